@@ -1,0 +1,166 @@
+"""Cameras: one dataclass for a batch of views, the orbits they are sampled from, and their matrices.
+
+World frame (glTF's): right-handed, +Y up, the asset's front faces +Z, metres. Azimuth 0 looks at the
+front from +Z and grows counter-clockwise seen from above, so azimuth 90 is a camera on +X. All angles
+are in degrees. Cameras follow OpenGL: x right, y up, looking along -z.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sds3d.config import Config
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """A batch of B pinhole cameras on orbits round the origin.
+
+    azimuth, elevation: (B,) float32, degrees. distance: (B,) metres from the origin.
+    fovy: (B,) vertical field of view in degrees. height, width: picture size in pixels.
+    """
+
+    azimuth: Tensor
+    elevation: Tensor
+    distance: Tensor
+    fovy: Tensor
+    height: int
+    width: int
+
+    def __len__(self) -> int:
+        return self.azimuth.shape[0]
+
+    def __getitem__(self, index: slice | Tensor) -> Cameras:
+        return replace(
+            self,
+            azimuth=self.azimuth[index],
+            elevation=self.elevation[index],
+            distance=self.distance[index],
+            fovy=self.fovy[index],
+        )
+
+    def to(self, device: torch.device | str) -> Cameras:
+        return replace(
+            self,
+            azimuth=self.azimuth.to(device),
+            elevation=self.elevation.to(device),
+            distance=self.distance.to(device),
+            fovy=self.fovy.to(device),
+        )
+
+    def resized(self, height: int, width: int) -> Cameras:
+        """The same views at another resolution."""
+        return replace(self, height=height, width=width)
+
+    def position(self) -> Tensor:
+        """Camera centres in the world, (B, 3)."""
+        azimuth, elevation = torch.deg2rad(self.azimuth), torch.deg2rad(self.elevation)
+        direction = torch.stack(
+            [elevation.cos() * azimuth.sin(), elevation.sin(), elevation.cos() * azimuth.cos()], dim=-1
+        )
+        return self.distance[:, None] * direction
+
+    def c2w(self) -> Tensor:
+        """Camera-to-world matrices of OpenGL cameras, (B, 4, 4)."""
+        azimuth, elevation = torch.deg2rad(self.azimuth), torch.deg2rad(self.elevation)
+        zero = torch.zeros_like(azimuth)
+        # Written with angles rather than a look-at, so that straight up and down stay defined.
+        right = torch.stack([azimuth.cos(), zero, -azimuth.sin()], dim=-1)
+        up = torch.stack(
+            [-elevation.sin() * azimuth.sin(), elevation.cos(), -elevation.sin() * azimuth.cos()], dim=-1
+        )
+        back = self.position() / self.distance[:, None]
+        matrix = torch.zeros(len(self), 4, 4, dtype=azimuth.dtype, device=azimuth.device)
+        matrix[:, :3, 0], matrix[:, :3, 1], matrix[:, :3, 2] = right, up, back
+        matrix[:, :3, 3] = self.position()
+        matrix[:, 3, 3] = 1.0
+        return matrix
+
+    def opencv_viewmats(self) -> Tensor:
+        """World-to-camera matrices of OpenCV cameras (x right, y down, z forward), (B, 4, 4)."""
+        flip = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], device=self.azimuth.device))
+        return flip.to(self.azimuth.dtype) @ torch.linalg.inv(self.c2w())
+
+    def intrinsics(self) -> Tensor:
+        """Pinhole matrices K in pixels (pixel centres at half-integers), (B, 3, 3)."""
+        focal = 0.5 * self.height / torch.tan(torch.deg2rad(self.fovy) / 2)
+        matrix = torch.zeros(len(self), 3, 3, dtype=focal.dtype, device=focal.device)
+        matrix[:, 0, 0], matrix[:, 1, 1] = focal, focal
+        matrix[:, 0, 2], matrix[:, 1, 2], matrix[:, 2, 2] = self.width / 2, self.height / 2, 1.0
+        return matrix
+
+    def rays(self) -> tuple[Tensor, Tensor]:
+        """Ray origins and unit directions through pixel centres, row 0 at the top: two (B, H, W, 3)."""
+        tan = torch.tan(torch.deg2rad(self.fovy) / 2)[:, None, None]  # (B, 1, 1)
+        device, dtype = self.azimuth.device, self.azimuth.dtype
+        rows = 1 - 2 * (torch.arange(self.height, device=device, dtype=dtype) + 0.5) / self.height
+        columns = (2 * (torch.arange(self.width, device=device, dtype=dtype) + 0.5) - self.width) / self.height
+        y = (rows[None, :, None] * tan).expand(-1, -1, self.width)  # (B, H, W)
+        x = (columns[None, None, :] * tan).expand(-1, self.height, -1)
+        local = torch.stack([x, y, -torch.ones_like(x)], dim=-1)
+        directions = torch.einsum("bij,bhwj->bhwi", self.c2w()[:, :3, :3], local)
+        directions = torch.nn.functional.normalize(directions, dim=-1)
+        return self.position()[:, None, None, :].expand_as(directions), directions
+
+
+def orbit(
+    azimuth: Sequence[float] | Tensor,
+    elevation: float | Tensor = 15.0,
+    distance: float | Tensor = 2.1,
+    fovy: float | Tensor = 30.0,
+    size: int = 64,
+) -> Cameras:
+    """Cameras at the given azimuths (B values, degrees); the other values are shared or (B,) tensors."""
+    azimuth = torch.as_tensor(azimuth, dtype=torch.float32)
+
+    def spread(value: float | Tensor) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.float32).expand(azimuth.shape[0]).contiguous()
+
+    return Cameras(azimuth, spread(elevation), spread(distance), spread(fovy), size, size)
+
+
+def turntable(n_views: int, elevation: float = 15.0, distance: float = 2.1, fovy: float = 30.0, size: int = 64) -> Cameras:
+    """`n_views` cameras evenly round the object, starting at the front."""
+    return orbit([360.0 * i / n_views for i in range(n_views)], elevation, distance, fovy, size)
+
+
+class CameraConfig(Config):
+    """The distribution that training cameras are drawn from."""
+
+    views: int = Field(4, ge=1)
+    """Views per step. A multi-view prior needs a multiple of its own number of views."""
+    orthogonal: bool = True
+    """Views of a step stand 360/views degrees apart at one elevation and distance (MVDream, 2308.16512)."""
+    elevation: tuple[float, float] = (0.0, 36.0)
+    """Range of elevations in degrees."""
+    distance: tuple[float, float] = (2.05, 2.15)
+    """Range of distances in metres; the asset fits a 1 m cube."""
+    fovy: tuple[float, float] = (30.0, 30.0)
+    """Range of vertical fields of view in degrees."""
+    size: int = Field(64, ge=8)
+    """Height and width of the render in pixels."""
+
+
+def sample_cameras(config: CameraConfig, generator: torch.Generator) -> Cameras:
+    """One step's cameras, drawn on the CPU so that one seed gives one result on every device."""
+
+    def uniform(bounds: tuple[float, float], n: int) -> Tensor:
+        return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(n, generator=generator)
+
+    n = config.views
+    shared = 1 if config.orthogonal else n
+    azimuth = uniform((0.0, 360.0), shared).expand(n)
+    if config.orthogonal:
+        azimuth = (azimuth + 360.0 * torch.arange(n) / n) % 360.0
+    return orbit(
+        azimuth,
+        uniform(config.elevation, shared),
+        uniform(config.distance, shared),
+        uniform(config.fovy, shared),
+        config.size,
+    )

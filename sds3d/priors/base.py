@@ -1,0 +1,87 @@
+"""The contract between frozen 2D diffusion priors and everything that uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sds3d.cameras import Cameras
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Text embeddings of B prompts. hidden: (B, L, D) token embeddings; pooled: (B, D') or None."""
+
+    hidden: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.hidden.shape[0]
+
+    def __getitem__(self, index: Tensor | slice) -> Conditioning:
+        return Conditioning(self.hidden[index], None if self.pooled is None else self.pooled[index])
+
+    @staticmethod
+    def cat(parts: Sequence[Conditioning]) -> Conditioning:
+        """The parts' batches, one after the other."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return Conditioning(torch.cat([part.hidden for part in parts]), torch.cat(pooled) if pooled else None)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of x_t: the noise and the clean estimate, each shaped like x_t (B, C, H, W)."""
+
+    eps: Tensor
+    x0: Tensor
+
+
+class Prior(Protocol):
+    """A frozen diffusion model. Epsilon-, v- and flow-prediction differ only inside `predict`.
+
+    x lives in the prior's own space: latents, pixels in [-1, 1], or anything else of shape (B, C, H, W).
+    Timesteps t are float in [0, 1]: 0 is clean, 1 is the noisiest the model was trained on.
+    x_t = alpha(t) x + sigma(t) eps.
+    """
+
+    device: torch.device
+    image_size: int
+    """Height and width in pixels that `encode_image` expects."""
+    n_views: int
+    """Views the model denoises together; 1 for a plain 2D model. Batches hold view-fastest groups of this size."""
+
+    def encode_text(self, prompts: Sequence[str]) -> Conditioning: ...
+
+    def encode_image(self, rgb: Tensor) -> Tensor:
+        """rgb (B, H, W, 3) in [0, 1] to x (B, C, h, w); differentiable."""
+        ...
+
+    def decode(self, x: Tensor) -> Tensor:
+        """x (B, C, h, w) to rgb (B, H, W, 3) in [0, 1]; no gradient."""
+        ...
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale at t, same shape as t."""
+        ...
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale at t, same shape as t."""
+        ...
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
+        """Denoise x_t (B, C, h, w) at t (B,). cameras None: the model is asked without a camera. No gradient."""
+        ...
+
+
+def expand(value: Tensor, like: Tensor) -> Tensor:
+    """(B,) shaped to broadcast against `like` (B, ...)."""
+    return value.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def add_noise(prior: Prior, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+    """x_t = alpha(t) x + sigma(t) eps for x, eps (B, C, H, W) and t (B,)."""
+    return expand(prior.alpha(t), x) * x + expand(prior.sigma(t), x) * eps

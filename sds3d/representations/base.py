@@ -1,0 +1,58 @@
+"""The contract of 3D representations: whatever it is made of, a scene renders the same four pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from sds3d.cameras import Cameras
+from sds3d.mesh import Mesh
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """Pictures of B views, row 0 at the top, all differentiable.
+
+    rgb: (B, H, W, 3) in [0, 1], composited on the background. alpha: (B, H, W, 1) opacity in [0, 1].
+    depth: (B, H, W, 1) expected distance along the ray in metres, 0 where nothing is hit (alpha-weighted).
+    normal: (B, H, W, 3) unit vectors in the world frame where alpha > 0, else 0.
+    """
+
+    rgb: Tensor
+    alpha: Tensor
+    depth: Tensor
+    normal: Tensor
+
+
+class Scene(Protocol):
+    """A 3D representation that can be optimised."""
+
+    def render(self, cameras: Cameras, background: Tensor) -> Rendering:
+        """Pictures of the B views over `background`, (B, 3) or (3,) in [0, 1]."""
+        ...
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters with their learning rates, as torch optimisers take them."""
+        ...
+
+    def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
+        """Weighted scalar losses of this step, by name; the loop adds them up."""
+        ...
+
+    def after_step(self, step: int) -> None:
+        """Called after each optimiser step: occupancy update, densification, pruning."""
+        ...
+
+    def to_mesh(self, resolution: int) -> Mesh:
+        """The surface with vertex colours; raises `EmptySurfaceError` when there is none."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+
+
+class EmptySurfaceError(RuntimeError):
+    """The scene holds nothing dense enough to be a surface."""
