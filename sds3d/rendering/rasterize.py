@@ -101,7 +101,7 @@ def antialiased(render: Callable[[Cameras], FloatArray], cameras: Cameras, facto
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _project(
+def _project(  # noqa: PLR0917
     vertices: FloatArray, viewmat: FloatArray, focal: np.float32, height: int, width: int, near: np.float32
 ) -> FloatArray:
     """Screen positions (V, 3): x and y in pixels (y down) and 1/z, which is 0 for a vertex before the near plane."""
@@ -140,8 +140,8 @@ def _nearest_faces(screen: FloatArray, faces: IntArray, face: IntArray) -> None:
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         az, bz, cz = screen[a, 2], screen[b, 2], screen[c, 2]
-        if az == _ZERO or bz == _ZERO or cz == _ZERO:
-            continue
+        if min(az, bz, cz) <= _ZERO:
+            continue  # at least one vertex lies before the near plane
         ax, ay, bx, by, cx, cy = screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
         # Written so that NaN and infinite areas of broken vertices are skipped with the empty ones.
@@ -176,7 +176,7 @@ def _nearest_faces(screen: FloatArray, faces: IntArray, face: IntArray) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _interpolate(
+def _interpolate(  # noqa: PLR0917
     screen: FloatArray,
     faces: IntArray,
     attributes: FloatArray,

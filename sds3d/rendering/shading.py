@@ -108,7 +108,7 @@ def _bilinear(texture: NDArray[np.uint8], uv: FloatArray, out: FloatArray) -> No
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _lambert(
+def _lambert(  # noqa: PLR0917
     face: IntArray,
     normal: FloatArray,
     color: FloatArray,
