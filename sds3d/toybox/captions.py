@@ -1,0 +1,186 @@
+"""Words for the toy world: canonical prompts, paraphrases, their parser, and the held-out combinations."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from sds3d.config import assets_dir
+from sds3d.toybox.objects import ACCENT_PART, CATEGORIES, COLORS, Spec
+
+VIEWS = ("front", "side", "back", "overhead")
+"""View words, those of view-dependent prompts (DreamFusion, arXiv:2209.14988, section 3.2)."""
+
+_MEDIA = ("photo of", "picture of", "image of", "render of", "3d model of", "3d render of")
+_FROM = {"front": "from the front", "side": "from the side", "back": "from the back", "overhead": "from above"}
+# What a caption says of the main object and of its accent part; "an" is put right afterwards.
+_SUBJECTS = ("{color} {noun}", "{color} {noun}", "{color} {noun}", "{color} toy {noun}", "toy {noun} that is {color}",
+             "{noun} in {color}", "{noun} that is {color}", "{color} colored {noun}")  # fmt: skip
+_PLAIN_SUBJECTS = ("{noun}", "toy {noun}")
+_PARTS = ("with {a} {accent} {part}", "with {a} {accent} {part}", "with {a} {accent} {part}", "that has {a} {accent} {part}",
+          "with {a} {part} that {is} {accent}", "and {a} {accent} {part}", "whose {part} {is} {accent}", ", {accent} {part}")  # fmt: skip
+
+VOCABULARY: list[str] = sorted(
+    {
+        word
+        for text in (*_MEDIA, *_FROM.values(), *_SUBJECTS, *_PARTS, *VIEWS, *COLORS, *CATEGORIES, *ACCENT_PART.values(),
+                     "a an the is are view of seen")
+        for word in re.findall(r"[a-z0-9]+", re.sub(r"\{\w+\}", " ", text))
+    }
+)  # fmt: skip
+"""Every word that captions use, sorted."""
+
+
+def _is_plural(part: str) -> bool:
+    return part.endswith("s")
+
+
+def _articles(text: str) -> str:
+    """"a" before a vowel becomes "an"; spaces before commas and doubled ones go."""
+    text = re.sub(r"\s+", " ", text).strip().replace(" ,", ",")
+    return re.sub(r"\ba (?=[aeiou])", "an ", text)
+
+
+def prompt(spec: Spec) -> str:
+    """The canonical prompt: "a red mug", "an orange car", "a white snowman with a green hat"."""
+    text = f"a {spec.color} {spec.category}"
+    if spec.accent is not None:
+        part = ACCENT_PART[spec.category]
+        text += f" with {'' if _is_plural(part) else 'a'} {spec.accent} {part}"
+    return _articles(text)
+
+
+def caption(spec: Spec, rng: np.random.Generator, view: str | None = None) -> str:
+    """A random paraphrase of the prompt, with words for the view ("front", "side", "back" or "overhead") if given.
+
+    Nothing untrue is ever said, but about one caption in eight leaves the main or the accent colour out.
+    Raises ValueError for an unknown view.
+    """
+    if view is not None and view not in VIEWS:
+        raise ValueError(f"unknown view {view!r}; known: {', '.join(VIEWS)}")
+
+    def pick(options: tuple[str, ...]) -> str:
+        return options[int(rng.integers(len(options)))]
+
+    if rng.random() < 0.3 and view is None:
+        return prompt(spec)
+    drop = rng.random()
+    article = pick(("a", "a", "a", "the", ""))
+    subject = pick(_PLAIN_SUBJECTS if drop < 0.08 else _SUBJECTS)
+    text = f"{article} " + subject.format(color=spec.color, noun=spec.category)
+    if spec.accent is not None and not 0.08 <= drop < 0.2:
+        part = ACCENT_PART[spec.category]
+        plural = _is_plural(part)
+        phrase = pick(_PARTS).format(a="" if plural else "a", accent=spec.accent, part=part, **{"is": "are" if plural else "is"})
+        text += f" {phrase}"
+    if rng.random() < 0.3:
+        text = f"{pick(('a', 'a', ''))} {pick(_MEDIA)} {text}"
+    if view is not None:
+        form = rng.random()
+        if form < 0.5:
+            text = f"{text}, {view} view"
+        elif form < 0.8:
+            text = f"{pick(('a', 'the', ''))} {view} view of {text}"
+        else:
+            text = f"{text} {pick(('', 'seen'))} {_FROM[view]}"
+    return _articles(text)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text.lower())
+
+
+def unknown_words(text: str) -> list[str]:
+    """The prompt's words that no caption uses, lower-cased, in their order, each once."""
+    return list(dict.fromkeys(word for word in _words(text) if word not in VOCABULARY))
+
+
+def parse(text: str) -> Spec | None:
+    """The object that a prompt or caption describes; None unless it names one category and its one colour.
+
+    A colour belongs to the noun right after it, otherwise to the last noun before it. The accent is None
+    where the prompt does not state it.
+    """
+    words = [word for word in _words(text) if word not in ("toy", "colored")]
+    # "hat" is a category of its own and the snowman's accent part.
+    categories = {w for w in words if w in CATEGORIES}
+    if "snowman" in categories:
+        categories.discard("hat")
+    if len(categories) != 1:
+        return None
+    category = categories.pop()
+    nouns = (category, ACCENT_PART[category])
+    found: dict[str, set[str]] = {noun: set() for noun in nouns}
+    last = category
+    for i, word in enumerate(words):
+        if word in nouns:
+            last = word
+        elif word in COLORS:
+            follows = words[i + 1] if i + 1 < len(words) else ""
+            found[follows if follows in nouns else last].add(word)
+    colors, accents = found[nouns[0]], found[nouns[1]]
+    if len(colors) != 1 or len(accents) > 1:
+        return None
+    return Spec(category, colors.pop(), accents.pop() if accents else None)
+
+
+# Combinations that documentation and demonstrations show stay in the training data.
+_SHOWN = frozenset(
+    {("mug", "red"), ("chair", "blue"), ("snowman", "white"), ("car", "green"), ("car", "red"), ("house", "blue"),
+     ("duck", "yellow"), ("lamp", "orange"), ("mushroom", "red"), ("rocket", "white"), ("robot", "purple"),
+     ("teapot", "pink"), ("tree", "green"), ("cat", "orange"), ("cat", "black"), ("rocket", "red"), ("boat", "blue"), ("table", "brown"), ("hat", "black")}
+)  # fmt: skip
+
+
+def choose_held_out(seed: int = 0) -> frozenset[Spec]:
+    """The rule behind assets/toybox/held_out.txt.
+
+    Of every category one colour is held out altogether, with every accent (unseen pairs), and of the colours
+    that stay one accent combination in forty (unseen parts on seen pairs): 12 % of all, 10 % of the plain ones.
+    """
+    rng = np.random.default_rng(seed)
+    colors = tuple(COLORS)
+    held: set[Spec] = set()
+    queue: list[str] = []
+    for category in CATEGORIES:
+        # Colours come round in shuffled turns, so that each is held out for some category.
+        queue += [colors[i] for i in rng.permutation(len(colors))]
+        unseen = next(c for c in queue if (category, c) not in _SHOWN)
+        queue.remove(unseen)
+        held |= {Spec(category, unseen, accent) for accent in (None, *colors)}
+        kept = [Spec(category, c, a) for c in colors for a in colors if c != unseen and (category, c) not in _SHOWN]
+        held |= {kept[i] for i in rng.choice(len(kept), size=len(kept) // 40, replace=False)}
+    return frozenset(held)
+
+
+def held_out_path() -> Path:
+    """The file that lists the held-out combinations, one canonical prompt a line."""
+    return assets_dir() / "toybox" / "held_out.txt"
+
+
+@cache
+def held_out() -> frozenset[Spec]:
+    """The combinations that training never shows.
+
+    Raises ValueError if a line of the file is no prompt of the toy world, OSError if the file is missing.
+    """
+    specs = set()
+    for line in held_out_path().read_text(encoding="utf-8").splitlines():
+        spec = parse(line)
+        if spec is None or prompt(spec) != line:
+            raise ValueError(f"{held_out_path()}: {line!r} is no canonical prompt; write it as prompt(spec) does")
+        specs.add(spec)
+    return frozenset(specs)
+
+
+def sample_spec(rng: np.random.Generator) -> Spec:
+    """A random combination for training, never a held-out one; without an accent in 55 % of draws."""
+    while True:
+        category = CATEGORIES[int(rng.integers(len(CATEGORIES)))]
+        color, accent = (tuple(COLORS)[int(i)] for i in rng.integers(len(COLORS), size=2))
+        spec = Spec(category, color, None if rng.random() < 0.55 else accent)
+        if spec not in held_out():
+            return spec
