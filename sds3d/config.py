@@ -1,16 +1,45 @@
-"""Configuration without side effects: frozen pydantic models, YAML, dotted overrides, helpful errors."""
+"""Configuration without side effects: frozen pydantic models, YAML, dotted overrides, helpful errors.
+
+A configuration is built from plain mappings, later ones on top of earlier ones: the model's defaults, a preset
+(a partial YAML file) and overrides such as `guidance.scale=7.5`.
+"""
 
 from __future__ import annotations
 
+import difflib
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+Tree = dict[str, Any]
+"""A nested mapping as YAML gives it."""
+
+
+class ConfigError(ValueError):
+    """A key or value that cannot be used; one line a problem, each saying what was probably meant."""
 
 
 class Config(BaseModel):
     """Base of every configuration model: frozen, unknown keys refused, attribute docstrings are help texts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A partial configuration with a name and one line that says what it is for."""
+
+    name: str
+    description: str
+    values: Tree
 
 
 def _data_dir(name: str) -> Path:
@@ -27,3 +56,197 @@ def assets_dir() -> Path:
 def configs_dir() -> Path:
     """Folder of the presets, one YAML each, in a checkout and in an installed wheel."""
     return _data_dir("configs")
+
+
+def nearest(word: str, known: Sequence[str], n: int = 1) -> list[str]:
+    """Up to `n` of the known words that look most like `word`, the nearest first."""
+    return difflib.get_close_matches(word, known, n=n, cutoff=0.6)
+
+
+def merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> Tree:
+    """`patch` laid over `base`, section by section.
+
+    A section whose `name` changes is replaced as a whole: the other keys belonged to the other choice.
+    """
+    merged = dict(base)
+    for key, value in patch.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            renamed = "name" in value and value["name"] != old.get("name")
+            merged[key] = dict(value) if renamed else merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def parse_override(text: str) -> Tree:
+    """`a.b=value` as {"a": {"b": value}}, the value read as YAML.
+
+    Raises ConfigError when there is no "=", the key is empty or the value is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise ConfigError(f'"{text}" is not KEY=VALUE, for example guidance.scale=7.5')
+    try:
+        tree: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{key}: {value!r} is not a YAML value; put it in quotes") from error
+    for part in reversed(parts):
+        tree = {part: tree}
+    return tree
+
+
+def build(model: type[ConfigT], *layers: Mapping[str, Any]) -> ConfigT:
+    """The model's defaults with `layers` on top, the last on top of all.
+
+    Raises ConfigError with one line a problem.
+    """
+    tree = _defaults(model)
+    for layer in layers:
+        tree = merge(tree, layer)
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        # A union without a discriminator reports one problem once per variant.
+        lines = dict.fromkeys(_explain(model, tree, problem) for problem in error.errors())
+        raise ConfigError("\n".join(lines)) from None
+
+
+def load_yaml(path: Path) -> Tree:
+    """The mapping in a YAML file. Raises ConfigError when it cannot be read or holds something else."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} holds no mapping of keys to values")
+    return tree
+
+
+def dump_yaml(config: Config) -> str:
+    """The complete configuration as YAML, in the order of its fields."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def presets() -> list[Preset]:
+    """The shipped presets, by name."""
+    return [_read_preset(path) for path in sorted(configs_dir().glob("*.yaml"))]
+
+
+def load_preset(name: str) -> Preset:
+    """A shipped preset by name, or any YAML file by path. Raises ConfigError naming the nearest preset."""
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        return _read_preset(path)
+    shipped = {path.stem: path for path in configs_dir().glob("*.yaml")}
+    if name not in shipped:
+        raise ConfigError(f'there is no preset "{name}"; {_meant(name, sorted(shipped))}')
+    return _read_preset(shipped[name])
+
+
+def _read_preset(path: Path) -> Preset:
+    values = load_yaml(path)
+    return Preset(path.stem, str(values.pop("description", "")), values)
+
+
+def _defaults(model: type[BaseModel]) -> Tree:
+    """Defaults of every field that has one, so that a layer may name one key of a section."""
+    tree: Tree = {}
+    for name, info in model.model_fields.items():
+        if not info.is_required():
+            value = info.get_default(call_default_factory=True, validated_data={})
+            tree[name] = value.model_dump() if isinstance(value, BaseModel) else value
+    return tree
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    """The rest of a sentence: the nearest known word, or all of them."""
+    close = nearest(word, known)
+    return f'did you mean "{close[0]}"?' if close else f"use one of: {', '.join(known)}"
+
+
+def _variants(annotation: Any) -> Iterator[Any]:
+    """The members of a union, `Annotated` and `Optional` peeled off."""
+    if get_origin(annotation) is Annotated:
+        yield from _variants(get_args(annotation)[0])
+    elif get_origin(annotation) in {Union, types.UnionType}:
+        for member in get_args(annotation):
+            yield from _variants(member)
+    else:
+        yield annotation
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    return [v for v in _variants(annotation) if isinstance(v, type) and issubclass(v, BaseModel)]
+
+
+def _called(model: type[BaseModel], tag: str) -> bool:
+    """Whether pydantic's error location `tag` stands for this variant: its `name`, or its class."""
+    name = model.model_fields.get("name")
+    tags = get_args(name.annotation) if name is not None and get_origin(name.annotation) is Literal else ()
+    return tag in tags or tag == model.__name__
+
+
+def _locate(model: type[BaseModel], location: Sequence[int | str]) -> tuple[list[str], type[BaseModel] | None]:
+    """The dotted path a user would write for a pydantic error location, and the model its last key belongs to."""
+    path: list[str] = []
+    owner: type[BaseModel] | None = None
+    current: list[type[BaseModel]] = [model]
+    for part in location:
+        chosen = [m for m in current if _called(m, str(part))]
+        if chosen and len(path) > 0 and part not in current[0].model_fields:
+            current = chosen  # the tag of a union: not part of what the user writes
+            continue
+        path.append(str(part))
+        owner = current[0] if current else None
+        fields = owner.model_fields if owner else {}
+        current = _models(fields[part].annotation) if isinstance(part, str) and part in fields else []
+    return path, owner
+
+
+def _keys(model: type[BaseModel], tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every dotted key that is valid, given the choices of unions that `tree` makes."""
+    for name, info in model.model_fields.items():
+        yield prefix + name
+        section = tree.get(name)
+        models = _models(info.annotation)
+        if isinstance(section, Mapping) and models:
+            tag = str(section.get("name"))
+            chosen = next((m for m in models if _called(m, tag)), models[0])
+            yield from _keys(chosen, section, f"{prefix}{name}.")
+
+
+def _explain(model: type[BaseModel], tree: Mapping[str, Any], problem: Any) -> str:
+    """One line for one pydantic error."""
+    path, owner = _locate(model, problem["loc"])
+    key = ".".join(path)
+    context = problem.get("ctx", {})
+    match problem["type"]:
+        case "extra_forbidden":
+            siblings = list(owner.model_fields) if owner else []
+            close = [".".join([*path[:-1], name]) for name in nearest(path[-1], siblings)]
+            # Nothing like it here: the key may belong to another section ("scale" for "guidance.scale").
+            close = close or [k for k in _keys(model, tree) if nearest(path[-1], [k.rpartition(".")[2]])]
+            hint = f'did you mean "{close[0]}"?' if close else f"valid keys: {', '.join(siblings)}"
+            return f'unknown key "{key}"; {hint}'
+        case "missing":
+            return f"{key} is missing"
+        case "union_tag_invalid":
+            known = [tag.strip().strip("'") for tag in str(context["expected_tags"]).split(",")]
+            return f'{key}.name = "{context["tag"]}" is unknown; {_meant(str(context["tag"]), known)}'
+        case "literal_error":
+            known = [str(value) for value in _literals(owner, path[-1])]
+            return f"{key} = {problem['input']!r} is unknown; {_meant(str(problem['input']), known)}"
+        case _:
+            message = problem["msg"].removeprefix("Value error, ")
+            return f"{key} = {problem['input']!r}: {message[:1].lower()}{message[1:]}" if key else message
+
+
+def _literals(owner: type[BaseModel] | None, field: str) -> list[Any]:
+    if owner is None or field not in owner.model_fields:
+        return []
+    variants = _variants(owner.model_fields[field].annotation)
+    return [value for v in variants if get_origin(v) is Literal for value in get_args(v)]

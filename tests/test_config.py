@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import Field, ValidationError
+
+from sds3d import config as config_module
+from sds3d.config import (
+    Config,
+    ConfigError,
+    assets_dir,
+    build,
+    configs_dir,
+    dump_yaml,
+    load_preset,
+    load_yaml,
+    merge,
+    parse_override,
+    presets,
+)
+
+
+class Ramp(Config):
+    start: float = 0.98
+    kind: Literal["linear", "cosine"] = "linear"
+
+
+class Alpha(Config):
+    name: Literal["alpha"] = "alpha"
+    scale: float = Field(7.5, gt=0)
+    schedule: Ramp = Ramp()
+
+
+class Beta(Config):
+    name: Literal["beta"] = "beta"
+    rate: float = 1.0
+
+
+class Root(Config):
+    prompt: str
+    steps: int = 400
+    rule: Annotated[Alpha | Beta, Field(discriminator="name")] = Alpha()
+    limit: Ramp | None = None
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+
+def made(*overrides: str) -> Root:
+    return build(Root, {"prompt": "p"}, *(parse_override(text) for text in overrides))
+
+
+def complaint(*overrides: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        made(*overrides)
+    return str(caught.value)
+
+
+def test_a_partial_section_keeps_the_other_defaults():
+    config = made("rule.schedule.start=0.5")
+    assert isinstance(config.rule, Alpha)
+    assert (config.rule.schedule.start, config.rule.scale, config.rule.schedule.kind) == (0.5, 7.5, "linear")
+
+
+def test_changing_the_name_drops_keys_of_the_other_choice():
+    config = made("rule.scale=3", "rule.name=beta", "rule.rate=2")
+    assert config.rule == Beta(rate=2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("steps=12", 12), ("bounds=[0.25, 0.5]", (0.25, 0.5)), ("prompt=a red mug", "a red mug")],
+)
+def test_values_are_yaml(text: str, value: object):
+    assert getattr(made(text), text.partition("=")[0]) == value
+
+
+def test_numbers_in_scientific_notation_are_numbers():
+    # YAML 1.1 reads 1e-3 as a string.
+    rule = made("rule.scale=1e-3").rule
+    assert isinstance(rule, Alpha)
+    assert rule.scale == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("stepz=3", 'unknown key "stepz"; did you mean "steps"?'),
+        ("rule.scal=3", 'unknown key "rule.scal"; did you mean "rule.scale"?'),
+        ("rule.schedule.strat=3", 'unknown key "rule.schedule.strat"; did you mean "rule.schedule.start"?'),
+        ("scale=3", 'unknown key "scale"; did you mean "rule.scale"?'),
+        ("rule.name=alfa", 'rule.name = "alfa" is unknown; did you mean "alpha"?'),
+        ("rule.name=zzz", 'rule.name = "zzz" is unknown; use one of: alpha, beta'),
+        ("rule.schedule.kind=cosin", "rule.schedule.kind = 'cosin' is unknown; did you mean \"cosine\"?"),
+        ("limit.strat=1", 'unknown key "limit.strat"; did you mean "limit.start"?'),
+    ],
+)
+def test_the_nearest_key_or_value_is_named(override: str, expected: str):
+    assert complaint(override) == expected
+
+
+def test_a_key_like_no_other_lists_the_valid_ones():
+    assert complaint("rule.qqq=1") == 'unknown key "rule.qqq"; valid keys: name, scale, schedule'
+
+
+def test_a_wrong_value_says_what_is_wanted():
+    assert complaint("rule.scale=-1") == "rule.scale = -1: input should be greater than 0"
+    assert complaint("steps=many").startswith("steps = 'many': input should be a valid integer")
+    assert complaint("bounds=[0, x]").startswith("bounds.1 = 'x': ")
+
+
+def test_every_problem_has_its_line():
+    assert len(complaint("stepz=3", "rule.scal=1", "rule.schedule.kind=x").splitlines()) == 3
+
+
+def test_a_missing_key_is_named():
+    with pytest.raises(ConfigError, match="^prompt is missing$"):
+        build(Root)
+
+
+@pytest.mark.parametrize("text", ["steps", "=3", "rule..scale=1", ""])
+def test_overrides_need_a_key_and_a_value(text: str):
+    with pytest.raises(ConfigError, match="KEY=VALUE"):
+        parse_override(text)
+
+
+def test_a_value_that_is_no_yaml_is_refused():
+    with pytest.raises(ConfigError, match="not a YAML value"):
+        parse_override("prompt=[1, 2")
+
+
+def test_merge_leaves_its_arguments_alone():
+    base, patch = {"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}
+    assert merge(base, patch) == {"a": {"b": 3, "c": 2}}
+    assert (base, patch) == ({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
+
+
+def test_yaml_round_trip(tmp_path: Path):
+    config = build(Root, {"prompt": "ein Krüglein: rot", "limit": {"start": 0.123456789}})
+    path = tmp_path / "config.yaml"
+    path.write_text(dump_yaml(config), encoding="utf-8")
+    assert build(Root, load_yaml(path)) == config
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "", "a: [", "3"])
+def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path):
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"x\.yaml"):
+        load_yaml(path)
+
+
+def test_configs_are_frozen():
+    with pytest.raises(ValidationError):
+        made().steps = 3  # type: ignore[misc]
+
+
+def test_shipped_folders_are_found():
+    assert configs_dir().is_dir()
+    assert assets_dir().is_dir()
+
+
+def test_an_installed_wheel_finds_its_own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "sds3d" / "_assets").mkdir(parents=True)
+    monkeypatch.setattr(config_module, "__file__", str(tmp_path / "sds3d" / "config.py"))
+    assert assets_dir() == tmp_path / "sds3d" / "_assets"
+    assert configs_dir() == tmp_path / "configs"
+
+
+def test_presets_have_descriptions_and_unknown_ones_a_suggestion():
+    shipped = presets()
+    assert {"toybox", "dreamfusion"} <= {preset.name for preset in shipped}
+    assert all(preset.description for preset in shipped)
+    with pytest.raises(ConfigError, match='did you mean "dreamfusion"'):
+        load_preset("dreamfuson")
+
+
+def test_a_preset_may_be_a_file(tmp_path: Path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("description: mine\nsteps: 7\n")
+    preset = load_preset(str(path))
+    assert (preset.name, preset.description, preset.values) == ("mine", "mine", {"steps": 7})
