@@ -51,15 +51,12 @@ def shade_mesh(
     """
     light = light or headlight(cameras)
     directions = np.ascontiguousarray(np.broadcast_to(light.direction, (len(cameras), 3)), dtype=np.float32)
-    textured = mesh.texture is not None and mesh.uv is not None
-    if textured:
-        base = mesh.uv
-    elif mesh.colors is not None:
-        base = mesh.colors
-    else:
+    texture = mesh.texture if mesh.uv is not None else None
+    base = mesh.uv if texture is not None else mesh.colors
+    if base is None:
         base = np.full_like(mesh.vertices, 0.8)
     corners = mesh.vertices[mesh.faces]  # (F, 3 corners, 3)
-    face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])  # (F, 3)
+    face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).astype(np.float32)  # (F, 3)
     to_camera = cameras.position().detach().cpu().numpy()[:, None] - corners[None, :, 0]  # (B, F, 3)
     inside = np.einsum("bfi,fi->bf", to_camera, face_normals) < 0  # (B, F)
     normals = mesh.normals if mesh.normals is not None else np.zeros_like(mesh.vertices)
@@ -72,8 +69,8 @@ def shade_mesh(
         normal, color = hits.attributes[..., :3], hits.attributes[..., 3:]
         if mesh.normals is None:
             normal = face_normals[hits.face]  # (B, H, W, 3); empty pixels are overwritten below
-        if mesh.texture is not None and textured:
-            color = sample_texture(mesh.texture, color)
+        if texture is not None:
+            color = sample_texture(texture, color)
         rgba = np.empty((*hits.face.shape, 4), np.float32)
         _lambert(hits.face, normal, color, inside, directions, ambient, diffuse, backdrop, rgba)
         return rgba

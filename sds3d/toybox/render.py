@@ -1,0 +1,265 @@
+"""Pictures of the toy world: the training set's orthogonal views, single pictures of a prompt, contact sheets.
+
+An object is rendered from four cameras 90 degrees apart at one elevation and distance, as MVDream does (Shi et al.
+2023, arXiv:2308.16512). Everything about object i of a set is drawn from the seed pair (seed, i), so a set does not
+depend on the number of workers, and a longer set begins with the shorter one.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from sds3d.cameras import Cameras, orbit
+from sds3d.mesh import FloatArray
+from sds3d.prompts import view_name
+from sds3d.rendering.shading import Light, headlight, shade_mesh
+from sds3d.toybox.captions import caption, parse, sample_spec
+from sds3d.toybox.objects import Spec, build
+
+VIEWS = 4
+FOVY = 30.0
+CHUNK = 16  # objects a worker renders between two messages: 3 MB at 64 px
+
+Pictures = NDArray[np.uint8]
+SampleSpec = Callable[[np.random.Generator], Spec]
+
+
+@dataclass(frozen=True)
+class ObjectViews:
+    """One object seen from VIEWS cameras 90 degrees apart.
+
+    pictures: (4, S, S, 3) uint8 sRGB over one constant background. spec: what the object is.
+    azimuth: (4,) float32 degrees in [0, 360). elevation: degrees. distance: metres. The field of view is FOVY.
+    background: (3,) float32 sRGB in [0, 1].
+    """
+
+    pictures: Pictures
+    spec: Spec
+    azimuth: FloatArray
+    elevation: float
+    distance: float
+    background: FloatArray
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """`n` objects as stacked arrays; the fields are those of `ObjectViews`.
+
+    pictures: (n, 4, S, S, 3) uint8. specs: n specs. azimuth: (n, 4) float32. elevation, distance: (n,) float32.
+    """
+
+    pictures: Pictures
+    specs: list[Spec]
+    azimuth: FloatArray
+    elevation: FloatArray
+    distance: FloatArray
+
+
+def sample_views(rng: np.random.Generator, size: int = 64) -> Cameras:
+    """Four cameras: a random azimuth + 90 i, one elevation in [-3, 38] degrees (5 % up to 80), distance 2.1 +- 4 %."""
+    azimuth = (rng.uniform(0.0, 360.0) + 90.0 * np.arange(VIEWS)) % 360.0
+    elevation = rng.uniform(38.0, 80.0) if rng.random() < 0.05 else rng.uniform(-3.0, 38.0)
+    distance = 2.1 * rng.uniform(0.96, 1.04)
+    return orbit(torch.from_numpy(azimuth), float(elevation), float(distance), FOVY, size)
+
+
+def sample_background(rng: np.random.Generator) -> FloatArray:
+    """A grey in [0.35, 1] with a slight tint: (3,) float32."""
+    return np.clip(rng.uniform(0.35, 1.0) + rng.uniform(-0.06, 0.06, 3), 0.0, 1.0).astype(np.float32)
+
+
+def sample_light(rng: np.random.Generator, cameras: Cameras) -> Light:
+    """Half of the objects get a light fixed in the world, from the front, upper right; half one on each camera.
+
+    A light that turns with the camera lets a model tell the colour of a surface from its shading; the strong ambient
+    share keeps the backs of the others from going dark.
+    """
+    ambient = float(rng.uniform(0.6, 0.75))
+    if rng.random() < 0.5:
+        direction = np.array([0.45, 0.75, 0.6]) + rng.uniform(-0.3, 0.3, 3)
+        return Light((direction / np.linalg.norm(direction)).astype(np.float32), ambient, 1.0 - ambient)
+    side = 1.0 if rng.random() < 0.5 else -1.0
+    return headlight(cameras, (side * rng.uniform(0.2, 0.7), rng.uniform(0.4, 0.9), 0.7), ambient)
+
+
+def render_object(spec: Spec, rng: np.random.Generator, size: int = 64, supersampling: int = 2) -> ObjectViews:
+    """Build the object of a spec and draw its views, light and background from `rng`."""
+    mesh = build(spec, rng)
+    cameras = sample_views(rng, size)
+    light = sample_light(rng, cameras)
+    background = sample_background(rng)
+    pictures, _ = shade_mesh(mesh, cameras, background, light, supersampling)
+    return ObjectViews(
+        to_uint8(pictures),
+        spec,
+        cameras.azimuth.numpy(),
+        float(cameras.elevation[0]),
+        float(cameras.distance[0]),
+        background,
+    )
+
+
+def iterate_objects(
+    n_objects: int,
+    seed: int = 0,
+    workers: int = 1,
+    *,
+    size: int = 64,
+    supersampling: int = 2,
+    sample: SampleSpec = sample_spec,
+    start: int = 0,
+) -> Iterator[ObjectViews]:
+    """Objects start .. start + n_objects - 1 of the endless set that `seed` names, in order.
+
+    workers: processes; 1 renders in this one. Workers are spawned, so a script that asks for more than one needs the
+    usual `if __name__ == "__main__":` guard. sample: draws a spec, and must be importable (a module's function or a
+    `functools.partial` of one) when there are several workers.
+    """
+    if workers < 1:
+        raise ValueError(f"workers must be 1 or more, got {workers}")
+    chunks = [range(i, min(i + CHUNK, start + n_objects)) for i in range(start, start + n_objects, CHUNK)]
+    render = partial(_render_chunk, seed=seed, size=size, supersampling=supersampling, sample=sample)
+    if workers == 1 or len(chunks) <= 1:
+        for chunk in chunks:
+            yield from render(chunk)
+        return
+    context = multiprocessing.get_context("spawn")
+    # One torch thread a worker: the processes are the parallelism.
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        # A bounded window keeps finished pictures from piling up before a slow consumer.
+        pending = [pool.submit(render, chunk) for chunk in chunks[: 2 * workers]]
+        try:
+            for i in range(len(chunks)):
+                objects = pending.pop(0).result()
+                if i + 2 * workers < len(chunks):
+                    pending.append(pool.submit(render, chunks[i + 2 * workers]))
+                yield from objects
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _render_chunk(indices: range, seed: int, size: int, supersampling: int, sample: SampleSpec) -> list[ObjectViews]:
+    objects = []
+    for index in indices:
+        rng = np.random.default_rng([seed, index])
+        objects.append(render_object(sample(rng), rng, size, supersampling))
+    return objects
+
+
+def render_dataset(
+    n_objects: int,
+    seed: int = 0,
+    workers: int = 1,
+    *,
+    size: int = 64,
+    supersampling: int = 2,
+    sample: SampleSpec = sample_spec,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Render a data set into memory (49 kB an object at 64 px); see `iterate_objects` for the arguments.
+
+    progress: called with (objects done, n_objects) after each object.
+    """
+    pictures = np.empty((n_objects, VIEWS, size, size, 3), np.uint8)
+    azimuth = np.empty((n_objects, VIEWS), np.float32)
+    elevation, distance = np.empty(n_objects, np.float32), np.empty(n_objects, np.float32)
+    specs: list[Spec] = []
+    objects = iterate_objects(n_objects, seed, workers, size=size, supersampling=supersampling, sample=sample)
+    for i, views in enumerate(objects):
+        pictures[i], azimuth[i], elevation[i], distance[i] = (
+            views.pictures,
+            views.azimuth,
+            views.elevation,
+            views.distance,
+        )
+        specs.append(views.spec)
+        if progress is not None:
+            progress(i + 1, n_objects)
+    return Dataset(pictures, specs, azimuth, elevation, distance)
+
+
+def save_dataset(
+    folder: str | Path, objects: Iterable[ObjectViews], seed: int = 0, progress: Callable[[int], None] | None = None
+) -> int:
+    """Write objects as PNG files and a metadata.jsonl with one line a picture; returns the number of pictures.
+
+    The layout is that of Hugging Face's "imagefolder" (`file_name` relative to the folder). seed: of the captions;
+    each object gets one caption, worded for each of its views. progress: called with the objects done so far.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with (folder / "metadata.jsonl").open("w", encoding="utf-8") as lines:
+        for i, views in enumerate(objects):
+            for j, picture in enumerate(views.pictures):
+                azimuth = float(views.azimuth[j])
+                view = view_name(azimuth, views.elevation)
+                name = f"{i:06d}_{j}.png"
+                Image.fromarray(picture).save(folder / name)
+                line = {
+                    "file_name": name,
+                    "prompt": caption(views.spec, np.random.default_rng([seed, i]), view),
+                    **asdict(views.spec),
+                    "object": i,
+                    "view": view,
+                    "azimuth": azimuth,
+                    "elevation": views.elevation,
+                    "distance": views.distance,
+                    "fovy": FOVY,
+                }
+                lines.write(json.dumps(line) + "\n")
+                count += 1
+            if progress is not None:
+                progress(i + 1)
+    return count
+
+
+def render_prompt(
+    prompt: str | Spec,
+    azimuths: Sequence[float] = (0.0, 90.0, 180.0, 270.0),
+    seed: int = 0,
+    *,
+    size: int = 64,
+    elevation: float = 15.0,
+    background: Sequence[float] = (1.0, 1.0, 1.0),
+    supersampling: int = 3,
+) -> Pictures:
+    """True views of one object of a prompt or spec, under headlights: (len(azimuths), size, size, 3) uint8.
+
+    seed: picks one of the many objects that the prompt describes. Raises ValueError for a prompt outside the toy world.
+    """
+    rng = np.random.default_rng(seed)
+    spec = parse(prompt) if isinstance(prompt, str) else prompt
+    if spec is None:
+        raise ValueError(f"{prompt!r} does not name one toy object and its colour; write for example 'a red mug'")
+    cameras = orbit(azimuths, elevation, fovy=FOVY, size=size)
+    pictures, _ = shade_mesh(build(spec, rng), cameras, background, supersampling=supersampling)
+    return to_uint8(pictures)
+
+
+def contact_sheet(pictures: Pictures, columns: int | None = None) -> Pictures:
+    """Tile pictures (n, H, W, 3), or rows of pictures (n, m, H, W, 3), into one picture (H', W', 3) uint8."""
+    *stack, height, width, _ = pictures.shape
+    pictures = pictures.reshape(-1, height, width, 3)
+    columns = columns or stack[-1]
+    rows = -(-len(pictures) // columns)
+    sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)
+    sheet[: len(pictures)] = pictures
+    return sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
+
+
+def to_uint8(pictures: FloatArray) -> Pictures:
+    """Pictures in [0, 1] as bytes."""
+    return (pictures * 255.0 + 0.5).astype(np.uint8)
