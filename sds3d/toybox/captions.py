@@ -17,20 +17,36 @@ VIEWS = ("front", "side", "back", "overhead")
 _MEDIA = ("photo of", "picture of", "image of", "render of", "3d model of", "3d render of")
 _FROM = {"front": "from the front", "side": "from the side", "back": "from the back", "overhead": "from above"}
 # What a caption says of the main object and of its accent part; "an" is put right afterwards.
-_SUBJECTS = ("{color} {noun}", "{color} {noun}", "{color} {noun}", "{color} toy {noun}", "toy {noun} that is {color}",
-             "{noun} in {color}", "{noun} that is {color}", "{color} colored {noun}")  # fmt: skip
+_SUBJECTS = (
+    "{color} {noun}",
+    "{color} {noun}",
+    "{color} {noun}",
+    "{color} toy {noun}",
+    "toy {noun} that is {color}",
+    "{noun} in {color}",
+    "{noun} that is {color}",
+    "{color} colored {noun}",
+)
 _PLAIN_SUBJECTS = ("{noun}", "toy {noun}")
-_PARTS = ("with {a} {accent} {part}", "with {a} {accent} {part}", "with {a} {accent} {part}", "that has {a} {accent} {part}",
-          "with {a} {part} that {is} {accent}", "and {a} {accent} {part}", "whose {part} {is} {accent}", ", {accent} {part}")  # fmt: skip
+_PARTS = (
+    "with {a} {accent} {part}",
+    "with {a} {accent} {part}",
+    "with {a} {accent} {part}",
+    "that has {a} {accent} {part}",
+    "with {a} {part} that {verb} {accent}",
+    "and {a} {accent} {part}",
+    "whose {part} {verb} {accent}",
+    ", {accent} {part}",
+)
 
+_TEXTS = (*_MEDIA, *_FROM.values(), *_SUBJECTS, *_PARTS, "a an the is are view of seen")
 VOCABULARY: list[str] = sorted(
     {
         word
-        for text in (*_MEDIA, *_FROM.values(), *_SUBJECTS, *_PARTS, *VIEWS, *COLORS, *CATEGORIES, *ACCENT_PART.values(),
-                     "a an the is are view of seen")
+        for text in (*_TEXTS, *VIEWS, *COLORS, *CATEGORIES, *ACCENT_PART.values())
         for word in re.findall(r"[a-z0-9]+", re.sub(r"\{\w+\}", " ", text))
     }
-)  # fmt: skip
+)
 """Every word that captions use, sorted."""
 
 
@@ -39,7 +55,7 @@ def _is_plural(part: str) -> bool:
 
 
 def _articles(text: str) -> str:
-    """"a" before a vowel becomes "an"; spaces before commas and doubled ones go."""
+    """The text with "an" before vowels, and without doubled spaces and spaces before commas."""
     text = re.sub(r"\s+", " ", text).strip().replace(" ,", ",")
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
@@ -73,9 +89,8 @@ def caption(spec: Spec, rng: np.random.Generator, view: str | None = None) -> st
     text = f"{article} " + subject.format(color=spec.color, noun=spec.category)
     if spec.accent is not None and not 0.08 <= drop < 0.2:
         part = ACCENT_PART[spec.category]
-        plural = _is_plural(part)
-        phrase = pick(_PARTS).format(a="" if plural else "a", accent=spec.accent, part=part, **{"is": "are" if plural else "is"})
-        text += f" {phrase}"
+        a, verb = ("", "are") if _is_plural(part) else ("a", "is")
+        text += " " + pick(_PARTS).format(a=a, accent=spec.accent, part=part, verb=verb)
     if rng.random() < 0.3:
         text = f"{pick(('a', 'a', ''))} {pick(_MEDIA)} {text}"
     if view is not None:
@@ -129,10 +144,28 @@ def parse(text: str) -> Spec | None:
 
 # Combinations that documentation and demonstrations show stay in the training data.
 _SHOWN = frozenset(
-    {("mug", "red"), ("chair", "blue"), ("snowman", "white"), ("car", "green"), ("car", "red"), ("house", "blue"),
-     ("duck", "yellow"), ("lamp", "orange"), ("mushroom", "red"), ("rocket", "white"), ("robot", "purple"),
-     ("teapot", "pink"), ("tree", "green"), ("cat", "orange"), ("cat", "black"), ("rocket", "red"), ("boat", "blue"), ("table", "brown"), ("hat", "black")}
-)  # fmt: skip
+    {
+        ("mug", "red"),
+        ("chair", "blue"),
+        ("snowman", "white"),
+        ("car", "green"),
+        ("car", "red"),
+        ("house", "blue"),
+        ("duck", "yellow"),
+        ("lamp", "orange"),
+        ("mushroom", "red"),
+        ("rocket", "white"),
+        ("robot", "purple"),
+        ("teapot", "pink"),
+        ("tree", "green"),
+        ("cat", "orange"),
+        ("cat", "black"),
+        ("rocket", "red"),
+        ("boat", "blue"),
+        ("table", "brown"),
+        ("hat", "black"),
+    }
+)
 
 
 def choose_held_out(seed: int = 0) -> frozenset[Spec]:

@@ -33,7 +33,7 @@ COLORS: dict[str, Color] = {
     "purple": (0.50, 0.14, 0.72),
     "pink": (0.99, 0.55, 0.75),
     "white": (0.95, 0.95, 0.95),
-    "black": (0.10, 0.10, 0.11),
+    "black": (0.12, 0.12, 0.13),
     "brown": (0.43, 0.24, 0.11),
 }
 """sRGB values in [0, 1]."""
@@ -134,7 +134,7 @@ def build(spec: Spec, rng: np.random.Generator) -> Mesh:
 
 def _jitter(color: Color, rng: np.random.Generator) -> Color:
     """A slightly different shade of the colour."""
-    r, g, b = np.clip(np.array(color) * rng.uniform(0.93, 1.05) + rng.uniform(-0.02, 0.02, 3), 0.0, 1.0)
+    r, g, b = np.clip(np.array(color) * rng.uniform(0.93, 1.05) * rng.uniform(0.975, 1.025, 3), 0.0, 1.0)
     return (float(r), float(g), float(b))
 
 
@@ -164,9 +164,21 @@ def _mug(p: Paint) -> list[Shape]:
     wall, foot, rim = 0.07, 0.05, radius
     base = radius * taper
     inner = _shade(p.main, 0.72)
-    cup = [(0, 0), (base - foot, 0), (base, foot), (rim, height - 0.03), (rim - 0.03, height), (rim - wall, height - 0.03)]
+    cup = [
+        (0, 0),
+        (base - foot, 0),
+        (base, foot),
+        (rim, height - 0.03),
+        (rim - 0.03, height),
+        (rim - wall, height - 0.03),
+    ]
     cup += [(base - wall, foot + 0.04), (0, foot + 0.04)]
-    well = [(0, height * 0.55), (rim - wall - 0.005, height * 0.55), (rim - wall - 0.005, height * 0.56), (0, height * 0.56)]
+    well = [
+        (0, height * 0.55),
+        (rim - wall - 0.005, height * 0.55),
+        (rim - wall - 0.005, height * 0.56),
+        (0, height * 0.56),
+    ]
     grip, size = p.u(0.075, 0.095), p.u(0.24, 0.29)
     handle = arc(size, grip, -105, 105, 14).scale(1.0, p.u(1.0, 1.2), 1.0)
     badge = disc(p.u(0.17, 0.21), 0.05).wrap((base + rim) / 2 + 0.012)
@@ -235,7 +247,15 @@ def _car(p: Paint) -> list[Shape]:
     length, width, low, high = p.u(1.5, 1.75), p.u(0.82, 0.92), p.u(0.34, 0.4), p.u(0.34, 0.42)
     ride = 0.16
     z1, z0 = length / 2, -length / 2
-    body = [(z0, 0), (z1, 0), (z1 + 0.02, low * 0.6), (z1 - 0.06, low * 0.88), (0.1, low), (z0 + 0.04, low), (z0 - 0.02, low * 0.6)]
+    body = [
+        (z0, 0),
+        (z1, 0),
+        (z1 + 0.02, low * 0.6),
+        (z1 - 0.06, low * 0.88),
+        (0.1, low),
+        (z0 + 0.04, low),
+        (z0 - 0.02, low * 0.6),
+    ]
     glass = _contrast(p.main, GLASS, DARK_GLASS)
     rear, front = z0 + p.u(0.1, 0.2), z1 - p.u(0.5, 0.6)
     slope, inset = p.u(0.16, 0.22), 0.12
@@ -285,7 +305,9 @@ def _house(p: Paint) -> list[Shape]:
     pane = _contrast(frame, DARK_GLASS, GLASS)
     door_x = p.u(-0.22, -0.14)
     front = depth / 2
-    parts.append(box(0.3, 0.46, 0.06).move(door_x, 0.23, front + 0.01).paint(_contrast(p.main, WOOD, (0.9, 0.75, 0.45))))
+    parts.append(
+        box(0.3, 0.46, 0.06).move(door_x, 0.23, front + 0.01).paint(_contrast(p.main, WOOD, (0.9, 0.75, 0.45)))
+    )
     parts.append(ellipsoid(0.035, rings=6, segments=8).move(door_x + 0.09, 0.22, front + 0.05).paint(GLOW))
 
     def window(size: float) -> list[Shape]:
@@ -309,7 +331,11 @@ def _duck(p: Paint) -> list[Shape]:
     shade = _shade(p.main, 0.82)
     parts = [
         ellipsoid(wide, tall, long, 10, 18).paint(p.main),
-        cylinder(0.25, 0.4, 0.03, segments=12).rotate("x", -52).scale(1.2, 1, 1).move(0, 0.1, -long * 0.72).paint(p.main),
+        cylinder(0.25, 0.4, 0.03, segments=12)
+        .rotate("x", -52)
+        .scale(1.2, 1, 1)
+        .move(0, 0.1, -long * 0.72)
+        .paint(p.main),
         ellipsoid(head * 0.8, head, head * 0.8).move(0, tall * 0.8, z * 0.85).paint(p.main),
         ellipsoid(head).move(0, y, z).paint(p.main),
         ellipsoid(0.16, 0.055, 0.22, 8, 14).move(0, y - 0.02, z + head * 1.0).paint(p.accent),
@@ -327,7 +353,13 @@ def _lamp(p: Paint) -> list[Shape]:
     base = p.u(0.34, 0.4)
     wall = 0.04
     shade = [(low - wall, 0), (low, 0), (top, tall), (top - wall, tall)]
-    outer = [(0, tall * 0.5), (low * 0.5 + top * 0.5 - wall, tall * 0.5), *shade[:3], (top - wall, tall - 0.02), (0, tall - 0.02)]
+    outer = [
+        (0, tall * 0.5),
+        (low * 0.5 + top * 0.5 - wall, tall * 0.5),
+        *shade[:3],
+        (top - wall, tall - 0.02),
+        (0, tall - 0.02),
+    ]
     y = pole - tall * 0.12
     return [
         cylinder(base, 0.13, base * 0.85, rounding=0.05).paint(p.accent),
@@ -343,25 +375,41 @@ def _mushroom(p: Paint) -> list[Shape]:
     polar = np.deg2rad(np.linspace(0, 90, 7))
     dome = [(0, 0.06), (cap_radius * 0.8, 0.0), (cap_radius * 0.96, -0.03)]
     dome += [(cap_radius * np.cos(a), cap_height * np.sin(a)) for a in polar[:-1]] + [(0, cap_height)]
-    foot = [(0, 0), (stem * 1.25, 0.0), (stem * 1.35, 0.1), (stem, tall * 0.6), (stem * 0.92, tall + 0.1), (0, tall + 0.1)]
+    foot = [
+        (0, 0),
+        (stem * 1.25, 0.0),
+        (stem * 1.35, 0.1),
+        (stem, tall * 0.6),
+        (stem * 0.92, tall + 0.1),
+        (0, tall + 0.1),
+    ]
     parts = [lathe(foot, 18).paint(p.accent), lathe(dome, 24).move(0, tall).paint(p.main)]
     dots = _contrast(p.main, WHITE, INK)
     turn = p.u(0, 72)
-    for lean, around, size in [(0, 0, 17)] + [(52, 72 * i, 14) for i in range(5)] + [(77, 72 * i + 36, 9) for i in range(5)]:
+    rings = [(52, 72 * i, 14) for i in range(5)] + [(77, 72 * i + 36, 9) for i in range(5)]
+    for lean, around, size in [(0, 0, 17), *rings]:
         dot = cap(1.025, size, 10).rotate("x", lean).rotate("y", around + turn)
         parts.append(dot.scale(cap_radius, cap_height, cap_radius).move(0, tall).paint(dots))
     return parts
 
 
 def _rocket(p: Paint) -> list[Shape]:
-    radius, tall = p.u(0.3, 0.36), p.u(1.5, 1.75)
+    radius, tall = p.u(0.34, 0.42), p.u(1.45, 1.65)
     hull = [(0, 0), (0.68, 0), (0.9, 0.14), (1, 0.32), (0.98, 0.5), (0.84, 0.68), (0.56, 0.85), (0.22, 0.965), (0, 1)]
     profile = [(r * radius, y * tall) for r, y in hull]
     reach, root = p.u(0.34, 0.42), p.u(0.5, 0.62)
-    fin = [(radius * 0.6, 0.05), (radius + reach * 0.75, -0.28), (radius + reach, -0.2), (radius + reach * 0.9, 0.14), (radius * 0.7, root)]
+    fin = [
+        (radius * 0.6, 0.05),
+        (radius + reach * 0.75, -0.28),
+        (radius + reach, -0.2),
+        (radius + reach * 0.9, 0.14),
+        (radius * 0.7, root),
+    ]
     parts = [lathe(profile, 22).paint(p.main)]
     parts += [prism(fin, 0.1).rotate("y", 45 + 90 * i).paint(p.accent) for i in range(4)]
-    parts.append(cylinder(radius * 0.62, 0.16, radius * 0.45, segments=16).move(0, -0.14).paint(_contrast(p.main, GREY, INK)))
+    parts.append(
+        cylinder(radius * 0.62, 0.16, radius * 0.45, segments=16).move(0, -0.14).paint(_contrast(p.main, GREY, INK))
+    )
     frame = _contrast(p.main, WHITE, GREY)
     y, size = tall * 0.52, p.u(0.17, 0.2)
     parts.append(disc(size, 0.07, 18).wrap(radius).move(0, y).paint(frame))
@@ -381,7 +429,9 @@ def _robot(p: Paint) -> list[Shape]:
         cylinder(0.12, 0.12, segments=12).move(0, leg + tall - 0.03).paint(joint),
         box(head_w, head_h, head_d, 0.07).move(0, head_y).paint(p.accent),
         cylinder(0.035, 0.2, segments=8).move(0, head_y + head_h / 2 - 0.01).paint(joint),
-        ellipsoid(0.085, rings=8, segments=12).move(0, head_y + head_h / 2 + 0.22).paint(_contrast(p.accent, COLORS["red"], GLOW)),
+        ellipsoid(0.085, rings=8, segments=12)
+        .move(0, head_y + head_h / 2 + 0.22)
+        .paint(_contrast(p.accent, COLORS["red"], GLOW)),
     ]
     panel = _contrast(p.main, WHITE, INK)
     parts.append(box(width * 0.66, tall * 0.52, 0.05, 0.04).move(0, body_y + 0.03, depth / 2 + 0.01).paint(panel))
@@ -408,7 +458,13 @@ def _teapot(p: Paint) -> list[Shape]:
     radius, tall = p.u(0.52, 0.58), p.u(0.42, 0.5)
     body = ellipsoid(radius, tall, radius, 12, 24)
     spread = p.u(0.95, 1.1)
-    spout = [(-radius * 0.75, -0.14), (-radius * 1.05, -0.06), (-radius * 1.3, 0.1), (-radius * 1.45, 0.28), (-radius * 1.68, 0.38)]
+    spout = [
+        (-radius * 0.75, -0.14),
+        (-radius * 1.05, -0.06),
+        (-radius * 1.3, 0.1),
+        (-radius * 1.45, 0.28),
+        (-radius * 1.68, 0.38),
+    ]
     grip = arc(0.27 * spread, 0.07, -115, 115, 14)
     lid = cap(1.0, 46, 20).scale(radius * 1.04, tall * 1.08, radius * 1.04)
     badge = cap(1.02, p.u(19, 23), 16).rotate("x", 90).scale(radius, tall, radius)
@@ -441,13 +497,22 @@ def _cat(p: Paint) -> list[Shape]:
     y, z = tall * 1.55 + head * 0.42, 0.14
     light = _contrast(p.main, WHITE, (0.72, 0.72, 0.74))
     inner = _contrast(p.main, COLORS["pink"], WHITE)
-    body = [(0, 0), (wide * 0.9, 0.0), (wide * 1.05, tall * 0.3), (wide * 0.92, tall * 0.9), (wide * 0.62, tall * 1.45), (0, tall * 1.6)]
+    body = [
+        (0, 0),
+        (wide * 0.9, 0.0),
+        (wide * 1.05, tall * 0.3),
+        (wide * 0.92, tall * 0.9),
+        (wide * 0.62, tall * 1.45),
+        (0, tall * 1.6),
+    ]
     parts = [
         lathe(body, 20).scale(1, 1, 1.1).paint(p.main),
         ellipsoid(wide * 0.62, tall * 0.62, 0.14).move(0, tall * 0.68, wide * 0.9).paint(light),
         ellipsoid(head * 1.12, head * 0.92, head * 0.95, 10, 18).move(0, y, z).paint(p.main),
         ellipsoid(0.17, 0.115, 0.1, 8, 12).move(0, y - 0.13, z + head * 0.84).paint(light),
-        ellipsoid(0.065, 0.05, 0.05, 6, 10).move(0, y - 0.06, z + head * 0.97).paint(_contrast(light, COLORS["pink"], INK)),
+        ellipsoid(0.065, 0.05, 0.05, 6, 10)
+        .move(0, y - 0.06, z + head * 0.97)
+        .paint(_contrast(light, COLORS["pink"], INK)),
         arc(wide * 0.74, 0.085, steps=20).rotate("x", 90).move(0, y - head * 0.82, 0.07).paint(p.accent),
     ]
     for x in (-1, 1):
@@ -463,20 +528,22 @@ def _cat(p: Paint) -> list[Shape]:
     path = np.stack([reach * np.cos(bend), reach * 1.15 * np.sin(bend)], axis=1)
     tail = tube(path, np.linspace(0.1, 0.08, 9)).rotate("y", 90)
     parts.append(tail.move(0, reach * 1.15 + 0.09, -wide * 1.0).paint(p.main))
-    tip = ellipsoid(0.1, rings=8, segments=10).move(0, reach * 1.15 * (1 + np.sin(bend[-1])) + 0.09, -wide - reach * np.cos(bend[-1]))
+    tip = ellipsoid(0.1, rings=8, segments=10).move(
+        0, reach * 1.15 * (1 + np.sin(bend[-1])) + 0.09, -wide - reach * np.cos(bend[-1])
+    )
     parts.append(tip.paint(light))
     return parts
 
 
 def _boat(p: Paint) -> list[Shape]:
-    long, wide, deep = p.u(1.4, 1.6), p.u(0.56, 0.66), p.u(0.34, 0.4)
+    long, wide, deep = p.u(1.4, 1.6), p.u(0.66, 0.78), p.u(0.4, 0.48)
     half, w = long / 2, wide / 2
     # The deck's outline seen from below: the bow is on -Y before it is turned to +Z.
     deck = [(0, -half), (w * 0.55, -half * 0.62), (w, -half * 0.1), (w, half * 0.6), (w * 0.82, half)]
     deck += [(-w * 0.82, half), (-w, half * 0.6), (-w, -half * 0.1), (-w * 0.55, -half * 0.62)]
     deck = np.array(deck)
     plank = deck * [0.82, 0.88]
-    mast, y = p.u(1.15, 1.3), deep
+    mast, y = p.u(1.0, 1.15), deep
     foot, sail_h = p.u(0.85, 1.0), mast * 0.78
     swing = p.u(30, 42)
     sail = [(0, 0), (foot, 0.0), (foot * 0.55, sail_h * 0.55), (0, sail_h)]
@@ -485,9 +552,9 @@ def _boat(p: Paint) -> list[Shape]:
         prism(deck, deep, taper=0.72).rotate("x", -90).move(0, deep / 2).paint(p.main),
         prism(deck * 1.03, 0.08).rotate("x", -90).move(0, deep).paint(trim),
         prism(plank, 0.05).rotate("x", -90).move(0, deep + 0.03).paint(_contrast(trim, WOOD, (0.8, 0.62, 0.4))),
-        cylinder(0.045, mast, segments=10).move(0, y, half * 0.25).paint(WOOD),
+        cylinder(0.055, mast, segments=10).move(0, y, half * 0.25).paint(WOOD),
     ]
-    cloth = prism(sail, 0.07).rotate("y", 90 + swing).move(0, y + 0.16, half * 0.25 - 0.02)
+    cloth = prism(sail, 0.09).rotate("y", 90 + swing).move(0, y + 0.16, half * 0.25 - 0.02)
     parts.append(cloth.paint(p.accent))
     flag = [(0, -0.11), (0.3, 0.0), (0, 0.11)]
     pennant = prism(flag, 0.05).rotate("y", 90 + swing).move(0, y + mast - 0.08, half * 0.25)
@@ -508,7 +575,9 @@ def _table(p: Paint) -> list[Shape]:
     ]
     for x in (-1, 1):
         for z in (-1, 1):
-            pillar = box(post, leg, post).move(x * (width / 2 - post / 2 - 0.05), leg / 2, z * (depth / 2 - post / 2 - 0.04))
+            pillar = box(post, leg, post).move(
+                x * (width / 2 - post / 2 - 0.05), leg / 2, z * (depth / 2 - post / 2 - 0.04)
+            )
             parts.append(pillar.paint(p.accent))
     return parts
 
@@ -528,7 +597,11 @@ def _hat(p: Paint) -> list[Shape]:
         angle = np.deg2rad(90 + 72 * i)
         leaf = ellipsoid(size, size, 0.06, 6, 10).move(size * 1.15 * np.cos(angle), size * 1.15 * np.sin(angle))
         parts.append(leaf.move(0, y, z).paint(petal))
-    parts.append(ellipsoid(size * 0.75, size * 0.75, 0.1, 6, 10).move(0, y, z + 0.02).paint(_contrast(petal, GLOW, COLORS["red"])))
+    parts.append(
+        ellipsoid(size * 0.75, size * 0.75, 0.1, 6, 10)
+        .move(0, y, z + 0.02)
+        .paint(_contrast(petal, GLOW, COLORS["red"]))
+    )
     return parts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -157,7 +158,9 @@ def cap(radius: float, half_angle: float, segments: int = 12) -> Shape:
     return lathe(np.concatenate([[[0.0, 0.9 * rim[0, 1]]], rim]), segments)
 
 
-def cylinder(radius: float, height: float, top: float | None = None, rounding: float = 0.0, segments: int = 20) -> Shape:
+def cylinder(
+    radius: float, height: float, top: float | None = None, rounding: float = 0.0, segments: int = 20
+) -> Shape:
     """A cylinder on the ground plane y = 0; `top` is another radius at the top (0: a cone).
 
     `rounding` is the radius of rounded rims, below half the height and below both radii.
@@ -243,12 +246,12 @@ def prism(outline: ArrayLike, depth: float, bevel: float = 0.0, taper: float = 1
     j = np.arange(n)
     vertices, normals, faces = [], [], []
 
-    def add(corners: Array, shading: Array, triangles: Array) -> None:
+    def add(corners: Array, shading: Array, triangles: NDArray[np.int64]) -> None:
         faces.append(triangles + sum(len(v) for v in vertices))
         vertices.append(corners)
         normals.append(shading)
 
-    for (outer, z0), (inner, z1) in zip(sections[:-1], sections[1:], strict=True):
+    for (outer, z0), (inner, z1) in pairwise(sections):
         # The wall between two sections; a lean towards +Z or -Z shows where the outline shrinks.
         lean = (np.linalg.norm(inner - center) - np.linalg.norm(outer - center)) / np.sqrt(n) / (z0 - z1)
         corners = [(outer, z0, start), (np.roll(outer, -1, axis=0), z0, end)]
