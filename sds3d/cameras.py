@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
+from typing_extensions import Self
 
 from sds3d.config import Config
 
@@ -45,6 +46,7 @@ class Cameras:
         )
 
     def to(self, device: torch.device | str) -> Cameras:
+        """The same cameras on another device."""
         return replace(
             self,
             azimuth=self.azimuth.to(device),
@@ -71,9 +73,7 @@ class Cameras:
         zero = torch.zeros_like(azimuth)
         # Written with angles rather than a look-at, so that straight up and down stay defined.
         right = torch.stack([azimuth.cos(), zero, -azimuth.sin()], dim=-1)
-        up = torch.stack(
-            [-elevation.sin() * azimuth.sin(), elevation.cos(), -elevation.sin() * azimuth.cos()], dim=-1
-        )
+        up = torch.stack([-elevation.sin() * azimuth.sin(), elevation.cos(), -elevation.sin() * azimuth.cos()], dim=-1)
         back = self.position() / self.distance[:, None]
         matrix = torch.zeros(len(self), 4, 4, dtype=azimuth.dtype, device=azimuth.device)
         matrix[:, :3, 0], matrix[:, :3, 1], matrix[:, :3, 2] = right, up, back
@@ -124,7 +124,9 @@ def orbit(
     return Cameras(azimuth, spread(elevation), spread(distance), spread(fovy), size, size)
 
 
-def turntable(n_views: int, elevation: float = 15.0, distance: float = 2.1, fovy: float = 30.0, size: int = 64) -> Cameras:
+def turntable(
+    n_views: int, elevation: float = 15.0, distance: float = 2.1, fovy: float = 30.0, size: int = 64
+) -> Cameras:
     """`n_views` cameras evenly round the object, starting at the front."""
     return orbit([360.0 * i / n_views for i in range(n_views)], elevation, distance, fovy, size)
 
@@ -144,6 +146,17 @@ class CameraConfig(Config):
     """Range of vertical fields of view in degrees."""
     size: int = Field(64, ge=8)
     """Height and width of the render in pixels."""
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Self:
+        ranges = {"elevation": (-90.0, 90.0), "distance": (1e-3, float("inf")), "fovy": (1e-3, 179.0)}
+        for name, (least, most) in ranges.items():
+            low, high = getattr(self, name)
+            if not least <= low <= high <= most:
+                raise ValueError(
+                    f"{name} is ({low:g}, {high:g}): give the lower bound first, within {least:g} to {most:g}"
+                )
+        return self
 
 
 def sample_cameras(config: CameraConfig, generator: torch.Generator) -> Cameras:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras
-from sds3d.priors.base import Conditioning, Prediction, Prior
+from sds3d.priors.base import Conditioning, Prediction, Prior, expand
+
+Weighting = Literal["sds", "uniform", "fantasia3d", "lambda", "alpha"]
+"""Weights w(t): sigma^2 (DreamFusion), 1, alpha sigma^2 (Fantasia3D), sigma / alpha (x0 reconstruction), alpha."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,95 @@ class Guidance(Protocol):
         """One step: x (B, C, h, w) detached, progress 0 at the first step and 1 at the last."""
         ...
 
-    def state_dict(self) -> dict[str, Tensor]: ...
+    def state_dict(self) -> dict[str, Tensor]:
+        """What a resumed run needs: own networks, optimiser states; empty for most rules."""
+        ...
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        ...
+
+
+@dataclass(frozen=True)
+class GuidedPrediction(Prediction):
+    """A prediction under classifier-free guidance, with the two it was made of, each (B, C, h, w)."""
+
+    positive: Prediction
+    negative: Prediction
+
+
+@torch.no_grad()
+def guided_prediction(
+    prior: Prior, x_t: Tensor, t: Tensor, views: Views, scale: float, *, rescale: float = 0.0
+) -> GuidedPrediction:
+    """Classifier-free guidance eps_null + S (eps_cond - eps_null), in one call of the prior.
+
+    x_t: (B, C, h, w), view-fastest groups of `prior.n_views`. t: (B,) in [0, 1]. scale: S; 1 is the plain
+    conditional model. The negative branch drops the text and keeps the camera: what guidance amplifies is the
+    text, never the pose.
+    rescale: phi in [0, 1], the part of x0 whose standard deviation, over all views of an object, is put back to
+    that of the conditional x0, against over-saturation (Lin et al. 2023, arXiv:2305.08891, sec. 3.4; on x0 in
+    MVDream, arXiv:2308.16512). eps then follows x0, and sigma(t) has to be above 0.
+
+    Raises ValueError when B is no multiple of the prior's views or differs between the arguments.
+    """
+    batch = x_t.shape[0]
+    sizes = {len(t), len(views.cameras), len(views.positive), len(views.negative)}
+    if sizes != {batch}:
+        raise ValueError(f"t, cameras and conditioning need one row for each of the {batch} views, got {sorted(sizes)}")
+    twice = torch.arange(batch, device=views.cameras.azimuth.device).repeat(2)
+    both = prior.predict(
+        torch.cat([x_t, x_t]),
+        torch.cat([t, t]),
+        Conditioning.cat([views.positive, views.negative]),
+        views.cameras[twice],
+    )
+    positive = Prediction(both.eps[:batch], both.x0[:batch])
+    negative = Prediction(both.eps[batch:], both.x0[batch:])
+    # x0 is affine in eps, so guiding it is guiding eps, and stays finite where alpha is 0.
+    eps = negative.eps + scale * (positive.eps - negative.eps)
+    x0 = negative.x0 + scale * (positive.x0 - negative.x0)
+    if rescale > 0:
+        factor = rescale_factor(positive.x0, x0, prior.n_views)  # (B,)
+        rescaled = x0 * expand(1 + rescale * (factor - 1), x0)
+        eps = eps + expand(prior.alpha(t) / prior.sigma(t), x0) * (x0 - rescaled)
+        x0 = rescaled
+    return GuidedPrediction(eps, x0, positive, negative)
+
+
+def rescale_factor(x0_positive: Tensor, x0_guided: Tensor, n_views: int) -> Tensor:
+    """std(x0_positive) / std(x0_guided), jointly over each object's `n_views` views and all their values: (B,)."""
+    objects = group_count(x0_guided.shape[0], n_views)
+    target = x0_positive.reshape(objects, -1).std(dim=1)
+    factor = target / x0_guided.reshape(objects, -1).std(dim=1).clamp_min(1e-8)
+    return factor.repeat_interleave(n_views)
+
+
+def group_count(batch: int, n_views: int) -> int:
+    """Objects in a batch of views; ValueError when it does not divide into groups of `n_views`."""
+    if batch % n_views:
+        raise ValueError(
+            f"the prior denoises {n_views} views together and got {batch}: make the number of views a multiple"
+        )
+    return batch // n_views
+
+
+def weight(prior: Prior, t: Tensor, weighting: Weighting) -> Tensor:
+    """w(t) for t (B,), same shape."""
+    alpha, sigma = prior.alpha(t), prior.sigma(t)
+    match weighting:
+        case "sds":
+            return sigma**2
+        case "uniform":
+            return torch.ones_like(sigma)
+        case "fantasia3d":
+            return alpha * sigma**2
+        case "lambda":
+            return sigma / alpha
+        case "alpha":
+            return alpha
+
+
+def draw_noise(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal noise like x, drawn on the CPU so that one seed gives one result on every device."""
+    return torch.randn(x.shape, generator=generator).to(x)

@@ -1,0 +1,54 @@
+"""Score distillation sampling (Poole et al. 2022, arXiv:2209.14988, eq. 3)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sds3d.config import Config
+from sds3d.guidance.base import Guided, Views, Weighting, draw_noise, guided_prediction, weight
+from sds3d.guidance.schedules import Schedule, UniformSchedule
+from sds3d.priors.base import Prior, add_noise, expand
+
+
+class SDSConfig(Config):
+    """Settings of `SDS`; the defaults are DreamFusion's for latent models."""
+
+    name: Literal["sds"] = "sds"
+    scale: float = Field(100.0, ge=0.0)
+    """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
+    rescale: float = Field(0.0, ge=0.0, le=1.0)
+    """Part of the clean estimate put back to the contrast of the unguided one; 0.5 tames colours at a high scale."""
+    weighting: Weighting = "sds"
+    """w(t) of the gradient."""
+    schedule: Schedule = UniformSchedule()
+    """Timesteps."""
+
+
+class SDS:
+    """Gradient w(t) (eps_S(x_t; y, t) - eps): the teacher's score with its Jacobian left out."""
+
+    def __init__(self, config: SDSConfig, prior: Prior) -> None:
+        self.config = config
+        self.prior = prior
+
+    def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        config, prior = self.config, self.prior
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        eps = draw_noise(x, generator)
+        x_t = add_noise(prior, x, eps, t)
+        prediction = guided_prediction(prior, x_t, t, views, config.scale, rescale=config.rescale)
+        gradient = expand(weight(prior, t, config.weighting), x) * (prediction.eps - eps)  # (B, C, h, w)
+        metrics = {"t": t.mean().item(), "gradient_rms": gradient.square().mean().sqrt().item()}
+        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Nothing: the rule keeps no state."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Nothing to load."""

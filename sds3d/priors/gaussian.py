@@ -1,0 +1,125 @@
+"""A diffusion model that is known exactly: p(x | y) = N(m_y, s_y^2) in closed form.
+
+Noising x with x_t = alpha x + sigma eps keeps it Gaussian, x_t ~ N(alpha m, D) with D = alpha^2 s^2 + sigma^2,
+so the ideal predictions need no network:
+
+    eps(x_t) = sigma (x_t - alpha m) / D          x0(x_t) = m + alpha s^2 (x_t - alpha m) / D
+
+With several views the values at one place of the n views are jointly Gaussian with covariance
+S_ij = s_i s_j (rho + (1 - rho) [i = j]); D becomes the matrix A = diag(alpha) S diag(alpha) + diag(sigma^2):
+
+    eps = diag(sigma) A^-1 (x_t - alpha m)        x0 = m + S diag(alpha) A^-1 (x_t - alpha m)
+
+Guidance rules have fixed points that can be worked out by hand on this model: it is the tests' oracle, and the
+smallest example of the `Prior` contract.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sds3d.cameras import Cameras
+from sds3d.priors.base import Conditioning, Prediction
+
+BETA_START, BETA_END, STEPS = 0.00085, 0.012, 1000  # Stable Diffusion's scaled-linear schedule
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """N(mean, std^2), independent between the values of x. mean: one number, or anything that broadcasts to x."""
+
+    mean: float | Tensor
+    std: float
+
+    def __post_init__(self) -> None:
+        if not self.std > 0:
+            raise ValueError(f"std has to be above 0, got {self.std}")
+
+
+class GaussianPrior:
+    """The exact denoiser of one Gaussian per prompt (the empty prompt "" is the null prompt, if it is given).
+
+    shape: (C, h, w) of x; with C = 3, x is the picture itself: encoding and decoding only move the channels.
+    n_views, rho: views denoised together and their correlation in (-1/(n_views - 1), 1); with 0 they are independent.
+    schedule: cosine, alpha = cos(pi t / 2); or scaled_linear, Stable Diffusion's in continuous time.
+    """
+
+    def __init__(
+        self,
+        prompts: Mapping[str, Gaussian],
+        shape: tuple[int, int, int] = (3, 8, 8),
+        *,
+        schedule: Literal["cosine", "scaled_linear"] = "cosine",
+        n_views: int = 1,
+        rho: float = 0.0,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        if n_views > 1 and not -1 / (n_views - 1) < rho < 1:
+            raise ValueError(f"rho has to be in ({-1 / (n_views - 1):.3g}, 1) for {n_views} views, got {rho}")
+        self.prompts = dict(prompts)
+        self.shape = shape
+        self.schedule = schedule
+        self.n_views = n_views
+        self.rho = rho
+        self.device = torch.device(device)
+        self.dtype = dtype
+        self.image_size = shape[-1]
+
+    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
+        """Mean and standard deviation of every value of x as "tokens": hidden is (B, C h w, 2)."""
+        rows = []
+        for prompt in prompts:
+            if prompt not in self.prompts:
+                raise ValueError(f"no Gaussian for the prompt {prompt!r}; there are {sorted(self.prompts)}")
+            gaussian = self.prompts[prompt]
+            mean = torch.as_tensor(gaussian.mean, dtype=self.dtype).expand(self.shape).flatten()
+            rows.append(torch.stack([mean, torch.full_like(mean, gaussian.std)], dim=-1))
+        return Conditioning(torch.stack(rows).to(self.device))
+
+    def encode_image(self, rgb: Tensor) -> Tensor:
+        """rgb (B, h, w, 3) to x (B, 3, h, w), the same values."""
+        return rgb.permute(0, 3, 1, 2)
+
+    def decode(self, x: Tensor) -> Tensor:
+        """x (B, 3, h, w) to rgb (B, h, w, 3), clamped to [0, 1]."""
+        return x.detach().permute(0, 2, 3, 1).clamp(0.0, 1.0)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale at t, same shape and dtype as t."""
+        if self.schedule == "cosine":
+            return torch.cos(0.5 * math.pi * t)
+        return torch.exp(-0.5 * _integrated_beta(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale at t: alpha^2 + sigma^2 = 1."""
+        if self.schedule == "cosine":
+            return torch.sin(0.5 * math.pi * t)
+        return torch.sqrt(-torch.expm1(-_integrated_beta(t)))
+
+    @torch.no_grad()
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
+        """Exact eps and x0 for x_t (B, C, h, w), t (B,), which may differ between views. Cameras change nothing."""
+        n = self.n_views
+        mean, std = cond.hidden[..., 0], cond.hidden[:, 0, 1].reshape(-1, n, 1)  # (B, E), (G, n, 1)
+        alpha, sigma = (scale(t).to(x_t.dtype).reshape(-1, n, 1) for scale in (self.alpha, self.sigma))  # (G, n, 1)
+        mean = mean.reshape(-1, n, mean.shape[-1])  # (G, n, E)
+        correlation = self.rho + (1 - self.rho) * torch.eye(n, dtype=x_t.dtype, device=x_t.device)
+        covariance = std * correlation * std.mT  # (G, n, n)
+        noised = alpha * covariance * alpha.mT + torch.diag_embed(sigma[..., 0] ** 2)  # (G, n, n)
+        whitened = torch.linalg.solve(noised, x_t.reshape(mean.shape) - alpha * mean)  # (G, n, E)
+        eps = sigma * whitened
+        x0 = mean + covariance @ (alpha * whitened)
+        return Prediction(eps.reshape(x_t.shape), x0.reshape(x_t.shape))
+
+
+def _integrated_beta(t: Tensor) -> Tensor:
+    """Integral of beta from 0 to t, for sqrt(beta) linear in t: alpha^2 = exp(-integral)."""
+    start, rise = math.sqrt(BETA_START), math.sqrt(BETA_END) - math.sqrt(BETA_START)
+    return STEPS * (start**2 * t + start * rise * t**2 + rise**2 * t**3 / 3)

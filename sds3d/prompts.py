@@ -1,0 +1,107 @@
+"""Prompts as text: what the text encoder is asked for each view, checks, and names for folders."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+import torch
+from pydantic import Field
+
+from sds3d.cameras import Cameras
+from sds3d.config import Config
+
+if TYPE_CHECKING:
+    from sds3d.priors.base import Conditioning, Prior
+
+View = Literal["front", "side", "back", "overhead"]
+VIEWS: tuple[View, ...] = get_args(View)
+
+MAX_LENGTH = 1000  # characters
+
+
+class PromptConfig(Config):
+    """How the text of a prompt becomes the conditioning of each view."""
+
+    view_dependent: bool = True
+    """Add ", front view" and the like, by the camera (DreamFusion, 2209.14988); not for camera-conditioned priors."""
+    negative: str = ""
+    """Prompt of the negative branch of classifier-free guidance."""
+    front_threshold: float = Field(45.0, gt=0.0, le=90.0)
+    """Half the width of the front and of the back in degrees of azimuth; ProlificDreamer and MVDream take 30."""
+
+
+def view_name(azimuth: float, elevation: float, threshold: float = 45.0, overhead: float = 60.0) -> View:
+    """The word for a view from (azimuth, elevation) in degrees: above `overhead`, or by the azimuth from the front."""
+    if elevation > overhead:
+        return "overhead"
+    from_front = abs(180.0 - (180.0 - azimuth) % 360.0)  # azimuth wrapped to (-180, 180]
+    if from_front < threshold:
+        return "front"
+    return "back" if from_front > 180.0 - threshold else "side"
+
+
+def view_dependent(prompt: str) -> dict[View, str]:
+    """The prompt with the word of each view added."""
+    return {view: f"{prompt}, {view} view" for view in VIEWS}
+
+
+def checked_prompt(prompt: str) -> str:
+    """The prompt without space around it.
+
+    Raises ValueError when nothing is left, when it is longer than 1000 characters, or when it holds control
+    characters (line breaks and tabs among them).
+    """
+    text = prompt.strip()
+    if not text:
+        raise ValueError('the prompt is empty: describe an object, for example "a red mug"')
+    if len(text) > MAX_LENGTH:
+        raise ValueError(f"the prompt has {len(text)} characters: shorten it to {MAX_LENGTH} or fewer")
+    for position, character in enumerate(text):
+        if unicodedata.category(character) in ("Cc", "Cs"):  # controls, unpaired surrogates
+            raise ValueError(f"the prompt holds the control character U+{ord(character):04X} at {position}: remove it")
+    return text
+
+
+def slug(prompt: str, max_length: int = 40) -> str:
+    """A folder name: lower-case ASCII words joined by '-', whole words up to `max_length`; "prompt" if none is left."""
+    ascii_text = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode()
+    words = re.findall(r"[a-z0-9]+", ascii_text.lower())
+    name = ""
+    for word in words:
+        longer = f"{name}-{word}" if name else word[:max_length]
+        if len(longer) > max_length:
+            break
+        name = longer
+    return name or "prompt"
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt whose texts went through the text encoder once; called with cameras, it picks each view's rows.
+
+    positive: one row per text, in the order of `VIEWS`, or a single row for every view. negative: one row.
+    """
+
+    positive: Conditioning
+    negative: Conditioning
+    front_threshold: float
+
+    def __call__(self, cameras: Cameras) -> tuple[Conditioning, Conditioning]:
+        """Positive and negative conditioning of B cameras, B rows each."""
+        rows = [0] * len(cameras)
+        if len(self.positive) > 1:
+            angles = zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True)
+            rows = [VIEWS.index(view_name(azimuth, elevation, self.front_threshold)) for azimuth, elevation in angles]
+        index = torch.tensor(rows, device=self.positive.hidden.device)
+        return self.positive[index], self.negative[torch.zeros_like(index)]
+
+
+def encode_prompt(prior: Prior, prompt: str, config: PromptConfig) -> EncodedPrompt:
+    """Asks the prior's text encoder once for all texts of a prompt; raises ValueError as `checked_prompt` does."""
+    prompt = checked_prompt(prompt)
+    texts = list(view_dependent(prompt).values()) if config.view_dependent else [prompt]
+    encoded = prior.encode_text([*texts, config.negative])
+    return EncodedPrompt(encoded[:-1], encoded[-1:], config.front_threshold)
