@@ -349,8 +349,8 @@ def _duck(p: Paint) -> list[Shape]:
 
 
 def _lamp(p: Paint) -> list[Shape]:
-    low, top, tall, pole = p.u(0.5, 0.58), p.u(0.26, 0.34), p.u(0.5, 0.6), p.u(0.5, 0.62)
-    base = p.u(0.34, 0.4)
+    low, top, tall, pole = p.u(0.46, 0.54), p.u(0.26, 0.32), p.u(0.48, 0.58), p.u(0.62, 0.74)
+    base = p.u(0.36, 0.42)
     wall = 0.04
     shade = [(low - wall, 0), (low, 0), (top, tall), (top - wall, tall)]
     outer = [
@@ -483,7 +483,7 @@ def _teapot(p: Paint) -> list[Shape]:
 
 
 def _tree(p: Paint) -> list[Shape]:
-    trunk, tall, width = p.u(0.12, 0.16), p.u(0.34, 0.44), p.u(0.56, 0.66)
+    trunk, tall, width = p.u(0.13, 0.17), p.u(0.4, 0.5), p.u(0.56, 0.66)
     parts = [cylinder(trunk * 1.25, tall + 0.15, trunk, segments=14).paint(p.accent)]
     y, step = tall, p.u(0.36, 0.42)
     for i, size in enumerate((1.0, 0.78, 0.55)):
@@ -554,8 +554,11 @@ def _boat(p: Paint) -> list[Shape]:
         prism(plank, 0.05).rotate("x", -90).move(0, deep + 0.03).paint(_contrast(trim, WOOD, (0.8, 0.62, 0.4))),
         cylinder(0.055, mast, segments=10).move(0, y, half * 0.25).paint(WOOD),
     ]
-    cloth = prism(sail, 0.09).rotate("y", 90 + swing).move(0, y + 0.16, half * 0.25 - 0.02)
-    parts.append(cloth.paint(p.accent))
+    # Mainsail and jib swing out to one side in two planes, so that no view sees both edge-on.
+    jib = [(0, 0), (foot * 0.62, 0.0), (0, sail_h * 0.8)]
+    for outline, angle in ((sail, 90 + swing), (jib, -90 - swing)):
+        cloth = prism(outline, 0.09).rotate("y", angle)
+        parts.append(cloth.move(0, y + 0.16, half * 0.25).paint(p.accent))
     flag = [(0, -0.11), (0.3, 0.0), (0, 0.11)]
     pennant = prism(flag, 0.05).rotate("y", 90 + swing).move(0, y + mast - 0.08, half * 0.25)
     parts.append(pennant.paint(_contrast(p.accent, COLORS["red"], COLORS["blue"])))
@@ -583,7 +586,7 @@ def _table(p: Paint) -> list[Shape]:
 
 
 def _hat(p: Paint) -> list[Shape]:
-    brim, crown, tall = p.u(0.72, 0.82), p.u(0.4, 0.46), p.u(0.46, 0.58)
+    brim, crown, tall = p.u(0.66, 0.76), p.u(0.4, 0.46), p.u(0.52, 0.66)
     top, band = crown * p.u(0.84, 0.95), p.u(0.15, 0.18)
     edge = [(0, 0), (brim * 0.9, -0.02), (brim, 0.04), (brim * 0.95, 0.1), (crown, 0.07), (0, 0.07)]
     parts = [
