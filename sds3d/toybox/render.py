@@ -251,9 +251,9 @@ def render_prompt(
 
 def contact_sheet(pictures: Pictures, columns: int | None = None) -> Pictures:
     """Tile pictures (n, H, W, 3), or rows of pictures (n, m, H, W, 3), into one picture (H', W', 3) uint8."""
-    *stack, height, width, _ = pictures.shape
+    height, width = pictures.shape[-3:-1]
+    columns = columns or int(pictures.shape[-4])
     pictures = pictures.reshape(-1, height, width, 3)
-    columns = columns or stack[-1]
     rows = -(-len(pictures) // columns)
     sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)
     sheet[: len(pictures)] = pictures
