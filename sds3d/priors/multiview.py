@@ -1,0 +1,98 @@
+"""What turns a plain UNet2DConditionModel into a camera-conditioned multi-view model (MVDream, arXiv:2308.16512).
+
+Self-attention runs across the views of an object, and an embedding of the camera is added to the time
+embedding. The weights are those of a stock U-Net: without cameras and with one view, nothing is changed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sds3d.cameras import Cameras
+
+CAMERA_FEATURES = 9
+
+
+class ViewAttention:
+    """Attention processor whose self-attention sees all `n_views` views of an object at once."""
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+        n_views: int = 1,
+    ) -> Tensor:
+        """hidden_states: (B, N, C), view-fastest; text attention (encoder_hidden_states given) stays per view."""
+        batch, tokens, channels = hidden_states.shape
+        if encoder_hidden_states is None:
+            hidden_states = hidden_states.reshape(batch // n_views, n_views * tokens, channels)
+        context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+
+        def heads(x: Tensor) -> Tensor:
+            return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (b, heads, tokens, dim)
+
+        out = nn.functional.scaled_dot_product_attention(
+            heads(attn.to_q(hidden_states)), heads(attn.to_k(context)), heads(attn.to_v(context))
+        )
+        out = attn.to_out[0](out.transpose(1, 2).flatten(2))
+        return out.reshape(batch, tokens, channels)
+
+
+class CameraEncoder(nn.Module):
+    """A camera as a vector that is added to the U-Net's time embedding."""
+
+    def __init__(self, time_embedding_dim: int, width: int = 128) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(CAMERA_FEATURES, width), nn.SiLU(), nn.Linear(width, time_embedding_dim)
+        )
+        nn.init.zeros_(self.layers[2].bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """features (B, 9) of `camera_features` to (B, time_embedding_dim)."""
+        return self.layers(features)
+
+    def save(self, folder: Path) -> None:
+        """Writes config.json and model.safetensors."""
+        folder.mkdir(parents=True, exist_ok=True)
+        width, dim = self.layers[0].out_features, self.layers[2].out_features
+        (folder / "config.json").write_text(json.dumps({"time_embedding_dim": dim, "width": width}, indent=2) + "\n")
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path) -> CameraEncoder:
+        """Reads what `save` wrote, in float32."""
+        encoder = cls(**json.loads((folder / "config.json").read_text()))
+        encoder.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+        return encoder
+
+
+def camera_features(cameras: Cameras) -> Tensor:
+    """Harmonics of azimuth and elevation, and the apparent size of a unit object: (B, 9) float32."""
+    azimuth, elevation = torch.deg2rad(cameras.azimuth), torch.deg2rad(cameras.elevation)
+    half_frame = cameras.distance * torch.tan(torch.deg2rad(cameras.fovy) / 2)  # metres
+    harmonics = [f(k * azimuth) for k in (1, 2, 4) for f in (torch.sin, torch.cos)]
+    size = 10 * (half_frame / 0.5627 - 1)  # 0 at distance 2.1 and fovy 30
+    return torch.stack([*harmonics, torch.sin(2 * elevation), torch.cos(2 * elevation), size], dim=-1)
+
+
+@contextmanager
+def camera_embedding(unet: UNet2DConditionModel, embedding: Tensor) -> Iterator[None]:
+    """Adds `embedding` (B, time_embedding_dim) to the U-Net's time embedding inside the block."""
+    hook = unet.time_embedding.register_forward_hook(lambda module, args, output: output + embedding.to(output.dtype))
+    try:
+        yield
+    finally:
+        hook.remove()

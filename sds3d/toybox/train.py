@@ -1,0 +1,285 @@
+"""Training of the embedded prior: pictures, autoencoder, latents, U-Net, then a diffusers folder with its card.
+
+Every stage writes its result into the folder and is skipped when that is there; the two trainings checkpoint
+themselves. Killed at any instant, the same command goes on.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
+from pydantic import Field
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from sds3d.cameras import orbit
+from sds3d.config import Config
+from sds3d.prompts import view_name
+from sds3d.toybox import autoencoder, diffusion
+from sds3d.toybox.captions import VOCABULARY, caption
+from sds3d.toybox.objects import Spec
+from sds3d.toybox.render import FOVY, iterate_objects
+
+CAPTIONS_PER_OBJECT = 8
+
+Model = TypeVar("Model", bound=nn.Module)
+Report = Callable[[str, int, int, dict[str, float]], None]
+"""Called as report(stage, step, total, figures)."""
+
+
+class TrainConfig(Config):
+    """Sizes of the training; the defaults made the prior that is shipped."""
+
+    objects: int = Field(16000, ge=16)
+    """Objects rendered from four sides for training."""
+    held_out_objects: int = Field(128, ge=16)
+    """Further objects, of another seed, for the figures of the card."""
+    seed: int = 0
+    workers: int = Field(2, ge=1)
+    """Processes that render."""
+    autoencoder_steps: int = Field(4500, ge=1)
+    autoencoder_batch: int = Field(16, ge=1)
+    autoencoder_rate: float = Field(2e-3, gt=0)
+    unet_steps: int = Field(12000, ge=1)
+    unet_objects: int = Field(8, ge=1)
+    """Objects of four views in a batch of the U-Net."""
+    unet_rate: float = Field(8e-4, gt=0)
+    checkpoint_every: int = Field(250, ge=1)
+    """Steps between checkpoints."""
+
+
+def train(folder: Path, config: TrainConfig, report: Report) -> Path:
+    """Trains the embedded prior in `folder` and returns the diffusers folder `folder/prior`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+    data = render_stage(folder / "train.safetensors", config.objects, config.seed, config.workers, report)
+    held_out = render_stage(folder / "test.safetensors", config.held_out_objects, config.seed + 1, config.workers, report)
+    vae = train_autoencoder(folder, config, data["pictures"], held_out["pictures"], report)
+    tokenizer = diffusion.make_tokenizer(VOCABULARY)
+    latents = encode_views(vae, data, tokenizer, report)
+    held_out_latents = encode_views(vae, held_out, tokenizer, report)
+    model = train_denoiser(folder, config, latents, held_out_latents, tokenizer, report)
+    return write_prior(folder / "prior", model, vae, tokenizer)
+
+
+def render_stage(path: Path, n_objects: int, seed: int, workers: int, report: Report) -> dict[str, Any]:
+    """Pictures (N, 4, 64, 64, 3) uint8, their cameras and specs, from the file or freshly rendered into it."""
+    if not path.exists():
+        pictures = torch.empty(n_objects, 4, 64, 64, 3, dtype=torch.uint8)
+        angles = torch.empty(n_objects, 4, 3)  # azimuth, elevation, distance
+        specs = []
+        for i, views in enumerate(iterate_objects(n_objects, seed, workers)):
+            pictures[i] = torch.from_numpy(views.pictures)
+            angles[i, :, 0] = torch.from_numpy(views.azimuth)
+            angles[i, :, 1], angles[i, :, 2] = views.elevation, views.distance
+            specs.append([views.spec.category, views.spec.color, views.spec.accent])
+            if i % 64 == 0:
+                report("pictures", i, n_objects, {})
+        write_tensors(path, {"pictures": pictures, "angles": angles}, {"specs": json.dumps(specs)})
+    tensors, metadata = read_tensors(path)
+    return {**tensors, "specs": [Spec(*values) for values in json.loads(metadata["specs"])]}
+
+
+def train_autoencoder(
+    folder: Path, config: TrainConfig, pictures: Tensor, held_out: Tensor, report: Report
+) -> AutoencoderTiny:
+    """The trained autoencoder with unit-variance latents (its scaling_factor), from `folder/vae` when it is there."""
+    if (folder / "vae" / "config.json").exists():
+        return AutoencoderTiny.from_pretrained(folder / "vae", local_files_only=True).eval()
+    torch.manual_seed(config.seed)
+    model = autoencoder.make_autoencoder().to(memory_format=torch.channels_last)
+    flat, test = pictures.flatten(0, 1), held_out.flatten(0, 1)
+
+    def step(generator: torch.Generator) -> Tensor:
+        index = torch.randint(len(flat), (config.autoencoder_batch,), generator=generator)
+        return autoencoder.train_step(model, autoencoder.to_input(flat[index]), generator)
+
+    def measure(average: nn.Module) -> dict[str, float]:
+        return {"psnr": autoencoder.psnr(average, test[::4][:64])}  # type: ignore[arg-type]
+
+    trained = _optimise(folder / "vae.ckpt.safetensors", "autoencoder", model, step, measure, config,
+                        config.autoencoder_steps, config.autoencoder_rate, report)
+    index = torch.randperm(len(flat), generator=torch.Generator().manual_seed(config.seed))[:1024]
+    with torch.no_grad():
+        latents = torch.cat([trained.encode(autoencoder.to_input(part), return_dict=False)[0] for part in flat[index].split(64)])
+    trained.register_to_config(scaling_factor=1 / latents.std().item())
+    trained.save_pretrained(folder / "vae")
+    return trained
+
+
+@torch.no_grad()
+def encode_views(vae: AutoencoderTiny, data: dict[str, Any], tokenizer: CLIPTokenizer, report: Report) -> diffusion.LatentViews:
+    """Latents of all pictures and tokens of `CAPTIONS_PER_OBJECT` captions a view, without and with view words."""
+    pictures, angles, specs = data["pictures"], data["angles"], data["specs"]
+    latents = []
+    for i in range(0, len(pictures), 32):
+        z = vae.encode(autoencoder.to_input(pictures[i : i + 32]), return_dict=False)[0] * vae.config.scaling_factor
+        latents.append(z.unflatten(0, (-1, 4)).half())
+        report("latents", i, len(pictures), {})
+    cameras = orbit(angles[..., 0].flatten(), angles[..., 1].flatten(), angles[..., 2].flatten(), FOVY)
+    rng = np.random.default_rng(0)
+    plain, viewed = [], []
+    for spec, views in zip(specs, angles.tolist(), strict=True):
+        captions = [caption(spec, rng, None) for _ in range(CAPTIONS_PER_OBJECT)]
+        plain += captions * 4
+        viewed += [
+            caption(spec, rng, view_name(azimuth, elevation)) for azimuth, elevation, _ in views for _ in captions
+        ]
+    shape = (len(specs), 4, CAPTIONS_PER_OBJECT, -1)
+    return diffusion.LatentViews(
+        torch.cat(latents), cameras, tokenize(tokenizer, plain).reshape(shape), tokenize(tokenizer, viewed).reshape(shape)
+    )
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
+    """Padded and truncated token ids, (N, L) int64."""
+    return tokenizer(
+        list(prompts), padding="max_length", truncation=True, max_length=diffusion.TEXT_LENGTH, return_tensors="pt"
+    ).input_ids
+
+
+def train_denoiser(
+    folder: Path,
+    config: TrainConfig,
+    data: diffusion.LatentViews,
+    held_out: diffusion.LatentViews,
+    tokenizer: CLIPTokenizer,
+    report: Report,
+) -> diffusion.Denoiser:
+    """The trained text encoder, U-Net and camera encoder."""
+    torch.manual_seed(config.seed)
+    model = diffusion.Denoiser(tokenizer)
+    alphas_bar = diffusion.make_scheduler().alphas_cumprod
+    null_tokens = tokenize(tokenizer, [""])[0]
+
+    def step(generator: torch.Generator) -> Tensor:
+        batch = diffusion.draw_batch(data, null_tokens, config.unet_objects, generator)
+        return diffusion.train_step(model, batch, alphas_bar, generator)
+
+    def measure(average: nn.Module) -> dict[str, float]:
+        subset = diffusion.take(held_out, 32)
+        return {
+            f"gap{offset}": diffusion.pose_gap(average, subset, alphas_bar, offset)  # type: ignore[arg-type]
+            for offset in (90, 180)
+        }
+
+    return _optimise(folder / "unet.ckpt.safetensors", "unet", model, step, measure, config,
+                     config.unet_steps, config.unet_rate, report)
+
+
+def _optimise(
+    path: Path,
+    name: str,
+    model: Model,
+    step: Callable[[torch.Generator], Tensor],
+    measure: Callable[[nn.Module], dict[str, float]],
+    config: TrainConfig,
+    steps: int,
+    rate: float,
+    report: Report,
+) -> Model:
+    """AdamW with warm-up, a plateau and a linear decay over the last 40 %; returns the moving average, in eval mode.
+
+    The plateau lets a run be lengthened: raise `steps` before it ends and resume.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(config.seed)
+    start, spent = 0, 0.0
+    if path.exists():
+        start, spent = _load_training(path, model, average, optimizer, generator)
+    parameters, averages = list(model.parameters()), list(average.parameters())
+    figures, losses, began = {}, [], time.monotonic()
+    for i in range(start, steps):
+        fraction = i / steps
+        scale = min(1.0, (i + 1) / 100) * min(1.0, max(0.02, (1 - fraction) / 0.4))
+        for group in optimizer.param_groups:
+            group["lr"] = rate * scale
+        loss = step(generator)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        torch._foreach_lerp_(averages, parameters, 1 - min(0.998, (i + 1) / (i + 10)))
+        losses.append(loss.item())
+        done = i + 1
+        if done % config.checkpoint_every == 0 or done == steps:
+            if done % (4 * config.checkpoint_every) == 0 or done == steps:
+                figures = measure(average)
+            seconds = spent + time.monotonic() - began
+            report(name, done, steps, {"loss": float(np.mean(losses)), "seconds": seconds, **figures})
+            losses = []
+            _save_training(path, model, average, optimizer, generator, done, seconds)
+    return average
+
+
+def _save_training(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer,
+    generator: torch.Generator, step: int, seconds: float,
+) -> None:
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+    tensors["generator"] = generator.get_state()
+    write_tensors(path, tensors, {"step": str(step), "seconds": str(seconds)})
+
+
+def _load_training(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> tuple[int, float]:
+    tensors, metadata = read_tensors(path)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    average.load_state_dict(part("average."))
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in part("optimizer.").items():
+        index, name = key.split(".")
+        state.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    generator.set_state(tensors["generator"])
+    return int(metadata["step"]), float(metadata["seconds"])
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """One safetensors file, written beside its place and moved there, so that a kill leaves the old one."""
+    partial = path.with_suffix(".partial")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata)
+    os.replace(partial, path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file."""
+    with safe_open(path, "pt") as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def write_prior(folder: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> Path:
+    """The networks in fp16 as a folder that StableDiffusionPipeline loads, the camera encoder beside them."""
+    pipeline = StableDiffusionPipeline(
+        vae=copy.deepcopy(vae).to(memory_format=torch.contiguous_format),  # type: ignore[arg-type]
+        text_encoder=copy.deepcopy(model.text_encoder),
+        tokenizer=tokenizer,
+        unet=copy.deepcopy(model.unet).to(memory_format=torch.contiguous_format),
+        scheduler=diffusion.make_scheduler(),  # type: ignore[arg-type]
+        safety_checker=None,  # type: ignore[arg-type]
+        feature_extractor=None,  # type: ignore[arg-type]
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    copy.deepcopy(model.camera_encoder).half().save(folder / "camera_encoder")
+    return folder
