@@ -34,7 +34,7 @@ COLORS: dict[str, Color] = {
     "pink": (0.99, 0.55, 0.75),
     "white": (0.95, 0.95, 0.95),
     "black": (0.12, 0.12, 0.13),
-    "brown": (0.43, 0.24, 0.11),
+    "brown": (0.46, 0.26, 0.12),
 }
 """sRGB values in [0, 1]."""
 
@@ -338,8 +338,8 @@ def _duck(p: Paint) -> list[Shape]:
         .paint(p.main),
         ellipsoid(head * 0.8, head, head * 0.8).move(0, tall * 0.8, z * 0.85).paint(p.main),
         ellipsoid(head).move(0, y, z).paint(p.main),
-        ellipsoid(0.16, 0.055, 0.22, 8, 14).move(0, y - 0.02, z + head * 1.0).paint(p.accent),
-        ellipsoid(0.13, 0.05, 0.16, 8, 14).rotate("x", 14).move(0, y - 0.09, z + head * 0.98).paint(p.accent),
+        ellipsoid(0.19, 0.07, 0.27, 8, 14).move(0, y - 0.01, z + head * 1.0).paint(p.accent),
+        ellipsoid(0.15, 0.06, 0.2, 8, 14).rotate("x", 14).move(0, y - 0.1, z + head * 0.98).paint(p.accent),
     ]
     for x in (-1, 1):
         wing = ellipsoid(0.09, tall * 0.55, long * 0.5, 8, 12).rotate("x", 12)

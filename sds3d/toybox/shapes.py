@@ -283,7 +283,7 @@ def rectangle(width: float, height: float, rounding: float = 0.0) -> Array:
 
 def box(width: float, height: float, depth: float, rounding: float = 0.0) -> Shape:
     """A box round the origin along X, Y, Z; its edges along Z are rounded and the others chamfered."""
-    return prism(rectangle(width, height, rounding), depth, bevel=0.6 * rounding)
+    return prism(rectangle(width, height, rounding), depth, bevel=min(0.6 * rounding, 0.3 * depth))
 
 
 def disc(radius: float, thickness: float, segments: int = 16) -> Shape:

@@ -1,0 +1,195 @@
+import numpy as np
+import pytest
+import trimesh
+
+from sds3d.cameras import orbit
+from sds3d.mesh import Mesh
+from sds3d.rendering.rasterize import rasterize
+from sds3d.toybox.objects import ACCENT_PART, CATEGORIES, COLORS, DEFAULT_ACCENT, HAS_FRONT, Spec, build
+from sds3d.toybox.shapes import Shape, arc, box, cap, cylinder, disc, ellipsoid, lathe, merge, prism, rectangle, tube
+
+SHAPES: dict[str, Shape] = {
+    "ellipsoid": ellipsoid(0.3, 0.5, 0.7),
+    "cap": cap(1.0, 40.0),
+    "cylinder": cylinder(0.4, 1.0),
+    "cone": cylinder(0.4, 1.0, 0.0),
+    "rounded frustum": cylinder(0.4, 1.0, 0.3, rounding=0.1),
+    "rounded cone": cylinder(0.4, 1.0, 0.0, rounding=0.05),
+    "hollow lathe": lathe([(0, 0), (0.5, 0), (0.5, 1), (0.4, 1), (0.4, 0.1), (0, 0.1)]),
+    "torus": arc(1.0, 0.2),
+    "arc": arc(1.0, 0.2, -100, 80),
+    "tapering tube": tube([(0, 0), (0.5, 0.2), (0.7, 0.8)], [0.2, 0.15, 0.05]),
+    "box": box(0.3, 0.5, 0.7),
+    "rounded box": box(0.3, 0.5, 0.7, 0.05),
+    "hull": prism(rectangle(1.0, 0.5), 0.3, taper=0.6),
+    "roof": prism([(-1, 0), (1, 0), (0, 0.7)], 2.0),
+    "wrapped disc": disc(0.2, 0.05).wrap(0.5),
+    "turned and scaled": box(0.3, 0.5, 0.7, 0.05).rotate("x", 30).scale(1, 2, 0.5).rotate("y", 50).move(1, 2, 3),
+}
+
+
+def welded(shape: Shape | Mesh) -> trimesh.Trimesh:
+    mesh = trimesh.Trimesh(np.asarray(shape.vertices, dtype=np.float64), shape.faces, process=False)
+    mesh.merge_vertices(merge_norm=True, merge_tex=True, digits_vertex=6)
+    return mesh
+
+
+def face_normals(shape: Shape | Mesh) -> np.ndarray:
+    a, b, c = (np.asarray(shape.vertices, dtype=np.float64)[shape.faces[:, i]] for i in range(3))
+    return np.cross(b - a, c - a)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_shapes_are_closed_and_look_outwards(name: str) -> None:
+    shape = SHAPES[name]
+    mesh = welded(shape)
+    assert mesh.is_watertight
+    assert mesh.is_winding_consistent
+    assert shape.volume() > 0
+    assert shape.volume() == pytest.approx(mesh.volume, rel=1e-5)
+    assert np.linalg.norm(face_normals(shape), axis=1).min() > 1e-8
+    np.testing.assert_allclose(np.linalg.norm(shape.normals, axis=1), 1.0, atol=1e-9)
+    # Shading normals stay on the outer side of every face that uses them.
+    assert (face_normals(shape)[:, None] * shape.normals[shape.faces]).sum(axis=-1).min() > 0
+
+
+def test_volumes_match_closed_forms() -> None:
+    n = 64
+    polygon = n / 2 * np.sin(2 * np.pi / n)  # area of a regular polygon in the unit circle
+    assert box(0.3, 0.5, 0.7).volume() == pytest.approx(0.3 * 0.5 * 0.7)
+    assert cylinder(0.4, 1.5, segments=n).volume() == pytest.approx(polygon * 0.16 * 1.5)
+    assert cylinder(0.4, 1.5, 0.0, segments=n).volume() == pytest.approx(polygon * 0.16 * 1.5 / 3)
+    frustum = polygon * 1.5 / 3 * (0.4**2 + 0.4 * 0.2 + 0.2**2)
+    assert cylinder(0.4, 1.5, 0.2, segments=n).volume() == pytest.approx(frustum)
+    assert prism([(-1, 0), (1, 0), (0, 0.7)], 2.0).volume() == pytest.approx(1.4)
+    assert prism(rectangle(1, 1), 1.0, taper=0.5).volume() == pytest.approx((1 + 0.5 + 0.25) / 3)
+    assert ellipsoid(0.3, 0.5, 0.7, 48, 64).volume() == pytest.approx(4 / 3 * np.pi * 0.105, rel=0.005)
+    assert arc(1.0, 0.2, steps=96).volume() == pytest.approx(2 * np.pi * 5 * np.sin(2 * np.pi / 10) * 0.04, rel=0.005)
+
+
+def test_ellipsoid_normals_are_gradients() -> None:
+    radii = np.array([0.3, 0.5, 0.7])
+    shape = ellipsoid(*radii, rings=32, segments=48)
+    gradient = shape.vertices / radii**2
+    gradient /= np.linalg.norm(gradient, axis=1, keepdims=True)
+    assert (gradient * shape.normals).sum(axis=1).min() > np.cos(np.deg2rad(1.0))
+
+
+def test_rotation_is_right_handed() -> None:
+    x = box(1, 1, 1).move(1, 0, 0)
+    assert x.rotate("z", 90).vertices.mean(axis=0) == pytest.approx([0, 1, 0], abs=1e-9)
+    assert x.rotate("y", 90).vertices.mean(axis=0) == pytest.approx([0, 0, -1], abs=1e-9)
+    y = box(1, 1, 1).move(0, 1, 0)
+    assert y.rotate("x", 90).vertices.mean(axis=0) == pytest.approx([0, 0, 1], abs=1e-9)
+
+
+def test_merge_keeps_parts_and_colors() -> None:
+    red, blue = box(1, 1, 1).paint((1, 0, 0)), ellipsoid(0.2).move(2).paint((0, 0, 1))
+    mesh = merge([red, blue])
+    assert mesh.volume() == pytest.approx(red.volume() + blue.volume(), rel=1e-5)
+    assert mesh.colors is not None
+    left = mesh.vertices[:, 0] < 1
+    np.testing.assert_array_equal(mesh.colors[left], np.tile([1, 0, 0], (left.sum(), 1)))
+    np.testing.assert_array_equal(mesh.colors[~left], np.tile([0, 0, 1], ((~left).sum(), 1)))
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_objects_are_sound(category: str) -> None:
+    rng = np.random.default_rng(CATEGORIES.index(category))
+    for color, accent in [("red", None), ("black", "white"), ("pink", "green")]:
+        mesh = build(Spec(category, color, accent), rng)
+        assert mesh.colors is not None
+        assert mesh.normals is not None
+        for values in (mesh.vertices, mesh.colors, mesh.normals):
+            assert values.dtype == np.float32
+            assert values.shape == mesh.vertices.shape
+            assert np.isfinite(values).all()
+        assert mesh.faces.dtype == np.int32
+        assert 100 <= len(mesh.faces) <= 3000
+        assert mesh.colors.min() >= 0
+        assert mesh.colors.max() <= 1
+        radius = np.linalg.norm(mesh.vertices.astype(np.float64), axis=1).max()
+        assert 0.4599 < radius <= 0.5
+        np.testing.assert_allclose(mesh.vertices.min(axis=0), -mesh.vertices.max(axis=0), atol=1e-5)
+        normals = face_normals(mesh)
+        assert np.linalg.norm(normals, axis=1).min() > 1e-8
+        assert (normals[:, None] * mesh.normals[mesh.faces]).sum(axis=-1).min() > 0
+        for part in welded(mesh).split(only_watertight=False):
+            assert part.is_watertight
+            assert part.volume > 0
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_objects_are_random_but_reproducible(category: str) -> None:
+    spec = Spec(category, "blue", "yellow")
+    first, again, other = (build(spec, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    np.testing.assert_array_equal(first.vertices, again.vertices)
+    np.testing.assert_array_equal(first.faces, again.faces)
+    np.testing.assert_array_equal(first.colors, again.colors)
+    assert not np.array_equal(first.vertices, other.vertices)
+    assert not np.array_equal(first.colors, other.colors)
+
+
+def pictures(mesh: Mesh, azimuths: list[float], elevation: float = 10.0) -> tuple[np.ndarray, np.ndarray]:
+    """Unlit colours (B, 64, 64, 3) and coverage (B, 64, 64)."""
+    assert mesh.colors is not None
+    views = rasterize(mesh.vertices, mesh.faces, mesh.colors, orbit(azimuths, elevation, size=64))
+    return views.attributes, views.face >= 0
+
+
+def front_back_difference(category: str, seed: int) -> float:
+    """Share of the object's pixels that differ between the front and the mirrored back."""
+    colors, covered = pictures(build(Spec(category, "red"), np.random.default_rng(seed)), [0.0, 180.0])
+    back, back_covered = colors[1, :, ::-1], covered[1, :, ::-1]
+    differs = (np.abs(colors[0] - back).max(axis=-1) > 0.2) | (covered[0] != back_covered)
+    return float(differs.sum() / (covered[0] | back_covered).sum())
+
+
+@pytest.mark.parametrize("category", sorted(HAS_FRONT))
+def test_fronts_differ_from_backs(category: str) -> None:
+    assert min(front_back_difference(category, seed) for seed in range(3)) > 0.04
+
+
+@pytest.mark.parametrize("category", ["lamp", "tree"])
+def test_symmetric_objects_look_the_same_from_behind(category: str) -> None:
+    assert front_back_difference(category, 0) < 0.01
+
+
+def test_mug_has_its_handle_on_the_right_seen_from_the_front() -> None:
+    colors, covered = pictures(build(Spec("mug", "red", "blue"), np.random.default_rng(0)), [0.0])
+    columns = np.nonzero(covered[0] & (colors[0, ..., 2] > 0.6) & (colors[0, ..., 0] < 0.4))[1]
+    assert columns.min() > 32
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_both_colors_are_seen(category: str) -> None:
+    main, accent = ("purple", "green") if category != "snowman" else ("white", "green")
+    colors, covered = pictures(build(Spec(category, main, accent), np.random.default_rng(1)), [0.0, 90.0, 180.0, 270.0])
+
+    def share(color: str) -> np.ndarray:
+        close = np.linalg.norm(colors - np.array(COLORS[color]), axis=-1) < 0.15
+        return (close & covered).sum(axis=(1, 2)) / covered.sum(axis=(1, 2))
+
+    assert share(main).mean() > 0.25
+    assert share(accent).mean() > 0.04
+
+
+def test_named_colors_are_well_apart() -> None:
+    values = np.array(list(COLORS.values()))
+    distance = np.linalg.norm(values[:, None] - values[None], axis=-1) + 10 * np.eye(len(values))
+    assert distance.min() > 0.35
+
+
+def test_tables_agree() -> None:
+    assert len(CATEGORIES) == 16
+    assert set(ACCENT_PART) == set(DEFAULT_ACCENT) == set(CATEGORIES)
+    assert all(accent is None or accent in COLORS for accent in DEFAULT_ACCENT.values())
+    assert len(HAS_FRONT) >= 12
+
+
+def test_unknown_names_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match="unknown category 'dragon'; known: mug"):
+        build(Spec("dragon", "red"), rng)
+    with pytest.raises(ValueError, match="unknown colour 'beige'; known: red"):
+        build(Spec("mug", "red", "beige"), rng)
