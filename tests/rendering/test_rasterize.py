@@ -7,7 +7,7 @@ import trimesh
 
 from sds3d.cameras import Cameras, orbit
 from sds3d.mesh import Mesh
-from sds3d.rendering.rasterize import antialiased, box_filter, rasterize
+from sds3d.rendering.rasterize import _nearest_faces, antialiased, box_filter, rasterize
 from sds3d.rendering.shading import Light, headlight, sample_texture, shade_mesh
 
 RED, BLUE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0)
@@ -109,6 +109,24 @@ class TestAgainstRayCasting:
         assert not hit[closest > 0.5001].any()
         expected = np.sqrt(2.1**2 - closest**2) - np.sqrt((0.25 - closest**2).clip(0))
         np.testing.assert_allclose(hits.depth[closest < 0.45], expected[closest < 0.45], atol=1e-3)
+
+
+def test_edges_through_pixel_centres_leave_no_gap():
+    """Two triangles share an edge that passes through a pixel's centre up to rounding: one of them must own it."""
+    rng = np.random.default_rng(0)
+    faces = np.array([[0, 1, 2], [1, 0, 3]], np.int32)
+    for _ in range(500):
+        pixel = rng.integers(4, 12, 2)
+        along = rng.normal(size=2)
+        along /= np.linalg.norm(along)
+        across = np.array([-along[1], along[0]])
+        before, behind = rng.uniform(3, 60, 2)
+        center = pixel + 0.5
+        corners = [center - before * along, center + behind * along, center + 40 * across, center - 40 * across]
+        screen = np.concatenate([corners, np.ones((4, 1))], axis=1).astype(np.float32)
+        face = np.full((16, 16), -1, np.int32)
+        _nearest_faces(screen, faces, face)
+        assert face[pixel[1], pixel[0]] >= 0
 
 
 def test_silhouette_area_of_a_sphere():
