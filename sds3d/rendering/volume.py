@@ -1,0 +1,237 @@
+"""Volume rendering of a dense voxel grid: emission and absorption along rays (Max 1995; NeRF, 2003.08934, eq. 3).
+
+A voxel holds the density sigma per metre and an RGB colour; both are interpolated trilinearly. Between samples t_i a
+distance delta apart, the opacity is 1 - exp(-sigma_i delta), and a sample's weight is that times the transmittance in
+front of it. `render_rays` takes the fused CPU kernel where it can and the plain-torch reference elsewhere; both take
+the same samples and agree to rounding.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sds3d.rendering import volume_numba
+from sds3d.rendering.volume_numba import MIN_TRANSMITTANCE
+
+BOUND = 0.55
+"""The grid's outermost voxels lie on the faces of the cube [-BOUND, BOUND]^3, in metres."""
+
+
+class RayPictures(NamedTuple):
+    """What rays see, of any leading shape.
+
+    rgb: (..., 3) premultiplied by alpha. alpha: (...) opacity. depth: (...) metres along the ray, weighted by alpha (0
+    where nothing is hit). normal: (..., 3) unit vectors, out of the density, or 0.
+    """
+
+    rgb: Tensor
+    alpha: Tensor
+    depth: Tensor
+    normal: Tensor
+
+
+class RaySamples(NamedTuple):
+    """Samples of R rays in the grid: sample i of a ray lies at t = near + (i + jitter) step, for i < count.
+
+    starts, slopes: (R, 3), the position in voxels is starts + t slopes. near, step: (R,) metres. count: (R,) int32.
+    jitter: (R,) in [0, 1).
+    """
+
+    starts: Tensor
+    slopes: Tensor
+    near: Tensor
+    step: Tensor
+    count: Tensor
+    jitter: Tensor
+
+
+def sample_rays(origins: Tensor, directions: Tensor, jitter: Tensor | None, size: int, samples: int) -> RaySamples:
+    """Cut rays (R, 3) with the grid's cube into equal steps, at most 2 BOUND / samples metres long.
+
+    jitter: (R,) in [0, 1), where the samples lie in their steps; None for the middle. Rays that miss get no samples.
+    """
+    scale = (size - 1) / (2 * BOUND)
+    # A tiny slope instead of none: the planes of that axis are then met far outside.
+    safe = torch.where(directions.abs() < 1e-7, torch.full_like(directions, 1e-7), directions)
+    low, high = (-BOUND - origins) / safe, (BOUND - origins) / safe  # (R, 3)
+    near = torch.minimum(low, high).amax(-1).clamp(min=0)  # (R,)
+    length = torch.maximum(low, high).amin(-1) - near
+    hit = length > 1e-6  # False for NaN
+    length = torch.where(hit, length, 0)
+    count = (length * (samples / (2 * BOUND))).ceil()
+    return RaySamples(
+        starts=(origins + BOUND) * scale,
+        slopes=directions * scale,
+        near=torch.where(hit, near, 0),
+        step=length / count.clamp(min=1),
+        count=count.int(),
+        jitter=torch.full_like(near, 0.5) if jitter is None else jitter,
+    )
+
+
+def render_rays(
+    grid: Tensor,
+    origins: Tensor,
+    directions: Tensor,
+    *,
+    samples: int = 64,
+    jitter: Tensor | None = None,
+    skip: Tensor | None = None,
+) -> RayPictures:
+    """Render rays; differentiable in `grid`.
+
+    grid: (N, N, N, 4) density >= 0 per metre and r, g, b, axes x, y, z. origins, unit directions: (..., 3).
+    samples: steps along an edge of the cube; a diagonal takes more. jitter: (...) in [0, 1), the samples' place in
+    their steps; None for the middle. skip: (N, N, N) uint8 from `empty_distance`; cells above 0 are taken as empty.
+    """
+    return _render(grid, origins, directions, samples, jitter, skip, fused=fusable(grid))
+
+
+def render_rays_reference(
+    grid: Tensor,
+    origins: Tensor,
+    directions: Tensor,
+    *,
+    samples: int = 64,
+    jitter: Tensor | None = None,
+    skip: Tensor | None = None,
+) -> RayPictures:
+    """`render_rays` in plain torch, for any device and floating dtype."""
+    return _render(grid, origins, directions, samples, jitter, skip, fused=False)
+
+
+def fusable(tensor: Tensor) -> bool:
+    """Whether the CPU kernels can take this tensor."""
+    return tensor.device.type == "cpu" and tensor.dtype == torch.float32
+
+
+def empty_distance(density: Tensor, threshold: float) -> Tensor:
+    """Distance in cells from each cell to the nearest one that reaches `threshold`: (N, N, N) uint8, 0 for occupied."""
+    distance = volume_numba.empty_distance(density.detach().cpu().numpy(), threshold)
+    return torch.from_numpy(distance).to(density.device)
+
+
+def smoothness(values: Tensor) -> Tensor:
+    """Mean squared difference of neighbouring voxels along each axis, summed over the axes: a scalar.
+
+    values: (N, N, N) or (N, N, N, C). The quadratic kind of total variation, as in Plenoxels (2112.05131).
+    """
+    return _Smoothness.apply(values) if fusable(values) else smoothness_reference(values)
+
+
+def smoothness_reference(values: Tensor) -> Tensor:
+    """`smoothness` in plain torch."""
+    return torch.stack([values.diff(dim=axis).square().mean() for axis in range(3)]).sum()
+
+
+def _render(
+    grid: Tensor,
+    origins: Tensor,
+    directions: Tensor,
+    samples: int,
+    jitter: Tensor | None,
+    skip: Tensor | None,
+    fused: bool,
+) -> RayPictures:
+    size = grid.shape[0]
+    if grid.shape != (size, size, size, 4) or size < 2:
+        raise ValueError(f"grid must be (N, N, N, 4) with N >= 2, got {tuple(grid.shape)}")
+    if skip is None:
+        skip = torch.zeros(grid.shape[:3], dtype=torch.uint8, device=grid.device)
+    elif skip.shape != grid.shape[:3] or skip.dtype != torch.uint8:
+        raise ValueError(f"skip must be uint8 {tuple(grid.shape[:3])}, got {skip.dtype} {tuple(skip.shape)}")
+    shape = directions.shape[:-1]
+    rays = sample_rays(
+        origins.reshape(-1, 3).to(grid.dtype),
+        directions.reshape(-1, 3).to(grid.dtype),
+        None if jitter is None else jitter.reshape(-1).to(grid.dtype),
+        size,
+        samples,
+    )
+    rgb, alpha, depth, normal = _Fused.apply(grid, skip, *rays) if fused else _march(grid, skip, rays)
+    normal = functional.normalize(normal, dim=-1, eps=1e-4)
+    return RayPictures(
+        rgb.reshape(*shape, 3), alpha.reshape(shape), depth.reshape(shape), normal.reshape(*shape, 3)
+    )
+
+
+def _march(grid: Tensor, skip: Tensor, rays: RaySamples) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Plain torch: rgb (R, 3), alpha (R,), depth (R,) and the weighted -gradient of the density (R, 3)."""
+    size, longest = grid.shape[0], max(int(rays.count.max()), 1) if rays.count.numel() else 1
+    index = torch.arange(longest, device=grid.device, dtype=grid.dtype)
+    t = rays.near[:, None] + (index + rays.jitter[:, None]) * rays.step[:, None]  # (R, S)
+    valid = index < rays.count[:, None]
+    points = rays.starts[:, None] + t[..., None] * rays.slopes[:, None]  # (R, S, 3) in voxels
+    cell = points.nan_to_num().long().clamp(0, size - 2)
+    voxel = (cell[..., 0] * size + cell[..., 1]) * size + cell[..., 2]  # (R, S)
+    valid = valid & (skip.reshape(-1)[voxel] == 0)
+
+    values, slopes = _trilinear(grid, points[valid], cell[valid], voxel[valid])  # (M, 4), (M, 3)
+    density = grid.new_zeros(t.shape).masked_scatter(valid, values[:, 0])
+    # Padded so that every sample has the transmittance in front of it; float64 sums would hide nothing.
+    optical = density * rays.step[:, None]
+    before = functional.pad(torch.cumsum(optical, dim=1), (1, 0))  # (R, S + 1)
+    transmittance = torch.exp(-before)
+    alive = transmittance[:, :-1].detach() > MIN_TRANSMITTANCE
+    weights = (transmittance[:, :-1] * -torch.expm1(-optical)) * alive  # (R, S)
+    color = grid.new_zeros(*t.shape, 3).masked_scatter(valid[..., None], values[:, 1:])
+    outward = grid.new_zeros(*t.shape, 3).masked_scatter(valid[..., None], -slopes)
+    return (
+        torch.einsum("rs,rsc->rc", weights, color),
+        weights.sum(-1),
+        (weights * t).sum(-1),
+        torch.einsum("rs,rsc->rc", weights, outward) * ((size - 1) / (2 * BOUND)),
+    )
+
+
+def _trilinear(grid: Tensor, points: Tensor, cell: Tensor, voxel: Tensor) -> tuple[Tensor, Tensor]:
+    """Values (M, 4) at points (M, 3), and the gradient (M, 3) of the density per voxel."""
+    size = grid.shape[0]
+    fraction = points - cell
+    flat = grid.reshape(-1, 4)
+    values, slopes = flat.new_zeros(len(points), 4), flat.new_zeros(len(points), 3)
+    for x in (0, 1):
+        for y in (0, 1):
+            for z in (0, 1):
+                corner = flat[voxel + (x * size + y) * size + z]  # (M, 4)
+                wx, wy, wz = (f if side else 1 - f for f, side in zip(fraction.unbind(-1), (x, y, z), strict=True))
+                sx, sy, sz = (1.0 if side else -1.0 for side in (x, y, z))
+                values = values + (wx * wy * wz)[:, None] * corner
+                slopes = slopes + torch.stack([sx * wy * wz, wx * sy * wz, wx * wy * sz], -1) * corner[:, :1]
+    return values, slopes
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, grid: Tensor, skip: Tensor, *rays: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)  # a picture that the loss leaves out then costs nothing in the backward
+        arrays = tuple(ray.contiguous().numpy() for ray in rays)
+        ctx.scale = (grid.shape[0] - 1) / (2 * BOUND)
+        ctx.inputs = (grid.detach().contiguous().numpy(), skip.contiguous().numpy(), ctx.scale, arrays)
+        ctx.outputs = volume_numba.forward(*ctx.inputs)
+        return tuple(torch.from_numpy(picture.copy()) for picture in ctx.outputs[:4])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
+        if all(gradient is None for gradient in gradients):
+            return None, None, *[None] * 6
+        arrays = tuple(None if gradient is None else gradient.numpy() for gradient in gradients)
+        gradient = volume_numba.backward(*ctx.inputs, ctx.outputs, arrays)
+        return torch.from_numpy(gradient), None, *[None] * 6
+
+
+class _Smoothness(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        # Quadratic, so the gradient costs nothing more in the same sweep over memory.
+        value, gradient = volume_numba.smoothness(values.detach().numpy())
+        ctx.gradient = torch.from_numpy(gradient)
+        return values.new_tensor(value)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        return ctx.gradient * upstream

@@ -1,0 +1,455 @@
+"""Fused volume rendering of a dense grid on the CPU: forward, analytic backward, empty-space distances, smoothness.
+
+The grid is a flat float32 array of N^3 voxels with four channels each (density, red, green, blue), x slowest and z
+fastest, so that the two z-neighbours of a cell's edge are one vector of eight floats: a trilinear lookup is four
+vector loads and seven vector multiply-adds. Loops release the GIL and are split over plain Python threads, which
+needs no threading layer and lets a viewer render beside the training loop.
+
+Rays whose transmittance falls below `MIN_TRANSMITTANCE` stop there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+MIN_TRANSMITTANCE = 1e-4
+MAX_SKIP = 12
+"""Longest distance to the nearest occupied cell, in cells, that is told apart."""
+
+FloatArray = NDArray[np.float32]
+
+_BLOCK = 32  # rays that one thread takes at a time: short, so that threads share the object's pixels evenly
+_ZERO, _ONE, _MIN_T = np.float32(0), np.float32(1), np.float32(MIN_TRANSMITTANCE)
+_CAUTION = np.float32(0.999)  # keeps rounding from leaping into an occupied cell
+_FLOAT, _FLOAT8 = ir.FloatType(), ir.VectorType(ir.FloatType(), 8)
+_FAST = ("contract", "nsz", "arcp", "afn")  # neither nnan nor ninf: a diverged scene must not crash
+
+
+def threads() -> int:
+    """Threads that the kernels use: those torch was given."""
+    return torch.get_num_threads()
+
+
+def parallel(kernel: Callable[..., Any], *arguments: Any) -> None:
+    """Run kernel(thread, number of threads, *arguments) on every thread; `kernel` releases the GIL."""
+    n = threads()
+    if n == 1:
+        kernel(0, 1, *arguments)
+        return
+    with ThreadPoolExecutor(n - 1) as pool:
+        others = [pool.submit(kernel, thread, n, *arguments) for thread in range(1, n)]
+        kernel(0, n, *arguments)
+        for other in others:
+            other.result()
+
+
+# ---- the cell of a sample as vectors of eight floats: (density, r, g, b) at its low z, then at its high z ----
+
+
+def _splat(builder: Any, value: Any, width: int = 8) -> Any:
+    vector = builder.insert_element(
+        ir.Constant(ir.VectorType(_FLOAT, width), ir.Undefined), value, ir.Constant(ir.IntType(32), 0)
+    )
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
+
+
+def _lanes(builder: Any, vector: Any, indices: tuple[int, ...]) -> Any:
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(indices)), list(indices))
+    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
+
+
+def _lane(builder: Any, vector: Any, index: int) -> Any:
+    return builder.extract_element(vector, ir.Constant(ir.IntType(32), index))
+
+
+def _add(builder: Any, a: Any, b: Any) -> Any:
+    return builder.fadd(a, b, flags=_FAST)
+
+
+def _sub(builder: Any, a: Any, b: Any) -> Any:
+    return builder.fsub(a, b, flags=_FAST)
+
+
+def _mul(builder: Any, a: Any, b: Any) -> Any:
+    return builder.fmul(a, b, flags=_FAST)
+
+
+def _edge_pointers(context: Any, builder: Any, array_type: Any, array: Any, size: Any, voxel: Any) -> list[Any]:
+    """Pointers to the cell's four z-edges, in the order (x, y), (x, y+1), (x+1, y), (x+1, y+1)."""
+    data = context.make_array(array_type)(context, builder, array).data
+    row = builder.shl(size, ir.Constant(size.type, 2))
+    slab = builder.mul(row, size)
+    base = builder.shl(voxel, ir.Constant(voxel.type, 2))
+    offsets = [base, builder.add(base, row), builder.add(base, slab), builder.add(builder.add(base, slab), row)]
+    return [builder.bitcast(builder.gep(data, [offset]), _FLOAT8.as_pointer()) for offset in offsets]
+
+
+@intrinsic
+def _trilinear(typing_context, grid, size, voxel, fx, fy, fz):
+    """(density, r, g, b, d density/dx, /dy, /dz), in cells, at fractions (fx, fy, fz) of the cell at flat `voxel`."""
+    result = types.UniTuple(types.float32, 7)
+    signature = result(grid, types.int64, types.int64, types.float32, types.float32, types.float32)
+
+    def codegen(context, builder, signature, arguments):
+        array, size, voxel, *fractions = arguments
+        fx, fy, fz = (_splat(builder, fraction) for fraction in fractions)
+        pointers = _edge_pointers(context, builder, signature.args[0], array, size, voxel)
+        v00, v01, v10, v11 = (builder.load(pointer, align=4) for pointer in pointers)
+        dy0, dy1 = _sub(builder, v01, v00), _sub(builder, v11, v10)
+        low, high = _add(builder, v00, _mul(builder, fy, dy0)), _add(builder, v10, _mul(builder, fy, dy1))
+        dx = _sub(builder, high, low)
+        middle = _add(builder, low, _mul(builder, fx, dx))
+        dy = _add(builder, dy0, _mul(builder, fx, _sub(builder, dy1, dy0)))
+        near, far = _lanes(builder, middle, (0, 1, 2, 3)), _lanes(builder, middle, (4, 5, 6, 7))
+        dz = _sub(builder, far, near)
+        value = _add(builder, near, _mul(builder, _lanes(builder, fz, (0, 1, 2, 3)), dz))
+        outputs = [_lane(builder, value, i) for i in range(4)]
+        for slope in (dx, dy):
+            start, end = _lane(builder, slope, 0), _lane(builder, slope, 4)
+            outputs.append(_add(builder, start, _mul(builder, fractions[2], _sub(builder, end, start))))
+        outputs.append(_lane(builder, dz, 0))
+        return cgutils.pack_array(builder, outputs)
+
+    return signature, codegen
+
+
+@intrinsic
+def _scatter(typing_context, gradient, size, voxel, fx, fy, fz, g0, g1, g2, g3):
+    """Add the gradient (g0, g1, g2, g3) of a trilinear lookup's four channels to the cell's eight corners."""
+    signature = types.void(gradient, types.int64, types.int64, *[types.float32] * 7)
+
+    def codegen(context, builder, signature, arguments):
+        array, size, voxel, fx, fy, fz, *channels = arguments
+        one = ir.Constant(_FLOAT, 1.0)
+        four = ir.Constant(ir.VectorType(_FLOAT, 4), ir.Undefined)
+        for i, channel in enumerate(channels):
+            four = builder.insert_element(four, channel, ir.Constant(ir.IntType(32), i))
+        far = _mul(builder, four, _splat(builder, fz, 4))
+        near = _sub(builder, four, far)
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), 8), list(range(8)))
+        edge = builder.shuffle_vector(near, far, mask)
+        ex, ey = _sub(builder, one, fx), _sub(builder, one, fy)
+        pointers = _edge_pointers(context, builder, signature.args[0], array, size, voxel)
+        for pointer, wx, wy in zip(pointers, (ex, ex, fx, fx), (ey, fy, ey, fy), strict=True):
+            weight = _splat(builder, _mul(builder, wx, wy))
+            total = _add(builder, builder.load(pointer, align=4), _mul(builder, weight, edge))
+            builder.store(total, pointer, align=4)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def _exp_minus(typing_context, x):
+    """exp(-x) for x >= 0, to 2e-7 relative: a call of the C library would spill every vector register."""
+    signature = types.float32(types.float32)
+
+    def codegen(context, builder, signature, arguments):
+        def constant(value: float) -> Any:
+            return ir.Constant(_FLOAT, float(np.float32(value)))
+
+        integer = ir.IntType(32)
+        power = _mul(builder, arguments[0], constant(-np.log2(np.e)))  # exp(-x) = 2^power
+        floor = constant(-126.0)
+        power = builder.select(builder.fcmp_ordered("<", power, floor), floor, power)  # keeps NaN
+        # Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; exact arithmetic, hence no fast flags.
+        shifted = builder.fadd(power, constant(12582912.0))
+        fraction = builder.fsub(power, builder.fsub(shifted, constant(12582912.0)))  # in [-1/2, 1/2]
+        result = constant(np.log(2) ** 6 / 720)
+        for order in range(5, -1, -1):
+            factor = np.log(2) ** order / float(np.prod(np.arange(1, order + 1)))
+            result = _add(builder, _mul(builder, result, fraction), constant(factor))
+        exponent = builder.shl(builder.bitcast(shifted, integer), ir.Constant(integer, 23))
+        scale = builder.bitcast(builder.add(exponent, ir.Constant(integer, 127 << 23)), _FLOAT)
+        return builder.fmul(result, scale)
+
+    return signature, codegen
+
+
+# ---- rays ----
+
+
+@njit(inline="always", error_model="numpy")
+def _clamp(value: Any, top: Any) -> Any:
+    return min(max(value, 0), top)
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "afn"})
+def _forward(
+    thread, n_threads, grid, size, scale, skip, starts, slopes, near, step, count, jitter,
+    rgb, alpha, depth, normal, span,
+):  # fmt: skip
+    top = size - 2
+    for block in range(thread, (near.size + _BLOCK - 1) // _BLOCK, n_threads):
+        for ray in range(block * _BLOCK, min((block + 1) * _BLOCK, near.size)):
+            ax, ay, az = starts[ray, 0], starts[ray, 1], starts[ray, 2]
+            bx, by, bz = slopes[ray, 0], slopes[ray, 1], slopes[ray, 2]
+            t0, dt, u, n = near[ray], step[ray], jitter[ray], count[ray]
+            leap = _CAUTION / (dt * max(abs(bx), abs(by), abs(bz)))  # samples per cell along the steepest axis
+            transmittance = _ONE
+            red, green, blue, reach, nx, ny, nz = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
+            first, last, i = n, 0, 0
+            while i < n:
+                t = t0 + (np.float32(i) + u) * dt
+                gx, gy, gz = ax + t * bx, ay + t * by, az + t * bz
+                ix, iy, iz = _clamp(np.int64(gx), top), _clamp(np.int64(gy), top), _clamp(np.int64(gz), top)
+                voxel = (ix * size + iy) * size + iz
+                empty = skip[np.uint64(voxel)]
+                if empty > 0:
+                    i += 1 + np.int64(np.float32(empty - 1) * leap)
+                    continue
+                fx, fy, fz = gx - np.float32(ix), gy - np.float32(iy), gz - np.float32(iz)
+                s, r, g, b, dx, dy, dz = _trilinear(grid, size, voxel, fx, fy, fz)
+                after = transmittance * _exp_minus(s * dt)
+                w = transmittance - after
+                transmittance = after
+                red, green, blue, reach = red + w * r, green + w * g, blue + w * b, reach + w * t
+                nx, ny, nz = nx - w * dx, ny - w * dy, nz - w * dz
+                first = min(first, i)
+                i += 1
+                last = i
+                if not transmittance > _MIN_T:
+                    break
+            rgb[ray, 0], rgb[ray, 1], rgb[ray, 2] = red, green, blue
+            alpha[ray], depth[ray] = _ONE - transmittance, reach
+            normal[ray, 0], normal[ray, 1], normal[ray, 2] = nx * scale, ny * scale, nz * scale
+            span[ray, 0], span[ray, 1] = first, last
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "afn"})
+def _backward(
+    thread, n_threads, grid, size, scale, skip, starts, slopes, near, step, jitter,
+    rgb, alpha, depth, normal, span, d_rgb, d_alpha, d_depth, d_normal, with_geometry, buffers,
+):  # fmt: skip
+    top = size - 2
+    buffer = buffers[thread]
+    for block in range(thread, (near.size + _BLOCK - 1) // _BLOCK, n_threads):
+        for ray in range(block * _BLOCK, min((block + 1) * _BLOCK, near.size)):
+            i, end = span[ray, 0], span[ray, 1]
+            if i >= end:
+                continue
+            ax, ay, az = starts[ray, 0], starts[ray, 1], starts[ray, 2]
+            bx, by, bz = slopes[ray, 0], slopes[ray, 1], slopes[ray, 2]
+            t0, dt, u = near[ray], step[ray], jitter[ray]
+            leap = _CAUTION / (dt * max(abs(bx), abs(by), abs(bz)))
+            h0, h1, h2 = d_rgb[ray, 0], d_rgb[ray, 1], d_rgb[ray, 2]
+            through = d_alpha[ray] * (_ONE - alpha[ray])
+            # What the samples not yet passed contribute to the loss, taken as linear in the weights.
+            rest = rgb[ray, 0] * h0 + rgb[ray, 1] * h1 + rgb[ray, 2] * h2
+            hd, hx, hy, hz = _ZERO, _ZERO, _ZERO, _ZERO
+            if with_geometry:
+                hd = d_depth[ray]
+                hx, hy, hz = d_normal[ray, 0] * scale, d_normal[ray, 1] * scale, d_normal[ray, 2] * scale
+                rest += depth[ray] * hd
+                rest += normal[ray, 0] * d_normal[ray, 0]
+                rest += normal[ray, 1] * d_normal[ray, 1]
+                rest += normal[ray, 2] * d_normal[ray, 2]
+            transmittance = _ONE
+            while i < end:
+                t = t0 + (np.float32(i) + u) * dt
+                gx, gy, gz = ax + t * bx, ay + t * by, az + t * bz
+                ix, iy, iz = _clamp(np.int64(gx), top), _clamp(np.int64(gy), top), _clamp(np.int64(gz), top)
+                voxel = (ix * size + iy) * size + iz
+                empty = skip[np.uint64(voxel)]
+                if empty > 0:
+                    i += 1 + np.int64(np.float32(empty - 1) * leap)
+                    continue
+                fx, fy, fz = gx - np.float32(ix), gy - np.float32(iy), gz - np.float32(iz)
+                s, r, g, b, dx, dy, dz = _trilinear(grid, size, voxel, fx, fy, fz)
+                after = transmittance * _exp_minus(s * dt)
+                w = transmittance - after
+                transmittance = after
+                value = r * h0 + g * h1 + b * h2
+                if with_geometry:
+                    value += t * hd - (dx * hx + dy * hy + dz * hz)
+                rest -= w * value
+                ds = dt * (after * value - rest + through)
+                _scatter(buffer, size, voxel, fx, fy, fz, ds, w * h0, w * h1, w * h2)
+                if with_geometry:
+                    # The normal also moves with the slopes of the density: derivatives of the trilinear weights.
+                    for corner in range(8):
+                        cx, cy, cz = corner >> 2, (corner >> 1) & 1, corner & 1
+                        wx, sx = (fx, _ONE) if cx else (_ONE - fx, -_ONE)
+                        wy, sy = (fy, _ONE) if cy else (_ONE - fy, -_ONE)
+                        wz, sz = (fz, _ONE) if cz else (_ONE - fz, -_ONE)
+                        slope = hx * sx * wy * wz + hy * wx * sy * wz + hz * wx * wy * sz
+                        buffer[4 * (voxel + (cx * size + cy) * size + cz)] -= w * slope
+                i += 1
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _reduce(thread, n_threads, buffers, size, skip, gradient):
+    """Sum the threads' buffers over the rows of voxels that touch an occupied cell; the others hold zeros."""
+    row = 4 * size
+    for x in range(thread, size, n_threads):
+        for y in range(size):
+            touched = False
+            for cx in range(max(x - 1, 0), x + 1):
+                for cy in range(max(y - 1, 0), y + 1):
+                    start = (cx * size + cy) * size
+                    touched = touched or skip[start : start + size].min() == 0
+            if touched:
+                start = (x * size + y) * row
+                for k in range(start, start + row):
+                    total = buffers[0, k]
+                    for other in range(1, buffers.shape[0]):
+                        total += buffers[other, k]
+                    gradient[k] = total
+
+
+def forward(grid: FloatArray, skip: NDArray[np.uint8], scale: float, rays: tuple[NDArray[Any], ...]) -> tuple[Any, ...]:
+    """Render R rays through a grid (N, N, N, 4).
+
+    skip: (N, N, N) uint8 from `empty_distance`. scale: voxels per metre.
+    rays: starts and slopes (R, 3) in voxels and voxels per metre, near and step (R,) in metres, count (R,) int32,
+    jitter (R,).
+    Returns premultiplied rgb (R, 3), alpha (R,), depth (R,), -gradient of the density weighted like the colours (R, 3),
+    and the first and one past the last sample that counted (R, 2) int32, which `backward` needs.
+    """
+    n = rays[2].size
+    rgb, normal = np.empty((n, 3), np.float32), np.empty((n, 3), np.float32)
+    alpha, depth, span = np.empty(n, np.float32), np.empty(n, np.float32), np.empty((n, 2), np.int32)
+    size = grid.shape[0]
+    parallel(
+        _forward, grid.reshape(-1), size, np.float32(scale), skip.reshape(-1), *rays, rgb, alpha, depth, normal, span
+    )
+    return rgb, alpha, depth, normal, span
+
+
+def backward(
+    grid: FloatArray,
+    skip: NDArray[np.uint8],
+    scale: float,
+    rays: tuple[NDArray[Any], ...],
+    outputs: tuple[Any, ...],
+    gradients: tuple[FloatArray | None, FloatArray | None, FloatArray | None, FloatArray | None],
+) -> FloatArray:
+    """Gradient (N, N, N, 4) of a loss, given its gradients of the four pictures; None stands for zero.
+
+    `outputs` is what `forward` returned for the other arguments. Bit-identical for the same number of threads.
+    """
+    starts, slopes, near, step, _, jitter = rays
+    d_rgb, d_alpha, d_depth, d_normal = (
+        np.zeros_like(output) if gradient is None else np.ascontiguousarray(gradient, np.float32)
+        for output, gradient in zip(outputs[:4], gradients, strict=True)
+    )
+    with_geometry = gradients[2] is not None or gradients[3] is not None
+    buffers = np.zeros((threads(), grid.size), np.float32)
+    size = grid.shape[0]
+    parallel(
+        _backward, grid.reshape(-1), size, np.float32(scale), skip.reshape(-1), starts, slopes, near, step, jitter,
+        *outputs, d_rgb, d_alpha, d_depth, d_normal, with_geometry, buffers,
+    )  # fmt: skip
+    if len(buffers) == 1:
+        return buffers[0].reshape(grid.shape)
+    gradient = np.zeros(grid.size, np.float32)
+    parallel(_reduce, buffers, size, skip.reshape(-1), gradient)
+    return gradient.reshape(grid.shape)
+
+
+# ---- empty space ----
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _empty_distance(density, threshold, distance):
+    n = density.shape[0]
+    cap = np.uint8(MAX_SKIP)
+    line = np.empty((n, n), np.uint8)
+    # Along z: distance to the nearest occupied cell of the same row.
+    for x in range(n - 1):
+        for y in range(n - 1):
+            for z in range(n):
+                top = max(density[x, y, z], density[x, y + 1, z])
+                top = max(top, density[x + 1, y, z], density[x + 1, y + 1, z])
+                line[0, z] = np.uint8(0) if not top < threshold else cap
+            for z in range(n - 1):
+                distance[x, y, z] = min(line[0, z], line[0, z + 1])
+            for z in range(1, n - 1):
+                distance[x, y, z] = min(distance[x, y, z], np.uint8(distance[x, y, z - 1] + 1))
+            for z in range(n - 3, -1, -1):
+                distance[x, y, z] = min(distance[x, y, z], np.uint8(distance[x, y, z + 1] + 1))
+    # Along y, then x: the Chebyshev distance is the least max(offset, distance within the other line).
+    for x in range(n - 1):
+        line[:] = distance[x]
+        for y in range(n - 1):
+            for offset in range(-MAX_SKIP + 1, MAX_SKIP):
+                if 0 <= y + offset < n - 1:
+                    least = np.uint8(abs(offset))
+                    for z in range(n - 1):
+                        distance[x, y, z] = min(distance[x, y, z], max(line[y + offset, z], least))
+    for y in range(n - 1):
+        line[:] = distance[:, y]
+        for x in range(n - 1):
+            for offset in range(-MAX_SKIP + 1, MAX_SKIP):
+                if 0 <= x + offset < n - 1:
+                    least = np.uint8(abs(offset))
+                    for z in range(n - 1):
+                        distance[x, y, z] = min(distance[x, y, z], max(line[x + offset, z], least))
+
+
+def empty_distance(density: FloatArray, threshold: float) -> NDArray[np.uint8]:
+    """Chebyshev distance in cells, at most `MAX_SKIP`, from each cell to the nearest occupied one: (N, N, N) uint8.
+
+    density: (N, N, N). Cell [x, y, z] lies between voxels [x, y, z] and [x + 1, y + 1, z + 1] and is occupied (0) when
+    a corner's density reaches `threshold`; the last layer of each axis is no cell and holds MAX_SKIP.
+    """
+    distance = np.full(density.shape, MAX_SKIP, np.uint8)
+    _empty_distance(np.ascontiguousarray(density, np.float32), np.float32(threshold), distance)
+    return distance
+
+
+# ---- smoothness ----
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "reassoc"})
+def _smoothness(thread, n_threads, values, channels, weight, gradient, sums):
+    n = values.shape[0]
+    width = values.shape[2]
+    twice = np.float32(2) * weight
+    for x in range(thread, n, n_threads):
+        total = 0.0
+        for y in range(n):
+            here, out = values[x, y], gradient[x, y]
+            part = _ZERO
+            out[:] = _ZERO
+            for other_x, other_y, mine in ((x + 1, y, True), (x, y + 1, True), (x - 1, y, False), (x, y - 1, False)):
+                if 0 <= other_x < n and 0 <= other_y < n:
+                    there = values[other_x, other_y]
+                    for k in range(width):
+                        difference = here[k] - there[k]
+                        out[k] += twice * difference
+                        if mine:  # every pair is seen from both sides and counted once
+                            part += difference * difference
+            for k in range(width - channels):
+                difference = here[k + channels] - here[k]
+                part += difference * difference
+                out[k] -= twice * difference
+            for k in range(channels, width):
+                out[k] += twice * (here[k] - here[k - channels])
+            total += part
+        sums[x] = total
+
+
+def smoothness(values: FloatArray) -> tuple[float, FloatArray]:
+    """Mean squared difference of neighbours along each axis, summed over the axes, and its gradient.
+
+    values: (N, N, N) or (N, N, N, C).
+    """
+    n = values.shape[0]
+    channels = values.shape[3] if values.ndim == 4 else 1
+    weight = 1.0 / ((n - 1) * n * n * channels)
+    rows = np.ascontiguousarray(values, np.float32).reshape(n, n, n * channels)
+    gradient, sums = np.empty_like(rows), np.zeros(n)
+    parallel(_smoothness, rows, channels, np.float32(weight), gradient, sums)
+    return float(sums.sum() * weight), gradient.reshape(values.shape)
