@@ -1,0 +1,81 @@
+"""Everything an asset is handed over as, written into one folder."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from sds3d.cameras import Cameras, turntable
+from sds3d.export.glb import to_glb
+from sds3d.export.obj import to_obj
+from sds3d.export.pictures import contact_sheet, sheet_png
+from sds3d.export.ply import to_ply
+from sds3d.export.surface import ColorFn
+from sds3d.export.texture import bake
+from sds3d.export.video import turntable_mp4
+from sds3d.mesh import FloatArray, Mesh
+
+_VIEWS_AT_ONCE = 4
+
+
+def write_exports(
+    folder: Path,
+    mesh: Mesh,
+    render: Callable[[Cameras], FloatArray],
+    name: str,
+    *,
+    color_fn: ColorFn | None = None,
+    title: str = "",
+    texture_size: int = 1024,
+    size: int = 256,
+    frames: int = 60,
+) -> dict[str, Path]:
+    """Write `<name>.glb`, `.ply`, `.obj` with `.mtl` and `.png`, `contact_sheet.png` and `turntable.mp4`.
+
+    mesh: with vertex colours; it is baked to a texture here unless it has one. color_fn: sharper colours for baking.
+    render: the scene's pictures (B, H, W, 3) in [0, 1] of any cameras. title: heading of the sheet, `name` if empty.
+    size: pixels of the video and of the sheet's renders. frames: of one turn, shown in two seconds at 60.
+
+    Returns the paths by file name. Each file appears whole or not at all. Raises OSError, with the folder named, when
+    the disk is full.
+    """
+    textured = mesh if mesh.texture is not None else bake(mesh, color_fn, texture_size)
+    files = {f"{name}.glb": to_glb(textured, name), f"{name}.ply": to_ply(mesh), **to_obj(textured, name)}
+    azimuths = turntable(8, size=size)
+    headings = [f"{azimuth:.0f}°" for azimuth in azimuths.azimuth.tolist()]
+    sheet = contact_sheet([("", _render(render, azimuths))], headings, title or name, size=min(size, 192))
+    files["contact_sheet.png"] = sheet_png(sheet)
+    files["turntable.mp4"] = turntable_mp4(_render(render, turntable(frames, size=size)), fps=30)
+    return {file: write_atomically(folder / file, data) for file, data in files.items()}
+
+
+def write_atomically(path: Path, data: bytes) -> Path:
+    """Write a file under a temporary name and move it into place; returns `path`.
+
+    Raises OSError with ENOSPC and the missing amount when the disk is full; nothing half-written stays behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            need = max(round(len(data) / 1e6), 1)
+            message = (
+                f"No space left on the disk: {path.name} needs {need} MB; free some in {path.parent} and export again"
+            )
+            raise OSError(errno.ENOSPC, message) from error
+        raise
+    return path
+
+
+def _render(render: Callable[[Cameras], FloatArray], cameras: Cameras) -> FloatArray:
+    """All views, a few at a time, so that a turntable of a heavy scene fits in memory."""
+    batches = [render(cameras[i : i + _VIEWS_AT_ONCE]) for i in range(0, len(cameras), _VIEWS_AT_ONCE)]
+    return np.concatenate(batches)

@@ -1,0 +1,9 @@
+// Reads a GLB on standard input and prints the report of the Khronos Group's validator as JSON.
+import { createRequire } from "node:module";
+
+const chunks = [];
+for await (const chunk of process.stdin) chunks.push(chunk);
+// NODE_PATH is honoured by require alone, not by import.
+const validator = createRequire(import.meta.url)("gltf-validator");
+const report = await validator.validateBytes(new Uint8Array(Buffer.concat(chunks)));
+console.log(JSON.stringify(report));
