@@ -149,7 +149,7 @@ class CameraConfig(Config):
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
-        ranges = {"elevation": (-90.0, 90.0), "distance": (1e-3, float("inf")), "fovy": (1e-3, 179.0)}
+        ranges = {"elevation": (-90.0, 90.0), "distance": (1e-3, 1e3), "fovy": (1e-3, 179.0)}
         for name, (least, most) in ranges.items():
             low, high = getattr(self, name)
             if not least <= low <= high <= most:

@@ -1,0 +1,167 @@
+"""SDS against closed forms on the exact Gaussian prior.
+
+For x = theta, E[eps_S - eps] = S k (theta - m) - (S - 1) k_u (theta - m_u) with k = alpha sigma / D.
+The gradient is affine in the noise, and with theta and both means negated it changes its sign except for the
+noise: half the difference of the two, under one seed, is the exact expectation.
+"""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sds3d.cameras import turntable
+from sds3d.guidance.base import Views
+from sds3d.guidance.schedules import UniformSchedule
+from sds3d.guidance.sds import SDS, SDSConfig
+from sds3d.priors.gaussian import Gaussian, GaussianPrior
+
+M, M_NULL, STD, STD_NULL = 0.8, 0.3, 0.5, 0.9
+means = st.floats(-2, 2)
+single_t = st.floats(0.05, 0.95)
+
+
+def views_of(prior: GaussianPrior, batch: int) -> Views:
+    rgb = torch.zeros(batch, prior.image_size, prior.image_size, 3)
+    return Views(turntable(batch), rgb, prior.encode_text(["y"] * batch), prior.encode_text([""] * batch))
+
+
+def expected_gradient(
+    theta: Tensor, config: SDSConfig, mean: float, mean_null: float, std: float, std_null: float, n_views: int = 1
+) -> Tensor:
+    """The rule's gradient with the noise averaged out exactly."""
+    gradients = []
+    for sign in (1.0, -1.0):
+        prior = GaussianPrior(
+            {"y": Gaussian(sign * mean, std), "": Gaussian(sign * mean_null, std_null)},
+            (theta.shape[1], theta.shape[2], theta.shape[3]),
+            n_views=n_views,
+            rho=0.6 if n_views > 1 else 0.0,
+            dtype=theta.dtype,
+        )
+        rule = SDS(config, prior)
+        gradient = rule(sign * theta, views_of(prior, len(theta)), 0.0, torch.Generator().manual_seed(7)).gradient
+        assert gradient is not None
+        gradients.append(gradient)
+    return (gradients[0] - gradients[1]) / 2
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+@pytest.mark.parametrize("weighting", ["sds", "uniform", "fantasia3d", "alpha"])
+@pytest.mark.parametrize("n_views", [1, 4])
+def test_fixed_point_of_equal_variances(dtype, tolerance, weighting, n_views):
+    scale = 3.0
+    config = SDSConfig(scale=scale, weighting=weighting)  # t in [0.02, 0.98], its own for each object
+    theta = torch.full((4, 3, 2, 2), M + (scale - 1) * (M - M_NULL), dtype=dtype)
+    gradient = expected_gradient(theta, config, M, M_NULL, STD, STD, n_views)
+    assert gradient.abs().max() < tolerance
+    # ... and the other convention's fixed point, m + S (m - m_u), is none.
+    assert expected_gradient(theta + (M - M_NULL), config, M, M_NULL, STD, STD, n_views).abs().min() > 1e-3
+
+
+@settings(max_examples=50, deadline=None)
+@given(scale=st.floats(0, 20), mean=means, mean_null=means, theta=means, t=single_t)
+def test_expected_gradient(scale, mean, mean_null, theta, t):
+    config = SDSConfig(scale=scale, weighting="uniform", schedule=UniformSchedule(min=t, max=t))
+    gradient = expected_gradient(
+        torch.full((2, 3, 2, 2), theta, dtype=torch.float64), config, mean, mean_null, STD, STD_NULL
+    )
+    k, k_null = slopes(t)
+    expected = scale * k * (theta - mean) - (scale - 1) * k_null * (theta - mean_null)
+    torch.testing.assert_close(gradient, torch.full_like(gradient, expected), atol=1e-5, rtol=1e-5)
+
+
+def slopes(t: float) -> tuple[float, float]:
+    """k = alpha sigma / D of both branches under the cosine schedule."""
+    angle = torch.tensor(t, dtype=torch.float64) * torch.pi / 2
+    alpha, sigma = angle.cos().item(), angle.sin().item()
+    k, k_null = (alpha * sigma / (alpha**2 * std**2 + sigma**2) for std in (STD, STD_NULL))
+    return k, k_null
+
+
+@pytest.mark.parametrize("t", [0.2, 0.5, 0.8])
+def test_fixed_point_of_unequal_variances(t):
+    scale = 2.5
+    k, k_null = slopes(t)
+    fixed_point = (scale * k * M - (scale - 1) * k_null * M_NULL) / (scale * k - (scale - 1) * k_null)
+    config = SDSConfig(scale=scale, schedule=UniformSchedule(min=t, max=t))
+    theta = torch.full((2, 3, 2, 2), fixed_point, dtype=torch.float64)
+    assert expected_gradient(theta, config, M, M_NULL, STD, STD_NULL).abs().max() < 1e-6  # t itself is float32
+
+
+def test_descent_ends_at_the_fixed_point():
+    scale, batch = 3.0, 16
+    prior = GaussianPrior({"y": Gaussian(M, STD), "": Gaussian(M_NULL, STD)}, (3, 16, 16))
+    rule = SDS(SDSConfig(scale=scale, weighting="uniform"), prior)
+    views, generator = views_of(prior, batch), torch.Generator().manual_seed(0)
+    x, tail = torch.zeros(batch, 3, 16, 16), []
+    for step in range(400):
+        gradient = rule(x, views, step / 399, generator).gradient
+        assert gradient is not None
+        x = x - 0.1 * gradient
+        tail += [x.mean()] if step >= 200 else []
+    assert torch.stack(tail).mean().item() == pytest.approx(M + (scale - 1) * (M - M_NULL), abs=5e-3)
+
+
+def test_the_views_of_a_joint_prior_relax_together():
+    n, rho, t, offset = 4, 0.6, 0.5, 0.3
+    config = SDSConfig(scale=1.0, weighting="uniform", schedule=UniformSchedule(min=t, max=t))
+    common = torch.full((n, 3, 2, 2), M + offset, dtype=torch.float64)
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=torch.float64).reshape(n, 1, 1, 1)
+    between = torch.full((n, 3, 2, 2), M, dtype=torch.float64) + offset * signs
+    alpha = sigma = 0.5**0.5
+    # Eigenvalues of the view covariance: s^2 (1 + (n - 1) rho) for a common shift, s^2 (1 - rho) for a contrast.
+    for theta, variance in ((common, STD**2 * (1 + (n - 1) * rho)), (between, STD**2 * (1 - rho))):
+        gradient = expected_gradient(theta, config, M, M_NULL, STD, STD, n_views=n)
+        k = alpha * sigma / (alpha**2 * variance + sigma**2)
+        torch.testing.assert_close(gradient, k * (theta - M), atol=1e-6, rtol=1e-6)
+
+
+def test_weighting_scales_each_sample():
+    prior = GaussianPrior({"y": Gaussian(M, STD), "": Gaussian(M_NULL, STD)}, (3, 4, 4))
+    x = torch.linspace(0, 1, 8 * 48).reshape(8, 3, 4, 4)
+
+    def guide(weighting):
+        generator = torch.Generator().manual_seed(1)
+        return SDS(SDSConfig(weighting=weighting), prior)(x, views_of(prior, 8), 0.0, generator)
+
+    plain, weighted = guide("uniform"), guide("sds")
+    assert plain.t.unique().numel() == 8
+    factor = (torch.sin(torch.pi * plain.t / 2) ** 2).reshape(8, 1, 1, 1)
+    torch.testing.assert_close(weighted.gradient, factor * plain.gradient)
+
+
+@pytest.mark.parametrize("n_views", [1, 4])
+@pytest.mark.parametrize("rescale", [0.0, 0.5])
+def test_objects_of_a_batch_do_not_touch_each_other(n_views, rescale):
+    prior = GaussianPrior(
+        {"y": Gaussian(M, STD), "": Gaussian(M_NULL, STD_NULL)}, (3, 4, 4), n_views=n_views, rho=0.5 * (n_views > 1)
+    )
+    rule = SDS(SDSConfig(scale=6.0, rescale=rescale), prior)
+    x = torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    changed = x.clone()
+    changed[4:] += 1.0
+    first = rule(x, views_of(prior, 8), 0.0, torch.Generator().manual_seed(1)).gradient
+    second = rule(changed, views_of(prior, 8), 0.0, torch.Generator().manual_seed(1)).gradient
+    assert first is not None
+    assert second is not None
+    torch.testing.assert_close(first[:4], second[:4], atol=0, rtol=0)
+    assert (first[4:] - second[4:]).flatten(1).abs().amax(dim=1).min() > 1e-3
+
+
+def test_one_seed_one_gradient():
+    prior = GaussianPrior({"y": Gaussian(M, STD), "": Gaussian(M_NULL, STD)}, (3, 4, 4))
+    rule, x, views = SDS(SDSConfig(), prior), torch.zeros(4, 3, 4, 4), views_of(prior, 4)
+    first, again, other = (rule(x, views, 0.0, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first.gradient, again.gradient)
+    assert torch.equal(first.t, again.t)
+    assert first.metrics == again.metrics
+    assert not torch.equal(first.gradient, other.gradient)
+
+
+def test_the_rule_has_no_state():
+    prior = GaussianPrior({"y": Gaussian(M, STD), "": Gaussian(M_NULL, STD)})
+    rule = SDS(SDSConfig(), prior)
+    assert rule.state_dict() == {}
+    rule.load_state_dict({})
