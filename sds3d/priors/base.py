@@ -85,3 +85,7 @@ def expand(value: Tensor, like: Tensor) -> Tensor:
 def add_noise(prior: Prior, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
     """x_t = alpha(t) x + sigma(t) eps for x, eps (B, C, H, W) and t (B,)."""
     return expand(prior.alpha(t), x) * x + expand(prior.sigma(t), x) * eps
+
+
+class PriorError(RuntimeError):
+    """A model can't be loaded or used; the message says why and what to do, in one line."""

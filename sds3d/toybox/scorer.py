@@ -1,0 +1,124 @@
+"""The scorer: a small network that tells category, colours and azimuth of a toybox picture.
+
+It measures and never guides. It is trained on other renders than the prior: other seeds, lights and backgrounds,
+blurred and noisy, so that it reads distilled objects as well as clean ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sds3d.config import assets_dir
+from sds3d.toybox.objects import CATEGORIES, COLORS, DEFAULT_ACCENT, Spec
+
+AZIMUTH_BINS = 8
+"""Bins of 45 degrees; bin 0 is centred on the front."""
+
+
+class Scorer(nn.Module):
+    """Pictures (B, 3, 64, 64) in [-1, 1] to logits of category, colour, accent colour and azimuth bin."""
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+
+        def block(inside: int, outside: int, stride: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()
+            )
+
+        self.features = nn.Sequential(
+            block(3, width, 2),  # 32 x 32
+            block(width, 2 * width, 2),  # 16 x 16
+            block(2 * width, 2 * width, 1),
+            block(2 * width, 4 * width, 2),  # 8 x 8
+            block(4 * width, 4 * width, 1),
+            block(4 * width, 8 * width, 2),  # 4 x 4
+            nn.Flatten(),
+            nn.Linear(16 * 8 * width, 8 * width),
+            nn.ReLU(),
+        )
+        self.sizes = (len(CATEGORIES), len(COLORS), len(COLORS), AZIMUTH_BINS)
+        self.head = nn.Linear(8 * width, sum(self.sizes))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Logits (B, 16), (B, 10), (B, 10), (B, 8)."""
+        return self.head(self.features(x)).split(self.sizes, dim=1)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the scorer reads in B pictures.
+
+    category, color, accent: names. azimuth: (B,) degrees, the centre of the most probable bin.
+    features: (B, 256) penultimate activations, for FID.
+    """
+
+    category: list[str]
+    color: list[str]
+    accent: list[str]
+    azimuth: Tensor
+    features: Tensor
+
+
+@torch.no_grad()
+def score(model: Scorer, rgb: Tensor) -> Scores:
+    """Reads pictures (B, 64, 64, 3) in [0, 1]."""
+    features = model.features(2 * rgb.permute(0, 3, 1, 2) - 1)
+    category, color, accent, azimuth = (part.argmax(1) for part in model.head(features).split(model.sizes, dim=1))
+    colors = list(COLORS)
+    return Scores(
+        [CATEGORIES[i] for i in category.tolist()],
+        [colors[i] for i in color.tolist()],
+        [colors[i] for i in accent.tolist()],
+        azimuth * (360.0 / AZIMUTH_BINS),
+        features,
+    )
+
+
+def load_scorer(folder: Path | None = None) -> Scorer:
+    """The shipped scorer, or the one in `folder`; in eval mode."""
+    model = Scorer()
+    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(
+        (folder or assets_dir() / "toybox" / "scorer") / "model.safetensors").items()})  # fmt: skip
+    return model.eval()
+
+
+def labels(specs: Sequence[Spec], azimuth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Class indices of specs and azimuths (B,) in degrees: category, colour, accent, azimuth bin."""
+    colors = list(COLORS)
+    accents = [spec.accent or DEFAULT_ACCENT[spec.category] or spec.color for spec in specs]
+    step = 360.0 / AZIMUTH_BINS
+    return (
+        torch.tensor([CATEGORIES.index(spec.category) for spec in specs]),
+        torch.tensor([colors.index(spec.color) for spec in specs]),
+        torch.tensor([colors.index(accent) for accent in accents]),
+        ((azimuth + step / 2) % 360 // step).long(),
+    )
+
+
+def augment(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Blur, noise, brightness and a tinted background ramp on pictures (B, 3, H, W) in [-1, 1].
+
+    The background is what is close to the corner pixel's colour.
+    """
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return low + (high - low) * torch.rand(*shape, generator=generator)
+
+    batch, _, height, width = x.shape
+    background = (x - x[:, :, :1, :1]).abs().amax(1, keepdim=True) < 0.02  # (B, 1, H, W)
+    ramp = torch.linspace(-1, 1, height)[:, None] * uniform(-1, 1, batch, 1, 1, 1) + torch.linspace(-1, 1, width) * uniform(
+        -1, 1, batch, 1, 1, 1
+    )
+    painted = uniform(-0.8, 1, batch, 3, 1, 1) * 0.4 + uniform(-0.6, 1, batch, 1, 1, 1) * 0.6 + 0.15 * ramp
+    x = torch.where(background & (uniform(0, 1, batch, 1, 1, 1) < 0.7), painted, x)
+    blurred = nn.functional.avg_pool2d(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    x = torch.lerp(x, blurred, uniform(0, 1, batch, 1, 1, 1))
+    x = x * uniform(0.85, 1.05, batch, 1, 1, 1) + 0.04 * torch.randn(x.shape, generator=generator)
+    return x.clamp(-1, 1)
