@@ -29,7 +29,7 @@ class PromptConfig(Config):
     """Add ", front view" and the like, by the camera (DreamFusion, 2209.14988); not for camera-conditioned priors."""
     negative: str = ""
     """Prompt of the negative branch of classifier-free guidance."""
-    front_threshold: float = Field(45.0, gt=0.0, le=90.0)
+    front_threshold: float = Field(default=45.0, gt=0.0, le=90.0)
     """Half the width of the front and of the back in degrees of azimuth; ProlificDreamer and MVDream take 30."""
 
 

@@ -25,9 +25,9 @@ class MultiViewConfig(Config):
     name: Literal["multiview"] = "multiview"
     space: Literal["image", "latent"] = "image"
     """Where the render meets the clean estimate: decoded pixels, or the prior's own space."""
-    scale: float = Field(6.0, ge=0.0)
+    scale: float = Field(default=6.0, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
-    rescale: float = Field(0.5, ge=0.0, le=1.0)
+    rescale: float = Field(default=0.5, ge=0.0, le=1.0)
     """Part of the clean estimate put back to the contrast of the unguided one."""
     schedule: Schedule = AnnealedSchedule(min=(0.6, 0.05), max=(0.98, 0.45), until=0.85)
     """Timesteps."""

@@ -47,7 +47,7 @@ class AnnealedSchedule(Config):
     """Least noise at the start and at the end."""
     max: tuple[Timestep, Timestep] = (0.98, 0.5)
     """Most noise at the start and at the end."""
-    until: float = Field(1.0, gt=0.0, le=1.0)
+    until: float = Field(default=1.0, gt=0.0, le=1.0)
     """Share of the run after which the window rests at its end."""
 
     @model_validator(mode="after")

@@ -18,9 +18,9 @@ class SDSConfig(Config):
     """Settings of `SDS`; the defaults are DreamFusion's for latent models."""
 
     name: Literal["sds"] = "sds"
-    scale: float = Field(100.0, ge=0.0)
+    scale: float = Field(default=100.0, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
-    rescale: float = Field(0.0, ge=0.0, le=1.0)
+    rescale: float = Field(default=0.0, ge=0.0, le=1.0)
     """Part of the clean estimate put back to the contrast of the unguided one; 0.5 tames colours at a high scale."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""
