@@ -1,0 +1,343 @@
+"""From a configuration to a finished run folder: builds prior, scene and rule, and drives the loop.
+
+This is the only module that knows every choice there is; each is one line of a `match`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numba
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from sds3d.cameras import CameraConfig, Cameras, turntable
+from sds3d.config import Config, build, load_preset, load_yaml, parse_override
+from sds3d.export.folder import write_exports
+from sds3d.guidance.base import Guidance
+from sds3d.guidance.multiview import MultiView, MultiViewConfig
+from sds3d.guidance.sds import SDS, SDSConfig
+from sds3d.mesh import FloatArray
+from sds3d.optimize import (
+    LoopState,
+    NumericalError,
+    OptimizerConfig,
+    Step,
+    optimize,
+    pack,
+    part,
+    random_streams,
+    resume,
+    start,
+    undisturbed,
+)
+from sds3d.priors.base import Prior
+from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.prompts import PromptConfig, encode_prompt, slug
+from sds3d.representations.base import Scene
+from sds3d.representations.nerf import NerfConfig, NerfScene
+from sds3d.runs import Run, RunError, create_run, write_atomically
+
+GuidanceConfig = Annotated[MultiViewConfig | SDSConfig, Field(discriminator="name")]
+
+PREVIEW_VIEWS = 8
+
+
+class ExportConfig(Config):
+    """What is written when the optimisation is done."""
+
+    resolution: int = Field(default=128, ge=16, le=1024)
+    """Samples a side of the grid that the surface is extracted from."""
+    texture_size: int = Field(default=1024, ge=64, le=8192)
+    """Height and width of the texture in pixels."""
+    picture_size: int = Field(default=256, ge=32, le=2048)
+    """Height and width of the turntable video in pixels."""
+    frames: int = Field(default=60, ge=4)
+    """Frames of the turntable video."""
+
+
+class RunConfig(Config):
+    """A complete run: the same configuration, seed and thread count give the same asset on a CPU."""
+
+    prompt: str = Field(min_length=1)
+    """The object, for example "a red mug"."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of every random choice."""
+    steps: int = Field(default=400, ge=1)
+    """Optimisation steps."""
+    prior: DiffusersConfig = DiffusersConfig()
+    """The frozen diffusion model."""
+    guidance: GuidanceConfig = MultiViewConfig()
+    """The score-distillation rule."""
+    representation: NerfConfig = NerfConfig()
+    """What the object is made of while it is optimised."""
+    cameras: CameraConfig = CameraConfig()
+    """The views of each step."""
+    prompts: PromptConfig = PromptConfig()
+    """How the prompt becomes text for each view."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Adam and its schedule."""
+    background: tuple[float, float, float] | None = None
+    """Colour behind the renders in [0, 1]; none draws a light grey each step."""
+    preview_every: float = Field(default=5.0, gt=0)
+    """Seconds between preview pictures."""
+    checkpoint_every: int = Field(default=50, ge=1)
+    """Steps between checkpoints."""
+    export: ExportConfig = ExportConfig()
+    """What is written at the end."""
+
+
+@dataclass
+class Work:
+    """The live objects of a run."""
+
+    scene: Scene
+    guidance: Guidance
+    state: LoopState
+
+
+def make_config(prompt: str, preset: str = "toybox", overrides: list[str] | None = None) -> RunConfig:
+    """Defaults, a preset's values, the prompt and KEY=VALUE overrides, in this order. Raises ConfigError."""
+    layers = [load_preset(preset).values, {"prompt": prompt}]
+    return build(RunConfig, *layers, *(parse_override(text) for text in overrides or []))
+
+
+def read_config(run: Run) -> RunConfig:
+    """The configuration of a run folder."""
+    return build(RunConfig, load_yaml(run.config_path))
+
+
+def new_run(root: Path, config: RunConfig) -> Run:
+    """The run folder of this configuration under `root`, made when it is not there yet."""
+    return create_run(root, slug(config.prompt), config)
+
+
+def make_guidance(config: GuidanceConfig, prior: Prior) -> Guidance:
+    """The rule of this configuration."""
+    match config:
+        case MultiViewConfig():
+            return MultiView(config, prior)
+        case SDSConfig():
+            return SDS(config, prior)
+
+
+def make_scene(config: RunConfig, generator: torch.Generator, device: torch.device) -> Scene:
+    """A fresh scene, its random start drawn from `generator`."""
+    return NerfScene(config.representation, generator, device)
+
+
+def start_work(config: RunConfig, prior: Prior, checkpoint: dict[str, Tensor] | None) -> Work:
+    """A run's live objects before its first step, or where the checkpoint left them."""
+    generators = random_streams(config.seed, "cameras", "guidance", "scene")
+    scene = make_scene(config, generators["scene"], prior.device)
+    guidance = make_guidance(config.guidance, prior)
+    if checkpoint is None:
+        return Work(scene, guidance, start(scene, config.optimizer, generators))
+    return Work(scene, guidance, resume(checkpoint, scene, guidance, config.optimizer, generators))
+
+
+def pick_device(wanted: str = "") -> torch.device:
+    """The device of this name, or the fastest there is. Raises RunError when it is not there."""
+    if not wanted:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=wanted).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(
+            f'device "{wanted}" cannot be used ({reason}); leave it out to pick one, see sds3d doctor'
+        ) from None
+
+
+def set_threads(threads: int) -> int:
+    """Set the CPU threads of torch and numba; 0 takes the physical cores, at most 8. Returns the number set."""
+    threads = threads or default_threads()
+    torch.set_num_threads(threads)
+    with suppress(ValueError):  # more than the machine has cores: numba then keeps all of them
+        numba.set_num_threads(threads)
+    return threads
+
+
+def default_threads() -> int:
+    """Physical cores this process may use, at most 8: small kernels gain nothing from more."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    siblings = Path("/sys/devices/system/cpu/cpu0/topology/thread_siblings_list")
+    hyperthreads = 1
+    if siblings.exists():
+        text = siblings.read_text()
+        hyperthreads = 2 if "," in text or "-" in text else 1
+    return max(1, min(8, usable // hyperthreads))
+
+
+def drive(run: Run, *, device: str = "", threads: int = 0, prior: Prior | None = None) -> Iterator[Step]:
+    """Start or resume a run and drive it to its exports, yielding each step; a finished run yields nothing.
+
+    device, threads: empty and 0 take what the run was started with, or the machine's defaults. prior: one that is
+    loaded already, as a worker has it.
+
+    The run ends early, and can be resumed to the same result, when its `control` file asks for it, when the
+    consumer closes the generator, and when the process dies.
+    Raises RunError (locked, no such device), NumericalError, ConfigError, OSError (disk full) and
+    EmptySurfaceError; the state then says "failed" and the last good checkpoint is kept.
+    """
+    with run.locked():
+        before = run.state
+        if before.status == "finished":
+            return
+        run.clear_request()  # an old request was meant for another process
+        try:
+            yield from _drive(run, device or before.device, threads or before.threads, prior)
+        except GeneratorExit:
+            raise
+        except KeyboardInterrupt:
+            run.update(status="paused")
+            raise
+        except Exception as error:
+            with suppress(OSError):  # on a full disk the state of before stays
+                run.log(traceback.format_exc())
+                run.update(status="failed", error=next(iter(str(error).splitlines()), type(error).__name__))
+            raise
+
+
+def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None) -> Iterator[Step]:
+    config = read_config(run)
+    device = pick_device(device_name)
+    threads = set_threads(threads)
+    run.update(status="running", error="", total=config.steps, threads=threads, device=str(device))
+    run.log(f"started by process {os.getpid()}: torch {torch.__version__}, {device}, {threads} threads")
+    prior = loaded or load_prior(config.prior, device)
+    checkpoint = run.load_checkpoint()
+    work = start_work(config, prior, checkpoint)
+    prompt = encode_prompt(prior, config.prompt, config.prompts)
+    run.log(f"prior loaded; {'resuming after' if checkpoint else 'starting at'} step {work.state.step}")
+
+    spent = run.state.seconds if checkpoint else 0.0
+    began = previewed = time.monotonic()
+
+    def seconds() -> float:
+        return spent + time.monotonic() - began
+
+    def save() -> None:
+        run.save_checkpoint(work.state.step, pack(work.scene, work.guidance, work.state))
+        run.update(step=work.state.step, seconds=seconds())
+
+    steps = optimize(
+        work.scene,
+        prior,
+        work.guidance,
+        prompt,
+        work.state,
+        steps=config.steps,
+        cameras=config.cameras,
+        config=config.optimizer,
+        background=config.background,
+    )
+    saved = work.state.step
+    try:
+        for step in steps:
+            run.add_event(event_of(step))
+            if time.monotonic() - previewed >= config.preview_every:
+                save_preview(run, config, work)
+                previewed = time.monotonic()
+                run.update(step=step.step, seconds=seconds())
+            if step.step % config.checkpoint_every == 0 or step.step == config.steps:
+                save()
+                saved = step.step
+            yield step
+            request = run.requested()
+            if request is not None and step.step < config.steps:
+                save()
+                run.clear_request()
+                run.update(status="paused" if request == "pause" else "cancelled")
+                run.log(f"{request} after step {step.step}")
+                return
+    except (GeneratorExit, NumericalError) as error:
+        # Both leave the state of a finished step behind, which is worth keeping.
+        if work.state.step > saved:
+            save()
+        if isinstance(error, GeneratorExit):
+            run.update(status="paused")
+        raise
+    save_preview(run, config, work)
+    export_scene(run, config, work.scene, prior.device)
+    run.update(status="finished", step=config.steps, seconds=seconds())
+    run.log(f"finished in {seconds():.1f} s")
+
+
+def event_of(step: Step) -> dict[str, object]:
+    """The line of `events.jsonl` for a step."""
+    return {
+        "step": step.step,
+        "seconds": round(step.seconds, 4),
+        "grad_norm": step.grad_norm,
+        "losses": step.losses,
+        "metrics": step.guided.metrics,
+    }
+
+
+def pictures(scene: Scene, cameras: Cameras, device: torch.device) -> FloatArray:
+    """Renders over white without gradients, a few views at a time: (B, H, W, 3) float32 in [0, 1]."""
+    white = torch.ones(3, device=device)
+    with torch.no_grad():
+        parts = [scene.render(cameras[i : i + 4].to(device), white).rgb.cpu() for i in range(0, len(cameras), 4)]
+    return torch.cat(parts).clamp(0, 1).numpy()
+
+
+def camera_distance(config: CameraConfig) -> tuple[float, float]:
+    """Middle of the ranges of distance (metres) and field of view (degrees): how previews look at the object."""
+    return sum(config.distance) / 2, sum(config.fovy) / 2
+
+
+def save_preview(run: Run, config: RunConfig, work: Work) -> Path:
+    """Eight views side by side, as `previews/latest.png`; the run goes on as if it had not been drawn."""
+    distance, fovy = camera_distance(config.cameras)
+    cameras = turntable(PREVIEW_VIEWS, distance=distance, fovy=fovy, size=min(config.cameras.size, 256))
+    device = work.state.optimizer.param_groups[0]["params"][0].device
+    with undisturbed(work.state.generators):
+        views = pictures(work.scene, cameras, device)  # (8, H, W, 3)
+    strip = np.concatenate(list(views), axis=1)  # (H, 8 W, 3)
+    data = io.BytesIO()
+    Image.fromarray((strip * 255 + 0.5).astype(np.uint8)).save(data, format="png")
+    return write_atomically(run.previews / "latest.png", data.getvalue())
+
+
+def export_scene(run: Run, config: RunConfig, scene: Scene, device: torch.device) -> dict[str, Path]:
+    """Write every export of a scene into the run's folder. Raises EmptySurfaceError when it holds no surface."""
+    mesh = scene.to_mesh(config.export.resolution)
+    return write_exports(
+        run.exports,
+        mesh,
+        lambda cameras: pictures(scene, cameras, device),
+        slug(config.prompt),
+        title=config.prompt,
+        texture_size=config.export.texture_size,
+        size=config.export.picture_size,
+        frames=config.export.frames,
+    )
+
+
+def export_run(run: Run, export: ExportConfig | None = None, device: str = "") -> dict[str, Path]:
+    """Export a run's newest checkpoint again, finished or not, without loading its prior.
+
+    Raises RunError when there is no checkpoint yet.
+    """
+    config = read_config(run)
+    config = config.model_copy(update={"export": export or config.export})
+    place = pick_device(device)
+    checkpoint = run.load_checkpoint()
+    if checkpoint is None:
+        raise RunError(f"{run.folder} has no checkpoint yet: nothing to export; sds3d resume {run.folder}")
+    scene = make_scene(config, random_streams(config.seed, "scene")["scene"], place)
+    scene.load_state_dict(part(checkpoint, "scene/"))
+    return export_scene(run, config, scene, place)

@@ -1,0 +1,314 @@
+"""The run folder: everything a run is, on disk, whole at every instant.
+
+    runs/<slug>-<hash of the configuration>/
+        config.yaml            the complete configuration
+        state.json             what the run is doing, replaced atomically
+        events.jsonl           one line a step; a step that was done again after a crash has a later line
+        checkpoints/*.safetensors   all that the next step depends on; the newest two are kept
+        previews/  exports/  run.log
+        control                a request to the running process: pause or cancel
+        lock                   held by the running process
+
+Nothing here knows what a scene or a prior is: checkpoints are flat tensors, the configuration is text.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from sds3d.config import Config, dump_yaml
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Status = Literal["new", "running", "paused", "cancelled", "failed", "finished"]
+Request = Literal["pause", "cancel"]
+
+KEPT_CHECKPOINTS = 2
+
+
+class RunError(RuntimeError):
+    """A run folder that cannot be used as asked; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What `state.json` holds.
+
+    step, total: optimisation steps done and wanted. seconds: spent so far, over all processes. threads: CPU threads
+    that the result depends on, 0 before the first start. error: one line, when failed.
+    """
+
+    status: Status = "new"
+    step: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    threads: int = 0
+    device: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. Reading needs no lock; writing is for the process inside `locked()`."""
+
+    folder: Path
+
+    @property
+    def config_path(self) -> Path:
+        """The complete configuration."""
+        return self.folder / "config.yaml"
+
+    @property
+    def previews(self) -> Path:
+        """Folder of preview pictures."""
+        return self.folder / "previews"
+
+    @property
+    def exports(self) -> Path:
+        """Folder of exported files."""
+        return self.folder / "exports"
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Checkpoints on disk, the newest first."""
+        return sorted((self.folder / "checkpoints").glob("[0-9]*.safetensors"), reverse=True)
+
+    @property
+    def state(self) -> RunState:
+        """The state on disk; a fresh one when there is none yet."""
+        try:
+            values = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
+            known = {field.name for field in fields(RunState)}
+            return RunState(**{key: value for key, value in values.items() if key in known})
+        except FileNotFoundError:
+            return RunState()
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RunError(f"{self.folder / 'state.json'} is damaged: {error}; delete it and resume") from error
+
+    def update(self, **changes: Any) -> RunState:
+        """Replace fields of the state, atomically."""
+        state = replace(self.state, **changes)
+        write_atomically(self.folder / "state.json", (json.dumps(asdict(state), indent=2) + "\n").encode())
+        return state
+
+    def log(self, message: str) -> None:
+        """Append a dated line to `run.log`."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        _append(self.folder / "run.log", f"{stamp} {message}\n")
+
+    def add_event(self, event: Mapping[str, Any]) -> None:
+        """Append one line to `events.jsonl`."""
+        _append(self.folder / "events.jsonl", json.dumps(event) + "\n")
+
+    def events(self) -> list[dict[str, Any]]:
+        """Every whole event; the line that a killed process left torn is skipped."""
+        try:
+            lines = (self.folder / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        events = []
+        for line in lines:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(event, dict):
+                events.append(event)
+        return events
+
+    def save_checkpoint(self, step: int, tensors: Mapping[str, Tensor]) -> Path:
+        """Write CPU tensors as the newest checkpoint and drop all but the newest two."""
+        from safetensors.torch import save
+
+        data = save(dict(tensors), metadata={"step": str(step), "sha256": _fingerprint(tensors)})
+        path = write_atomically(self.folder / "checkpoints" / f"{step:08d}.safetensors", data)
+        for old in self.checkpoints[KEPT_CHECKPOINTS:]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def load_checkpoint(self) -> dict[str, Tensor] | None:
+        """The newest checkpoint that is whole, or None when there is none; damaged ones are logged and removed."""
+        for path in self.checkpoints:
+            try:
+                return read_checkpoint(path)
+            except RunError as error:
+                self.log(f"warning: {error}; falling back to the checkpoint before it")
+                path.unlink(missing_ok=True)
+        return None
+
+    def request(self, what: Request) -> None:
+        """Ask the running process to pause or cancel; it does so after its current step."""
+        write_atomically(self.folder / "control", what.encode())
+
+    def requested(self) -> Request | None:
+        """The pending request, if any."""
+        try:
+            text = (self.folder / "control").read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+        return next((known for known in get_args(Request) if text == known), None)
+
+    def clear_request(self) -> None:
+        """Forget the pending request."""
+        (self.folder / "control").unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against other processes; the lock dies with its process, so none can be stale.
+
+        Raises RunError when another process holds it.
+        """
+        path = self.folder / "lock"
+        with path.open("ab+", buffering=0) as file:  # closing it releases the lock
+            try:
+                _lock(file.fileno())
+            except OSError:
+                file.seek(0)
+                holder = file.read(32).decode(errors="replace").strip()
+                who = f"process {holder}" if holder else "another process"
+                raise RunError(f"{self.folder} is in use by {who}; wait for it, or stop it first") from None
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n".encode())
+            yield
+
+    def busy(self) -> bool:
+        """Whether a process holds the folder. A run that is "running" but not busy was killed; it can be resumed."""
+        try:
+            with (self.folder / "lock").open("rb+") as file:
+                _lock(file.fileno())
+        except FileNotFoundError:
+            return False
+        except OSError:
+            return True
+        return False
+
+
+def create_run(root: Path, slug: str, config: Config) -> Run:
+    """The folder of this configuration under `root`, made when it is not there yet.
+
+    Raises RunError when the folder cannot be written.
+    """
+    text = dump_yaml(config)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    for attempt in range(100):
+        name = f"{slug}-{digest[:8]}" + (f"-{attempt + 1}" if attempt else "")
+        run = Run(root / name)
+        try:
+            if not run.config_path.exists():
+                run.folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(run.config_path, text.encode())
+            if run.config_path.read_text(encoding="utf-8") == text:
+                return run
+        except OSError as error:
+            raise RunError(f"cannot write {run.folder}: {error.strerror}; choose another folder with --out") from error
+    raise RunError(f"{root} holds a hundred other configurations of the name {slug}-{digest[:8]}")
+
+
+def open_run(folder: Path) -> Run:
+    """An existing run. Raises RunError, naming the runs beside it, when the folder is none."""
+    run = Run(folder)
+    if run.config_path.is_file():
+        return run
+    beside = list_runs(folder) or list_runs(folder.parent)
+    hint = f"; did you mean {beside[0].folder}?" if beside else ""
+    raise RunError(f"{folder} is no run folder (it has no config.yaml){hint}")
+
+
+def list_runs(root: Path) -> list[Run]:
+    """The runs under a folder, the one touched last first."""
+    found = [Run(path.parent) for path in root.glob("*/config.yaml")]
+
+    def touched(run: Run) -> float:
+        state = run.folder / "state.json"
+        return (state if state.exists() else run.config_path).stat().st_mtime
+
+    return sorted(found, key=touched, reverse=True)
+
+
+def write_atomically(path: Path, data: bytes) -> Path:
+    """Replace a file so that a crash at any instant leaves the old or the new one, whole.
+
+    Raises OSError; when the disk is full its message says so and the old file is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: what a killed process left is overwritten
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _disk_error(error, path, len(data)) from error
+    return path
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint. Raises RunError when it is truncated or damaged."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({error})") from error
+    if metadata.get("sha256") != _fingerprint(tensors):
+        raise RunError(f"{path} is damaged (its contents do not match their fingerprint)")
+    return tensors
+
+
+def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        digest.update(key.encode())
+        digest.update(tensors[key].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _append(path: Path, line: str) -> None:
+    """Append a line, after closing the line that a killed process may have left torn."""
+    try:
+        with path.open("ab+", buffering=0) as file:
+            torn = False
+            if file.seek(0, os.SEEK_END) > 0:
+                file.seek(-1, os.SEEK_END)
+                torn = file.read(1) != b"\n"
+            file.write(("\n" * torn + line).encode())  # one write: lines of two processes never mix
+    except OSError as error:
+        raise _disk_error(error, path, len(line)) from error
+
+
+def _disk_error(error: OSError, path: Path, size: int) -> OSError:
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        need = max(1, round(size / 1e6))
+        return OSError(error.errno, f"no space left to write {path} (about {need} MB); free some and resume")
+    return error
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # Windows keeps others from reading what is locked
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
