@@ -208,7 +208,7 @@ def _without_dust_and_cavities(field: FloatArray) -> FloatArray:
     if count == 0:
         return field
     if count > 1:
-        shell = solid & ~np.asarray(ndimage.binary_erosion(solid))
+        shell = solid & np.logical_not(ndimage.binary_erosion(solid))
         areas = np.bincount(labels[shell], minlength=count + 1)
         dust = areas < _DUST * areas.sum()
         dust[0] = False

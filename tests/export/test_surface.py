@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import trimesh
+from export_shapes import grid, position_color, sphere_alpha, sphere_density, torus_mesh
 from scipy import integrate, ndimage, optimize
 
 from sds3d.cameras import turntable
@@ -8,7 +9,6 @@ from sds3d.export.surface import extract_surface, grid_points, vertex_normals
 from sds3d.mesh import Mesh
 from sds3d.rendering.rasterize import rasterize
 from sds3d.representations.base import EmptySurfaceError
-from export_shapes import grid, position_color, sphere_alpha, sphere_density, torus_density, torus_mesh
 
 
 def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
@@ -109,7 +109,7 @@ def test_the_silhouettes_match_for_other_bounds_too():
 
 def test_separate_parts_stay_and_dust_goes():
     points = grid(64)
-    density = sphere_density(points + [0.15, 0, 0], radius=0.25, width=0.05)
+    density = sphere_density(points - [-0.15, 0, 0], radius=0.25, width=0.05)
     density += sphere_density(points - [0.3, 0, 0], radius=0.1, width=0.05)
     for corner in ([0.4, 0.4, 0.4], [-0.4, 0.4, -0.4], [0.4, -0.4, -0.4]):
         density += sphere_density(points - corner, radius=0.03, width=0.02)

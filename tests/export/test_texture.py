@@ -104,3 +104,9 @@ def test_bad_meshes_are_refused(torus):
         bake(Mesh(torus.vertices, torus.faces))
     with pytest.raises(ValueError, match="faces"):
         bake(Mesh(torus.vertices, np.zeros((0, 3), np.int32)), position_color)
+
+
+def test_the_atlas_is_deterministic(torus, baked):
+    again = bake(torus, position_color, SIZE)
+    np.testing.assert_array_equal(again.uv, baked.uv)
+    np.testing.assert_array_equal(again.texture, baked.texture)
