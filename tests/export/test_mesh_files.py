@@ -46,7 +46,8 @@ def validate():
         script = str(HERE / "validate_glb.mjs")
         done = subprocess.run(["node", script], input=glb, capture_output=True, env=environment, check=False)
         if done.returncode:
-            raise RuntimeError(done.stderr.decode())
+            lines = done.stderr.decode().splitlines()
+            raise RuntimeError(next((line for line in lines if "Error" in line), "node failed"))
         return json.loads(done.stdout)
 
     try:
