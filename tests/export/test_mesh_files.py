@@ -47,7 +47,7 @@ def validate():
         done = subprocess.run(["node", script], input=glb, capture_output=True, env=environment, check=False)
         if done.returncode:
             lines = done.stderr.decode().splitlines()
-            raise RuntimeError(next((line for line in lines if "Error" in line), "node failed"))
+            raise RuntimeError(next((line for line in lines if line.startswith("Error")), "node failed"))
         return json.loads(done.stdout)
 
     try:
