@@ -1,0 +1,1 @@
+"""Measurements against the toy world's ground truth."""

@@ -146,8 +146,12 @@ def load_prior(config: DiffusersConfig, device: torch.device | str = "cpu") -> D
         vae_class = AutoencoderTiny if vae_config["_class_name"] == "AutoencoderTiny" else AutoencoderKL
         vae = vae_class.from_pretrained(source, subfolder="vae", torch_dtype=dtype, **options)
         text_encoder = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", dtype=dtype, **options)
-        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", local_files_only=options["local_files_only"])
-        scheduler = DDIMScheduler.from_pretrained(source, subfolder="scheduler", local_files_only=options["local_files_only"])
+        tokenizer = CLIPTokenizer.from_pretrained(
+            source, subfolder="tokenizer", local_files_only=options["local_files_only"]
+        )
+        scheduler = DDIMScheduler.from_pretrained(
+            source, subfolder="scheduler", local_files_only=options["local_files_only"]
+        )
         camera_encoder = None
         if config.multiview and (folder / "camera_encoder").is_dir():
             camera_encoder = CameraEncoder.load(folder / "camera_encoder").to(dtype)
@@ -155,6 +159,8 @@ def load_prior(config: DiffusersConfig, device: torch.device | str = "cpu") -> D
         raise
     except Exception as error:  # the libraries raise a dozen kinds, all of which mean: these weights can't be used
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = "check the folder, or download it again" if local else "check the id, your network, or give a local folder"
+        hint = (
+            "check the folder, or download it again" if local else "check the id, your network, or give a local folder"
+        )
         raise PriorError(f"can't load the model {config.model!r}: {reason} ({hint})") from error
     return DiffusersPrior(vae, tokenizer, text_encoder, unet, scheduler, camera_encoder, device)

@@ -55,9 +55,7 @@ class CameraEncoder(nn.Module):
 
     def __init__(self, time_embedding_dim: int, width: int = 128) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(CAMERA_FEATURES, width), nn.SiLU(), nn.Linear(width, time_embedding_dim)
-        )
+        self.layers = nn.Sequential(nn.Linear(CAMERA_FEATURES, width), nn.SiLU(), nn.Linear(width, time_embedding_dim))
         nn.init.zeros_(self.layers[2].bias)
 
     def forward(self, features: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""The procedural toy world, and the training of what is embedded."""

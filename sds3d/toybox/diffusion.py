@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -33,14 +34,14 @@ def make_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
     merges: list[tuple[str, str]] = []
     split = [[*word[:-1], word[-1] + "</w>"] for word in words]
     while True:
-        pairs = Counter(pair for pieces in split for pair in zip(pieces, pieces[1:], strict=False))
+        pairs = Counter(pair for pieces in split for pair in pairwise(pieces))
         if not pairs:
             break
         left, right = max(pairs, key=lambda pair: (pairs[pair], pair))
         merges.append((left, right))
         tokens.append(left + right)
         split = [_merged(pieces, left, right) for pieces in split]
-    tokens = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {token: i for i, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TEXT_LENGTH)  # type: ignore[arg-type]
 
@@ -121,9 +122,7 @@ class Denoiser(nn.Module):
         """v for x_t (B, C, 8, 8) at integer t (B,), text hidden (B, L, D); with_camera (B,) 1 or 0 drops cameras."""
         embedding = self.camera_encoder(camera_features(cameras)) * with_camera[:, None]
         with camera_embedding(self.unet, embedding):
-            return self.unet(
-                x_t, t, hidden, cross_attention_kwargs={"n_views": n_views}, return_dict=False
-            )[0]
+            return self.unet(x_t, t, hidden, cross_attention_kwargs={"n_views": n_views}, return_dict=False)[0]
 
 
 @dataclass(frozen=True)

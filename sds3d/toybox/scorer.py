@@ -29,7 +29,7 @@ class Scorer(nn.Module):
 
         def block(inside: int, outside: int, stride: int) -> nn.Sequential:
             return nn.Sequential(
-                nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU()
+                nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.GroupNorm(8, outside), nn.ReLU()
             )
 
         self.features = nn.Sequential(
@@ -84,8 +84,8 @@ def score(model: Scorer, rgb: Tensor) -> Scores:
 def load_scorer(folder: Path | None = None) -> Scorer:
     """The shipped scorer, or the one in `folder`; in eval mode."""
     model = Scorer()
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in load_file(
-        (folder or assets_dir() / "toybox" / "scorer") / "model.safetensors").items()})  # fmt: skip
+    weights = load_file((folder or assets_dir() / "toybox" / "scorer") / "model.safetensors")
+    model.load_state_dict({k: v.float() for k, v in weights.items()})
     return model.eval()
 
 
@@ -102,6 +102,32 @@ def labels(specs: Sequence[Spec], azimuth: Tensor) -> tuple[Tensor, Tensor, Tens
     )
 
 
+def train_step(model: Scorer, x: Tensor, targets: Sequence[Tensor], has_front: Tensor) -> Tensor:
+    """Sum of the cross-entropies; the azimuth counts only where the object has a front. x: (B, 3, H, W) augmented."""
+    logits = model(x)
+    loss = sum(
+        (nn.functional.cross_entropy(part, target) for part, target in zip(logits[:3], targets[:3], strict=True)),
+        torch.zeros(()),
+    )
+    azimuth = nn.functional.cross_entropy(logits[3], targets[3], reduction="none")
+    return loss + (azimuth * has_front).sum() / has_front.sum().clamp(min=1)
+
+
+@torch.no_grad()
+def accuracy(model: Scorer, rgb: Tensor, targets: Sequence[Tensor], has_front: Tensor) -> dict[str, float]:
+    """Shares read right of pictures (B, 64, 64, 3) in [0, 1]; azimuth within one bin (45 degrees), where it has a front."""
+    logits = [model(2 * part.permute(0, 3, 1, 2) - 1) for part in rgb.split(256)]
+    category, color, accent, azimuth = (torch.cat(parts).argmax(1) for parts in zip(*logits, strict=True))
+    off = (azimuth - targets[3]).abs()
+    near = torch.minimum(off, AZIMUTH_BINS - off) <= 1
+    return {
+        "category": (category == targets[0]).float().mean().item(),
+        "color": (color == targets[1]).float().mean().item(),
+        "accent": (accent == targets[2]).float().mean().item(),
+        "azimuth": near[has_front.bool()].float().mean().item(),
+    }
+
+
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     """Blur, noise, brightness and a tinted background ramp on pictures (B, 3, H, W) in [-1, 1].
 
@@ -113,9 +139,8 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
 
     batch, _, height, width = x.shape
     background = (x - x[:, :, :1, :1]).abs().amax(1, keepdim=True) < 0.02  # (B, 1, H, W)
-    ramp = torch.linspace(-1, 1, height)[:, None] * uniform(-1, 1, batch, 1, 1, 1) + torch.linspace(-1, 1, width) * uniform(
-        -1, 1, batch, 1, 1, 1
-    )
+    down, across = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)
+    ramp = down * uniform(-1, 1, batch, 1, 1, 1) + across * uniform(-1, 1, batch, 1, 1, 1)
     painted = uniform(-0.8, 1, batch, 3, 1, 1) * 0.4 + uniform(-0.6, 1, batch, 1, 1, 1) * 0.6 + 0.15 * ramp
     x = torch.where(background & (uniform(0, 1, batch, 1, 1, 1) < 0.7), painted, x)
     blurred = nn.functional.avg_pool2d(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)

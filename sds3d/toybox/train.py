@@ -26,9 +26,9 @@ from transformers import CLIPTokenizer
 from sds3d.cameras import orbit
 from sds3d.config import Config
 from sds3d.prompts import view_name
-from sds3d.toybox import autoencoder, diffusion
+from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import VOCABULARY, caption
-from sds3d.toybox.objects import Spec
+from sds3d.toybox.objects import HAS_FRONT, Spec
 from sds3d.toybox.render import FOVY, iterate_objects
 
 CAPTIONS_PER_OBJECT = 8
@@ -41,21 +41,24 @@ Report = Callable[[str, int, int, dict[str, float]], None]
 class TrainConfig(Config):
     """Sizes of the training; the defaults made the prior that is shipped."""
 
-    objects: int = Field(16000, ge=16)
+    objects: int = Field(default=16000, ge=16)
     """Objects rendered from four sides for training."""
-    held_out_objects: int = Field(128, ge=16)
+    held_out_objects: int = Field(default=128, ge=16)
     """Further objects, of another seed, for the figures of the card."""
     seed: int = 0
-    workers: int = Field(2, ge=1)
+    workers: int = Field(default=2, ge=1)
     """Processes that render."""
-    autoencoder_steps: int = Field(4500, ge=1)
-    autoencoder_batch: int = Field(16, ge=1)
-    autoencoder_rate: float = Field(2e-3, gt=0)
-    unet_steps: int = Field(12000, ge=1)
-    unet_objects: int = Field(8, ge=1)
+    autoencoder_steps: int = Field(default=4500, ge=1)
+    autoencoder_batch: int = Field(default=16, ge=1)
+    autoencoder_rate: float = Field(default=2e-3, gt=0)
+    unet_steps: int = Field(default=12000, ge=1)
+    unet_objects: int = Field(default=8, ge=1)
     """Objects of four views in a batch of the U-Net."""
-    unet_rate: float = Field(8e-4, gt=0)
-    checkpoint_every: int = Field(250, ge=1)
+    unet_rate: float = Field(default=8e-4, gt=0)
+    scorer_objects: int = Field(default=8000, ge=16)
+    scorer_steps: int = Field(default=4000, ge=1)
+    scorer_batch: int = Field(default=64, ge=1)
+    checkpoint_every: int = Field(default=250, ge=1)
     """Steps between checkpoints."""
 
 
@@ -64,13 +67,49 @@ def train(folder: Path, config: TrainConfig, report: Report) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
     data = render_stage(folder / "train.safetensors", config.objects, config.seed, config.workers, report)
-    held_out = render_stage(folder / "test.safetensors", config.held_out_objects, config.seed + 1, config.workers, report)
+    held_out = render_stage(
+        folder / "test.safetensors", config.held_out_objects, config.seed + 1, config.workers, report
+    )
     vae = train_autoencoder(folder, config, data["pictures"], held_out["pictures"], report)
     tokenizer = diffusion.make_tokenizer(VOCABULARY)
     latents = encode_views(vae, data, tokenizer, report)
     held_out_latents = encode_views(vae, held_out, tokenizer, report)
     model = train_denoiser(folder, config, latents, held_out_latents, tokenizer, report)
     return write_prior(folder / "prior", model, vae, tokenizer)
+
+
+def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
+    """Trains the scorer in `folder`, on renders that the prior never saw, and returns `folder/scorer`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = (config.scorer_objects, config.seed + 1_000_003)
+    hidden = (config.held_out_objects, config.seed + 2_000_003)
+    data = render_stage(folder / "scorer-train.safetensors", *shown, config.workers, report)
+    held_out = render_stage(folder / "scorer-test.safetensors", *hidden, config.workers, report)
+
+    def targets_of(views: dict[str, Any]) -> tuple[list[Tensor], Tensor]:
+        specs = [spec for spec in views["specs"] for _ in range(4)]
+        has_front = torch.tensor([spec.category in HAS_FRONT for spec in specs]).float()
+        return list(scorer.labels(specs, views["angles"][..., 0].flatten())), has_front
+
+    (targets, has_front), (test_targets, test_front) = targets_of(data), targets_of(held_out)
+    flat, test = data["pictures"].flatten(0, 1), held_out["pictures"].flatten(0, 1).float() / 255
+    torch.manual_seed(config.seed)
+    model = scorer.Scorer()
+
+    def step(generator: torch.Generator) -> Tensor:
+        index = torch.randint(len(flat), (config.scorer_batch,), generator=generator)
+        x = scorer.augment(autoencoder.to_input(flat[index]), generator)
+        return scorer.train_step(model, x, [target[index] for target in targets], has_front[index])
+
+    def measure(average: nn.Module) -> dict[str, float]:
+        return scorer.accuracy(average, test, test_targets, test_front)  # type: ignore[arg-type]
+
+    path = folder / "scorer.ckpt.safetensors"
+    average = _optimise(path, "scorer", model, step, measure, config, config.scorer_steps, 1e-3, report)
+    (folder / "scorer").mkdir(exist_ok=True)
+    save_file({k: v.half() for k, v in average.state_dict().items()}, folder / "scorer" / "model.safetensors")
+    (folder / "scorer" / "card.json").write_text(json.dumps(measure(average), indent=2) + "\n")
+    return folder / "scorer"
 
 
 def render_stage(path: Path, n_objects: int, seed: int, workers: int, report: Report) -> dict[str, Any]:
@@ -108,18 +147,31 @@ def train_autoencoder(
     def measure(average: nn.Module) -> dict[str, float]:
         return {"psnr": autoencoder.psnr(average, test[::4][:64])}  # type: ignore[arg-type]
 
-    trained = _optimise(folder / "vae.ckpt.safetensors", "autoencoder", model, step, measure, config,
-                        config.autoencoder_steps, config.autoencoder_rate, report)
+    trained = _optimise(
+        folder / "vae.ckpt.safetensors",
+        "autoencoder",
+        model,
+        step,
+        measure,
+        config,
+        config.autoencoder_steps,
+        config.autoencoder_rate,
+        report,
+    )
     index = torch.randperm(len(flat), generator=torch.Generator().manual_seed(config.seed))[:1024]
     with torch.no_grad():
-        latents = torch.cat([trained.encode(autoencoder.to_input(part), return_dict=False)[0] for part in flat[index].split(64)])
+        latents = torch.cat(
+            [trained.encode(autoencoder.to_input(part), return_dict=False)[0] for part in flat[index].split(64)]
+        )
     trained.register_to_config(scaling_factor=1 / latents.std().item())
     trained.save_pretrained(folder / "vae")
     return trained
 
 
 @torch.no_grad()
-def encode_views(vae: AutoencoderTiny, data: dict[str, Any], tokenizer: CLIPTokenizer, report: Report) -> diffusion.LatentViews:
+def encode_views(
+    vae: AutoencoderTiny, data: dict[str, Any], tokenizer: CLIPTokenizer, report: Report
+) -> diffusion.LatentViews:
     """Latents of all pictures and tokens of `CAPTIONS_PER_OBJECT` captions a view, without and with view words."""
     pictures, angles, specs = data["pictures"], data["angles"], data["specs"]
     latents = []
@@ -138,7 +190,10 @@ def encode_views(vae: AutoencoderTiny, data: dict[str, Any], tokenizer: CLIPToke
         ]
     shape = (len(specs), 4, CAPTIONS_PER_OBJECT, -1)
     return diffusion.LatentViews(
-        torch.cat(latents), cameras, tokenize(tokenizer, plain).reshape(shape), tokenize(tokenizer, viewed).reshape(shape)
+        torch.cat(latents),
+        cameras,
+        tokenize(tokenizer, plain).reshape(shape),
+        tokenize(tokenizer, viewed).reshape(shape),
     )
 
 
@@ -174,8 +229,17 @@ def train_denoiser(
             for offset in (90, 180)
         }
 
-    return _optimise(folder / "unet.ckpt.safetensors", "unet", model, step, measure, config,
-                     config.unet_steps, config.unet_rate, report)
+    return _optimise(
+        folder / "unet.ckpt.safetensors",
+        "unet",
+        model,
+        step,
+        measure,
+        config,
+        config.unet_steps,
+        config.unet_rate,
+        report,
+    )
 
 
 def _optimise(
@@ -225,8 +289,13 @@ def _optimise(
 
 
 def _save_training(
-    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer,
-    generator: torch.Generator, step: int, seconds: float,
+    path: Path,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    step: int,
+    seconds: float,
 ) -> None:
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}

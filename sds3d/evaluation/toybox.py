@@ -1,0 +1,147 @@
+"""How right are the assets? Held-out prompts of the toy world, measured by the scorer against ground truth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sds3d.cameras import turntable
+from sds3d.export.pictures import contact_sheet
+from sds3d.generate import drive, make_config, make_scene, new_run, read_config
+from sds3d.optimize import part, random_streams
+from sds3d.priors.base import Prior
+from sds3d.priors.diffusers import load_prior
+from sds3d.runs import Run, RunError, write_atomically
+from sds3d.toybox.captions import held_out, prompt
+from sds3d.toybox.objects import CATEGORIES, HAS_FRONT, Spec, build
+from sds3d.toybox.render import render_prompt
+from sds3d.toybox.scorer import Scorer, load_scorer, score
+
+AZIMUTHS = 8
+ELEVATION = 15.0
+
+
+@dataclass(frozen=True)
+class AssetScore:
+    """One asset, read by the scorer in AZIMUTHS pictures round it.
+
+    recognised: share of the pictures whose category and colour are both right. janus: whether a face stands where
+    none should be (see `has_janus`); None for categories without a front. seconds: of the whole run.
+    """
+
+    prompt: str
+    recognised: float
+    janus: bool | None
+    seconds: float
+
+
+def bench_prompts(n: int = 32) -> list[Spec]:
+    """The first n held-out combinations, taken in turns from every category and spread over the colours."""
+    by_category = {c: sorted((s for s in held_out() if s.category == c), key=prompt) for c in CATEGORIES}
+    rng = np.random.default_rng(0)
+    for specs in by_category.values():
+        rng.shuffle(specs)  # type: ignore[arg-type]
+        specs.sort(key=lambda spec: spec.accent is not None)  # the plain colour first
+    turns = max(len(specs) for specs in by_category.values())
+    ordered = [by_category[c][i] for i in range(turns) for c in CATEGORIES if i < len(by_category[c])]
+    return ordered[:n]
+
+
+def has_janus(azimuth: Tensor, read: Tensor) -> bool:
+    """Whether a second face is read, or none: (B,) true azimuths and (B,) azimuths that the scorer reads, in degrees.
+
+    The front must be read in the picture from the front or in one of its neighbours, and must not be read in any
+    picture from behind (135 degrees or more away).
+    """
+    away = (azimuth + 180) % 360 - 180
+    front = ((read + 180) % 360 - 180).abs() < 22.5
+    second_face = bool((front & (away.abs() >= 135)).any())
+    faceless = not bool((front & (away.abs() <= 45)).any())
+    return second_face or faceless
+
+
+def score_pictures(scorer: Scorer, spec: Spec, rgb: NDArray[np.float32], seconds: float) -> AssetScore:
+    """Reads pictures (AZIMUTHS, 64, 64, 3) in [0, 1] of an asset, evenly round it from the front."""
+    scores = score(scorer, torch.from_numpy(rgb))
+    right = [c == spec.category and k == spec.color for c, k in zip(scores.category, scores.color, strict=True)]
+    azimuth = torch.arange(AZIMUTHS) * (360.0 / AZIMUTHS)
+    janus = has_janus(azimuth, scores.azimuth) if spec.category in HAS_FRONT else None
+    return AssetScore(prompt(spec), float(np.mean(right)), janus, seconds)
+
+
+def render_run(run: Run) -> NDArray[np.float32]:
+    """Pictures (AZIMUTHS, 64, 64, 3) of a run's scene over light grey."""
+    config = read_config(run)
+    checkpoint = run.load_checkpoint()
+    if checkpoint is None:
+        raise RunError(f"{run.folder} has no checkpoint to render")
+    scene = make_scene(config, random_streams(config.seed, "scene")["scene"], torch.device("cpu"))
+    scene.load_state_dict(part(checkpoint, "scene/"))
+    with torch.no_grad():
+        rendering = scene.render(turntable(AZIMUTHS, ELEVATION), torch.full((3,), 0.8))
+    return rendering.rgb.clamp(0, 1).numpy()
+
+
+def truth(spec: Spec) -> NDArray[np.float32]:
+    """Pictures (AZIMUTHS, 64, 64, 3) of a true object of the prompt, over the same light grey."""
+    azimuths = [i * 360.0 / AZIMUTHS for i in range(AZIMUTHS)]
+    return render_prompt(spec, azimuths, elevation=ELEVATION, background=(0.8, 0.8, 0.8)).astype(np.float32) / 255
+
+
+def bench_preset(
+    preset: str, specs: Sequence[Spec], root: Path, overrides: list[str], report: Callable[[str, int, int], None]
+) -> Iterator[tuple[AssetScore, NDArray[np.float32]]]:
+    """Generates and reads every prompt with one preset, its prior loaded once; finished runs are not made again."""
+    scorer = load_scorer()
+    prior: Prior | None = None
+    for i, spec in enumerate(specs):
+        config = make_config(prompt(spec), preset, overrides)
+        run = new_run(root / preset, config)
+        if run.state.status != "finished" and prior is None:
+            prior = load_prior(config.prior)
+        for step in drive(run, prior=prior):
+            report(f"{preset}: {config.prompt} ({i + 1}/{len(specs)})", step.step, step.total)
+        rgb = render_run(run)
+        yield score_pictures(scorer, spec, rgb, run.state.seconds), rgb
+
+
+def summary(scores: Sequence[AssetScore]) -> dict[str, float]:
+    """Means over assets: recognised, share without Janus among categories with a front, median seconds."""
+    fronts = [not s.janus for s in scores if s.janus is not None]
+    return {
+        "recognised": float(np.mean([s.recognised for s in scores])),
+        "without_janus": float(np.mean(fronts)),
+        "median_seconds": float(np.median([s.seconds for s in scores])),
+    }
+
+
+def bench(
+    presets: Sequence[str],
+    root: Path,
+    n: int = 32,
+    overrides: list[str] | None = None,
+    report: Callable[[str, int, int], None] = lambda name, step, total: None,
+) -> dict[str, dict[str, float]]:
+    """Measures presets beside the ground truth; writes results.json and one contact sheet a preset into `root`."""
+    specs = bench_prompts(n)
+    scorer = load_scorer()
+    rows = {"truth": [(score_pictures(scorer, spec, rgb, 0.0), rgb) for spec in specs for rgb in [truth(spec)]]}
+    for preset in presets:
+        rows[preset] = list(bench_preset(preset, specs, root, overrides or [], report))
+    root.mkdir(parents=True, exist_ok=True)
+    results = {}
+    for name, row in rows.items():
+        results[name] = summary([s for s, _ in row])
+        labels = [f"{s.prompt}  {s.recognised:.0%}{' Janus' if s.janus else ''}" for s, _ in row]
+        contact_sheet([rgb for _, rgb in row], labels).save(root / f"{name}.png")
+    details = {name: [asdict(s) for s, _ in row] for name, row in rows.items()}
+    text = json.dumps({"summary": results, "assets": details}, indent=2) + "\n"
+    write_atomically(root / "results.json", text.encode())
+    return results

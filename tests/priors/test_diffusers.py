@@ -1,0 +1,173 @@
+"""The latent prior against diffusers' own pipeline, on tiny random models saved and loaded from disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from sds3d.cameras import turntable
+from sds3d.priors.base import PriorError, add_noise
+from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.multiview import CameraEncoder
+from sds3d.priors.sampling import ddim
+from sds3d.toybox.diffusion import make_tokenizer
+
+
+def tiny_pipeline(prediction_type: str) -> StableDiffusionPipeline:
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer("a red blue mug chair".split())
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=37,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=24,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=32,
+        attention_head_dim=8,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+    )
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        clip_sample=False,
+        set_alpha_to_one=True,
+        timestep_spacing="linspace",
+    )
+    return StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp(request.param)
+    tiny_pipeline(request.param).save_pretrained(path)
+    return path
+
+
+def test_reproduces_the_pipelines_own_pictures(folder: Path) -> None:
+    """Our sampler over our contract gives the very picture of StableDiffusionPipeline.__call__.
+
+    With `linspace` spacing the pipeline visits t = 999, 749.25, ... rounded: the same times as our sampler's,
+    up to its last step, which goes from the last visited time to 0 noise.
+    """
+    prior = load_prior(DiffusersConfig(model=str(folder)))
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    timesteps = [999, 749, 500, 250, 0]
+
+    from sds3d.guidance.base import Views, guided_prediction
+
+    positive, negative = prior.encode_text(["a red mug"]), prior.encode_text([""])
+    views = Views(turntable(1), noise.new_empty(0), positive, negative)
+    pipeline.scheduler.set_timesteps(5)
+    visited = pipeline.scheduler.timesteps.tolist()
+    assert visited == pytest.approx(timesteps, abs=1)
+    x = noise
+    for i, step in enumerate(visited):
+        guided = guided_prediction(prior, x, torch.tensor([step / 999]), views, 7.5)
+        following = step - 1000 // 5  # where the scheduler's own step goes to
+        abar = prior._alphas_bar[following] if following >= 0 else torch.tensor(1.0)
+        x = abar.sqrt() * guided.x0 + (1 - abar).sqrt() * guided.eps
+    ours = prior.decode(x).numpy()
+    theirs = pipeline("a red mug", num_inference_steps=5, guidance_scale=7.5, latents=noise, output_type="np").images
+    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_prediction_inverts_the_noising(folder: Path) -> None:
+    prior = load_prior(DiffusersConfig(model=str(folder)))
+    x_t = torch.randn(2, 4, 16, 16)
+    t = torch.tensor([0.3, 0.8])
+    out = prior.predict(x_t, t, prior.encode_text(["a red mug", ""]), None)
+    torch.testing.assert_close(add_noise(prior, out.x0, out.eps, t), x_t, atol=1e-4, rtol=1e-4)
+
+
+def test_encoding_is_differentiable_and_deterministic(folder: Path) -> None:
+    prior = load_prior(DiffusersConfig(model=str(folder)))
+    rgb = torch.rand(1, 32, 32, 3, requires_grad=True)
+    x = prior.encode_image(rgb)
+    assert x.shape == (1, 4, 16, 16)
+    x.sum().backward()
+    assert rgb.grad is not None
+    assert rgb.grad.abs().sum() > 0
+    torch.testing.assert_close(x, prior.encode_image(rgb))
+
+
+def test_views_and_cameras_matter_only_in_a_multiview_folder(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    multi = tmp_path / "multi"
+    shutil.copytree(folder, multi)
+    torch.manual_seed(1)
+    unet_time_dim = 128  # 4 x the first block's channels
+    CameraEncoder(unet_time_dim).save(multi / "camera_encoder")
+    plain, joint = load_prior(DiffusersConfig(model=str(folder))), load_prior(DiffusersConfig(model=str(multi)))
+    assert (plain.n_views, joint.n_views) == (1, 4)
+    x_t, t = torch.randn(4, 4, 16, 16), torch.full((4,), 0.5)
+    cond = plain.encode_text(["a red mug"] * 4)
+    cameras = turntable(4)
+    base = plain.predict(x_t, t, cond, cameras).eps
+    # Asked without cameras, the multi-view model is the plain one.
+    torch.testing.assert_close(joint.predict(x_t, t, cond, None).eps, base, atol=1e-5, rtol=1e-4)
+    with_cameras = joint.predict(x_t, t, cond, cameras).eps
+    assert (with_cameras - base).abs().max() > 1e-3
+    # Views see each other: changing the last view changes the first one's prediction.
+    other = x_t.clone()
+    other[3] += 1
+    assert (joint.predict(other, t, cond, cameras).eps[0] - with_cameras[0]).abs().max() > 1e-4
+    torch.testing.assert_close(plain.predict(other, t, cond, cameras).eps[0], base[0], atol=1e-5, rtol=1e-4)
+    # Asked as a 2D model, it has one view.
+    assert load_prior(DiffusersConfig(model=str(multi), multiview=False)).n_views == 1
+
+
+def test_missing_and_truncated_weights_say_so_in_one_line(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    with pytest.raises(PriorError, match="can't load the model"):
+        load_prior(DiffusersConfig(model=str(tmp_path)))
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(PriorError) as error:
+        load_prior(DiffusersConfig(model=str(broken)))
+    assert "\n" not in str(error.value)
+    scheduler = broken / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "prediction_type": "sample"}))
+    shutil.copy(folder / "unet" / "diffusion_pytorch_model.safetensors", weights)
+    with pytest.raises(PriorError, match="prediction type"):
+        load_prior(DiffusersConfig(model=str(broken)))
+
+
+def test_ddim_of_a_multiview_prior_keeps_shapes(folder: Path) -> None:
+    prior = load_prior(DiffusersConfig(model=str(folder)))
+    noise = torch.randn(2, 4, 16, 16)
+    cond, null = prior.encode_text(["a red mug"] * 2), prior.encode_text([""] * 2)
+    sample = ddim(prior, noise, turntable(2), cond, null, steps=3)
+    assert sample.shape == noise.shape
+    assert torch.isfinite(sample).all()
