@@ -161,11 +161,11 @@ def pick_device(wanted: str = "") -> torch.device:
 
 
 def set_threads(threads: int) -> int:
-    """Set the CPU threads of torch and numba; 0 takes the physical cores, at most 8. Returns the number set."""
+    """Set the CPU threads of numba and torch; 0 takes the physical cores, at most 8. Returns the number set."""
     threads = threads or default_threads()
-    torch.set_num_threads(threads)
     with suppress(ValueError):  # more than the machine has cores: numba then keeps all of them
         numba.set_num_threads(threads)
+    torch.set_num_threads(threads)  # last, because numba's first call resets OpenMP's count, which torch shares
     return threads
 
 
