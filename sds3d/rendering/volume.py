@@ -35,9 +35,9 @@ class RayPictures(NamedTuple):
 
 
 class RaySamples(NamedTuple):
-    """Samples of R rays in the grid: sample i of a ray lies at t = near + (i + jitter) step, for i < count.
+    """Samples of R rays in the grid: sample i of a ray lies at t = near + (i + jitter) step, for i < steps.
 
-    starts, slopes: (R, 3), the position in voxels is starts + t slopes. near, step: (R,) metres. count: (R,) int32.
+    starts, slopes: (R, 3), the position in voxels is starts + t slopes. near, step: (R,) metres. steps: (R,) int32.
     jitter: (R,) in [0, 1).
     """
 
@@ -45,7 +45,7 @@ class RaySamples(NamedTuple):
     slopes: Tensor
     near: Tensor
     step: Tensor
-    count: Tensor
+    steps: Tensor
     jitter: Tensor
 
 
@@ -62,13 +62,13 @@ def sample_rays(origins: Tensor, directions: Tensor, jitter: Tensor | None, size
     length = torch.maximum(low, high).amin(-1) - near
     hit = length > 1e-6  # False for NaN
     length = torch.where(hit, length, 0)
-    count = (length * (samples / (2 * BOUND))).ceil()
+    steps = (length * (samples / (2 * BOUND))).ceil()
     return RaySamples(
         starts=(origins + BOUND) * scale,
         slopes=directions * scale,
         near=torch.where(hit, near, 0),
-        step=length / count.clamp(min=1),
-        count=count.int(),
+        step=length / steps.clamp(min=1),
+        steps=steps.int(),
         jitter=torch.full_like(near, 0.5) if jitter is None else jitter,
     )
 
@@ -154,17 +154,15 @@ def _render(
     )
     rgb, alpha, depth, normal = _Fused.apply(grid, skip, *rays) if fused else _march(grid, skip, rays)
     normal = functional.normalize(normal, dim=-1, eps=1e-4)
-    return RayPictures(
-        rgb.reshape(*shape, 3), alpha.reshape(shape), depth.reshape(shape), normal.reshape(*shape, 3)
-    )
+    return RayPictures(rgb.reshape(*shape, 3), alpha.reshape(shape), depth.reshape(shape), normal.reshape(*shape, 3))
 
 
 def _march(grid: Tensor, skip: Tensor, rays: RaySamples) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Plain torch: rgb (R, 3), alpha (R,), depth (R,) and the weighted -gradient of the density (R, 3)."""
-    size, longest = grid.shape[0], max(int(rays.count.max()), 1) if rays.count.numel() else 1
+    size, longest = grid.shape[0], max(int(rays.steps.max()), 1) if rays.steps.numel() else 1
     index = torch.arange(longest, device=grid.device, dtype=grid.dtype)
     t = rays.near[:, None] + (index + rays.jitter[:, None]) * rays.step[:, None]  # (R, S)
-    valid = index < rays.count[:, None]
+    valid = index < rays.steps[:, None]
     points = rays.starts[:, None] + t[..., None] * rays.slopes[:, None]  # (R, S, 3) in voxels
     cell = points.nan_to_num().long().clamp(0, size - 2)
     voxel = (cell[..., 0] * size + cell[..., 1]) * size + cell[..., 2]  # (R, S)
@@ -172,12 +170,10 @@ def _march(grid: Tensor, skip: Tensor, rays: RaySamples) -> tuple[Tensor, Tensor
 
     values, slopes = _trilinear(grid, points[valid], cell[valid], voxel[valid])  # (M, 4), (M, 3)
     density = grid.new_zeros(t.shape).masked_scatter(valid, values[:, 0])
-    # Padded so that every sample has the transmittance in front of it; float64 sums would hide nothing.
     optical = density * rays.step[:, None]
-    before = functional.pad(torch.cumsum(optical, dim=1), (1, 0))  # (R, S + 1)
-    transmittance = torch.exp(-before)
-    alive = transmittance[:, :-1].detach() > MIN_TRANSMITTANCE
-    weights = (transmittance[:, :-1] * -torch.expm1(-optical)) * alive  # (R, S)
+    before = torch.exp(optical - torch.cumsum(optical, dim=1))  # transmittance in front of a sample
+    alive = before.detach() > MIN_TRANSMITTANCE
+    weights = before * -torch.expm1(-optical) * alive  # (R, S)
     color = grid.new_zeros(*t.shape, 3).masked_scatter(valid[..., None], values[:, 1:])
     outward = grid.new_zeros(*t.shape, 3).masked_scatter(valid[..., None], -slopes)
     return (
@@ -209,19 +205,20 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, grid: Tensor, skip: Tensor, *rays: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)  # a picture that the loss leaves out then costs nothing in the backward
-        arrays = tuple(ray.contiguous().numpy() for ray in rays)
+        grid, skip, rays = grid.contiguous(), skip.contiguous(), tuple(ray.contiguous() for ray in rays)
         ctx.scale = (grid.shape[0] - 1) / (2 * BOUND)
-        ctx.inputs = (grid.detach().contiguous().numpy(), skip.contiguous().numpy(), ctx.scale, arrays)
-        ctx.outputs = volume_numba.forward(*ctx.inputs)
-        return tuple(torch.from_numpy(picture.copy()) for picture in ctx.outputs[:4])
+        outputs = volume_numba.forward(grid.numpy(), skip.numpy(), ctx.scale, tuple(ray.numpy() for ray in rays))
+        tensors = tuple(torch.from_numpy(output) for output in outputs)
+        ctx.save_for_backward(grid, skip, *rays, *tensors)
+        return tensors[:4]
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Any, ...]:
-        if all(gradient is None for gradient in gradients):
-            return None, None, *[None] * 6
-        arrays = tuple(None if gradient is None else gradient.numpy() for gradient in gradients)
-        gradient = volume_numba.backward(*ctx.inputs, ctx.outputs, arrays)
-        return torch.from_numpy(gradient), None, *[None] * 6
+    def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        grid, skip, *others = (tensor.numpy() for tensor in ctx.saved_tensors)
+        rays, outputs = tuple(others[: len(RaySamples._fields)]), tuple(others[len(RaySamples._fields) :])
+        given = tuple(None if grad is None else grad.numpy() for grad in grad_outputs)
+        gradient = volume_numba.backward(grid, skip, ctx.scale, rays, outputs, given)
+        return torch.from_numpy(gradient), None, *[None] * len(rays)
 
 
 class _Smoothness(torch.autograd.Function):
@@ -233,5 +230,5 @@ class _Smoothness(torch.autograd.Function):
         return values.new_tensor(value)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Tensor:
-        return ctx.gradient * upstream
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        return ctx.gradient * grad_outputs[0]

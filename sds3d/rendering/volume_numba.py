@@ -10,7 +10,7 @@ Rays whose transmittance falls below `MIN_TRANSMITTANCE` stop there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -52,6 +52,8 @@ def parallel(kernel: Callable[..., Any], *arguments: Any) -> None:
         for other in others:
             other.result()
 
+
+_inlined: Any = intrinsic  # as Any, because callers leave out the typing context
 
 # ---- the cell of a sample as vectors of eight floats: (density, r, g, b) at its low z, then at its high z ----
 
@@ -95,7 +97,7 @@ def _edge_pointers(context: Any, builder: Any, array_type: Any, array: Any, size
     return [builder.bitcast(builder.gep(data, [offset]), _FLOAT8.as_pointer()) for offset in offsets]
 
 
-@intrinsic
+@_inlined
 def _trilinear(typing_context, grid, size, voxel, fx, fy, fz):
     """(density, r, g, b, d density/dx, /dy, /dz), in cells, at fractions (fx, fy, fz) of the cell at flat `voxel`."""
     result = types.UniTuple(types.float32, 7)
@@ -124,7 +126,7 @@ def _trilinear(typing_context, grid, size, voxel, fx, fy, fz):
     return signature, codegen
 
 
-@intrinsic
+@_inlined
 def _scatter(typing_context, gradient, size, voxel, fx, fy, fz, g0, g1, g2, g3):
     """Add the gradient (g0, g1, g2, g3) of a trilinear lookup's four channels to the cell's eight corners."""
     signature = types.void(gradient, types.int64, types.int64, *[types.float32] * 7)
@@ -150,9 +152,9 @@ def _scatter(typing_context, gradient, size, voxel, fx, fy, fz, g0, g1, g2, g3):
     return signature, codegen
 
 
-@intrinsic
+@_inlined
 def _exp_minus(typing_context, x):
-    """exp(-x) for x >= 0, to 2e-7 relative: a call of the C library would spill every vector register."""
+    """exp(-x) for x >= 0 in line: a call of the C library would spill every vector register."""
     signature = types.float32(types.float32)
 
     def codegen(context, builder, signature, arguments):
@@ -187,7 +189,7 @@ def _clamp(value: Any, top: Any) -> Any:
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "afn"})
 def _forward(
-    thread, n_threads, grid, size, scale, skip, starts, slopes, near, step, count, jitter,
+    thread, n_threads, grid, size, scale, skip, starts, slopes, near, step, steps, jitter,
     rgb, alpha, depth, normal, span,
 ):  # fmt: skip
     top = size - 2
@@ -195,7 +197,7 @@ def _forward(
         for ray in range(block * _BLOCK, min((block + 1) * _BLOCK, near.size)):
             ax, ay, az = starts[ray, 0], starts[ray, 1], starts[ray, 2]
             bx, by, bz = slopes[ray, 0], slopes[ray, 1], slopes[ray, 2]
-            t0, dt, u, n = near[ray], step[ray], jitter[ray], count[ray]
+            t0, dt, u, n = near[ray], step[ray], jitter[ray], steps[ray]
             leap = _CAUTION / (dt * max(abs(bx), abs(by), abs(bz)))  # samples per cell along the steepest axis
             transmittance = _ONE
             red, green, blue, reach, nx, ny, nz = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
@@ -312,7 +314,7 @@ def forward(grid: FloatArray, skip: NDArray[np.uint8], scale: float, rays: tuple
     """Render R rays through a grid (N, N, N, 4).
 
     skip: (N, N, N) uint8 from `empty_distance`. scale: voxels per metre.
-    rays: starts and slopes (R, 3) in voxels and voxels per metre, near and step (R,) in metres, count (R,) int32,
+    rays: starts and slopes (R, 3) in voxels and voxels per metre, near and step (R,) in metres, steps (R,) int32,
     jitter (R,).
     Returns premultiplied rgb (R, 3), alpha (R,), depth (R,), -gradient of the density weighted like the colours (R, 3),
     and the first and one past the last sample that counted (R, 2) int32, which `backward` needs.
@@ -333,7 +335,7 @@ def backward(
     scale: float,
     rays: tuple[NDArray[Any], ...],
     outputs: tuple[Any, ...],
-    gradients: tuple[FloatArray | None, FloatArray | None, FloatArray | None, FloatArray | None],
+    gradients: Sequence[FloatArray | None],
 ) -> FloatArray:
     """Gradient (N, N, N, 4) of a loss, given its gradients of the four pictures; None stands for zero.
 
@@ -362,40 +364,39 @@ def backward(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _empty_distance(density, threshold, distance):
-    n = density.shape[0]
-    cap = np.uint8(MAX_SKIP)
-    line = np.empty((n, n), np.uint8)
-    # Along z: distance to the nearest occupied cell of the same row.
-    for x in range(n - 1):
-        for y in range(n - 1):
+def _spread(lines, distance):
+    """Carry distances (n, n) over to neighbouring lines: the least max(offset, distance within the other line)."""
+    lines[:] = distance
+    n = distance.shape[0]
+    for line in range(n):
+        for other in range(max(line - MAX_SKIP + 1, 0), min(line + MAX_SKIP, n)):
+            offset = np.uint8(abs(other - line))
             for z in range(n):
+                distance[line, z] = min(distance[line, z], max(lines[other, z], offset))
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _empty_distance(density, threshold, distance):
+    n = distance.shape[0]
+    free = np.empty(n + 1, np.bool_)
+    for x in range(n):
+        for y in range(n):
+            for z in range(n + 1):
                 top = max(density[x, y, z], density[x, y + 1, z])
                 top = max(top, density[x + 1, y, z], density[x + 1, y + 1, z])
-                line[0, z] = np.uint8(0) if not top < threshold else cap
-            for z in range(n - 1):
-                distance[x, y, z] = min(line[0, z], line[0, z + 1])
-            for z in range(1, n - 1):
-                distance[x, y, z] = min(distance[x, y, z], np.uint8(distance[x, y, z - 1] + 1))
-            for z in range(n - 3, -1, -1):
-                distance[x, y, z] = min(distance[x, y, z], np.uint8(distance[x, y, z + 1] + 1))
-    # Along y, then x: the Chebyshev distance is the least max(offset, distance within the other line).
-    for x in range(n - 1):
-        line[:] = distance[x]
-        for y in range(n - 1):
-            for offset in range(-MAX_SKIP + 1, MAX_SKIP):
-                if 0 <= y + offset < n - 1:
-                    least = np.uint8(abs(offset))
-                    for z in range(n - 1):
-                        distance[x, y, z] = min(distance[x, y, z], max(line[y + offset, z], least))
-    for y in range(n - 1):
-        line[:] = distance[:, y]
-        for x in range(n - 1):
-            for offset in range(-MAX_SKIP + 1, MAX_SKIP):
-                if 0 <= x + offset < n - 1:
-                    least = np.uint8(abs(offset))
-                    for z in range(n - 1):
-                        distance[x, y, z] = min(distance[x, y, z], max(line[x + offset, z], least))
+                free[z] = top < threshold
+            line = distance[x, y]
+            for z in range(n):
+                line[z] = np.uint8(MAX_SKIP) if free[z] and free[z + 1] else np.uint8(0)
+            for z in range(1, n):
+                line[z] = min(line[z], np.uint8(line[z - 1] + 1))
+            for z in range(n - 2, -1, -1):
+                line[z] = min(line[z], np.uint8(line[z + 1] + 1))
+    lines = np.empty((n, n), np.uint8)
+    for x in range(n):
+        _spread(lines, distance[x])
+    for y in range(n):
+        _spread(lines, distance[:, y])
 
 
 def empty_distance(density: FloatArray, threshold: float) -> NDArray[np.uint8]:
@@ -405,7 +406,7 @@ def empty_distance(density: FloatArray, threshold: float) -> NDArray[np.uint8]:
     a corner's density reaches `threshold`; the last layer of each axis is no cell and holds MAX_SKIP.
     """
     distance = np.full(density.shape, MAX_SKIP, np.uint8)
-    _empty_distance(np.ascontiguousarray(density, np.float32), np.float32(threshold), distance)
+    _empty_distance(np.ascontiguousarray(density, np.float32), np.float32(threshold), distance[:-1, :-1, :-1])
     return distance
 
 

@@ -69,9 +69,7 @@ class NerfScene:
     color: (N, N, N, 3); sigmoid(color) is the sRGB colour.
     """
 
-    def __init__(
-        self, config: NerfConfig, generator: torch.Generator, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, config: NerfConfig, generator: torch.Generator, device: torch.device | str = "cpu") -> None:
         self.config = config
         self.device = torch.device(device)
         n = config.resolution
@@ -96,9 +94,7 @@ class NerfScene:
         jitter = torch.rand(shape, generator=self._generator).to(self.device) if training else None
         skip = self._training_skip() if training else self._empty_distance()
         origins, directions = cameras.to(self.device).rays()  # (B, H, W, 3)
-        pictures = render_rays(
-            self.grid(), origins, directions, samples=self.config.samples, jitter=jitter, skip=skip
-        )
+        pictures = render_rays(self.grid(), origins, directions, samples=self.config.samples, jitter=jitter, skip=skip)
         alpha = pictures.alpha[..., None]  # (B, H, W, 1)
         background = background.to(alpha).expand(len(cameras), 3)[:, None, None]  # (B, 1, 1, 3)
         rgb = pictures.rgb + (1 - alpha) * background
@@ -126,10 +122,7 @@ class NerfScene:
             "opacity": config.opacity * alpha.sum() / views,
             "entropy": config.entropy * progress * entropy.sum() / views,
             "smoothness": pixels
-            * (
-                config.density_smoothness * smoothness(self.density)
-                + config.color_smoothness * smoothness(self.color)
-            ),
+            * (config.density_smoothness * smoothness(self.density) + config.color_smoothness * smoothness(self.color)),
         }
 
     def after_step(self, step: int) -> None:

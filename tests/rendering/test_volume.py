@@ -1,0 +1,362 @@
+"""Volume rendering against closed forms, finite differences and, for the fused kernel, the plain-torch reference."""
+
+import math
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.ndimage import distance_transform_cdt
+from torch import Tensor
+
+from sds3d.cameras import Cameras, orbit
+from sds3d.rendering import volume_numba
+from sds3d.rendering.volume import (
+    BOUND,
+    RayPictures,
+    empty_distance,
+    render_rays,
+    render_rays_reference,
+    smoothness,
+    smoothness_reference,
+)
+
+Renderer = Callable[..., RayPictures]
+both = pytest.mark.parametrize("renderer", [render_rays, render_rays_reference])
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def lattice(n: int) -> Tensor:
+    """Positions of the voxels, (N, N, N, 3)."""
+    axis = torch.linspace(-BOUND, BOUND, n)
+    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+
+
+def ball_grid(n: int = 20, radius: float = 0.35, seed: int = 0) -> Tensor:
+    """A fuzzy ball of random colours, with exactly nothing outside it."""
+    generator = torch.Generator().manual_seed(seed)
+    grid = torch.rand(n, n, n, 4, generator=generator)
+    grid[..., 0] = ((radius - lattice(n).norm(dim=-1)) * 60).clamp(0, 12) * (0.5 + grid[..., 0])
+    return grid
+
+
+def views(count: int = 2, height: int = 12, width: int = 17) -> Cameras:
+    return orbit([17.0 + 80.0 * i for i in range(count)], elevation=25.0).resized(height, width)
+
+
+def jitter_for(cameras: Cameras) -> Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand(len(cameras), cameras.height, cameras.width, generator=generator)
+
+
+def loss_of(pictures: RayPictures, parts: str) -> Tensor:
+    """A scalar that weighs every pixel of the chosen pictures differently."""
+    generator = torch.Generator().manual_seed(11)
+    total = pictures.rgb.new_zeros(())
+    for name in ("rgb", "alpha", "depth", "normal"):
+        picture = getattr(pictures, name)
+        weight = torch.randn(picture.shape, generator=generator, dtype=torch.float64).to(picture)
+        if name == "normal":  # ill-conditioned where there is next to nothing to have a normal
+            weight = weight * pictures.alpha[..., None].detach()
+        if name in parts.split():
+            total = total + (weight * picture).sum()
+    return total
+
+
+def gradient_of(renderer: Renderer, grid: Tensor, parts: str, *rays: Tensor, **options: object) -> Tensor:
+    leaf = grid.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(loss_of(renderer(leaf, *rays, **options), parts), leaf)
+    return gradient
+
+
+# ---- the fused kernel is the reference ----
+
+
+@pytest.mark.parametrize("skipping", [False, True])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_kernel_renders_what_the_reference_renders(batch: int, skipping: bool) -> None:
+    grid, cameras = ball_grid(), views(batch)
+    options = {
+        "jitter": jitter_for(cameras),
+        "samples": 40,
+        "skip": empty_distance(grid[..., 0], 2.0) if skipping else None,
+    }
+    fused, reference = (
+        render_rays(grid, *cameras.rays(), **options),
+        render_rays_reference(grid, *cameras.rays(), **options),
+    )
+    assert fused.rgb.shape == (batch, 12, 17, 3)
+    assert fused.alpha.max() > 0.99
+    torch.testing.assert_close(fused.rgb, reference.rgb, atol=3e-6, rtol=0)
+    torch.testing.assert_close(fused.alpha, reference.alpha, atol=3e-6, rtol=0)
+    torch.testing.assert_close(fused.depth, reference.depth, atol=1e-5, rtol=0)
+    solid = fused.alpha > 0.01
+    torch.testing.assert_close(fused.normal[solid], reference.normal[solid], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("parts", ["rgb", "alpha", "depth", "normal", "rgb alpha depth normal"])
+@pytest.mark.parametrize("skipping", [False, True])
+def test_kernel_has_the_gradient_of_the_reference(parts: str, skipping: bool) -> None:
+    grid, cameras = ball_grid(), views()
+    options = {"jitter": jitter_for(cameras), "skip": empty_distance(grid[..., 0], 2.0) if skipping else None}
+    fused = gradient_of(render_rays, grid, parts, *cameras.rays(), **options)
+    reference = gradient_of(render_rays_reference, grid, parts, *cameras.rays(), **options)
+    assert reference.abs().max() > 0.05
+    torch.testing.assert_close(fused, reference, atol=2e-5 * float(reference.abs().max()), rtol=1e-4)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_two_threads_have_the_gradient_of_the_reference() -> None:
+    grid, cameras = ball_grid(), views()
+    skip = empty_distance(grid[..., 0], 2.0)
+    fused = gradient_of(render_rays, grid, "rgb alpha normal", *cameras.rays(), skip=skip)
+    reference = gradient_of(render_rays_reference, grid, "rgb alpha normal", *cameras.rays(), skip=skip)
+    torch.testing.assert_close(fused, reference, atol=2e-5 * float(reference.abs().max()), rtol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_same_threads_same_bits(threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        grid, cameras = ball_grid(), views()
+        runs = [gradient_of(render_rays, grid, "rgb alpha depth normal", *cameras.rays()) for _ in range(3)]
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(runs[0], runs[1])
+    assert torch.equal(runs[0], runs[2])
+
+
+def test_two_python_threads_render_at_once() -> None:
+    grid, cameras = ball_grid(), views()
+    expected = gradient_of(render_rays, grid, "rgb", *cameras.rays())
+    results: list[Tensor] = []
+
+    def work() -> None:
+        results.extend(gradient_of(render_rays, grid, "rgb", *cameras.rays()) for _ in range(5))
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(results) == 10
+    assert all(torch.equal(result, expected) for result in results)
+
+
+def test_inputs_need_not_be_contiguous() -> None:
+    grid, cameras = ball_grid(), views()
+    strided = grid.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
+    origins, directions = cameras.rays()
+    expected = gradient_of(render_rays, grid, "rgb alpha", origins, directions)
+    assert torch.equal(gradient_of(render_rays, strided, "rgb alpha", origins, directions), expected)
+
+
+# ---- the reference has the gradient of its values ----
+
+
+@pytest.mark.parametrize("parts", ["rgb", "alpha", "depth", "normal"])
+def test_reference_agrees_with_finite_differences(parts: str) -> None:
+    grid = ball_grid(8).double()
+    rays = [ray.double() for ray in views(1, 6, 6).rays()]
+    analytic = gradient_of(render_rays_reference, grid, parts, *rays)
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(4):
+        direction = torch.randn(grid.shape, generator=generator, dtype=torch.float64)
+        direction[..., 0] *= grid[..., 0] > 0  # a density stays >= 0
+        step = 1e-5
+
+        def at(offset: float, direction: Tensor = direction) -> float:
+            # The normals' weights are the opacities of the unmoved grid.
+            pictures = render_rays_reference(grid + offset * direction, *rays)
+            still = render_rays_reference(grid, *rays)
+            return float(loss_of(pictures._replace(alpha=still.alpha) if parts == "normal" else pictures, parts))
+
+        numeric = (at(step) - at(-step)) / (2 * step)
+        assert float((analytic * direction).sum()) == pytest.approx(numeric, rel=1e-5, abs=1e-7)
+
+
+# ---- closed forms ----
+
+
+@both
+def test_homogeneous_cube_transmits_exp_minus_sigma_length(renderer: Renderer) -> None:
+    sigma = 1.7
+    grid = torch.full((6, 6, 6, 4), 0.25)
+    grid[..., 0] = sigma
+    origins, directions = views(2).rays()
+    pictures = renderer(grid, origins, directions, samples=16)
+    # Length inside the cube by slabs, in float64 and independently of the renderer.
+    o, d = origins.double().numpy(), directions.double().numpy()
+    planes = np.sort(np.stack([(-BOUND - o) / d, (BOUND - o) / d]), axis=0)
+    length = np.maximum(planes[1].min(-1) - planes[0].max(-1), 0)
+    assert length.max() > 1.2
+    expected = 1 - np.exp(-sigma * length)
+    np.testing.assert_allclose(pictures.alpha.numpy(), expected, atol=2e-6)
+    np.testing.assert_allclose(pictures.rgb.numpy(), np.repeat(0.25 * expected[..., None], 3, -1), atol=2e-6)
+
+
+@both
+def test_depth_of_an_opaque_wall(renderer: Renderer) -> None:
+    # Dense where z <= 0: a ray along -z from z = 2 meets it after 2 m.
+    n = 45
+    grid = torch.full((n, n, n, 4), 0.5)
+    grid[..., 0] = torch.where(lattice(n)[..., 2] <= 1e-6, 5000.0, 0.0)
+    origins = torch.tensor([[0.1, 0.2, 2.0], [-0.3, 0.0, 2.0]])
+    directions = torch.tensor([[0.0, 0.0, -1.0]]).expand(2, 3)
+    pictures = renderer(grid, origins, directions, samples=400)
+    voxel = 2 * BOUND / (n - 1)
+    assert ((pictures.depth - 2.0) / pictures.alpha).abs().max() < voxel
+    torch.testing.assert_close(pictures.alpha, torch.ones(2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(pictures.normal, torch.tensor([[0.0, 0.0, 1.0]]).expand(2, 3), atol=1e-5, rtol=0)
+
+
+@both
+def test_depth_is_weighted_by_opacity(renderer: Renderer) -> None:
+    # Homogeneous fog of length L from t0: integral of t sigma exp(-sigma (t - t0)).
+    sigma, length, start = 2.0, 2 * BOUND, 1.5
+    grid = torch.full((4, 4, 4, 4), 0.5)
+    grid[..., 0] = sigma
+    origin, direction = torch.tensor([[0.0, 0.0, start + BOUND]]), torch.tensor([[0.0, 0.0, -1.0]])
+    pictures = renderer(grid, origin, direction, samples=2000)
+    through = math.exp(-sigma * length)
+    expected = start * (1 - through) + (1 - through * (1 + sigma * length)) / sigma
+    assert float(pictures.depth) == pytest.approx(expected, rel=1e-4)
+
+
+@both
+def test_normals_of_a_sphere_point_outwards(renderer: Renderer) -> None:
+    # A density that grows linearly inwards has radial slopes everywhere.
+    n, radius = 64, 0.45
+    grid = torch.full((n, n, n, 4), 0.5)
+    grid[..., 0] = ((radius - lattice(n).norm(dim=-1)) * 400).clamp(min=0)
+    origins, directions = orbit([0.0, 130.0], elevation=30.0, size=24).rays()
+    pictures = renderer(grid, origins, directions)
+    seen = origins + (pictures.depth / pictures.alpha)[..., None] * directions
+    solid = pictures.alpha > 0.99
+    assert solid.float().mean() > 0.2
+    expected = torch.nn.functional.normalize(seen, dim=-1)
+    degrees = torch.rad2deg(torch.acos((expected * pictures.normal).sum(-1).clamp(-1, 1)))[solid]
+    assert degrees.max() < 2
+    assert degrees.mean() < 0.7
+    lengths = pictures.normal.norm(dim=-1)
+    torch.testing.assert_close(lengths[solid], torch.ones_like(lengths[solid]))
+    assert lengths[pictures.alpha == 0].max() == 0
+
+
+@both
+def test_rays_that_start_inside_see_only_what_lies_ahead(renderer: Renderer) -> None:
+    grid = torch.full((6, 6, 6, 4), 0.5)
+    grid[..., 0] = 2.0
+    pictures = renderer(grid, torch.zeros(1, 3), torch.tensor([[1.0, 0.0, 0.0]]), samples=16)
+    assert float(pictures.alpha) == pytest.approx(1 - math.exp(-2.0 * BOUND), abs=1e-6)
+
+
+@both
+def test_rays_that_miss_see_nothing(renderer: Renderer) -> None:
+    grid = torch.full((6, 6, 6, 4), 0.5, requires_grad=True)
+    pictures = renderer(grid, torch.tensor([[0.0, 2.0, 2.0]]), torch.tensor([[0.0, 0.0, -1.0]]))
+    assert all(float(picture.detach().abs().max()) == 0 for picture in pictures)
+    loss_of(pictures, "rgb alpha depth normal").backward()
+    assert grid.grad is not None
+    assert float(grid.grad.abs().max()) == 0
+
+
+# ---- empty space ----
+
+
+@both
+def test_skipping_truly_empty_cells_changes_nothing(renderer: Renderer) -> None:
+    grid, cameras = ball_grid(24, radius=0.2), views(4, 16, 16)
+    skip = empty_distance(grid[..., 0], 1e-9)
+    assert (skip == 0).float().mean() < 0.2
+    assert skip.max() > 4  # so that leaps of many samples are taken
+    jitter = jitter_for(cameras)
+    whole = renderer(grid, *cameras.rays(), jitter=jitter)
+    skipped = renderer(grid, *cameras.rays(), jitter=jitter, skip=skip)
+    for name in ("rgb", "alpha", "depth"):
+        assert torch.equal(getattr(whole, name), getattr(skipped, name)), name
+
+
+def test_gradient_stays_inside_occupied_cells() -> None:
+    grid, cameras = ball_grid(24, radius=0.2), views(4, 16, 16)
+    skip = empty_distance(grid[..., 0], 1e-9)
+    gradient = gradient_of(render_rays, grid, "rgb alpha", *cameras.rays(), skip=skip)
+    corners = torch.nn.functional.max_pool3d((skip[:-1, :-1, :-1] == 0).float()[None, None], 2, 1, padding=1)[0, 0]
+    assert (gradient.abs().sum(-1) > 0).sum() > 100
+    assert float(gradient[corners == 0].abs().max()) == 0
+
+
+def test_empty_distance_is_the_chessboard_distance() -> None:
+    density = torch.rand(30, 30, 30, generator=torch.Generator().manual_seed(0))
+    threshold = 0.9985
+    corners = torch.nn.functional.max_pool3d(density[None, None], 2, 1)[0, 0].numpy()
+    expected = np.minimum(distance_transform_cdt(corners < threshold, "chessboard"), volume_numba.MAX_SKIP)
+    assert 3 < expected.max() < volume_numba.MAX_SKIP
+    np.testing.assert_array_equal(empty_distance(density, threshold)[:-1, :-1, :-1].numpy(), expected)
+
+
+# ---- smoothness ----
+
+
+@pytest.mark.parametrize("channels", [None, 3])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_smoothness_and_its_gradient(channels: int | None, threads: int) -> None:
+    shape = (7, 7, 7) if channels is None else (7, 7, 7, channels)
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        fused = smoothness(values)
+        (gradient,) = torch.autograd.grad(3 * fused, values)
+    finally:
+        torch.set_num_threads(before)
+    reference = smoothness_reference(values)
+    (expected,) = torch.autograd.grad(3 * reference, values)
+    torch.testing.assert_close(fused, reference)
+    torch.testing.assert_close(gradient, expected, atol=1e-7, rtol=1e-5)
+
+
+def test_smoothness_of_a_ramp_is_its_squared_slope() -> None:
+    axis = torch.arange(5.0)
+    x, y, _ = torch.meshgrid(axis, axis, axis, indexing="ij")
+    assert float(smoothness(3 * x - 2 * y + 1)) == pytest.approx(9 + 4)
+
+
+# ---- bad input ----
+
+
+@pytest.mark.parametrize("channel", [0, 2])
+def test_nan_does_not_crash(channel: int) -> None:
+    grid, cameras = ball_grid(), views()
+    grid[10, 10, 10, channel] = math.nan
+    leaf = grid.requires_grad_()
+    pictures = render_rays(leaf, *cameras.rays())
+    assert bool(pictures.rgb.isnan().any())
+    loss_of(pictures, "rgb alpha").backward()
+
+
+def test_nan_rays_see_nothing() -> None:
+    origins, directions = (ray.clone() for ray in views().rays())
+    origins[0, 0, 0], directions[0, 0, 1] = math.nan, math.nan
+    pictures = render_rays(ball_grid(), origins, directions)
+    assert float(pictures.alpha[0, 0, :2].abs().max()) == 0
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 4, 3), (4, 4, 5, 4), (1, 1, 1, 4)])
+def test_grid_of_the_wrong_shape_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="grid must be"):
+        render_rays(torch.zeros(shape), *views().rays())
+
+
+def test_skip_of_the_wrong_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="skip must be uint8"):
+        render_rays(ball_grid(), *views().rays(), skip=torch.zeros(20, 20, 20, dtype=torch.bool))
