@@ -63,7 +63,8 @@ class NerfConfig(Config):
 class NerfScene:
     """A `Scene` (see `sds3d.representations.base`) of density and colour voxels.
 
-    With gradients enabled, `render` jitters the samples along each ray; under `torch.no_grad` it takes the middles.
+    With gradients enabled, `render` jitters the samples along each ray, anew after each step, and may skip cells that
+    were empty a few steps ago; under `torch.no_grad` it takes the middles and skips what is empty now.
 
     density: (N, N, N) pre-activations, axes x, y, z; 20 softplus(density) is the density per metre.
     color: (N, N, N, 3); sigmoid(color) is the sRGB colour.
@@ -81,9 +82,7 @@ class NerfScene:
         color = 0.1 * torch.randn(n, n, n, 3, generator=generator)
         self.density = torch.nn.Parameter(density.to(self.device))
         self.color = torch.nn.Parameter(color.to(self.device))
-        # Its own stream of jitter, so that it can be saved with the scene and resumed.
-        seed = int(torch.randint(2**62, (), generator=generator))
-        self._generator = torch.Generator().manual_seed(seed)
+        self._seed = int(torch.randint(2**62, (), generator=generator))
         self._step = 0
         self._skip = self._empty_distance()
 
@@ -91,7 +90,7 @@ class NerfScene:
         """Pictures of the B views over `background`, (B, 3) or (3,) in [0, 1]."""
         training = torch.is_grad_enabled()
         shape = (len(cameras), cameras.height, cameras.width)
-        jitter = torch.rand(shape, generator=self._generator).to(self.device) if training else None
+        jitter = self._jitter(shape).to(self.device) if training else None
         skip = self._training_skip() if training else self._empty_distance()
         origins, directions = cameras.to(self.device).rays()  # (B, H, W, 3)
         pictures = render_rays(self.grid(), origins, directions, samples=self.config.samples, jitter=jitter, skip=skip)
@@ -161,7 +160,7 @@ class NerfScene:
             "color": self.color.detach().clone(),
             "skip": self._skip.clone(),
             "step": torch.tensor(self._step),
-            "generator": self._generator.get_state(),
+            "seed": torch.tensor(self._seed),
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -179,7 +178,11 @@ class NerfScene:
             self.color.copy_(state["color"])
         self._skip = state["skip"].to(self.device)
         self._step = int(state["step"])
-        self._generator.set_state(state["generator"].cpu())
+        self._seed = int(state["seed"])
+
+    def _jitter(self, shape: tuple[int, ...]) -> Tensor:
+        # A function of the step alone: a step that is repeated, or resumed, draws the same.
+        return torch.rand(shape, generator=torch.Generator().manual_seed(self._seed + self._step))
 
     def _empty_distance(self) -> Tensor:
         # Compared before the activation, which is monotonic.
