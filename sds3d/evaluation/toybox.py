@@ -20,7 +20,7 @@ from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import load_prior
 from sds3d.runs import Run, RunError, write_atomically
 from sds3d.toybox.captions import held_out, prompt
-from sds3d.toybox.objects import CATEGORIES, HAS_FRONT, Spec, build
+from sds3d.toybox.objects import CATEGORIES, HAS_FRONT, Spec
 from sds3d.toybox.render import render_prompt
 from sds3d.toybox.scorer import Scorer, load_scorer, score
 
@@ -139,8 +139,8 @@ def bench(
     results = {}
     for name, row in rows.items():
         results[name] = summary([s for s, _ in row])
-        labels = [f"{s.prompt}  {s.recognised:.0%}{' Janus' if s.janus else ''}" for s, _ in row]
-        contact_sheet([rgb for _, rgb in row], labels).save(root / f"{name}.png")
+        sheet = [(f"{s.prompt}: {s.recognised:.0%}{', Janus' if s.janus else ''}", rgb) for s, rgb in row]
+        contact_sheet(sheet, size=64).save(root / f"{name}.png")
     details = {name: [asdict(s) for s, _ in row] for name, row in rows.items()}
     text = json.dumps({"summary": results, "assets": details}, indent=2) + "\n"
     write_atomically(root / "results.json", text.encode())

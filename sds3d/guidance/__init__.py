@@ -1,0 +1,1 @@
+"""Score-distillation rules, one file each."""

@@ -54,7 +54,9 @@ class Prior(Protocol):
     n_views: int
     """Views the model denoises together; 1 for a plain 2D model. Batches hold view-fastest groups of this size."""
 
-    def encode_text(self, prompts: Sequence[str]) -> Conditioning: ...
+    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
+        """Embeddings of B prompts; the empty prompt is the null condition."""
+        ...
 
     def encode_image(self, rgb: Tensor) -> Tensor:
         """rgb (B, H, W, 3) in [0, 1] to x (B, C, h, w); differentiable."""

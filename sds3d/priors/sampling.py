@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -27,7 +29,7 @@ def ddim(
     views = Views(cameras, x_T.new_empty(0), positive, negative)
     x = x_T
     times = torch.linspace(1.0, 0.0, steps + 1, device=x.device)
-    for now, then in zip(times[:-1], times[1:], strict=True):
+    for now, then in pairwise(times):
         guided = guided_prediction(prior, x, now.expand(len(x)), views, scale)
         if then == 0:
             return guided.x0

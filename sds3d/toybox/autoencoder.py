@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-
 import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor

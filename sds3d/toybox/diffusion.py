@@ -103,6 +103,7 @@ def make_scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=True,
         timestep_spacing="trailing",
+        steps_offset=1,  # not used by this spacing; the pipeline insists on it
     )
 
 

@@ -115,7 +115,7 @@ def train_step(model: Scorer, x: Tensor, targets: Sequence[Tensor], has_front: T
 
 @torch.no_grad()
 def accuracy(model: Scorer, rgb: Tensor, targets: Sequence[Tensor], has_front: Tensor) -> dict[str, float]:
-    """Shares read right of pictures (B, 64, 64, 3) in [0, 1]; azimuth within one bin (45 degrees), where it has a front."""
+    """Shares read right of pictures (B, 64, 64, 3) in [0, 1]; azimuth within 45 degrees, of objects with a front."""
     logits = [model(2 * part.permute(0, 3, 1, 2) - 1) for part in rgb.split(256)]
     category, color, accent, azimuth = (torch.cat(parts).argmax(1) for parts in zip(*logits, strict=True))
     off = (azimuth - targets[3]).abs()

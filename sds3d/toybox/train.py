@@ -319,6 +319,11 @@ def _load_training(
     for key, value in part("optimizer.").items():
         index, name = key.split(".")
         state.setdefault(int(index), {})[name] = value
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, moments in state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            # The fused step walks memory: moments must lie as their parameter does (channels last).
+            moments[name] = torch.empty_like(parameters[index]).copy_(moments[name])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     generator.set_state(tensors["generator"])
     return int(metadata["step"]), float(metadata["seconds"])

@@ -1,0 +1,134 @@
+"""Training the embedded prior and the scorer, end to end at toy sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from sds3d.cameras import turntable
+from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.toybox import autoencoder, diffusion, scorer
+from sds3d.toybox.captions import VOCABULARY
+from sds3d.toybox.objects import Spec
+from sds3d.toybox.train import TrainConfig, read_tensors, train, train_scorer
+
+TINY = TrainConfig(
+    objects=16, held_out_objects=16, workers=1, autoencoder_steps=4, autoencoder_batch=2, unet_steps=4, unet_objects=1,
+    scorer_objects=16, scorer_steps=4, scorer_batch=8, checkpoint_every=2,
+)  # fmt: skip
+
+
+class Killed(Exception):
+    pass
+
+
+def ignore(stage: str, step: int, total: int, figures: dict[str, float]) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("train")
+    train(path, TINY, ignore)
+    return path
+
+
+def test_the_folder_is_an_ordinary_stable_diffusion_folder(folder: Path) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder / "prior", torch_dtype=torch.float32, safety_checker=None, local_files_only=True
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline("a red mug", num_inference_steps=2, height=64, width=64, output_type="np").images
+    assert images.shape == (1, 64, 64, 3)
+    assert np.isfinite(images).all()
+
+
+def test_our_loader_joins_views_and_cameras(folder: Path) -> None:
+    prior = load_prior(DiffusersConfig(model=str(folder / "prior")))
+    assert (prior.n_views, prior.image_size) == (4, 64)
+    x = prior.encode_image(torch.rand(4, 64, 64, 3))
+    cond = prior.encode_text(["a red mug"] * 4)
+    t = torch.full((4,), 0.9)
+    with_camera = prior.predict(x, t, cond, turntable(4)).eps
+    turned = prior.predict(x, t, cond, turntable(4)[torch.tensor([2, 3, 0, 1])]).eps
+    assert (with_camera - turned).abs().max() > 0
+
+
+def test_weights_fit_the_size_limit(folder: Path) -> None:
+    size = sum(path.stat().st_size for path in (folder / "prior").rglob("*") if path.is_file())
+    assert size <= 40e6
+
+
+@pytest.mark.parametrize("stage", ["autoencoder", "unet"])
+def test_a_killed_training_ends_in_the_same_weights(folder: Path, tmp_path: Path, stage: str) -> None:
+    def killer(name: str, step: int, total: int, figures: dict[str, float]) -> None:
+        # The report of step 4 comes before its checkpoint: the run then goes on from step 2's.
+        if name == stage and step == 4:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tmp_path, TINY, killer)
+    train(tmp_path, TINY, ignore)
+    for path in sorted((folder / "prior").rglob("*.safetensors")):
+        expected, _ = read_tensors(path)
+        resumed, _ = read_tensors(tmp_path / path.relative_to(folder))
+        for key, value in expected.items():
+            assert torch.equal(value, resumed[key]), f"{path.name}: {key}"
+
+
+def test_every_word_is_one_token() -> None:
+    tokenizer = diffusion.make_tokenizer(VOCABULARY)
+    for word in VOCABULARY:
+        if word.isalpha():
+            assert len(tokenizer(word).input_ids) == 3, word  # start, word, end
+
+
+def test_any_text_encodes() -> None:
+    tokenizer = diffusion.make_tokenizer(VOCABULARY)
+    assert len(tokenizer("Zebra-striped 象 \t mug!").input_ids) > 5
+
+
+def test_loss_keeps_its_weight_at_high_noise() -> None:
+    weights = diffusion.loss_weight(torch.tensor([0.999, 0.9, 0.75, 0.5, 0.0]))
+    torch.testing.assert_close(weights, torch.tensor([0.004, 0.4, 1.0, 1.0, 1.0]))
+
+
+def test_psnr_of_a_known_error() -> None:
+    class Shifted(torch.nn.Module):
+        def encode(self, x: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+            return (x,)
+
+        def decode(self, z: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+            return (z + 0.02,)
+
+    pictures = torch.full((3, 8, 8, 3), 100, dtype=torch.uint8)
+    assert autoencoder.psnr(Shifted(), pictures) == pytest.approx(40.0, abs=1e-3)  # an error of 0.01 of the peak
+
+
+def test_scorer_trains_saves_and_loads(tmp_path: Path) -> None:
+    folder = train_scorer(tmp_path, TINY, ignore)
+    model = scorer.load_scorer(folder)
+    read = scorer.score(model, torch.rand(5, 64, 64, 3))
+    assert len(read.category) == len(read.color) == 5
+    assert read.features.shape == (5, 256)
+
+
+def test_scorer_labels() -> None:
+    azimuth = torch.tensor([0.0, 22.0, 23.0, 350.0, 180.0])
+    category, color, accent, bins = scorer.labels([Spec("duck", "red")] * 5, azimuth)
+    assert bins.tolist() == [0, 0, 1, 0, 4]
+    assert len(set(category.tolist())) == len(set(color.tolist())) == len(set(accent.tolist())) == 1
+
+
+def test_augmentation_paints_only_the_background() -> None:
+    x = torch.zeros(64, 3, 16, 16)
+    x[:, :, 4:12, 4:12] = 0.9
+    out = scorer.augment(x, torch.Generator().manual_seed(0))
+    middle = out[:, :, 6:10, 6:10].mean(dim=(1, 2, 3))
+    assert (middle > 0.7).all()  # 0.9 times at least 0.85, and noise
+    corner = out[:, :, :2, :2].mean(dim=(1, 2, 3))
+    assert corner.std() > 0.2
