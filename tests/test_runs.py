@@ -273,7 +273,7 @@ def test_a_full_disk_keeps_the_last_good_state(straight: Run, tmp_path: Path):
         next(steps)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
-        with pytest.raises(OSError, match="no space left to write .*free some and resume"):
+        with pytest.raises(OSError, match=r"no space left to write .*free some and resume"):
             list(steps)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -1,0 +1,161 @@
+"""What this machine can do, and why not more: one line a finding, for people and for bug reports."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from sds3d.config import assets_dir
+
+FREE_NEEDED = 0.5e9  # bytes: a run with its checkpoints and exports, with room to spare
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. ok: whether it works. needed: whether `sds3d generate` needs it."""
+
+    name: str
+    ok: bool
+    detail: str
+    needed: bool = False
+
+
+def examine(folder: Path | None = None) -> list[Finding]:
+    """Look at everything that a run depends on. folder: where runs will be written, the working folder by default."""
+    return [
+        _python(),
+        *_package("torch"),
+        *_package("diffusers"),
+        *_package("transformers"),
+        *_package("numba"),
+        _threads(),
+        _numba_layer(),
+        _cuda(),
+        _cuda_backend("gsplat", "splats are drawn by plain torch"),
+        _cuda_backend("nerfacc", "radiance fields are drawn by the CPU kernel, or by plain torch on a GPU"),
+        _ffmpeg(),
+        _prior(),
+        _disk(folder or Path.cwd()),
+    ]
+
+
+def can_generate(findings: list[Finding]) -> bool:
+    """Whether all that `sds3d generate` needs is there."""
+    return all(finding.ok for finding in findings if finding.needed)
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    return Finding("Python", sys.version_info >= (3, 10), f"{version} on {platform.platform(terse=True)}", needed=True)
+
+
+def _package(name: str) -> list[Finding]:
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # a broken install raises anything
+        return [Finding(name, False, _first_line(error), needed=True)]
+    return [Finding(name, True, importlib.metadata.version(name), needed=True)]
+
+
+def _threads() -> Finding:
+    from sds3d.generate import default_threads
+
+    return Finding("threads", True, f"{default_threads()} of {os.cpu_count()} logical cores are used by default")
+
+
+def _numba_layer() -> Finding:
+    """Compile and run a parallel loop, which is when numba looks for a threading layer."""
+    try:
+        import numba
+        import numpy as np
+        from numba.np.ufunc.parallel import threading_layer
+
+        @numba.njit(parallel=True)
+        def total(values):
+            result = 0.0
+            for i in numba.prange(len(values)):
+                result += values[i]
+            return result
+
+        total(np.ones(8))
+        return Finding("numba threading", True, threading_layer())
+    except Exception as error:
+        return Finding("numba threading", False, f"CPU kernels cannot be compiled: {_first_line(error)}", needed=True)
+
+
+def _cuda() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_properties(0)
+        return Finding("CUDA", True, f"{device.name}, {device.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}")
+    if torch.version.cuda is None:
+        return Finding("CUDA", False, "this torch is built without CUDA; runs use the CPU")
+    return Finding("CUDA", False, f"torch is built for CUDA {torch.version.cuda} but finds no GPU or driver")
+
+
+def _cuda_backend(name: str, instead: str) -> Finding:
+    """Whether a package's CUDA kernels can be had. They are not imported here: that may compile them for minutes."""
+    import torch
+
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return Finding(name, False, f"off: not installed (pip install {name}); {instead}")
+    if not torch.cuda.is_available():
+        return Finding(name, False, f"{version}, off: it needs CUDA; {instead}")
+    if shutil.which("nvcc") is None:
+        return Finding(name, False, f"{version}, off: nvcc, which compiles its kernels, is not on PATH; {instead}")
+    return Finding(name, True, f"{version}, on; its kernels are compiled once, at first use")
+
+
+def _ffmpeg() -> Finding:
+    try:
+        import imageio_ffmpeg
+
+        path = imageio_ffmpeg.get_ffmpeg_exe()
+        line = subprocess.run([path, "-version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except Exception as error:
+        return Finding("ffmpeg", False, f"no turntable videos: {_first_line(error)}", needed=True)
+    return Finding("ffmpeg", True, " ".join(line.split()[:3]))
+
+
+def _prior() -> Finding:
+    folder = assets_dir() / "toybox" / "prior"
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    weights = [path for path in files if path.suffix == ".safetensors"]
+    if not weights:
+        return Finding("embedded prior", False, f"missing at {folder}: reinstall sds3d", needed=True)
+    size = sum(path.stat().st_size for path in files)
+    return Finding(
+        "embedded prior", True, f"{size / 1e6:.1f} MB, sha256 {_digest(folder, files)[:12]}, {folder}", needed=True
+    )
+
+
+def _digest(folder: Path, files: list[Path]) -> str:
+    """One hash of a folder's file names and contents."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.relative_to(folder).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _disk(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    enough = free > FREE_NEEDED
+    detail = f"{free / 1e9:.1f} GB free in {folder}" + ("" if enough else "; a run wants about 0.5 GB")
+    return Finding("disk", enough, detail, needed=True)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
