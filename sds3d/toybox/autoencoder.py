@@ -6,17 +6,17 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-LATENT_CHANNELS = 16
+LATENT_CHANNELS = 8
 WIDTH = 32
 
 
 def make_autoencoder() -> AutoencoderTiny:
-    """64 x 64 pixels to 16 x 8 x 8 latents; few blocks at full resolution, where a CPU is slow."""
+    """64 x 64 pixels to 8 x 16 x 16 latents; few blocks at full resolution, where a CPU is slow."""
     return AutoencoderTiny(
-        encoder_block_out_channels=(WIDTH,) * 4,
-        decoder_block_out_channels=(WIDTH,) * 4,
-        num_encoder_blocks=(0, 1, 3, 4),
-        num_decoder_blocks=(4, 3, 2, 0),
+        encoder_block_out_channels=(WIDTH,) * 3,
+        decoder_block_out_channels=(WIDTH,) * 3,
+        num_encoder_blocks=(0, 1, 3),
+        num_decoder_blocks=(3, 2, 0),
         latent_channels=LATENT_CHANNELS,
     )
 

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from pydantic import Field
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
@@ -28,14 +25,12 @@ from sds3d.config import Config
 from sds3d.prompts import view_name
 from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import VOCABULARY, caption
+from sds3d.toybox.card import write_card
 from sds3d.toybox.objects import HAS_FRONT, Spec
 from sds3d.toybox.render import FOVY, iterate_objects
+from sds3d.toybox.training_loop import LoopConfig, Report, optimise, read_tensors, write_tensors
 
 CAPTIONS_PER_OBJECT = 8
-
-Model = TypeVar("Model", bound=nn.Module)
-Report = Callable[[str, int, int, dict[str, float]], None]
-"""Called as report(stage, step, total, figures)."""
 
 
 class TrainConfig(Config):
@@ -75,7 +70,10 @@ def train(folder: Path, config: TrainConfig, report: Report) -> Path:
     latents = encode_views(vae, data, tokenizer, report)
     held_out_latents = encode_views(vae, held_out, tokenizer, report)
     model = train_denoiser(folder, config, latents, held_out_latents, tokenizer, report)
-    return write_prior(folder / "prior", model, vae, tokenizer)
+    prior = write_prior(folder / "prior", model, vae, tokenizer)
+    report("card", 0, 1, {})
+    write_card(folder, config, model, vae, held_out["pictures"], held_out["specs"], held_out_latents)
+    return prior
 
 
 def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
@@ -104,8 +102,18 @@ def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
     def measure(average: nn.Module) -> dict[str, float]:
         return scorer.accuracy(average, test, test_targets, test_front)  # type: ignore[arg-type]
 
+    loop = LoopConfig(config.scorer_steps, 1e-3, config.checkpoint_every)
     path = folder / "scorer.ckpt.safetensors"
-    average = _optimise(path, "scorer", model, step, measure, config, config.scorer_steps, 1e-3, report)
+    average = optimise(path, "scorer", model, step, measure, loop, config.seed, report)
+        path,
+        "scorer",
+        model,
+        step,
+        measure,
+        LoopConfig(config.scorer_steps, 1e-3, config.checkpoint_every),
+        config.seed,
+        report,
+    )
     (folder / "scorer").mkdir(exist_ok=True)
     save_file({k: v.half() for k, v in average.state_dict().items()}, folder / "scorer" / "model.safetensors")
     (folder / "scorer" / "card.json").write_text(json.dumps(measure(average), indent=2) + "\n")
@@ -147,15 +155,14 @@ def train_autoencoder(
     def measure(average: nn.Module) -> dict[str, float]:
         return {"psnr": autoencoder.psnr(average, test[::4][:64])}  # type: ignore[arg-type]
 
-    trained = _optimise(
+    trained = optimise(
         folder / "vae.ckpt.safetensors",
         "autoencoder",
         model,
         step,
         measure,
-        config,
-        config.autoencoder_steps,
-        config.autoencoder_rate,
+        LoopConfig(config.autoencoder_steps, config.autoencoder_rate, config.checkpoint_every),
+        config.seed,
         report,
     )
     index = torch.randperm(len(flat), generator=torch.Generator().manual_seed(config.seed))[:1024]
@@ -223,123 +230,22 @@ def train_denoiser(
         return diffusion.train_step(model, batch, alphas_bar, generator)
 
     def measure(average: nn.Module) -> dict[str, float]:
-        subset = diffusion.take(held_out, 32)
+        subset = diffusion.select(held_out, torch.arange(min(32, len(held_out))))
         return {
             f"gap{offset}": diffusion.pose_gap(average, subset, alphas_bar, offset)  # type: ignore[arg-type]
             for offset in (90, 180)
         }
 
-    return _optimise(
+    return optimise(
         folder / "unet.ckpt.safetensors",
         "unet",
         model,
         step,
         measure,
-        config,
-        config.unet_steps,
-        config.unet_rate,
+        LoopConfig(config.unet_steps, config.unet_rate, config.checkpoint_every),
+        config.seed,
         report,
     )
-
-
-def _optimise(
-    path: Path,
-    name: str,
-    model: Model,
-    step: Callable[[torch.Generator], Tensor],
-    measure: Callable[[nn.Module], dict[str, float]],
-    config: TrainConfig,
-    steps: int,
-    rate: float,
-    report: Report,
-) -> Model:
-    """AdamW with warm-up, a plateau and a linear decay over the last 40 %; returns the moving average, in eval mode.
-
-    The plateau lets a run be lengthened: raise `steps` before it ends and resume.
-    """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
-    average = copy.deepcopy(model).eval().requires_grad_(False)
-    generator = torch.Generator().manual_seed(config.seed)
-    start, spent = 0, 0.0
-    if path.exists():
-        start, spent = _load_training(path, model, average, optimizer, generator)
-    parameters, averages = list(model.parameters()), list(average.parameters())
-    figures, losses, began = {}, [], time.monotonic()
-    for i in range(start, steps):
-        fraction = i / steps
-        scale = min(1.0, (i + 1) / 100) * min(1.0, max(0.02, (1 - fraction) / 0.4))
-        for group in optimizer.param_groups:
-            group["lr"] = rate * scale
-        loss = step(generator)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        torch._foreach_lerp_(averages, parameters, 1 - min(0.998, (i + 1) / (i + 10)))
-        losses.append(loss.item())
-        done = i + 1
-        if done % config.checkpoint_every == 0 or done == steps:
-            if done % (4 * config.checkpoint_every) == 0 or done == steps:
-                figures = measure(average)
-            seconds = spent + time.monotonic() - began
-            report(name, done, steps, {"loss": float(np.mean(losses)), "seconds": seconds, **figures})
-            losses = []
-            _save_training(path, model, average, optimizer, generator, done, seconds)
-    return average
-
-
-def _save_training(
-    path: Path,
-    model: nn.Module,
-    average: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    generator: torch.Generator,
-    step: int,
-    seconds: float,
-) -> None:
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
-    tensors["generator"] = generator.get_state()
-    write_tensors(path, tensors, {"step": str(step), "seconds": str(seconds)})
-
-
-def _load_training(
-    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
-) -> tuple[int, float]:
-    tensors, metadata = read_tensors(path)
-
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    model.load_state_dict(part("model."))
-    average.load_state_dict(part("average."))
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in part("optimizer.").items():
-        index, name = key.split(".")
-        state.setdefault(int(index), {})[name] = value
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, moments in state.items():
-        for name in ("exp_avg", "exp_avg_sq"):
-            # The fused step walks memory: moments must lie as their parameter does (channels last).
-            moments[name] = torch.empty_like(parameters[index]).copy_(moments[name])
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    generator.set_state(tensors["generator"])
-    return int(metadata["step"]), float(metadata["seconds"])
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """One safetensors file, written beside its place and moved there, so that a kill leaves the old one."""
-    partial = path.with_suffix(".partial")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata)
-    os.replace(partial, path)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file."""
-    with safe_open(path, "pt") as file:
-        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 def write_prior(folder: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> Path:

@@ -1,0 +1,83 @@
+"""The training card: what a prior was trained on, for how long and where, and how good it is."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers import AutoencoderTiny
+from torch import Tensor
+
+from sds3d.toybox import autoencoder, diffusion
+from sds3d.toybox.objects import CATEGORIES, Spec
+from sds3d.toybox.training_loop import read_tensors
+
+if TYPE_CHECKING:
+    from sds3d.toybox.train import TrainConfig
+
+
+def write_card(
+    folder: Path,
+    config: TrainConfig,
+    model: diffusion.Denoiser,
+    vae: AutoencoderTiny,
+    pictures: Tensor,
+    specs: Sequence[Spec],
+    latents: diffusion.LatentViews,
+) -> Path:
+    """Writes `folder/CARD.md`. pictures (N, 4, 64, 64, 3) uint8, specs and latents: of N held-out objects."""
+    gaps = pose_gaps(model, specs, latents)
+    rows = "\n".join(f"| {name} | {at_90:+.0%} | {at_180:+.0%} |" for name, (at_90, at_180) in gaps.items())
+    minutes = {
+        name: float(read_tensors(folder / f"{name}.ckpt.safetensors")[1]["seconds"]) / 60 for name in ("vae", "unet")
+    }
+    millions = {
+        name: sum(p.numel() for p in part.parameters()) / 1e6
+        for name, part in (("autoencoder", vae), ("U-Net", model.unet), ("text encoder", model.text_encoder))
+    }
+    psnr = autoencoder.psnr(vae, pictures.flatten(0, 1)[::2])
+    views = config.unet_steps * config.unet_objects * 4
+    machine = f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}"
+    text = f"""# The embedded prior
+
+A latent diffusion model of the toy world, trained from nothing by `sds3d toybox train`.
+
+| | |
+|---|---|
+| data | {config.objects} procedural objects, four orthogonal views each, 64 px; held-out combinations never shown |
+| parameters | {", ".join(f"{name} {value:.1f}M" for name, value in millions.items())} |
+| autoencoder | {config.autoencoder_steps} steps of {config.autoencoder_batch} pictures, {minutes["vae"]:.0f} minutes |
+| U-Net | {config.unet_steps} steps, {views} views, {minutes["unet"]:.0f} minutes |
+| machine | {machine} |
+| PSNR of the autoencoder | {psnr:.1f} dB on held-out renders |
+
+## Pose gate
+
+How much the denoising loss grows on held-out objects when every camera is turned. A prior that does not know poses
+makes objects with two faces; lamp, mushroom and tree look alike from all sides.
+
+| category | turned by 90 degrees | by 180 degrees |
+|---|---|---|
+{rows}
+"""
+    path = folder / "CARD.md"
+    path.write_text(text)
+    return path
+
+
+def pose_gaps(
+    model: diffusion.Denoiser, specs: Sequence[Spec], latents: diffusion.LatentViews
+) -> dict[str, tuple[float, float]]:
+    """`diffusion.pose_gap` at 90 and 180 degrees of each category that is among the specs."""
+    alphas_bar = diffusion.make_scheduler().alphas_cumprod
+    gaps = {}
+    for category in CATEGORIES:
+        objects = torch.tensor([i for i, spec in enumerate(specs) if spec.category == category], dtype=torch.int64)
+        if len(objects):
+            subset = diffusion.select(latents, objects)
+            gaps[category] = tuple(diffusion.pose_gap(model, subset, alphas_bar, offset) for offset in (90.0, 180.0))
+    return gaps

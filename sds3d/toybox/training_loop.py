@@ -1,0 +1,132 @@
+"""The loop that trains the toybox's networks: AdamW, a moving average, checkpoints that lose nothing."""
+
+from __future__ import annotations
+
+import copy
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
+
+Report = Callable[[str, int, int, dict[str, float]], None]
+"""Called as report(stage, step, total, figures)."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """Steps in all, peak learning rate, steps between checkpoints."""
+
+    steps: int
+    rate: float
+    checkpoint_every: int
+
+
+def optimise(
+    path: Path,
+    name: str,
+    model: Model,
+    step: Callable[[torch.Generator], Tensor],
+    measure: Callable[[nn.Module], dict[str, float]],
+    config: LoopConfig,
+    seed: int,
+    report: Report,
+) -> Model:
+    """AdamW with warm-up, a plateau and a linear decay over the last 40 %; returns the moving average, in eval mode.
+
+    The plateau lets a run be lengthened: raise `steps` before it ends and resume.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    start, spent = 0, 0.0
+    if path.exists():
+        start, spent = load(path, model, average, optimizer, generator)
+    parameters, averages = list(model.parameters()), list(average.parameters())
+    figures, losses, began = {}, [], time.monotonic()
+    for i in range(start, config.steps):
+        fraction = i / config.steps
+        scale = min(1.0, (i + 1) / 100) * min(1.0, max(0.02, (1 - fraction) / 0.4))
+        for group in optimizer.param_groups:
+            group["lr"] = config.rate * scale
+        loss = step(generator)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        torch._foreach_lerp_(averages, parameters, 1 - min(0.998, (i + 1) / (i + 10)))
+        losses.append(loss.item())
+        done = i + 1
+        if done % config.checkpoint_every == 0 or done == config.steps:
+            if done % (4 * config.checkpoint_every) == 0 or done == config.steps:
+                figures = measure(average)
+            seconds = spent + time.monotonic() - began
+            report(name, done, config.steps, {"loss": float(np.mean(losses)), "seconds": seconds, **figures})
+            losses = []
+            save(path, model, average, optimizer, generator, done, seconds)
+    return average
+
+
+def save(
+    path: Path,
+    model: nn.Module,
+    average: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    step: int,
+    seconds: float,
+) -> None:
+    """Writes all that the next step depends on."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    for i, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+    tensors["generator"] = generator.get_state()
+    write_tensors(path, tensors, {"step": str(step), "seconds": str(seconds)})
+
+
+def load(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator
+) -> tuple[int, float]:
+    """Takes back what `save` wrote; returns the steps done and the seconds spent."""
+    tensors, metadata = read_tensors(path)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    model.load_state_dict(part("model."))
+    average.load_state_dict(part("average."))
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in part("optimizer.").items():
+        index, name = key.split(".")
+        state.setdefault(int(index), {})[name] = value
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, moments in state.items():
+        for name in ("exp_avg", "exp_avg_sq"):
+            # The fused step walks memory: moments must lie as their parameter does (channels last).
+            moments[name] = torch.empty_like(parameters[index]).copy_(moments[name])
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    generator.set_state(tensors["generator"])
+    return int(metadata["step"]), float(metadata["seconds"])
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """One safetensors file, written beside its place and moved there, so that a kill leaves the old one."""
+    partial = path.with_suffix(".partial")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata)
+    os.replace(partial, path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file."""
+    with safe_open(path, "pt") as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
