@@ -114,7 +114,7 @@ def test_every_problem_has_its_line():
 
 
 def test_a_missing_key_is_named():
-    with pytest.raises(ConfigError, match="^prompt is missing$"):
+    with pytest.raises(ConfigError, match=r"^prompt is missing$"):
         build(Root)
 
 

@@ -101,7 +101,7 @@ def antialiased(render: Callable[[Cameras], FloatArray], cameras: Cameras, facto
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _project(  # noqa: PLR0917
+def _project(
     vertices: FloatArray, viewmat: FloatArray, focal: np.float32, height: int, width: int, near: np.float32
 ) -> FloatArray:
     """Screen positions (V, 3): x and y in pixels (y down) and 1/z, which is 0 for a vertex before the near plane."""
@@ -176,7 +176,7 @@ def _nearest_faces(screen: FloatArray, faces: IntArray, face: IntArray) -> None:
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _interpolate(  # noqa: PLR0917
+def _interpolate(
     screen: FloatArray,
     faces: IntArray,
     attributes: FloatArray,

@@ -105,7 +105,7 @@ def _bilinear(texture: NDArray[np.uint8], uv: FloatArray, out: FloatArray) -> No
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _lambert(  # noqa: PLR0917
+def _lambert(
     face: IntArray,
     normal: FloatArray,
     color: FloatArray,

@@ -105,15 +105,6 @@ def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
     loop = LoopConfig(config.scorer_steps, 1e-3, config.checkpoint_every)
     path = folder / "scorer.ckpt.safetensors"
     average = optimise(path, "scorer", model, step, measure, loop, config.seed, report)
-        path,
-        "scorer",
-        model,
-        step,
-        measure,
-        LoopConfig(config.scorer_steps, 1e-3, config.checkpoint_every),
-        config.seed,
-        report,
-    )
     (folder / "scorer").mkdir(exist_ok=True)
     save_file({k: v.half() for k, v in average.state_dict().items()}, folder / "scorer" / "model.safetensors")
     (folder / "scorer" / "card.json").write_text(json.dumps(measure(average), indent=2) + "\n")
