@@ -25,6 +25,7 @@ from torch import Tensor
 from sds3d.cameras import CameraConfig, Cameras, turntable
 from sds3d.config import Config, build, load_preset, load_yaml, parse_override
 from sds3d.export.folder import write_exports
+from sds3d.files import write_atomically
 from sds3d.guidance.base import Guidance
 from sds3d.guidance.multiview import MultiView, MultiViewConfig
 from sds3d.guidance.sds import SDS, SDSConfig
@@ -47,7 +48,7 @@ from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.prompts import PromptConfig, encode_prompt, slug
 from sds3d.representations.base import Scene
 from sds3d.representations.nerf import NerfConfig, NerfScene
-from sds3d.runs import Run, RunError, create_run, write_atomically
+from sds3d.runs import Run, RunError, create_run
 
 GuidanceConfig = Annotated[MultiViewConfig | SDSConfig, Field(discriminator="name")]
 
@@ -327,17 +328,20 @@ def export_scene(run: Run, config: RunConfig, scene: Scene, device: torch.device
     )
 
 
-def export_run(run: Run, export: ExportConfig | None = None, device: str = "") -> dict[str, Path]:
-    """Export a run's newest checkpoint again, finished or not, without loading its prior.
+def load_scene(run: Run, device: torch.device) -> Scene:
+    """The scene of a run's newest checkpoint, without its prior. Raises RunError when there is no checkpoint yet."""
+    config = read_config(run)
+    checkpoint = run.load_checkpoint()
+    if checkpoint is None:
+        raise RunError(f"{run.folder} has no checkpoint yet: nothing to show; sds3d resume {run.folder}")
+    scene = make_scene(config, random_streams(config.seed, "scene")["scene"], device)
+    scene.load_state_dict(part(checkpoint, "scene/"))
+    return scene
 
-    Raises RunError when there is no checkpoint yet.
-    """
+
+def export_run(run: Run, export: ExportConfig | None = None, device: str = "") -> dict[str, Path]:
+    """Export a run's newest checkpoint again, finished or not. Raises RunError when there is none yet."""
     config = read_config(run)
     config = config.model_copy(update={"export": export or config.export})
     place = pick_device(device)
-    checkpoint = run.load_checkpoint()
-    if checkpoint is None:
-        raise RunError(f"{run.folder} has no checkpoint yet: nothing to export; sds3d resume {run.folder}")
-    scene = make_scene(config, random_streams(config.seed, "scene")["scene"], place)
-    scene.load_state_dict(part(checkpoint, "scene/"))
-    return export_scene(run, config, scene, place)
+    return export_scene(run, config, load_scene(run, place), place)

@@ -14,7 +14,6 @@ Nothing here knows what a scene or a prior is: checkpoints are flat tensors, the
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sds3d.config import Config, dump_yaml
+from sds3d.files import disk_error, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -236,25 +236,6 @@ def list_runs(root: Path) -> list[Run]:
     return sorted(found, key=touched, reverse=True)
 
 
-def write_atomically(path: Path, data: bytes) -> Path:
-    """Replace a file so that a crash at any instant leaves the old or the new one, whole.
-
-    Raises OSError; when the disk is full its message says so and the old file is still there.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: what a killed process left is overwritten
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise _disk_error(error, path, len(data)) from error
-    return path
-
-
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint. Raises RunError when it is truncated or damaged."""
     from safetensors import SafetensorError, safe_open
@@ -290,14 +271,7 @@ def _append(path: Path, line: str) -> None:
                 torn = file.read(1) != b"\n"
             file.write(("\n" * torn + line).encode())  # one write: lines of two processes never mix
     except OSError as error:
-        raise _disk_error(error, path, len(line)) from error
-
-
-def _disk_error(error: OSError, path: Path, size: int) -> OSError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        need = max(1, round(size / 1e6))
-        return OSError(error.errno, f"no space left to write {path} (about {need} MB); free some and resume")
-    return error
+        raise disk_error(error, path, len(line)) from error
 
 
 if sys.platform == "win32":

@@ -24,7 +24,6 @@ from sds3d.runs import (
     list_runs,
     open_run,
     read_checkpoint,
-    write_atomically,
 )
 
 SIZE = 16
@@ -326,13 +325,6 @@ def test_state_is_replaced_as_a_whole(tmp_path: Path):
     (run.folder / "state.json").write_text("{")
     with pytest.raises(RunError, match="damaged"):
         _ = run.state
-
-
-def test_an_atomic_write_leaves_nothing_beside_it(tmp_path: Path):
-    write_atomically(tmp_path / "a" / "b.txt", b"one")
-    write_atomically(tmp_path / "a" / "b.txt", b"two")
-    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b.txt"]
-    assert (tmp_path / "a" / "b.txt").read_bytes() == b"two"
 
 
 def test_preview_pictures_do_not_change_the_result(straight: Run, tmp_path: Path):

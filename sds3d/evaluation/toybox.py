@@ -14,11 +14,11 @@ from torch import Tensor
 
 from sds3d.cameras import turntable
 from sds3d.export.pictures import contact_sheet
-from sds3d.generate import drive, make_config, make_scene, new_run, read_config
-from sds3d.optimize import part, random_streams
+from sds3d.files import write_atomically
+from sds3d.generate import drive, load_scene, make_config, new_run
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import load_prior
-from sds3d.runs import Run, RunError, write_atomically
+from sds3d.runs import Run
 from sds3d.toybox.captions import held_out, prompt
 from sds3d.toybox.objects import CATEGORIES, HAS_FRONT, Spec
 from sds3d.toybox.render import render_prompt
@@ -78,12 +78,7 @@ def score_pictures(scorer: Scorer, spec: Spec, rgb: NDArray[np.float32], seconds
 
 def render_run(run: Run) -> NDArray[np.float32]:
     """Pictures (AZIMUTHS, 64, 64, 3) of a run's scene over light grey."""
-    config = read_config(run)
-    checkpoint = run.load_checkpoint()
-    if checkpoint is None:
-        raise RunError(f"{run.folder} has no checkpoint to render")
-    scene = make_scene(config, random_streams(config.seed, "scene")["scene"], torch.device("cpu"))
-    scene.load_state_dict(part(checkpoint, "scene/"))
+    scene = load_scene(run, torch.device("cpu"))
     with torch.no_grad():
         rendering = scene.render(turntable(AZIMUTHS, ELEVATION), torch.full((3,), 0.8))
     return rendering.rgb.clamp(0, 1).numpy()

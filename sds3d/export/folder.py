@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from sds3d.export.ply import to_ply
 from sds3d.export.surface import ColorFn
 from sds3d.export.texture import bake
 from sds3d.export.video import turntable_mp4
+from sds3d.files import write_atomically
 from sds3d.mesh import FloatArray, Mesh
 
 _VIEWS_AT_ONCE = 4
@@ -51,28 +50,6 @@ def write_exports(
     files["contact_sheet.png"] = sheet_png(sheet)
     files["turntable.mp4"] = turntable_mp4(_render(render, turntable(frames, size=size)), fps=30)
     return {file: write_atomically(folder / file, data) for file, data in files.items()}
-
-
-def write_atomically(path: Path, data: bytes) -> Path:
-    """Write a file under a temporary name and move it into place; returns `path`.
-
-    Raises OSError with ENOSPC and the missing amount when the disk is full; nothing half-written stays behind.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            need = max(round(len(data) / 1e6), 1)
-            message = (
-                f"No space left on the disk: {path.name} needs {need} MB; free some in {path.parent} and export again"
-            )
-            raise OSError(errno.ENOSPC, message) from error
-        raise
-    return path
 
 
 def _render(render: Callable[[Cameras], FloatArray], cameras: Cameras) -> FloatArray:

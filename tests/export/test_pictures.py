@@ -1,4 +1,3 @@
-import errno
 import io
 
 import imageio.v3 as iio
@@ -9,8 +8,7 @@ from export_shapes import position_color, torus_mesh
 from PIL import Image
 
 from sds3d.cameras import turntable
-from sds3d.export import folder as folder_module
-from sds3d.export.folder import write_atomically, write_exports
+from sds3d.export.folder import write_exports
 from sds3d.export.pictures import contact_sheet, sheet_png, to_png
 from sds3d.export.video import turntable_mp4
 from sds3d.rendering.rasterize import rasterize
@@ -109,17 +107,3 @@ def test_everything_is_written_to_the_folder(tmp_path):
     first = np.asarray(Image.open(paths["contact_sheet.png"]))
     assert first.shape[1] > 8 * 64
     np.testing.assert_allclose(render_torus(turntable(1, size=64)).mean(), first.mean() / 255, atol=0.2)
-
-
-def test_a_full_disk_gives_one_clear_error_and_leaves_nothing(tmp_path, monkeypatch):
-    old = write_atomically(tmp_path / "mug.glb", b"old")
-
-    def full(source, target):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(folder_module.os, "replace", full)
-    with pytest.raises(OSError, match=r"mug\.glb needs 1 MB") as raised:
-        write_atomically(tmp_path / "mug.glb", b"new")
-    assert raised.value.errno == errno.ENOSPC
-    assert old.read_bytes() == b"old"
-    assert [path.name for path in tmp_path.iterdir()] == ["mug.glb"]

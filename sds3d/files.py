@@ -1,0 +1,34 @@
+"""Files that are whole at every instant, and a full disk told clearly."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, data: bytes) -> Path:
+    """Replace a file so that a crash at any instant leaves the old or the new one, whole.
+
+    Raises OSError; when the disk is full its message says so and the old file is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: what a killed process left is overwritten
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(error, path, len(data)) from error
+    return path
+
+
+def disk_error(error: OSError, path: Path, size: int) -> OSError:
+    """What to raise for an error of writing `size` bytes: one that says what to do, when the disk is full."""
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        need = max(1, round(size / 1e6))
+        return OSError(error.errno, f"no space left to write {path} (about {need} MB); free some and resume")
+    return error
