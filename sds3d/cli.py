@@ -150,7 +150,7 @@ def export(
     _list_files(folder, time.monotonic() - began)
 
 
-@app.command("presets", epilog=_examples("sds3d generate 'a red mug' --preset dreamfusion"))
+@app.command("presets", epilog=_examples("sds3d presets", "sds3d generate 'a red mug' --preset dreamfusion"))
 def list_presets() -> None:
     """List the presets."""
     table = Table.grid(padding=(0, 2))
@@ -415,12 +415,10 @@ def _tell_how_to_resume(run: Run) -> None:
 
 
 def _list_files(run: Run, seconds: float) -> None:
-    files = [run.previews / "latest.png", *sorted(run.exports.glob("[!.]*"))]
-    table = Table.grid(padding=(0, 2))
+    files = [path for path in [run.previews / "latest.png", *sorted(run.exports.glob("[!.]*"))] if path.exists()]
+    width = max((len(str(path)) for path in files), default=0)
     for path in files:
-        if path.exists():
-            table.add_row(str(path), _size(path.stat().st_size))
-    out.print(table, soft_wrap=True)
+        out.print(f"{escape(str(path)):{width}}  {_size(path.stat().st_size)}", soft_wrap=True)
     out.print(f"{seconds:.1f} s in total")
 
 

@@ -229,7 +229,9 @@ def _explain(model: type[BaseModel], tree: Mapping[str, Any], problem: Any) -> s
             siblings = list(owner.model_fields) if owner else []
             close = [".".join([*path[:-1], name]) for name in nearest(path[-1], siblings)]
             # Nothing like it here: the key may belong to another section ("scale" for "guidance.scale").
-            close = close or [k for k in _keys(model, tree) if nearest(path[-1], [k.rpartition(".")[2]])]
+            if not close:
+                leaves = {key.rpartition(".")[2]: key for key in reversed(list(_keys(model, tree)))}
+                close = [leaves[name] for name in nearest(path[-1], list(leaves))]
             hint = f'did you mean "{close[0]}"?' if close else f"valid keys: {', '.join(siblings)}"
             return f'unknown key "{key}"; {hint}'
         case "missing":

@@ -19,7 +19,7 @@ import numba
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from sds3d.cameras import CameraConfig, Cameras, turntable
@@ -45,7 +45,7 @@ from sds3d.optimize import (
 )
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
-from sds3d.prompts import PromptConfig, encode_prompt, slug
+from sds3d.prompts import PromptConfig, checked_prompt, encode_prompt, slug
 from sds3d.representations.base import Scene
 from sds3d.representations.nerf import NerfConfig, NerfScene
 from sds3d.runs import Run, RunError, create_run
@@ -71,7 +71,7 @@ class ExportConfig(Config):
 class RunConfig(Config):
     """A complete run: the same configuration, seed and thread count give the same asset on a CPU."""
 
-    prompt: str = Field(min_length=1)
+    prompt: Annotated[str, AfterValidator(checked_prompt)]
     """The object, for example "a red mug"."""
     seed: int = Field(default=0, ge=0)
     """Seed of every random choice."""

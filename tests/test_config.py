@@ -88,6 +88,7 @@ def test_numbers_in_scientific_notation_are_numbers():
         ("stepz=3", 'unknown key "stepz"; did you mean "steps"?'),
         ("rule.scal=3", 'unknown key "rule.scal"; did you mean "rule.scale"?'),
         ("rule.schedule.strat=3", 'unknown key "rule.schedule.strat"; did you mean "rule.schedule.start"?'),
+        ("scal=3", 'unknown key "scal"; did you mean "rule.scale"?'),
         ("scale=3", 'unknown key "scale"; did you mean "rule.scale"?'),
         ("rule.name=alfa", 'rule.name = "alfa" is unknown; did you mean "alpha"?'),
         ("rule.name=zzz", 'rule.name = "zzz" is unknown; use one of: alpha, beta'),
