@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import torch
+
+from sds3d.evaluation.toybox import AZIMUTHS, AssetScore, bench_prompts, has_janus, summary, truth
+from sds3d.toybox.captions import held_out, parse, prompt
+from sds3d.toybox.objects import CATEGORIES
+
+AROUND = torch.arange(8) * 45.0
+
+
+def test_prompts_are_held_out_and_cover_every_category_evenly() -> None:
+    specs = bench_prompts(32)
+    assert len(set(specs)) == 32
+    assert set(specs) <= held_out()
+    assert [specs[i].category for i in range(32)] == list(CATEGORIES) * 2
+    assert all(spec.accent is None for spec in specs[:16])  # combinations never seen come first
+    assert bench_prompts(5) == specs[:5]
+    assert all(parse(prompt(spec)) == spec for spec in specs)
+
+
+def test_a_right_object_has_no_janus() -> None:
+    assert not has_janus(AROUND, AROUND)
+    # Side views are often read as their neighbours: that is no second face.
+    assert not has_janus(AROUND, torch.tensor([0.0, 0, 135, 180, 180, 180, 225, 0]))
+
+
+def test_a_face_at_the_back_is_janus() -> None:
+    assert has_janus(AROUND, torch.tensor([0.0, 45, 90, 135, 0, 225, 270, 315]))
+    assert has_janus(AROUND, torch.tensor([0.0, 45, 90, 0, 180, 225, 270, 315]))
+
+
+def test_no_face_at_all_is_janus() -> None:
+    assert has_janus(AROUND, torch.full((8,), 180.0))
+
+
+def test_summary_counts_janus_only_where_there_is_a_front() -> None:
+    scores = [
+        AssetScore("a", 1.0, False, 10.0),
+        AssetScore("b", 0.5, True, 20.0),
+        AssetScore("c", 0.0, None, 60.0),
+    ]
+    assert summary(scores) == {"recognised": 0.5, "without_janus": 0.5, "median_seconds": 20.0}
+
+
+def test_truth_shows_the_object_from_all_sides() -> None:
+    rgb = truth(bench_prompts(1)[0])
+    assert rgb.shape == (AZIMUTHS, 64, 64, 3)
+    assert 0 <= rgb.min() <= rgb.max() <= 1
+    assert abs(rgb[0] - rgb[4]).mean() > 0.005  # a mug's front is not its back
+    assert abs(rgb[:, 0, 0] - 0.8).max() < 0.01
