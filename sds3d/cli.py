@@ -266,22 +266,16 @@ def toybox_sample(
 ) -> None:
     """Let the prior draw four views: what distillation has to work with."""
     import numpy as np
-    import torch
     from PIL import Image
 
-    from sds3d.cameras import turntable
     from sds3d.generate import pick_device
     from sds3d.priors.diffusers import DiffusersConfig, load_prior
-    from sds3d.priors.sampling import ddim
-    from sds3d.prompts import PromptConfig, encode_prompt
+    from sds3d.priors.sampling import sample_views
+    from sds3d.prompts import PromptConfig
 
     prior = load_prior(DiffusersConfig(model=model), pick_device(device))
-    cameras = turntable(4, size=prior.image_size).to(prior.device)
-    positive, negative = encode_prompt(prior, prompt, PromptConfig())(cameras)
-    like = prior.encode_image(torch.zeros(4, prior.image_size, prior.image_size, 3, device=prior.device))
-    noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
-    pictures = prior.decode(ddim(prior, noise, cameras, positive, negative, steps, scale))  # (4, H, W, 3)
-    strip = np.concatenate(list(pictures.cpu().numpy()), axis=1)
+    pictures = sample_views(prior, prompt, PromptConfig(view_dependent=prior.n_views == 1), seed, steps, scale)
+    strip = np.concatenate(list(pictures.numpy()), axis=1)
     Image.fromarray((strip * 255 + 0.5).astype(np.uint8)).save(out_path)
     out.print(f"front, right, back, left: {out_path}", soft_wrap=True)
 

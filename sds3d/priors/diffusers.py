@@ -142,14 +142,16 @@ def load_prior(config: DiffusersConfig, device: torch.device | str = "cpu") -> D
     options: dict[str, Any] = {"local_files_only": local or config.offline, "use_safetensors": True}
     try:
         unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype, **options)
-        vae_config = AutoencoderKL.load_config(source, subfolder="vae", local_files_only=options["local_files_only"])
+        vae_config: Any = AutoencoderKL.load_config(
+            source, subfolder="vae", local_files_only=options["local_files_only"]
+        )
         vae_class = AutoencoderTiny if vae_config["_class_name"] == "AutoencoderTiny" else AutoencoderKL
         vae = vae_class.from_pretrained(source, subfolder="vae", torch_dtype=dtype, **options)
         text_encoder = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", dtype=dtype, **options)
         tokenizer = CLIPTokenizer.from_pretrained(
             source, subfolder="tokenizer", local_files_only=options["local_files_only"]
         )
-        scheduler = DDIMScheduler.from_pretrained(
+        scheduler: Any = DDIMScheduler.from_pretrained(
             source, subfolder="scheduler", local_files_only=options["local_files_only"]
         )
         camera_encoder = None

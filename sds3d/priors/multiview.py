@@ -10,10 +10,10 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ class ViewAttention:
 
     def __call__(
         self,
-        attn: Attention,
+        attn: Any,  # diffusers' Attention, whose layers are typed as optional
         hidden_states: Tensor,
         encoder_hidden_states: Tensor | None = None,
         attention_mask: Tensor | None = None,
@@ -56,7 +56,6 @@ class CameraEncoder(nn.Module):
     def __init__(self, time_embedding_dim: int, width: int = 128) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(CAMERA_FEATURES, width), nn.SiLU(), nn.Linear(width, time_embedding_dim))
-        nn.init.zeros_(self.layers[2].bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """features (B, 9) of `camera_features` to (B, time_embedding_dim)."""
@@ -89,7 +88,8 @@ def camera_features(cameras: Cameras) -> Tensor:
 @contextmanager
 def camera_embedding(unet: UNet2DConditionModel, embedding: Tensor) -> Iterator[None]:
     """Adds `embedding` (B, time_embedding_dim) to the U-Net's time embedding inside the block."""
-    hook = unet.time_embedding.register_forward_hook(lambda module, args, output: output + embedding.to(output.dtype))
+    time_embedding: Any = unet.time_embedding
+    hook = time_embedding.register_forward_hook(lambda module, args, output: output + embedding.to(output.dtype))
     try:
         yield
     finally:

@@ -7,9 +7,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from sds3d.cameras import Cameras
+from sds3d.cameras import Cameras, turntable
 from sds3d.guidance.base import Views, guided_prediction
 from sds3d.priors.base import Conditioning, Prior, expand
+from sds3d.prompts import PromptConfig, encode_prompt
 
 
 @torch.no_grad()
@@ -35,3 +36,15 @@ def ddim(
             return guided.x0
         x = expand(prior.alpha(then[None]), x) * guided.x0 + expand(prior.sigma(then[None]), x) * guided.eps
     return x
+
+
+@torch.no_grad()
+def sample_views(
+    prior: Prior, prompt: str, config: PromptConfig, seed: int = 0, steps: int = 25, scale: float = 5.0
+) -> Tensor:
+    """What the prior itself draws from the front, right, back and left: (4, S, S, 3) in [0, 1] on the CPU."""
+    cameras = turntable(4, size=prior.image_size).to(prior.device)
+    positive, negative = encode_prompt(prior, prompt, config)(cameras)
+    like = prior.encode_image(torch.zeros(4, prior.image_size, prior.image_size, 3, device=prior.device))
+    noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
+    return prior.decode(ddim(prior, noise, cameras, positive, negative, steps, scale)).cpu()

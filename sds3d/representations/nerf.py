@@ -33,29 +33,29 @@ class NerfConfig(Config):
     """A dense-grid radiance field. The weights balance the loop's data term, 1/2 sum |rgb - target|^2 a view."""
 
     name: Literal["nerf"] = "nerf"
-    resolution: int = Field(48, ge=4, le=256)
+    resolution: int = Field(default=48, ge=4, le=256)
     """Voxels along an edge of the cube [-0.55, 0.55]^3 metres."""
-    samples: int = Field(64, ge=8, le=1024)
+    samples: int = Field(default=64, ge=8, le=1024)
     """Steps of a ray along an edge of the cube; diagonal rays take more."""
-    density_lr: float = Field(0.05, gt=0)
+    density_lr: float = Field(default=0.05, gt=0)
     """Learning rate of the pre-activation of the density."""
-    color_lr: float = Field(0.1, gt=0)
+    color_lr: float = Field(default=0.1, gt=0)
     """Learning rate of the pre-activation of the colour."""
     blob_height: float = 3.0
     """Density blob at the start: pre-activation at the centre."""
-    blob_radius: float = Field(0.275, gt=0)
+    blob_radius: float = Field(default=0.275, gt=0)
     """Density blob at the start: radius in metres at which the pre-activation is 0."""
-    opacity: float = Field(0.0075, ge=0)
+    opacity: float = Field(default=0.0075, ge=0)
     """Weight of the opacity summed over a view's pixels: against fog."""
-    entropy: float = Field(0.00375, ge=0)
+    entropy: float = Field(default=0.00375, ge=0)
     """Weight at the last step of the binary entropy of the opacity (nats) summed over a view's pixels: pushes pixels to
     be either full or empty. Grows linearly from 0."""
-    density_smoothness: float = Field(7.5e-5, ge=0)
+    density_smoothness: float = Field(default=7.5e-5, ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of neighbours' density
     pre-activations."""
-    color_smoothness: float = Field(4.7e-5, ge=0)
+    color_smoothness: float = Field(default=4.7e-5, ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of neighbours' colour pre-activations."""
-    warmup: int = Field(120, ge=0)
+    warmup: int = Field(default=120, ge=0)
     """Steps that render the whole grid; later, empty cells are skipped except in every 8th step, in which matter may
     grow anywhere."""
 

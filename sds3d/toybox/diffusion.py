@@ -67,9 +67,9 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
             num_attention_heads=4,
             max_position_embeddings=TEXT_LENGTH,
             projection_dim=TEXT_WIDTH,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=len(tokenizer) - 2,
+            eos_token_id=len(tokenizer) - 1,
+            pad_token_id=len(tokenizer) - 1,
         )
     )
 
@@ -86,7 +86,7 @@ def make_unet() -> UNet2DConditionModel:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=tuple(c // 32 for c in channels),
+        attention_head_dim=tuple(c // 32 for c in channels),  # type: ignore[arg-type]
         norm_num_groups=16,
         resnet_time_scale_shift="scale_shift",
         use_linear_projection=True,
@@ -114,7 +114,7 @@ class Denoiser(nn.Module):
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
         self.text_encoder = make_text_encoder(tokenizer)
-        self.unet = make_unet().to(memory_format=torch.channels_last)
+        self.unet: UNet2DConditionModel = nn.Module.to(make_unet(), memory_format=torch.channels_last)
         self.unet.set_attn_processor(ViewAttention())  # type: ignore[arg-type]
         self.camera_encoder = CameraEncoder(self.unet.time_embedding.linear_2.out_features)
 

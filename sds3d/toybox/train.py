@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,19 @@ import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from pydantic import Field
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import CLIPTokenizer
 
 from sds3d.cameras import orbit
 from sds3d.config import Config
-from sds3d.prompts import view_name
+from sds3d.export.pictures import contact_sheet, sheet_png
+from sds3d.priors.diffusers import DiffusersPrior
+from sds3d.priors.sampling import sample_views
+from sds3d.prompts import PromptConfig, view_name
 from sds3d.toybox import autoencoder, diffusion, scorer
-from sds3d.toybox.captions import VOCABULARY, caption
+from sds3d.toybox.captions import VOCABULARY, caption, prompt
 from sds3d.toybox.card import write_card
-from sds3d.toybox.objects import HAS_FRONT, Spec
+from sds3d.toybox.objects import CATEGORIES, COLORS, HAS_FRONT, Spec
 from sds3d.toybox.render import FOVY, iterate_objects
 from sds3d.toybox.training_loop import LoopConfig, Report, optimise, read_tensors, write_tensors
 
@@ -69,7 +73,7 @@ def train(folder: Path, config: TrainConfig, report: Report) -> Path:
     tokenizer = diffusion.make_tokenizer(VOCABULARY)
     latents = encode_views(vae, data, tokenizer, report)
     held_out_latents = encode_views(vae, held_out, tokenizer, report)
-    model = train_denoiser(folder, config, latents, held_out_latents, tokenizer, report)
+    model = train_denoiser(folder, config, latents, held_out_latents, vae, tokenizer, report)
     prior = write_prior(folder / "prior", model, vae, tokenizer)
     report("card", 0, 1, {})
     write_card(folder, config, model, vae, held_out["pictures"], held_out["specs"], held_out_latents)
@@ -99,8 +103,8 @@ def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
         x = scorer.augment(autoencoder.to_input(flat[index]), generator)
         return scorer.train_step(model, x, [target[index] for target in targets], has_front[index])
 
-    def measure(average: nn.Module) -> dict[str, float]:
-        return scorer.accuracy(average, test, test_targets, test_front)  # type: ignore[arg-type]
+    def measure(average: scorer.Scorer) -> dict[str, float]:
+        return scorer.accuracy(average, test, test_targets, test_front)
 
     loop = LoopConfig(config.scorer_steps, 1e-3, config.checkpoint_every)
     path = folder / "scorer.ckpt.safetensors"
@@ -136,15 +140,15 @@ def train_autoencoder(
     if (folder / "vae" / "config.json").exists():
         return AutoencoderTiny.from_pretrained(folder / "vae", local_files_only=True).eval()
     torch.manual_seed(config.seed)
-    model = autoencoder.make_autoencoder().to(memory_format=torch.channels_last)
+    model = nn.Module.to(autoencoder.make_autoencoder(), memory_format=torch.channels_last)
     flat, test = pictures.flatten(0, 1), held_out.flatten(0, 1)
 
     def step(generator: torch.Generator) -> Tensor:
         index = torch.randint(len(flat), (config.autoencoder_batch,), generator=generator)
         return autoencoder.train_step(model, autoencoder.to_input(flat[index]), generator)
 
-    def measure(average: nn.Module) -> dict[str, float]:
-        return {"psnr": autoencoder.psnr(average, test[::4][:64])}  # type: ignore[arg-type]
+    def measure(average: AutoencoderTiny) -> dict[str, float]:
+        return {"psnr": autoencoder.psnr(average, test[::4][:64])}
 
     trained = optimise(
         folder / "vae.ckpt.safetensors",
@@ -174,7 +178,7 @@ def encode_views(
     pictures, angles, specs = data["pictures"], data["angles"], data["specs"]
     latents = []
     for i in range(0, len(pictures), 32):
-        z = vae.encode(autoencoder.to_input(pictures[i : i + 32]), return_dict=False)[0] * vae.config.scaling_factor
+        z = vae.encode(autoencoder.to_input(pictures[i : i + 32]), return_dict=False)[0] * vae.config["scaling_factor"]
         latents.append(z.unflatten(0, (-1, 4)).half())
         report("latents", i, len(pictures), {})
     cameras = orbit(angles[..., 0].flatten(), angles[..., 1].flatten(), angles[..., 2].flatten(), FOVY)
@@ -207,10 +211,11 @@ def train_denoiser(
     config: TrainConfig,
     data: diffusion.LatentViews,
     held_out: diffusion.LatentViews,
+    vae: AutoencoderTiny,
     tokenizer: CLIPTokenizer,
     report: Report,
 ) -> diffusion.Denoiser:
-    """The trained text encoder, U-Net and camera encoder."""
+    """The trained text encoder, U-Net and camera encoder; draws `folder/samples.png` now and then."""
     torch.manual_seed(config.seed)
     model = diffusion.Denoiser(tokenizer)
     alphas_bar = diffusion.make_scheduler().alphas_cumprod
@@ -220,12 +225,11 @@ def train_denoiser(
         batch = diffusion.draw_batch(data, null_tokens, config.unet_objects, generator)
         return diffusion.train_step(model, batch, alphas_bar, generator)
 
-    def measure(average: nn.Module) -> dict[str, float]:
-        subset = diffusion.select(held_out, torch.arange(min(32, len(held_out))))
-        return {
-            f"gap{offset}": diffusion.pose_gap(average, subset, alphas_bar, offset)  # type: ignore[arg-type]
-            for offset in (90, 180)
-        }
+    subset = diffusion.select(held_out, torch.arange(min(32, len(held_out))))
+
+    def measure(average: diffusion.Denoiser) -> dict[str, float]:
+        draw_samples(folder / "samples.png", average, vae, tokenizer)
+        return {f"gap{offset}": diffusion.pose_gap(average, subset, alphas_bar, offset) for offset in (90, 180)}
 
     return optimise(
         folder / "unet.ckpt.safetensors",
@@ -237,6 +241,16 @@ def train_denoiser(
         config.seed,
         report,
     )
+
+
+def draw_samples(path: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> None:
+    """A contact sheet of what the prior draws of one prompt a category, four views each."""
+    networks = (vae, tokenizer, model.text_encoder, model.unet, diffusion.make_scheduler(), model.camera_encoder)
+    prior = DiffusersPrior(*networks)
+    prompts = [prompt(Spec(category, color)) for category, color in zip(CATEGORIES, cycle(COLORS), strict=False)]
+    settings = PromptConfig(view_dependent=False)
+    rows = [(text, sample_views(prior, text, settings, steps=15).numpy()) for text in prompts]
+    path.write_bytes(sheet_png(contact_sheet(rows, size=64)))
 
 
 def write_prior(folder: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> Path:

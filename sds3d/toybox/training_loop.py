@@ -36,7 +36,7 @@ def optimise(
     name: str,
     model: Model,
     step: Callable[[torch.Generator], Tensor],
-    measure: Callable[[nn.Module], dict[str, float]],
+    measure: Callable[[Model], dict[str, float]],
     config: LoopConfig,
     seed: int,
     report: Report,
@@ -63,7 +63,9 @@ def optimise(
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        torch._foreach_lerp_(averages, parameters, 1 - min(0.998, (i + 1) / (i + 10)))
+        with torch.no_grad():
+            for kept, fresh in zip(averages, parameters, strict=True):
+                kept.lerp_(fresh, 1 - min(0.998, (i + 1) / (i + 10)))
         losses.append(loss.item())
         done = i + 1
         if done % config.checkpoint_every == 0 or done == config.steps:
