@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sds3d.cameras import Cameras
@@ -138,31 +138,27 @@ def load_prior(config: DiffusersConfig, device: torch.device | str = "cpu") -> D
     if config.model == "toybox" and not local:
         raise PriorError(f"the embedded prior is missing at {folder}: reinstall sds3d, or run `sds3d toybox train`")
     source = str(folder) if local else config.model
-    dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
-    options: dict[str, Any] = {"local_files_only": local or config.offline, "use_safetensors": True}
+    offline = local or config.offline
+    options: dict[str, Any] = {"local_files_only": offline, "use_safetensors": True}
     try:
-        unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype, **options)
-        vae_config: Any = AutoencoderKL.load_config(
-            source, subfolder="vae", local_files_only=options["local_files_only"]
-        )
+        unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", **options)
+        vae_config: Any = AutoencoderKL.load_config(source, subfolder="vae", local_files_only=offline)
         vae_class = AutoencoderTiny if vae_config["_class_name"] == "AutoencoderTiny" else AutoencoderKL
-        vae = vae_class.from_pretrained(source, subfolder="vae", torch_dtype=dtype, **options)
-        text_encoder = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", dtype=dtype, **options)
-        tokenizer = CLIPTokenizer.from_pretrained(
-            source, subfolder="tokenizer", local_files_only=options["local_files_only"]
-        )
-        scheduler: Any = DDIMScheduler.from_pretrained(
-            source, subfolder="scheduler", local_files_only=options["local_files_only"]
-        )
+        vae = vae_class.from_pretrained(source, subfolder="vae", **options)
+        text_encoder = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", **options)
+        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", local_files_only=offline)
+        scheduler: Any = DDIMScheduler.from_pretrained(source, subfolder="scheduler", local_files_only=offline)
         camera_encoder = None
         if config.multiview and (folder / "camera_encoder").is_dir():
-            camera_encoder = CameraEncoder.load(folder / "camera_encoder").to(dtype)
-    except PriorError:
-        raise
+            camera_encoder = CameraEncoder.load(folder / "camera_encoder")
     except Exception as error:  # the libraries raise a dozen kinds, all of which mean: these weights can't be used
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = (
             "check the folder, or download it again" if local else "check the id, your network, or give a local folder"
         )
         raise PriorError(f"can't load the model {config.model!r}: {reason} ({hint})") from error
+    dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
+    for network in (vae, text_encoder, unet, camera_encoder):
+        if network is not None:
+            nn.Module.to(network, dtype=dtype)
     return DiffusersPrior(vae, tokenizer, text_encoder, unet, scheduler, camera_encoder, device)

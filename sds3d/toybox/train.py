@@ -18,7 +18,7 @@ import torch
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from pydantic import Field
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from sds3d.cameras import orbit

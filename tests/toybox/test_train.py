@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_folder_is_an_ordinary_stable_diffusion_folder(folder: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(
-        folder / "prior", torch_dtype=torch.float32, safety_checker=None, local_files_only=True
+        folder / "prior", safety_checker=None, local_files_only=True
     )
     pipeline.set_progress_bar_config(disable=True)
     images = pipeline("a red mug", num_inference_steps=2, height=64, width=64, output_type="np").images
