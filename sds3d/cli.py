@@ -175,14 +175,20 @@ def doctor() -> None:
         raise typer.Exit(1)
 
 
-@app.command("app", epilog=_examples("sds3d app", "sds3d app --out my-runs --port 8000"))
+@app.command(
+    "app",
+    epilog=_examples(
+        "sds3d app", "sds3d app --out my-runs --port 8000", "sds3d app steps=200  # on top of every preset"
+    ),
+)
 def web_app(
+    overrides: Overrides = None,
     out_dir: Annotated[Path, typer.Option("--out", help="Where run folders are made.")] = Path("runs"),
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 opens it to the network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
 ) -> None:
     """Start the web app."""
-    _import_app().launch(out_dir, host, port)
+    _import_app().launch(out_dir, host, port, overrides or [])
 
 
 @toybox.command(

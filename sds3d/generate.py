@@ -224,7 +224,8 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None) -> It
     run.log(f"prior loaded; {'resuming after' if checkpoint else 'starting at'} step {work.state.step}")
 
     spent = run.state.seconds if checkpoint else 0.0
-    began = previewed = time.monotonic()
+    began = time.monotonic()
+    previewed = began - config.preview_every  # the first step is drawn: it shows that the run is alive
 
     def seconds() -> float:
         return spent + time.monotonic() - began

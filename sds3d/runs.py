@@ -20,7 +20,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -172,7 +172,7 @@ class Run:
         path = self.folder / "lock"
         with path.open("ab+", buffering=0) as file:  # closing it releases the lock
             try:
-                _lock(file.fileno())
+                _lock_patiently(file.fileno())
             except OSError:
                 file.seek(0)
                 holder = file.read(32).decode(errors="replace").strip()
@@ -272,6 +272,15 @@ def _append(path: Path, line: str) -> None:
             file.write(("\n" * torn + line).encode())  # one write: lines of two processes never mix
     except OSError as error:
         raise disk_error(error, path, len(line)) from error
+
+
+def _lock_patiently(descriptor: int) -> None:
+    """Lock, waiting out a `busy()` elsewhere, which holds the lock for an instant. Raises OSError."""
+    for _ in range(20):
+        with suppress(OSError):
+            return _lock(descriptor)
+        time.sleep(0.02)
+    return _lock(descriptor)
 
 
 if sys.platform == "win32":

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -166,6 +167,13 @@ def test_an_installed_wheel_finds_its_own_folders(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(config_module, "__file__", str(tmp_path / "sds3d" / "config.py"))
     assert assets_dir() == tmp_path / "sds3d" / "_assets"
     assert configs_dir() == tmp_path / "configs"
+
+
+def test_a_wheel_holds_every_package():
+    root = Path(__file__).parents[1]
+    listed = re.findall(r'^    "(sds3d[a-z0-9_.]*)",$', (root / "pyproject.toml").read_text(), re.MULTILINE)
+    there = {".".join(path.parent.relative_to(root).parts) for path in (root / "sds3d").rglob("__init__.py")}
+    assert there == {name for name in listed if name not in {"sds3d._assets", "sds3d._configs", "sds3d.app"}}
 
 
 def test_presets_have_descriptions_and_unknown_ones_a_suggestion():

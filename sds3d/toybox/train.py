@@ -71,8 +71,8 @@ def train(folder: Path, config: TrainConfig, report: Report) -> Path:
     )
     vae = train_autoencoder(folder, config, data["pictures"], held_out["pictures"], report)
     tokenizer = diffusion.make_tokenizer(VOCABULARY)
-    latents = encode_views(vae, data, tokenizer, report)
-    held_out_latents = encode_views(vae, held_out, tokenizer, report)
+    latents = encode_views(folder / "train-latents.safetensors", vae, data, tokenizer, report)
+    held_out_latents = encode_views(folder / "test-latents.safetensors", vae, held_out, tokenizer, report)
     model = train_denoiser(folder, config, latents, held_out_latents, vae, tokenizer, report)
     prior = write_prior(folder / "prior", model, vae, tokenizer)
     report("card", 0, 1, {})
@@ -172,31 +172,29 @@ def train_autoencoder(
 
 @torch.no_grad()
 def encode_views(
-    vae: AutoencoderTiny, data: dict[str, Any], tokenizer: CLIPTokenizer, report: Report
+    path: Path, vae: AutoencoderTiny, data: dict[str, Any], tokenizer: CLIPTokenizer, report: Report
 ) -> diffusion.LatentViews:
-    """Latents of all pictures and tokens of `CAPTIONS_PER_OBJECT` captions a view, without and with view words."""
+    """Latents of all pictures and tokens of `CAPTIONS_PER_OBJECT` captions a view, from the file or written into it."""
     pictures, angles, specs = data["pictures"], data["angles"], data["specs"]
-    latents = []
-    for i in range(0, len(pictures), 32):
-        z = vae.encode(autoencoder.to_input(pictures[i : i + 32]), return_dict=False)[0] * vae.config["scaling_factor"]
-        latents.append(z.unflatten(0, (-1, 4)).half())
-        report("latents", i, len(pictures), {})
+    if not path.exists():
+        latents = []
+        for i in range(0, len(pictures), 32):
+            z = vae.encode(autoencoder.to_input(pictures[i : i + 32]), return_dict=False)[0]
+            latents.append((z * vae.config["scaling_factor"]).unflatten(0, (-1, 4)).half())
+            report("latents", i, len(pictures), {})
+        rng = np.random.default_rng(0)
+        plain, viewed = [], []
+        for spec, views in zip(specs, angles.tolist(), strict=True):
+            captions = [caption(spec, rng, None) for _ in range(CAPTIONS_PER_OBJECT)]
+            plain += captions * 4
+            for azimuth, elevation, _ in views:
+                viewed += [caption(spec, rng, view_name(azimuth, elevation)) for _ in captions]
+        shape = (len(specs), 4, CAPTIONS_PER_OBJECT, -1)
+        tokens, view_tokens = (tokenize(tokenizer, texts).reshape(shape) for texts in (plain, viewed))
+        write_tensors(path, {"latents": torch.cat(latents), "tokens": tokens, "view_tokens": view_tokens}, {})
+    tensors, _ = read_tensors(path)
     cameras = orbit(angles[..., 0].flatten(), angles[..., 1].flatten(), angles[..., 2].flatten(), FOVY)
-    rng = np.random.default_rng(0)
-    plain, viewed = [], []
-    for spec, views in zip(specs, angles.tolist(), strict=True):
-        captions = [caption(spec, rng, None) for _ in range(CAPTIONS_PER_OBJECT)]
-        plain += captions * 4
-        viewed += [
-            caption(spec, rng, view_name(azimuth, elevation)) for azimuth, elevation, _ in views for _ in captions
-        ]
-    shape = (len(specs), 4, CAPTIONS_PER_OBJECT, -1)
-    return diffusion.LatentViews(
-        torch.cat(latents),
-        cameras,
-        tokenize(tokenizer, plain).reshape(shape),
-        tokenize(tokenizer, viewed).reshape(shape),
-    )
+    return diffusion.LatentViews(tensors["latents"], cameras, tensors["tokens"], tensors["view_tokens"])
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
