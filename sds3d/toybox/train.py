@@ -24,7 +24,7 @@ from transformers import CLIPTokenizer
 from sds3d.cameras import orbit
 from sds3d.config import Config
 from sds3d.export.pictures import contact_sheet, sheet_png
-from sds3d.priors.diffusers import DiffusersPrior
+from sds3d.priors.diffusers import DiffusersConfig, DiffusersPrior, load_prior
 from sds3d.priors.sampling import sample_views
 from sds3d.prompts import PromptConfig, view_name
 from sds3d.toybox import autoencoder, diffusion, scorer
@@ -47,6 +47,8 @@ class TrainConfig(Config):
     seed: int = 0
     workers: int = Field(default=2, ge=1)
     """Processes that render."""
+    start_from: str = ""
+    """A prior's folder: its autoencoder is kept and its other networks are trained further."""
     autoencoder_steps: int = Field(default=4500, ge=1)
     autoencoder_batch: int = Field(default=16, ge=1)
     autoencoder_rate: float = Field(default=2e-3, gt=0)
@@ -139,6 +141,10 @@ def train_autoencoder(
     """The trained autoencoder with unit-variance latents (its scaling_factor), from `folder/vae` when it is there."""
     if (folder / "vae" / "config.json").exists():
         return AutoencoderTiny.from_pretrained(folder / "vae", local_files_only=True).eval()
+    if config.start_from:
+        kept = AutoencoderTiny.from_pretrained(config.start_from, subfolder="vae", local_files_only=True).eval()
+        kept.save_pretrained(folder / "vae")
+        return kept
     torch.manual_seed(config.seed)
     model = nn.Module.to(autoencoder.make_autoencoder(), memory_format=torch.channels_last)
     flat, test = pictures.flatten(0, 1), held_out.flatten(0, 1)
@@ -216,6 +222,14 @@ def train_denoiser(
     """The trained text encoder, U-Net and camera encoder; draws `folder/samples.png` now and then."""
     torch.manual_seed(config.seed)
     model = diffusion.Denoiser(tokenizer)
+    if config.start_from:
+        trained = load_prior(DiffusersConfig(model=config.start_from))
+        for mine, theirs in (
+            (model.unet, trained.unet),
+            (model.text_encoder, trained.text_encoder),
+            (model.camera_encoder, trained.camera_encoder),
+        ):
+            mine.load_state_dict(theirs.state_dict())  # type: ignore[union-attr]
     alphas_bar = diffusion.make_scheduler().alphas_cumprod
     null_tokens = tokenize(tokenizer, [""])[0]
 

@@ -38,9 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_folder_is_an_ordinary_stable_diffusion_folder(folder: Path) -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(
-        folder / "prior", safety_checker=None, local_files_only=True
-    )
+    pipeline = StableDiffusionPipeline.from_pretrained(folder / "prior", safety_checker=None, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     images = pipeline("a red mug", num_inference_steps=2, height=64, width=64, output_type="np").images
     assert images.shape == (1, 64, 64, 3)
@@ -78,6 +76,16 @@ def test_a_killed_training_ends_in_the_same_weights(folder: Path, tmp_path: Path
         resumed, _ = read_tensors(tmp_path / path.relative_to(folder))
         for key, value in expected.items():
             assert torch.equal(value, resumed[key]), f"{path.name}: {key}"
+
+
+def test_training_goes_on_from_a_prior(folder: Path, tmp_path: Path) -> None:
+    further = TINY.model_copy(update={"start_from": str(folder / "prior"), "unet_rate": 1e-12})
+    again = train(tmp_path, further, ignore)
+    for path in sorted((folder / "prior").rglob("*.safetensors")):
+        expected, _ = read_tensors(path)
+        kept, _ = read_tensors(again / path.relative_to(folder / "prior"))
+        for key, value in expected.items():
+            torch.testing.assert_close(kept[key], value, msg=f"{path.name}: {key}")
 
 
 def test_every_word_is_one_token() -> None:
