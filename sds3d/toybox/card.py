@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
@@ -32,15 +33,22 @@ def write_card(
     """Writes `folder/CARD.md`. pictures (N, 4, 64, 64, 3) uint8, specs and latents: of N held-out objects."""
     gaps = pose_gaps(model, specs, latents)
     rows = "\n".join(f"| {name} | {at_90:+.0%} | {at_180:+.0%} |" for name, (at_90, at_180) in gaps.items())
-    minutes = {
-        name: float(read_tensors(folder / f"{name}.ckpt.safetensors")[1]["seconds"]) / 60 for name in ("vae", "unet")
-    }
+
+    def minutes(checkpoint: str) -> float:
+        return float(read_tensors(folder / checkpoint)[1]["seconds"]) / 60
+
+    if config.start_from:
+        autoencoder_row = "kept from the prior that this training went on from"
+    else:
+        sizes = f"{config.autoencoder_steps} steps of {config.autoencoder_batch} pictures"
+        autoencoder_row = f"{sizes}, {minutes('vae.ckpt.safetensors'):.0f} minutes"
     millions = {
         name: sum(p.numel() for p in part.parameters()) / 1e6
         for name, part in (("autoencoder", vae), ("U-Net", model.unet), ("text encoder", model.text_encoder))
     }
     psnr = autoencoder.psnr(vae, pictures.flatten(0, 1)[::2])
-    views = config.unet_steps * config.unet_objects * 4
+    processes = dist.get_world_size() if dist.is_initialized() else 1
+    views = config.unet_steps * config.unet_objects * 4 * processes
     machine = f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}"
     text = f"""# The embedded prior
 
@@ -50,8 +58,8 @@ A latent diffusion model of the toy world, trained from nothing by `sds3d toybox
 |---|---|
 | data | {config.objects} procedural objects, four orthogonal views each, 64 px; held-out combinations never shown |
 | parameters | {", ".join(f"{name} {value:.1f}M" for name, value in millions.items())} |
-| autoencoder | {config.autoencoder_steps} steps of {config.autoencoder_batch} pictures, {minutes["vae"]:.0f} minutes |
-| U-Net | {config.unet_steps} steps, {views} views, {minutes["unet"]:.0f} minutes |
+| autoencoder | {autoencoder_row} |
+| U-Net | {config.unet_steps} steps, {views} views, {minutes("unet.ckpt.safetensors"):.0f} minutes |
 | machine | {machine} |
 | PSNR of the autoencoder | {psnr:.1f} dB on held-out renders |
 
