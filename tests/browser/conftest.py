@@ -1,0 +1,97 @@
+"""A studio and a Chromium to visit it with; without one these tests are skipped, but never when CI=true."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.browser.studio import PATIENCE, QUICK, Studio, serve
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Any:
+    """Playwright's synchronous API."""
+    missing = ""
+    try:
+        import playwright.sync_api as api
+    except ModuleNotFoundError:
+        missing = "playwright is not installed: pip install playwright"
+    else:
+        if Path(CHROMIUM).exists():
+            return api
+        missing = "chromium is not installed: apt-get install chromium"
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(missing)
+
+
+@pytest.fixture(scope="session")
+def prior(playwright: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The embedded prior; where it is missing an untrained model of the same classes."""
+    import torch
+
+    from sds3d.priors.diffusers import toybox_folder
+    from sds3d.toybox import autoencoder, diffusion
+    from sds3d.toybox.captions import VOCABULARY
+    from sds3d.toybox.train import write_prior
+
+    if toybox_folder().is_dir():
+        return "toybox"
+    torch.manual_seed(0)
+    tokenizer = diffusion.make_tokenizer(VOCABULARY)
+    folder = tmp_path_factory.mktemp("untrained")
+    return str(write_prior(folder, diffusion.Denoiser(tokenizer), autoencoder.make_autoencoder(), tokenizer))
+
+
+@pytest.fixture(scope="session")
+def studio(prior: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """A studio whose presets are made quick."""
+    with serve(tmp_path_factory.mktemp("studio"), [*QUICK, f"prior.model={prior}"]) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def chromium(playwright: Any) -> Iterator[Browser]:
+    """One browser for all tests, with WebGL in software."""
+    playwright.expect.set_options(timeout=1000 * PATIENCE)
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def expect(playwright: Any) -> Any:
+    """Playwright's assertions, which wait."""
+    return playwright.expect
+
+
+@pytest.fixture
+def visit(playwright: Any, chromium: Browser, studio: Studio) -> Iterator[Callable[..., Page]]:
+    """Opens the studio, each time as another visitor; at the end no page may have asked another host for anything."""
+    asked: list[str] = []
+    contexts = []
+
+    def open_page(query: str = "", width: int = 1280) -> Page:
+        context = chromium.new_context(viewport={"width": width, "height": 900})
+        context.set_default_timeout(1000 * PATIENCE)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{studio.url}/{query}")
+        playwright.expect(page.get_by_role("button", name="Cancel")).to_be_visible()
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [url for url in asked if not url.startswith((studio.url, "blob:", "data:"))] == []
