@@ -66,7 +66,7 @@ def launch(runs: Path, host: str = "127.0.0.1", port: int = 7860, overrides: Seq
             enable_monitoring=False,
         )
     except OSError as error:
-        raise OSError(error.errno, f"cannot serve on {host}:{port}; choose another port with --port") from error
+        raise OSError(f"cannot serve on {host}:{port}: is it taken? choose another with --port") from error
 
 
 def find_run(root: Path, name: str) -> Run | None:
@@ -215,7 +215,9 @@ class Events:
             text = str(problem)
             return {w.message: said(views.error(text[:1].upper() + text[1:]))}
         name = run.folder.name
-        fresh = {w.run: name, w.address: name, w.message: said(""), w.model: None, w.video: None, w.files: None}
+        again = views.note("Made before: the same settings give the same object. Another seed gives another.")
+        message = said(again if run.state.status == "finished" else "")
+        fresh = {w.run: name, w.address: name, w.message: message, w.model: None, w.video: None, w.files: None}
         return {**fresh, w.timer: gr.Timer(active=True), **self.show(name, "")}
 
     def show(self, name: str, shown: str) -> Updates:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sds3d.config import nearest
 from sds3d.jobs.local import Progress
-from sds3d.toybox.captions import VOCABULARY, unknown_words
-from sds3d.toybox.objects import CATEGORIES, COLORS
+from sds3d.toybox.captions import unknown_words
+from sds3d.toybox.objects import ACCENT_PART, CATEGORIES, COLORS
 
 VIEWS = 8  # pictures side by side in previews/latest.png
 
@@ -26,6 +26,11 @@ def error(message: str) -> str:
     return f'<div class="sds-note error" role="alert">{escape(message)}</div>'
 
 
+def note(message: str) -> str:
+    """A message worth knowing."""
+    return f'<div class="sds-note" role="status">{escape(message)}</div>'
+
+
 def prompt_hint(prompt: str) -> str:
     """A warning that names the words the embedded prior has never seen; empty when it knows them all."""
     unknown = unknown_words(prompt)
@@ -33,11 +38,14 @@ def prompt_hint(prompt: str) -> str:
         return ""
     words = ", ".join(_guess(word) for word in unknown[:8]) + (", …" if len(unknown) > 8 else "")
     verb = "does not know the word" if len(unknown) == 1 else "does not know the words"
-    return f'<div class="sds-note" role="status">The embedded prior {verb} {words}. It knows {known_objects()}.</div>'
+    return (
+        f'<div class="sds-note" role="status">The embedded prior {verb} {words}. It knows {known_objects()}. '
+        "For anything else it takes a large model: prior.model, see <code>sds3d generate --help</code>.</div>"
+    )
 
 
 def _guess(word: str) -> str:
-    close = nearest(word, VOCABULARY)
+    close = nearest(word, (*CATEGORIES, *COLORS, *ACCENT_PART.values()))
     return f"“{escape(word)}”" + (f" (“{escape(close[0])}”?)" if close else "")
 
 

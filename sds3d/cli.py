@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from sds3d.config import ConfigError, build, load_preset, nearest, parse_override, presets
 from sds3d.runs import Run, open_run
@@ -166,7 +166,7 @@ def doctor() -> None:
 
     with err.status("looking"):
         findings = examine()
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid("", "", Column(overflow="fold"), padding=(0, 2))
     for finding in findings:
         mark = "[green]ok[/green]" if finding.ok else "[red]missing[/red]" if finding.needed else "[yellow]no[/yellow]"
         table.add_row(mark, finding.name, escape(finding.detail))

@@ -55,7 +55,13 @@ class CameraEncoder(nn.Module):
 
     def __init__(self, time_embedding_dim: int, width: int = 128) -> None:
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(CAMERA_FEATURES, width), nn.SiLU(), nn.Linear(width, time_embedding_dim))
+        # Normalised as diffusers normalises pooled text: without it the camera is drowned by the text for long.
+        self.layers = nn.Sequential(
+            nn.Linear(CAMERA_FEATURES, width),
+            nn.SiLU(),
+            nn.Linear(width, time_embedding_dim),
+            nn.LayerNorm(time_embedding_dim),
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """features (B, 9) of `camera_features` to (B, time_embedding_dim)."""
@@ -64,7 +70,7 @@ class CameraEncoder(nn.Module):
     def save(self, folder: Path) -> None:
         """Writes config.json and model.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
-        width, dim = self.layers[0].out_features, self.layers[2].out_features
+        dim, width = self.layers[2].weight.shape
         (folder / "config.json").write_text(json.dumps({"time_embedding_dim": dim, "width": width}, indent=2) + "\n")
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
 

@@ -100,6 +100,12 @@ def test_a_generation_ends_in_a_mesh_to_look_at_and_to_take_away(
     mesh = trimesh.load_mesh(tmp_path / "mug.glb")
     assert len(mesh.faces) > 100
 
+    # The same settings again show it at once.
+    page.get_by_role("button", name="Generate").click()
+    expect(page.get_by_role("status")).to_contain_text("Made before")
+    expect(page.locator("[data-status=finished]")).to_be_visible()
+    expect(links).to_have_count(7)
+
     # Its address opens it again, on a phone too.
     phone = visit(f"?run={run.folder.name}", width=390)
     expect(phone.locator("[data-status=finished]")).to_be_visible()
