@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 # Waiting threads sleep instead of spinning: numba's and torch's pools share the cores. Read when OpenMP starts.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Their remarks on harmless details of a model's files would bury ours.
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -231,17 +234,20 @@ def toybox_render(
         "sds3d toybox train",
         "sds3d toybox train --out my-prior objects=2000 unet_steps=1000  # a small one",
         "sds3d generate 'a red mug' prior.model=my-prior/prior  # use it",
+        "sds3d toybox train --out longer start_from=my-prior/prior unet_steps=20000  # train it further",
+        "sds3d toybox train --scorer --out my-scorer  # the network that measures",
         "Killed at any instant, the same command goes on.",
     ),
 )
 def toybox_train(
     overrides: Overrides = None,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the training.")] = Path("toybox-prior"),
+    scorer: Annotated[bool, typer.Option("--scorer", help="Train the scorer that measures, not the prior.")] = False,
     threads: Threads = 0,
 ) -> None:
-    """Train the embedded prior from nothing."""
+    """Train the embedded prior, or the scorer."""
     from sds3d.generate import set_threads
-    from sds3d.toybox.train import TrainConfig, train
+    from sds3d.toybox.train import TrainConfig, train, train_scorer
 
     set_threads(threads)
     config = build(TrainConfig, *(parse_override(text) for text in overrides or []))
@@ -254,8 +260,8 @@ def toybox_train(
             numbers = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
             progress.update(tasks[stage], completed=step, total=total, description=f"{stage}  {numbers}")
 
-        folder = train(out_dir, config, report)
-    out.print(f"the prior: {folder}", soft_wrap=True)
+        folder = (train_scorer if scorer else train)(out_dir, config, report)
+    out.print(f"trained: {folder}", soft_wrap=True)
 
 
 @toybox.command(
