@@ -42,7 +42,7 @@ class TrainConfig(Config):
 
     objects: int = Field(default=16000, ge=16)
     """Objects rendered from four sides for training."""
-    held_out_objects: int = Field(default=128, ge=16)
+    held_out_objects: int = Field(default=128, ge=4)
     """Further objects, of another seed, for the figures of the card."""
     seed: int = 0
     workers: int = Field(default=2, ge=1)
@@ -56,6 +56,8 @@ class TrainConfig(Config):
     unet_objects: int = Field(default=8, ge=1)
     """Objects of four views in a batch of the U-Net."""
     unet_rate: float = Field(default=8e-4, gt=0)
+    samples: int = Field(default=16, ge=0, le=16)
+    """Prompts in the sample grid that is drawn now and then."""
     scorer_objects: int = Field(default=8000, ge=16)
     scorer_steps: int = Field(default=4000, ge=1)
     scorer_batch: int = Field(default=64, ge=1)
@@ -240,7 +242,7 @@ def train_denoiser(
     subset = diffusion.select(held_out, torch.arange(min(32, len(held_out))))
 
     def measure(average: diffusion.Denoiser) -> dict[str, float]:
-        draw_samples(folder / "samples.png", average, vae, tokenizer)
+        draw_samples(folder / "samples.png", average, vae, tokenizer, config.samples)
         return {f"gap{offset}": diffusion.pose_gap(average, subset, alphas_bar, offset) for offset in (90, 180)}
 
     return optimise(
@@ -255,11 +257,13 @@ def train_denoiser(
     )
 
 
-def draw_samples(path: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> None:
-    """A contact sheet of what the prior draws of one prompt a category, four views each."""
+def draw_samples(path: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, n: int) -> None:
+    """A contact sheet of what the prior draws of one prompt for each of the first n categories, four views each."""
+    if n == 0:
+        return
     networks = (vae, tokenizer, model.text_encoder, model.unet, diffusion.make_scheduler(), model.camera_encoder)
     prior = DiffusersPrior(*networks)
-    prompts = [prompt(Spec(category, color)) for category, color in zip(CATEGORIES, cycle(COLORS), strict=False)]
+    prompts = [prompt(Spec(category, color)) for category, color in zip(CATEGORIES[:n], cycle(COLORS), strict=False)]
     settings = PromptConfig(view_dependent=False)
     rows = [(text, sample_views(prior, text, settings, steps=15).numpy()) for text in prompts]
     path.write_bytes(sheet_png(contact_sheet(rows, size=64)))
