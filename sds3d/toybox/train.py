@@ -281,6 +281,8 @@ def write_prior(folder: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, t
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
     )
-    pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    pipeline.unet.half()
+    pipeline.vae.half()  # the text encoder stays float32: transformers loads weights in the type they were saved in
+    pipeline.save_pretrained(folder, safe_serialization=True)
     copy.deepcopy(model.camera_encoder).half().save(folder / "camera_encoder")
     return folder

@@ -17,7 +17,8 @@ from sds3d.toybox.objects import Spec
 from sds3d.toybox.train import TrainConfig, read_tensors, train, train_scorer
 
 TINY = TrainConfig(
-    objects=16, held_out_objects=4, samples=1, workers=1, autoencoder_steps=4, autoencoder_batch=2, unet_steps=4, unet_objects=1,
+    objects=16, held_out_objects=4, samples=1, workers=1, autoencoder_steps=4, autoencoder_batch=2, unet_steps=4,
+    unet_objects=1,
     scorer_objects=16, scorer_steps=4, scorer_batch=8, checkpoint_every=2,
 )  # fmt: skip
 
