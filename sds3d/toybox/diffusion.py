@@ -195,9 +195,13 @@ def loss_weight(alpha_bar: Tensor) -> Tensor:
 
 
 def train_step(model: Denoiser, batch: Batch, alphas_bar: Tensor, generator: torch.Generator) -> Tensor:
-    """The weighted v-loss of one batch; high timesteps are drawn more often (t = 1000 u^0.7)."""
+    """The weighted v-loss of one batch; high timesteps are drawn more often (t = 1000 u^0.4).
+
+    Four views of eight channels hold so many values that their shapes show through the noise until late: text and
+    camera are only needed, and so only learned, above t = 800.
+    """
     groups = batch.x.shape[0] // batch.n_views
-    t = (1000 * torch.rand(groups, generator=generator) ** 0.7).long().clamp(max=999)
+    t = (1000 * torch.rand(groups, generator=generator) ** 0.4).long().clamp(max=999)
     t = t.repeat_interleave(batch.n_views)  # (B,)
     eps = torch.randn(batch.x.shape, generator=generator)
     a = alphas_bar[t][:, None, None, None]
@@ -222,7 +226,7 @@ def pose_gap(model: Denoiser, data: LatentViews, alphas_bar: Tensor, offset: flo
     for name, cameras in (("right", data.cameras), ("turned", turned)):
         generator = torch.Generator().manual_seed(seed)
         error = 0.0
-        for timestep in (200, 400, 600, 800):
+        for timestep in (700, 800, 900, 950):
             t = torch.full((len(x),), timestep)
             a = alphas_bar[t][:, None, None, None]
             eps = torch.randn(x.shape, generator=generator)
