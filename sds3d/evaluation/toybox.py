@@ -88,7 +88,7 @@ def truth(spec: Spec) -> NDArray[np.float32]:
     """Pictures (AZIMUTHS, 64, 64, 3) of a true object of the prompt, over the same light grey."""
     azimuths = [i * 360.0 / AZIMUTHS for i in range(AZIMUTHS)]
     pictures = render_prompt(spec, azimuths, elevation=ELEVATION, background=(0.8, 0.8, 0.8))
-    return pictures.astype(np.float32) / np.float32(255)
+    return (pictures / 255.0).astype(np.float32)
 
 
 def bench_preset(

@@ -70,7 +70,7 @@ class CameraEncoder(nn.Module):
     def save(self, folder: Path) -> None:
         """Writes config.json and model.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
-        dim, width = self.layers[2].weight.shape
+        dim, width = self.state_dict()["layers.2.weight"].shape
         (folder / "config.json").write_text(json.dumps({"time_embedding_dim": dim, "width": width}, indent=2) + "\n")
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
 

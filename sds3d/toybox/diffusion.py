@@ -95,6 +95,11 @@ def make_unet() -> UNet2DConditionModel:
     )
 
 
+def set_memory_format(network: nn.Module, memory_format: torch.memory_format) -> None:
+    """Lays the network's tensors out, in place: CPUs like channels last, files want contiguous."""
+    network.to(memory_format=memory_format)  # type: ignore[call-overload]
+
+
 def make_scheduler() -> DDIMScheduler:
     """Cosine schedule, v-prediction, sampling from the last timestep."""
     return DDIMScheduler(
@@ -114,7 +119,8 @@ class Denoiser(nn.Module):
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
         self.text_encoder = make_text_encoder(tokenizer)
-        self.unet: UNet2DConditionModel = nn.Module.to(make_unet(), memory_format=torch.channels_last)
+        self.unet = make_unet()
+        set_memory_format(self.unet, torch.channels_last)
         self.unet.set_attn_processor(ViewAttention())  # type: ignore[arg-type]
         self.camera_encoder = CameraEncoder(self.unet.time_embedding.linear_2.out_features)
 

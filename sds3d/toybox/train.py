@@ -148,7 +148,8 @@ def train_autoencoder(
         kept.save_pretrained(folder / "vae")
         return kept
     torch.manual_seed(config.seed)
-    model = nn.Module.to(autoencoder.make_autoencoder(), memory_format=torch.channels_last)
+    model = autoencoder.make_autoencoder()
+    diffusion.set_memory_format(model, torch.channels_last)
     flat, test = pictures.flatten(0, 1), held_out.flatten(0, 1)
 
     def step(generator: torch.Generator) -> Tensor:
@@ -271,18 +272,20 @@ def draw_samples(path: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, to
 
 def write_prior(folder: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> Path:
     """The networks in fp16 as a folder that StableDiffusionPipeline loads, the camera encoder beside them."""
+    unet, vae = copy.deepcopy(model.unet), copy.deepcopy(vae)
+    for network in (unet, vae):  # the text encoder stays float32: transformers loads weights in the type they have
+        nn.Module.half(network)
+        diffusion.set_memory_format(network, torch.contiguous_format)
     pipeline = StableDiffusionPipeline(
-        vae=copy.deepcopy(vae).to(memory_format=torch.contiguous_format),  # type: ignore[arg-type]
+        vae=vae,  # type: ignore[arg-type]
         text_encoder=copy.deepcopy(model.text_encoder),
         tokenizer=tokenizer,
-        unet=copy.deepcopy(model.unet).to(memory_format=torch.contiguous_format),
+        unet=unet,
         scheduler=diffusion.make_scheduler(),  # type: ignore[arg-type]
         safety_checker=None,  # type: ignore[arg-type]
         feature_extractor=None,  # type: ignore[arg-type]
         requires_safety_checker=False,
     )
-    pipeline.unet.half()
-    pipeline.vae.half()  # the text encoder stays float32: transformers loads weights in the type they were saved in
     pipeline.save_pretrained(folder, safe_serialization=True)
     copy.deepcopy(model.camera_encoder).half().save(folder / "camera_encoder")
     return folder

@@ -102,7 +102,7 @@ def test_a_generation_ends_in_a_mesh_to_look_at_and_to_take_away(
 
     # The same settings again show it at once.
     page.get_by_role("button", name="Generate").click()
-    expect(page.get_by_role("status")).to_contain_text("Made before")
+    expect(page.locator(".sds-note")).to_contain_text("Made before")
     expect(page.locator("[data-status=finished]")).to_be_visible()
     expect(links).to_have_count(7)
 
@@ -191,10 +191,10 @@ def test_a_prompt_is_text_wherever_it_is_shown(visit: Visit, expect: Any, studio
 def test_unknown_words_are_named_before_anything_starts(visit: Visit, expect: Any):
     page = visit()
     page.get_by_label("Prompt").fill("a red dragon with a green hat")
-    expect(page.get_by_role("status")).to_contain_text("does not know the word “dragon”")
-    expect(page.get_by_role("status")).to_contain_text("mug, chair, snowman")
+    expect(page.locator(".sds-note")).to_contain_text("does not know the word “dragon”")
+    expect(page.locator(".sds-note")).to_contain_text("mug, chair, snowman")
     page.get_by_label("Prompt").fill("a red mug")
-    expect(page.get_by_role("status")).to_have_count(0)
+    expect(page.locator(".sds-note")).to_have_count(0)
 
 
 def test_a_run_whose_process_was_killed_can_go_on(visit: Visit, expect: Any, studio: Studio):
