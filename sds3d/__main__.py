@@ -1,0 +1,5 @@
+"""`python -m sds3d` is the `sds3d` command."""
+
+from sds3d.cli import main
+
+main()
