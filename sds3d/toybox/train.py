@@ -273,6 +273,7 @@ def draw_samples(path: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, to
 def write_prior(folder: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> Path:
     """The networks in fp16 as a folder that StableDiffusionPipeline loads, the camera encoder beside them."""
     unet, vae = copy.deepcopy(model.unet), copy.deepcopy(vae)
+    vae.register_to_config(_name_or_path="")  # not the folder of this training
     for network in (unet, vae):  # the text encoder stays float32: transformers loads weights in the type they have
         nn.Module.half(network)
         diffusion.set_memory_format(network, torch.contiguous_format)
