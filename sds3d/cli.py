@@ -277,9 +277,7 @@ def toybox_sample(
     device: Device = "",
 ) -> None:
     """Let the prior draw four views: what distillation has to work with."""
-    import numpy as np
-    from PIL import Image
-
+    from sds3d.export.pictures import to_png
     from sds3d.generate import pick_device
     from sds3d.priors.diffusers import DiffusersConfig, load_prior
     from sds3d.priors.sampling import sample_views
@@ -287,8 +285,7 @@ def toybox_sample(
 
     prior = load_prior(DiffusersConfig(model=model), pick_device(device))
     pictures = sample_views(prior, prompt, PromptConfig(view_dependent=prior.n_views == 1), seed, steps, scale)
-    strip = np.concatenate(list(pictures.numpy()), axis=1)
-    Image.fromarray((strip * 255 + 0.5).astype(np.uint8)).save(out_path)
+    out_path.write_bytes(to_png(pictures.numpy()))
     out.print(f"front, right, back, left: {out_path}", soft_wrap=True)
 
 

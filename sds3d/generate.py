@@ -5,7 +5,6 @@ This is the only module that knows every choice there is; each is one line of a 
 
 from __future__ import annotations
 
-import io
 import os
 import time
 import traceback
@@ -16,15 +15,14 @@ from pathlib import Path
 from typing import Annotated
 
 import numba
-import numpy as np
 import torch
-from PIL import Image
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
 from sds3d.cameras import CameraConfig, Cameras, turntable
 from sds3d.config import Config, build, load_preset, load_yaml, parse_override
 from sds3d.export.folder import write_exports
+from sds3d.export.pictures import to_png
 from sds3d.files import write_atomically
 from sds3d.guidance.base import Guidance
 from sds3d.guidance.multiview import MultiView, MultiViewConfig
@@ -308,10 +306,7 @@ def save_preview(run: Run, config: RunConfig, work: Work) -> Path:
     device = work.state.optimizer.param_groups[0]["params"][0].device
     with undisturbed(work.state.generators):
         views = pictures(work.scene, cameras, device)  # (8, H, W, 3)
-    strip = np.concatenate(list(views), axis=1)  # (H, 8 W, 3)
-    data = io.BytesIO()
-    Image.fromarray((strip * 255 + 0.5).astype(np.uint8)).save(data, format="png")
-    return write_atomically(run.previews / "latest.png", data.getvalue())
+    return write_atomically(run.previews / "latest.png", to_png(views))
 
 
 def export_scene(run: Run, config: RunConfig, scene: Scene, device: torch.device) -> dict[str, Path]:

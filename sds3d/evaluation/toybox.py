@@ -92,10 +92,14 @@ def truth(spec: Spec) -> NDArray[np.float32]:
 
 
 def bench_preset(
-    preset: str, specs: Sequence[Spec], root: Path, overrides: list[str], report: Callable[[str, int, int], None]
+    preset: str,
+    specs: Sequence[Spec],
+    scorer: Scorer,
+    root: Path,
+    overrides: list[str],
+    report: Callable[[str, int, int], None],
 ) -> Iterator[tuple[AssetScore, NDArray[np.float32]]]:
     """Generates and reads every prompt with one preset, its prior loaded once; finished runs are not made again."""
-    scorer = load_scorer()
     prior: Prior | None = None
     for i, spec in enumerate(specs):
         config = make_config(prompt(spec), preset, overrides)
@@ -130,7 +134,7 @@ def bench(
     scorer = load_scorer()
     rows = {"truth": [(score_pictures(scorer, spec, rgb, 0.0), rgb) for spec in specs for rgb in [truth(spec)]]}
     for preset in presets:
-        rows[preset] = list(bench_preset(preset, specs, root, overrides or [], report))
+        rows[preset] = list(bench_preset(preset, specs, scorer, root, overrides or [], report))
     root.mkdir(parents=True, exist_ok=True)
     results = {}
     for name, row in rows.items():

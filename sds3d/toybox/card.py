@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sds3d.toybox import autoencoder, diffusion
 from sds3d.toybox.objects import CATEGORIES, Spec
-from sds3d.toybox.training_loop import read_tensors
+from sds3d.toybox.training_loop import read_metadata
 
 if TYPE_CHECKING:
     from sds3d.toybox.train import TrainConfig
@@ -35,7 +35,7 @@ def write_card(
     rows = "\n".join(f"| {name} | {at_90:+.0%} | {at_180:+.0%} |" for name, (at_90, at_180) in gaps.items())
 
     def minutes(checkpoint: str) -> float:
-        return float(read_tensors(folder / checkpoint)[1]["seconds"]) / 60
+        return float(read_metadata(folder / checkpoint)["seconds"]) / 60
 
     if config.start_from:
         autoencoder_row = "kept from the prior that this training went on from"

@@ -38,7 +38,7 @@ CAPTIONS_PER_OBJECT = 8
 
 
 class TrainConfig(Config):
-    """Sizes of the training; the defaults made the prior that is shipped."""
+    """Sizes of the training; assets/toybox/CARD.md states those of the prior that is shipped."""
 
     objects: int = Field(default=16000, ge=16)
     """Objects rendered from four sides for training."""
