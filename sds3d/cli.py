@@ -210,14 +210,15 @@ def toybox_render(
     out_path: Annotated[Path | None, typer.Option("--out", help="PNG file, or folder of the data set.")] = None,
 ) -> None:
     """Draw true views of a toy object, or write a data set of many."""
-    from PIL import Image
-
-    from sds3d.toybox.render import contact_sheet, iterate_objects, render_prompt, save_dataset
+    from sds3d.export.pictures import contact_sheet
+    from sds3d.toybox.render import iterate_objects, render_prompt, save_dataset
 
     if prompt:
         path = out_path or Path("toybox.png")
-        pictures = render_prompt(prompt, [45.0 * i for i in range(8)], seed, size=size)
-        Image.fromarray(contact_sheet(pictures)).save(path)
+        azimuths = [45.0 * i for i in range(8)]
+        pictures = render_prompt(prompt, azimuths, seed, size=size).astype("float32") / 255
+        headings = [f"{azimuth:.0f}°" for azimuth in azimuths]
+        contact_sheet([("", pictures)], headings, prompt, size=size).save(path)
         out.print(f"8 views of {escape(prompt)}: {path}", soft_wrap=True)
         return
     folder = out_path or Path("toybox")

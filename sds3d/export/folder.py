@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
 from sds3d.cameras import Cameras, turntable
 from sds3d.export.glb import to_glb
 from sds3d.export.obj import to_obj
@@ -17,8 +15,6 @@ from sds3d.export.texture import bake
 from sds3d.export.video import turntable_mp4
 from sds3d.files import write_atomically
 from sds3d.mesh import FloatArray, Mesh
-
-_VIEWS_AT_ONCE = 4
 
 
 def write_exports(
@@ -36,7 +32,7 @@ def write_exports(
     """Write `<name>.glb`, `.ply`, `.obj` with `.mtl` and `.png`, `contact_sheet.png` and `turntable.mp4`.
 
     mesh: with vertex colours; it is baked to a texture here unless it has one. color_fn: sharper colours for baking.
-    render: the scene's pictures (B, H, W, 3) in [0, 1] of any cameras. title: heading of the sheet, `name` if empty.
+    render: the scene's pictures (B, H, W, 3) in [0, 1] of any number of cameras. title: of the sheet, `name` if empty.
     size: pixels of the video and of the sheet's renders. frames: of one turn, shown in two seconds at 60.
 
     Returns the paths by file name. Each file appears whole or not at all. Raises OSError, with the folder named, when
@@ -46,13 +42,7 @@ def write_exports(
     files = {f"{name}.glb": to_glb(textured, name), f"{name}.ply": to_ply(mesh), **to_obj(textured, name)}
     azimuths = turntable(8, size=size)
     headings = [f"{azimuth:.0f}°" for azimuth in azimuths.azimuth.tolist()]
-    sheet = contact_sheet([("", _render(render, azimuths))], headings, title or name, size=min(size, 192))
+    sheet = contact_sheet([("", render(azimuths))], headings, title or name, size=min(size, 192))
     files["contact_sheet.png"] = sheet_png(sheet)
-    files["turntable.mp4"] = turntable_mp4(_render(render, turntable(frames, size=size)), fps=30)
+    files["turntable.mp4"] = turntable_mp4(render(turntable(frames, size=size)), fps=30)
     return {file: write_atomically(folder / file, data) for file, data in files.items()}
-
-
-def _render(render: Callable[[Cameras], FloatArray], cameras: Cameras) -> FloatArray:
-    """All views, a few at a time, so that a turntable of a heavy scene fits in memory."""
-    batches = [render(cameras[i : i + _VIEWS_AT_ONCE]) for i in range(0, len(cameras), _VIEWS_AT_ONCE)]
-    return np.concatenate(batches)

@@ -1,4 +1,4 @@
-"""Pictures of the toy world: the training set's orthogonal views, single pictures of a prompt, contact sheets.
+"""Pictures of the toy world: the training set's orthogonal views, and views of a prompt.
 
 An object is rendered from four cameras 90 degrees apart at one elevation and distance, as MVDream does (Shi et al.
 2023, arXiv:2308.16512). Everything about object i of a set is drawn from the seed pair (seed, i), so a set does not
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sds3d.cameras import Cameras, orbit
+from sds3d.export.pictures import to_uint8
 from sds3d.mesh import FloatArray
 from sds3d.prompts import view_name
 from sds3d.rendering.shading import Light, headlight, shade_mesh
@@ -247,19 +248,3 @@ def render_prompt(
     cameras = orbit(azimuths, elevation, fovy=FOVY, size=size)
     pictures, _ = shade_mesh(build(spec, rng), cameras, background, supersampling=supersampling)
     return to_uint8(pictures)
-
-
-def contact_sheet(pictures: Pictures, columns: int | None = None) -> Pictures:
-    """Tile pictures (n, H, W, 3), or rows of pictures (n, m, H, W, 3), into one picture (H', W', 3) uint8."""
-    height, width = pictures.shape[-3:-1]
-    columns = columns or int(pictures.shape[-4])
-    pictures = pictures.reshape(-1, height, width, 3)
-    rows = -(-len(pictures) // columns)
-    sheet = np.full((rows * columns, height, width, 3), 255, np.uint8)
-    sheet[: len(pictures)] = pictures
-    return sheet.reshape(rows, columns, height, width, 3).swapaxes(1, 2).reshape(rows * height, columns * width, 3)
-
-
-def to_uint8(pictures: FloatArray) -> Pictures:
-    """Pictures in [0, 1] as bytes."""
-    return (pictures * 255.0 + 0.5).astype(np.uint8)

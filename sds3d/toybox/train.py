@@ -31,7 +31,7 @@ from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import VOCABULARY, caption, prompt
 from sds3d.toybox.card import write_card
 from sds3d.toybox.objects import CATEGORIES, COLORS, HAS_FRONT, Spec
-from sds3d.toybox.render import FOVY, iterate_objects
+from sds3d.toybox.render import FOVY, render_dataset
 from sds3d.toybox.training_loop import LoopConfig, Report, optimise, read_tensors, write_tensors
 
 CAPTIONS_PER_OBJECT = 8
@@ -65,10 +65,27 @@ class TrainConfig(Config):
     """Steps between checkpoints."""
 
 
-def train(folder: Path, config: TrainConfig, report: Report) -> Path:
-    """Trains the embedded prior in `folder` and returns the diffusers folder `folder/prior`."""
+MAY_CHANGE = {"workers", "autoencoder_steps", "unet_steps", "scorer_steps", "samples", "checkpoint_every"}
+"""Settings of which a training that goes on may be given other values."""
+
+
+def begin(folder: Path, config: TrainConfig) -> None:
+    """Makes the folder and notes its settings. Raises ValueError when it was begun with others."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+    path, settings = folder / "config.json", config.model_dump()
+    before = json.loads(path.read_text()) if path.exists() else settings
+    changed = [f"{key}={before.get(key)}" for key in settings.keys() - MAY_CHANGE if before.get(key) != settings[key]]
+    if changed:
+        raise ValueError(f"{folder} was begun with {' '.join(sorted(changed))}: say so again, or choose another --out")
+    path.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def train(folder: Path, config: TrainConfig, report: Report) -> Path:
+    """Trains the embedded prior in `folder` and returns the diffusers folder `folder/prior`.
+
+    Raises ValueError when the folder was begun with other settings.
+    """
+    begin(folder, config)
     data = render_stage(folder / "train.safetensors", config.objects, config.seed, config.workers, report)
     held_out = render_stage(
         folder / "test.safetensors", config.held_out_objects, config.seed + 1, config.workers, report
@@ -86,7 +103,7 @@ def train(folder: Path, config: TrainConfig, report: Report) -> Path:
 
 def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
     """Trains the scorer in `folder`, on renders that the prior never saw, and returns `folder/scorer`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    begin(folder, config)
     shown = (config.scorer_objects, config.seed + 1_000_003)
     hidden = (config.held_out_objects, config.seed + 2_000_003)
     data = render_stage(folder / "scorer-train.safetensors", *shown, config.workers, report)
@@ -122,17 +139,13 @@ def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
 def render_stage(path: Path, n_objects: int, seed: int, workers: int, report: Report) -> dict[str, Any]:
     """Pictures (N, 4, 64, 64, 3) uint8, their cameras and specs, from the file or freshly rendered into it."""
     if not path.exists():
-        pictures = torch.empty(n_objects, 4, 64, 64, 3, dtype=torch.uint8)
-        angles = torch.empty(n_objects, 4, 3)  # azimuth, elevation, distance
-        specs = []
-        for i, views in enumerate(iterate_objects(n_objects, seed, workers)):
-            pictures[i] = torch.from_numpy(views.pictures)
-            angles[i, :, 0] = torch.from_numpy(views.azimuth)
-            angles[i, :, 1], angles[i, :, 2] = views.elevation, views.distance
-            specs.append([views.spec.category, views.spec.color, views.spec.accent])
-            if i % 64 == 0:
-                report("pictures", i, n_objects, {})
-        write_tensors(path, {"pictures": pictures, "angles": angles}, {"specs": json.dumps(specs)})
+        data = render_dataset(
+            n_objects, seed, workers, progress=lambda done, total: report("pictures", done, total, {})
+        )
+        angles = np.stack(np.broadcast_arrays(data.azimuth, data.elevation[:, None], data.distance[:, None]), axis=-1)
+        specs = [[spec.category, spec.color, spec.accent] for spec in data.specs]
+        tensors = {"pictures": torch.from_numpy(data.pictures), "angles": torch.from_numpy(angles)}
+        write_tensors(path, tensors, {"specs": json.dumps(specs)})
     tensors, metadata = read_tensors(path)
     return {**tensors, "specs": [Spec(*values) for values in json.loads(metadata["specs"])]}
 
@@ -140,7 +153,7 @@ def render_stage(path: Path, n_objects: int, seed: int, workers: int, report: Re
 def train_autoencoder(
     folder: Path, config: TrainConfig, pictures: Tensor, held_out: Tensor, report: Report
 ) -> AutoencoderTiny:
-    """The trained autoencoder with unit-variance latents (its scaling_factor), from `folder/vae` when it is there."""
+    """The autoencoder with its fitted encoder and trained decoder, from `folder/vae` when it is there."""
     if (folder / "vae" / "config.json").exists():
         return AutoencoderTiny.from_pretrained(folder / "vae", local_files_only=True).eval()
     if config.start_from:
@@ -148,9 +161,9 @@ def train_autoencoder(
         kept.save_pretrained(folder / "vae")
         return kept
     torch.manual_seed(config.seed)
-    model = autoencoder.make_autoencoder()
-    diffusion.set_memory_format(model, torch.channels_last)
     flat, test = pictures.flatten(0, 1), held_out.flatten(0, 1)
+    model = autoencoder.make_autoencoder(flat[:: max(1, len(flat) // 4000)])
+    diffusion.set_memory_format(model, torch.channels_last)
 
     def step(generator: torch.Generator) -> Tensor:
         index = torch.randint(len(flat), (config.autoencoder_batch,), generator=generator)
@@ -159,22 +172,9 @@ def train_autoencoder(
     def measure(average: AutoencoderTiny) -> dict[str, float]:
         return {"psnr": autoencoder.psnr(average, test[::4][:64])}
 
-    trained = optimise(
-        folder / "vae.ckpt.safetensors",
-        "autoencoder",
-        model,
-        step,
-        measure,
-        LoopConfig(config.autoencoder_steps, config.autoencoder_rate, config.checkpoint_every),
-        config.seed,
-        report,
-    )
-    index = torch.randperm(len(flat), generator=torch.Generator().manual_seed(config.seed))[:1024]
-    with torch.no_grad():
-        latents = torch.cat(
-            [trained.encode(autoencoder.to_input(part), return_dict=False)[0] for part in flat[index].split(64)]
-        )
-    trained.register_to_config(scaling_factor=1 / latents.std().item())
+    loop = LoopConfig(config.autoencoder_steps, config.autoencoder_rate, config.checkpoint_every)
+    path = folder / "vae.ckpt.safetensors"
+    trained = optimise(path, "autoencoder", model, step, measure, loop, config.seed, report)
     trained.save_pretrained(folder / "vae")
     return trained
 
@@ -189,7 +189,7 @@ def encode_views(
         latents = []
         for i in range(0, len(pictures), 32):
             z = vae.encode(autoencoder.to_input(pictures[i : i + 32]), return_dict=False)[0]
-            latents.append((z * vae.config["scaling_factor"]).unflatten(0, (-1, 4)).half())
+            latents.append(z.unflatten(0, (-1, 4)).half())  # their scaling_factor is 1
             report("latents", i, len(pictures), {})
         rng = np.random.default_rng(0)
         plain, viewed = [], []

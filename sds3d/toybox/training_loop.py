@@ -49,13 +49,14 @@ def optimise(
     processes of one thread each are faster than one of two.
     """
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=config.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     generator = torch.Generator()
     start, spent = 0, 0.0
     if path.exists():
         start, spent = load(path, model, average, optimizer)
-    parameters, averages = list(model.parameters()), list(average.parameters())
+    averages = [p for p, trained in zip(average.parameters(), model.parameters(), strict=True) if trained.requires_grad]
     figures, losses, began = {}, [], time.monotonic()
     for i in range(start, config.steps):
         fraction = i / config.steps

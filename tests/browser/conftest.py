@@ -35,27 +35,9 @@ def playwright() -> Any:
 
 
 @pytest.fixture(scope="session")
-def prior(playwright: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The embedded prior; where it is missing an untrained model of the same classes."""
-    import torch
-
-    from sds3d.priors.diffusers import toybox_folder
-    from sds3d.toybox import autoencoder, diffusion
-    from sds3d.toybox.captions import VOCABULARY
-    from sds3d.toybox.train import write_prior
-
-    if toybox_folder().is_dir():
-        return "toybox"
-    torch.manual_seed(0)
-    tokenizer = diffusion.make_tokenizer(VOCABULARY)
-    folder = tmp_path_factory.mktemp("untrained")
-    return str(write_prior(folder, diffusion.Denoiser(tokenizer), autoencoder.make_autoencoder(), tokenizer))
-
-
-@pytest.fixture(scope="session")
-def studio(prior: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+def studio(playwright: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """A studio whose presets are made quick."""
-    with serve(tmp_path_factory.mktemp("studio"), [*QUICK, f"prior.model={prior}"]) as running:
+    with serve(tmp_path_factory.mktemp("studio"), QUICK) as running:
         yield running
 
 

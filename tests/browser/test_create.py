@@ -187,7 +187,6 @@ def test_a_prompt_is_text_wherever_it_is_shown(visit: Visit, expect: Any, studio
     assert page.locator(".sds-progress img, .sds-note img").count() == 0
 
 
-@pytest.mark.skipif(not (ROOT / "assets/toybox/prior").is_dir(), reason="the embedded prior is missing")
 def test_unknown_words_are_named_before_anything_starts(visit: Visit, expect: Any):
     page = visit()
     page.get_by_label("Prompt").fill("a red dragon with a green hat")

@@ -13,7 +13,6 @@ from sds3d.toybox.captions import unknown_words
 from sds3d.toybox.objects import Spec
 from sds3d.toybox.render import (
     FOVY,
-    contact_sheet,
     iterate_objects,
     render_dataset,
     render_object,
@@ -173,14 +172,3 @@ class TestFiles:
             assert line["view"] == ("overhead" if views.elevation > 60 else expected)
             assert not unknown_words(line["prompt"])
             assert line["object"] == i // 4
-
-    def test_contact_sheet(self):
-        pictures = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((3, 2, 4, 3), np.uint8)
-        sheet = contact_sheet(pictures, columns=2)
-        assert sheet.shape == (4, 8, 3)
-        assert sheet[0, 0, 0] == 0
-        assert sheet[0, 4, 0] == 1
-        assert sheet[2, 0, 0] == 2
-        assert sheet[2, 4, 0] == 255
-        rows = np.stack([pictures, pictures])
-        assert np.array_equal(contact_sheet(rows), np.concatenate([contact_sheet(pictures)] * 2))

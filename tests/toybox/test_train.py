@@ -79,6 +79,11 @@ def test_a_killed_training_ends_in_the_same_weights(folder: Path, tmp_path: Path
             assert torch.equal(value, resumed[key]), f"{path.name}: {key}"
 
 
+def test_a_folder_begun_with_other_sizes_is_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"was begun with objects=16 seed=0: say so again, or choose another --out"):
+        train(folder, TINY.model_copy(update={"objects": 20, "seed": 1, "unet_steps": 5}), ignore)
+
+
 def test_training_goes_on_from_a_prior(folder: Path, tmp_path: Path) -> None:
     further = TINY.model_copy(update={"start_from": str(folder / "prior"), "unet_rate": 1e-12})
     again = train(tmp_path, further, ignore)
