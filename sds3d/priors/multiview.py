@@ -55,13 +55,14 @@ class CameraEncoder(nn.Module):
 
     def __init__(self, time_embedding_dim: int, width: int = 128) -> None:
         super().__init__()
-        # Normalised as diffusers normalises pooled text: without it the camera is drowned by the text for long.
-        self.layers = nn.Sequential(
-            nn.Linear(CAMERA_FEATURES, width),
-            nn.SiLU(),
-            nn.Linear(width, time_embedding_dim),
-            nn.LayerNorm(time_embedding_dim),
-        )
+        first, second = nn.Linear(CAMERA_FEATURES, width), nn.Linear(width, time_embedding_dim)
+        # Vectors start with a variance of 1 over views, beside text that has it too: drowned by the text, or normalised
+        # with a part that all views share, cameras are ignored for long.
+        nn.init.normal_(first.weight, std=0.5)  # features have a squared length of about 4
+        nn.init.normal_(second.weight, std=(0.31 * width) ** -0.5)  # SiLU of a normal variable has variance 0.31
+        for layer in (first, second):
+            nn.init.zeros_(layer.bias)
+        self.layers = nn.Sequential(first, nn.SiLU(), second)
 
     def forward(self, features: Tensor) -> Tensor:
         """features (B, 9) of `camera_features` to (B, time_embedding_dim)."""

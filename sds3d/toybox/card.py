@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
@@ -47,8 +46,7 @@ def write_card(
         for name, part in (("autoencoder", vae), ("U-Net", model.unet), ("text encoder", model.text_encoder))
     }
     psnr = autoencoder.psnr(vae, pictures.flatten(0, 1)[::2])
-    processes = dist.get_world_size() if dist.is_initialized() else 1
-    views = config.unet_steps * config.unet_objects * 4 * processes
+    views = config.unet_steps * config.unet_objects * 4 * config.workers
     machine = f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}"
     text = f"""# The embedded prior
 

@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from pydantic import Field
 from safetensors.torch import save_file
@@ -46,15 +52,15 @@ class TrainConfig(Config):
     """Further objects, of another seed, for the figures of the card."""
     seed: int = 0
     workers: int = Field(default=2, ge=1)
-    """Processes that render."""
+    """Processes that render and that train the U-Net, which on a CPU is faster than one with as many threads."""
     start_from: str = ""
     """A prior's folder: its autoencoder is kept and its other networks are trained further."""
     autoencoder_steps: int = Field(default=4500, ge=1)
     autoencoder_batch: int = Field(default=16, ge=1)
     autoencoder_rate: float = Field(default=2e-3, gt=0)
     unet_steps: int = Field(default=12000, ge=1)
-    unet_objects: int = Field(default=8, ge=1)
-    """Objects of four views in a batch of the U-Net."""
+    unet_objects: int = Field(default=4, ge=1)
+    """Objects of four views in each process's batch of the U-Net."""
     unet_rate: float = Field(default=8e-4, gt=0)
     samples: int = Field(default=16, ge=0, le=16)
     """Prompts in the sample grid that is drawn now and then."""
@@ -65,7 +71,7 @@ class TrainConfig(Config):
     """Steps between checkpoints."""
 
 
-MAY_CHANGE = {"workers", "autoencoder_steps", "unet_steps", "scorer_steps", "samples", "checkpoint_every"}
+MAY_CHANGE = {"autoencoder_steps", "unet_steps", "scorer_steps", "samples", "checkpoint_every"}
 """Settings of which a training that goes on may be given other values."""
 
 
@@ -86,6 +92,37 @@ def train(folder: Path, config: TrainConfig, report: Report) -> Path:
     Raises ValueError when the folder was begun with other settings.
     """
     begin(folder, config)
+    prepared = prepare(folder, config, report)
+    with helpers(folder, config):
+        model = train_denoiser(folder, config, prepared, report)
+    prior = write_prior(folder / "prior", model, prepared.vae, prepared.tokenizer)
+    report("card", 0, 1, {})
+    held_out = prepared.held_out
+    write_card(
+        folder,
+        config,
+        model,
+        prepared.vae,
+        held_out["pictures"],
+        held_out["specs"],
+        prepared.held_out_latents,
+    )
+    return prior
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the U-Net's training needs; held_out has pictures (N, 4, 64, 64, 3) uint8, angles and specs."""
+
+    vae: AutoencoderTiny
+    tokenizer: CLIPTokenizer
+    latents: diffusion.LatentViews
+    held_out: dict[str, Any]
+    held_out_latents: diffusion.LatentViews
+
+
+def prepare(folder: Path, config: TrainConfig, report: Report) -> Prepared:
+    """Pictures, autoencoder and latents: what is in the folder is read, the rest is made."""
     data = render_stage(folder / "train.safetensors", config.objects, config.seed, config.workers, report)
     held_out = render_stage(
         folder / "test.safetensors", config.held_out_objects, config.seed + 1, config.workers, report
@@ -94,11 +131,50 @@ def train(folder: Path, config: TrainConfig, report: Report) -> Path:
     tokenizer = diffusion.make_tokenizer(VOCABULARY)
     latents = encode_views(folder / "train-latents.safetensors", vae, data, tokenizer, report)
     held_out_latents = encode_views(folder / "test-latents.safetensors", vae, held_out, tokenizer, report)
-    model = train_denoiser(folder, config, latents, held_out_latents, vae, tokenizer, report)
-    prior = write_prior(folder / "prior", model, vae, tokenizer)
-    report("card", 0, 1, {})
-    write_card(folder, config, model, vae, held_out["pictures"], held_out["specs"], held_out_latents)
-    return prior
+    return Prepared(vae, tokenizer, latents, held_out, held_out_latents)
+
+
+@contextmanager
+def helpers(folder: Path, config: TrainConfig) -> Iterator[None]:
+    """Joins this process and workers - 1 others into a group that trains the U-Net; each has one thread."""
+    if config.workers == 1:
+        yield
+        return
+    context = multiprocessing.get_context("spawn")
+    meeting = folder / "processes"
+    meeting.unlink(missing_ok=True)
+    others = [
+        context.Process(target=_help, args=(rank, folder, config), daemon=True) for rank in range(1, config.workers)
+    ]
+    for process in others:
+        process.start()
+    threads = torch.get_num_threads()
+    try:
+        join_group(meeting, 0, config.workers)
+        yield
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        for process in others:
+            process.terminate()
+            process.join()
+        torch.set_num_threads(threads)
+
+
+def join_group(meeting: Path, rank: int, processes: int) -> None:
+    """Joins the process group that meets in a file."""
+    # The loopback device: gloo would otherwise look its own host name up.
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", f"file://{meeting.resolve()}", rank=rank, world_size=processes)
+
+
+def _help(rank: int, folder: Path, config: TrainConfig) -> None:
+    def silent(stage: str, step: int, total: int, figures: dict[str, float]) -> None:
+        pass
+
+    join_group(folder / "processes", rank, config.workers)
+    train_denoiser(folder, config, prepare(folder, config, silent), silent)
 
 
 def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
@@ -213,16 +289,9 @@ def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
     ).input_ids
 
 
-def train_denoiser(
-    folder: Path,
-    config: TrainConfig,
-    data: diffusion.LatentViews,
-    held_out: diffusion.LatentViews,
-    vae: AutoencoderTiny,
-    tokenizer: CLIPTokenizer,
-    report: Report,
-) -> diffusion.Denoiser:
+def train_denoiser(folder: Path, config: TrainConfig, prepared: Prepared, report: Report) -> diffusion.Denoiser:
     """The trained text encoder, U-Net and camera encoder; draws `folder/samples.png` now and then."""
+    vae, tokenizer, held_out = prepared.vae, prepared.tokenizer, prepared.held_out_latents
     torch.manual_seed(config.seed)
     model = diffusion.Denoiser(tokenizer)
     if config.start_from:
@@ -237,7 +306,7 @@ def train_denoiser(
     null_tokens = tokenize(tokenizer, [""])[0]
 
     def step(generator: torch.Generator) -> Tensor:
-        batch = diffusion.draw_batch(data, null_tokens, config.unet_objects, generator)
+        batch = diffusion.draw_batch(prepared.latents, null_tokens, config.unet_objects, generator)
         return diffusion.train_step(model, batch, alphas_bar, generator)
 
     subset = diffusion.select(held_out, torch.arange(min(32, len(held_out))))

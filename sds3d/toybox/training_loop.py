@@ -1,4 +1,4 @@
-"""The loop that trains the toybox's networks: AdamW, a moving average, checkpoints that lose nothing."""
+"""The loop that trains the toybox's networks: Muon and AdamW, a moving average, checkpoints that lose nothing."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from sds3d.toybox.muon import Muon, split_parameters
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -42,36 +44,42 @@ def optimise(
     seed: int,
     report: Report,
 ) -> Model:
-    """AdamW with warm-up, a plateau and a linear decay over the last 40 %; returns the moving average, in eval mode.
+    """Warm-up, a plateau and a linear decay over the last 40 %; returns the moving average, in eval mode.
 
-    The plateau lets a run be lengthened: raise `steps` before it ends and resume. Under torch.distributed every
-    process draws its own batches, gradients are averaged, and the first process measures and saves: on a CPU, two
-    processes of one thread each are faster than one of two.
+    Muon trains the matrices, AdamW what is none. The plateau lets a run be lengthened: raise `steps` before it ends
+    and resume. Under torch.distributed every process draws its own batches, gradients are averaged, and the first
+    process measures and saves: on a CPU, two processes of one thread each are faster than one of two.
     """
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    matrices, others = split_parameters(model)
+    optimizers = (
+        Muon(matrices, lr=config.rate),
+        torch.optim.AdamW(others, lr=config.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True),
+    )
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
     average = copy.deepcopy(model).eval().requires_grad_(False)
     generator = torch.Generator()
     start, spent = 0, 0.0
     if path.exists():
-        start, spent = load(path, model, average, optimizer)
+        start, spent = load(path, model, average, optimizers)
     averages = [p for p, trained in zip(average.parameters(), model.parameters(), strict=True) if trained.requires_grad]
     figures, losses, began = {}, [], time.monotonic()
     for i in range(start, config.steps):
         fraction = i / config.steps
         scale = min(1.0, (i + 1) / 100) * min(1.0, max(0.02, (1 - fraction) / 0.4))
-        for group in optimizer.param_groups:
-            group["lr"] = config.rate * scale
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate * scale
         # Seeded by the step, so that nothing random has to be saved.
         generator.manual_seed((seed * 1_000_003 + i) * processes + rank)
         loss = step(generator)
-        optimizer.zero_grad()
+        model.zero_grad()
         loss.backward()
         if processes > 1:
             average_gradients(parameters, processes)
         nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         with torch.no_grad():
             for kept, fresh in zip(averages, parameters, strict=True):
                 kept.lerp_(fresh, 1 - min(0.998, (i + 1) / (i + 10)))
@@ -83,7 +91,7 @@ def optimise(
             seconds = spent + time.monotonic() - began
             report(name, done, config.steps, {"loss": float(np.mean(losses)), "seconds": seconds, **figures})
             losses = []
-            save(path, model, average, optimizer, done, seconds)
+            save(path, model, average, optimizers, done, seconds)
     return average
 
 
@@ -102,19 +110,22 @@ def save(
     path: Path,
     model: nn.Module,
     average: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     step: int,
     seconds: float,
 ) -> None:
     """Writes all that the next step depends on."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-    for i, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{i}.{k}": v for k, v in state.items()}
+    for n, optimizer in enumerate(optimizers):
+        for i, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{n}.{i}.{k}": v for k, v in state.items()}
     write_tensors(path, tensors, {"step": str(step), "seconds": str(seconds)})
 
 
-def load(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+def load(
+    path: Path, model: nn.Module, average: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
+) -> tuple[int, float]:
     """Takes back what `save` wrote; returns the steps done and the seconds spent."""
     tensors, metadata = read_tensors(path)
 
@@ -123,16 +134,15 @@ def load(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.opti
 
     model.load_state_dict(part("model."))
     average.load_state_dict(part("average."))
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in part("optimizer.").items():
-        index, name = key.split(".")
-        state.setdefault(int(index), {})[name] = value
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for index, moments in state.items():
-        for name in ("exp_avg", "exp_avg_sq"):
+    for n, optimizer in enumerate(optimizers):
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, saved in part(f"optimizer.{n}.").items():
+            index, name = key.split(".")
             # The fused step walks memory: moments must lie as their parameter does (channels last).
-            moments[name] = torch.empty_like(parameters[index]).copy_(moments[name])
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+            value = torch.empty_like(parameters[int(index)]).copy_(saved) if saved.ndim else saved
+            state.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return int(metadata["step"]), float(metadata["seconds"])
 
 

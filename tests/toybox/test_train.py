@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,28 @@ def test_a_killed_training_ends_in_the_same_weights(folder: Path, tmp_path: Path
         resumed, _ = read_tensors(tmp_path / path.relative_to(folder))
         for key, value in expected.items():
             assert torch.equal(value, resumed[key]), f"{path.name}: {key}"
+
+
+def test_two_processes_train_together_and_resume(folder: Path, tmp_path: Path) -> None:
+    two = TINY.model_copy(update={"workers": 2})
+
+    def killer(name: str, step: int, total: int, figures: dict[str, float]) -> None:
+        if (name, step) == ("unet", 4):
+            raise Killed
+
+    def copy_of_the_stages(name: str) -> Path:
+        shutil.copytree(folder, tmp_path / name, ignore=shutil.ignore_patterns("config.json", "unet.*", "prior"))
+        return tmp_path / name
+
+    whole, halves = copy_of_the_stages("whole"), copy_of_the_stages("halves")
+    train(whole, two, ignore)
+    with pytest.raises(Killed):
+        train(halves, two, killer)
+    train(halves, two, ignore)
+    weights = "prior/unet/diffusion_pytorch_model.safetensors"
+    alone, together, resumed = (read_tensors(path / weights)[0] for path in (folder, whole, halves))
+    assert all(torch.equal(value, resumed[key]) for key, value in together.items())
+    assert any(not torch.equal(value, alone[key]) for key, value in together.items())  # other batches
 
 
 def test_a_folder_begun_with_other_sizes_is_refused(folder: Path) -> None:
