@@ -6,9 +6,10 @@ and by colours, while category and camera, on which everything depends in distil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 # The quintic of the source: its iteration takes singular values in (0, 1] to about 1 (0.7 to 1.2) in five steps.
@@ -28,20 +29,32 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient; under torch.distributed, the processes share the work."""
+        rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            updates = [torch.zeros_like(weight) for weight in weights]
+            for i, (weight, update) in enumerate(zip(weights, updates, strict=True)):
                 state = self.state[weight]
                 if "momentum" not in state:
                     state["momentum"] = torch.zeros_like(weight)
                 momentum = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                update = weight.grad.lerp(momentum, group["momentum"])  # Nesterov's
-                matrix = update.flatten(1)  # (m, n)
-                scale = 0.2 * max(matrix.shape) ** 0.5
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(orthogonalised(matrix).view_as(update), alpha=-group["lr"] * scale)
+                if i % processes == rank:
+                    nesterov = weight.grad.lerp(momentum, group["momentum"]).flatten(1)  # (m, n)
+                    scale = 0.2 * max(nesterov.shape) ** 0.5
+                    update.copy_(scale * orthogonalised(nesterov).view_as(update))
+            if processes > 1:
+                sum_over_processes(updates)
+            for weight, update in zip(weights, updates, strict=True):
+                weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+
+
+def sum_over_processes(tensors: Sequence[Tensor]) -> None:
+    """Replaces each tensor by its sum over all processes, in one message."""
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(total.view(tensor.shape))
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:

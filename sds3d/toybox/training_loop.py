@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sds3d.toybox.muon import Muon, split_parameters
+from sds3d.toybox.muon import Muon, split_parameters, sum_over_processes
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -97,13 +97,9 @@ def optimise(
 
 def average_gradients(parameters: Sequence[nn.Parameter], processes: int) -> None:
     """The mean over all processes, in place; a parameter without a gradient counts as zero."""
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-    dist.all_reduce(flat)
-    for parameter, gradient, mean in zip(
-        parameters, gradients, flat.split([g.numel() for g in gradients]), strict=True
-    ):
-        parameter.grad = gradient.copy_(mean.view(gradient.shape) / processes)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.div_(processes)
+    sum_over_processes([parameter.grad for parameter in parameters if parameter.grad is not None])
 
 
 def save(
