@@ -238,7 +238,7 @@ def train_autoencoder(
         return kept
     torch.manual_seed(config.seed)
     flat, test = pictures.flatten(0, 1), held_out.flatten(0, 1)
-    model = autoencoder.make_autoencoder(flat[:: max(1, len(flat) // 4000)])
+    model = autoencoder.make_autoencoder(pictures[:: max(1, len(pictures) // 1000)].flatten(0, 1))
     diffusion.set_memory_format(model, torch.channels_last)
 
     def step(generator: torch.Generator) -> Tensor:
