@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sds3d.cameras import Cameras
+from sds3d.priors.diffusers import DiffusersPrior
 from sds3d.priors.multiview import CameraEncoder, ViewAttention, camera_embedding, camera_features
 from sds3d.toybox.autoencoder import LATENT_CHANNELS
 
@@ -123,6 +124,17 @@ class Denoiser(nn.Module):
         set_memory_format(self.unet, torch.channels_last)
         self.unet.set_attn_processor(ViewAttention())  # type: ignore[arg-type]
         self.camera_encoder = CameraEncoder(self.unet.time_embedding.linear_2.out_features)
+
+    def load_prior(self, prior: DiffusersPrior) -> None:
+        """Takes over the weights of a trained prior of the same classes."""
+        for mine, theirs in (
+            (self.text_encoder, prior.text_encoder),
+            (self.unet, prior.unet),
+            (self.camera_encoder, prior.camera_encoder),
+        ):
+            if theirs is None:
+                raise ValueError("this prior has no camera encoder: it can't be trained further")
+            mine.load_state_dict(theirs.state_dict())
 
     def forward(
         self, x_t: Tensor, t: Tensor, hidden: Tensor, cameras: Cameras, with_camera: Tensor, n_views: int

@@ -295,13 +295,7 @@ def train_denoiser(folder: Path, config: TrainConfig, prepared: Prepared, report
     torch.manual_seed(config.seed)
     model = diffusion.Denoiser(tokenizer)
     if config.start_from:
-        trained = load_prior(DiffusersConfig(model=config.start_from))
-        for mine, theirs in (
-            (model.unet, trained.unet),
-            (model.text_encoder, trained.text_encoder),
-            (model.camera_encoder, trained.camera_encoder),
-        ):
-            mine.load_state_dict(theirs.state_dict())  # type: ignore[union-attr]
+        model.load_prior(load_prior(DiffusersConfig(model=config.start_from)))
     alphas_bar = diffusion.make_scheduler().alphas_cumprod
     null_tokens = tokenize(tokenizer, [""])[0]
 

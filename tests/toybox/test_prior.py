@@ -1,0 +1,90 @@
+"""The prior that is shipped: what it draws is read by the scorer, which never saw a picture of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from sds3d.evaluation.toybox import bench_prompts
+from sds3d.priors.diffusers import DiffusersConfig, DiffusersPrior, load_prior, toybox_folder
+from sds3d.priors.sampling import sample_views
+from sds3d.prompts import PromptConfig
+from sds3d.toybox import diffusion
+from sds3d.toybox.autoencoder import psnr
+from sds3d.toybox.captions import prompt
+from sds3d.toybox.objects import HAS_FRONT, Spec
+from sds3d.toybox.scorer import Scorer, Scores, load_scorer, score
+from sds3d.toybox.train import encode_views, render_stage
+
+
+def ignore(stage: str, step: int, total: int, figures: dict[str, float]) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def prior() -> DiffusersPrior:
+    return load_prior(DiffusersConfig())
+
+
+@pytest.fixture(scope="module")
+def scorer() -> Scorer:
+    return load_scorer()
+
+
+def right(read: Scores, specs: list[Spec]) -> int:
+    """How many pictures are read as their own category and colour."""
+    found = zip(read.category, read.color, strict=True)
+    return sum(pair == (spec.category, spec.color) for pair, spec in zip(found, specs, strict=True))
+
+
+def test_the_stock_pipeline_draws_recognisable_pictures(scorer: Scorer) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(toybox_folder(), safety_checker=None, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    specs = bench_prompts(16)  # of every category one combination that training never showed
+    images = pipeline(
+        [prompt(spec) for spec in specs],
+        num_inference_steps=20,
+        guidance_scale=5.0,
+        height=64,
+        width=64,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+    ).images
+    read = score(scorer, torch.from_numpy(images))
+    right = [
+        c == spec.category and k == spec.color for c, k, spec in zip(read.category, read.color, specs, strict=True)
+    ]
+    assert sum(right) >= 0.8 * len(specs), list(zip(specs, read.category, read.color, strict=True))
+
+
+def test_four_views_show_one_object_from_their_sides(prior: DiffusersPrior, scorer: Scorer) -> None:
+    specs = [spec for spec in bench_prompts(16) if spec.category in HAS_FRONT]
+    recognised = turned = 0
+    for spec in specs:
+        views = sample_views(prior, prompt(spec), PromptConfig(view_dependent=False), steps=15)  # (4, 64, 64, 3)
+        read = score(scorer, views)
+        recognised += sum(
+            c == spec.category and k == spec.color for c, k in zip(read.category, read.color, strict=True)
+        )
+        away = (read.azimuth - torch.tensor([0.0, 90.0, 180.0, 270.0]) + 180) % 360 - 180
+        turned += (away.abs() < 45).sum().item()
+    assert recognised >= 0.85 * 4 * len(specs)
+    assert turned >= 0.8 * 4 * len(specs)
+
+
+def test_poses_are_known(prior: DiffusersPrior, tmp_path: Path) -> None:
+    data = render_stage(tmp_path / "views.safetensors", 32, 77, 1, ignore)
+    views = encode_views(tmp_path / "latents.safetensors", prior.vae, data, prior.tokenizer, ignore)
+    model = diffusion.Denoiser(prior.tokenizer).eval()
+    model.load_prior(prior)
+    alphas_bar = diffusion.make_scheduler().alphas_cumprod
+    assert diffusion.pose_gap(model, views, alphas_bar, 180) > 0.3
+    assert diffusion.pose_gap(model, views, alphas_bar, 90) > 0.3
+
+
+def test_the_autoencoder_is_sharp(prior: DiffusersPrior, tmp_path: Path) -> None:
+    pictures = render_stage(tmp_path / "views.safetensors", 32, 78, 1, ignore)["pictures"]
+    assert psnr(prior.vae, pictures.flatten(0, 1)) > 33
