@@ -216,7 +216,7 @@ def toybox_render(
     if prompt:
         path = out_path or Path("toybox.png")
         azimuths = [45.0 * i for i in range(8)]
-        pictures = render_prompt(prompt, azimuths, seed, size=size).astype("float32") / 255
+        pictures = (render_prompt(prompt, azimuths, seed, size=size) / 255).astype("float32")
         headings = [f"{azimuth:.0f}°" for azimuth in azimuths]
         contact_sheet([("", pictures)], headings, prompt, size=size).save(path)
         out.print(f"8 views of {escape(prompt)}: {path}", soft_wrap=True)

@@ -77,7 +77,7 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     return product @ x
 
 
-def split_parameters(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+def split_parameters(model: nn.Module) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     """Trainable parameters for Muon and those for AdamW: embeddings, norms, biases and matrices thinner than 32."""
     matrices = [
         module.weight
