@@ -61,7 +61,7 @@ class Canvas:
         pass
 
     def to_mesh(self, resolution: int) -> Mesh:
-        raise NotImplementedError
+        raise NotImplementedError("a flat picture has no surface")
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"rgb": self.rgb.detach().clone(), "alpha": self.alpha.detach().clone()}

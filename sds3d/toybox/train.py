@@ -265,7 +265,7 @@ def encode_views(
         latents = []
         for i in range(0, len(pictures), 32):
             z = vae.encode(autoencoder.to_input(pictures[i : i + 32]), return_dict=False)[0]
-            latents.append(z.unflatten(0, (-1, 4)).half())  # their scaling_factor is 1
+            latents.append((z * vae.config["scaling_factor"]).unflatten(0, (-1, 4)).half())
             report("latents", i, len(pictures), {})
         rng = np.random.default_rng(0)
         plain, viewed = [], []
