@@ -38,15 +38,15 @@ def prompt_hint(prompt: str) -> str:
         return ""
     words = ", ".join(_guess(word) for word in unknown[:8]) + (", …" if len(unknown) > 8 else "")
     verb = "does not know the word" if len(unknown) == 1 else "does not know the words"
-    return (
-        f'<div class="sds-note" role="status">The embedded prior {verb} {words}. It knows {known_objects()}. '
-        "For anything else it takes a large model: prior.model, see <code>sds3d generate --help</code>.</div>"
+    return note(
+        f"The embedded prior {verb} {words}. It knows {known_objects()}. "
+        "For anything else it takes a large model: prior.model, see “sds3d generate --help”."
     )
 
 
 def _guess(word: str) -> str:
     close = nearest(word, (*CATEGORIES, *COLORS, *ACCENT_PART.values()))
-    return f"“{escape(word)}”" + (f" (“{escape(close[0])}”?)" if close else "")
+    return f"“{word}”" + (f" (“{close[0]}”?)" if close else "")
 
 
 def known_objects() -> str:

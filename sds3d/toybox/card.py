@@ -13,8 +13,8 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from sds3d.toybox import autoencoder, diffusion
+from sds3d.toybox.fit import read_metadata
 from sds3d.toybox.objects import CATEGORIES, Spec
-from sds3d.toybox.training_loop import read_metadata
 
 if TYPE_CHECKING:
     from sds3d.toybox.train import TrainConfig

@@ -11,7 +11,7 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle
@@ -36,11 +36,13 @@ from sds3d.prompts import PromptConfig, view_name
 from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import VOCABULARY, caption, prompt
 from sds3d.toybox.card import write_card
+from sds3d.toybox.fit import FitConfig, Report, fit, is_fitted, read_tensors, write_tensors
 from sds3d.toybox.objects import CATEGORIES, COLORS, HAS_FRONT, Spec
 from sds3d.toybox.render import FOVY, render_dataset
-from sds3d.toybox.training_loop import LoopConfig, Report, optimise, read_tensors, write_tensors
 
 CAPTIONS_PER_OBJECT = 8
+TRAIN_LATENTS = "train-latents.safetensors"
+UNET_CHECKPOINT = "unet.ckpt.safetensors"
 
 
 class TrainConfig(Config):
@@ -93,8 +95,13 @@ def train(folder: Path, config: TrainConfig, report: Report) -> Path:
     """
     begin(folder, config)
     prepared = prepare(folder, config, report)
+
+    def measure(average: diffusion.Denoiser) -> dict[str, float]:
+        draw_samples(folder / "samples.png", average, prepared.vae, prepared.tokenizer, config.samples)
+        return pose_gaps(average, prepared.held_out_latents)
+
     with helpers(folder, config):
-        model = train_denoiser(folder, config, prepared, report)
+        model = train_denoiser(folder, config, prepared.latents, prepared.tokenizer, measure, report)
     prior = write_prior(folder / "prior", model, prepared.vae, prepared.tokenizer)
     report("card", 0, 1, {})
     held_out = prepared.held_out
@@ -129,7 +136,7 @@ def prepare(folder: Path, config: TrainConfig, report: Report) -> Prepared:
     )
     vae = train_autoencoder(folder, config, data["pictures"], held_out["pictures"], report)
     tokenizer = diffusion.make_tokenizer(VOCABULARY)
-    latents = encode_views(folder / "train-latents.safetensors", vae, data, tokenizer, report)
+    latents = encode_views(folder / TRAIN_LATENTS, vae, data, tokenizer, report)
     held_out_latents = encode_views(folder / "test-latents.safetensors", vae, held_out, tokenizer, report)
     return Prepared(vae, tokenizer, latents, held_out, held_out_latents)
 
@@ -137,7 +144,7 @@ def prepare(folder: Path, config: TrainConfig, report: Report) -> Prepared:
 @contextmanager
 def helpers(folder: Path, config: TrainConfig) -> Iterator[None]:
     """Joins this process and workers - 1 others into a group that trains the U-Net; each has one thread."""
-    if config.workers == 1:
+    if config.workers == 1 or is_fitted(folder / UNET_CHECKPOINT, config.unet_steps):
         yield
         return
     context = multiprocessing.get_context("spawn")
@@ -170,11 +177,12 @@ def join_group(meeting: Path, rank: int, processes: int) -> None:
 
 
 def _help(rank: int, folder: Path, config: TrainConfig) -> None:
-    def silent(stage: str, step: int, total: int, figures: dict[str, float]) -> None:
-        pass
+    def never_asked(average: diffusion.Denoiser) -> dict[str, float]:
+        raise AssertionError("only the first process measures")
 
     join_group(folder / "processes", rank, config.workers)
-    train_denoiser(folder, config, prepare(folder, config, silent), silent)
+    latents = read_views(folder / TRAIN_LATENTS)
+    train_denoiser(folder, config, latents, diffusion.make_tokenizer(VOCABULARY), never_asked, lambda *_: None)
 
 
 def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
@@ -203,9 +211,9 @@ def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
     def measure(average: scorer.Scorer) -> dict[str, float]:
         return scorer.accuracy(average, test, test_targets, test_front)
 
-    loop = LoopConfig(config.scorer_steps, 1e-3, config.checkpoint_every)
+    loop = FitConfig(config.scorer_steps, 1e-3, config.checkpoint_every)
     path = folder / "scorer.ckpt.safetensors"
-    average = optimise(path, "scorer", model, step, measure, loop, config.seed, report)
+    average = fit(path, "scorer", model, step, measure, loop, config.seed, report)
     (folder / "scorer").mkdir(exist_ok=True)
     save_file({k: v.half() for k, v in average.state_dict().items()}, folder / "scorer" / "model.safetensors")
     (folder / "scorer" / "card.json").write_text(json.dumps(measure(average), indent=2) + "\n")
@@ -248,9 +256,9 @@ def train_autoencoder(
     def measure(average: AutoencoderTiny) -> dict[str, float]:
         return {"psnr": autoencoder.psnr(average, test[::4][:64])}
 
-    loop = LoopConfig(config.autoencoder_steps, config.autoencoder_rate, config.checkpoint_every)
+    loop = FitConfig(config.autoencoder_steps, config.autoencoder_rate, config.checkpoint_every)
     path = folder / "vae.ckpt.safetensors"
-    trained = optimise(path, "autoencoder", model, step, measure, loop, config.seed, report)
+    trained = fit(path, "autoencoder", model, step, measure, loop, config.seed, report)
     trained.save_pretrained(folder / "vae")
     return trained
 
@@ -276,9 +284,16 @@ def encode_views(
                 viewed += [caption(spec, rng, view_name(azimuth, elevation)) for _ in captions]
         shape = (len(specs), 4, CAPTIONS_PER_OBJECT, -1)
         tokens, view_tokens = (tokenize(tokenizer, texts).reshape(shape) for texts in (plain, viewed))
-        write_tensors(path, {"latents": torch.cat(latents), "tokens": tokens, "view_tokens": view_tokens}, {})
+        views = {"latents": torch.cat(latents), "angles": angles, "tokens": tokens, "view_tokens": view_tokens}
+        write_tensors(path, views, {})
+    return read_views(path)
+
+
+def read_views(path: Path) -> diffusion.LatentViews:
+    """What `encode_views` wrote."""
     tensors, _ = read_tensors(path)
-    cameras = orbit(angles[..., 0].flatten(), angles[..., 1].flatten(), angles[..., 2].flatten(), FOVY)
+    azimuth, elevation, distance = tensors["angles"].flatten(0, 1).unbind(-1)  # each (4 N,)
+    cameras = orbit(azimuth, elevation, distance, FOVY)
     return diffusion.LatentViews(tensors["latents"], cameras, tensors["tokens"], tensors["view_tokens"])
 
 
@@ -289,36 +304,36 @@ def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
     ).input_ids
 
 
-def train_denoiser(folder: Path, config: TrainConfig, prepared: Prepared, report: Report) -> diffusion.Denoiser:
-    """The trained text encoder, U-Net and camera encoder; draws `folder/samples.png` now and then."""
-    vae, tokenizer, held_out = prepared.vae, prepared.tokenizer, prepared.held_out_latents
+def train_denoiser(
+    folder: Path,
+    config: TrainConfig,
+    latents: diffusion.LatentViews,
+    tokenizer: CLIPTokenizer,
+    measure: Callable[[diffusion.Denoiser], dict[str, float]],
+    report: Report,
+) -> diffusion.Denoiser:
+    """The trained text encoder, U-Net and camera encoder; `measure` is asked now and then."""
     torch.manual_seed(config.seed)
     model = diffusion.Denoiser(tokenizer)
-    if config.start_from:
+    path = folder / UNET_CHECKPOINT
+    if config.start_from and not path.exists():
         model.load_prior(load_prior(DiffusersConfig(model=config.start_from)))
     alphas_bar = diffusion.make_scheduler().alphas_cumprod
     null_tokens = tokenize(tokenizer, [""])[0]
 
     def step(generator: torch.Generator) -> Tensor:
-        batch = diffusion.draw_batch(prepared.latents, null_tokens, config.unet_objects, generator)
+        batch = diffusion.draw_batch(latents, null_tokens, config.unet_objects, generator)
         return diffusion.train_step(model, batch, alphas_bar, generator)
 
+    fitting = FitConfig(config.unet_steps, config.unet_rate, config.checkpoint_every)
+    return fit(path, "unet", model, step, measure, fitting, config.seed, report)
+
+
+def pose_gaps(model: diffusion.Denoiser, held_out: diffusion.LatentViews) -> dict[str, float]:
+    """The pose gate at two angles, over the first 32 objects."""
     subset = diffusion.select(held_out, torch.arange(min(32, len(held_out))))
-
-    def measure(average: diffusion.Denoiser) -> dict[str, float]:
-        draw_samples(folder / "samples.png", average, vae, tokenizer, config.samples)
-        return {f"gap{offset}": diffusion.pose_gap(average, subset, alphas_bar, offset) for offset in (90, 180)}
-
-    return optimise(
-        folder / "unet.ckpt.safetensors",
-        "unet",
-        model,
-        step,
-        measure,
-        LoopConfig(config.unet_steps, config.unet_rate, config.checkpoint_every),
-        config.seed,
-        report,
-    )
+    alphas_bar = diffusion.make_scheduler().alphas_cumprod
+    return {f"gap{offset}": diffusion.pose_gap(model, subset, alphas_bar, offset) for offset in (90, 180)}
 
 
 def draw_samples(path: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, n: int) -> None:

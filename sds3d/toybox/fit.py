@@ -26,7 +26,7 @@ Report = Callable[[str, int, int, dict[str, float]], None]
 
 
 @dataclass(frozen=True)
-class LoopConfig:
+class FitConfig:
     """Steps in all, peak learning rate, steps between checkpoints."""
 
     steps: int
@@ -34,13 +34,13 @@ class LoopConfig:
     checkpoint_every: int
 
 
-def optimise(
+def fit(
     path: Path,
     name: str,
     model: Model,
     step: Callable[[torch.Generator], Tensor],
     measure: Callable[[Model], dict[str, float]],
-    config: LoopConfig,
+    config: FitConfig,
     seed: int,
     report: Report,
 ) -> Model:
@@ -147,6 +147,11 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     partial = path.with_suffix(".partial")
     save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata)
     os.replace(partial, path)
+
+
+def is_fitted(path: Path, steps: int) -> bool:
+    """Whether a checkpoint of `fit` has `steps` steps behind it."""
+    return path.exists() and int(read_metadata(path)["step"]) >= steps
 
 
 def read_metadata(path: Path) -> dict[str, str]:
