@@ -45,10 +45,13 @@ from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.prompts import PromptConfig, checked_prompt, encode_prompt, slug
 from sds3d.representations.base import Scene
+from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
 from sds3d.representations.nerf import NerfConfig, NerfScene
 from sds3d.runs import Run, RunError, create_run
 
 GuidanceConfig = Annotated[MultiViewConfig | SDSConfig, Field(discriminator="name")]
+
+RepresentationConfig = Annotated[NerfConfig | GaussiansConfig, Field(discriminator="name")]
 
 PREVIEW_VIEWS = 8
 
@@ -79,7 +82,7 @@ class RunConfig(Config):
     """The frozen diffusion model."""
     guidance: GuidanceConfig = MultiViewConfig()
     """The score-distillation rule."""
-    representation: NerfConfig = NerfConfig()
+    representation: RepresentationConfig = NerfConfig()
     """What the object is made of while it is optimised."""
     cameras: CameraConfig = CameraConfig()
     """The views of each step."""
@@ -133,7 +136,11 @@ def make_guidance(config: GuidanceConfig, prior: Prior) -> Guidance:
 
 def make_scene(config: RunConfig, generator: torch.Generator, device: torch.device) -> Scene:
     """A fresh scene, its random start drawn from `generator`."""
-    return NerfScene(config.representation, generator, device)
+    match config.representation:
+        case NerfConfig():
+            return NerfScene(config.representation, generator, device)
+        case GaussiansConfig():
+            return GaussiansScene(config.representation, generator, device, config.steps)
 
 
 def start_work(config: RunConfig, prior: Prior, checkpoint: dict[str, Tensor] | None) -> Work:

@@ -176,7 +176,7 @@ def _step(
             f"{name}: the gradient's norm is {grad_norm:.3g}; lower the guidance scale or the learning rates"
         )
     state.optimizer.step()
-    scene.after_step(state.step)
+    scene.after_step(state.step, state.optimizer)
     state.step += 1
     return Step(
         step=state.step,

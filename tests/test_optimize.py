@@ -57,7 +57,7 @@ class Canvas:
     def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
         return {"flat": 0.0 * rendering.rgb.sum()}
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         pass
 
     def to_mesh(self, resolution: int) -> Mesh:

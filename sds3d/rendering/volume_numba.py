@@ -10,17 +10,29 @@ Rays whose transmittance falls below `MIN_TRANSMITTANCE` stop there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.extending import intrinsic
 from numpy.typing import NDArray
+
+from sds3d.rendering.simd import (
+    FLOAT,
+    FLOAT8,
+    add,
+    broadcast,
+    exp_minus,
+    inlined,
+    lane,
+    lanes,
+    mul,
+    parallel,
+    sub,
+    threads,
+)
 
 MIN_TRANSMITTANCE = 1e-4
 MAX_SKIP = 12
@@ -31,60 +43,8 @@ FloatArray = NDArray[np.float32]
 _BLOCK = 32  # rays that one thread takes at a time: short, so that threads share the object's pixels evenly
 _ZERO, _ONE, _MIN_T = np.float32(0), np.float32(1), np.float32(MIN_TRANSMITTANCE)
 _CAUTION = np.float32(0.999)  # keeps rounding from leaping into an occupied cell
-_FLOAT, _FLOAT8 = ir.FloatType(), ir.VectorType(ir.FloatType(), 8)
-_FAST = ("contract", "nsz", "arcp", "afn")  # neither nnan nor ninf: a diverged scene must not crash
-
-
-def threads() -> int:
-    """Threads that the kernels use: those torch was given."""
-    return torch.get_num_threads()
-
-
-def parallel(kernel: Callable[..., Any], *arguments: Any) -> None:
-    """Run kernel(thread, number of threads, *arguments) on every thread; `kernel` releases the GIL."""
-    n = threads()
-    if n == 1:
-        kernel(0, 1, *arguments)
-        return
-    with ThreadPoolExecutor(n - 1) as pool:
-        others = [pool.submit(kernel, thread, n, *arguments) for thread in range(1, n)]
-        kernel(0, n, *arguments)
-        for other in others:
-            other.result()
-
-
-_inlined: Any = intrinsic  # as Any, because callers leave out the typing context
 
 # ---- the cell of a sample as vectors of eight floats: (density, r, g, b) at its low z, then at its high z ----
-
-
-def _splat(builder: Any, value: Any, width: int = 8) -> Any:
-    vector = builder.insert_element(
-        ir.Constant(ir.VectorType(_FLOAT, width), ir.Undefined), value, ir.Constant(ir.IntType(32), 0)
-    )
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
-
-
-def _lanes(builder: Any, vector: Any, indices: tuple[int, ...]) -> Any:
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(indices)), list(indices))
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
-
-
-def _lane(builder: Any, vector: Any, index: int) -> Any:
-    return builder.extract_element(vector, ir.Constant(ir.IntType(32), index))
-
-
-def _add(builder: Any, a: Any, b: Any) -> Any:
-    return builder.fadd(a, b, flags=_FAST)
-
-
-def _sub(builder: Any, a: Any, b: Any) -> Any:
-    return builder.fsub(a, b, flags=_FAST)
-
-
-def _mul(builder: Any, a: Any, b: Any) -> Any:
-    return builder.fmul(a, b, flags=_FAST)
 
 
 def _edge_pointers(context: Any, builder: Any, array_type: Any, array: Any, size: Any, voxel: Any) -> list[Any]:
@@ -94,10 +54,10 @@ def _edge_pointers(context: Any, builder: Any, array_type: Any, array: Any, size
     slab = builder.mul(row, size)
     base = builder.shl(voxel, ir.Constant(voxel.type, 2))
     offsets = [base, builder.add(base, row), builder.add(base, slab), builder.add(builder.add(base, slab), row)]
-    return [builder.bitcast(builder.gep(data, [offset]), _FLOAT8.as_pointer()) for offset in offsets]
+    return [builder.bitcast(builder.gep(data, [offset]), FLOAT8.as_pointer()) for offset in offsets]
 
 
-@_inlined
+@inlined
 def _trilinear(typing_context, grid, size, voxel, fx, fy, fz):
     """(density, r, g, b, d density/dx, /dy, /dz), in cells, at fractions (fx, fy, fz) of the cell at flat `voxel`."""
     result = types.UniTuple(types.float32, 7)
@@ -105,76 +65,49 @@ def _trilinear(typing_context, grid, size, voxel, fx, fy, fz):
 
     def codegen(context, builder, signature, arguments):
         array, size, voxel, *fractions = arguments
-        fx, fy, fz = (_splat(builder, fraction) for fraction in fractions)
+        fx, fy, fz = (broadcast(builder, fraction) for fraction in fractions)
         pointers = _edge_pointers(context, builder, signature.args[0], array, size, voxel)
         v00, v01, v10, v11 = (builder.load(pointer, align=4) for pointer in pointers)
-        dy0, dy1 = _sub(builder, v01, v00), _sub(builder, v11, v10)
-        low, high = _add(builder, v00, _mul(builder, fy, dy0)), _add(builder, v10, _mul(builder, fy, dy1))
-        dx = _sub(builder, high, low)
-        middle = _add(builder, low, _mul(builder, fx, dx))
-        dy = _add(builder, dy0, _mul(builder, fx, _sub(builder, dy1, dy0)))
-        near, far = _lanes(builder, middle, (0, 1, 2, 3)), _lanes(builder, middle, (4, 5, 6, 7))
-        dz = _sub(builder, far, near)
-        value = _add(builder, near, _mul(builder, _lanes(builder, fz, (0, 1, 2, 3)), dz))
-        outputs = [_lane(builder, value, i) for i in range(4)]
+        dy0, dy1 = sub(builder, v01, v00), sub(builder, v11, v10)
+        low, high = add(builder, v00, mul(builder, fy, dy0)), add(builder, v10, mul(builder, fy, dy1))
+        dx = sub(builder, high, low)
+        middle = add(builder, low, mul(builder, fx, dx))
+        dy = add(builder, dy0, mul(builder, fx, sub(builder, dy1, dy0)))
+        near, far = lanes(builder, middle, (0, 1, 2, 3)), lanes(builder, middle, (4, 5, 6, 7))
+        dz = sub(builder, far, near)
+        value = add(builder, near, mul(builder, lanes(builder, fz, (0, 1, 2, 3)), dz))
+        outputs = [lane(builder, value, i) for i in range(4)]
         for slope in (dx, dy):
-            start, end = _lane(builder, slope, 0), _lane(builder, slope, 4)
-            outputs.append(_add(builder, start, _mul(builder, fractions[2], _sub(builder, end, start))))
-        outputs.append(_lane(builder, dz, 0))
+            start, end = lane(builder, slope, 0), lane(builder, slope, 4)
+            outputs.append(add(builder, start, mul(builder, fractions[2], sub(builder, end, start))))
+        outputs.append(lane(builder, dz, 0))
         return cgutils.pack_array(builder, outputs)
 
     return signature, codegen
 
 
-@_inlined
+@inlined
 def _scatter(typing_context, gradient, size, voxel, fx, fy, fz, g0, g1, g2, g3):
     """Add the gradient (g0, g1, g2, g3) of a trilinear lookup's four channels to the cell's eight corners."""
     signature = types.void(gradient, types.int64, types.int64, *[types.float32] * 7)
 
     def codegen(context, builder, signature, arguments):
         array, size, voxel, fx, fy, fz, *channels = arguments
-        one = ir.Constant(_FLOAT, 1.0)
-        four = ir.Constant(ir.VectorType(_FLOAT, 4), ir.Undefined)
+        one = ir.Constant(FLOAT, 1.0)
+        four = ir.Constant(ir.VectorType(FLOAT, 4), ir.Undefined)
         for i, channel in enumerate(channels):
             four = builder.insert_element(four, channel, ir.Constant(ir.IntType(32), i))
-        far = _mul(builder, four, _splat(builder, fz, 4))
-        near = _sub(builder, four, far)
+        far = mul(builder, four, broadcast(builder, fz, 4))
+        near = sub(builder, four, far)
         mask = ir.Constant(ir.VectorType(ir.IntType(32), 8), list(range(8)))
         edge = builder.shuffle_vector(near, far, mask)
-        ex, ey = _sub(builder, one, fx), _sub(builder, one, fy)
+        ex, ey = sub(builder, one, fx), sub(builder, one, fy)
         pointers = _edge_pointers(context, builder, signature.args[0], array, size, voxel)
         for pointer, wx, wy in zip(pointers, (ex, ex, fx, fx), (ey, fy, ey, fy), strict=True):
-            weight = _splat(builder, _mul(builder, wx, wy))
-            total = _add(builder, builder.load(pointer, align=4), _mul(builder, weight, edge))
+            weight = broadcast(builder, mul(builder, wx, wy))
+            total = add(builder, builder.load(pointer, align=4), mul(builder, weight, edge))
             builder.store(total, pointer, align=4)
         return context.get_dummy_value()
-
-    return signature, codegen
-
-
-@_inlined
-def _exp_minus(typing_context, x):
-    """exp(-x) for x >= 0 in line: a call of the C library would spill every vector register."""
-    signature = types.float32(types.float32)
-
-    def codegen(context, builder, signature, arguments):
-        def constant(value: float) -> Any:
-            return ir.Constant(_FLOAT, float(np.float32(value)))
-
-        integer = ir.IntType(32)
-        power = _mul(builder, arguments[0], constant(-np.log2(np.e)))  # exp(-x) = 2^power
-        floor = constant(-126.0)
-        power = builder.select(builder.fcmp_ordered("<", power, floor), floor, power)  # keeps NaN
-        # Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; exact arithmetic, hence no fast flags.
-        shifted = builder.fadd(power, constant(12582912.0))
-        fraction = builder.fsub(power, builder.fsub(shifted, constant(12582912.0)))  # in [-1/2, 1/2]
-        result = constant(np.log(2) ** 6 / 720)
-        for order in range(5, -1, -1):
-            factor = np.log(2) ** order / float(np.prod(np.arange(1, order + 1)))
-            result = _add(builder, _mul(builder, result, fraction), constant(factor))
-        exponent = builder.shl(builder.bitcast(shifted, integer), ir.Constant(integer, 23))
-        scale = builder.bitcast(builder.add(exponent, ir.Constant(integer, 127 << 23)), _FLOAT)
-        return builder.fmul(result, scale)
 
     return signature, codegen
 
@@ -213,7 +146,7 @@ def _forward(
                     continue
                 fx, fy, fz = gx - np.float32(ix), gy - np.float32(iy), gz - np.float32(iz)
                 s, r, g, b, dx, dy, dz = _trilinear(grid, size, voxel, fx, fy, fz)
-                after = transmittance * _exp_minus(s * dt)
+                after = transmittance * exp_minus(s * dt)
                 w = transmittance - after
                 transmittance = after
                 red, green, blue, reach = red + w * r, green + w * g, blue + w * b, reach + w * t
@@ -269,7 +202,7 @@ def _backward(
                     continue
                 fx, fy, fz = gx - np.float32(ix), gy - np.float32(iy), gz - np.float32(iz)
                 s, r, g, b, dx, dy, dz = _trilinear(grid, size, voxel, fx, fy, fz)
-                after = transmittance * _exp_minus(s * dt)
+                after = transmittance * exp_minus(s * dt)
                 w = transmittance - after
                 transmittance = after
                 value = r * h0 + g * h1 + b * h2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras
@@ -41,8 +42,11 @@ class Scene(Protocol):
         """Weighted scalar losses of this step, by name; the loop adds them up."""
         ...
 
-    def after_step(self, step: int) -> None:
-        """Called after each optimiser step: occupancy update, densification, pruning."""
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Called after each optimiser step (0-based): occupancy update, densification, pruning.
+
+        A scene whose parameters grow or shrink puts the new ones, and their moments, into `optimizer`.
+        """
         ...
 
     def to_mesh(self, resolution: int) -> Mesh:
@@ -56,6 +60,17 @@ class Scene(Protocol):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes back what `state_dict` gave."""
         ...
+
+
+def opacity_losses(rendering: Rendering, opacity: float, entropy: float) -> dict[str, Tensor]:
+    """Sums over a view's pixels, averaged over the views: of alpha times `opacity`, of its entropy times `entropy`.
+
+    Both are against fog: the one makes it costly, the other (in nats) pushes pixels to be either full or empty.
+    """
+    alpha, views = rendering.alpha, len(rendering.alpha)
+    inside = alpha.clamp(1e-3, 1 - 1e-3)  # the entropy's slope is infinite at 0 and 1
+    nats = -(inside * inside.log() + (1 - inside) * torch.log1p(-inside))
+    return {"opacity": opacity * alpha.sum() / views, "entropy": entropy * nats.sum() / views}
 
 
 class EmptySurfaceError(RuntimeError):

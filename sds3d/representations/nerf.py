@@ -18,10 +18,10 @@ from torch.nn import functional
 
 from sds3d.cameras import Cameras
 from sds3d.config import Config
-from sds3d.export.surface import extract_surface
 from sds3d.mesh import Mesh
 from sds3d.rendering.volume import BOUND, empty_distance, render_rays, smoothness
-from sds3d.representations.base import Rendering
+from sds3d.representations.base import Rendering, opacity_losses
+from sds3d.representations.grid_mesh import grid_mesh
 
 _DENSITY_SCALE = 20.0  # per metre: a pre-activation of 3 is opaque within a few centimetres
 _OCCUPIED = 0.04  # density per metre under which a cell counts as empty: 4 % opacity over a whole metre
@@ -113,40 +113,24 @@ class NerfScene:
 
     def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
         """Opacity, entropy and smoothness, in the units of 1/2 sum |rgb - target|^2 over a view's pixels."""
-        config, alpha = self.config, rendering.alpha
-        views, pixels = alpha.shape[0], alpha.shape[1] * alpha.shape[2]
-        inside = alpha.clamp(1e-3, 1 - 1e-3)  # the entropy's slope is infinite at 0 and 1
-        entropy = -(inside * inside.log() + (1 - inside) * torch.log1p(-inside))
+        config = self.config
+        pixels = rendering.alpha.shape[1] * rendering.alpha.shape[2]
         return {
-            "opacity": config.opacity * alpha.sum() / views,
-            "entropy": config.entropy * progress * entropy.sum() / views,
+            **opacity_losses(rendering, config.opacity, config.entropy * progress),
             "smoothness": pixels
             * (config.density_smoothness * smoothness(self.density) + config.color_smoothness * smoothness(self.color)),
         }
 
-    def after_step(self, step: int) -> None:
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Note which cells are empty, now and then, after a step that saw all of them."""
         self._step = step + 1
         if self._step == self.config.warmup or self._step % _REFRESH == 1:
             self._skip = self._empty_distance()
 
     def to_mesh(self, resolution: int) -> Mesh:
-        """The surface whose silhouettes match the renders, sampled on `resolution`^3 points, with vertex colours.
-
-        A vertex has the colour that a ray sees that comes in along its normal. Raises `EmptySurfaceError`.
-        """
+        """The surface whose silhouettes match the renders; see `grid_mesh`. Raises `EmptySurfaceError`."""
         with torch.no_grad():
-            grid = self.grid()
-            size = (resolution, resolution, resolution)
-            density = functional.interpolate(grid[None, None, ..., 0], size, mode="trilinear", align_corners=True)
-            inward = _inward_directions(grid[..., 0])  # (N, N, N, 3)
-
-            def colors_of(points: NDArray[np.float32]) -> NDArray[np.float32]:
-                return _surface_colors(grid, inward, torch.from_numpy(points).to(grid)).cpu().numpy()
-
-            return extract_surface(
-                density[0, 0].cpu().numpy(), colors_of, bounds=(-BOUND, BOUND), alpha_of=self.silhouettes
-            )
+            return grid_mesh(self.grid(), resolution, self.silhouettes)
 
     @torch.no_grad()
     def silhouettes(self, cameras: Cameras) -> NDArray[np.float32]:
@@ -191,31 +175,3 @@ class NerfScene:
     def _training_skip(self) -> Tensor | None:
         whole = self._step < self.config.warmup or self._step % _REFRESH == 0
         return None if whole else self._skip
-
-
-def _inward_directions(density: Tensor) -> Tensor:
-    """Unit vectors (N, N, N, 3) along which the slightly blurred density (N, N, N) grows."""
-    padded = functional.pad(density[None, None], (1,) * 6, mode="replicate")
-    blurred = functional.avg_pool3d(padded, 3, stride=1)[0, 0]
-    return functional.normalize(torch.stack(torch.gradient(blurred), dim=-1), dim=-1)
-
-
-def _sample(volume: Tensor, points: Tensor) -> Tensor:
-    """Trilinear lookup of a volume (N, N, N, C) at points (P, 3) in metres: (P, C)."""
-    # grid_sample's x runs along the last axis of the volume.
-    coordinates = points.flip(-1)[None, None, None] / BOUND  # (1, 1, 1, P, 3)
-    values = functional.grid_sample(
-        volume.permute(3, 0, 1, 2)[None], coordinates, mode="bilinear", padding_mode="border", align_corners=True
-    )
-    return values[0, :, 0, 0].T  # (P, C)
-
-
-def _surface_colors(grid: Tensor, inward: Tensor, points: Tensor) -> Tensor:
-    """Colours (P, 3) that rays see that enter the surface at points (P, 3) along `inward` (N, N, N, 3)."""
-    voxel = 2 * BOUND / (grid.shape[0] - 1)
-    direction = functional.normalize(_sample(inward, points), dim=-1)
-    # From a little outside, so that the skin's own soft edge counts.
-    pictures = render_rays(grid, points - 1.5 * voxel * direction, direction, samples=2 * grid.shape[0])
-    alpha = pictures.alpha[:, None]
-    seen = pictures.rgb / alpha.clamp(min=1e-6)
-    return torch.where(alpha > 0.05, seen, _sample(grid[..., 1:], points))

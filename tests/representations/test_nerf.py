@@ -13,6 +13,11 @@ from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import EmptySurfaceError, Rendering
 from sds3d.representations.nerf import NerfConfig, NerfScene
 
+
+def adam(scene: NerfScene) -> torch.optim.Adam:
+    return torch.optim.Adam(scene.parameter_groups())
+
+
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
 
 
@@ -40,7 +45,7 @@ def fit(scene: NerfScene, cameras: Cameras, target: Tensor, steps: range, total:
         (data + torch.stack(list(scene.regularisers(rendering, step / total).values())).sum()).backward()
         optimizer.step()
         optimizer.zero_grad()
-        scene.after_step(step)
+        scene.after_step(step, optimizer)
 
 
 def test_pictures_keep_the_contract() -> None:
@@ -83,7 +88,7 @@ def test_samples_are_jittered_in_training_only() -> None:
 
     def before_and_after_a_step() -> tuple[Tensor, Tensor]:
         before = scene.render(cameras, BACKGROUND).rgb
-        scene.after_step(0)
+        scene.after_step(0, adam(scene))
         after = scene.render(cameras, BACKGROUND).rgb
         scene.load_state_dict(start)
         return before, after
@@ -155,7 +160,7 @@ def test_empty_cells_are_skipped_after_the_warmup_and_seen_again_now_and_then() 
         alpha = scene.render(cameras, BACKGROUND).alpha
         (gradient,) = torch.autograd.grad(alpha.sum(), scene.density)
         reached.append(float(gradient[0].abs().max()) > 0)  # the face x = -0.55 is far from the ball
-        scene.after_step(step)
+        scene.after_step(step, adam(scene))
     assert reached == [True] * 4 + [False] * 4 + [True] + [False] * 3
 
 
@@ -241,6 +246,6 @@ def test_nan_parameters_do_not_crash() -> None:
     out = scene.render(orbit([0.0], size=16), BACKGROUND)
     assert bool(out.rgb.isnan().any())
     out.rgb.sum().backward()
-    scene.after_step(0)
+    scene.after_step(0, adam(scene))
     with pytest.raises(ValueError, match="NaN"):
         scene.to_mesh(24)

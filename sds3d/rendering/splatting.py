@@ -1,0 +1,420 @@
+"""Gaussian splatting (Kerbl et al. 2023, arXiv:2308.04079) with gsplat's signature and semantics, on any machine.
+
+`rasterization` takes our Numba kernels on a CPU, gsplat on CUDA and the plain-torch reference elsewhere. A Gaussian is
+projected with the local affine approximation of EWA splatting (Zwicker et al. 2001), its covariance in the picture is
+blurred by `eps2d` pixels^2, and pixels blend Gaussians front to back: alpha = min(0.999, opacity exp(-d^2 / 2)), left
+out below 1/255; a pixel ends before its transmittance would fall to 1e-4.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sds3d.rendering import splatting_numba
+from sds3d.rendering.splatting_numba import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE
+
+RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
+"""D is the depth z weighted by alpha, ED the expected depth, which is D / alpha."""
+RasterizeMode = Literal["classic", "antialiased"]
+"""antialiased dims a Gaussian by what the blur enlarged it (Mip-Splatting, arXiv:2311.16493)."""
+
+
+class Splatted(NamedTuple):
+    """Pictures of C cameras, and what densification needs, under gsplat's names.
+
+    colors: (C, H, W, D), or with a last channel of depth. alphas: (C, H, W, 1).
+    meta: "means2d" (C, N, 2) pixels, in the graph, so that retain_grad tells how far pixels pull each Gaussian;
+        "radii" (C, N, 2) int32 pixels, 0 where not visible; "depths" (C, N), "conics" (C, N, 3), "opacities" (C, N).
+    """
+
+    colors: Tensor
+    alphas: Tensor
+    meta: dict[str, Tensor]
+
+
+def rasterization(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    *,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    radius_clip: float = 0.0,
+    eps2d: float = 0.3,
+    sh_degree: int | None = None,
+    backgrounds: Tensor | None = None,
+    render_mode: RenderMode = "RGB",
+    rasterize_mode: RasterizeMode = "classic",
+) -> Splatted:
+    """Render N Gaussians from C cameras; differentiable in all of the Gaussians' properties.
+
+    means: (N, 3) metres. quats: (N, 4) as w, x, y, z, of any length. scales: (N, 3) standard deviations in metres.
+    opacities: (N,) in [0, 1]. colors: (N, D) or (C, N, D) values, or with `sh_degree` coefficients (N, K, 3) or
+    (C, N, K, 3), K >= (sh_degree + 1)^2. viewmats: (C, 4, 4) world to OpenCV camera. Ks: (C, 3, 3) intrinsics.
+    near_plane, far_plane: metres. radius_clip: Gaussians of a smaller radius in pixels are left out.
+    backgrounds: (C, D), added where nothing is opaque.
+
+    Raises ValueError for arrays whose shapes do not fit together.
+    """
+    _check(means, quats, scales, opacities, colors, viewmats, Ks, sh_degree, backgrounds)
+    if means.device.type == "cuda":
+        return _gsplat(
+            means, quats, scales, opacities, colors, viewmats, Ks, width, height,
+            near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree,
+            backgrounds=backgrounds, render_mode=render_mode, rasterize_mode=rasterize_mode,
+        )  # fmt: skip
+    fused = means.device.type == "cpu" and means.dtype == torch.float32
+    camera = _Camera(width, height, near_plane, far_plane, eps2d, radius_clip)
+    return _rasterize(
+        means, quats, scales, opacities, colors, viewmats, Ks, camera,
+        sh_degree, backgrounds, render_mode, rasterize_mode, fused=fused,
+    )  # fmt: skip
+
+
+def rasterization_reference(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    width: int,
+    height: int,
+    *,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    radius_clip: float = 0.0,
+    eps2d: float = 0.3,
+    sh_degree: int | None = None,
+    backgrounds: Tensor | None = None,
+    render_mode: RenderMode = "RGB",
+    rasterize_mode: RasterizeMode = "classic",
+) -> Splatted:
+    """`rasterization` in plain torch, every Gaussian at every pixel: for any device and floating dtype, and slow."""
+    _check(means, quats, scales, opacities, colors, viewmats, Ks, sh_degree, backgrounds)
+    camera = _Camera(width, height, near_plane, far_plane, eps2d, radius_clip)
+    return _rasterize(
+        means, quats, scales, opacities, colors, viewmats, Ks, camera,
+        sh_degree, backgrounds, render_mode, rasterize_mode, fused=False,
+    )  # fmt: skip
+
+
+class _Camera(NamedTuple):
+    width: int
+    height: int
+    near: float
+    far: float
+    blur: float
+    radius_clip: float
+
+
+class _Projected(NamedTuple):
+    """means2d (C, N, 2), depths (C, N), conics (C, N, 3), compensations (C, N), radii (C, N, 2) int32."""
+
+    means2d: Tensor
+    depths: Tensor
+    conics: Tensor
+    compensations: Tensor
+    radii: Tensor
+
+
+def _check(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    sh_degree: int | None,
+    backgrounds: Tensor | None,
+) -> None:
+    n, cameras = len(means), len(viewmats)
+    shapes = {
+        "means": (means, (n, 3)),
+        "quats": (quats, (n, 4)),
+        "scales": (scales, (n, 3)),
+        "opacities": (opacities, (n,)),
+        "viewmats": (viewmats, (cameras, 4, 4)),
+        "Ks": (Ks, (cameras, 3, 3)),
+    }
+    for name, (tensor, shape) in shapes.items():
+        if tensor.shape != shape:
+            raise ValueError(
+                f"{name} must be {shape} for {n} Gaussians and {cameras} cameras, got {tuple(tensor.shape)}"
+            )
+    tail = 1 if sh_degree is None else 2
+    if colors.shape[:-tail] not in ((n,), (cameras, n)):
+        raise ValueError(f"colors must begin with ({n},) or ({cameras}, {n}), got {tuple(colors.shape)}")
+    if sh_degree is not None and not (0 <= sh_degree <= 3 and colors.shape[-2] >= (sh_degree + 1) ** 2):
+        raise ValueError(f"sh_degree {sh_degree} needs {(sh_degree + 1) ** 2} coefficients, got {colors.shape[-2]}")
+    if backgrounds is not None and backgrounds.shape != (cameras, colors.shape[-1]):
+        raise ValueError(f"backgrounds must be {(cameras, colors.shape[-1])}, got {tuple(backgrounds.shape)}")
+
+
+def _rasterize(
+    means: Tensor,
+    quats: Tensor,
+    scales: Tensor,
+    opacities: Tensor,
+    colors: Tensor,
+    viewmats: Tensor,
+    Ks: Tensor,
+    camera: _Camera,
+    sh_degree: int | None,
+    backgrounds: Tensor | None,
+    render_mode: RenderMode,
+    rasterize_mode: RasterizeMode,
+    *,
+    fused: bool,
+) -> Splatted:
+    cameras, n = len(viewmats), len(means)
+    if fused:
+        projected = _Projected(*_Project.apply(means, quats, scales, opacities, viewmats, Ks, camera))
+    else:
+        projected = _project_reference(means, quats, scales, opacities, viewmats, Ks, camera)
+    alphas = opacities.expand(cameras, n)
+    if rasterize_mode == "antialiased":
+        alphas = alphas * projected.compensations
+    if sh_degree is not None:
+        positions = -(viewmats[:, :3, :3].transpose(1, 2) @ viewmats[:, :3, 3:])[..., 0]  # (C, 3)
+        directions = functional.normalize(means - positions[:, None], dim=-1)  # (C, N, 3)
+        colors = (spherical_harmonics(sh_degree, directions, colors) + 0.5).clamp(min=0)
+    features = [] if render_mode in ("D", "ED") else [colors.expand(cameras, n, -1)]
+    if render_mode != "RGB":
+        features.append(projected.depths[..., None])
+    values = torch.cat(features, dim=-1)  # (C, N, D)
+    picture, alpha = (_blend_fused if fused else _blend_reference)(projected, alphas, values, camera)
+    if render_mode in ("ED", "RGB+ED"):
+        picture = torch.cat([picture[..., :-1], picture[..., -1:] / alpha.clamp(min=1e-10)], dim=-1)
+    if backgrounds is not None and render_mode not in ("D", "ED"):
+        behind = backgrounds if render_mode == "RGB" else functional.pad(backgrounds, (0, 1))
+        picture = picture + (1 - alpha) * behind[:, None, None]
+    meta = {
+        "means2d": projected.means2d,
+        "radii": projected.radii,
+        "depths": projected.depths,
+        "conics": projected.conics,
+        "opacities": alphas,
+    }
+    return Splatted(picture, alpha, meta)
+
+
+# ---- spherical harmonics ----
+
+
+def spherical_harmonics(degree: int, directions: Tensor, coefficients: Tensor) -> Tensor:
+    """Real spherical harmonics, in the sign and order of 3D Gaussian splatting: (..., 3).
+
+    directions: (..., 3) unit vectors. coefficients: (..., K, 3), K >= (degree + 1)^2, degree 0 to 3.
+    """
+    x, y, z = directions.unbind(-1)
+    basis = [torch.full_like(x, SH_C0)]
+    if degree >= 1:
+        basis += [-0.48860251190292 * y, 0.48860251190292 * z, -0.48860251190292 * x]
+    if degree >= 2:
+        xx, yy, zz = x * x, y * y, z * z
+        basis += [
+            1.0925484305920792 * x * y,
+            -1.0925484305920792 * y * z,
+            0.31539156525252005 * (2 * zz - xx - yy),
+            -1.0925484305920792 * x * z,
+            0.5462742152960396 * (xx - yy),
+        ]
+        if degree >= 3:
+            basis += [
+                -0.5900435899266435 * y * (3 * xx - yy),
+                2.890611442640554 * x * y * z,
+                -0.4570457994644658 * y * (4 * zz - xx - yy),
+                0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
+                -0.4570457994644658 * x * (4 * zz - xx - yy),
+                1.445305721320277 * z * (xx - yy),
+                -0.5900435899266435 * x * (xx - 3 * yy),
+            ]
+    return torch.einsum("...k,...kc->...c", torch.stack(basis, dim=-1), coefficients[..., : len(basis), :])
+
+
+SH_C0 = 0.28209479177387814
+"""The constant harmonic: colour = 0.5 + SH_C0 f_dc."""
+
+
+# ---- plain torch ----
+
+
+def rotation_matrices(quats: Tensor) -> Tensor:
+    """Rotation matrices (N, 3, 3) of quaternions (N, 4) w, x, y, z of any length."""
+    w, x, y, z = functional.normalize(quats, dim=-1).unbind(-1)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def _project_reference(
+    means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, viewmats: Tensor, Ks: Tensor, camera: _Camera
+) -> _Projected:
+    rotation, translation = viewmats[:, None, :3, :3], viewmats[:, None, :3, 3]
+    x, y, z = ((rotation @ means[..., None])[..., 0] + translation).unbind(-1)  # each (C, N)
+    visible = (z > camera.near) & (z < camera.far)
+    safe = torch.where(visible, z, 1.0)
+    fx, fy, cx, cy = (Ks[:, i, j, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))  # each (C, 1)
+    # Beside the picture the linear approximation runs away: its slope is held at 15 % outside.
+    margin_x, margin_y = 0.15 * camera.width, 0.15 * camera.height
+    tx = (x / safe).clamp(min=-(cx + margin_x) / fx, max=(camera.width - cx + margin_x) / fx)
+    ty = (y / safe).clamp(min=-(cy + margin_y) / fy, max=(camera.height - cy + margin_y) / fy)
+    zero = torch.zeros_like(x)
+    jacobian = torch.stack(
+        [
+            torch.stack([fx / safe, zero, -fx * tx / safe], dim=-1),
+            torch.stack([zero, fy / safe, -fy * ty / safe], dim=-1),
+        ],
+        dim=-2,
+    )  # (C, N, 2, 3)
+    half = jacobian @ rotation @ (rotation_matrices(quats) * scales[:, None])  # (C, N, 2, 3)
+    covariance = half @ half.transpose(-1, -2)  # (C, N, 2, 2)
+    xx, xy, yy = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
+    sharp = xx * yy - xy * xy
+    xx, yy = xx + camera.blur, yy + camera.blur
+    determinant = xx * yy - xy * xy
+    means2d = torch.stack([fx * x / safe + cx, fy * y / safe + cy], dim=-1)  # (C, N, 2)
+    with torch.no_grad():
+        reach = (2 * (opacities / MIN_ALPHA).clamp(min=1e-6).log()).clamp(min=0).sqrt()
+        spread = torch.stack([xx, yy], dim=-1).sqrt()
+        radii = (reach[:, None] * spread).ceil()  # (C, N, 2)
+        size = means2d.new_tensor([camera.width, camera.height])
+        inside = ((means2d + radii > 0) & (means2d - radii < size)).all(-1)
+        visible = visible & (determinant > 0) & inside & (reach > 0) & ~(radii <= camera.radius_clip).all(-1)
+        radii = (radii * visible[..., None]).int()
+    determinant = torch.where(visible, determinant, 1.0)
+    conics = torch.stack([yy, -xy, xx], dim=-1) / determinant[..., None] * visible[..., None]
+    ratio = torch.where(visible, sharp / determinant, 1.0)
+    return _Projected(means2d * visible[..., None], z, conics, ratio.clamp(min=0).sqrt() * visible, radii)
+
+
+def _blend_reference(
+    projected: _Projected, opacities: Tensor, values: Tensor, camera: _Camera
+) -> tuple[Tensor, Tensor]:
+    columns = torch.arange(camera.width, device=values.device, dtype=values.dtype) + 0.5
+    rows = torch.arange(camera.height, device=values.device, dtype=values.dtype) + 0.5
+    pictures, alphas = [], []
+    for c in range(len(values)):
+        order = projected.depths[c].detach().argsort(stable=True)
+        order = order[projected.radii[c, order, 0] > 0]  # (M,)
+        mean, conic = projected.means2d[c, order], projected.conics[c, order]
+        dx = columns - mean[:, 0, None, None]  # (M, 1, W)
+        dy = rows[:, None] - mean[:, 1, None, None]  # (M, H, 1)
+        a, b, d = conic[:, :, None, None].unbind(1)  # each (M, 1, 1)
+        exponent = 0.5 * (a * dx * dx + d * dy * dy) + b * dx * dy  # (M, H, W)
+        alpha = (opacities[c, order, None, None] * torch.exp(-exponent)).clamp(max=MAX_ALPHA)
+        alpha = torch.where(alpha >= MIN_ALPHA, alpha, 0.0)
+        after = torch.cumprod(1 - alpha, dim=0)
+        alive = after > MIN_TRANSMITTANCE
+        alpha = torch.where(alive, alpha, 0.0)
+        transmittance = torch.cumprod(1 - alpha, dim=0)
+        before = torch.cat([torch.ones_like(transmittance[:1]), transmittance[:-1]])
+        weights = alpha * before
+        pictures.append(torch.einsum("mhw,md->hwd", weights, values[c, order]))
+        alphas.append(weights.sum(0)[..., None])
+    return torch.stack(pictures), torch.stack(alphas)
+
+
+# ---- Numba ----
+
+
+def _blend_fused(projected: _Projected, opacities: Tensor, values: Tensor, camera: _Camera) -> tuple[Tensor, Tensor]:
+    parts, alpha = [], torch.empty(0)
+    for channels in values.split(4, dim=-1):
+        padded = functional.pad(channels, (0, 4 - channels.shape[-1]))
+        picture, alpha = _Blend.apply(projected.means2d, projected.conics, opacities, padded, projected.depths, camera)
+        parts.append(picture[..., : channels.shape[-1]])
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1), alpha
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().contiguous().numpy()
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means: Tensor,
+        quats: Tensor,
+        scales: Tensor,
+        opacities: Tensor,
+        viewmats: Tensor,
+        Ks: Tensor,
+        camera: _Camera,
+    ) -> tuple[Tensor, ...]:
+        pinhole = torch.stack([Ks[:, 0, 0], Ks[:, 1, 1], Ks[:, 0, 2], Ks[:, 1, 2]], dim=-1)
+        inputs = tuple(_array(tensor) for tensor in (means, quats, scales))
+        matrices = _array(viewmats.float()), _array(pinhole.float())
+        outputs = splatting_numba.project(
+            *inputs, _array(opacities), *matrices,
+            width=camera.width, height=camera.height, near=camera.near, far=camera.far, blur=camera.blur,
+            radius_clip=camera.radius_clip,
+        )  # fmt: skip
+        ctx.inputs, ctx.outputs, ctx.camera = (*inputs, *matrices), outputs[2:], camera
+        tensors = tuple(torch.from_numpy(output) for output in outputs)
+        ctx.mark_non_differentiable(tensors[4])
+        return tensors
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        given = tuple(_array(gradient) for gradient in gradients[:4])
+        camera: _Camera = ctx.camera
+        results = splatting_numba.project_backward(
+            *ctx.inputs, ctx.outputs, given, width=camera.width, height=camera.height, blur=camera.blur
+        )
+        return (*(torch.from_numpy(result) for result in results), None, None, None, None)
+
+
+class _Blend(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        means2d: Tensor,
+        conics: Tensor,
+        opacities: Tensor,
+        features: Tensor,
+        depths: Tensor,
+        camera: _Camera,
+    ) -> tuple[Tensor, Tensor]:
+        splats = (_array(tensor) for tensor in (means2d, conics, opacities, features, depths))
+        bins = splatting_numba.bin_splats(*splats, camera.width, camera.height)
+        planes = splatting_numba.blend(bins)  # (C, 5, H', W'), H' and W' filled up to whole tiles
+        ctx.bins, ctx.planes, ctx.camera = bins, planes, camera
+        picture = torch.from_numpy(planes)[..., : camera.height, : camera.width].permute(0, 2, 3, 1)
+        return picture[..., :4], picture[..., 4:]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        d_planes = torch.zeros(ctx.planes.shape)
+        inside = d_planes[..., : ctx.camera.height, : ctx.camera.width].permute(0, 2, 3, 1)
+        inside[..., :4], inside[..., 4:] = gradients
+        results = splatting_numba.blend_backward(ctx.bins, ctx.planes, d_planes.numpy())
+        return (*(torch.from_numpy(result) for result in results), None, None)
+
+
+# ---- CUDA ----
+
+
+def _gsplat(*arguments: Any, **settings: Any) -> Splatted:
+    import gsplat
+
+    # packed=False keeps meta's tensors as (C, N), which densification reads.
+    colors, alphas, meta = gsplat.rasterization(*arguments, packed=False, **settings)
+    return Splatted(colors, alphas, {key: meta[key] for key in ("means2d", "radii", "depths", "conics", "opacities")})

@@ -1,0 +1,277 @@
+"""Where Gaussians are added and removed while they are optimised.
+
+Each strategy is a pure function from the Gaussians and what was noted of them to an `Edit`; `apply_edit` carries it
+out on the parameters and on Adam's moments alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sds3d.config import Config
+from sds3d.rendering.splatting import rotation_matrices
+
+Splats = Mapping[str, Tensor]
+"""Pre-activations by name: means (N, 3), quats (N, 4), scales (N, 3) as logarithms, opacities (N,) as logits, and any
+others with N rows."""
+
+
+class FixedConfig(Config):
+    """The Gaussians of the start, no more and no fewer."""
+
+    name: Literal["fixed"] = "fixed"
+
+
+class AdaptiveConfig(Config):
+    """Adaptive density control (Kerbl et al. 2023, 2308.04079, sec. 5): clone or split what the pictures pull at."""
+
+    name: Literal["adaptive"] = "adaptive"
+    start: float = Field(default=0.1, ge=0, le=1)
+    """Share of the run after which it begins."""
+    until: float = Field(default=0.6, ge=0, le=1)
+    """Share of the run after which it ends."""
+    every: int = Field(default=20, ge=1)
+    """Steps between two edits."""
+    threshold: float = Field(default=0.02, gt=0)
+    """Mean gradient of a Gaussian's place in the picture, in half-pictures, above which it is cloned or split."""
+    large: float = Field(default=0.03, gt=0)
+    """Largest standard deviation in metres above which a Gaussian is split, and otherwise cloned."""
+    prune: float = Field(default=0.01, gt=0, lt=1)
+    """Opacity under which a Gaussian is removed."""
+    reset_every: int = Field(default=0, ge=0)
+    """Steps between two resets of all opacities to 0.01; 0 for none."""
+    limit: int = Field(default=20_000, ge=1)
+    """Gaussians at the most."""
+
+
+class DistillationConfig(Config):
+    """For score distillation, whose gradients are noisy and have no fixed scale: the most pulled share is split.
+
+    A fixed threshold, as captures use it, is crossed by all Gaussians or by none when the guidance scale changes.
+    """
+
+    name: Literal["distillation"] = "distillation"
+    start: float = Field(default=0.1, ge=0, le=1)
+    """Share of the run after which it begins."""
+    until: float = Field(default=0.7, ge=0, le=1)
+    """Share of the run after which it ends."""
+    every: int = Field(default=20, ge=1)
+    """Steps between two edits."""
+    share: float = Field(default=0.1, gt=0, le=1)
+    """Share of the Gaussians that is cloned or split each time."""
+    large: float = Field(default=0.03, gt=0)
+    """Largest standard deviation in metres above which a Gaussian is split, and otherwise cloned."""
+    prune: float = Field(default=0.02, gt=0, lt=1)
+    """Opacity under which a Gaussian is removed."""
+    limit: int = Field(default=12_000, ge=1)
+    """Gaussians at the most."""
+
+
+class MCMCConfig(Config):
+    """3D Gaussians as samples (Kheradmand et al. 2024, 2404.09591): dead ones are moved onto living ones, all are
+    shaken a little."""
+
+    name: Literal["mcmc"] = "mcmc"
+    start: float = Field(default=0.05, ge=0, le=1)
+    """Share of the run after which it begins."""
+    until: float = Field(default=0.8, ge=0, le=1)
+    """Share of the run after which relocation and growth end."""
+    every: int = Field(default=20, ge=1)
+    """Steps between two relocations."""
+    growth: float = Field(default=0.05, ge=0)
+    """Share of new Gaussians at each relocation."""
+    dead: float = Field(default=0.005, gt=0, lt=1)
+    """Opacity under which a Gaussian is moved."""
+    noise: float = Field(default=5e5, ge=0)
+    """Strength of the shaking, times the learning rate of the means."""
+    limit: int = Field(default=12_000, ge=1)
+    """Gaussians at the most."""
+
+
+DensifyConfig = Annotated[FixedConfig | AdaptiveConfig | DistillationConfig | MCMCConfig, Field(discriminator="name")]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """The Gaussians after an edit.
+
+    source: (M,) the old Gaussian that each new one is a copy of. fresh: (M,) bool, whether Adam forgets what it knew
+    of it. values: rows (M, ...) that replace the copied ones, by parameter.
+    """
+
+    source: Tensor
+    fresh: Tensor
+    values: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Pull:
+    """How strongly pictures pulled at each Gaussian since the last edit.
+
+    total: (N,) lengths of d loss/d means2d in half-pictures, summed over the views that saw it. views: (N,) how many.
+    """
+
+    total: Tensor
+    views: Tensor
+
+    @classmethod
+    def none(cls, n: int, device: torch.device | str = "cpu") -> Pull:
+        """Nothing noted yet of n Gaussians."""
+        return cls(torch.zeros(n, device=device), torch.zeros(n, device=device))
+
+    def note(self, gradient: Tensor, radii: Tensor, width: int, height: int) -> None:
+        """Add a step: gradient (C, N, 2) of means2d, radii (C, N, 2)."""
+        half = gradient.new_tensor([width / 2, height / 2])
+        length = (gradient * half).norm(dim=-1) * len(gradient)  # (C, N); the loss is a mean over the views
+        seen = radii[..., 0] > 0
+        self.total += (length * seen).sum(0)
+        self.views += seen.sum(0)
+
+    @property
+    def mean(self) -> Tensor:
+        """(N,) mean length over the views that saw a Gaussian."""
+        return self.total / self.views.clamp(min=1)
+
+
+def due(config: DensifyConfig, step: int, progress: float) -> bool:
+    """Whether an edit follows this step (0-based), `progress` of the run being done."""
+    if isinstance(config, FixedConfig):
+        return False
+    return config.start <= progress < config.until and (step + 1) % config.every == 0
+
+
+def densify(config: DensifyConfig, splats: Splats, pull: Pull, step: int, generator: torch.Generator) -> Edit | None:
+    """What is to be done after a step at which an edit is `due`."""
+    match config:
+        case AdaptiveConfig():
+            return adaptive(config, splats, pull, step, generator)
+        case DistillationConfig():
+            return distillation(config, splats, pull, generator)
+        case MCMCConfig():
+            return relocation(config, splats, generator)
+        case FixedConfig():
+            return None
+
+
+def adaptive(config: AdaptiveConfig, splats: Splats, pull: Pull, step: int, generator: torch.Generator) -> Edit:
+    """Clone small and split large Gaussians that are pulled beyond the threshold; prune the transparent."""
+    edit = _grow(splats, pull.mean > config.threshold, pull, config.large, config.prune, config.limit, generator)
+    if config.reset_every and (step + 1) % config.reset_every < config.every:
+        opacities = edit.values.get("opacities", splats["opacities"][edit.source])
+        edit.values["opacities"] = opacities.clamp(max=math.log(0.01 / 0.99))
+        return Edit(edit.source, torch.ones_like(edit.fresh), edit.values)
+    return edit
+
+
+def distillation(config: DistillationConfig, splats: Splats, pull: Pull, generator: torch.Generator) -> Edit:
+    """Clone or split the share that is pulled most; prune the transparent."""
+    count = max(1, round(config.share * len(pull.total)))
+    chosen = torch.zeros_like(pull.total, dtype=torch.bool)
+    chosen[pull.mean.topk(count).indices] = True
+    return _grow(splats, chosen & (pull.total > 0), pull, config.large, config.prune, config.limit, generator)
+
+
+def _grow(
+    splats: Splats, chosen: Tensor, pull: Pull, large: float, prune: float, limit: int, generator: torch.Generator
+) -> Edit:
+    """Split or clone the chosen, as many of the most pulled as `limit` allows, and leave out the transparent."""
+    device = chosen.device
+    solid = torch.sigmoid(splats["opacities"]) >= prune
+    if not solid.any():  # better a thin scene than none
+        solid[splats["opacities"].argmax()] = True
+    chosen = chosen & solid
+    room = max(limit - int(solid.sum()), 0)
+    picked = chosen.nonzero()[:, 0]
+    picked = picked[pull.mean[picked].argsort(descending=True, stable=True)[:room]]
+    split = splats["scales"][picked].amax(-1) > math.log(large)
+    kept = solid.clone()
+    kept[picked[split]] = False  # two halves take its place
+    old, halves = kept.nonzero()[:, 0], picked[split].repeat(2)
+    source = torch.cat([old, picked[~split], halves])
+    fresh = torch.cat([torch.zeros(len(old), dtype=torch.bool), torch.ones(len(source) - len(old), dtype=torch.bool)])
+    means, scales = splats["means"][source].clone(), splats["scales"][source].clone()
+    first = len(source) - len(halves)
+    noise = torch.randn(len(halves), 3, generator=generator).to(device) * splats["scales"][halves].exp()
+    means[first:] += (rotation_matrices(splats["quats"][halves]) @ noise[..., None])[..., 0]
+    scales[first:] -= math.log(1.6)
+    return Edit(source, fresh.to(device), {"means": means, "scales": scales})
+
+
+def relocation(config: MCMCConfig, splats: Splats, generator: torch.Generator) -> Edit | None:
+    """Move the dead onto living ones, drawn by opacity, and add some; what then shares a place keeps its look."""
+    opacity = torch.sigmoid(splats["opacities"])
+    n = len(opacity)
+    dead = (opacity <= config.dead).nonzero()[:, 0]
+    added = max(min(int(n * config.growth), config.limit - n), 0)
+    alive = torch.where(opacity > config.dead, opacity, 0.0)
+    if len(dead) + added == 0 or not (alive > 0).any():
+        return None
+    drawn = torch.multinomial(alive.cpu(), len(dead) + added, replacement=True, generator=generator).to(dead.device)
+    source = torch.arange(n + added, device=dead.device)
+    source[dead], source[n:] = drawn[: len(dead)], drawn[len(dead) :]
+    copies = torch.bincount(source, minlength=n)[source]  # (M,) how many share each one's place
+    shared = copies > 1
+    opacities, scales = split_in_place(opacity[source], splats["scales"][source].exp(), copies)
+    values = {
+        "opacities": torch.where(shared, torch.logit(opacities, eps=1e-6), splats["opacities"][source]),
+        "scales": torch.where(shared[:, None], scales.log(), splats["scales"][source]),
+    }
+    return Edit(source, shared, values)
+
+
+def split_in_place(opacity: Tensor, scale: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
+    """Opacity (M,) and scales (M, 3) of each of `copies` (M,) Gaussians at one place that look like one (eq. 9).
+
+    Their joint opacity at the centre is the old one, and so is the integral of their joint opacity along a line.
+    """
+    most = int(copies.max())
+    new = 1 - (1 - opacity) ** (1 / copies)
+    total = torch.zeros_like(opacity)
+    # sum over i = 1..N and k = 0..i-1 of binom(i-1, k) (-1)^k / sqrt(k+1) new^(k+1)
+    for i in range(1, min(most, 51) + 1):
+        for k in range(i):
+            term = math.comb(i - 1, k) * (-1) ** k / math.sqrt(k + 1) * new ** (k + 1)
+            total = total + torch.where(copies.clamp(max=51) >= i, term, 0.0)
+    return new.clamp(0.005, 1 - 1e-6), scale * (opacity / total)[:, None]
+
+
+def shake(config: MCMCConfig, splats: Splats, rate: float, generator: torch.Generator) -> Tensor:
+    """Random moves (N, 3) of the means in metres (eq. 8): along each Gaussian's axes, the less opaque the farther."""
+    opacity = torch.sigmoid(splats["opacities"])
+    axes = rotation_matrices(splats["quats"]) * splats["scales"].exp()[:, None]  # (N, 3, 3)
+    covariance = axes @ axes.transpose(1, 2)
+    noise = torch.randn(len(opacity), 3, generator=generator).to(opacity)
+    free = torch.sigmoid(100 * ((1 - opacity) - 0.995))  # 0.6 at opacity 0, 0.01 at 0.05
+    return (covariance @ (noise * free[:, None] * (rate * config.noise))[..., None])[..., 0]
+
+
+def apply_edit(
+    edit: Edit, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, torch.nn.Parameter]:
+    """New parameters after an edit, which take the old ones' places and moments in the optimiser."""
+    result = {}
+    for name, old in parameters.items():
+        rows = edit.values.get(name, old.detach()[edit.source])
+        new = torch.nn.Parameter(rows.detach().clone())
+        for group in optimizer.param_groups:
+            group["params"] = [new if parameter is old else parameter for parameter in group["params"]]
+        state = optimizer.state.pop(old, None)
+        if state is not None:
+            optimizer.state[new] = {
+                key: _rows(value, edit) if value.shape == old.shape else value for key, value in state.items()
+            }
+        result[name] = new
+    return result
+
+
+def _rows(moment: Tensor, edit: Edit) -> Tensor:
+    rows = moment[edit.source]
+    rows[edit.fresh] = 0
+    return rows

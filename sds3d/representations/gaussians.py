@@ -1,0 +1,248 @@
+"""A cloud of 3D Gaussians (Kerbl et al. 2023, arXiv:2308.04079), optimised and densified in place."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from sds3d.cameras import Cameras
+from sds3d.config import Config
+from sds3d.mesh import Mesh
+from sds3d.rendering.splatting import SH_C0, rasterization
+from sds3d.rendering.volume import BOUND
+from sds3d.representations.base import EmptySurfaceError, Rendering, opacity_losses
+from sds3d.representations.densify import (
+    DensifyConfig,
+    DistillationConfig,
+    FixedConfig,
+    MCMCConfig,
+    Pull,
+    apply_edit,
+    densify,
+    due,
+    shake,
+)
+from sds3d.representations.grid_mesh import grid_mesh
+from sds3d.representations.voxels import voxelize
+
+_BETAS = (0.9, 0.95)
+_SMALLEST, _LARGEST = math.log(1e-4), math.log(0.5)  # metres; a degenerate scale must not become NaN or fill the scene
+
+
+class GaussiansConfig(Config):
+    """A cloud of Gaussians. The weights balance the loop's data term, 1/2 sum |rgb - target|^2 a view."""
+
+    name: Literal["gaussians"] = "gaussians"
+    count: int = Field(default=4000, ge=1, le=1_000_000)
+    """Gaussians at the start, drawn in a ball."""
+    radius: float = Field(default=0.4, gt=0, le=BOUND)
+    """Radius of the ball in metres."""
+    opacity_start: float = Field(default=0.1, gt=0, lt=1)
+    """Opacity of each Gaussian at the start."""
+    sh_degree: int = Field(default=0, ge=0, le=3)
+    """Degree of the spherical harmonics by which colours depend on the view; 0 for colours that do not."""
+    densify: DensifyConfig = DistillationConfig()
+    """How Gaussians are added and removed."""
+    means_lr: float = Field(default=0.004, gt=0)
+    """Learning rate of the places, in metres."""
+    scales_lr: float = Field(default=0.02, gt=0)
+    """Learning rate of the scales' logarithms."""
+    quats_lr: float = Field(default=0.02, gt=0)
+    """Learning rate of the quaternions."""
+    opacities_lr: float = Field(default=0.05, gt=0)
+    """Learning rate of the opacities' logits."""
+    colors_lr: float = Field(default=0.05, gt=0)
+    """Learning rate of the colours' logits; view dependence moves at a twentieth of it."""
+    opacity: float = Field(default=0.0075, ge=0)
+    """Weight of the opacity summed over a view's pixels: against fog."""
+    entropy: float = Field(default=0.00375, ge=0)
+    """Weight at the last step of the binary entropy of the opacity (nats) summed over a view's pixels; grows linearly
+    from 0."""
+    size: float = Field(default=0.1, ge=0)
+    """Weight, times a view's number of pixels, of the mean of what the largest scales exceed 0.05 metres by: against
+    needles and blankets."""
+
+
+class GaussiansScene:
+    """A `Scene` (see `sds3d.representations.base`) of N Gaussians.
+
+    parameters: means (N, 3) metres; quats (N, 4) w, x, y, z; scales (N, 3) logarithms of metres; opacities (N,) and
+    colors (N, 3) logits; harmonics (N, K - 1, 3), spherical-harmonic coefficients of degree 1 and up.
+    """
+
+    def __init__(
+        self, config: GaussiansConfig, generator: torch.Generator, device: torch.device | str = "cpu", steps: int = 400
+    ) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.steps = steps
+        n = config.count
+        direction = functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)
+        means = config.radius * direction * torch.rand(n, 1, generator=generator) ** (1 / 3)
+        spacing = config.radius * (4 / 3 * math.pi / n) ** (1 / 3)  # edge of the cube that each has to itself
+        start = {
+            "means": means,
+            "quats": torch.randn(n, 4, generator=generator),
+            "scales": torch.full((n, 3), math.log(0.6 * spacing)),
+            "opacities": torch.full((n,), math.log(config.opacity_start / (1 - config.opacity_start))),
+            "colors": 0.3 * torch.randn(n, 3, generator=generator),
+            "harmonics": torch.zeros(n, (config.sh_degree + 1) ** 2 - 1, 3),
+        }
+        self.parameters = {name: torch.nn.Parameter(value.to(self.device)) for name, value in start.items()}
+        self._seed = int(torch.randint(2**62, (), generator=generator))
+        self._pull = Pull.none(n, self.device)
+        self._seen: tuple[Tensor, Tensor, int, int] | None = None  # means2d in the graph, radii, width, height
+
+    def render(self, cameras: Cameras, background: Tensor) -> Rendering:
+        """Pictures of the B views over `background`, (B, 3) or (3,) in [0, 1]."""
+        cameras = cameras.to(self.device)
+        quats, scales, opacities = self.activated()
+        degree = self.config.sh_degree
+        splatted = rasterization(
+            self.parameters["means"],
+            quats,
+            scales,
+            opacities,
+            self.coefficients() if degree else torch.sigmoid(self.parameters["colors"]),
+            cameras.opencv_viewmats(),
+            cameras.intrinsics(),
+            cameras.width,
+            cameras.height,
+            sh_degree=degree or None,
+            backgrounds=background.to(self.device).expand(len(cameras), 3),
+            render_mode="RGB+D",
+        )
+        if torch.is_grad_enabled():
+            means2d = splatted.meta["means2d"]
+            means2d.retain_grad()
+            self._seen = (means2d, splatted.meta["radii"], cameras.width, cameras.height)
+        rgb, z, alpha = splatted.colors[..., :3], splatted.colors[..., 3:], splatted.alphas
+        origins, directions = cameras.rays()  # (B, H, W, 3)
+        forward = -cameras.c2w()[:, None, None, :3, 2]  # (B, 1, 1, 3)
+        depth = z / (directions * forward).sum(-1, keepdim=True)  # along the ray
+        return Rendering(rgb, alpha, depth, normals_from_depth(depth, alpha, origins, directions))
+
+    def activated(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Quaternions (N, 4), scales (N, 3) in metres and opacities (N,) in [0, 1]."""
+        scales = self.parameters["scales"].clamp(_SMALLEST, _LARGEST).exp()
+        # A quaternion of length 0 has no direction: it then stands for no rotation.
+        still = self.parameters["quats"].new_tensor([1e-8, 0.0, 0.0, 0.0])
+        return self.parameters["quats"] + still, scales, torch.sigmoid(self.parameters["opacities"])
+
+    def coefficients(self) -> Tensor:
+        """Spherical-harmonic coefficients (N, K, 3), as files of splats hold them."""
+        constant = (torch.sigmoid(self.parameters["colors"]) - 0.5) / SH_C0
+        return torch.cat([constant[:, None], self.parameters["harmonics"]], dim=1)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for Adam, one a parameter."""
+        config = self.config
+        rates = {
+            "means": config.means_lr,
+            "quats": config.quats_lr,
+            "scales": config.scales_lr,
+            "opacities": config.opacities_lr,
+            "colors": config.colors_lr,
+            "harmonics": config.colors_lr / 20,
+        }
+        return [
+            {"params": [parameter], "lr": rates[name], "betas": _BETAS} for name, parameter in self.parameters.items()
+        ]
+
+    def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
+        """Opacity, entropy and size, in the units of 1/2 sum |rgb - target|^2 over a view's pixels."""
+        config = self.config
+        pixels = rendering.alpha.shape[1] * rendering.alpha.shape[2]
+        too_large = (self.activated()[1].amax(-1) - 0.05).clamp(min=0)
+        outside = (self.parameters["means"].abs() - BOUND).clamp(min=0).sum(-1)
+        return {
+            **opacity_losses(rendering, config.opacity, config.entropy * progress),
+            "size": config.size * pixels * (too_large.mean() + outside.mean()),
+        }
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Note how strongly the pictures pulled; add and remove Gaussians when it is time."""
+        if self._seen is not None and self._seen[0].grad is not None:
+            means2d, radii, width, height = self._seen
+            self._pull.note(means2d.grad, radii, width, height)  # type: ignore[arg-type]
+        self._seen = None
+        config = self.config.densify
+        if isinstance(config, FixedConfig):
+            return
+        # A function of the step alone: a step that is repeated, or resumed, draws the same.
+        generator = torch.Generator().manual_seed(self._seed + step)
+        progress = step / max(self.steps - 1, 1)
+        with torch.no_grad():
+            splats = {name: parameter.detach() for name, parameter in self.parameters.items()}
+            if due(config, step, progress):
+                edit = densify(config, splats, self._pull, step, generator)
+                if edit is not None:
+                    self.parameters = apply_edit(edit, self.parameters, optimizer)
+                self._pull = Pull.none(len(self.parameters["means"]), self.device)
+            elif isinstance(config, MCMCConfig) and config.start <= progress < config.until:
+                rate = optimizer.param_groups[0]["lr"]
+                self.parameters["means"] += shake(config, splats, rate, generator)
+
+    def to_mesh(self, resolution: int) -> Mesh:
+        """The surface whose silhouettes match the renders; see `grid_mesh`. Raises `EmptySurfaceError`."""
+        grid = self.grid(resolution)
+        if not (grid[..., 0] > 0).any():
+            raise EmptySurfaceError(
+                "no Gaussian is opaque enough to be a surface: train longer, or lower representation.opacity"
+            )
+        return grid_mesh(grid, resolution, self.silhouettes)
+
+    @torch.no_grad()
+    def grid(self, resolution: int) -> Tensor:
+        """The cloud as a field: (N, N, N, 4) density per metre and r, g, b in [0, 1], as `render_rays` takes it."""
+        quats, scales, opacities = self.activated()
+        colors = torch.sigmoid(self.parameters["colors"])
+        return voxelize(self.parameters["means"], quats, scales, opacities, colors, resolution)
+
+    @torch.no_grad()
+    def silhouettes(self, cameras: Cameras) -> NDArray[np.float32]:
+        """Opacity (B, H, W) float32 in [0, 1] of the views."""
+        return self.render(cameras, torch.zeros(3)).alpha[..., 0].cpu().numpy()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters, and what the next step needs to be the same as without a stop."""
+        return {
+            **{name: parameter.detach().clone() for name, parameter in self.parameters.items()},
+            "pull_total": self._pull.total.clone(),
+            "pull_views": self._pull.views.clone(),
+            "seed": torch.tensor(self._seed),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over a `state_dict` of any number of Gaussians; raises ValueError for missing tensors."""
+        missing = sorted(self.state_dict().keys() - state.keys())
+        if missing:
+            raise ValueError(
+                f"the state of a gaussians scene lacks {', '.join(missing)}: is it of another representation?"
+            )
+        if state["harmonics"].shape[1] != self.parameters["harmonics"].shape[1]:
+            degree = math.isqrt(state["harmonics"].shape[1] + 1) - 1
+            raise ValueError(f"the state holds colours of another degree: set representation.sh_degree={degree}")
+        self.parameters = {name: torch.nn.Parameter(state[name].to(self.device)) for name in self.parameters}
+        self._pull = Pull(state["pull_total"].to(self.device), state["pull_views"].to(self.device))
+        self._seed = int(state["seed"])
+
+
+def normals_from_depth(depth: Tensor, alpha: Tensor, origins: Tensor, directions: Tensor) -> Tensor:
+    """Unit normals (B, H, W, 3) of the surface that a depth picture shows, towards the camera; 0 where alpha is small.
+
+    depth: (B, H, W, 1) along the ray, weighted by alpha (B, H, W, 1). origins, directions: (B, H, W, 3).
+    """
+    points = origins + depth / alpha.clamp(min=1e-6) * directions  # (B, H, W, 3)
+    padded = functional.pad(points.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1)
+    right = padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]
+    down = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
+    normals = functional.normalize(torch.linalg.cross(down, right, dim=-1), dim=-1, eps=1e-12)
+    return normals * (alpha > 0.05)

@@ -1,0 +1,62 @@
+"""The mesh of a grid of densities and colours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from sds3d.cameras import Cameras
+from sds3d.export.surface import extract_surface
+from sds3d.mesh import Mesh
+from sds3d.rendering.volume import BOUND, render_rays
+
+
+@torch.no_grad()
+def grid_mesh(grid: Tensor, resolution: int, silhouettes: Callable[[Cameras], NDArray[np.float32]]) -> Mesh:
+    """The surface of a grid as `render_rays` takes it, with vertex colours.
+
+    grid: (N, N, N, 4) density per metre and r, g, b in [0, 1]. resolution: samples a side that the surface is found
+    on. silhouettes: opacity (B, H, W) of given cameras, which the surface's threshold is chosen to match.
+    A vertex has the colour that a ray sees that comes in along its normal. Raises `EmptySurfaceError`.
+    """
+    size = (resolution, resolution, resolution)
+    density = functional.interpolate(grid[None, None, ..., 0], size, mode="trilinear", align_corners=True)
+    inward = _inward_directions(grid[..., 0])  # (N, N, N, 3)
+
+    def colors_of(points: NDArray[np.float32]) -> NDArray[np.float32]:
+        return _surface_colors(grid, inward, torch.from_numpy(points).to(grid)).cpu().numpy()
+
+    return extract_surface(density[0, 0].cpu().numpy(), colors_of, bounds=(-BOUND, BOUND), alpha_of=silhouettes)
+
+
+def _inward_directions(density: Tensor) -> Tensor:
+    """Unit vectors (N, N, N, 3) along which the slightly blurred density (N, N, N) grows."""
+    padded = functional.pad(density[None, None], (1,) * 6, mode="replicate")
+    blurred = functional.avg_pool3d(padded, 3, stride=1)[0, 0]
+    return functional.normalize(torch.stack(torch.gradient(blurred), dim=-1), dim=-1)
+
+
+def _sample(volume: Tensor, points: Tensor) -> Tensor:
+    """Trilinear lookup of a volume (N, N, N, C) at points (P, 3) in metres: (P, C)."""
+    # grid_sample's x runs along the last axis of the volume.
+    coordinates = points.flip(-1)[None, None, None] / BOUND  # (1, 1, 1, P, 3)
+    values = functional.grid_sample(
+        volume.permute(3, 0, 1, 2)[None], coordinates, mode="bilinear", padding_mode="border", align_corners=True
+    )
+    return values[0, :, 0, 0].T  # (P, C)
+
+
+def _surface_colors(grid: Tensor, inward: Tensor, points: Tensor) -> Tensor:
+    """Colours (P, 3) that rays see that enter the surface at points (P, 3) along `inward` (N, N, N, 3)."""
+    voxel = 2 * BOUND / (grid.shape[0] - 1)
+    direction = functional.normalize(_sample(inward, points), dim=-1)
+    # From a little outside, so that the skin's own soft edge counts.
+    pictures = render_rays(grid, points - 1.5 * voxel * direction, direction, samples=2 * grid.shape[0])
+    alpha = pictures.alpha[:, None]
+    seen = pictures.rgb / alpha.clamp(min=1e-6)
+    return torch.where(alpha > 0.05, seen, _sample(grid[..., 1:], points))

@@ -1,0 +1,276 @@
+"""Splatting: the Numba kernels against plain torch, plain torch against finite differences and closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+from scipy.special import sph_harm_y
+from torch import Tensor
+
+from sds3d.cameras import Cameras, orbit
+from sds3d.rendering import simd
+from sds3d.rendering.splatting import (
+    RasterizeMode,
+    RenderMode,
+    Splatted,
+    rasterization,
+    rasterization_reference,
+    rotation_matrices,
+    spherical_harmonics,
+)
+
+Gaussians = list[Tensor]  # means, quats, scales, opacities, colors
+
+
+def cloud(n: int, seed: int = 0, size: float = 0.04, coefficients: int = 0) -> Gaussians:
+    g = torch.Generator().manual_seed(seed)
+    colors = torch.rand(n, 3, generator=g) if not coefficients else 0.3 * torch.randn(n, coefficients, 3, generator=g)
+    return [
+        0.2 * torch.randn(n, 3, generator=g),
+        torch.randn(n, 4, generator=g),
+        size * torch.exp(0.4 * torch.randn(n, 3, generator=g)),
+        torch.rand(n, generator=g),
+        colors,
+    ]
+
+
+def draw(function, gaussians: Gaussians, cameras: Cameras, **options) -> Splatted:
+    dtype = gaussians[0].dtype
+    views, intrinsics = cameras.opencv_viewmats().to(dtype), cameras.intrinsics().to(dtype)
+    return function(*gaussians, views, intrinsics, cameras.width, cameras.height, **options)
+
+
+def pictures_and_gradients(function, gaussians: Gaussians, dtype: torch.dtype, cameras: Cameras, **options):
+    leaves = [tensor.detach().to(dtype).requires_grad_() for tensor in gaussians]
+    if "backgrounds" in options:
+        options["backgrounds"] = options["backgrounds"].to(dtype)
+    out = draw(function, leaves, cameras, **options)
+    g = torch.Generator().manual_seed(7)
+    weights = [torch.rand(picture.shape, generator=g).to(dtype) for picture in out[:2]]
+    loss = (out.colors * weights[0]).sum() + (out.alphas * weights[1]).sum()
+    return out, torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+
+
+def assert_same(gaussians: Gaussians, cameras: Cameras, tolerance: float = 2e-5, **options) -> None:
+    """The kernels in float32 give the pictures and gradients of the reference in float64."""
+    ours, ours_gradients = pictures_and_gradients(rasterization, gaussians, torch.float32, cameras, **options)
+    theirs, theirs_gradients = pictures_and_gradients(
+        rasterization_reference, gaussians, torch.float64, cameras, **options
+    )
+    assert (ours.colors - theirs.colors).abs().max() < tolerance
+    assert (ours.alphas - theirs.alphas).abs().max() < tolerance
+    assert torch.equal(ours.meta["radii"] > 0, theirs.meta["radii"] > 0)
+    for mine, true in zip(ours_gradients, theirs_gradients, strict=True):
+        assert (mine - true).abs().max() < 10 * tolerance * true.abs().max().clamp(min=1e-3)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "D", "ED", "RGB+D", "RGB+ED"])
+def test_kernels_equal_the_reference_in_every_mode(mode: RenderMode) -> None:
+    assert_same(cloud(200), orbit([0.0, 100.0], 20.0, size=37), render_mode=mode)
+
+
+@pytest.mark.parametrize("mode", ["classic", "antialiased"])
+def test_kernels_equal_the_reference_over_backgrounds(mode: RasterizeMode) -> None:
+    backgrounds = torch.tensor([[0.2, 0.5, 0.9], [1.0, 1.0, 1.0], [0.0, 0.1, 0.0]])
+    assert_same(
+        cloud(300, 1), orbit([10.0, 130.0, 250.0], size=40), rasterize_mode=mode, backgrounds=backgrounds,
+        render_mode="RGB+ED",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("degree", [0, 1, 2, 3])
+def test_kernels_equal_the_reference_with_harmonics(degree: int) -> None:
+    assert_same(cloud(60, 2, coefficients=16), orbit([0.0, 90.0], size=24), sh_degree=degree)
+
+
+@pytest.mark.parametrize("channels", [1, 4, 9])
+def test_any_number_of_channels(channels: int) -> None:
+    gaussians = cloud(80, 3)
+    gaussians[4] = torch.rand(80, channels, generator=torch.Generator().manual_seed(4))
+    assert_same(gaussians, orbit([45.0], size=24), render_mode="RGB+D")
+
+
+def test_opaque_crowds_stop_early_alike() -> None:
+    gaussians = cloud(400, 5, size=0.15)
+    gaussians[3] = torch.full((400,), 0.9995)  # clipped to 0.999: pixels end after a few
+    out, gradients = pictures_and_gradients(rasterization, gaussians, torch.float32, orbit([0.0], size=32))
+    assert out.alphas.max() > 0.9985
+    assert (gradients[4].abs().sum(-1) == 0).sum() > 50  # whole Gaussians are hidden
+    assert_same(gaussians, orbit([0.0], size=32))
+
+
+def test_gaussians_beside_behind_and_in_front_of_the_camera() -> None:
+    gaussians = cloud(300, 6, size=0.1)
+    gaussians[0] = gaussians[0] * 12  # some behind the camera at 2.1 m, many beside the picture
+    assert_same(gaussians, orbit([0.0, 200.0], size=24), near_plane=0.3)
+
+
+def test_needles_and_discs() -> None:
+    gaussians = cloud(150, 8)
+    gaussians[2] = gaussians[2] * torch.tensor([8.0, 1.0, 0.02])
+    assert_same(gaussians, orbit([0.0, 60.0], size=48), tolerance=5e-5)
+
+
+def test_small_radii_can_be_left_out() -> None:
+    gaussians, cameras = cloud(200, 9, size=0.02), orbit([0.0], size=32)
+    every, large = draw(rasterization, gaussians, cameras), draw(rasterization, gaussians, cameras, radius_clip=3.0)
+    assert (large.meta["radii"] > 0).any(-1).sum() < (every.meta["radii"] > 0).any(-1).sum()
+    assert large.meta["radii"].amax(-1)[large.meta["radii"][..., 0] > 0].min() > 3
+    assert_same(gaussians, cameras, radius_clip=3.0)
+
+
+def test_the_reference_has_the_gradient_of_finite_differences() -> None:
+    gaussians = [tensor.double().requires_grad_() for tensor in cloud(6, 10, size=0.1)]
+    with torch.no_grad():
+        gaussians[3].clamp_(0.3, 0.9)
+    cameras = orbit([30.0], 20.0, size=9)
+
+    def picture(*leaves: Tensor) -> Tensor:
+        out = draw(rasterization_reference, list(leaves), cameras, render_mode="RGB+ED", rasterize_mode="antialiased")
+        # Where a pixel meets the rim alpha = 1/255, the picture jumps: only its inside is smooth.
+        return torch.cat([out.colors, out.alphas], dim=-1) * inside
+
+    inside = (draw(rasterization_reference, gaussians, cameras).alphas > 0.1).double()
+    assert 10 < inside.sum() < 81
+    assert torch.autograd.gradcheck(picture, gaussians, eps=1e-7, atol=2e-4, rtol=1e-3)
+
+
+def test_one_round_gaussian_in_closed_form() -> None:
+    distance, focal, scale, opacity = 2.0, 100.0, 0.05, 0.8
+    view = torch.eye(4)[None]
+    view[0, 2, 3] = distance
+    intrinsics = torch.tensor([[[focal, 0.0, 16.5], [0.0, focal, 16.5], [0.0, 0.0, 1.0]]])
+    one = [torch.zeros(1, 3), torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 3), scale), torch.tensor([opacity])]
+    out = rasterization(*one, torch.tensor([[0.2, 0.4, 0.6]]), view, intrinsics, 33, 33, render_mode="RGB+ED")
+    variance = (focal * scale / distance) ** 2 + 0.3  # pixels^2, blurred
+    x = np.arange(33) - 16.0
+    square = x[:, None] ** 2 + x[None] ** 2
+    expected = opacity * np.exp(-square / (2 * variance))
+    expected[expected < 1 / 255] = 0
+    np.testing.assert_allclose(out.alphas[0, ..., 0], expected, atol=1e-6)
+    np.testing.assert_allclose(out.colors[0, ..., 1], 0.4 * expected, atol=1e-6)
+    np.testing.assert_allclose(out.colors[0, ..., 3][expected > 0], distance, rtol=1e-5)
+
+
+def test_the_nearer_of_two_covers_the_other() -> None:
+    cameras = orbit([0.0, 180.0], 0.0, size=17)
+    quats, scales = torch.tensor([[1.0, 0, 0, 0]]).repeat(2, 1), torch.full((2, 3), 0.1)
+    means = torch.tensor([[0.0, 0.0, 0.2], [0.0, 0.0, -0.2]])  # red towards the front camera, blue towards the back
+    gaussians = [means, quats, scales, torch.full((2,), 0.9), torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])]
+    middle = draw(rasterization, gaussians, cameras).colors[:, 8, 8]
+    torch.testing.assert_close(middle[0, [0, 2]], torch.tensor([0.9, 0.09]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(middle[1, [2, 0]], torch.tensor([0.9, 0.09]), atol=1e-5, rtol=0)
+
+
+def test_rotations_agree_with_scipy() -> None:
+    quats = torch.randn(20, 4, generator=torch.Generator().manual_seed(0)).double()
+    expected = Rotation.from_quat(quats[:, [1, 2, 3, 0]].numpy()).as_matrix()
+    np.testing.assert_allclose(rotation_matrices(quats), expected, atol=1e-12)
+
+
+def test_harmonics_are_scipys_up_to_the_conventions_sign() -> None:
+    g = torch.Generator().manual_seed(1)
+    directions = torch.nn.functional.normalize(torch.randn(50, 3, generator=g).double(), dim=-1)
+    x, y, z = directions.numpy().T
+    theta, phi = np.arccos(z), np.arctan2(y, x)
+    index = 0
+    for degree in range(4):
+        for order in range(-degree, degree + 1):
+            value = sph_harm_y(degree, abs(order), theta, phi)  # with the Condon-Shortley phase
+            real = value.real if order == 0 else math.sqrt(2) * (value.real if order > 0 else value.imag)
+            unit = torch.zeros(50, 16, 3, dtype=torch.float64)
+            unit[:, index] = 1.0
+            np.testing.assert_allclose(spherical_harmonics(degree, directions, unit)[:, 0], real, atol=1e-9)
+            index += 1
+
+
+def test_threads_change_nothing() -> None:
+    gaussians, cameras = cloud(500, 11), orbit([0.0, 90.0, 180.0], size=45)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            out, gradients = pictures_and_gradients(rasterization, gaussians, torch.float32, cameras)
+            results.append([out.colors, out.alphas, *gradients])
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_the_gradient_of_the_places_in_the_picture_is_kept() -> None:
+    leaves = [tensor.requires_grad_() for tensor in cloud(50, 12)]
+    out = draw(rasterization, leaves, orbit([0.0, 90.0], size=24))
+    out.meta["means2d"].retain_grad()
+    out.colors.square().sum().backward()
+    assert out.meta["means2d"].grad is not None
+    assert out.meta["means2d"].grad.shape == (2, 50, 2)
+    assert out.meta["means2d"].grad.abs().max() > 0
+
+
+def test_nothing_to_draw() -> None:
+    cameras, backgrounds = orbit([0.0], size=16), torch.tensor([[0.1, 0.2, 0.3]])
+    for gaussians in (cloud(0), [*cloud(5)[:3], torch.zeros(5), torch.rand(5, 3)]):
+        leaves = [tensor.requires_grad_() for tensor in gaussians]
+        out = draw(rasterization, leaves, cameras, backgrounds=backgrounds, render_mode="RGB+ED")
+        assert out.alphas.max() == 0
+        torch.testing.assert_close(out.colors[..., :3], backgrounds.expand(1, 16, 16, 3))
+        out.colors.sum().backward()
+        assert all(leaf.grad is None or leaf.grad.abs().sum() == 0 for leaf in leaves)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    broken=st.sampled_from([math.nan, math.inf, -math.inf, 1e30, -1e30, 0.0]),
+    which=st.integers(0, 4),
+)
+def test_broken_values_never_crash(seed: int, broken: float, which: int) -> None:
+    gaussians = cloud(12, seed)
+    gaussians[which].reshape(12, -1)[seed % 12] = broken
+    out, gradients = pictures_and_gradients(rasterization, gaussians, torch.float32, orbit([0.0], size=20))
+    assert out.colors.shape == (1, 20, 20, 3)
+    assert len(gradients) == 5
+
+
+@pytest.mark.parametrize(
+    ("index", "value", "message"),
+    [
+        (1, torch.zeros(5, 3), "quats must be"),
+        (3, torch.zeros(5, 1), "opacities must be"),
+        (4, torch.zeros(4, 3), "colors must begin"),
+    ],
+)
+def test_shapes_that_do_not_fit(index: int, value: Tensor, message: str) -> None:
+    gaussians = cloud(5)
+    gaussians[index] = value
+    with pytest.raises(ValueError, match=message):
+        draw(rasterization, gaussians, orbit([0.0], size=16))
+
+
+def test_too_few_harmonics() -> None:
+    with pytest.raises(ValueError, match="needs 16 coefficients"):
+        draw(rasterization, cloud(5, coefficients=9), orbit([0.0], size=16), sh_degree=3)
+
+
+def test_kernels_are_vectors() -> None:
+    """The blending loops compile to eight-wide instructions: scalar code is silent and several times slower."""
+    from sds3d.rendering import splatting_numba
+
+    draw(rasterization, cloud(20), orbit([0.0], size=16))
+    assembly = "".join(splatting_numba._blend.inspect_llvm().values())
+    assert "fmul" in assembly
+    assert assembly.count("<8 x float>") > 100
+
+
+def test_the_pool_of_threads_hands_errors_on() -> None:
+    def fails(i: int) -> int:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        simd.parallel_map(fails, 3)
+    assert simd.parallel_map(lambda i: i * i, 5) == [0, 1, 4, 9, 16]
