@@ -29,6 +29,7 @@ FAST = ("contract", "nsz", "arcp", "afn")
 Result = TypeVar("Result")
 
 inlined: Any = intrinsic  # as Any, because callers leave out the typing context
+_typed: Any = infer_global  # as Any, because Numba leaves its type out
 
 # ---- threads ----
 
@@ -202,7 +203,7 @@ def _define(function: Any, result: Any, build: Callable[[Any, Any, Any], Any]) -
     class Template(ConcreteTemplate):
         cases = [signature(result, *pair) for pair in kinds]  # noqa: RUF012
 
-    infer_global(function)(Template)
+    _typed(function)(Template)
 
     def lower(context, builder, signature, arguments):
         a, b = (
@@ -225,7 +226,7 @@ _define(operator.gt, bool8, lambda builder, a, b: builder.fcmp_ordered(">", a, b
 _define(operator.ge, bool8, lambda builder, a, b: builder.fcmp_ordered(">=", a, b))
 
 
-@infer_global(operator.and_)
+@_typed(operator.and_)
 class _AndTemplate(ConcreteTemplate):
     cases = [signature(bool8, bool8, bool8)]  # noqa: RUF012
 

@@ -360,7 +360,7 @@ class _Project(torch.autograd.Function):
         camera: _Camera,
     ) -> tuple[Tensor, ...]:
         pinhole = torch.stack([Ks[:, 0, 0], Ks[:, 1, 1], Ks[:, 0, 2], Ks[:, 1, 2]], dim=-1)
-        inputs = tuple(_array(tensor) for tensor in (means, quats, scales))
+        inputs = _array(means), _array(quats), _array(scales)
         matrices = _array(viewmats.float()), _array(pinhole.float())
         outputs = splatting_numba.project(
             *inputs, _array(opacities), *matrices,
@@ -374,11 +374,13 @@ class _Project(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        given = tuple(_array(gradient) for gradient in gradients[:4])
-        camera: _Camera = ctx.camera
+        means, quats, scales, viewmats, intrinsics = ctx.inputs
+        d_means2d, d_depths, d_conics, d_compensations, _ = (_array(gradient) for gradient in gradients)
         results = splatting_numba.project_backward(
-            *ctx.inputs, ctx.outputs, given, width=camera.width, height=camera.height, blur=camera.blur
-        )
+            means, quats, scales, viewmats, intrinsics, ctx.outputs,
+            (d_means2d, d_depths, d_conics, d_compensations),
+            width=ctx.camera.width, height=ctx.camera.height, blur=ctx.camera.blur,
+        )  # fmt: skip
         return (*(torch.from_numpy(result) for result in results), None, None, None, None)
 
 
@@ -393,7 +395,7 @@ class _Blend(torch.autograd.Function):
         depths: Tensor,
         camera: _Camera,
     ) -> tuple[Tensor, Tensor]:
-        splats = (_array(tensor) for tensor in (means2d, conics, opacities, features, depths))
+        splats = _array(means2d), _array(conics), _array(opacities), _array(features), _array(depths)
         bins = splatting_numba.bin_splats(*splats, camera.width, camera.height)
         planes = splatting_numba.blend(bins)  # (C, 5, H', W'), H' and W' filled up to whole tiles
         ctx.bins, ctx.planes, ctx.camera = bins, planes, camera

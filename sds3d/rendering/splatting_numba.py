@@ -614,7 +614,12 @@ def blend_backward(
         _blend_backward, bins.packed.reshape(-1), bins.splat, bins.slot, bins.start, bins.end, n, bins.rows,
         bins.columns, np.zeros(1, np.int64), planes.reshape(-1), d_planes.reshape(-1), slots,
     )  # fmt: skip
-    gradients = tuple(np.zeros((cameras, n, *shape), np.float32) for shape in ((2,), (3,), (), (4,)))
+    gradients = (
+        np.zeros((cameras, n, 2), np.float32),
+        np.zeros((cameras, n, 3), np.float32),
+        np.zeros((cameras, n), np.float32),
+        np.zeros((cameras, n, 4), np.float32),
+    )
     for c in range(cameras):
         parallel(
             _reduce, bins.order[c], bins.slot_start[c], bins.packed[c], slots, *(gradient[c] for gradient in gradients)

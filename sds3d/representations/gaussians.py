@@ -188,7 +188,7 @@ class GaussiansScene:
                 self._pull = Pull.none(len(self.parameters["means"]), self.device)
             elif isinstance(config, MCMCConfig) and config.start <= progress < config.until:
                 rate = optimizer.param_groups[0]["lr"]
-                self.parameters["means"] += shake(config, splats, rate, generator)
+                self.parameters["means"].add_(shake(config, splats, rate, generator))
 
     def to_mesh(self, resolution: int) -> Mesh:
         """The surface whose silhouettes match the renders; see `grid_mesh`. Raises `EmptySurfaceError`."""

@@ -1,5 +1,6 @@
 """Splatting: the Numba kernels against plain torch, plain torch against finite differences and closed forms."""
 
+import inspect
 import math
 
 import numpy as np
@@ -188,6 +189,40 @@ def test_harmonics_are_scipys_up_to_the_conventions_sign() -> None:
             index += 1
 
 
+def test_projection_and_harmonics_agree_with_gsplat() -> None:
+    torch_impl = pytest.importorskip("gsplat.cuda._torch_impl")
+    means, quats, scales, _, _ = cloud(200, 13)
+    cameras = orbit([20.0, 170.0], 30.0, size=40)
+    views, intrinsics = cameras.opencv_viewmats(), cameras.intrinsics()
+    half = rotation_matrices(quats) * scales[:, None]
+    covariance = half @ half.transpose(1, 2)
+    radii, means2d, depths, conics, compensations = torch_impl._fully_fused_projection(
+        means, covariance, views, intrinsics, 40, 40, calc_compensations=True
+    )
+    coefficients = 0.3 * torch.randn(200, 16, 3, generator=torch.Generator().manual_seed(14))
+    mine = rasterization(
+        means, quats, scales, torch.full((200,), 0.99), coefficients, views, intrinsics, 40, 40, sh_degree=3,
+        rasterize_mode="antialiased",
+    ).meta  # fmt: skip
+    both = (mine["radii"] > 0).all(-1) & (radii > 0).all(-1)
+    assert both.sum() > 300
+    torch.testing.assert_close(mine["means2d"][both], means2d[both], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(mine["depths"][both], depths[both])
+    torch.testing.assert_close(mine["conics"][both], conics[both], atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(mine["opacities"][both], 0.99 * compensations[both], atol=1e-4, rtol=1e-3)
+    directions = torch.nn.functional.normalize(means, dim=-1)
+    for degree in range(4):
+        theirs = torch_impl._spherical_harmonics(degree, directions, coefficients)
+        torch.testing.assert_close(spherical_harmonics(degree, directions, coefficients), theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_parameters_are_named_as_gsplats() -> None:
+    gsplat = pytest.importorskip("gsplat")
+    theirs, ours = (inspect.signature(f).parameters for f in (gsplat.rasterization, rasterization))
+    assert list(theirs)[:9] == list(ours)[:9]
+    assert {name: p.default for name, p in ours.items()}.items() <= {n: p.default for n, p in theirs.items()}.items()
+
+
 def test_threads_change_nothing() -> None:
     gaussians, cameras = cloud(500, 11), orbit([0.0, 90.0, 180.0], size=45)
     threads, results = torch.get_num_threads(), []
@@ -255,16 +290,6 @@ def test_shapes_that_do_not_fit(index: int, value: Tensor, message: str) -> None
 def test_too_few_harmonics() -> None:
     with pytest.raises(ValueError, match="needs 16 coefficients"):
         draw(rasterization, cloud(5, coefficients=9), orbit([0.0], size=16), sh_degree=3)
-
-
-def test_kernels_are_vectors() -> None:
-    """The blending loops compile to eight-wide instructions: scalar code is silent and several times slower."""
-    from sds3d.rendering import splatting_numba
-
-    draw(rasterization, cloud(20), orbit([0.0], size=16))
-    assembly = "".join(splatting_numba._blend.inspect_llvm().values())
-    assert "fmul" in assembly
-    assert assembly.count("<8 x float>") > 100
 
 
 def test_the_pool_of_threads_hands_errors_on() -> None:
