@@ -232,7 +232,7 @@ def split_in_place(opacity: Tensor, scale: Tensor, copies: Tensor) -> tuple[Tens
     Their joint opacity at the centre is the old one, and so is the integral of their joint opacity along a line.
     """
     most = int(copies.max())
-    new = 1 - (1 - opacity) ** (1 / copies)
+    new = 1 - (1 - opacity) ** (1 / copies.to(opacity))
     total = torch.zeros_like(opacity)
     # sum over i = 1..N and k = 0..i-1 of binom(i-1, k) (-1)^k / sqrt(k+1) new^(k+1)
     for i in range(1, min(most, 51) + 1):

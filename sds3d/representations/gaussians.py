@@ -17,7 +17,7 @@ from sds3d.config import Config
 from sds3d.mesh import Mesh
 from sds3d.rendering.splatting import SH_C0, rasterization
 from sds3d.rendering.volume import BOUND
-from sds3d.representations.base import EmptySurfaceError, Rendering, opacity_losses
+from sds3d.representations.base import Rendering, opacity_losses
 from sds3d.representations.densify import (
     DensifyConfig,
     DistillationConfig,
@@ -30,7 +30,7 @@ from sds3d.representations.densify import (
     shake,
 )
 from sds3d.representations.grid_mesh import grid_mesh
-from sds3d.representations.voxels import voxelize
+from sds3d.representations.voxels import fill_hidden, voxelize
 
 _BETAS = (0.9, 0.95)
 _SMALLEST, _LARGEST = math.log(1e-4), math.log(0.5)  # metres; a degenerate scale must not become NaN or fill the scene
@@ -192,12 +192,7 @@ class GaussiansScene:
 
     def to_mesh(self, resolution: int) -> Mesh:
         """The surface whose silhouettes match the renders; see `grid_mesh`. Raises `EmptySurfaceError`."""
-        grid = self.grid(resolution)
-        if not (grid[..., 0] > 0).any():
-            raise EmptySurfaceError(
-                "no Gaussian is opaque enough to be a surface: train longer, or lower representation.opacity"
-            )
-        return grid_mesh(grid, resolution, self.silhouettes)
+        return grid_mesh(fill_hidden(self.grid(resolution)), resolution, self.silhouettes)
 
     @torch.no_grad()
     def grid(self, resolution: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -17,6 +18,7 @@ from sds3d.rendering.volume import BOUND
 
 _REACH = np.float32(3.0)  # standard deviations after which a Gaussian ends
 _HALF = np.float32(0.5)
+_HIDDEN = 1.0  # optical depth on every side behind which something counts as inside: 37 % of the light
 _FILL = 4  # voxels by which colours are carried into the empty space round the surface
 
 
@@ -51,6 +53,50 @@ def voxelize(
         color = torch.where(fill, blurred[..., 1:] / blurred[..., :1].clamp(min=1e-12), color)
         empty = empty & ~fill
     return torch.cat([density, color.clamp(0, 1)], dim=-1).to(means.device)
+
+
+def fill_hidden(grid: Tensor) -> Tensor:
+    """The grid (R, R, R, 4) with what cannot be seen from outside made solid: shells of splats become bodies."""
+    resolution = grid.shape[0]
+    density = grid[..., 0]
+    if not (density > 0).any():
+        return grid
+    coarse = functional.interpolate(
+        density[None, None], (min(resolution, 64),) * 3, mode="trilinear", align_corners=True
+    )[0, 0]
+    hidden = (outward_depth(coarse) > _HIDDEN).float()[None, None]
+    hidden = functional.interpolate(hidden, (resolution,) * 3, mode="trilinear", align_corners=True)[0, 0]
+    solid = density[density > 0].topk(max(1, int((density > 0).sum()) // 10)).values[-1]  # of the densest tenth
+    return torch.cat([torch.maximum(density, solid * hidden)[..., None], grid[..., 1:]], dim=-1)
+
+
+def outward_depth(density: Tensor) -> Tensor:
+    """Least optical depth between each voxel and the outside, over 26 directions: (R, R, R).
+
+    density: (R, R, R) per metre on the grid of `render_rays`.
+    """
+    voxel = 2 * BOUND / (density.shape[0] - 1)
+    least = torch.full_like(density, math.inf)
+    for direction in itertools.product((-1, 0, 1), repeat=3):
+        if direction == (0, 0, 0):
+            continue
+        axis = next(i for i in range(3) if direction[i])
+        length = voxel * math.sqrt(sum(abs(d) for d in direction))
+        sideways = [d for i, d in enumerate(direction) if i != axis]
+        slices = density.unbind(axis) if direction[axis] > 0 else density.unbind(axis)[::-1]
+        depth = [torch.zeros_like(slices[0])]
+        for behind in slices[:-1]:
+            depth.append(_shifted(depth[-1] + length * behind, sideways))
+        along = torch.stack(depth if direction[axis] > 0 else depth[::-1], dim=axis)
+        least = torch.minimum(least, along + 0.5 * length * density)
+    return least
+
+
+def _shifted(values: Tensor, by: list[int]) -> Tensor:
+    """A picture (H, W) moved by -1, 0 or 1 along each axis, with zeros coming in."""
+    height, width = values.shape
+    padded = functional.pad(values, (1, 1, 1, 1))
+    return padded[1 - by[0] : 1 - by[0] + height, 1 - by[1] : 1 - by[1] + width]
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "afn"})

@@ -1,0 +1,78 @@
+"""Clouds of Gaussians as grids: optical depths in closed form, hollow bodies made solid."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from sds3d.rendering.volume import BOUND, render_rays
+from sds3d.representations.voxels import fill_hidden, outward_depth, voxelize
+
+
+def positions(n: int) -> Tensor:
+    axis = torch.linspace(-BOUND, BOUND, n)
+    return torch.cartesian_prod(axis, axis, axis).reshape(n, n, n, 3)
+
+
+@pytest.mark.parametrize("opacity", [0.1, 0.9])
+def test_a_ray_through_a_gaussians_middle_meets_its_opacity(opacity: float) -> None:
+    grid = voxelize(
+        torch.zeros(1, 3), torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 3), 0.08), torch.tensor([opacity]),
+        torch.tensor([[0.2, 0.4, 0.6]]), 65,
+    )  # fmt: skip
+    assert grid.shape == (65, 65, 65, 4)
+    pictures = render_rays(grid, torch.tensor([[0.0, 0.0, 2.0]]), torch.tensor([[0.0, 0.0, -1.0]]), samples=256)
+    assert pictures.alpha.item() == pytest.approx(opacity, rel=0.02)
+    torch.testing.assert_close(pictures.rgb / pictures.alpha, torch.tensor([[0.2, 0.4, 0.6]]), atol=1e-3, rtol=0)
+
+
+def test_a_turned_gaussian_lies_where_it_should() -> None:
+    half = math.sqrt(0.5)
+    quarter_turn = torch.tensor([[half, 0.0, 0.0, half]])  # round z: the long x axis points along y
+    grid = voxelize(
+        torch.tensor([[0.1, 0.0, -0.2]]), quarter_turn, torch.tensor([[0.15, 0.03, 0.03]]), torch.tensor([0.8]),
+        torch.ones(1, 3), 64,
+    )  # fmt: skip
+    density = grid[..., 0] / grid[..., 0].sum()
+    mean = (density[..., None] * positions(64)).sum((0, 1, 2))
+    spread = (density[..., None] * (positions(64) - mean).square()).sum((0, 1, 2)).sqrt()
+    torch.testing.assert_close(mean, torch.tensor([0.1, 0.0, -0.2]), atol=2e-3, rtol=0)
+    assert spread[1] > 4 * spread[0]
+    assert spread[0] == pytest.approx(spread[2].item(), rel=0.05)
+
+
+def test_small_gaussians_keep_their_optical_depth() -> None:
+    """A sheet of splats much smaller than a voxel stays as opaque as one of larger splats with the same cover."""
+    places = positions(24)[..., 0, :].reshape(-1, 3) * 0.5
+    for scale in (0.002, 0.01):
+        grid = voxelize(
+            places, torch.tensor([[1.0, 0, 0, 0]]).repeat(len(places), 1), torch.full((len(places), 3), scale),
+            torch.full((len(places),), 0.5), torch.ones(len(places), 3), 48,
+        )  # fmt: skip
+        assert torch.isfinite(grid).all()
+        assert grid[..., 0].max() > 0
+
+
+def test_outward_depth_of_a_ball() -> None:
+    n, sigma, radius = 45, 3.0, 0.4
+    density = sigma * (positions(n).norm(dim=-1) <= radius).float()
+    depth = outward_depth(density)
+    assert depth[0, 0, 0] == 0
+    assert depth[n // 2, n // 2, n // 2].item() == pytest.approx(sigma * radius, rel=0.06)
+    assert torch.allclose(depth, depth.flip(0), atol=1e-5)
+    assert torch.allclose(depth, depth.permute(2, 0, 1), atol=1e-5)
+
+
+def test_shells_are_filled_and_bowls_are_not() -> None:
+    n = 48
+    radius, height = positions(n).norm(dim=-1), positions(n)[..., 1]
+    shell = 120.0 * ((radius > 0.32) & (radius < 0.4)).float()
+    color = torch.full((n, n, n, 3), 0.5)
+    filled = fill_hidden(torch.cat([shell[..., None], color], dim=-1))[..., 0]
+    assert filled[n // 2, n // 2, n // 2] > 60
+    assert (filled[radius > 0.43] == 0).all()
+    bowl = shell * (height < 0.05)
+    open_ = fill_hidden(torch.cat([bowl[..., None], color], dim=-1))[..., 0]
+    assert open_[n // 2, n // 2, n // 2] == 0
+    assert torch.equal(fill_hidden(torch.zeros(8, 8, 8, 4)), torch.zeros(8, 8, 8, 4))
