@@ -66,11 +66,13 @@ def nearest(word: str, known: Sequence[str], n: int = 1) -> list[str]:
 def merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> Tree:
     """`patch` laid over `base`, section by section.
 
-    A section whose `name` changes is replaced as a whole: the other keys belonged to the other choice.
+    A section whose `name` changes is replaced as a whole: the other keys belonged to the other choice. A plain word in
+    place of such a section is its name: representation=gaussians.
     """
     merged = dict(base)
-    for key, value in patch.items():
+    for key, given in patch.items():
         old = merged.get(key)
+        value = {"name": given} if isinstance(old, Mapping) and "name" in old and isinstance(given, str) else given
         if isinstance(old, Mapping) and isinstance(value, Mapping):
             renamed = "name" in value and value["name"] != old.get("name")
             merged[key] = dict(value) if renamed else merge(old, value)

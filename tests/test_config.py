@@ -131,6 +131,13 @@ def test_a_value_that_is_no_yaml_is_refused():
         parse_override("prompt=[1, 2")
 
 
+def test_a_plain_word_is_the_name_of_a_section():
+    assert made("rule=beta").rule == Beta()
+    assert made("rule.scale=3", "rule=alpha").rule == Alpha(scale=3.0)
+    assert made("rule=beta", "rule.rate=2").rule == Beta(rate=2.0)
+    assert 'rule.name = "betta" is unknown; did you mean "beta"?' in complaint("rule=betta")
+
+
 def test_merge_leaves_its_arguments_alone():
     base, patch = {"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}
     assert merge(base, patch) == {"a": {"b": 3, "c": 2}}
