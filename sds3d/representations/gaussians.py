@@ -31,6 +31,7 @@ from sds3d.representations.densify import (
 )
 from sds3d.representations.grid_mesh import grid_mesh
 from sds3d.representations.voxels import fill_hidden, voxelize
+from sds3d.splats import Splats
 
 _BETAS = (0.9, 0.95)
 _SMALLEST, _LARGEST = math.log(1e-4), math.log(0.5)  # metres; a degenerate scale must not become NaN or fill the scene
@@ -99,6 +100,36 @@ class GaussiansScene:
         self._seed = int(torch.randint(2**62, (), generator=generator))
         self._pull = Pull.none(n, self.device)
         self._seen: tuple[Tensor, Tensor, int, int] | None = None  # means2d in the graph, radii, width, height
+
+    @classmethod
+    def from_splats(
+        cls, splats: Splats, config: GaussiansConfig, generator: torch.Generator, device: torch.device | str, steps: int
+    ) -> GaussiansScene:
+        """A scene that starts from given Gaussians; colours are cut off to [0, 1], harmonics to the scene's degree."""
+        scene = cls(config.model_copy(update={"count": 1}), generator, device, steps)
+        scene.config = config
+        sh, n = torch.from_numpy(splats.sh), len(splats)
+        harmonics = torch.zeros(n, (config.sh_degree + 1) ** 2 - 1, 3)
+        shared = min(harmonics.shape[1], sh.shape[1] - 1)
+        harmonics[:, :shared] = sh[:, 1 : 1 + shared]
+        values = {
+            "means": torch.from_numpy(splats.means),
+            "quats": torch.from_numpy(splats.quats),
+            "scales": torch.from_numpy(splats.scales).log(),
+            "opacities": torch.logit(torch.from_numpy(splats.opacities), eps=1e-4),
+            "colors": torch.logit(0.5 + SH_C0 * sh[:, 0], eps=0.004),  # a 255th from the ends, where nothing moves
+            "harmonics": harmonics,
+        }
+        scene.parameters = {name: torch.nn.Parameter(value.to(scene.device)) for name, value in values.items()}
+        scene._pull = Pull.none(n, scene.device)
+        return scene
+
+    @torch.no_grad()
+    def to_splats(self) -> Splats:
+        """The Gaussians as files hold them."""
+        quats, scales, opacities = self.activated()
+        arrays = (self.parameters["means"], functional.normalize(quats, dim=-1), scales, opacities, self.coefficients())
+        return Splats(*(array.detach().cpu().numpy() for array in arrays))
 
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
         """Pictures of the B views over `background`, (B, 3) or (3,) in [0, 1]."""

@@ -1,0 +1,122 @@
+"""From one representation to another: meshes, grids and points to splats. (To meshes leads every scene's `to_mesh`.)"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+from torch.nn import functional
+
+from sds3d.mesh import FloatArray, Mesh
+from sds3d.rendering.splatting import SH_C0
+from sds3d.rendering.volume import BOUND
+from sds3d.representations.voxels import outward_depth
+from sds3d.splats import Splats
+
+_FLAT = 0.15  # thickness of a surface's splat over its width
+_COVER = 0.45  # standard deviation of a surface's splat over the width of its share of the surface
+_SKIN = 1.5  # optical depth from outside down to which a grid's voxels become splats: the rest is hidden
+
+
+def splats_from_mesh(mesh: Mesh, count: int, generator: torch.Generator) -> Splats:
+    """`count` flat Gaussians evenly over a mesh's surface, in its colours (white when it has none).
+
+    Raises ValueError for a mesh without area.
+    """
+    corners = mesh.vertices[mesh.faces].astype(np.float64)  # (F, 3, 3)
+    cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    area = np.linalg.norm(cross, axis=1) / 2
+    total = float(area.sum())
+    if not total > 0:
+        raise ValueError("the mesh has no area, so there is no surface to put splats on")
+    # Even steps along the summed areas, jittered within: no face is met too often by chance.
+    steps = (torch.arange(count) + torch.rand(count, generator=generator)).double().numpy() / count
+    face = np.searchsorted(np.cumsum(area) / total, steps).clip(max=len(area) - 1)
+    u, v = torch.rand(2, count, generator=generator).double().numpy()
+    u, v = np.where(u + v > 1, [1 - u, 1 - v], [u, v])
+    weights = np.stack([1 - u - v, u, v], axis=1)  # (count, 3)
+    means = (corners[face] * weights[..., None]).sum(1)
+    normals = cross[face] / np.linalg.norm(cross[face], axis=1, keepdims=True)
+    width = _COVER * math.sqrt(total / count)
+    return surface_splats(means, normals, np.full(count, width), mesh_colors(mesh, face, weights))
+
+
+def mesh_colors(mesh: Mesh, face: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Base colours (P, 3) in [0, 1] at barycentric points: face (P,), weights (P, 3)."""
+    corners = mesh.faces[face]  # (P, 3)
+    if mesh.texture is not None and mesh.uv is not None:
+        height, width = mesh.texture.shape[:2]
+        u, v = (mesh.uv[corners] * weights[..., None]).sum(1).T
+        row = (v * height).astype(int).clip(0, height - 1)
+        column = (u * width).astype(int).clip(0, width - 1)
+        return mesh.texture[row, column] / 255
+    if mesh.colors is not None:
+        return (mesh.colors[corners] * weights[..., None]).sum(1)
+    return np.ones((len(face), 3))
+
+
+def surface_splats(means: np.ndarray, normals: np.ndarray, widths: np.ndarray, colors: np.ndarray) -> Splats:
+    """Nearly opaque discs: means (N, 3), unit normals (N, 3), standard deviations (N,) in metres, colours (N, 3)."""
+    scales = widths[:, None] * np.array([1.0, 1.0, _FLAT])
+    opacities = np.full(len(means), 0.9)
+    splats = Splats(means, quats_to(normals), scales, opacities, ((colors - 0.5) / SH_C0)[:, None])
+    return splats.checked()
+
+
+def quats_to(normals: np.ndarray) -> np.ndarray:
+    """Unit quaternions (N, 4) w, x, y, z that turn +Z into the unit normals (N, 3)."""
+    x, y, z = normals.T
+    quats = np.stack([1 + z, -y, x, np.zeros_like(x)], axis=1)  # half-way between +Z and the normal
+    quats[z < -1 + 1e-9] = [0.0, 1.0, 0.0, 0.0]
+    return quats / np.linalg.norm(quats, axis=1, keepdims=True)
+
+
+@torch.no_grad()
+def splats_from_grid(grid: Tensor, count: int, generator: torch.Generator) -> Splats:
+    """`count` Gaussians, as flat as its skin, where a grid's surface can be seen.
+
+    grid: (N, N, N, 4) density per metre and r, g, b, as `render_rays` takes it. Raises ValueError for an empty one.
+    """
+    size = (128, 128, 128)
+    fine = functional.interpolate(grid.permute(3, 0, 1, 2)[None], size, mode="trilinear", align_corners=True)[0]
+    density = fine[0]  # (128, 128, 128)
+    voxel = 2 * BOUND / 127
+    # How much of what is seen of the object from its most open side is seen in this voxel.
+    seen = torch.exp(-(outward_depth(density) - 0.5 * voxel * density)) * -torch.expm1(-voxel * density)
+    if not seen.max() > 1e-3:
+        raise ValueError("the field is empty: there is nothing to turn into splats")
+    weights = torch.where(seen > 0.02, seen, 0.0).flatten()
+    drawn = torch.multinomial(weights.cpu(), count, replacement=True, generator=generator)
+    index = torch.stack(torch.unravel_index(drawn, size), dim=-1).to(grid.device)  # (count, 3)
+    jitter = torch.rand(count, 3, generator=generator).to(grid) - 0.5
+    means = (index + jitter) * voxel - BOUND
+    slopes = torch.stack(torch.gradient(functional.avg_pool3d(density[None, None], 3, 1, 1)[0, 0]), dim=-1)
+    at = tuple(index.unbind(-1))
+    normals = functional.normalize(-slopes[at] + 1e-9, dim=-1)
+    colors = fine[1:].permute(1, 2, 3, 0)[at]
+    # The share of the surface that each has to itself: the seen voxels, one layer thick, divided among them.
+    area = (weights.sum() / weights.max()).item() * voxel**2
+    widths = torch.full((count,), _COVER * math.sqrt(area / count) + 0.15 * voxel)
+    return surface_splats(*(value.cpu().double().numpy() for value in (means, normals, widths, colors)))
+
+
+def splats_from_points(points: FloatArray, colors: FloatArray | None = None) -> Splats:
+    """A round Gaussian a point (N, 3), as wide as its three nearest neighbours are far (2308.04079, sec. 5.1).
+
+    colors: (N, 3) in [0, 1]; grey when left out. Raises ValueError for fewer than two points.
+    """
+    if len(points) < 2:
+        raise ValueError(f"a cloud needs at least two points, got {len(points)}")
+    distance, _ = cKDTree(points).query(points, k=min(4, len(points)))
+    widths = np.maximum(distance[:, 1:].mean(axis=1), 1e-4)
+    colors = np.full(points.shape, 0.5) if colors is None else colors
+    return Splats(
+        np.asarray(points),
+        np.tile([1.0, 0.0, 0.0, 0.0], (len(points), 1)),
+        np.repeat(widths[:, None], 3, axis=1),
+        np.full(len(points), 0.1),
+        ((colors - 0.5) / SH_C0)[:, None],
+    ).checked()
