@@ -78,7 +78,7 @@ Threads = Annotated[
     epilog=_examples(
         "sds3d generate 'a red mug'",
         "sds3d generate 'a snowman with a green hat' --seed 3  # another one",
-        "sds3d generate 'a blue chair' --steps 150  # a draft in a third of the time",
+        "sds3d generate 'a blue chair' --steps 150  # a draft in half the time",
         "sds3d generate 'a red mug' --preset dreamfusion guidance.scale=50  # another rule, another scale",
         "sds3d generate 'a red mug' representation.resolution=64 export.texture_size=2048  # finer",
         "sds3d generate 'a corgi' --preset dreamfusion prior.model=FOLDER  # a large model's diffusers folder",

@@ -76,7 +76,7 @@ class RunConfig(Config):
     """The object, for example "a red mug"."""
     seed: int = Field(default=0, ge=0)
     """Seed of every random choice."""
-    steps: int = Field(default=400, ge=1)
+    steps: int = Field(default=300, ge=1)
     """Optimisation steps."""
     prior: DiffusersConfig = DiffusersConfig()
     """The frozen diffusion model."""

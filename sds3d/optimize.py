@@ -200,8 +200,11 @@ def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> floa
 
 
 def sample_background(generator: torch.Generator) -> Tensor:
-    """A light grey with a tint, (3,) in [0, 1], as behind the toybox's objects."""
-    grey = 0.35 + 0.65 * torch.rand(1, generator=generator)
+    """A grey with a tint, (3,) in [0, 1], as behind the toybox's objects, though less often white, as parts may be.
+
+    The wider its range, the worse can fog of a middling colour pass for it.
+    """
+    grey = 0.35 + 0.65 * torch.rand(1, generator=generator) ** 1.5
     tint = 0.16 * torch.rand(3, generator=generator) - 0.08
     return (grey + tint).clamp(0, 1)
 

@@ -61,9 +61,9 @@ class GaussiansConfig(Config):
     """Learning rate of the opacities' logits."""
     colors_lr: float = Field(default=0.05, gt=0)
     """Learning rate of the colours' logits; view dependence moves at a twentieth of it."""
-    opacity: float = Field(default=0.0075, ge=0)
+    opacity: float = Field(default=0.04, ge=0)
     """Weight of the opacity summed over a view's pixels: against fog."""
-    entropy: float = Field(default=0.00375, ge=0)
+    entropy: float = Field(default=0.02, ge=0)
     """Weight at the last step of the binary entropy of the opacity (nats) summed over a view's pixels; grows linearly
     from 0."""
     size: float = Field(default=0.1, ge=0)

@@ -129,9 +129,9 @@ def accuracy(model: Scorer, rgb: Tensor, targets: Sequence[Tensor], has_front: T
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Blur, noise, brightness and a tinted background ramp on pictures (B, 3, H, W) in [-1, 1].
+    """What distillation does to pictures, (B, 3, H, W) in [-1, 1]: blur, fog, pale colours, noise, other backgrounds.
 
-    The background is what is close to the corner pixel's colour.
+    The background is what is close to the corner pixel's colour; fog is the object's own colours, smeared over it.
     """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
@@ -143,7 +143,14 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     ramp = down * uniform(-1, 1, batch, 1, 1, 1) + across * uniform(-1, 1, batch, 1, 1, 1)
     painted = uniform(-0.8, 1, batch, 3, 1, 1) * 0.4 + uniform(-0.6, 1, batch, 1, 1, 1) * 0.6 + 0.15 * ramp
     x = torch.where(background & (uniform(0, 1, batch, 1, 1, 1) < 0.7), painted, x)
-    blurred = nn.functional.avg_pool2d(nn.functional.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
-    x = torch.lerp(x, blurred, uniform(0, 1, batch, 1, 1, 1))
+
+    def blur(pictures: Tensor, radius: int) -> Tensor:
+        padded = nn.functional.pad(pictures, (radius,) * 4, mode="replicate")
+        return nn.functional.avg_pool2d(padded, 2 * radius + 1, 1)
+
+    x = torch.lerp(x, blur(blur(x, 4), 4), background * uniform(0, 0.5, batch, 1, 1, 1))
+    x = torch.lerp(x, blur(x, 1), uniform(0, 1, batch, 1, 1, 1))
+    x = torch.lerp(x, blur(blur(x, 1), 1), uniform(-1, 1, batch, 1, 1, 1).clamp(min=0))
+    x = torch.lerp(x, x.mean(dim=(2, 3), keepdim=True), uniform(-0.2, 0.3, batch, 1, 1, 1).clamp(min=0))
     x = x * uniform(0.85, 1.05, batch, 1, 1, 1) + 0.04 * torch.randn(x.shape, generator=generator)
     return x.clamp(-1, 1)
