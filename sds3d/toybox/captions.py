@@ -209,11 +209,16 @@ def held_out() -> frozenset[Spec]:
     return frozenset(specs)
 
 
+def sample_any_spec(rng: np.random.Generator) -> Spec:
+    """A random combination, held out or not; without an accent in 55 % of draws."""
+    category = CATEGORIES[int(rng.integers(len(CATEGORIES)))]
+    color, accent = (tuple(COLORS)[int(i)] for i in rng.integers(len(COLORS), size=2))
+    return Spec(category, color, None if rng.random() < 0.55 else accent)
+
+
 def sample_spec(rng: np.random.Generator) -> Spec:
-    """A random combination for training, never a held-out one; without an accent in 55 % of draws."""
+    """A random combination for the prior's training, never a held-out one."""
     while True:
-        category = CATEGORIES[int(rng.integers(len(CATEGORIES)))]
-        color, accent = (tuple(COLORS)[int(i)] for i in rng.integers(len(COLORS), size=2))
-        spec = Spec(category, color, None if rng.random() < 0.55 else accent)
+        spec = sample_any_spec(rng)
         if spec not in held_out():
             return spec

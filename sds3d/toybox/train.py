@@ -34,11 +34,11 @@ from sds3d.priors.diffusers import DiffusersConfig, DiffusersPrior, load_prior
 from sds3d.priors.sampling import sample_views
 from sds3d.prompts import PromptConfig, view_name
 from sds3d.toybox import autoencoder, diffusion, scorer
-from sds3d.toybox.captions import VOCABULARY, caption, prompt
+from sds3d.toybox.captions import VOCABULARY, caption, prompt, sample_any_spec, sample_spec
 from sds3d.toybox.card import write_card
 from sds3d.toybox.fit import FitConfig, Report, fit, is_fitted, read_tensors, write_tensors
 from sds3d.toybox.objects import CATEGORIES, COLORS, HAS_FRONT, Spec
-from sds3d.toybox.render import FOVY, render_dataset
+from sds3d.toybox.render import FOVY, SampleSpec, render_dataset
 
 CAPTIONS_PER_OBJECT = 8
 TRAIN_LATENTS = "train-latents.safetensors"
@@ -186,12 +186,15 @@ def _help(rank: int, folder: Path, config: TrainConfig) -> None:
 
 
 def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
-    """Trains the scorer in `folder`, on renders that the prior never saw, and returns `folder/scorer`."""
+    """Trains the scorer in `folder`, on renders that the prior never saw, and returns `folder/scorer`.
+
+    All combinations are among them: who is to judge what the prior makes of unseen ones has to know them.
+    """
     begin(folder, config)
     shown = (config.scorer_objects, config.seed + 1_000_003)
     hidden = (config.held_out_objects, config.seed + 2_000_003)
-    data = render_stage(folder / "scorer-train.safetensors", *shown, config.workers, report)
-    held_out = render_stage(folder / "scorer-test.safetensors", *hidden, config.workers, report)
+    data = render_stage(folder / "scorer-train.safetensors", *shown, config.workers, report, sample_any_spec)
+    held_out = render_stage(folder / "scorer-test.safetensors", *hidden, config.workers, report, sample_any_spec)
 
     def targets_of(views: dict[str, Any]) -> tuple[list[Tensor], Tensor]:
         specs = [spec for spec in views["specs"] for _ in range(4)]
@@ -220,11 +223,13 @@ def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
     return folder / "scorer"
 
 
-def render_stage(path: Path, n_objects: int, seed: int, workers: int, report: Report) -> dict[str, Any]:
+def render_stage(
+    path: Path, n_objects: int, seed: int, workers: int, report: Report, sample: SampleSpec = sample_spec
+) -> dict[str, Any]:
     """Pictures (N, 4, 64, 64, 3) uint8, their cameras and specs, from the file or freshly rendered into it."""
     if not path.exists():
         data = render_dataset(
-            n_objects, seed, workers, progress=lambda done, total: report("pictures", done, total, {})
+            n_objects, seed, workers, sample=sample, progress=lambda done, total: report("pictures", done, total, {})
         )
         angles = np.stack(np.broadcast_arrays(data.azimuth, data.elevation[:, None], data.distance[:, None]), axis=-1)
         specs = [[spec.category, spec.color, spec.accent] for spec in data.specs]
