@@ -1,0 +1,149 @@
+"""Radiance fields as functions of points, whatever they are stored in: one protocol, and the dense grid.
+
+`fields_hash` and `fields_triplane` hold the others. All start as DreamFusion's blob of density (2209.14988, appendix
+A.2), and all have density 20 softplus(.) per metre and, when they hold colours, sigmoid(.) for these.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sds3d.rendering.volume import BOUND
+
+DENSITY_SCALE = 20.0
+"""Per metre: a pre-activation of 3 is opaque within a few centimetres."""
+BETAS = (0.9, 0.95)
+"""Adam's, as a place in space is seen rarely: the second moment must not remember for long."""
+
+
+class Field(Protocol):
+    """A radiance field in the cube [-0.55, 0.55]^3 metres; points outside see what the border sees."""
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Densities (P,) >= 0 per metre and features (P, C) at points (P, 3) in metres.
+
+        Features are sRGB colours in [0, 1], or latents of any number of channels without bounds. Differentiable in
+        the parameters; in the points only where an implementation says so.
+        """
+        ...
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters with their learning rates and betas, as torch optimisers take them."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All parameters."""
+        ...
+
+
+class Blob(NamedTuple):
+    """What is added to the pre-activation of the density: height at the centre, falling linearly to 0 at `radius`
+    metres and on to -7, which keeps the gradient of the softplus alive in the corners."""
+
+    height: float = 3.0
+    radius: float = 0.275
+
+    def bias(self, points: Tensor) -> Tensor:
+        """(..., 3) metres to (...)."""
+        return (self.height * (1 - points.norm(dim=-1) / self.radius)).clamp(min=-7.0)
+
+
+BLOB = Blob()
+
+
+def activate(raw: Tensor, color: bool) -> tuple[Tensor, Tensor]:
+    """Densities (...) per metre and features (..., C) of pre-activations (..., 1 + C)."""
+    features = torch.sigmoid(raw[..., 1:]) if color else raw[..., 1:]
+    return DENSITY_SCALE * functional.softplus(raw[..., 0]), features
+
+
+def deactivate(density: Tensor) -> Tensor:
+    """Pre-activations of densities (...) per metre; of densities under 2e-5 per metre that of 2e-5."""
+    x = (density / DENSITY_SCALE).clamp(min=1e-6)
+    return x + torch.log(-torch.expm1(-x))
+
+
+def to_unit(points: Tensor) -> Tensor:
+    """Metres to coordinates of the unit cube."""
+    return (points + BOUND) / (2 * BOUND)
+
+
+def trilinear(grid: Tensor, points: Tensor) -> Tensor:
+    """Values (P, C) of a grid (N, N, N, C), axes x, y, z, at points (P, 3) in metres; differentiable in both."""
+    # grid_sample's x runs along the last axis of the volume.
+    coordinates = points.flip(-1)[None, None, None] / BOUND  # (1, 1, 1, P, 3)
+    values = functional.grid_sample(
+        grid.permute(3, 0, 1, 2)[None], coordinates, mode="bilinear", padding_mode="border", align_corners=True
+    )
+    return values[0, :, 0, 0].T  # (P, C)
+
+
+class GridField(nn.Module):
+    """Values on a dense grid, interpolated after their activation, as `volume.render_rays` does. Slow, and exact.
+
+    values: (N, N, N, 1 + C) pre-activations of density and features. Differentiable in the points, too.
+    """
+
+    def __init__(
+        self,
+        generator: torch.Generator,
+        *,
+        resolution: int = 48,
+        channels: int = 3,
+        color: bool = True,
+        blob: Blob = BLOB,
+        lr: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.color, self.lr = color, lr
+        axis = torch.linspace(-BOUND, BOUND, resolution)
+        points = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)  # (N, N, N, 3)
+        values = 0.1 * torch.randn(*points.shape[:3], 1 + channels, generator=generator)
+        values[..., 0] += blob.bias(points)
+        self.values = nn.Parameter(values)
+
+    def grid(self) -> Tensor:
+        """Density per metre and features, (N, N, N, 1 + C)."""
+        density, features = activate(self.values, self.color)
+        return torch.cat([density[..., None], features], dim=-1)
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Field`."""
+        values = trilinear(self.grid(), points)
+        return values[:, 0], values[:, 1:]
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """One group."""
+        return [{"params": [self.values], "lr": self.lr, "betas": BETAS}]
+
+
+class Decoder(nn.Module):
+    """The small network behind an encoding: one hidden layer, to density and features."""
+
+    def __init__(
+        self, inputs: int, generator: torch.Generator, *, channels: int, color: bool, blob: Blob, hidden: int
+    ) -> None:
+        super().__init__()
+        self.color, self.blob = color, blob
+        self.hidden = _linear(inputs, hidden, math.sqrt(2), generator)
+        self.out = _linear(hidden, 1 + channels, 1.0, generator)
+
+    def forward(self, encoding: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Densities (P,) and features (P, C) of encodings (P, inputs) of points (P, 3) in metres."""
+        raw = self.out(functional.relu(self.hidden(encoding), inplace=True))  # (P, 1 + C)
+        density = DENSITY_SCALE * functional.softplus(raw[:, 0] + self.blob.bias(points))
+        return density, torch.sigmoid(raw[:, 1:]) if self.color else raw[:, 1:]
+
+
+def _linear(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:
+    """A layer drawn from `generator`, that keeps the variance times gain^2, without bias at the start."""
+    layer = nn.Linear(inputs, outputs)
+    with torch.no_grad():
+        layer.weight.copy_(gain / math.sqrt(inputs) * torch.randn(outputs, inputs, generator=generator))
+        layer.bias.zero_()
+    return layer

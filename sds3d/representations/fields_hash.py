@@ -1,0 +1,116 @@
+"""A radiance field on a multi-resolution hash grid (Mueller et al. 2022, arXiv:2201.05989, section 3)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sds3d.rendering import hash_numba
+from sds3d.rendering.hash_numba import FEATURES, PRIMES
+from sds3d.rendering.volume import fusable
+from sds3d.representations.fields import BETAS, BLOB, Blob, Decoder, to_unit
+
+
+def level_cells(levels: int, coarsest: int, finest: int) -> Tensor:
+    """Cells along an edge of each level, in a geometric progression (equations 2 and 3): (L,) int64."""
+    growth = math.log(finest / coarsest) / max(levels - 1, 1)
+    return torch.tensor([round(coarsest * math.exp(level * growth)) for level in range(levels)])
+
+
+def hash_encode(points: Tensor, table: Tensor, cells: Tensor) -> Tensor:
+    """Features (P, 2 L) of points (P, 3) in the unit cube; differentiable in `table` alone.
+
+    table: (L, T, 2), T a power of two. cells: (L,) int64, cells along an edge. Levels whose corners fit into T entries
+    are plain grids; in finer ones corners share entries by the hash of equation 4. Points outside see the border.
+    """
+    entries = table.shape[1]
+    if table.ndim != 3 or table.shape[2] != FEATURES or entries & (entries - 1) or entries > 1 << 24:
+        raise ValueError(f"table must be (L, T, {FEATURES}), T a power of two up to 2^24, got {tuple(table.shape)}")
+    if cells.shape != (len(table),) or points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(
+            f"cells must be ({len(table)},) and points (P, 3), got {tuple(cells.shape)} and {tuple(points.shape)}"
+        )
+    if fusable(table) and fusable(points):
+        return _HashEncode.apply(points, table, cells)  # type: ignore[return-value]
+    return hash_encode_reference(points, table, cells)
+
+
+def hash_encode_reference(points: Tensor, table: Tensor, cells: Tensor) -> Tensor:
+    """`hash_encode` in plain torch, for any device and floating dtype; differentiable in the points, too."""
+    entries = table.shape[1]
+    outputs = []
+    for values, resolution in zip(table, cells.tolist(), strict=True):
+        scaled = points.clamp(0, 1) * resolution
+        cell = scaled.detach().nan_to_num().long().clamp(0, resolution - 1)  # (P, 3)
+        fraction = scaled - cell
+        total = values.new_zeros(len(points), FEATURES)
+        for corner in range(8):
+            side = torch.tensor([corner >> 2, corner >> 1 & 1, corner & 1], device=points.device)
+            x, y, z = (cell + side).unbind(-1)
+            if (resolution + 1) ** 3 <= entries:
+                entry = (x * (resolution + 1) + y) * (resolution + 1) + z
+            else:
+                entry = (x * PRIMES[0] ^ y * PRIMES[1] ^ z * PRIMES[2]) & (entries - 1)
+            weight = torch.where(side.bool(), fraction, 1 - fraction).prod(-1, keepdim=True)  # (P, 1)
+            total = total + weight * values[entry]
+        outputs.append(total)
+    return torch.cat(outputs, dim=-1)
+
+
+class HashField(nn.Module):
+    """A `Field` (see `sds3d.representations.fields`): a hash-grid encoding and one hidden layer.
+
+    levels, entries (a power of two), coarsest, finest: of the tables, see `hash_encode`. channels, color: what the
+    features are. hidden: width of the network. lr, decoder_lr: Adam's rates of the tables and of the network.
+    """
+
+    def __init__(
+        self,
+        generator: torch.Generator,
+        *,
+        channels: int = 3,
+        color: bool = True,
+        levels: int = 8,
+        entries: int = 1 << 14,
+        coarsest: int = 8,
+        finest: int = 96,
+        hidden: int = 32,
+        blob: Blob = BLOB,
+        lr: float = 0.02,
+        decoder_lr: float = 0.005,
+    ) -> None:
+        super().__init__()
+        self.lr, self.decoder_lr = lr, decoder_lr
+        self.cells: Tensor
+        self.register_buffer("cells", level_cells(levels, coarsest, finest), persistent=False)
+        self.table = nn.Parameter(1e-2 * (2 * torch.rand(levels, entries, FEATURES, generator=generator) - 1))
+        self.decoder = Decoder(FEATURES * levels, generator, channels=channels, color=color, blob=blob, hidden=hidden)
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Field`."""
+        return self.decoder(hash_encode(to_unit(points), self.table, self.cells), points)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The tables, and the network behind them."""
+        return [
+            {"params": [self.table], "lr": self.lr, "betas": BETAS},
+            {"params": list(self.decoder.parameters()), "lr": self.decoder_lr, "betas": BETAS},
+        ]
+
+
+class _HashEncode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, table: Tensor, cells: Tensor) -> Tensor:
+        points, cells = points.detach().contiguous(), cells.contiguous()
+        ctx.save_for_backward(points, cells)
+        ctx.entries = table.shape[1]
+        return torch.from_numpy(hash_numba.encode(points.numpy(), table.detach().contiguous().numpy(), cells.numpy()))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        points, cells = (tensor.numpy() for tensor in ctx.saved_tensors)
+        gradient = hash_numba.encode_backward(points, grad_outputs[0].contiguous().numpy(), cells, ctx.entries)
+        return None, torch.from_numpy(gradient), None

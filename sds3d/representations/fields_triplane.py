@@ -1,0 +1,90 @@
+"""A radiance field on three feature planes (Chan et al. 2022, "EG3D", arXiv:2112.07945, section 4.1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sds3d.rendering import triplane_numba
+from sds3d.rendering.triplane_numba import AXES
+from sds3d.rendering.volume import fusable
+from sds3d.representations.fields import BETAS, BLOB, Blob, Decoder, to_unit
+
+
+def triplane_encode(points: Tensor, planes: Tensor) -> Tensor:
+    """Sums (P, C) of bilinear lookups in three planes at points (P, 3) in the unit cube; differentiable in `planes`.
+
+    planes: (3, N, N, C) indexed by (x, y), (x, z) and (y, z), samples on the cube's borders, C a multiple of 8.
+    """
+    if planes.ndim != 4 or len(planes) != 3 or planes.shape[1] != planes.shape[2] or planes.shape[3] % 8:
+        raise ValueError(f"planes must be (3, N, N, C) with C a multiple of 8, got {tuple(planes.shape)}")
+    if points.ndim != 2 or points.shape[1] != 3:
+        raise ValueError(f"points must be (P, 3), got {tuple(points.shape)}")
+    if fusable(planes) and fusable(points):
+        return _TriplaneEncode.apply(points, planes)  # type: ignore[return-value]
+    return triplane_encode_reference(points, planes)
+
+
+def triplane_encode_reference(points: Tensor, planes: Tensor) -> Tensor:
+    """`triplane_encode` in plain torch, for any device and floating dtype; differentiable in the points, too."""
+    # grid_sample's x runs along the last axis of a picture, and its coordinates are in [-1, 1].
+    places = torch.stack([points[:, [v, u]] for u, v in AXES])[:, None] * 2 - 1  # (3, 1, P, 2)
+    values = functional.grid_sample(
+        planes.permute(0, 3, 1, 2), places, mode="bilinear", padding_mode="border", align_corners=True
+    )
+    return values[:, :, 0].sum(0).T  # (P, C)
+
+
+class TriplaneField(nn.Module):
+    """A `Field` (see `sds3d.representations.fields`): a triplane encoding and one hidden layer.
+
+    resolution: samples along an edge of a plane. features: channels of the planes, a multiple of 8. channels, color:
+    what the field's features are. hidden: width of the network. lr, decoder_lr: Adam's rates of planes and network.
+    """
+
+    def __init__(
+        self,
+        generator: torch.Generator,
+        *,
+        channels: int = 3,
+        color: bool = True,
+        resolution: int = 64,
+        features: int = 16,
+        hidden: int = 32,
+        blob: Blob = BLOB,
+        lr: float = 0.02,
+        decoder_lr: float = 0.005,
+    ) -> None:
+        super().__init__()
+        self.lr, self.decoder_lr = lr, decoder_lr
+        self.planes = nn.Parameter(0.1 * torch.randn(3, resolution, resolution, features, generator=generator))
+        self.decoder = Decoder(features, generator, channels=channels, color=color, blob=blob, hidden=hidden)
+
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Field`."""
+        return self.decoder(triplane_encode(to_unit(points), self.planes), points)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The planes, and the network behind them."""
+        return [
+            {"params": [self.planes], "lr": self.lr, "betas": BETAS},
+            {"params": list(self.decoder.parameters()), "lr": self.decoder_lr, "betas": BETAS},
+        ]
+
+
+class _TriplaneEncode(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, planes: Tensor) -> Tensor:
+        points = points.detach().contiguous()
+        ctx.save_for_backward(points)
+        ctx.size = planes.shape[1]
+        return torch.from_numpy(triplane_numba.encode(points.numpy(), planes.detach().contiguous().numpy()))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        points = ctx.saved_tensors[0].numpy()
+        gradient = triplane_numba.encode_backward(points, grad_outputs[0].contiguous().numpy(), ctx.size)
+        return None, torch.from_numpy(gradient)

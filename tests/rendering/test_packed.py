@@ -1,0 +1,368 @@
+"""Packed ray marching and compositing: kernels against plain torch, plain torch against closed forms and nerfacc."""
+
+import math
+
+import nerfacc
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from sds3d.cameras import orbit
+from sds3d.rendering.packed import (
+    Composited,
+    Occupancy,
+    Samples,
+    composite,
+    composite_reference,
+    field_normals,
+    march,
+    march_reference,
+    occupancy_of,
+    render_field,
+)
+from sds3d.rendering.volume import BOUND, render_rays, render_rays_reference
+from sds3d.representations.fields import trilinear
+
+
+def rays(size: int = 11, views: int = 2) -> tuple[Tensor, Tensor]:
+    origins, directions = orbit([17.0 + 80.0 * i for i in range(views)], 25.0, size=size).rays()
+    return origins.reshape(-1, 3), directions.reshape(-1, 3)
+
+
+def lattice(n: int) -> Tensor:
+    axis = torch.linspace(-BOUND, BOUND, n)
+    return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+
+
+def ball_grid(n: int = 16, radius: float = 0.35) -> Tensor:
+    grid = torch.rand(n, n, n, 4, generator=torch.Generator().manual_seed(0))
+    grid[..., 0] = ((radius - lattice(n).norm(dim=-1)) * 60).clamp(0, 12) * (0.5 + grid[..., 0])
+    return grid
+
+
+def field_of(grid: Tensor):
+    def field(points: Tensor) -> tuple[Tensor, Tensor]:
+        values = trilinear(grid.to(points), points)
+        return values[:, 0], values[:, 1:]
+
+    return field
+
+
+def random_occupancy(n: int = 10, seed: int = 0) -> Occupancy:
+    """With an odd number of cells, so that no sample lies on a border, where rounding would decide."""
+    g = torch.Generator().manual_seed(seed)
+    return occupancy_of(60 * torch.rand(n, n, n, generator=g).clamp(min=0.7) - 40, 8.0)
+
+
+def random_samples(n_rays: int, longest: int, seed: int = 0) -> tuple[Samples, Tensor, Tensor]:
+    """Packed samples, some rays empty, with densities and two features."""
+    g = torch.Generator().manual_seed(seed)
+    counts = torch.randint(0, longest + 1, (n_rays,), generator=g)
+    counts[::3] = 0
+    offsets = torch.nn.functional.pad(counts.cumsum(0), (1, 0))
+    n = int(offsets[-1])
+    ray = torch.repeat_interleave(torch.arange(n_rays), counts)
+    t = 1 + torch.rand(n, generator=g) + torch.arange(n) * 0.01
+    samples = Samples(ray, t, 0.01 + 0.05 * torch.rand(n, generator=g), torch.zeros(n, 3), offsets)
+    return samples, 40 * torch.rand(n, generator=g), torch.randn(n, 2, generator=g)
+
+
+def outputs_and_gradients(function, samples: Samples, density: Tensor, features: Tensor, dtype: torch.dtype):
+    samples = samples._replace(t=samples.t.to(dtype), dt=samples.dt.to(dtype))
+    leaves = [tensor.to(dtype).requires_grad_() for tensor in (density, features)]
+    out = function(*leaves, samples, len(samples.offsets) - 1)
+    g = torch.Generator().manual_seed(5)
+    loss = sum((torch.randn(part.shape, generator=g).to(dtype) * part).sum() for part in out)
+    return out, torch.autograd.grad(loss, leaves)
+
+
+# ---- marching ----
+
+
+@pytest.mark.parametrize("jittered", [False, True])
+@pytest.mark.parametrize("occupied", [False, True])
+def test_march_kernel_equals_the_reference(jittered: bool, occupied: bool) -> None:
+    origins, directions = rays()
+    jitter = torch.rand(len(origins), generator=torch.Generator().manual_seed(1)) if jittered else None
+    occupancy = random_occupancy() if occupied else None
+    ours = march(origins, directions, occupancy, samples=24, jitter=jitter)
+    theirs = march_reference(origins, directions, occupancy, samples=24, jitter=jitter)
+    assert len(ours.t) > 500
+    for mine, true in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, true, atol=1e-6, rtol=1e-6)
+
+
+def test_samples_lie_where_the_occupancy_says() -> None:
+    origins, directions = rays()
+    occupancy = random_occupancy()._replace(solid=torch.zeros(10, 10, 10))
+    every, some = (march(origins, directions, o, samples=24) for o in (None, occupancy))
+    cell = ((every.points + BOUND) / (2 * BOUND) * 9).long().clamp(0, 8)
+    kept = occupancy.skip[tuple(cell.unbind(-1))] == 0
+    assert 0.1 < kept.float().mean() < 0.9
+    for name in ("ray", "t", "dt", "points"):
+        torch.testing.assert_close(getattr(some, name), getattr(every, name)[kept])
+    torch.testing.assert_close(every.points, origins[every.ray] + every.t[:, None] * directions[every.ray])
+    assert torch.equal(every.ray, torch.repeat_interleave(every.offsets.diff()))
+
+
+def test_rays_end_behind_certain_matter_and_nothing_changes() -> None:
+    n = 24
+    density = ((0.35 - lattice(n).norm(dim=-1)) * 4000).clamp(0, 300)
+    grid = torch.cat([density[..., None], torch.rand(n, n, n, 3, generator=torch.Generator().manual_seed(2))], -1)
+    occupancy = occupancy_of(density, 0.5)
+    origins, directions = rays(24)
+    through = march(origins, directions, occupancy._replace(solid=torch.zeros_like(density)), samples=40)
+    ended = march(origins, directions, occupancy, samples=40)
+    assert len(ended.t) < 0.6 * len(through.t)
+    whole = render_field(field_of(grid), origins, directions, samples=40)
+    short = render_field(field_of(grid), origins, directions, samples=40, occupancy=occupancy)
+    assert whole.alpha.max() > 0.999
+    torch.testing.assert_close(short.features, whole.features, atol=2e-4, rtol=0)
+    torch.testing.assert_close(short.alpha, whole.alpha, atol=2e-4, rtol=0)
+
+
+def test_occupancy_is_cautious() -> None:
+    density = torch.zeros(5, 5, 5)
+    density[2, 2, 2] = 1.0
+    density[3:, 3:, 3:] = 10.0
+    occupancy = occupancy_of(density, 0.5)
+    occupied = (occupancy.skip == 0).nonzero()
+    assert set(map(tuple, occupied.tolist())) == {
+        (x, y, z) for x in (1, 2, 3) for y in (1, 2, 3) for z in (1, 2, 3) if (max(x, y, z) < 3) or min(x, y, z) >= 2
+    }
+    assert occupancy.solid.nonzero().tolist() == [[3, 3, 3]]
+    assert 0 < occupancy.solid[3, 3, 3] < 10.0
+
+
+@pytest.mark.parametrize(
+    ("origin", "direction"),
+    [
+        ([0.0, 0.0, 2.0], [0.0, 0.0, 1.0]),  # away from the cube
+        ([2.0, 2.0, 2.0], [0.0, 0.0, -1.0]),  # past it
+        ([math.nan, 0.0, 2.0], [0.0, 0.0, -1.0]),
+        ([0.0, 0.0, 2.0], [math.nan, 0.0, -1.0]),
+    ],
+)
+def test_rays_that_meet_nothing(origin: list[float], direction: list[float]) -> None:
+    samples = march(torch.tensor([origin]), torch.tensor([direction]), random_occupancy())
+    assert samples.offsets.tolist() == [0, 0]
+    assert samples.points.shape == (0, 3)
+
+
+def test_a_direction_without_length_ends() -> None:
+    # The origin's cell is empty, and the next one is not.
+    occupancy = Occupancy(torch.ones(9, 9, 9, dtype=torch.uint8), torch.zeros(9, 9, 9))
+    assert len(march(torch.zeros(1, 3), torch.zeros(1, 3), occupancy, samples=16).t) == 0
+    assert len(march(torch.zeros(1, 3), torch.zeros(1, 3), None, samples=16).t) <= 30
+
+
+def test_no_rays() -> None:
+    for function in (march, march_reference):
+        assert function(torch.zeros(0, 3), torch.zeros(0, 3), random_occupancy()).offsets.tolist() == [0]
+
+
+# ---- compositing ----
+
+
+def test_composite_kernel_equals_the_reference() -> None:
+    samples, density, features = random_samples(100, 30)
+    ours, ours_gradients = outputs_and_gradients(composite, samples, density, features, torch.float32)
+    theirs, theirs_gradients = outputs_and_gradients(composite_reference, samples, density, features, torch.float64)
+    assert ours.alpha.max() > 0.9998  # some rays end early
+    for mine, true in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine.double(), true, atol=2e-6, rtol=1e-5)
+    for mine, true in zip(ours_gradients, theirs_gradients, strict=True):
+        torch.testing.assert_close(mine.double(), true, atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("output", Composited._fields)
+def test_the_gradient_of_one_output_alone(output: str) -> None:
+    samples, density, features = random_samples(40, 12, seed=1)
+    gradients = []
+    for function, dtype in ((composite, torch.float32), (composite_reference, torch.float64)):
+        typed = samples._replace(t=samples.t.to(dtype), dt=samples.dt.to(dtype))
+        leaves = [tensor.to(dtype).requires_grad_() for tensor in (density, features)]
+        picture = getattr(function(*leaves, typed, 40), output)
+        loss = (torch.randn(picture.shape, generator=torch.Generator().manual_seed(6)).to(dtype) * picture).sum()
+        gradients.append(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
+    assert gradients[0][0].abs().max() > 0
+    for mine, true in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine.double(), true, atol=2e-6, rtol=1e-4)
+
+
+def test_the_reference_has_the_gradient_of_finite_differences() -> None:
+    samples, density, features = random_samples(6, 5, seed=2)
+    samples = samples._replace(t=samples.t.double(), dt=samples.dt.double())
+
+    def outputs(density: Tensor, features: Tensor) -> tuple[Tensor, ...]:
+        return tuple(composite_reference(density, features, samples, 6))
+
+    assert torch.autograd.gradcheck(outputs, (density.double().requires_grad_(), features.double().requires_grad_()))
+
+
+@pytest.mark.parametrize("function", [composite, composite_reference])
+def test_even_density_in_closed_form(function) -> None:
+    sigma, length, n = 2.5, 0.8, 400
+    t = 1 + (torch.arange(n) + 0.5) * length / n
+    samples = Samples(
+        torch.zeros(n, dtype=torch.long), t, torch.full((n,), length / n), torch.zeros(n, 3), torch.tensor([0, n])
+    )
+    out = function(torch.full((n,), sigma), torch.tensor([[0.2, 3.0]]).expand(n, 2), samples, 1)
+    alpha = 1 - math.exp(-sigma * length)
+    assert float(out.alpha) == pytest.approx(alpha, rel=1e-5)
+    assert out.features[0].tolist() == pytest.approx([0.2 * alpha, 3.0 * alpha], rel=1e-5)
+    mean = 1 / sigma - length * math.exp(-sigma * length) / alpha  # of an exponential that is cut off
+    assert float(out.depth) == pytest.approx((1 + mean) * alpha, rel=1e-4)
+
+
+def test_nerfacc_agrees() -> None:
+    n_rays, n = 30, 20
+    g = torch.Generator().manual_seed(3)
+    edges = 1 + torch.rand(n_rays, n + 1, generator=g).cumsum(1) * 0.02
+    starts, ends = edges[:, :-1], edges[:, 1:]
+    density = (10 * torch.rand(n_rays, n, generator=g)).requires_grad_()
+    features = torch.rand(n_rays, n, 3, generator=g).requires_grad_()
+    weights, _, _ = nerfacc.render_weight_from_density(starts, ends, density)
+    ray = torch.arange(n_rays).repeat_interleave(n)
+    t = ((starts + ends) / 2).reshape(-1)
+    theirs = Composited(
+        nerfacc.accumulate_along_rays(weights.reshape(-1), features.reshape(-1, 3), ray, n_rays),
+        nerfacc.accumulate_along_rays(weights.reshape(-1), None, ray, n_rays)[:, 0],
+        nerfacc.accumulate_along_rays(weights.reshape(-1), t[:, None], ray, n_rays)[:, 0],
+        weights.reshape(-1),
+    )
+    assert theirs.alpha.max() < 0.9999  # nerfacc does not end rays early
+    samples = Samples(ray, t, (ends - starts).reshape(-1), torch.zeros(n_rays * n, 3), torch.arange(n_rays + 1) * n)
+    ours = composite(density.reshape(-1), features.reshape(-1, 3), samples, n_rays)
+    weight = torch.randn(n_rays, 3, generator=g)
+    gradients = []
+    for out in (ours, theirs):
+        loss = (weight * out.features).sum() + out.alpha.square().sum() + out.depth.square().sum()
+        gradients.append(torch.autograd.grad(loss, [density, features]))
+    for mine, true in zip([*ours, *gradients[0]], [*theirs, *gradients[1]], strict=True):
+        torch.testing.assert_close(mine, true, atol=2e-6, rtol=2e-4)
+
+
+# ---- fields ----
+
+
+@pytest.mark.parametrize("jittered", [False, True])
+def test_a_full_grid_renders_as_the_dense_renderer_does(jittered: bool) -> None:
+    grid, (origins, directions) = ball_grid(), rays()
+    jitter = torch.rand(len(origins), generator=torch.Generator().manual_seed(4)) if jittered else None
+    pictures, gradients = [], []
+    for kind in range(2):
+        leaf = grid.clone().requires_grad_()
+        if kind:
+            out = render_rays_reference(leaf, origins, directions, samples=24, jitter=jitter)
+        else:
+            out = render_field(field_of(leaf), origins, directions, samples=24, jitter=jitter)
+        pictures.append((out[0], out.alpha, out.depth))
+        loss = (out[0] * torch.arange(3)).sum() + out.alpha.square().sum() + out.depth.sum()
+        gradients.append(torch.autograd.grad(loss, leaf)[0])
+    for mine, true in zip(*pictures, strict=True):
+        torch.testing.assert_close(mine, true, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5 * float(gradients[1].abs().max()), rtol=1e-3)
+
+
+def test_empty_cells_are_the_dense_renderers() -> None:
+    grid, (origins, directions) = ball_grid(), rays()
+    occupancy = occupancy_of(grid[..., 0], 0.5)
+    dense = render_rays(grid, origins, directions, samples=24, skip=occupancy.skip)
+    ours = render_field(
+        field_of(grid), origins, directions, samples=24, occupancy=occupancy._replace(solid=torch.zeros(16, 16, 16))
+    )
+    torch.testing.assert_close(ours.features, dense.rgb, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ours.depth, dense.depth, atol=1e-5, rtol=1e-4)
+
+
+def test_normals_point_out_of_a_ball_and_have_gradients() -> None:
+    radius = torch.tensor(0.3, requires_grad=True)
+    shift = torch.zeros(3, requires_grad=True)
+
+    def ball(points: Tensor) -> tuple[Tensor, Tensor]:
+        density = 200 * torch.sigmoid((radius - (points - shift).norm(dim=-1)) * 80)
+        return density, torch.ones_like(points)
+
+    origins, directions = rays(24)
+    out = render_field(ball, origins, directions, samples=64)
+    normal = field_normals(ball, origins, directions, out, step=BOUND / 64)
+    hit = out.alpha > 0.9
+    assert hit.sum() > 100
+    outward = torch.nn.functional.normalize(origins + (out.depth / out.alpha)[:, None] * directions, dim=-1)
+    assert ((normal * outward).sum(-1)[hit] > 0.995).all()
+    assert (normal[out.alpha < 0.01] == 0).all()
+    # Moving the ball to +x turns every normal towards -x.
+    (gradient,) = torch.autograd.grad(normal[hit][:, 0].mean(), shift)
+    assert gradient[0] < -1
+
+
+def test_latents_of_any_number_of_channels() -> None:
+    origins, directions = (ray.reshape(3, 4, 3) for ray in (rays(12)[0][60:72], rays(12)[1][60:72]))
+    out = render_field(lambda p: (torch.full((len(p),), 5.0), torch.arange(7.0).expand(len(p), 7)), origins, directions)
+    assert out.features.shape == (3, 4, 7)
+    torch.testing.assert_close(out.features, out.alpha[..., None] * torch.arange(7.0))
+
+
+def test_threads_change_nothing() -> None:
+    grid, (origins, directions) = ball_grid(), rays(16)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            samples = march(origins, directions, random_occupancy(), samples=24)
+            density, features = (part.detach().requires_grad_() for part in field_of(grid)(samples.points))
+            out = composite(density, features, samples, len(origins))
+            loss = out.features.square().sum() + out.depth.square().sum() + out.weights.square().sum()
+            results.append([*samples, *out, *torch.autograd.grad(loss, [density, features])])
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    broken=st.sampled_from([math.nan, math.inf, -math.inf, 1e30, 0.0]),
+    which=st.sampled_from(["density", "features", "origins", "directions", "occupancy"]),
+)
+def test_broken_values_never_crash(seed: int, broken: float, which: str) -> None:
+    origins, directions = (ray.clone() for ray in rays(6, 1))
+    corners = 20 * torch.rand(5, 5, 5, generator=torch.Generator().manual_seed(seed))
+    if which == "occupancy":
+        corners.view(-1)[seed % 125] = broken
+    elif which in ("origins", "directions"):
+        (origins if which == "origins" else directions).view(-1)[seed % 108] = broken
+    samples = march(origins, directions, occupancy_of(corners, 5.0), samples=12)
+    density, features = torch.ones(len(samples.t)), torch.ones(len(samples.t), 3)
+    if len(samples.t) and which in ("density", "features"):
+        (density if which == "density" else features).view(-1)[seed % len(samples.t)] = broken
+    leaves = [density.requires_grad_(), features.requires_grad_()]
+    out = composite(*leaves, samples, 36)
+    (out.features.sum() + out.depth.sum()).backward()
+    assert out.features.shape == (36, 3)
+
+
+def test_nan_shows() -> None:
+    samples, density, features = random_samples(10, 8)
+    density[3] = math.nan
+    out = composite(density, features, samples, 10)
+    assert out.alpha[samples.ray[3]].isnan()
+    assert out.alpha.isnan().sum() == 1
+
+
+def test_what_does_not_fit() -> None:
+    origins, directions = rays(4, 1)
+    samples = march(origins, directions, None, samples=8)
+    n = len(samples.t)
+    with pytest.raises(ValueError, match=r"density must be \("):
+        composite(torch.zeros(n + 1), torch.zeros(n, 3), samples, 16)
+    with pytest.raises(ValueError, match="of 16 rays, not of 15"):
+        composite(torch.zeros(n), torch.zeros(n, 3), samples, 15)
+    with pytest.raises(ValueError, match="samples must be from 1"):
+        march(origins, directions, None, samples=0)
+    with pytest.raises(ValueError, match=r"two grids \(N, N, N\)"):
+        march(origins, directions, Occupancy(torch.zeros(4, 4, 4, dtype=torch.uint8), torch.zeros(5, 5, 5)))
