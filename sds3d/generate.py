@@ -5,22 +5,24 @@ This is the only module that knows every choice there is; each is one line of a 
 
 from __future__ import annotations
 
+import math
 import os
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numba
 import torch
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor
+from typing_extensions import Self
 
 from sds3d.cameras import CameraConfig, Cameras, turntable
-from sds3d.config import Config, build, load_preset, load_yaml, parse_override
+from sds3d.config import Config, ConfigError, build, load_preset, load_yaml, parse_override
 from sds3d.export.folder import write_exports
 from sds3d.export.pictures import to_png
 from sds3d.files import write_atomically
@@ -45,13 +47,12 @@ from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.prompts import PromptConfig, checked_prompt, encode_prompt, slug
 from sds3d.representations.base import Scene
-from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
-from sds3d.representations.nerf import NerfConfig, NerfScene
+from sds3d.representations.gaussians import GaussiansScene
+from sds3d.representations.nerf import NerfConfig
 from sds3d.runs import Run, RunError, create_run
+from sds3d.scenes import RepresentationConfig, make_scene
 
 GuidanceConfig = Annotated[MultiViewConfig | SDSConfig, Field(discriminator="name")]
-
-RepresentationConfig = Annotated[NerfConfig | GaussiansConfig, Field(discriminator="name")]
 
 PREVIEW_VIEWS = 8
 
@@ -98,12 +99,28 @@ class RunConfig(Config):
     """Steps between checkpoints."""
     export: ExportConfig = ExportConfig()
     """What is written at the end."""
+    stages: tuple[dict[str, Any], ...] = ()
+    """Partial configurations, carried out one after the other, each on top of this one: the scene of a stage begins as
+    what the stage before made, in another representation if it has another."""
+
+    @model_validator(mode="after")
+    def _stages_are_valid(self) -> Self:
+        for i, stage in enumerate(self.stages):
+            if wrong := stage.keys() & {"stages", "prompt", "seed", "export"}:
+                raise ValueError(f"stages.{i}.{min(wrong)}: that is the whole run's, set it outside of stages")
+            try:
+                stage_config(self, i)
+            except ConfigError as error:
+                raise ValueError(f"in stages.{i}: {error}") from None
+        return self
 
 
 @dataclass
 class Work:
-    """The live objects of a run."""
+    """The live objects of a run. stage: which of its stages, from 0; config: that stage's."""
 
+    stage: int
+    config: RunConfig
     scene: Scene
     guidance: Guidance
     state: LoopState
@@ -113,6 +130,22 @@ def make_config(prompt: str, preset: str = "toybox", overrides: list[str] | None
     """Defaults, a preset's values, the prompt and KEY=VALUE overrides, in this order. Raises ConfigError."""
     layers = [load_preset(preset).values, {"prompt": prompt}]
     return build(RunConfig, *layers, *(parse_override(text) for text in overrides or []))
+
+
+def stage_count(config: RunConfig) -> int:
+    """How many stages a run has: one when none are named."""
+    return max(len(config.stages), 1)
+
+
+def stage_config(config: RunConfig, stage: int) -> RunConfig:
+    """The complete configuration of a stage, itself without stages. Raises ConfigError."""
+    patch = config.stages[stage] if config.stages else {}
+    return build(RunConfig, config.model_dump(exclude={"stages"}), patch)
+
+
+def total_steps(config: RunConfig, stages: int | None = None) -> int:
+    """Steps of the first `stages` stages, or of all."""
+    return sum(stage_config(config, i).steps for i in range(stage_count(config) if stages is None else stages))
 
 
 def read_config(run: Run) -> RunConfig:
@@ -134,23 +167,27 @@ def make_guidance(config: GuidanceConfig, prior: Prior) -> Guidance:
             return SDS(config, prior)
 
 
-def make_scene(config: RunConfig, generator: torch.Generator, device: torch.device) -> Scene:
-    """A fresh scene, its random start drawn from `generator`."""
-    match config.representation:
-        case NerfConfig():
-            return NerfScene(config.representation, generator, device)
-        case GaussiansConfig():
-            return GaussiansScene(config.representation, generator, device, config.steps)
-
-
-def start_work(config: RunConfig, prior: Prior, checkpoint: dict[str, Tensor] | None) -> Work:
-    """A run's live objects before its first step, or where the checkpoint left them."""
-    generators = random_streams(config.seed, "cameras", "guidance", "scene")
-    scene = make_scene(config, generators["scene"], prior.device)
-    guidance = make_guidance(config.guidance, prior)
+def start_work(
+    config: RunConfig,
+    prior: Prior,
+    checkpoint: dict[str, Tensor] | None = None,
+    stage: int = 0,
+    before: Scene | None = None,
+) -> Work:
+    """A stage's live objects: before its first step, from the scene of the stage before, or from a checkpoint."""
+    if checkpoint is not None:
+        stage = int(checkpoint["stage"])
+    mine = stage_config(config, stage)
+    # Each stage draws from streams of its own; a run of one stage from those of its seed.
+    generators = random_streams(config.seed + 1_000_003 * stage, "cameras", "guidance", "scene")
+    begins_as = None if checkpoint is not None else before
+    scene = make_scene(mine.representation, generators["scene"], prior.device, mine.steps, begins_as)
+    guidance = make_guidance(mine.guidance, prior)
     if checkpoint is None:
-        return Work(scene, guidance, start(scene, config.optimizer, generators))
-    return Work(scene, guidance, resume(checkpoint, scene, guidance, config.optimizer, generators))
+        state = start(scene, mine.optimizer, generators)
+    else:
+        state = resume(checkpoint, scene, guidance, mine.optimizer, generators)
+    return Work(stage, mine, scene, guidance, state)
 
 
 def pick_device(wanted: str = "") -> torch.device:
@@ -220,30 +257,60 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None) -> It
     config = read_config(run)
     device = pick_device(device_name)
     threads = set_threads(threads)
-    run.update(status="running", error="", total=config.steps, threads=threads, device=str(device))
+    total = total_steps(config)
+    run.update(status="running", error="", total=total, threads=threads, device=str(device))
     run.log(f"started by process {os.getpid()}: torch {torch.__version__}, {device}, {threads} threads")
-    prior = loaded or load_prior(config.prior, device)
     checkpoint = run.load_checkpoint()
-    work = start_work(config, prior, checkpoint)
-    prompt = encode_prompt(prior, config.prompt, config.prompts)
-    run.log(f"prior loaded; {'resuming after' if checkpoint else 'starting at'} step {work.state.step}")
+    stage = 0 if checkpoint is None else int(checkpoint["stage"])
+    priors = config.prior if loaded else None, loaded
+    clock = _Clock(run.state.seconds if checkpoint else 0.0)
+    before: Scene | None = None
+    for index in range(stage, stage_count(config)):
+        mine = stage_config(config, index)
+        if priors[0] != mine.prior:
+            priors = mine.prior, load_prior(mine.prior, device)
+        prior = priors[1]
+        assert prior is not None
+        work = start_work(config, prior, checkpoint if index == stage else None, index, before)
+        named = f"stage {index + 1} of {stage_count(config)}: {mine.representation.name}, " if config.stages else ""
+        run.log(f"{named}{'resuming after' if work.state.step else 'starting at'} step {work.state.step}")
+        finished = yield from _drive_stage(run, work, prior, clock, total_steps(config, index), total)
+        if not finished:
+            return
+        before = work.scene
+    assert before is not None
+    export_scene(run, config, before, device)
+    run.update(status="finished", step=total, seconds=clock.seconds())
+    run.log(f"finished in {clock.seconds():.1f} s")
 
-    spent = run.state.seconds if checkpoint else 0.0
-    began = time.monotonic()
-    previewed = began - config.preview_every  # the first step is drawn: it shows that the run is alive
 
-    def seconds() -> float:
-        return spent + time.monotonic() - began
+class _Clock:
+    """Seconds spent on a run, over all processes."""
+
+    def __init__(self, spent: float) -> None:
+        self._began = time.monotonic() - spent
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+
+def _drive_stage(
+    run: Run, work: Work, prior: Prior, clock: _Clock, offset: int, total: int
+) -> Generator[Step, None, bool]:
+    """Optimise one stage, `offset` steps of `total` being done before it; returns whether it was finished."""
+    config = work.config
+    previewed = -math.inf  # the first step is drawn: it shows that the run is alive
 
     def save() -> None:
-        run.save_checkpoint(work.state.step, pack(work.scene, work.guidance, work.state))
-        run.update(step=work.state.step, seconds=seconds())
+        tensors = pack(work.scene, work.guidance, work.state) | {"stage": torch.tensor(work.stage)}
+        run.save_checkpoint(offset + work.state.step, tensors)
+        run.update(step=offset + work.state.step, seconds=clock.seconds())
 
     steps = optimize(
         work.scene,
         prior,
         work.guidance,
-        prompt,
+        encode_prompt(prior, config.prompt, config.prompts),
         work.state,
         steps=config.steps,
         cameras=config.cameras,
@@ -252,23 +319,24 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None) -> It
     )
     saved = work.state.step
     try:
-        for step in steps:
+        for local in steps:
+            step = replace(local, step=offset + local.step, total=total)
             run.add_event(event_of(step))
             if time.monotonic() - previewed >= config.preview_every:
                 save_preview(run, config, work)
                 previewed = time.monotonic()
-                run.update(step=step.step, seconds=seconds())
-            if step.step % config.checkpoint_every == 0 or step.step == config.steps:
+                run.update(step=step.step, seconds=clock.seconds())
+            if local.step % config.checkpoint_every == 0 or local.step == config.steps:
                 save()
-                saved = step.step
+                saved = local.step
             yield step
             request = run.requested()
-            if request is not None and step.step < config.steps:
+            if request is not None and step.step < total:
                 save()
                 run.clear_request()
                 run.update(status="paused" if request == "pause" else "cancelled")
                 run.log(f"{request} after step {step.step}")
-                return
+                return False
     except (GeneratorExit, NumericalError) as error:
         # Both leave the state of a finished step behind, which is worth keeping.
         if work.state.step > saved:
@@ -277,9 +345,7 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None) -> It
             run.update(status="paused")
         raise
     save_preview(run, config, work)
-    export_scene(run, config, work.scene, prior.device)
-    run.update(status="finished", step=config.steps, seconds=seconds())
-    run.log(f"finished in {seconds():.1f} s")
+    return True
 
 
 def event_of(step: Step) -> dict[str, object]:
@@ -324,6 +390,7 @@ def export_scene(run: Run, config: RunConfig, scene: Scene, device: torch.device
         mesh,
         lambda cameras: pictures(scene, cameras, device),
         slug(config.prompt),
+        splats=scene.to_splats().without_invalid()[0] if isinstance(scene, GaussiansScene) else None,
         title=config.prompt,
         texture_size=config.export.texture_size,
         size=config.export.picture_size,
@@ -337,7 +404,8 @@ def load_scene(run: Run, device: torch.device) -> Scene:
     checkpoint = run.load_checkpoint()
     if checkpoint is None:
         raise RunError(f"{run.folder} has no checkpoint yet: nothing to show; sds3d resume {run.folder}")
-    scene = make_scene(config, random_streams(config.seed, "scene")["scene"], device)
+    mine = stage_config(config, int(checkpoint["stage"]))
+    scene = make_scene(mine.representation, random_streams(config.seed, "scene")["scene"], device, mine.steps)
     scene.load_state_dict(part(checkpoint, "scene/"))
     return scene
 

@@ -148,7 +148,8 @@ def _step(
     _check(rendering.rgb, "the render", name)
 
     rgb = resize(rendering.rgb, prior.image_size)  # (B, S, S, 3)
-    x = prior.encode_image(rgb)  # (B, C, h, w); its graph is dropped unused when the rule works on pixels
+    # (B, C, h, w); its graph is dropped unused when the rule works on pixels
+    x = prior.encode_image(rgb) if rendering.latent is None else rendering.latent
     positive, negative = prompt(cameras)
     views = Views(cameras, rgb.detach(), positive, negative)
     guided = guidance(x.detach(), views, progress, state.generators["guidance"])

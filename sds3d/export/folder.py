@@ -10,11 +10,16 @@ from sds3d.export.glb import to_glb
 from sds3d.export.obj import to_obj
 from sds3d.export.pictures import contact_sheet, sheet_png
 from sds3d.export.ply import to_ply
+from sds3d.export.splat_file import to_splat
+from sds3d.export.splat_glb import to_splat_glb
+from sds3d.export.splat_ply import to_splat_ply
+from sds3d.export.spz import to_spz
 from sds3d.export.surface import ColorFn
 from sds3d.export.texture import bake
 from sds3d.export.video import turntable_mp4
 from sds3d.files import write_atomically
 from sds3d.mesh import FloatArray, Mesh
+from sds3d.splats import Splats
 
 
 def write_exports(
@@ -24,6 +29,7 @@ def write_exports(
     name: str,
     *,
     color_fn: ColorFn | None = None,
+    splats: Splats | None = None,
     title: str = "",
     texture_size: int = 1024,
     size: int = 256,
@@ -32,6 +38,7 @@ def write_exports(
     """Write `<name>.glb`, `.ply`, `.obj` with `.mtl` and `.png`, `contact_sheet.png` and `turntable.mp4`.
 
     mesh: with vertex colours; it is baked to a texture here unless it has one. color_fn: sharper colours for baking.
+    splats: a cloud of Gaussians, written as `<name>-splats.ply`, `<name>.splat`, `<name>.spz` and `<name>-splats.glb`.
     render: the scene's pictures (B, H, W, 3) in [0, 1] of any number of cameras. title: of the sheet, `name` if empty.
     size: pixels of the video and of the sheet's renders. frames: of one turn, shown in two seconds at 60.
 
@@ -40,6 +47,13 @@ def write_exports(
     """
     textured = mesh if mesh.texture is not None else bake(mesh, color_fn, texture_size)
     files = {f"{name}.glb": to_glb(textured, name), f"{name}.ply": to_ply(mesh), **to_obj(textured, name)}
+    if splats is not None:
+        files |= {
+            f"{name}-splats.ply": to_splat_ply(splats),
+            f"{name}.splat": to_splat(splats),
+            f"{name}.spz": to_spz(splats),
+            f"{name}-splats.glb": to_splat_glb(splats),
+        }
     azimuths = turntable(8, size=size)
     headings = [f"{azimuth:.0f}°" for azimuth in azimuths.azimuth.tolist()]
     sheet = contact_sheet([("", render(azimuths))], headings, title or name, size=min(size, 192))

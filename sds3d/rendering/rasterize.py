@@ -15,6 +15,7 @@ from numba import njit
 
 from sds3d.cameras import Cameras
 from sds3d.mesh import FloatArray, IntArray
+from sds3d.rendering.simd import bits8, iota8, load8, lowest_bit, select8, store8
 
 # Numba widens float32 times a Python literal to float64, hence named float32 constants.
 _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
@@ -66,19 +67,12 @@ def rasterize(
         np.full(shape, -1, np.int32),
         np.zeros((*shape, 3), np.float32),
     )
+    screen = np.empty((len(vertices), 3), np.float32)
     for view in range(len(cameras)):
-        screen = _project(vertices, viewmats[view], focal[view], *shape[1:], np.float32(near))
+        _project(vertices, viewmats[view], focal[view], *shape[1:], np.float32(near), screen)
         _nearest_faces(screen, faces, out.face[view])
-        _interpolate(
-            screen,
-            faces,
-            attributes,
-            focal[view],
-            out.face[view],
-            out.attributes[view],
-            out.depth[view],
-            out.barycentric[view],
-        )
+        _locate(screen, faces, focal[view], out.face[view], out.barycentric[view], out.depth[view])
+        _interpolate(attributes, faces, out.face[view], out.barycentric[view], out.attributes[view])
     return out
 
 
@@ -102,10 +96,15 @@ def antialiased(render: Callable[[Cameras], FloatArray], cameras: Cameras, facto
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _project(
-    vertices: FloatArray, viewmat: FloatArray, focal: np.float32, height: int, width: int, near: np.float32
-) -> FloatArray:
-    """Screen positions (V, 3): x and y in pixels (y down) and 1/z, which is 0 for a vertex before the near plane."""
-    screen = np.zeros(vertices.shape, np.float32)
+    vertices: FloatArray,
+    viewmat: FloatArray,
+    focal: np.float32,
+    height: int,
+    width: int,
+    near: np.float32,
+    screen: FloatArray,
+) -> None:
+    """Fill `screen` (V, 3): x and y in pixels (y down) and 1/z; all 0 for a vertex before the near plane."""
     center_x, center_y = np.float32(width) * _HALF, np.float32(height) * _HALF
     for i in range(vertices.shape[0]):
         x, y, z = vertices[i, 0], vertices[i, 1], vertices[i, 2]
@@ -117,7 +116,8 @@ def _project(
             screen[i, 0] = focal * right * inverse + center_x
             screen[i, 1] = focal * down * inverse + center_y
             screen[i, 2] = inverse
-    return screen
+        else:
+            screen[i, 0], screen[i, 1], screen[i, 2] = _ZERO, _ZERO, _ZERO
 
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
@@ -126,67 +126,73 @@ def _ordered(ax, ay, bx, by):
 
     Both triangles of a shared edge then evaluate bit-identical expressions of opposite sign: no pixel falls between.
     """
-    if ax < bx or (ax == bx and ay < by):
-        return ax, ay, bx - ax, by - ay, _ONE
-    return bx, by, ax - bx, ay - by, -_ONE
+    dx, dy = bx - ax, by - ay
+    swapped = (dx < _ZERO) | ((dx == _ZERO) & (dy < _ZERO))
+    sign = -_ONE if swapped else _ONE
+    return bx if swapped else ax, by if swapped else ay, dx * sign, dy * sign, sign
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _nearest_faces(screen: FloatArray, faces: IntArray, face: IntArray) -> None:
-    """Write the nearest face of each pixel into `face` (H, W), which comes filled with -1."""
+    """Write the nearest face of each pixel into `face` (H, W), which comes filled with -1; ties go to the first face.
+
+    Eight pixels of a row at once.
+    """
     height, width = face.shape
     last_x, last_y = np.float32(width - 1), np.float32(height - 1)
-    nearest = np.zeros((height, width), np.float32)  # 1/z, linear on the screen
+    stride = width + 8
+    nearest = np.zeros(height * stride, np.float32)  # 1/z, linear on the screen
+    for row in range(height):  # nothing is nearer than the padding
+        nearest[row * stride + width : (row + 1) * stride] = np.inf
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        ax, ay, bx, by, cx, cy = screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
+        # Pixel centres within the bounding box; most faces of a fine mesh have none.
+        low_x, high_x = np.ceil(min(ax, bx, cx) - _HALF), np.floor(max(ax, bx, cx) - _HALF)
+        low_y, high_y = np.ceil(min(ay, by, cy) - _HALF), np.floor(max(ay, by, cy) - _HALF)
+        if low_x > high_x or low_y > high_y or low_x > last_x or high_x < _ZERO or low_y > last_y or high_y < _ZERO:
+            continue
         az, bz, cz = screen[a, 2], screen[b, 2], screen[c, 2]
         if min(az, bz, cz) <= _ZERO:
             continue  # at least one vertex lies before the near plane
-        ax, ay, bx, by, cx, cy = screen[a, 0], screen[a, 1], screen[b, 0], screen[b, 1], screen[c, 0], screen[c, 1]
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
         # Written so that NaN and infinite areas of broken vertices are skipped with the empty ones.
         if not (_ZERO < abs(area) < np.inf):
             continue
-        # Pixel centres within the bounding box, clamped as floats: far-off vertices overflow an integer.
-        left = int(np.ceil(min(max(min(ax, bx, cx) - _HALF, _ZERO), last_x + _ONE)))
-        right = int(np.floor(max(min(max(ax, bx, cx) - _HALF, last_x), -_ONE)))
-        top = int(np.ceil(min(max(min(ay, by, cy) - _HALF, _ZERO), last_y + _ONE)))
-        bottom = int(np.floor(max(min(max(ay, by, cy) - _HALF, last_y), -_ONE)))
-        if left > right or top > bottom:
-            continue
+        # Clamped as floats: far-off vertices overflow an integer.
+        left, right = int(max(low_x, _ZERO)), int(min(high_x, last_x))
+        top, bottom = int(max(low_y, _ZERO)), int(min(high_y, last_y))
         orientation = _ONE if area > _ZERO else -_ONE
         scale = _ONE / abs(area)
         ux, uy, udx, udy, usign = _ordered(bx, by, cx, cy)
         vx, vy, vdx, vdy, vsign = _ordered(cx, cy, ax, ay)
         wx, wy, wdx, wdy, wsign = _ordered(ax, ay, bx, by)
         usign, vsign, wsign = usign * orientation, vsign * orientation, wsign * orientation
+        udx, udy, vdx, vdy, wdx, wdy = udx * usign, udy * usign, vdx * vsign, vdy * vsign, wdx * wsign, wdy * wsign
         for row in range(top, bottom + 1):
             py = np.float32(row) + _HALF
             urow, vrow, wrow = udx * (py - uy), vdx * (py - vy), wdx * (py - wy)
-            for column in range(left, right + 1):
-                px = np.float32(column) + _HALF
-                u = usign * (urow - udy * (px - ux))
-                v = vsign * (vrow - vdy * (px - vx))
-                w = wsign * (wrow - wdy * (px - wx))
-                if u >= _ZERO and v >= _ZERO and w >= _ZERO:
-                    inverse = (u * az + v * bz + w * cz) * scale
-                    if inverse > nearest[row, column]:
-                        nearest[row, column] = inverse
-                        face[row, column] = f
+            for column in range(left, right + 1, 8):
+                px = iota8() + (np.float32(column) + _HALF)
+                u = urow - (px - ux) * udy
+                v = vrow - (px - vx) * vdy
+                w = wrow - (px - wx) * wdy
+                inverse = (u * az + v * bz + w * cz) * scale
+                before = load8(nearest, row * stride + column)
+                nearer = (u >= _ZERO) & (v >= _ZERO) & (w >= _ZERO) & (inverse > before)
+                hits = bits8(nearer)
+                if hits:
+                    store8(nearest, row * stride + column, select8(nearer, inverse, before))
+                    while hits:
+                        face[row, column + lowest_bit(hits)] = f
+                        hits &= hits - 1
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _interpolate(
-    screen: FloatArray,
-    faces: IntArray,
-    attributes: FloatArray,
-    focal: np.float32,
-    face: IntArray,
-    out: FloatArray,
-    depth: FloatArray,
-    barycentric: FloatArray,
+def _locate(
+    screen: FloatArray, faces: IntArray, focal: np.float32, face: IntArray, barycentric: FloatArray, depth: FloatArray
 ) -> None:
-    """Fill one view's attributes (H, W, C), depth (H, W) and barycentrics (H, W, 3) where `face` is not -1."""
+    """Fill one view's barycentrics (H, W, 3) and depth (H, W) where `face` (H, W) is not -1."""
     height, width = face.shape
     center_x, center_y = np.float32(width) * _HALF, np.float32(height) * _HALF
     for row in range(height):
@@ -207,10 +213,25 @@ def _interpolate(
             if total == _ZERO:  # a sliver that cancelled to nothing: its first vertex stands for it
                 u, screen_sum, total = az, _ONE, az
             scale = _ONE / total
-            u, v, w = u * scale, v * scale, w * scale
-            barycentric[row, column, 0], barycentric[row, column, 1], barycentric[row, column, 2] = u, v, w
+            barycentric[row, column, 0], barycentric[row, column, 1] = u * scale, v * scale
+            barycentric[row, column, 2] = w * scale
             x, y = (px - center_x) / focal, (py - center_y) / focal
             depth[row, column] = screen_sum * scale * np.sqrt(_ONE + x * x + y * y)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def _interpolate(
+    attributes: FloatArray, faces: IntArray, face: IntArray, barycentric: FloatArray, out: FloatArray
+) -> None:
+    """Fill one view's attributes (H, W, C) where `face` (H, W) is not -1."""
+    height, width = face.shape
+    for row in range(height):
+        for column in range(width):
+            f = face[row, column]
+            if f < 0:
+                continue
+            a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+            u, v, w = barycentric[row, column, 0], barycentric[row, column, 1], barycentric[row, column, 2]
             for k in range(attributes.shape[1]):
                 out[row, column, k] = u * attributes[a, k] + v * attributes[b, k] + w * attributes[c, k]
 

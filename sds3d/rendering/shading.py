@@ -1,12 +1,22 @@
-"""Lambertian pictures of a mesh on a CPU, for the toybox's data set, previews and contact sheets."""
+"""Shading: whole pictures of a finished mesh, and the formulas that differentiable scenes colour their pixels by.
+
+`shade_mesh` draws Lambertian pictures on a CPU, for the toybox's data set, previews and contact sheets. The functions
+after it work on pictures (B, H, W, C) of base colours, normals and so on, and are differentiable in all of them.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
+import torch
 from numba import njit
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.nn import functional
 
 from sds3d.cameras import Cameras
 from sds3d.mesh import FloatArray, IntArray, Mesh
@@ -136,3 +146,220 @@ def _lambert(
                 for k in range(3):
                     rgba[i, row, column, k] = min(max(color[i, row, column, k] * shade, _ZERO), _ONE)
                 rgba[i, row, column, 3] = _ONE
+
+
+# ---- differentiable: Lambert, normals ----
+
+
+def toward_viewer(normal: Tensor, to_camera: Tensor) -> Tensor:
+    """Normals (B, H, W, 3), turned over where they look away from the camera: surfaces are seen from both sides."""
+    return torch.where((normal * to_camera).sum(-1, keepdim=True) < 0, -normal, normal)
+
+
+def lambert(color: Tensor, normal: Tensor, to_light: Tensor, ambient: float = 0.1, diffuse: float = 0.9) -> Tensor:
+    """color (ambient + diffuse max(0, n.l)): (B, H, W, 3), as DreamFusion shades (arXiv:2209.14988, section 3.1).
+
+    color: (B, H, W, 3). normal: (B, H, W, 3) unit vectors. to_light: unit vectors towards the light, of any shape that
+    expands to the normals': (B, 1, 1, 3) for distant lights, see `from_points` for near ones.
+    """
+    return color * (ambient + diffuse * (normal * to_light).sum(-1, keepdim=True).clamp(min=0))
+
+
+def textureless(normal: Tensor, to_light: Tensor, ambient: float = 0.1, diffuse: float = 0.9) -> Tensor:
+    """`lambert` on white: only the shape is seen, so that colours cannot stand in for it."""
+    return lambert(torch.ones_like(normal), normal, to_light, ambient, diffuse)
+
+
+def from_points(points: Tensor, position: Tensor) -> Tensor:
+    """Unit vectors (B, H, W, 3) from surface points (B, H, W, 3) to a light or camera at `position` (B, 3), metres."""
+    return functional.normalize(position[:, None, None] - points, dim=-1)
+
+
+def lights_near(cameras: Cameras, spread: float, generator: torch.Generator) -> Tensor:
+    """Positions (B, 3) of one light a camera: the camera's own, moved by a Gaussian of `spread` times its distance."""
+    position = cameras.position()
+    offsets = torch.randn(len(cameras), 3, generator=generator).to(position)
+    return position + spread * cameras.distance[:, None] * offsets
+
+
+def normal_colors(normal: Tensor, cameras: Cameras | None = None) -> Tensor:
+    """Normals as colours (n + 1) / 2, (B, H, W, 3): of the world's axes, or with `cameras` of each camera's.
+
+    A camera's x is right, y up and z towards it, as pictures of normals usually are: what faces it is light blue.
+    """
+    if cameras is not None:
+        normal = torch.einsum("bij,bhwi->bhwj", cameras.c2w()[:, :3, :3].to(normal), normal)
+    return 0.5 * (normal + 1)
+
+
+# ---- differentiable: metallic-roughness under an environment ----
+
+
+class Environment(NamedTuple):
+    """Light from all around, as `prefilter` makes it; maps are octahedral, their outermost texels a copied rim.
+
+    diffuse: (1, n, n, 3) what a white Lambertian surface of a normal reflects, which is irradiance / pi.
+    specular: (levels, n, n, 3) radiance around a mirrored direction, blurred for roughness 0 to 1 in equal steps.
+    """
+
+    diffuse: Tensor
+    specular: Tensor
+
+
+def prefilter(radiance: Tensor, size: int = 32, levels: int = 6) -> Environment:
+    """An environment of a panorama; differentiable in it.
+
+    radiance: (h, w, 3), linear, at least 0. The top row looks up (+Y); the middle column looks along +Z, the one a
+    quarter to its right along +X. size: texels a side of the maps that are looked up. The specular maps hold the first
+    factor of the split sum: normal and viewer along the mirrored direction (Karis 2013, "Real shading in Unreal Engine
+    4").
+    Raises ValueError for a panorama of another shape.
+    """
+    if radiance.ndim != 3 or radiance.shape[2] != 3:
+        raise ValueError(f"a panorama must be (h, w, 3), got {tuple(radiance.shape)}")
+    height, width = radiance.shape[:2]
+    like = {"dtype": radiance.dtype, "device": radiance.device}
+    polar = torch.linspace(0, math.pi, height + 1, **like)
+    angle = (2 * torch.arange(width, **like) + 1 - width) * (math.pi / width)
+    middle = 0.5 * (polar[1:] + polar[:-1])[:, None]  # (h, 1)
+    light = torch.stack(
+        [middle.sin() * angle.sin(), middle.cos().expand(-1, width), middle.sin() * angle.cos()], dim=-1
+    ).reshape(-1, 3)  # (h w, 3)
+    solid_angle = (polar[:-1].cos() - polar[1:].cos())[:, None].expand(-1, width).reshape(-1)
+    center = (2 * torch.arange(size, **like) + 1 - size) / size
+    cosine = _octahedron(torch.cartesian_prod(center, center).flip(-1)) @ light.T  # (n n, h w)
+    texel = math.sqrt(4 * math.pi / min(size * size, height * width))  # radians; no lobe can be much narrower
+
+    def blurred(lobe: Tensor) -> Tensor:
+        weights = lobe * solid_angle
+        values = (weights / weights.sum(1, keepdim=True)) @ radiance.reshape(-1, 3)
+        return _with_rim(values.reshape(size, size, 3))
+
+    maps = []
+    for level in range(levels):
+        square = max((level / (levels - 1)) ** 2, 0.1 * texel) ** 2  # alpha^2, alpha = roughness^2
+        half = 0.5 * (1 + cosine)  # (n.h)^2, with the viewer along n
+        maps.append(blurred(square / (half * (square - 1) + 1).square() * cosine.clamp(min=0)))
+    return Environment(blurred(cosine.clamp(min=0))[None], torch.stack(maps))
+
+
+def studio(height: int = 16) -> Tensor:
+    """A panorama (height, 2 height, 3) for `prefilter`: grey walls, light from above, two soft lamps in front."""
+    up = torch.cos((torch.arange(height) + 0.5) * (math.pi / height))[:, None]  # (h, 1)
+    azimuth = (2 * torch.arange(2 * height) + 1 - 2 * height) * (math.pi / (2 * height))
+    radiance = (0.5 + 0.35 * up).expand(-1, 2 * height)
+    for strength, where, elevation in ((3.0, -0.7, 0.6), (1.2, 1.1, 0.3)):
+        across = torch.sqrt(1 - up**2) * math.cos(elevation) * torch.cos(azimuth - where)
+        radiance = radiance + strength * torch.exp(12 * (across + up * math.sin(elevation) - 1))
+    return radiance[..., None].repeat(1, 1, 3)
+
+
+def metallic_roughness(
+    base_color: Tensor,
+    metallic: Tensor,
+    roughness: Tensor,
+    normal: Tensor,
+    to_camera: Tensor,
+    environment: Environment,
+    specular: float = 1.0,
+) -> Tensor:
+    """Radiance (B, H, W, 3), linear, of glTF's metallic-roughness material; differentiable in all tensors.
+
+    base_color: (B, H, W, 3) linear, in [0, 1]; see `srgb_to_linear`. metallic, roughness: (B, H, W, 1) in [0, 1].
+    normal, to_camera: (B, H, W, 3) unit vectors in the world; a normal of zeros, as empty pixels have, does no harm.
+    specular: factor of the reflection of what is no metal (KHR_materials_specular); at 0 that is a Lambertian surface.
+
+    GGX lobes with height-correlated Smith shadowing by the split sum (Karis 2013), and the light that is scattered
+    more than once given back (Fdez-Aguera 2019, "A multiple-scattering microfacet model for real-time image-based
+    lighting", JCGT 8(1)): what is white in a white environment stays white.
+    """
+    cosine = (normal * to_camera).sum(-1, keepdim=True)
+    mirrored = 2 * cosine * normal - to_camera
+    f0 = 0.04 * specular * (1 - metallic) + base_color * metallic  # reflectance straight on, (B, H, W, 3)
+    f90 = specular * (1 - metallic) + metallic  # and at grazing angles
+    scale, bias = _directional_albedo(cosine.clamp(0, 1), roughness).unbind(-1)  # each (B, H, W)
+    once = f0 * scale[..., None] + f90 * bias[..., None]
+    lost = 1 - (scale + bias)[..., None]
+    average = f0 + (f90 - f0) / 21
+    again = once * lost * average / (1 - average * lost)
+    below = base_color * (1 - metallic) * (1 - once - again)
+    return once * _look_up(environment.specular, mirrored, roughness) + (again + below) * _look_up(
+        environment.diffuse, normal, torch.zeros_like(roughness)
+    )
+
+
+def srgb_to_linear(color: Tensor) -> Tensor:
+    """Light's linear scale of sRGB values in [0, 1] (IEC 61966-2-1)."""
+    return torch.where(color <= 0.04045, color / 12.92, ((color.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_srgb(color: Tensor) -> Tensor:
+    """sRGB values of linear ones at least 0; above 1 they are not clipped."""
+    return torch.where(color <= 0.0031308, color * 12.92, 1.055 * color.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def _octahedron(place: Tensor) -> Tensor:
+    """Unit vectors (..., 3) of places (..., 2) in [-1, 1] on the unfolded octahedron, +Y in the middle."""
+    a, b = place.unbind(-1)
+    y = 1 - a.abs() - b.abs()
+    fold = (-y).clamp(min=0)
+    return functional.normalize(torch.stack([a - fold * a.sign(), y, b - fold * b.sign()], dim=-1), dim=-1)
+
+
+def _unfolded(direction: Tensor) -> Tensor:
+    """Places (..., 2) of directions (..., 3) of any length; the inverse of `_octahedron`, without its poles' slopes."""
+    direction = direction / direction.abs().sum(-1, keepdim=True).clamp(min=1e-8)
+    a, y, b = direction.unbind(-1)
+    sign_a, sign_b = (torch.where(x < 0, -1.0, 1.0).to(x) for x in (a, b))
+    below = y < 0
+    return torch.stack(
+        [torch.where(below, (1 - b.abs()) * sign_a, a), torch.where(below, (1 - a.abs()) * sign_b, b)], dim=-1
+    )
+
+
+def _with_rim(octahedral: Tensor) -> Tensor:
+    """A map (n, n, C) between copies of what lies beyond its edges, (n + 2, n + 2, C): looked up without a seam."""
+    # An edge is glued to itself, turned round, and all four corners meet at the lower pole.
+    top, bottom = (row.flip(1) for row in (octahedral[:1], octahedral[-1:]))
+    padded = torch.cat([top, octahedral, bottom])  # (n + 2, n, C)
+    left, right = (column.flip(0) for column in (octahedral[:, :1], octahedral[:, -1:]))
+    left, right = torch.cat([right[:1], left, right[-1:]]), torch.cat([left[:1], right, left[-1:]])
+    return torch.cat([left, padded, right], dim=1)
+
+
+def _look_up(maps: Tensor, direction: Tensor, roughness: Tensor) -> Tensor:
+    """Maps (levels, n + 2, n + 2, 3) in directions (B, H, W, 3), between the levels by roughness (B, H, W, 1)."""
+    n = maps.shape[1]
+    place = _unfolded(direction) * ((n - 2) / n)  # within the rim
+    grid = torch.cat([place, 2 * roughness - 1], dim=-1).reshape(1, 1, 1, -1, 3)
+    if len(maps) > 1:  # levels are at the ends of the range, texels in the middle of theirs
+        grid = grid * grid.new_tensor([1.0, 1.0, (len(maps) - 1) / len(maps)])
+    volume = maps.to(direction).permute(3, 0, 1, 2)[None]  # (1, 3, levels, n, n)
+    values = functional.grid_sample(volume, grid, padding_mode="border", align_corners=False)
+    return values.reshape(3, -1).T.reshape(direction.shape)
+
+
+def _directional_albedo(cosine: Tensor, roughness: Tensor) -> Tensor:
+    """What a GGX surface reflects of white light as f0 scale + f90 bias: (B, H, W, 2), from two (B, H, W, 1)."""
+    table = _albedo_table().to(cosine).permute(2, 0, 1)[None]  # (1, 2, n, n)
+    grid = 2 * torch.cat([cosine, roughness], dim=-1).reshape(1, 1, -1, 2) - 1
+    values = functional.grid_sample(table, grid, padding_mode="border", align_corners=True)
+    return values.reshape(2, -1).T.reshape(*cosine.shape[:-1], 2)
+
+
+@cache
+def _albedo_table(n: int = 32, samples: int = 1024) -> Tensor:
+    """scale and bias at n roughnesses by n cosines from 0 to 1: (n, n, 2), by sampling half vectors (Karis 2013)."""
+    knots = torch.linspace(0, 1, n, dtype=torch.float64)
+    square = knots.clamp(min=0.02)[:, None, None] ** 4  # alpha^2, (n, 1, 1)
+    nv = knots.clamp(min=1e-3)[:, None]  # (n, 1)
+    i = torch.arange(samples, dtype=torch.float64)
+    turn = 2 * math.pi * ((i * 0.6180339887498949) % 1)
+    part = (i + 0.5) / samples
+    nh = ((1 - part) / (1 + (square - 1) * part)).sqrt()  # (n, 1, samples)
+    vh = (1 - nv**2).sqrt() * (1 - nh**2).sqrt() * turn.cos() + nv * nh  # (n, n, samples)
+    nl = (2 * vh * nh - nv).clamp(min=0)
+    shadowing = nl * (nv**2 * (1 - square) + square).sqrt() + nv * (nl**2 * (1 - square) + square).sqrt()
+    reflected = torch.where((nl > 0) & (vh > 0), 2 * nl * vh / (nh * shadowing), 0.0)  # brdf n.l / density
+    fresnel = (1 - vh.clamp(0, 1)) ** 5
+    return torch.stack([(reflected * (1 - fresnel)).mean(-1), (reflected * fresnel).mean(-1)], dim=-1)

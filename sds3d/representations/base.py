@@ -19,12 +19,14 @@ class Rendering:
     rgb: (B, H, W, 3) in [0, 1], composited on the background. alpha: (B, H, W, 1) opacity in [0, 1].
     depth: (B, H, W, 1) expected distance along the ray in metres, 0 where nothing is hit (alpha-weighted).
     normal: (B, H, W, 3) unit vectors in the world frame where alpha > 0, else 0.
+    latent: (B, C, h, w) in the prior's space, from scenes that render what the prior's encoder would give; else None.
     """
 
     rgb: Tensor
     alpha: Tensor
     depth: Tensor
     normal: Tensor
+    latent: Tensor | None = None
 
 
 class Scene(Protocol):

@@ -47,7 +47,7 @@ def dmtet(sdf: Tensor, offsets: Tensor | None = None, bound: float = BOUND) -> S
     n = len(sdf)
     # Positions in the flat grid of each triangle's three edges, and their directions.
     table = _tetrahedra_table()
-    count = table.count.to(sdf.device)[case]  # (A,) triangles of each cube
+    count = table.triangles.to(sdf.device)[case]  # (A,) triangles of each cube
     owner = torch.repeat_interleave(torch.arange(len(case), device=sdf.device), count)  # (F,)
     first = count.cumsum(0) - count
     row = (table.start.to(sdf.device)[case] - first)[owner] + torch.arange(len(owner), device=sdf.device)
@@ -99,11 +99,10 @@ def active_cubes(sdf: Tensor) -> tuple[Tensor, Tensor]:
 
 def cube_cases(sdf: Tensor) -> Tensor:
     """Which corners of each cube are inside, one bit a corner: (N - 1, N - 1, N - 1) uint8."""
-    inside = (sdf.detach() < 0).to(torch.uint8)
     m = len(sdf) - 1
-    case = torch.zeros((m, m, m), dtype=torch.uint8, device=sdf.device)
-    for corner, (x, y, z) in enumerate(CORNERS):
-        case |= inside[x : x + m, y : y + m, z : z + m] << corner
+    case = (sdf.detach() < 0).to(torch.uint8)
+    for axis in range(3):  # 2, 4, then 8 corners in each value
+        case = case.narrow(axis, 0, m) | case.narrow(axis, 1, m) << (1 << axis)
     return case
 
 
@@ -146,11 +145,11 @@ def numbered(keys: Tensor, limit: int) -> tuple[Tensor, Tensor]:
 class _TetrahedraTable(NamedTuple):
     """The triangles of a cube's six tetrahedra, for its 256 cases.
 
-    count, start: (256,) how many and where in `edges`. edges: (T, 3, 2) each triangle's three edges, as lower corner
-    and direction; the upper corner is their sum.
+    triangles, start: (256,) how many and where in `edges`. edges: (T, 3, 2) the three edges of each triangle, as lower
+    corner and direction; the upper corner is their sum.
     """
 
-    count: Tensor
+    triangles: Tensor
     start: Tensor
     edges: Tensor
 

@@ -24,6 +24,7 @@ from sds3d.representations.base import Rendering, opacity_losses
 from sds3d.representations.grid_mesh import grid_mesh
 
 _DENSITY_SCALE = 20.0  # per metre: a pre-activation of 3 is opaque within a few centimetres
+_FLOOR = -7.0  # of the pre-activation at the start: keeps the gradient of the softplus alive in the corners
 _OCCUPIED = 0.04  # density per metre under which a cell counts as empty: 4 % opacity over a whole metre
 _BETAS = (0.9, 0.95)  # a voxel is seen rarely, so the second moment must not remember for long
 _REFRESH = 8  # steps between two sweeps over the whole grid
@@ -76,8 +77,7 @@ class NerfScene:
         n = config.resolution
         axis = torch.linspace(-BOUND, BOUND, n)
         radius = torch.cartesian_prod(axis, axis, axis).norm(dim=-1).reshape(n, n, n)
-        # The floor keeps the gradient of the softplus alive in the corners.
-        blob = (config.blob_height * (1 - radius / config.blob_radius)).clamp(min=-7.0)
+        blob = (config.blob_height * (1 - radius / config.blob_radius)).clamp(min=_FLOOR)
         density = blob + 0.05 * torch.randn(n, n, n, generator=generator)
         color = 0.1 * torch.randn(n, n, n, 3, generator=generator)
         self.density = torch.nn.Parameter(density.to(self.device))
@@ -85,6 +85,23 @@ class NerfScene:
         self._seed = int(torch.randint(2**62, (), generator=generator))
         self._step = 0
         self._skip = self._empty_distance()
+
+    @classmethod
+    def from_grid(
+        cls, grid: Tensor, config: NerfConfig, generator: torch.Generator, device: torch.device | str = "cpu"
+    ) -> NerfScene:
+        """A scene that starts as a grid (M, M, M, 4) of density per metre and r, g, b in [0, 1], resampled."""
+        scene = cls(config, generator, device)
+        size = (config.resolution,) * 3
+        planes = functional.interpolate(grid.permute(3, 0, 1, 2)[None], size, mode="trilinear", align_corners=True)[0]
+        with torch.no_grad():
+            # Softplus backwards; never below the floor that keeps its gradient alive.
+            density = (planes[0] / _DENSITY_SCALE).clamp(min=1e-6)
+            scene.density.copy_((density + torch.log(-torch.expm1(-density))).clamp(min=_FLOOR))
+            scene.color.copy_(torch.logit(planes[1:].permute(1, 2, 3, 0), eps=0.01))
+        scene._skip = scene._empty_distance()
+        scene._step = config.warmup  # nothing has to be found by looking at all of space
+        return scene
 
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
         """Pictures of the B views over `background`, (B, 3) or (3,) in [0, 1]."""

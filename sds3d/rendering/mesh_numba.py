@@ -1,0 +1,403 @@
+"""Mesh kernels on the CPU: what `mesh.py` renders, with analytic backwards.
+
+The z-buffer is `rasterize.py`'s. A view is one task that writes to arrays of its own, so nothing depends on which
+thread comes first; only the gradient of interpolated attributes is summed over views, in one array a thread.
+
+Antialiasing takes two steps. `crossings` walks the silhouette edges along the lines through pixel centres and keeps,
+for each pair of neighbouring pixels, the edge that parts them; `blend` then mixes the two by where that edge passes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from sds3d.mesh import FloatArray, IntArray
+from sds3d.rendering import rasterize as zbuffer
+from sds3d.rendering.simd import parallel, parallel_map, threads
+
+# Numba widens float32 times a Python literal to float64, hence named float32 constants.
+_ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
+_BLOCK = 4096
+
+_KERNEL: Any = {"nogil": True, "cache": True, "error_model": "numpy"}
+
+# ---- edges ----
+
+
+@njit(**_KERNEL)
+def edges_of(faces: IntArray, n_vertices: int) -> tuple[IntArray, IntArray, IntArray]:
+    """`MeshEdges` of faces (F, 3): sides, sorted by counting by the smaller vertex, by insertion by the larger."""
+    begin = np.zeros(n_vertices + 2, np.int32)
+    for f in range(len(faces)):
+        for i in range(3):
+            a, b = faces[f, i], faces[f, i + 1 - 3 * (i == 2)]
+            begin[min(a, b) + 2] += a != b  # a side from a vertex to itself is none
+    for v in range(n_vertices):
+        begin[v + 2] += begin[v + 1]
+    sides = begin[n_vertices + 1]
+    larger, opposite = np.empty(sides, np.int32), np.empty(sides, np.int32)
+    for f in range(len(faces)):
+        for i in range(3):
+            a, b = faces[f, i], faces[f, i + 1 - 3 * (i == 2)]
+            if a != b:
+                at = begin[min(a, b) + 1]
+                begin[min(a, b) + 1] = at + 1  # in the end this is where the next vertex begins
+                larger[at], opposite[at] = max(a, b), faces[f, i + 2 - 3 * (i > 0)]
+    ends, starts = np.empty((sides, 2), np.int32), np.empty(sides + 1, np.int32)
+    n = 0
+    for v in range(n_vertices):
+        first = begin[v]
+        for i in range(first, begin[v + 1]):
+            key, value, j = larger[i], opposite[i], i
+            while j > first and larger[j - 1] > key:
+                larger[j], opposite[j] = larger[j - 1], opposite[j - 1]
+                j -= 1
+            larger[j], opposite[j] = key, value
+        for i in range(first, begin[v + 1]):
+            if i == first or larger[i] != larger[i - 1]:
+                ends[n, 0], ends[n, 1], starts[n] = v, larger[i], i
+                n += 1
+    starts[n] = sides
+    return ends[:n], starts[: n + 1], opposite
+
+
+# ---- projection ----
+
+
+def project(vertices: FloatArray, viewmats: FloatArray, focal: FloatArray, size: tuple[int, int], near: float) -> Any:
+    """Screen positions (B, V, 3) of vertices (V, 3): x and y in pixels and 1/z."""
+    screen = np.empty((len(viewmats), *vertices.shape), np.float32)
+    parallel_map(
+        lambda view: zbuffer._project(vertices, viewmats[view], focal[view], *size, np.float32(near), screen[view]),
+        len(viewmats),
+    )
+    return screen
+
+
+def project_backward(
+    screen: FloatArray, viewmats: FloatArray, focal: FloatArray, size: tuple[int, int], d_screen: FloatArray
+) -> FloatArray:
+    """The gradient (V, 3) of the vertices."""
+    d_vertices = np.empty(screen.shape[1:], np.float32)
+    parallel(_project_backward, screen, viewmats, focal, size, d_screen, d_vertices)
+    return d_vertices
+
+
+@njit(**_KERNEL)
+def _project_backward(thread, n_threads, screen, viewmats, focal, size, d_screen, d_vertices):
+    center_x, center_y = np.float32(size[1]) * _HALF, np.float32(size[0]) * _HALF
+    n = len(d_vertices)
+    for block in range(thread, (n + _BLOCK - 1) // _BLOCK, n_threads):
+        for i in range(block * _BLOCK, min((block + 1) * _BLOCK, n)):
+            x, y, z = _ZERO, _ZERO, _ZERO
+            for view in range(len(screen)):
+                gx, gy, gz = d_screen[view, i, 0], d_screen[view, i, 1], d_screen[view, i, 2]
+                inverse = screen[view, i, 2]
+                if inverse == _ZERO or (gx == _ZERO and gy == _ZERO and gz == _ZERO):
+                    continue
+                matrix = viewmats[view]
+                right, down = focal[view] * inverse * gx, focal[view] * inverse * gy
+                offset_x, offset_y = screen[view, i, 0] - center_x, screen[view, i, 1] - center_y
+                forward = -inverse * (offset_x * gx + offset_y * gy + inverse * gz)
+                x += matrix[0, 0] * right + matrix[1, 0] * down + matrix[2, 0] * forward
+                y += matrix[0, 1] * right + matrix[1, 1] * down + matrix[2, 1] * forward
+                z += matrix[0, 2] * right + matrix[1, 2] * down + matrix[2, 2] * forward
+            d_vertices[i, 0], d_vertices[i, 1], d_vertices[i, 2] = x, y, z
+
+
+# ---- faces, barycentrics, depth ----
+
+
+def rasterize(
+    screen: FloatArray, faces: IntArray, focal: FloatArray, size: tuple[int, int]
+) -> tuple[IntArray, FloatArray, FloatArray]:
+    """face (B, H, W), barycentric (B, H, W, 3) and depth (B, H, W, 1) of `Raster`."""
+    shape = (len(screen), *size)
+    face, barycentric = np.full(shape, -1, np.int32), np.zeros((*shape, 3), np.float32)
+    depth = np.zeros((*shape, 1), np.float32)
+
+    def one(view: int) -> None:
+        zbuffer._nearest_faces(screen[view], faces, face[view])
+        zbuffer._locate(screen[view], faces, focal[view], face[view], barycentric[view], depth[view, ..., 0])
+
+    parallel_map(one, len(screen))
+    return face, barycentric, depth
+
+
+def rasterize_backward(
+    screen: FloatArray, faces: IntArray, focal: FloatArray, face: IntArray, gradients: tuple[FloatArray, FloatArray]
+) -> FloatArray:
+    """The gradient (B, V, 3) of the screen positions, from those of barycentric and depth."""
+    d_screen = np.zeros(screen.shape, np.float32)
+    d_barycentric, d_depth = gradients
+    parallel_map(
+        lambda i: _locate_backward(screen[i], faces, focal[i], face[i], d_barycentric[i], d_depth[i], d_screen[i]),
+        len(screen),
+    )
+    return d_screen
+
+
+@njit(**_KERNEL)
+def _locate_backward(screen, faces, focal, face, d_barycentric, d_depth, d_screen):
+    height, width = face.shape
+    center_x, center_y = np.float32(width) * _HALF, np.float32(height) * _HALF
+    for row in range(height):
+        py = np.float32(row) + _HALF
+        for column in range(width):
+            f = face[row, column]
+            if f < 0:
+                continue
+            gu, gv, gw = d_barycentric[row, column, 0], d_barycentric[row, column, 1], d_barycentric[row, column, 2]
+            gd = d_depth[row, column, 0]
+            if gu == _ZERO and gv == _ZERO and gw == _ZERO and gd == _ZERO:
+                continue
+            px = np.float32(column) + _HALF
+            a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+            ax, ay, az = screen[a, 0] - px, screen[a, 1] - py, screen[a, 2]
+            bx, by, bz = screen[b, 0] - px, screen[b, 1] - py, screen[b, 2]
+            cx, cy, cz = screen[c, 0] - px, screen[c, 1] - py, screen[c, 2]
+            u, v, w = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx  # twice the areas opposite a, b and c
+            total = u * az + v * bz + w * cz
+            if total == _ZERO:
+                continue
+            scale = _ONE / total
+            x, y = (px - center_x) / focal, (py - center_y) / focal
+            gd *= np.sqrt(_ONE + x * x + y * y) * scale  # depth = ray (u + v + w) / total
+            # barycentric = (u az, v bz, w cz) / total; `mean` is what dividing by total takes away from each.
+            mean = (gu * u * az + gv * v * bz + gw * w * cz) * scale + gd * (u + v + w)
+            gu, gv, gw = (gu - mean) * scale, (gv - mean) * scale, (gw - mean) * scale
+            du, dv, dw = gu * az + gd, gv * bz + gd, gw * cz + gd
+            d_screen[a, 0] += by * dw - cy * dv
+            d_screen[a, 1] += cx * dv - bx * dw
+            d_screen[a, 2] += gu * u
+            d_screen[b, 0] += cy * du - ay * dw
+            d_screen[b, 1] += ax * dw - cx * du
+            d_screen[b, 2] += gv * v
+            d_screen[c, 0] += ay * dv - by * du
+            d_screen[c, 1] += bx * du - ax * dv
+            d_screen[c, 2] += gw * w
+
+
+# ---- interpolation ----
+
+
+def interpolate(attributes: FloatArray, faces: IntArray, face: IntArray, barycentric: FloatArray) -> FloatArray:
+    """Vertex attributes (V, C) at every pixel, (B, H, W, C)."""
+    out = np.zeros((*face.shape, attributes.shape[1]), np.float32)
+    parallel_map(
+        lambda view: zbuffer._interpolate(attributes, faces, face[view], barycentric[view], out[view]), len(face)
+    )
+    return out
+
+
+def interpolate_backward(
+    attributes: FloatArray, faces: IntArray, face: IntArray, barycentric: FloatArray, d_out: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """The gradients of the attributes (V, C) and of the barycentrics (B, H, W, 3)."""
+    d_attributes = np.zeros((max(1, min(threads(), len(face))), *attributes.shape), np.float32)
+    d_barycentric = np.zeros(barycentric.shape, np.float32)
+    parallel(_interpolate_backward, attributes, faces, face, barycentric, d_out, d_attributes, d_barycentric)
+    return d_attributes[0] if len(d_attributes) == 1 else d_attributes.sum(0), d_barycentric
+
+
+@njit(**_KERNEL)
+def _interpolate_backward(thread, n_threads, attributes, faces, face, barycentric, d_out, d_attributes, d_barycentric):
+    for view in range(thread, len(face), n_threads):
+        mine = d_attributes[thread]
+        for row in range(face.shape[1]):
+            for column in range(face.shape[2]):
+                f = face[view, row, column]
+                if f < 0:
+                    continue
+                a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+                weights = barycentric[view, row, column]
+                u, v, w = weights[0], weights[1], weights[2]
+                du, dv, dw = _ZERO, _ZERO, _ZERO
+                for k in range(attributes.shape[1]):
+                    g = d_out[view, row, column, k]
+                    mine[a, k] += g * u
+                    mine[b, k] += g * v
+                    mine[c, k] += g * w
+                    du += g * attributes[a, k]
+                    dv += g * attributes[b, k]
+                    dw += g * attributes[c, k]
+                at = d_barycentric[view, row, column]
+                at[0], at[1], at[2] = du, dv, dw
+
+
+# ---- silhouettes ----
+
+
+def crossings(screen: FloatArray, focal: FloatArray, edges: Any, face: IntArray, depth: FloatArray) -> IntArray:
+    """The silhouette edge, or -1, between each pixel and its right ([:, 0]) and its lower ([:, 1]): (B, 2, H, W)."""
+    shape = (len(face), 2, *face.shape[1:])
+    crossing, outermost = np.full(shape, -1, np.int32), np.full(shape, -1, np.float32)
+    parallel_map(
+        lambda i: _crossings(screen[i], focal[i], *edges, face[i], depth[i, ..., 0], crossing[i], outermost[i]),
+        len(face),
+    )
+    return crossing
+
+
+@njit(inline="always", **_KERNEL)
+def _distance(depth, row, column, center_x, center_y, focal):
+    """z of what a pixel shows, infinite where it is empty."""
+    if depth[row, column] == _ZERO:
+        return np.float32(np.inf)
+    x, y = (np.float32(column) + _HALF - center_x) / focal, (np.float32(row) + _HALF - center_y) / focal
+    return depth[row, column] / np.sqrt(_ONE + x * x + y * y)
+
+
+@njit(**_KERNEL)
+def _crossings(screen, focal, ends, starts, opposite, face, depth, crossing, outermost):
+    height, width = face.shape
+    center_x, center_y = np.float32(width) * _HALF, np.float32(height) * _HALF
+    for e in range(len(ends)):
+        x0, y0, w0 = screen[ends[e, 0], 0], screen[ends[e, 0], 1], screen[ends[e, 0], 2]
+        x1, y1, w1 = screen[ends[e, 1], 0], screen[ends[e, 1], 1], screen[ends[e, 1], 2]
+        dx, dy = x1 - x0, y1 - y0
+        # Steep edges part pixels of a row, others those of a column: a step along the edge is then at most one aside.
+        steep = abs(dy) >= abs(dx)
+        begin, end = (min(y0, y1), max(y0, y1)) if steep else (min(x0, x1), max(x0, x1))
+        first, last = np.ceil(begin - _HALF), np.ceil(end - _HALF)  # lines of pixel centres, the last one excluded
+        lines, across = (height, width) if steep else (width, height)
+        if not (first < last and first < np.float32(lines) and last > _ZERO):  # the test also turns NaN away
+            continue
+        if min(w0, w1) <= _ZERO or not abs(dx) + abs(dy) < np.inf:
+            continue
+        left, right = False, False  # on which sides of the edge its faces lie
+        for i in range(starts[e], starts[e + 1]):
+            side = dx * (screen[opposite[i], 1] - y0) - dy * (screen[opposite[i], 0] - x0)
+            left |= side < _ZERO
+            right |= side > _ZERO
+        if left == right:
+            continue  # no silhouette, or seen edge-on
+        # Does the surface lie on the first of the two pixels that the edge parts (smaller column or row)?
+        surface_first = (left == (dy < _ZERO)) if steep else (left == (dx > _ZERO))
+        s0, s1, o0, do = (y0, y1 - y0, x0, dx) if steep else (x0, x1 - x0, y0, dy)
+        for line in range(int(max(first, _ZERO)), int(min(last, np.float32(lines)))):
+            along = (np.float32(line) + _HALF - s0) / s1
+            place = o0 + along * do - _HALF
+            pixel = np.floor(place)
+            if not _ZERO <= pixel < np.float32(across - 1):
+                continue
+            t = place - pixel
+            outwards = t if surface_first else _ONE - t
+            k = int(pixel)
+            axis, row, column = (0, line, k) if steep else (1, k, line)
+            if outwards <= outermost[axis, row, column]:
+                continue
+            next_row, next_column = (row, column + 1) if steep else (row + 1, column)
+            first_z = _distance(depth, row, column, center_x, center_y, focal)
+            next_z = _distance(depth, next_row, next_column, center_x, center_y, focal)
+            inside, outside = (first_z, next_z) if surface_first else (next_z, first_z)
+            # The surface is what the one pixel shows, and the other shows something behind the edge.
+            if inside < outside and (w0 + along * (w1 - w0)) * outside > _ONE:
+                outermost[axis, row, column], crossing[axis, row, column] = outwards, e
+
+
+@njit(inline="always", **_KERNEL)
+def _place(screen, ends, edge, axis, row, column):
+    """Where an edge passes between a pixel's centre (0) and the next one's (1), and what `_push` needs besides."""
+    i, j = ends[edge, 0], ends[edge, 1]
+    line, pixel = (row, column) if axis == 0 else (column, row)
+    s0, s1, o0, o1 = screen[i, 1 - axis], screen[j, 1 - axis], screen[i, axis], screen[j, axis]
+    along = (np.float32(line) + _HALF - s0) / (s1 - s0)
+    slope = (o1 - o0) / (s1 - s0)
+    return o0 + along * (o1 - o0) - np.float32(pixel) - _HALF, along, slope
+
+
+@njit(inline="always", **_KERNEL)
+def _weight(screen, ends, crossing, side, row, column):
+    """How much of a pixel its neighbour covers (0 right, 1 below, 2 left, 3 above), and what `_push` needs besides."""
+    axis = side & 1
+    first_row, first_column = row - (side == 3), column - (side == 2)
+    if first_row < 0 or first_column < 0:
+        return _ZERO, -1, _ZERO, _ZERO
+    edge = crossing[axis, first_row, first_column]
+    if edge < 0:
+        return _ZERO, -1, _ZERO, _ZERO
+    t, along, slope = _place(screen, ends, edge, axis, first_row, first_column)
+    return max((_HALF - t) if side < 2 else (t - _HALF), _ZERO), edge, along, slope
+
+
+def blend(pictures: FloatArray, screen: FloatArray, ends: IntArray, crossing: IntArray) -> FloatArray:
+    """Pictures (B, H, W, C) with the pixels beside silhouettes mixed."""
+    out = pictures.copy()
+    parallel_map(lambda i: _blend(pictures[i], screen[i], ends, crossing[i], out[i]), len(pictures))
+    return out
+
+
+@njit(**_KERNEL)
+def _blend(pictures, screen, ends, crossing, out):
+    height, width, channels = pictures.shape
+    for row in range(height):
+        for column in range(width):
+            total = _ZERO
+            for side in range(4):
+                weight, _, _, _ = _weight(screen, ends, crossing, side, row, column)
+                if weight > _ZERO:
+                    total += weight
+                    r, c = row + (side == 1) - (side == 3), column + (side == 0) - (side == 2)
+                    for k in range(channels):
+                        out[row, column, k] += weight * (pictures[r, c, k] - pictures[row, column, k])
+            if total > _ONE:  # a tip narrower than a pixel: never more than the neighbours' mean
+                for k in range(channels):
+                    out[row, column, k] = (
+                        pictures[row, column, k] + (out[row, column, k] - pictures[row, column, k]) / total
+                    )
+
+
+def blend_backward(
+    pictures: FloatArray, screen: FloatArray, ends: IntArray, crossing: IntArray, d_out: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """The gradients of the pictures and of the screen positions (B, V, 3)."""
+    d_pictures, d_screen = d_out.copy(), np.zeros(screen.shape, np.float32)
+    parallel_map(
+        lambda i: _blend_backward(pictures[i], screen[i], ends, crossing[i], d_out[i], d_pictures[i], d_screen[i]),
+        len(pictures),
+    )
+    return d_pictures, d_screen
+
+
+@njit(**_KERNEL)
+def _blend_backward(pictures, screen, ends, crossing, d_out, d_pictures, d_screen):
+    height, width, channels = pictures.shape
+    pulls = np.empty(4, np.float32)  # of each neighbour's colour on the pixel: d loss/d weight before the limit
+    for row in range(height):
+        for column in range(width):
+            total = _ZERO
+            for side in range(4):
+                total += _weight(screen, ends, crossing, side, row, column)[0]
+            if total == _ZERO:
+                continue
+            scale, mean = _ONE / max(total, _ONE), _ZERO
+            for side in range(4):
+                weight = _weight(screen, ends, crossing, side, row, column)[0] * scale
+                if weight == _ZERO:
+                    continue
+                r, c = row + (side == 1) - (side == 3), column + (side == 0) - (side == 2)
+                pull = _ZERO
+                for k in range(channels):
+                    g = d_out[row, column, k]
+                    d_pictures[r, c, k] += weight * g
+                    d_pictures[row, column, k] -= weight * g
+                    pull += g * (pictures[r, c, k] - pictures[row, column, k])
+                pulls[side] = pull
+                mean += weight * pull
+            if total <= _ONE:
+                mean = _ZERO
+            for side in range(4):
+                weight, edge, along, slope = _weight(screen, ends, crossing, side, row, column)
+                if weight == _ZERO:
+                    continue
+                axis, d_weight = side & 1, scale * (pulls[side] - mean)
+                d_place = -d_weight if side < 2 else d_weight
+                i, j = ends[edge, 0], ends[edge, 1]
+                d_screen[i, axis] += d_place * (_ONE - along)
+                d_screen[j, axis] += d_place * along
+                d_screen[i, 1 - axis] -= d_place * (_ONE - along) * slope
+                d_screen[j, 1 - axis] -= d_place * along * slope

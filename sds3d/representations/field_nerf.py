@@ -1,0 +1,355 @@
+"""Scenes made of any radiance field, rendered by occupancy-grid ray marching; with colours or with latents.
+
+Instant-NGP's hash grid (2201.05989) and EG3D's triplane (2112.07945) in the places where `nerf` has voxels. Each has a
+`name` of its own in the configuration, so that switching is one word, and every setting that is shown belongs to it;
+a dense grid is left to `nerf`, whose fused kernel is faster than any of these.
+
+With latents the scene is that of Latent-NeRF (Metzer et al. 2022, arXiv:2211.07600): it renders what the prior's
+encoder would give, so that no encoder runs. Its colours are a linear map of the latents; with `refine` the map learns,
+and the encoder is given pictures again.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field as Setting
+from pydantic import model_validator
+from torch import Tensor
+from torch.nn import functional
+from typing_extensions import Self
+
+from sds3d.cameras import Cameras
+from sds3d.config import Config
+from sds3d.mesh import Mesh
+from sds3d.rendering.packed import Occupancy, field_normals, occupancy_of, render_field
+from sds3d.rendering.volume import BOUND
+from sds3d.representations.base import Rendering, opacity_losses
+from sds3d.representations.fields import Blob, deactivate
+from sds3d.representations.fields_hash import HashField
+from sds3d.representations.fields_triplane import TriplaneField
+from sds3d.representations.gaussians import normals_from_depth
+from sds3d.representations.grid_mesh import grid_mesh
+from sds3d.representations.sketch_shape import SketchShape
+
+STABLE_DIFFUSION_RGB = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-0.184, -0.271, -0.473))
+"""r, g, b in [-1, 1] of each latent channel of Stable Diffusion 1 (scaled by 0.18215), fitted by users of Hugging
+Face's forum ("Decoding latents to RGB without upscaling")."""
+
+_OCCUPIED = 0.5  # density per metre under which a cell counts as empty: 1 % opacity over a step
+_EXPLORED = 0.005  # share of the grid's corners whose eight cells are rendered in any case: matter may begin there
+_REFRESH = 8  # steps between two looks at where matter is
+_CORNERS = 48  # of the occupancy grid, along an edge
+_NEIGHBOUR = 2 * BOUND / 47  # metres between points that smoothness compares, the voxel of a default `nerf`
+_SMOOTH_POINTS = 2048
+_POINTS_AT_ONCE = 1 << 17
+_RAYS_AT_ONCE = 1 << 15
+
+
+class FieldNerfConfig(Config):
+    """What hash grids and triplanes share.
+
+    The weights balance the loop's data term, 1/2 sum |rgb - target|^2 a view.
+    """
+
+    samples: int = Setting(default=64, ge=8, le=1024)
+    """Steps of a ray along an edge of the cube; diagonal rays take more."""
+    hidden: int = Setting(default=32, ge=4, le=256)
+    """Width of the small network that reads densities and colours out of the encoding."""
+    blob_height: float = 10.0
+    """Density blob at the start: pre-activation at the centre."""
+    blob_radius: float = Setting(default=0.275, gt=0)
+    """Density blob at the start: radius in metres at which the pre-activation is 0."""
+    opacity: float = Setting(default=0.0075, ge=0)
+    """Weight of the opacity summed over a view's pixels: against fog."""
+    entropy: float = Setting(default=0.00375, ge=0)
+    """Weight at the last step of the binary entropy of the opacity (nats) summed over a view's pixels: pushes pixels to
+    be either full or empty. Grows linearly from 0."""
+    density_smoothness: float = Setting(default=7.5e-5, ge=0)
+    """Weight, times a view's number of pixels, of the mean squared difference of the density's pre-activation between
+    places 2.3 cm apart."""
+    color_smoothness: float = Setting(default=7.5e-4, ge=0)
+    """Weight, times a view's number of pixels, of the mean squared difference of colours between places 2.3 cm
+    apart."""
+    latent_channels: int = Setting(default=0, ge=0, le=64)
+    """Channels of the prior's latents to render in place of colours, as in Latent-NeRF: 4 for Stable Diffusion, 12 for
+    the embedded prior; 0 renders colours. Set cameras.size to the latents' height then (image size / 8, or / 4)."""
+    normals: bool = False
+    """Normals by finite differences of the density in training, too, for rules that look at normals; a third slower.
+    Otherwise they are made from the noisy depth there."""
+    refine: bool = False
+    """Latents are rendered as the colours that a linear map makes of them, and the map learns, too: Latent-NeRF's last
+    stage. It takes over the state of the stage of latents; set cameras.size to the picture's height again."""
+    refine_lr: float = Setting(default=0.01, gt=0)
+    """Learning rate of the map from latents to colours."""
+
+    @model_validator(mode="after")
+    def _refine_needs_latents(self) -> Self:
+        if self.refine and not self.latent_channels:
+            raise ValueError("refine makes colours of latents: set latent_channels, or leave refine out")
+        return self
+
+
+class HashNerfConfig(FieldNerfConfig):
+    """A hash-grid radiance field (Instant-NGP): detail where it is needed, at the price of a little noise."""
+
+    name: Literal["hash_nerf"] = "hash_nerf"
+    levels: int = Setting(default=8, ge=1, le=24)
+    """Resolutions that the field is stored at."""
+    log2_entries: int = Setting(default=14, ge=8, le=24)
+    """Binary logarithm of the entries of a level's table; corners of finer grids share them."""
+    coarsest: int = Setting(default=8, ge=1)
+    """Cells along an edge of the coarsest level."""
+    finest: int = Setting(default=96, ge=1, le=4096)
+    """Cells along an edge of the finest level."""
+    lr: float = Setting(default=0.02, gt=0)
+    """Learning rate of the tables."""
+    decoder_lr: float = Setting(default=0.005, gt=0)
+    """Learning rate of the small network."""
+
+
+class TriplaneNerfConfig(FieldNerfConfig):
+    """A triplane radiance field (EG3D): smooth and compact, with a bias towards shapes along the axes."""
+
+    name: Literal["triplane_nerf"] = "triplane_nerf"
+    resolution: int = Setting(default=64, ge=4, le=1024)
+    """Samples along an edge of each plane."""
+    features: int = Setting(default=16, ge=8, le=256, multiple_of=8)
+    """Channels of the planes."""
+    lr: float = Setting(default=0.02, gt=0)
+    """Learning rate of the planes."""
+    decoder_lr: float = Setting(default=0.005, gt=0)
+    """Learning rate of the small network."""
+
+
+def make_field(config: HashNerfConfig | TriplaneNerfConfig, generator: torch.Generator) -> HashField | TriplaneField:
+    """A fresh field, its random start drawn from `generator`."""
+    shared: dict[str, Any] = {
+        "channels": config.latent_channels or 3,
+        "color": config.latent_channels == 0,
+        "hidden": config.hidden,
+        "blob": Blob(config.blob_height, config.blob_radius),
+        "lr": config.lr,
+        "decoder_lr": config.decoder_lr,
+    }
+    match config:
+        case HashNerfConfig():
+            entries = 1 << config.log2_entries
+            return HashField(
+                generator,
+                levels=config.levels,
+                entries=entries,
+                coarsest=config.coarsest,
+                finest=config.finest,
+                **shared,
+            )
+        case TriplaneNerfConfig():
+            return TriplaneField(generator, resolution=config.resolution, features=config.features, **shared)
+
+
+def fit_latent_rgb(latents: Tensor, pictures: Tensor) -> Tensor:
+    """The linear map (C, 3) from latents to colours in [-1, 1] with the least squared error.
+
+    latents: (B, C, h, w) of pictures (B, H, W, 3) in [0, 1], whose size is a multiple of theirs.
+    """
+    _, _, height, width = latents.shape
+    small = functional.adaptive_avg_pool2d(pictures.permute(0, 3, 1, 2), (height, width))  # (B, 3, h, w)
+    inputs, outputs = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (latents, 2 * small - 1))  # (B h w, ...)
+    return torch.linalg.lstsq(inputs, outputs).solution
+
+
+class FieldNerfScene:
+    """A `Scene` (see `sds3d.representations.base`) of a radiance field.
+
+    With gradients enabled, `render` jitters the samples along each ray, anew after each step, and knows where matter
+    was a few steps ago: what was empty is left out, except for some cells that are drawn by chance. Under
+    `torch.no_grad` it takes the middles, and looks where matter is now.
+
+    latent_rgb: (C, 3), colours in [-1, 1] of each channel of the latents; Stable Diffusion's by default.
+    sketch: a coarse shape to keep to.
+    """
+
+    def __init__(
+        self,
+        config: HashNerfConfig | TriplaneNerfConfig,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+        *,
+        latent_rgb: Tensor | None = None,
+        sketch: SketchShape | None = None,
+    ) -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self.field = make_field(config, generator).to(self.device)
+        self.sketch = sketch
+        channels = config.latent_channels
+        if channels:
+            latent_rgb = torch.tensor(STABLE_DIFFUSION_RGB) if latent_rgb is None else latent_rgb
+            if latent_rgb.shape != (channels, 3):
+                raise ValueError(
+                    f"the map from latents to colours is {tuple(latent_rgb.shape)}, the scene has {channels} channels: "
+                    f"give latent_rgb as ({channels}, 3), for example from fit_latent_rgb"
+                )
+            self.latent_rgb = torch.nn.Parameter(latent_rgb.detach().to(self.device).clone())
+        self._seed = int(torch.randint(2**62, (), generator=generator))
+        self._step = 0
+        self._occupancy = self._survey(explore=True)
+
+    def render(self, cameras: Cameras, background: Tensor) -> Rendering:
+        """Pictures of the B views over `background`, (B, 3) or (3,) in [0, 1].
+
+        A scene of latents also gives these, over the latents of the background's colour.
+        """
+        origins, directions = cameras.to(self.device).rays()  # (B, H, W, 3)
+        features, alpha, depth, normal = (self._train if torch.is_grad_enabled() else self._look)(origins, directions)
+        behind = background.to(alpha).expand(len(cameras), 3)[:, None, None]  # (B, 1, 1, 3)
+        if not self.config.latent_channels:
+            return Rendering(features + (1 - alpha) * behind, alpha, depth, normal)
+        rgb = (features @ self.latent_rgb + alpha) / 2 + (1 - alpha) * behind
+        # Not bounded by itself. The gradient passes, or a pixel that is too bright could never darken.
+        rgb = rgb + (rgb.clamp(0, 1) - rgb).detach()
+        if self.config.refine:
+            return Rendering(rgb, alpha, depth, normal)
+        latent = features + (1 - alpha) * ((2 * behind - 1) @ torch.linalg.pinv(self.latent_rgb.detach()))
+        return Rendering(rgb, alpha, depth, normal, latent.permute(0, 3, 1, 2))
+
+    def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Density (P,) per metre and r, g, b (P, 3) in [0, 1] at points (P, 3) in metres."""
+        density, features = self.field(points)
+        if not self.config.latent_channels:
+            return density, features
+        return density, ((features @ self.latent_rgb + 1) / 2).clamp(0, 1)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups for Adam, with its betas: the encoding, the network and, when refining, the map to colours."""
+        groups = self.field.parameter_groups()
+        if self.config.refine:
+            groups.append({"params": [self.latent_rgb], "lr": self.config.refine_lr})
+        return groups
+
+    def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
+        """Opacity, entropy, smoothness and sketch, in the units of 1/2 sum |rgb - target|^2 over a view's pixels."""
+        config = self.config
+        pixels = rendering.alpha.shape[1] * rendering.alpha.shape[2]
+        losses = {
+            **opacity_losses(rendering, config.opacity, config.entropy * progress),
+            "smoothness": pixels * self._smoothness(),
+        }
+        if self.sketch is not None:
+            losses["sketch"] = pixels * self.sketch.loss(self.field, self._generator("sketch"))
+        return losses
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Look where matter is, now and then."""
+        self._step = step + 1
+        if self._step % _REFRESH == 0:
+            self._occupancy = self._survey(explore=True)
+
+    def to_mesh(self, resolution: int) -> Mesh:
+        """The surface whose silhouettes match the renders; see `grid_mesh`. Raises `EmptySurfaceError`."""
+        return grid_mesh(self.grid(resolution), resolution, self.silhouettes)
+
+    @torch.no_grad()
+    def grid(self, resolution: int) -> Tensor:
+        """The field on a grid: (N, N, N, 4) density per metre and r, g, b in [0, 1], as `render_rays` takes it."""
+        parts = [
+            torch.cat([density[:, None], rgb], dim=-1)
+            for density, rgb in map(self.at, _lattice(resolution, self.device).split(_POINTS_AT_ONCE))
+        ]
+        return torch.cat(parts).reshape(resolution, resolution, resolution, 4)
+
+    @torch.no_grad()
+    def silhouettes(self, cameras: Cameras) -> NDArray[np.float32]:
+        """Opacity (B, H, W) float32 in [0, 1] of the views."""
+        return self.render(cameras, torch.zeros(3)).alpha[..., 0].cpu().numpy()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Parameters, and what the next step needs to be the same as without a stop."""
+        state = {f"field/{name}": value.detach().clone() for name, value in self.field.state_dict().items()}
+        if self.config.latent_channels:
+            state["latent_rgb"] = self.latent_rgb.detach().clone()
+        return {
+            **state,
+            "skip": self._occupancy.skip.clone(),
+            "solid": self._occupancy.solid.clone(),
+            "step": torch.tensor(self._step),
+            "seed": torch.tensor(self._seed),
+        }
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over a `state_dict` of the same settings; raises ValueError for others or for missing tensors."""
+        own = self.state_dict()
+        missing = sorted(own.keys() - state.keys())
+        if missing:
+            raise ValueError(
+                f"the state of a {self.config.name} scene lacks {', '.join(missing)}: is it of another representation?"
+            )
+        for name, value in own.items():
+            if state[name].shape != value.shape:
+                raise ValueError(
+                    f"the state's {name} is {tuple(state[name].shape)}, the scene's {tuple(value.shape)}: build the "
+                    "scene with the settings that the state was made with"
+                )
+        self.field.load_state_dict({name: state[f"field/{name}"] for name in self.field.state_dict()})
+        if self.config.latent_channels:
+            with torch.no_grad():
+                self.latent_rgb.copy_(state["latent_rgb"])
+        self._occupancy = Occupancy(state["skip"].to(self.device), state["solid"].to(self.device))
+        self._step = int(state["step"])
+        self._seed = int(state["seed"])
+
+    def _train(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, ...]:
+        """Features (B, H, W, C) premultiplied by alpha, alpha and depth (B, H, W, 1) and normals (B, H, W, 3)."""
+        jitter = torch.rand(origins.shape[:-1], generator=self._generator("jitter")).to(self.device)
+        samples = self.config.samples
+        seen = render_field(self.field, origins, directions, samples=samples, jitter=jitter, occupancy=self._occupancy)
+        alpha, depth = seen.alpha[..., None], seen.depth[..., None]  # (B, H, W, 1)
+        if self.config.normals:
+            normal = field_normals(self.field, origins, directions, seen, step=BOUND / samples)
+        else:
+            normal = normals_from_depth(depth, alpha, origins, directions)
+        return seen.features, alpha, depth, normal
+
+    def _look(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, ...]:
+        """As `_train`, of what is there now; in parts, so that large pictures fit in memory."""
+        occupancy, samples = self._survey(explore=False), self.config.samples
+        parts = []
+        for rays in zip(*(rays.reshape(-1, 3).split(_RAYS_AT_ONCE) for rays in (origins, directions)), strict=True):
+            seen = render_field(self.field, *rays, samples=samples, occupancy=occupancy)
+            normal = field_normals(self.field, *rays, seen, step=BOUND / samples)
+            parts.append((seen.features, seen.alpha[:, None], seen.depth[:, None], normal))
+        wholes = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
+        return tuple(whole.reshape(*origins.shape[:-1], whole.shape[-1]) for whole in wholes)
+
+    @torch.no_grad()
+    def _survey(self, explore: bool) -> Occupancy:
+        """Where matter is; with `explore`, some empty places count as occupied."""
+        density = torch.cat([self.field(part)[0] for part in _lattice(_CORNERS, self.device).split(_POINTS_AT_ONCE)])
+        if explore:
+            chosen = torch.rand(density.shape, generator=self._generator("explore")) < _EXPLORED
+            density = torch.where(chosen.to(self.device), density.clamp(min=_OCCUPIED), density)
+        return occupancy_of(density.reshape(_CORNERS, _CORNERS, _CORNERS), _OCCUPIED)
+
+    def _smoothness(self) -> Tensor:
+        """Weighted squared differences between random places and random neighbours, as the sum over the three axes."""
+        generator = self._generator("smoothness")
+        points = BOUND * (2 * torch.rand(_SMOOTH_POINTS, 3, generator=generator) - 1)
+        away = _NEIGHBOUR * functional.normalize(torch.randn(_SMOOTH_POINTS, 3, generator=generator), dim=-1)
+        density, features = self.field(torch.cat([points, points + away]).to(self.device))
+        # A difference along a random direction holds a third of the three axes' squares.
+        steep, varied = (3 * (a - b).square().mean() for a, b in (deactivate(density).chunk(2), features.chunk(2)))
+        return self.config.density_smoothness * steep + self.config.color_smoothness * varied
+
+    def _generator(self, purpose: Literal["jitter", "explore", "smoothness", "sketch"]) -> torch.Generator:
+        """A function of the step alone: a step that is repeated, or resumed, draws the same."""
+        stream = ("jitter", "explore", "smoothness", "sketch").index(purpose)
+        return torch.Generator().manual_seed(self._seed + 4 * self._step + stream)
+
+
+def _lattice(size: int, device: torch.device) -> Tensor:
+    """The corners of a grid that fills the cube, (size^3, 3) metres, x slowest."""
+    axis = torch.linspace(-BOUND, BOUND, size, device=device)
+    return torch.cartesian_prod(axis, axis, axis)

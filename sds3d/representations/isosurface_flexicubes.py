@@ -1,0 +1,253 @@
+"""FlexiCubes (Shen et al. 2023, arXiv:2308.05371): a mesh out of signed distances whose vertices can seek out edges.
+
+Dual marching cubes (Nielson 2004) with weights: each cube holds a vertex for every sheet of the surface that passes
+through it, a weighted mean of where the surface crosses the cube's edges; each crossed edge of the grid becomes a
+quad of the four cubes around it. Which edges belong to one sheet is worked out for all 256 cases when it is first
+needed. Where that would let four quads meet in an edge, the sheets of the two cubes are cut apart (Wenger,
+"Isosurfaces", 2013, chapter 5), so that the surface is a manifold for any distances.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sds3d.rendering.volume import BOUND
+from sds3d.representations.isosurface import (
+    active_cubes,
+    check_grid,
+    corner_offsets,
+    cube_cases,
+    flat_index,
+    positions,
+    zero_crossing,
+)
+
+WEIGHTS = 8 + 12 + 1
+"""Weights of a cube: alpha of its corners, beta of its edges, gamma."""
+
+_SPREAD = 0.99  # alpha and beta stay within 1 -+ this, gamma within that share of (0, 1)
+
+# A quad's cubes in counter-clockwise order seen from the edge's end: which side of the cube the edge lies on, along
+# the two axes that follow the edge's own.
+_AROUND = ((0, 0), (1, 0), (1, 1), (0, 1))
+
+
+def _edges() -> list[tuple[int, int]]:
+    """Lower and upper corners of a cube's twelve edges; edge 4 a + q runs along axis a and lies at `_AROUND[q]`."""
+    lower = [(axis, u << (axis + 1) % 3 | v << (axis + 2) % 3) for axis in range(3) for u, v in _AROUND]
+    return [(corner, corner | 1 << axis) for axis, corner in lower]
+
+
+EDGES = np.array(_edges())
+"""(12, 2) corners of a cube's edges, the lower one first."""
+
+
+class DualSurface(NamedTuple):
+    """A `Surface` that knows what it was made from.
+
+    vertices: (V, 3) metres, first one of each sheet in a cube, then quads' middles. faces: (F, 3) int64.
+    crossings: (K, 3) metres, where the surface crosses the edges of cubes. sheets: (K,) int64, the vertices that the
+    crossings were averaged to.
+    """
+
+    vertices: Tensor
+    faces: Tensor
+    crossings: Tensor
+    sheets: Tensor
+
+
+def flexicubes(
+    sdf: Tensor,
+    offsets: Tensor | None = None,
+    weights: Tensor | None = None,
+    bound: float = BOUND,
+    *,
+    middles: bool = False,
+) -> DualSurface:
+    """The zero level of signed distances by dual marching cubes; its vertices are differentiable in all arguments.
+
+    sdf: (N, N, N) floating, negative inside, axes x, y, z, sampled at `grid_points(N, bound)`; a sample of exactly 0
+    is outside. offsets: (N, N, N, 3) moves the grid's points by half a voxel times tanh of it, or None.
+    weights: (N - 1, N - 1, N - 1, 21) pre-activations of each cube's weights, 8 alpha in the order of `CORNERS`, 12
+    beta in the order of `EDGES` and gamma (paper, section 4.2), or None for equal ones. middles: cut each quad into
+    four triangles about a vertex that gamma places, for gradients, instead of in two along its stronger diagonal.
+    The surface is a closed manifold, but for where it leaves the grid: there it ends.
+    Raises EmptySurfaceError where no two neighbours differ in sign, ValueError for shapes that do not fit.
+    """
+    check_grid(sdf, offsets)
+    n = len(sdf)
+    if weights is not None and weights.shape != (n - 1, n - 1, n - 1, WEIGHTS):
+        raise ValueError(f"weights must be {(n - 1, n - 1, n - 1, WEIGHTS)}, got {tuple(weights.shape)}")
+    case, cubes = active_cubes(sdf)
+    table = _sheets_table().to(sdf.device)
+    cut = _cut_apart(sdf, case, cubes, table)  # (A,) 0 or 1
+    sheet = table.sheet[cut, case]  # (A, 12), -1 where an edge is not crossed
+    count = table.sheets[cut, case]  # (A,)
+    alpha, beta, gamma = _activated(weights, cubes, sdf)
+
+    # One row a crossed edge of a cube: K rows, in ascending order of cubes.
+    cube, edge = (sheet >= 0).nonzero().unbind(-1)
+    ends = torch.as_tensor(EDGES, device=sdf.device)[edge]  # (K, 2)
+    points = flat_index(cubes, n)[cube, None] + corner_offsets(n, sdf.device)[ends]  # (K, 2)
+    values = sdf.reshape(-1).index_select(0, points.reshape(-1)).reshape(-1, 2) * alpha[cube[:, None], ends]
+    low, high = (positions(points[:, end], n, offsets, bound, sdf) for end in (0, 1))
+    crossings = zero_crossing(low, high, values[:, 0], values[:, 1])  # (K, 3)
+
+    first = count.cumsum(0) - count
+    sheets = first[cube] + sheet[cube, edge]  # (K,)
+    share = beta[cube, edge]
+    total = share.new_zeros(int(count.sum())).index_add(0, sheets, share)  # (D,)
+    sums = share.new_zeros(len(total), 3).index_add(0, sheets, share[:, None] * crossings)
+    vertices = sums / total[:, None]
+
+    quads, quad_cubes = _quads(sdf, cubes, first, sheet)  # (Q, 4) vertices and (Q, 4) cubes
+    strength = gamma[quad_cubes]  # (Q, 4)
+    even, odd = strength[:, 0] * strength[:, 2], strength[:, 1] * strength[:, 3]
+    if middles:
+        corner = vertices[quads]  # (Q, 4, 3)
+        along, across = (corner[:, 0] + corner[:, 2]) / 2, (corner[:, 1] + corner[:, 3]) / 2
+        middle = (even[:, None] * along + odd[:, None] * across) / (even + odd)[:, None]
+        peak = len(vertices) + torch.arange(len(quads), device=sdf.device)
+        faces = torch.stack([torch.stack([quads[:, k], quads[:, (k + 1) % 4], peak], -1) for k in range(4)], 1)
+        return DualSurface(torch.cat([vertices, middle]), faces.reshape(-1, 3), crossings, sheets)
+    turned = torch.where((even >= odd)[:, None], quads, quads.roll(-1, 1))  # the diagonal runs from 0 to 2
+    faces = torch.stack([turned[:, [0, 1, 2]], turned[:, [0, 2, 3]]], 1)
+    return DualSurface(vertices, faces.reshape(-1, 3), crossings, sheets)
+
+
+def deviation(surface: DualSurface) -> Tensor:
+    """Mean over the sheets' vertices of the mean absolute deviation of their distances to their crossings: metres.
+
+    The regulariser L_dev (eq. 8 of the paper, which sums over the vertices): 0 where the surface is regular.
+    """
+    distance = (surface.vertices.index_select(0, surface.sheets) - surface.crossings).square().sum(-1)
+    distance = (distance + 1e-16).sqrt()  # (K,); the root's slope is infinite at 0
+    count = torch.bincount(surface.sheets)  # (D,) at least 3
+    mean = distance.new_zeros(len(count)).index_add(0, surface.sheets, distance) / count
+    spread = (distance - mean.index_select(0, surface.sheets)).abs() / count[surface.sheets]
+    return spread.sum() / len(count)
+
+
+def _activated(weights: Tensor | None, cubes: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """alpha (A, 8), beta (A, 12) and gamma (A,) of the active cubes, all positive."""
+    if weights is None:
+        rows = like.new_zeros(len(cubes), WEIGHTS)
+    else:
+        m = len(weights)
+        rows = weights.reshape(-1, WEIGHTS).index_select(0, flat_index(cubes, m))
+    alpha, beta, gamma = rows.split((8, 12, 1), dim=-1)
+    return (
+        1 + _SPREAD * torch.tanh(alpha),
+        1 + _SPREAD * torch.tanh(beta),
+        (1 - _SPREAD) / 2 + _SPREAD * torch.sigmoid(gamma[:, 0]),
+    )
+
+
+def _quads(sdf: Tensor, cubes: Tensor, first: Tensor, sheet: Tensor) -> tuple[Tensor, Tensor]:
+    """The four vertices and the four cubes round each crossed edge inside the grid: two (Q, 4) int64.
+
+    first: (A,) number of a cube's first vertex. sheet: (A, 12) which of its vertices an edge belongs to.
+    """
+    m = len(sdf) - 1
+    inside = sdf.detach() < 0
+    place = torch.full((m**3,), -1, dtype=torch.int64, device=sdf.device)
+    place[flat_index(cubes, m)] = torch.arange(len(cubes), device=sdf.device)
+    vertices, owners = [], []
+    for axis in range(3):
+        # Edges on the grid's faces have fewer than four cubes.
+        others = [(axis + 1) % 3, (axis + 2) % 3]
+        lower, upper = inside.narrow(axis, 0, m), inside.narrow(axis, 1, m)
+        for other in others:
+            lower, upper = lower.narrow(other, 1, m - 1), upper.narrow(other, 1, m - 1)
+        start = (lower != upper).nonzero()  # (Q, 3)
+        leaves = lower[start[:, 0], start[:, 1], start[:, 2]]  # the lower end is inside: outside lies ahead
+        start[:, others] += 1
+        ring = []
+        for u, v in _AROUND:
+            cube = start.clone()
+            cube[:, others[0]] -= u
+            cube[:, others[1]] -= v
+            ring.append(place[flat_index(cube, m)])
+        around = torch.stack(ring, -1)  # (Q, 4)
+        around = torch.where(leaves[:, None], around, around.flip(-1))
+        quarter = torch.arange(4, device=sdf.device)
+        edge = 4 * axis + torch.where(leaves[:, None], quarter, quarter.flip(-1))  # (Q, 4)
+        vertices.append(first[around] + sheet[around, edge])
+        owners.append(around)
+    return torch.cat(vertices), torch.cat(owners)
+
+
+def _cut_apart(sdf: Tensor, case: Tensor, cubes: Tensor, table: _SheetsTable) -> Tensor:
+    """Which active cubes meet another across a face where one sheet of either would touch itself: (A,) 0 or 1."""
+    m = len(sdf) - 1
+    cut = torch.zeros_like(case)
+    suspects = (table.pinched[case] >= 0).nonzero()[:, 0]
+    face = table.pinched[case[suspects]]  # (S,) 2 axis + side
+    ahead = torch.nn.functional.one_hot(face // 2, 3) * (2 * (face % 2) - 1)[:, None]
+    neighbour = cubes[suspects] + ahead  # (S, 3)
+    within = ((neighbour >= 0) & (neighbour < m)).all(-1)
+    suspects, face, neighbour = suspects[within], face[within], neighbour[within]
+    other = cube_cases(sdf)[neighbour[:, 0], neighbour[:, 1], neighbour[:, 2]].long()
+    cut[suspects[table.pinched[other] == (face ^ 1)]] = 1
+    return cut
+
+
+class _SheetsTable(NamedTuple):
+    """How the crossed edges of a cube join up to sheets: for index 1 with the pinched face's links turned round.
+
+    sheet: (2, 256, 12) number of the sheet that an edge belongs to, -1 where it is not crossed. sheets: (2, 256)
+    how many. pinched: (256,) the face, 2 axis + side, whose four edges all belong to one sheet, or -1.
+    """
+
+    sheet: Tensor
+    sheets: Tensor
+    pinched: Tensor
+
+    def to(self, device: torch.device) -> _SheetsTable:
+        return _SheetsTable(*(tensor.to(device) for tensor in self))
+
+
+@cache
+def _sheets_table() -> _SheetsTable:
+    sheet = torch.full((2, 256, 12), -1)
+    pinched = torch.full((256,), -1)
+    for case in range(256):
+        sheet[0, case] = sheet[1, case] = torch.tensor(_sheets(case, turned=-1))
+        for face in range(6):
+            own = sheet[0, case, _face_edges(face)]
+            if (own >= 0).all() and (own == own[0]).all():
+                pinched[case] = face  # no case has two of them
+                sheet[1, case] = torch.tensor(_sheets(case, turned=face))
+    return _SheetsTable(sheet, sheet.amax(-1) + 1, pinched)
+
+
+def _face_edges(face: int) -> list[int]:
+    """The four edges of face 2 axis + side."""
+    axis, side = divmod(face, 2)
+    return [edge for edge in range(12) if edge // 4 != axis and EDGES[edge, 0] >> axis & 1 == side]
+
+
+def _sheets(case: int, turned: int) -> list[int]:
+    """The sheet of each edge, numbered from 0 in the order of their first edges, -1 for edges that are not crossed.
+
+    Within a face, two crossed edges are linked. Of four, those are that meet in an inside corner, so that inside
+    corners across a face are parted; in the face `turned`, those that meet in an outside corner.
+    """
+    inside = [bool(case >> corner & 1) for corner in range(8)]
+    crossed = [inside[low] != inside[high] for low, high in EDGES]
+    label = list(range(12))
+    for face in range(6):
+        own = [edge for edge in _face_edges(face) if crossed[edge]]
+        for edge in own:
+            for other in own:
+                shared = set(EDGES[edge].tolist()) & set(EDGES[other].tolist())
+                if len(own) == 2 or any(inside[corner] != (face == turned) for corner in shared):
+                    old, new = label[edge], label[other]
+                    label = [new if value == old else value for value in label]
+    roots = list(dict.fromkeys(label[edge] for edge in range(12) if crossed[edge]))
+    return [roots.index(label[edge]) if crossed[edge] else -1 for edge in range(12)]

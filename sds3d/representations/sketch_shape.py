@@ -1,0 +1,92 @@
+"""Sketch-Shape: keeps a field near a coarse mesh (Metzer et al. 2022, "Latent-NeRF", arXiv:2211.07600, section 3.2).
+
+The further a point is from the mesh, the more it costs to be full outside or empty inside; at the surface, where the
+sketch knows nothing, it is free.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from scipy.spatial import KDTree
+from torch import Tensor
+
+from sds3d.mesh import FloatArray, IntArray, Mesh
+from sds3d.rendering.packed import FieldFunction
+from sds3d.rendering.volume import BOUND
+from sds3d.representations.signed_distance import surface_points
+
+_MARGIN = 0.01  # the target's distance from 0 and 1
+_LENGTH = 0.2  # metres over which a density's opacity counts as occupancy
+_SPACING = 0.003  # metres between the points of the surface that distances are measured to
+_PAIRS_AT_ONCE = 1 << 20
+
+
+class SketchShape:
+    """A pool of points in the cube that know how far from the mesh they are, and whether inside.
+
+    mesh: in the world frame, within the cube [-0.55, 0.55]^3 metres; it may be open or cut itself. weight: of `loss`.
+    slack: metres within which the field may leave the mesh. points: size of the pool. batch: points of a step.
+    Raises ValueError for a mesh without faces, or that reaches out of the cube.
+    """
+
+    def __init__(
+        self,
+        mesh: Mesh,
+        generator: torch.Generator,
+        *,
+        weight: float = 1.0,
+        slack: float = 0.15,
+        points: int = 16384,
+        batch: int = 2048,
+    ) -> None:
+        if not len(mesh.faces):
+            raise ValueError("the sketch has no faces: give a mesh with triangles")
+        if not np.abs(mesh.vertices).max() <= BOUND:  # also of NaN
+            raise ValueError(f"the sketch reaches out of the cube of {BOUND} metres round the origin: scale it down")
+        self.weight, self.slack, self.batch = weight, slack, min(batch, points)
+        self.points = BOUND * (2 * torch.rand(points, 3, generator=generator) - 1)  # (P, 3)
+        self.inside = winding_number(self.points, mesh.vertices, mesh.faces) > 0.5  # (P,)
+        surface, _, _ = surface_points(mesh, _SPACING)
+        distance, _ = KDTree(surface).query(self.points.numpy())
+        self.distance = torch.from_numpy(distance).float()  # (P,) metres
+
+    def loss(self, field: FieldFunction, generator: torch.Generator) -> Tensor:
+        """Weighted mean over random points of the pool."""
+        chosen = torch.randint(len(self.points), (self.batch,), generator=generator)
+        density, _ = field(self.points[chosen])
+        inside, distance = self.inside[chosen].to(density.device), self.distance[chosen].to(density)
+        return self.weight / self.batch * sketch_shape_loss(density, inside, distance, self.slack)
+
+
+def sketch_shape_loss(density: Tensor, inside: Tensor, distance: Tensor, slack: float) -> Tensor:
+    """Cross-entropy of the occupancies 1 - exp(-0.2 density) with the mesh's inside, summed over points: a scalar.
+
+    density: (P,) per metre. inside: (P,) bool. distance: (P,) metres to the mesh; a point weighs
+    1 - exp(-distance^2 / (2 slack^2)). The target, kept within [0.01, 0.99], is what the logarithm is taken of, so that
+    the loss is linear in the occupancy: its slope is log 99 times the weight everywhere.
+    """
+    occupancy = -torch.expm1(-_LENGTH * density)
+    target = inside.to(density).clamp(_MARGIN, 1 - _MARGIN)
+    entropy = -(occupancy * target.log() + (1 - occupancy) * torch.log1p(-target))
+    weight = -torch.expm1(-distance.square() / (2 * slack**2))
+    return (weight * entropy).sum()
+
+
+def winding_number(points: Tensor, vertices: FloatArray, faces: IntArray) -> Tensor:
+    """How often the mesh goes round each point: (P,) float64, 1 inside of a closed mesh that is wound outwards.
+
+    points: (P, 3). The sum of the triangles' solid angles (van Oosterom and Strackee 1983) over 4 pi, which is the
+    generalised winding number of Jacobson et al. 2013: in between for open meshes.
+    """
+    corners = torch.from_numpy(vertices[faces]).double()  # (F, 3, 3)
+    parts = []
+    for some in points.double().split(max(_PAIRS_AT_ONCE // len(corners), 1)):
+        a, b, c = (corners[None, :, i] - some[:, None] for i in range(3))  # (p, F, 3)
+        la, lb, lc = (side.norm(dim=-1) for side in (a, b, c))
+        volume = (a * torch.linalg.cross(b, c, dim=-1)).sum(-1)
+        rest = la * lb * lc + (a * b).sum(-1) * lc + (b * c).sum(-1) * la + (c * a).sum(-1) * lb
+        parts.append(2 * torch.atan2(volume, rest).sum(-1))
+    return torch.cat(parts) / (4 * math.pi)
