@@ -317,9 +317,10 @@ class FieldNerfScene:
         """As `_train`, of what is there now; in parts, so that large pictures fit in memory."""
         occupancy, samples = self._survey(explore=False), self.config.samples
         parts = []
-        for rays in zip(*(rays.reshape(-1, 3).split(_RAYS_AT_ONCE) for rays in (origins, directions)), strict=True):
-            seen = render_field(self.field, *rays, samples=samples, occupancy=occupancy)
-            normal = field_normals(self.field, *rays, seen, step=BOUND / samples)
+        flat = (rays.reshape(-1, 3).split(_RAYS_AT_ONCE) for rays in (origins, directions))
+        for some_origins, some_directions in zip(*flat, strict=True):
+            seen = render_field(self.field, some_origins, some_directions, samples=samples, occupancy=occupancy)
+            normal = field_normals(self.field, some_origins, some_directions, seen, step=BOUND / samples)
             parts.append((seen.features, seen.alpha[:, None], seen.depth[:, None], normal))
         wholes = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
         return tuple(whole.reshape(*origins.shape[:-1], whole.shape[-1]) for whole in wholes)
