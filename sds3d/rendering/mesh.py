@@ -9,6 +9,9 @@ are made by NVIDIA Warp on CUDA and by trying every face at every pixel on other
 differentiable is then plain torch, which is also the reference that the kernels are proven against.
 """
 
+# Arrays are passed on unpacked, and pyright cannot count them.
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 from typing import Any, NamedTuple
@@ -276,10 +279,8 @@ def _crossings(screen: Tensor, edges: MeshEdges, distance: Tensor) -> Tensor:
     steep = step[:, 1].abs() >= step[:, 0].abs()
     crossing = []
     for axis, z in enumerate((distance, distance.T)):  # columns are treated as the rows of the transposed picture
-        index = (drawn & (steep if axis == 0 else ~steep)).nonzero()[:, 0]
-        a, d = start[index], step[index]
-        (o0, do), (s0, ds) = ((a[:, i, None], d[:, i, None]) for i in (axis, 1 - axis))
-        first = left[index, None] == ((ds < 0) if axis == 0 else (ds > 0))  # whether the surface is on the first pixel
+        (o0, do), (s0, ds) = ((start[drawn, i, None], step[drawn, i, None]) for i in (axis, 1 - axis))
+        first = left[drawn, None] == ((ds < 0) if axis == 0 else (ds > 0))  # whether the surface is on the first pixel
         lines = _centers(len(z), z)
         along = (lines - s0) / ds  # (E', lines)
         place = o0 + along * do - 0.5
@@ -289,9 +290,10 @@ def _crossings(screen: Tensor, edges: MeshEdges, distance: Tensor) -> Tensor:
         e, line = hit.nonzero(as_tuple=True)
         k, t, first = pixel[e, line].long(), (place - pixel)[e, line], first[e, 0]
         inside, outside = z[line, torch.where(first, k, k + 1)], z[line, torch.where(first, k + 1, k)]
+        inverse = start[drawn, 2][e] + along[e, line] * step[drawn, 2][e]
         # The surface is what the one pixel shows, and the other shows something behind the edge.
-        seen = (inside < outside) & ((a[e, 2] + along[e, line] * d[e, 2]) * outside > 1)
-        outwards, pair, e = torch.where(first, t, 1 - t)[seen], (line * z.shape[1] + k)[seen], index[e][seen]
+        seen = (inside < outside) & (inverse * outside > 1)
+        outwards, pair, e = torch.where(first, t, 1 - t)[seen], (line * z.shape[1] + k)[seen], e[seen]
         # The outermost edge of each pair, of equals the first: sorted so that it comes last and is written last.
         order = e.argsort(descending=True)
         order = order[outwards[order].argsort(stable=True)]
@@ -300,7 +302,9 @@ def _crossings(screen: Tensor, edges: MeshEdges, distance: Tensor) -> Tensor:
         last = torch.ones_like(pair, dtype=torch.bool)
         last[:-1] = pair[1:] != pair[:-1]
         found = torch.full((z.numel(),), -1, dtype=torch.int32, device=z.device)
-        found[pair[last]] = e[last].int()
+        # Steep edges part pixels of a row, others those of a column, so that none counts twice.
+        index = torch.where(steep if axis == 0 else ~steep, torch.arange(len(steep), device=z.device), -1)[drawn]
+        found[pair[last]] = index[e[last]].int()
         crossing.append(found.reshape(z.shape) if axis == 0 else found.reshape(z.shape).T)
     return torch.stack(crossing)
 

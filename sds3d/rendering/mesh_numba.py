@@ -7,6 +7,9 @@ Antialiasing takes two steps. `crossings` walks the silhouette edges along the l
 for each pair of neighbouring pixels, the edge that parts them; `blend` then mixes the two by where that edge passes.
 """
 
+# Arrays are passed on unpacked, and pyright cannot count them.
+# pyright: reportCallIssue=false
+
 from __future__ import annotations
 
 from typing import Any
@@ -258,14 +261,12 @@ def _crossings(screen, focal, ends, starts, opposite, face, depth, crossing, out
     for e in range(len(ends)):
         x0, y0, w0 = screen[ends[e, 0], 0], screen[ends[e, 0], 1], screen[ends[e, 0], 2]
         x1, y1, w1 = screen[ends[e, 1], 0], screen[ends[e, 1], 1], screen[ends[e, 1], 2]
-        dx, dy = x1 - x0, y1 - y0
-        # Steep edges part pixels of a row, others those of a column: a step along the edge is then at most one aside.
-        steep = abs(dy) >= abs(dx)
-        begin, end = (min(y0, y1), max(y0, y1)) if steep else (min(x0, x1), max(x0, x1))
-        first, last = np.ceil(begin - _HALF), np.ceil(end - _HALF)  # lines of pixel centres, the last one excluded
-        lines, across = (height, width) if steep else (width, height)
-        if not (first < last and first < np.float32(lines) and last > _ZERO):  # the test also turns NaN away
+        # Lines of pixel centres that the edge passes, the last one excluded; most edges of a fine mesh pass none.
+        top, bottom = np.ceil(min(y0, y1) - _HALF), np.ceil(max(y0, y1) - _HALF)
+        before, behind = np.ceil(min(x0, x1) - _HALF), np.ceil(max(x0, x1) - _HALF)
+        if not (top < bottom or before < behind):
             continue
+        dx, dy = x1 - x0, y1 - y0
         if min(w0, w1) <= _ZERO or not abs(dx) + abs(dy) < np.inf:
             continue
         left, right = False, False  # on which sides of the edge its faces lie
@@ -275,28 +276,34 @@ def _crossings(screen, focal, ends, starts, opposite, face, depth, crossing, out
             right |= side > _ZERO
         if left == right:
             continue  # no silhouette, or seen edge-on
-        # Does the surface lie on the first of the two pixels that the edge parts (smaller column or row)?
-        surface_first = (left == (dy < _ZERO)) if steep else (left == (dx > _ZERO))
-        s0, s1, o0, do = (y0, y1 - y0, x0, dx) if steep else (x0, x1 - x0, y0, dy)
-        for line in range(int(max(first, _ZERO)), int(min(last, np.float32(lines)))):
-            along = (np.float32(line) + _HALF - s0) / s1
-            place = o0 + along * do - _HALF
-            pixel = np.floor(place)
-            if not _ZERO <= pixel < np.float32(across - 1):
-                continue
-            t = place - pixel
-            outwards = t if surface_first else _ONE - t
-            k = int(pixel)
-            axis, row, column = (0, line, k) if steep else (1, k, line)
-            if outwards <= outermost[axis, row, column]:
-                continue
-            next_row, next_column = (row, column + 1) if steep else (row + 1, column)
-            first_z = _distance(depth, row, column, center_x, center_y, focal)
-            next_z = _distance(depth, next_row, next_column, center_x, center_y, focal)
-            inside, outside = (first_z, next_z) if surface_first else (next_z, first_z)
-            # The surface is what the one pixel shows, and the other shows something behind the edge.
-            if inside < outside and (w0 + along * (w1 - w0)) * outside > _ONE:
-                outermost[axis, row, column], crossing[axis, row, column] = outwards, e
+        steep = abs(dy) >= abs(dx)
+        for axis in range(2):
+            if axis == 0:
+                first, last, lines, across, s0, ds, o0, do = top, bottom, height, width, y0, dy, x0, dx
+            else:
+                first, last, lines, across, s0, ds, o0, do = before, behind, width, height, x0, dx, y0, dy
+            # Whether the surface lies on the first of the two pixels that the edge parts (smaller column or row).
+            surface_first = left == ((ds < _ZERO) if axis == 0 else (ds > _ZERO))
+            for line in range(int(max(first, _ZERO)), int(max(min(last, np.float32(lines)), _ZERO))):
+                along = (np.float32(line) + _HALF - s0) / ds
+                place = o0 + along * do - _HALF
+                pixel = np.floor(place)
+                if not _ZERO <= pixel < np.float32(across - 1):
+                    continue
+                t, k = place - pixel, int(pixel)
+                outwards = t if surface_first else _ONE - t
+                row, column = (line, k) if axis == 0 else (k, line)
+                if outwards <= outermost[axis, row, column]:
+                    continue
+                here = _distance(depth, row, column, center_x, center_y, focal)
+                there = _distance(depth, row + axis, column + 1 - axis, center_x, center_y, focal)
+                inside, outside = (here, there) if surface_first else (there, here)
+                # The surface is what the one pixel shows, and the other shows something behind the edge.
+                if inside < outside and (w0 + along * (w1 - w0)) * outside > _ONE:
+                    outermost[axis, row, column] = outwards
+                    # Steep edges part pixels of a row, others those of a column, so that none counts twice. An edge
+                    # that lies farther out hides the others all the same.
+                    crossing[axis, row, column] = e if steep == (axis == 0) else -1
 
 
 @njit(inline="always", **_KERNEL)

@@ -132,8 +132,8 @@ def _crossings(
     step = screen[view, ends[e, 1]] - start
     if wp.min(start[2], start[2] + step[2]) <= 0.0 or not wp.isfinite(wp.abs(step[0]) + wp.abs(step[1])):
         return
-    left = False  # on which sides of the edge its faces lie
-    right = False
+    left = wp.int32(0)  # on which sides of the edge its faces lie
+    right = wp.int32(0)
     for i in range(starts[e], starts[e + 1]):
         third = screen[view, opposite[i]] - start
         side = step[0] * third[1] - step[1] * third[0]
@@ -143,29 +143,32 @@ def _crossings(
             right += 1
     if (left > 0) == (right > 0):
         return  # no silhouette, or seen edge-on
-    # Steep edges part pixels of a row, others those of a column: a step along the edge is then at most one aside.
-    axis = wp.where(wp.abs(step[1]) >= wp.abs(step[0]), 0, 1)
-    s0 = start[1 - axis]
-    ds = step[1 - axis]
-    forwards = wp.where(axis == 0, ds < 0.0, ds > 0.0)
-    surface_first = (left > 0) == forwards
-    lines = distance.shape[1 + axis]
-    across = distance.shape[2 - axis]
-    first = wp.int32(wp.max(wp.ceil(wp.min(s0, s0 + ds) - 0.5), 0.0))
-    last = wp.int32(wp.min(wp.ceil(wp.max(s0, s0 + ds) - 0.5), wp.float32(lines)))
-    for line in range(first + lane, last, _LANES):
-        along = (wp.float32(line) + 0.5 - s0) / ds
-        place = start[axis] + along * step[axis] - 0.5
-        pixel = wp.floor(place)
-        if pixel >= 0.0 and pixel < wp.float32(across - 1):
-            k = wp.int32(pixel)
-            row = wp.where(axis == 0, line, k)
-            column = wp.where(axis == 0, k, line)
-            here = distance[view, row, column]
-            there = distance[view, row + axis, column + 1 - axis]
-            inside = wp.where(surface_first, here, there)
-            outside = wp.where(surface_first, there, here)
-            # The surface is what the one pixel shows, and the other shows something behind the edge.
-            if inside < outside and (start[2] + along * step[2]) * outside > 1.0:
-                outwards = wp.where(surface_first, place - pixel, 1.0 - (place - pixel))
-                wp.atomic_max(keys, view, axis, row, column, _key(outwards, e))
+    steep = wp.abs(step[1]) >= wp.abs(step[0])
+    for axis in range(2):
+        s0 = start[1 - axis]
+        ds = step[1 - axis]
+        # Whether the surface lies on the first of the two pixels that the edge parts (smaller column or row).
+        surface_first = (left > 0) == wp.where(axis == 0, ds < 0.0, ds > 0.0)
+        # Steep edges part pixels of a row, others those of a column, so that none counts twice. An edge that lies
+        # farther out hides the others all the same.
+        index = 2 * e + wp.where(steep == (axis == 0), 0, 1)
+        lines = distance.shape[1 + axis]
+        across = distance.shape[2 - axis]
+        first = wp.int32(wp.max(wp.ceil(wp.min(s0, s0 + ds) - 0.5), 0.0))
+        last = wp.int32(wp.min(wp.ceil(wp.max(s0, s0 + ds) - 0.5), wp.float32(lines)))
+        for line in range(first + lane, last, _LANES):
+            along = (wp.float32(line) + 0.5 - s0) / ds
+            place = start[axis] + along * step[axis] - 0.5
+            pixel = wp.floor(place)
+            if pixel >= 0.0 and pixel < wp.float32(across - 1):
+                k = wp.int32(pixel)
+                row = wp.where(axis == 0, line, k)
+                column = wp.where(axis == 0, k, line)
+                here = distance[view, row, column]
+                there = distance[view, row + axis, column + 1 - axis]
+                inside = wp.where(surface_first, here, there)
+                outside = wp.where(surface_first, there, here)
+                # The surface is what the one pixel shows, and the other shows something behind the edge.
+                if inside < outside and (start[2] + along * step[2]) * outside > 1.0:
+                    outwards = wp.where(surface_first, place - pixel, 1.0 - (place - pixel))
+                    wp.atomic_max(keys, view, axis, row, column, _key(outwards, index))

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import functional
 
@@ -62,8 +62,8 @@ def surface_splats(means: np.ndarray, normals: np.ndarray, widths: np.ndarray, c
     """Nearly opaque discs: means (N, 3), unit normals (N, 3), standard deviations (N,) in metres, colours (N, 3)."""
     scales = widths[:, None] * np.array([1.0, 1.0, _FLAT])
     opacities = np.full(len(means), 0.9)
-    splats = Splats(means, quats_to(normals), scales, opacities, ((colors - 0.5) / SH_C0)[:, None])
-    return splats.checked()
+    arrays = (means, quats_to(normals), scales, opacities, ((colors - 0.5) / SH_C0)[:, None])
+    return Splats(*(array.astype(np.float32) for array in arrays)).checked()
 
 
 def quats_to(normals: np.ndarray) -> np.ndarray:
@@ -110,7 +110,7 @@ def splats_from_points(points: FloatArray, colors: FloatArray | None = None) -> 
     """
     if len(points) < 2:
         raise ValueError(f"a cloud needs at least two points, got {len(points)}")
-    distance, _ = cKDTree(points).query(points, k=min(4, len(points)))
+    distance, _ = KDTree(points).query(points, k=min(4, len(points)))
     widths = np.maximum(distance[:, 1:].mean(axis=1), 1e-4)
     colors = np.full(points.shape, 0.5) if colors is None else colors
     return Splats(
