@@ -242,7 +242,7 @@ class MeshScene:
             surface = self.surface()
         vertices, faces = np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)
         if surface is not None:
-            vertices, faces = surface.vertices.cpu().numpy(), surface.faces.cpu().numpy().astype(np.int32)
+            vertices, faces = surface.vertices.detach().cpu().numpy(), surface.faces.cpu().numpy().astype(np.int32)
         if self.faces is None:
             vertices, faces = decimate(*_without_dust_and_cavities(vertices, faces), _MAX_FACES)
             if Mesh(vertices, faces).volume() < np.pi / 6 * (_SPECK * self._voxel()) ** 3:

@@ -1,7 +1,6 @@
 """The mesh scene: contract, gradients in closed form, fitting, resuming, meshing, vanishing."""
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -199,31 +198,6 @@ def test_regularisers_are_scaled_by_weights_and_pixels() -> None:
     assert "edge_length" not in other
 
 
-@pytest.mark.parametrize(
-    ("geometry", "mesh", "least"),
-    [
-        ("dmtet", ball(0.25, (0.05, 0.08, 0.0)), 30),
-        ("flexicubes", ball(0.25, (0.05, 0.08, 0.0)), 30),
-        ("fixed", ball(0.25, (0.05, 0.08, 0.0)), 30),
-        ("dmtet", torus(), 25),
-        ("flexicubes", torus(), 25),
-    ],
-    ids=["ball by dmtet", "ball by flexicubes", "ball by a fixed mesh", "torus by dmtet", "torus by flexicubes"],
-)
-def test_fits_shape_and_color_from_eight_views(geometry: str, mesh: Mesh, least: float) -> None:
-    truth = scene_from(mesh)
-    azimuths = [0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0]
-    cameras = orbit(azimuths, elevation=torch.tensor([0.0, 30.0] * 4), size=48)
-    scene = scene_of(geometry=geometry, resolution=32, color_resolution=32)
-    fit(scene, cameras, pictures(truth, cameras).rgb, 100, adam(scene))
-    unseen = orbit([20.0, 110.0, 250.0], elevation=15.0, size=48)
-    ours, theirs = pictures(scene, unseen), pictures(truth, unseen)
-    print(psnr(ours.rgb, theirs.rgb), iou(ours.alpha, theirs.alpha), scene.to_mesh(64).volume() / mesh.volume())
-    assert psnr(ours.rgb, theirs.rgb) > least
-    assert iou(ours.alpha, theirs.alpha) > 0.95
-    assert scene.to_mesh(64).volume() == pytest.approx(mesh.volume(), rel=0.1)
-
-
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_resumed_training_is_bit_identical(geometry: str) -> None:
     cameras = turntable(2, size=16)
@@ -309,28 +283,6 @@ def test_the_surface_closes_within_the_cube(geometry: str) -> None:
     assert np.abs(mesh.vertices).max() <= BOUND
 
 
-@pytest.mark.parametrize("geometry", ["dmtet", "flexicubes"])
-def test_a_vanished_surface_is_drawn_as_nothing_and_comes_back(geometry: str) -> None:
-    scene, cameras = scene_of(geometry=geometry), orbit([0.0, 90.0], size=32)
-    optimizer = adam(scene)
-    with torch.no_grad():
-        scene.parameters["sdf"].add_(0.5)
-    out = scene.render(cameras, BACKGROUND)
-    torch.testing.assert_close(out.rgb, BACKGROUND.expand_as(out.rgb))
-    for picture in (out.alpha, out.depth, out.normal):
-        assert not picture.any()
-    (out.rgb.sum() + sum(scene.regularisers(out, 0.0).values())).backward()  # a step of the loop goes through
-    with pytest.raises(EmptySurfaceError, match="the surface has vanished: start from a larger shape"):
-        scene.to_mesh(64)
-    scene.after_step(0, optimizer)
-    assert float(pictures(scene, cameras).alpha.sum()) > 0
-    with pytest.raises(EmptySurfaceError):  # the ball that brings it back is no result
-        scene.to_mesh(64)
-    target = pictures(scene_from(ball(0.2)), cameras).rgb
-    fit(scene, cameras, target, 80, adam(scene))
-    assert iou(pictures(scene, cameras).alpha, pictures(scene_from(ball(0.2)), cameras).alpha) > 0.8
-
-
 def test_a_surface_that_is_there_is_left_alone_after_a_step() -> None:
     scene = scene_of()
     before = scene.state_dict()
@@ -394,23 +346,6 @@ def test_nothing_to_start_from() -> None:
         MeshScene.from_mesh(ball(0.001, (0.01, 0.0, 0.0)), MeshConfig(resolution=16), generator)
     with pytest.raises(ValueError, match="no area"):
         MeshScene.from_mesh(Mesh(np.zeros((3, 3), np.float32), np.int32([[0, 1, 2]])), MeshConfig(), generator)
-
-
-@pytest.mark.parametrize(
-    ("shape", "distance"),
-    [
-        (trimesh.creation.icosphere(5, 0.3), lambda p: np.linalg.norm(p, axis=-1) - 0.3),
-        (
-            trimesh.creation.torus(0.3, 0.12, 256, 128),
-            lambda p: np.hypot(np.hypot(p[..., 0], p[..., 1]) - 0.3, p[..., 2]) - 0.12,
-        ),
-    ],
-    ids=["ball", "torus"],
-)
-def test_distances_to_a_mesh(shape: trimesh.Trimesh, distance: Callable[[np.ndarray], np.ndarray]) -> None:
-    ours, true = mesh_to_sdf(two_tone(shape), 24), distance(grid_points(24).numpy())
-    assert np.abs(ours - true).max() < 2 * BOUND / 23 / 8
-    np.testing.assert_array_equal((ours < 0)[np.abs(true) > 1e-3], (true < 0)[np.abs(true) > 1e-3])
 
 
 def test_overlapping_parts_are_inside_and_a_hole_does_little_harm() -> None:

@@ -166,6 +166,7 @@ def test_augmentation_paints_only_the_background() -> None:
     x[:, :, 4:12, 4:12] = 0.9
     out = scorer.augment(x, torch.Generator().manual_seed(0))
     middle = out[:, :, 6:10, 6:10].mean(dim=(1, 2, 3))
-    assert (middle > 0.7).all()  # 0.9 times at least 0.85, and noise
+    assert middle.median() > 0.7  # 0.9 times at least 0.85, and noise
+    assert (middle > 0.2).all()  # some are made pale, none are painted over
     corner = out[:, :, :2, :2].mean(dim=(1, 2, 3))
     assert corner.std() > 0.2
