@@ -5,7 +5,7 @@ Layout: a primitive of points with POSITION, `KHR_gaussian_splatting:` ROTATION 
 and SH_DEGREE_l_COEF_n, all float. COLOR_0 shows a cloud of coloured points where the extension is not known; it is
 decoded to linear light, as glTF has it, while the harmonics stay sRGB. The binary layout is `glb_chunks`'s.
 Specification: https://github.com/KhronosGroup/glTF/tree/main/extensions/2.0/Khronos/KHR_gaussian_splatting, as of its
-release candidate of 2026. Drafts before that named the attributes otherwise, and readers of those cannot read this.
+release candidate of July 2026. Drafts before it named the attributes otherwise, and readers of those cannot read this.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Splats in PLY, .splat, .spz and GLB: read back by programs that are not ours, by ours, and rendered."""
 
+import gzip
 import io
 import json
 import struct
 import tracemalloc
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -124,7 +124,8 @@ def assert_same(read: Splats, splats: Splats, bounds: Bounds, frame: Rotation = 
         padded[:, : read.sh.shape[1]], sh[:, : splats.sh.shape[1]] = read.sh, splats.sh
         np.testing.assert_allclose(padded[:, 1:], sh[:, 1:], rtol=1e-6, atol=bounds.others)
     else:  # the colours of a turned cloud along turned directions; 15 harmonics add up to 15 / sqrt(4 pi) at most
-        directions = Rotation.random(20, rng=np.random.default_rng(0)).apply([0, 0, 1])
+        directions = np.random.default_rng(0).normal(size=(20, 3))
+        directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         expected, got = shade(splats.sh, directions), shade(read.sh, frame.apply(directions))
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 + bounds.constant + 4.3 * bounds.others)
 
@@ -132,7 +133,7 @@ def assert_same(read: Splats, splats: Splats, bounds: Bounds, frame: Rotation = 
 def read_table(csv: bytes) -> Splats:
     """The rows that splat-transform prints, in the frame that it prints them in, by the formulas of 3DGS."""
     table = np.genfromtxt(io.BytesIO(csv), delimiter=",", names=True)
-    names = table.dtype.names
+    names = table.dtype.names or ()
 
     def columns(prefix: str, count: int) -> np.ndarray:
         return np.stack([table[f"{prefix}_{i}"] for i in range(count)], axis=-1)
@@ -145,13 +146,14 @@ def read_table(csv: bytes) -> Splats:
         axis=1,
     )
     quats = columns("rot", 4)
-    return Splats(
+    arrays = (
         np.stack([table["x"], table["y"], table["z"]], axis=-1),
         quats / np.linalg.norm(quats, axis=1, keepdims=True),
         np.exp(columns("scale", 3)),
         1 / (1 + np.exp(-table["opacity"])),
         sh,
     )
+    return Splats(*(array.astype(np.float32) for array in arrays))
 
 
 # ---- by splat-transform ----
@@ -167,9 +169,9 @@ def test_splat_transform_reads_the_same_values(name, frame, degree, splat_transf
     bounds = THEIR_SPLAT if name == "splat" else format.bounds
     assert_same(read, expected_of(name, splats), bounds, frame)
     if degree:
-        mirrored = Rotation.from_euler("y", 180, degrees=True) * frame  # upright as well, but seen from behind
+        behind = Rotation.from_euler("y", 180, degrees=True) * frame  # upright as well, but seen from behind
         with pytest.raises(AssertionError):
-            assert_same(read, expected_of(name, splats), bounds, mirrored)
+            assert_same(read, expected_of(name, splats), bounds, behind)
         reordered = replace(read, quats=np.roll(read.quats, 1, axis=1))
         with pytest.raises(AssertionError):
             assert_same(reordered, expected_of(name, splats), bounds, frame)
@@ -295,7 +297,7 @@ def test_the_khronos_validator_finds_only_the_names_of_the_extension(degree, val
 
 def test_a_reader_without_the_extension_sees_coloured_points():
     splats = cloud(50)
-    (points,) = trimesh.load(io.BytesIO(to_splat_glb(splats)), file_type="glb").geometry.values()
+    (points,) = trimesh.load(io.BytesIO(to_splat_glb(splats)), file_type="glb").geometry.values()  # type: ignore
     assert isinstance(points, trimesh.PointCloud)
     np.testing.assert_array_equal(points.vertices, splats.means)
     colors = np.concatenate([srgb_to_linear(splats.colors()), splats.opacities[:, None]], axis=1)
@@ -458,7 +460,7 @@ def test_two_million_gaussians_take_little_memory(name):
     n = 2_000_000
     rng = np.random.default_rng(0)
     means = rng.random((n, 3), np.float32)
-    splats = Splats(means, rng.random((n, 4), np.float32), means * 0.01, means[:, 0], means[:, None])
+    splats = Splats(means, rng.random((n, 4), np.float32), means * 0.01 + 0.001, means[:, 0], means[:, None])
     size = 14 * 4 * n
     format = FORMATS[name]
     tracemalloc.start()
@@ -482,9 +484,12 @@ def test_two_million_gaussians_take_little_memory(name):
 def pictures(splats: Splats) -> np.ndarray:
     """(3, 64, 64, 3) views in front of grey."""
     cameras = turntable(3, size=64)
-    arrays = (splats.means, splats.quats, splats.scales, splats.opacities, splats.sh)
     rendered = rasterization(
-        *(torch.tensor(array) for array in arrays),
+        torch.tensor(splats.means),
+        torch.tensor(splats.quats),
+        torch.tensor(splats.scales),
+        torch.tensor(splats.opacities),
+        torch.tensor(splats.sh),
         cameras.opencv_viewmats(),
         cameras.intrinsics(),
         64,
@@ -504,7 +509,8 @@ def test_a_file_renders_as_the_scene_does(name, degree):
     format = FORMATS[name]
     truth = pictures(splats)
     errors = np.abs(pictures(format.read(format.write(splats))) - truth)
-    worst, mean = {"splat": (0.06, 0.004), "spz": (0.06, 0.004)}.get(name, (1e-3, 1e-5))
+    # Float files err by rounding alone, but a Gaussian of just 1/255 may appear or vanish in a pixel by it.
+    worst, mean = {"splat": (0.02, 0.001), "spz": (0.04, 0.003)}.get(name, (5e-3, 1e-6))
     assert errors.max() < worst
     assert errors.mean() < mean
     # The bounds would not hold for a cloud that is upside down, or whose quaternions are in another order.
@@ -605,11 +611,11 @@ def ply_with(old: bytes, new: bytes, count: int = -1) -> bytes:
         (ply_with(b"element v", b"element a 1\nproperty list uchar int b\nelement v"), "lists before its vertices"),
         (b"NGSP" + bytes(60), "version 4 or later"),
         (b"PK" + bytes(60), "not compressed by gzip"),
-        (zlib.compress(b"NGSQ" + bytes(60), wbits=31), "NGSP is missing"),
-        (zlib.compress(b"NGSP" + struct.pack("<IIBBBB", 2, 1, 0, 12, 0, 0) + bytes(20), wbits=31), "has version 2"),
-        (zlib.compress(b"NGSP" + struct.pack("<IIBBBB", 3, 1, 4, 12, 0, 0) + bytes(99), wbits=31), "degree 4"),
-        (zlib.compress(b"NGSP" + struct.pack("<IIBBBB", 3, 1, 0, 12, 2, 0) + bytes(20), wbits=31), "flags 2"),
-        (zlib.compress(b"NGSP" + struct.pack("<IIBBBB", 3, 0, 0, 12, 0, 0), wbits=31), "no Gaussians"),
+        (gzip.compress(b"NGSQ" + bytes(60)), "NGSP is missing"),
+        (gzip.compress(b"NGSP" + struct.pack("<IIBBBB", 2, 1, 0, 12, 0, 0) + bytes(20)), "has version 2"),
+        (gzip.compress(b"NGSP" + struct.pack("<IIBBBB", 3, 1, 4, 12, 0, 0) + bytes(99)), "degree 4"),
+        (gzip.compress(b"NGSP" + struct.pack("<IIBBBB", 3, 1, 0, 12, 2, 0) + bytes(20)), "flags 2"),
+        (gzip.compress(b"NGSP" + struct.pack("<IIBBBB", 3, 0, 0, 12, 0, 0)), "no Gaussians"),
         (b"glTF" + struct.pack("<II", 1, 40) + bytes(40), "version 1"),
         (b"glTF" + struct.pack("<III4s", 2, 24, 4, b"JSON") + b"[]  ", "no binary chunk"),
         (b"glTF" + struct.pack("<III4s", 2, 24, 4, b"JSON") + b"{{{{", "JSON cannot be read"),
@@ -686,9 +692,10 @@ def test_lengthless_quaternions_and_flat_gaussians_are_written():
 
 def test_float64_and_lists_of_lists_are_taken():
     splats = cloud(5)
-    wide = Splats(
-        *(np.asarray(a, np.float64) for a in (splats.means, splats.quats, splats.scales, splats.opacities, splats.sh))
-    )
+    arrays: list[Any] = [splats.means, splats.quats, splats.scales, splats.opacities, splats.sh]
+    lists = Splats(*(array.tolist() for array in arrays))
+    assert_same(lists.checked(), splats, FLOAT)
+    wide = Splats(*(array.astype(np.float64) for array in arrays))
     assert_same(wide.checked(), splats, FLOAT)
     assert wide.checked().means.dtype == np.float32
     with pytest.raises(ValueError, match="NaN or infinite"):
