@@ -454,7 +454,7 @@ def test_spz_trades_precision_for_range():
     np.testing.assert_allclose(from_spz(to_spz(edge)).means, edge.means, atol=1 / 2**16)
 
 
-@pytest.mark.parametrize("name", ["compact.ply", "splat", "glb"])
+@pytest.mark.parametrize("name", ["compact.ply", "splat", "spz", "glb"])
 def test_two_million_gaussians_take_little_memory(name):
     """Nothing is done a Gaussian at a time: memory stays a few times that of the cloud, on both ways."""
     n = 2_000_000
