@@ -44,13 +44,13 @@ class Raster(NamedTuple):
 class MeshEdges(NamedTuple):
     """The E edges of a mesh, each once, sorted by their vertices; it may be open or not a manifold.
 
-    vertices: (E, 2) int32, the smaller first. starts: (E + 1,) int32. opposite: (S,) int32: across from edge e, as the
-    third vertices of its faces, in their order, are opposite[starts[e]:starts[e + 1]].
+    vertices: (E, 2) int32, the smaller first. starts: (E + 1,) int32. corners: (S,) int32, places in faces.reshape(-1):
+    across from edge e, as the third corners of its faces, in their order, are corners[starts[e]:starts[e + 1]].
     """
 
     vertices: Tensor
     starts: Tensor
-    opposite: Tensor
+    corners: Tensor
 
 
 def rasterize_mesh(vertices: Tensor, faces: Tensor, cameras: Cameras) -> Raster:
@@ -98,9 +98,8 @@ def antialias(pictures: Tensor, raster: Raster, vertices: Tensor, faces: Tensor,
         raise ValueError(f"pictures must be {(*raster.face.shape, 'C')}, as the raster, got {tuple(pictures.shape)}")
     if _has_kernels(vertices):
         view = _view(cameras, vertices)
-        return _Antialias.apply(
-            pictures, _Project.apply(vertices, view), raster, mesh_edges(faces, len(vertices)), view
-        )
+        edges = mesh_edges(faces, len(vertices))
+        return _Antialias.apply(pictures, _Project.apply(vertices, view), raster, _int32(faces), edges, view)
     return antialias_reference(pictures, raster, vertices, faces, cameras)
 
 
@@ -200,26 +199,27 @@ def interpolate_reference(attributes: Tensor, faces: Tensor, raster: Raster) -> 
 
 def antialias_reference(pictures: Tensor, raster: Raster, vertices: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
     """`antialias` in plain torch: for any device and floating dtype; slow but on CUDA, where Warp finds edges."""
-    view, edges = _view(cameras, vertices), mesh_edges_reference(faces)
+    view, edges = _view(cameras, vertices), mesh_edges(faces, len(vertices))
     screen, distance = _project_reference(vertices, view), _distances(raster, view)
     if vertices.device.type == "cuda":
         from sds3d.rendering import mesh_warp
 
-        crossing = mesh_warp.crossings(screen, edges, distance)
+        crossing = mesh_warp.crossings(screen, faces, edges, distance)
     else:
         pairs = zip(screen.detach(), distance, strict=True)
-        crossing = torch.stack([_crossings(of_view, edges, z) for of_view, z in pairs])
+        crossing = torch.stack([_crossings(of_view, faces.long(), edges, z) for of_view, z in pairs])
     return _blend(pictures, screen, edges, crossing)
 
 
 def mesh_edges_reference(faces: Tensor) -> MeshEdges:
     """`mesh_edges` in plain torch."""
     sides = faces.long()[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2).sort(dim=1).values  # (3F, 2)
-    opposite = faces[:, [2, 0, 1]].reshape(-1)
+    corners = torch.arange(faces.numel(), device=faces.device).reshape(-1, 3)[:, [2, 0, 1]].reshape(-1)
     whole = sides[:, 0] != sides[:, 1]  # a side from a vertex to itself is none
     edges, index, counts = sides[whole].unique(dim=0, return_inverse=True, return_counts=True)
     starts = functional.pad(counts.cumsum(0), (1, 0))
-    return MeshEdges(edges.int(), starts.int(), opposite[whole][index.argsort(stable=True)].int())
+    order = (index * faces.numel() + corners[whole]).argsort()  # by edge, then by face
+    return MeshEdges(edges.int(), starts.int(), corners[whole][order].int())
 
 
 def _project_reference(vertices: Tensor, view: _View) -> Tensor:
@@ -263,15 +263,16 @@ def _distances(raster: Raster, view: _View) -> Tensor:
     return torch.where(depth > 0, depth / ray, torch.inf)
 
 
-def _crossings(screen: Tensor, edges: MeshEdges, distance: Tensor) -> Tensor:
+def _crossings(screen: Tensor, faces: Tensor, edges: MeshEdges, distance: Tensor) -> Tensor:
     """The silhouette edge (2, H, W) int32, or -1, between each pixel and its right ([0]) and its lower neighbour ([1]).
 
     screen: (V, 3). distance: (H, W).
     """
     start, step = screen[edges.vertices[:, 0].long()], screen[edges.vertices.long()].diff(dim=1)[:, 0]  # (E, 3)
     of = torch.repeat_interleave(edges.starts.diff())  # (S,), the edge of each opposite vertex
-    third = screen[edges.opposite.long()] - start[of]
-    side = step[of, 0] * third[:, 1] - step[of, 1] * third[:, 0]
+    opposite = screen[faces.reshape(-1)[edges.corners.long()]]  # (S, 3)
+    third = opposite - start[of]
+    side = (step[of, 0] * third[:, 1] - step[of, 1] * third[:, 0]) * (opposite[:, 2] > 0)
     left, right = (
         torch.zeros(len(start), device=of.device).index_add(0, of, s.float()) > 0 for s in (side < 0, side > 0)
     )
@@ -375,13 +376,15 @@ class _Interpolate(torch.autograd.Function):
 
 class _Antialias(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, pictures: Tensor, screen: Tensor, raster: Raster, edges: MeshEdges, view: _View) -> Tensor:
+    def forward(
+        ctx: Any, pictures: Tensor, screen: Tensor, raster: Raster, faces: Tensor, edges: MeshEdges, view: _View
+    ) -> Tensor:
         places, arrays = _array(screen), tuple(_array(tensor) for tensor in edges)
-        crossing = mesh_numba.crossings(places, view.focal.numpy(), arrays, _array(raster.face), _array(raster.depth))
+        crossing = mesh_numba.crossings(places, view.focal.numpy(), _array(faces), arrays, _array(raster.depth))
         ctx.inputs = _array(pictures), places, arrays[0], crossing
         return torch.from_numpy(mesh_numba.blend(*ctx.inputs))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         results = mesh_numba.blend_backward(*ctx.inputs, _array(gradients[0]))
-        return (*(torch.from_numpy(result) for result in results), None, None, None)
+        return (*(torch.from_numpy(result) for result in results), None, None, None, None)

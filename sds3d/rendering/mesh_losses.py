@@ -30,10 +30,10 @@ def normal_consistency(vertices: Tensor, faces: Tensor) -> Tensor:
     0 for a flat surface, 1 for right angles, 2 for one folded onto itself. Faces without area bend nowhere.
     """
     edges = _edges(vertices, faces)
-    first = edges.starts[:-1].long()
+    first, opposite = edges.starts[:-1].long(), _opposite(faces, edges)
     inner = edges.starts.diff() == 2
     start, step = vertices[edges.vertices[inner, 0].long()], _steps(vertices, edges)[inner]  # (I, 3)
-    one, other = (torch.linalg.cross(step, vertices[edges.opposite[first[inner] + i].long()] - start) for i in (0, 1))
+    one, other = (torch.linalg.cross(step, vertices[opposite[first[inner] + i]] - start) for i in (0, 1))
     whole = (one.square().sum(1) > 0) & (other.square().sum(1) > 0)
     # Seen along the edge, the faces of a flat surface lie on opposite sides: their two normals then sum to nothing.
     cosines = -functional.cosine_similarity(one[whole], other[whole], dim=1, eps=1e-30)
@@ -59,7 +59,7 @@ def cotangent_laplacian(vertices: Tensor, faces: Tensor) -> Tensor:
     edges = _edges(vertices, faces)
     with torch.no_grad():
         of = torch.repeat_interleave(edges.starts.diff())  # (S,), the edge of each opposite vertex
-        ends, third = vertices[edges.vertices.long()[of]], vertices[edges.opposite.long()]  # (S, 2, 3), (S, 3)
+        ends, third = vertices[edges.vertices.long()[of]], vertices[_opposite(faces, edges)]  # (S, 2, 3), (S, 3)
         one, other = (ends - third[:, None]).unbind(1)
         sine = torch.linalg.cross(one, other).norm(dim=1)
         cotangent = ((one * other).sum(1) / sine.clamp(min=1e-12)).clamp(0, 1e3)
@@ -70,6 +70,11 @@ def cotangent_laplacian(vertices: Tensor, faces: Tensor) -> Tensor:
 def _edges(vertices: Tensor, faces: Tensor) -> MeshEdges:
     check_mesh(vertices, faces)
     return mesh_edges(faces, len(vertices))
+
+
+def _opposite(faces: Tensor, edges: MeshEdges) -> Tensor:
+    """The vertices (S,) across from the edges."""
+    return faces.reshape(-1)[edges.corners.long()].long()
 
 
 def _steps(vertices: Tensor, edges: MeshEdges) -> Tensor:

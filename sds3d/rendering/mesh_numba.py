@@ -36,35 +36,41 @@ def edges_of(faces: IntArray, n_vertices: int) -> tuple[IntArray, IntArray, IntA
     begin = np.zeros(n_vertices + 2, np.int32)
     for f in range(len(faces)):
         for i in range(3):
-            a, b = faces[f, i], faces[f, i + 1 - 3 * (i == 2)]
+            a, b = _side(faces, f, i)
             begin[min(a, b) + 2] += a != b  # a side from a vertex to itself is none
     for v in range(n_vertices):
         begin[v + 2] += begin[v + 1]
     sides = begin[n_vertices + 1]
-    larger, opposite = np.empty(sides, np.int32), np.empty(sides, np.int32)
+    larger, corners = np.empty(sides, np.int32), np.empty(sides, np.int32)
     for f in range(len(faces)):
         for i in range(3):
-            a, b = faces[f, i], faces[f, i + 1 - 3 * (i == 2)]
+            a, b = _side(faces, f, i)
             if a != b:
                 at = begin[min(a, b) + 1]
                 begin[min(a, b) + 1] = at + 1  # in the end this is where the next vertex begins
-                larger[at], opposite[at] = max(a, b), faces[f, i + 2 - 3 * (i > 0)]
+                larger[at], corners[at] = max(a, b), 3 * f + i
     ends, starts = np.empty((sides, 2), np.int32), np.empty(sides + 1, np.int32)
     n = 0
     for v in range(n_vertices):
         first = begin[v]
         for i in range(first, begin[v + 1]):
-            key, value, j = larger[i], opposite[i], i
+            key, value, j = larger[i], corners[i], i
             while j > first and larger[j - 1] > key:
-                larger[j], opposite[j] = larger[j - 1], opposite[j - 1]
+                larger[j], corners[j] = larger[j - 1], corners[j - 1]
                 j -= 1
-            larger[j], opposite[j] = key, value
+            larger[j], corners[j] = key, value
         for i in range(first, begin[v + 1]):
             if i == first or larger[i] != larger[i - 1]:
                 ends[n, 0], ends[n, 1], starts[n] = v, larger[i], i
                 n += 1
     starts[n] = sides
-    return ends[:n], starts[: n + 1], opposite
+    return ends[:n], starts[: n + 1], corners
+
+
+@njit(inline="always", **_KERNEL)
+def _side(faces, f, corner):
+    """The two vertices across from a face's corner, in the face's order."""
+    return faces[f, corner + 1 - 3 * (corner == 2)], faces[f, corner + 2 - 3 * (corner > 0)]
 
 
 # ---- projection ----
@@ -147,6 +153,7 @@ def rasterize_backward(
 def _locate_backward(screen, faces, focal, face, d_barycentric, d_depth, d_screen):
     height, width = face.shape
     center_x, center_y = np.float32(width) * _HALF, np.float32(height) * _HALF
+    inverse_focal = _ONE / focal
     for row in range(height):
         py = np.float32(row) + _HALF
         for column in range(width):
@@ -167,7 +174,7 @@ def _locate_backward(screen, faces, focal, face, d_barycentric, d_depth, d_scree
             if total == _ZERO:
                 continue
             scale = _ONE / total
-            x, y = (px - center_x) / focal, (py - center_y) / focal
+            x, y = (px - center_x) * inverse_focal, (py - center_y) * inverse_focal
             gd *= np.sqrt(_ONE + x * x + y * y) * scale  # depth = ray (u + v + w) / total
             # barycentric = (u az, v bz, w cz) / total; `mean` is what dividing by total takes away from each.
             mean = (gu * u * az + gv * v * bz + gw * w * cz) * scale + gd * (u + v + w)
@@ -234,15 +241,31 @@ def _interpolate_backward(thread, n_threads, attributes, faces, face, barycentri
 # ---- silhouettes ----
 
 
-def crossings(screen: FloatArray, focal: FloatArray, edges: Any, face: IntArray, depth: FloatArray) -> IntArray:
+def crossings(screen: FloatArray, focal: FloatArray, faces: IntArray, edges: Any, depth: FloatArray) -> IntArray:
     """The silhouette edge, or -1, between each pixel and its right ([:, 0]) and its lower ([:, 1]): (B, 2, H, W)."""
-    shape = (len(face), 2, *face.shape[1:])
-    crossing, outermost = np.full(shape, -1, np.int32), np.full(shape, -1, np.float32)
-    parallel_map(
-        lambda i: _crossings(screen[i], focal[i], *edges, face[i], depth[i, ..., 0], crossing[i], outermost[i]),
-        len(face),
-    )
+    batch, height, width, _ = depth.shape
+    crossing = np.full((batch, 2, height, width), -1, np.int32)
+    parallel_map(lambda i: _crossings(screen[i], focal[i], faces, *edges, depth[i, ..., 0], crossing[i]), batch)
     return crossing
+
+
+@njit(**_KERNEL)
+def _turns(screen, faces):
+    """For each corner (3 F,) on which side of the edge across from it, from its smaller vertex, the face lies: -1 or 1.
+
+    0 for faces that are not drawn or seen edge-on.
+    """
+    turns = np.zeros(3 * len(faces), np.int8)
+    for f in range(len(faces)):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        ax, ay = screen[a, 0], screen[a, 1]
+        area = (screen[b, 0] - ax) * (screen[c, 1] - ay) - (screen[b, 1] - ay) * (screen[c, 0] - ax)
+        if min(screen[a, 2], screen[b, 2], screen[c, 2]) > _ZERO and abs(area) < np.inf:
+            sign = np.int8(area > _ZERO) - np.int8(area < _ZERO)
+            turns[3 * f] = sign if b < c else -sign
+            turns[3 * f + 1] = sign if c < a else -sign
+            turns[3 * f + 2] = sign if a < b else -sign
+    return turns
 
 
 @njit(inline="always", **_KERNEL)
@@ -255,27 +278,24 @@ def _distance(depth, row, column, center_x, center_y, focal):
 
 
 @njit(**_KERNEL)
-def _crossings(screen, focal, ends, starts, opposite, face, depth, crossing, outermost):
-    height, width = face.shape
+def _crossings(screen, focal, faces, ends, starts, corners, depth, crossing):
+    height, width = depth.shape
     center_x, center_y = np.float32(width) * _HALF, np.float32(height) * _HALF
+    outermost = np.full(crossing.shape, -1, np.float32)
+    turns = _turns(screen, faces)
     for e in range(len(ends)):
-        x0, y0, w0 = screen[ends[e, 0], 0], screen[ends[e, 0], 1], screen[ends[e, 0], 2]
-        x1, y1, w1 = screen[ends[e, 1], 0], screen[ends[e, 1], 1], screen[ends[e, 1], 2]
-        # Lines of pixel centres that the edge passes, the last one excluded; most edges of a fine mesh pass none.
-        top, bottom = np.ceil(min(y0, y1) - _HALF), np.ceil(max(y0, y1) - _HALF)
-        before, behind = np.ceil(min(x0, x1) - _HALF), np.ceil(max(x0, x1) - _HALF)
-        if not (top < bottom or before < behind):
-            continue
-        dx, dy = x1 - x0, y1 - y0
-        if min(w0, w1) <= _ZERO or not abs(dx) + abs(dy) < np.inf:
-            continue
         left, right = False, False  # on which sides of the edge its faces lie
         for i in range(starts[e], starts[e + 1]):
-            side = dx * (screen[opposite[i], 1] - y0) - dy * (screen[opposite[i], 0] - x0)
-            left |= side < _ZERO
-            right |= side > _ZERO
+            left |= turns[corners[i]] < 0
+            right |= turns[corners[i]] > 0
         if left == right:
-            continue  # no silhouette, or seen edge-on
+            continue  # no silhouette, or not seen
+        x0, y0, w0 = screen[ends[e, 0], 0], screen[ends[e, 0], 1], screen[ends[e, 0], 2]
+        x1, y1, w1 = screen[ends[e, 1], 0], screen[ends[e, 1], 1], screen[ends[e, 1], 2]
+        # Lines of pixel centres that the edge passes, the last one excluded.
+        top, bottom = np.ceil(min(y0, y1) - _HALF), np.ceil(max(y0, y1) - _HALF)
+        before, behind = np.ceil(min(x0, x1) - _HALF), np.ceil(max(x0, x1) - _HALF)
+        dx, dy = x1 - x0, y1 - y0
         steep = abs(dy) >= abs(dx)
         for axis in range(2):
             if axis == 0:
@@ -308,7 +328,7 @@ def _crossings(screen, focal, ends, starts, opposite, face, depth, crossing, out
 
 @njit(inline="always", **_KERNEL)
 def _place(screen, ends, edge, axis, row, column):
-    """Where an edge passes between a pixel's centre (0) and the next one's (1), and what `_push` needs besides."""
+    """Where an edge passes between a pixel's centre (0) and the next (1), its part up to there, and its slope."""
     i, j = ends[edge, 0], ends[edge, 1]
     line, pixel = (row, column) if axis == 0 else (column, row)
     s0, s1, o0, o1 = screen[i, 1 - axis], screen[j, 1 - axis], screen[i, axis], screen[j, axis]
@@ -319,7 +339,7 @@ def _place(screen, ends, edge, axis, row, column):
 
 @njit(inline="always", **_KERNEL)
 def _weight(screen, ends, crossing, side, row, column):
-    """How much of a pixel its neighbour covers (0 right, 1 below, 2 left, 3 above), and what `_push` needs besides."""
+    """How much of a pixel its neighbour covers (0 right, 1 below, 2 left, 3 above); the edge; the rest of `_place`."""
     axis = side & 1
     first_row, first_column = row - (side == 3), column - (side == 2)
     if first_row < 0 or first_column < 0:
@@ -329,6 +349,14 @@ def _weight(screen, ends, crossing, side, row, column):
         return _ZERO, -1, _ZERO, _ZERO
     t, along, slope = _place(screen, ends, edge, axis, first_row, first_column)
     return max((_HALF - t) if side < 2 else (t - _HALF), _ZERO), edge, along, slope
+
+
+@njit(inline="always", **_KERNEL)
+def _is_parted(crossing, row, column):
+    """Whether an edge passes between a pixel and one of its neighbours."""
+    # Beyond the first row and column the pixel's own entries stand in; only -1 has a sign bit.
+    above, before = crossing[1, max(row - 1, 0), column], crossing[0, row, max(column - 1, 0)]
+    return (crossing[0, row, column] & crossing[1, row, column] & above & before) >= 0
 
 
 def blend(pictures: FloatArray, screen: FloatArray, ends: IntArray, crossing: IntArray) -> FloatArray:
@@ -343,6 +371,8 @@ def _blend(pictures, screen, ends, crossing, out):
     height, width, channels = pictures.shape
     for row in range(height):
         for column in range(width):
+            if not _is_parted(crossing, row, column):
+                continue
             total = _ZERO
             for side in range(4):
                 weight, _, _, _ = _weight(screen, ends, crossing, side, row, column)
@@ -376,6 +406,8 @@ def _blend_backward(pictures, screen, ends, crossing, d_out, d_pictures, d_scree
     pulls = np.empty(4, np.float32)  # of each neighbour's colour on the pixel: d loss/d weight before the limit
     for row in range(height):
         for column in range(width):
+            if not _is_parted(crossing, row, column):
+                continue
             total = _ZERO
             for side in range(4):
                 total += _weight(screen, ends, crossing, side, row, column)[0]

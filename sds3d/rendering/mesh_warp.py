@@ -34,27 +34,28 @@ def nearest_faces(screen: Tensor, faces: Tensor, height: int, width: int) -> Ten
     return _indices(keys)
 
 
-def crossings(screen: Tensor, edges: MeshEdges, distance: Tensor) -> Tensor:
+def crossings(screen: Tensor, faces: Tensor, edges: MeshEdges, distance: Tensor) -> Tensor:
     """The silhouette edge, or -1, between each pixel and its right ([:, 0]) and its lower ([:, 1]): (B, 2, H, W) int32.
 
-    screen: (B, V, 3). distance: (B, H, W), z of what each pixel shows, infinite where it is empty.
+    screen: (B, V, 3). faces: (F, 3). distance: (B, H, W), z of what each pixel shows, infinite where it is empty.
     """
     batch, height, width = distance.shape
     keys = torch.full((batch, 2, height, width), -1, dtype=torch.int64, device=screen.device)
-    arrays = [wp.from_torch(tensor.to(torch.int32).contiguous()) for tensor in edges]
+    opposite = faces.reshape(-1)[edges.corners.long()]  # (S,)
+    arrays = [_ints(tensor) for tensor in (edges.vertices, edges.starts, opposite)]
     size = (batch, len(edges.vertices), _LANES)
-    _launch(
-        _crossings, size, _vectors(screen), *arrays, wp.from_torch(distance.float().contiguous()), wp.from_torch(keys)
-    )
-    return _indices(keys)
+    seen = wp.from_torch(distance.float().contiguous())
+    _launch(_crossings, size, _vectors(screen), *arrays, seen, wp.from_torch(keys))
+    index = _indices(keys)
+    return torch.where(index % 2 == 0, index // 2, -1)  # odd: an edge that hides others but does not count
 
 
 def _vectors(screen: Tensor) -> wp.array:
     return wp.from_torch(screen.detach().float().contiguous(), dtype=wp.vec3)
 
 
-def _ints(faces: Tensor) -> wp.array:
-    return wp.from_torch(faces.to(torch.int32).contiguous())
+def _ints(tensor: Tensor) -> wp.array:
+    return wp.from_torch(tensor.to(torch.int32).contiguous())
 
 
 def _launch(kernel: wp.Kernel, size: tuple[int, int, int], *arrays: wp.array) -> None:
@@ -135,12 +136,13 @@ def _crossings(
     left = wp.int32(0)  # on which sides of the edge its faces lie
     right = wp.int32(0)
     for i in range(starts[e], starts[e + 1]):
-        third = screen[view, opposite[i]] - start
-        side = step[0] * third[1] - step[1] * third[0]
-        if side < 0.0:
-            left += 1
-        if side > 0.0:
-            right += 1
+        third = screen[view, opposite[i]]
+        if third[2] > 0.0:
+            side = step[0] * (third[1] - start[1]) - step[1] * (third[0] - start[0])
+            if side < 0.0:
+                left += 1
+            if side > 0.0:
+                right += 1
     if (left > 0) == (right > 0):
         return  # no silhouette, or seen edge-on
     steep = wp.abs(step[1]) >= wp.abs(step[0])

@@ -195,6 +195,7 @@ def _locate(
     """Fill one view's barycentrics (H, W, 3) and depth (H, W) where `face` (H, W) is not -1."""
     height, width = face.shape
     center_x, center_y = np.float32(width) * _HALF, np.float32(height) * _HALF
+    inverse_focal = _ONE / focal
     for row in range(height):
         py = np.float32(row) + _HALF
         for column in range(width):
@@ -215,7 +216,7 @@ def _locate(
             scale = _ONE / total
             barycentric[row, column, 0], barycentric[row, column, 1] = u * scale, v * scale
             barycentric[row, column, 2] = w * scale
-            x, y = (px - center_x) / focal, (py - center_y) / focal
+            x, y = (px - center_x) * inverse_focal, (py - center_y) * inverse_focal
             depth[row, column] = screen_sum * scale * np.sqrt(_ONE + x * x + y * y)
 
 

@@ -113,9 +113,11 @@ class TestKernelsEqualTheReference:
     def test_channels(self, channels: int) -> None:
         assert_same(bumpy(1), orbit([45.0], size=24), channels=channels)
 
-    @pytest.mark.parametrize(("height", "width"), [(17, 40), (1, 9), (9, 1), (1, 1)])
+    @pytest.mark.parametrize(("height", "width"), [(17, 40), (40, 17), (1, 9), (9, 1), (1, 1)])
     def test_oblong_pictures(self, height: int, width: int) -> None:
-        assert_same(bumpy(2), orbit([40.0, 200.0]).resized(height, width))
+        vertices, faces = bumpy(2)
+        vertices = vertices + torch.tensor([0.013, 0.0, 0.007])  # else its poles are on the line of pixel centres
+        assert_same((vertices, faces), orbit([45.0, 200.0]).resized(height, width))
 
     def test_faces_around_and_behind_the_camera(self) -> None:
         vertices, faces = soup(60, 4)
@@ -133,7 +135,7 @@ class TestKernelsEqualTheReference:
 
 class TestReferenceAgainstFiniteDifferences:
     def test_inside_faces(self) -> None:
-        vertices, faces = ball(1)
+        vertices, faces = ball(0)
         attributes = torch.rand(len(vertices), 2, generator=torch.Generator().manual_seed(0)).double()
         cameras = orbit([30.0], 20.0, size=7)
 
@@ -144,7 +146,7 @@ class TestReferenceAgainstFiniteDifferences:
         leaves = vertices.double().requires_grad_(), attributes.requires_grad_()
         assert torch.autograd.gradcheck(pictures, leaves, eps=1e-7, atol=1e-5)
 
-    @pytest.mark.parametrize("mesh", [ball(1)])
+    @pytest.mark.parametrize("mesh", [ball(0), soup(8, 3)])
     def test_silhouettes(self, mesh: Mesh) -> None:
         vertices, faces = mesh
         cameras = orbit([30.0], 20.0, size=9)
@@ -155,7 +157,7 @@ class TestReferenceAgainstFiniteDifferences:
 
         leaves = pictures.requires_grad_(), vertices.double().requires_grad_()
         changed = (smoothed(*leaves) != pictures).any(-1).sum()
-        assert changed > 10
+        assert changed >= 8
         assert torch.autograd.gradcheck(smoothed, leaves, eps=1e-7, atol=1e-5)
 
 
@@ -231,6 +233,34 @@ class TestCoverage:
         square_root = DISTANCE**2 - 0.25
         disc = math.pi * (size * FOCAL * 0.5) ** 2 / square_root
         assert growth == pytest.approx(disc * (2 / 0.5 + 2 * 0.5 / square_root), rel=tolerance)
+
+    def test_gradients_along_any_deformation_are_those_of_supersampled_pictures(self) -> None:
+        """Against differences of weighted areas at 1024 pixels, for 20k faces at 256, from four sides."""
+        vertices, faces = bumpy(5)
+        right = torch.tensor([[1.0, 0.0, 0.0]]).expand_as(vertices)
+        waves = vertices * torch.sin(6 * vertices[:, :1] + 2 * vertices[:, 1:2])
+        fields = [vertices, right, vertices[:, [1, 0, 2]], waves]
+
+        def weights(n: int) -> Tensor:
+            at = (torch.arange(n) + 0.5) / n
+            return 1 + 0.5 * torch.cos(5 * at + 1) * torch.sin(4 * at[:, None])
+
+        def area(moved: Tensor, cameras: Cameras) -> float:
+            mask = rasterize_mesh(moved, faces, cameras.resized(1024, 1024)).face >= 0
+            return (mask * weights(1024).double()).sum().item() / 16
+
+        errors = []
+        for azimuth in (20.0, 65.0, 110.0, 155.0):
+            cameras = orbit([azimuth], 15.0, size=256)
+            leaf = vertices.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad((coverage(KERNELS, leaf, faces, cameras) * weights(256)).sum(), leaf)
+            true = [
+                (area(vertices + 0.01 * field, cameras) - area(vertices - 0.01 * field, cameras)) / 0.02
+                for field in fields
+            ]
+            errors.append([((gradient * f).sum().item() - t) / true[0] for f, t in zip(fields, true, strict=True)])
+        assert torch.tensor(errors).abs().max() < 0.01  # of growth's area
+        assert torch.tensor(errors).mean(0).abs().max() < 0.003
 
     def test_what_is_hidden_feels_nothing(self) -> None:
         front, behind = square(0.4, 0.3), bumpy(2)
@@ -332,7 +362,7 @@ class TestEdges:
         for edges in (mesh_edges(empty, 4), mesh_edges_reference(empty)):
             assert edges.vertices.shape == (0, 2)
             assert edges.starts.tolist() == [0]
-            assert edges.opposite.shape == (0,)
+            assert edges.corners.shape == (0,)
 
     def test_the_kept_answer_is_not_that_of_changed_faces(self) -> None:
         faces = torch.tensor([[0, 1, 2]])
@@ -340,7 +370,7 @@ class TestEdges:
         assert mesh_edges(faces, 4).vertices.tolist() == [[0, 1], [0, 2], [1, 2]]
         faces[0, 2] = 3
         assert mesh_edges(faces, 4).vertices.tolist() == [[0, 1], [0, 3], [1, 3]]
-        assert mesh_edges(faces.clone(), 4).opposite.tolist() == [3, 1, 0]
+        assert mesh_edges(faces.clone(), 4).corners.tolist() == [2, 1, 0]
 
 
 class TestHardMeshes:
@@ -439,10 +469,10 @@ class TestWarp:
         face = mesh_warp.nearest_faces(screen, faces, 40, 56)
         assert (face != raster.face).sum() <= 1  # where two are equally near but for rounding
         edges = mesh_edges(faces, len(vertices))
-        crossing = mesh_warp.crossings(screen, edges, module._distances(raster, view))
+        crossing = mesh_warp.crossings(screen, faces, edges, module._distances(raster, view))
         arrays = tuple(tensor.numpy() for tensor in edges)
         expected = mesh_numba.crossings(
-            screen.numpy(), view.focal.numpy(), arrays, raster.face.numpy(), raster.depth.numpy()
+            screen.numpy(), view.focal.numpy(), faces.int().numpy(), arrays, raster.depth.numpy()
         )
         assert (expected >= 0).sum() > 100
         assert (crossing.numpy() != expected).sum() <= 1

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import trimesh
@@ -79,6 +80,32 @@ def test_only_the_rim_of_a_flat_sheet_counts_for_cotangents() -> None:
     moved[3 * 7 + 3, :2] += torch.tensor([0.08, -0.05])
     assert cotangent_laplacian(moved, faces).item() == pytest.approx(cotangent_laplacian(regular, faces).item())
     assert laplacian(moved, faces).item() > laplacian(regular, faces).item() + 1e-4
+
+
+@pytest.mark.parametrize(
+    ("solid", "reach"),
+    [
+        (trimesh.creation.icosahedron(), 1 - 1 / math.sqrt(5)),
+        (trimesh.convex.convex_hull(np.vstack([np.eye(3), -np.eye(3)])), 1),
+    ],
+)
+def test_regular_solids(solid: trimesh.Trimesh, reach: float) -> None:
+    """The neighbours' mean lies on the axis: at cos(arctan 2) of an icosahedron's radius, in an octahedron's centre."""
+    vertices, faces = tensors(solid)
+    radius = vertices[0].norm().item()
+    for loss in (laplacian, cotangent_laplacian):
+        assert loss(vertices, faces).item() == pytest.approx((reach * radius) ** 2)
+
+
+@pytest.mark.parametrize("radius", [0.5, 2.0])
+def test_sphere(radius: float) -> None:
+    vertices, faces = tensors(trimesh.creation.icosphere(subdivisions=4, radius=radius))
+    square = edge_length(vertices, faces).item()
+    # Neighbours at distance h stand h^2 / (2 r) below a vertex.
+    assert cotangent_laplacian(vertices, faces).item() == pytest.approx((square / (2 * radius)) ** 2, rel=0.05)
+    # Centres of equal-sided faces are h / sqrt(3) apart, and the normals turn by that over r.
+    angle = math.sqrt(square / 3) / radius
+    assert normal_consistency(vertices, faces).item() == pytest.approx(1 - math.cos(angle), rel=0.03)
 
 
 def test_bends() -> None:
