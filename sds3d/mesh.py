@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
 
+FRAME = "right-handed, +Y up, front +Z, metres"
+"""The world frame, as the files that name no frame of their own say it in a comment."""
+
 
 @dataclass(frozen=True)
 class Mesh:
@@ -22,6 +25,8 @@ class Mesh:
     uv: (V, 2) float32 in [0, 1], glTF convention (v runs down from the image's top row), or None.
     texture: (H, W, 3) uint8 sRGB base colour sampled at `uv`, or None.
     metallic, roughness: the material's factors in [0, 1].
+    metallic_roughness: (H, W, 3) uint8, linear, sampled at `uv`, in glTF's channels: roughness in G, metallic in B, R
+        is not used. Where it is there, it stands in place of the two factors. Or None.
     """
 
     vertices: FloatArray
@@ -32,6 +37,7 @@ class Mesh:
     texture: NDArray[np.uint8] | None = None
     metallic: float = 0.0
     roughness: float = 0.8
+    metallic_roughness: NDArray[np.uint8] | None = None
 
     def volume(self) -> float:
         """Signed volume in cubic metres: positive when a closed mesh's faces look outwards."""

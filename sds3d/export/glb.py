@@ -25,23 +25,25 @@ def to_glb(mesh: Mesh, name: str = "asset") -> bytes:
 
     With a texture it is the material's base colour (sRGB PNG). Without one the vertex colours become COLOR_0, decoded
     to linear light as glTF defines it. Metallic and roughness factors are always written: both default to 1, which
-    is a dark mirror. Raises ValueError for a mesh without faces, and for a texture without uv.
+    is a dark mirror. A metallic-roughness texture is written beside factors of 1, which leave it as it is. Raises
+    ValueError for a mesh without faces, and for a texture without uv.
     """
     if not len(mesh.faces):
         raise ValueError("a mesh without faces cannot be written as glTF")
-    if mesh.texture is not None and mesh.uv is None:
-        raise ValueError("a textured mesh needs uv coordinates: bake() makes both")
+    check_uv(mesh)
     binary = Binary()
     attributes = {"POSITION": binary.attribute(mesh.vertices, bounded=True)}
     if mesh.normals is not None:
         attributes["NORMAL"] = binary.attribute(mesh.normals)
     material: dict[str, Any] = {"metallicFactor": mesh.metallic, "roughnessFactor": mesh.roughness}
     images: dict[str, Any] = {}
-    if mesh.texture is not None and mesh.uv is not None:
+    maps = {"baseColorTexture": mesh.texture, "metallicRoughnessTexture": mesh.metallic_roughness}
+    pictures = {key: picture for key, picture in maps.items() if picture is not None}
+    if pictures and mesh.uv is not None:
         attributes["TEXCOORD_0"] = binary.attribute(mesh.uv)
-        material["baseColorTexture"] = {"index": 0}
+        material |= {key: {"index": i} for i, key in enumerate(pictures)}
         images = {
-            "textures": [{"sampler": 0, "source": 0}],
+            "textures": [{"sampler": 0, "source": i} for i in range(len(pictures))],
             "samplers": [
                 {
                     "magFilter": _LINEAR,
@@ -50,13 +52,23 @@ def to_glb(mesh: Mesh, name: str = "asset") -> bytes:
                     "wrapT": _CLAMP_TO_EDGE,
                 }
             ],
-            "images": [{"bufferView": binary.view(png(mesh.texture)), "mimeType": "image/png"}],
+            "images": [
+                {"bufferView": binary.view(png(picture)), "mimeType": "image/png"} for picture in pictures.values()
+            ],
         }
-    elif mesh.colors is not None:
+    if mesh.metallic_roughness is not None:
+        material |= {"metallicFactor": 1.0, "roughnessFactor": 1.0}
+    if mesh.texture is None and mesh.colors is not None:
         attributes["COLOR_0"] = binary.attribute(srgb_to_linear(mesh.colors))
     primitive = {"attributes": attributes, "indices": binary.indices(mesh.faces), "material": 0}
     materials = [{"pbrMetallicRoughness": material, "doubleSided": False, "name": name}]
     return one_mesh_glb(primitive, binary, name, {"materials": materials, **images})
+
+
+def check_uv(mesh: Mesh) -> None:
+    """Raise ValueError for a mesh with a texture, of either kind, and without uv."""
+    if mesh.uv is None and (mesh.texture is not None or mesh.metallic_roughness is not None):
+        raise ValueError("a textured mesh needs uv coordinates: bake() makes both")
 
 
 def srgb_to_linear(colors: FloatArray) -> FloatArray:
@@ -66,7 +78,7 @@ def srgb_to_linear(colors: FloatArray) -> FloatArray:
 
 
 def png(picture: NDArray[np.uint8]) -> bytes:
-    """A (H, W, 3) uint8 picture as a PNG file."""
+    """A (H, W, 3) or grey (H, W) uint8 picture as a PNG file."""
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(picture)).save(file, format="PNG")
     return file.getvalue()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sds3d.mesh import Mesh
+from sds3d.mesh import FRAME, Mesh
 
 
 def to_ply(mesh: Mesh) -> bytes:
@@ -31,7 +31,7 @@ def to_ply(mesh: Mesh) -> bytes:
         "ply",
         "format binary_little_endian 1.0",
         "comment generator sds3d",
-        "comment frame right-handed, +Y up, front +Z, metres",
+        f"comment frame {FRAME}",
         f"element vertex {len(vertices)}",
         *(f"property {'uchar' if kind == 'u1' else 'float'} {name}" for name, (kind, _) in columns.items()),
         f"element face {len(faces)}",

@@ -29,6 +29,12 @@ def textured(colored) -> Mesh:
     return bake(colored, position_color, 128)
 
 
+@pytest.fixture(scope="module")
+def metal(textured) -> Mesh:
+    """With a metallic-roughness texture of another size than the base colour's."""
+    return replace(textured, metallic_roughness=np.random.default_rng(0).integers(0, 256, (32, 16, 3)).astype("u1"))
+
+
 def read_json(glb: bytes) -> dict:
     length = struct.unpack_from("<I", glb, 12)[0]
     return json.loads(glb[20 : 20 + length])
@@ -44,14 +50,15 @@ def same_triangles(loaded: trimesh.Trimesh, mesh: Mesh, **tolerance: float) -> N
     np.testing.assert_allclose(loaded.vertices[loaded.faces], mesh.vertices[mesh.faces], **tolerance)
 
 
-@pytest.mark.parametrize("kind", ["textured", "colored", "plain", "large"])
-def test_the_khronos_validator_finds_nothing(kind, textured, colored, validate):
+@pytest.mark.parametrize("kind", ["textured", "metal", "colored", "plain", "large"])
+def test_the_khronos_validator_finds_nothing(kind, textured, metal, colored, validate):
     if kind == "large":  # more vertices than 16-bit indices can name
         copies = 70_000 // len(colored.vertices) + 1
         offsets = np.arange(copies)[:, None, None] * len(colored.vertices)
         mesh = Mesh(np.tile(colored.vertices, (copies, 1)), (colored.faces + offsets).reshape(-1, 3).astype(np.int32))
     else:
-        mesh = {"textured": textured, "colored": colored, "plain": Mesh(colored.vertices, colored.faces)}[kind]
+        plain = Mesh(colored.vertices, colored.faces)
+        mesh = {"textured": textured, "metal": metal, "colored": colored, "plain": plain}[kind]
     issues = validate(to_glb(mesh))["issues"]
     assert issues["numErrors"] == 0, issues
     assert issues["numWarnings"] == 0, issues
@@ -74,6 +81,28 @@ def test_a_textured_glb_reads_back_in_trimesh(textured):
     np.testing.assert_array_equal(np.asarray(material.baseColorTexture.convert("RGB")), textured.texture)
     assert material.roughnessFactor == pytest.approx(0.6)
     assert material.metallicFactor == pytest.approx(0.1)
+
+
+def test_a_metallic_roughness_texture_reads_back_in_trimesh(metal, tmp_path):
+    material = load_glb(to_glb(metal)).visual.material
+    np.testing.assert_array_equal(np.asarray(material.metallicRoughnessTexture), metal.metallic_roughness)
+    np.testing.assert_array_equal(np.asarray(material.baseColorTexture), metal.texture)
+    assert (material.metallicFactor, material.roughnessFactor) == (1, 1)  # they would multiply the texture
+    only = load_glb(to_glb(replace(metal, texture=None))).visual
+    np.testing.assert_array_equal(np.asarray(only.material.metallicRoughnessTexture), metal.metallic_roughness)
+    assert only.vertex_attributes["color"].shape == metal.vertices.shape
+
+    files = to_obj(metal, "mug")
+    assert set(files) == {"mug.obj", "mug.mtl", "mug.png", "mug_roughness.png", "mug_metallic.png"}
+    for file, data in files.items():
+        (tmp_path / file).write_bytes(data)
+    material = trimesh.load(tmp_path / "mug.obj", force="mesh", process=False).visual.material
+    assert material.kwargs["map_pr"] == ["mug_roughness.png"]
+    assert material.kwargs["map_pm"] == ["mug_metallic.png"]
+    assert material.kwargs["pr"] == material.kwargs["pm"] == ["1"]
+    for word, channel in (("roughness", 1), ("metallic", 2)):
+        picture = np.asarray(Image.open(tmp_path / f"mug_{word}.png"))
+        np.testing.assert_array_equal(picture, metal.metallic_roughness[..., channel])
 
 
 def test_vertex_colours_of_a_glb_are_linear(colored):
@@ -191,5 +220,7 @@ def test_bad_input_is_refused(textured):
             write(empty)
     with pytest.raises(ValueError, match="uv"):
         to_glb(replace(textured, uv=None))
+    with pytest.raises(ValueError, match="uv"):
+        to_obj(replace(textured, uv=None))
     with pytest.raises(ValueError, match="spaces"):
         to_obj(textured, "red mug")
