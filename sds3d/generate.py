@@ -47,10 +47,11 @@ from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.prompts import PromptConfig, checked_prompt, encode_prompt, slug
 from sds3d.representations.base import Scene
+from sds3d.representations.field_nerf import HashNerfConfig, TriplaneNerfConfig
 from sds3d.representations.gaussians import GaussiansScene
 from sds3d.representations.nerf import NerfConfig
-from sds3d.runs import Run, RunError, create_run
-from sds3d.scenes import RepresentationConfig, make_scene
+from sds3d.runs import Run, RunError, create_run, open_run
+from sds3d.scenes import Asset, RepresentationConfig, latent_rgb_of, make_scene
 
 GuidanceConfig = Annotated[MultiViewConfig | SDSConfig, Field(discriminator="name")]
 
@@ -99,6 +100,8 @@ class RunConfig(Config):
     """Steps between checkpoints."""
     export: ExportConfig = ExportConfig()
     """What is written at the end."""
+    start_from: str = ""
+    """What the object begins as: a file of a mesh, of splats or of points, or the folder of another run."""
     stages: tuple[dict[str, Any], ...] = ()
     """Partial configurations, carried out one after the other, each on top of this one: the scene of a stage begins as
     what the stage before made, in another representation if it has another."""
@@ -106,7 +109,7 @@ class RunConfig(Config):
     @model_validator(mode="after")
     def _stages_are_valid(self) -> Self:
         for i, stage in enumerate(self.stages):
-            if wrong := stage.keys() & {"stages", "prompt", "seed", "export"}:
+            if wrong := stage.keys() & {"stages", "prompt", "seed", "export", "start_from"}:
                 raise ValueError(f"stages.{i}.{min(wrong)}: that is the whole run's, set it outside of stages")
             try:
                 stage_config(self, i)
@@ -172,16 +175,24 @@ def start_work(
     prior: Prior,
     checkpoint: dict[str, Tensor] | None = None,
     stage: int = 0,
-    before: Scene | None = None,
+    before: Scene | Asset | None = None,
 ) -> Work:
-    """A stage's live objects: before its first step, from the scene of the stage before, or from a checkpoint."""
+    """A stage's live objects: before its first step, beginning as `before` if given, or from a checkpoint."""
     if checkpoint is not None:
         stage = int(checkpoint["stage"])
     mine = stage_config(config, stage)
     # Each stage draws from streams of its own; a run of one stage from those of its seed.
     generators = random_streams(config.seed + 1_000_003 * stage, "cameras", "guidance", "scene")
-    begins_as = None if checkpoint is not None else before
-    scene = make_scene(mine.representation, generators["scene"], prior.device, mine.steps, begins_as)
+    fresh, representation = checkpoint is None, mine.representation
+    latents = isinstance(representation, HashNerfConfig | TriplaneNerfConfig) and representation.latent_channels > 0
+    scene = make_scene(
+        representation,
+        generators["scene"],
+        prior.device,
+        mine.steps,
+        before if fresh else None,
+        latent_rgb_of(prior) if fresh and latents else None,
+    )
     guidance = make_guidance(mine.guidance, prior)
     if checkpoint is None:
         state = start(scene, mine.optimizer, generators)
@@ -264,7 +275,8 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None) -> It
     stage = 0 if checkpoint is None else int(checkpoint["stage"])
     priors = config.prior if loaded else None, loaded
     clock = _Clock(run.state.seconds if checkpoint else 0.0)
-    before: Scene | None = None
+    scene: Scene | None = None
+    before = starting_point(config, device) if checkpoint is None else None
     for index in range(stage, stage_count(config)):
         mine = stage_config(config, index)
         if priors[0] != mine.prior:
@@ -277,11 +289,23 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None) -> It
         finished = yield from _drive_stage(run, work, prior, clock, total_steps(config, index), total)
         if not finished:
             return
-        before = work.scene
-    assert before is not None
-    export_scene(run, config, before, device)
+        before = scene = work.scene
+    assert scene is not None  # there is always a stage
+    export_scene(run, config, scene, device)
     run.update(status="finished", step=total, seconds=clock.seconds())
     run.log(f"finished in {clock.seconds():.1f} s")
+
+
+def starting_point(config: RunConfig, device: torch.device) -> Scene | Asset | None:
+    """What `start_from` names, scaled to fit the cube. Raises AssetError or RunError when it cannot be read."""
+    if not config.start_from:
+        return None
+    path = Path(config.start_from)
+    if path.is_dir():
+        return load_scene(open_run(path), device)
+    from sds3d.importers import fit_to_cube, load_asset
+
+    return fit_to_cube(load_asset(path))
 
 
 class _Clock:
@@ -405,7 +429,10 @@ def load_scene(run: Run, device: torch.device) -> Scene:
     if checkpoint is None:
         raise RunError(f"{run.folder} has no checkpoint yet: nothing to show; sds3d resume {run.folder}")
     mine = stage_config(config, int(checkpoint["stage"]))
-    scene = make_scene(mine.representation, random_streams(config.seed, "scene")["scene"], device, mine.steps)
+    representation = mine.representation
+    if isinstance(representation, HashNerfConfig | TriplaneNerfConfig):
+        representation = representation.model_copy(update={"sketch": ""})  # its file may be gone, and teaches only
+    scene = make_scene(representation, random_streams(config.seed, "scene")["scene"], device, mine.steps)
     scene.load_state_dict(part(checkpoint, "scene/"))
     return scene
 

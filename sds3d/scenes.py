@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional
 
 from sds3d.mesh import Mesh
+from sds3d.priors.base import Prior
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import Scene
 from sds3d.representations.convert import splats_from_grid, splats_from_mesh
+from sds3d.representations.distil import distil
+from sds3d.representations.field_nerf import FieldNerfScene, HashNerfConfig, TriplaneNerfConfig, fit_latent_rgb
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
 from sds3d.representations.mesh import MeshConfig, MeshScene
 from sds3d.representations.nerf import NerfConfig, NerfScene
 from sds3d.representations.signed_distance import mesh_to_colors, mesh_to_sdf
+from sds3d.representations.sketch_shape import SketchShape
 from sds3d.splats import Splats
 
-RepresentationConfig = Annotated[NerfConfig | GaussiansConfig | MeshConfig, Field(discriminator="name")]
+RepresentationConfig = Annotated[
+    NerfConfig | HashNerfConfig | TriplaneNerfConfig | GaussiansConfig | MeshConfig, Field(discriminator="name")
+]
 
 Asset = Mesh | Splats
 """What files hold."""
 
 _SOLID = 120.0  # density per metre inside a mesh: opaque within two centimetres
 _SURFACE = 96  # samples a side of the grid that the surface of a field or a cloud is found on
+_DISTIL_STEPS = 100
 
 
 def make_scene(
@@ -33,28 +42,37 @@ def make_scene(
     device: torch.device,
     steps: int,
     before: Scene | Asset | None = None,
+    latent_rgb: Tensor | None = None,
 ) -> Scene:
     """A scene of this configuration.
 
     generator: draws its random start. steps: that it will be optimised for, which densification plans by. before: what
     it shall look like at the start; the scene of the stage before, or a file's contents. Without it, the start is the
-    representation's own.
+    representation's own. latent_rgb: (C, 3), what a scene of latents starts with (`latent_rgb_of`); left out, it must
+    be loaded from a checkpoint.
     Raises EmptySurfaceError or ValueError when there is nothing to begin from.
     """
     match config:
         case NerfConfig():
-            if before is None:
-                return NerfScene(config, generator, device)
-            return NerfScene.from_grid(as_grid(before, config.resolution), config, generator, device)
+            if before is not None:
+                return NerfScene.from_grid(as_grid(before, config.resolution), config, generator, device)
+            scene = NerfScene(config, generator, device)
+        case HashNerfConfig() | TriplaneNerfConfig():
+            channels = config.latent_channels
+            colors = torch.zeros(channels, 3) if channels and latent_rgb is None else latent_rgb
+            scene = FieldNerfScene(config, generator, device, latent_rgb=colors, sketch=_sketch(config))
+            if before is not None:
+                _learn(scene, before, generator)
         case GaussiansConfig():
-            if before is None:
-                return GaussiansScene(config, generator, device, steps)
-            splats = as_splats(before, config.count, generator)
-            return GaussiansScene.from_splats(splats, config, generator, device, steps)
+            if before is not None:
+                splats = as_splats(before, config.count, generator)
+                return GaussiansScene.from_splats(splats, config, generator, device, steps)
+            scene = GaussiansScene(config, generator, device, steps)
         case MeshConfig():
-            if before is None:
-                return MeshScene(config, generator, device)
-            return MeshScene.from_mesh(as_mesh(before), config, generator, device)
+            if before is not None:
+                return MeshScene.from_mesh(as_mesh(before), config, generator, device)
+            scene = MeshScene(config, generator, device)
+    return scene
 
 
 def as_mesh(before: Scene | Asset) -> Mesh:
@@ -75,8 +93,8 @@ def as_splats(before: Scene | Asset, count: int, generator: torch.Generator) -> 
             return before
         case GaussiansScene():
             return before.to_splats()
-        case NerfScene():
-            return splats_from_grid(before.grid().detach(), count, generator)
+        case NerfScene() | FieldNerfScene():
+            return splats_from_grid(as_grid(before, _SURFACE), count, generator)
         case _:
             return splats_from_mesh(as_mesh(before), count, generator)
 
@@ -86,7 +104,7 @@ def as_grid(before: Scene | Asset, resolution: int) -> Tensor:
     match before:
         case NerfScene():
             return before.grid().detach()
-        case GaussiansScene():
+        case GaussiansScene() | FieldNerfScene():
             return before.grid(resolution)
         case Splats():
             return _cloud(before).grid(resolution)
@@ -96,6 +114,38 @@ def as_grid(before: Scene | Asset, resolution: int) -> Tensor:
             inside = torch.sigmoid(-torch.from_numpy(mesh_to_sdf(mesh, resolution)) / (0.3 * voxel))
             color = torch.from_numpy(mesh_to_colors(mesh, resolution))
             return torch.cat([_SOLID * inside[..., None], color], dim=-1).float()
+
+
+def latent_rgb_of(prior: Prior) -> Tensor:
+    """The linear map (C, 3) from a prior's latents to colours in [-1, 1] that is right for smooth pictures."""
+    coarse = torch.rand(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    smooth = functional.interpolate(coarse, (prior.image_size,) * 2, mode="bicubic").clamp(0, 1)  # (16, 3, S, S)
+    rgb = smooth.permute(0, 2, 3, 1).to(prior.device)
+    with torch.no_grad():
+        return fit_latent_rgb(prior.encode_image(rgb), rgb)
+
+
+def _sketch(config: HashNerfConfig | TriplaneNerfConfig) -> SketchShape | None:
+    if not config.sketch:
+        return None
+    from sds3d.importers import fit_to_cube, load_asset
+
+    mesh = as_mesh(fit_to_cube(load_asset(Path(config.sketch))))
+    points = torch.Generator().manual_seed(0)  # the same again when a run is resumed
+    return SketchShape(mesh, points, weight=config.sketch_weight, slack=config.sketch_slack)
+
+
+def _learn(scene: FieldNerfScene, before: Scene | Asset, generator: torch.Generator) -> None:
+    """Make a fresh field look like what was there before: by its state where it is alike, else by distillation."""
+    if isinstance(before, FieldNerfScene):
+        mine, given = scene.state_dict(), before.state_dict()
+        if {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in given.items()}:
+            scene.load_state_dict(given)
+            return
+    known = isinstance(before, FieldNerfScene | NerfScene)
+    teacher = before if known else NerfScene.from_grid(as_grid(before, _SURFACE), NerfConfig(), generator, scene.device)
+    for _ in distil(teacher, scene, _DISTIL_STEPS, generator):
+        pass
 
 
 def _cloud(splats: Splats) -> GaussiansScene:

@@ -85,6 +85,12 @@ class FieldNerfConfig(Config):
     stage. It takes over the state of the stage of latents; set cameras.size to the picture's height again."""
     refine_lr: float = Setting(default=0.01, gt=0)
     """Learning rate of the map from latents to colours."""
+    sketch: str = ""
+    """File of a coarse mesh to keep to: the Sketch-Shape of Latent-NeRF."""
+    sketch_weight: float = Setting(default=0.05, ge=0)
+    """Weight, times a view's number of pixels, of the mean cross-entropy of occupancies with the sketch's inside."""
+    sketch_slack: float = Setting(default=0.05, gt=0)
+    """Metres within which the shape may leave the sketch."""
 
     @model_validator(mode="after")
     def _refine_needs_latents(self) -> Self:
