@@ -327,6 +327,40 @@ def bench_toybox(
     out.print(f"details and contact sheets: {out_dir}", soft_wrap=True)
 
 
+@bench.command(
+    "rendering",
+    epilog=_examples(
+        "sds3d bench rendering  # some ten minutes on two cores",
+        "sds3d bench rendering --quick  # the smallest scene of every kernel",
+    ),
+)
+def bench_rendering(
+    quick: Annotated[bool, typer.Option("--quick", help="Only the smallest scene of every kernel.")] = False,
+    threads: Annotated[
+        int, typer.Option(min=0, help="CPU threads to compare with one; 0 takes the physical cores, at most 8.")
+    ] = 0,
+    out_dir: Annotated[Path, typer.Option("--out", help="Where the results go.")] = Path("bench-rendering"),
+) -> None:
+    """Time every rendering kernel beside plain torch, and beside CUDA libraries where there is a GPU."""
+    from sds3d.evaluation import rendering
+    from sds3d.generate import default_threads
+
+    with _progress("measuring") as progress:
+        task = progress.add_task("measuring", total=None)
+        here, rows = rendering.bench(
+            out_dir,
+            threads or default_threads(),
+            quick,
+            lambda name, step, total: progress.update(task, description=escape(name), completed=step, total=total),
+        )
+    table = Table(*(Column(title, overflow="fold") for title in rendering.header(here)))
+    for row in rows:
+        table.add_row(*rendering.cells(row, here))
+    out.print(table)
+    out.print(rendering.describe(here), soft_wrap=True)
+    out.print(f"rendering.json and rendering.md: {out_dir}", soft_wrap=True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: errors become one line on stderr and exit code 1; --debug shows where they came from."""
     arguments = sys.argv[1:] if arguments is None else arguments
