@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn import functional
@@ -21,27 +24,52 @@ _COVER = 0.45  # standard deviation of a surface's splat over the width of its s
 _SKIN = 1.5  # optical depth from outside down to which a grid's voxels become splats: the rest is hidden
 
 
+class SurfaceSamples(NamedTuple):
+    """Points spread evenly over a mesh: places and unit normals (P, 3), faces (P,), barycentric weights (P, 3)."""
+
+    points: NDArray[np.float64]
+    normals: NDArray[np.float64]
+    face: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+
 def splats_from_mesh(mesh: Mesh, count: int, generator: torch.Generator) -> Splats:
     """`count` flat Gaussians evenly over a mesh's surface, in its colours (white when it has none).
 
-    Raises ValueError for a mesh without area.
+    Raises ValueError for a mesh without area or with vertices that are not finite.
+    """
+    samples = sample_surface(mesh, count, torch.rand(3, generator=generator).tolist())
+    widths = np.full(count, _COVER * math.sqrt(mesh_area(mesh) / count))
+    return surface_splats(samples.points, samples.normals, widths, mesh_colors(mesh, samples.face, samples.weights))
+
+
+def sample_surface(mesh: Mesh, count: int, shift: Sequence[float] = (0.5, 0.0, 0.0)) -> SurfaceSamples:
+    """`count` points spread evenly over a mesh. shift: three numbers in [0, 1) that choose another such spread.
+
+    Raises ValueError for a mesh without area or with vertices that are not finite.
     """
     corners = mesh.vertices[mesh.faces].astype(np.float64)  # (F, 3, 3)
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    area = np.linalg.norm(cross, axis=1) / 2
-    total = float(area.sum())
-    if not total > 0:
-        raise ValueError("the mesh has no area, so there is no surface to put splats on")
-    # Even steps along the summed areas, jittered within: no face is met too often by chance.
-    steps = (torch.arange(count) + torch.rand(count, generator=generator)).double().numpy() / count
-    face = np.searchsorted(np.cumsum(area) / total, steps).clip(max=len(area) - 1)
-    u, v = torch.rand(2, count, generator=generator).double().numpy()
+    twice = np.linalg.norm(cross, axis=1)
+    # Even steps along the summed areas: no face is met too often by chance.
+    index = np.arange(count)
+    steps = (index + shift[0]) / count * (2 * mesh_area(mesh))
+    face = np.searchsorted(np.cumsum(twice), steps, side="right").clip(max=np.flatnonzero(twice)[-1])
+    # Multiples of these two numbers, modulo 1, fill the square evenly (Roberts' R2 sequence).
+    u, v = (index * 0.7548776662466927 + shift[1]) % 1, (index * 0.5698402909980532 + shift[2]) % 1
     u, v = np.where(u + v > 1, [1 - u, 1 - v], [u, v])
-    weights = np.stack([1 - u - v, u, v], axis=1)  # (count, 3)
-    means = (corners[face] * weights[..., None]).sum(1)
-    normals = cross[face] / np.linalg.norm(cross[face], axis=1, keepdims=True)
-    width = _COVER * math.sqrt(total / count)
-    return surface_splats(means, normals, np.full(count, width), mesh_colors(mesh, face, weights))
+    weights = np.stack([1 - u - v, u, v], axis=1)  # (P, 3)
+    points = np.einsum("pk,pkc->pc", weights, corners[face])
+    return SurfaceSamples(points, cross[face] / twice[face, None], face, weights)
+
+
+def mesh_area(mesh: Mesh) -> float:
+    """Square metres. Raises ValueError when there are none, or vertices that are not finite."""
+    a, b, c = (mesh.vertices[mesh.faces[:, k]].astype(np.float64) for k in range(3))
+    area = float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
+    if not 0 < area < np.inf:
+        raise ValueError("the mesh has no area or vertices that are not finite, so it has no surface to start from")
+    return area
 
 
 def mesh_colors(mesh: Mesh, face: np.ndarray, weights: np.ndarray) -> np.ndarray:

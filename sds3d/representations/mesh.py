@@ -25,16 +25,18 @@ from sds3d.export.surface import decimate, sample_colors, vertex_normals
 from sds3d.mesh import FloatArray, IntArray, Mesh
 from sds3d.rendering.mesh import Raster, antialias, interpolate, rasterize_mesh
 from sds3d.rendering.mesh_losses import edge_length, laplacian, normal_consistency
+from sds3d.rendering.shading import from_points, lambert, lights_near, normal_colors
 from sds3d.rendering.volume import BOUND, render_rays, smoothness
 from sds3d.representations.base import EmptySurfaceError, Rendering
+from sds3d.representations.fields import trilinear
 from sds3d.representations.grid_mesh import grid_mesh
 from sds3d.representations.isosurface import Surface, dmtet, flat_index, grid_points
 from sds3d.representations.isosurface_flexicubes import WEIGHTS, DualSurface, deviation, flexicubes
 from sds3d.representations.signed_distance import mesh_to_colors, mesh_to_sdf
 
 _BETAS = (0.9, 0.95)  # a grid point is seen rarely, so the second moment must not remember for long
-_SEED = 2.0  # radius, in voxels, of the ball that is put where a surface vanished
-_SPECK = 5.0  # a surface that no ball of this diameter in voxels fits the volume of is no result
+_RETURN = 2.0  # radius, in voxels, of the ball that is put where a surface vanished
+_SPECK = 6.0  # a surface that extends over fewer voxels is no result
 _BAND = 2.5  # voxels round the surface within which the distances are held to be distances
 _DUST = 0.01  # a component with a smaller share of the surface area is dropped
 _MAX_FACES = 20_000
@@ -53,9 +55,14 @@ class MeshConfig(Config):
     """Voxels of the colour field along an edge of the cube."""
     radius: float = Field(default=0.3, gt=0, le=0.5)
     """Radius in metres of the ball that the mesh starts as."""
-    shading: Literal["none", "normal"] = "none"
-    """What is drawn: plain colours, or normals as colours (x, y, z from -1..1 to red, green, blue)."""
-    sdf_lr: float = Field(default=0.001, gt=0)
+    shading: Literal["none", "lambert", "textureless", "normal"] = "none"
+    """What is drawn: plain colours, colours lit by a lamp near each camera, white lit by it, or each camera's normals
+    as colours. The last two teach shape alone."""
+    ambient: float = Field(default=0.65, ge=0, le=1)
+    """Share of the light that comes from everywhere; the rest is the lamp's."""
+    light_spread: float = Field(default=0.3, ge=0)
+    """How far lamps are drawn round their cameras: standard deviation as a share of the camera's distance."""
+    sdf_lr: float = Field(default=0.005, gt=0)
     """Learning rate of the signed distances, in metres."""
     offsets_lr: float = Field(default=0.01, gt=0)
     """Learning rate of the pre-activations of the grid points' offsets; 1 is about a third of a voxel."""
@@ -75,7 +82,7 @@ class MeshConfig(Config):
     eikonal: float = Field(default=0.01, ge=0)
     """Weight, times a view's number of pixels, of the mean squared deviation of the distances' slope from 1 near the
     surface: keeps them distances."""
-    deviation: float = Field(default=0.05, ge=0)
+    deviation: float = Field(default=0.002, ge=0)
     """Weight, times a view's number of pixels, of FlexiCubes' own regulariser, in voxels: keeps cubes regular where
     the pictures say nothing."""
     color_smoothness: float = Field(default=4.7e-5, ge=0)
@@ -88,6 +95,8 @@ class MeshScene:
     parameters: color (M, M, M, 3), axes x, y, z, sigmoid(color) is the sRGB colour; and for a learnable surface sdf
     (N, N, N) metres, offsets (N, N, N, 3) and, for FlexiCubes, weights (N - 1, N - 1, N - 1, 21), both as `flexicubes`
     takes them; for a fixed one vertices (V, 3) metres. faces: (F, 3) int64 of a fixed mesh, else None.
+    What pictures say is about the few samples that make an outline. So that the surface moves as a whole, lattices of
+    N/2, N/4, ... samples a side are added: coarse_K (K, K, K) to the distances, or (K, K, K, 3) to where vertices are.
     """
 
     def __init__(self, config: MeshConfig, generator: torch.Generator, device: torch.device | str = "cpu") -> None:
@@ -101,13 +110,14 @@ class MeshScene:
             start["vertices"], self.faces = dmtet(sdf)
         else:
             start |= {"sdf": sdf, "offsets": torch.zeros(n, n, n, 3)}
+        start |= {f"coarse_{k}": torch.zeros(k, k, k, *(3,) * (self.faces is not None)) for k in _coarse_sizes(n)}
         if config.geometry == "flexicubes":
             start["weights"] = torch.zeros(n - 1, n - 1, n - 1, WEIGHTS)
         self.parameters = {name: torch.nn.Parameter(value.to(self.device)) for name, value in start.items()}
-        # The least distance of each grid point.
-        self._floor = functional.pad(torch.full((n - 2,) * 3, -torch.inf), (1,) * 6, value=self._voxel()).to(
-            self.device
-        )
+        inner = torch.full((n - 2, n - 2, n - 2), -torch.inf, device=self.device)
+        self._floor = functional.pad(inner, (1,) * 6, value=self._voxel())  # the least distance of each grid point
+        self._seed = int(torch.randint(2**62, (), generator=generator))
+        self._step = 0
         self._drawn: Surface | DualSurface | None = None  # what the last render with gradients showed
 
     @classmethod
@@ -148,7 +158,10 @@ class MeshScene:
         return cls.from_mesh(mesh, config, generator, device)
 
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
-        """Pictures of the B views over `background`, (B, 3) or (3,) in [0, 1]; it alone where there is no surface."""
+        """Pictures of the B views over `background`, (B, 3) or (3,) in [0, 1]; it alone where there is no surface.
+
+        With gradients enabled, lights are drawn anew after each step; under `torch.no_grad` they are at the cameras.
+        """
         cameras = cameras.to(self.device)
         background = background.to(self.device).expand(len(cameras), 3)[:, None, None]  # (B, 1, 1, 3)
         surface = self.surface()
@@ -158,25 +171,21 @@ class MeshScene:
             self._drawn = surface
         vertices, faces = surface.vertices, surface.faces
         raster = rasterize_mesh(vertices, faces, cameras)
-        hit = raster.face >= 0  # (B, H, W)
+        hit = raster.face[..., None] >= 0  # (B, H, W, 1)
         normal = functional.normalize(interpolate(_vertex_normals(vertices, faces), faces, raster), dim=-1)
-        color = 0.5 + 0.5 * normal[hit] if self.config.shading == "normal" else self._colors(cameras, raster, hit)
-        rgb = background.expand(*hit.shape, 3).masked_scatter(hit[..., None], color)
-        seen = torch.cat([rgb, hit[..., None].to(rgb)], dim=-1)  # (B, H, W, 4)
-        seen = antialias(seen, raster, vertices, faces, cameras)
-        # Apart from the colours: where these two have no gradient, their part of the backward pass is left out.
-        shape = antialias(torch.cat([raster.depth, normal], dim=-1), raster, vertices, faces, cameras)
-        normal = functional.normalize(shape[..., 1:], dim=-1, eps=1e-6)
-        return Rendering(seen[..., :3], seen[..., 3:], shape[..., :1], normal)
+        color = torch.where(hit, self._shade(cameras, raster, normal), background)
+        sharp = torch.cat([color, hit.to(color), raster.depth, normal], dim=-1)  # (B, H, W, 8)
+        rgb, alpha, depth, normal = antialias(sharp, raster, vertices, faces, cameras).split((3, 1, 1, 3), dim=-1)
+        return Rendering(rgb, alpha, depth, functional.normalize(normal, dim=-1, eps=1e-6))
 
     def sdf(self) -> Tensor:
         """Signed distances (N, N, N) in metres, positive on the faces of the cube, so that the surface is closed."""
-        return torch.maximum(self.parameters["sdf"], self._floor)
+        return torch.maximum(self._free_sdf(), self._floor)
 
     def surface(self) -> Surface | DualSurface | None:
         """The triangles as they are now, differentiable in the parameters; None where there are none."""
         if self.faces is not None:
-            return Surface(self.parameters["vertices"], self.faces)
+            return Surface(self._vertices(), self.faces)
         try:
             if self.config.geometry == "dmtet":
                 return dmtet(self.sdf(), self.parameters["offsets"])
@@ -196,6 +205,8 @@ class MeshScene:
             "weights": config.weights_lr,
             "vertices": config.vertices_lr,
         }
+        coarse = config.sdf_lr if self.faces is None else config.vertices_lr
+        rates |= {name: coarse for name in self.parameters if name.startswith("coarse")}
         return [
             {"params": [parameter], "lr": rates[name], "betas": _BETAS}
             for name, parameter in self.parameters.items()
@@ -224,13 +235,15 @@ class MeshScene:
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Bring a vanished surface back: as a small ball where the distances are smallest, which may grow again."""
         self._drawn = None
+        self._step = step + 1
         if self.faces is not None or bool((self.sdf() < 0).any()):
             return
         points = grid_points(self.config.resolution).to(self.device)
         with torch.no_grad():
             sdf = self.parameters["sdf"]
             center = points.reshape(-1, 3)[self.sdf().argmin()].clamp(-BOUND + 0.1, BOUND - 0.1)
-            sdf.copy_(torch.minimum(sdf, (points - center).norm(dim=-1) - _SEED * self._voxel()))
+            free = self._free_sdf()
+            sdf += torch.minimum(free, (points - center).norm(dim=-1) - _RETURN * self._voxel()) - free
 
     def to_mesh(self, resolution: int) -> Mesh:
         """The triangles as they are drawn, free of specks and cavities, with vertex colours and normals.
@@ -245,7 +258,7 @@ class MeshScene:
             vertices, faces = surface.vertices.detach().cpu().numpy(), surface.faces.cpu().numpy().astype(np.int32)
         if self.faces is None:
             vertices, faces = decimate(*_without_dust_and_cavities(vertices, faces), _MAX_FACES)
-            if Mesh(vertices, faces).volume() < np.pi / 6 * (_SPECK * self._voxel()) ** 3:
+            if not len(faces) or np.ptp(vertices, axis=0).max() < _SPECK * self._voxel():
                 raise EmptySurfaceError(
                     "the surface has vanished: start from a larger shape (representation.radius), or lower "
                     "representation.sdf_lr"
@@ -265,6 +278,7 @@ class MeshScene:
     def state_dict(self) -> dict[str, Tensor]:
         """Parameters and, for a fixed mesh, its triangles: all that the next step depends on."""
         state = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+        state |= {"step": torch.tensor(self._step), "seed": torch.tensor(self._seed)}
         return state if self.faces is None else state | {"faces": self.faces.clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -272,46 +286,72 @@ class MeshScene:
 
         Raises ValueError for another resolution or for missing tensors.
         """
+        for name, setting in (("sdf", "resolution"), ("color", "color_resolution")):
+            if name in self.parameters and name in state and state[name].shape != self.parameters[name].shape:
+                raise ValueError(
+                    f"the state's {name} is {tuple(state[name].shape)}, the scene's "
+                    f"{tuple(self.parameters[name].shape)}: set representation.{setting}={state[name].shape[0]}"
+                )
         missing = sorted(self.state_dict().keys() - state.keys())
         if missing:
             raise ValueError(
                 f"the state of a {self.config.geometry} mesh scene lacks {', '.join(missing)}: is it of another "
                 "representation or representation.geometry?"
             )
-        for name, setting in (("sdf", "resolution"), ("color", "color_resolution")):
-            if name in self.parameters and state[name].shape != self.parameters[name].shape:
-                raise ValueError(
-                    f"the state's {name} is {tuple(state[name].shape)}, the scene's "
-                    f"{tuple(self.parameters[name].shape)}: set representation.{setting}={state[name].shape[0]}"
-                )
         if self.faces is not None:
             self.faces = state["faces"].to(self.device)
         self.parameters = {
             name: torch.nn.Parameter(state[name].detach().clone().to(parameter))
             for name, parameter in self.parameters.items()
         }
+        self._step, self._seed = int(state["step"]), int(state["seed"])
         self._drawn = None
 
     def _voxel(self) -> float:
         return 2 * BOUND / (self.config.resolution - 1)
 
-    def _colors(self, cameras: Cameras, raster: Raster, hit: Tensor) -> Tensor:
-        """Colours (P, 3) of the covered pixels."""
+    def _free_sdf(self) -> Tensor:
+        """Signed distances (N, N, N) in metres, wherever the surface may end."""
+        sdf = self.parameters["sdf"]
+        for coarse in self._coarse():
+            fine = functional.interpolate(coarse[None, None], sdf.shape, mode="trilinear", align_corners=True)
+            sdf = sdf + fine[0, 0]
+        return sdf
+
+    def _vertices(self) -> Tensor:
+        """Vertices (V, 3) of a fixed mesh in metres."""
+        vertices = self.parameters["vertices"]
+        return vertices + sum((trilinear(coarse, vertices) for coarse in self._coarse()), torch.zeros_like(vertices))
+
+    def _coarse(self) -> list[Tensor]:
+        return [parameter for name, parameter in self.parameters.items() if name.startswith("coarse")]
+
+    def _shade(self, cameras: Cameras, raster: Raster, normal: Tensor) -> Tensor:
+        """What covered pixels look like, (B, H, W, 3); normal: (B, H, W, 3)."""
+        shading, ambient = self.config.shading, self.config.ambient
+        if shading == "normal":
+            return normal_colors(normal, cameras)
         origins, directions = cameras.rays()  # (B, H, W, 3)
-        return self._color_at(origins[hit] + raster.depth[hit] * directions[hit])
+        # A colour a little further along the ray says nothing about where the surface is: it would be noise to it.
+        points = origins + raster.depth.detach() * directions
+        color = torch.ones_like(points)
+        if shading != "textureless":
+            hit = raster.face >= 0
+            color = color.masked_scatter(hit[..., None], self._color_at(points[hit]))
+        if shading == "none":
+            return color
+        return lambert(color, normal, from_points(points, self._lights(cameras)), ambient, 1 - ambient)
+
+    def _lights(self, cameras: Cameras) -> Tensor:
+        """Where the light of each camera is, (B, 3)."""
+        if not torch.is_grad_enabled():
+            return cameras.position()
+        # A function of the step alone: a step that is repeated, or resumed, draws the same.
+        return lights_near(cameras, self.config.light_spread, torch.Generator().manual_seed(self._seed + self._step))
 
     def _color_at(self, points: Tensor) -> Tensor:
         """Colours (P, 3) in [0, 1] of points (P, 3) in metres, trilinear in the pre-activations."""
-        # grid_sample's x runs along the last axis of the volume.
-        coordinates = points.flip(-1)[None, None, None] / BOUND  # (1, 1, 1, P, 3)
-        values = functional.grid_sample(
-            self.parameters["color"].permute(3, 0, 1, 2)[None],
-            coordinates,
-            mode="bilinear",
-            padding_mode="border",
-            align_corners=True,
-        )
-        return torch.sigmoid(values[0, :, 0, 0].T)
+        return torch.sigmoid(trilinear(self.parameters["color"], points))
 
     def _blank(self, cameras: Cameras, background: Tensor) -> Rendering:
         """The background alone; with gradients, zero ones, so that a step can be made."""
@@ -332,6 +372,15 @@ def eikonal(sdf: Tensor) -> Tensor:
     steps = [flat.index_select(0, low + stride) - here for stride in (n * n, n, 1)]
     slope = (torch.stack(steps).square().sum(0) + 1e-12).sqrt()  # (C,); the root's own slope is infinite at 0
     return (slope - 1).square().sum() / max(len(cells), 1)
+
+
+def _coarse_sizes(n: int) -> list[int]:
+    """Samples a side of the coarser lattices below one of n: halved as long as four are left."""
+    sizes = []
+    while n // 2 >= 4:
+        n //= 2
+        sizes.append(n)
+    return sizes
 
 
 def _vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:

@@ -4,60 +4,50 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
-from sds3d.export.surface import grid_points
 from sds3d.mesh import FloatArray, Mesh
 from sds3d.rendering.volume import BOUND
-from sds3d.representations.convert import mesh_colors
+from sds3d.representations.convert import SurfaceSamples, mesh_area, mesh_colors, sample_surface
+from sds3d.representations.signed_distance_numba import closest_faces
 
-_SPACING = 6  # points on the surface that distances are measured to, along an edge of a voxel
-_MAX_POINTS = 2_000_000
+_FEWEST, _MOST = 1000, 2_000_000  # points of `surface_points`
 
 
 def mesh_to_sdf(mesh: Mesh, resolution: int, bound: float = BOUND) -> FloatArray:
     """Distances in metres to a mesh at the points of a grid, negative inside: (N, N, N) float32, axes x, y, z.
 
     Inside is what the surface winds round (parts may overlap); along each axis it is counted anew, and the majority
-    decides, so that a hole does little harm. Distances are good to a twelfth of a voxel.
-    Raises ValueError for a mesh without area or with vertices that are not finite.
+    decides, so that a hole does little harm. Raises ValueError for a mesh without area or with vertices that are not
+    finite.
     """
-    points, _, _ = surface_points(mesh, 2 * bound / (resolution - 1) / _SPACING)
-    distance, _ = KDTree(points).query(grid_points(resolution, (-bound, bound)))
-    distance = distance.reshape(resolution, resolution, resolution).astype(np.float32)
+    voxel = 2 * bound / (resolution - 1)
+    distance = voxel * closest_faces(_corners_in_voxels(mesh, resolution, bound), resolution)[0]
     votes = sum((_winding(mesh, resolution, bound, axis) > 0).astype(int) for axis in range(3))
-    return np.where(votes >= 2, -distance, distance)
+    return np.where(votes >= 2, -distance, distance).astype(np.float32)
 
 
 def mesh_to_colors(mesh: Mesh, resolution: int, bound: float = BOUND) -> FloatArray:
     """The colour of the mesh's nearest point at each point of a grid: (N, N, N, 3) float32 sRGB in [0, 1].
 
-    White where the mesh has no colours. Raises ValueError for a mesh without area.
+    White where the mesh has no colours. Raises ValueError for a mesh without area or with vertices that are not finite.
     """
-    points, face, weights = surface_points(mesh, 2 * bound / (resolution - 1) / _SPACING)
-    _, nearest = KDTree(points).query(grid_points(resolution, (-bound, bound)))
-    colors = mesh_colors(mesh, face, weights)[nearest]
+    _, face, weights = closest_faces(_corners_in_voxels(mesh, resolution, bound), resolution)
+    colors = mesh_colors(mesh, face.ravel(), weights.reshape(-1, 3))
     return colors.reshape(resolution, resolution, resolution, 3).astype(np.float32)
 
 
-def surface_points(mesh: Mesh, spacing: float) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64]]:
-    """Points spread evenly over a mesh, about `spacing` metres apart: (P, 3), their faces (P,), barycentrics (P, 3).
+def surface_points(mesh: Mesh, spacing: float) -> SurfaceSamples:
+    """Points spread evenly over a mesh, about `spacing` metres apart; see `sample_surface`.
 
     Raises ValueError for a mesh without area or with vertices that are not finite.
     """
-    corners = mesh.vertices[mesh.faces].astype(np.float64)  # (F, 3, 3)
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1) / 2
-    total = float(area.sum())
-    if not 0 < total < np.inf:
-        raise ValueError("the mesh has no area or vertices that are not finite, so it has no surface to start from")
-    count = int(np.clip(total / spacing**2, 1000, _MAX_POINTS))
-    index = np.arange(count)
-    face = np.searchsorted(np.cumsum(area) / total, (index + 0.5) / count).clip(max=len(area) - 1)
-    # Multiples of these two numbers, modulo 1, fill the square evenly (Roberts' R2 sequence).
-    u, v = index * 0.7548776662466927 % 1, index * 0.5698402909980532 % 1
-    u, v = np.where(u + v > 1, [1 - u, 1 - v], [u, v])
-    weights = np.stack([1 - u - v, u, v], axis=1)  # (P, 3)
-    return np.einsum("pk,pkc->pc", weights, corners[face]), face, weights
+    return sample_surface(mesh, int(np.clip(mesh_area(mesh) / spacing**2, _FEWEST, _MOST)))
+
+
+def _corners_in_voxels(mesh: Mesh, resolution: int, bound: float) -> NDArray[np.float64]:
+    """Corners of the faces (F, 3, 3) in the grid's coordinates."""
+    mesh_area(mesh)  # raises where there is none
+    return (mesh.vertices[mesh.faces].astype(np.float64) + bound) * ((resolution - 1) / (2 * bound))
 
 
 def _winding(mesh: Mesh, resolution: int, bound: float, axis: int) -> NDArray[np.int64]:
@@ -66,7 +56,7 @@ def _winding(mesh: Mesh, resolution: int, bound: float, axis: int) -> NDArray[np
     order = [(axis + 1) % 3, (axis + 2) % 3, axis]
     # In voxels; the shifts keep grid lines off edges and vertices, which would be counted twice.
     shift = np.array([1.7e-4, 2.9e-4, 0.0])
-    corners = ((mesh.vertices[mesh.faces].astype(np.float64) + bound) * ((n - 1) / (2 * bound)))[..., order] + shift
+    corners = _corners_in_voxels(mesh, n, bound)[..., order] + shift
     low = np.ceil(corners[..., :2].min(1)).clip(0, n).astype(np.int64)  # (F, 2) grid lines within the bounding box
     high = np.floor(corners[..., :2].max(1)).clip(-1, n - 1).astype(np.int64)
     size = (high - low + 1).clip(min=0)  # (F, 2)

@@ -49,8 +49,7 @@ class SketchShape:
         self.weight, self.slack, self.batch = weight, slack, min(batch, points)
         self.points = BOUND * (2 * torch.rand(points, 3, generator=generator) - 1)  # (P, 3)
         self.inside = winding_number(self.points, mesh.vertices, mesh.faces) > 0.5  # (P,)
-        surface, _, _ = surface_points(mesh, _SPACING)
-        distance, _ = KDTree(surface).query(self.points.numpy())
+        distance, _ = KDTree(surface_points(mesh, _SPACING).points).query(self.points.numpy())
         self.distance = torch.from_numpy(distance).float()  # (P,) metres
 
     def loss(self, field: FieldFunction, generator: torch.Generator) -> Tensor:

@@ -1,6 +1,7 @@
 """The mesh scene: contract, gradients in closed form, fitting, resuming, meshing, vanishing."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -127,15 +128,45 @@ def test_starts_as_a_ball_in_the_middle(geometry: str) -> None:
     assert mesh.volume() == pytest.approx(4 / 3 * math.pi * 0.25**3, rel=0.03)
 
 
-def test_normals_as_colors() -> None:
-    out = pictures(scene_of(shading="normal"), orbit([0.0, 120.0], size=32))
-    solid = out.alpha[..., 0] == 1
-    torch.testing.assert_close(out.rgb[solid], 0.5 + 0.5 * out.normal[solid], atol=1e-3, rtol=0)
+def test_normals_as_colors_of_each_camera() -> None:
+    cameras = orbit([0.0, 120.0], elevation=0.0, size=33)
+    out = pictures(scene_of(shading="normal", resolution=32), cameras)
+    torch.testing.assert_close(out.rgb[:, 16, 16], torch.tensor([[0.5, 0.5, 1.0]] * 2), atol=0.02, rtol=0)
+    assert (out.rgb[:, 16, 19, 0] > 0.6).all()  # to the right of the middle it looks right
+    assert (out.rgb[:, 13, 16, 1] > 0.6).all()
+
+
+@pytest.mark.parametrize("shading", ["lambert", "textureless"])
+def test_light_at_the_camera_in_closed_form(shading: str) -> None:
+    cameras = orbit([0.0, 120.0], size=32)
+    options = {"resolution": 64, "ambient": 0.25}
+    lit, plain = (pictures(scene_of(shading=name, **options), cameras) for name in (shading, "none"))
+    origins, directions = cameras.rays()
+    points = origins + lit.depth * directions
+    cosine = (torch.nn.functional.normalize(points, dim=-1) * -directions).sum(-1, keepdim=True)  # the ball's normals
+    base = plain.rgb if shading == "lambert" else torch.ones(3)
+    solid = lit.alpha[..., 0] == 1
+    expected = base * (0.25 + 0.75 * cosine)
+    torch.testing.assert_close(lit.rgb[solid], expected[solid], atol=0.03, rtol=0)
+
+
+def test_lights_are_drawn_anew_after_each_step_only() -> None:
+    scene, cameras = scene_of(shading="textureless"), orbit([0.0], size=24)
+    first, again = (scene.render(cameras, BACKGROUND).rgb for _ in range(2))
+    assert torch.equal(first, again)
+    scene.after_step(0, adam(scene))
+    assert not torch.equal(first, scene.render(cameras, BACKGROUND).rgb)
+    assert torch.equal(pictures(scene, cameras).rgb, pictures(scene, cameras).rgb)
+    state = scene.state_dict()
+    after = scene.render(cameras, BACKGROUND).rgb
+    other = scene_of(5, shading="textureless")
+    other.load_state_dict(state)
+    assert torch.equal(other.render(cameras, BACKGROUND).rgb, after)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_gradients_reach_every_parameter(geometry: str) -> None:
-    scene = scene_of(geometry=geometry)
+    scene = scene_of(geometry=geometry, shading="lambert")
     out = scene.render(orbit([0.0, 90.0], size=24), BACKGROUND)
     for picture in (out.rgb, out.alpha, out.depth, out.normal[..., 0]):
         gradients = torch.autograd.grad(
@@ -159,7 +190,7 @@ def test_silhouette_grows_with_the_ball_as_it_should(geometry: str) -> None:
     (gradient,) = torch.autograd.grad(area, scene.parameters["sdf"])
     focal = float(cameras.intrinsics()[0, 0, 0])
     rest = distance**2 - radius**2
-    assert float(area) == pytest.approx(math.pi * focal**2 * radius**2 / rest, rel=0.01)
+    assert area.item() == pytest.approx(math.pi * focal**2 * radius**2 / rest, rel=0.01)
     slope = 2 * math.pi * focal**2 * radius * distance**2 / rest**2
     assert float(gradient.sum()) == pytest.approx(-slope, rel=0.05)
 
@@ -196,6 +227,30 @@ def test_regularisers_are_scaled_by_weights_and_pixels() -> None:
         assert float(many[name]) == pytest.approx(2 * float(loss))
     assert float(other["laplacian"]) == pytest.approx(3 * float(few["laplacian"]))
     assert "edge_length" not in other
+
+
+@pytest.mark.parametrize(
+    ("geometry", "mesh", "least"),
+    [
+        ("dmtet", ball(0.25, (0.05, 0.08, 0.0)), 30),
+        ("flexicubes", ball(0.25, (0.05, 0.08, 0.0)), 30),
+        ("fixed", ball(0.25, (0.05, 0.08, 0.0)), 30),
+        ("dmtet", torus(), 25),
+        ("flexicubes", torus(), 25),
+    ],
+    ids=["ball by dmtet", "ball by flexicubes", "ball by a fixed mesh", "torus by dmtet", "torus by flexicubes"],
+)
+def test_fits_shape_and_color_from_eight_views(geometry: str, mesh: Mesh, least: float) -> None:
+    truth = scene_from(mesh)
+    azimuths = [0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0]
+    cameras = orbit(azimuths, elevation=torch.tensor([0.0, 30.0] * 4), size=48)
+    scene = scene_of(geometry=geometry, resolution=32, color_resolution=32)
+    fit(scene, cameras, pictures(truth, cameras).rgb, 100, adam(scene))
+    unseen = orbit([20.0, 110.0, 250.0], elevation=15.0, size=48)
+    ours, theirs = pictures(scene, unseen), pictures(truth, unseen)
+    assert psnr(ours.rgb, theirs.rgb) > least
+    assert iou(ours.alpha, theirs.alpha) > 0.95
+    assert scene.to_mesh(64).volume() == pytest.approx(mesh.volume(), rel=0.1)
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
@@ -238,7 +293,7 @@ def test_a_state_that_does_not_fit_is_refused() -> None:
         scene_of().load_state_dict(scene_of(color_resolution=12).state_dict())
     with pytest.raises(ValueError, match="lacks weights: is it of another"):
         scene_of(geometry="flexicubes").load_state_dict(scene_of().state_dict())
-    with pytest.raises(ValueError, match="lacks color, offsets, sdf"):
+    with pytest.raises(ValueError, match="lacks coarse_12, coarse_6, color, offsets, sdf, seed, step"):
         scene_of().load_state_dict({"density": torch.zeros(3)})
 
 
@@ -283,11 +338,35 @@ def test_the_surface_closes_within_the_cube(geometry: str) -> None:
     assert np.abs(mesh.vertices).max() <= BOUND
 
 
+@pytest.mark.parametrize("geometry", ["dmtet", "flexicubes"])
+def test_a_vanished_surface_is_drawn_as_nothing_and_comes_back(geometry: str) -> None:
+    scene, cameras = scene_of(geometry=geometry), orbit([0.0, 90.0], size=32)
+    optimizer = adam(scene)
+    with torch.no_grad():
+        scene.parameters["sdf"].add_(0.5)
+    out = scene.render(cameras, BACKGROUND)
+    torch.testing.assert_close(out.rgb, BACKGROUND.expand_as(out.rgb))
+    for picture in (out.alpha, out.depth, out.normal):
+        assert not picture.any()
+    (out.rgb.sum() + sum(scene.regularisers(out, 0.0).values())).backward()  # a step of the loop goes through
+    with pytest.raises(EmptySurfaceError, match="the surface has vanished: start from a larger shape"):
+        scene.to_mesh(64)
+    scene.after_step(0, optimizer)
+    assert float(pictures(scene, cameras).alpha.sum()) > 0
+    with pytest.raises(EmptySurfaceError):  # the ball that brings it back is no result
+        scene.to_mesh(64)
+    target = pictures(scene_from(ball(0.2)), cameras).rgb
+    fit(scene, cameras, target, 80, adam(scene))
+    assert iou(pictures(scene, cameras).alpha, pictures(scene_from(ball(0.2)), cameras).alpha) > 0.8
+
+
 def test_a_surface_that_is_there_is_left_alone_after_a_step() -> None:
     scene = scene_of()
     before = scene.state_dict()
     scene.after_step(0, adam(scene))
-    assert all(torch.equal(tensor, before[name]) for name, tensor in scene.state_dict().items())
+    after = scene.state_dict()
+    assert (before.pop("step"), after.pop("step")) == (0, 1)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.items())
 
 
 def test_nan_parameters_do_not_crash() -> None:
@@ -346,6 +425,23 @@ def test_nothing_to_start_from() -> None:
         MeshScene.from_mesh(ball(0.001, (0.01, 0.0, 0.0)), MeshConfig(resolution=16), generator)
     with pytest.raises(ValueError, match="no area"):
         MeshScene.from_mesh(Mesh(np.zeros((3, 3), np.float32), np.int32([[0, 1, 2]])), MeshConfig(), generator)
+
+
+@pytest.mark.parametrize(
+    ("shape", "distance"),
+    [
+        (trimesh.creation.icosphere(5, 0.3), lambda p: np.linalg.norm(p, axis=-1) - 0.3),
+        (
+            trimesh.creation.torus(0.3, 0.12, 256, 128),
+            lambda p: np.hypot(np.hypot(p[..., 0], p[..., 1]) - 0.3, p[..., 2]) - 0.12,
+        ),
+    ],
+    ids=["ball", "torus"],
+)
+def test_distances_to_a_mesh(shape: trimesh.Trimesh, distance: Callable[[np.ndarray], np.ndarray]) -> None:
+    ours, true = mesh_to_sdf(two_tone(shape), 24), distance(grid_points(24).numpy())
+    assert np.abs(ours - true).max() < 2 * BOUND / 23 / 8
+    np.testing.assert_array_equal((ours < 0)[np.abs(true) > 1e-3], (true < 0)[np.abs(true) > 1e-3])
 
 
 def test_overlapping_parts_are_inside_and_a_hole_does_little_harm() -> None:
