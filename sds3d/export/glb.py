@@ -71,10 +71,16 @@ def check_uv(mesh: Mesh) -> None:
         raise ValueError("a textured mesh needs uv coordinates: bake() makes both")
 
 
-def srgb_to_linear(colors: FloatArray) -> FloatArray:
+def srgb_to_linear(colors: NDArray[np.floating]) -> FloatArray:
     """Linear light of sRGB values in [0, 1] (IEC 61966-2-1), same shape."""
     colors = np.clip(colors, 0.0, 1.0)
     return np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+def linear_to_srgb(light: NDArray[np.floating]) -> FloatArray:
+    """sRGB values in [0, 1] of linear light, the inverse of `srgb_to_linear`, same shape."""
+    light = np.clip(light, 0.0, 1.0)
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
 
 
 def png(picture: NDArray[np.uint8]) -> bytes:

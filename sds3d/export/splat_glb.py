@@ -19,7 +19,8 @@ from sds3d.export.glb_chunks import Binary, one_mesh_glb, read_chunks
 from sds3d.mesh import FloatArray
 from sds3d.splats import Splats, from_file
 
-_EXTENSION = "KHR_gaussian_splatting"
+EXTENSION = "KHR_gaussian_splatting"
+"""The name of the extension, in documents and as the beginning of its attributes."""
 _POINTS = 0
 _COLOR_SPACE = "srgb_rec709_display"
 _WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
@@ -37,9 +38,9 @@ def to_splat_glb(splats: Splats, name: str = "asset") -> bytes:
     attributes = {
         "POSITION": binary.attribute(splats.means, bounded=True),
         "COLOR_0": binary.attribute(fallback),
-        f"{_EXTENSION}:ROTATION": binary.attribute(np.roll(splats.quats, -1, axis=1)),
-        f"{_EXTENSION}:SCALE": binary.attribute(splats.scales),
-        f"{_EXTENSION}:OPACITY": binary.attribute(splats.opacities),
+        f"{EXTENSION}:ROTATION": binary.attribute(np.roll(splats.quats, -1, axis=1)),
+        f"{EXTENSION}:SCALE": binary.attribute(splats.scales),
+        f"{EXTENSION}:OPACITY": binary.attribute(splats.opacities),
         **{key: binary.attribute(splats.sh[:, k]) for k, key in enumerate(_harmonics(splats.degree))},
     }
     extension = {
@@ -48,8 +49,8 @@ def to_splat_glb(splats: Splats, name: str = "asset") -> bytes:
         "projection": "perspective",
         "sortingMethod": "cameraDistance",
     }
-    primitive = {"attributes": attributes, "mode": _POINTS, "extensions": {_EXTENSION: extension}}
-    return one_mesh_glb(primitive, binary, name, {"extensionsUsed": [_EXTENSION]})
+    primitive = {"attributes": attributes, "mode": _POINTS, "extensions": {EXTENSION: extension}}
+    return one_mesh_glb(primitive, binary, name, {"extensionsUsed": [EXTENSION]})
 
 
 def from_splat_glb(data: bytes) -> Splats:
@@ -63,10 +64,10 @@ def from_splat_glb(data: bytes) -> Splats:
     document, binary = read_chunks(data)
     try:
         primitives = [primitive for mesh in document.get("meshes", []) for primitive in mesh["primitives"]]
-        clouds = [primitive for primitive in primitives if _EXTENSION in primitive.get("extensions", {})]
+        clouds = [primitive for primitive in primitives if EXTENSION in primitive.get("extensions", {})]
         if len(clouds) != 1:
             raise ValueError(f"a GLB with one cloud of Gaussian splats can be read, this has {len(clouds)}")
-        space = clouds[0]["extensions"][_EXTENSION]["colorSpace"]
+        space = clouds[0]["extensions"][EXTENSION]["colorSpace"]
         if space != _COLOR_SPACE:
             raise ValueError(f"Gaussian splats with colours in {_COLOR_SPACE} can be read, not in {space}")
         moves = {"matrix", "translation", "rotation", "scale"}
@@ -81,9 +82,9 @@ def from_splat_glb(data: bytes) -> Splats:
         return from_file(
             Splats(
                 read("POSITION", "VEC3"),
-                np.roll(read(f"{_EXTENSION}:ROTATION", "VEC4"), 1, axis=1),
-                read(f"{_EXTENSION}:SCALE", "VEC3"),
-                read(f"{_EXTENSION}:OPACITY", "SCALAR")[:, 0],
+                np.roll(read(f"{EXTENSION}:ROTATION", "VEC4"), 1, axis=1),
+                read(f"{EXTENSION}:SCALE", "VEC3"),
+                read(f"{EXTENSION}:OPACITY", "SCALAR")[:, 0],
                 np.stack([read(key, "VEC3") for key in _harmonics(degree)], axis=1),
             )
         )
@@ -93,7 +94,7 @@ def from_splat_glb(data: bytes) -> Splats:
 
 def _harmonics(degree: int) -> list[str]:
     """Names of the attributes of all coefficients up to a degree, in the order of `Splats.sh`."""
-    return [f"{_EXTENSION}:SH_DEGREE_{d}_COEF_{n}" for d in range(degree + 1) for n in range(2 * d + 1)]
+    return [f"{EXTENSION}:SH_DEGREE_{d}_COEF_{n}" for d in range(degree + 1) for n in range(2 * d + 1)]
 
 
 def _read(document: dict[str, Any], binary: memoryview, index: int, kind: str) -> FloatArray:

@@ -80,7 +80,7 @@ def from_splat_ply(data: bytes) -> Splats:
 
     Raises ValueError, in one line, for what is not a PLY, is truncated, or holds no Gaussian splats.
     """
-    columns = _columns(data)
+    columns = read_vertices(data)
     missing = [name for name in (*_CENTRE, *_CONSTANT, *_SHAPE) if name not in columns]
     if "packed_position" in columns:
         raise ValueError("this is a compressed splat PLY, which cannot be read: convert it to an ordinary one")
@@ -123,15 +123,20 @@ def _block_splats(columns: dict[str, NDArray], rest: int, kept: int) -> Splats:
 
 
 @dataclass
-class _Element:
+class Element:
+    """An element of a PLY's header."""
+
     name: str
     count: int
     properties: list[tuple[str, str]]  # (name, numpy type), type "list" for lists
 
 
-def _columns(data: bytes) -> dict[str, NDArray]:
-    """The properties of the vertices by name, each (N,)."""
-    order, elements, start = _header(data)
+def read_vertices(data: bytes) -> dict[str, NDArray]:
+    """The properties of a PLY's vertices by name, each (N,), of Gaussians or of any points.
+
+    Raises ValueError, in one line, for what is not a PLY, is truncated, or has no vertices.
+    """
+    order, elements, start = read_header(data)
     index = next((i for i, element in enumerate(elements) if element.name == "vertex"), None)
     if index is None:
         raise ValueError("the PLY has no vertices")
@@ -164,21 +169,21 @@ def _ascii_columns(text: bytes, skip: int, count: int, names: list[str]) -> dict
     return {name: values[:, i] for i, name in enumerate(names)}
 
 
-def _header(data: bytes) -> tuple[str, list[_Element], int]:
-    """The byte order ("" for ascii), the elements, and where these begin."""
+def read_header(data: bytes) -> tuple[str, list[Element], int]:
+    """The byte order of a PLY ("" for ascii), its elements, and where these begin. Raises ValueError in one line."""
     if not re.match(rb"ply\s*\n", data):
         raise ValueError("this is not a PLY file: the first line must be 'ply'")
     end = _HEADER_END.search(data, 0, 1 << 20)
     if end is None:
         raise ValueError("the PLY's header has no end: the file is truncated")
     order: str | None = None
-    elements: list[_Element] = []
+    elements: list[Element] = []
     for line in data[: end.start()].decode("latin-1").splitlines()[1:]:
         match line.split():
             case ["format", name, "1.0"]:
                 order = _ORDERS.get(name)
             case ["element", name, count] if count.isdecimal():
-                elements.append(_Element(name, int(count), []))
+                elements.append(Element(name, int(count), []))
             case ["property", "list", _, _, name] if elements:
                 elements[-1].properties.append((name, "list"))
             case ["property", kind, name] if elements and kind in _TYPES:
