@@ -31,7 +31,7 @@ EXAMPLES = (
 DEFAULT_PRESET = "toybox"
 MAX_SEED = 2**31 - 1
 MAX_STEPS = 10_000
-EXPORTS = (".glb", ".ply", ".obj", ".mtl", ".png", ".mp4")
+EXPORTS = (".glb", ".ply", ".obj", ".mtl", ".png", ".stl", ".usdz", ".splat", ".spz", ".mp4")
 """Endings of the files handed out, in the order of the list."""
 
 # Puts the run into the address, so that reloading the page or opening its address again finds it.

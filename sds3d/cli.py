@@ -129,6 +129,7 @@ def resume(
 @app.command(
     epilog=_examples(
         "sds3d export runs/a-red-mug-1a2b3c4d",
+        "sds3d export runs/a-red-mug-1a2b3c4d --format usdz,spz  # these alone, and the pictures",
         "sds3d export runs/a-red-mug-1a2b3c4d resolution=192 texture_size=2048  # finer than at first",
         "sds3d export runs/a-red-mug-1a2b3c4d frames=120 picture_size=512  # a longer, larger video",
     )
@@ -139,11 +140,21 @@ def export(
         list[str] | None,
         typer.Argument(metavar="KEY=VALUE", help="resolution, texture_size, picture_size, frames."),
     ] = None,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="NAME,...",
+            help="glb, obj, ply, stl, usdz, splat-ply, splat, spz, splat-glb; the run's own when left out.",
+        ),
+    ] = "",
     device: Device = "",
 ) -> None:
     """Write the exports of a run again, from its newest checkpoint."""
     folder = open_run(run)
     layers = [parse_override(text) for text in settings or []]
+    if formats:
+        layers.append({"formats": [name.strip() for name in formats.split(",")]})
     from sds3d.generate import ExportConfig, export_run, read_config
 
     began = time.monotonic()

@@ -17,13 +17,13 @@ from typing import Annotated, Any
 
 import numba
 import torch
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
 from sds3d.cameras import CameraConfig, Cameras, turntable
-from sds3d.config import Config, ConfigError, build, load_preset, load_yaml, parse_override
-from sds3d.export.folder import write_exports
+from sds3d.config import Config, ConfigError, build, load_preset, load_yaml, nearest, parse_override
+from sds3d.export.folder import DEFAULT_FORMATS, FORMATS, SPLAT_FORMATS, Format, write_exports
 from sds3d.export.pictures import to_png
 from sds3d.files import write_atomically
 from sds3d.guidance.base import Guidance
@@ -51,16 +51,19 @@ from sds3d.representations.field_nerf import HashNerfConfig, TriplaneNerfConfig
 from sds3d.representations.gaussians import GaussiansScene
 from sds3d.representations.nerf import NerfConfig
 from sds3d.runs import Run, RunError, create_run, open_run
-from sds3d.scenes import Asset, RepresentationConfig, latent_rgb_of, make_scene
+from sds3d.scenes import Asset, RepresentationConfig, as_splats, latent_rgb_of, make_scene
 
 GuidanceConfig = Annotated[MultiViewConfig | SDSConfig, Field(discriminator="name")]
 
 PREVIEW_VIEWS = 8
+_SURFACE_SPLATS = 30_000  # that a mesh becomes for the formats of splats
 
 
 class ExportConfig(Config):
-    """What is written when the optimisation is done."""
+    """What is written when the optimisation is done, beside the pictures."""
 
+    formats: tuple[Format, ...] = DEFAULT_FORMATS
+    """Formats of the asset. What is no cloud of splats becomes one for theirs. usdz needs pip install "sds3d[usd]"."""
     resolution: int = Field(default=128, ge=16, le=1024)
     """Samples a side of the grid that the surface is extracted from."""
     texture_size: int = Field(default=1024, ge=64, le=8192)
@@ -69,6 +72,16 @@ class ExportConfig(Config):
     """Height and width of the turntable video in pixels."""
     frames: int = Field(default=60, ge=4)
     """Frames of the turntable video."""
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _formats_are_known(cls, given: object) -> object:
+        for name in given if isinstance(given, (list, tuple)) else ():
+            if name not in FORMATS:
+                close = nearest(str(name), FORMATS)
+                hint = f'did you mean "{close[0]}"?' if close else f"use some of: {', '.join(FORMATS)}"
+                raise ValueError(f'the format "{name}" is unknown; {hint}')
+        return given
 
 
 class RunConfig(Config):
@@ -409,12 +422,16 @@ def save_preview(run: Run, config: RunConfig, work: Work) -> Path:
 def export_scene(run: Run, config: RunConfig, scene: Scene, device: torch.device) -> dict[str, Path]:
     """Write every export of a scene into the run's folder. Raises EmptySurfaceError when it holds no surface."""
     mesh = scene.to_mesh(config.export.resolution)
+    splats = scene.to_splats().without_invalid()[0] if isinstance(scene, GaussiansScene) else None
+    if splats is None and not set(SPLAT_FORMATS).isdisjoint(config.export.formats):
+        splats = as_splats(mesh, _SURFACE_SPLATS, torch.Generator().manual_seed(config.seed))
     return write_exports(
         run.exports,
         mesh,
         lambda cameras: pictures(scene, cameras, device),
         slug(config.prompt),
-        splats=scene.to_splats().without_invalid()[0] if isinstance(scene, GaussiansScene) else None,
+        formats=config.export.formats,
+        splats=splats,
         title=config.prompt,
         texture_size=config.export.texture_size,
         size=config.export.picture_size,

@@ -118,6 +118,16 @@ def test_generate_writes_a_run_and_says_what(cli: Cli, model: Path, tmp_path: Pa
     assert code == 0, stderr
     assert (run.exports / "a-red-mug.glb").exists()
 
+    for path in run.exports.iterdir():
+        path.unlink()
+    code, stdout, stderr = cli("export", str(run.folder), "--format", "stl, spz")
+    assert code == 0, stderr
+    written = {path.name for path in run.exports.iterdir()}
+    assert written == {"a-red-mug.stl", "a-red-mug.spz", "turntable.mp4", "contact_sheet.png"}
+    code, _, stderr = cli("export", str(run.folder), "--format", "glb,splat-pyl")
+    assert code == 1
+    assert 'the format "splat-pyl" is unknown; did you mean "splat-ply"?' in stderr
+
 
 def test_ctrl_c_leaves_a_run_that_resumes(cli: Cli, model: Path, tmp_path: Path):
     command = ["generate", "a red mug", f"prior.model={model}", "--steps", "100", "--out", str(tmp_path), *SMALL]

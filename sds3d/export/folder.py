@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Literal, get_args
 
 from sds3d.cameras import Cameras, turntable
 from sds3d.export.glb import to_glb
@@ -14,12 +15,21 @@ from sds3d.export.splat_file import to_splat
 from sds3d.export.splat_glb import to_splat_glb
 from sds3d.export.splat_ply import to_splat_ply
 from sds3d.export.spz import to_spz
+from sds3d.export.stl import to_stl
 from sds3d.export.surface import ColorFn
 from sds3d.export.texture import bake
+from sds3d.export.usdz import to_usdz
 from sds3d.export.video import turntable_mp4
 from sds3d.files import write_atomically
 from sds3d.mesh import FloatArray, Mesh
 from sds3d.splats import Splats
+
+Format = Literal["glb", "obj", "ply", "stl", "usdz", "splat-ply", "splat", "spz", "splat-glb"]
+"""What an asset can be written as, beside its pictures."""
+FORMATS: tuple[Format, ...] = get_args(Format)
+SPLAT_FORMATS: tuple[Format, ...] = ("splat-ply", "splat", "spz", "splat-glb")
+DEFAULT_FORMATS: tuple[Format, ...] = tuple(name for name in FORMATS if name != "usdz")
+"""All that need no extra."""
 
 
 def write_exports(
@@ -28,6 +38,7 @@ def write_exports(
     render: Callable[[Cameras], FloatArray],
     name: str,
     *,
+    formats: Collection[Format] | None = None,
     color_fn: ColorFn | None = None,
     splats: Splats | None = None,
     title: str = "",
@@ -35,28 +46,61 @@ def write_exports(
     size: int = 256,
     frames: int = 60,
 ) -> dict[str, Path]:
-    """Write `<name>.glb`, `.ply`, `.obj` with `.mtl` and `.png`, `contact_sheet.png` and `turntable.mp4`.
+    """Write an asset in some formats, with its pictures `contact_sheet.png` and `turntable.mp4`.
 
     mesh: with vertex colours; it is baked to a texture here unless it has one. color_fn: sharper colours for baking.
-    splats: a cloud of Gaussians, written as `<name>-splats.ply`, `<name>.splat`, `<name>.spz` and `<name>-splats.glb`.
+    splats: a cloud of Gaussians, for the formats of splats.
+    formats: `glb`, `ply`, `stl`, `usdz`, `splat` and `spz` are files `<name>.<format>`, `obj` comes with `.mtl` and
+    textures, `splat-ply` and `splat-glb` are `<name>-splats.ply` and `.glb`. None takes DEFAULT_FORMATS, without those
+    of splats when there are none.
     render: the scene's pictures (B, H, W, 3) in [0, 1] of any number of cameras. title: of the sheet, `name` if empty.
     size: pixels of the video and of the sheet's renders. frames: of one turn, shown in two seconds at 60.
 
-    Returns the paths by file name. Each file appears whole or not at all. Raises OSError, with the folder named, when
-    the disk is full.
+    Returns the paths by file name. Each file appears whole or not at all. Raises ValueError for a format of splats
+    without splats, ImportError for `usdz` without usd-core, and OSError, with the folder named, when the disk is full.
     """
-    textured = mesh if mesh.texture is not None else bake(mesh, color_fn, texture_size)
-    files = {f"{name}.glb": to_glb(textured, name), f"{name}.ply": to_ply(mesh), **to_obj(textured, name)}
-    if splats is not None:
-        files |= {
-            f"{name}-splats.ply": to_splat_ply(splats),
-            f"{name}.splat": to_splat(splats),
-            f"{name}.spz": to_spz(splats),
-            f"{name}-splats.glb": to_splat_glb(splats),
-        }
+    if formats is None:
+        formats = DEFAULT_FORMATS if splats is not None else sorted(set(DEFAULT_FORMATS) - set(SPLAT_FORMATS))
+    textured = mesh
+    if mesh.texture is None and not {"glb", "obj", "usdz"}.isdisjoint(formats):
+        textured = bake(mesh, color_fn, texture_size)
+    files: dict[str, bytes] = {}
+    for format_ in formats:
+        if format_ not in SPLAT_FORMATS:
+            files |= _mesh_file(format_, mesh, textured, name)
+        elif splats is not None:
+            files |= _splat_file(format_, splats, name)
+        else:
+            raise ValueError(f"{format_} is a format of splats, and there are none: sds3d.scenes.as_splats makes some")
     azimuths = turntable(8, size=size)
     headings = [f"{azimuth:.0f}°" for azimuth in azimuths.azimuth.tolist()]
     sheet = contact_sheet([("", render(azimuths))], headings, title or name, size=min(size, 192))
     files["contact_sheet.png"] = sheet_png(sheet)
     files["turntable.mp4"] = turntable_mp4(render(turntable(frames, size=size)), fps=30)
     return {file: write_atomically(folder / file, data) for file, data in files.items()}
+
+
+def _mesh_file(format_: Format, mesh: Mesh, textured: Mesh, name: str) -> dict[str, bytes]:
+    match format_:
+        case "glb":
+            return {f"{name}.glb": to_glb(textured, name)}
+        case "obj":
+            return to_obj(textured, name)
+        case "ply":
+            return {f"{name}.ply": to_ply(mesh)}
+        case "stl":
+            return {f"{name}.stl": to_stl(mesh)}
+        case _:
+            return {f"{name}.usdz": to_usdz(textured, name)}
+
+
+def _splat_file(format_: Format, splats: Splats, name: str) -> dict[str, bytes]:
+    match format_:
+        case "splat-ply":
+            return {f"{name}-splats.ply": to_splat_ply(splats)}
+        case "splat":
+            return {f"{name}.splat": to_splat(splats)}
+        case "spz":
+            return {f"{name}.spz": to_spz(splats)}
+        case _:
+            return {f"{name}-splats.glb": to_splat_glb(splats)}

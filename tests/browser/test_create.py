@@ -90,8 +90,8 @@ def test_a_generation_ends_in_a_mesh_to_look_at_and_to_take_away(
     page.wait_for_function("document.querySelector('#video video').readyState >= 2")
     # Every export can be downloaded; the GLB is the one in the run folder.
     links = page.locator("#files a")
-    expect(links).to_have_count(7)
-    names = [links.nth(i).get_attribute("download") for i in range(7)]
+    expect(links).to_have_count(12)
+    names = [links.nth(i).get_attribute("download") for i in range(12)]
     assert set(names) == {path.name for path in run.exports.iterdir()}
     with page.expect_download() as download:
         links.nth(names.index("a-red-mug.glb")).click()
