@@ -318,7 +318,8 @@ def starting_point(config: RunConfig, device: torch.device) -> Scene | Asset | N
         return load_scene(open_run(path), device)
     from sds3d.importers import fit_to_cube, load_asset
 
-    return fit_to_cube(load_asset(path))
+    asset, _ = fit_to_cube(load_asset(path))
+    return asset
 
 
 class _Clock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -130,9 +129,9 @@ def _sketch(config: HashNerfConfig | TriplaneNerfConfig) -> SketchShape | None:
         return None
     from sds3d.importers import fit_to_cube, load_asset
 
-    mesh = as_mesh(fit_to_cube(load_asset(Path(config.sketch))))
+    asset, _ = fit_to_cube(load_asset(config.sketch))
     points = torch.Generator().manual_seed(0)  # the same again when a run is resumed
-    return SketchShape(mesh, points, weight=config.sketch_weight, slack=config.sketch_slack)
+    return SketchShape(as_mesh(asset), points, weight=config.sketch_weight, slack=config.sketch_slack)
 
 
 def _learn(scene: FieldNerfScene, before: Scene | Asset, generator: torch.Generator) -> None:

@@ -195,7 +195,7 @@ class GaussiansScene:
         outside = (self.parameters["means"].abs() - BOUND).clamp(min=0).sum(-1)
         return {
             **opacity_losses(rendering, config.opacity, config.entropy * progress),
-            "size": config.size * pixels * (too_large.mean() + outside.mean()),
+            "size": config.size * pixels * (too_large + outside).sum() / max(len(outside), 1),
         }
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
