@@ -104,13 +104,13 @@ def test_a_generation_ends_in_a_mesh_to_look_at_and_to_take_away(
     page.get_by_role("button", name="Generate").click()
     expect(page.locator(".sds-note")).to_contain_text("Made before")
     expect(page.locator("[data-status=finished]")).to_be_visible()
-    expect(links).to_have_count(7)
+    expect(links).to_have_count(12)
 
     # Its address opens it again, on a phone too.
     phone = visit(f"?run={run.folder.name}", width=390)
     expect(phone.locator("[data-status=finished]")).to_be_visible()
     expect(phone.get_by_label("Prompt")).to_have_value("a red mug")
-    expect(phone.locator("#files a")).to_have_count(7)
+    expect(phone.locator("#files a")).to_have_count(12)
     assert not overflows(phone)
 
 
