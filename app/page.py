@@ -12,9 +12,9 @@ from typing import Any
 import gradio as gr
 
 from sds3d.config import ConfigError, presets
-from sds3d.generate import RunConfig, make_config, read_config
 from sds3d.jobs import local
 from sds3d.prompts import checked_prompt
+from sds3d.run_config import RunConfig, make_config, read_config
 from sds3d.runs import Run, RunError
 
 from . import views

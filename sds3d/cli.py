@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -21,8 +22,8 @@ from sds3d.config import ConfigError, build, load_preset, nearest, parse_overrid
 from sds3d.runs import Run, open_run
 
 if TYPE_CHECKING:
-    from sds3d.generate import RunConfig
     from sds3d.optimize import Step
+    from sds3d.run_config import RunConfig
 
 # Waiting threads sleep instead of spinning: numba's and torch's pools share the cores. Read when OpenMP starts.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -79,11 +80,13 @@ Threads = Annotated[
         "sds3d generate 'a red mug'",
         "sds3d generate 'a snowman with a green hat' --seed 3  # another one",
         "sds3d generate 'a blue chair' --steps 150  # a draft in half the time",
+        "sds3d generate 'a red mug' --preset splats  # Gaussian splats, for splat viewers",
         "sds3d generate 'a red mug' --preset dreamfusion guidance.scale=50  # another rule, another scale",
+        "sds3d generate 'a blue mug' start_from=mug.glb  # begin as a mesh, splats or points of your own",
         "sds3d generate 'a red mug' representation.resolution=64 export.texture_size=2048  # finer",
         "sds3d generate 'a corgi' --preset dreamfusion prior.model=FOLDER  # a large model's diffusers folder",
         "The same command again goes on where the run was stopped, or says that it is finished. Every run is a folder "
-        "with its config.yaml, previews and exports: .glb, .obj, .ply, a turntable video and a contact sheet.",
+        "with its config.yaml, previews and exports: .glb, .obj, .ply, splat files, a turntable and a contact sheet.",
         "sds3d presets  # lists the presets; a wrong key names the nearest valid one.",
     )
 )
@@ -104,9 +107,38 @@ def generate(
     load_preset(preset)  # a misspelt preset is told before anything slow is imported
     for text in overrides or []:
         parse_override(text)
-    from sds3d.generate import make_config, new_run
+    from sds3d.run_config import make_config, new_run
 
     config = make_config(prompt, preset, [*(overrides or []), *short])
+    _warn_of_unknown_words(config)
+    _carry_out(new_run(out_dir, config), device, threads)
+
+
+@app.command(
+    epilog=_examples(
+        "sds3d texture mug.obj 'a red mug'",
+        "sds3d texture statue.glb 'a wooden statue' prior.model=FOLDER  # a large model's diffusers folder",
+        "sds3d texture mug.obj 'a red mug' representation.texture_size=1024  # finer",
+        "The mesh keeps its triangles, and its UVs if it has any. Its front must face +Z and its top +Y.",
+    )
+)
+def texture(
+    mesh: Annotated[Path, typer.Argument(help="The mesh: .glb, .obj, .ply or .stl.", show_default=False)],
+    prompt: Annotated[str, typer.Argument(help="What it shall be, for example 'a red mug'.", show_default=False)],
+    overrides: Overrides = None,
+    preset: Annotated[str, typer.Option(help="A preset's name, or a YAML file.")] = "texture",
+    out_dir: Annotated[Path, typer.Option("--out", help="Where run folders are made.")] = Path("runs"),
+    device: Device = "",
+    threads: Threads = 0,
+) -> None:
+    """Paint a mesh that you bring (as Latent-Paint, 2211.07600)."""
+    from sds3d.importers import load_asset
+    from sds3d.mesh import Mesh
+    from sds3d.run_config import make_config, new_run
+
+    if not isinstance(load_asset(mesh), Mesh):
+        raise ValueError(f"{mesh} holds no triangles to paint: sds3d generate PROMPT start_from={mesh}")
+    config = make_config(prompt, preset, [f"start_from={json.dumps(str(mesh.resolve()))}", *(overrides or [])])
     _warn_of_unknown_words(config)
     _carry_out(new_run(out_dir, config), device, threads)
 
@@ -155,7 +187,8 @@ def export(
     layers = [parse_override(text) for text in settings or []]
     if formats:
         layers.append({"formats": [name.strip() for name in formats.split(",")]})
-    from sds3d.generate import ExportConfig, export_run, read_config
+    from sds3d.outputs import export_run
+    from sds3d.run_config import ExportConfig, read_config
 
     began = time.monotonic()
     options = build(ExportConfig, read_config(folder).export.model_dump(), *layers)
@@ -258,7 +291,7 @@ def toybox_train(
     threads: Threads = 0,
 ) -> None:
     """Train the embedded prior, or the scorer."""
-    from sds3d.generate import set_threads
+    from sds3d.devices import set_threads
     from sds3d.toybox.train import TrainConfig, train, train_scorer
 
     set_threads(threads)
@@ -289,8 +322,8 @@ def toybox_sample(
     device: Device = "",
 ) -> None:
     """Let the prior draw four views: what distillation has to work with."""
+    from sds3d.devices import pick_device
     from sds3d.export.pictures import to_png
-    from sds3d.generate import pick_device
     from sds3d.priors.diffusers import DiffusersConfig, load_prior
     from sds3d.priors.sampling import sample_views
     from sds3d.prompts import PromptConfig
@@ -353,8 +386,8 @@ def bench_rendering(
     out_dir: Annotated[Path, typer.Option("--out", help="Where the results go.")] = Path("bench-rendering"),
 ) -> None:
     """Time every rendering kernel beside plain torch, and beside CUDA libraries where there is a GPU."""
+    from sds3d.devices import default_threads
     from sds3d.evaluation import rendering
-    from sds3d.generate import default_threads
 
     with _progress("measuring") as progress:
         task = progress.add_task("measuring", total=None)

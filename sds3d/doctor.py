@@ -65,7 +65,7 @@ def _package(name: str) -> list[Finding]:
 
 
 def _threads() -> Finding:
-    from sds3d.generate import default_threads
+    from sds3d.devices import default_threads
 
     return Finding("threads", True, f"{default_threads()} of {os.cpu_count()} logical cores are used by default")
 

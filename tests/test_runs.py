@@ -13,9 +13,11 @@ import pytest
 import torch
 
 from sds3d.config import build, merge
-from sds3d.generate import RunConfig, drive, export_run, new_run, read_config
+from sds3d.generate import drive
 from sds3d.optimize import NumericalError
+from sds3d.outputs import export_run
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from sds3d.run_config import RunConfig, new_run, read_config
 from sds3d.runs import (
     Run,
     RunError,
@@ -124,7 +126,8 @@ DRIVER = """
 import sys
 from pathlib import Path
 from tests.test_runs import disc, tiny
-from sds3d.generate import drive, new_run
+from sds3d.generate import drive
+from sds3d.run_config import new_run
 
 if __name__ == "__main__":
     for step in drive(new_run(Path(sys.argv[1]), tiny()), threads=1, prior=disc()):

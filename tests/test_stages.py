@@ -11,12 +11,13 @@ import torch
 
 from sds3d.cameras import orbit, turntable
 from sds3d.config import ConfigError, build, merge
-from sds3d.generate import RunConfig, load_scene, new_run, stage_config, total_steps
 from sds3d.mesh import Mesh
+from sds3d.outputs import load_scene
 from sds3d.representations.base import Scene
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
 from sds3d.representations.mesh import MeshConfig, MeshScene
 from sds3d.representations.nerf import NerfConfig, NerfScene
+from sds3d.run_config import RunConfig, new_run, stage_config, total_steps
 from sds3d.scenes import make_scene
 from sds3d.toybox.objects import Spec
 from sds3d.toybox.objects import build as build_object

@@ -13,14 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sds3d.cameras import turntable
+from sds3d.evaluation.geometry import likeness
 from sds3d.export.pictures import contact_sheet
 from sds3d.files import write_atomically
-from sds3d.generate import drive, load_scene, make_config, new_run
+from sds3d.generate import drive
+from sds3d.importers import load_asset
+from sds3d.mesh import Mesh
+from sds3d.outputs import load_scene
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import load_prior
+from sds3d.prompts import slug
+from sds3d.run_config import make_config, new_run
 from sds3d.runs import Run
 from sds3d.toybox.captions import held_out, prompt
-from sds3d.toybox.objects import CATEGORIES, HAS_FRONT, Spec
+from sds3d.toybox.objects import CATEGORIES, HAS_FRONT, Spec, build
 from sds3d.toybox.render import render_prompt
 from sds3d.toybox.scorer import Scorer, load_scorer, score
 
@@ -33,13 +39,16 @@ class AssetScore:
     """One asset, read by the scorer in AZIMUTHS pictures round it.
 
     recognised: share of the pictures whose category and colour are both right. janus: whether a face stands where
-    none should be (see `has_janus`); None for categories without a front. seconds: of the whole run.
+    none should be (see `has_janus`); None for categories without a front. seconds: of the whole run. iou, chamfer: of
+    its mesh and true objects, see `likeness`.
     """
 
     prompt: str
     recognised: float
     janus: bool | None
     seconds: float
+    iou: float
+    chamfer: float
 
 
 def bench_prompts(n: int = 32) -> list[Spec]:
@@ -67,13 +76,13 @@ def has_janus(azimuth: Tensor, read: Tensor) -> bool:
     return second_face or faceless
 
 
-def score_pictures(scorer: Scorer, spec: Spec, rgb: NDArray[np.float32], seconds: float) -> AssetScore:
-    """Reads pictures (AZIMUTHS, 64, 64, 3) in [0, 1] of an asset, evenly round it from the front."""
+def score_asset(scorer: Scorer, spec: Spec, rgb: NDArray[np.float32], mesh: Mesh, seconds: float) -> AssetScore:
+    """Reads pictures (AZIMUTHS, 64, 64, 3) in [0, 1] of an asset, evenly round it from the front, and its mesh."""
     scores = score(scorer, torch.from_numpy(rgb))
     right = [c == spec.category and k == spec.color for c, k in zip(scores.category, scores.color, strict=True)]
     azimuth = torch.arange(AZIMUTHS) * (360.0 / AZIMUTHS)
     janus = has_janus(azimuth, scores.azimuth) if spec.category in HAS_FRONT else None
-    return AssetScore(prompt(spec), float(np.mean(right)), janus, seconds)
+    return AssetScore(prompt(spec), float(np.mean(right)), janus, seconds, *likeness(mesh, spec))
 
 
 def render_run(run: Run) -> NDArray[np.float32]:
@@ -84,11 +93,11 @@ def render_run(run: Run) -> NDArray[np.float32]:
     return rendering.rgb.clamp(0, 1).numpy()
 
 
-def truth(spec: Spec) -> NDArray[np.float32]:
-    """Pictures (AZIMUTHS, 64, 64, 3) of a true object of the prompt, over the same light grey."""
+def truth(spec: Spec) -> tuple[NDArray[np.float32], Mesh]:
+    """Pictures (AZIMUTHS, 64, 64, 3) of a true object of the prompt, over the same light grey, and the object."""
     azimuths = [i * 360.0 / AZIMUTHS for i in range(AZIMUTHS)]
     pictures = render_prompt(spec, azimuths, elevation=ELEVATION, background=(0.8, 0.8, 0.8))
-    return (pictures / 255.0).astype(np.float32)
+    return (pictures / 255.0).astype(np.float32), build(spec, np.random.default_rng(0))
 
 
 def bench_preset(
@@ -109,15 +118,19 @@ def bench_preset(
         for step in drive(run, prior=prior):
             report(f"{preset}: {config.prompt} ({i + 1}/{len(specs)})", step.step, step.total)
         rgb = render_run(run)
-        yield score_pictures(scorer, spec, rgb, run.state.seconds), rgb
+        mesh = load_asset(run.exports / f"{slug(config.prompt)}.ply")
+        assert isinstance(mesh, Mesh)
+        yield score_asset(scorer, spec, rgb, mesh, run.state.seconds), rgb
 
 
 def summary(scores: Sequence[AssetScore]) -> dict[str, float]:
-    """Means over assets: recognised, share without Janus among categories with a front, median seconds."""
+    """Mean share recognised, share without Janus among assets with a front, and medians of IoU, chamfer and seconds."""
     fronts = [not s.janus for s in scores if s.janus is not None]
     return {
         "recognised": float(np.mean([s.recognised for s in scores])),
         "without_janus": float(np.mean(fronts)),
+        "median_iou": float(np.median([s.iou for s in scores])),
+        "median_chamfer_cm": float(np.median([s.chamfer for s in scores])),
         "median_seconds": float(np.median([s.seconds for s in scores])),
     }
 
@@ -132,7 +145,9 @@ def bench(
     """Measures presets beside the ground truth; writes results.json and one contact sheet a preset into `root`."""
     specs = bench_prompts(n)
     scorer = load_scorer()
-    rows = {"truth": [(score_pictures(scorer, spec, rgb, 0.0), rgb) for spec in specs for rgb in [truth(spec)]]}
+    rows = {
+        "truth": [(score_asset(scorer, spec, rgb, mesh, 0.0), rgb) for spec in specs for rgb, mesh in [truth(spec)]]
+    }
     for preset in presets:
         rows[preset] = list(bench_preset(preset, specs, scorer, root, overrides or [], report))
     root.mkdir(parents=True, exist_ok=True)

@@ -34,7 +34,7 @@ DEFAULT_FORMATS: tuple[Format, ...] = tuple(name for name in FORMATS if name != 
 
 def write_exports(
     folder: Path,
-    mesh: Mesh,
+    mesh: Mesh | None,
     render: Callable[[Cameras], FloatArray],
     name: str,
     *,
@@ -48,7 +48,8 @@ def write_exports(
 ) -> dict[str, Path]:
     """Write an asset in some formats, with its pictures `contact_sheet.png` and `turntable.mp4`.
 
-    mesh: with vertex colours; it is baked to a texture here unless it has one. color_fn: sharper colours for baking.
+    mesh: with vertex colours; it is baked to a texture here unless it has one. None, of a scene without a surface,
+    leaves its formats out. color_fn: sharper colours for baking.
     splats: a cloud of Gaussians, for the formats of splats.
     formats: `glb`, `ply`, `stl`, `usdz`, `splat` and `spz` are files `<name>.<format>`, `obj` comes with `.mtl` and
     textures, `splat-ply` and `splat-glb` are `<name>-splats.ply` and `.glb`. None takes DEFAULT_FORMATS, without those
@@ -62,12 +63,13 @@ def write_exports(
     if formats is None:
         formats = DEFAULT_FORMATS if splats is not None else sorted(set(DEFAULT_FORMATS) - set(SPLAT_FORMATS))
     textured = mesh
-    if mesh.texture is None and not {"glb", "obj", "usdz"}.isdisjoint(formats):
+    if mesh is not None and mesh.texture is None and not {"glb", "obj", "usdz"}.isdisjoint(formats):
         textured = bake(mesh, color_fn, texture_size)
     files: dict[str, bytes] = {}
     for format_ in formats:
         if format_ not in SPLAT_FORMATS:
-            files |= _mesh_file(format_, mesh, textured, name)
+            if mesh is not None and textured is not None:
+                files |= _mesh_file(format_, mesh, textured, name)
         elif splats is not None:
             files |= _splat_file(format_, splats, name)
         else:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sds3d.generate import RunConfig, new_run
+from sds3d.run_config import RunConfig, new_run
 from sds3d.runs import Run, RunState
 
 Status = Literal["starting", "running", "exporting", "stopped", "paused", "cancelled", "failed", "finished"]

@@ -22,8 +22,13 @@ def mesh_to_sdf(mesh: Mesh, resolution: int, bound: float = BOUND) -> FloatArray
     """
     voxel = 2 * bound / (resolution - 1)
     distance = voxel * closest_faces(_corners_in_voxels(mesh, resolution, bound), resolution)[0]
+    return np.where(mesh_to_occupancy(mesh, resolution, bound), -distance, distance).astype(np.float32)
+
+
+def mesh_to_occupancy(mesh: Mesh, resolution: int, bound: float = BOUND) -> NDArray[np.bool_]:
+    """Whether the points of a grid are inside a mesh, as `mesh_to_sdf` takes it: (N, N, N), axes x, y, z."""
     votes = sum((_winding(mesh, resolution, bound, axis) > 0).astype(int) for axis in range(3))
-    return np.where(votes >= 2, -distance, distance).astype(np.float32)
+    return votes >= 2
 
 
 def mesh_to_colors(mesh: Mesh, resolution: int, bound: float = BOUND) -> FloatArray:

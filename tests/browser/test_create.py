@@ -15,7 +15,7 @@ import pytest
 import trimesh
 from PIL import Image
 
-from sds3d.generate import make_config, new_run, read_config
+from sds3d.run_config import make_config, new_run, read_config
 from sds3d.runs import Run, list_runs
 from tests.browser.studio import ROOT, Studio, wait_for
 

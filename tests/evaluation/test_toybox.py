@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from sds3d.evaluation.toybox import (
@@ -7,7 +8,7 @@ from sds3d.evaluation.toybox import (
     AssetScore,
     bench_prompts,
     has_janus,
-    score_pictures,
+    score_asset,
     summary,
     truth,
 )
@@ -45,24 +46,32 @@ def test_no_face_at_all_is_janus() -> None:
 
 def test_summary_counts_janus_only_where_there_is_a_front() -> None:
     scores = [
-        AssetScore("a", 1.0, False, 10.0),
-        AssetScore("b", 0.5, True, 20.0),
-        AssetScore("c", 0.0, None, 60.0),
+        AssetScore("a", 1.0, False, 10.0, 0.5, 1.0),
+        AssetScore("b", 0.5, True, 20.0, 0.6, 2.0),
+        AssetScore("c", 0.0, None, 60.0, 0.9, 4.0),
     ]
-    assert summary(scores) == {"recognised": 0.5, "without_janus": 0.5, "median_seconds": 20.0}
+    assert summary(scores) == {
+        "recognised": 0.5,
+        "without_janus": 0.5,
+        "median_iou": 0.6,
+        "median_chamfer_cm": 2.0,
+        "median_seconds": 20.0,
+    }
 
 
 def test_truth_shows_the_object_from_all_sides() -> None:
-    rgb = truth(bench_prompts(1)[0])
+    rgb, mesh = truth(bench_prompts(1)[0])
     assert rgb.shape == (AZIMUTHS, 64, 64, 3)
     assert 0 <= rgb.min() <= rgb.max() <= 1
     assert abs(rgb[0] - rgb[4]).mean() > 0.005  # a mug's front is not its back
     assert abs(rgb[:, 0, 0] - 0.8).max() < 0.01
+    assert np.linalg.norm(mesh.vertices, axis=1).max() <= 0.5
 
 
 def test_the_scorer_reads_true_objects_of_combinations_the_prior_never_saw() -> None:
     """What measures must be right about the truth: also of held-out prompts, each from eight sides."""
     scorer = load_scorer()
-    scores = [score_pictures(scorer, spec, truth(spec), 0.0) for spec in bench_prompts(48)]
+    scores = [score_asset(scorer, spec, *truth(spec), 0.0) for spec in bench_prompts(48)]
     assert summary(scores)["recognised"] > 0.98
     assert summary(scores)["without_janus"] > 0.95
+    assert summary(scores)["median_iou"] > 0.6

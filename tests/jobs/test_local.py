@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sds3d.generate import RunConfig, make_config, new_run
 from sds3d.jobs import local
+from sds3d.run_config import RunConfig, make_config, new_run
 from sds3d.runs import RunState
 
 
