@@ -47,9 +47,14 @@ def bake(mesh: Mesh, color_fn: ColorFn | None = None, size: int = 1024) -> Mesh:
         colors = sample_colors(color_fn, (split.vertices[corners] * weight).sum(axis=1))
     picture = np.zeros((size, size, 3), np.uint8)
     picture[inside] = np.rint(colors * 255).astype(np.uint8)
-    nearest = np.zeros((2, size, size), np.int32)
+    return replace(split, texture=picture.reshape(-1, 3)[nearest_inside(inside)])
+
+
+def nearest_inside(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The nearest texel of an island, itself included: numbers (H, W) that count row by row; inside: (H, W)."""
+    nearest = np.zeros((2, *inside.shape), np.int32)
     ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True, indices=nearest)
-    return replace(split, texture=picture[nearest[0], nearest[1]])
+    return nearest[0].astype(np.int64) * inside.shape[1] + nearest[1]
 
 
 def unwrap(vertices: FloatArray, faces: IntArray, size: int) -> tuple[NDArray[np.int64], IntArray, FloatArray]:

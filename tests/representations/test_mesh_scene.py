@@ -11,11 +11,12 @@ from torch import Tensor
 
 from sds3d.cameras import Cameras, orbit, turntable
 from sds3d.mesh import Mesh
+from sds3d.rendering.mesh_losses import normal_consistency
 from sds3d.rendering.rasterize import rasterize
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import EmptySurfaceError, Rendering
-from sds3d.representations.isosurface import grid_points
-from sds3d.representations.mesh import MeshConfig, MeshScene, eikonal
+from sds3d.representations.isosurface import dmtet, grid_points
+from sds3d.representations.mesh import MeshConfig, MeshScene, bending, eikonal
 from sds3d.representations.nerf import NerfConfig, NerfScene
 from sds3d.representations.signed_distance import mesh_to_colors, mesh_to_sdf
 
@@ -210,6 +211,34 @@ def test_eikonal_is_zero_for_distances_and_in_closed_form() -> None:
     assert float(eikonal(plane)) == pytest.approx(0, abs=1e-10)
     assert float(eikonal(1.5 * plane)) == pytest.approx(0.25, rel=1e-5)
     assert float(eikonal(torch.full((5, 5, 5), 9.0))) == 0
+
+
+def test_bending_is_normal_consistency() -> None:
+    noise = torch.randn(12, 12, 12, generator=torch.Generator().manual_seed(0))
+    vertices, faces = dmtet(grid_points(12).norm(dim=-1) - 0.3 + 0.02 * noise)
+    vertices, faces = vertices.double().requires_grad_(), faces.clone()
+    faces[::3] = faces[::3].flip(1)  # however they are wound
+    faces = torch.cat([faces[5:], torch.tensor([[0, 0, 1]])])  # open, and with a face without area
+    ours, theirs = bending(vertices, faces), normal_consistency(vertices, faces)
+    torch.testing.assert_close(ours, theirs)
+    slopes = (torch.autograd.grad(loss, vertices)[0] for loss in (ours, theirs))
+    torch.testing.assert_close(*slopes)
+
+
+def test_coarse_lattices_are_added_trilinearly() -> None:
+    scene = scene_of(resolution=25)
+    before, generator = scene.sdf().detach(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        scene.parameters["coarse_12"].copy_(torch.randn(12, 12, 12, generator=generator) * 0.01)
+    expected = torch.nn.functional.interpolate(
+        scene.parameters["coarse_12"][None, None], (25, 25, 25), mode="trilinear", align_corners=True
+    )
+    inner = (slice(1, -1),) * 3
+    torch.testing.assert_close((scene.sdf() - before)[inner], expected[0, 0][inner], atol=1e-6, rtol=0)
+    with torch.no_grad():  # a linear function stays one through all levels
+        scene.parameters["coarse_12"].zero_()
+        scene.parameters["coarse_6"].copy_(grid_points(6)[..., 0])
+    torch.testing.assert_close((scene.sdf() - before)[inner], grid_points(25)[..., 0][inner], atol=1e-6, rtol=0)
 
 
 def test_regularisers_are_scaled_by_weights_and_pixels() -> None:

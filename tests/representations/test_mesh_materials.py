@@ -1,0 +1,303 @@
+"""Textures and metallic-roughness materials of the mesh scene."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
+
+from sds3d.cameras import Cameras, orbit, turntable
+from sds3d.export.glb import to_glb
+from sds3d.export.glb_chunks import read_chunks
+from sds3d.export.texture import bake
+from sds3d.mesh import Mesh
+from sds3d.rendering.mesh import interpolate, rasterize_mesh
+from sds3d.rendering.shading import (
+    Light,
+    linear_to_srgb,
+    metallic_roughness,
+    prefilter,
+    sample_texture,
+    shade_mesh,
+    srgb_to_linear,
+    studio,
+)
+from sds3d.representations.mesh import MeshConfig, MeshScene
+from sds3d.representations.mesh_texture import look_up, roughening, texels_of, welded, with_uv
+
+BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
+UNLIT = Light(np.float32([0, 0, 1]), ambient=1.0, diffuse=0.0)
+TEXELS = {"geometry": "fixed", "texture": "texels", "vertices_lr": 0.0}
+
+
+def pattern(points: np.ndarray) -> np.ndarray:
+    """Smooth stripes of all three channels, a few to a metre."""
+    return (0.5 + 0.4 * np.sin(points * [14.0, 11.0, 9.0] + [0.0, 1.0, 2.0])).astype(np.float32)
+
+
+def torus() -> Mesh:
+    shape = trimesh.creation.torus(0.3, 0.13, 48, 32)
+    vertices = np.asarray(shape.vertices, np.float32)
+    return Mesh(vertices, np.asarray(shape.faces, np.int32), colors=pattern(vertices))
+
+
+@pytest.fixture(scope="module")
+def baked() -> Mesh:
+    return bake(torus(), pattern, 256)
+
+
+def scene_from(mesh: Mesh, **options: object) -> MeshScene:
+    options = {"geometry": "fixed", "texture_size": 256, "resolution": 24, "color_resolution": 24} | options
+    return MeshScene.from_mesh(mesh, MeshConfig.model_validate(options), torch.Generator().manual_seed(0))
+
+
+def pictures(scene: MeshScene, cameras: Cameras) -> Tensor:
+    with torch.no_grad():
+        return scene.render(cameras, BACKGROUND).rgb
+
+
+def psnr(one: Tensor, other: Tensor) -> float:
+    return -10 * math.log10(float((one - other).square().mean()))
+
+
+def fit(scene: MeshScene, cameras: Cameras, target: Tensor, steps: int) -> None:
+    optimizer = torch.optim.Adam(scene.parameter_groups(), eps=1e-15)
+    for step in range(steps):
+        some = torch.arange(step % 4, len(cameras), 4)
+        rendering = scene.render(cameras[some], BACKGROUND)
+        data = 0.5 * (rendering.rgb - target[some]).square().sum() / len(some)
+        (data + torch.stack(list(scene.regularisers(rendering, step / steps).values())).sum()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        scene.after_step(step, optimizer)
+
+
+# ---- texels ----
+
+
+def test_look_ups_are_those_of_the_exported_texture() -> None:
+    generator = torch.Generator().manual_seed(0)
+    texels, uv = torch.randn(16, 16, 3, generator=generator), torch.rand(500, 2, generator=generator) * 1.2 - 0.1
+    values = look_up(texels, torch.arange(256), uv)
+    expected = torch.nn.functional.grid_sample(
+        texels.sigmoid().permute(2, 0, 1)[None], 2 * uv[None, None] - 1, padding_mode="border", align_corners=False
+    )
+    torch.testing.assert_close(values, expected[0, :, 0].T, atol=1e-5, rtol=0)
+    rounded = (texels.sigmoid() * 255).round().to(torch.uint8).numpy()
+    np.testing.assert_allclose(values.numpy(), sample_texture(rounded, uv.numpy()), atol=0.5 / 255 + 1e-5)
+
+
+def test_gradients_of_look_ups_and_smoothness_by_finite_differences() -> None:
+    generator = torch.Generator().manual_seed(1)
+    texels = torch.randn(6, 6, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    uv = torch.rand(20, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    source = torch.randint(36, (36,), generator=generator)
+    assert torch.autograd.gradcheck(lambda t, p: look_up(t, source, p), (texels, uv))
+    pairs = torch.randint(36, (40, 2), generator=generator)
+    assert torch.autograd.gradcheck(lambda t: roughening(t, pairs), (texels,))
+
+
+def test_a_texture_gets_its_gradient_by_finite_differences() -> None:
+    scene, cameras = scene_from(torus(), **TEXELS, texture_size=64), orbit([0.0], size=32)
+    weights = torch.rand(32, 32, 3, generator=torch.Generator().manual_seed(0))
+    color = scene.parameters["color"]
+    (scene.render(cameras, BACKGROUND).rgb[0] * weights).sum().backward()
+    assert color.grad is not None
+    moved = torch.randn(color.shape, generator=torch.Generator().manual_seed(1))
+    sums = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            color.add_(sign * 0.01 * moved)
+            sums.append(float((scene.render(cameras, BACKGROUND).rgb[0] * weights).double().sum()))
+            color.sub_(sign * 0.01 * moved)
+    assert float((color.grad * moved).sum()) == pytest.approx((sums[0] - sums[1]) / 0.02, rel=0.01)
+
+
+def test_texels_begin_as_the_given_texture_and_geometry_is_kept_exactly(baked: Mesh) -> None:
+    again = scene_from(baked, **TEXELS).to_mesh(64)
+    for name in ("vertices", "faces", "uv"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(baked, name))
+    assert again.texture is not None
+    assert baked.texture is not None
+    inside = texels_of(welded(baked)[1], 256).face >= 0
+    assert np.abs(again.texture.astype(int) - baked.texture)[inside].max() <= 1
+
+
+def test_seams_are_no_silhouettes(baked: Mesh) -> None:
+    split, whole = (scene_from(mesh, shading="normal") for mesh in (baked, torus()))
+    cameras = turntable(2, size=64)
+    torch.testing.assert_close(pictures(split, cameras), pictures(whole, cameras), atol=1e-5, rtol=0)
+    np.testing.assert_array_equal(split.to_mesh(64).vertices, baked.vertices)
+    np.testing.assert_array_equal(split.to_mesh(64).faces, baked.faces)
+
+
+def test_texels_begin_as_vertex_colors_on_an_atlas_of_their_own() -> None:
+    mesh, cameras = torus(), turntable(3, size=96)
+    again = scene_from(mesh, **TEXELS).to_mesh(64)
+    assert again.uv is not None
+    np.testing.assert_array_equal(again.vertices[again.faces], mesh.vertices[mesh.faces])
+    one, other = (torch.from_numpy(shade_mesh(m, cameras, light=UNLIT)[0]) for m in (again, mesh))
+    assert psnr(one, other) > 40
+
+
+def test_neighbours_lie_side_by_side_or_on_both_sides_of_a_seam() -> None:
+    mesh = torus()
+    vertices, layout = welded(mesh)
+    layout = with_uv(vertices, layout, 128)
+    texels = texels_of(layout, 128)
+    inside = torch.from_numpy(texels.face >= 0).reshape(-1)
+    assert bool(inside[texels.source].all())
+    assert torch.equal(texels.source[inside], torch.arange(128 * 128)[inside])
+    corners = vertices[layout.origin[layout.faces[texels.face.reshape(-1)]]]  # (S S, 3, 3)
+    points = (torch.from_numpy(texels.weights).reshape(-1, 3, 1) * corners).sum(1)
+    one, other = texels.neighbours.unbind(1)
+    apart = (points[one] - points[other]).norm(dim=-1)
+    step = (one - other).abs()
+    beside = (step == 1) | (step == 128)
+    texel = float(apart[beside].median())
+    assert float(apart.max()) < 4 * texel
+    assert (~beside).sum() > 100  # there are seams, and they are sewn up
+
+
+def test_fits_a_known_texture_from_renders(baked: Mesh) -> None:
+    cameras = orbit([22.5 * i for i in range(16)], elevation=torch.tensor([-40.0, 0.0, 30.0, 60.0] * 4), size=96)
+    target = torch.from_numpy(shade_mesh(baked, cameras, BACKGROUND, UNLIT)[0])
+    bare = Mesh(baked.vertices, baked.faces, uv=baked.uv)
+    scene = scene_from(bare, **TEXELS, texture_size=128)
+    fit(scene, cameras, target, 80)
+    unseen = orbit([10.0, 130.0, 250.0], elevation=20.0, size=96)
+    ours, theirs = pictures(scene, unseen), torch.from_numpy(shade_mesh(baked, unseen, BACKGROUND, UNLIT)[0])
+    assert psnr(ours, theirs) > 28
+    np.testing.assert_array_equal(scene.to_mesh(64).vertices, baked.vertices)
+
+
+def test_exported_texture_looks_like_the_scene(baked: Mesh) -> None:
+    scene, cameras = scene_from(baked, **TEXELS), orbit([0.0, 8.0, 180.0], elevation=0.0, size=128)  # none hides itself
+    with torch.no_grad():
+        noise = torch.randn(scene.parameters["color"].shape, generator=torch.Generator().manual_seed(0))
+        scene.parameters["color"].add_(0.3 * noise)
+    document, binary = read_chunks(to_glb(scene.to_mesh(64)))
+    view = document["bufferViews"][document["images"][0]["bufferView"]]
+    start = view.get("byteOffset", 0)
+    png = Image.open(io.BytesIO(bytes(binary[start : start + view["byteLength"]])))
+    exported = Mesh(baked.vertices, baked.faces, uv=baked.uv, texture=np.asarray(png.convert("RGB")))
+    shown = torch.from_numpy(shade_mesh(exported, cameras, BACKGROUND, UNLIT, supersampling=1)[0])
+    with torch.no_grad():
+        render = scene.render(cameras, BACKGROUND)
+    solid = render.alpha[..., 0] == 1
+    assert psnr(render.rgb[solid], shown[solid]) > 45
+
+
+@pytest.mark.parametrize("options", [TEXELS, TEXELS | {"material": "pbr"}, {"material": "pbr"}])
+def test_resuming_is_bit_identical(options: dict[str, object]) -> None:
+    scene, cameras = scene_from(torus(), **options, texture_size=64), turntable(4, size=24)
+    target = torch.full((4, 24, 24, 3), 0.3)
+    fit(scene, cameras, target, 2)
+    state = scene.state_dict()
+    other = MeshScene(scene.config, torch.Generator().manual_seed(5))
+    other.load_state_dict({name: tensor.clone() for name, tensor in state.items()})
+    for name, tensor in other.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    for each in (scene, other):
+        fit(each, cameras, target, 3)
+    for name, tensor in other.state_dict().items():
+        assert torch.equal(tensor, scene.state_dict()[name]), name
+
+
+def test_texels_on_the_starting_ball() -> None:
+    config = MeshConfig(geometry="fixed", texture="texels", resolution=12, texture_size=64)
+    scene = MeshScene(config, torch.Generator().manual_seed(0))
+    mesh = scene.to_mesh(64)
+    assert mesh.texture is not None
+    assert mesh.texture.shape == (64, 64, 3)
+    assert float(scene.render(orbit([0.0], size=24), BACKGROUND).alpha.sum()) > 50
+
+
+def test_choices_that_do_not_go_together_are_refused() -> None:
+    with pytest.raises(ValidationError, match="set geometry=fixed"):
+        MeshConfig(texture="texels")
+    with pytest.raises(ValidationError, match="lit by a studio"):
+        MeshConfig(material="pbr", shading="lambert")
+    repeated = Mesh(torus().vertices, torus().faces, uv=torus().vertices[:, :2] * 9)
+    with pytest.raises(ValueError, match=r"uv leave \[0, 1\]"):
+        scene_from(repeated, **TEXELS)
+    with pytest.raises(ValueError, match=r"representation\.texture_size=64"):
+        scene_from(torus(), **TEXELS, texture_size=32).load_state_dict(
+            scene_from(torus(), **TEXELS, texture_size=64).state_dict()
+        )
+
+
+# ---- metallic-roughness ----
+
+
+def set_material(scene: MeshScene, metallic: float, roughness: float) -> None:
+    with torch.no_grad():
+        scene.parameters["material"].copy_(torch.logit(torch.tensor([metallic, roughness])))
+
+
+@pytest.mark.parametrize("texture", ["field", "texels"])
+def test_pbr_is_metallic_roughness_under_the_studio(texture: str) -> None:
+    mesh, cameras = torus(), orbit([0.0, 100.0], elevation=50.0, size=48)
+    scene = scene_from(mesh, material="pbr", texture=texture)
+    set_material(scene, 0.7, 0.3)
+    with torch.no_grad():
+        render = scene.render(cameras, BACKGROUND)
+        vertices, faces = torch.from_numpy(mesh.vertices), torch.from_numpy(mesh.faces)
+        raster = rasterize_mesh(vertices, faces, cameras)
+        normals = torch.from_numpy(trimesh.Trimesh(mesh.vertices, mesh.faces).vertex_normals.copy()).float()
+        normal = torch.nn.functional.normalize(interpolate(normals, faces, raster), dim=-1)
+        plain = scene_from(mesh, texture=texture).render(cameras, BACKGROUND).rgb
+        factor = torch.ones_like(render.alpha)
+        to_camera = -cameras.rays()[1]
+        light = metallic_roughness(
+            srgb_to_linear(plain), 0.7 * factor, 0.3 * factor, normal, to_camera, prefilter(studio())
+        )
+    solid = render.alpha[..., 0] == 1
+    difference = (render.rgb - linear_to_srgb(light).clamp(max=1))[solid].abs()
+    assert float(difference.mean()) < 0.005  # their vertex normals are weighted by angles, ours by areas
+    assert float(difference.quantile(0.99)) < 0.03
+
+
+@pytest.mark.parametrize("texture", ["field", "texels"])
+def test_metallic_and_roughness_get_gradients_by_finite_differences(texture: str) -> None:
+    scene = scene_from(torus(), material="pbr", texture=texture, texture_size=64)
+    set_material(scene, 0.4, 0.5)
+    cameras = orbit([30.0], size=32)
+    weights = torch.rand(32, 32, 3, generator=torch.Generator().manual_seed(0))
+    material = scene.parameters["material"]
+    (scene.render(cameras, BACKGROUND).rgb[0] * weights).sum().backward()
+    assert material.grad is not None
+    for channel in (0, 1):
+        sums = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                material[..., channel] += sign * 0.01
+                sums.append(float((scene.render(cameras, BACKGROUND).rgb[0] * weights).double().sum()))
+                material[..., channel] -= sign * 0.01
+        slope = (sums[0] - sums[1]) / 0.02
+        assert abs(slope) > 0.1
+        assert float(material.grad[..., channel].sum()) == pytest.approx(slope, rel=0.03)
+
+
+@pytest.mark.parametrize("texture", ["field", "texels"])
+def test_materials_are_fitted_and_exported(texture: str) -> None:
+    cameras = orbit([45.0 * i for i in range(8)], elevation=torch.tensor([10.0, 50.0] * 4), size=48)
+    truth = scene_from(torus(), material="pbr", texture=texture, texture_size=64)
+    set_material(truth, 0.9, 0.25)
+    # A bright dielectric and a dark metal are hard to tell apart, so the colours are held.
+    rates = {"vertices_lr": 0.0, "color_lr": 1e-9, "material_lr": 0.1}
+    scene = scene_from(torus(), material="pbr", texture=texture, texture_size=64, **rates)
+    before = scene.to_mesh(64)
+    assert before.metallic == pytest.approx(0.05, abs=0.01)  # the given mesh's, as far as a sigmoid goes
+    assert before.roughness == pytest.approx(0.8, abs=0.01)
+    fit(scene, cameras, pictures(truth, cameras), 120)
+    mesh = scene.to_mesh(64)
+    assert mesh.metallic > 0.75
+    assert mesh.roughness < 0.45  # where nothing shines, rough and smooth look alike
+    assert psnr(pictures(scene, cameras), pictures(truth, cameras)) > 33
+    assert (mesh.metallic_roughness is not None) == (texture == "texels")
