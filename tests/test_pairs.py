@@ -1,0 +1,86 @@
+"""Any guidance, any representation, any prior: every triple takes steps that move the scene and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sds3d.config import build
+from sds3d.generate import start_work
+from sds3d.optimize import optimize
+from sds3d.priors.base import Prior
+from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.prompts import encode_prompt
+from sds3d.run_config import RunConfig
+from tests.priors.test_diffusers import tiny_pipeline
+from tests.test_runs import disc
+
+PROMPT = "a ball"
+GUIDANCE: dict[str, dict[str, Any]] = {
+    "sds": {"name": "sds"},
+    "multiview": {"name": "multiview"},
+    "multiview in latents": {"name": "multiview", "space": "latent"},
+}
+REPRESENTATIONS: dict[str, dict[str, Any]] = {
+    "nerf": {"name": "nerf", "resolution": 16, "samples": 16},
+    "hash_nerf": {"name": "hash_nerf", "samples": 16, "levels": 3, "log2_entries": 9, "hidden": 8},
+    "triplane_nerf": {"name": "triplane_nerf", "samples": 16, "resolution": 16, "features": 8, "hidden": 8},
+    "gaussians": {"name": "gaussians", "count": 200},
+    "dmtet": {"name": "mesh", "resolution": 16, "color_resolution": 8},
+    "flexicubes": {"name": "mesh", "geometry": "flexicubes", "resolution": 12, "color_resolution": 8},
+    "fixed mesh": {"name": "mesh", "geometry": "fixed", "resolution": 12, "color_resolution": 8},
+}
+PRIORS: dict[str, Callable[[Path], Prior]] = {
+    "pixels": lambda folder: disc(),
+    "latents": lambda folder: load_prior(DiffusersConfig(model=str(folder))),
+    "views together": lambda folder: load_prior(DiffusersConfig(model="toybox")),
+}
+
+
+@pytest.fixture(scope="module")
+def priors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prior]:
+    folder = tmp_path_factory.mktemp("pipeline")
+    tiny_pipeline("v_prediction").save_pretrained(folder)
+    return {name: make(folder) for name, make in PRIORS.items()}
+
+
+@pytest.mark.parametrize("prior", PRIORS)
+@pytest.mark.parametrize("representation", REPRESENTATIONS)
+@pytest.mark.parametrize("guidance", GUIDANCE)
+def test_every_triple(guidance: str, representation: str, prior: str, priors: dict[str, Prior]) -> None:
+    model = priors[prior]
+    config = build(
+        RunConfig,
+        {
+            "prompt": PROMPT,
+            "cameras": {"size": 16},
+            "prompts": {"view_dependent": False},
+            "guidance": GUIDANCE[guidance],
+            "representation": REPRESENTATIONS[representation],
+        },
+    )
+    work = start_work(config, model)
+    before = work.scene.state_dict()
+    steps = list(
+        optimize(
+            work.scene,
+            model,
+            work.guidance,
+            encode_prompt(model, PROMPT, config.prompts),
+            work.state,
+            steps=2,
+            cameras=config.cameras,
+            config=config.optimizer,
+        )
+    )
+    assert [step.step for step in steps] == [1, 2]
+    after = work.scene.state_dict()
+    assert all(value.isfinite().all() for value in after.values())
+    parameters = [p for group in work.scene.parameter_groups() for p in group["params"]]
+    assert any(not torch.equal(after[name], value) for name, value in before.items() if value.is_floating_point())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters)
+    assert steps[-1].rendering.rgb.shape == (config.cameras.views, 16, 16, 3)
