@@ -97,9 +97,9 @@ class MeshConfig(Config):
     """Share of the light that comes from everywhere; the rest is the lamp's."""
     light_spread: float = Field(default=0.3, ge=0)
     """How far lamps are drawn round their cameras: standard deviation as a share of the camera's distance."""
-    sdf_lr: float = Field(default=0.005, gt=0)
-    """Learning rate of the signed distances, in metres."""
-    offsets_lr: float = Field(default=0.01, gt=0)
+    sdf_lr: float = Field(default=0.0065, gt=0)
+    """Learning rate of the signed distances, in metres, on each of their lattices."""
+    offsets_lr: float = Field(default=0.003, gt=0)
     """Learning rate of the pre-activations of the grid points' offsets; 1 is about a third of a voxel."""
     weights_lr: float = Field(default=0.01, gt=0)
     """Learning rate of the pre-activations of FlexiCubes' weights."""
@@ -109,7 +109,7 @@ class MeshConfig(Config):
     """Learning rate of the pre-activation of the colour."""
     material_lr: float = Field(default=0.05, gt=0)
     """Learning rate of the pre-activations of metallic and roughness."""
-    normal_consistency: float = Field(default=0.01, ge=0)
+    normal_consistency: float = Field(default=0.02, ge=0)
     """Weight, times a view's number of pixels, of the mean of 1 - cos of the angles between neighbouring triangles."""
     laplacian: float = Field(default=0.0, ge=0)
     """Weight, times a view's number of pixels, of the mean squared distance, in voxels, of vertices from the mean of
@@ -124,6 +124,9 @@ class MeshConfig(Config):
     the pictures say nothing."""
     color_smoothness: float = Field(default=4.7e-5, ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of neighbours' colour pre-activations."""
+
+    texel_smoothness: float = Field(default=0.01, ge=0)
+    """The same for neighbouring texels, which are all seen: of voxels most are not."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -168,11 +171,14 @@ class MeshScene:
         if config.geometry == "flexicubes":
             start["weights"] = torch.zeros(n - 1, n - 1, n - 1, WEIGHTS)
         self.parameters = {name: torch.nn.Parameter(value.to(self.device)) for name, value in start.items()}
+        for name, rate in self._rates().items():
+            self.parameters[name].requires_grad_(rate > 0)
         inner = torch.full((n - 2, n - 2, n - 2), -torch.inf, device=self.device)
         self._floor = functional.pad(inner, (1,) * 6, value=self._voxel())  # the least distance of each grid point
         self._seed = int(torch.randint(2**62, (), generator=generator))
         self._step = 0
-        self._drawn: Surface | DualSurface | None = None  # what the last render with gradients showed
+        # What the last render with gradients showed, and its faces' normals.
+        self._drawn: tuple[Surface | DualSurface, Tensor] | None = None
 
     @classmethod
     def from_mesh(
@@ -229,12 +235,15 @@ class MeshScene:
         surface = self.surface()
         if surface is None:
             return self._blank(cameras, background)
-        if torch.is_grad_enabled():
-            self._drawn = surface
         vertices, faces = surface.vertices, surface.faces
+        normals = face_normals(vertices, faces)
+        if torch.is_grad_enabled():
+            self._drawn = surface, normals
         raster = rasterize_mesh(vertices, faces, cameras)
         hit = raster.face[..., None] >= 0  # (B, H, W, 1)
-        normal = functional.normalize(interpolate(_vertex_normals(vertices, faces), faces, raster), dim=-1)
+        normal = functional.normalize(
+            interpolate(_vertex_normals(normals, faces, len(vertices)), faces, raster), dim=-1
+        )
         color = torch.where(hit, self._shade(cameras, raster, normal), background)
         sharp = torch.cat([color, hit.to(color), raster.depth, normal], dim=-1)  # (B, H, W, 8)
         rgb, alpha, depth, normal = antialias(sharp, raster, vertices, faces, cameras).split((3, 1, 1, 3), dim=-1)
@@ -259,6 +268,15 @@ class MeshScene:
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for Adam, one a parameter; vertices that stay in place are left out."""
+        rates = self._rates()
+        return [
+            {"params": [parameter], "lr": rates[name], "betas": _BETAS}
+            for name, parameter in self.parameters.items()
+            if parameter.requires_grad
+        ]
+
+    def _rates(self) -> dict[str, float]:
+        """The learning rate of each parameter."""
         config = self.config
         rates = {
             "color": config.color_lr,
@@ -269,23 +287,22 @@ class MeshScene:
             "vertices": config.vertices_lr,
         }
         coarse = config.sdf_lr if self.faces is None else config.vertices_lr
-        rates |= {name: coarse for name in self.parameters if name.startswith("coarse")}
-        return [
-            {"params": [parameter], "lr": rates[name], "betas": _BETAS}
-            for name, parameter in self.parameters.items()
-            if rates[name] > 0
-        ]
+        return {name: rates.get(name, coarse) for name in self.parameters}
 
     def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
         """Shape and smoothness, in the units of 1/2 sum |rgb - target|^2 over a view's pixels; only those weighted."""
         config, voxel = self.config, self._voxel()
         pixels = rendering.alpha.shape[1] * rendering.alpha.shape[2]
-        losses = {"color_smoothness": (config.color_smoothness, self._color_smoothness)}
-        surface = self._drawn or self.surface()
-        if surface is not None:
+        smooth = config.texel_smoothness if config.texture == "texels" else config.color_smoothness
+        losses = {"color_smoothness": (smooth, self._color_smoothness)}
+        surface, normals = self._drawn or (self.surface(), None)
+        if surface is not None and (self.faces is None or config.vertices_lr > 0):
             mesh = surface.vertices / voxel, surface.faces
+            if normals is None:
+                normals = face_normals(surface.vertices, surface.faces)
+            bent = normals, surface.faces, len(surface.vertices)
             losses |= {
-                "normal_consistency": (config.normal_consistency, lambda: bending(*mesh)),
+                "normal_consistency": (config.normal_consistency, lambda: bending(*bent)),
                 "laplacian": (config.laplacian, lambda: laplacian(*mesh)),
                 "edge_length": (config.edge_length, lambda: edge_length(*mesh)),
             }
@@ -299,14 +316,16 @@ class MeshScene:
         """Bring a vanished surface back: as a small ball where the distances are smallest, which may grow again."""
         self._drawn = None
         self._step = step + 1
-        if self.faces is not None or bool((self.sdf() < 0).any()):
+        if self.faces is not None:
             return
-        points = grid_points(self.config.resolution).to(self.device)
         with torch.no_grad():
-            sdf = self.parameters["sdf"]
-            center = points.reshape(-1, 3)[self.sdf().argmin()].clamp(-BOUND + 0.1, BOUND - 0.1)
-            free = self._free_sdf()
-            sdf += torch.minimum(free, (points - center).norm(dim=-1) - _RETURN * self._voxel()) - free
+            sdf, free = self.sdf(), self._free_sdf()
+            if bool((sdf < 0).any()):
+                return
+            points = grid_points(self.config.resolution).to(self.device)
+            center = points.reshape(-1, 3)[sdf.argmin()].clamp(-BOUND + 0.1, BOUND - 0.1)
+            ball = (points - center).norm(dim=-1) - _RETURN * self._voxel()
+            self.parameters["sdf"].add_(torch.minimum(free, ball) - free)
 
     def to_mesh(self, resolution: int) -> Mesh:
         """The triangles as they are drawn, free of specks and cavities, with vertex colours and normals.
@@ -421,7 +440,7 @@ class MeshScene:
             self._layout, self._texels = Layout(*(state[name].clone() for name in layout)).to(self.device), None
             self.faces = self._layout.origin[self._layout.faces]
         self.parameters = {
-            name: torch.nn.Parameter(state[name].detach().clone().to(parameter))
+            name: torch.nn.Parameter(state[name].detach().clone().to(parameter), requires_grad=parameter.requires_grad)
             for name, parameter in self.parameters.items()
         }
         self._step, self._seed = int(state["step"]), int(state["seed"])
@@ -509,19 +528,19 @@ def eikonal(sdf: Tensor) -> Tensor:
     return (slope - 1).square().sum() / max(len(cells), 1)
 
 
-def bending(vertices: Tensor, faces: Tensor) -> Tensor:
-    """`normal_consistency` by the faces' own normals: several times faster for a mesh with few open edges.
+def bending(normals: Tensor, faces: Tensor, n_vertices: int) -> Tensor:
+    """`normal_consistency` of a mesh whose faces' normals (F, 3) of any length are known: several times faster.
 
     The mean over the edges between two faces of 1 - cos of the angle by which the surface bends there.
     """
-    edges = mesh_edges(faces, len(vertices))
+    edges = mesh_edges(faces, n_vertices)
     first = edges.starts[:-1][edges.starts.diff() == 2]  # (I,)
     corner = edges.corners[torch.stack([first, first + 1]).long()].long()  # (2, I), opposite to the edge
     face = corner // 3
     # Faces that run along the edge the same way look to different sides of the surface.
     begin = faces.reshape(-1)[3 * face + (corner + 1) % 3]
-    turned = 1 - 2 * (begin[0] == begin[1]).to(vertices)
-    normals = functional.normalize(_face_normals(vertices, faces), dim=-1, eps=1e-30)
+    turned = 1 - 2 * (begin[0] == begin[1]).to(normals)
+    normals = functional.normalize(normals, dim=-1, eps=1e-30)
     one, other = (normals.index_select(0, index) for index in face)
     whole = (one.detach().abs().sum(1) > 0) & (other.detach().abs().sum(1) > 0)  # no area, no angle
     cosines = turned * (one * other).sum(1)
@@ -548,16 +567,15 @@ def _coarse_sizes(n: int) -> list[int]:
     return sizes
 
 
-def _vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Unit vertex normals (V, 3): means of the adjacent faces' normals, weighted by area."""
-    weighted = _face_normals(vertices, faces)
-    normals = torch.zeros_like(vertices)
+def _vertex_normals(weighted: Tensor, faces: Tensor, n_vertices: int) -> Tensor:
+    """Unit vertex normals (V, 3): means of the adjacent faces' normals (F, 3), each as long as twice its area."""
+    normals = weighted.new_zeros(n_vertices, 3)
     for corner in faces.unbind(1):
         normals = normals.index_add(0, corner, weighted)
     return functional.normalize(normals, dim=-1, eps=1e-20)
 
 
-def _face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """Normals (F, 3), each as long as twice its face's area."""
     a, b, c = (vertices.index_select(0, corner) for corner in faces.unbind(1))
     (ux, uy, uz), (vx, vy, vz) = (b - a).unbind(1), (c - a).unbind(1)  # faster than torch.linalg.cross

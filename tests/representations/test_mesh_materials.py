@@ -215,7 +215,7 @@ def test_texels_on_the_starting_ball() -> None:
     mesh = scene.to_mesh(64)
     assert mesh.texture is not None
     assert mesh.texture.shape == (64, 64, 3)
-    assert float(scene.render(orbit([0.0], size=24), BACKGROUND).alpha.sum()) > 50
+    assert scene.render(orbit([0.0], size=24), BACKGROUND).alpha.sum().item() > 50
 
 
 def test_choices_that_do_not_go_together_are_refused() -> None:
