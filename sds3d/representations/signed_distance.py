@@ -27,8 +27,8 @@ def mesh_to_sdf(mesh: Mesh, resolution: int, bound: float = BOUND) -> FloatArray
 
 def mesh_to_occupancy(mesh: Mesh, resolution: int, bound: float = BOUND) -> NDArray[np.bool_]:
     """Whether the points of a grid are inside a mesh, as `mesh_to_sdf` takes it: (N, N, N), axes x, y, z."""
-    votes = sum((_winding(mesh, resolution, bound, axis) > 0).astype(int) for axis in range(3))
-    return votes >= 2
+    x, y, z = (_winding(mesh, resolution, bound, axis) > 0 for axis in range(3))
+    return (x & y) | (y & z) | (z & x)
 
 
 def mesh_to_colors(mesh: Mesh, resolution: int, bound: float = BOUND) -> FloatArray:
