@@ -63,9 +63,9 @@ class FieldNerfConfig(Config):
     """Density blob at the start: pre-activation at the centre."""
     blob_radius: float = Setting(default=0.275, gt=0)
     """Density blob at the start: radius in metres at which the pre-activation is 0."""
-    opacity: float = Setting(default=0.0075, ge=0)
+    opacity: float = Setting(default=0.04, ge=0)
     """Weight of the opacity summed over a view's pixels: against fog."""
-    entropy: float = Setting(default=0.00375, ge=0)
+    entropy: float = Setting(default=0.02, ge=0)
     """Weight at the last step of the binary entropy of the opacity (nats) summed over a view's pixels: pushes pixels to
     be either full or empty. Grows linearly from 0."""
     density_smoothness: float = Setting(default=7.5e-5, ge=0)
