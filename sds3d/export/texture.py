@@ -79,7 +79,10 @@ def _area(vertices: FloatArray, faces: IntArray) -> float:
 
 
 def rasterize_uv(uv: FloatArray, faces: IntArray, size: int) -> tuple[IntArray, FloatArray]:
-    """Face (size, size) int32 at each texel's centre, -1 outside, and its barycentric weights (size, size, 3)."""
+    """Face (size, size) int32 at each texel's centre, -1 outside, and its barycentric weights (size, size, 3).
+
+    A face between the centres gets the texel of its middle, if that is free: a small island must own a colour, too.
+    """
     face = np.full((size, size), -1, np.int32)
     weights = np.zeros((size, size, 3), np.float32)
     _rasterize_uv(uv.astype(np.float64) * size - 0.5, faces, face, weights)
@@ -89,6 +92,7 @@ def rasterize_uv(uv: FloatArray, faces: IntArray, size: int) -> tuple[IntArray, 
 @njit(cache=True, nogil=True)
 def _rasterize_uv(texels: NDArray[np.float64], faces: IntArray, face: IntArray, weights: FloatArray) -> None:
     size = face.shape[0]
+    found = np.zeros(faces.shape[0], np.bool_)
     for f in range(faces.shape[0]):
         ax, ay = texels[faces[f, 0]]
         bx, by = texels[faces[f, 1]]
@@ -103,5 +107,13 @@ def _rasterize_uv(texels: NDArray[np.float64], faces: IntArray, face: IntArray, 
                 w = 1.0 - u - v
                 # A hair outside counts: a texel on a shared edge must not be lost to rounding.
                 if u >= -1e-6 and v >= -1e-6 and w >= -1e-6:
-                    face[y, x] = f
+                    face[y, x], found[f] = f, True
                     weights[y, x, 0], weights[y, x, 1], weights[y, x, 2] = u, v, w
+    for f in range(faces.shape[0]):
+        if not found[f]:
+            a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+            x = int(np.rint((texels[a, 0] + texels[b, 0] + texels[c, 0]) / 3))
+            y = int(np.rint((texels[a, 1] + texels[b, 1] + texels[c, 1]) / 3))
+            if 0 <= x < size and 0 <= y < size and face[y, x] < 0:
+                face[y, x] = f
+                weights[y, x] = np.float32(1 / 3)

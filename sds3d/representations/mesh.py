@@ -125,7 +125,7 @@ class MeshConfig(Config):
     color_smoothness: float = Field(default=4.7e-5, ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of neighbours' colour pre-activations."""
 
-    texel_smoothness: float = Field(default=0.01, ge=0)
+    texel_smoothness: float = Field(default=0.03, ge=0)
     """The same for neighbouring texels, which are all seen: of voxels most are not."""
 
     @model_validator(mode="after")
@@ -184,7 +184,7 @@ class MeshScene:
     def from_mesh(
         cls, mesh: Mesh, config: MeshConfig, generator: torch.Generator, device: torch.device | str = "cpu"
     ) -> Self:
-        """A scene that starts as `mesh`, with its colours: itself if fixed, else as closely as the grid can follow.
+        """A scene that starts as `mesh`, with its colours, if any: itself if fixed, else as closely as the grid can.
 
         Raises ValueError for a mesh without area, EmptySurfaceError for one too small or thin for the grid.
         """
@@ -198,7 +198,7 @@ class MeshScene:
             start |= {_LAYOUT + name: tensor for name, tensor in layout._asdict().items()}
         else:
             start["sdf"] = torch.from_numpy(mesh_to_sdf(mesh, config.resolution))
-        if config.texture == "field":
+        if config.texture == "field" and (mesh.colors is not None or mesh.texture is not None):
             start["color"] = torch.logit(torch.from_numpy(mesh_to_colors(mesh, config.color_resolution)), eps=0.02)
         if "material" in start:
             factors = torch.tensor([mesh.metallic, mesh.roughness])

@@ -13,7 +13,7 @@ from sds3d.export.texture import nearest_inside, rasterize_uv, unwrap
 from sds3d.mesh import Mesh
 from sds3d.representations.convert import mesh_colors
 
-_ALMOST = 0.004  # colours start at least this far from 0 and 1, where the sigmoid is flat: a level of 8 bits
+_ALMOST = 0.02  # colours start at least this far from 0 and 1, where the sigmoid is too flat to learn
 
 
 class Layout(NamedTuple):
@@ -119,10 +119,12 @@ def _seam_texels(
 
 
 def start_colors(mesh: Mesh, texels: Texels) -> Tensor:
-    """Pre-activations (S, S, 3) of the mesh's texture, or of its vertex colours; white when it has neither."""
+    """Pre-activations (S, S, 3) of the mesh's texture, or of its vertex colours; grey when it has neither."""
     inside = texels.face >= 0
-    colors = mesh_colors(mesh, texels.face[inside], texels.weights[inside])
     values = torch.zeros(*inside.shape, 3)
+    if mesh.colors is None and (mesh.texture is None or mesh.uv is None):
+        return values  # from there, all colours are near
+    colors = mesh_colors(mesh, texels.face[inside], texels.weights[inside])
     values[torch.from_numpy(inside)] = torch.logit(torch.from_numpy(colors).float(), eps=_ALMOST)
     return values
 

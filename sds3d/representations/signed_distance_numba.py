@@ -8,8 +8,6 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 
-_PASSES = 2
-
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def closest_faces(corners: FloatArray, resolution: int) -> tuple[FloatArray, NDArray[np.int32], NDArray[np.float32]]:
@@ -33,7 +31,7 @@ def closest_faces(corners: FloatArray, resolution: int) -> tuple[FloatArray, NDA
             for y in range(low[1], high[1] + 1):
                 for z in range(low[2], high[2] + 1):
                     _offer(corners, f, x, y, z, square, face, weights)
-    for sweep in range(8 * _PASSES):
+    for sweep in range(8):
         dx, dy, dz = 1 - 2 * (sweep & 1), 1 - 2 * (sweep >> 1 & 1), 1 - 2 * (sweep >> 2 & 1)
         for i in range(n):
             x = i if dx > 0 else n - 1 - i
