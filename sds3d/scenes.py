@@ -110,7 +110,8 @@ def as_grid(before: Scene | Asset, resolution: int) -> Tensor:
         case _:
             mesh = as_mesh(before)
             voxel = 2 * BOUND / (resolution - 1)
-            inside = torch.sigmoid(-torch.from_numpy(mesh_to_sdf(mesh, resolution)) / (0.3 * voxel))
+            # Below the surface, because a ray that only touches the soft skin goes a long way in it.
+            inside = torch.sigmoid(-(torch.from_numpy(mesh_to_sdf(mesh, resolution)) / voxel + 0.9) / 0.3)
             color = torch.from_numpy(mesh_to_colors(mesh, resolution))
             return torch.cat([_SOLID * inside[..., None], color], dim=-1).float()
 

@@ -20,6 +20,7 @@ from sds3d.representations.voxels import outward_depth
 from sds3d.splats import Splats
 
 _FLAT = 0.15  # thickness of a surface's splat over its width
+_SUNK = 1.5  # widths that a surface's splats lie below it: a disc on it reaches beyond the outline
 _COVER = 0.45  # standard deviation of a surface's splat over the width of its share of the surface
 _SKIN = 1.5  # optical depth from outside down to which a grid's voxels become splats: the rest is hidden
 
@@ -89,6 +90,7 @@ def mesh_colors(mesh: Mesh, face: np.ndarray, weights: np.ndarray) -> np.ndarray
 def surface_splats(means: np.ndarray, normals: np.ndarray, widths: np.ndarray, colors: np.ndarray) -> Splats:
     """Nearly opaque discs: means (N, 3), unit normals (N, 3), standard deviations (N,) in metres, colours (N, 3)."""
     scales = widths[:, None] * np.array([1.0, 1.0, _FLAT])
+    means = means - _SUNK * widths[:, None] * normals
     opacities = np.full(len(means), 0.9)
     arrays = (means, quats_to(normals), scales, opacities, ((colors - 0.5) / SH_C0)[:, None])
     return Splats(*(array.astype(np.float32) for array in arrays)).checked()
