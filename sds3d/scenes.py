@@ -103,10 +103,8 @@ def as_grid(before: Scene | Asset, resolution: int) -> Tensor:
     match before:
         case NerfScene():
             return before.grid().detach()
-        case GaussiansScene() | FieldNerfScene():
+        case FieldNerfScene():
             return before.grid(resolution)
-        case Splats():
-            return _cloud(before).grid(resolution)
         case _:
             mesh = as_mesh(before)
             voxel = 2 * BOUND / (resolution - 1)

@@ -117,7 +117,7 @@ def test_every_representation_begins_as_every_other(source: str, target: str, so
     scene = make_scene(CONFIGS[target], generator(), torch.device("cpu"), 10, sources[source])
     assert isinstance(scene, {"nerf": NerfScene, "gaussians": GaussiansScene, "mesh": MeshScene}[target])
     error = (pictures(scene) - pictures(sources[source])).square().mean()
-    assert -10 * torch.log10(error) > 16.5
+    assert -10 * torch.log10(error) > 22
     # and can be optimised at once: gradients reach what it is made of
     out = scene.render(orbit([20.0], size=32), torch.zeros(3))
     out.rgb.square().sum().backward()

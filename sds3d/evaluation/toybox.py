@@ -142,7 +142,10 @@ def bench(
     overrides: list[str] | None = None,
     report: Callable[[str, int, int], None] = lambda name, step, total: None,
 ) -> dict[str, dict[str, float]]:
-    """Measures presets beside the ground truth; writes results.json and one contact sheet a preset into `root`."""
+    """Measures presets beside the ground truth.
+
+    Writes results.json, one contact sheet a preset, and all of them with four sides an asset, side_by_side.png.
+    """
     specs = bench_prompts(n)
     scorer = load_scorer()
     rows = {
@@ -156,6 +159,11 @@ def bench(
         results[name] = summary([s for s, _ in row])
         sheet = [(f"{s.prompt}: {s.recognised:.0%}{', Janus' if s.janus else ''}", rgb) for s, rgb in row]
         contact_sheet(sheet, size=64).save(root / f"{name}.png")
+    together = [
+        (prompt(spec), np.concatenate([row[i][1][::2] for row in rows.values()])) for i, spec in enumerate(specs)
+    ]
+    headings = [heading for name in rows for heading in (name, "", "", "")]
+    contact_sheet(together, headings, size=64).save(root / "side_by_side.png")
     details = {name: [asdict(s) for s, _ in row] for name, row in rows.items()}
     text = json.dumps({"summary": results, "assets": details}, indent=2) + "\n"
     write_atomically(root / "results.json", text.encode())
