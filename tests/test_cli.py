@@ -9,8 +9,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import trimesh
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -200,6 +202,18 @@ def test_debug_shows_where_an_error_came_from():
     assert "Traceback" in result.stderr
 
 
+def test_only_meshes_are_painted(cli: Cli, tmp_path: Path):
+    code, _, stderr = cli("texture", str(tmp_path / "mug.obj"), "a red mug")
+    assert code == 1
+    assert "mug.obj" in stderr
+    points = tmp_path / "points.ply"
+    trimesh.PointCloud(np.random.default_rng(0).random((20, 3))).export(points)
+    code, _, stderr = cli("texture", str(points), "a red mug", "--out", str(tmp_path))
+    assert code == 1
+    assert "no triangles to paint" in stderr.replace("\n", " ")
+    assert len(stderr.splitlines()) == 1
+
+
 def test_unknown_words_are_named_with_the_nearest_known(cli: Cli, tmp_path: Path):
     code, _, stderr = cli("generate", "a red mugg on the moon", "--out", str(tmp_path), "--device", "quantum")
     assert code == 1
@@ -218,6 +232,7 @@ def test_a_large_model_is_not_asked_about_toy_words(cli: Cli, model: Path, tmp_p
     [
         [],
         ["generate"],
+        ["texture"],
         ["resume"],
         ["export"],
         ["presets"],
@@ -227,6 +242,7 @@ def test_a_large_model_is_not_asked_about_toy_words(cli: Cli, model: Path, tmp_p
         ["toybox", "train"],
         ["toybox", "sample"],
         ["bench", "toybox"],
+        ["bench", "rendering"],
     ],
 )
 def test_every_help_page_has_examples(command: list[str], cli: Cli):

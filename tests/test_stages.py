@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import trimesh
 
 from sds3d.cameras import orbit, turntable
 from sds3d.config import ConfigError, build, merge
+from sds3d.importers import load_asset
 from sds3d.mesh import Mesh
 from sds3d.outputs import load_scene
 from sds3d.representations.base import Scene
@@ -18,10 +20,10 @@ from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
 from sds3d.representations.mesh import MeshConfig, MeshScene
 from sds3d.representations.nerf import NerfConfig, NerfScene
 from sds3d.run_config import RunConfig, new_run, stage_config, total_steps
-from sds3d.scenes import make_scene
+from sds3d.scenes import latent_rgb_of, make_scene
 from sds3d.toybox.objects import Spec
 from sds3d.toybox.objects import build as build_object
-from tests.test_runs import TINY, finish, same
+from tests.test_runs import TINY, disc, finish, same
 
 MESH = {"representation": {"name": "mesh", "resolution": 16, "color_resolution": 16}, "steps": 5}
 SPLATS = {"representation": {"name": "gaussians", "count": 300}, "steps": 6}
@@ -84,6 +86,43 @@ def test_a_stop_anywhere_changes_nothing(stop: int, straight, tmp_path: Path) ->
     assert (run.state.status, run.state.step) == ("paused", stop)
     assert finish(run)[0] == stop + 1
     assert same(run, straight)
+
+
+# ---- Latent-NeRF ----
+
+HASH = {"name": "hash_nerf", "samples": 16, "levels": 3, "log2_entries": 9, "hidden": 8}
+
+
+def test_latents_and_then_their_colours(tmp_path: Path) -> None:
+    """The latents of a prior of pixels are its three colours, so that the map to colours does not mix them."""
+    latents = HASH | {"latent_channels": 3}
+    config = staged({"steps": 6, "representation": latents}, {"steps": 4, "representation": latents | {"refine": True}})
+    runs = [new_run(tmp_path / name, config) for name in ("straight", "stopped")]
+    assert finish(runs[0]) == list(range(1, 11))
+    finish(runs[1], 6)
+    first = load_scene(runs[1], torch.device("cpu")).state_dict()
+    torch.testing.assert_close(first["latent_rgb"], latent_rgb_of(disc()))
+    assert (first["latent_rgb"].diagonal() > 0.5).all()
+    finish(runs[1])
+    assert same(*runs)
+    refined = load_scene(runs[1], torch.device("cpu")).state_dict()
+    moved = (refined["latent_rgb"] - first["latent_rgb"]).abs()
+    assert 0 < moved.max() < 0.1  # the map learns, from where it was
+
+
+def test_a_sketch_keeps_the_shape(tmp_path: Path) -> None:
+    box = trimesh.creation.box((0.5, 0.9, 0.3))
+    box.export(tmp_path / "box.ply")
+    sketch = {"sketch": str(tmp_path / "box.ply"), "sketch_weight": 20.0, "sketch_slack": 0.02}
+    run = new_run(tmp_path, build(RunConfig, merge(TINY, {"representation": HASH | sketch, "steps": 120})))
+    finish(run, 20)
+    finish(run)
+    extents = np.ptp(load_asset(run.exports / "a-ball.ply").vertices, axis=0)  # type: ignore[union-attr]
+    size = box.extents / np.linalg.norm(box.extents)  # fitted into the sphere of radius 0.5
+    voxel = 1.1 / 23  # of the grid that the surface is found on
+    np.testing.assert_allclose(extents, size, atol=3 * voxel)
+    (tmp_path / "box.ply").unlink()
+    assert load_scene(run, torch.device("cpu"))  # to look at it needs no sketch
 
 
 # ---- a scene begins as another ----
