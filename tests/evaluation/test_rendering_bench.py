@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from sds3d.evaluation import rendering
-from sds3d.evaluation.rendering import Machine, Row, Timing, bench, builders, cells, header, interleaved
+from sds3d.evaluation.rendering import Machine, Row, Timing, bench, cells, header, interleaved
+from sds3d.evaluation.rendering_cases import _Splats, builders
 from sds3d.rendering.splatting_numba import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE
 
 KERNELS = {
@@ -116,7 +117,7 @@ def test_calls_take_turns_and_slow_ones_skip_rounds(monkeypatch: pytest.MonkeyPa
 
 
 def test_pairs_are_those_of_a_plain_walk_over_pixels():
-    scene = rendering._Splats(300, 32, 1, torch.device("cpu"))
+    scene = _Splats(300, 32, 1, torch.device("cpu"))
     seen = scene.projected()
     visible = (seen.conics[0, :, 0] > 0) & (scene.leaves[3].detach() >= MIN_ALPHA)
     order = [int(i) for i in seen.depths[0].argsort(stable=True) if visible[i]]
