@@ -52,7 +52,7 @@ _TINY = np.float32(1e-3)  # by which a row's ellipse is taken to be larger
 _SLACK = np.float32(0.01)  # pixels by which an ellipse is taken to be larger, so that rounding drops no pair
 _MARGIN = np.float32(0.15)  # part of the picture beyond its edge up to which the projection's slope follows
 _LIMIT = np.float32(np.log(255))  # the exponent -ln alpha at which a Gaussian ends
-_PACKED = 12  # floats of a packed splat: mean 2, conic 3, -ln opacity, 2 limit, unused, features 4
+_PACKED = 12  # floats of a packed splat: mean 2, conic 3, -ln opacity, 2 limit, -b/a, features 4
 _SLOT = 12  # floats of a gradient slot: six moments of d loss/d exponent, features 4, unused 2
 _BLOCK = 1024
 
@@ -268,23 +268,31 @@ def _sorted_by_depth(depths, visible):
 
 
 @njit(inline="always", **_KERNEL)
-def _column_span(packed, low_y, high_y, columns):
+def _column_span(x, y, shape, low_y, high_y, columns):
     """First and last tile column that the ellipse touches between two heights; the first is larger when none."""
-    x, y, a, b, c, limit = packed[0], packed[1], packed[2], packed[3], packed[4], packed[6]
-    inverse = _ONE / a
-    determinant = a * c - b * b
-    lean = -b * inverse
-    # Height, from the centre, of the ellipse's rightmost point; the leftmost lies opposite.
-    extreme = -b * np.sqrt(limit / (c * determinant)) if determinant > _ZERO else _ZERO
+    inverse, lean, limit, steepness, extreme = shape
     low_y, high_y = low_y - y, high_y - y
     right_y, left_y = min(max(extreme, low_y), high_y), min(max(-extreme, low_y), high_y)
-    right_half = np.sqrt(max((limit - determinant * inverse * right_y * right_y) * inverse, _ZERO))
-    left_half = np.sqrt(max((limit - determinant * inverse * left_y * left_y) * inverse, _ZERO))
+    right_half = np.sqrt(max((limit - steepness * right_y * right_y) * inverse, _ZERO))
+    left_half = np.sqrt(max((limit - steepness * left_y * left_y) * inverse, _ZERO))
     right = x + lean * right_y + right_half + _SLACK - _HALF
     left = x + lean * left_y - left_half - _SLACK - _HALF
     last = np.int64(np.floor(min(max(right, -_ONE), np.float32(columns * TILE - 1))))
     first = np.int64(np.ceil(max(min(left, np.float32(columns * TILE)), _ZERO)))
     return first >> 3, last >> 3 if last >= first else (first >> 3) - 1
+
+
+@njit(inline="always", **_KERNEL)
+def _ellipse(packed):
+    """What `_column_span` needs of an ellipse's shape, once for all its rows.
+
+    The last is the height, from the centre, of the ellipse's rightmost point; the leftmost lies opposite.
+    """
+    a, b, c, limit = packed[2], packed[3], packed[4], packed[6]
+    inverse = _ONE / a
+    determinant = a * c - b * b
+    extreme = -b * np.sqrt(limit / (c * determinant)) if determinant > _ZERO else _ZERO
+    return inverse, packed[7], limit, determinant * inverse, extreme
 
 
 @njit(inline="always", **_KERNEL)
@@ -310,6 +318,7 @@ def _pack(means2d, conics, opacities, features, visible, packed):
         row[2], row[3], row[4] = conics[i, 0], conics[i, 1], conics[i, 2]
         row[5] = -np.log(opacity)
         row[6] = max(_TWO * (_LIMIT - row[5]), _ZERO)
+        row[7] = -conics[i, 1] / conics[i, 0]
         row[8], row[9], row[10], row[11] = features[i, 0], features[i, 1], features[i, 2], features[i, 3]
         visible[count] = i
         count += 1
@@ -329,10 +338,11 @@ def _bin(means2d, conics, opacities, features, depths, rows, columns, packed):
     n = 0
     for j in range(count):
         row = packed[order[j]]
+        x, y, shape = row[0], row[1], _ellipse(row)
         first, last = _row_span(row, rows)
         for tile_y in range(first, last + 1):
             low = np.float32(tile_y * TILE) + _HALF
-            start, end = _column_span(row, low, low + _SEVEN, columns)
+            start, end = _column_span(x, y, shape, low, low + _SEVEN, columns)
             if n + end - start + 1 > capacity:
                 capacity = 2 * (n + end - start + 1)
                 larger = np.empty(capacity, np.int32)
@@ -420,7 +430,7 @@ def _rows_touched(packed, base, x, y):
     """Bits of the tile's rows whose pixel centres may lie in the ellipse; (x, y) is the first pixel's offset."""
     a, b, c = packed[base + 2], packed[base + 3], packed[base + 4]
     dy = iota8() + y
-    dx = dy * (-b / a)  # the ellipse's middle on a row, moved to the nearest point within the tile
+    dx = dy * packed[base + 7]  # the ellipse's middle on a row, moved to the nearest point within the tile
     low, high = splat8(x), splat8(x + _SEVEN)
     dx = select8(dx < low, low, dx)
     dx = select8(dx > high, high, dx)
