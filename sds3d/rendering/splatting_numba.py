@@ -409,17 +409,26 @@ def bin_splats(
 
     binned = parallel_map(camera, cameras)
     pairs = np.cumsum([0, *(len(splat) for splat, *_ in binned)])
+    if cameras > 1:  # one after the other; alone, nothing is moved
+        binned = [
+            (splat, slot + at, tile_start + at, order, slot_start + at)
+            for (splat, slot, tile_start, order, slot_start), at in zip(binned, pairs, strict=False)
+        ]
     return Bins(
         packed,
         rows,
         columns,
-        np.concatenate([tile_start[:-1] + at for (_, _, tile_start, _, _), at in zip(binned, pairs, strict=False)]),
-        np.concatenate([tile_start[1:] + at for (_, _, tile_start, _, _), at in zip(binned, pairs, strict=False)]),
-        np.concatenate([splat for splat, *_ in binned]),
-        np.concatenate([slot + at for (_, slot, *_), at in zip(binned, pairs, strict=False)]),
+        np.concatenate([tile_start[:-1] for _, _, tile_start, *_ in binned]),
+        np.concatenate([tile_start[1:] for _, _, tile_start, *_ in binned]),
+        _joined([splat for splat, *_ in binned]),
+        _joined([slot for _, slot, *_ in binned]),
         [order for *_, order, _ in binned],
-        [slot_start + at for (*_, slot_start), at in zip(binned, pairs, strict=False)],
+        [slot_start for *_, slot_start in binned],
     )
+
+
+def _joined(arrays: list[Any]) -> Any:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 # ---- blending ----
