@@ -487,10 +487,11 @@ def _blend(thread, n_threads, packed, splat, start, end, n, rows, columns, count
                 alpha = select8(alpha > most, most, alpha)
                 before = load8(state, at)
                 hit = (exponent <= _LIMIT) & (before > _ZERO)
-                after = before - before * alpha
-                through = after > _MIN_T
-                weight = select8(hit & through, before - after, zero)
-                before = select8(hit, select8(through, after, zero - before), before)
+                taken = before * alpha
+                through = before - taken > _MIN_T
+                weight = select8(hit & through, taken, zero)
+                # A difference, because a choice between old and new would become a masked store, slow on many CPUs.
+                before = before - select8(hit, select8(through, taken, before + before), zero)
                 store8(state, at, before)
                 store8(state, at + 8, load8(state, at + 8) + weight * f0)
                 store8(state, at + 16, load8(state, at + 16) + weight * f1)
@@ -563,11 +564,12 @@ def _blend_backward(
                 alpha = select8(moves, alpha, most)
                 before = load8(state, at)
                 hit = (exponent <= _LIMIT) & (before > _ZERO)
-                after = before - before * alpha
-                through = after > _MIN_T
+                taken = before * alpha
+                through = before - taken > _MIN_T
                 blended = hit & through
-                weight = select8(blended, before - after, zero)
-                store8(state, at, select8(hit, select8(through, after, zero - before), before))
+                weight = select8(blended, taken, zero)
+                before = before - select8(hit, select8(through, taken, before + before), zero)
+                store8(state, at, before)
                 h0, h1 = load8(state, at + 24), load8(state, at + 32)
                 h2, h3 = load8(state, at + 40), load8(state, at + 48)
                 value = h0 * f0 + h1 * f1 + h2 * f2 + h3 * f3
@@ -577,7 +579,7 @@ def _blend_backward(
                 slope = select8(blended & moves, slope, zero)
                 g, gy, gyy = g + slope, gy + slope * dy, gyy + slope * (dy * dy)
                 e0, e1, e2, e3 = e0 + weight * h0, e1 + weight * h1, e2 + weight * h2, e3 + weight * h3
-                if bits8(load8(state, at) > _ZERO) == 0:
+                if bits8(before > _ZERO) == 0:
                     unfinished &= ~(1 << row)
             gx = g * dx
             at = slot[j] * _SLOT
