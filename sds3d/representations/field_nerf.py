@@ -164,7 +164,8 @@ def fit_latent_rgb(latents: Tensor, pictures: Tensor) -> Tensor:
     _, _, height, width = latents.shape
     small = functional.adaptive_avg_pool2d(pictures.permute(0, 3, 1, 2), (height, width))  # (B, 3, h, w)
     inputs, outputs = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (latents, 2 * small - 1))  # (B h w, ...)
-    return torch.linalg.lstsq(inputs, outputs).solution
+    # In float64, because the last bits of these sums depend on where the arrays lie in memory.
+    return torch.linalg.lstsq(inputs.double(), outputs.double()).solution.to(latents.dtype)
 
 
 class FieldNerfScene:
@@ -219,7 +220,8 @@ class FieldNerfScene:
         rgb = rgb + (rgb.clamp(0, 1) - rgb).detach()
         if self.config.refine:
             return Rendering(rgb, alpha, depth, normal)
-        latent = features + (1 - alpha) * ((2 * behind - 1) @ torch.linalg.pinv(self.latent_rgb.detach()))
+        back = torch.linalg.pinv(self.latent_rgb.detach().double()).to(behind)  # (3, C)
+        latent = features + (1 - alpha) * ((2 * behind - 1) @ back)
         return Rendering(rgb, alpha, depth, normal, latent.permute(0, 3, 1, 2))
 
     def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
