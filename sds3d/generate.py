@@ -37,7 +37,7 @@ from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import load_prior
 from sds3d.prompts import encode_prompt
 from sds3d.representations.base import Scene
-from sds3d.representations.field_nerf import HashNerfConfig, TriplaneNerfConfig
+from sds3d.representations.field_nerf import FieldNerfConfig
 from sds3d.run_config import GuidanceConfig, RunConfig, read_config, stage_config, stage_count, total_steps
 from sds3d.runs import Run, open_run
 from sds3d.scenes import Asset, latent_rgb_of, make_scene
@@ -77,7 +77,7 @@ def start_work(
     # Each stage draws from streams of its own; a run of one stage from those of its seed.
     generators = random_streams(config.seed + 1_000_003 * stage, "cameras", "guidance", "scene")
     fresh, representation = checkpoint is None, mine.representation
-    latents = isinstance(representation, HashNerfConfig | TriplaneNerfConfig) and representation.latent_channels > 0
+    latents = isinstance(representation, FieldNerfConfig) and representation.latent_channels > 0
     scene = make_scene(
         representation,
         generators["scene"],

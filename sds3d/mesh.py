@@ -39,6 +39,10 @@ class Mesh:
     roughness: float = 0.8
     metallic_roughness: NDArray[np.uint8] | None = None
 
+    def is_colored(self) -> bool:
+        """Whether it has base colours: a texture with its uv, or colours of vertices."""
+        return self.colors is not None or (self.texture is not None and self.uv is not None)
+
     def volume(self) -> float:
         """Signed volume in cubic metres: positive when a closed mesh's faces look outwards."""
         a, b, c = (self.vertices[self.faces[:, i]].astype(np.float64) for i in range(3))

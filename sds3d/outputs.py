@@ -15,7 +15,7 @@ from sds3d.mesh import FloatArray, Mesh
 from sds3d.optimize import part, random_streams
 from sds3d.prompts import slug
 from sds3d.representations.base import EmptySurfaceError, Scene
-from sds3d.representations.field_nerf import HashNerfConfig, TriplaneNerfConfig
+from sds3d.representations.field_nerf import FieldNerfConfig
 from sds3d.representations.gaussians import GaussiansScene
 from sds3d.run_config import ExportConfig, RunConfig, read_config, stage_config
 from sds3d.runs import Run, RunError
@@ -85,7 +85,7 @@ def load_scene(run: Run, device: torch.device) -> Scene:
         raise RunError(f"{run.folder} has no checkpoint yet: nothing to show; sds3d resume {run.folder}")
     mine = stage_config(config, int(checkpoint["stage"]))
     representation = mine.representation
-    if isinstance(representation, HashNerfConfig | TriplaneNerfConfig):
+    if isinstance(representation, FieldNerfConfig):
         representation = representation.model_copy(update={"sketch": ""})  # its file may be gone, and teaches only
     scene = make_scene(representation, random_streams(config.seed, "scene")["scene"], device, mine.steps)
     scene.load_state_dict(part(checkpoint, "scene/"))

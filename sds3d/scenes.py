@@ -19,7 +19,7 @@ from sds3d.representations.field_nerf import FieldNerfScene, HashNerfConfig, Tri
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
 from sds3d.representations.mesh import MeshConfig, MeshScene
 from sds3d.representations.nerf import NerfConfig, NerfScene
-from sds3d.representations.signed_distance import mesh_to_colors, mesh_to_sdf
+from sds3d.representations.signed_distance import mesh_to_sdf_and_colors
 from sds3d.representations.sketch_shape import SketchShape
 from sds3d.splats import Splats
 
@@ -99,18 +99,20 @@ def as_splats(before: Scene | Asset, count: int, generator: torch.Generator) -> 
 
 
 def as_grid(before: Scene | Asset, resolution: int) -> Tensor:
-    """Density per metre and r, g, b that look like `before`, (R, R, R, 4) as `render_rays` takes it."""
+    """Density per metre and r, g, b that look like `before`, (R, R, R, 4) as `render_rays` takes it.
+
+    R is `resolution`, but for a dense grid, which is given as it is. Raises EmptySurfaceError.
+    """
     match before:
         case NerfScene():
             return before.grid().detach()
         case FieldNerfScene():
             return before.grid(resolution)
         case _:
-            mesh = as_mesh(before)
+            sdf, color = (torch.from_numpy(array) for array in mesh_to_sdf_and_colors(as_mesh(before), resolution))
             voxel = 2 * BOUND / (resolution - 1)
             # Below the surface, because a ray that only touches the soft skin goes a long way in it.
-            inside = torch.sigmoid(-(torch.from_numpy(mesh_to_sdf(mesh, resolution)) / voxel + 0.9) / 0.3)
-            color = torch.from_numpy(mesh_to_colors(mesh, resolution))
+            inside = torch.sigmoid(-(sdf / voxel + 0.9) / 0.3)
             return torch.cat([_SOLID * inside[..., None], color], dim=-1).float()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from sds3d.mesh import Mesh
@@ -26,16 +27,12 @@ class Likeness(NamedTuple):
 
 def volume_iou(a: Mesh, b: Mesh) -> float:
     """Volume inside both meshes over volume inside either; 0 where neither has an inside."""
-    one, other = (mesh_to_occupancy(mesh, _RESOLUTION) for mesh in (a, b))
-    either = int((one | other).sum())
-    return int((one & other).sum()) / either if either else 0.0
+    return _iou(mesh_to_occupancy(a, _RESOLUTION), mesh_to_occupancy(b, _RESOLUTION))
 
 
 def chamfer(a: Mesh, b: Mesh) -> float:
     """Mean distance in metres from points of one surface to the nearest of the other, averaged over both directions."""
-    one, other = (sample_surface(mesh, _POINTS).points for mesh in (a, b))
-    there, back = KDTree(other).query(one)[0], KDTree(one).query(other)[0]
-    return float(there.mean() + back.mean()) / 2
+    return _chamfer(_tree(a), _tree(b))
 
 
 def true_objects(spec: Spec, n: int = _OBJECTS, seed: int = 1) -> list[Mesh]:
@@ -48,5 +45,21 @@ def likeness(mesh: Mesh, spec: Spec) -> Likeness:
 
     The mesh is taken as it stands: a toy object's size, place and front are part of the truth.
     """
+    inside, points = mesh_to_occupancy(mesh, _RESOLUTION), _tree(mesh)
     objects = true_objects(spec)
-    return Likeness(max(volume_iou(mesh, o) for o in objects), 100 * min(chamfer(mesh, o) for o in objects))
+    iou = max(_iou(inside, mesh_to_occupancy(o, _RESOLUTION)) for o in objects)
+    return Likeness(iou, 100 * min(_chamfer(points, _tree(o)) for o in objects))
+
+
+def _tree(mesh: Mesh) -> KDTree:
+    return KDTree(sample_surface(mesh, _POINTS).points)
+
+
+def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    either = int((a | b).sum())
+    return int((a & b).sum()) / either if either else 0.0
+
+
+def _chamfer(a: KDTree, b: KDTree) -> float:
+    there, back = b.query(a.data)[0], a.query(b.data)[0]
+    return float(there.mean() + back.mean()) / 2

@@ -198,7 +198,7 @@ class MeshScene:
             start |= {_LAYOUT + name: tensor for name, tensor in layout._asdict().items()}
         else:
             start["sdf"] = torch.from_numpy(mesh_to_sdf(mesh, config.resolution))
-        if config.texture == "field" and (mesh.colors is not None or mesh.texture is not None):
+        if config.texture == "field" and mesh.is_colored():
             start["color"] = torch.logit(torch.from_numpy(mesh_to_colors(mesh, config.color_resolution)), eps=0.02)
         if "material" in start:
             factors = torch.tensor([mesh.metallic, mesh.roughness])

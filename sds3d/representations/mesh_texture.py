@@ -122,7 +122,7 @@ def start_colors(mesh: Mesh, texels: Texels) -> Tensor:
     """Pre-activations (S, S, 3) of the mesh's texture, or of its vertex colours; grey when it has neither."""
     inside = texels.face >= 0
     values = torch.zeros(*inside.shape, 3)
-    if mesh.colors is None and (mesh.texture is None or mesh.uv is None):
+    if not mesh.is_colored():
         return values  # from there, all colours are near
     colors = mesh_colors(mesh, texels.face[inside], texels.weights[inside])
     values[torch.from_numpy(inside)] = torch.logit(torch.from_numpy(colors).float(), eps=_ALMOST)

@@ -20,9 +20,8 @@ def mesh_to_sdf(mesh: Mesh, resolution: int, bound: float = BOUND) -> FloatArray
     decides, so that a hole does little harm. Raises ValueError for a mesh without area or with vertices that are not
     finite.
     """
-    voxel = 2 * bound / (resolution - 1)
-    distance = voxel * closest_faces(_corners_in_voxels(mesh, resolution, bound), resolution)[0]
-    return np.where(mesh_to_occupancy(mesh, resolution, bound), -distance, distance).astype(np.float32)
+    distance, _, _ = closest_faces(_corners_in_voxels(mesh, resolution, bound), resolution)
+    return _signed(mesh, distance, bound)
 
 
 def mesh_to_occupancy(mesh: Mesh, resolution: int, bound: float = BOUND) -> NDArray[np.bool_]:
@@ -37,8 +36,13 @@ def mesh_to_colors(mesh: Mesh, resolution: int, bound: float = BOUND) -> FloatAr
     White where the mesh has no colours. Raises ValueError for a mesh without area or with vertices that are not finite.
     """
     _, face, weights = closest_faces(_corners_in_voxels(mesh, resolution, bound), resolution)
-    colors = mesh_colors(mesh, face.ravel(), weights.reshape(-1, 3))
-    return colors.reshape(resolution, resolution, resolution, 3).astype(np.float32)
+    return _colored(mesh, face, weights)
+
+
+def mesh_to_sdf_and_colors(mesh: Mesh, resolution: int, bound: float = BOUND) -> tuple[FloatArray, FloatArray]:
+    """`mesh_to_sdf` and `mesh_to_colors` at once: what is closest is searched for only once."""
+    distance, face, weights = closest_faces(_corners_in_voxels(mesh, resolution, bound), resolution)
+    return _signed(mesh, distance, bound), _colored(mesh, face, weights)
 
 
 def surface_points(mesh: Mesh, spacing: float) -> SurfaceSamples:
@@ -47,6 +51,18 @@ def surface_points(mesh: Mesh, spacing: float) -> SurfaceSamples:
     Raises ValueError for a mesh without area or with vertices that are not finite.
     """
     return sample_surface(mesh, int(np.clip(mesh_area(mesh) / spacing**2, _FEWEST, _MOST)))
+
+
+def _signed(mesh: Mesh, distance: NDArray[np.float64], bound: float) -> FloatArray:
+    """Distances (N, N, N) in voxels as signed ones in metres."""
+    n = len(distance)
+    metres = 2 * bound / (n - 1) * distance
+    return np.where(mesh_to_occupancy(mesh, n, bound), -metres, metres).astype(np.float32)
+
+
+def _colored(mesh: Mesh, face: NDArray[np.int32], weights: NDArray[np.float32]) -> FloatArray:
+    """Colours (N, N, N, 3) at the points of faces (N, N, N) with barycentric weights (N, N, N, 3)."""
+    return mesh_colors(mesh, face.ravel(), weights.reshape(-1, 3)).reshape(weights.shape).astype(np.float32)
 
 
 def _corners_in_voxels(mesh: Mesh, resolution: int, bound: float) -> NDArray[np.float64]:
