@@ -140,7 +140,7 @@ def lay_out(form: Form) -> Widgets:
             hint = gr.HTML(visible=False, container=False)
             message = gr.HTML(visible=False, container=False)
             preset = gr.Dropdown(
-                [p.name for p in presets()],
+                [p.name for p in presets() if not p.needs_asset],
                 value=DEFAULT_PRESET,
                 label="Preset",
                 info=form.description(DEFAULT_PRESET),

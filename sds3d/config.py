@@ -35,11 +35,15 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 @dataclass(frozen=True)
 class Preset:
-    """A partial configuration with a name and one line that says what it is for."""
+    """A partial configuration with a name and one line that says what it is for.
+
+    needs_asset: it makes sense only with a `start_from`.
+    """
 
     name: str
     description: str
     values: Tree
+    needs_asset: bool
 
 
 def _data_dir(name: str) -> Path:
@@ -151,7 +155,8 @@ def load_preset(name: str) -> Preset:
 
 def _read_preset(path: Path) -> Preset:
     values = load_yaml(path)
-    return Preset(path.stem, str(values.pop("description", "")), values)
+    description, needs_asset = str(values.pop("description", "")), values.pop("needs_asset", False) is True
+    return Preset(path.stem, description, values, needs_asset)
 
 
 def _defaults(model: type[BaseModel]) -> Tree:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,14 +81,22 @@ class RunConfig(Config):
     """What is written at the end."""
     start_from: str = ""
     """What the object begins as: a file of a mesh, of splats or of points, or the folder of another run."""
+    start_from_sha256: str = ""
+    """Digest of that file, filled in when a run is made: another content is another run."""
     stages: tuple[dict[str, Any], ...] = ()
     """Partial configurations, carried out one after the other, each on top of this one: the scene of a stage begins as
-    what the stage before made, in another representation if it has another."""
+    what the stage before made, in another representation if it has another. `share` in a stage gives it that part of
+    the run's steps, beside the shares of the other stages."""
 
     @model_validator(mode="after")
     def _stages_are_valid(self) -> Self:
         for i, stage in enumerate(self.stages):
-            if wrong := stage.keys() & {"stages", "prompt", "seed", "export", "start_from"}:
+            share = stage.get("share", 1)
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < math.inf:
+                raise ValueError(f"stages.{i}.share = {share!r}: give a number above 0, its part of the run's steps")
+            if {"share", "steps"} <= stage.keys():
+                raise ValueError(f"stages.{i}: it has steps of its own and a share of the run's, leave one out")
+            if wrong := stage.keys() & {"stages", "prompt", "seed", "export", "start_from", "start_from_sha256"}:
                 raise ValueError(f"stages.{i}.{min(wrong)}: that is the whole run's, set it outside of stages")
             try:
                 stage_config(self, i)
@@ -97,8 +107,12 @@ class RunConfig(Config):
 
 def make_config(prompt: str, preset: str = "toybox", overrides: list[str] | None = None) -> RunConfig:
     """Defaults, a preset's values, the prompt and KEY=VALUE overrides, in this order. Raises ConfigError."""
-    layers = [load_preset(preset).values, {"prompt": prompt}]
-    return build(RunConfig, *layers, *(parse_override(text) for text in overrides or []))
+    chosen = load_preset(preset)
+    layers = [chosen.values, {"prompt": prompt}]
+    config = build(RunConfig, *layers, *(parse_override(text) for text in overrides or []))
+    if chosen.needs_asset and not config.start_from:
+        raise ConfigError(f'the preset "{preset}" needs a mesh of yours: sds3d texture FILE PROMPT, or start_from=FILE')
+    return config
 
 
 def stage_count(config: RunConfig) -> int:
@@ -108,7 +122,11 @@ def stage_count(config: RunConfig) -> int:
 
 def stage_config(config: RunConfig, stage: int) -> RunConfig:
     """The complete configuration of a stage, itself without stages. Raises ConfigError."""
-    patch = config.stages[stage] if config.stages else {}
+    patch = dict(config.stages[stage]) if config.stages else {}
+    if patch.pop("share", None) is not None:
+        shares = [other.get("share", 0.0) for other in config.stages]
+        begin, end = (round(config.steps * sum(shares[:n]) / sum(shares)) for n in (stage, stage + 1))
+        patch["steps"] = max(end - begin, 1)
     return build(RunConfig, config.model_dump(exclude={"stages"}), patch)
 
 
@@ -123,5 +141,8 @@ def read_config(run: Run) -> RunConfig:
 
 
 def new_run(root: Path, config: RunConfig) -> Run:
-    """The run folder of this configuration under `root`, made when it is not there yet."""
+    """The run folder of this configuration under `root`, made when it is not there yet. Raises RunError."""
+    if (asset := Path(config.start_from)).is_file():
+        digest = hashlib.sha256(asset.read_bytes()).hexdigest()
+        config = config.model_copy(update={"start_from_sha256": digest})
     return create_run(root, slug(config.prompt), config)

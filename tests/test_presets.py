@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from sds3d.config import build, merge, presets
+from sds3d.config import ConfigError, build, merge, presets
 from sds3d.generate import drive
 from sds3d.importers import load_asset
 from sds3d.mesh import Mesh
@@ -40,12 +40,12 @@ def object_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def short(name: str, **changes: Any) -> RunConfig:
     """A preset, small, three steps a stage, and twelve of the first, in which the shape must not get lost."""
-    config = make_config("a red mug", name).model_dump()
-    stages = [stage | {"steps": 12 if i == 0 else 3} for i, stage in enumerate(config["stages"])]
+    config = make_config("a red mug", name, ["start_from=later"]).model_dump() | {"start_from": ""}
+    stages = [stage | {"share": 12 if i == 0 else 3} for i, stage in enumerate(config["stages"])]
     for stage in stages:
         if isinstance(stage["representation"], dict) and stage["representation"]["name"] == "mesh":
             stage["representation"] |= {"resolution": 24, "color_resolution": 24}
-    return build(RunConfig, merge(config, SMALL | {"steps": 12, "stages": stages} | changes))
+    return build(RunConfig, merge(config, SMALL | {"steps": 9 + 3 * max(len(stages), 1), "stages": stages} | changes))
 
 
 @pytest.mark.parametrize("name", sorted({preset.name for preset in presets()} - {"texture"}))
@@ -58,6 +58,21 @@ def test_a_preset_ends_in_files(name: str, prior: Prior, tmp_path: Path) -> None
     assert isinstance(mesh, Mesh)
     assert mesh.texture is not None
     assert np.abs(mesh.vertices).max() < 0.6
+
+
+def test_painting_needs_a_mesh() -> None:
+    with pytest.raises(ConfigError, match=r'the preset "texture" needs a mesh of yours: sds3d texture FILE'):
+        make_config("a red mug", "texture")
+
+
+def test_another_content_of_the_file_is_another_run(object_file: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.obj"
+    mine.write_bytes(object_file.read_bytes())
+    config = make_config("a red mug", "texture", [f"start_from={mine}"])
+    first = new_run(tmp_path, config)
+    assert new_run(tmp_path, config).folder == first.folder
+    mine.write_bytes(object_file.read_bytes() + b"# changed")
+    assert new_run(tmp_path, config).folder != first.folder
 
 
 def test_a_mesh_that_is_brought_keeps_its_shape_and_gets_a_texture(

@@ -19,7 +19,7 @@ from sds3d.representations.base import Scene
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
 from sds3d.representations.mesh import MeshConfig, MeshScene
 from sds3d.representations.nerf import NerfConfig, NerfScene
-from sds3d.run_config import RunConfig, new_run, stage_config, total_steps
+from sds3d.run_config import RunConfig, make_config, new_run, stage_config, total_steps
 from sds3d.scenes import latent_rgb_of, make_scene
 from sds3d.toybox.objects import Spec
 from sds3d.toybox.objects import build as build_object
@@ -49,9 +49,20 @@ def test_stages_lie_on_top_of_the_run() -> None:
     assert (stage_config(alone, 0), total_steps(alone)) == (alone, 12)
 
 
+def test_stages_share_the_steps_of_the_run() -> None:
+    halves = staged({"share": 2}, {"steps": 7}, {"share": 1.5}, {"share": 0.5})
+    for steps, expected in ((12, [6, 7, 4, 2]), (101, [50, 7, 38, 13]), (1, [1, 7, 1, 1])):
+        config = halves.model_copy(update={"steps": steps})
+        assert [stage_config(config, i).steps for i in range(4)] == expected
+    assert total_steps(make_config("a ball", "mesh", ["steps=100"])) == 100
+
+
 @pytest.mark.parametrize(
     ("stage", "message"),
     [
+        ({"share": 0}, r"stages\.0\.share = 0: give a number above 0"),
+        ({"share": "half"}, r"stages\.0\.share = 'half': give a number above 0"),
+        ({"share": 1, "steps": 3}, r"stages\.0: it has steps of its own and a share"),
         ({"representation": "blob"}, r'in stages\.0: representation\.name = "blob" is unknown'),
         ({"stepz": 3}, r'in stages\.0: unknown key "stepz"; did you mean "steps"\?'),
         ({"prompt": "a mug"}, r"stages\.0\.prompt: that is the whole run's"),
