@@ -1,6 +1,6 @@
 """From a configuration to a finished run folder: builds prior, scene and rule, and drives the loop.
 
-This is the only module that knows every choice there is; each is one line of a `match`.
+Every choice there is comes together here.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ from torch import Tensor
 
 from sds3d.devices import pick_device, set_threads
 from sds3d.guidance.base import Guidance
-from sds3d.guidance.multiview import MultiView, MultiViewConfig
-from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.optimize import (
     LoopState,
     NumericalError,
@@ -38,7 +36,7 @@ from sds3d.priors.diffusers import load_prior
 from sds3d.prompts import encode_prompt
 from sds3d.representations.base import Scene
 from sds3d.representations.field_nerf import FieldNerfConfig
-from sds3d.run_config import GuidanceConfig, RunConfig, read_config, stage_config, stage_count, total_steps
+from sds3d.run_config import RunConfig, read_config, stage_config, stage_count, total_steps
 from sds3d.runs import Run, open_run
 from sds3d.scenes import Asset, latent_rgb_of, make_scene
 
@@ -52,15 +50,6 @@ class Work:
     scene: Scene
     guidance: Guidance
     state: LoopState
-
-
-def make_guidance(config: GuidanceConfig, prior: Prior) -> Guidance:
-    """The rule of this configuration."""
-    match config:
-        case MultiViewConfig():
-            return MultiView(config, prior)
-        case SDSConfig():
-            return SDS(config, prior)
 
 
 def start_work(
@@ -86,7 +75,7 @@ def start_work(
         before if fresh else None,
         latent_rgb_of(prior) if fresh and latents else None,
     )
-    guidance = make_guidance(mine.guidance, prior)
+    guidance = mine.guidance.make(prior)
     if checkpoint is None:
         state = start(scene, mine.optimizer, generators)
     else:
@@ -201,6 +190,7 @@ def _drive_stage(
         cameras=config.cameras,
         config=config.optimizer,
         background=config.background,
+        transforms=config.gradient,
     )
     saved = work.state.step
     try:

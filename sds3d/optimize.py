@@ -8,7 +8,7 @@ pause, cancel, save and draw between two steps, where the state is whole.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -21,6 +21,7 @@ from torch import Tensor
 from sds3d.cameras import CameraConfig, Cameras, sample_cameras
 from sds3d.config import Config
 from sds3d.guidance.base import Guidance, Guided, Views
+from sds3d.guidance.transforms import GradientTransform
 from sds3d.priors.base import Prior
 from sds3d.prompts import EncodedPrompt
 from sds3d.representations.base import Rendering, Scene
@@ -100,10 +101,12 @@ def optimize(
     cameras: CameraConfig,
     config: OptimizerConfig,
     background: tuple[float, float, float] | None = None,
+    transforms: Sequence[GradientTransform] = (),
 ) -> Iterator[Step]:
     """Optimise `scene` in place from `state.step` to `steps`, one event a step.
 
-    background: colour behind the renders in [0, 1]; None draws a light tinted grey each step.
+    background: colour behind the renders in [0, 1]; None draws a light tinted grey each step. transforms: of the rule's
+    gradient, applied in this order.
     At every yield scene, guidance and state are those of a finished step: save, stop or draw there.
 
     Raises NumericalError when something is not finite or the gradient explodes; scene and random streams are
@@ -114,7 +117,7 @@ def optimize(
         began = time.perf_counter()
         streams = {name: stream.get_state() for name, stream in state.generators.items()}
         try:
-            event = _step(scene, prior, guidance, prompt, state, steps, cameras, config, background, rates)
+            event = _step(scene, prior, guidance, prompt, state, steps, cameras, config, background, transforms, rates)
         except NumericalError:
             for name, stream in streams.items():
                 state.generators[name].set_state(stream)
@@ -132,6 +135,7 @@ def _step(
     camera_config: CameraConfig,
     config: OptimizerConfig,
     fixed_background: tuple[float, float, float] | None,
+    transforms: Sequence[GradientTransform],
     rates: list[float],
 ) -> Step:
     progress = state.step / max(steps - 1, 1)
@@ -150,20 +154,30 @@ def _step(
     rgb = resize(rendering.rgb, prior.image_size)  # (B, S, S, 3)
     # (B, C, h, w); its graph is dropped unused when the rule works on pixels
     x = prior.encode_image(rgb) if rendering.latent is None else rendering.latent
-    positive, negative = prompt(cameras)
-    views = Views(cameras, rgb.detach(), positive, negative)
+    views = Views(cameras, rgb.detach(), rendering.alpha.detach(), rendering.depth.detach(), prompt)
     guided = guidance(x.detach(), views, progress, state.generators["guidance"])
+
+    def on_picture(gradient: Tensor) -> Tensor:
+        for transform in transforms:
+            gradient = transform.on_picture(gradient * len(cameras), progress) / len(cameras)
+        return gradient
+
+    if rendering.rgb.requires_grad:
+        rendering.rgb.register_hook(on_picture)
 
     # The rule's gradient enters the graph at x as it is; everything with a value is a loss.
     roots: list[Tensor] = []
     seeds: list[Tensor | None] = []
     losses = scene.regularisers(rendering, progress)
     if guided.gradient is not None:
-        _check(guided.gradient, "the guidance gradient", name)
-        roots, seeds = [x], [guided.gradient / len(cameras)]
+        gradient = guided.gradient
+        for transform in transforms:
+            gradient = transform.on_x(gradient, progress)
+        _check(gradient, "the guidance gradient", name)
+        roots, seeds = [x], [gradient / len(cameras)]
     if guided.image_target is not None:
         _check(guided.image_target, "the image target", name)
-        losses["image"] = image_loss(rendering, background, guided.image_target)
+        losses["image"] = guided.image_weight * image_loss(rendering, background, guided.image_target)
     for term, loss in losses.items():
         _check(loss, f'the loss "{term}"', name)
     roots += losses.values()

@@ -29,6 +29,8 @@ class PromptConfig(Config):
     """Add ", front view" and the like, by the camera (DreamFusion, 2209.14988); not for camera-conditioned priors."""
     negative: str = ""
     """Prompt of the negative branch of classifier-free guidance."""
+    category: str = ""
+    """What kind of thing the object is ("a mug"), for rules that compare with it (C-SDS)."""
     front_threshold: float = Field(default=45.0, gt=0.0, le=90.0)
     """Half the width of the front and of the back in degrees of azimuth; ProlificDreamer and MVDream take 30."""
 
@@ -80,28 +82,36 @@ def slug(prompt: str, max_length: int = 40) -> str:
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """A prompt whose texts went through the text encoder once; called with cameras, it picks each view's rows.
+    """A prompt whose texts went through the text encoder once.
 
-    positive: one row per text, in the order of `VIEWS`, or a single row for every view. negative: one row.
+    views: one row per word of `VIEWS`. plain: the prompt as it is. negative, category: those of the configuration.
+    null: the empty text. One row each.
     """
 
-    positive: Conditioning
+    views: Conditioning
+    plain: Conditioning
     negative: Conditioning
+    category: Conditioning
+    null: Conditioning
+    view_dependent: bool
     front_threshold: float
 
-    def __call__(self, cameras: Cameras) -> tuple[Conditioning, Conditioning]:
-        """Positive and negative conditioning of B cameras, B rows each."""
-        rows = [0] * len(cameras)
-        if len(self.positive) > 1:
-            angles = zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True)
-            rows = [VIEWS.index(view_name(azimuth, elevation, self.front_threshold)) for azimuth, elevation in angles]
-        index = torch.tensor(rows, device=self.positive.hidden.device)
-        return self.positive[index], self.negative[torch.zeros_like(index)]
+    def of_views(self, cameras: Cameras) -> Conditioning:
+        """The prompt with the word of each of B views, B rows."""
+        angles = zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True)
+        rows = [VIEWS.index(view_name(azimuth, elevation, self.front_threshold)) for azimuth, elevation in angles]
+        return self.views[torch.tensor(rows, device=self.views.hidden.device)]
+
+    def positive(self, cameras: Cameras) -> Conditioning:
+        """What each of B views is guided to, B rows: with the words of the views when they are wanted."""
+        return self.of_views(cameras) if self.view_dependent else self.plain.repeat(len(cameras))
 
 
 def encode_prompt(prior: Prior, prompt: str, config: PromptConfig) -> EncodedPrompt:
     """Asks the prior's text encoder once for all texts of a prompt; raises ValueError as `checked_prompt` does."""
     prompt = checked_prompt(prompt)
-    texts = list(view_dependent(prompt).values()) if config.view_dependent else [prompt]
-    encoded = prior.encode_text([*texts, config.negative])
-    return EncodedPrompt(encoded[:-1], encoded[-1:], config.front_threshold)
+    texts = [*view_dependent(prompt).values(), prompt, config.negative, config.category, ""]
+    rows = prior.encode_text(texts)
+    words = len(VIEWS)
+    plain, negative, category, null = (rows[i : i + 1] for i in range(words, len(texts)))
+    return EncodedPrompt(rows[:words], plain, negative, category, null, config.view_dependent, config.front_threshold)

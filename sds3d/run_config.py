@@ -14,15 +14,14 @@ from sds3d.cameras import CameraConfig
 from sds3d.config import Config, ConfigError, build, load_preset, load_yaml, nearest, parse_override
 from sds3d.export.folder import DEFAULT_FORMATS, FORMATS, Format
 from sds3d.guidance.multiview import MultiViewConfig
-from sds3d.guidance.sds import SDSConfig
+from sds3d.guidance.rules import GuidanceConfig
+from sds3d.guidance.transforms import GradientTransform
 from sds3d.optimize import OptimizerConfig
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.prompts import PromptConfig, checked_prompt, slug
 from sds3d.representations.nerf import NerfConfig
 from sds3d.runs import Run, create_run
 from sds3d.scenes import RepresentationConfig
-
-GuidanceConfig = Annotated[MultiViewConfig | SDSConfig, Field(discriminator="name")]
 
 
 class ExportConfig(Config):
@@ -63,6 +62,8 @@ class RunConfig(Config):
     """The frozen diffusion model."""
     guidance: GuidanceConfig = MultiViewConfig()
     """The score-distillation rule."""
+    gradient: tuple[GradientTransform, ...] = ()
+    """What is done to the rule's gradient, one after the other."""
     representation: RepresentationConfig = NerfConfig()
     """What the object is made of while it is optimised."""
     cameras: CameraConfig = CameraConfig()

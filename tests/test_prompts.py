@@ -73,29 +73,30 @@ class CountingGaussian(GaussianPrior):
 
 def test_each_camera_gets_the_row_of_its_view():
     words = {text: Gaussian(float(i), 1.0) for i, text in enumerate(view_dependent("a mug").values())}
-    prior = CountingGaussian({**words, "blurry": Gaussian(-1.0, 1.0)}, (3, 2, 2))
-    encoded = encode_prompt(prior, " a mug ", PromptConfig(negative="blurry"))
+    others = {"a mug": Gaussian(7.0, 1.0), "blurry": Gaussian(-1.0, 1.0), "a thing": Gaussian(-2.0, 1.0)}
+    prior = CountingGaussian({**words, **others, "": Gaussian(-3.0, 1.0)}, (3, 2, 2))
+    encoded = encode_prompt(prior, " a mug ", PromptConfig(negative="blurry", category="a thing"))
     cameras = orbit([0.0, 90.0, 180.0, 270.0, 10.0], elevation=torch.tensor([0.0, 0.0, 0.0, 0.0, 80.0]))
-    positive, negative = encoded(cameras)
+    positive = encoded.positive(cameras)
     assert [VIEWS[int(mean)] for mean in positive.hidden[:, 0, 0]] == ["front", "side", "back", "side", "overhead"]
-    assert negative.hidden[:, 0, 0].tolist() == [-1.0] * 5
-    encoded(cameras)
+    rest = (encoded.plain, encoded.negative, encoded.category, encoded.null)
+    assert [row.hidden[:, 0, 0].tolist() for row in rest] == [[7.0], [-1.0], [-2.0], [-3.0]]
+    encoded.positive(cameras)
     assert prior.calls == 1
 
 
 def test_front_threshold_reaches_the_choice():
     words = {text: Gaussian(float(i), 1.0) for i, text in enumerate(view_dependent("a mug").values())}
-    prior = GaussianPrior({**words, "": Gaussian(-1.0, 1.0)}, (3, 2, 2))
+    prior = GaussianPrior({**words, "a mug": Gaussian(0.0, 1.0), "": Gaussian(-1.0, 1.0)}, (3, 2, 2))
     for threshold, expected in ((45.0, "front"), (30.0, "side")):
-        positive, _ = encode_prompt(prior, "a mug", PromptConfig(front_threshold=threshold))(orbit([40.0]))
+        positive = encode_prompt(prior, "a mug", PromptConfig(front_threshold=threshold)).positive(orbit([40.0]))
         assert VIEWS[int(positive.hidden[0, 0, 0])] == expected
 
 
 def test_one_text_for_every_view():
     prior = GaussianPrior({"a mug": Gaussian(0.5, 1.0), "": Gaussian(0.0, 1.0)}, (3, 2, 2))
-    positive, negative = encode_prompt(prior, "a mug", PromptConfig(view_dependent=False))(orbit([0.0, 90.0, 180.0]))
-    assert positive.hidden[:, 0, 0].tolist() == [0.5] * 3
-    assert negative.hidden[:, 0, 0].tolist() == [0.0] * 3
+    encoded = encode_prompt(prior, "a mug", PromptConfig(view_dependent=False))
+    assert encoded.positive(orbit([0.0, 90.0, 180.0])).hidden[:, 0, 0].tolist() == [0.5] * 3
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras
-from sds3d.priors.base import Conditioning, Prediction, Prior, expand
+from sds3d.config import Config
+from sds3d.priors.base import Conditioning, Prediction, Prior, TrainableScore, expand
+from sds3d.prompts import EncodedPrompt
 
 Weighting = Literal["sds", "uniform", "fantasia3d", "lambda", "alpha"]
 """Weights w(t): sigma^2 (DreamFusion), 1, alpha sigma^2 (Fantasia3D), sigma / alpha (x0 reconstruction), alpha."""
@@ -19,14 +22,27 @@ Weighting = Literal["sds", "uniform", "fantasia3d", "lambda", "alpha"]
 class Views:
     """The B renders of a step, beside their pixels in the prior's space.
 
-    rgb: (B, H, W, 3) detached renders in [0, 1], composited on their background.
-    positive, negative: conditioning of each view (view-dependent prompts differ between views).
+    rgb: (B, H, W, 3) detached renders in [0, 1], composited on their background, at the prior's size.
+    alpha, depth: (B, h', w', 1) detached, at the render's own size: opacity, and the distance along the ray in metres,
+        weighted by it. With the cameras they say where the surface is.
+    prompt: all texts of the prompt, from which positive and negative (B rows each) follow.
     """
 
     cameras: Cameras
     rgb: Tensor
-    positive: Conditioning
-    negative: Conditioning
+    alpha: Tensor
+    depth: Tensor
+    prompt: EncodedPrompt
+
+    @property
+    def positive(self) -> Conditioning:
+        """What each view is guided to, B rows."""
+        return self.prompt.positive(self.cameras)
+
+    @property
+    def negative(self) -> Conditioning:
+        """What each view is guided away from, B rows."""
+        return self.prompt.negative.repeat(len(self.cameras))
 
 
 @dataclass(frozen=True)
@@ -39,30 +55,43 @@ class Guided:
     image_target: (B, H, W, 3) pictures in [0, 1] that the renders are pulled to by 1/2 |rgb - target|^2,
         or None. The loop composites the render on the target's own border colour first, so that a
         background the prior likes is not explained by fog.
+    image_weight: factor on that loss.
     x0: (B, C, h, w) the clean estimate, for previews. metrics: scalars to log.
     """
 
     t: Tensor
     gradient: Tensor | None = None
     image_target: Tensor | None = None
+    image_weight: float = 1.0
     x0: Tensor | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
 
 class Guidance(Protocol):
-    """A score-distillation rule."""
+    """A score-distillation rule. Rules with networks of their own keep them, and their optimisers, in the state."""
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """One step: x (B, C, h, w) detached, progress 0 at the first step and 1 at the last."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed run needs: own networks, optimiser states; empty for most rules."""
-        ...
+        """What a resumed run needs: own networks, optimiser states; nothing for most rules."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes back what `state_dict` gave."""
-        ...
+
+
+class RuleConfig(Config):
+    """Base of every rule's settings: a file in this package with a subclass of it, which has a literal `name`, is a
+    rule that configurations can name.
+    """
+
+    name: str
+
+    def make(self, prior: Prior) -> Guidance:
+        """The rule on this prior."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -71,6 +100,23 @@ class GuidedPrediction(Prediction):
 
     positive: Prediction
     negative: Prediction
+
+
+def predict_each(
+    prior: Prior | TrainableScore, x_t: Tensor, t: Tensor, conditions: Sequence[Conditioning], cameras: Cameras | None
+) -> list[Prediction]:
+    """What the model says of the same x_t (B, C, h, w) under several conditions of B rows each, in one call of it.
+
+    Raises ValueError when t, cameras or a condition have not one row for each of the B views.
+    """
+    batch, n = x_t.shape[0], len(conditions)
+    sizes = {len(t), *map(len, conditions)} | (set() if cameras is None else {len(cameras)})
+    if sizes != {batch}:
+        raise ValueError(f"t, cameras and conditioning need one row for each of the {batch} views, got {sorted(sizes)}")
+    if cameras is not None:
+        cameras = cameras[torch.arange(batch, device=cameras.azimuth.device).repeat(n)]
+    out = prior.predict(x_t.repeat(n, 1, 1, 1), t.repeat(n), Conditioning.cat(conditions), cameras)
+    return [Prediction(*parts) for parts in zip(out.eps.split(batch), out.x0.split(batch), strict=True)]
 
 
 @torch.no_grad()
@@ -88,28 +134,27 @@ def guided_prediction(
 
     Raises ValueError when B is no multiple of the prior's views or differs between the arguments.
     """
-    batch = x_t.shape[0]
-    sizes = {len(t), len(views.cameras), len(views.positive), len(views.negative)}
-    if sizes != {batch}:
-        raise ValueError(f"t, cameras and conditioning need one row for each of the {batch} views, got {sorted(sizes)}")
-    twice = torch.arange(batch, device=views.cameras.azimuth.device).repeat(2)
-    both = prior.predict(
-        torch.cat([x_t, x_t]),
-        torch.cat([t, t]),
-        Conditioning.cat([views.positive, views.negative]),
-        views.cameras[twice],
-    )
-    positive = Prediction(both.eps[:batch], both.x0[:batch])
-    negative = Prediction(both.eps[batch:], both.x0[batch:])
+    positive, negative = predict_each(prior, x_t, t, [views.positive, views.negative], views.cameras)
+    guided = combine(positive, negative, scale)
+    if rescale > 0:
+        guided = rescaled(prior, guided, t, rescale)
+    return guided
+
+
+def combine(positive: Prediction, negative: Prediction, scale: float | Tensor) -> GuidedPrediction:
+    """negative + S (positive - negative). scale: a number, or (B, 1, 1, 1)."""
     # x0 is affine in eps, so guiding it is guiding eps, and stays finite where alpha is 0.
     eps = negative.eps + scale * (positive.eps - negative.eps)
     x0 = negative.x0 + scale * (positive.x0 - negative.x0)
-    if rescale > 0:
-        factor = rescale_factor(positive.x0, x0, prior.n_views)  # (B,)
-        rescaled = x0 * expand(1 + rescale * (factor - 1), x0)
-        eps = eps + expand(prior.alpha(t) / prior.sigma(t), x0) * (x0 - rescaled)
-        x0 = rescaled
     return GuidedPrediction(eps, x0, positive, negative)
+
+
+def rescaled(prior: Prior, guided: GuidedPrediction, t: Tensor, rescale: float) -> GuidedPrediction:
+    """The part `rescale` of x0 with the standard deviation of the conditional x0; see `guided_prediction`."""
+    factor = rescale_factor(guided.positive.x0, guided.x0, prior.n_views)  # (B,)
+    x0 = guided.x0 * expand(1 + rescale * (factor - 1), guided.x0)
+    eps = guided.eps + expand(prior.alpha(t) / prior.sigma(t), x0) * (guided.x0 - x0)
+    return GuidedPrediction(eps, x0, guided.positive, guided.negative)
 
 
 def rescale_factor(x0_positive: Tensor, x0_guided: Tensor, n_views: int) -> Tensor:

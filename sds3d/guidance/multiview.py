@@ -13,13 +13,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sds3d.config import Config
-from sds3d.guidance.base import Guided, Views, draw_noise, guided_prediction
+from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, draw_noise, guided_prediction
 from sds3d.guidance.schedules import AnnealedSchedule, Schedule
 from sds3d.priors.base import Prior, add_noise
 
 
-class MultiViewConfig(Config):
+class MultiViewConfig(RuleConfig):
     """Settings of `MultiView`; the defaults suit the embedded prior."""
 
     name: Literal["multiview"] = "multiview"
@@ -32,8 +31,12 @@ class MultiViewConfig(Config):
     schedule: Schedule = AnnealedSchedule(min=(0.6, 0.05), max=(0.98, 0.45), until=0.85)
     """Timesteps."""
 
+    def make(self, prior: Prior) -> MultiView:
+        """The rule on this prior."""
+        return MultiView(self, prior)
 
-class MultiView:
+
+class MultiView(Guidance):
     """Pulls the views of an object together to their joint clean estimate, one timestep for all of them."""
 
     def __init__(self, config: MultiViewConfig, prior: Prior) -> None:
@@ -51,10 +54,3 @@ class MultiView:
         if config.space == "latent":
             return Guided(t=t, gradient=residual, x0=x0, metrics=metrics)
         return Guided(t=t, image_target=prior.decode(x0).clamp(0.0, 1.0), x0=x0, metrics=metrics)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Nothing: the rule keeps no state."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Nothing to load."""

@@ -8,13 +8,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sds3d.config import Config
-from sds3d.guidance.base import Guided, Views, Weighting, draw_noise, guided_prediction, weight
+from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, guided_prediction, weight
 from sds3d.guidance.schedules import Schedule, UniformSchedule
 from sds3d.priors.base import Prior, add_noise, expand
 
 
-class SDSConfig(Config):
+class SDSConfig(RuleConfig):
     """Settings of `SDS`; the defaults are DreamFusion's for latent models."""
 
     name: Literal["sds"] = "sds"
@@ -27,8 +26,12 @@ class SDSConfig(Config):
     schedule: Schedule = UniformSchedule()
     """Timesteps."""
 
+    def make(self, prior: Prior) -> SDS:
+        """The rule on this prior."""
+        return SDS(self, prior)
 
-class SDS:
+
+class SDS(Guidance):
     """Gradient w(t) (eps_S(x_t; y, t) - eps): the teacher's score with its Jacobian left out."""
 
     def __init__(self, config: SDSConfig, prior: Prior) -> None:
@@ -45,10 +48,3 @@ class SDS:
         gradient = expand(weight(prior, t, config.weighting), x) * (prediction.eps - eps)  # (B, C, h, w)
         metrics = {"t": t.mean().item(), "gradient_rms": gradient.square().mean().sqrt().item()}
         return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Nothing: the rule keeps no state."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Nothing to load."""

@@ -25,6 +25,10 @@ class Conditioning:
     def __getitem__(self, index: Tensor | slice) -> Conditioning:
         return Conditioning(self.hidden[index], None if self.pooled is None else self.pooled[index])
 
+    def repeat(self, count: int) -> Conditioning:
+        """All rows, `count` times over."""
+        return Conditioning.cat([self] * count)
+
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:
         """The parts' batches, one after the other."""
@@ -38,6 +42,28 @@ class Prediction:
 
     eps: Tensor
     x0: Tensor
+
+
+class TrainableScore(Protocol):
+    """A network that starts as a copy of a prior's and learns the score of something else: of renders (VSD's LoRA,
+    arXiv:2305.16213), or of refined pictures (DreamBooth).
+    """
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
+        """As `Prior.predict`, with gradients to `parameters`; cameras None: asked without a camera."""
+        ...
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """What is trained, in float32."""
+        ...
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The trained weights alone."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        ...
 
 
 class Prior(Protocol):
@@ -75,7 +101,18 @@ class Prior(Protocol):
         ...
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
-        """Denoise x_t (B, C, h, w) at t (B,). cameras None: the model is asked without a camera. No gradient."""
+        """Denoise x_t (B, C, h, w) at t (B,). cameras None: the model is asked without a camera, view by view.
+
+        Differentiable in x_t (few rules want that: call it under no_grad), never in the frozen weights.
+        """
+        ...
+
+    def trainable_score(self, generator: torch.Generator, rank: int = 4) -> TrainableScore:
+        """A trainable copy that begins as this model; it is told the camera's pose, whether the model itself is or not.
+
+        rank: of the low-rank updates (LoRA, arXiv:2106.09685) that are trained; 0 trains all weights of a full copy.
+        generator: draws their start on the CPU.
+        """
         ...
 
 

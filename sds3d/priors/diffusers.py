@@ -6,12 +6,15 @@ model (see `multiview`); it can be asked as a plain 2D model too.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -19,6 +22,8 @@ from sds3d.cameras import Cameras
 from sds3d.config import Config, assets_dir
 from sds3d.priors.base import Conditioning, Prediction, PriorError, expand
 from sds3d.priors.multiview import CameraEncoder, ViewAttention, camera_embedding, camera_features
+
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
 class DiffusersConfig(Config):
@@ -101,26 +106,80 @@ class DiffusersPrior:
         """sqrt(1 - alpha_bar) at the nearest trained timestep."""
         return (1 - self._alphas_bar[self.timestep(t)]).sqrt()
 
-    @torch.no_grad()
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
         """Noise and clean estimate for x_t (B, C, h, w) at t (B,); B is a multiple of `n_views` when cameras count."""
+        return self.predict_by(self.unet, [self.camera_encoder], x_t, t, cond, cameras)
+
+    def predict_by(
+        self,
+        unet: UNet2DConditionModel,
+        camera_encoders: Sequence[CameraEncoder | None],
+        x_t: Tensor,
+        t: Tensor,
+        cond: Conditioning,
+        cameras: Cameras | None,
+    ) -> Prediction:
+        """`predict` by this U-Net, which is told of the cameras what the encoders make of them."""
         x_t = x_t.contiguous(memory_format=torch.channels_last)
-        if self.camera_encoder is None:
-            out = self._unet(x_t, t, cond, {})
-        elif cameras is None:
-            out = self._unet(x_t, t, cond, {"n_views": 1})
-        else:
-            with camera_embedding(self.unet, self.camera_encoder(camera_features(cameras.to(self.device)))):
-                out = self._unet(x_t, t, cond, {"n_views": self.n_views})
+        attention = None if self.camera_encoder is None else {"n_views": 1 if cameras is None else self.n_views}
+        embedding = None
+        if cameras is not None:
+            features = camera_features(cameras.to(self.device))  # (B, 9)
+            told = [encoder(features) for encoder in camera_encoders if encoder is not None]  # (B, D) each
+            embedding = torch.stack(told).sum(dim=0) if told else None
+        with nullcontext() if embedding is None else camera_embedding(unet, embedding):
+            out = unet(x_t, self.timestep(t), cond.hidden, cross_attention_kwargs=attention, return_dict=False)[0]
         alpha, sigma = expand(self.alpha(t), x_t), expand(self.sigma(t), x_t)
         if self.prediction_type == "v_prediction":
             return Prediction(eps=alpha * out + sigma * x_t, x0=alpha * x_t - sigma * out)
         return Prediction(eps=out, x0=(x_t - sigma * out) / alpha)
 
-    def _unet(self, x_t: Tensor, t: Tensor, cond: Conditioning, attention: dict[str, Any]) -> Tensor:
-        return self.unet(
-            x_t, self.timestep(t), cond.hidden, cross_attention_kwargs=attention or None, return_dict=False
-        )[0]
+    def trainable_score(self, generator: torch.Generator, rank: int = 4) -> DiffusersScore:
+        """A copy with low-rank updates of its attention layers (or, with rank 0, trained as a whole) and a camera."""
+        return DiffusersScore(self, generator, rank)
+
+
+class DiffusersScore:
+    """A copy of a prior's U-Net that is trained; unless it is trained as a whole, it shares all weights but its own."""
+
+    def __init__(self, prior: DiffusersPrior, generator: torch.Generator, rank: int = 4) -> None:
+        self.prior = prior
+        frozen = {id(tensor): tensor for tensor in [*prior.unet.parameters(), *prior.unet.buffers()]}
+        self.unet = copy.deepcopy(prior.unet, {} if rank == 0 else frozen)
+        with torch.random.fork_rng([]):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            self.camera_encoder = CameraEncoder(prior.unet.config["block_out_channels"][0] * 4)
+            if rank > 0:
+                inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION), self.unet)
+        nn.init.zeros_(self.camera_encoder.layers[-1].weight)  # type: ignore[arg-type]
+        self.camera_encoder.to(prior.device)
+        for parameter in self.unet.parameters() if rank == 0 else ():
+            parameter.requires_grad_(True).data = parameter.data.float()
+        self._trained = {
+            f"{part}.{name}": parameter
+            for part, network in (("unet", self.unet), ("camera", self.camera_encoder))
+            for name, parameter in network.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
+        """As `DiffusersPrior.predict`, with gradients to `parameters`."""
+        encoders = [self.prior.camera_encoder, self.camera_encoder]
+        return self.prior.predict_by(self.unet, encoders, x_t, t, cond, cameras)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Low-rank updates (or all weights) and the camera's network."""
+        return list(self._trained.values())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The parameters by name."""
+        return {name: parameter.detach() for name, parameter in self._trained.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        for name, parameter in self._trained.items():
+            parameter.copy_(state[name])
 
 
 def toybox_folder() -> Path:

@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
 from sds3d.priors.base import Conditioning, Prediction
+from sds3d.priors.multiview import CAMERA_FEATURES, camera_features
 
 BETA_START, BETA_END, STEPS = 0.00085, 0.012, 1000  # Stable Diffusion's scaled-linear schedule
 
@@ -43,7 +44,8 @@ class Gaussian:
 
 
 class GaussianPrior:
-    """The exact denoiser of one Gaussian per prompt (the empty prompt "" is the null prompt, if it is given).
+    """The exact denoiser of one Gaussian per prompt, the empty one among them; a prompt with words after a comma, as
+    those of the views, is that before the comma if it has no Gaussian of its own.
 
     shape: (C, h, w) of x; with C = 3, x is the picture itself: encoding and decoding only move the channels.
     n_views, rho: views denoised together and their correlation in (-1/(n_views - 1), 1); with 0 they are independent.
@@ -76,9 +78,9 @@ class GaussianPrior:
         """Mean and standard deviation of every value of x as "tokens": hidden is (B, C h w, 2)."""
         rows = []
         for prompt in prompts:
-            if prompt not in self.prompts:
+            gaussian = self.prompts.get(prompt) or self.prompts.get(prompt.rsplit(", ", 1)[0])
+            if gaussian is None:
                 raise ValueError(f"no Gaussian for the prompt {prompt!r}; there are {sorted(self.prompts)}")
-            gaussian = self.prompts[prompt]
             mean = torch.as_tensor(gaussian.mean, dtype=self.dtype).expand(self.shape).flatten()
             rows.append(torch.stack([mean, torch.full_like(mean, gaussian.std)], dim=-1))
         return Conditioning(torch.stack(rows).to(self.device))
@@ -103,10 +105,12 @@ class GaussianPrior:
             return torch.sin(0.5 * math.pi * t)
         return torch.sqrt(-torch.expm1(-_integrated_beta(t)))
 
-    @torch.no_grad()
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
-        """Exact eps and x0 for x_t (B, C, h, w), t (B,), which may differ between views. Cameras change nothing."""
-        n = self.n_views
+        """Exact eps and x0 for x_t (B, C, h, w), t (B,), which may differ between views.
+
+        cameras None: every view on its own, without the others' correlation. Where cameras are changes nothing.
+        """
+        n = 1 if cameras is None else self.n_views
         mean, std = cond.hidden[..., 0], cond.hidden[:, 0, 1].reshape(-1, n, 1)  # (B, E), (G, n, 1)
         alpha, sigma = (scale(t).to(x_t.dtype).reshape(-1, n, 1) for scale in (self.alpha, self.sigma))  # (G, n, 1)
         mean = mean.reshape(-1, n, mean.shape[-1])  # (G, n, E)
@@ -117,6 +121,48 @@ class GaussianPrior:
         eps = sigma * whitened
         x0 = mean + covariance @ (alpha * whitened)
         return Prediction(eps.reshape(x_t.shape), x0.reshape(x_t.shape))
+
+    def trainable_score(self, generator: torch.Generator, rank: int = 4) -> GaussianScore:
+        """A Gaussian whose mean, for each camera, and spread are learned; rank and generator change nothing."""
+        return GaussianScore(self)
+
+
+class GaussianScore:
+    """The score of a Gaussian whose mean and spread are learned, as a variational rule learns that of renders.
+
+    The mean moves by an offset and by a linear map of `camera_features`, the latter only when cameras are given.
+    """
+
+    def __init__(self, prior: GaussianPrior) -> None:
+        self.prior = prior
+        values = math.prod(prior.shape)
+
+        def zeros(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.zeros(*shape, dtype=prior.dtype, device=prior.device))
+
+        self._trained = {"mean": zeros(values), "camera": zeros(CAMERA_FEATURES, values), "log_std": zeros(())}
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
+        """As `GaussianPrior.predict`."""
+        offset = self._trained["mean"].expand(len(x_t), -1)  # (B, E)
+        if cameras is not None:
+            offset = offset + camera_features(cameras).to(self.prior.dtype) @ self._trained["camera"]
+        mean, std = cond.hidden[..., 0] + offset, cond.hidden[..., 1] * self._trained["log_std"].exp()  # (B, E)
+        return self.prior.predict(x_t, t, Conditioning(torch.stack([mean, std], dim=-1)), cameras)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Offset, camera map and log of the factor on the standard deviation."""
+        return list(self._trained.values())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The parameters by name."""
+        return {name: value.detach() for name, value in self._trained.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        for name, value in self._trained.items():
+            value.copy_(state[name])
 
 
 def _integrated_beta(t: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras, turntable
-from sds3d.guidance.base import Views, guided_prediction
+from sds3d.guidance.base import combine, predict_each
 from sds3d.priors.base import Conditioning, Prior, expand
 from sds3d.prompts import PromptConfig, encode_prompt
 
@@ -27,11 +27,10 @@ def ddim(
 
     cameras, positive, negative: one row for each of the B samples, view-fastest for a multi-view prior.
     """
-    views = Views(cameras, x_T.new_empty(0), positive, negative)
     x = x_T
     times = torch.linspace(1.0, 0.0, steps + 1, device=x.device)
     for now, then in pairwise(times):
-        guided = guided_prediction(prior, x, now.expand(len(x)), views, scale)
+        guided = combine(*predict_each(prior, x, now.expand(len(x)), [positive, negative], cameras), scale)
         if then == 0:
             return guided.x0
         x = expand(prior.alpha(then[None]), x) * guided.x0 + expand(prior.sigma(then[None]), x) * guided.eps
@@ -44,7 +43,8 @@ def sample_views(
 ) -> Tensor:
     """What the prior itself draws from the front, right, back and left: (4, S, S, 3) in [0, 1] on the CPU."""
     cameras = turntable(4, size=prior.image_size).to(prior.device)
-    positive, negative = encode_prompt(prior, prompt, config)(cameras)
+    encoded = encode_prompt(prior, prompt, config)
     like = prior.encode_image(torch.zeros(4, prior.image_size, prior.image_size, 3, device=prior.device))
     noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
+    positive, negative = encoded.positive(cameras), encoded.negative.repeat(4)
     return prior.decode(ddim(prior, noise, cameras, positive, negative, steps, scale)).cpu()

@@ -1,13 +1,12 @@
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras
-from sds3d.guidance.base import draw_noise, guided_prediction, rescale_factor, weight
+from sds3d.guidance.base import draw_noise, guided_prediction, predict_each, rescale_factor, weight
 from sds3d.priors.base import Conditioning, Prediction, expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.views import views_of
 
 
 class PosedGaussian(GaussianPrior):
@@ -34,10 +33,10 @@ def noised(batch: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 7.5])
 @pytest.mark.parametrize("n_views", [1, 4])
-def test_guidance_is_null_plus_scale_times_difference(make_views, scale, n_views):
+def test_guidance_is_null_plus_scale_times_difference(scale, n_views):
     teacher = prior(n_views)
     x_t, t = noised(4)
-    views = make_views(teacher, 4)
+    views = views_of(teacher, 4)
     guided = guided_prediction(teacher, x_t, t, views, scale)
     positive = teacher.predict(x_t, t, views.positive, views.cameras)
     negative = teacher.predict(x_t, t, views.negative, views.cameras)
@@ -48,18 +47,18 @@ def test_guidance_is_null_plus_scale_times_difference(make_views, scale, n_views
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.5, 1.0])
-def test_eps_and_x0_stay_one_prediction(make_views, rescale):
+def test_eps_and_x0_stay_one_prediction(rescale):
     teacher = prior(4)
     x_t, t = noised(8)
-    guided = guided_prediction(teacher, x_t, t, make_views(teacher, 8), 6.0, rescale=rescale)
+    guided = guided_prediction(teacher, x_t, t, views_of(teacher, 8), 6.0, rescale=rescale)
     alpha, sigma = expand(teacher.alpha(t), x_t), expand(teacher.sigma(t), x_t)
     torch.testing.assert_close(alpha * guided.x0 + sigma * guided.eps, x_t)
 
 
-def test_rescale_restores_the_spread_of_each_object(make_views):
+def test_rescale_restores_the_spread_of_each_object():
     teacher = prior(4)
     x_t, t = noised(8)
-    views = make_views(teacher, 8)
+    views = views_of(teacher, 8)
     plain = guided_prediction(teacher, x_t, t, views, 6.0)
     full = guided_prediction(teacher, x_t, t, views, 6.0, rescale=1.0)
     half = guided_prediction(teacher, x_t, t, views, 6.0, rescale=0.5)
@@ -77,9 +76,9 @@ def test_rescale_factor_is_joint_over_the_views():
     torch.testing.assert_close(factor[0], positive[:2].std() / guided[:2].std())
 
 
-def test_negative_branch_keeps_the_camera(make_views):
+def test_negative_branch_keeps_the_camera():
     teacher = PosedGaussian({"y": Gaussian(0.7, 0.5), "": Gaussian(-0.2, 0.5)}, (3, 4, 4), dtype=torch.float64)
-    views = make_views(teacher, 4)  # azimuths 0, 90, 180, 270
+    views = views_of(teacher, 4)  # azimuths 0, 90, 180, 270
     _, t = noised(4)
     scale = 3.0
     # At the fixed point of equal variances the guided noise of x_t = alpha theta is zero. Were the camera
@@ -91,20 +90,22 @@ def test_negative_branch_keeps_the_camera(make_views):
     torch.testing.assert_close(guided.eps, torch.zeros_like(x_t), atol=1e-9, rtol=0)
 
 
-def test_rows_of_the_arguments_have_to_agree(make_views):
+def test_rows_of_the_arguments_have_to_agree():
     teacher = prior()
     x_t, t = noised(4)
-    views = make_views(teacher, 4)
+    views = views_of(teacher, 4)
     with pytest.raises(ValueError, match="one row for each of the 4 views"):
-        guided_prediction(teacher, x_t, t, replace(views, negative=views.negative[:1]), 6.0)
+        predict_each(teacher, x_t, t, [views.positive, views.negative[:1]], views.cameras)
+    with pytest.raises(ValueError, match="one row for each of the 4 views"):
+        predict_each(teacher, x_t, t[:3], [views.positive], views.cameras)
 
 
-def test_batch_has_to_hold_whole_objects(make_views):
+def test_batch_has_to_hold_whole_objects():
     teacher = prior(4)
     x_t, t = noised(8)
     with pytest.raises(ValueError, match="4 views together and got 6"):
         rescale_factor(x_t[:6], x_t[:6], 4)
-    assert guided_prediction(teacher, x_t, t, make_views(teacher, 8), 6.0, rescale=0.5).x0.shape == x_t.shape
+    assert guided_prediction(teacher, x_t, t, views_of(teacher, 8), 6.0, rescale=0.5).x0.shape == x_t.shape
 
 
 def test_weights_by_their_definitions():

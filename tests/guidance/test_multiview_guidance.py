@@ -5,6 +5,7 @@ from sds3d.guidance.multiview import MultiView, MultiViewConfig
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.views import views_of
 
 
 def joint_prior(dtype: torch.dtype = torch.float32) -> GaussianPrior:
@@ -17,9 +18,9 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.5])
-def test_latent_reconstruction_is_sds_weighted_by_sigma_over_alpha(make_views, rescale):
+def test_latent_reconstruction_is_sds_weighted_by_sigma_over_alpha(rescale):
     prior = joint_prior(torch.float64)
-    views, x = make_views(prior, 8), torch.rand(8, 3, 8, 8, generator=seeded(3), dtype=torch.float64)
+    views, x = views_of(prior, 8), torch.rand(8, 3, 8, 8, generator=seeded(3), dtype=torch.float64)
     schedule = UniformSchedule()
     recon = MultiView(MultiViewConfig(space="latent", rescale=rescale, schedule=schedule), prior)
     sds = SDS(SDSConfig(scale=6.0, weighting="lambda", rescale=rescale, schedule=schedule), prior)
@@ -32,9 +33,9 @@ def test_latent_reconstruction_is_sds_weighted_by_sigma_over_alpha(make_views, r
     torch.testing.assert_close(first.gradient, x - first.x0)
 
 
-def test_image_target_is_the_decoded_estimate(make_views):
+def test_image_target_is_the_decoded_estimate():
     prior = joint_prior()
-    views, x = make_views(prior, 8), torch.rand(8, 3, 8, 8, generator=seeded(3))
+    views, x = views_of(prior, 8), torch.rand(8, 3, 8, 8, generator=seeded(3))
     latent = MultiView(MultiViewConfig(space="latent"), prior)(x, views, 0.5, seeded())
     image = MultiView(MultiViewConfig(), prior)(x, views, 0.5, seeded())
     assert image.gradient is None
@@ -45,19 +46,19 @@ def test_image_target_is_the_decoded_estimate(make_views):
     assert not image.image_target.requires_grad
 
 
-def test_views_of_an_object_share_noise_level_and_anneal(make_views):
+def test_views_of_an_object_share_noise_level_and_anneal():
     prior = joint_prior()
-    rule, views, x = MultiView(MultiViewConfig(), prior), make_views(prior, 8), torch.rand(8, 3, 8, 8)
+    rule, views, x = MultiView(MultiViewConfig(), prior), views_of(prior, 8), torch.rand(8, 3, 8, 8)
     for progress, low, high in ((0.0, 0.6, 0.98), (0.85, 0.05, 0.45), (1.0, 0.05, 0.45)):
         t = rule(x, views, progress, seeded()).t
         assert low <= t.min() <= t.max() <= high
         assert t[:4].unique().numel() == t[4:].unique().numel() == 1
 
 
-def test_following_the_estimate_leads_to_the_mean(make_views):
+def test_following_the_estimate_leads_to_the_mean():
     prior = joint_prior()
     rule = MultiView(MultiViewConfig(space="latent", scale=1.0, rescale=0.0), prior)
-    views, generator = make_views(prior, 4), seeded()
+    views, generator = views_of(prior, 4), seeded()
     x = torch.rand(4, 3, 8, 8, generator=generator)
     for step in range(200):
         gradient = rule(x, views, step / 199, generator).gradient
@@ -68,15 +69,15 @@ def test_following_the_estimate_leads_to_the_mean(make_views):
     assert (x.mean(dim=(0, 1)) - mean.mean(dim=0)).abs().mean() < 0.05
 
 
-def test_a_plain_prior_will_do(make_views):
+def test_a_plain_prior_will_do():
     prior = GaussianPrior({"y": Gaussian(0.5, 0.3), "": Gaussian(0.5, 0.4)})
-    guided = MultiView(MultiViewConfig(), prior)(torch.rand(3, 3, 8, 8), make_views(prior, 3), 0.0, seeded())
+    guided = MultiView(MultiViewConfig(), prior)(torch.rand(3, 3, 8, 8), views_of(prior, 3), 0.0, seeded())
     assert guided.t.unique().numel() == 3
 
 
-def test_one_seed_one_target(make_views):
+def test_one_seed_one_target():
     prior = joint_prior()
-    rule, views, x = MultiView(MultiViewConfig(), prior), make_views(prior, 4), torch.full((4, 3, 8, 8), 0.5)
+    rule, views, x = MultiView(MultiViewConfig(), prior), views_of(prior, 4), torch.full((4, 3, 8, 8), 0.5)
     first, again, other = (rule(x, views, 0.0, seeded(seed)).image_target for seed in (1, 1, 2))
     assert first is not None
     assert again is not None

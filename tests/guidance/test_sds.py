@@ -11,20 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sds3d.cameras import turntable
-from sds3d.guidance.base import Views
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.views import views_of
 
 M, M_NULL, STD, STD_NULL = 0.8, 0.3, 0.5, 0.9
 means = st.floats(-2, 2)
 single_t = st.floats(0.05, 0.95)
-
-
-def views_of(prior: GaussianPrior, batch: int) -> Views:
-    rgb = torch.zeros(batch, prior.image_size, prior.image_size, 3)
-    return Views(turntable(batch), rgb, prior.encode_text(["y"] * batch), prior.encode_text([""] * batch))
 
 
 def expected_gradient(

@@ -13,12 +13,13 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from sds3d.cameras import turntable
-from sds3d.guidance.base import Views, guided_prediction
+from sds3d.guidance.base import guided_prediction
 from sds3d.priors.base import PriorError, add_noise
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.priors.multiview import CameraEncoder
 from sds3d.priors.sampling import ddim
 from sds3d.toybox.diffusion import make_tokenizer
+from tests.guidance.views import views_of
 
 
 def tiny_pipeline(prediction_type: str) -> StableDiffusionPipeline:
@@ -79,7 +80,7 @@ def test_reproduces_the_pipelines_own_pictures(folder: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    views = Views(turntable(1), noise.new_empty(0), prior.encode_text(["a red mug"]), prior.encode_text([""]))
+    views = views_of(prior, 1, "a red mug")
     pipeline.scheduler.set_timesteps(5)
     x = noise
     for timestep in pipeline.scheduler.timesteps.tolist():

@@ -43,7 +43,7 @@ def test_noise_is_the_score_of_the_noised_distribution(rho, stds, t):
     x_t = torch.tensor([0.4, -1.0, 2.0, 0.1], dtype=torch.float64, requires_grad=True)
     noised = alpha[0] ** 2 * covariance + sigma[0] ** 2 * torch.eye(4, dtype=torch.float64)
     (score,) = torch.autograd.grad(MultivariateNormal(alpha * mean, noised).log_prob(x_t), x_t)
-    prediction = prior.predict(x_t.detach().reshape(4, 1, 1, 1), steps, prior.encode_text(list(prompts)), None)
+    prediction = prior.predict(x_t.detach().reshape(4, 1, 1, 1), steps, prior.encode_text(list(prompts)), turntable(4))
     torch.testing.assert_close(prediction.eps.flatten(), -sigma * score, rtol=1e-7, atol=1e-9)
     torch.testing.assert_close(prediction.x0.flatten(), (x_t + sigma**2 * score) / alpha, rtol=1e-7, atol=1e-9)
 
@@ -64,7 +64,7 @@ def test_views_may_differ_in_their_timestep():
     prior = GaussianPrior({"y": Gaussian(0.2, 0.5)}, n_views=2, rho=0.7, dtype=torch.float64)
     t = torch.tensor([0.2, 0.9], dtype=torch.float64)
     x_t = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    prediction = prior.predict(x_t, t, prior.encode_text(["y", "y"]), None)
+    prediction = prior.predict(x_t, t, prior.encode_text(["y", "y"]), turntable(2))
     alpha, sigma = prior.alpha(t).reshape(2, 1, 1, 1), prior.sigma(t).reshape(2, 1, 1, 1)
     torch.testing.assert_close(alpha * prediction.x0 + sigma * prediction.eps, x_t)
 
@@ -78,7 +78,7 @@ def test_sampling_gives_the_views_their_covariance(n_views, rho):
     times = torch.linspace(1 - 1e-9, 0, steps + 1, dtype=torch.float64)
     x = torch.eye(n_views, dtype=torch.float64).reshape(n_views, 1, n_views, 1)  # place j holds basis vector j
     for now, after in itertools.pairwise(times):
-        prediction = prior.predict(x, now.expand(n_views), cond, None)
+        prediction = prior.predict(x, now.expand(n_views), cond, turntable(n_views))
         x = prior.alpha(after) * prediction.x0 + prior.sigma(after) * prediction.eps
     basis = x.reshape(n_views, n_views)
     expected = std**2 * (rho + (1 - rho) * torch.eye(n_views, dtype=torch.float64))
@@ -112,3 +112,12 @@ def test_wrong_input_is_refused():
     for rho in (-1 / 3, 1.0, math.nan):
         with pytest.raises(ValueError, match="rho has to be in"):
             GaussianPrior({}, n_views=4, rho=rho)
+
+
+def test_without_cameras_every_view_stands_alone():
+    joint = GaussianPrior({"y": Gaussian(0.2, 0.5)}, n_views=4, rho=0.7)
+    alone = GaussianPrior({"y": Gaussian(0.2, 0.5)})
+    x_t, t = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.full((3,), 0.4)
+    cond = alone.encode_text(["y"] * 3)
+    assert torch.equal(joint.predict(x_t, t, cond, None).eps, alone.predict(x_t, t, cond, turntable(3)).eps)
+    assert torch.equal(joint.encode_text(["y, side view"]).hidden, cond.hidden[:1])

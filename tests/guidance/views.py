@@ -1,0 +1,33 @@
+"""Views for rules that are asked without a scene."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sds3d.cameras import Cameras, turntable
+from sds3d.guidance.base import Views
+from sds3d.priors.base import Prior
+from sds3d.prompts import PromptConfig, encode_prompt
+
+
+def views_of(
+    prior: Prior,
+    batch: int,
+    positive: str = "y",
+    negative: str = "",
+    *,
+    category: str = "",
+    cameras: Cameras | None = None,
+    rgb: Tensor | None = None,
+) -> Views:
+    """Views of a batch on a turntable, 2.1 m from a surface that fills the picture, with one prompt for all of them."""
+    size = prior.image_size
+    config = PromptConfig(view_dependent=False, negative=negative, category=category)
+    return Views(
+        cameras=turntable(batch) if cameras is None else cameras,
+        rgb=torch.zeros(batch, size, size, 3) if rgb is None else rgb,
+        alpha=torch.ones(batch, size, size, 1),
+        depth=torch.full((batch, size, size, 1), 2.1),
+        prompt=encode_prompt(prior, positive, config),
+    )
