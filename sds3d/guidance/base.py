@@ -87,8 +87,6 @@ class RuleConfig(Config):
     rule that configurations can name.
     """
 
-    name: str
-
     def make(self, prior: Prior) -> Guidance:
         """The rule on this prior."""
         raise NotImplementedError

@@ -140,7 +140,7 @@ class GaussianScore:
         def zeros(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.zeros(*shape, dtype=prior.dtype, device=prior.device))
 
-        self._trained = {"mean": zeros(values), "camera": zeros(CAMERA_FEATURES, values), "log_std": zeros(())}
+        self._trained = {"mean": zeros(values), "camera": zeros(CAMERA_FEATURES, values), "log_std": zeros()}
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
         """As `GaussianPrior.predict`."""

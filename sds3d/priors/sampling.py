@@ -30,7 +30,8 @@ def ddim(
     x = x_T
     times = torch.linspace(1.0, 0.0, steps + 1, device=x.device)
     for now, then in pairwise(times):
-        guided = combine(*predict_each(prior, x, now.expand(len(x)), [positive, negative], cameras), scale)
+        asked, null = predict_each(prior, x, now.expand(len(x)), [positive, negative], cameras)
+        guided = combine(asked, null, scale)
         if then == 0:
             return guided.x0
         x = expand(prior.alpha(then[None]), x) * guided.x0 + expand(prior.sigma(then[None]), x) * guided.eps
