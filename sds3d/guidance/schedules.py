@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
+from scipy.special import erf, erfinv
 from torch import Tensor
 from typing_extensions import Self
 
@@ -13,9 +16,24 @@ from sds3d.config import Config
 from sds3d.guidance.base import group_count
 
 Timestep = Annotated[float, Field(gt=0.0, le=1.0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class UniformSchedule(Config):
+class WindowSchedule(Config):
+    """Base of all schedules: t ~ U[min, max] with ends that are a function of the progress alone. Ends that are equal
+    make t deterministic, the same for all objects.
+    """
+
+    def window(self, progress: float) -> tuple[float, float]:
+        """The interval t is drawn from at `progress` in [0, 1]."""
+        raise NotImplementedError
+
+    def sample(self, progress: float, batch: int, n_views: int, generator: torch.Generator) -> Tensor:
+        """Timesteps (batch,) float32; see `draw`."""
+        return draw(self.window(progress), batch, n_views, generator)
+
+
+class UniformSchedule(WindowSchedule):
     """t ~ U[min, max] during the whole run (DreamFusion, arXiv:2209.14988)."""
 
     name: Literal["uniform"] = "uniform"
@@ -31,15 +49,11 @@ class UniformSchedule(Config):
         return self
 
     def window(self, progress: float) -> tuple[float, float]:
-        """The interval t is drawn from."""
+        """The same interval at any progress."""
         return self.min, self.max
 
-    def sample(self, progress: float, batch: int, n_views: int, generator: torch.Generator) -> Tensor:
-        """Timesteps (batch,) float32; see `draw`."""
-        return draw(self.window(progress), batch, n_views, generator)
 
-
-class AnnealedSchedule(Config):
+class AnnealedSchedule(WindowSchedule):
     """t ~ U[min, max], both ends moving linearly (MVDream, 2308.16512): high t decides layout, low t detail."""
 
     name: Literal["annealed"] = "annealed"
@@ -66,12 +80,113 @@ class AnnealedSchedule(Config):
 
         return between(self.min), between(self.max)
 
-    def sample(self, progress: float, batch: int, n_views: int, generator: torch.Generator) -> Tensor:
-        """Timesteps (batch,) float32; see `draw`."""
-        return draw(self.window(progress), batch, n_views, generator)
+
+class PiecewiseSchedule(WindowSchedule):
+    """t ~ U[min, max], both ends linear between knots; before the first and after the last they rest.
+
+    Two knots at one progress make a hard switch (ProlificDreamer, 2305.16213, takes U[.02, .98] and then U[.02, .5]);
+    knots with min = max a deterministic t (a line in SDI, 2405.15891, broken lines in CFD, 2501.05445).
+    """
+
+    name: Literal["piecewise"] = "piecewise"
+    knots: tuple[tuple[Share, Timestep, Timestep], ...] = Field(
+        default=((0.0, 0.02, 0.98), (0.2, 0.02, 0.98), (0.2, 0.02, 0.5)), min_length=1
+    )
+    """Progress, least noise and most noise of each knot; ProlificDreamer's by default."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        for progress, low, high in self.knots:
+            if low > high:
+                raise ValueError(f"in the knot at {progress}, min {low} is above max {high}: swap them")
+        for (before, _, _), (after, _, _) in pairwise(self.knots):
+            if before > after:
+                raise ValueError(f"the knot at {after} comes after that at {before}: sort them by progress")
+        return self
+
+    def window(self, progress: float) -> tuple[float, float]:
+        """The interval between the knots on both sides; at a hard switch, already what follows it."""
+        before = [knot for knot in self.knots if knot[0] <= progress]
+        after = [knot for knot in self.knots if knot[0] > progress]
+        if not before or not after:
+            _, low, high = before[-1] if before else after[0]
+            return low, high
+        (begin, *start), (end, *stop) = before[-1], after[0]
+        share = (progress - begin) / (end - begin)
+        low, high = ((1 - share) * a + share * b for a, b in zip(start, stop, strict=True))
+        return low, high
 
 
-Schedule = Annotated[UniformSchedule | AnnealedSchedule, Field(discriminator="name")]
+class SqrtSchedule(WindowSchedule):
+    """t = max - (max - min) sqrt(progress), deterministic: quick through much noise (HiFA, 2305.18766)."""
+
+    name: Literal["sqrt"] = "sqrt"
+    min: Timestep = 0.3
+    """Noise at the end."""
+    max: Timestep = 0.98
+    """Noise at the start."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}: swap them")
+        return self
+
+    def window(self, progress: float) -> tuple[float, float]:
+        """A single t, twice."""
+        t = self.max - (self.max - self.min) * math.sqrt(progress)
+        return t, t
+
+
+class DreamTimeSchedule(WindowSchedule):
+    """A deterministic t that falls slowly where the weight W is large (DreamTime, 2306.12422, algorithm 1).
+
+    W(t) = 1 on [m2, m1], exp(-((t - m1) / s1)^2) above it, exp(-((t - m2) / s2)^2) below it; t is where the share of W
+    that lies above t is the progress, W taken on [min, max]. Defaults are the paper's; for the geometry of meshes CFD
+    (2501.05445) takes m1 0.7, m2 0.4, s1 0.1, s2 0.2.
+    """
+
+    name: Literal["dreamtime"] = "dreamtime"
+    m1: Timestep = 0.8
+    """Upper end of the range that most steps are spent in."""
+    m2: Timestep = 0.4
+    """Lower end of it."""
+    s1: float = Field(default=0.1, gt=0.0)
+    """Width of the slope above it."""
+    s2: float = Field(default=0.15, gt=0.0)
+    """Width of the slope below it."""
+    min: Timestep = 0.02
+    """Noise at the end."""
+    max: Timestep = 0.98
+    """Noise at the start."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.min <= self.m2 <= self.m1 <= self.max:
+            raise ValueError(f"min {self.min}, m2 {self.m2}, m1 {self.m1} and max {self.max} have to be in this order")
+        return self
+
+    def window(self, progress: float) -> tuple[float, float]:
+        """A single t, twice."""
+        half_bell = math.sqrt(math.pi) / 2  # the integral of exp(-u^2) from 0 to infinity
+        above = self.s1 * half_bell * float(erf((self.max - self.m1) / self.s1))
+        between = self.m1 - self.m2
+        below = self.s2 * half_bell * float(erf((self.m2 - self.min) / self.s2))
+        passed = progress * (above + between + below)  # the weight that lies above t
+        if passed < above:
+            t = self.m1 + self.s1 * float(erfinv(min((above - passed) / (self.s1 * half_bell), 1.0)))
+        elif passed <= above + between:
+            t = self.m1 - (passed - above)
+        else:
+            t = self.m2 - self.s2 * float(erfinv(min((passed - above - between) / (self.s2 * half_bell), 1.0)))
+        t = min(max(t, self.min), self.max)  # far out on a slope the inverse of erf is rounded, or infinite
+        return t, t
+
+
+Schedule = Annotated[
+    UniformSchedule | AnnealedSchedule | PiecewiseSchedule | SqrtSchedule | DreamTimeSchedule,
+    Field(discriminator="name"),
+]
 
 
 def draw(window: tuple[float, float], batch: int, n_views: int, generator: torch.Generator) -> Tensor:
