@@ -44,9 +44,9 @@ def _pool(n: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n, thread_name_prefix="sds3d-kernel")
 
 
-def parallel(kernel: Callable[..., Any], *arguments: Any) -> None:
-    """Run kernel(thread, number of threads, *arguments) on every thread; `kernel` releases the GIL."""
-    n = threads()
+def parallel(kernel: Callable[..., Any], *arguments: Any, n: int | None = None) -> None:
+    """Run kernel(thread, number of threads, *arguments) on n threads, else on all; `kernel` releases the GIL."""
+    n = n or threads()
     others = [_pool(n - 1).submit(kernel, thread, n, *arguments) for thread in range(1, n)] if n > 1 else []
     kernel(0, n, *arguments)
     for other in others:
@@ -106,29 +106,42 @@ def mul(builder: Any, a: Any, b: Any) -> Any:
     return builder.fmul(a, b, flags=FAST)
 
 
-def _exp_minus(builder: Any, x: Any) -> Any:
-    """exp(-x) for x >= 0, a float or a vector of them, to 2e-7 relative."""
-    is_vector = isinstance(x.type, ir.VectorType)
-    integer = ir.VectorType(ir.IntType(32), x.type.count) if is_vector else ir.IntType(32)
+# 2^x on [-1/2, 1/2] to 3e-9, the polynomial that meets it at Chebyshev's points.
+_EXP2 = np.polynomial.Chebyshev.interpolate(np.exp2, 6, domain=[-0.5, 0.5]).convert(kind=np.polynomial.Polynomial).coef
 
-    def constant(value: float, kind: Any = x.type) -> Any:
-        return ir.Constant(kind, [value] * x.type.count if is_vector else value)
+
+def _exp2(builder: Any, power: Any) -> Any:
+    """2^power to 2e-7 relative, a float or a vector of them; anything where power is not within -126 and 127."""
+    is_vector = isinstance(power.type, ir.VectorType)
+    integer = ir.VectorType(ir.IntType(32), power.type.count) if is_vector else ir.IntType(32)
+
+    def constant(value: float, kind: Any = power.type) -> Any:
+        return ir.Constant(kind, [value] * power.type.count if is_vector else value)
 
     def real(value: float) -> Any:
         return constant(float(np.float32(value)))
 
-    power = mul(builder, x, real(-np.log2(np.e)))  # exp(-x) = 2^power
-    power = builder.select(builder.fcmp_ordered("<", power, real(-126.0)), real(-126.0), power)  # keeps NaN
     # Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; exact arithmetic, hence no fast flags.
     rounded = builder.fadd(power, real(12582912.0))
-    fraction = builder.fsub(power, builder.fsub(rounded, real(12582912.0)))  # in [-1/2, 1/2]
-    result = real(np.log(2) ** 6 / 720)
-    for order in range(5, -1, -1):
-        factor = np.log(2) ** order / float(np.prod(np.arange(1, order + 1)))
-        result = add(builder, mul(builder, result, fraction), real(factor))
+    x = builder.fsub(power, builder.fsub(rounded, real(12582912.0)))  # in [-1/2, 1/2]
+    # Terms in pairs: less latency than one after the other.
+    low, middle, high = (add(builder, mul(builder, real(_EXP2[i + 1]), x), real(_EXP2[i])) for i in (1, 3, 5))
+    square = mul(builder, x, x)
+    rest = add(builder, mul(builder, add(builder, mul(builder, high, square), middle), square), low)
+    result = add(builder, mul(builder, rest, x), real(_EXP2[0]))
     exponent = builder.shl(builder.bitcast(rounded, integer), constant(23, integer))
-    scale = builder.bitcast(builder.add(exponent, constant(127 << 23, integer)), x.type)
-    return builder.fmul(result, scale)
+    return builder.bitcast(builder.add(builder.bitcast(result, integer), exponent), power.type)
+
+
+def _exp_minus(builder: Any, x: Any) -> Any:
+    """exp(-x) for x >= 0, a float or a vector of them, to 2e-7 relative."""
+
+    def real(value: float) -> Any:
+        value = float(np.float32(value))
+        return ir.Constant(x.type, [value] * x.type.count if isinstance(x.type, ir.VectorType) else value)
+
+    power = mul(builder, x, real(-np.log2(np.e)))
+    return _exp2(builder, builder.select(builder.fcmp_ordered("<", power, real(-125.0)), real(-125.0), power))
 
 
 @inlined
@@ -315,6 +328,77 @@ def select8(typing_context, mask, yes, no):
 
 
 @inlined
+def min8(typing_context, a, b):
+    """Lanes of the smaller; of b where a is NaN."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.select(builder.fcmp_ordered("<", *arguments), *arguments)
+
+    return float8(float8, float8), codegen
+
+
+@inlined
+def max8(typing_context, a, b):
+    """Lanes of the larger; of b where a is NaN."""
+
+    def codegen(context, builder, signature, arguments):
+        return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
+
+    return float8(float8, float8), codegen
+
+
+@inlined
+def sqrt8(typing_context, x):
+    """Square roots."""
+    return float8(float8), lambda context, builder, signature, arguments: _of_lanes(builder, "sqrt", arguments[0])
+
+
+@inlined
+def floor8(typing_context, x):
+    """The next integers below."""
+    return float8(float8), lambda context, builder, signature, arguments: _of_lanes(builder, "floor", arguments[0])
+
+
+@inlined
+def ceil8(typing_context, x):
+    """The next integers above."""
+    return float8(float8), lambda context, builder, signature, arguments: _of_lanes(builder, "ceil", arguments[0])
+
+
+def _of_lanes(builder: Any, name: str, x: Any) -> Any:
+    kind = ir.FunctionType(FLOAT8, [FLOAT8])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v8f32"), [x])
+
+
+@inlined
+def log8(typing_context, x):
+    """Natural logarithms of positive normal numbers, to 2e-7 of the larger of 1 and the result."""
+
+    def codegen(context, builder, signature, arguments):
+        integer = ir.VectorType(ir.IntType(32), 8)
+
+        def whole(value: int) -> Any:
+            return ir.Constant(integer, [value] * 8)
+
+        def real(value: float) -> Any:
+            return ir.Constant(FLOAT8, [float(np.float32(value))] * 8)
+
+        # x = 2^exponent m, m between sqrt(1/2) and sqrt(2); ln m = 2 artanh((m - 1) / (m + 1))
+        bits = builder.bitcast(arguments[0], integer)
+        exponent = builder.ashr(builder.sub(bits, whole(int(np.float32(0.5**0.5).view(np.int32)))), whole(23))
+        m = builder.bitcast(builder.sub(bits, builder.shl(exponent, whole(23))), FLOAT8)
+        t = builder.fdiv(sub(builder, m, real(1)), add(builder, m, real(1)))
+        square = mul(builder, t, t)
+        series = real(2 / 9)
+        for odd in (7, 5, 3, 1):
+            series = add(builder, mul(builder, series, square), real(2 / odd))
+        whole_part = mul(builder, builder.sitofp(exponent, FLOAT8), real(np.log(2)))
+        return add(builder, whole_part, mul(builder, series, t))
+
+    return float8(float8), codegen
+
+
+@inlined
 def bits8(typing_context, mask):
     """The mask as the low eight bits of an int64, lane 0 the lowest."""
 
@@ -328,6 +412,24 @@ def bits8(typing_context, mask):
 def exp_minus8(typing_context, x):
     """exp(-x) for x >= 0."""
     return float8(float8), lambda context, builder, signature, arguments: _exp_minus(builder, arguments[0])
+
+
+@inlined
+def exp2_8(typing_context, power):
+    """2^power; anything where power is not within -126 and 127."""
+    return float8(float8), lambda context, builder, signature, arguments: _exp2(builder, arguments[0])
+
+
+@inlined
+def minus_abs8(typing_context, x):
+    """-|x|."""
+
+    def codegen(context, builder, signature, arguments):
+        bits = ir.VectorType(ir.IntType(32), 8)
+        minus = builder.or_(builder.bitcast(arguments[0], bits), ir.Constant(bits, [1 << 31] * 8))
+        return builder.bitcast(minus, FLOAT8)
+
+    return float8(float8), codegen
 
 
 @inlined
@@ -346,3 +448,50 @@ def sums8(typing_context, v0, v1, v2, v3, v4, v5, v6, v7):
         return level[0]
 
     return float8(*[float8] * 8), codegen
+
+
+# ---- eight rows of a contiguous array at a time, as columns ----
+
+
+def _rows(width: int) -> tuple[Any, Any]:
+    """For arrays (..., width): the loading of eight rows as `width` Float8, and their storing."""
+    columns, flat = types.UniTuple(float8, width), ir.VectorType(FLOAT, 8 * width)
+
+    def place(context: Any, builder: Any, signature: Any, arguments: Any, kind: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        at = builder.mul(arguments[1], ir.Constant(ir.IntType(64), width))
+        return builder.bitcast(builder.gep(data, [at]), kind.as_pointer())
+
+    @inlined
+    def load(typing_context, array, row):
+        def codegen(context, builder, signature, arguments):
+            rows = builder.load(place(context, builder, signature, arguments, flat), align=4)
+            parts = [lanes(builder, rows, tuple(range(k, 8 * width, width))) for k in range(width)]
+            return context.make_tuple(builder, columns, parts)
+
+        return columns(array, types.int64), codegen
+
+    @inlined
+    def store(typing_context, array, row, values):
+        def codegen(context, builder, signature, arguments):
+            parts = cgutils.unpack_tuple(builder, arguments[2])
+            if isinstance(signature.args[0].dtype, types.Integer):
+                parts = [builder.fptosi(part, ir.VectorType(ir.IntType(32), 8)) for part in parts]
+            kind = ir.VectorType(parts[0].type.element, 8 * width)
+            pointer = place(context, builder, signature, arguments, kind)
+            while len(parts) > 1:  # one after the other, two at a time
+                parts.extend([ir.Constant(parts[0].type, ir.Undefined)] * (len(parts) % 2))
+                joined = tuple(range(2 * parts[0].type.count))
+                parts = [shuffled(builder, a, b, joined) for a, b in zip(parts[::2], parts[1::2], strict=True)]
+            order = tuple(8 * k + row for row in range(8) for k in range(width))
+            builder.store(lanes(builder, parts[0], order), pointer, align=4)
+            return context.get_dummy_value()
+
+        return types.void(array, types.int64, columns), codegen
+
+    return load, store
+
+
+load_rows2, store_rows2 = _rows(2)
+load_rows3, store_rows3 = _rows(3)
+load_rows4, store_rows4 = _rows(4)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sds3d.rendering import splatting_numba
+from sds3d.rendering import projection_numba, splatting_numba
 from sds3d.rendering.splatting_numba import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
@@ -194,7 +194,7 @@ def _rasterize(
     features = [] if render_mode in ("D", "ED") else [colors.expand(cameras, n, -1)]
     if render_mode != "RGB":
         features.append(projected.depths[..., None])
-    values = torch.cat(features, dim=-1)  # (C, N, D)
+    values = features[0] if len(features) == 1 else torch.cat(features, dim=-1)  # (C, N, D)
     picture, alpha = (_blend_fused if fused else _blend_reference)(projected, alphas, values, camera)
     if render_mode in ("ED", "RGB+ED"):
         picture = torch.cat([picture[..., :-1], picture[..., -1:] / alpha.clamp(min=1e-10)], dim=-1)
@@ -335,12 +335,13 @@ def _blend_reference(
 
 
 def _blend_fused(projected: _Projected, opacities: Tensor, values: Tensor, camera: _Camera) -> tuple[Tensor, Tensor]:
-    parts, alpha = [], torch.empty(0)
-    for channels in values.split(4, dim=-1):
-        padded = functional.pad(channels, (0, 4 - channels.shape[-1]))
-        picture, alpha = _Blend.apply(projected.means2d, projected.conics, opacities, padded, projected.depths, camera)
-        parts.append(picture[..., : channels.shape[-1]])
-    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1), alpha
+    if values.shape[-1] <= 4:
+        return _Blend.apply(projected.means2d, projected.conics, opacities, values, projected.depths, camera)
+    alpha, parts = torch.empty(0), []
+    for four in values.split(4, dim=-1):
+        picture, alpha = _Blend.apply(projected.means2d, projected.conics, opacities, four, projected.depths, camera)
+        parts.append(picture)
+    return torch.cat(parts, dim=-1), alpha
 
 
 def _array(tensor: Tensor) -> Any:
@@ -359,26 +360,24 @@ class _Project(torch.autograd.Function):
         Ks: Tensor,
         camera: _Camera,
     ) -> tuple[Tensor, ...]:
-        pinhole = torch.stack([Ks[:, 0, 0], Ks[:, 1, 1], Ks[:, 0, 2], Ks[:, 1, 2]], dim=-1)
         inputs = _array(means), _array(quats), _array(scales)
-        matrices = _array(viewmats.float()), _array(pinhole.float())
-        outputs = splatting_numba.project(
+        matrices = _array(viewmats.float()), _array(Ks.float())
+        outputs = projection_numba.project(
             *inputs, _array(opacities), *matrices,
             width=camera.width, height=camera.height, near=camera.near, far=camera.far, blur=camera.blur,
             radius_clip=camera.radius_clip,
         )  # fmt: skip
-        ctx.inputs, ctx.outputs, ctx.camera = (*inputs, *matrices), outputs[2:], camera
+        ctx.inputs, ctx.outputs, ctx.camera = (*inputs, *matrices), outputs[2:4], camera
         tensors = tuple(torch.from_numpy(output) for output in outputs)
         ctx.mark_non_differentiable(tensors[4])
         return tensors
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        means, quats, scales, viewmats, intrinsics = ctx.inputs
         d_means2d, d_depths, d_conics, d_compensations, _ = (_array(gradient) for gradient in gradients)
-        results = splatting_numba.project_backward(
-            means, quats, scales, viewmats, intrinsics, ctx.outputs,
-            (d_means2d, d_depths, d_conics, d_compensations),
+        means, quats, scales, viewmats, intrinsics = ctx.inputs
+        results = projection_numba.project_backward(
+            means, quats, scales, viewmats, intrinsics, ctx.outputs, (d_means2d, d_depths, d_conics, d_compensations),
             width=ctx.camera.width, height=ctx.camera.height, blur=ctx.camera.blur,
         )  # fmt: skip
         return (*(torch.from_numpy(result) for result in results), None, None, None, None)
@@ -397,17 +396,15 @@ class _Blend(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         splats = _array(means2d), _array(conics), _array(opacities), _array(features), _array(depths)
         bins = splatting_numba.bin_splats(*splats, camera.width, camera.height)
-        planes = splatting_numba.blend(bins)  # (C, 5, H', W'), H' and W' filled up to whole tiles
-        ctx.bins, ctx.planes, ctx.camera = bins, planes, camera
-        picture = torch.from_numpy(planes)[..., : camera.height, : camera.width].permute(0, 2, 3, 1)
-        return picture[..., :4], picture[..., 4:]
+        picture, alpha = (torch.from_numpy(array) for array in splatting_numba.blend(bins))
+        ctx.bins = bins
+        ctx.save_for_backward(picture, alpha)
+        return picture, alpha
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        d_planes = torch.zeros(ctx.planes.shape)
-        inside = d_planes[..., : ctx.camera.height, : ctx.camera.width].permute(0, 2, 3, 1)
-        inside[..., :4], inside[..., 4:] = gradients
-        results = splatting_numba.blend_backward(ctx.bins, ctx.planes, d_planes.numpy())
+        picture, alpha, d_picture, d_alpha = (_array(tensor) for tensor in (*ctx.saved_tensors, *gradients))
+        results = splatting_numba.blend_backward(ctx.bins, picture, alpha, d_picture, d_alpha)
         return (*(torch.from_numpy(result) for result in results), None, None)
 
 

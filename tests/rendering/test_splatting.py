@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 from scipy.spatial.transform import Rotation
 from scipy.special import sph_harm_y
 from torch import Tensor
@@ -224,7 +225,8 @@ def test_parameters_are_named_as_gsplats() -> None:
 
 
 def test_threads_change_nothing() -> None:
-    gaussians, cameras = cloud(500, 11), orbit([0.0, 90.0, 180.0], size=45)
+    # Enough of them for several threads to be taken on.
+    gaussians, cameras = cloud(6000, 11, size=0.02), orbit([0.0, 90.0, 180.0], size=45)
     threads, results = torch.get_num_threads(), []
     try:
         for n in (1, 2, 3):
@@ -235,6 +237,47 @@ def test_threads_change_nothing() -> None:
         torch.set_num_threads(threads)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_gaussians_in_lanes_of_their_own() -> None:
+    """Eight at a time or fewer: what a Gaussian becomes does not depend on how many others there are."""
+    gaussians, cameras = cloud(21, 15), orbit([0.0, 130.0], size=24)
+    every = draw(rasterization, gaussians, cameras).meta
+    for part in (slice(0, 3), slice(5, 13), slice(9, 20)):
+        some = draw(rasterization, [tensor[part] for tensor in gaussians], cameras).meta
+        assert all(torch.equal(some[key], every[key][:, part]) for key in some)
+
+
+def test_renders_are_differentiated_in_any_order() -> None:
+    cameras = orbit([40.0], size=32)
+    alone, together = [], []
+    for seed in (16, 17):
+        leaves = [tensor.requires_grad_() for tensor in cloud(200, seed)]
+        alone.append(torch.autograd.grad(draw(rasterization, leaves, cameras).colors.square().sum(), leaves))
+        together.append((leaves, draw(rasterization, leaves, cameras).colors.square().sum()))
+    for (leaves, loss), before in zip(together, alone, strict=True):
+        for _ in range(2):
+            now = torch.autograd.grad(loss, leaves, retain_graph=True)
+            assert all(torch.equal(a, b) for a, b in zip(now, before, strict=True))
+
+
+@njit
+def _lanes(x, rows, exponentials, logarithms, turned):
+    for i in range(0, len(x), 8):
+        simd.store8(exponentials, i, simd.exp2_8(simd.load8(x, i)))
+        simd.store8(logarithms, i, simd.log8(simd.exp2_8(simd.load8(x, i))))
+        a, b, c = simd.load_rows3(rows, i)
+        simd.store_rows3(turned, i, (c, a, b))
+
+
+def test_vectors_of_eight() -> None:
+    x = np.linspace(-12, 12, 8000, dtype=np.float32)
+    rows = np.random.default_rng(0).normal(size=(8000, 3)).astype(np.float32)
+    exponentials, logarithms, turned = np.empty_like(x), np.empty_like(x), np.empty_like(rows)
+    _lanes(x, rows, exponentials, logarithms, turned)
+    np.testing.assert_allclose(exponentials, np.exp2(x.astype(np.float64)), rtol=2e-7)
+    np.testing.assert_allclose(logarithms, np.log(exponentials.astype(np.float64)), rtol=2e-7, atol=2e-7)
+    np.testing.assert_array_equal(turned, rows[:, [2, 0, 1]])
 
 
 def test_the_gradient_of_the_places_in_the_picture_is_kept() -> None:
