@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from sds3d import cli_bench, cli_toybox
 from sds3d.config import ConfigError, build, load_preset, nearest, parse_override, presets
+from sds3d.console import Device, Overrides, Threads, err, examples, out, progress_bar
 from sds3d.runs import Run, open_run
 
 if TYPE_CHECKING:
@@ -34,22 +34,10 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-
-
-def _examples(*lines: str) -> str:
-    """The end of a help page: commands to copy, each on its own line, what follows # dimmed."""
-    parts = [line.partition("#") for line in lines]
-    return "\n\n".join(
-        ["[bold]Examples[/bold]", *(f"{command}[dim]{mark}{text}[/dim]" for command, mark, text in parts)]
-    )
-
-
 app = typer.Typer(
     name="sds3d",
     help="Text to 3D by score distillation. [bold]sds3d generate[/bold] 'a red mug' makes a mesh on a laptop.",
-    epilog=_examples(
+    epilog=examples(
         "sds3d generate 'a red mug'",
         "sds3d generate --help  # what can be set",
         "sds3d doctor  # what this machine can do",
@@ -60,23 +48,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-toybox = typer.Typer(help="The procedural toy world and its embedded prior.", no_args_is_help=True)
-bench = typer.Typer(help="Measurements that can be repeated.", no_args_is_help=True)
-app.add_typer(toybox, name="toybox", rich_help_panel="More")
-app.add_typer(bench, name="bench", rich_help_panel="More")
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings by their dotted name, values as in YAML."),
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; the fastest there is when left out.")]
-Threads = Annotated[
-    int, typer.Option(min=0, help="CPU threads; 0 takes the physical cores, at most 8. The result depends on it.")
-]
+app.add_typer(cli_toybox.toybox, name="toybox", rich_help_panel="More")
+app.add_typer(cli_bench.bench, name="bench", rich_help_panel="More")
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "sds3d generate 'a red mug'",
         "sds3d generate 'a snowman with a green hat' --seed 3  # another one",
         "sds3d generate 'a blue chair' --steps 150  # a draft in half the time",
@@ -115,7 +92,7 @@ def generate(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "sds3d texture mug.obj 'a red mug'",
         "sds3d texture statue.glb 'a wooden statue' prior.model=FOLDER  # a large model's diffusers folder",
         "sds3d texture mug.obj 'a red mug' representation.texture_size=1024  # finer",
@@ -144,7 +121,7 @@ def texture(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "sds3d resume runs/a-red-mug-1a2b3c4d",
         "The result is the same, bit for bit, as without the stop (on a CPU, with the same number of threads).",
     )
@@ -159,7 +136,7 @@ def resume(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "sds3d export runs/a-red-mug-1a2b3c4d",
         "sds3d export runs/a-red-mug-1a2b3c4d --format usdz,spz  # these alone, and the pictures",
         "sds3d export runs/a-red-mug-1a2b3c4d resolution=192 texture_size=2048  # finer than at first",
@@ -197,7 +174,7 @@ def export(
     _list_files(folder, time.monotonic() - began)
 
 
-@app.command("presets", epilog=_examples("sds3d presets", "sds3d generate 'a red mug' --preset dreamfusion"))
+@app.command("presets", epilog=examples("sds3d presets", "sds3d generate 'a red mug' --preset dreamfusion"))
 def list_presets() -> None:
     """List the presets."""
     table = Table.grid(padding=(0, 2))
@@ -206,7 +183,7 @@ def list_presets() -> None:
     out.print(table)
 
 
-@app.command(epilog=_examples("sds3d doctor", "sds3d doctor && sds3d generate 'a red mug'"))
+@app.command(epilog=examples("sds3d doctor", "sds3d doctor && sds3d generate 'a red mug'"))
 def doctor() -> None:
     """Say what this machine can do and why not more; exit code 0 when generate can run."""
     from sds3d.doctor import can_generate, examine
@@ -224,7 +201,7 @@ def doctor() -> None:
 
 @app.command(
     "app",
-    epilog=_examples(
+    epilog=examples(
         "sds3d app", "sds3d app --out my-runs --port 8000", "sds3d app steps=200  # on top of every preset"
     ),
 )
@@ -236,173 +213,6 @@ def web_app(
 ) -> None:
     """Start the web app."""
     _import_app().launch(out_dir, host, port, overrides or [])
-
-
-@toybox.command(
-    "render",
-    epilog=_examples(
-        "sds3d toybox render 'a red mug'  # true views of one object",
-        "sds3d toybox render --objects 1000 --out dataset  # pictures with captions and cameras",
-    ),
-)
-def toybox_render(
-    prompt: Annotated[str, typer.Argument(help="A toy prompt; leave it out to write a data set.")] = "",
-    objects: Annotated[int, typer.Option(min=1, help="Objects of the data set.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Which of the many objects of a prompt.")] = 0,
-    size: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = 64,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    out_path: Annotated[Path | None, typer.Option("--out", help="PNG file, or folder of the data set.")] = None,
-) -> None:
-    """Draw true views of a toy object, or write a data set of many."""
-    from sds3d.export.pictures import contact_sheet
-    from sds3d.toybox.render import iterate_objects, render_prompt, save_dataset
-
-    if prompt:
-        path = out_path or Path("toybox.png")
-        azimuths = [45.0 * i for i in range(8)]
-        pictures = (render_prompt(prompt, azimuths, seed, size=size) / 255).astype("float32")
-        headings = [f"{azimuth:.0f}°" for azimuth in azimuths]
-        contact_sheet([("", pictures)], headings, prompt, size=size).save(path)
-        out.print(f"8 views of {escape(prompt)}: {path}", soft_wrap=True)
-        return
-    folder = out_path or Path("toybox")
-    with _progress("rendering") as progress:
-        task = progress.add_task("rendering", total=objects)
-        views = iterate_objects(objects, seed, workers, size=size)
-        count = save_dataset(folder, views, seed, lambda done: progress.update(task, completed=done))
-    out.print(f"{count} pictures and metadata.jsonl: {folder}", soft_wrap=True)
-
-
-@toybox.command(
-    "train",
-    epilog=_examples(
-        "sds3d toybox train",
-        "sds3d toybox train --out my-prior objects=2000 unet_steps=1000  # a small one",
-        "sds3d generate 'a red mug' prior.model=my-prior/prior  # use it",
-        "sds3d toybox train --out longer start_from=my-prior/prior unet_steps=20000  # train it further",
-        "sds3d toybox train --scorer --out my-scorer  # the network that measures",
-        "Killed at any instant, the same command goes on.",
-    ),
-)
-def toybox_train(
-    overrides: Overrides = None,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the training.")] = Path("toybox-prior"),
-    scorer: Annotated[bool, typer.Option("--scorer", help="Train the scorer that measures, not the prior.")] = False,
-    threads: Threads = 0,
-) -> None:
-    """Train the embedded prior, or the scorer."""
-    from sds3d.devices import set_threads
-    from sds3d.toybox.train import TrainConfig, train, train_scorer
-
-    set_threads(threads)
-    config = build(TrainConfig, *(parse_override(text) for text in overrides or []))
-    with _progress("training") as progress:
-        tasks: dict[str, Any] = {}
-
-        def report(stage: str, step: int, total: int, figures: dict[str, float]) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=total)
-            numbers = "  ".join(f"{name} {value:.4g}" for name, value in figures.items())
-            progress.update(tasks[stage], completed=step, total=total, description=f"{stage}  {numbers}")
-
-        folder = (train_scorer if scorer else train)(out_dir, config, report)
-    out.print(f"trained: {folder}", soft_wrap=True)
-
-
-@toybox.command(
-    "sample", epilog=_examples("sds3d toybox sample 'a red mug'", "sds3d toybox sample 'a red mug' --seed 1")
-)
-def toybox_sample(
-    prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)],
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    steps: Annotated[int, typer.Option(min=1, help="DDIM steps.")] = 25,
-    scale: Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale.")] = 5.0,
-    model: Annotated[str, typer.Option(help="toybox, or a diffusers folder.")] = "toybox",
-    out_path: Annotated[Path, typer.Option("--out", help="PNG file.")] = Path("sample.png"),
-    device: Device = "",
-) -> None:
-    """Let the prior draw four views: what distillation has to work with."""
-    from sds3d.devices import pick_device
-    from sds3d.export.pictures import to_png
-    from sds3d.priors.diffusers import DiffusersConfig, load_prior
-    from sds3d.priors.sampling import sample_views
-    from sds3d.prompts import PromptConfig
-
-    prior = load_prior(DiffusersConfig(model=model), pick_device(device))
-    pictures = sample_views(prior, prompt, PromptConfig(view_dependent=prior.n_views == 1), seed, steps, scale)
-    out_path.write_bytes(to_png(pictures.numpy()))
-    out.print(f"front, right, back, left: {out_path}", soft_wrap=True)
-
-
-@bench.command(
-    "toybox",
-    epilog=_examples(
-        "sds3d bench toybox  # the presets toybox and dreamfusion on 32 held-out prompts",
-        "sds3d bench toybox toybox --prompts 8 --set steps=150",
-    ),
-)
-def bench_toybox(
-    names: Annotated[list[str] | None, typer.Argument(metavar="PRESET", help="Presets to measure.")] = None,
-    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts.")] = 32,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of all presets.")
-    ] = None,
-    out_dir: Annotated[Path, typer.Option("--out", help="Where the results go.")] = Path("bench-toybox"),
-) -> None:
-    """Measure presets against the toy world's ground truth: right object, right colour, no Janus."""
-    chosen = names or ["toybox", "dreamfusion"]
-    for name in chosen:
-        load_preset(name)
-    from sds3d.evaluation.toybox import bench as run_bench
-
-    with _progress("measuring") as progress:
-        tasks: dict[str, Any] = {}
-
-        def report(stage: str, step: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(escape(stage), total=total)
-            progress.update(tasks[stage], completed=step)
-
-        results = run_bench(chosen, out_dir, prompts, settings, report)
-    table = Table("preset", *next(iter(results.values())))
-    for name, figures in results.items():
-        table.add_row(name, *(f"{value:.3g}" for value in figures.values()))
-    out.print(table)
-    out.print(f"details and contact sheets: {out_dir}", soft_wrap=True)
-
-
-@bench.command(
-    "rendering",
-    epilog=_examples(
-        "sds3d bench rendering  # some ten minutes on two cores",
-        "sds3d bench rendering --quick  # the smallest scene of every kernel",
-    ),
-)
-def bench_rendering(
-    quick: Annotated[bool, typer.Option("--quick", help="Only the smallest scene of every kernel.")] = False,
-    threads: Annotated[
-        int, typer.Option(min=0, help="CPU threads to compare with one; 0 takes the physical cores, at most 8.")
-    ] = 0,
-    out_dir: Annotated[Path, typer.Option("--out", help="Where the results go.")] = Path("bench-rendering"),
-) -> None:
-    """Time every rendering kernel beside plain torch, and beside CUDA libraries where there is a GPU."""
-    from sds3d.devices import default_threads
-    from sds3d.evaluation import rendering
-
-    with _progress("measuring") as progress:
-        task = progress.add_task("measuring", total=None)
-        here, rows = rendering.bench(
-            out_dir,
-            threads or default_threads(),
-            quick,
-            lambda name, step, total: progress.update(task, description=escape(name), completed=step, total=total),
-        )
-    table = Table(*(Column(title, overflow="fold") for title in rendering.header(here)))
-    for row in rows:
-        table.add_row(*rendering.cells(row, here))
-    out.print(table)
-    out.print(rendering.describe(here), soft_wrap=True)
-    out.print(f"rendering.json and rendering.md: {out_dir}", soft_wrap=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -453,7 +263,7 @@ def _show(run: Run, first: Step, steps: Iterator[Step]) -> None:
     """A progress bar on a terminal, a line every tenth of the way elsewhere."""
     total = first.total
     said = 0
-    with _progress("") as progress:
+    with progress_bar() as progress:
         task = progress.add_task("optimising", total=total, completed=first.step)
         for step in steps:
             progress.update(task, completed=step.step, description=f"{step.seconds:.2f} s/step")
@@ -462,17 +272,6 @@ def _show(run: Run, first: Step, steps: Iterator[Step]) -> None:
                 err.print(f"step {step.step}/{total}, {step.seconds:.2f} s/step")
             if step.step == total:
                 progress.update(task, description="exporting")
-
-
-def _progress(description: str) -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        disable=not err.is_terminal,
-    )
 
 
 @contextmanager

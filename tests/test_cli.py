@@ -167,7 +167,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(cli: Cli, model: Path, tmp_path: Path)
     [
         (["generate", "a mug", "stepz=3"], 'unknown key "stepz"; did you mean "steps"?'),
         (["generate", "a mug", "scale=3"], 'did you mean "guidance.scale"?'),
-        (["generate", "a mug", "guidance.name=sdz"], 'did you mean "sds"?'),
+        (["generate", "a mug", "guidance.name=multivew"], 'did you mean "multiview"?'),
         (["generate", "a mug", "--preset", "toybx"], 'did you mean "toybox"?'),
         (["generate", "a mug", "steps"], "is not KEY=VALUE"),
         (["generate", "  "], "the prompt is empty"),

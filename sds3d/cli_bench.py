@@ -1,0 +1,110 @@
+"""`sds3d bench`: measurements that can be repeated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Column, Table
+
+from sds3d.config import load_preset
+from sds3d.console import bars_by_stage, examples, out, progress_bar
+
+bench = typer.Typer(help="Measurements that can be repeated.", no_args_is_help=True)
+
+
+@bench.command(
+    "toybox",
+    epilog=examples(
+        "sds3d bench toybox  # the presets toybox and dreamfusion on 32 held-out prompts",
+        "sds3d bench toybox toybox --prompts 8 --set steps=150",
+    ),
+)
+def bench_toybox(
+    names: Annotated[list[str] | None, typer.Argument(metavar="PRESET", help="Presets to measure.")] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts.")] = 32,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of all presets.")
+    ] = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Where the results go.")] = Path("bench-toybox"),
+) -> None:
+    """Measure presets against the toy world's ground truth: right object, right colour, no Janus."""
+    chosen = names or ["toybox", "dreamfusion"]
+    for name in chosen:
+        load_preset(name)
+    from sds3d.evaluation.toybox import bench as run_bench
+
+    with bars_by_stage() as report:
+        results = run_bench(chosen, out_dir, prompts, settings, report)
+    table = Table("preset", *next(iter(results.values())))
+    for name, figures in results.items():
+        table.add_row(name, *(f"{value:.3g}" for value in figures.values()))
+    out.print(table)
+    out.print(f"details and contact sheets: {out_dir}", soft_wrap=True)
+
+
+@bench.command(
+    "guidance",
+    epilog=examples(
+        "sds3d bench guidance  # every rule on 8 prompts: hours on a CPU; stop it and start it again as you like",
+        "sds3d bench guidance dreamfusion vsd esd --set steps=150",
+        "sds3d bench guidance vsd esd --set prior.multiview=false --set prompts.view_dependent=true",
+    ),
+)
+def bench_guidance(
+    names: Annotated[list[str] | None, typer.Argument(metavar="PRESET", help="Presets of rules; all.")] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Held-out prompts.")] = 8,
+    several: Annotated[int, typer.Option(min=0, help="Prompts of which 3 seeds are made, for diversity.")] = 2,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of all presets.")
+    ] = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Where runs and results go.")] = Path("bench-guidance"),
+) -> None:
+    """Measure rules beside each other: accuracy, faces, saturation, FID to true pictures, diversity, time."""
+    for name in names or []:
+        load_preset(name)
+    from sds3d.evaluation import guidance
+
+    with bars_by_stage() as report:
+        results = guidance.bench(names or guidance.rule_presets(), out_dir, prompts, several, settings, report)
+    table = Table(*guidance.HEADER)
+    for name, figures in results.items():
+        table.add_row(*guidance.cells(name, figures))
+    out.print(table)
+    out.print(f"guidance.md, guidance.json and guidance.png: {out_dir}", soft_wrap=True)
+
+
+@bench.command(
+    "rendering",
+    epilog=examples(
+        "sds3d bench rendering  # some ten minutes on two cores",
+        "sds3d bench rendering --quick  # the smallest scene of every kernel",
+    ),
+)
+def bench_rendering(
+    quick: Annotated[bool, typer.Option("--quick", help="Only the smallest scene of every kernel.")] = False,
+    threads: Annotated[
+        int, typer.Option(min=0, help="CPU threads to compare with one; 0 takes the physical cores, at most 8.")
+    ] = 0,
+    out_dir: Annotated[Path, typer.Option("--out", help="Where the results go.")] = Path("bench-rendering"),
+) -> None:
+    """Time every rendering kernel beside plain torch, and beside CUDA libraries where there is a GPU."""
+    from sds3d.devices import default_threads
+    from sds3d.evaluation import rendering
+
+    with progress_bar() as progress:
+        task = progress.add_task("measuring", total=None)
+        here, rows = rendering.bench(
+            out_dir,
+            threads or default_threads(),
+            quick,
+            lambda name, step, total: progress.update(task, description=escape(name), completed=step, total=total),
+        )
+    table = Table(*(Column(title, overflow="fold") for title in rendering.header(here)))
+    for row in rows:
+        table.add_row(*rendering.cells(row, here))
+    out.print(table)
+    out.print(rendering.describe(here), soft_wrap=True)
+    out.print(f"rendering.json and rendering.md: {out_dir}", soft_wrap=True)

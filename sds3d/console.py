@@ -1,0 +1,67 @@
+"""What commands share: the two streams, progress bars, the end of help pages, and options that several have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Annotated, Protocol
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Settings by their dotted name, values as in YAML."),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; the fastest there is when left out.")]
+Threads = Annotated[
+    int, typer.Option(min=0, help="CPU threads; 0 takes the physical cores, at most 8. The result depends on it.")
+]
+
+
+def examples(*lines: str) -> str:
+    """The end of a help page: commands to copy, each on its own line, what follows # dimmed."""
+    parts = [line.partition("#") for line in lines]
+    return "\n\n".join(
+        ["[bold]Examples[/bold]", *(f"{command}[dim]{mark}{text}[/dim]" for command, mark, text in parts)]
+    )
+
+
+def progress_bar() -> Progress:
+    """A bar with counts and the time left on stderr; nothing where that is no terminal."""
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        disable=not err.is_terminal,
+    )
+
+
+class StageReport(Protocol):
+    """Takes how far a stage of a long job is, and figures to show beside it."""
+
+    def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] = ..., /) -> None:
+        """`done` of `total`."""
+        ...
+
+
+@contextmanager
+def bars_by_stage() -> Iterator[StageReport]:
+    """A bar for each stage of a long job, by its name."""
+    with progress_bar() as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(stage: str, done: int, total: int, figures: Mapping[str, float] = MappingProxyType({}), /) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=total)
+            numbers = "".join(f"  {name} {value:.4g}" for name, value in figures.items())
+            progress.update(tasks[stage], completed=done, total=total, description=stage + numbers)
+
+        yield report

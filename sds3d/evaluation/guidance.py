@@ -1,0 +1,211 @@
+"""Guidance rules beside each other on the toy world, where the truth is known: not voted on, measured.
+
+What papers claim of rules is the likeness to the prior's own pictures (FID), the variety of results of one prompt, how
+far colours are driven, and how often an object has two faces. Here all of that is measured against true objects of the
+same prompts, with the scorer's features in place of Inception's.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sds3d.config import presets
+from sds3d.evaluation.toybox import AZIMUTHS, ELEVATION, AssetScore, bench_preset, bench_prompts, score_asset, summary
+from sds3d.export.pictures import contact_sheet
+from sds3d.files import write_atomically
+from sds3d.mesh import Mesh
+from sds3d.toybox.captions import prompt
+from sds3d.toybox.objects import Spec, build
+from sds3d.toybox.render import render_prompt
+from sds3d.toybox.scorer import Scorer, load_scorer, score
+
+SEEDS = 3
+"""Assets of a prompt that diversity is measured between."""
+_TRUE_OBJECTS = 8
+"""True objects of a prompt whose pictures are the FID's reference."""
+_LIGHT = ["export.formats=[ply]", "export.picture_size=64", "export.frames=4", "export.texture_size=64"]
+"""Settings of runs of which only the scene and its surface are looked at."""
+
+Pictures = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class RuleScore:
+    """A rule's assets beside true objects of the same prompts.
+
+    recognised, without_janus, iou, seconds: see `sds3d.evaluation.toybox.summary`. saturation: of the object's colours
+    in HSV, relative to the true objects'. fid: Frechet distance of the scorer's features to those of true objects'
+    pictures. diversity: mean distance in these features between seeds of a prompt, seen from one side, relative to that
+    between true objects; None where a single seed was made.
+    """
+
+    recognised: float
+    without_janus: float
+    saturation: float
+    fid: float
+    diversity: float | None
+    iou: float
+    seconds: float
+
+
+def rule_presets() -> list[str]:
+    """The presets that choose a rule alone: no stages, no other representation, nothing to bring."""
+    alone = (p for p in presets() if not p.needs_asset and not p.values.keys() & {"stages", "representation"})
+    return [preset.name for preset in alone]
+
+
+def saturation(rgb: Pictures, background: float = 0.8) -> float:
+    """Mean HSV saturation of pictures (..., 3) in [0, 1], of the pixels that differ from a grey background."""
+    pixels = rgb[np.abs(rgb - background).max(axis=-1) > 0.05]  # (N, 3)
+    if not len(pixels):
+        return 0.0
+    high, low = pixels.max(axis=-1), pixels.min(axis=-1)
+    return float(np.mean((high - low) / np.maximum(high, 1e-6)))
+
+
+def features(scorer: Scorer, rgb: Pictures) -> NDArray[np.float64]:
+    """The scorer's features (N, 256) of pictures (N, 64, 64, 3) in [0, 1]."""
+    return score(scorer, torch.from_numpy(rgb)).features.double().numpy()
+
+
+def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of features (N, D) and (M, D) (FID, arXiv:1706.08500, eq. 6).
+
+    N and M may be below D: the covariances are then singular and the distance is biased upwards, the more the fewer.
+    """
+    mean = a.mean(axis=0) - b.mean(axis=0)
+    first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    values, vectors = np.linalg.eigh(first)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    # tr (A B)^(1/2) = tr (A^(1/2) B A^(1/2))^(1/2), whose matrix is symmetric.
+    cross = np.sqrt(np.linalg.eigvalsh(root @ second @ root).clip(min=0)).sum()
+    return float(mean @ mean + np.trace(first) + np.trace(second) - 2 * cross)
+
+
+def spread(seeds: Sequence[NDArray[np.float64]]) -> float:
+    """Mean distance between the features (AZIMUTHS, D) of assets of one prompt, side by side."""
+    pairs = [np.linalg.norm(a - b, axis=-1).mean() for i, a in enumerate(seeds) for b in seeds[:i]]
+    return float(np.mean(pairs))
+
+
+@dataclass(frozen=True)
+class Assets:
+    """Assets of one rule, or true ones. scores, rgb: an entry for each prompt. others: further seeds, or objects, of
+    the first prompts.
+    """
+
+    scores: list[AssetScore]
+    rgb: list[Pictures]
+    others: list[list[Pictures]]
+
+
+def true_assets(scorer: Scorer, specs: Sequence[Spec], first: int, others: int) -> Assets:
+    """True objects, number `first` of each prompt, and the `others` that follow it."""
+
+    def seen(spec: Spec, index: int) -> tuple[Pictures, Mesh]:
+        azimuths = [i * 360.0 / AZIMUTHS for i in range(AZIMUTHS)]
+        seed = 1000 + index
+        pictures = render_prompt(spec, azimuths, elevation=ELEVATION, background=(0.8, 0.8, 0.8), seed=seed)
+        return (pictures / 255.0).astype(np.float32), build(spec, np.random.default_rng(seed))
+
+    objects = [seen(spec, first) for spec in specs]
+    return Assets(
+        [score_asset(scorer, spec, *found, 0.0) for spec, found in zip(specs, objects, strict=True)],
+        [rgb for rgb, _ in objects],
+        [[seen(spec, first + 1 + i)[0] for i in range(others)] for spec in specs],
+    )
+
+
+def made_assets(
+    preset: str,
+    scorer: Scorer,
+    specs: Sequence[Spec],
+    several: int,
+    root: Path,
+    overrides: list[str],
+    report: Callable[[str, int, int], None],
+) -> Assets:
+    """A preset's assets of all prompts, and SEEDS - 1 further seeds of the first `several`."""
+    settings = [*_LIGHT, *overrides]
+    made = list(bench_preset(preset, specs, scorer, root, settings, report))
+    more = [
+        [rgb for _, rgb in bench_preset(preset, specs[:several], scorer, root, [*settings, f"seed={seed}"], report)]
+        for seed in range(1, SEEDS)
+        if several
+    ]
+    return Assets([s for s, _ in made], [rgb for _, rgb in made], [list(seeds) for seeds in zip(*more, strict=True)])
+
+
+def compare(scorer: Scorer, assets: Assets, truth: Assets) -> RuleScore:
+    """The figures of a rule."""
+    plain = summary(assets.scores)
+    reference = np.concatenate([features(scorer, rgb) for objects in truth.others for rgb in objects])
+
+    def diversity(of: Assets, n: int) -> float:
+        per_prompt = [[of.rgb[i], *of.others[i]] for i in range(n)]
+        return float(np.mean([spread([features(scorer, rgb) for rgb in seeds]) for seeds in per_prompt]))
+
+    several = len(assets.others)
+    return RuleScore(
+        recognised=plain["recognised"],
+        without_janus=plain["without_janus"],
+        saturation=saturation(np.concatenate(assets.rgb)) / saturation(np.concatenate(truth.rgb)),
+        fid=frechet_distance(np.concatenate([features(scorer, rgb) for rgb in assets.rgb]), reference),
+        diversity=diversity(assets, several) / diversity(truth, several) if several else None,
+        iou=plain["median_iou"],
+        seconds=plain["median_seconds"],
+    )
+
+
+def bench(
+    names: Sequence[str],
+    root: Path,
+    n: int = 8,
+    several: int = 2,
+    overrides: list[str] | None = None,
+    report: Callable[[str, int, int], None] = lambda name, step, total: None,
+) -> dict[str, RuleScore]:
+    """Measures rules, by the names of their presets, on n prompts; of the first `several`, SEEDS assets are made.
+
+    Writes guidance.json, guidance.md and one contact sheet guidance.png, a row for each rule, front and back of each
+    prompt. Finished runs are found again, so that a stopped benchmark goes on, and that several processes may share the
+    rules between them.
+    """
+    specs, scorer = bench_prompts(n), load_scorer()
+    truth = true_assets(scorer, specs, 0, _TRUE_OBJECTS)
+    rows = {"truth": true_assets(scorer, specs, 1 + _TRUE_OBJECTS, SEEDS - 1)}
+    for name in names:
+        rows[name] = made_assets(name, scorer, specs, min(several, n), root, overrides or [], report)
+    results = {name: compare(scorer, assets, truth) for name, assets in rows.items()}
+    root.mkdir(parents=True, exist_ok=True)
+    sheet = [(name, np.concatenate([rgb[:: AZIMUTHS // 2] for rgb in assets.rgb])) for name, assets in rows.items()]
+    headings = [heading for spec in specs for heading in (prompt(spec), "")]
+    contact_sheet(sheet, headings, size=64).save(root / "guidance.png")
+    details = {name: [asdict(s) for s in assets.scores] for name, assets in rows.items()}
+    text = json.dumps({"summary": {name: asdict(s) for name, s in results.items()}, "assets": details}, indent=2)
+    write_atomically(root / "guidance.json", text.encode() + b"\n")
+    write_atomically(root / "guidance.md", table(results).encode())
+    return results
+
+
+HEADER = ("rule", "right", "no Janus", "saturation", "FID", "diversity", "IoU", "seconds")
+
+
+def cells(name: str, s: RuleScore) -> list[str]:
+    """A row of the table."""
+    diversity = "-" if s.diversity is None else f"{s.diversity:.2f}"
+    right, faces = f"{s.recognised:.0%}", f"{s.without_janus:.0%}"
+    return [name, right, faces, f"{s.saturation:.2f}", f"{s.fid:.0f}", diversity, f"{s.iou:.2f}", f"{s.seconds:.0f}"]
+
+
+def table(results: dict[str, RuleScore]) -> str:
+    """The figures as a Markdown table."""
+    rows = [HEADER, ("---",) * len(HEADER), *(cells(name, s) for name, s in results.items())]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)

@@ -1,0 +1,87 @@
+"""The figures that rules are compared by, and the whole benchmark on few steps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sds3d.cli import main
+from sds3d.evaluation.guidance import SEEDS, compare, frechet_distance, rule_presets, saturation, spread, true_assets
+from sds3d.evaluation.toybox import bench_prompts
+from sds3d.toybox.scorer import load_scorer
+
+
+def test_frechet_distance_of_known_gaussians() -> None:
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(3, 3)))[0]  # the same axes, so that the covariances commute
+    first, second = np.array([1.0, 4.0, 0.25]), np.array([9.0, 1.0, 0.25])
+    samples = []
+    for variances, mean in ((first, 0.0), (second, 0.5)):
+        z = rng.normal(size=(1000, 3))
+        z -= z.mean(axis=0)
+        z = z @ np.linalg.inv(np.linalg.cholesky(np.cov(z, rowvar=False)).T)  # exactly white
+        samples.append(z * np.sqrt(variances) @ basis.T + mean)
+    expected = 3 * 0.5**2 + ((np.sqrt(first) - np.sqrt(second)) ** 2).sum()
+    assert frechet_distance(*samples) == pytest.approx(expected, rel=1e-9)
+    assert frechet_distance(samples[0], samples[0]) == pytest.approx(0, abs=1e-9)
+    few = rng.normal(size=(5, 40))  # fewer pictures than features: singular, and still a distance
+    assert frechet_distance(few, few) == pytest.approx(0, abs=1e-4)
+    assert frechet_distance(few, few + 1) == pytest.approx(40, rel=1e-6)
+
+
+def test_saturation_is_of_the_object_alone() -> None:
+    picture = np.full((2, 8, 8, 3), 0.8, np.float32)
+    assert saturation(picture) == 0
+    picture[:, 2:5, 2:5] = (0.8, 0.2, 0.2)
+    assert saturation(picture) == pytest.approx(0.75)
+    picture[:, 6, 6] = (0.1, 0.1, 0.1)
+    assert saturation(picture) == pytest.approx(0.75 * 9 / 10)
+
+
+def test_spread_is_the_mean_distance_of_pairs() -> None:
+    origin = np.zeros((8, 2))
+    assert spread([origin, origin + np.array([3, 4]), origin]) == pytest.approx(10 / 3)
+
+
+def test_true_objects_measure_as_the_truth() -> None:
+    scorer, specs = load_scorer(), bench_prompts(8)
+    truth = true_assets(scorer, specs, 0, 8)
+    others = compare(scorer, true_assets(scorer, specs, 20, SEEDS - 1), truth)
+    assert others.recognised > 0.98
+    assert others.without_janus > 0.8  # the scorer errs on a true object now and then
+    assert others.saturation == pytest.approx(1, abs=0.05)
+    assert others.diversity == pytest.approx(1, abs=0.3)
+    grey = true_assets(scorer, specs, 20, 0)
+    for rgb in grey.rgb:
+        rgb[:] = rgb.mean(axis=-1, keepdims=True)
+    pale = compare(scorer, grey, truth)
+    assert pale.saturation < 0.01
+    assert pale.diversity is None
+    assert pale.fid > 5 * others.fid
+    assert pale.recognised < others.recognised
+
+
+def test_rules_are_the_presets_that_choose_nothing_else() -> None:
+    names = rule_presets()
+    assert {"toybox", "dreamfusion"} <= set(names)
+    assert not {"splats", "mesh", "texture", "magic3d"} & set(names)
+
+
+def test_the_benchmark_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "guidance", "toybox", "--prompts", "2", "--several", "1", "--set", "steps=2", "--out"]
+    with pytest.raises(SystemExit) as end:
+        main([*command, str(tmp_path)])
+    assert end.value.code == 0
+    summary = json.loads((tmp_path / "guidance.json").read_text())["summary"]
+    assert list(summary) == ["truth", "toybox"]
+    assert summary["toybox"]["diversity"] is not None
+    assert summary["toybox"]["fid"] > summary["truth"]["fid"]
+    assert (tmp_path / "guidance.md").read_text().count("\n") == 4
+    with Image.open(tmp_path / "guidance.png") as sheet:
+        assert sheet.width > 4 * 64
+    assert len(list((tmp_path / "toybox").iterdir())) == 2 + SEEDS - 1
+    assert "guidance.md" in capsys.readouterr().out
