@@ -138,7 +138,7 @@ class GaussianScore:
         values = math.prod(prior.shape)
 
         def zeros(*shape: int) -> nn.Parameter:
-            return nn.Parameter(torch.zeros(*shape, dtype=prior.dtype, device=prior.device))
+            return nn.Parameter(torch.zeros(shape, dtype=prior.dtype, device=prior.device))
 
         self._trained = {"mean": zeros(values), "camera": zeros(CAMERA_FEATURES, values), "log_std": zeros()}
 

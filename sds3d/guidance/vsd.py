@@ -1,0 +1,115 @@
+"""Variational score distillation (ProlificDreamer, Wang et al. 2023, arXiv:2305.16213, eq. 9) and two of its kin.
+
+Entropic score distillation (Taming Mode Collapse, Wang et al. 2024, arXiv:2401.00909) asks phi for more of the score
+that all cameras share, so that views do not all become alike. PG-SB (SNOOPI, Nguyen et al. 2024, arXiv:2412.02687)
+draws the guidance scale anew in each step, for the prior and for phi. Whether the paper draws one scale for both or two
+is unverified: here it is one.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from typing_extensions import Self
+
+from sds3d.guidance.base import (
+    Guidance,
+    Guided,
+    RuleConfig,
+    Views,
+    Weighting,
+    combine,
+    draw_noise,
+    guided_prediction,
+    weight,
+)
+from sds3d.guidance.schedules import Schedule, UniformSchedule
+from sds3d.guidance.variational import TrainedScore, VariationalConfig
+from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
+
+
+class VSDConfig(RuleConfig):
+    """Settings of `VSD`; the defaults are ProlificDreamer's."""
+
+    name: Literal["vsd"] = "vsd"
+    scale: float = Field(default=7.5, ge=0.0)
+    """Classifier-free guidance scale S of the prior in eps_null + S (eps_cond - eps_null); phi is asked without."""
+    random_scale: tuple[float, float] | None = None
+    """PG-SB: bounds of the scale that each step draws for both, in place of `scale`; the paper's are (0.5, 4)."""
+    entropy: float = Field(default=0.0, ge=0.0, le=1.0)
+    """ESD: weight lambda of the score without a camera, that is, guidance of phi by the camera with scale 1 - lambda;
+    0 is VSD."""
+    weighting: Weighting = "sds"
+    """w(t) of the gradient."""
+    schedule: Schedule = UniformSchedule()
+    """Timesteps."""
+    variational: VariationalConfig = VariationalConfig()
+    """The network phi."""
+
+    @model_validator(mode="after")
+    def _scales(self) -> Self:
+        if self.random_scale is not None:
+            low, high = self.random_scale
+            if not 0 <= low <= high:
+                raise ValueError(f"random_scale is ({low:g}, {high:g}): give the lower bound first, from 0 on")
+            if self.entropy:
+                raise ValueError("random_scale and entropy are of different rules: leave one of them out")
+        return self
+
+    def make(self, prior: Prior) -> VSD:
+        """The rule on this prior."""
+        return VSD(self, prior)
+
+
+class VSD(Guidance):
+    """Gradient w(t) (eps_S(x_t; y, t) - eps_phi(x_t; c, t)), phi learning the score of the renders on the way.
+
+    score: another network for phi than the prior's trainable copy.
+    """
+
+    def __init__(self, config: VSDConfig, prior: Prior, score: TrainableScore | None = None) -> None:
+        self.config = config
+        self.prior = prior
+        self.phi = TrainedScore(config.variational, prior, score)
+
+    def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        config, prior = self.config, self.prior
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        x_t = add_noise(prior, x, draw_noise(x, generator), t)
+        scale = config.scale
+        if config.random_scale is not None:
+            low, high = config.random_scale
+            scale = low + (high - low) * torch.rand((), generator=generator).item()
+        prediction = guided_prediction(prior, x_t, t, views, scale)
+        phi = self._of_renders(x_t, t, views, scale)  # (B, C, h, w)
+        gradient = expand(weight(prior, t, config.weighting), x) * (prediction.eps - phi)
+        metrics = {
+            "t": t.mean().item(),
+            "gradient_rms": gradient.square().mean().sqrt().item(),
+            "variational_loss": self.phi.train(x, views, generator),
+        }
+        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)
+
+    def _of_renders(self, x_t: Tensor, t: Tensor, views: Views, scale: float) -> Tensor:
+        """eps_phi under the guidance of the variant."""
+        config, phi = self.config, self.phi
+        if config.random_scale is not None:
+            return combine(*phi.predict_text_and_null(x_t, t, views), scale).eps
+        if config.entropy == 0:
+            return phi.predict(x_t, t, views).eps
+        shared = phi.predict(x_t, t, views, camera=False)
+        if config.entropy == 1:
+            return shared.eps
+        return combine(phi.predict(x_t, t, views), shared, 1 - config.entropy).eps
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The network phi and its optimiser."""
+        return self.phi.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.phi.load_state_dict(state)

@@ -1,0 +1,147 @@
+"""What rules train: the score of the renders, in closed form on the exact Gaussian prior."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sds3d.guidance.base import draw_noise
+from sds3d.guidance.schedules import draw
+from sds3d.guidance.variational import Learner, TrainedScore, TrainingConfig, VariationalConfig, target_error
+from sds3d.priors.base import add_noise, expand
+from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.scores import Known, normal, seeded
+from tests.guidance.views import views_of
+from tests.priors.test_diffusers import tiny_pipeline
+
+MEAN, STD = 1.2, 0.3  # of the renders; the prior's are 0.2 and 0.6
+
+
+def prior_of(dtype: torch.dtype = torch.float32) -> GaussianPrior:
+    return GaussianPrior({"y": Gaussian(0.2, 0.6), "": Gaussian(0.0, 1.0)}, (3, 4, 4), dtype=dtype)
+
+
+def renders(count: int) -> Tensor:
+    return MEAN + STD * torch.randn(count, 3, 4, 4, generator=seeded(5))
+
+
+def test_phi_learns_the_score_of_the_renders() -> None:
+    prior, x = prior_of(), renders(64)
+    views = views_of(prior, 64)
+    phi = TrainedScore(VariationalConfig(lr=0.02, camera_dropout=0.5), prior)
+    t, eps = draw((0.02, 0.98), 64, 1, seeded(1)), draw_noise(x, seeded(2))
+    x_t = add_noise(prior, x, eps, t)
+
+    def error(prediction) -> float:
+        return target_error(prior, prediction, x, eps, t).item()
+
+    before = error(phi.predict(x_t, t, views))
+    generator = seeded()
+    for _ in range(250):
+        phi.train(x, views, generator)
+    best = error(normal(prior, MEAN, STD, x_t, t))
+    assert best < before - 0.1
+    assert error(phi.predict(x_t, t, views)) == pytest.approx(best, abs=0.01)
+    assert error(phi.predict(x_t, t, views, camera=False)) == pytest.approx(best, abs=0.01)
+    off = phi.predict(x_t, t, views).eps - normal(prior, MEAN, STD, x_t, t).eps
+    assert off.square().mean().sqrt() < 0.15
+
+
+def test_phi_tells_cameras_apart_and_forgets_them_when_asked_without() -> None:
+    prior = prior_of()
+    views = views_of(prior, 4)
+    x = torch.tensor([0.0, 0.5, 1.0, 0.5]).reshape(4, 1, 1, 1).expand(4, 3, 4, 4).contiguous()
+    phi = TrainedScore(VariationalConfig(lr=0.04, camera_dropout=0.3), prior)
+    generator = seeded()
+    for _ in range(250):
+        phi.train(x, views, generator)
+    t = torch.full((4,), 0.9)
+    x_t = draw_noise(x, seeded(3))[:1].expand(4, 3, 4, 4)
+    told = phi.predict(x_t, t, views).x0.mean(dim=(1, 2, 3))
+    torch.testing.assert_close(told, x.mean(dim=(1, 2, 3)), atol=0.12, rtol=0)
+    untold = phi.predict(x_t, t, views, camera=False).x0.mean(dim=(1, 2, 3))
+    torch.testing.assert_close(untold, torch.full((4,), 0.5), atol=0.12, rtol=0)
+
+
+def test_camera_and_text_are_dropped_as_often_as_asked() -> None:
+    prior, asked = prior_of(), []
+    weight = torch.nn.Parameter(torch.zeros(()))
+
+    class Listening(Known):
+        def parameters(self) -> list[torch.nn.Parameter]:
+            return [weight]
+
+    def listen(x_t, t, cond, cameras):
+        asked.append((cameras is None, bool(cond.hidden[0, 0, 1] == 1.0)))  # only the empty text has this spread
+        prediction = normal(prior, 0.0, 1.0, x_t, t)
+        return type(prediction)(prediction.eps + weight, prediction.x0)
+
+    phi = TrainedScore(VariationalConfig(camera_dropout=0.3, text_dropout=0.1, updates=2), prior, Listening(listen))
+    generator = seeded()
+    for _ in range(300):
+        phi.train(torch.zeros(2, 3, 4, 4), views_of(prior, 2), generator)
+    assert len(asked) == 600
+    no_camera, no_text = torch.tensor(asked).float().mean(dim=0).tolist()
+    assert no_camera == pytest.approx(0.3, abs=0.06)
+    assert no_text == pytest.approx(0.1, abs=0.04)
+
+
+def test_no_gradient_reaches_the_renders_and_no_other_randomness_is_used() -> None:
+    prior = prior_of()
+    views, x = views_of(prior, 4), torch.zeros(4, 3, 4, 4, requires_grad=True)
+    torch.manual_seed(0)
+    outside = torch.get_rng_state()
+    losses = []
+    for _ in range(2):
+        phi, generator = TrainedScore(VariationalConfig(), prior), seeded(3)
+        losses.append([phi.train(x, views, generator) for _ in range(5)])
+    assert losses[0] == losses[1]
+    assert x.grad is None
+    assert torch.equal(torch.get_rng_state(), outside)
+    assert phi.predict(x, torch.full((4,), 0.5), views).eps.requires_grad is False
+
+
+def test_without_updates_nothing_is_learned() -> None:
+    prior, x = prior_of(), renders(4)
+    phi = TrainedScore(VariationalConfig(updates=0), prior)
+    assert phi.train(x, views_of(prior, 4), seeded()) == 0.0
+    assert all(torch.equal(value, torch.zeros_like(value)) for value in phi.state_dict().values())
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_the_error_is_that_of_what_the_network_gives(kind: str, tmp_path: Path) -> None:
+    tiny_pipeline(kind).save_pretrained(tmp_path)
+    prior = load_prior(DiffusersConfig(model=str(tmp_path)))
+    like = prior.encode_image(torch.zeros(4, prior.image_size, prior.image_size, 3))
+    x, eps = torch.randn(like.shape, generator=seeded(1)), torch.randn(like.shape, generator=seeded(2))
+    t, cond = torch.tensor([0.1, 0.4, 0.7, 0.9]), prior.encode_text(["a red mug"] * 4)
+    x_t = add_noise(prior, x, eps, t)
+    with torch.no_grad():
+        given = prior.unet(x_t, prior.timestep(t), cond.hidden, return_dict=False)[0]
+        error = target_error(prior, prior.predict(x_t, t, cond, None), x, eps, t)
+    alpha, sigma = expand(prior.alpha(t), x), expand(prior.sigma(t), x)
+    target = eps if kind == "epsilon" else alpha * eps - sigma * x
+    torch.testing.assert_close(error, (given - target).square().mean(), rtol=1e-5, atol=1e-5)
+
+
+def test_an_optimiser_taken_up_again_goes_on_bit_for_bit() -> None:
+    def fresh() -> tuple[list[torch.nn.Parameter], Learner]:
+        parameters = [torch.nn.Parameter(start) for start in (torch.ones(3), torch.zeros(2, 2), torch.ones(1))]
+        return parameters, Learner(parameters, TrainingConfig(lr=0.1))
+
+    def loss(parameters: list[torch.nn.Parameter], step: int) -> Tensor:  # the last is never asked
+        return (parameters[0] * step).square().sum() + (parameters[1] - step).abs().sum()
+
+    ours, learner = fresh()
+    for step in range(3):
+        learner.step(loss(ours, step))
+    theirs, again = fresh()
+    with torch.no_grad():
+        for mine, other in zip(theirs, ours, strict=True):
+            mine.copy_(other)
+    again.load_state_dict(learner.state_dict())
+    for step in range(3, 6):
+        assert learner.step(loss(ours, step)) == again.step(loss(theirs, step))
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))

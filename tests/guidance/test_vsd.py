@@ -1,0 +1,194 @@
+"""VSD, ESD and PG-SB against closed forms on the exact Gaussian prior, with phi known or learned."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sds3d.config import ConfigError, build
+from sds3d.guidance.schedules import UniformSchedule
+from sds3d.guidance.sds import SDS, SDSConfig
+from sds3d.guidance.variational import VariationalConfig
+from sds3d.guidance.vsd import VSD, VSDConfig
+from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.scores import Known, normal, of_points, resumes_bit_identically, seeded
+from tests.guidance.views import views_of
+
+M, M_NULL, STD, STD_NULL = 0.8, 0.3, 0.5, 0.9
+FROZEN = VariationalConfig(updates=0)
+DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+
+
+def prior_of(dtype: torch.dtype = torch.float32, std_null: float = STD_NULL, n_views: int = 1) -> GaussianPrior:
+    return GaussianPrior(
+        {"y": Gaussian(M, STD), "": Gaussian(M_NULL, std_null)}, (3, 4, 4), n_views=n_views, rho=0.5 * (n_views > 1),
+        dtype=dtype,
+    )  # fmt: skip
+
+
+def close(a: Tensor | None, b: Tensor | None, tolerance: float) -> None:
+    assert a is not None
+    assert b is not None
+    torch.testing.assert_close(a, b, atol=tolerance, rtol=tolerance)
+
+
+@DTYPES
+@pytest.mark.parametrize("n_views", [1, 4])
+def test_of_single_points_it_is_sds(dtype, tolerance, n_views):
+    prior = prior_of(dtype, n_views=n_views)
+    x, views = torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype), views_of(prior, 8)
+    rule = VSD(VSDConfig(variational=FROZEN), prior, of_points(prior, x))
+    ours, theirs = rule(x, views, 0.0, seeded()), SDS(SDSConfig(scale=7.5), prior)(x, views, 0.0, seeded())
+    # (x_t - alpha x) / sigma: at little noise, rounding in x_t counts sigma^-1 times, at most 32 here.
+    close(ours.gradient, theirs.gradient, tolerance)
+    assert torch.equal(ours.t, theirs.t)
+
+
+@DTYPES
+@pytest.mark.parametrize("n_views", [1, 4])
+def test_nothing_moves_when_the_renders_are_the_priors_own(dtype, tolerance, n_views):
+    prior = prior_of(dtype, n_views=n_views)
+    rule = VSD(VSDConfig(scale=1.0, variational=FROZEN), prior)  # phi begins as the prior
+    guided = rule(torch.rand(8, 3, 4, 4).to(dtype), views_of(prior, 8), 0.0, seeded())
+    close(guided.gradient, torch.zeros(8, 3, 4, 4, dtype=dtype), tolerance)
+
+
+def ensemble(rule_of, prior, rate: float) -> Tensor:
+    """Where 128 renders end that phi knows the mean and the spread of at every step; the rate falls to a tenth."""
+    count, steps = 128, 300
+    x = -1 + 1.2 * torch.randn(count, 3, 4, 4, generator=seeded(8))
+    views, generator = views_of(prior, count), seeded()
+
+    def known(x_t, t, cond, cameras):
+        # Without a camera phi knows of all renders together, with one it knows which render it is.
+        return normal(prior, x.mean() if cameras is None else x, x.std() if cameras is None else 0.0, x_t, t)
+
+    rule = rule_of(Known(known))
+    for step in range(steps):
+        gradient = rule(x, views, step / steps, generator).gradient
+        assert gradient is not None
+        x = x - rate * (1 - 0.9 * step / steps) * gradient
+    return x
+
+
+@pytest.mark.parametrize(("scale", "mean"), [(1.0, M), (2.0, 2 * M - M_NULL)])
+def test_an_ensemble_ends_as_the_prior(scale, mean):
+    prior = prior_of(std_null=STD)
+    config = VSDConfig(scale=scale, entropy=1.0, variational=FROZEN)  # entropy 1: phi is asked of all renders together
+    x = ensemble(lambda phi: VSD(config, prior, phi), prior, rate=0.6)
+    assert x.mean().item() == pytest.approx(mean, abs=0.02)
+    assert x.std().item() == pytest.approx(STD, abs=0.02)
+
+
+@pytest.mark.parametrize("entropy", [1.0, 0.9, 0.8, 0.5])
+def test_entropy_decides_how_far_views_spread(entropy):
+    """v^2 = max(0, lambda s^2 - (1 - lambda) (sigma / alpha)^2) at a single t."""
+    prior, t = prior_of(), 0.2
+    config = VSDConfig(
+        scale=1.0, entropy=entropy, schedule=UniformSchedule(min=t, max=t), weighting="uniform", variational=FROZEN
+    )
+    x = ensemble(lambda phi: VSD(config, prior, phi), prior, rate=0.15)
+    ratio = torch.tan(torch.tensor(torch.pi * t / 2)).item()
+    law = max(0.0, entropy * STD**2 - (1 - entropy) * ratio**2)
+    assert x.mean().item() == pytest.approx(M, abs=0.02)
+    # The noise of the steps themselves spreads collapsed views a little.
+    assert x.var().item() == pytest.approx(law, abs=0.01)
+
+
+@DTYPES
+def test_esd_is_guidance_of_phi_by_the_camera(dtype, tolerance):
+    prior, x = prior_of(dtype), torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype)
+    views = views_of(prior, 8)
+
+    def known(x_t, t, cond, cameras):
+        return normal(prior, *((0.4, 0.7) if cameras is None else (0.1, 0.2)), x_t, t)
+
+    def gradient(entropy: float) -> Tensor:
+        config = VSDConfig(scale=3.0, entropy=entropy, variational=FROZEN)
+        guided = VSD(config, prior, Known(known))(x, views, 0.0, seeded())
+        assert guided.gradient is not None
+        return guided.gradient
+
+    plain, shared = gradient(0.0), gradient(1.0)
+    close(gradient(0.3), 0.7 * plain + 0.3 * shared, tolerance)
+    config = VSDConfig(scale=3.0, variational=FROZEN)
+    close(plain, VSD(config, prior, Known(known))(x, views, 0.0, seeded()).gradient, tolerance)
+
+
+@DTYPES
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_pg_sb_with_one_scale_is_guidance_of_both(dtype, tolerance, scale):
+    prior, x = prior_of(dtype), torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype)
+    views = views_of(prior, 8)
+
+    def known(x_t, t, cond, cameras):
+        return normal(prior, cond.hidden[..., 0].reshape(x_t.shape) + 0.2, 0.4, x_t, t)
+
+    config = VSDConfig(random_scale=(scale, scale), variational=FROZEN)
+    ours = VSD(config, prior, Known(known))(x, views, 0.0, seeded()).gradient
+
+    def guided_phi(x_t, t, cond, cameras):
+        with_text, null = (normal(prior, mean + 0.2, 0.4, x_t, t) for mean in (M, M_NULL))
+        return type(null)(null.eps + scale * (with_text.eps - null.eps), null.x0)
+
+    # The other rule draws no scale: its noise is the same, being drawn before it.
+    both = VSD(VSDConfig(scale=scale, variational=FROZEN), prior, Known(guided_phi))(x, views, 0.0, seeded())
+    close(ours, both.gradient, tolerance)
+    if scale == 1:
+        plain = VSD(VSDConfig(scale=1.0, variational=FROZEN), prior, Known(known))(x, views, 0.0, seeded())
+        close(ours, plain.gradient, tolerance)
+
+
+def test_pg_sb_draws_a_scale_within_its_bounds():
+    prior, x = prior_of(std_null=STD), torch.zeros(1, 3, 4, 4)
+    views, generator, noised = views_of(prior, 1), seeded(), []
+
+    def known(x_t, t, cond, cameras):
+        noised.append((x_t[:1], t[:1]))
+        return normal(prior, 0.0, 1.0, x_t, t)
+
+    rule = VSD(VSDConfig(random_scale=(0.5, 4.0), variational=FROZEN), prior, Known(known))
+    scales = []
+    for _ in range(300):
+        x0 = rule(x, views, 0.0, generator).x0
+        asked, null = (prior.predict(*noised[-1], text, None).x0 for text in (views.positive, views.negative))
+        assert x0 is not None
+        scales.append(((x0 - null) / (asked - null)).mean())
+    found = torch.stack(scales)
+    assert found.min() > 0.5 - 1e-3
+    assert found.max() < 4 + 1e-3
+    assert found.mean().item() == pytest.approx(2.25, abs=0.2)
+    assert found.std().item() == pytest.approx(3.5 / 12**0.5, abs=0.1)
+
+
+def test_one_network_leads_single_points_to_the_mean():
+    prior = prior_of(std_null=STD)
+    x, views, generator = torch.zeros(4, 3, 4, 4), views_of(prior, 4), seeded()
+    rule = VSD(VSDConfig(scale=1.0, variational=VariationalConfig(lr=0.04)), prior)
+    losses, tail = [], []
+    for step in range(300):
+        guided = rule(x, views, step / 299, generator)
+        assert guided.gradient is not None
+        x = x - 0.2 * guided.gradient
+        losses.append(guided.metrics["variational_loss"])
+        tail += [x.mean()] if step >= 150 else []
+    assert torch.stack(tail).mean().item() == pytest.approx(M, abs=0.1)
+    assert sum(losses[-50:]) < 0.8 * sum(losses[:50])
+
+
+@pytest.mark.parametrize("settings", [{}, {"entropy": 0.5}, {"random_scale": (0.5, 4.0)}], ids=["vsd", "esd", "snoopi"])
+def test_a_stop_changes_nothing(settings):
+    prior = prior_of()
+    config = VSDConfig(variational=VariationalConfig(lr=0.01, text_dropout=0.1), **settings)
+    assert resumes_bit_identically(lambda: VSD(config, prior), views_of(prior, 4), torch.rand(4, 3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"random_scale": (4.0, 0.5)}, r"random_scale is \(4, 0\.5\): give the lower bound first"),
+        ({"random_scale": (0.5, 4.0), "entropy": 0.5}, "random_scale and entropy are of different rules"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        build(VSDConfig, settings)
