@@ -119,7 +119,7 @@ def true_assets(scorer: Scorer, specs: Sequence[Spec], first: int, others: int) 
     return Assets(
         [score_asset(scorer, spec, *found, 0.0) for spec, found in zip(specs, objects, strict=True)],
         [rgb for rgb, _ in objects],
-        [[seen(spec, first + 1 + i)[0] for i in range(others)] for spec in specs],
+        [[seen(spec, first + 1 + i)[0] for i in range(others)] for spec in specs if others],
     )
 
 
