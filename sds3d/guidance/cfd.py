@@ -1,0 +1,116 @@
+"""Consistent flow distillation (Yan et al. 2025, arXiv:2501.05445): every render follows a clean flow of the prior.
+
+With x^c = x_t / alpha - lambda eps~, lambda = sigma / alpha, the prior's probability-flow ODE reads
+dx^c = (eps(alpha x^c + sigma eps~, t) - eps~) dlambda and x^c looks clean all the way, so that a render can take its
+place: SDS with a deterministic t that falls, and with a noise eps~ that is locked to the surface (`surface_noise`), so
+that the flows of all views are those of one object. Let the noise slowly change and it is the flow's SDE.
+
+The equation, the noise and the schedules are those of the code the authors released.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from typing_extensions import Self
+
+from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, guided_prediction, weight
+from sds3d.guidance.schedules import PiecewiseSchedule, Schedule
+from sds3d.guidance.surface_noise import SurfaceNoise
+from sds3d.priors.base import Prior, add_noise, expand
+
+
+class CFDConfig(RuleConfig):
+    """Settings of `CFD`; the defaults are the released ones of its first stage, on MVDream."""
+
+    name: Literal["cfd"] = "cfd"
+    scale: float = Field(default=50.0, ge=0.0)
+    """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null). Released: 50 on MVDream, and 71 on Stable
+    Diffusion, where its code says 70 of S - 1."""
+    rescale: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Part of the clean estimate put back to the contrast of the unguided one."""
+    weighting: Weighting = "uniform"
+    """w(t) of the gradient. Released: uniform on MVDream, lambda on Stable Diffusion."""
+    gamma: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of the noise's variance that is drawn anew each step: 0 is the ODE, above it the SDE, 1 is SDS. Released:
+    0.0001 in 10,000 steps; what counts is the sum over the steps."""
+    churn: bool = False
+    """Ask the prior at the noise level lambda / sqrt(1 - gamma), where the step of the exact SDE begins (Karras et al.
+    2022, arXiv:2206.00364, algorithm 2). Without it, as in the released 3D code, samples vary less than they should."""
+    oversampling: int = Field(default=4, ge=1, le=64)
+    """Texels along an edge of a map of the reference noise, for each noise pixel of a view's height. Released: 32, for
+    which it keeps 64 times as much noise."""
+    schedule: Schedule = PiecewiseSchedule(knots=((0.0, 0.98, 0.98), (0.5, 0.596, 0.596), (1.0, 0.308, 0.308)))
+    """Timesteps, one for all views."""
+
+    @model_validator(mode="after")
+    def _churn_is_finite(self) -> Self:
+        if self.churn and self.gamma == 1:
+            raise ValueError("churn needs a gamma below 1: with 1 all of the noise is new each step")
+        return self
+
+    def make(self, prior: Prior) -> CFD:
+        """The rule on this prior."""
+        return CFD(self, prior)
+
+
+class CFD(Guidance):
+    """Gradient w(t) (eps_S(alpha x + sigma eps~; y, t) - eps~) with t falling and eps~ locked to the surface.
+
+    Every call is a step of the flow: with gamma above 0 it moves the noise on.
+    """
+
+    def __init__(self, config: CFDConfig, prior: Prior) -> None:
+        self.config = config
+        self.prior = prior
+        self.noise: SurfaceNoise | None = None  # drawn when the shape of x is known
+
+    def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+        """One step: x (B, C, h, w) detached, in the prior's space, B the same in all steps; progress in [0, 1]."""
+        config, prior = self.config, self.prior
+        batch, channels, height, width = x.shape
+        t = config.schedule.sample(progress, batch, batch, generator).to(x.device)  # (B,), all the same
+        if self.noise is None:
+            seed = int(torch.randint(2**62, (), generator=generator))
+            self.noise = SurfaceNoise((batch, channels, height, width), config.oversampling * height, seed)
+        elif config.gamma > 0:
+            self.noise.evolve(config.gamma, generator)
+        if config.churn:
+            t = churned(prior, t, config.gamma)
+        drawn, locked = self.noise(views)
+        eps = drawn.to(x)  # (B, C, h, w)
+        x_t = add_noise(prior, x, eps, t)
+        prediction = guided_prediction(prior, x_t, t, views, config.scale, rescale=config.rescale)
+        gradient = expand(weight(prior, t, config.weighting), x) * (prediction.eps - eps)  # (B, C, h, w)
+        metrics = {
+            "t": t.mean().item(),
+            "gradient_rms": gradient.square().mean().sqrt().item(),
+            "locked": locked.float().mean().item(),  # share of the noise pixels that have texels of the surface
+        }
+        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The noise."""
+        return {} if self.noise is None else self.noise.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.noise = SurfaceNoise.from_state(state) if state else None
+
+
+def churned(prior: Prior, t: Tensor, gamma: float) -> Tensor:
+    """Timesteps (B,) with lambda = sigma / alpha larger by 1 / sqrt(1 - gamma) than at t (B,), at most 1.
+
+    To the last bits of float32, or the next level up that a prior of discrete levels has.
+    """
+    low, high = t, torch.ones_like(t)
+    alpha, sigma = prior.alpha(t) * math.sqrt(1 - gamma), prior.sigma(t)
+    for _ in range(24):
+        middle = (low + high) / 2
+        below = prior.sigma(middle) * alpha < sigma * prior.alpha(middle)  # no division: alpha may be 0 at 1
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return high
