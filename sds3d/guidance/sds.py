@@ -8,7 +8,18 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, guided_prediction, weight
+from sds3d.guidance.base import (
+    Guidance,
+    Guided,
+    RuleConfig,
+    Views,
+    Weighting,
+    draw_noise,
+    guided_prediction,
+    rescaled,
+    weight,
+)
+from sds3d.guidance.perp_neg import perp_neg_prediction
 from sds3d.guidance.schedules import Schedule, UniformSchedule
 from sds3d.priors.base import Prior, add_noise, expand
 
@@ -21,6 +32,9 @@ class SDSConfig(RuleConfig):
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
     rescale: float = Field(default=0.0, ge=0.0, le=1.0)
     """Part of the clean estimate put back to the contrast of the unguided one; 0.5 tames colours at a high scale."""
+    perp_neg: bool = False
+    """Guide by the words of neighbouring views with Perp-Neg (arXiv:2304.04968), against a second face: for priors
+    asked without cameras. Four texts a view in place of two."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""
     schedule: Schedule = UniformSchedule()
@@ -44,7 +58,11 @@ class SDS(Guidance):
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         eps = draw_noise(x, generator)
         x_t = add_noise(prior, x, eps, t)
-        prediction = guided_prediction(prior, x_t, t, views, config.scale, rescale=config.rescale)
+        if config.perp_neg:
+            prediction = perp_neg_prediction(prior, x_t, t, views, config.scale)
+            prediction = rescaled(prior, prediction, t, config.rescale) if config.rescale > 0 else prediction
+        else:
+            prediction = guided_prediction(prior, x_t, t, views, config.scale, rescale=config.rescale)
         gradient = expand(weight(prior, t, config.weighting), x) * (prediction.eps - eps)  # (B, C, h, w)
         metrics = {"t": t.mean().item(), "gradient_rms": gradient.square().mean().sqrt().item()}
         return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)

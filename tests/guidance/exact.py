@@ -1,0 +1,57 @@
+"""An exact prior whose noise levels are as exact as its predictions, and what is known of it."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from sds3d.priors.base import expand
+from sds3d.priors.gaussian import Gaussian, GaussianPrior
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
+
+
+class ExactPrior(GaussianPrior):
+    """Timesteps are drawn in float32; alpha and sigma are worked out in the prior's own dtype."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return super().alpha(t.to(self.dtype))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return super().sigma(t.to(self.dtype))
+
+
+def exact_prior(dtype: torch.dtype = torch.float64, n_views: int = 1, **prompts: tuple[float, float]) -> ExactPrior:
+    """Means and standard deviations by prompt, "null" for the empty one; with several views, correlated by 0.6."""
+    named = {"y": (0.8, 0.5), "null": (0.3, 0.9)} | prompts
+    gaussians = {"" if name == "null" else name: Gaussian(*value) for name, value in named.items()}
+    return ExactPrior(gaussians, (3, 4, 4), n_views=n_views, rho=0.6 if n_views > 1 else 0.0, dtype=dtype)
+
+
+def renders(batch: int = 4, dtype: torch.dtype = torch.float64, seed: int = 3) -> Tensor:
+    """Random x (batch, 3, 4, 4)."""
+    return torch.randn(batch, 3, 4, 4, generator=seeded(seed), dtype=dtype)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def level(prior: GaussianPrior, t: Tensor | float) -> Tensor:
+    """lambda = sigma / alpha at t, (B, 1, 1, 1)."""
+    t = torch.as_tensor(t).reshape(-1)
+    ratio = prior.sigma(t) / prior.alpha(t)
+    return expand(ratio, ratio.new_empty(len(ratio), 1, 1, 1))
+
+
+def ode_factor(prior: GaussianPrior, std: float, times: list[float]) -> float:
+    """What x / alpha - mean is multiplied by when DDIM steps through these times on N(mean, std^2).
+
+    With y = x / alpha and lambda = sigma / alpha, a step adds (lambda' - lambda) eps, and eps = lambda (y - mean) /
+    (std^2 + lambda^2).
+    """
+    levels = [level(prior, t).item() for t in times]
+    return math.prod(1 + (b - a) * a / (std**2 + a**2) for a, b in itertools.pairwise(levels))
