@@ -25,7 +25,8 @@ class PixelClip(Config):
     def on_picture(self, gradient: Tensor, progress: float) -> Tensor:
         """gradient: (B, H, W, 3) with respect to the rendered colours, each view's own."""
         largest = gradient.abs().amax(dim=-1, keepdim=True)  # (B, H, W, 1)
-        return gradient * (self.limit / largest.clamp_min(self.limit))
+        # Chosen, not computed as a minimum: a factor that is 1 but for rounding would touch the other pixels.
+        return gradient * torch.where(largest > self.limit, self.limit / largest, 1.0)
 
     def on_x(self, gradient: Tensor, progress: float) -> Tensor:
         """Untouched."""
