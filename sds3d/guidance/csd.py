@@ -1,0 +1,78 @@
+"""Classifier score distillation (Yu et al. 2023, arXiv:2310.19415): guidance alone, without a generative part.
+
+    G = w(t) (a eps_pos + b eps_neg + n eps_null),    a + b + n = 0
+
+No injected noise is taken off: what remains is the gradient of an implicit classifier, log p(y | x_t). It has no rest
+of its own (for Gaussians of one variance it is the same everywhere), so the run's length and the optimiser's rates
+decide how far it goes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import model_validator
+from torch import Tensor
+from typing_extensions import Self
+
+from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, predict_each, weight
+from sds3d.guidance.schedules import AnnealedSchedule, Schedule
+from sds3d.priors.base import Prior, add_noise, expand
+
+
+class CSDConfig(RuleConfig):
+    """Settings of `CSD`; the defaults are the paper's for its first stage. Coefficients are those at the start and at
+    the end of the run, linear between, and sum to 0."""
+
+    name: Literal["csd"] = "csd"
+    positive: tuple[float, float] = (1.0, 1.0)
+    """a, of what the views are guided to."""
+    negative: tuple[float, float] = (0.0, -1.0)
+    """b, of the negative prompt."""
+    null: tuple[float, float] = (-1.0, 0.0)
+    """n, of the empty prompt."""
+    weighting: Weighting = "uniform"
+    """w(t) of the gradient."""
+    schedule: Schedule = AnnealedSchedule(min=(0.02, 0.02), max=(0.98, 0.5))
+    """Timesteps."""
+
+    @model_validator(mode="after")
+    def _sum_is_zero(self) -> Self:
+        for when, terms in zip(
+            ("start", "end"), zip(self.positive, self.negative, self.null, strict=True), strict=True
+        ):
+            if not math.isclose(sum(terms), 0.0, abs_tol=1e-6):
+                raise ValueError(
+                    f"at the {when}, positive {terms[0]}, negative {terms[1]} and null {terms[2]} sum to "
+                    f"{sum(terms):.3g}: make it 0"
+                )
+        return self
+
+    def make(self, prior: Prior) -> CSD:
+        """The rule on this prior."""
+        return CSD(self, prior)
+
+
+class CSD(Guidance):
+    """Gradient w(t) (a eps_pos + b eps_neg + n eps_null)."""
+
+    def __init__(self, config: CSDConfig, prior: Prior) -> None:
+        self.config = config
+        self.prior = prior
+
+    def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        config, prior = self.config, self.prior
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        x_t = add_noise(prior, x, draw_noise(x, generator), t)
+        conditions = [views.positive, views.negative, views.prompt.null.repeat(len(x))]
+        with torch.no_grad():
+            predictions = predict_each(prior, x_t, t, conditions, views.cameras)
+        ramps = (config.positive, config.negative, config.null)
+        a, b, n = ((1 - progress) * start + progress * end for start, end in ramps)
+        positive, negative, null = (prediction.eps for prediction in predictions)  # (B, C, h, w) each
+        gradient = expand(weight(prior, t, config.weighting), x) * (a * positive + b * negative + n * null)
+        metrics = {"t": t.mean().item(), "gradient_rms": gradient.square().mean().sqrt().item()}
+        return Guided(t=t, gradient=gradient, x0=predictions[0].x0, metrics=metrics)
