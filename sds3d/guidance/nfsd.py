@@ -1,0 +1,67 @@
+"""Noise-free score distillation (Katzir et al. 2023, arXiv:2310.17590). Unverified: written without the paper's code.
+
+    G = w(t) (d_D + S d_C),    d_C = eps_pos - eps_null
+    d_D = eps_null below t = 0.2, else eps_null - eps_neg
+
+At little noise the null prediction is close to what pulls the render into the domain of pictures; at more noise, where
+it also holds the injected noise, the negative prompt ("unrealistic, blurry, low quality") stands for what is outside.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, predict_each, weight
+from sds3d.guidance.schedules import Schedule, UniformSchedule
+from sds3d.priors.base import Prior, add_noise, expand
+
+
+class NFSDConfig(RuleConfig):
+    """Settings of `NFSD`. The negative prompt is the run's `prompts.negative`; when it is empty, only guidance is left
+    above the threshold."""
+
+    name: Literal["nfsd"] = "nfsd"
+    scale: float = Field(default=7.5, ge=0.0)
+    """S, factor on the direction of guidance eps_pos - eps_null."""
+    threshold: float = Field(default=0.2, ge=0.0, le=1.0)
+    """Timestep below which the null prediction itself is the domain's part."""
+    weighting: Weighting = "sds"
+    """w(t) of the gradient."""
+    schedule: Schedule = UniformSchedule()
+    """Timesteps."""
+
+    def make(self, prior: Prior) -> NFSD:
+        """The rule on this prior."""
+        return NFSD(self, prior)
+
+
+class NFSD(Guidance):
+    """Gradient w(t) (d_D + S (eps_pos - eps_null)), from which the injected noise is gone."""
+
+    def __init__(self, config: NFSDConfig, prior: Prior) -> None:
+        self.config = config
+        self.prior = prior
+
+    def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        config, prior = self.config, self.prior
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        x_t = add_noise(prior, x, draw_noise(x, generator), t)
+        conditions = [views.positive, views.negative, views.prompt.null.repeat(len(x))]
+        with torch.no_grad():
+            predictions = predict_each(prior, x_t, t, conditions, views.cameras)
+        positive, negative, null = (prediction.eps for prediction in predictions)  # (B, C, h, w) each
+        domain = null - expand((t >= config.threshold).to(null), null) * negative
+        condition = positive - null
+        gradient = expand(weight(prior, t, config.weighting), x) * (domain + config.scale * condition)
+        metrics = {
+            "t": t.mean().item(),
+            "gradient_rms": gradient.square().mean().sqrt().item(),
+            "domain_rms": domain.square().mean().sqrt().item(),
+            "condition_rms": condition.square().mean().sqrt().item(),
+        }
+        return Guided(t=t, gradient=gradient, x0=predictions[0].x0, metrics=metrics)
