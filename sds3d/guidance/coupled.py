@@ -1,0 +1,102 @@
+"""Coupled score distillation (2025, arXiv:2505.04262), reconstructed: its equation could not be checked.
+
+The views of an object shall have the likelihood of the prior view by view, by the words of the views, and all together,
+by their cameras. From KL(q || p_2D p_MV^lambda) follows, for each view v, at one timestep for all of them,
+
+    w(t) [image (eps_2D - eps_phi) + coupling (eps_MV - eps_phi)]_v
+
+with phi learning the joint score of the renders. The prior is asked twice: as a plain 2D model, without cameras, and as
+the multi-view model it is. A plain prior knows no cameras: both are then its one prediction, but for the text, and the
+rule is VSD of the weight image + coupling.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sds3d.guidance.base import (
+    Guidance,
+    Guided,
+    GuidedPrediction,
+    RuleConfig,
+    Views,
+    Weighting,
+    combine,
+    draw_noise,
+    guided_prediction,
+    predict_each,
+    weight,
+)
+from sds3d.guidance.schedules import Schedule, UniformSchedule
+from sds3d.guidance.variational import TrainedScore, VariationalConfig
+from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
+
+
+class CoupledConfig(RuleConfig):
+    """Settings of `Coupled`; reconstructed, the scale and the timesteps are VSD's."""
+
+    name: Literal["coupled"] = "coupled"
+    scale: float = Field(default=7.5, ge=0.0)
+    """Classifier-free guidance scale S of both predictions in eps_null + S (eps_cond - eps_null)."""
+    image: float = Field(default=1.0, ge=0.0)
+    """Weight of the views one by one, asked without cameras and with the words of the views."""
+    coupling: float = Field(default=1.0, ge=0.0)
+    """Weight lambda of the views together, asked with their cameras; the paper shows 0.1 to 2."""
+    weighting: Weighting = "sds"
+    """w(t) of the gradient."""
+    schedule: Schedule = UniformSchedule()
+    """Timesteps."""
+    variational: VariationalConfig = VariationalConfig()
+    """The network phi."""
+
+    def make(self, prior: Prior) -> Coupled:
+        """The rule on this prior."""
+        return Coupled(self, prior)
+
+
+class Coupled(Guidance):
+    """Gradient w(t) [image (eps_2D - eps_phi) + coupling (eps_MV - eps_phi)].
+
+    score: another network for phi than the prior's trainable copy.
+    """
+
+    def __init__(self, config: CoupledConfig, prior: Prior, score: TrainableScore | None = None) -> None:
+        self.config = config
+        self.prior = prior
+        self.phi = TrainedScore(config.variational, prior, score)
+
+    def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        config, prior = self.config, self.prior
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        x_t = add_noise(prior, x, draw_noise(x, generator), t)
+        together = guided_prediction(prior, x_t, t, views, config.scale)
+        alone = self._view_by_view(x_t, t, views)
+        phi = self.phi.predict(x_t, t, views).eps  # (B, C, h, w)
+        direction = config.image * (alone.eps - phi) + config.coupling * (together.eps - phi)
+        gradient = expand(weight(prior, t, config.weighting), x) * direction
+        metrics = {
+            "t": t.mean().item(),
+            "gradient_rms": gradient.square().mean().sqrt().item(),
+            "variational_loss": self.phi.train(x, views, generator),
+        }
+        return Guided(t=t, gradient=gradient, x0=together.x0, metrics=metrics)
+
+    @torch.no_grad()
+    def _view_by_view(self, x_t: Tensor, t: Tensor, views: Views) -> GuidedPrediction:
+        """The guided prediction of the prior as a plain 2D model, which only words tell the view."""
+        texts = [views.prompt.of_views(views.cameras), views.negative]
+        asked, null = predict_each(self.prior, x_t, t, texts, cameras=None)
+        return combine(asked, null, self.config.scale)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The network phi and its optimiser."""
+        return self.phi.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.phi.load_state_dict(state)
