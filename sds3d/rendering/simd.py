@@ -177,6 +177,18 @@ def lowest_bit(typing_context, bits):
     return types.int64(types.int64), codegen
 
 
+@inlined
+def count_bits(typing_context, bits):
+    """How many bits of an int64 are set."""
+
+    def codegen(context, builder, signature, arguments):
+        kind = ir.IntType(64)
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind]), "llvm.ctpop.i64")
+        return builder.call(function, [arguments[0]])
+
+    return types.int64(types.int64), codegen
+
+
 # ---- eight floats, or eight truths, as a Numba type ----
 
 

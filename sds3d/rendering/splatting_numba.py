@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from sds3d.rendering.simd import (
     bits8,
     ceil8,
+    count_bits,
     exp2_8,
     floor8,
     iota8,
@@ -66,6 +67,8 @@ _LOG2E = np.float32(np.log2(np.e))
 _PACKED = 12  # floats of a packed splat: mean 2, conic 3, -ln opacity, 2 limit, -b/a, features 4
 _SLOT = 12  # floats of a gradient slot: six moments of d loss/d exponent, features 4, unused 2
 _NO_SHAPE = (_ZERO, _ZERO, _ZERO, _ZERO, _ZERO)
+_CHUNK = 16  # pairs of a tile that are blended at a time
+_SHAPE = 40  # floats of a pair in a chunk: four vectors and four features
 _BLOCK = 1024
 _ALONE = 12000  # pairs that one thread has blended before another one has woken
 
@@ -204,8 +207,8 @@ def _bin(means2d, conics, opacities, features, depths, rows, columns, packed):
     for j in range(count):
         i = order[j]
         first_row, last_row, first, last = spans[i]
-        # A frame of one row or column of tiles is taken whole; of a larger one the ellipse may miss the corners.
-        cornered = last_row > first_row and last > first
+        # A small frame is taken whole; of a large one the ellipse may miss the corners.
+        cornered = (last_row - first_row + 1) * (last - first + 1) > 4
         shape = _ellipse(packed[i]) if cornered else _NO_SHAPE
         for tile_y in range(first_row, last_row + 1):
             if cornered:
@@ -294,6 +297,34 @@ def _rows_touched(packed, base, x, y):
 
 
 @njit(inline="always", **_KERNEL)
+def _gather(packed, splat, first, last, before, left, top, unfinished, shapes, masks, pairs):
+    """Of a tile's pairs from first to last, those that touch unfinished rows, into the arrays of a chunk.
+
+    shapes: what a row's pixels need. masks: the rows touched. pairs: indices. before: packed splats of earlier cameras.
+    Returns how many pairs there are, and how many rows they touch together.
+
+    A chunk's rows are then blended in one loop over all of them: with a loop for each pair, of three rows or five, the
+    processor would mispredict where it ends.
+    """
+    kept, rows = 0, 0
+    for j in range(first, last):
+        base, at = (before + splat[j]) * _PACKED, kept * _SHAPE
+        x, y = left - packed[base], top - packed[base + 1]
+        touched = _rows_touched(packed, base, x, y) & unfinished
+        dx, dy = iota8() + x, iota8() + y
+        # alpha is the power of two of the first, in a row, + the second times dy + the last, one for each row.
+        store8(shapes, at, dx * dx * (-_HALF * _LOG2E * packed[base + 2]) - _LOG2E * packed[base + 5])
+        store8(shapes, at + 8, dx * (-_LOG2E * packed[base + 3]))
+        store8(shapes, at + 16, dy)
+        store8(shapes, at + 24, dy * dy * (-_HALF * _LOG2E * packed[base + 4]))
+        store4(shapes, at + 32, load4(packed, base + 8))
+        masks[kept], pairs[kept] = touched, j
+        kept += touched != 0
+        rows += count_bits(touched)
+    return kept, rows
+
+
+@njit(inline="always", **_KERNEL)
 def _unfinished(state, stride):
     """Bits of the rows that have a pixel that is not finished."""
     rows = 0
@@ -306,7 +337,8 @@ def _unfinished(state, stride):
 def _blend(thread, n_threads, packed, splat, start, end, n, rows, columns, counter, picture, alpha_of):
     _, height, width, channels = picture.shape
     state = np.empty(TILE * 40, np.float32)  # a row: transmittance (negative when finished), four features
-    heights = np.empty(16, np.float32)  # of a tile's rows above a Gaussian's mean, and what they add to its power
+    shapes, masks = np.empty((_CHUNK + 1) * _SHAPE, np.float32), np.zeros(_CHUNK + 1, np.int64)
+    pairs = np.empty(_CHUNK + 1, np.int64)
     zero, most, least, faintest = splat8(_ZERO), splat8(_MAX_ALPHA), splat8(_MIN_T), splat8(_FAINTEST)
     while True:
         item = next_item(counter)
@@ -319,26 +351,17 @@ def _blend(thread, n_threads, packed, splat, start, end, n, rows, columns, count
         for k in range(0, TILE * 40, 40):
             store8(state, k, splat8(_ONE))
         left, top = np.float32(tile_x * TILE) + _HALF, np.float32(tile_y * TILE) + _HALF
-        unfinished = 255
-        used = end[item]
-        for j in range(start[item], end[item]):
-            base = (c * n + splat[j]) * _PACKED
-            x, y = left - packed[base], top - packed[base + 1]
-            touched = _rows_touched(packed, base, x, y) & unfinished
-            if touched == 0:
-                continue
-            dx, dy = iota8() + x, iota8() + y
-            # alpha is the power of two of in_row + across dy + what the row adds.
-            in_row = dx * dx * (-_HALF * _LOG2E * packed[base + 2]) - _LOG2E * packed[base + 5]
-            across = dx * (-_LOG2E * packed[base + 3])
-            store8(heights, 0, dy)
-            store8(heights, 8, dy * dy * (-_HALF * _LOG2E * packed[base + 4]))
-            f0, f1, f2, f3 = packed[base + 8], packed[base + 9], packed[base + 10], packed[base + 11]
-            while touched != 0:
-                row = lowest_bit(touched)
-                touched &= touched - 1
+        j, last, unfinished = start[item], end[item], 255
+        while j < last and unfinished != 0:
+            until = min(j + _CHUNK, last)
+            _, touches = _gather(packed, splat, j, until, c * n, left, top, unfinished, shapes, masks, pairs)
+            j = until
+            pair, touched = 0, masks[0]
+            for _ in range(touches):
+                row, shape = lowest_bit(touched), pair * _SHAPE
                 at = row * 40
-                power = in_row + across * heights[row] + heights[row + 8]
+                power = load8(shapes, shape) + load8(shapes, shape + 8) * shapes[shape + 16 + row]
+                power = power + shapes[shape + 24 + row]
                 alpha = exp2_8(power)
                 alpha = select8(alpha > most, most, alpha)
                 before = load8(state, at)
@@ -347,16 +370,15 @@ def _blend(thread, n_threads, packed, splat, start, end, n, rows, columns, count
                 through = after > least
                 weight = select8(through, taken, zero)
                 store8(state, at, select8(through, after, minus_abs8(before)))
-                store8(state, at + 8, load8(state, at + 8) + weight * f0)
-                store8(state, at + 16, load8(state, at + 16) + weight * f1)
-                store8(state, at + 24, load8(state, at + 24) + weight * f2)
-                store8(state, at + 32, load8(state, at + 32) + weight * f3)
-            if j & 7 == 7:  # rarely, so that the next Gaussian need not wait for this one's pixels
-                unfinished = _unfinished(state, 40)
-                if unfinished == 0:
-                    used = j + 1
-                    break
-        end[item] = used
+                store8(state, at + 8, load8(state, at + 8) + weight * shapes[shape + 32])
+                store8(state, at + 16, load8(state, at + 16) + weight * shapes[shape + 33])
+                store8(state, at + 24, load8(state, at + 24) + weight * shapes[shape + 34])
+                store8(state, at + 32, load8(state, at + 32) + weight * shapes[shape + 35])
+                touched &= touched - 1
+                pair += touched == 0
+                touched |= masks[pair] * (touched == 0)  # the next pair's; a product, for a branch would mispredict
+            unfinished = _unfinished(state, 40)
+        end[item] = j
         for row in range(min(TILE, height - tile_y * TILE)):
             for k in range(min(TILE, width - tile_x * TILE)):
                 y, x, at = tile_y * TILE + row, tile_x * TILE + k, row * 40 + k
@@ -373,7 +395,10 @@ def _blend_backward(
     _, height, width, channels = picture.shape
     # A row: transmittance, what of the loss's linear part is left, d loss/d ln(final transmittance), d features.
     state = np.empty(TILE * 56, np.float32)
-    heights = np.empty(16, np.float32)  # as in `_blend`
+    shapes, masks = np.empty((_CHUNK + 1) * _SHAPE, np.float32), np.zeros(_CHUNK + 1, np.int64)
+    pairs = np.empty(_CHUNK + 1, np.int64)
+    # A pair: sums over rows of d loss/d (-exponent) times 1, dy, dy^2, and of the features' gradients.
+    sums = np.empty(_CHUNK * 56, np.float32)
     zero, most, least, faintest = splat8(_ZERO), splat8(_MAX_ALPHA), splat8(_MIN_T), splat8(_FAINTEST)
     one = splat8(_ONE)
     while True:
@@ -395,27 +420,19 @@ def _blend_backward(
                 state[at], state[at + 8] = _ONE, rest
                 state[at + 16] = (_ONE - alpha_of[c, y, x, 0]) * d_alpha[c, y, x, 0]
         left, top = np.float32(tile_x * TILE) + _HALF, np.float32(tile_y * TILE) + _HALF
-        unfinished = 255
-        for j in range(start[item], end[item]):
-            base = (c * n + splat[j]) * _PACKED
-            x, y = left - packed[base], top - packed[base + 1]
-            touched = _rows_touched(packed, base, x, y) & unfinished
-            if touched == 0:
-                continue
-            dx, dy = iota8() + x, iota8() + y
-            in_row = dx * dx * (-_HALF * _LOG2E * packed[base + 2]) - _LOG2E * packed[base + 5]
-            across = dx * (-_LOG2E * packed[base + 3])
-            store8(heights, 0, dy)
-            store8(heights, 8, dy * dy * (-_HALF * _LOG2E * packed[base + 4]))
-            f0, f1, f2, f3 = packed[base + 8], packed[base + 9], packed[base + 10], packed[base + 11]
-            # Sums over rows of d loss/d (-exponent) times 1, dy, dy^2, and of the features' gradients.
-            g, gy, gyy, e0, e1, e2, e3 = zero, zero, zero, zero, zero, zero, zero
-            while touched != 0:
-                row = lowest_bit(touched)
-                touched &= touched - 1
+        j, last, unfinished = start[item], end[item], 255
+        while j < last and unfinished != 0:
+            until = min(j + _CHUNK, last)
+            kept, touches = _gather(packed, splat, j, until, c * n, left, top, unfinished, shapes, masks, pairs)
+            j = until
+            for k in range(0, kept * 56, 8):
+                store8(sums, k, zero)
+            pair, touched = 0, masks[0]
+            for _ in range(touches):
+                row, shape, sum_at = lowest_bit(touched), pair * _SHAPE, pair * 56
                 at = row * 56
-                y = heights[row]
-                power = in_row + across * y + heights[row + 8]
+                dy = shapes[shape + 16 + row]
+                power = load8(shapes, shape) + load8(shapes, shape + 8) * dy + shapes[shape + 24 + row]
                 alpha = exp2_8(power)
                 moves = alpha <= most
                 alpha = select8(moves, alpha, most)
@@ -428,23 +445,33 @@ def _blend_backward(
                 store8(state, at, select8(through, after, minus_abs8(before)))
                 h0, h1 = load8(state, at + 24), load8(state, at + 32)
                 h2, h3 = load8(state, at + 40), load8(state, at + 48)
-                value = h0 * f0 + h1 * f1 + h2 * f2 + h3 * f3
+                value = h0 * shapes[shape + 32] + h1 * shapes[shape + 33]
+                value = value + h2 * shapes[shape + 34] + h3 * shapes[shape + 35]
                 rest = load8(state, at + 8) - weight * value
                 store8(state, at + 8, rest)
                 slope = weight * value + (load8(state, at + 16) - rest) * alpha / (one - alpha)
                 slope = select8(hit & through & moves, slope, zero)
-                g, gy, gyy = g + slope, gy + slope * y, gyy + slope * (y * y)
-                e0, e1, e2, e3 = e0 + weight * h0, e1 + weight * h1, e2 + weight * h2, e3 + weight * h3
-            gx = g * dx
-            at = (slot[j] + c * slots_between) * _SLOT
-            sums = sums8(g, gx, gy, gx * dx, gy * dx, gyy, e0, e1)
-            store8(slots, at, load8(slots, at) + sums)
-            sums = sums8(e2, e3, zero, zero, zero, zero, zero, zero)
-            store4(slots, at + 8, load4(slots, at + 8) + sums)
-            if j & 7 == 7:
-                unfinished = _unfinished(state, 56)
-                if unfinished == 0:
-                    break
+                # dy * dy rounded alike for all: a needle's gradients cancel, and magnify what differs.
+                store8(sums, sum_at, load8(sums, sum_at) + slope)
+                store8(sums, sum_at + 8, load8(sums, sum_at + 8) + slope * dy)
+                store8(sums, sum_at + 16, load8(sums, sum_at + 16) + slope * (dy * dy))
+                store8(sums, sum_at + 24, load8(sums, sum_at + 24) + weight * h0)
+                store8(sums, sum_at + 32, load8(sums, sum_at + 32) + weight * h1)
+                store8(sums, sum_at + 40, load8(sums, sum_at + 40) + weight * h2)
+                store8(sums, sum_at + 48, load8(sums, sum_at + 48) + weight * h3)
+                touched &= touched - 1
+                pair += touched == 0
+                touched |= masks[pair] * (touched == 0)
+            for k in range(kept):
+                dx = iota8() + (left - packed[(c * n + splat[pairs[k]]) * _PACKED])
+                g, gy, gyy = load8(sums, k * 56), load8(sums, k * 56 + 8), load8(sums, k * 56 + 16)
+                gx, gxy = g * dx, gy * dx
+                e0, e1, e2 = load8(sums, k * 56 + 24), load8(sums, k * 56 + 32), load8(sums, k * 56 + 40)
+                at = (slot[pairs[k]] + c * slots_between) * _SLOT
+                store8(slots, at, load8(slots, at) + sums8(g, gx, gy, gx * dx, gxy, gyy, e0, e1))
+                high = sums8(e2, load8(sums, k * 56 + 48), zero, zero, zero, zero, zero, zero)
+                store4(slots, at + 8, load4(slots, at + 8) + high)
+            unfinished = _unfinished(state, 56)
 
 
 @njit(**_KERNEL)
