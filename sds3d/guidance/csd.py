@@ -31,8 +31,8 @@ class CSDConfig(RuleConfig):
     """a, of what the views are guided to."""
     negative: tuple[float, float] = (0.0, -1.0)
     """b, of the negative prompt."""
-    null: tuple[float, float] = (-1.0, 0.0)
-    """n, of the empty prompt."""
+    empty: tuple[float, float] = (-1.0, 0.0)
+    """n, of the empty prompt, eps_null."""
     weighting: Weighting = "uniform"
     """w(t) of the gradient."""
     schedule: Schedule = AnnealedSchedule(min=(0.02, 0.02), max=(0.98, 0.5))
@@ -41,11 +41,11 @@ class CSDConfig(RuleConfig):
     @model_validator(mode="after")
     def _sum_is_zero(self) -> Self:
         for when, terms in zip(
-            ("start", "end"), zip(self.positive, self.negative, self.null, strict=True), strict=True
+            ("start", "end"), zip(self.positive, self.negative, self.empty, strict=True), strict=True
         ):
             if not math.isclose(sum(terms), 0.0, abs_tol=1e-6):
                 raise ValueError(
-                    f"at the {when}, positive {terms[0]}, negative {terms[1]} and null {terms[2]} sum to "
+                    f"at the {when}, positive {terms[0]}, negative {terms[1]} and empty {terms[2]} sum to "
                     f"{sum(terms):.3g}: make it 0"
                 )
         return self
@@ -70,7 +70,7 @@ class CSD(Guidance):
         conditions = [views.positive, views.negative, views.prompt.null.repeat(len(x))]
         with torch.no_grad():
             predictions = predict_each(prior, x_t, t, conditions, views.cameras)
-        ramps = (config.positive, config.negative, config.null)
+        ramps = (config.positive, config.negative, config.empty)
         a, b, n = ((1 - progress) * start + progress * end for start, end in ramps)
         positive, negative, null = (prediction.eps for prediction in predictions)  # (B, C, h, w) each
         gradient = expand(weight(prior, t, config.weighting), x) * (a * positive + b * negative + n * null)

@@ -39,7 +39,7 @@ def test_it_is_sds_without_what_is_generative(dtype):
 def test_coefficients_ramp(progress):
     prior = exact_prior(bad=(-0.4, 0.7))
     x, views = renders(), views_of(prior, 4, negative="bad")
-    config = CSDConfig(positive=(1, 1), negative=(-1, -0.5), null=(0, -0.5), schedule=UniformSchedule(min=0.5, max=0.5))
+    config = CSDConfig(positive=(1, 1), negative=(-1, -0.5), empty=(0, -0.5), schedule=UniformSchedule(min=0.5, max=0.5))
     gradient = CSD(config, prior)(x, views, progress, seeded()).gradient
     generator = seeded()
     config.schedule.sample(progress, 4, 1, generator)
@@ -60,7 +60,7 @@ def test_equal_texts_leave_nothing():
     assert gradient.abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("wrong", [{"positive": (1.05, 1.05)}, {"null": (-1.0, -1.0)}, {"negative": (0.5, -1.0)}])
+@pytest.mark.parametrize("wrong", [{"positive": (1.05, 1.05)}, {"empty": (-1.0, -1.0)}, {"negative": (0.5, -1.0)}])
 def test_coefficients_have_to_sum_to_zero(wrong):
     with pytest.raises(ValidationError, match="make it 0"):
         CSDConfig(**wrong)
