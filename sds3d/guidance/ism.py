@@ -1,0 +1,80 @@
+"""Interval score matching (LucidDreamer, Liang et al. 2023, arXiv:2311.11284, sec. 3.2).
+
+The render is not noised at random but inverted by unconditional DDIM, in a few long strides to s and one more step to
+t = s + interval. What is compared are neighbouring points of one deterministic trajectory:
+
+    G = w(t) (eps_S(x_t; y, t) - eps(x_s; null, s))
+
+so that targets are the same whenever the same view is rendered, and are not averaged into blur.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sds3d.guidance.base import (
+    Guidance,
+    Guided,
+    RuleConfig,
+    Views,
+    Weighting,
+    guided_prediction,
+    predict_each,
+    weight,
+)
+from sds3d.guidance.inversion import ddim, ddim_step, even_times, steps_of
+from sds3d.guidance.schedules import AnnealedSchedule, Schedule
+from sds3d.priors.base import Prediction, Prior, expand
+
+
+class ISMConfig(RuleConfig):
+    """Settings of `ISM`; the defaults are LucidDreamer's, whose interval begins at 0.1 and whose loss has a weight of
+    0.1."""
+
+    name: Literal["ism"] = "ism"
+    scale: float = Field(default=7.5, ge=0.0)
+    """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
+    interval: float = Field(default=0.08, gt=0.0, lt=1.0)
+    """t - s: how far the two compared noise levels lie apart."""
+    stride: float = Field(default=0.2, gt=0.0, le=1.0)
+    """Longest step of the inversion to s; shorter ones cost more and follow the trajectory more closely."""
+    weighting: Weighting = "lambda"
+    """w(t) of the gradient."""
+    schedule: Schedule = AnnealedSchedule(min=(0.02, 0.02), max=(0.98, 0.5), until=0.3)
+    """Timesteps t."""
+
+    def make(self, prior: Prior) -> ISM:
+        """The rule on this prior."""
+        return ISM(self, prior)
+
+
+class ISM(Guidance):
+    """Gradient w(t) (eps_S(x_t; y, t) - eps(x_s; null, s)) on an inverted render."""
+
+    def __init__(self, config: ISMConfig, prior: Prior) -> None:
+        self.config = config
+        self.prior = prior
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]. Draws nothing but t."""
+        config, prior = self.config, self.prior
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        s = (t - config.interval).clamp_min(0.0)  # (B,)
+        null = views.prompt.null.repeat(len(x))
+
+        def unconditional(x_t: Tensor, time: Tensor) -> Prediction:
+            return predict_each(prior, x_t, time, [null], views.cameras)[0]
+
+        # As many steps for all objects, by the schedule alone: one object's t must not change another's trajectory.
+        steps = steps_of(config.schedule.window(progress)[1] - config.interval, config.stride)
+        x_s = ddim(prior, x, even_times(s, steps), unconditional)
+        start = unconditional(x_s, s)
+        guided = guided_prediction(prior, ddim_step(prior, start, s, t), t, views, config.scale)
+        gradient = expand(weight(prior, t, config.weighting), x) * (guided.eps - start.eps)  # (B, C, h, w)
+        metrics = {"t": t.mean().item(), "gradient_rms": gradient.square().mean().sqrt().item()}
+        return Guided(t=t, gradient=gradient, x0=guided.x0, metrics=metrics)

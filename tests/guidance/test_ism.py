@@ -1,0 +1,87 @@
+import math
+
+import pytest
+import torch
+
+from sds3d.guidance.ism import ISM, ISMConfig
+from sds3d.guidance.schedules import UniformSchedule
+from tests.guidance.exact import TOLERANCE, exact_prior, level, ode_factor, renders, seeded
+from tests.guidance.views import views_of
+
+T = 0.6
+AT_T = UniformSchedule(min=T, max=T)
+T_EXACT = torch.tensor(T).double().item()  # as float32 holds it
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("n_views", [1, 4])
+def test_by_its_discrete_closed_form(dtype, n_views):
+    # One Gaussian for all texts: y = x / alpha - m is multiplied along the trajectory, and eps = lambda y / (s^2 +
+    # lambda^2). The joint prior's common shift of all views has the variance s^2 (1 + (n - 1) rho).
+    prior = exact_prior(dtype, n_views, y=(0.8, 0.5), null=(0.8, 0.5))
+    std = 0.5 * math.sqrt(1 + (n_views - 1) * prior.rho)
+    x = renders(1, dtype).repeat(4, 1, 1, 1)
+    config = ISMConfig(interval=0.1, weighting="uniform", schedule=AT_T)
+    gradient = ISM(config, prior)(x, views_of(prior, 4), 0.0, seeded()).gradient
+    s = (torch.full((1,), T) - 0.1).item()
+    times = [s * i / 3 for i in range(4)]  # ceil(0.5 / 0.2) steps
+    from_zero, onwards = ode_factor(prior, std, times), ode_factor(prior, std, [s, T_EXACT])
+    low, high = level(prior, s).item(), level(prior, T_EXACT).item()
+    slope = from_zero * (onwards * high / (std**2 + high**2) - low / (std**2 + low**2))
+    torch.testing.assert_close(gradient, slope * (x - 0.8), atol=TOLERANCE[dtype] * 100, rtol=1e-6)
+
+
+def test_small_strides_give_the_interval_of_the_ode():
+    # G = (theta - m) / s (sigma_t / sqrt(D_t) - sigma_s / sqrt(D_s)), but for the one step of the interval itself.
+    prior, x = exact_prior(y=(0.8, 0.5), null=(0.8, 0.5)), renders()
+    config = ISMConfig(interval=0.02, stride=0.002, weighting="uniform", schedule=AT_T)
+    gradient = ISM(config, prior)(x, views_of(prior, 4), 0.0, seeded()).gradient
+    ends = []
+    for time in (T, T - 0.02):
+        alpha, sigma = prior.alpha(torch.tensor(time)).item(), prior.sigma(torch.tensor(time)).item()
+        ends.append(sigma / math.sqrt(alpha**2 * 0.25 + sigma**2))
+    expected = (x - 0.8) / 0.5 * (ends[0] - ends[1])
+    torch.testing.assert_close(gradient, expected, atol=2e-4, rtol=0.03)
+
+
+def test_it_vanishes_with_the_interval():
+    prior, x = exact_prior(y=(0.8, 0.5), null=(0.8, 0.5)), renders()
+    sizes = []
+    for interval in (0.04, 0.02, 0.01):
+        config = ISMConfig(interval=interval, stride=0.005, weighting="uniform", schedule=AT_T)
+        gradient = ISM(config, prior)(x, views_of(prior, 4), 0.0, seeded()).gradient
+        assert gradient is not None
+        sizes.append(gradient.abs().max().item())
+    assert sizes[0] / sizes[1] == pytest.approx(2, rel=0.1)
+    assert sizes[1] / sizes[2] == pytest.approx(2, rel=0.1)
+
+
+def test_inversion_is_unconditional_and_guidance_is_not():
+    # S = 0 leaves the text out altogether; the slope in S is the direction of guidance at x_t.
+    prior, x = exact_prior(), renders()
+    other = exact_prior(y=(-3.0, 0.2))
+    views = views_of(prior, 4), views_of(other, 4)
+    config = ISMConfig(scale=0.0, schedule=AT_T)
+    first, second = (ISM(config, p)(x, v, 0.0, seeded()) for p, v in zip((prior, other), views, strict=True))
+    torch.testing.assert_close(first.gradient, second.gradient, atol=0, rtol=0)
+    guided = ISM(config.model_copy(update={"scale": 1.0}), prior)(x, views[0], 0.0, seeded())
+    assert (guided.gradient - first.gradient).abs().max() > 0.01
+
+
+def test_only_t_is_random_and_objects_are_their_own():
+    prior = exact_prior(n_views=4)
+    rule = ISM(ISMConfig(schedule=UniformSchedule(min=0.1, max=0.9)), prior)
+    x = renders(8)
+    changed = torch.cat([x[:4], x[4:] + 1])
+    first, second = rule(x, views_of(prior, 8), 0.0, seeded()), rule(changed, views_of(prior, 8), 0.0, seeded())
+    assert first.t.unique().numel() == 2
+    torch.testing.assert_close(first.gradient[:4], second.gradient[:4], atol=0, rtol=0)
+    assert (first.gradient[4:] - second.gradient[4:]).abs().max() > 1e-3
+
+
+def test_t_below_the_interval_starts_from_the_render_itself():
+    prior, x = exact_prior(y=(0.8, 0.5), null=(0.8, 0.5)), renders()
+    config = ISMConfig(interval=0.3, weighting="uniform", schedule=UniformSchedule(min=0.1, max=0.1))
+    gradient = ISM(config, prior)(x, views_of(prior, 4), 0.0, seeded()).gradient
+    lam = level(prior, torch.tensor(0.1))
+    torch.testing.assert_close(gradient, lam / (0.25 + lam**2) * (x - 0.8), atol=1e-9, rtol=1e-9)
