@@ -1,0 +1,93 @@
+"""Distribution matching distillation (Yin et al. 2023, arXiv:2311.18828, eq. 7) as a rule, and its decoupled variant.
+
+The gradient is what the renders' own score and the prior's disagree about, in clean estimates and normalised for each
+sample by how far the prior's lies from the render:
+
+    [(x - x0_S) - (x - x0_phi)] / mean |x - x0_S| = sigma/alpha (eps_S - eps_phi) / mean |x - x0_S|
+
+Decoupled DMD (Liu et al. 2025, arXiv:2511.22677) takes this apart and draws a timestep for each part: matching,
+eps_cond - eps_phi, at any noise; and guidance, (S - 1) (eps_cond - eps_null), at less noise. With one timestep for both
+it is DMD. The paper restricts guidance to levels cleaner than those of the generator's input, which a render does not
+have: here it has a schedule of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sds3d.guidance.base import Guidance, Guided, GuidedPrediction, RuleConfig, Views, draw_noise, guided_prediction
+from sds3d.guidance.schedules import Schedule, UniformSchedule
+from sds3d.guidance.variational import TrainedScore, VariationalConfig
+from sds3d.priors.base import Prior, TrainableScore, add_noise
+
+
+class DMDConfig(RuleConfig):
+    """Settings of `DMD`; the scale is that of the paper's Stable Diffusion 1.5."""
+
+    name: Literal["dmd"] = "dmd"
+    scale: float = Field(default=1.75, ge=0.0)
+    """Classifier-free guidance scale S of the prior in eps_null + S (eps_cond - eps_null); phi is asked without."""
+    schedule: Schedule = UniformSchedule()
+    """Timesteps; of the matching part alone when guidance has its own."""
+    guidance_schedule: Schedule | None = None
+    """Timesteps of the part that guidance adds (Decoupled DMD); without it, those of `schedule`."""
+    variational: VariationalConfig = VariationalConfig(updates=5)
+    """The network phi; DMD2 (arXiv:2405.14867) updates it 5 to 10 times a step."""
+
+    def make(self, prior: Prior) -> DMD:
+        """The rule on this prior."""
+        return DMD(self, prior)
+
+
+class DMD(Guidance):
+    """Gradient (x0_phi - x0_S) / mean |x - x0_S| for each sample.
+
+    score: another network for phi than the prior's trainable copy.
+    """
+
+    def __init__(self, config: DMDConfig, prior: Prior, score: TrainableScore | None = None) -> None:
+        self.config = config
+        self.prior = prior
+        self.phi = TrainedScore(config.variational, prior, score)
+
+    def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        config, prior = self.config, self.prior
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        eps = draw_noise(x, generator)
+        x_t = add_noise(prior, x, eps, t)
+        real = guided_prediction(prior, x_t, t, views, config.scale)
+        fake = self.phi.predict(x_t, t, views).x0  # (B, C, h, w)
+        metrics = {"t": t.mean().item()}
+        if config.guidance_schedule is None:
+            gradient, x0 = normalised(fake - real.x0, x, real), real.x0
+        else:
+            t = config.guidance_schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+            cleaner = guided_prediction(prior, add_noise(prior, x, eps, t), t, views, config.scale)
+            gradient = normalised(fake - real.positive.x0, x, real)
+            gradient = gradient + normalised(cleaner.positive.x0 - cleaner.x0, x, cleaner)
+            x0 = cleaner.x0
+            metrics["t_guidance"] = t.mean().item()
+        metrics |= {
+            "gradient_rms": gradient.square().mean().sqrt().item(),
+            "variational_loss": self.phi.train(x, views, generator),
+        }
+        return Guided(t=t, gradient=gradient, x0=x0, metrics=metrics)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The network phi and its optimiser."""
+        return self.phi.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.phi.load_state_dict(state)
+
+
+def normalised(direction: Tensor, x: Tensor, real: GuidedPrediction) -> Tensor:
+    """direction (B, C, h, w) over the mean distance of each sample's x from the prior's clean estimate."""
+    distance = (x - real.x0).abs().mean(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
+    return direction / distance.clamp_min(1e-5)

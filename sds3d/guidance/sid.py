@@ -1,0 +1,96 @@
+"""Score identity distillation (SiD, Zhou et al. 2024, arXiv:2404.04057, eq. 23; with guidance in SiD-LSG,
+arXiv:2406.01561) as a rule.
+
+With the clean estimates f of the prior and f_phi of a network that learns from the renders, the loss of a sample is
+
+    (f - f_phi) . [(f - x) - a (f - f_phi)] / omega,        omega = mean |x - f|, held fixed
+
+and its gradient is taken through x_t into both networks, whose Jacobians other rules drop: a step costs their backward
+passes and memory. With a = 1 the loss is (f - f_phi) . (f_phi - x) / omega.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, combine, draw_noise, predict_each
+from sds3d.guidance.schedules import Schedule, UniformSchedule
+from sds3d.guidance.variational import TrainedScore, VariationalConfig
+from sds3d.priors.base import Prior, TrainableScore, add_noise
+
+
+class SiDConfig(RuleConfig):
+    """Settings of `SiD`; the scale is SiD-LSG's."""
+
+    name: Literal["sid"] = "sid"
+    scale: float = Field(default=2.0, ge=0.0)
+    """Classifier-free guidance scale S of the prior in eps_null + S (eps_cond - eps_null)."""
+    fake_scale: float = Field(default=1.0, ge=0.0)
+    """The same of phi. SiD-LSG takes that of the prior, and also trains phi with it, which is left out here; give
+    variational.text_dropout with any but 1."""
+    alpha: float = 1.0
+    """Weight a of the squared difference; 0 is the plain loss, 1 that of the paper's examples."""
+    schedule: Schedule = UniformSchedule()
+    """Timesteps."""
+    variational: VariationalConfig = VariationalConfig()
+    """The network phi."""
+
+    def make(self, prior: Prior) -> SiD:
+        """The rule on this prior."""
+        return SiD(self, prior)
+
+
+class SiD(Guidance):
+    """Gradient of (f - f_phi) . [(f - x) - a (f - f_phi)] / omega with respect to x, through both networks.
+
+    score: another network for phi than the prior's trainable copy.
+    """
+
+    def __init__(self, config: SiDConfig, prior: Prior, score: TrainableScore | None = None) -> None:
+        self.config = config
+        self.prior = prior
+        self.phi = TrainedScore(config.variational, prior, score)
+
+    def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        config, prior = self.config, self.prior
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        eps = draw_noise(x, generator)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            x_t = add_noise(prior, x, eps, t)
+            real, fake = self._estimates(x_t, t, views)  # (B, C, h, w) both
+            omega = (x - real).detach().abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-5)  # (B, 1, 1, 1)
+            loss = ((real - fake) * (real - x - config.alpha * (real - fake)) / omega).sum()
+            (gradient,) = torch.autograd.grad(loss, x)
+        metrics = {
+            "t": t.mean().item(),
+            "gradient_rms": gradient.square().mean().sqrt().item(),
+            "loss": loss.item() / x.numel(),
+            "variational_loss": self.phi.train(x.detach(), views, generator),
+        }
+        return Guided(t=t, gradient=gradient, x0=real.detach(), metrics=metrics)
+
+    def _estimates(self, x_t: Tensor, t: Tensor, views: Views) -> tuple[Tensor, Tensor]:
+        """Clean estimates of the prior and of phi, both under their guidance and differentiable in x_t."""
+        config, count = self.config, len(x_t)
+        asked, null = predict_each(self.prior, x_t, t, [views.positive, views.negative], views.cameras)
+        real = combine(asked, null, config.scale).x0
+        texts = [views.prompt.plain.repeat(count)]
+        if config.fake_scale == 1:
+            return real, predict_each(self.phi.score, x_t, t, texts, views.cameras)[0].x0
+        texts.append(views.prompt.null.repeat(count))
+        asked, null = predict_each(self.phi.score, x_t, t, texts, views.cameras)
+        return real, combine(asked, null, config.fake_scale).x0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The network phi and its optimiser."""
+        return self.phi.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.phi.load_state_dict(state)

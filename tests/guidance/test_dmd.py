@@ -1,0 +1,113 @@
+"""DMD and its decoupled variant: the normaliser, and what they come to in special cases."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from sds3d.guidance.base import combine
+from sds3d.guidance.dmd import DMD, DMDConfig, normalised
+from sds3d.guidance.schedules import UniformSchedule
+from sds3d.guidance.variational import VariationalConfig
+from sds3d.guidance.vsd import VSD, VSDConfig
+from sds3d.priors.base import Prediction
+from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.scores import Known, normal, resumes_bit_identically, seeded
+from tests.guidance.views import views_of
+
+FROZEN = VariationalConfig(updates=0)
+DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+SINGLE = UniformSchedule(min=0.4, max=0.4)
+
+
+def prior_of(dtype: torch.dtype = torch.float32, n_views: int = 1) -> GaussianPrior:
+    return GaussianPrior(
+        {"y": Gaussian(0.8, 0.5), "": Gaussian(0.3, 0.9)}, (3, 4, 4), n_views=n_views, rho=0.5 * (n_views > 1),
+        dtype=dtype,
+    )  # fmt: skip
+
+
+def phi_of(prior: GaussianPrior) -> Known:
+    return Known(lambda x_t, t, cond, cameras: normal(prior, 0.1, 0.4, x_t, t))
+
+
+def renders(dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype)
+
+
+@DTYPES
+@pytest.mark.parametrize("n_views", [1, 4])
+def test_it_is_vsd_in_clean_estimates_normalised(dtype, tolerance, n_views):
+    prior, x = prior_of(dtype, n_views), renders(dtype)
+    views, phi = views_of(prior, 8), phi_of(prior)
+    ours = DMD(DMDConfig(scale=3.0, schedule=SINGLE, variational=FROZEN), prior, phi)(x, views, 0.0, seeded())
+    config = VSDConfig(scale=3.0, weighting="uniform", schedule=SINGLE, variational=FROZEN)
+    theirs = VSD(config, prior, phi)(x, views, 0.0, seeded())
+    assert theirs.gradient is not None
+    assert theirs.x0 is not None
+    ratio = (prior.sigma(ours.t) / prior.alpha(ours.t)).reshape(8, 1, 1, 1).to(dtype)
+    expected = ratio * theirs.gradient / (x - theirs.x0).abs().mean(dim=(1, 2, 3), keepdim=True)
+    # alpha and sigma are float32: eps and x0 fit together to its precision only.
+    torch.testing.assert_close(ours.gradient, expected, atol=max(tolerance, 1e-6), rtol=max(tolerance, 1e-6))
+
+
+@DTYPES
+@pytest.mark.parametrize("factor", [0.01, 3.0, 1000.0])
+def test_the_scale_of_the_space_does_not_matter(dtype, tolerance, factor):
+    x, asked, null, fake = (torch.rand(4, 3, 4, 4, generator=seeded(i)).to(dtype) for i in range(4))
+
+    def gradient(scale: float) -> Tensor:
+        real = combine(Prediction(x, scale * asked), Prediction(x, scale * null), 3.0)
+        return normalised(scale * fake - real.x0, scale * x, real)
+
+    torch.testing.assert_close(gradient(factor), gradient(1.0), atol=tolerance, rtol=tolerance)
+
+
+@DTYPES
+@pytest.mark.parametrize("n_views", [1, 4])
+def test_decoupled_at_one_timestep_it_is_dmd(dtype, tolerance, n_views):
+    prior, x = prior_of(dtype, n_views), renders(dtype)
+    views, phi = views_of(prior, 8), phi_of(prior)
+    config = DMDConfig(scale=4.0, schedule=SINGLE, variational=FROZEN)
+    plain = DMD(config, prior, phi)(x, views, 0.0, seeded())
+    decoupled = DMD(config.model_copy(update={"guidance_schedule": SINGLE}), prior, phi)(x, views, 0.0, seeded())
+    torch.testing.assert_close(decoupled.gradient, plain.gradient, atol=tolerance, rtol=tolerance)
+
+
+def test_decoupled_guidance_is_asked_at_its_own_noise():
+    prior, x = prior_of(n_views=4), renders()
+    views = views_of(prior, 8)
+    clean = UniformSchedule(min=0.05, max=0.3)
+    config = DMDConfig(scale=4.0, guidance_schedule=clean, variational=FROZEN)
+    # phi is the prior itself: of the matching part nothing is left.
+    guided = DMD(config, prior)(x, views, 0.0, seeded())
+    assert 0.05 <= guided.t.min() <= guided.t.max() <= 0.3
+    assert guided.t[:4].unique().numel() == 1
+    assert guided.x0 is not None
+    assert guided.gradient is not None
+    alone = DMD(config.model_copy(update={"scale": 1.0}), prior)(x, views, 0.0, seeded()).gradient
+    torch.testing.assert_close(alone, torch.zeros_like(x), atol=1e-5, rtol=0)
+    assert guided.gradient.abs().max() > 0.01
+
+
+def test_phi_is_updated_several_times_a_step():
+    prior, asked = prior_of(), []
+    weight = torch.nn.Parameter(torch.zeros(()))
+
+    class Counting(Known):
+        def parameters(self) -> list[torch.nn.Parameter]:
+            return [weight]
+
+    def count(x_t, t, cond, cameras):
+        asked.append(torch.is_grad_enabled())
+        prediction = normal(prior, 0.1, 0.4, x_t, t)
+        return Prediction(prediction.eps + weight, prediction.x0)
+
+    DMD(DMDConfig(), prior, Counting(count))(renders(), views_of(prior, 8), 0.0, seeded())
+    assert asked == [False] + [True] * 5
+
+
+@pytest.mark.parametrize("guidance_schedule", [None, SINGLE], ids=["dmd", "decoupled"])
+def test_a_stop_changes_nothing(guidance_schedule):
+    prior = prior_of()
+    config = DMDConfig(guidance_schedule=guidance_schedule, variational=VariationalConfig(lr=0.01, updates=2))
+    assert resumes_bit_identically(lambda: DMD(config, prior), views_of(prior, 4), torch.rand(4, 3, 4, 4))
