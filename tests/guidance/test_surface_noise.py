@@ -1,0 +1,280 @@
+"""Noise on surfaces: N(0, 1), white within a view, and between views the covariance of the texels they share.
+
+Noise is linear in the texels: with the identity for them, each texel its own channel, it is the matrix of weights
+itself, in which every covariance can be read exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import trimesh
+from torch import Tensor
+
+from sds3d.cameras import Cameras, orbit, turntable
+from sds3d.guidance.base import Views
+from sds3d.guidance.surface_noise import (
+    MAPS,
+    SHELLS,
+    SurfaceNoise,
+    hemisphere_to_square,
+    integrate,
+    surface_corners,
+)
+from sds3d.mesh import Mesh
+from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from sds3d.prompts import PromptConfig, encode_prompt
+from sds3d.representations.base import Scene
+from sds3d.representations.field_nerf import HashNerfConfig, TriplaneNerfConfig
+from sds3d.representations.gaussians import GaussiansConfig
+from sds3d.representations.mesh import MeshConfig
+from sds3d.representations.nerf import NerfConfig
+from sds3d.scenes import make_scene
+
+PROMPT = encode_prompt(GaussianPrior({"y": Gaussian(0, 1), "": Gaussian(0, 1)}), "y", PromptConfig())
+RADIUS = 0.4
+
+
+def views_at(cameras: Cameras, alpha: Tensor, depth: Tensor) -> Views:
+    return Views(cameras, torch.zeros(*alpha.shape[:3], 3), alpha, depth, PROMPT)
+
+
+def sphere(cameras: Cameras, radius: float = RADIUS, opacity: float = 1.0) -> Views:
+    """What a sphere round the origin looks like, exactly."""
+    origins, directions = cameras.rays()  # (B, H, W, 3)
+    along = -(origins * directions).sum(-1)
+    below = along**2 - (origins**2).sum(-1) + radius**2
+    alpha = torch.where(below > 0, opacity, 0.0)[..., None]
+    return views_at(cameras, alpha, alpha * (along - below.clamp(min=0).sqrt())[..., None])
+
+
+def weights(views: Views, pixels: int = 8, resolution: int = 8) -> Tensor:
+    """The matrix (B, pixels^2, texels) that makes noise of texels."""
+    texels = MAPS * SHELLS * resolution**2
+    identity = torch.eye(texels).reshape(MAPS, SHELLS, resolution, resolution, texels)
+    noise, _ = integrate(identity, *surface_corners(views, pixels, pixels))
+    return noise.flatten(2).mT.double()
+
+
+def samples(views: Views, pixels: int = 8, resolution: int = 32, seeds: int = 500) -> tuple[Tensor, Tensor]:
+    """Noise of many seeds at once, as channels: (B, seeds, pixels, pixels), and which of it is locked."""
+    noise = SurfaceNoise((len(views.cameras), seeds, pixels, pixels), resolution, 0)
+    return noise(views)
+
+
+def test_the_map_keeps_areas():
+    generator = np.random.default_rng(0)
+    directions = generator.standard_normal((100_000, 3)).astype(np.float32)
+    directions[:, 2] = np.abs(directions[:, 2])
+    directions *= generator.uniform(0.1, 10, (len(directions), 1)).astype(np.float32)  # their length does not count
+    square = np.array([hemisphere_to_square(*direction) for direction in directions])
+    assert np.abs(square).max() <= 1.0001
+    counts, _, _ = np.histogram2d(*square.T, bins=8, range=[[-1, 1], [-1, 1]])
+    # Uniform directions are uniform on the square: 64 counts round 1562, of standard deviation 39.
+    np.testing.assert_allclose(counts, len(directions) / 64, atol=5 * 39.2)
+    # ... and the pole is in the middle, the rim on the edge, neighbours beside each other across the diagonals.
+    assert hemisphere_to_square(np.float32(0), np.float32(0), np.float32(2)) == (0, 0)
+    for angle in np.linspace(0, 2 * np.pi, 64):
+        at = np.array([hemisphere_to_square(*np.float32([np.cos(a), np.sin(a), 0])) for a in (angle, angle + 1e-3)])
+        np.testing.assert_allclose(np.abs(at).max(axis=1), 1, atol=1e-5)
+        assert np.abs(at[0] - at[1]).max() < 2e-3
+
+
+def test_a_pixel_is_the_sum_of_its_texels_over_the_root_of_their_number():
+    a = weights(sphere(turntable(3, size=32)))  # (3, 64, T)
+    _, count = integrate(torch.ones(MAPS, SHELLS, 8, 8, 1), *surface_corners(sphere(turntable(3, size=32)), 8, 8))
+    owned = a > 0
+    torch.testing.assert_close(owned.sum(dim=-1), count.flatten(1).long())
+    torch.testing.assert_close(a, owned / owned.sum(-1, keepdim=True).clamp(min=1).double().sqrt(), atol=1e-6, rtol=0)
+    for view in a:  # white, and of variance 1 where there is anything
+        covariance = view @ view.T
+        torch.testing.assert_close(covariance, torch.diag((view.sum(-1) > 0).double()), atol=1e-6, rtol=0)
+
+
+def test_covariance_between_views_is_the_share_of_common_texels():
+    views = sphere(turntable(18, size=32)[:2])  # 20 degrees between them
+    a, b = (view > 0 for view in weights(views))
+    common = (a[:, None] & b[None]).sum(-1).double()  # (64, 64)
+    expected = common / (a.sum(-1)[:, None] * b.sum(-1)[None]).clamp(min=1).sqrt()
+    first, second = weights(views)
+    torch.testing.assert_close(first @ second.T, expected, atol=1e-6, rtol=0)
+    assert expected.max() > 0.5
+    # ... and so it is measured in noise that is drawn: 20,000 samples, standard error below 0.008.
+    noise, _ = integrate(
+        torch.randn(MAPS, SHELLS, 8, 8, 20_000, generator=torch.Generator().manual_seed(0)),
+        *surface_corners(views, 8, 8),
+    )
+    first, second = noise.flatten(2).mT.double()  # (64, 20000)
+    torch.testing.assert_close(first @ second.T / 20_000, expected, atol=0.04, rtol=0)
+
+
+def test_statistics_of_a_view():
+    noise, locked = samples(sphere(turntable(1, size=64)), 16, 32, seeds=1000)
+    pixels = noise[0].flatten(1)  # (1000, 256)
+    assert 0.3 < locked.float().mean() < 0.7  # object and background
+    # Standard errors: of a mean 0.032, of a variance 0.045, of a covariance 0.032; 6 of them among 32,640 pairs.
+    covariance = torch.cov(pixels.T)
+    assert pixels.mean(dim=0).abs().max() < 5 * 0.032
+    assert (covariance.diag() - 1).abs().max() < 5 * 0.045
+    assert (covariance - torch.diag(covariance.diag())).abs().max() < 6 * 0.032
+    assert (pixels.flatten() ** 4).mean().item() == pytest.approx(3, abs=0.05)  # normal in the fourth moment
+
+
+def test_noise_moves_with_the_surface():
+    """Where a pixel's noise is after a turn by 20 degrees: where the piece of surface went that it shows."""
+    cameras = turntable(18, elevation=10, size=64)[:2]
+    views = sphere(cameras)
+    noise, _ = samples(views, 16, 32, seeds=1000)
+    first, second = noise.double()  # (1000, 16, 16)
+    corners, _ = surface_corners(views, 16, 16)
+    viewmat, intrinsics = cameras.opencv_viewmats()[1], cameras.intrinsics()[1]
+    places = torch.stack(torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij"), dim=-1) + 0.5
+    for row in range(6, 10):
+        for column in range(7, 11):
+            point = corners[0, row : row + 2, column : column + 2].mean(dim=(0, 1))
+            x, y, z = intrinsics @ (viewmat[:3, :3] @ point + viewmat[:3, 3])
+            expected = torch.stack([y, x]) / z / 4  # in noise pixels
+            assert (expected - places[row, column]).norm() > 1.5
+            correlation = torch.einsum("s,sij->ij", first[:, row, column], second) / len(first)  # (16, 16)
+            near = (places - expected).norm(dim=-1) < 1.6
+            assert correlation[~near].abs().max() < 0.16  # five standard errors
+            assert correlation[near].sum() > 0.5  # about 1 if pixels are alike in size; standard error 0.1
+            shares = correlation[near].clamp(min=0)
+            centre = (shares[:, None] * places[near]).sum(dim=0) / shares.sum()
+            assert (centre - expected).norm() < 0.5
+
+
+def test_the_same_camera_sees_the_same_noise():
+    camera = orbit([30.0, 100.0, 30.0], size=32)
+    noise, locked = samples(sphere(camera), seeds=4)
+    assert torch.equal(noise[0][:, locked[0]], noise[2][:, locked[0]])
+    assert not torch.equal(noise[0], noise[1])
+    # The background is a place's own, and the same in the next step.
+    background = ~locked[0]
+    assert background.any()
+    assert (noise[0] - noise[2])[:, background].abs().min() > 0
+    again = SurfaceNoise((3, 4, 8, 8), 32, 0)(sphere(camera))[0]
+    assert torch.equal(noise, again)
+
+
+def test_fog_and_nothing():
+    cameras = turntable(4, size=32)
+    empty = views_at(cameras, torch.zeros(4, 32, 32, 1), torch.zeros(4, 32, 32, 1))
+    noise = SurfaceNoise((4, 3, 8, 8), 32, 0)
+    drawn, locked = noise(empty)
+    assert not locked.any()
+    assert torch.equal(drawn, noise.background)
+    # Depth is weighted by opacity: thin matter is where solid matter is, and thinner than a tenth it is nowhere.
+    solid, thin, too_thin = (sphere(cameras, opacity=opacity) for opacity in (1.0, 0.3, 0.09))
+    (points, seen), (expected, _) = surface_corners(thin, 8, 8), surface_corners(solid, 8, 8)
+    torch.testing.assert_close(points[seen], expected[seen], atol=1e-5, rtol=0)
+    assert seen.any()
+    assert not noise(too_thin)[1].any()
+    # Values that are no numbers count as background, a whole surface in the camera too.
+    broken = replace(solid, alpha=solid.alpha.clone(), depth=solid.depth.clone())
+    broken.alpha[:, :16], broken.depth[:, :20] = float("nan"), float("inf")
+    drawn, locked = noise(broken)
+    assert drawn.isfinite().all()
+    assert not locked[:, :4].any()
+    assert locked[:, 6].any()
+    at_the_camera = views_at(cameras, torch.ones(4, 32, 32, 1), torch.full((4, 32, 32, 1), 1e-6))
+    assert noise(at_the_camera)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("size", [8, 12, 16, 30, 64])
+def test_renders_of_any_size(size):
+    """Fewer pixels than noise, as many, more, no multiple: corners lie on the sphere, or inside it by their blur."""
+    views = sphere(turntable(2, size=size))
+    corners, solid = surface_corners(views, 16, 16)
+    radius = corners.norm(dim=-1)
+    assert radius[solid].max() < RADIUS + 1e-5
+    assert radius[:, 7:10, 7:10].min() > 0.9 * RADIUS
+    assert samples(views, 16, 32, seeds=2)[1][:, 6:10, 6:10].all()
+
+
+def test_evolution_is_autoregressive():
+    gamma, views = 0.3, sphere(turntable(2, size=32))
+    noise = SurfaceNoise((2, 2000, 8, 8), 16, 0)
+    before, locked = noise(views)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(2):
+        noise.evolve(gamma, generator)
+    after, _ = noise(views)
+    # Correlation (1 - gamma)^(n / 2), variance 1, for surface and background alike; standard errors 0.02 to 0.03.
+    for where in (locked, ~locked):
+        x, y = (value.permute(0, 2, 3, 1)[where] for value in (before, after))  # (pixels, 2000)
+        torch.testing.assert_close((x * y).mean(dim=1), torch.full((len(x),), 1 - gamma), atol=0.12, rtol=0)
+        torch.testing.assert_close(y.square().mean(dim=1), torch.ones(len(y)), atol=0.16, rtol=0)
+        assert (x * y).mean().item() == pytest.approx(1 - gamma, abs=0.01)
+
+
+@pytest.mark.parametrize("evolved", [0, 2])
+def test_state_is_bit_identical(evolved):
+    views, generator = sphere(turntable(2, size=32)), torch.Generator().manual_seed(1)
+    noise = SurfaceNoise((2, 4, 8, 8), 16, 2**60 + 1)
+    for _ in range(evolved):
+        noise.evolve(0.1, generator)
+    state = noise.state_dict()
+    assert ("texels" in state) == (evolved > 0)  # what a seed tells is not kept
+    drawn = generator.get_state()
+    expected = [noise(views)[0].clone()]
+    noise.evolve(0.1, generator)
+    expected.append(noise(views)[0])
+    resumed = SurfaceNoise.from_state(state)
+    assert torch.equal(resumed(views)[0], expected[0])
+    generator.set_state(drawn)
+    resumed.evolve(0.1, generator)
+    assert torch.equal(resumed(views)[0], expected[1])
+
+
+def test_another_number_of_views_is_told():
+    with pytest.raises(ValueError, match="that of 2 views a step, got 3"):
+        SurfaceNoise((2, 4, 8, 8), 16, 0)(sphere(turntable(3, size=16)))
+
+
+def ball() -> Mesh:
+    shape = trimesh.creation.icosphere(3, RADIUS)
+    colors = np.full((len(shape.vertices), 3), 0.5, np.float32)
+    return Mesh(shape.vertices.astype(np.float32), shape.faces.astype(np.int32), colors)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        NerfConfig(resolution=48),
+        GaussiansConfig(count=2000),
+        MeshConfig(geometry="flexicubes", resolution=24),
+        MeshConfig(geometry="fixed"),
+    ],
+    ids=lambda config: getattr(config, "geometry", config.name),
+)
+def test_every_representation_of_a_ball(config):
+    """What a scene renders of a ball leads to the noise of a ball, nearly: correlation with the true one's."""
+    scene: Scene = make_scene(config, torch.Generator().manual_seed(0), torch.device("cpu"), 100, ball())
+    cameras = turntable(4, size=32)
+    with torch.no_grad():
+        rendering = scene.render(cameras, torch.ones(3))
+    noise, locked = samples(views_at(cameras, rendering.alpha, rendering.depth), 8, 32, seeds=200)
+    truth, visible = samples(sphere(cameras), 8, 32, seeds=200)
+    assert noise.isfinite().all()
+    assert (locked & visible).sum() > 0.9 * visible.sum()
+    correlation = (noise * truth).mean(dim=1)  # (4, 8, 8)
+    assert correlation[:, 2:6, 2:6].mean() > 0.6
+
+
+@pytest.mark.parametrize("config", [HashNerfConfig(levels=4), TriplaneNerfConfig(), HashNerfConfig(latent_channels=8)])
+def test_fields_and_fields_of_latents(config):
+    """The fog that a field starts as is no surface, and yet neighbouring views share most of their noise."""
+    scene = make_scene(config, torch.Generator().manual_seed(0), torch.device("cpu"), 100)
+    cameras = orbit([0.0, 5.0, 180.0, 0.0], size=32)
+    with torch.no_grad():
+        rendering = scene.render(cameras, torch.ones(3))
+    noise, locked = samples(views_at(cameras, rendering.alpha, rendering.depth), 8, 32, seeds=200)
+    assert locked[:, 3:5, 3:5].all()
+    assert torch.equal(noise[0, :, 3:5, 3:5], noise[3, :, 3:5, 3:5])
+    near, far = (torch.einsum("sij,skl->ijkl", noise[0, :, 3:5, 3:5], noise[i]) / 200 for i in (1, 2))
+    assert near.flatten(2).amax(dim=-1).min() > 0.5
+    assert far.abs().max() < 0.36  # five standard errors
