@@ -141,10 +141,11 @@ def target_error(prior: Prior, prediction: Prediction, x: Tensor, eps: Tensor, t
     """Mean squared error of a prediction for x, eps (B, C, h, w) at t (B,), in what the network gives: a scalar.
 
     With alpha, sigma = alpha(t), sigma(t), an error of v = alpha eps - sigma x (v-prediction) or of eps - x (rectified
-    flows) is one of (alpha eps - sigma x0) / (alpha^2 + sigma^2) for both.
+    flows) is one of (alpha eps - sigma x0) / (alpha^2 + sigma^2) for both. A network is taken for one of these two
+    unless `prior.noising.prediction_type` says epsilon.
     """
     noise_error = prediction.eps - eps
-    if getattr(prior, "prediction_type", "epsilon") == "epsilon":
+    if getattr(getattr(prior, "noising", prior), "prediction_type", None) == "epsilon":
         return noise_error.square().mean()
     alpha, sigma = expand(prior.alpha(t), x), expand(prior.sigma(t), x)
     error = (alpha * noise_error - sigma * (prediction.x0 - x)) / (alpha**2 + sigma**2)

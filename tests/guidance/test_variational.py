@@ -1,6 +1,6 @@
 """What rules train: the score of the renders, in closed form on the exact Gaussian prior."""
 
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,12 +9,10 @@ from torch import Tensor
 from sds3d.guidance.base import draw_noise
 from sds3d.guidance.schedules import draw
 from sds3d.guidance.variational import Learner, TrainedScore, TrainingConfig, VariationalConfig, target_error
-from sds3d.priors.base import add_noise, expand
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.base import Prediction, add_noise, expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from tests.guidance.scores import Known, normal, seeded
 from tests.guidance.views import views_of
-from tests.priors.test_diffusers import tiny_pipeline
 
 MEAN, STD = 1.2, 0.3  # of the renders; the prior's are 0.2 and 0.6
 
@@ -43,8 +41,9 @@ def test_phi_learns_the_score_of_the_renders() -> None:
         phi.train(x, views, generator)
     best = error(normal(prior, MEAN, STD, x_t, t))
     assert best < before - 0.1
-    assert error(phi.predict(x_t, t, views)) == pytest.approx(best, abs=0.01)
-    assert error(phi.predict(x_t, t, views, camera=False)) == pytest.approx(best, abs=0.01)
+    # It knows these very samples, and may be a little better on them than what they were drawn from.
+    assert error(phi.predict(x_t, t, views)) < best + 0.01
+    assert error(phi.predict(x_t, t, views, camera=False)) < best + 0.01
     off = phi.predict(x_t, t, views).eps - normal(prior, MEAN, STD, x_t, t).eps
     assert off.square().mean().sqrt() < 0.15
 
@@ -110,20 +109,32 @@ def test_without_updates_nothing_is_learned() -> None:
     assert all(torch.equal(value, torch.zeros_like(value)) for value in phi.state_dict().values())
 
 
-@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
-def test_the_error_is_that_of_what_the_network_gives(kind: str, tmp_path: Path) -> None:
-    tiny_pipeline(kind).save_pretrained(tmp_path)
-    prior = load_prior(DiffusersConfig(model=str(tmp_path)))
-    like = prior.encode_image(torch.zeros(4, prior.image_size, prior.image_size, 3))
-    x, eps = torch.randn(like.shape, generator=seeded(1)), torch.randn(like.shape, generator=seeded(2))
-    t, cond = torch.tensor([0.1, 0.4, 0.7, 0.9]), prior.encode_text(["a red mug"] * 4)
-    x_t = add_noise(prior, x, eps, t)
-    with torch.no_grad():
-        given = prior.unet(x_t, prior.timestep(t), cond.hidden, return_dict=False)[0]
-        error = target_error(prior, prior.predict(x_t, t, cond, None), x, eps, t)
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow"])
+def test_the_error_is_that_of_what_the_network_gives(kind: str) -> None:
+    class Schedule(GaussianPrior):
+        noising = SimpleNamespace(prediction_type=kind)
+
+        def alpha(self, t: Tensor) -> Tensor:
+            return 1 - t if kind == "flow" else super().alpha(t)
+
+        def sigma(self, t: Tensor) -> Tensor:
+            return t if kind == "flow" else super().sigma(t)
+
+    prior = Schedule({}, dtype=torch.float64)
+    x, eps, given = (torch.randn(4, 3, 8, 8, generator=seeded(i), dtype=torch.float64) for i in range(3))
+    t = torch.tensor([0.1, 0.4, 0.7, 0.9], dtype=torch.float64)
     alpha, sigma = expand(prior.alpha(t), x), expand(prior.sigma(t), x)
-    target = eps if kind == "epsilon" else alpha * eps - sigma * x
-    torch.testing.assert_close(error, (given - target).square().mean(), rtol=1e-5, atol=1e-5)
+    x_t = alpha * x + sigma * eps
+    match kind:
+        case "epsilon":
+            prediction, target = Prediction(given, (x_t - sigma * given) / alpha), eps
+        case "v_prediction":
+            target = alpha * eps - sigma * x
+            prediction = Prediction(alpha * given + sigma * x_t, alpha * x_t - sigma * given)
+        case _:
+            prediction, target = Prediction(x_t + alpha * given, x_t - sigma * given), eps - x
+    error = target_error(prior, prediction, x, eps, t)
+    torch.testing.assert_close(error, (given - target).square().mean(), rtol=1e-9, atol=1e-9)
 
 
 def test_an_optimiser_taken_up_again_goes_on_bit_for_bit() -> None:
