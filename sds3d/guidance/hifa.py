@@ -1,0 +1,73 @@
+"""HiFA (Zhu and Zhuang 2023, arXiv:2305.18766): a clean estimate of several steps, met in latents and in pixels.
+
+The noised render is denoised not at once but in a few steps of ancestral sampling (DDIM with eta = 1). Its result x0 is
+what the render is pulled to, in the prior's space and, decoded, in pixels:
+
+    1/2 |x - x0|^2 + w_image 1/2 |rgb - D(x0)|^2
+
+at timesteps that fall with the square root of the progress. The paper's third part, little variance of the depth along
+a ray, belongs to the representation: its `z_variance`.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, draw_noise, guided_prediction
+from sds3d.guidance.inversion import ddim, even_times
+from sds3d.guidance.schedules import Schedule, SqrtSchedule
+from sds3d.priors.base import Prediction, Prior, add_noise
+
+
+class HiFAConfig(RuleConfig):
+    """Settings of `HiFA`; the defaults are the paper's, whose losses have a common factor of 0.05."""
+
+    name: Literal["hifa"] = "hifa"
+    scale: float = Field(default=100.0, ge=0.0)
+    """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
+    rescale: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Part of each step's clean estimate put back to the contrast of the unguided one."""
+    denoising_steps: int = Field(default=4, ge=1)
+    """Steps from the noised render to the clean estimate; 1 takes the model's estimate as it is."""
+    eta: float = Field(default=1.0, ge=0.0, le=1.0)
+    """Fresh noise in these steps: 1 is ancestral, 0 deterministic."""
+    latent_weight: float = Field(default=1.0, ge=0.0)
+    """Factor on the loss in the prior's space."""
+    image_weight: float = Field(default=0.1, ge=0.0)
+    """Factor on the loss in pixels; 0 leaves the decoder out."""
+    schedule: Schedule = SqrtSchedule()
+    """Timesteps."""
+
+    def make(self, prior: Prior) -> HiFA:
+        """The rule on this prior."""
+        return HiFA(self, prior)
+
+
+class HiFA(Guidance):
+    """Pulls renders to a clean estimate of several denoising steps."""
+
+    def __init__(self, config: HiFAConfig, prior: Prior) -> None:
+        self.config = config
+        self.prior = prior
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        config, prior = self.config, self.prior
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+
+        def guided(x_t: Tensor, time: Tensor) -> Prediction:
+            return guided_prediction(prior, x_t, time, views, config.scale, rescale=config.rescale)
+
+        times = even_times(t, config.denoising_steps)[:0:-1]  # from t down to the last level that is not clean
+        x_t = add_noise(prior, x, draw_noise(x, generator), t)
+        x_t = ddim(prior, x_t, times, guided, config.eta, generator)
+        x0 = guided(x_t, times[-1]).x0  # (B, C, h, w)
+        gradient = config.latent_weight * (x - x0)
+        metrics = {"t": t.mean().item(), "gradient_rms": gradient.square().mean().sqrt().item()}
+        target = prior.decode(x0).clamp(0.0, 1.0) if config.image_weight > 0 else None  # (B, H, W, 3)
+        return Guided(t, gradient, target, config.image_weight, x0, metrics)
