@@ -1,0 +1,68 @@
+"""Category-score distillation (C-SDS, Sparse3D, Zou et al. 2023, arXiv:2308.14078). Reconstructed from the abstract.
+
+In VSD's place of a network that learns the score of renders stands the prior itself, asked for the object's category:
+
+    G = w(t) (eps_S(x_t; y) - eps(x_t; category))
+
+What all things of the category share is taken off, what makes this one stays. The paper's weights are not known here.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sds3d.guidance.base import (
+    Guidance,
+    Guided,
+    RuleConfig,
+    Views,
+    Weighting,
+    combine,
+    draw_noise,
+    predict_each,
+    weight,
+)
+from sds3d.guidance.schedules import Schedule, UniformSchedule
+from sds3d.priors.base import Prior, add_noise, expand
+
+
+class CSDSConfig(RuleConfig):
+    """Settings of `CSDS`. The category's text is the run's `prompts.category`; when it is empty, the empty text stands
+    in its place, and guidance alone is left: S (eps_cond - eps_null) without a negative prompt."""
+
+    name: Literal["csds"] = "csds"
+    scale: float = Field(default=7.5, ge=0.0)
+    """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null) of the first term."""
+    weighting: Weighting = "sds"
+    """w(t) of the gradient."""
+    schedule: Schedule = UniformSchedule()
+    """Timesteps."""
+
+    def make(self, prior: Prior) -> CSDS:
+        """The rule on this prior."""
+        return CSDS(self, prior)
+
+
+class CSDS(Guidance):
+    """Gradient w(t) (eps_S(x_t; y) - eps(x_t; category))."""
+
+    def __init__(self, config: CSDSConfig, prior: Prior) -> None:
+        self.config = config
+        self.prior = prior
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        config, prior = self.config, self.prior
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        x_t = add_noise(prior, x, draw_noise(x, generator), t)
+        conditions = [views.positive, views.negative, views.prompt.category.repeat(len(x))]
+        positive, negative, category = predict_each(prior, x_t, t, conditions, views.cameras)
+        guided = combine(positive, negative, config.scale)
+        gradient = expand(weight(prior, t, config.weighting), x) * (guided.eps - category.eps)  # (B, C, h, w)
+        metrics = {"t": t.mean().item(), "gradient_rms": gradient.square().mean().sqrt().item()}
+        return Guided(t=t, gradient=gradient, x0=guided.x0, metrics=metrics)
