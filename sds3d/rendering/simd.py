@@ -49,8 +49,11 @@ def parallel(kernel: Callable[..., Any], *arguments: Any, n: int | None = None) 
     n = n or threads()
     others = [_pool(n - 1).submit(kernel, thread, n, *arguments) for thread in range(1, n)] if n > 1 else []
     kernel(0, n, *arguments)
-    for other in others:
-        other.result()
+    for thread, other in enumerate(others, start=1):
+        if other.cancel():  # not begun, as when other programs keep the cores busy: not waited for
+            kernel(thread, n, *arguments)
+        else:
+            other.result()
 
 
 def parallel_map(function: Callable[[int], Result], n: int) -> list[Result]:

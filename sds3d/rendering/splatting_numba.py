@@ -303,8 +303,8 @@ def _gather(packed, splat, first, last, before, left, top, unfinished, shapes, m
     shapes: what a row's pixels need. masks: the rows touched. pairs: indices. before: packed splats of earlier cameras.
     Returns how many pairs there are, and how many rows they touch together.
 
-    A chunk's rows are then blended in one loop over all of them: with a loop for each pair, of three rows or five, the
-    processor would mispredict where it ends.
+    A chunk's rows are then blended in one loop over all of them: a loop for each pair, of three rows or five, would
+    end where the processor does not expect it, and what the next pair touches would be known late.
     """
     kept, rows = 0, 0
     for j in range(first, last):
@@ -375,8 +375,9 @@ def _blend(thread, n_threads, packed, splat, start, end, n, rows, columns, count
                 store8(state, at + 24, load8(state, at + 24) + weight * shapes[shape + 34])
                 store8(state, at + 32, load8(state, at + 32) + weight * shapes[shape + 35])
                 touched &= touched - 1
-                pair += touched == 0
-                touched |= masks[pair] * (touched == 0)  # the next pair's; a product, for a branch would mispredict
+                if touched == 0:
+                    pair += 1
+                    touched = masks[pair]
             unfinished = _unfinished(state, 40)
         end[item] = j
         for row in range(min(TILE, height - tile_y * TILE)):
@@ -460,8 +461,9 @@ def _blend_backward(
                 store8(sums, sum_at + 40, load8(sums, sum_at + 40) + weight * h2)
                 store8(sums, sum_at + 48, load8(sums, sum_at + 48) + weight * h3)
                 touched &= touched - 1
-                pair += touched == 0
-                touched |= masks[pair] * (touched == 0)
+                if touched == 0:
+                    pair += 1
+                    touched = masks[pair]
             for k in range(kept):
                 dx = iota8() + (left - packed[(c * n + splat[pairs[k]]) * _PACKED])
                 g, gy, gyy = load8(sums, k * 56), load8(sums, k * 56 + 8), load8(sums, k * 56 + 16)

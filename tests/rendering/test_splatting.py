@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from threading import Event, current_thread
 
 import numpy as np
 import pytest
@@ -342,3 +343,19 @@ def test_the_pool_of_threads_hands_errors_on() -> None:
     with pytest.raises(ValueError, match="no"):
         simd.parallel_map(fails, 3)
     assert simd.parallel_map(lambda i: i * i, 5) == [0, 1, 4, 9, 16]
+
+
+def test_parts_that_no_other_thread_has_begun_are_done_here() -> None:
+    free, begun, done = Event(), Event(), []
+
+    def blocks(thread: int, n: int) -> None:
+        if thread == 1:
+            begun.set()
+            free.wait(20)
+        else:
+            begun.wait(20)
+            simd.parallel(lambda thread, n: done.append((thread, n, current_thread())), n=2)
+            free.set()
+
+    simd.parallel(blocks, n=2)
+    assert done == [(0, 2, current_thread()), (1, 2, current_thread())]
