@@ -1,0 +1,141 @@
+"""Variational distribution mapping with distribution coefficient annealing (DreamMapping, Cai et al. 2024,
+arXiv:2409.05099), reconstructed.
+
+The render is taken for a degraded picture of the prior's: a small network M, trained beside the scene, maps the clean
+estimate x0 = (x_t - sigma eps_cond) / alpha to the render, which needs no gradient of a U-Net. The noise that leads
+from M(x0) to x_t stands for the score of the renders,
+
+    eps_M = (x_t - alpha M(x0)) / sigma
+    gradient = w(t) [eps_S - (a(t) eps_M + (1 - a(t)) eps)]
+
+With M(x0) = x it is SDS; with M the identity and a = 1 only what guidance adds is left. The paper's network and the
+course of its coefficient a(t) could not be checked: here a is linear in t.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sds3d.cameras import Cameras
+from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, guided_prediction, weight
+from sds3d.guidance.networks import ViewConv, channels_of
+from sds3d.guidance.schedules import Schedule, UniformSchedule
+from sds3d.guidance.variational import Learner, TrainingConfig, part, prefixed
+from sds3d.priors.base import Prior, add_noise, expand
+
+Coefficient = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class MappingConfig(TrainingConfig):
+    """The network M; its size is ours."""
+
+    lr: float = Field(default=1e-3, gt=0)
+    """Learning rate."""
+    width: int = Field(default=32, ge=1)
+    """Channels of its hidden layers."""
+
+
+class VDMConfig(RuleConfig):
+    """Settings of `VDM`; reconstructed."""
+
+    name: Literal["vdm"] = "vdm"
+    scale: float = Field(default=7.5, ge=0.0)
+    """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
+    coefficient: tuple[Coefficient, Coefficient] = (1.0, 0.0)
+    """a(t) without noise and at the most of it, linear between: at much noise x0 says little of the render."""
+    weighting: Weighting = "sds"
+    """w(t) of the gradient."""
+    schedule: Schedule = UniformSchedule()
+    """Timesteps."""
+    mapping: MappingConfig = MappingConfig()
+    """The network M."""
+
+    def make(self, prior: Prior) -> VDM:
+        """The rule on this prior."""
+        return VDM(self, prior)
+
+
+class Mapping(Protocol):
+    """What makes a render of a clean estimate."""
+
+    def __call__(self, x0: Tensor, t: Tensor, cameras: Cameras) -> Tensor:
+        """x0 (B, C, h, w) at t (B,) of B cameras to a picture of the same shape."""
+        ...
+
+
+class VDM(Guidance):
+    """Gradient w(t) [eps_S - (a eps_M + (1 - a) eps)], M learning to map clean estimates to renders on the way.
+
+    mapping: what is taken for M in place of a network that is trained.
+    """
+
+    def __init__(self, config: VDMConfig, prior: Prior, mapping: Mapping | None = None) -> None:
+        self.config = config
+        self.prior = prior
+        self.learner: Learner | None = None
+        self.network: ResidualMapping | None = None
+        if mapping is None:
+            mapping = self.network = ResidualMapping(channels_of(prior), config.mapping.width).to(prior.device)
+            self.learner = Learner(list(self.network.parameters()), config.mapping)
+        self.mapping = mapping
+
+    def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        config, prior = self.config, self.prior
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        eps = draw_noise(x, generator)
+        x_t = add_noise(prior, x, eps, t)
+        prediction = guided_prediction(prior, x_t, t, views, config.scale)
+        estimate = prediction.positive.x0
+        with torch.no_grad():
+            mapped = self.mapping(estimate, t, views.cameras)  # (B, C, h, w)
+        of_renders = (x_t - expand(prior.alpha(t), x) * mapped) / expand(prior.sigma(t), x)
+        start, end = config.coefficient
+        a = expand(start + (end - start) * t, x)
+        direction = prediction.eps - (a * of_renders + (1 - a) * eps)
+        gradient = expand(weight(prior, t, config.weighting), x) * direction
+        metrics = {
+            "t": t.mean().item(),
+            "gradient_rms": gradient.square().mean().sqrt().item(),
+            "mapping_loss": self._learn(estimate, x, t, views.cameras),
+        }
+        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)
+
+    def _learn(self, estimate: Tensor, x: Tensor, t: Tensor, cameras: Cameras) -> float:
+        """Updates of M towards the mean of x given the clean estimate; the last mean squared error."""
+        loss = 0.0
+        if self.learner is None:
+            return loss
+        for _ in range(self.config.mapping.updates):
+            with torch.enable_grad():
+                loss = self.learner.step((self.mapping(estimate, t, cameras) - x.detach()).square().mean())
+        return loss
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The network M and its optimiser."""
+        if self.network is None or self.learner is None:
+            return {}
+        weights = {name: value.clone() for name, value in self.network.state_dict().items()}
+        return prefixed("mapping", weights) | prefixed("optimizer", self.learner.state_dict())
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        if self.network is not None and self.learner is not None:
+            self.network.load_state_dict(part(state, "mapping"))
+            self.learner.load_state_dict(part(state, "optimizer"))
+
+
+class ResidualMapping(nn.Module):
+    """M(x0) = x0 + a small network, which is zero at first."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.change = ViewConv(channels, width, channels, torch.Generator().manual_seed(0))
+
+    def forward(self, x0: Tensor, t: Tensor, cameras: Cameras) -> Tensor:
+        """See `Mapping`."""
+        return x0 + self.change(x0, t, cameras)
