@@ -37,7 +37,7 @@ _ZERO, _HALF, _ONE, _TWO = np.float32(0), np.float32(0.5), np.float32(1), np.flo
 _MARGIN = np.float32(0.15)  # part of the picture beyond its edge up to which the projection's slope follows
 _OPAQUEST, _FAINT, _FAR = np.float32(255), np.float32(1e-6), np.float32(1e6)
 _BLOCK = 1024
-_ALONE = 16384  # Gaussians that one thread has projected before another one has woken
+_ALONE = 16384  # Gaussians below which a second thread costs more than it takes over
 
 _KERNEL: Any = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp", "afn"}}
 

@@ -70,7 +70,7 @@ _NO_SHAPE = (_ZERO, _ZERO, _ZERO, _ZERO, _ZERO)
 _CHUNK = 16  # pairs of a tile that are blended at a time
 _SHAPE = 40  # floats of a pair in a chunk: four vectors and four features
 _BLOCK = 1024
-_ALONE = 12000  # pairs that one thread has blended before another one has woken
+_ALONE = 24000  # pairs below which a second thread costs more than it takes over
 
 _KERNEL: Any = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp", "afn"}}
 
