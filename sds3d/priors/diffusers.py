@@ -1,223 +1,145 @@
-"""Latent diffusion models in diffusers folders: Stable Diffusion's family, and the embedded toybox prior.
-
-Epsilon- and v-prediction differ only in here. A folder with a `camera_encoder` beside the U-Net is a multi-view
-model (see `multiview`); it can be asked as a plain 2D model too.
-"""
+"""The setting `prior`: any diffusers folder or id, told apart by what its model_index.json says it is."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
-from contextlib import nullcontext
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
-from peft import LoraConfig, inject_adapter_in_model
-from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from pydantic import Field
 
-from sds3d.cameras import Cameras
-from sds3d.config import Config, assets_dir
-from sds3d.priors.base import Conditioning, Prediction, PriorError, expand
-from sds3d.priors.multiview import CameraEncoder, ViewAttention, camera_embedding, camera_features
+from sds3d.config import Config
+from sds3d.priors.loading import ALIASES, Dtype, find, pick_dtype, toybox_folder
+from sds3d.priors.lora import Lora
+from sds3d.priors.network import DiffusionPrior
+from sds3d.priors.pixels import Latents
+from sds3d.priors.unet_latent import DiffusersPrior
 
-ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+__all__ = ["ALIASES", "DiffusersConfig", "DiffusersPrior", "load_prior", "toybox_folder"]
+
+logger = logging.getLogger(__name__)
+
+LCM_STEPS = 50
+TURBO_STEPS = 4
+COMPILED = {
+    "BasicTransformerBlock", "ResnetBlock2D", "JointTransformerBlock", "FluxTransformerBlock",
+    "FluxSingleTransformerBlock",
+}  # fmt: skip
+"""The blocks that a network repeats: compiled once each, in a fraction of the time of the whole."""
 
 
 class DiffusersConfig(Config):
-    """A latent diffusion model of Stable Diffusion's kind."""
+    """A text-to-image diffusion model in diffusers' layout."""
 
     name: Literal["diffusers"] = "diffusers"
     model: str = "toybox"
-    """`toybox` (the embedded prior), a local diffusers folder, or a model id of the Hugging Face hub."""
+    """`toybox` (the embedded prior), a diffusers folder, a short name such as sd21, or an id of the Hugging Face hub:
+    Stable Diffusion 1, 2, XL, 3 and 3.5, FLUX.1, DeepFloyd IF, MVDream, LCM, Turbo."""
     multiview: bool = True
     """Denoise 4 views together with their cameras, where the model can; false asks it as a plain 2D model."""
     offline: bool = False
     """Never touch the network; a model id must then be in the local cache. Local folders never do."""
+    lora: str = ""
+    """A .safetensors file of low-rank updates for the model and its text encoders."""
+    lora_scale: float = 1.0
+    """Factor on them."""
+    image_size: int = Field(default=0, ge=0)
+    """Pixels a side that the model sees; 0 takes its own. Fewer are faster: FLUX and SD3 take 512, U-Nets lose much."""
+    embedded_guidance: float | None = None
+    """Guidance scale that FLUX.1-dev (3.5) and LCM (8.5) are told; it is no classifier-free guidance. None: these."""
+    few_steps: int | None = Field(default=None, ge=0)
+    """How many evenly spaced timesteps a few-step model was trained at: t is rounded to them. 0: at all. None: 50 for
+    LCM, 4 for an id or folder with `turbo` in its name, all for others."""
+    dtype: Dtype = "auto"
+    """What the networks compute in. auto: float32, on CUDA bfloat16 where the GPU has it and float16 where not."""
+    offload: bool = False
+    """Keep the weights in main memory and bring each layer to the GPU when it is its turn: slow, and small."""
+    vae_slicing: bool = False
+    """Decode and encode pictures one after the other: less memory."""
+    vae_tiling: bool = False
+    """Decode and encode large pictures in overlapping tiles: less memory, seams are blended."""
+    compile: bool = False
+    """Compile the network's blocks with torch.compile at their first use, for minutes; faster on CUDA."""
 
 
-class DiffusersPrior:
-    """A frozen latent diffusion model behind the `Prior` contract; x is the scaled latent."""
+def load_prior(config: DiffusersConfig, device: torch.device | str = "cpu") -> DiffusionPrior:
+    """Loads a model, on a CPU in float32.
 
-    def __init__(
-        self,
-        vae: AutoencoderKL | AutoencoderTiny,
-        tokenizer: CLIPTokenizer,
-        text_encoder: CLIPTextModel,
-        unet: UNet2DConditionModel,
-        scheduler: DDIMScheduler,
-        camera_encoder: CameraEncoder | None = None,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        """Takes over the networks: freezes them, moves them to `device`, joins views when there is a camera encoder."""
-        self.device = torch.device(device)
-        self.tokenizer = tokenizer
-        self.text_encoder = text_encoder.eval().requires_grad_(False).to(self.device)  # type: ignore[arg-type]
-        layout = {"device": self.device, "memory_format": torch.channels_last}
-        self.vae = vae.eval().requires_grad_(False).to(**layout)
-        self.unet = unet.eval().requires_grad_(False).to(**layout)
-        self.camera_encoder = camera_encoder
-        if camera_encoder is not None:
-            self.unet.set_attn_processor(ViewAttention())  # type: ignore[arg-type]
-            camera_encoder.eval().requires_grad_(False).to(self.device)
-        self.n_views = 1 if camera_encoder is None else 4
-        self.image_size = self.unet.config["sample_size"] * 2 ** (len(vae.config["block_out_channels"]) - 1)
-        self.prediction_type: str = scheduler.config["prediction_type"]
-        if self.prediction_type not in ("epsilon", "v_prediction"):
-            raise PriorError(f"prediction type {self.prediction_type!r} is not epsilon or v_prediction")
-        self._alphas_bar = scheduler.alphas_cumprod.to(self.device)  # (T,)
-
-    @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
-        """Last hidden states of the text encoder, (B, L, D); longer prompts are cut at the model's length."""
-        tokens = self.tokenizer(
-            list(prompts), padding="max_length", truncation=True, max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
-        )  # fmt: skip
-        return Conditioning(self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state)
-
-    def encode_image(self, rgb: Tensor) -> Tensor:
-        """rgb (B, H, W, 3) in [0, 1] to latents (B, C, h, w); the posterior's mode, so that nothing is random."""
-        x = (2 * rgb.permute(0, 3, 1, 2) - 1).contiguous(memory_format=torch.channels_last)
-        if isinstance(self.vae, AutoencoderTiny):
-            latents = self.vae.encode(x, return_dict=False)[0]
-        else:
-            latents = self.vae.encode(x, return_dict=False)[0].mode()
-        return latents * self.vae.config["scaling_factor"]
-
-    @torch.no_grad()
-    def decode(self, x: Tensor) -> Tensor:
-        """Latents (B, C, h, w) to rgb (B, H, W, 3) in [0, 1]."""
-        latents = (x / self.vae.config["scaling_factor"]).contiguous(memory_format=torch.channels_last)
-        decoded = self.vae.decode(latents, return_dict=False)[0]
-        return (decoded.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)
-
-    def timestep(self, t: Tensor) -> Tensor:
-        """The model's own integer timesteps of t in [0, 1]."""
-        return (t * (len(self._alphas_bar) - 1)).round().long()
-
-    def alpha(self, t: Tensor) -> Tensor:
-        """sqrt(alpha_bar) at the nearest trained timestep."""
-        return self._alphas_bar[self.timestep(t)].sqrt()
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """sqrt(1 - alpha_bar) at the nearest trained timestep."""
-        return (1 - self._alphas_bar[self.timestep(t)]).sqrt()
-
-    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
-        """Noise and clean estimate for x_t (B, C, h, w) at t (B,); B is a multiple of `n_views` when cameras count."""
-        return self.predict_by(self.unet, [self.camera_encoder], x_t, t, cond, cameras)
-
-    def predict_by(
-        self,
-        unet: UNet2DConditionModel,
-        camera_encoders: Sequence[CameraEncoder | None],
-        x_t: Tensor,
-        t: Tensor,
-        cond: Conditioning,
-        cameras: Cameras | None,
-    ) -> Prediction:
-        """`predict` by this U-Net, which is told of the cameras what the encoders make of them."""
-        x_t = x_t.contiguous(memory_format=torch.channels_last)
-        attention = None if self.camera_encoder is None else {"n_views": 1 if cameras is None else self.n_views}
-        embedding = None
-        if cameras is not None:
-            features = camera_features(cameras.to(self.device))  # (B, 9)
-            told = [encoder(features) for encoder in camera_encoders if encoder is not None]  # (B, D) each
-            embedding = torch.stack(told).sum(dim=0) if told else None
-        with nullcontext() if embedding is None else camera_embedding(unet, embedding):
-            out = unet(x_t, self.timestep(t), cond.hidden, cross_attention_kwargs=attention, return_dict=False)[0]
-        alpha, sigma = expand(self.alpha(t), x_t), expand(self.sigma(t), x_t)
-        if self.prediction_type == "v_prediction":
-            return Prediction(eps=alpha * out + sigma * x_t, x0=alpha * x_t - sigma * out)
-        return Prediction(eps=out, x0=(x_t - sigma * out) / alpha)
-
-    def trainable_score(self, generator: torch.Generator, rank: int = 4) -> DiffusersScore:
-        """A copy with low-rank updates of its attention layers (or, with rank 0, trained as a whole) and a camera."""
-        return DiffusersScore(self, generator, rank)
-
-
-class DiffusersScore:
-    """A copy of a prior's U-Net that is trained; unless it is trained as a whole, it shares all weights but its own."""
-
-    def __init__(self, prior: DiffusersPrior, generator: torch.Generator, rank: int = 4) -> None:
-        self.prior = prior
-        frozen = {id(tensor): tensor for tensor in [*prior.unet.parameters(), *prior.unet.buffers()]}
-        self.unet = copy.deepcopy(prior.unet, {} if rank == 0 else frozen)
-        with torch.random.fork_rng([]):
-            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-            self.camera_encoder = CameraEncoder(prior.unet.config["block_out_channels"][0] * 4)
-            if rank > 0:
-                inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION), self.unet)
-        nn.init.zeros_(self.camera_encoder.layers[-1].weight)  # type: ignore[arg-type]
-        self.camera_encoder.to(prior.device)
-        for parameter in self.unet.parameters() if rank == 0 else ():
-            parameter.requires_grad_(True).data = parameter.data.float()
-        self._trained = {
-            f"{part}.{name}": parameter
-            for part, network in (("unet", self.unet), ("camera", self.camera_encoder))
-            for name, parameter in network.named_parameters()
-            if parameter.requires_grad
-        }
-
-    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
-        """As `DiffusersPrior.predict`, with gradients to `parameters`."""
-        encoders = [self.prior.camera_encoder, self.camera_encoder]
-        return self.prior.predict_by(self.unet, encoders, x_t, t, cond, cameras)
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Low-rank updates (or all weights) and the camera's network."""
-        return list(self._trained.values())
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The parameters by name."""
-        return {name: parameter.detach() for name, parameter in self._trained.items()}
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
-        for name, parameter in self._trained.items():
-            parameter.copy_(state[name])
-
-
-def toybox_folder() -> Path:
-    """The embedded prior's diffusers folder."""
-    return assets_dir() / "toybox" / "prior"
-
-
-def load_prior(config: DiffusersConfig, device: torch.device | str = "cpu") -> DiffusersPrior:
-    """Loads a model folder or id in float32 on a CPU, float16 on CUDA.
-
-    Raises PriorError, in one line, when the folder is missing, truncated or of another kind.
+    Raises PriorError, in one line, when the folder is missing, truncated, pickled or of another kind.
     """
-    folder = toybox_folder() if config.model == "toybox" else Path(config.model)
-    local = folder.is_dir()
-    if config.model == "toybox" and not local:
-        raise PriorError(f"the embedded prior is missing at {folder}: reinstall sds3d, or run `sds3d toybox train`")
-    source = str(folder) if local else config.model
-    offline = local or config.offline
-    options: dict[str, Any] = {"local_files_only": offline, "use_safetensors": True}
-    try:
-        unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", **options)
-        vae_config: Any = AutoencoderKL.load_config(source, subfolder="vae", local_files_only=offline)
-        vae_class = AutoencoderTiny if vae_config["_class_name"] == "AutoencoderTiny" else AutoencoderKL
-        vae = vae_class.from_pretrained(source, subfolder="vae", **options)
-        text_encoder = CLIPTextModel.from_pretrained(source, subfolder="text_encoder", **options)
-        tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", local_files_only=offline)
-        scheduler: Any = DDIMScheduler.from_pretrained(source, subfolder="scheduler", local_files_only=offline)
-        camera_encoder = None
-        if config.multiview and (folder / "camera_encoder").is_dir():
-            camera_encoder = CameraEncoder.load(folder / "camera_encoder")
-    except Exception as error:  # the libraries raise a dozen kinds, all of which mean: these weights can't be used
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = (
-            "check the folder, or download it again" if local else "check the id, your network, or give a local folder"
+    device = torch.device(device)
+    source = find(config.model, offline=config.offline, dtype=pick_dtype(config.dtype, device), device=device)
+    source = replace(source, offload=config.offload)
+    family = str(source.index().get("_class_name"))
+    if config.lora:
+        source = replace(source, lora=Lora.read(config.lora, config.lora_scale, _pipeline_class(family)))
+    common: dict[str, Any] = {"steps": few_steps(config, family), "image_size": config.image_size}
+    guidance = config.embedded_guidance
+    match family:
+        case "StableDiffusionPipeline" | "LatentConsistencyModelPipeline" | "StableDiffusionXLPipeline":
+            from sds3d.priors.unet_latent import load_latent_unet
+
+            sdxl = family == "StableDiffusionXLPipeline"
+            prior = load_latent_unet(source, sdxl=sdxl, multiview=config.multiview, guidance=guidance, **common)
+        case "MVDreamPipeline":
+            from sds3d.priors.mvdream import load_mvdream
+
+            prior = load_mvdream(source, multiview=config.multiview, **common)
+        case "StableDiffusion3Pipeline":
+            from sds3d.priors.flow import load_sd3
+
+            prior = load_sd3(source, **common)
+        case "FluxPipeline":
+            from sds3d.priors.flow import load_flux
+
+            prior = load_flux(source, guidance=guidance, **common)
+        case "IFPipeline":
+            from sds3d.priors.deepfloyd import load_deepfloyd
+
+            prior = load_deepfloyd(source, **common)
+        case _:
+            raise source.error(
+                f"{family} is none of StableDiffusion, -XL, -3, LatentConsistencyModel, Flux, IF and MVDream pipelines"
+            )
+    if isinstance(prior.codec, Latents):
+        prior.codec.vae.use_slicing, prior.codec.vae.use_tiling = config.vae_slicing, config.vae_tiling
+    if config.compile:
+        for module in prior.network.modules():
+            if type(module).__name__ in COMPILED:
+                module.compile()
+    for notice in notices(config, family, prior):
+        logger.warning("%s: %s", config.model, notice)
+    return prior
+
+
+def few_steps(config: DiffusersConfig, family: str) -> int:
+    """The number of timesteps that the model was trained at, as far as it can be told; 0 for all."""
+    if config.few_steps is not None:
+        return config.few_steps
+    if family == "LatentConsistencyModelPipeline":
+        return LCM_STEPS
+    return TURBO_STEPS if "turbo" in Path(config.model).name.lower() else 0
+
+
+def notices(config: DiffusersConfig, family: str, prior: DiffusionPrior) -> list[str]:
+    """What is to be known of an unusual model, a line each."""
+    lines = []
+    if family == "FluxPipeline" and prior.network.config["guidance_embeds"]:
+        lines.append(
+            "guidance-distilled: it is told prior.embedded_guidance, and there is no true unconditional branch; "
+            "guidance.scale=1 asks it as it was trained, and rules that compare with the empty prompt lose their ground"
         )
-        raise PriorError(f"can't load the model {config.model!r}: {reason} ({hint})") from error
-    dtype = torch.float16 if torch.device(device).type == "cuda" else torch.float32
-    for network in (vae, text_encoder, unet, camera_encoder):
-        if network is not None:
-            nn.Module.to(network, dtype=dtype)
-    return DiffusersPrior(vae, tokenizer, text_encoder, unet, scheduler, camera_encoder, device)
+    elif steps := few_steps(config, family):
+        lines.append(
+            f"a few-step model, asked at {steps} timesteps; it was made to do without classifier-free guidance, which "
+            "its own pipeline leaves off: start with guidance.scale=1"
+        )
+    return lines
+
+
+def _pipeline_class(family: str) -> Any:
+    import diffusers
+
+    return getattr(diffusers, "StableDiffusionPipeline" if family == "MVDreamPipeline" else family, object)

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -68,6 +67,10 @@ class CameraEncoder(nn.Module):
         """features (B, 9) of `camera_features` to (B, time_embedding_dim)."""
         return self.layers(features)
 
+    def embed(self, cameras: Cameras) -> Tensor:
+        """B cameras to (B, time_embedding_dim)."""
+        return self(camera_features(cameras))
+
     def save(self, folder: Path) -> None:
         """Writes config.json and model.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -92,11 +95,18 @@ def camera_features(cameras: Cameras) -> Tensor:
     return torch.stack([*harmonics, torch.sin(2 * elevation), torch.cos(2 * elevation), size], dim=-1)
 
 
+def time_embedding_of(network: Any) -> tuple[nn.Module, int]:
+    """The module of a U-Net or a transformer whose output is its time embedding, and the width of that."""
+    if hasattr(network, "time_text_embed"):  # SD3, FLUX: of time and pooled text together
+        return network.time_text_embed, network.time_text_embed.timestep_embedder.linear_2.out_features
+    return network.time_embedding, network.time_embedding.linear_2.out_features
+
+
 @contextmanager
-def camera_embedding(unet: UNet2DConditionModel, embedding: Tensor) -> Iterator[None]:
-    """Adds `embedding` (B, time_embedding_dim) to the U-Net's time embedding inside the block."""
-    time_embedding: Any = unet.time_embedding
-    hook = time_embedding.register_forward_hook(lambda module, args, output: output + embedding.to(output.dtype))
+def camera_embedding(network: nn.Module, embedding: Tensor) -> Iterator[None]:
+    """Adds `embedding` (B, time_embedding_dim) to the network's time embedding inside the block."""
+    module: Any = time_embedding_of(network)[0]
+    hook = module.register_forward_hook(lambda module, args, output: output + embedding.to(output.dtype))
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -22,14 +23,16 @@ def ddim(
     negative: Conditioning,
     steps: int = 25,
     scale: float = 5.0,
+    times: Sequence[float] | None = None,
 ) -> Tensor:
     """Clean samples (B, C, h, w) from noise x_T by DDIM (Song et al., arXiv:2010.02502, eq. 12 with eta = 0).
 
-    cameras, positive, negative: one row for each of the B samples, view-fastest for a multi-view prior.
+    On a rectified flow these are Euler's steps. cameras, positive, negative: one row for each of the B samples,
+    view-fastest for a multi-view prior. times: from the noise to 0, in place of `steps` even steps from 1 to 0.
     """
     x = x_T
-    times = torch.linspace(1.0, 0.0, steps + 1, device=x.device)
-    for now, then in pairwise(times):
+    path = torch.linspace(1.0, 0.0, steps + 1) if times is None else torch.tensor(times)
+    for now, then in pairwise(path.to(x.device)):
         asked, null = predict_each(prior, x, now.expand(len(x)), [positive, negative], cameras)
         guided = combine(asked, null, scale)
         if then == 0:

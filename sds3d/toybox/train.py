@@ -322,7 +322,10 @@ def train_denoiser(
     model = diffusion.Denoiser(tokenizer)
     path = folder / UNET_CHECKPOINT
     if config.start_from and not path.exists():
-        model.load_prior(load_prior(DiffusersConfig(model=config.start_from)))
+        prior = load_prior(DiffusersConfig(model=config.start_from))
+        if not isinstance(prior, DiffusersPrior):
+            raise ValueError(f"{config.start_from} is no prior of this kind: it can't be trained further")
+        model.load_prior(prior)
     alphas_bar = diffusion.make_scheduler().alphas_cumprod
     null_tokens = tokenize(tokenizer, [""])[0]
 

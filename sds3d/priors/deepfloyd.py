@@ -1,0 +1,56 @@
+"""DeepFloyd IF's first stage: a U-Net on pixels at 64 px that reads T5.
+
+Its output has three channels more than a picture, for a learned variance that only ancestral samplers use: dropped.
+Its own sampler clips bright estimates (dynamic thresholding); estimates here are the model's, unclipped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+from transformers import (
+    T5EncoderModel,
+    T5TokenizerFast,  # type: ignore[attr-defined]
+)
+
+from sds3d.priors.base import Conditioning, PriorError
+from sds3d.priors.loading import Source
+from sds3d.priors.network import DiffusionPrior, frozen
+from sds3d.priors.noising import Diffusion
+from sds3d.priors.pixels import Pixels
+from sds3d.priors.texts import Encode, Texts, t5_embedding
+from sds3d.priors.unet_latent import load_scheduler
+
+TOKENS = 77
+
+
+def load_deepfloyd(source: Source, *, steps: int, image_size: int) -> DiffusionPrior:
+    """A folder of IFPipeline."""
+    unet = frozen(source.denoiser(UNet2DConditionModel, "unet"), source.device, torch.channels_last)
+    size: int = unet.config["sample_size"]
+    if image_size not in (0, size):
+        raise PriorError(f"prior.image_size={image_size}: this model draws {size} pixels and nothing else")
+    return DiffusionPrior(
+        unet,
+        ask_pixels,
+        Diffusion(load_scheduler(source), source.device, steps),
+        Pixels(),
+        Texts(lambda: load_texts(source), source.device),
+        size,
+        source.device,
+        memory_format=torch.channels_last,
+    )
+
+
+def ask_pixels(unet: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
+    """eps (B, 3, H, W)."""
+    return unet(x_t, timestep, cond.hidden, return_dict=False)[0][:, : x_t.shape[1]]
+
+
+def load_texts(source: Source) -> Encode:
+    """T5's last hidden states of the text in lower case, padding not attended to."""
+    t5 = source.plain(T5TokenizerFast, "tokenizer"), source.text_encoder(T5EncoderModel, "text_encoder")
+    return lambda text: Conditioning(t5_embedding(*t5, text.lower().strip(), TOKENS, masked=True))

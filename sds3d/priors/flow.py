@@ -1,0 +1,131 @@
+"""Rectified-flow transformers: Stable Diffusion 3 and 3.5 (arXiv:2403.03206), and FLUX.1.
+
+FLUX.1-dev is guidance-distilled: it is told a guidance scale (`embedded_guidance`, 3.5 by default) and answers what
+a guided model would. There is no true unconditional branch: its answer to the empty prompt is guided too, so rules
+that compare with it (classifier-free guidance, CSD, ASD) compare something else than their papers do.
+FLUX.1-schnell is a few-step student that was never trained on the empty prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
+from torch import Tensor
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5EncoderModel,
+    T5TokenizerFast,  # type: ignore[attr-defined]
+)
+
+from sds3d.priors.base import Conditioning
+from sds3d.priors.loading import Source
+from sds3d.priors.network import Ask, DiffusionPrior, frozen
+from sds3d.priors.noising import Flow
+from sds3d.priors.pixels import Latents
+from sds3d.priors.texts import Encode, Texts, clip_embedding, t5_embedding, tokens_of
+from sds3d.priors.unet_latent import image_size_of, load_vae
+
+SD3_TOKENS = 256
+FLUX_TOKENS = 512
+FLUX_GUIDANCE = 3.5
+FLUX_SIZE = 128  # latents a side of the 1024 px that it draws by default
+
+
+def load_sd3(source: Source, *, steps: int, image_size: int) -> DiffusionPrior:
+    """A folder of Stable Diffusion 3 or 3.5; without its T5 encoder, that part of the text is zeros."""
+    transformer = frozen(source.denoiser(SD3Transformer2DModel, "transformer"), source.device)
+    vae = frozen(load_vae(source), source.device)
+    config = transformer.config
+    size = image_size_of(vae, image_size, config["sample_size"], config["patch_size"])
+    width: int = config["joint_attention_dim"]
+    texts = Texts(lambda: load_sd3_texts(source, width), source.device)
+    return DiffusionPrior(transformer, ask_sd3, Flow(steps), Latents(vae), texts, size, source.device)
+
+
+def ask_sd3(transformer: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
+    """eps - x, shaped like x_t."""
+    return transformer(x_t, cond.hidden, cond.pooled, timestep, return_dict=False)[0]
+
+
+def load_sd3_texts(source: Source, width: int) -> Encode:
+    """Two CLIP encoders side by side, padded to T5's width, then T5; the CLIPs' pooled outputs."""
+    clips = [
+        (source.plain(CLIPTokenizer, f"tokenizer{n}"), source.text_encoder(CLIPTextModelWithProjection, part))
+        for n, part in (("", "text_encoder"), ("_2", "text_encoder_2"))
+    ]
+    t5 = None
+    if source.has("text_encoder_3"):
+        t5 = source.plain(T5TokenizerFast, "tokenizer_3"), source.text_encoder(T5EncoderModel, "text_encoder_3")
+
+    def encode(text: str) -> Conditioning:
+        parts = [clip_embedding(*clip, text) for clip in clips]
+        clip = torch.cat([hidden for hidden, _ in parts], dim=-1)
+        clip = torch.nn.functional.pad(clip, (0, width - clip.shape[-1]))
+        long = clip.new_zeros(1, SD3_TOKENS, width) if t5 is None else t5_embedding(*t5, text, SD3_TOKENS)
+        return Conditioning(torch.cat([clip, long], dim=1), torch.cat([pooled for _, pooled in parts], dim=-1))
+
+    return encode
+
+
+def load_flux(source: Source, *, guidance: float | None, steps: int, image_size: int) -> DiffusionPrior:
+    """A folder of FLUX.1; `guidance` is embedded where the model takes it (dev), see above."""
+    transformer = frozen(source.denoiser(FluxTransformer2DModel, "transformer"), source.device)
+    vae = frozen(load_vae(source), source.device)
+    told = None
+    if transformer.config["guidance_embeds"]:
+        told = FLUX_GUIDANCE if guidance is None else guidance
+    size = image_size_of(vae, image_size, FLUX_SIZE, patch=2)
+    texts = Texts(lambda: load_flux_texts(source), source.device)
+    return DiffusionPrior(transformer, ask_flux(told), Flow(steps), Latents(vae), texts, size, source.device)
+
+
+def ask_flux(guidance: float | None) -> Ask:
+    """eps - x, shaped like x_t; the transformer sees 2 x 2 patches and their rows and columns."""
+
+    def ask(transformer: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
+        batch, _, height, width = x_t.shape
+        rows, columns = torch.arange(height // 2, device=x_t.device), torch.arange(width // 2, device=x_t.device)
+        places = torch.cartesian_prod(torch.zeros_like(rows[:1]), rows, columns)  # (h w / 4, 3)
+        out = transformer(
+            hidden_states=packed(x_t),
+            timestep=timestep / 1000,
+            guidance=None if guidance is None else torch.full((batch,), guidance, device=x_t.device),
+            pooled_projections=cond.pooled,
+            encoder_hidden_states=cond.hidden,
+            txt_ids=torch.zeros(cond.hidden.shape[1], 3, device=x_t.device, dtype=x_t.dtype),
+            img_ids=places.to(x_t.dtype),
+            return_dict=False,
+        )[0]
+        return unpacked(out, height, width)
+
+    return ask
+
+
+def packed(x: Tensor) -> Tensor:
+    """Latents (B, C, h, w) as tokens of 2 x 2 patches (B, h w / 4, 4 C)."""
+    batch, channels, height, width = x.shape
+    patches = x.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+    return patches.reshape(batch, height * width // 4, 4 * channels)
+
+
+def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
+    """What `packed` made of latents of this height and width."""
+    patches = tokens.unflatten(-1, (-1, 2, 2)).unflatten(1, (height // 2, width // 2))  # (B, h/2, w/2, C, 2, 2)
+    return patches.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), -1, height, width)
+
+
+def load_flux_texts(source: Source) -> Encode:
+    """T5's last hidden states, as long as the folder's tokenizer allows (dev 512, schnell 256), and CLIP's pooled."""
+    tokenizer, encoder = source.plain(CLIPTokenizer, "tokenizer"), source.text_encoder(CLIPTextModel, "text_encoder")
+    t5 = source.plain(T5TokenizerFast, "tokenizer_2"), source.text_encoder(T5EncoderModel, "text_encoder_2")
+    length = min(t5[0].model_max_length, FLUX_TOKENS)
+
+    def encode(text: str) -> Conditioning:
+        ids = tokens_of(tokenizer, text, tokenizer.model_max_length).input_ids
+        return Conditioning(t5_embedding(*t5, text, length), encoder(ids.to(encoder.device)).pooler_output)
+
+    return encode

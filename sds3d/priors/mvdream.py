@@ -1,0 +1,119 @@
+"""MVDream (arXiv:2308.16512) as others converted it to diffusers' layout, on a stock U-Net.
+
+Two layouts are read. In one the U-Net keeps the names of the original code and a class that comes with the model as
+Python code, which is not run: the weights are renamed to the stock U-Net's (`camera_embed` is the camera's network).
+In the other the U-Net is a stock one and the camera's network lies in `camera_proj`. Self-attention across views is
+`ViewAttention`, as in the embedded prior. The original checkpoints are pickled and are not read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from sds3d.cameras import Cameras
+from sds3d.priors.loading import Source, chosen_weights
+from sds3d.priors.multiview import CameraEncoder
+from sds3d.priors.unet_latent import DiffusersPrior, load_scheduler, load_vae
+
+POSE = 16  # values of a 4 x 4 matrix
+
+
+class PoseEncoder(CameraEncoder):
+    """MVDream's camera network: camera-to-world matrices, with the camera on the unit sphere, to the time embedding.
+
+    Distance and field of view are not told.
+    """
+
+    def __init__(self, width: int, time_embedding_dim: int) -> None:
+        nn.Module.__init__(self)
+        self.layers = nn.Sequential(nn.Linear(POSE, width), nn.SiLU(), nn.Linear(width, time_embedding_dim))
+
+    def embed(self, cameras: Cameras) -> Tensor:
+        """B cameras to (B, time_embedding_dim)."""
+        return self(poses(cameras))
+
+
+def poses(cameras: Cameras) -> Tensor:
+    """Camera-to-world matrices of OpenGL cameras in Blender's frame (Z up, the front on -Y), flattened: (B, 16)."""
+    matrix = cameras.c2w().clone()
+    matrix[:, :3, 3] /= cameras.distance[:, None]
+    blender = torch.tensor([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]).to(matrix)
+    return (blender @ matrix).flatten(1)
+
+
+def load_mvdream(source: Source, *, multiview: bool, steps: int, image_size: int) -> DiffusersPrior:
+    """A folder of MVDreamPipeline. Raises PriorError when it is ImageDream, which wants a picture."""
+    if source.config("unet").get("ip_dim"):
+        raise source.error("this is ImageDream, which is conditioned on a picture: use MVDream")
+    unet, encoder = _stock(source) if source.has("camera_proj") else _renamed(source)
+    return DiffusersPrior(
+        load_vae(source),
+        source.plain(CLIPTokenizer, "tokenizer"),
+        lambda: source.text_encoder(CLIPTextModel, "text_encoder"),
+        source.ready(unet, "unet"),
+        load_scheduler(source),
+        encoder if multiview else None,
+        source.device,
+        steps=steps,
+        image_size=image_size,
+    )
+
+
+def _weights(source: Source, part: str) -> dict[str, Tensor]:
+    source.variant(part)  # checks them
+    names = [path.name for path in (source.folder / part).glob("*")]
+    files = chosen_weights(names, source.dtype != torch.float32)
+    with source.explained():
+        return {key: value for name in files for key, value in load_file(source.folder / part / name).items()}
+
+
+def _pose_encoder(source: Source, weights: dict[str, Tensor], first: str, last: str) -> PoseEncoder:
+    with source.explained():
+        state = {f"layers.{i}.{k}": weights[f"{n}.{k}"] for i, n in ((0, first), (2, last)) for k in ("weight", "bias")}
+        encoder = PoseEncoder(len(state["layers.0.bias"]), len(state["layers.2.bias"]))
+        encoder.load_state_dict({name: value.float() for name, value in state.items()})
+    return encoder
+
+
+def _stock(source: Source) -> tuple[UNet2DConditionModel, PoseEncoder]:
+    encoder = _pose_encoder(source, _weights(source, "camera_proj"), "linear_1", "linear_2")
+    return source.network(UNet2DConditionModel, "unet"), encoder
+
+
+def _renamed(source: Source) -> tuple[UNet2DConditionModel, PoseEncoder]:
+    weights = _weights(source, "unet")
+    with source.explained():
+        config = stock_config(source.config("unet"))
+        unet: Any = UNet2DConditionModel.from_config(config)
+        prefixed = {f"model.diffusion_model.{name}": value for name, value in weights.items()}
+        unet.load_state_dict(convert_ldm_unet_checkpoint(prefixed, unet.config))
+    encoder = _pose_encoder(source, weights, "camera_embed.0", "camera_embed.2")
+    return unet.to(source.dtype), encoder
+
+
+def stock_config(given: dict[str, Any]) -> dict[str, Any]:
+    """The stock U-Net's configuration of one in the original code's terms."""
+    channels = [given["model_channels"] * factor for factor in given["channel_mult"]]
+    attends = [2**level in given["attention_resolutions"] for level in range(len(channels))]
+    heads = [c // given["num_head_channels"] if given.get("num_head_channels", -1) > 0 else given["num_heads"]
+             for c in channels]  # fmt: skip
+    return {
+        "sample_size": given["image_size"],
+        "in_channels": given["in_channels"],
+        "out_channels": given["out_channels"],
+        "block_out_channels": channels,
+        "layers_per_block": given["num_res_blocks"],
+        "down_block_types": ["CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
+        "up_block_types": ["CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)],
+        "attention_head_dim": heads,  # a number of heads, whatever its name says
+        "cross_attention_dim": given["context_dim"],
+        "transformer_layers_per_block": given.get("transformer_depth", 1),
+        "use_linear_projection": True,
+    }

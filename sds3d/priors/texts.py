@@ -1,0 +1,72 @@
+"""Embeddings of texts: each is computed once, alone, and the text encoders are in memory only meanwhile."""
+
+from __future__ import annotations
+
+import gc
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sds3d.priors.base import Conditioning
+
+KEPT = 64  # texts; those of FLUX take 8 MB each
+
+Encode = Callable[[str], Conditioning]
+"""One text to one row. It holds the text encoders: they are freed with it."""
+
+
+class Texts:
+    """Rows of texts, kept on the CPU; `load` gives the encoders when a text is new.
+
+    A row does not depend on what else is asked for with it, so a resumed run sees the same bits.
+    """
+
+    def __init__(self, load: Callable[[], Encode], device: torch.device) -> None:
+        self.load = load
+        self.device = device
+        self._rows: OrderedDict[str, Conditioning] = OrderedDict()
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str]) -> Conditioning:
+        """Embeddings of B texts in float32, B rows."""
+        rows = {text: self._rows[text] for text in prompts if text in self._rows}
+        if missing := [text for text in dict.fromkeys(prompts) if text not in rows]:
+            encode = self.load()
+            rows |= {text: _moved(encode(text), "cpu") for text in missing}
+            del encode
+            gc.collect()  # networks hold themselves in cycles
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        for text in dict.fromkeys(prompts):
+            self._rows[text] = rows[text]
+            self._rows.move_to_end(text)
+        while len(self._rows) > KEPT:
+            self._rows.popitem(last=False)
+        return _moved(Conditioning.cat([rows[text] for text in prompts]), self.device)
+
+
+def tokens_of(tokenizer: Any, text: str, length: int) -> Any:
+    """Input ids and attention mask of one text, (1, length), padded, cut when too long."""
+    return tokenizer([text], padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+
+
+def clip_embedding(tokenizer: Any, encoder: Any, text: str) -> tuple[Tensor, Tensor]:
+    """What SDXL and SD3 take of a CLIP text encoder: states before the last layer (1, L, D), first output."""
+    ids = tokens_of(tokenizer, text, tokenizer.model_max_length).input_ids
+    out = encoder(ids.to(encoder.device), output_hidden_states=True)
+    return out.hidden_states[-2], out[0]
+
+
+def t5_embedding(tokenizer: Any, encoder: Any, text: str, length: int, *, masked: bool = False) -> Tensor:
+    """Last hidden states of a T5 encoder, (1, length, D). masked: padding is not attended to."""
+    tokens = tokens_of(tokenizer, text, length)
+    mask = tokens.attention_mask.to(encoder.device) if masked else None
+    return encoder(tokens.input_ids.to(encoder.device), attention_mask=mask)[0]
+
+
+def _moved(cond: Conditioning, device: torch.device | str) -> Conditioning:
+    pooled = None if cond.pooled is None else cond.pooled.float().to(device)
+    return Conditioning(cond.hidden.float().to(device), pooled)

@@ -1,0 +1,183 @@
+"""Latent diffusion U-Nets: Stable Diffusion 1 and 2, SDXL, LCM and other few-step students, and multi-view models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+from sds3d.priors.base import Conditioning, PriorError
+from sds3d.priors.loading import Source
+from sds3d.priors.multiview import CameraEncoder, ViewAttention
+from sds3d.priors.network import Ask, DiffusionPrior, frozen
+from sds3d.priors.noising import Diffusion
+from sds3d.priors.pixels import Latents
+from sds3d.priors.texts import Encode, Texts, clip_embedding, tokens_of
+
+VIEWS = 4  # denoised together by multi-view models
+LCM_GUIDANCE = 8.5
+
+
+class DiffusersPrior(DiffusionPrior):
+    """A frozen latent U-Net behind the `Prior` contract; x is the scaled latent."""
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | AutoencoderTiny,
+        tokenizer: CLIPTokenizer,
+        text_encoder: CLIPTextModel | Callable[[], CLIPTextModel],
+        unet: UNet2DConditionModel,
+        scheduler: DDIMScheduler,
+        camera_encoder: CameraEncoder | None = None,
+        device: torch.device | str = "cpu",
+        *,
+        texts: Callable[[], Encode] | None = None,
+        ask: Ask | None = None,
+        steps: int = 0,
+        image_size: int = 0,
+    ) -> None:
+        """Takes over the networks: freezes them, moves them to `device`, joins views when there is a camera encoder.
+
+        text_encoder: the network, or what loads it when a text is to be encoded. texts, ask: in place of Stable
+        Diffusion's own. steps: see `Diffusion`. image_size: in pixels, 0 for the model's own.
+        """
+        device = torch.device(device)
+        self.vae = frozen(vae, device, torch.channels_last)
+        self.unet = frozen(unet, device, torch.channels_last)
+        self.tokenizer = tokenizer
+        self._text_encoder = text_encoder
+        if camera_encoder is not None:
+            self.unet.set_attn_processor(ViewAttention())  # type: ignore[arg-type]
+            frozen(camera_encoder, device)
+        super().__init__(
+            self.unet,
+            ask or asking(views=camera_encoder is not None),
+            Diffusion(scheduler, device, steps),
+            Latents(vae),
+            Texts(texts or self._load_texts, device),
+            image_size_of(vae, image_size, self.unet.config["sample_size"]),
+            device,
+            camera_encoder,
+            1 if camera_encoder is None else VIEWS,
+            torch.channels_last,
+        )
+
+    @property
+    def text_encoder(self) -> CLIPTextModel:
+        """The text encoder, loaded anew when the prior does not keep it."""
+        encoder = self._text_encoder if isinstance(self._text_encoder, CLIPTextModel) else self._text_encoder()
+        return frozen(encoder, self.device)
+
+    def _load_texts(self) -> Encode:
+        encoder, tokenizer = self.text_encoder, self.tokenizer
+
+        def encode(text: str) -> Conditioning:
+            ids = tokens_of(tokenizer, text, tokenizer.model_max_length).input_ids
+            return Conditioning(encoder(ids.to(encoder.device)).last_hidden_state)
+
+        return encode
+
+
+def asking(*, views: bool = False, size: int = 0, guidance: Tensor | None = None) -> Ask:
+    """How a latent U-Net is asked.
+
+    views: it has `ViewAttention`. size: pixels a side that SDXL (arXiv:2307.01952, sec. 2.2) is told as original and
+    target size, with nothing cropped; 0 for others. guidance: (1, D), what a student is told of the guidance scale
+    beside the time (LCM, arXiv:2310.04378, sec. 4.2).
+    """
+
+    def ask(unet: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
+        told: dict[str, Any] = {"cross_attention_kwargs": {"n_views": n_views} if views else None}
+        if size:
+            sizes = torch.tensor([[size, size, 0, 0, size, size]], device=x_t.device, dtype=x_t.dtype)
+            told["added_cond_kwargs"] = {"text_embeds": cond.pooled, "time_ids": sizes.expand(len(x_t), -1)}
+        if guidance is not None:
+            told["timestep_cond"] = guidance.to(x_t).expand(len(x_t), -1)
+        return unet(x_t, timestep, cond.hidden, **told, return_dict=False)[0]
+
+    return ask
+
+
+def guidance_embedding(scale: float, width: int) -> Tensor:
+    """Sines and cosines of 1000 `scale`, (1, width)."""
+    half = width // 2
+    frequencies = torch.exp(-torch.log(torch.tensor(10000.0)) / (half - 1) * torch.arange(half))
+    angles = 1000 * scale * frequencies
+    return torch.nn.functional.pad(torch.cat([angles.sin(), angles.cos()]), (0, width % 2))[None]
+
+
+def image_size_of(vae: Any, wanted: int, sample_size: int, patch: int = 1) -> int:
+    """Pixels a side: those wanted, or the model's own. Raises PriorError when they are no multiple of a patch's."""
+    factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
+    if wanted % (factor * patch):
+        raise PriorError(f"prior.image_size={wanted}: this model wants a multiple of {factor * patch} pixels")
+    return wanted or sample_size * factor
+
+
+def load_vae(source: Source) -> Any:
+    """AutoencoderKL or AutoencoderTiny. In float32 where the model runs in float16, which overflows SDXL's."""
+    tiny = source.config("vae")["_class_name"] == "AutoencoderTiny"
+    dtype = torch.float32 if source.dtype == torch.float16 and not tiny else source.dtype
+    return source.network(AutoencoderTiny if tiny else AutoencoderKL, "vae", dtype)
+
+
+def load_scheduler(source: Source) -> Any:
+    """The noise levels that the folder's scheduler was trained with, whichever sampler it is."""
+    path = source.folder / "scheduler" / "scheduler_config.json"
+    if path.is_file() and "EDM" in path.read_text(encoding="utf-8"):
+        raise source.error("its scheduler is of EDM's kind, which scales its inputs otherwise: not supported")
+    return source.plain(DDIMScheduler, "scheduler")
+
+
+def load_latent_unet(
+    source: Source, *, sdxl: bool, multiview: bool, guidance: float | None, steps: int, image_size: int
+) -> DiffusersPrior:
+    """A folder of Stable Diffusion 1 or 2, of SDXL, of LCM's kind, or one with a `camera_encoder` beside the U-Net."""
+    unet, vae = source.denoiser(UNet2DConditionModel, "unet"), load_vae(source)
+    channels = unet.config["in_channels"]
+    if channels != vae.config["latent_channels"]:
+        raise source.error(f"its U-Net wants {channels} channels, more than latents have: use a text-to-image model")
+    camera_encoder = None
+    if multiview and source.has("camera_encoder"):
+        with source.explained():
+            camera_encoder = CameraEncoder.load(source.folder / "camera_encoder")
+    size = image_size_of(vae, image_size, unet.config["sample_size"])
+    told = None
+    if (width := unet.config["time_cond_proj_dim"]) is not None:
+        told = guidance_embedding((LCM_GUIDANCE if guidance is None else guidance) - 1, width)  # the paper's w is S - 1
+    return DiffusersPrior(
+        vae,
+        source.plain(CLIPTokenizer, "tokenizer"),
+        lambda: source.text_encoder(CLIPTextModel, "text_encoder"),
+        unet,
+        load_scheduler(source),
+        camera_encoder,
+        source.device,
+        texts=(lambda: load_sdxl_texts(source)) if sdxl else None,
+        ask=asking(views=camera_encoder is not None, size=size if sdxl else 0, guidance=told),
+        steps=steps,
+        image_size=image_size,
+    )
+
+
+def load_sdxl_texts(source: Source) -> Encode:
+    """SDXL's two text encoders; the empty text is zeros where the folder says so."""
+    kinds = {"": CLIPTextModel, "_2": CLIPTextModelWithProjection}
+    encoders = [
+        (source.plain(CLIPTokenizer, f"tokenizer{n}"), source.text_encoder(kind, f"text_encoder{n}"))
+        for n, kind in kinds.items()
+    ]
+    zeros = source.index().get("force_zeros_for_empty_prompt", True)
+
+    def encode(text: str) -> Conditioning:
+        (first, _), (second, pooled) = [clip_embedding(*pair, text) for pair in encoders]
+        hidden = torch.cat([first, second], dim=-1)
+        if zeros and not text:
+            hidden, pooled = torch.zeros_like(hidden), torch.zeros_like(pooled)
+        return Conditioning(hidden, pooled)
+
+    return encode
