@@ -25,13 +25,15 @@ class RayPictures(NamedTuple):
     """What rays see, of any leading shape.
 
     rgb: (..., 3) premultiplied by alpha. alpha: (...) opacity. depth: (...) metres along the ray, weighted by alpha (0
-    where nothing is hit). normal: (..., 3) unit vectors, out of the density, or 0.
+    where nothing is hit). normal: (..., 3) unit vectors, out of the density, or 0. depth_square: (...) square metres,
+    the samples' squared distances weighted like the depth.
     """
 
     rgb: Tensor
     alpha: Tensor
     depth: Tensor
     normal: Tensor
+    depth_square: Tensor
 
 
 class RaySamples(NamedTuple):
@@ -152,13 +154,16 @@ def _render(
         size,
         samples,
     )
-    rgb, alpha, depth, normal = _Fused.apply(grid, skip, *rays) if fused else _march(grid, skip, rays)
-    normal = functional.normalize(normal, dim=-1, eps=1e-4)
-    return RayPictures(rgb.reshape(*shape, 3), alpha.reshape(shape), depth.reshape(shape), normal.reshape(*shape, 3))
+    rgb, alpha, depth, normal, square = _Fused.apply(grid, skip, *rays) if fused else _march(grid, skip, rays)
+    normal = functional.normalize(normal, dim=-1, eps=1e-4).reshape(*shape, 3)
+    return RayPictures(
+        rgb.reshape(*shape, 3), alpha.reshape(shape), depth.reshape(shape), normal, square.reshape(shape)
+    )
 
 
-def _march(grid: Tensor, skip: Tensor, rays: RaySamples) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Plain torch: rgb (R, 3), alpha (R,), depth (R,) and the weighted -gradient of the density (R, 3)."""
+def _march(grid: Tensor, skip: Tensor, rays: RaySamples) -> tuple[Tensor, ...]:
+    """Plain torch: rgb (R, 3), alpha (R,), depth (R,), the weighted -gradient of the density (R, 3), and the depth's
+    square (R,)."""
     size, longest = grid.shape[0], max(int(rays.steps.max()), 1) if rays.steps.numel() else 1
     index = torch.arange(longest, device=grid.device, dtype=grid.dtype)
     t = rays.near[:, None] + (index + rays.jitter[:, None]) * rays.step[:, None]  # (R, S)
@@ -181,6 +186,7 @@ def _march(grid: Tensor, skip: Tensor, rays: RaySamples) -> tuple[Tensor, Tensor
         weights.sum(-1),
         (weights * t).sum(-1),
         torch.einsum("rs,rsc->rc", weights, outward) * ((size - 1) / (2 * BOUND)),
+        (weights * t.square()).sum(-1),
     )
 
 
@@ -210,7 +216,7 @@ class _Fused(torch.autograd.Function):
         outputs = volume_numba.forward(grid.numpy(), skip.numpy(), ctx.scale, tuple(ray.numpy() for ray in rays))
         tensors = tuple(torch.from_numpy(output) for output in outputs)
         ctx.save_for_backward(grid, skip, *rays, *tensors)
-        return tensors[:4]
+        return tensors[:5]
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor | None) -> tuple[Tensor | None, ...]:

@@ -123,7 +123,7 @@ def _clamp(value: Any, top: Any) -> Any:
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "afn"})
 def _forward(
     thread, n_threads, grid, size, scale, skip, starts, slopes, near, step, steps, jitter,
-    rgb, alpha, depth, normal, span,
+    rgb, alpha, depth, normal, depth_square, span,
 ):  # fmt: skip
     top = size - 2
     for block in range(thread, (near.size + _BLOCK - 1) // _BLOCK, n_threads):
@@ -133,7 +133,8 @@ def _forward(
             t0, dt, u, n = near[ray], step[ray], jitter[ray], steps[ray]
             leap = _CAUTION / (dt * max(abs(bx), abs(by), abs(bz)))  # samples per cell along the steepest axis
             transmittance = _ONE
-            red, green, blue, reach, nx, ny, nz = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
+            red, green, blue, nx, ny, nz = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
+            reach, square = _ZERO, _ZERO
             first, last, i = n, 0, 0
             while i < n:
                 t = t0 + (np.float32(i) + u) * dt
@@ -149,7 +150,8 @@ def _forward(
                 after = transmittance * exp_minus(s * dt)
                 w = transmittance - after
                 transmittance = after
-                red, green, blue, reach = red + w * r, green + w * g, blue + w * b, reach + w * t
+                red, green, blue = red + w * r, green + w * g, blue + w * b
+                reach, square = reach + w * t, square + w * t * t
                 nx, ny, nz = nx - w * dx, ny - w * dy, nz - w * dz
                 first = min(first, i)
                 i += 1
@@ -157,7 +159,7 @@ def _forward(
                 if not transmittance > _MIN_T:
                     break
             rgb[ray, 0], rgb[ray, 1], rgb[ray, 2] = red, green, blue
-            alpha[ray], depth[ray] = _ONE - transmittance, reach
+            alpha[ray], depth[ray], depth_square[ray] = _ONE - transmittance, reach, square
             normal[ray, 0], normal[ray, 1], normal[ray, 2] = nx * scale, ny * scale, nz * scale
             span[ray, 0], span[ray, 1] = first, last
 
@@ -165,7 +167,8 @@ def _forward(
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "afn"})
 def _backward(
     thread, n_threads, grid, size, scale, skip, starts, slopes, near, step, jitter,
-    rgb, alpha, depth, normal, span, d_rgb, d_alpha, d_depth, d_normal, with_geometry, buffers,
+    rgb, alpha, depth, normal, depth_square, span,
+    d_rgb, d_alpha, d_depth, d_normal, d_depth_square, with_geometry, buffers,
 ):  # fmt: skip
     top = size - 2
     buffer = buffers[thread]
@@ -182,11 +185,11 @@ def _backward(
             through = d_alpha[ray] * (_ONE - alpha[ray])
             # What the samples not yet passed contribute to the loss, taken as linear in the weights.
             rest = rgb[ray, 0] * h0 + rgb[ray, 1] * h1 + rgb[ray, 2] * h2
-            hd, hx, hy, hz = _ZERO, _ZERO, _ZERO, _ZERO
+            hd, hs, hx, hy, hz = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
             if with_geometry:
-                hd = d_depth[ray]
+                hd, hs = d_depth[ray], d_depth_square[ray]
                 hx, hy, hz = d_normal[ray, 0] * scale, d_normal[ray, 1] * scale, d_normal[ray, 2] * scale
-                rest += depth[ray] * hd
+                rest += depth[ray] * hd + depth_square[ray] * hs
                 rest += normal[ray, 0] * d_normal[ray, 0]
                 rest += normal[ray, 1] * d_normal[ray, 1]
                 rest += normal[ray, 2] * d_normal[ray, 2]
@@ -207,7 +210,7 @@ def _backward(
                 transmittance = after
                 value = r * h0 + g * h1 + b * h2
                 if with_geometry:
-                    value += t * hd - (dx * hx + dy * hy + dz * hz)
+                    value += t * (hd + t * hs) - (dx * hx + dy * hy + dz * hz)
                 rest -= w * value
                 ds = dt * (after * value - rest + through)
                 _scatter(buffer, size, voxel, fx, fy, fz, ds, w * h0, w * h1, w * h2)
@@ -250,16 +253,16 @@ def forward(grid: FloatArray, skip: NDArray[np.uint8], scale: float, rays: tuple
     rays: starts and slopes (R, 3) in voxels and voxels per metre, near and step (R,) in metres, steps (R,) int32,
     jitter (R,).
     Returns premultiplied rgb (R, 3), alpha (R,), depth (R,), -gradient of the density weighted like the colours (R, 3),
-    and the first and one past the last sample that counted (R, 2) int32, which `backward` needs.
+    the depth's square (R,), weighted like the depth, and the first and one past the last sample that counted (R, 2)
+    int32, which `backward` needs.
     """
     n = rays[2].size
     rgb, normal = np.empty((n, 3), np.float32), np.empty((n, 3), np.float32)
-    alpha, depth, span = np.empty(n, np.float32), np.empty(n, np.float32), np.empty((n, 2), np.int32)
+    alpha, depth, depth_square = (np.empty(n, np.float32) for _ in range(3))
+    outputs = (rgb, alpha, depth, normal, depth_square, np.empty((n, 2), np.int32))
     size = grid.shape[0]
-    parallel(
-        _forward, grid.reshape(-1), size, np.float32(scale), skip.reshape(-1), *rays, rgb, alpha, depth, normal, span
-    )
-    return rgb, alpha, depth, normal, span
+    parallel(_forward, grid.reshape(-1), size, np.float32(scale), skip.reshape(-1), *rays, *outputs)
+    return outputs
 
 
 def backward(
@@ -270,21 +273,21 @@ def backward(
     outputs: tuple[Any, ...],
     gradients: Sequence[FloatArray | None],
 ) -> FloatArray:
-    """Gradient (N, N, N, 4) of a loss, given its gradients of the four pictures; None stands for zero.
+    """Gradient (N, N, N, 4) of a loss, given its gradients of the five pictures; None stands for zero.
 
     `outputs` is what `forward` returned for the other arguments. Bit-identical for the same number of threads.
     """
     starts, slopes, near, step, _, jitter = rays
-    d_rgb, d_alpha, d_depth, d_normal = (
+    d_outputs = (
         np.zeros_like(output) if gradient is None else np.ascontiguousarray(gradient, np.float32)
-        for output, gradient in zip(outputs[:4], gradients, strict=True)
+        for output, gradient in zip(outputs[:5], gradients, strict=True)
     )
-    with_geometry = gradients[2] is not None or gradients[3] is not None
+    with_geometry = any(gradient is not None for gradient in gradients[2:])
     buffers = np.zeros((threads(), grid.size), np.float32)
     size = grid.shape[0]
     parallel(
         _backward, grid.reshape(-1), size, np.float32(scale), skip.reshape(-1), starts, slopes, near, step, jitter,
-        *outputs, d_rgb, d_alpha, d_depth, d_normal, with_geometry, buffers,
+        *outputs, *d_outputs, with_geometry, buffers,
     )  # fmt: skip
     if len(buffers) == 1:
         return buffers[0].reshape(grid.shape)

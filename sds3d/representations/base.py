@@ -20,6 +20,7 @@ class Rendering:
     depth: (B, H, W, 1) expected distance along the ray in metres, 0 where nothing is hit (alpha-weighted).
     normal: (B, H, W, 3) unit vectors in the world frame where alpha > 0, else 0.
     latent: (B, C, h, w) in the prior's space, from scenes that render what the prior's encoder would give; else None.
+    depth_variance: (B, H, W, 1) square metres, of the matter along each ray; from scenes that keep it small, else None.
     """
 
     rgb: Tensor
@@ -27,6 +28,7 @@ class Rendering:
     depth: Tensor
     normal: Tensor
     latent: Tensor | None = None
+    depth_variance: Tensor | None = None
 
 
 class Scene(Protocol):
@@ -73,6 +75,24 @@ def opacity_losses(rendering: Rendering, opacity: float, entropy: float) -> dict
     inside = alpha.clamp(1e-3, 1 - 1e-3)  # the entropy's slope is infinite at 0 and 1
     nats = -(inside * inside.log() + (1 - inside) * torch.log1p(-inside))
     return {"opacity": opacity * alpha.sum() / views, "entropy": entropy * nats.sum() / views}
+
+
+def depth_variance(depth: Tensor, depth_square: Tensor, alpha: Tensor) -> Tensor:
+    """Variance of the distance along a ray, from its mean and mean square, both weighted by alpha; any one shape."""
+    covered = alpha.clamp_min(0.01)
+    return (depth_square / covered - (depth / covered) ** 2).clamp_min(0.0)
+
+
+def z_variance_loss(rendering: Rendering, weight: float, progress: float) -> dict[str, Tensor]:
+    """Variance of the depth (HiFA, arXiv:2305.18766, sec. 3.3), summed over a view's pixels that are more than half
+    opaque, averaged over the views, times `weight`, which is reached linearly in the middle of the run.
+
+    Against surfaces that are clouds: all of a ray's matter is drawn to one place.
+    """
+    if rendering.depth_variance is None:
+        return {}
+    inside = (rendering.alpha.detach() > 0.5) * rendering.depth_variance
+    return {"z_variance": weight * min(2 * progress, 1.0) * inside.sum() / len(inside)}
 
 
 class EmptySurfaceError(RuntimeError):

@@ -25,9 +25,9 @@ from typing_extensions import Self
 from sds3d.cameras import Cameras
 from sds3d.config import Config
 from sds3d.mesh import Mesh
-from sds3d.rendering.packed import Occupancy, field_normals, occupancy_of, render_field
+from sds3d.rendering.packed import FieldFunction, Occupancy, field_normals, occupancy_of, render_field
 from sds3d.rendering.volume import BOUND
-from sds3d.representations.base import Rendering, opacity_losses
+from sds3d.representations.base import Rendering, depth_variance, opacity_losses, z_variance_loss
 from sds3d.representations.fields import Blob, deactivate
 from sds3d.representations.fields_hash import HashField
 from sds3d.representations.fields_triplane import TriplaneField
@@ -47,6 +47,8 @@ _NEIGHBOUR = 2 * BOUND / 47  # metres between points that smoothness compares, t
 _SMOOTH_POINTS = 2048
 _POINTS_AT_ONCE = 1 << 17
 _RAYS_AT_ONCE = 1 << 15
+
+_Seen = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
 
 
 class FieldNerfConfig(Config):
@@ -74,6 +76,9 @@ class FieldNerfConfig(Config):
     color_smoothness: float = Setting(default=7.5e-4, ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of colours between places 2.3 cm
     apart."""
+    z_variance: float = Setting(default=0.0, ge=0)
+    """Weight of the variance of the depth along rays (square metres, HiFA), summed over a view's opaque pixels: draws
+    what is spread along a ray into one surface. Reached linearly in the middle of the run; the paper's is 3."""
     latent_channels: int = Setting(default=0, ge=0, le=64)
     """Channels of the prior's latents to render in place of colours, as in Latent-NeRF: 4 for Stable Diffusion, 12 for
     the embedded prior; 0 renders colours. Set cameras.size to the latents' height then (image size / 8, or / 4)."""
@@ -156,6 +161,16 @@ def make_field(config: HashNerfConfig | TriplaneNerfConfig, generator: torch.Gen
             return TriplaneField(generator, resolution=config.resolution, features=config.features, **shared)
 
 
+def with_square(field: FieldFunction) -> FieldFunction:
+    """The field with one more feature: the squared distance of a point from the origin, in square metres."""
+
+    def at(points: Tensor) -> tuple[Tensor, Tensor]:
+        density, features = field(points)
+        return density, torch.cat([features, points.square().sum(-1, keepdim=True)], dim=-1)
+
+    return at
+
+
 def fit_latent_rgb(latents: Tensor, pictures: Tensor) -> Tensor:
     """The linear map (C, 3) from latents to colours in [-1, 1] with the least squared error.
 
@@ -211,18 +226,19 @@ class FieldNerfScene:
         A scene of latents also gives these, over the latents of the background's colour.
         """
         origins, directions = cameras.to(self.device).rays()  # (B, H, W, 3)
-        features, alpha, depth, normal = (self._train if torch.is_grad_enabled() else self._look)(origins, directions)
+        look = self._train if torch.is_grad_enabled() else self._look
+        features, alpha, depth, normal, spread = look(origins, directions)
         behind = background.to(alpha).expand(len(cameras), 3)[:, None, None]  # (B, 1, 1, 3)
         if not self.config.latent_channels:
-            return Rendering(features + (1 - alpha) * behind, alpha, depth, normal)
+            return Rendering(features + (1 - alpha) * behind, alpha, depth, normal, depth_variance=spread)
         rgb = (features @ self.latent_rgb + alpha) / 2 + (1 - alpha) * behind
         # Not bounded by itself. The gradient passes, or a pixel that is too bright could never darken.
         rgb = rgb + (rgb.clamp(0, 1) - rgb).detach()
         if self.config.refine:
-            return Rendering(rgb, alpha, depth, normal)
+            return Rendering(rgb, alpha, depth, normal, depth_variance=spread)
         back = torch.linalg.pinv(self.latent_rgb.detach().double()).to(behind)  # (3, C)
         latent = features + (1 - alpha) * ((2 * behind - 1) @ back)
-        return Rendering(rgb, alpha, depth, normal, latent.permute(0, 3, 1, 2))
+        return Rendering(rgb, alpha, depth, normal, latent.permute(0, 3, 1, 2), spread)
 
     def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Density (P,) per metre and r, g, b (P, 3) in [0, 1] at points (P, 3) in metres."""
@@ -244,6 +260,7 @@ class FieldNerfScene:
         pixels = rendering.alpha.shape[1] * rendering.alpha.shape[2]
         losses = {
             **opacity_losses(rendering, config.opacity, config.entropy * progress),
+            **z_variance_loss(rendering, config.z_variance, progress),
             "smoothness": pixels * self._smoothness(),
         }
         if self.sketch is not None:
@@ -309,19 +326,27 @@ class FieldNerfScene:
         self._step = int(state["step"])
         self._seed = int(state["seed"])
 
-    def _train(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, ...]:
-        """Features (B, H, W, C) premultiplied by alpha, alpha and depth (B, H, W, 1) and normals (B, H, W, 3)."""
+    def _train(self, origins: Tensor, directions: Tensor) -> _Seen:
+        """Features (B, H, W, C) premultiplied by alpha, alpha and depth (B, H, W, 1), normals (B, H, W, 3) and, when it
+        counts, the variance of the depth (B, H, W, 1)."""
         jitter = torch.rand(origins.shape[:-1], generator=self._generator("jitter")).to(self.device)
         samples = self.config.samples
-        seen = render_field(self.field, origins, directions, samples=samples, jitter=jitter, occupancy=self._occupancy)
+        field = with_square(self.field) if self.config.z_variance else self.field
+        seen = render_field(field, origins, directions, samples=samples, jitter=jitter, occupancy=self._occupancy)
         alpha, depth = seen.alpha[..., None], seen.depth[..., None]  # (B, H, W, 1)
         if self.config.normals:
             normal = field_normals(self.field, origins, directions, seen, step=BOUND / samples)
         else:
             normal = normals_from_depth(depth, alpha, origins, directions)
-        return seen.features, alpha, depth, normal
+        if not self.config.z_variance:
+            return seen.features, alpha, depth, normal, None
+        # Seen from the ray's point nearest to the origin: squares of the distance to the camera would cancel.
+        nearest = -(origins * directions).sum(-1, keepdim=True)  # (B, H, W, 1) metres along the ray
+        aside = origins.square().sum(-1, keepdim=True) - nearest**2
+        spread = depth_variance(depth - alpha * nearest, seen.features[..., -1:] - alpha * aside, alpha)
+        return seen.features[..., :-1], alpha, depth, normal, spread
 
-    def _look(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, ...]:
+    def _look(self, origins: Tensor, directions: Tensor) -> _Seen:
         """As `_train`, of what is there now; in parts, so that large pictures fit in memory."""
         occupancy, samples = self._survey(explore=False), self.config.samples
         parts = []
@@ -331,7 +356,8 @@ class FieldNerfScene:
             normal = field_normals(self.field, some_origins, some_directions, seen, step=BOUND / samples)
             parts.append((seen.features, seen.alpha[:, None], seen.depth[:, None], normal))
         wholes = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
-        return tuple(whole.reshape(*origins.shape[:-1], whole.shape[-1]) for whole in wholes)
+        features, alpha, depth, normal = (whole.reshape(*origins.shape[:-1], whole.shape[-1]) for whole in wholes)
+        return features, alpha, depth, normal, None
 
     @torch.no_grad()
     def _survey(self, explore: bool) -> Occupancy:

@@ -17,7 +17,7 @@ from sds3d.config import Config
 from sds3d.mesh import Mesh
 from sds3d.rendering.splatting import SH_C0, rasterization
 from sds3d.rendering.volume import BOUND
-from sds3d.representations.base import Rendering, opacity_losses
+from sds3d.representations.base import Rendering, depth_variance, opacity_losses, z_variance_loss
 from sds3d.representations.densify import (
     DensifyConfig,
     DistillationConfig,
@@ -66,6 +66,9 @@ class GaussiansConfig(Config):
     entropy: float = Field(default=0.02, ge=0)
     """Weight at the last step of the binary entropy of the opacity (nats) summed over a view's pixels; grows linearly
     from 0."""
+    z_variance: float = Field(default=0.0, ge=0)
+    """Weight of the variance of the depth along rays (square metres, HiFA), summed over a view's opaque pixels: draws
+    what is spread along a ray into one surface. Reached linearly in the middle of the run; the paper's is 3."""
     size: float = Field(default=0.1, ge=0)
     """Weight, times a view's number of pixels, of the mean of what the largest scales exceed 0.05 metres by: against
     needles and blankets."""
@@ -157,8 +160,32 @@ class GaussiansScene:
         rgb, z, alpha = splatted.colors[..., :3], splatted.colors[..., 3:], splatted.alphas
         origins, directions = cameras.rays()  # (B, H, W, 3)
         forward = -cameras.c2w()[:, None, None, :3, 2]  # (B, 1, 1, 3)
-        depth = z / (directions * forward).sum(-1, keepdim=True)  # along the ray
-        return Rendering(rgb, alpha, depth, normals_from_depth(depth, alpha, origins, directions))
+        slant = 1 / (directions * forward).sum(-1, keepdim=True)  # (B, H, W, 1), metres along the ray for one of depth
+        depth, spread = z * slant, None
+        if self.config.z_variance and torch.is_grad_enabled():
+            spread = slant**2 * self._z_variance(cameras, z, alpha, quats, scales, opacities)
+        normal = normals_from_depth(depth, alpha, origins, directions)
+        return Rendering(rgb, alpha, depth, normal, depth_variance=spread)
+
+    def _z_variance(
+        self, cameras: Cameras, z: Tensor, alpha: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor
+    ) -> Tensor:
+        """Variance (B, H, W, 1) of the depths z of the Gaussians' centres, of which `z` is the alpha-weighted mean."""
+        means, viewmats = self.parameters["means"], cameras.opencv_viewmats()
+        middle = viewmats[:, 2, 3]  # (B,) depth of the origin, which squares are taken from so that they do not cancel
+        off = means @ viewmats[:, 2, :3].T  # (N, B)
+        squares = rasterization(
+            means,
+            quats,
+            scales,
+            opacities,
+            off.T.square()[..., None],  # (B, N, 1)
+            viewmats,
+            cameras.intrinsics(),
+            cameras.width,
+            cameras.height,
+        ).colors
+        return depth_variance(z - alpha * middle[:, None, None, None], squares, alpha)
 
     def activated(self) -> tuple[Tensor, Tensor, Tensor]:
         """Quaternions (N, 4), scales (N, 3) in metres and opacities (N,) in [0, 1]."""
@@ -195,6 +222,7 @@ class GaussiansScene:
         outside = (self.parameters["means"].abs() - BOUND).clamp(min=0).sum(-1)
         return {
             **opacity_losses(rendering, config.opacity, config.entropy * progress),
+            **z_variance_loss(rendering, config.z_variance, progress),
             "size": config.size * pixels * (too_large + outside).sum() / max(len(outside), 1),
         }
 

@@ -61,7 +61,7 @@ def loss_of(pictures: RayPictures, parts: str) -> Tensor:
     """A scalar that weighs every pixel of the chosen pictures differently."""
     generator = torch.Generator().manual_seed(11)
     total = pictures.rgb.new_zeros(())
-    for name in ("rgb", "alpha", "depth", "normal"):
+    for name in ("rgb", "alpha", "depth", "normal", "depth_square"):
         picture = getattr(pictures, name)
         weight = torch.randn(picture.shape, generator=generator, dtype=torch.float64).to(picture)
         if name == "normal":  # ill-conditioned where there is next to nothing to have a normal
@@ -98,11 +98,14 @@ def test_kernel_renders_what_the_reference_renders(batch: int, skipping: bool) -
     torch.testing.assert_close(fused.rgb, reference.rgb, atol=3e-6, rtol=0)
     torch.testing.assert_close(fused.alpha, reference.alpha, atol=3e-6, rtol=0)
     torch.testing.assert_close(fused.depth, reference.depth, atol=1e-5, rtol=0)
+    torch.testing.assert_close(fused.depth_square, reference.depth_square, atol=3e-5, rtol=0)
     solid = fused.alpha > 0.01
     torch.testing.assert_close(fused.normal[solid], reference.normal[solid], atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("parts", ["rgb", "alpha", "depth", "normal", "rgb alpha depth normal"])
+@pytest.mark.parametrize(
+    "parts", ["rgb", "alpha", "depth", "normal", "depth_square", "rgb alpha depth normal depth_square"]
+)
 @pytest.mark.parametrize("skipping", [False, True])
 def test_kernel_has_the_gradient_of_the_reference(parts: str, skipping: bool) -> None:
     grid, cameras = ball_grid(), views()
@@ -163,7 +166,7 @@ def test_inputs_need_not_be_contiguous() -> None:
 # ---- the reference has the gradient of its values ----
 
 
-@pytest.mark.parametrize("parts", ["rgb", "alpha", "depth", "normal"])
+@pytest.mark.parametrize("parts", ["rgb", "alpha", "depth", "normal", "depth_square"])
 def test_reference_agrees_with_finite_differences(parts: str) -> None:
     grid = ball_grid(8).double()
     rays = [ray.double() for ray in views(1, 6, 6).rays()]
