@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from sds3d.cameras import Cameras
 from sds3d.config import Config
 from sds3d.guidance.base import Views, draw_noise, predict_each
 from sds3d.guidance.schedules import draw
@@ -98,30 +99,33 @@ class TrainedScore:
         with_text, without = predict_each(self.score, x_t, t, texts, views.cameras)
         return with_text, without
 
-    def train(self, x: Tensor, views: Views, generator: torch.Generator, cond: Conditioning | None = None) -> float:
-        """Updates on x (B, C, h, w) with noise and timesteps of their own; returns the last loss, 0 without updates.
+    def train(self, x: Tensor, views: Views, generator: torch.Generator) -> float:
+        """A step's updates on x (B, C, h, w), told the prompt without words of the view; the last loss, or 0 of none.
 
-        The error is a mean square in the prior's own target. cond: B rows; without it, the prompt without words of the
-        view. No gradient reaches x.
+        No gradient reaches x.
         """
         loss = 0.0
-        if self.learner is None:
-            return loss
-        cond = views.prompt.plain.repeat(len(x)) if cond is None else cond
         for _ in range(self.config.updates):
-            no_camera, no_text = (torch.rand(2, generator=generator) < torch.tensor(self._dropouts)).tolist()
-            t = draw((0.0, 1.0), len(x), self.prior.n_views, generator).to(x.device)  # (B,)
-            eps = draw_noise(x, generator)
-            x_t = add_noise(self.prior, x.detach(), eps, t)
-            told = views.prompt.null.repeat(len(x)) if no_text else cond
-            with torch.enable_grad():
-                prediction = self.score.predict(x_t, t, told, None if no_camera else views.cameras)
-                loss = self.learner.step(target_error(self.prior, prediction, x.detach(), eps, t))
+            loss = self.update(x, views.cameras, views.prompt.plain.repeat(len(x)), views.prompt.null, generator)
         return loss
 
-    @property
-    def _dropouts(self) -> list[float]:
-        return [self.config.camera_dropout, self.config.text_dropout]
+    def update(
+        self, x: Tensor, cameras: Cameras, cond: Conditioning, null: Conditioning, generator: torch.Generator
+    ) -> float:
+        """One update on x (B, C, h, w) with noise and timesteps of its own; returns its loss.
+
+        The error is a mean square in the prior's own target. cond: B rows; null: the empty text's one.
+        """
+        assert self.learner is not None  # there are no updates without
+        dropped = torch.rand(2, generator=generator)
+        t = draw((0.0, 1.0), len(x), self.prior.n_views, generator).to(x.device)  # (B,)
+        eps = draw_noise(x, generator)
+        x_t = add_noise(self.prior, x.detach(), eps, t)
+        told = null.repeat(len(x)) if dropped[0] < self.config.text_dropout else cond
+        seen = None if dropped[1] < self.config.camera_dropout else cameras
+        with torch.enable_grad():
+            prediction = self.score.predict(x_t, t, told, seen)
+            return self.learner.step(target_error(self.prior, prediction, x.detach(), eps, t))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The trained weights, and the optimiser's moments."""

@@ -1,0 +1,136 @@
+"""Bootstrapped score distillation (DreamCraft3D, Sun et al. 2023, arXiv:2310.16818, sec. 3.3).
+
+VSD whose prior is a copy that is tuned (DreamBooth, arXiv:2208.12242) on pictures which the prior itself made of the
+renders: noised and denoised, they have better texture and are still of this object, from these views. The tuned copy
+guides the scene, the scene's renders are refined again, and so on.
+
+The paper halts the scene while it tunes, for 200 of each 1000 steps, and refines renders at every 25th of them. Here a
+step at which a render is refined also does the updates that belong to it, and no step is without guidance. The paper's
+phi is a full copy without a camera: rank 0 and camera_dropout 1.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sds3d.guidance.base import (
+    Guidance,
+    Guided,
+    GuidedPrediction,
+    RuleConfig,
+    Views,
+    Weighting,
+    combine,
+    draw_noise,
+    predict_each,
+    weight,
+)
+from sds3d.guidance.cache import ViewCache
+from sds3d.guidance.schedules import AnnealedSchedule, Schedule
+from sds3d.guidance.variational import TrainedScore, VariationalConfig, part, prefixed
+from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
+from sds3d.priors.sampling import ddim
+
+
+class BootstrappedConfig(RuleConfig):
+    """Settings of `Bootstrapped`; the defaults are the paper's, over the whole run where it counts steps."""
+
+    name: Literal["bootstrapped"] = "bootstrapped"
+    scale: float = Field(default=2.0, ge=0.0)
+    """Classifier-free guidance scale S of the tuned copy in eps_null + S (eps_cond - eps_null)."""
+    refine_every: int = Field(default=100, ge=1)
+    """Steps between two refinements of the renders, each followed by `tuning.updates` of the tuned copy."""
+    refine_steps: int = Field(default=25, ge=1)
+    """Steps of DDIM that refine renders, from the noisiest timestep of the schedule on."""
+    refine_scale: float = Field(default=7.5, ge=0.0)
+    """Guidance scale of the prior in refining."""
+    cache: int = Field(default=10, ge=1)
+    """Batches of refined renders that are kept."""
+    weighting: Weighting = "sds"
+    """w(t) of the gradient."""
+    schedule: Schedule = AnnealedSchedule(min=(0.05, 0.05), max=(0.5, 0.2))
+    """Timesteps."""
+    tuning: VariationalConfig = VariationalConfig(rank=0, lr=1e-5, updates=25, camera_dropout=0.0, text_dropout=0.1)
+    """The copy of the prior that is tuned on refined renders; without updates, it is the prior."""
+    variational: VariationalConfig = VariationalConfig(rank=0, lr=1e-5)
+    """The network phi, which learns from the renders as they are."""
+
+    def make(self, prior: Prior) -> Bootstrapped:
+        """The rule on this prior."""
+        return Bootstrapped(self, prior)
+
+
+class Bootstrapped(Guidance):
+    """Gradient w(t) (eps_S(x_t; y, t) of the tuned copy - eps_phi(x_t; c, t)).
+
+    score: another network for phi than the prior's trainable copy.
+    """
+
+    def __init__(self, config: BootstrappedConfig, prior: Prior, score: TrainableScore | None = None) -> None:
+        self.config = config
+        self.prior = prior
+        self.phi = TrainedScore(config.variational, prior, score)
+        self.tuned = TrainedScore(config.tuning, prior)
+        self.cache = ViewCache(config.cache)
+        self.step = 0
+
+    def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        config, prior = self.config, self.prior
+        metrics = {}
+        if config.tuning.updates and self.step % config.refine_every == 0:
+            metrics["tuning_loss"] = self._tune(x, views, progress, generator)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        x_t = add_noise(prior, x, draw_noise(x, generator), t)
+        prediction = self._guided(x_t, t, views)
+        direction = prediction.eps - self.phi.predict(x_t, t, views).eps  # (B, C, h, w)
+        gradient = expand(weight(prior, t, config.weighting), x) * direction
+        metrics |= {
+            "t": t.mean().item(),
+            "gradient_rms": gradient.square().mean().sqrt().item(),
+            "variational_loss": self.phi.train(x, views, generator),
+        }
+        self.step += 1
+        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)
+
+    @torch.no_grad()
+    def _guided(self, x_t: Tensor, t: Tensor, views: Views) -> GuidedPrediction:
+        """The tuned copy under classifier-free guidance."""
+        asked, null = predict_each(self.tuned.score, x_t, t, [views.positive, views.negative], views.cameras)
+        return combine(asked, null, self.config.scale)
+
+    def _tune(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> float:
+        """Refine the renders x (B, C, h, w) and tune the copy on them and those before; the last loss."""
+        config, loss = self.config, 0.0
+        self.cache.add(self._refined(x, views, progress, generator), views.cameras)
+        for _ in range(config.tuning.updates):
+            pictures, cameras = self.cache.draw(generator)
+            cond = views.prompt.positive(cameras)
+            loss = self.tuned.update(pictures, cameras, cond, views.prompt.null, generator)
+        return loss
+
+    def _refined(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Tensor:
+        """The renders noised to the schedule's noisiest timestep and denoised by the prior as it was (SDEdit)."""
+        config, prior = self.config, self.prior
+        start = config.schedule.window(progress)[1]
+        x_t = add_noise(prior, x, draw_noise(x, generator), torch.full((len(x),), start, device=x.device))
+        times = torch.linspace(start, 0.0, config.refine_steps + 1).tolist()
+        texts = views.positive, views.negative
+        return ddim(prior, x_t, views.cameras, *texts, scale=config.refine_scale, times=times)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Both networks with their optimisers, and the refined renders."""
+        parts = {"phi": self.phi, "tuned": self.tuned, "cache": self.cache}
+        state = {key: value for name, one in parts.items() for key, value in prefixed(name, one.state_dict()).items()}
+        return state | {"step": torch.tensor(self.step)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.phi.load_state_dict(part(state, "phi"))
+        self.tuned.load_state_dict(part(state, "tuned"))
+        self.cache.load_state_dict(part(state, "cache"), self.prior.device)
+        self.step = int(state["step"])

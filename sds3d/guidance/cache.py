@@ -1,0 +1,44 @@
+"""Pictures that a rule keeps to learn from, the newest few."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from sds3d.cameras import Cameras
+
+
+class ViewCache:
+    """The newest `size` batches of pictures in the prior's space with their cameras, first in, first out."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.batches: list[tuple[Tensor, Cameras]] = []
+
+    def add(self, x: Tensor, cameras: Cameras) -> None:
+        """Keep x (B, C, h, w) of B cameras; the oldest goes when there are too many."""
+        self.batches = [*self.batches, (x.detach(), cameras)][-self.size :]
+
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Cameras]:
+        """One of the batches, each as likely as the others."""
+        return self.batches[int(torch.randint(len(self.batches), (), generator=generator))]
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All batches, "<index>/<name>"."""
+        state = {}
+        for index, (x, cameras) in enumerate(self.batches):
+            angles = torch.stack([cameras.azimuth, cameras.elevation, cameras.distance, cameras.fovy])  # (4, B)
+            size = torch.tensor([cameras.height, cameras.width])
+            state |= {f"{index}/x": x.clone(), f"{index}/cameras": angles, f"{index}/size": size}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Takes back what `state_dict` gave."""
+        self.batches = []
+        for index in range(len(state) // 3):
+            height, width = state[f"{index}/size"].tolist()
+            azimuth, elevation, distance, fovy = state[f"{index}/cameras"].to(device)
+            cameras = Cameras(azimuth, elevation, distance, fovy, height, width)
+            self.batches.append((state[f"{index}/x"].to(device), cameras))

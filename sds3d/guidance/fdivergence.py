@@ -1,0 +1,188 @@
+"""Distillation by any f-divergence (f-distill, Xu et al. 2025, arXiv:2502.15681; Uni-Instruct, 2025, arXiv:2505.20755).
+
+For D_f(p || q) = E_q f(p / q) of the prior's p and the renders' q, noised alike, the gradient is VSD's with the weight
+
+    h(r) = r^2 f''(r),        r = p_t(x_t) / q_t(x_t)
+
+of each sample: 1 for the reverse KL divergence, which seeks modes and is VSD, and more where the prior finds a render
+likely for those that cover them. The ratio is that of a discriminator D between pictures sampled from the prior and
+renders, both noised: r = D / (1 - D). It sees one view at a time. Weights are divided by their mean over the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sds3d.cameras import Cameras
+from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, guided_prediction, weight
+from sds3d.guidance.cache import ViewCache
+from sds3d.guidance.networks import ViewConv, channels_of
+from sds3d.guidance.schedules import Schedule, UniformSchedule, draw
+from sds3d.guidance.variational import Learner, TrainedScore, TrainingConfig, VariationalConfig, part, prefixed
+from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
+from sds3d.priors.sampling import ddim
+
+Divergence = Literal["reverse_kl", "forward_kl", "jeffreys", "jensen_shannon", "hellinger", "chi_square"]
+RATIO = (1e-3, 1e3)
+
+WEIGHTS: dict[Divergence, Callable[[Tensor], Tensor]] = {
+    "reverse_kl": torch.ones_like,  # f = -log r
+    "forward_kl": lambda r: r,  # r log r
+    "jeffreys": lambda r: r + 1,  # (r - 1) log r
+    "jensen_shannon": lambda r: r / (r + 1),  # r log r - (r + 1) log((r + 1) / 2)
+    "hellinger": lambda r: r.sqrt() / 4,  # 1 - sqrt r
+    "chi_square": lambda r: 2 * r**2,  # (r - 1)^2
+}
+"""h(r) = r^2 f''(r) of each divergence."""
+
+
+class DiscriminatorConfig(TrainingConfig):
+    """The network that tells the prior's pictures from renders; its size is ours."""
+
+    lr: float = Field(default=1e-3, gt=0)
+    """Learning rate."""
+    width: int = Field(default=32, ge=1)
+    """Channels of its hidden layers."""
+
+
+class FDivergenceConfig(RuleConfig):
+    """Settings of `FDivergence`."""
+
+    name: Literal["fdivergence"] = "fdivergence"
+    divergence: Divergence = "forward_kl"
+    """Which f: reverse_kl (VSD), forward_kl, jeffreys, jensen_shannon, hellinger (squared) or chi_square."""
+    scale: float = Field(default=7.5, ge=0.0)
+    """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null), of the gradient and of the samples."""
+    start: float = Field(default=0.1, ge=0.0, le=1.0)
+    """Share of the run until which samples are weighted alike: the discriminator knows little at first."""
+    refresh_every: int = Field(default=50, ge=1)
+    """Steps between two draws of pictures from the prior, for the cameras of that step."""
+    sampling_steps: int = Field(default=10, ge=1)
+    """Steps of DDIM that draw them."""
+    cache: int = Field(default=4, ge=1)
+    """Draws that are kept."""
+    weighting: Weighting = "sds"
+    """w(t) of the gradient."""
+    schedule: Schedule = UniformSchedule()
+    """Timesteps."""
+    variational: VariationalConfig = VariationalConfig()
+    """The network phi."""
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    """The network D."""
+
+    def make(self, prior: Prior) -> FDivergence:
+        """The rule on this prior."""
+        return FDivergence(self, prior)
+
+
+class LogRatio(Protocol):
+    """log p_t(x_t) / q_t(x_t) of pictures."""
+
+    def __call__(self, x_t: Tensor, t: Tensor, cameras: Cameras) -> Tensor:
+        """x_t (B, C, h, w) at t (B,) of B cameras to (B,)."""
+        ...
+
+
+class FDivergence(Guidance):
+    """Gradient w(t) h(r) / mean h(r) (eps_S - eps_phi), phi and the ratio's discriminator learning on the way.
+
+    score, log_ratio: what is taken for phi and for the logit of D in place of networks of the rule's own.
+    """
+
+    def __init__(
+        self,
+        config: FDivergenceConfig,
+        prior: Prior,
+        score: TrainableScore | None = None,
+        log_ratio: LogRatio | None = None,
+    ) -> None:
+        self.config = config
+        self.prior = prior
+        self.phi = TrainedScore(config.variational, prior, score)
+        self.cache = ViewCache(config.cache)
+        self.step = 0
+        self.network: Discriminator | None = None
+        self.learner: Learner | None = None
+        if log_ratio is None:
+            log_ratio = self.network = Discriminator(channels_of(prior), config.discriminator.width).to(prior.device)
+            self.learner = Learner(list(self.network.parameters()), config.discriminator)
+        self.log_ratio = log_ratio
+
+    def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        config, prior = self.config, self.prior
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        x_t = add_noise(prior, x, draw_noise(x, generator), t)
+        prediction = guided_prediction(prior, x_t, t, views, config.scale)
+        with torch.no_grad():
+            ratio = self.log_ratio(x_t, t, views.cameras).exp().clamp(*RATIO)  # (B,)
+        h = WEIGHTS[config.divergence](ratio)
+        h = h / h.mean() if progress >= config.start else torch.ones_like(h)
+        direction = expand(h, x) * (prediction.eps - self.phi.predict(x_t, t, views).eps)
+        gradient = expand(weight(prior, t, config.weighting), x) * direction
+        metrics = {
+            "t": t.mean().item(),
+            "gradient_rms": gradient.square().mean().sqrt().item(),
+            "ratio": ratio.mean().item(),
+            "variational_loss": self.phi.train(x, views, generator),
+            "discriminator_loss": self._discriminate(x, views, generator),
+        }
+        self.step += 1
+        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)
+
+    def _discriminate(self, x: Tensor, views: Views, generator: torch.Generator) -> float:
+        """Updates of D between pictures of the prior, sampled now and then, and renders; the last loss."""
+        config, loss = self.config, 0.0
+        if self.learner is None:
+            return loss
+        if self.step % config.refresh_every == 0:
+            noise = draw_noise(x, generator)
+            texts = views.positive, views.negative
+            real = ddim(self.prior, noise, views.cameras, *texts, config.sampling_steps, config.scale)
+            self.cache.add(real, views.cameras)
+        for _ in range(config.discriminator.updates):
+            real, cameras = self.cache.draw(generator)
+            t = draw((0.02, 0.98), len(x), 1, generator).to(x.device)  # (B,)
+            with torch.enable_grad():
+                logits = [
+                    self.log_ratio(add_noise(self.prior, picture, draw_noise(x, generator), t), t, seen)
+                    for picture, seen in ((real, cameras), (x.detach(), views.cameras))
+                ]
+                # -log D of the prior's pictures, -log (1 - D) of renders
+                loss = self.learner.step((functional.softplus(-logits[0]) + functional.softplus(logits[1])).mean())
+        return loss
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Both networks with their optimisers, and the prior's pictures."""
+        state = prefixed("phi", self.phi.state_dict()) | prefixed("cache", self.cache.state_dict())
+        if self.network is not None and self.learner is not None:
+            weights = {name: value.clone() for name, value in self.network.state_dict().items()}
+            state |= prefixed("discriminator", weights) | prefixed("optimizer", self.learner.state_dict())
+        return state | {"step": torch.tensor(self.step)}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.phi.load_state_dict(part(state, "phi"))
+        self.cache.load_state_dict(part(state, "cache"), self.prior.device)
+        if self.network is not None and self.learner is not None:
+            self.network.load_state_dict(part(state, "discriminator"))
+            self.learner.load_state_dict(part(state, "optimizer"))
+        self.step = int(state["step"])
+
+
+class Discriminator(nn.Module):
+    """The logit of D: the mean over a picture's places of what convolutions say, 0 at first."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.places = ViewConv(channels, width, 1, torch.Generator().manual_seed(0))
+
+    def forward(self, x_t: Tensor, t: Tensor, cameras: Cameras) -> Tensor:
+        """See `LogRatio`."""
+        return self.places(x_t, t, cameras).mean(dim=(1, 2, 3))
