@@ -36,6 +36,26 @@ from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
 from sds3d.priors.sampling import ddim
 
 
+class FullCopyConfig(VariationalConfig):
+    """A full copy of the prior."""
+
+    rank: int = Field(default=0, ge=0)
+    """Rank of low-rank updates of it (LoRA); 0 trains all weights."""
+    lr: float = Field(default=1e-5, gt=0)
+    """Learning rate."""
+
+
+class TuningConfig(FullCopyConfig):
+    """The copy of the prior that is tuned on refined renders."""
+
+    updates: int = Field(default=25, ge=0)
+    """Updates after each refinement; without any, it is the prior and nothing is refined."""
+    camera_dropout: float = Field(default=0.0, ge=0, le=1)
+    """How often a whole batch is learned from without its cameras."""
+    text_dropout: float = Field(default=0.1, ge=0, le=1)
+    """How often a whole batch is learned from with the empty text."""
+
+
 class BootstrappedConfig(RuleConfig):
     """Settings of `Bootstrapped`; the defaults are the paper's, over the whole run where it counts steps."""
 
@@ -54,9 +74,9 @@ class BootstrappedConfig(RuleConfig):
     """w(t) of the gradient."""
     schedule: Schedule = AnnealedSchedule(min=(0.05, 0.05), max=(0.5, 0.2))
     """Timesteps."""
-    tuning: VariationalConfig = VariationalConfig(rank=0, lr=1e-5, updates=25, camera_dropout=0.0, text_dropout=0.1)
-    """The copy of the prior that is tuned on refined renders; without updates, it is the prior."""
-    variational: VariationalConfig = VariationalConfig(rank=0, lr=1e-5)
+    tuning: TuningConfig = TuningConfig()
+    """The copy of the prior that is tuned on refined renders."""
+    variational: FullCopyConfig = FullCopyConfig()
     """The network phi, which learns from the renders as they are."""
 
     def make(self, prior: Prior) -> Bootstrapped:

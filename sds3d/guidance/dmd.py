@@ -25,6 +25,13 @@ from sds3d.guidance.variational import TrainedScore, VariationalConfig
 from sds3d.priors.base import Prior, TrainableScore, add_noise
 
 
+class FakeScoreConfig(VariationalConfig):
+    """The network phi; DMD2 (arXiv:2405.14867) updates it 5 to 10 times a step."""
+
+    updates: int = Field(default=5, ge=0)
+    """Updates in each step of the scene; 0 leaves the network as it is."""
+
+
 class DMDConfig(RuleConfig):
     """Settings of `DMD`; the scale is that of the paper's Stable Diffusion 1.5."""
 
@@ -35,8 +42,8 @@ class DMDConfig(RuleConfig):
     """Timesteps; of the matching part alone when guidance has its own."""
     guidance_schedule: Schedule | None = None
     """Timesteps of the part that guidance adds (Decoupled DMD); without it, those of `schedule`."""
-    variational: VariationalConfig = VariationalConfig(updates=5)
-    """The network phi; DMD2 (arXiv:2405.14867) updates it 5 to 10 times a step."""
+    variational: FakeScoreConfig = FakeScoreConfig()
+    """The network phi."""
 
     def make(self, prior: Prior) -> DMD:
         """The rule on this prior."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sds3d.guidance.bootstrapped import Bootstrapped, BootstrappedConfig
+from sds3d.guidance.bootstrapped import Bootstrapped, BootstrappedConfig, FullCopyConfig, TuningConfig
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
@@ -12,8 +12,8 @@ from tests.guidance.scores import Known, normal, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
 M, STD = 0.8, 0.5
-FROZEN = VariationalConfig(updates=0)
-TUNING = VariationalConfig(lr=0.02, updates=30, camera_dropout=0.0)
+FROZEN = FullCopyConfig(updates=0)
+TUNING = TuningConfig(lr=0.02, updates=30, text_dropout=0.0)
 
 
 def prior_of(dtype: torch.dtype = torch.float32, n_views: int = 1) -> GaussianPrior:
@@ -29,9 +29,11 @@ def test_without_tuning_it_is_vsd(dtype, tolerance, n_views):
     prior, x = prior_of(dtype, n_views), torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype)
     views, phi = views_of(prior, 8), Known(lambda x_t, t, cond, cameras: normal(prior, 0.1, 0.4, x_t, t))
     schedule = UniformSchedule(min=0.05, max=0.5)
-    config = BootstrappedConfig(schedule=schedule, tuning=FROZEN, variational=FROZEN)
+    config = BootstrappedConfig(schedule=schedule, tuning=TuningConfig(updates=0), variational=FROZEN)
     ours = Bootstrapped(config, prior, phi)(x, views, 0.0, seeded())
-    theirs = VSD(VSDConfig(scale=2.0, schedule=schedule, variational=FROZEN), prior, phi)(x, views, 0.0, seeded())
+    theirs = VSD(VSDConfig(scale=2.0, schedule=schedule, variational=VariationalConfig(updates=0)), prior, phi)(
+        x, views, 0.0, seeded()
+    )
     torch.testing.assert_close(ours.gradient, theirs.gradient, atol=tolerance, rtol=tolerance)
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from sds3d.guidance.base import combine
-from sds3d.guidance.dmd import DMD, DMDConfig, normalised
+from sds3d.guidance.dmd import DMD, DMDConfig, FakeScoreConfig, normalised
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
@@ -14,7 +14,7 @@ from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from tests.guidance.scores import Known, normal, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
-FROZEN = VariationalConfig(updates=0)
+FROZEN = FakeScoreConfig(updates=0)
 DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 SINGLE = UniformSchedule(min=0.4, max=0.4)
 
@@ -40,7 +40,7 @@ def test_it_is_vsd_in_clean_estimates_normalised(dtype, tolerance, n_views):
     prior, x = prior_of(dtype, n_views), renders(dtype)
     views, phi = views_of(prior, 8), phi_of(prior)
     ours = DMD(DMDConfig(scale=3.0, schedule=SINGLE, variational=FROZEN), prior, phi)(x, views, 0.0, seeded())
-    config = VSDConfig(scale=3.0, weighting="uniform", schedule=SINGLE, variational=FROZEN)
+    config = VSDConfig(scale=3.0, weighting="uniform", schedule=SINGLE, variational=VariationalConfig(updates=0))
     theirs = VSD(config, prior, phi)(x, views, 0.0, seeded())
     assert theirs.gradient is not None
     assert theirs.x0 is not None
@@ -109,5 +109,5 @@ def test_phi_is_updated_several_times_a_step():
 @pytest.mark.parametrize("guidance_schedule", [None, SINGLE], ids=["dmd", "decoupled"])
 def test_a_stop_changes_nothing(guidance_schedule):
     prior = prior_of()
-    config = DMDConfig(guidance_schedule=guidance_schedule, variational=VariationalConfig(lr=0.01, updates=2))
+    config = DMDConfig(guidance_schedule=guidance_schedule, variational=FakeScoreConfig(lr=0.01, updates=2))
     assert resumes_bit_identically(lambda: DMD(config, prior), views_of(prior, 4), torch.rand(4, 3, 4, 4))
