@@ -31,6 +31,11 @@ class PromptConfig(Config):
     """Prompt of the negative branch of classifier-free guidance."""
     category: str = ""
     """What kind of thing the object is ("a mug"), for rules that compare with it (C-SDS)."""
+    debias: str = ""
+    """A masked language model that drops words which contradict a view from its text (arXiv:2303.15413): a local folder
+    or an id such as bert-base-uncased; empty leaves texts alone."""
+    debias_offline: bool = False
+    """Never touch the network for it; an id must then be in the local cache. Local folders never do."""
     front_threshold: float = Field(default=45.0, gt=0.0, le=90.0)
     """Half the width of the front and of the back in degrees of azimuth; ProlificDreamer and MVDream take 30."""
 
@@ -108,9 +113,18 @@ class EncodedPrompt:
 
 
 def encode_prompt(prior: Prior, prompt: str, config: PromptConfig) -> EncodedPrompt:
-    """Asks the prior's text encoder once for all texts of a prompt; raises ValueError as `checked_prompt` does."""
+    """Asks the prior's text encoder once for all texts of a prompt.
+
+    Raises ValueError as `checked_prompt` does, and PriorError when the model of `config.debias` can't be used.
+    """
     prompt = checked_prompt(prompt)
-    texts = [*view_dependent(prompt).values(), prompt, config.negative, config.category, ""]
+    subjects = [prompt] * len(VIEWS)
+    if config.debias:
+        from sds3d.prompt_debiasing import MaskedLanguageModel, debiased
+
+        subjects = debiased(prompt, VIEWS, MaskedLanguageModel(config.debias, VIEWS, offline=config.debias_offline))
+    views = [view_dependent(subject)[view] for view, subject in zip(VIEWS, subjects, strict=True)]
+    texts = [*views, prompt, config.negative, config.category, ""]
     rows = prior.encode_text(texts)
     words = len(VIEWS)
     plain, negative, category, null = (rows[i : i + 1] for i in range(words, len(texts)))
