@@ -56,18 +56,14 @@ class MaskedLanguageModel:
             self._tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
             model: Any = AutoModelForMaskedLM.from_pretrained(source, use_safetensors=True, **options)
         except Exception as error:  # the libraries raise a dozen kinds, all of which mean: this model can't be used
-            lines = str(error).strip().splitlines()
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             hint = "check the folder" if local else "check the id, your network, or give a local folder"
-            raise PriorError(
-                f"can't load the masked language model {source!r}: {lines[0] if lines else type(error).__name__} ({hint})"
-            ) from error
+            raise PriorError(f"can't load the masked language model {source!r}: {reason} ({hint})") from error
         self._model = model.eval()
         self._tokens = self._tokenizer.convert_tokens_to_ids(list(views))
         for view, token in zip(views, self._tokens, strict=True):
             if token in (None, self._tokenizer.unk_token_id):
-                raise PriorError(
-                    f'the masked language model {source!r} has no token for "{view}": take a BERT of English'
-                )
+                raise PriorError(f'the masked language model {source!r} has no token for "{view}": take an English one')
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Tensor:

@@ -14,7 +14,10 @@ from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompt_debiasing import MaskedLanguageModel, debiased
 from sds3d.prompts import VIEWS, PromptConfig, encode_prompt
 
-WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] the picture shows view of a smiling red dog with big eyes . front side back overhead"
+WORDS = (
+    "[PAD] [UNK] [CLS] [SEP] [MASK] the picture shows view of a smiling red dog with big eyes . "
+    "front side back overhead"
+)
 
 
 @pytest.fixture
