@@ -139,11 +139,11 @@ class SqrtSchedule(WindowSchedule):
 
 
 class DreamTimeSchedule(WindowSchedule):
-    """A deterministic t that falls slowly where the weight W is large (DreamTime, 2306.12422, algorithm 1).
+    """A deterministic t that falls slowly where the weight W is large (DreamTime, 2306.12422).
 
     W(t) = 1 on [m2, m1], exp(-((t - m1) / s1)^2) above it, exp(-((t - m2) / s2)^2) below it; t is where the share of W
-    that lies above t is the progress, W taken on [min, max]. Defaults are the paper's; for the geometry of meshes CFD
-    (2501.05445) takes m1 0.7, m2 0.4, s1 0.1, s2 0.2.
+    that lies above t is the progress, W taken on [min, max]. W and the defaults are those of CFD's code (2501.05445),
+    which takes m1 0.7, m2 0.4, s1 0.1, s2 0.2 for the geometry of meshes.
     """
 
     name: Literal["dreamtime"] = "dreamtime"

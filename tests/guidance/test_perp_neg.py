@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sds3d.cameras import orbit, turntable
+from sds3d.cameras import Cameras, orbit, turntable
 from sds3d.guidance.base import combine, predict_each
 from sds3d.guidance.perp_neg import perp_neg_prediction, perp_neg_texts
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
-from sds3d.priors.base import Conditioning, expand
+from sds3d.priors.base import Conditioning, Prediction, expand
 from sds3d.priors.gaussian import Gaussian
 from sds3d.prompts import VIEWS, PromptConfig, encode_prompt
 from tests.guidance.exact import TOLERANCE, ExactPrior, exact_prior, renders, seeded
@@ -136,3 +136,19 @@ def test_sds_takes_it_as_an_option(rescale):
     # x0 and the gradient are one prediction of the noised render: x - x0 = sigma / alpha (eps - noise).
     torch.testing.assert_close(x - guided.x0, guided.gradient, atol=1e-6, rtol=1e-6)  # sigma = alpha at t = 0.5
     assert (guided.gradient - plain.gradient).abs().max() > 0.1
+
+
+class Counting(ExactPrior):
+    """Notes how many rows each call has."""
+
+    rows: tuple[int, ...] = ()
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
+        self.rows = (*self.rows, len(x_t))
+        return super().predict(x_t, t, cond, cameras)
+
+
+def test_the_prior_is_asked_once_with_four_texts_a_view():
+    prior = Counting({"y": Gaussian(0.8, 0.5), "": Gaussian(0.3, 0.5)}, (3, 4, 4), dtype=torch.float64)
+    SDS(SDSConfig(perp_neg=True), prior)(renders(), views_of(prior, 4), 0.0, seeded())
+    assert prior.rows == (16,)
