@@ -206,31 +206,40 @@ def fetched(model: str, model_id: str, offline: bool, half: bool) -> Path:
     from huggingface_hub import HfApi, errors, snapshot_download
 
     name = f"{model!r}" if model == model_id else f"{model!r} ({model_id})"
-    try:
-        if not offline:
-            try:
-                files = wanted_files(HfApi().list_repo_files(model_id), half)
-                return Path(snapshot_download(model_id, allow_patterns=files))
-            except (errors.HfHubHTTPError, PriorError):
-                raise
-            except Exception as error:  # no network: what is in the cache will do
-                logger.warning("%s: %s; looking in the local cache", model_id, first_line(error))
-        return Path(snapshot_download(model_id, local_files_only=True))
-    except errors.GatedRepoError as error:
-        hint = f"accept its licence at https://huggingface.co/{model_id}, then `hf auth login`"
-        raise PriorError(f"can't load the model {name}: access to it is gated ({hint})") from error
-    except errors.RepositoryNotFoundError as error:
-        hint = "check the id, or `hf auth login` if it is private"
-        raise PriorError(f"can't load the model {name}: the hub has no such model ({hint})") from error
-    except errors.LocalEntryNotFoundError as error:
+    in_cache = cached(model_id)
+    if offline and in_cache is None:
         hint = "load it once with prior.offline=false and a network, or give a folder"
-        raise PriorError(f"can't load the model {name}: it is not in the local cache ({hint})") from error
+        raise PriorError(f"can't load the model {name}: it is not in the local cache ({hint})")
+    if offline and in_cache is not None:
+        return in_cache
+    try:
+        files = wanted_files(HfApi().list_repo_files(model_id), half)
+        return Path(snapshot_download(model_id, allow_patterns=files))
     except PriorError as error:
         raise PriorError(f"can't load the model {name}: {error}") from None
     except Exception as error:
-        raise PriorError(
-            f"can't load the model {name}: {first_line(error)} (check your network, or give a local folder)"
-        ) from error
+        if in_cache is not None:
+            logger.warning("%s: %s; taking what is in the local cache", model_id, first_line(error))
+            return in_cache
+        if isinstance(error, errors.GatedRepoError):
+            reason = (
+                f"access to it is gated (accept its licence at https://huggingface.co/{model_id}, then hf auth login)"
+            )
+        elif isinstance(error, errors.RepositoryNotFoundError):
+            reason = "the hub has no such model (check the id; if it is private, hf auth login)"
+        else:
+            reason = f"{first_line(error)} (check your network, or give a local folder)"
+        raise PriorError(f"can't load the model {name}: {reason}") from error
+
+
+def cached(model_id: str) -> Path | None:
+    """The folder of an id in the local cache; never touches the network. What it lacks is found out when it is read."""
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        return Path(hf_hub_download(model_id, "model_index.json", local_files_only=True)).parent
+    except (errors.EntryNotFoundError, errors.HFValidationError):
+        return None
 
 
 def wanted_files(files: Iterable[str], half: bool) -> list[str]:

@@ -1,0 +1,162 @@
+"""MVDream folders in the two layouts that are around, made from a tiny stock U-Net whose weights get other names."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sds3d.cameras import Cameras, turntable
+from sds3d.priors.base import PriorError
+from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.mvdream import poses
+from tests.priors.tiny import tiny_pipeline, unet
+
+LAYERS = 2
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+CONFIG = {
+    "image_size": 8, "in_channels": 4, "out_channels": 4, "model_channels": 32, "attention_resolutions": [2, 1],
+    "num_res_blocks": LAYERS, "channel_mult": [1, 2], "num_head_channels": 16, "transformer_depth": 1,
+    "context_dim": 32, "camera_dim": 16,
+}  # fmt: skip
+
+
+def original_name(name: str) -> str:
+    """A stock U-Net's weight by the name of the original code: blocks in one list, ResNets' layers by number."""
+    for new, old in (
+        ("time_embedding.linear_1", "time_embed.0"), ("time_embedding.linear_2", "time_embed.2"),
+        ("conv_in", "input_blocks.0.0"), ("conv_norm_out", "out.0"), ("conv_out", "out.2"),
+        ("mid_block.resnets.0", "middle_block.0"), ("mid_block.attentions.0", "middle_block.1"),
+        ("mid_block.resnets.1", "middle_block.2"),
+    ):  # fmt: skip
+        if name.startswith(new + "."):
+            name = old + name.removeprefix(new)
+    if found := re.match(r"(down|up)_blocks\.(\d)\.(resnets|attentions|downsamplers|upsamplers)\.(\d)\.(.*)", name):
+        way, block, kind, layer, rest = found.groups()
+        place = int(block) * (LAYERS + 1) + int(layer)
+        match kind:
+            case "downsamplers":
+                name = f"input_blocks.{(int(block) + 1) * (LAYERS + 1)}.0.op.{rest.removeprefix('conv.')}"
+            case "upsamplers":
+                name = f"output_blocks.{int(block) * (LAYERS + 1) + LAYERS}.2.{rest}"
+            case _:
+                part = 0 if kind == "resnets" else 1
+                name = (
+                    f"input_blocks.{place + 1}.{part}.{rest}"
+                    if way == "down"
+                    else f"output_blocks.{place}.{part}.{rest}"
+                )
+    if ".transformer_blocks." not in name and not name.startswith(("time_embed", "out.")):
+        for new, old in (
+            ("norm1", "in_layers.0"), ("conv1", "in_layers.2"), ("time_emb_proj", "emb_layers.1"),
+            ("norm2", "out_layers.0"), ("conv2", "out_layers.3"), ("conv_shortcut", "skip_connection"),
+        ):  # fmt: skip
+            name = name.replace(f".{new}.", f".{old}.")
+    return name
+
+
+def pose_network() -> nn.Sequential:
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Linear(16, 128), nn.SiLU(), nn.Linear(128, 128))
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The layout of a stock U-Net with the camera's network in `camera_proj`."""
+    folder = tmp_path_factory.mktemp("mvdream") / "stock"
+    tiny_pipeline("sd").save_pretrained(folder)
+    torch.manual_seed(2)
+    shutil.rmtree(folder / "unet")
+    types = {
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+        "attention_head_dim": (2, 4), "use_linear_projection": True, "layers_per_block": LAYERS,
+    }  # fmt: skip
+    unet(**types).save_pretrained(folder / "unet")
+    (folder / "camera_proj").mkdir()
+    names = {"0": "linear_1", "2": "linear_2"}
+    state = {f"{names[key[0]]}{key[1:]}": value for key, value in pose_network().state_dict().items()}
+    save_file(state, folder / "camera_proj" / WEIGHTS)
+    index = folder / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "MVDreamPipeline"}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def renamed(stock: Path) -> Path:
+    """The layout with the original code's names in the U-Net, the camera's network among them."""
+    folder = stock.parent / "renamed"
+    shutil.copytree(stock, folder)
+    shutil.rmtree(folder / "camera_proj")
+    weights: dict[str, Tensor] = {
+        original_name(name): value for name, value in load_file(stock / "unet" / WEIGHTS).items()
+    }
+    save_file(weights | pose_network().state_dict(prefix="camera_embed."), folder / "unet" / WEIGHTS)
+    (folder / "unet" / "config.json").write_text(json.dumps(CONFIG))
+    return folder
+
+
+def test_poses_are_those_of_the_paper() -> None:
+    """Camera-to-world from a look-at in OpenGL's frame, then Y up to Z up, as MVDream's code builds them."""
+    cameras = Cameras(
+        torch.tensor([0.0, 37.0, 200.0]), torch.tensor([15.0, -20.0, 60.0]), torch.tensor([1.5, 2.1, 3.0]),
+        torch.full((3,), 40.0), 64, 64,
+    )  # fmt: skip
+    for row, azimuth, elevation in zip(
+        poses(cameras), np.radians([0, 37, 200]), np.radians([15, -20, 60]), strict=True
+    ):
+        position = np.array(
+            [np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)]
+        )
+        right = np.cross(-position, [0, 1, 0])
+        right /= np.linalg.norm(right)
+        matrix = np.eye(4)
+        matrix[:3] = np.stack([right, np.cross(right, -position), position, position], axis=1)
+        matrix[[1, 2]] = np.stack([-matrix[2], matrix[1]])
+        np.testing.assert_allclose(row.reshape(4, 4).numpy(), matrix, atol=1e-6)
+
+
+def test_both_layouts_are_the_stock_u_net_with_views_and_poses(stock: Path, renamed: Path) -> None:
+    priors = [load_prior(DiffusersConfig(model=str(folder))) for folder in (stock, renamed)]
+    assert [prior.n_views for prior in priors] == [4, 4]
+    assert [prior.image_size for prior in priors] == [16, 16]
+    x_t, t, cameras = torch.randn(4, 4, 8, 8), torch.full((4,), 0.4), turntable(4)
+    cond = priors[0].encode_text(["a red mug"] * 4)
+    plain = load_prior(DiffusersConfig(model=str(stock), multiview=False))
+    with torch.no_grad():
+        joint = [prior.predict(x_t, t, cond, cameras).eps for prior in priors]
+        alone = [prior.predict(x_t, t, cond, None).eps for prior in priors]
+        stock_eps = plain.network(x_t, priors[0].timestep(t), cond.hidden).sample
+    assert torch.equal(joint[0], joint[1])
+    for eps in (*alone, plain.predict(x_t, t, cond, cameras).eps):
+        torch.testing.assert_close(eps, stock_eps, atol=1e-5, rtol=1e-5)
+    # Views see each other, and poses count.
+    other = x_t.clone()
+    other[3] += 1
+    with torch.no_grad():
+        assert (priors[1].predict(other, t, cond, cameras).eps[0] - joint[1][0]).abs().max() > 1e-4
+        turned = priors[1].predict(x_t, t, cond, cameras[torch.tensor([2, 3, 0, 1])]).eps
+        farther = priors[1].predict(x_t, t, cond, turntable(4, distance=3.0)).eps
+    assert (turned - joint[1]).abs().max() > 1e-4
+    torch.testing.assert_close(farther, joint[1])  # the distance is not told
+
+
+def test_imagedream_is_refused(renamed: Path, tmp_path: Path) -> None:
+    shutil.copytree(renamed, tmp_path / "image")
+    (tmp_path / "image" / "unet" / "config.json").write_text(json.dumps({**CONFIG, "ip_dim": 16}))
+    with pytest.raises(PriorError, match="ImageDream"):
+        load_prior(DiffusersConfig(model=str(tmp_path / "image")))
+
+
+def test_a_lacking_camera_network_is_said(renamed: Path, tmp_path: Path) -> None:
+    shutil.copytree(renamed, tmp_path / "lacking")
+    file = tmp_path / "lacking" / "unet" / WEIGHTS
+    save_file({name: value for name, value in load_file(file).items() if "camera_embed" not in name}, file)
+    with pytest.raises(PriorError, match="camera_embed"):
+        load_prior(DiffusersConfig(model=str(tmp_path / "lacking")))
