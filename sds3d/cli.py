@@ -18,7 +18,7 @@ from rich.table import Column, Table
 
 from sds3d import cli_bench, cli_toybox
 from sds3d.config import ConfigError, build, load_preset, nearest, parse_override, presets
-from sds3d.console import Device, Overrides, Threads, err, examples, out, progress_bar
+from sds3d.console import Device, Overrides, Threads, bars_by_stage, err, examples, out, progress_bar
 from sds3d.runs import Run, open_run
 
 if TYPE_CHECKING:
@@ -197,6 +197,50 @@ def doctor() -> None:
     out.print(table)
     if not can_generate(findings):
         raise typer.Exit(1)
+
+
+@app.command(
+    "playground2d",
+    epilog=examples(
+        "sds3d playground2d 'a red mug' --rule sds --rule cfd-ode  # two rules, by name or by preset",
+        "sds3d playground2d 'a red mug' --rule all --steps 150  # every rule there is",
+        "sds3d playground2d 'a red mug' --rule sds guidance.scale=7.5 --pictures 4  # four at a time",
+        "sds3d playground2d 'a corgi' --rule vsd --space latents prior.model=FOLDER  # a large model",
+    ),
+)
+def playground(
+    prompt: Annotated[str, typer.Argument(help="What to draw, for example 'a red mug'.", show_default=False)],
+    overrides: Overrides = None,
+    rules: Annotated[
+        list[str] | None, typer.Option("--rule", help="A rule or a preset; several are compared; all for every rule.")
+    ] = None,
+    space: Annotated[str, typer.Option(help="What is optimised: latents or pixels.")] = "latents",
+    pictures: Annotated[int, typer.Option(min=1, help="Pictures of each rule, optimised together.")] = 1,
+    steps: Annotated[int, typer.Option(min=1, help="Optimisation steps.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random choice.")] = 0,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the pictures.")] = Path("playground2d"),
+    device: Device = "",
+    threads: Threads = 0,
+) -> None:
+    """Let guidance rules draw plain pictures, side by side: no 3D, seconds each."""
+    with err.status("loading the prior"):
+        from sds3d.playground2d import compare
+
+    with bars_by_stage() as report:
+        wanted = [*(overrides or []), f"steps={steps}", f"seed={seed}"]
+        written = compare(
+            prompt,
+            rules or ["sds"],
+            out_dir,
+            wanted,
+            space=space,
+            count=pictures,
+            report=report,
+            device=device,
+            threads=threads,
+        )
+    for path, seconds in written.items():
+        out.print(f"{escape(str(path))}  {seconds:.1f} s", soft_wrap=True)
 
 
 @app.command(
