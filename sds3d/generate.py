@@ -74,6 +74,7 @@ def start_work(
         mine.steps,
         before if fresh else None,
         latent_rgb_of(prior) if fresh and latents else None,
+        mine.particles,
     )
     guidance = mine.guidance.make(prior)
     if checkpoint is None:

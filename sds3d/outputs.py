@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from sds3d.prompts import slug
 from sds3d.representations.base import EmptySurfaceError, Scene
 from sds3d.representations.field_nerf import FieldNerfConfig
 from sds3d.representations.gaussians import GaussiansScene
+from sds3d.representations.particles import Particles, particle
 from sds3d.run_config import ExportConfig, RunConfig, read_config, stage_config
 from sds3d.runs import Run, RunError
 from sds3d.scenes import as_splats, make_scene
@@ -46,10 +48,19 @@ def save_preview(run: Run, cameras: CameraConfig, scene: Scene, device: torch.de
 
 
 def export_scene(run: Run, config: RunConfig, scene: Scene, device: torch.device) -> dict[str, Path]:
-    """Write every export of a scene into the run's folder.
+    """Write every export of a scene into the run's folder; those of further particles into `particle-2` and so on.
 
-    Raises EmptySurfaceError when it holds no surface; what needs none is written all the same.
+    Returns the paths of the first by file name. Raises EmptySurfaceError when it holds no surface; what needs none is
+    written all the same.
     """
+    if isinstance(scene, Particles):
+        for number, other in enumerate(scene.scenes[1:], start=2):
+            with suppress(EmptySurfaceError):  # the first one decides
+                _export(run.exports / f"particle-{number}", config, other, device)
+    return _export(run.exports, config, particle(scene, 0), device)
+
+
+def _export(folder: Path, config: RunConfig, scene: Scene, device: torch.device) -> dict[str, Path]:
     mesh: Mesh | None = None
     missing: EmptySurfaceError | None = None
     try:
@@ -61,7 +72,7 @@ def export_scene(run: Run, config: RunConfig, scene: Scene, device: torch.device
         splats = as_splats(mesh, _SURFACE_SPLATS, torch.Generator().manual_seed(config.seed))
     formats = config.export.formats if splats is not None else set(config.export.formats) - set(SPLAT_FORMATS)
     paths = write_exports(
-        run.exports,
+        folder,
         mesh,
         lambda cameras: pictures(scene, cameras, device),
         slug(config.prompt),
@@ -87,7 +98,8 @@ def load_scene(run: Run, device: torch.device) -> Scene:
     representation = mine.representation
     if isinstance(representation, FieldNerfConfig):
         representation = representation.model_copy(update={"sketch": ""})  # its file may be gone, and teaches only
-    scene = make_scene(representation, random_streams(config.seed, "scene")["scene"], device, mine.steps)
+    stream = random_streams(config.seed, "scene")["scene"]
+    scene = make_scene(representation, stream, device, mine.steps, particles=mine.particles)
     scene.load_state_dict(part(checkpoint, "scene/"))
     return scene
 

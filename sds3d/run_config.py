@@ -66,6 +66,8 @@ class RunConfig(Config):
     """What is done to the rule's gradient, one after the other."""
     representation: RepresentationConfig = NerfConfig()
     """What the object is made of while it is optimised."""
+    particles: int = Field(default=1, ge=1, le=64)
+    """Objects that share the steps and the rule's networks (ProlificDreamer); all are written, the first is shown."""
     cameras: CameraConfig = CameraConfig()
     """The views of each step."""
     prompts: PromptConfig = PromptConfig()

@@ -19,6 +19,7 @@ from sds3d.representations.field_nerf import FieldNerfScene, HashNerfConfig, Tri
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
 from sds3d.representations.mesh import MeshConfig, MeshScene
 from sds3d.representations.nerf import NerfConfig, NerfScene
+from sds3d.representations.particles import Particles, particle
 from sds3d.representations.signed_distance import mesh_to_sdf_and_colors
 from sds3d.representations.sketch_shape import SketchShape
 from sds3d.splats import Splats
@@ -42,15 +43,24 @@ def make_scene(
     steps: int,
     before: Scene | Asset | None = None,
     latent_rgb: Tensor | None = None,
+    particles: int = 1,
 ) -> Scene:
     """A scene of this configuration.
 
     generator: draws its random start. steps: that it will be optimised for, which densification plans by. before: what
     it shall look like at the start; the scene of the stage before, or a file's contents. Without it, the start is the
     representation's own. latent_rgb: (C, 3), what a scene of latents starts with (`latent_rgb_of`); left out, it must
-    be loaded from a checkpoint.
+    be loaded from a checkpoint. particles: scenes that share the steps; each begins as one of `before`, if those are
+    several too.
     Raises EmptySurfaceError or ValueError when there is nothing to begin from.
     """
+    if particles > 1:
+        share = max(steps // particles, 1)
+        scenes = [
+            make_scene(config, generator, device, share, particle(before, i), latent_rgb) for i in range(particles)
+        ]
+        return Particles(scenes, generator)
+    before = particle(before, 0)
     match config:
         case NerfConfig():
             if before is not None:
