@@ -39,7 +39,8 @@ def test_it_is_sds_without_what_is_generative(dtype):
 def test_coefficients_ramp(progress):
     prior = exact_prior(bad=(-0.4, 0.7))
     x, views = renders(), views_of(prior, 4, negative="bad")
-    config = CSDConfig(positive=(1, 1), negative=(-1, -0.5), empty=(0, -0.5), schedule=UniformSchedule(min=0.5, max=0.5))
+    schedule = UniformSchedule(min=0.5, max=0.5)
+    config = CSDConfig(positive=(1, 1), negative=(-1, -0.5), empty=(0, -0.5), schedule=schedule)
     gradient = CSD(config, prior)(x, views, progress, seeded()).gradient
     generator = seeded()
     config.schedule.sample(progress, 4, 1, generator)
