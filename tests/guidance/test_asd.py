@@ -63,7 +63,7 @@ def test_mean_gradient_attracts_only_at_much_noise(dtype):
     now, then = (level(prior, time) / (0.25 + level(prior, time) ** 2) for time in (t, later))
     expected = (now - then) * (x - 0.8)
     got = (gradients[0] - gradients[1]) / 2
-    torch.testing.assert_close(got, expected, atol=TOLERANCE[dtype], rtol=10 * TOLERANCE[dtype])
+    torch.testing.assert_close(got, expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     pull = (now - then).flatten()
     assert pull[level(prior, t).flatten() > 0.5].min() > -1e-6
     assert pull[level(prior, later).flatten() < 0.5].max() < 1e-6

@@ -40,8 +40,8 @@ def test_deterministic_steps_by_their_closed_form(dtype, steps):
     for now, then in pairwise(levels):
         y = y * (1 + (then - now) * now / (0.25 + now**2))
     x0 = 0.8 + 0.25 / (0.25 + levels[-1] ** 2) * y
-    torch.testing.assert_close(guided.x0, x0, atol=TOLERANCE[dtype], rtol=10 * TOLERANCE[dtype])
-    torch.testing.assert_close(guided.gradient, x - x0, atol=TOLERANCE[dtype], rtol=10 * TOLERANCE[dtype])
+    torch.testing.assert_close(guided.x0, x0, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    torch.testing.assert_close(guided.gradient, x - x0, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
 def test_ancestral_estimates_are_samples_of_the_posterior():

@@ -23,7 +23,7 @@ def test_inversion_by_its_discrete_closed_form(dtype):
     for b in range(4):
         factor = ode_factor(prior, 0.5, [time[b].item() for time in times])
         expected = prior.alpha(t)[b] * (0.8 + factor * (x[b] - 0.8))
-        torch.testing.assert_close(x_t[b], expected, atol=TOLERANCE[dtype], rtol=10 * TOLERANCE[dtype])
+        torch.testing.assert_close(x_t[b], expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
 def test_small_steps_follow_the_ode():

@@ -19,8 +19,8 @@ def test_target_by_its_discrete_closed_form(dtype):
     times = [float(torch.tensor(0.6) * (i / 10)) for i in range(11)]
     lam = level(prior, T_EXACT).item()
     x0 = 0.8 + 0.25 / (0.25 + lam**2) * ode_factor(prior, 0.5, times) * (x - 0.8)
-    torch.testing.assert_close(guided.x0, x0, atol=TOLERANCE[dtype], rtol=10 * TOLERANCE[dtype])
-    torch.testing.assert_close(guided.gradient, x - x0, atol=TOLERANCE[dtype], rtol=10 * TOLERANCE[dtype])
+    torch.testing.assert_close(guided.x0, x0, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
+    torch.testing.assert_close(guided.gradient, x - x0, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
 def test_target_of_the_exact_inversion():
