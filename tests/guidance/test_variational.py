@@ -1,15 +1,18 @@
 """What rules train: the score of the renders, in closed form on the exact Gaussian prior."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sds3d.guidance.base import draw_noise
 from sds3d.guidance.schedules import draw
 from sds3d.guidance.variational import Learner, TrainedScore, TrainingConfig, VariationalConfig, target_error
 from sds3d.priors.base import Prediction, add_noise, expand
+from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from tests.guidance.scores import Known, normal, seeded
 from tests.guidance.views import views_of
@@ -156,3 +159,26 @@ def test_an_optimiser_taken_up_again_goes_on_bit_for_bit() -> None:
     for step in range(3, 6):
         assert learner.step(loss(ours, step)) == again.step(loss(theirs, step))
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_low_rank_updates_go_through_a_file_bit_for_bit(tmp_path: Path) -> None:
+    prior = load_prior(DiffusersConfig(multiview=False))
+    x, views, generator = (
+        prior.encode_image(torch.rand(2, 64, 64, 3)).detach(),
+        views_of(prior, 2, "a red mug"),
+        seeded(),
+    )
+    config = VariationalConfig(lr=1e-3, camera_dropout=0.5)
+    ours = TrainedScore(config, prior)
+    before = sum(ours.train(x, views, generator) for _ in range(3))
+    assert before > 0
+    save_file(ours.state_dict(), tmp_path / "state.safetensors")
+    stream = generator.get_state()
+    theirs, again = TrainedScore(config, prior), seeded()
+    theirs.load_state_dict(load_file(tmp_path / "state.safetensors"))
+    again.set_state(stream)
+    for _ in range(2):
+        assert ours.train(x, views, generator) == theirs.train(x, views, again)
+    states = ours.state_dict(), theirs.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
