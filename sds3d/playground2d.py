@@ -123,7 +123,10 @@ def rule_config(name: str, prompt: str, overrides: Sequence[str] = ()) -> RunCon
         hint = f'did you mean "{close[0]}"?' if close else f"use all, or some of: {', '.join(rule_names())}"
         raise ConfigError(f'there is no rule or preset "{name}"; {hint}')
     plain = {"prompt": prompt, "guidance": {"name": name}, "prompts": {"view_dependent": False}}
-    return build(RunConfig, plain, *(parse_override(text) for text in overrides))
+    try:
+        return build(RunConfig, plain, *(parse_override(text) for text in overrides))
+    except ConfigError as error:
+        raise ConfigError(f"rule {name}: {error}") from None
 
 
 def draw(

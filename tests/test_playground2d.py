@@ -96,7 +96,7 @@ def test_wrong_names_tell_the_nearest():
         rule_config("cfd-odd", "y")
     with pytest.raises(ConfigError, match=r"use all, or some of: .*sds"):
         rule_config("qqqqqq", "y")
-    with pytest.raises(ConfigError, match=r'unknown key "guidance.scal"; did you mean "guidance.scale"'):
+    with pytest.raises(ConfigError, match=r'rule sds: unknown key "guidance.scal"; did you mean "guidance.scale"'):
         rule_config("sds", "y", ["guidance.scal=2"])
     assert {"sds", "cfd", "multiview"} <= set(rule_names())
 

@@ -48,8 +48,8 @@ _KERNEL: Any = {"nogil": True, "cache": True, "error_model": "numpy"}
 class SurfaceNoise:
     """The noise of a batch's views, float32 on the CPU, from one seed.
 
-    shape: (B, C, h, w) of the noise. resolution: R, texels along an edge of a map; about eight a noise pixel are
-    plenty. The texels take 24 R^2 C floats.
+    shape: (B, C, h, w) of the noise. resolution: R, texels along an edge of a map, of which 24 R^2 C floats are kept;
+    with four times h, a pixel covers some 60 of them.
     """
 
     def __init__(self, shape: tuple[int, int, int, int], resolution: int, seed: int) -> None:
