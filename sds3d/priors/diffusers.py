@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 LCM_STEPS = 50
 TURBO_STEPS = 4
+STUDENTS = re.compile("turbo|lightning|hyper|lcm|schnell")
 COMPILED = {
     "BasicTransformerBlock", "ResnetBlock2D", "JointTransformerBlock", "FluxTransformerBlock",
     "FluxSingleTransformerBlock",
@@ -51,7 +53,7 @@ class DiffusersConfig(Config):
     """Guidance scale that FLUX.1-dev (3.5) and LCM (8.5) are told; it is no classifier-free guidance. None: these."""
     few_steps: int | None = Field(default=None, ge=0)
     """How many evenly spaced timesteps a few-step model was trained at: t is rounded to them. 0: at all. None: 50 for
-    LCM, 4 for an id or folder with `turbo` in its name, all for others."""
+    LCM, 4 for a U-Net with `turbo` in its id or folder's name, all for others."""
     dtype: Dtype = "auto"
     """What the networks compute in. auto: float32, on CUDA bfloat16 where the GPU has it and float16 where not."""
     offload: bool = False
@@ -120,23 +122,24 @@ def few_steps(config: DiffusersConfig, family: str) -> int:
         return config.few_steps
     if family == "LatentConsistencyModelPipeline":
         return LCM_STEPS
-    return TURBO_STEPS if "turbo" in Path(config.model).name.lower() else 0
+    u_net = family in ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+    return TURBO_STEPS if u_net and "turbo" in Path(config.model).name.lower() else 0
 
 
 def notices(config: DiffusersConfig, family: str, prior: DiffusionPrior) -> list[str]:
     """What is to be known of an unusual model, a line each."""
-    lines = []
     if family == "FluxPipeline" and prior.network.config["guidance_embeds"]:
-        lines.append(
+        return [
             "guidance-distilled: it is told prior.embedded_guidance, and there is no true unconditional branch; "
             "guidance.scale=1 asks it as it was trained, and rules that compare with the empty prompt lose their ground"
-        )
-    elif steps := few_steps(config, family):
-        lines.append(
-            f"a few-step model, asked at {steps} timesteps; it was made to do without classifier-free guidance, which "
-            "its own pipeline leaves off: start with guidance.scale=1"
-        )
-    return lines
+        ]
+    steps = few_steps(config, family)
+    if steps or STUDENTS.search(f"{Path(config.model).name} {Path(config.lora).name}".lower()):
+        return [
+            f"a few-step model{f', asked at {steps} timesteps' if steps else ''}; it was made to do without classifier-"
+            "free guidance, which its own pipeline leaves off: start with guidance.scale=1"
+        ]
+    return []
 
 
 def _pipeline_class(family: str) -> Any:

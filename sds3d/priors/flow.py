@@ -3,7 +3,7 @@
 FLUX.1-dev is guidance-distilled: it is told a guidance scale (`embedded_guidance`, 3.5 by default) and answers what
 a guided model would. There is no true unconditional branch: its answer to the empty prompt is guided too, so rules
 that compare with it (classifier-free guidance, CSD, ASD) compare something else than their papers do.
-FLUX.1-schnell is a few-step student that was never trained on the empty prompt.
+FLUX.1-schnell is a few-step student, whose own pipeline leaves guidance off.
 """
 
 from __future__ import annotations

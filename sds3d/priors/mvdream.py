@@ -95,7 +95,8 @@ def _renamed(source: Source) -> tuple[UNet2DConditionModel, PoseEncoder]:
         prefixed = {f"model.diffusion_model.{name}": value for name, value in weights.items()}
         unet.load_state_dict(convert_ldm_unet_checkpoint(prefixed, unet.config))
     encoder = _pose_encoder(source, weights, "camera_embed.0", "camera_embed.2")
-    return nn.Module.to(unet, dtype=source.dtype), encoder
+    nn.Module.to(unet, dtype=source.dtype)
+    return unet, encoder
 
 
 def stock_config(given: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
-from sds3d.priors.base import Conditioning, Prediction
+from sds3d.priors.base import Conditioning, Prediction, PriorError
 from sds3d.priors.multiview import CameraEncoder, camera_embedding, time_embedding_of
 from sds3d.priors.noising import Noising
 from sds3d.priors.pixels import Codec
@@ -116,7 +116,12 @@ class DiffusionPrior:
         return self.noising.prediction(out.float(), x_t, t)
 
     def trainable_score(self, generator: torch.Generator, rank: int = 4) -> TrainableCopy:
-        """A copy with low-rank updates of its attention layers (or, with rank 0, trained as a whole) and a camera."""
+        """A copy with low-rank updates of its attention layers (or, with rank 0, trained as a whole) and a camera.
+
+        Raises PriorError when the network is offloaded.
+        """
+        if hasattr(self.network, "_hf_hook"):
+            raise PriorError("a copy of an offloaded model can't be trained: set prior.offload=false, or another rule")
         return TrainableCopy(self, generator, rank)
 
 

@@ -214,3 +214,22 @@ def test_few_step_models_are_asked_at_their_own_timesteps(family: str, cases: Ca
     with torch.no_grad():
         assert torch.equal(prior.predict(x_t, at, cond, None).x0, full.predict(x_t, same, cond, None).x0)
     assert cases("lcm").prior.timestep(t).unique().tolist() == list(range(19, 1000, 20))
+
+
+@pytest.mark.parametrize(
+    ("family", "named", "words", "steps"),
+    [
+        ("sd", "sd-turbo", "asked at 4 timesteps", 4),
+        ("sd3", "sd35-turbo", "guidance.scale=1", 0),
+        ("flux schnell", "FLUX.1-schnell", "guidance.scale=1", 0),
+        ("flux dev", "FLUX.1-dev", "no true unconditional branch", 0),
+        ("sd", "sd", "", 0),
+    ],
+)
+def test_unusual_models_are_named_in_a_line(
+    family: str, named: str, words: str, steps: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    prior = Case(family, tmp_path / named).prior
+    assert prior.noising.steps == steps
+    messages = [record.getMessage() for record in caplog.records if record.name.startswith("sds3d")]
+    assert [words in message for message in messages] == ([True] if words else [])

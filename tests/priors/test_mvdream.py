@@ -76,7 +76,8 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.rmtree(folder / "unet")
     types = {
         "down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2,
-        "attention_head_dim": (2, 4), "use_linear_projection": True, "layers_per_block": LAYERS,
+        "attention_head_dim": (2, 4), "block_out_channels": (32, 64), "norm_num_groups": 32,
+        "use_linear_projection": True, "layers_per_block": LAYERS,
     }  # fmt: skip
     unet(**types).save_pretrained(folder / "unet")
     (folder / "camera_proj").mkdir()

@@ -1,4 +1,4 @@
-"""Trainable copies: they begin as the model, learn the score of something else, and leave the model as it is."""
+"""Trainable copies of every kind of model: they begin as it, learn the score of something else, and leave it alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from sds3d.cameras import Cameras, turntable
 from sds3d.priors.base import Prior, add_noise
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.priors.test_diffusers import tiny_pipeline
+from sds3d.priors.multiview import CameraEncoder
+from tests.priors.tiny import tiny_pipeline
 
 T = torch.tensor([0.2, 0.2, 0.9, 0.9])
 
@@ -21,17 +22,21 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@pytest.fixture(scope="module", params=["epsilon", "v_prediction", "views together", "gaussian"])
+@pytest.fixture(scope="module", params=["views together", "gaussian", "sd", "sd v", "sdxl", "sd3", "flux dev", "if"])
 def prior(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prior:
     match request.param:
         case "gaussian":
             return GaussianPrior({"a red mug": Gaussian(0.3, 0.5), "": Gaussian(0.0, 1.0)}, (3, 16, 16))
         case "views together":
-            return load_prior(DiffusersConfig())
-        case kind:
-            folder = tmp_path_factory.mktemp(kind)
-            tiny_pipeline(kind).save_pretrained(folder)
+            folder = tmp_path_factory.mktemp("views")
+            tiny_pipeline("sd v").save_pretrained(folder)
+            torch.manual_seed(3)
+            CameraEncoder(64).save(folder / "camera_encoder")
             return load_prior(DiffusersConfig(model=str(folder)))
+        case family:
+            folder = tmp_path_factory.mktemp("model")
+            tiny_pipeline(family).save_pretrained(folder)
+            return load_prior(DiffusersConfig(model=str(folder), image_size=0 if family == "if" else 16))
 
 
 def noised(prior: Prior) -> torch.Tensor:

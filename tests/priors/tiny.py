@@ -1,4 +1,4 @@
-"""Tiny random pipelines of diffusers' real classes, a few thousand parameters each, for their own pictures."""
+"""Tiny random pipelines of diffusers' real classes, some hundred thousand parameters each."""
 
 from __future__ import annotations
 
@@ -84,11 +84,12 @@ def tiny_pipeline(family: str) -> Any:
             return FluxPipeline(scheduler, vae(16), clip(), make_tokenizer(WORDS), t5(32), tokenizer, transformer)
         case "if":
             pixels = UNet2DConditionModel(
-                sample_size=16, in_channels=3, out_channels=6, layers_per_block=1, block_out_channels=(32, 64),
+                sample_size=16, in_channels=3, out_channels=6, layers_per_block=1, block_out_channels=(16, 32),
+                norm_num_groups=8,
                 down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
                 mid_block_type="UNetMidBlock2DSimpleCrossAttn",
                 up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-                cross_attention_dim=32, encoder_hid_dim=32, encoder_hid_dim_type="text_proj", attention_head_dim=16,
+                cross_attention_dim=32, encoder_hid_dim=32, encoder_hid_dim_type="text_proj", attention_head_dim=8,
                 addition_embed_type="text", addition_embed_type_num_heads=2, cross_attention_norm="group_norm",
                 resnet_time_scale_shift="scale_shift", act_fn="gelu",
             )  # fmt: skip
@@ -105,7 +106,8 @@ def tiny_pipeline(family: str) -> Any:
 def unet(**changes: Any) -> UNet2DConditionModel:
     """A latent U-Net for 8 x 8 latents of 4 channels."""
     options: dict[str, Any] = {
-        "sample_size": 8, "block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": 32,
+        "sample_size": 8, "block_out_channels": (16, 32), "norm_num_groups": 8, "layers_per_block": 1,
+        "cross_attention_dim": 32,
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "attention_head_dim": 8,
     }  # fmt: skip
