@@ -42,6 +42,7 @@ def examine(folder: Path | None = None) -> list[Finding]:
         _cuda_backend("nerfacc", "radiance fields are drawn by the CPU kernel, or by plain torch on a GPU"),
         _ffmpeg(),
         _prior(),
+        _large_priors(),
         _disk(folder or Path.cwd()),
     ]
 
@@ -137,6 +138,18 @@ def _prior() -> Finding:
     return Finding(
         "embedded prior", True, f"{size / 1e6:.1f} MB, sha256 {_digest(folder, files)[:12]}, {folder}", needed=True
     )
+
+
+def _large_priors() -> Finding:
+    """Which models of the table of short names are in the local cache; the network is not asked."""
+    try:
+        from sds3d.priors.loading import ALIASES, cached
+
+        there = [name for name, model_id in ALIASES.items() if cached(model_id) is not None]
+    except Exception as error:
+        return Finding("large priors", False, _first_line(error))
+    found = ", ".join(f"prior.model={name}" for name in there) or "none in the local cache"
+    return Finding("large priors", bool(there), f"{found}; any diffusers folder will do: prior.model=FOLDER")
 
 
 def _digest(folder: Path, files: list[Path]) -> str:

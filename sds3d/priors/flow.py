@@ -58,7 +58,7 @@ def load_sd3_texts(source: Source, width: int) -> Encode:
         for n, part in (("", "text_encoder"), ("_2", "text_encoder_2"))
     ]
     t5 = None
-    if source.has("text_encoder_3"):
+    if (source.index().get("text_encoder_3") or [None])[0] is not None:
         t5 = source.plain(T5TokenizerFast, "tokenizer_3"), source.text_encoder(T5EncoderModel, "text_encoder_3")
 
     def encode(text: str) -> Conditioning:

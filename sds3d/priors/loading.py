@@ -57,6 +57,7 @@ MOVED = {
 
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(\.fp16)?(-\d+-of-\d+)?\.safetensors")
+TRANSFORMERS = int(transformers.__version__.split(".")[0])
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -98,7 +99,7 @@ class Source:
         Raises PriorError when weights are missing, truncated, pickled or of another architecture.
         """
         options: dict[str, Any] = {"subfolder": part, "local_files_only": True, "use_safetensors": True}
-        named = "dtype" if issubclass(kind, PreTrainedModel) and transformers.__version__ >= "5" else "torch_dtype"
+        named = "dtype" if TRANSFORMERS >= 5 and issubclass(kind, PreTrainedModel) else "torch_dtype"
         options |= {named: dtype or self.dtype, "variant": self.variant(part), "output_loading_info": True}
         with self.explained():
             loaded: Any = kind.from_pretrained(str(self.folder), **options)
