@@ -40,17 +40,16 @@ RATES = {"latents": 0.05, "pixels": 0.02}
 class Pictures(Scene):
     """A scene of B flat pictures, one for each view of a step, wherever its camera is.
 
-    values: (B, C, h, w) in the prior's space, or (B, S, S, 3) colours. Opaque, and at no depth: a picture has no
-    surface that noise could be locked to.
+    values: (B, C, h, w) in the prior's space, from 0, or (B, S, S, 3) colours, from grey; all alike, since each gets
+    noise of its own. Opaque, and at no depth: a picture has no surface that noise could be locked to.
     """
 
-    def __init__(self, prior: Prior, count: int, space: str, generator: torch.Generator) -> None:
+    def __init__(self, prior: Prior, count: int, space: str) -> None:
         self.prior, self.space = prior, space
         values = torch.full((count, prior.image_size, prior.image_size, 3), 0.5)
         if space == "latents":
             with torch.no_grad():
                 values = torch.zeros(prior.encode_image(values.to(prior.device)).shape)
-        values += 0.1 * torch.randn(values.shape, generator=generator)
         self.values = torch.nn.Parameter(values.to(prior.device))
 
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
@@ -142,8 +141,8 @@ def draw(
     Of the configuration count prompt, prompts, guidance, gradient, optimizer, seed and steps.
     Raises ValueError when the rule cannot work on such pictures, NumericalError when it diverges.
     """
-    generators = random_streams(config.seed, "cameras", "guidance", "scene")
-    scene = Pictures(prior, count, space, generators["scene"])
+    generators = random_streams(config.seed, "cameras", "guidance")
+    scene = Pictures(prior, count, space)
     rule = config.guidance
     if space == "latents" and "space" in type(rule).model_fields:
         rule = rule.model_copy(update={"space": "latent"})  # of rules that can do either

@@ -30,7 +30,7 @@ def exact() -> GaussianPrior:
 @pytest.mark.parametrize("space", ["latents", "pixels"])
 def test_sds_ends_at_its_fixed_point(space):
     """m + (S - 1) (m - m_null), in every value; the last steps' noise is what is left."""
-    config = rule_config("sds", "y", ["guidance.scale=3", "steps=600", "optimizer.final=0.01"])
+    config = rule_config("sds", "y", ["guidance.scale=3", "steps=400", "optimizer.final=0.01"])
     drawn = draw(exact(), config, count=4, space=space)
     assert drawn.shape == (4, 8, 8, 3)
     ramp = torch.linspace(-0.1, 0.1, 3 * 8 * 8).reshape(3, 8, 8).permute(1, 2, 0).numpy()
@@ -80,11 +80,13 @@ def test_the_multiview_rule_works_in_either_space():
 
 
 def test_pictures_are_a_scene():
-    scene = Pictures(exact(), 3, "pixels", torch.Generator().manual_seed(0))
+    scene = Pictures(exact(), 3, "pixels")
     rendering = scene.render(turntable(3, size=8), torch.ones(3))
     assert rendering.rgb.shape == (3, 8, 8, 3)
     assert (rendering.alpha == 1).all()
-    other = Pictures(exact(), 3, "pixels", torch.Generator().manual_seed(1))
+    other = Pictures(exact(), 3, "pixels")
+    with torch.no_grad():
+        scene.values += 0.1
     other.load_state_dict(scene.state_dict())
     assert torch.equal(other.values, scene.values)
     with pytest.raises(EmptySurfaceError):
