@@ -111,6 +111,7 @@ def build(model: type[ConfigT], *layers: Mapping[str, Any]) -> ConfigT:
     tree = _defaults(model)
     for layer in layers:
         tree = merge(tree, layer)
+    tree = _complete(model, tree)
     try:
         return model.model_validate(tree)
     except ValidationError as error:
@@ -167,6 +168,17 @@ def _defaults(model: type[BaseModel]) -> Tree:
             value = info.get_default(call_default_factory=True, validated_data={})
             tree[name] = value.model_dump() if isinstance(value, BaseModel) else value
     return tree
+
+
+def _complete(model: type[BaseModel], tree: Mapping[str, Any]) -> Tree:
+    """`tree` with the defaults of every section of it that is there in part, by the choice its `name` makes."""
+    full = merge(_defaults(model), tree)
+    for name, info in model.model_fields.items():
+        section, models = full.get(name), _models(info.annotation)
+        if isinstance(section, Mapping):
+            chosen = [m for m in models if len(models) == 1 or _called(m, str(section.get("name")))]
+            full[name] = _complete(chosen[0], section) if chosen else section
+    return full
 
 
 def _meant(word: str, known: Sequence[str]) -> str:

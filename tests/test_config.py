@@ -21,6 +21,9 @@ from sds3d.config import (
     parse_override,
     presets,
 )
+from sds3d.guidance.schedules import AnnealedSchedule, UniformSchedule
+from sds3d.guidance.sds import SDSConfig
+from sds3d.run_config import RunConfig
 
 
 class Ramp(Config):
@@ -189,6 +192,17 @@ def test_presets_have_descriptions_and_unknown_ones_a_suggestion():
     assert all(preset.description for preset in shipped)
     with pytest.raises(ConfigError, match='did you mean "dreamfusion"'):
         load_preset("dreamfuson")
+
+
+def test_a_part_of_a_section_keeps_the_rest_of_its_own_defaults():
+    """Also where the section belongs to another choice than the default one."""
+    base = {"prompt": "a mug", "guidance": {"name": "sds"}}
+    config = build(RunConfig, base, {"guidance": {"schedule": {"max": 0.5}}})
+    assert config.guidance == SDSConfig(schedule=UniformSchedule(max=0.5))
+    config = build(RunConfig, base, {"guidance": {"schedule": "annealed"}}, {"guidance": {"schedule": {"until": 0.5}}})
+    assert config.guidance == SDSConfig(schedule=AnnealedSchedule(until=0.5))
+    with pytest.raises(ConfigError, match=r"guidance\.schedule\.max"):
+        build(RunConfig, base, {"guidance": {"schedule": {"max": 2}}})
 
 
 def test_a_preset_may_be_a_file(tmp_path: Path):
