@@ -110,8 +110,7 @@ def build(model: type[ConfigT], *layers: Mapping[str, Any]) -> ConfigT:
     """
     tree = _defaults(model)
     for layer in layers:
-        tree = merge(tree, layer)
-    tree = _complete(model, tree)
+        tree = _complete(model, merge(tree, layer))
     try:
         return model.model_validate(tree)
     except ValidationError as error:
