@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sds3d.config import presets
+from sds3d.config import Preset, presets
 from sds3d.evaluation.toybox import AZIMUTHS, ELEVATION, AssetScore, bench_preset, bench_prompts, score_asset, summary
 from sds3d.export.pictures import contact_sheet
 from sds3d.files import write_atomically
@@ -57,8 +57,13 @@ class RuleScore:
 
 def rule_presets() -> list[str]:
     """The presets that choose a rule alone: no stages, no other representation, nothing to bring."""
-    alone = (p for p in presets() if not p.needs_asset and not p.values.keys() & {"stages", "representation"})
-    return [preset.name for preset in alone]
+
+    def alone(preset: Preset) -> bool:
+        representation = preset.values.get("representation", {})
+        other = isinstance(representation, str) or "name" in representation
+        return not (other or preset.needs_asset or "stages" in preset.values)
+
+    return [preset.name for preset in presets() if alone(preset)]
 
 
 def saturation(rgb: Pictures, background: float = 0.8) -> float:
