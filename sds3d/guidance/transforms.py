@@ -51,11 +51,12 @@ class Clamp(Config):
 
 
 class Normalize(Config):
-    """Gives every view's gradient the same root mean square, whatever its timestep."""
+    """Gives every view's gradient the same root mean square, whatever the rule and the timestep: what regularisers
+    weigh beside it is then the same for all rules."""
 
     name: Literal["normalize"] = "normalize"
-    rms: PositiveFloat = 1.0
-    """Root mean square of a view's gradient in the prior's space."""
+    rms: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
+    """Root mean square of a view's gradient in the prior's space, at the start and at the end of the run."""
 
     def on_picture(self, gradient: Tensor, progress: float) -> Tensor:
         """Untouched."""
@@ -63,8 +64,9 @@ class Normalize(Config):
 
     def on_x(self, gradient: Tensor, progress: float) -> Tensor:
         """gradient: (B, C, h, w) in the prior's space."""
+        wanted = (1 - progress) * self.rms[0] + progress * self.rms[1]
         rms = gradient.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()  # (B, 1, 1, 1)
-        return gradient * (self.rms / rms.clamp_min(torch.finfo(gradient.dtype).tiny))
+        return gradient * (wanted / rms.clamp_min(torch.finfo(gradient.dtype).tiny))
 
 
 GradientTransform = Annotated[PixelClip | Clamp | Normalize, Field(discriminator="name")]

@@ -49,7 +49,7 @@ def test_clamp_rises_with_the_progress(progress, limit):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_normalize_gives_every_view_one_root_mean_square(dtype):
     before = gradients(dtype=dtype).permute(0, 3, 1, 2) * torch.tensor([1e-6, 1.0, 1e6, 0.0]).reshape(4, 1, 1, 1)
-    after = Normalize(rms=0.3).on_x(before, 0.0)
+    after = Normalize(rms=(0.3, 0.3)).on_x(before, 0.0)
     rms = after.square().mean(dim=(1, 2, 3)).sqrt()
     torch.testing.assert_close(rms, torch.tensor([0.3, 0.3, 0.3, 0.0], dtype=dtype), atol=1e-6, rtol=1e-6)
     cosine = torch.cosine_similarity(before[:3].flatten(1), after[:3].flatten(1))
@@ -114,7 +114,7 @@ def test_pixel_clip_acts_behind_the_encoder_on_each_view_of_its_own():
 
 def test_clamp_and_normalize_act_in_the_priors_space_in_their_order():
     gradient, prior = rule_gradient(), MixingPrior({"": Gaussian(0.4, 0.2)}, (3, SIZE, SIZE))
-    clamp, normalize = Clamp(limit=(0.05, 0.1)), Normalize(rms=0.3)
+    clamp, normalize = Clamp(limit=(0.05, 0.1)), Normalize(rms=(0.3, 0.3))
 
     def normalized(value: Tensor) -> Tensor:
         return 0.3 * value / value.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
