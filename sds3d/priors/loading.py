@@ -101,7 +101,7 @@ class Source:
         options: dict[str, Any] = {"subfolder": part, "local_files_only": True, "use_safetensors": True}
         named = "dtype" if TRANSFORMERS >= 5 and issubclass(kind, PreTrainedModel) else "torch_dtype"
         options |= {named: dtype or self.dtype, "variant": self.variant(part), "output_loading_info": True}
-        with self.explained():
+        with self.explained(), without_bars():
             loaded: Any = kind.from_pretrained(str(self.folder), **options)
         network, told = loaded
         if missing := sorted(told["missing_keys"]):
@@ -170,6 +170,18 @@ class Source:
             raise
         except Exception as error:
             raise self.error(first_line(error)) from error
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Reading weights from disk draws no progress bars between ours; downloads still do."""
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
 
 
 def toybox_folder() -> Path:
