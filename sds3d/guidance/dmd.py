@@ -38,8 +38,6 @@ class DMDConfig(RuleConfig):
     name: Literal["dmd"] = "dmd"
     scale: float = Field(default=1.75, ge=0.0)
     """Classifier-free guidance scale S of the prior in eps_null + S (eps_cond - eps_null); phi is asked without."""
-    strength: float = Field(default=1.0, gt=0.0)
-    """Factor on the gradient, which is normalised: how much it counts beside the scene's regularisers."""
     schedule: Schedule = UniformSchedule()
     """Timesteps; of the matching part alone when guidance has its own."""
     guidance_schedule: Schedule | None = None
@@ -81,7 +79,6 @@ class DMD(Guidance):
             gradient = gradient + normalised(cleaner.positive.x0 - cleaner.x0, x, cleaner)
             x0 = cleaner.x0
             metrics["t_guidance"] = t.mean().item()
-        gradient = config.strength * gradient
         metrics |= {
             "gradient_rms": gradient.square().mean().sqrt().item(),
             "variational_loss": self.phi.train(x, views, generator),

@@ -34,8 +34,6 @@ class SiDConfig(RuleConfig):
     variational.text_dropout with any but 1."""
     alpha: float = 1.0
     """Weight a of the squared difference; 0 is the plain loss, 1 that of the paper's examples."""
-    strength: float = Field(default=1.0, gt=0.0)
-    """Factor on the gradient, which is normalised: how much it counts beside the scene's regularisers."""
     schedule: Schedule = UniformSchedule()
     """Timesteps."""
     variational: VariationalConfig = VariationalConfig()
@@ -68,7 +66,7 @@ class SiD(Guidance):
             real, fake = self._estimates(x_t, t, views)  # (B, C, h, w) both
             omega = (x - real).detach().abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-5)  # (B, 1, 1, 1)
             loss = ((real - fake) * (real - x - config.alpha * (real - fake)) / omega).sum()
-            (gradient,) = torch.autograd.grad(config.strength * loss, x)
+            (gradient,) = torch.autograd.grad(loss, x)
         metrics = {
             "t": t.mean().item(),
             "gradient_rms": gradient.square().mean().sqrt().item(),

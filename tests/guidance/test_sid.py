@@ -35,7 +35,7 @@ def test_the_gradient_goes_through_both_networks(dtype, tolerance, a):
         seen.append((x_t.detach(), t))
         return normal(prior, Q_MEAN, Q_STD, x_t, t)
 
-    config = SiDConfig(scale=1.0, alpha=a, strength=0.7, schedule=UniformSchedule(min=0.1, max=0.9), variational=FROZEN)
+    config = SiDConfig(scale=1.0, alpha=a, schedule=UniformSchedule(min=0.1, max=0.9), variational=FROZEN)
     guided = SiD(config, prior, Known(known))(x, views_of(prior, 8), 0.0, seeded())
     x_t, t = seen[0]
     alpha, sigma = (scale(t).to(dtype).reshape(8, 1, 1, 1) for scale in (prior.alpha, prior.sigma))
@@ -44,7 +44,7 @@ def test_the_gradient_goes_through_both_networks(dtype, tolerance, a):
     real, fake = M + slope * (x_t - alpha * M), Q_MEAN + slope_phi * (x_t - alpha * Q_MEAN)
     apart, change = real - fake, alpha * (slope - slope_phi)
     expected = change * (real - x - a * apart) + apart * (alpha * slope - 1 - a * change)
-    expected = 0.7 * expected / (x - real).abs().mean(dim=(1, 2, 3), keepdim=True)
+    expected = expected / (x - real).abs().mean(dim=(1, 2, 3), keepdim=True)
     torch.testing.assert_close(guided.gradient, expected, atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(guided.x0, real, atol=tolerance, rtol=tolerance)
     assert guided.gradient is not None
