@@ -285,7 +285,7 @@ def _carry_out(run: Run, device: str, threads: int) -> None:
     out.print(f"run folder  {run.folder}", soft_wrap=True)
     try:
         with err.status("loading the prior"):
-            from sds3d.generate import drive
+            from sds3d.drive import drive
 
             steps = drive(run, device=device, threads=threads)
             first = next(steps, None)

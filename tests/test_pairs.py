@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sds3d.config import build
-from sds3d.generate import start_work
+from sds3d.drive import start_work
 from sds3d.guidance.rules import rule_configs
 from sds3d.optimize import optimize
 from sds3d.priors.base import Prior

@@ -10,7 +10,7 @@ import pytest
 import trimesh
 
 from sds3d.config import ConfigError, build, merge, presets
-from sds3d.generate import drive
+from sds3d.drive import drive
 from sds3d.importers import load_asset
 from sds3d.mesh import Mesh
 from sds3d.priors.base import Prior

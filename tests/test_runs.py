@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from sds3d.config import build, merge
-from sds3d.generate import drive
+from sds3d.drive import drive
 from sds3d.optimize import NumericalError
 from sds3d.outputs import export_run
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
@@ -126,7 +126,7 @@ DRIVER = """
 import sys
 from pathlib import Path
 from tests.test_runs import disc, tiny
-from sds3d.generate import drive
+from sds3d.drive import drive
 from sds3d.run_config import new_run
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sds3d.cameras import turntable
+from sds3d.drive import drive
 from sds3d.evaluation.geometry import likeness
 from sds3d.export.pictures import contact_sheet
 from sds3d.files import write_atomically
-from sds3d.generate import drive
 from sds3d.importers import load_asset
 from sds3d.mesh import Mesh
 from sds3d.outputs import load_scene

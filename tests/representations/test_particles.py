@@ -7,7 +7,7 @@ import torch
 
 from sds3d.cameras import turntable
 from sds3d.config import build, merge
-from sds3d.generate import drive, start_work
+from sds3d.drive import drive, start_work
 from sds3d.importers import load_asset
 from sds3d.mesh import Mesh
 from sds3d.optimize import optimize
