@@ -1,3 +1,28 @@
-"""sds3d: text to 3D by score distillation."""
+"""sds3d: text to 3D by score distillation.
+
+import sds3d
+
+asset = sds3d.generate("a red mug", preset="splats", steps=200)
+asset.save("mug.glb")
+asset.mesh(), asset.splats(), asset.pictures()
+
+for preview in sds3d.stream("a red mug"):
+    show(preview.rgb)
+"""
+
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
+__all__ = ["Asset", "Preview", "generate", "stream"]
+
+if TYPE_CHECKING:
+    from sds3d.asset import Asset, Preview, generate, stream
+
+
+def __getattr__(name: str) -> object:
+    """Imports what is heavy when it is asked for: the command line's help needs none of it."""
+    if name in __all__:
+        from sds3d import asset
+
+        return getattr(asset, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

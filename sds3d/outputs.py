@@ -24,7 +24,8 @@ from sds3d.runs import Run, RunError
 from sds3d.scenes import as_splats, make_scene
 
 PREVIEW_VIEWS = 8
-_SURFACE_SPLATS = 30_000  # Gaussians that a surface becomes in the formats of splats
+SURFACE_SPLATS = 30_000
+"""Gaussians that a surface becomes in the formats of splats."""
 
 
 def pictures(scene: Scene, cameras: Cameras, device: torch.device) -> FloatArray:
@@ -69,7 +70,7 @@ def _export(folder: Path, config: RunConfig, scene: Scene, device: torch.device)
         missing = error
     splats = scene.to_splats().without_invalid()[0] if isinstance(scene, GaussiansScene) else None
     if splats is None and mesh is not None and not set(SPLAT_FORMATS).isdisjoint(config.export.formats):
-        splats = as_splats(mesh, _SURFACE_SPLATS, torch.Generator().manual_seed(config.seed))
+        splats = as_splats(mesh, SURFACE_SPLATS, torch.Generator().manual_seed(config.seed))
     formats = config.export.formats if splats is not None else set(config.export.formats) - set(SPLAT_FORMATS)
     paths = write_exports(
         folder,

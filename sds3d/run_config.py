@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
@@ -108,11 +110,16 @@ class RunConfig(Config):
         return self
 
 
-def make_config(prompt: str, preset: str = "toybox", overrides: list[str] | None = None) -> RunConfig:
-    """Defaults, a preset's values, the prompt and KEY=VALUE overrides, in this order. Raises ConfigError."""
+def make_config(
+    prompt: str,
+    preset: str = "toybox",
+    overrides: Sequence[str] = (),
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> RunConfig:
+    """Defaults, a preset's values, the prompt, settings and KEY=VALUE overrides, in this order. Raises ConfigError."""
     chosen = load_preset(preset)
-    layers = [chosen.values, {"prompt": prompt}]
-    config = build(RunConfig, *layers, *(parse_override(text) for text in overrides or []))
+    layers = [chosen.values, {"prompt": prompt}, settings, *(parse_override(text) for text in overrides)]
+    config = build(RunConfig, *layers)
     if chosen.needs_asset and not config.start_from:
         raise ConfigError(f'the preset "{preset}" needs a mesh of yours: sds3d texture FILE PROMPT, or start_from=FILE')
     return config

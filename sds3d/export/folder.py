@@ -62,24 +62,46 @@ def write_exports(
     """
     if formats is None:
         formats = DEFAULT_FORMATS if splats is not None else sorted(set(DEFAULT_FORMATS) - set(SPLAT_FORMATS))
-    textured = mesh
-    if mesh is not None and mesh.texture is None and not {"glb", "obj", "usdz"}.isdisjoint(formats):
-        textured = bake(mesh, color_fn, texture_size)
-    files: dict[str, bytes] = {}
-    for format_ in formats:
-        if format_ not in SPLAT_FORMATS:
-            if mesh is not None and textured is not None:
-                files |= _mesh_file(format_, mesh, textured, name)
-        elif splats is not None:
-            files |= _splat_file(format_, splats, name)
-        else:
-            raise ValueError(f"{format_} is a format of splats, and there are none: sds3d.scenes.as_splats makes some")
+    if mesh is None:
+        formats = [format_ for format_ in formats if format_ in SPLAT_FORMATS]
+    files = asset_files(formats, name, mesh, splats, color_fn=color_fn, texture_size=texture_size)
     azimuths = turntable(8, size=size)
     headings = [f"{azimuth:.0f}°" for azimuth in azimuths.azimuth.tolist()]
     sheet = contact_sheet([("", render(azimuths))], headings, title or name, size=min(size, 192))
     files["contact_sheet.png"] = sheet_png(sheet)
     files["turntable.mp4"] = turntable_mp4(render(turntable(frames, size=size)), fps=30)
     return {file: write_atomically(folder / file, data) for file, data in files.items()}
+
+
+def asset_files(
+    formats: Collection[Format],
+    name: str,
+    mesh: Mesh | None = None,
+    splats: Splats | None = None,
+    *,
+    color_fn: ColorFn | None = None,
+    texture_size: int = 1024,
+) -> dict[str, bytes]:
+    """The files of some formats by name, as `write_exports` says; a format's own file comes before what belongs to it.
+
+    Raises ValueError for a format of splats without splats, or of meshes without a mesh.
+    """
+    textured = mesh
+    if mesh is not None and mesh.texture is None and not {"glb", "obj", "usdz"}.isdisjoint(formats):
+        textured = bake(mesh, color_fn, texture_size)
+    files: dict[str, bytes] = {}
+    for format_ in formats:
+        if format_ in SPLAT_FORMATS:
+            if splats is None:
+                raise ValueError(
+                    f"{format_} is a format of splats, and there are none: sds3d.scenes.as_splats makes some"
+                )
+            files |= _splat_file(format_, splats, name)
+        else:
+            if mesh is None or textured is None:
+                raise ValueError(f"{format_} is a format of meshes, and there is none")
+            files |= _mesh_file(format_, mesh, textured, name)
+    return files
 
 
 def _mesh_file(format_: Format, mesh: Mesh, textured: Mesh, name: str) -> dict[str, bytes]:
