@@ -39,13 +39,14 @@ def object_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def short(name: str, **changes: Any) -> RunConfig:
-    """A preset, small, three steps a stage, and twelve of the first, in which the shape must not get lost."""
+    """A preset, small: four steps; or of stages twelve of the first, in which the shape must not get lost, and three."""
     config = make_config("a red mug", name, ["start_from=later"]).model_dump() | {"start_from": ""}
     stages = [stage | {"share": 12 if i == 0 else 3} for i, stage in enumerate(config["stages"])]
     for stage in stages:
         if isinstance(stage["representation"], dict) and stage["representation"]["name"] == "mesh":
             stage["representation"] |= {"resolution": 24, "color_resolution": 24}
-    return build(RunConfig, merge(config, SMALL | {"steps": 9 + 3 * max(len(stages), 1), "stages": stages} | changes))
+    steps = 9 + 3 * len(stages) if stages else 4
+    return build(RunConfig, merge(config, SMALL | {"steps": steps, "stages": stages} | changes))
 
 
 @pytest.mark.parametrize("name", sorted({preset.name for preset in presets()} - {"texture"}))
