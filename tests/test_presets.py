@@ -39,7 +39,7 @@ def object_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def short(name: str, **changes: Any) -> RunConfig:
-    """A preset, small: four steps; or of stages twelve of the first, in which the shape must not get lost, and three."""
+    """A preset, small: four steps; of stages twelve of the first, in which the shape must not get lost, and three."""
     config = make_config("a red mug", name, ["start_from=later"]).model_dump() | {"start_from": ""}
     stages = [stage | {"share": 12 if i == 0 else 3} for i, stage in enumerate(config["stages"])]
     for stage in stages:
