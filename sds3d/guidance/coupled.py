@@ -19,7 +19,6 @@ from pydantic import Field
 from torch import Tensor
 
 from sds3d.guidance.base import (
-    Guidance,
     Guided,
     GuidedPrediction,
     RuleConfig,
@@ -32,7 +31,7 @@ from sds3d.guidance.base import (
     weight,
 )
 from sds3d.guidance.schedules import Schedule, UniformSchedule
-from sds3d.guidance.variational import TrainedScore, VariationalConfig
+from sds3d.guidance.variational import VariationalConfig, VariationalRule
 from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
 
 
@@ -58,16 +57,15 @@ class CoupledConfig(RuleConfig):
         return Coupled(self, prior)
 
 
-class Coupled(Guidance):
+class Coupled(VariationalRule):
     """Gradient w(t) [image (eps_2D - eps_phi) + coupling (eps_MV - eps_phi)].
 
     score: another network for phi than the prior's trainable copy.
     """
 
     def __init__(self, config: CoupledConfig, prior: Prior, score: TrainableScore | None = None) -> None:
+        super().__init__(config.variational, prior, score)
         self.config = config
-        self.prior = prior
-        self.phi = TrainedScore(config.variational, prior, score)
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
@@ -92,11 +90,3 @@ class Coupled(Guidance):
         texts = [views.prompt.of_views(views.cameras), views.negative]
         asked, null = predict_each(self.prior, x_t, t, texts, cameras=None)
         return combine(asked, null, self.config.scale)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The network phi and its optimiser."""
-        return self.phi.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
-        self.phi.load_state_dict(state)

@@ -19,9 +19,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sds3d.guidance.base import Guidance, Guided, GuidedPrediction, RuleConfig, Views, draw_noise, guided_prediction
+from sds3d.guidance.base import Guided, GuidedPrediction, RuleConfig, Views, draw_noise, guided_prediction
 from sds3d.guidance.schedules import Schedule, UniformSchedule
-from sds3d.guidance.variational import TrainedScore, VariationalConfig
+from sds3d.guidance.variational import VariationalConfig, VariationalRule
 from sds3d.priors.base import Prior, TrainableScore, add_noise
 
 
@@ -50,16 +50,15 @@ class DMDConfig(RuleConfig):
         return DMD(self, prior)
 
 
-class DMD(Guidance):
+class DMD(VariationalRule):
     """Gradient (x0_phi - x0_S) / mean |x - x0_S| for each sample.
 
     score: another network for phi than the prior's trainable copy.
     """
 
     def __init__(self, config: DMDConfig, prior: Prior, score: TrainableScore | None = None) -> None:
+        super().__init__(config.variational, prior, score)
         self.config = config
-        self.prior = prior
-        self.phi = TrainedScore(config.variational, prior, score)
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
@@ -84,14 +83,6 @@ class DMD(Guidance):
             "variational_loss": self.phi.train(x, views, generator),
         }
         return Guided(t=t, gradient=gradient, x0=x0, metrics=metrics)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The network phi and its optimiser."""
-        return self.phi.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
-        self.phi.load_state_dict(state)
 
 
 def normalised(direction: Tensor, x: Tensor, real: GuidedPrediction) -> Tensor:

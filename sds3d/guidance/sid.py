@@ -17,9 +17,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, combine, draw_noise, predict_each
+from sds3d.guidance.base import Guided, RuleConfig, Views, combine, draw_noise, predict_each
 from sds3d.guidance.schedules import Schedule, UniformSchedule
-from sds3d.guidance.variational import TrainedScore, VariationalConfig
+from sds3d.guidance.variational import VariationalConfig, VariationalRule
 from sds3d.priors.base import Prior, TrainableScore, add_noise
 
 
@@ -44,16 +44,15 @@ class SiDConfig(RuleConfig):
         return SiD(self, prior)
 
 
-class SiD(Guidance):
+class SiD(VariationalRule):
     """Gradient of (f - f_phi) . [(f - x) - a (f - f_phi)] / omega with respect to x, through both networks.
 
     score: another network for phi than the prior's trainable copy.
     """
 
     def __init__(self, config: SiDConfig, prior: Prior, score: TrainableScore | None = None) -> None:
+        super().__init__(config.variational, prior, score)
         self.config = config
-        self.prior = prior
-        self.phi = TrainedScore(config.variational, prior, score)
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
@@ -86,11 +85,3 @@ class SiD(Guidance):
         texts.append(views.prompt.null.repeat(count))
         asked, null = predict_each(self.phi.score, x_t, t, texts, views.cameras)
         return real, combine(asked, null, config.fake_scale).x0
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The network phi and its optimiser."""
-        return self.phi.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
-        self.phi.load_state_dict(state)

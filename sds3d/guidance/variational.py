@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
 from sds3d.config import Config
-from sds3d.guidance.base import Views, draw_noise, predict_each
+from sds3d.guidance.base import Guidance, Views, draw_noise, predict_each
 from sds3d.guidance.schedules import draw
 from sds3d.priors.base import Conditioning, Prediction, Prior, TrainableScore, add_noise, expand
 
@@ -139,6 +139,25 @@ class TrainedScore:
         self.score.load_state_dict(part(state, "score"))
         if self.learner is not None:
             self.learner.load_state_dict(part(state, "optimizer"))
+
+
+class VariationalRule(Guidance):
+    """A rule whose only memory is the network phi.
+
+    score: another network for phi than the prior's trainable copy.
+    """
+
+    def __init__(self, variational: VariationalConfig, prior: Prior, score: TrainableScore | None = None) -> None:
+        self.prior = prior
+        self.phi = TrainedScore(variational, prior, score)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The network phi and its optimiser."""
+        return self.phi.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        self.phi.load_state_dict(state)
 
 
 def target_error(prior: Prior, prediction: Prediction, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from torch import Tensor
 from typing_extensions import Self
 
 from sds3d.guidance.base import (
-    Guidance,
     Guided,
     RuleConfig,
     Views,
@@ -27,7 +26,7 @@ from sds3d.guidance.base import (
     weight,
 )
 from sds3d.guidance.schedules import Schedule, UniformSchedule
-from sds3d.guidance.variational import TrainedScore, VariationalConfig
+from sds3d.guidance.variational import VariationalConfig, VariationalRule
 from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
 
 
@@ -64,16 +63,15 @@ class VSDConfig(RuleConfig):
         return VSD(self, prior)
 
 
-class VSD(Guidance):
+class VSD(VariationalRule):
     """Gradient w(t) (eps_S(x_t; y, t) - eps_phi(x_t; c, t)), phi learning the score of the renders on the way.
 
     score: another network for phi than the prior's trainable copy.
     """
 
     def __init__(self, config: VSDConfig, prior: Prior, score: TrainableScore | None = None) -> None:
+        super().__init__(config.variational, prior, score)
         self.config = config
-        self.prior = prior
-        self.phi = TrainedScore(config.variational, prior, score)
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
@@ -105,11 +103,3 @@ class VSD(Guidance):
         if config.entropy == 1:
             return shared.eps
         return combine(phi.predict(x_t, t, views), shared, 1 - config.entropy).eps
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """The network phi and its optimiser."""
-        return self.phi.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
-        self.phi.load_state_dict(state)
