@@ -25,6 +25,7 @@ from sds3d.guidance.transforms import GradientTransform
 from sds3d.priors.base import Prior
 from sds3d.prompts import EncodedPrompt
 from sds3d.representations.base import Rendering, Scene
+from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
 
 
 class OptimizerConfig(Config):
@@ -162,7 +163,7 @@ def _step(
             gradient = transform.on_picture(gradient * len(cameras), progress) / len(cameras)
         return gradient
 
-    if rendering.rgb.requires_grad:
+    if transforms and rendering.rgb.requires_grad:
         rendering.rgb.register_hook(on_picture)
 
     # The rule's gradient enters the graph at x as it is; everything with a value is a loss.
@@ -267,18 +268,11 @@ def undisturbed(generators: Mapping[str, torch.Generator]) -> Iterator[None]:
 
 def pack(scene: Scene, guidance: Guidance, state: LoopState) -> dict[str, Tensor]:
     """Everything that the rest of a run depends on, as flat CPU tensors; `resume` is the inverse."""
-    tensors = {f"scene/{key}": value for key, value in scene.state_dict().items()}
-    tensors |= {f"guidance/{key}": value for key, value in guidance.state_dict().items()}
+    tensors = prefixed("scene", scene.state_dict()) | prefixed("guidance", guidance.state_dict())
     tensors |= {f"generator/{key}": generator.get_state() for key, generator in state.generators.items()}
-    for index, moments in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer/{index}/{key}": torch.as_tensor(value) for key, value in moments.items()}
+    tensors |= prefixed("optimizer", optimizer_state(state.optimizer))
     tensors["step"] = torch.tensor(state.step)
     return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
-
-
-def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with `prefix`, without it."""
-    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def resume(
@@ -289,15 +283,11 @@ def resume(
     generators: Mapping[str, torch.Generator],
 ) -> LoopState:
     """Put `pack`'s tensors back into scene, guidance and generators, and return the loop's state."""
-    scene.load_state_dict(part(tensors, "scene/"))
-    guidance.load_state_dict(part(tensors, "guidance/"))
+    scene.load_state_dict(part(tensors, "scene"))
+    guidance.load_state_dict(part(tensors, "guidance"))
     for name, generator in generators.items():
         generator.set_state(tensors[f"generator/{name}"])
     state = start(scene, config, generators)  # after the scene is loaded: loading may resize its parameters
-    moments: dict[int, dict[str, Tensor]] = {}
-    for key, value in part(tensors, "optimizer/").items():
-        index, _, name = key.partition("/")
-        moments.setdefault(int(index), {})[name] = value
-    state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
+    load_optimizer_state(state.optimizer, part(tensors, "optimizer"))
     state.step = int(tensors["step"])
     return state

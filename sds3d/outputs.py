@@ -13,7 +13,7 @@ from sds3d.export.folder import SPLAT_FORMATS, write_exports
 from sds3d.export.pictures import to_png
 from sds3d.files import write_atomically
 from sds3d.mesh import FloatArray, Mesh
-from sds3d.optimize import part, random_streams
+from sds3d.optimize import random_streams
 from sds3d.prompts import slug
 from sds3d.representations.base import EmptySurfaceError, Scene
 from sds3d.representations.field_nerf import FieldNerfConfig
@@ -22,6 +22,7 @@ from sds3d.representations.particles import Particles, particle
 from sds3d.run_config import ExportConfig, RunConfig, read_config, stage_config
 from sds3d.runs import Run, RunError
 from sds3d.scenes import as_splats, make_scene
+from sds3d.states import part
 
 PREVIEW_VIEWS = 8
 SURFACE_SPLATS = 30_000
@@ -101,7 +102,7 @@ def load_scene(run: Run, device: torch.device) -> Scene:
         representation = representation.model_copy(update={"sketch": ""})  # its file may be gone, and teaches only
     stream = random_streams(config.seed, "scene")["scene"]
     scene = make_scene(representation, stream, device, mine.steps, particles=mine.particles)
-    scene.load_state_dict(part(checkpoint, "scene/"))
+    scene.load_state_dict(part(checkpoint, "scene"))
     return scene
 
 

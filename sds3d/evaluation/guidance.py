@@ -17,13 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from sds3d.config import Preset, presets
-from sds3d.evaluation.toybox import AZIMUTHS, ELEVATION, AssetScore, bench_preset, bench_prompts, score_asset, summary
+from sds3d.evaluation.toybox import AZIMUTHS, AssetScore, bench_preset, bench_prompts, score_asset, summary, truth
 from sds3d.export.pictures import contact_sheet
 from sds3d.files import write_atomically
-from sds3d.mesh import Mesh
 from sds3d.toybox.captions import prompt
-from sds3d.toybox.objects import Spec, build
-from sds3d.toybox.render import render_prompt
+from sds3d.toybox.objects import Spec
 from sds3d.toybox.scorer import Scorer, load_scorer, score
 
 SEEDS = 3
@@ -113,18 +111,12 @@ class Assets:
 
 def true_assets(scorer: Scorer, specs: Sequence[Spec], first: int, others: int) -> Assets:
     """True objects, number `first` of each prompt, and the `others` that follow it."""
-
-    def seen(spec: Spec, index: int) -> tuple[Pictures, Mesh]:
-        azimuths = [i * 360.0 / AZIMUTHS for i in range(AZIMUTHS)]
-        seed = 1000 + index
-        pictures = render_prompt(spec, azimuths, elevation=ELEVATION, background=(0.8, 0.8, 0.8), seed=seed)
-        return (pictures / 255.0).astype(np.float32), build(spec, np.random.default_rng(seed))
-
-    objects = [seen(spec, first) for spec in specs]
+    seed = 1000 + first
+    objects = [truth(spec, seed) for spec in specs]
     return Assets(
         [score_asset(scorer, spec, *found, 0.0) for spec, found in zip(specs, objects, strict=True)],
         [rgb for rgb, _ in objects],
-        [[seen(spec, first + 1 + i)[0] for i in range(others)] for spec in specs if others],
+        [[truth(spec, seed + 1 + i)[0] for i in range(others)] for spec in specs if others],
     )
 
 
@@ -148,10 +140,10 @@ def made_assets(
     return Assets([s for s, _ in made], [rgb for _, rgb in made], [list(seeds) for seeds in zip(*more, strict=True)])
 
 
-def compare(scorer: Scorer, assets: Assets, truth: Assets) -> RuleScore:
+def compare(scorer: Scorer, assets: Assets, true: Assets) -> RuleScore:
     """The figures of a rule."""
     plain = summary(assets.scores)
-    reference = np.concatenate([features(scorer, rgb) for objects in truth.others for rgb in objects])
+    reference = np.concatenate([features(scorer, rgb) for objects in true.others for rgb in objects])
 
     def diversity(of: Assets, n: int) -> float:
         per_prompt = [[of.rgb[i], *of.others[i]] for i in range(n)]
@@ -161,9 +153,9 @@ def compare(scorer: Scorer, assets: Assets, truth: Assets) -> RuleScore:
     return RuleScore(
         recognised=plain["recognised"],
         without_janus=plain["without_janus"],
-        saturation=saturation(np.concatenate(assets.rgb)) / saturation(np.concatenate(truth.rgb)),
+        saturation=saturation(np.concatenate(assets.rgb)) / saturation(np.concatenate(true.rgb)),
         fid=frechet_distance(np.concatenate([features(scorer, rgb) for rgb in assets.rgb]), reference),
-        diversity=diversity(assets, several) / diversity(truth, several) if several else None,
+        diversity=diversity(assets, several) / diversity(true, several) if several else None,
         iou=plain["median_iou"],
         seconds=plain["median_seconds"],
     )
@@ -184,11 +176,11 @@ def bench(
     rules between them.
     """
     specs, scorer = bench_prompts(n), load_scorer()
-    truth = true_assets(scorer, specs, 0, _TRUE_OBJECTS)
+    reference = true_assets(scorer, specs, 0, _TRUE_OBJECTS)
     rows = {"truth": true_assets(scorer, specs, 1 + _TRUE_OBJECTS, SEEDS - 1)}
     for name in names:
         rows[name] = made_assets(name, scorer, specs, min(several, n), root, overrides or [], report)
-    results = {name: compare(scorer, assets, truth) for name, assets in rows.items()}
+    results = {name: compare(scorer, assets, reference) for name, assets in rows.items()}
     root.mkdir(parents=True, exist_ok=True)
     sheet = [(name, np.concatenate([rgb[:: AZIMUTHS // 2] for rgb in assets.rgb])) for name, assets in rows.items()]
     headings = [heading for spec in specs for heading in (prompt(spec), "")]

@@ -25,7 +25,7 @@ from sds3d.priors.diffusers import load_prior
 from sds3d.prompts import slug
 from sds3d.run_config import make_config, new_run
 from sds3d.runs import Run
-from sds3d.toybox.captions import held_out, prompt
+from sds3d.toybox.captions import category_prompt, held_out, prompt
 from sds3d.toybox.objects import CATEGORIES, HAS_FRONT, Spec, build
 from sds3d.toybox.render import render_prompt
 from sds3d.toybox.scorer import Scorer, load_scorer, score
@@ -93,11 +93,14 @@ def render_run(run: Run) -> NDArray[np.float32]:
     return rendering.rgb.clamp(0, 1).numpy()
 
 
-def truth(spec: Spec) -> tuple[NDArray[np.float32], Mesh]:
-    """Pictures (AZIMUTHS, 64, 64, 3) of a true object of the prompt, over the same light grey, and the object."""
+def truth(spec: Spec, seed: int = 0) -> tuple[NDArray[np.float32], Mesh]:
+    """Pictures (AZIMUTHS, 64, 64, 3) of a true object of the prompt, over the same light grey, and the object.
+
+    seed: picks one of the many objects that the prompt may mean.
+    """
     azimuths = [i * 360.0 / AZIMUTHS for i in range(AZIMUTHS)]
-    pictures = render_prompt(spec, azimuths, elevation=ELEVATION, background=(0.8, 0.8, 0.8))
-    return (pictures / 255.0).astype(np.float32), build(spec, np.random.default_rng(0))
+    pictures = render_prompt(spec, azimuths, seed, elevation=ELEVATION, background=(0.8, 0.8, 0.8))
+    return (pictures / 255.0).astype(np.float32), build(spec, np.random.default_rng(seed))
 
 
 def bench_preset(
@@ -111,7 +114,7 @@ def bench_preset(
     """Generates and reads every prompt with one preset, its prior loaded once; finished runs are not made again."""
     prior: Prior | None = None
     for i, spec in enumerate(specs):
-        config = make_config(prompt(spec), preset, overrides)
+        config = make_config(prompt(spec), preset, overrides, {"prompts": {"category": category_prompt(spec)}})
         run = new_run(root / preset, config)
         if run.state.status != "finished" and prior is None:
             prior = load_prior(config.prior)

@@ -31,9 +31,10 @@ from sds3d.guidance.base import (
 )
 from sds3d.guidance.cache import ViewCache
 from sds3d.guidance.schedules import AnnealedSchedule, Schedule
-from sds3d.guidance.variational import TrainedScore, VariationalConfig, part, prefixed
+from sds3d.guidance.variational import TrainedScore, VariationalConfig
 from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
 from sds3d.priors.sampling import ddim
+from sds3d.states import part, prefixed
 
 
 class FullCopyConfig(VariationalConfig):

@@ -15,6 +15,7 @@ from sds3d.config import Config
 from sds3d.guidance.base import Guidance, Views, draw_noise, predict_each
 from sds3d.guidance.schedules import draw
 from sds3d.priors.base import Conditioning, Prediction, Prior, TrainableScore, add_noise, expand
+from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
 
 
 class TrainingConfig(Config):
@@ -58,20 +59,11 @@ class Learner:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Step counts and moments, "<parameter's index>/<name>"."""
-        state = self.optimizer.state_dict()["state"]
-        return {
-            f"{index}/{name}": torch.as_tensor(value).clone()
-            for index, moments in state.items()
-            for name, value in moments.items()
-        }
+        return {name: value.clone() for name, value in optimizer_state(self.optimizer).items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what `state_dict` gave."""
-        moments: dict[int, dict[str, Tensor]] = {}
-        for key, value in state.items():
-            index, _, name = key.partition("/")
-            moments.setdefault(int(index), {})[name] = value.clone()
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        load_optimizer_state(self.optimizer, {name: value.clone() for name, value in state.items()})
 
 
 class TrainedScore:
@@ -164,22 +156,11 @@ def target_error(prior: Prior, prediction: Prediction, x: Tensor, eps: Tensor, t
     """Mean squared error of a prediction for x, eps (B, C, h, w) at t (B,), in what the network gives: a scalar.
 
     With alpha, sigma = alpha(t), sigma(t), an error of v = alpha eps - sigma x (v-prediction) or of eps - x (rectified
-    flows) is one of (alpha eps - sigma x0) / (alpha^2 + sigma^2) for both. A network is taken for one of these two
-    unless `prior.noising.prediction_type` says epsilon.
+    flows) is one of (alpha eps - sigma x0) / (alpha^2 + sigma^2) for both.
     """
     noise_error = prediction.eps - eps
-    if getattr(getattr(prior, "noising", prior), "prediction_type", None) == "epsilon":
+    if prior.prediction_type == "epsilon":
         return noise_error.square().mean()
     alpha, sigma = expand(prior.alpha(t), x), expand(prior.sigma(t), x)
     error = (alpha * noise_error - sigma * (prediction.x0 - x)) / (alpha**2 + sigma**2)
     return error.square().mean()
-
-
-def prefixed(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a part of a rule, named after it."""
-    return {f"{name}/{key}": value for key, value in state.items()}
-
-
-def part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The inverse of `prefixed`."""
-    return {key.removeprefix(f"{name}/"): value for key, value in state.items() if key.startswith(f"{name}/")}

@@ -24,8 +24,9 @@ from sds3d.cameras import Cameras
 from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, guided_prediction, weight
 from sds3d.guidance.networks import ViewConv, channels_of
 from sds3d.guidance.schedules import Schedule, UniformSchedule
-from sds3d.guidance.variational import Learner, TrainingConfig, part, prefixed
+from sds3d.guidance.variational import Learner, TrainingConfig
 from sds3d.priors.base import Prior, add_noise, expand
+from sds3d.states import part, prefixed
 
 Coefficient = Annotated[float, Field(ge=0.0, le=1.0)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -44,6 +44,9 @@ class Prediction:
     x0: Tensor
 
 
+PredictionType = Literal["epsilon", "v_prediction", "flow"]
+
+
 class TrainableScore(Protocol):
     """A network that starts as a copy of a prior's and learns the score of something else: of renders (VSD's LoRA,
     arXiv:2305.16213), or of refined pictures (DreamBooth).
@@ -77,6 +80,8 @@ class Prior(Protocol):
     device: torch.device
     image_size: int
     """Height and width in pixels that `encode_image` expects."""
+    prediction_type: PredictionType
+    """What the network itself gives: eps, v = alpha eps - sigma x, or a rectified flow's eps - x."""
     n_views: int
     """Views the model denoises together; 1 for a plain 2D model. Batches hold view-fastest groups of this size."""
 

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
-from sds3d.priors.base import Conditioning, Prediction
+from sds3d.priors.base import Conditioning, Prediction, PredictionType
 from sds3d.priors.multiview import CAMERA_FEATURES, camera_features
 
 BETA_START, BETA_END, STEPS = 0.00085, 0.012, 1000  # Stable Diffusion's scaled-linear schedule
@@ -73,6 +73,7 @@ class GaussianPrior:
         self.device = torch.device(device)
         self.dtype = dtype
         self.image_size = shape[-1]
+        self.prediction_type: PredictionType = "v_prediction"  # of no network; v is bounded at every t
 
     def encode_text(self, prompts: Sequence[str]) -> Conditioning:
         """Mean and standard deviation of every value of x as "tokens": hidden is (B, C h w, 2)."""

@@ -16,7 +16,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
-from sds3d.priors.base import Conditioning, Prediction, PriorError
+from sds3d.priors.base import Conditioning, Prediction, PredictionType, PriorError
 from sds3d.priors.multiview import CameraEncoder, camera_embedding, time_embedding_of
 from sds3d.priors.noising import Noising
 from sds3d.priors.pixels import Codec
@@ -55,6 +55,7 @@ class DiffusionPrior:
         self.network = network
         self.ask = ask
         self.noising = noising
+        self.prediction_type: PredictionType = noising.prediction_type
         self.codec = codec
         self.texts = texts
         self.image_size = image_size

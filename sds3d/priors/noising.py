@@ -7,11 +7,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sds3d.priors.base import Prediction, PriorError, expand
+from sds3d.priors.base import Prediction, PredictionType, PriorError, expand
 
 
 class Noising(Protocol):
     """x_t = alpha(t) x + sigma(t) eps, in float32 whatever the network computes in; t (B,) in [0, 1]."""
+
+    prediction_type: PredictionType
+    """What the network gives."""
 
     def timestep(self, t: Tensor) -> Tensor:
         """What the network is told of t, (B,)."""
@@ -40,7 +43,7 @@ class Diffusion:
     """
 
     def __init__(self, scheduler: Any, device: torch.device, steps: int = 0) -> None:
-        self.prediction_type: str = scheduler.config["prediction_type"]
+        self.prediction_type: PredictionType = scheduler.config["prediction_type"]
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise PriorError(f"prediction type {self.prediction_type!r} is not epsilon or v_prediction")
         self.alphas_bar: Tensor = scheduler.alphas_cumprod.to(device)  # (T,)
@@ -79,6 +82,7 @@ class Flow:
     """
 
     def __init__(self, steps: int = 0) -> None:
+        self.prediction_type: PredictionType = "flow"
         self.steps = steps
 
     def _known(self, t: Tensor) -> Tensor:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras, turntable
+from sds3d.guidance import inversion
 from sds3d.guidance.base import combine, predict_each
-from sds3d.priors.base import Conditioning, Prior, expand
+from sds3d.priors.base import Conditioning, Prediction, Prior
 from sds3d.prompts import PromptConfig, encode_prompt
 
 
@@ -30,15 +30,15 @@ def ddim(
     On a rectified flow these are Euler's steps. cameras, positive, negative: one row for each of the B samples,
     view-fastest for a multi-view prior. times: from the noise to 0, in place of `steps` even steps from 1 to 0.
     """
-    x = x_T
+
+    def guided(x: Tensor, t: Tensor) -> Prediction:
+        asked, null = predict_each(prior, x, t, [positive, negative], cameras)
+        return combine(asked, null, scale)
+
     path = torch.linspace(1.0, 0.0, steps + 1) if times is None else torch.tensor(times)
-    for now, then in pairwise(path.to(x.device)):
-        asked, null = predict_each(prior, x, now.expand(len(x)), [positive, negative], cameras)
-        guided = combine(asked, null, scale)
-        if then == 0:
-            return guided.x0
-        x = expand(prior.alpha(then[None]), x) * guided.x0 + expand(prior.sigma(then[None]), x) * guided.eps
-    return x
+    noisy = [t.expand(len(x_T)) for t in path.to(x_T.device) if t > 0]  # (B,) each
+    x = inversion.ddim(prior, x_T, noisy, guided)
+    return guided(x, noisy[-1]).x0 if path[-1] == 0 else x
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from torch import Tensor
 from sds3d.cameras import Cameras
 from sds3d.mesh import Mesh
 from sds3d.representations.base import Rendering, Scene
+from sds3d.states import part, prefixed
 
 Start = TypeVar("Start")
 
@@ -63,11 +64,9 @@ class Particles:
 
     def state_dict(self) -> dict[str, Tensor]:
         """All scenes, "<index>/<name>", their steps and the seed."""
-        states = {
-            f"{index}/{name}": value
-            for index, scene in enumerate(self.scenes)
-            for name, value in scene.state_dict().items()
-        }
+        states: dict[str, Tensor] = {}
+        for index, scene in enumerate(self.scenes):
+            states |= prefixed(str(index), scene.state_dict())
         return states | {"steps": torch.tensor(self._steps), "seed": torch.tensor(self._seed)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -76,10 +75,7 @@ class Particles:
             count = len(state["steps"]) if "steps" in state else 1
             raise ValueError(f"the state is of {count} particles, not of {len(self.scenes)}: set particles={count}")
         for index, scene in enumerate(self.scenes):
-            prefix = f"{index}/"
-            scene.load_state_dict(
-                {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-            )
+            scene.load_state_dict(part(state, str(index)))
         self._steps = state["steps"].tolist()
         self._seed = int(state["seed"])
 

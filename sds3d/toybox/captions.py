@@ -69,6 +69,11 @@ def prompt(spec: Spec) -> str:
     return _articles(text)
 
 
+def category_prompt(spec: Spec) -> str:
+    """The kind of thing alone: "a mug"."""
+    return _articles(f"a {spec.category}")
+
+
 def caption(spec: Spec, rng: np.random.Generator, view: str | None = None) -> str:
     """A random paraphrase of the prompt, with words for the view ("front", "side", "back" or "overhead") if given.
 

@@ -1,7 +1,6 @@
 """What rules train: the score of the renders, in closed form on the exact Gaussian prior."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -115,7 +114,9 @@ def test_without_updates_nothing_is_learned() -> None:
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow"])
 def test_the_error_is_that_of_what_the_network_gives(kind: str) -> None:
     class Schedule(GaussianPrior):
-        noising = SimpleNamespace(prediction_type=kind)
+        def __init__(self, *args, **kwargs) -> None:
+            super().__init__(*args, **kwargs)
+            self.prediction_type = kind
 
         def alpha(self, t: Tensor) -> Tensor:
             return 1 - t if kind == "flow" else super().alpha(t)
