@@ -12,9 +12,10 @@ from typing import Any
 import gradio as gr
 
 from sds3d.config import ConfigError, presets
-from sds3d.jobs import local
+from sds3d.jobs import queue
+from sds3d.jobs.supervisor import ensure_workers
 from sds3d.prompts import checked_prompt
-from sds3d.run_config import RunConfig, make_config, read_config
+from sds3d.run_config import RunConfig, make_config, new_run, read_config
 from sds3d.runs import Run, RunError
 
 from . import views
@@ -207,16 +208,18 @@ class Events:
         """Start the run of the form, or say why not."""
         w = self.widgets
         current = find_run(self.root, name)
-        if current is not None and local.progress(current).active:  # the Enter key is not disabled as the button is
+        if current is not None and queue.progress(current).active:  # the Enter key is not disabled as the button is
             return {w.message: said(views.error("A run is going on here. Cancel it first, or open another tab."))}
         try:
-            run = local.start(self.root, self.form.config(prompt, preset, seed, steps))
+            run = new_run(self.root, self.form.config(prompt, preset, seed, steps))
+            queue.enqueue(run)
+            ensure_workers(self.root)
         except (ValueError, RunError, OSError) as problem:
             text = str(problem)
             return {w.message: said(views.error(text[:1].upper() + text[1:]))}
         name = run.folder.name
         again = views.note("Made before: the same settings give the same object. Another seed gives another.")
-        message = said(again if run.state.status == "finished" else "")
+        message = said(again if run.state.status == "done" else "")
         fresh = {w.run: name, w.address: name, w.message: message, w.model: None, w.video: None, w.files: None}
         return {**fresh, w.timer: gr.Timer(active=True), **self.show(name, "")}
 
@@ -227,7 +230,7 @@ class Events:
         if run is None:
             return {w.timer: gr.Timer(active=False)}
         try:
-            progress = local.progress(run)
+            progress = queue.progress(run)
             prompt = read_config(run).prompt
         except (RunError, ConfigError) as problem:
             return {w.timer: gr.Timer(active=False), w.message: said(views.error(str(problem)))}
@@ -240,7 +243,7 @@ class Events:
         drawn = picture.exists()
         now = f"{progress.active} {picture.stat().st_mtime_ns if drawn else 0}"
         if now != shown:
-            finished = progress.status == "finished"
+            finished = progress.status == "done"
             updates |= {
                 w.shown: now,
                 w.timer: gr.Timer(active=progress.active),
@@ -270,8 +273,8 @@ class Events:
     def stop(self, name: str) -> Updates:
         """Cancel the run."""
         run = find_run(self.root, name)
-        if run is not None and local.progress(run).active:
-            local.cancel(run)
+        if run is not None and queue.progress(run).active:
+            queue.stop(run, "cancel")
         return {self.widgets.timer: gr.Timer(active=True)}
 
     def warn(self, prompt: str, preset: str) -> gr.HTML:

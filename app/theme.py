@@ -51,7 +51,7 @@ CSS = """
 .sds-progress .bar { height: 8px; border-radius: 4px; overflow: hidden; background: var(--border-color-primary); }
 .sds-progress .bar i { display: block; height: 100%; border-radius: 4px; background: #4f46e5;
                        transition: width .8s linear; }
-.sds-progress.finished .bar i { background: #16a34a; }
+.sds-progress.done .bar i { background: #16a34a; }
 .sds-progress.failed .bar i, .sds-progress.stopped .bar i { background: #dc2626; }
 .sds-progress.cancelled .bar i, .sds-progress.paused .bar i { background: #94a3b8; }
 .sds-progress.starting .bar i { width: 100% !important; background: linear-gradient(90deg, transparent, #818cf8,

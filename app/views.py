@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 
 from sds3d.config import nearest
-from sds3d.jobs.local import Progress
+from sds3d.jobs.queue import Progress
 from sds3d.toybox.captions import unknown_words
 from sds3d.toybox.objects import ACCENT_PART, CATEGORIES, COLORS
 
@@ -62,6 +62,8 @@ def status(prompt: str, progress: Progress) -> str:
     go_on = "Generate goes on from there."
     left = right = ""
     match progress.status:
+        case "queued":
+            left, right = "Waiting for its turn …", prompt
         case "starting":
             left, right = "Loading the prior …", prompt
         case "running":
@@ -69,7 +71,7 @@ def status(prompt: str, progress: Progress) -> str:
             right = f"{progress.seconds_per_step:.2f} s per step · {duration(progress.seconds_left)} left"
         case "exporting":
             left, right = "Writing the mesh and its files …", at
-        case "finished":
+        case "done":
             left, right = f"Finished: {prompt}", f"{progress.total} steps"
         case "cancelled" | "paused":
             left, right = f"{progress.status.capitalize()} at {at}", go_on
@@ -77,7 +79,7 @@ def status(prompt: str, progress: Progress) -> str:
             left, right = f"Stopped at {at}", go_on
         case "failed":
             left, right = f"Failed at {at}", ""
-    share = 100 if progress.status == "finished" else 100 * progress.step / max(progress.total, 1)
+    share = 100 if progress.status == "done" else 100 * progress.step / max(progress.total, 1)
     return (
         f'<div class="sds-progress {progress.status}" data-status="{progress.status}" data-step="{progress.step}">'
         f'<div class="line"><b>{escape(left)}</b><span>{escape(right)}</span></div>'

@@ -177,6 +177,6 @@ def _new_run(prompt: str, preset: str, out: str | Path, settings: dict[str, Any]
 
 
 def _finished(run: Run) -> Asset:
-    if run.state.status != "finished":
+    if run.state.status != "done":
         raise RunError(f"the run was {run.state.status} after step {run.state.step}: call again to go on, {run.folder}")
     return Asset(run.folder)

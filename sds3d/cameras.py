@@ -55,6 +55,17 @@ class Cameras:
             fovy=self.fovy.to(device),
         )
 
+    @staticmethod
+    def cat(parts: Sequence[Cameras]) -> Cameras:
+        """The parts' batches, one after the other, at the first one's picture size."""
+        return replace(
+            parts[0],
+            azimuth=torch.cat([part.azimuth for part in parts]),
+            elevation=torch.cat([part.elevation for part in parts]),
+            distance=torch.cat([part.distance for part in parts]),
+            fovy=torch.cat([part.fovy for part in parts]),
+        )
+
     def resized(self, height: int, width: int) -> Cameras:
         """The same views at another resolution."""
         return replace(self, height=height, width=width)

@@ -16,7 +16,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from sds3d import cli_bench, cli_toybox
+from sds3d import cli_bench, cli_jobs, cli_toybox
 from sds3d.config import ConfigError, build, load_preset, nearest, parse_override, presets
 from sds3d.console import Device, Overrides, Threads, bars_by_stage, err, examples, out, progress_bar
 from sds3d.runs import Run, open_run
@@ -259,6 +259,9 @@ def web_app(
     _import_app().launch(out_dir, host, port, overrides or [])
 
 
+cli_jobs.add_commands(app)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The entry point: errors become one line on stderr and exit code 1; --debug shows where they came from."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -278,7 +281,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _carry_out(run: Run, device: str, threads: int) -> None:
     """Drive a run with a progress bar; tell what was written, or how to go on."""
-    if run.state.status == "finished":
+    if run.state.status == "done":
         out.print(f"finished already, in {run.state.seconds:.0f} s: {run.folder}", soft_wrap=True)
         _list_files(run, run.state.seconds)
         return
@@ -296,7 +299,7 @@ def _carry_out(run: Run, device: str, threads: int) -> None:
         _tell_how_to_resume(run)
         raise typer.Exit(INTERRUPTED) from None
     state = run.state
-    if state.status == "finished":
+    if state.status == "done":
         _list_files(run, state.seconds)
     else:
         _tell_how_to_resume(run)

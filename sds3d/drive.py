@@ -32,12 +32,12 @@ from sds3d.optimize import (
 )
 from sds3d.outputs import export_scene, load_scene, save_preview
 from sds3d.priors.base import Prior
-from sds3d.priors.diffusers import load_prior
+from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.prompts import encode_prompt
 from sds3d.representations.base import Scene
 from sds3d.representations.field_nerf import FieldNerfConfig
 from sds3d.run_config import RunConfig, read_config, stage_config, stage_count, total_steps
-from sds3d.runs import Run, open_run
+from sds3d.runs import STOPPED, Run, open_run
 from sds3d.scenes import Asset, latent_rgb_of, make_scene
 
 
@@ -84,11 +84,13 @@ def start_work(
     return Work(stage, mine, scene, guidance, state)
 
 
-def drive(run: Run, *, device: str = "", threads: int = 0, prior: Prior | None = None) -> Iterator[Step]:
+def drive(
+    run: Run, *, device: str = "", threads: int = 0, prior: Prior | None = None, claim: bool = False
+) -> Iterator[Step]:
     """Start or resume a run and drive it to its exports, yielding each step; a finished run yields nothing.
 
     device, threads: empty and 0 take what the run was started with, or the machine's defaults. prior: one that is
-    loaded already, as a worker has it.
+    loaded already by `prior_settings`, as a worker has it. claim: only a run that is still queued is driven.
 
     The run ends early, and can be resumed to the same result, when its `control` file asks for it, when the
     consumer closes the generator, and when the process dies.
@@ -97,9 +99,10 @@ def drive(run: Run, *, device: str = "", threads: int = 0, prior: Prior | None =
     """
     with run.locked():
         before = run.state
-        if before.status == "finished":
+        if before.status == "done" or (claim and before.status != "queued"):
             return
-        run.clear_request()  # an old request was meant for another process
+        if before.status != "queued":
+            run.clear_request()  # an old request was meant for another process; whoever queues a run clears it then
         try:
             yield from _drive(run, device or before.device, threads or before.threads, prior)
         except GeneratorExit:
@@ -121,16 +124,19 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None) -> It
     total = total_steps(config)
     run.update(status="running", error="", total=total, threads=threads, device=str(device))
     run.log(f"started by process {os.getpid()}: torch {torch.__version__}, {device}, {threads} threads")
+    if _stops(run):
+        return
     checkpoint = run.load_checkpoint()
     stage = 0 if checkpoint is None else int(checkpoint["stage"])
-    priors = config.prior if loaded else None, loaded
+    lean = run.state.lean
+    priors = prior_settings(config, lean) if loaded else None, loaded
     clock = _Clock(run.state.seconds if checkpoint else 0.0)
     scene: Scene | None = None
     before = starting_point(config, device) if checkpoint is None else None
     for index in range(stage, stage_count(config)):
         mine = stage_config(config, index)
-        if priors[0] != mine.prior:
-            priors = mine.prior, load_prior(mine.prior, device)
+        if priors[0] != (settings := prior_settings(mine, lean)):
+            priors = settings, load_prior(settings, device)
         prior = priors[1]
         assert prior is not None
         work = start_work(config, prior, checkpoint if index == stage else None, index, before)
@@ -142,8 +148,13 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None) -> It
         before = scene = work.scene
     assert scene is not None  # there is always a stage
     export_scene(run, config, scene, device)
-    run.update(status="finished", step=total, seconds=clock.seconds())
+    run.update(status="done", step=total, seconds=clock.seconds())
     run.log(f"finished in {clock.seconds():.1f} s")
+
+
+def prior_settings(config: RunConfig, lean: bool) -> DiffusersConfig:
+    """How a run's prior is loaded. lean: with less memory, a view at a time; results are equal up to float error."""
+    return config.prior.model_copy(update={"chunk": 1, "vae_slicing": True}) if lean else config.prior
 
 
 def starting_point(config: RunConfig, device: torch.device) -> Scene | Asset | None:
@@ -194,6 +205,8 @@ def _drive_stage(
         transforms=config.gradient,
     )
     saved = work.state.step
+    if _stops(run):
+        return False
     try:
         for local in steps:
             step = replace(local, step=offset + local.step, total=total)
@@ -206,12 +219,9 @@ def _drive_stage(
                 save()
                 saved = local.step
             yield step
-            request = run.requested()
-            if request is not None and step.step < total:
+            if run.requested() is not None and step.step < total:
                 save()
-                run.clear_request()
-                run.update(status="paused" if request == "pause" else "cancelled")
-                run.log(f"{request} after step {step.step}")
+                _stops(run)
                 return False
     except (GeneratorExit, NumericalError) as error:
         # Both leave the state of a finished step behind, which is worth keeping.
@@ -221,6 +231,17 @@ def _drive_stage(
             run.update(status="paused")
         raise
     _preview(run, work)
+    return True
+
+
+def _stops(run: Run) -> bool:
+    """Pauses or cancels the run if that was asked for, and says whether it was."""
+    request = run.requested()
+    if request is None:
+        return False
+    run.clear_request()
+    state = run.update(status=STOPPED[request])
+    run.log(f"{request} after step {state.step}")
     return True
 
 

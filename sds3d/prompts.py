@@ -112,10 +112,9 @@ class EncodedPrompt:
         return self.of_views(cameras) if self.view_dependent else self.plain.repeat(len(cameras))
 
 
-def encode_prompt(prior: Prior, prompt: str, config: PromptConfig) -> EncodedPrompt:
-    """Asks the prior's text encoder once for all texts of a prompt.
-
-    Raises ValueError as `checked_prompt` does, and PriorError when the model of `config.debias` can't be used.
+def prompt_texts(prompt: str, config: PromptConfig) -> list[str]:
+    """All texts of a prompt that an encoder is asked for: a text for each of `VIEWS`, the prompt, the negative one, the
+    category and the empty text. Raises as `encode_prompt` does.
     """
     prompt = checked_prompt(prompt)
     subjects = [prompt] * len(VIEWS)
@@ -124,7 +123,15 @@ def encode_prompt(prior: Prior, prompt: str, config: PromptConfig) -> EncodedPro
 
         subjects = debiased(prompt, VIEWS, MaskedLanguageModel(config.debias, VIEWS, offline=config.debias_offline))
     views = [view_dependent(subject)[view] for view, subject in zip(VIEWS, subjects, strict=True)]
-    texts = [*views, prompt, config.negative, config.category, ""]
+    return [*views, prompt, config.negative, config.category, ""]
+
+
+def encode_prompt(prior: Prior, prompt: str, config: PromptConfig) -> EncodedPrompt:
+    """Asks the prior's text encoder once for all texts of a prompt.
+
+    Raises ValueError as `checked_prompt` does, and PriorError when the model of `config.debias` can't be used.
+    """
+    texts = prompt_texts(prompt, config)
     rows = prior.encode_text(texts)
     words = len(VIEWS)
     plain, negative, category, null = (rows[i : i + 1] for i in range(words, len(texts)))

@@ -31,22 +31,32 @@ from sds3d.files import disk_error, write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
-Status = Literal["new", "running", "paused", "cancelled", "failed", "finished"]
+Status = Literal["new", "queued", "running", "paused", "cancelled", "failed", "done"]
 Request = Literal["pause", "cancel"]
+STOPPED: dict[Request, Status] = {"pause": "paused", "cancel": "cancelled"}
+"""What a run is after a request."""
 
 KEPT_CHECKPOINTS = 2
+EVENT_BYTES = 2048
+"""More than a line of `events.jsonl` takes."""
 
 
 class RunError(RuntimeError):
     """A run folder that cannot be used as asked; the message says what to do."""
 
 
+class RunBusyError(RunError):
+    """Another process holds the run folder."""
+
+
 @dataclass(frozen=True)
 class RunState:
     """What `state.json` holds.
 
+    status: "new" runs wait for nobody, "queued" ones for a worker; one that is "running" but not busy was killed.
     step, total: optimisation steps done and wanted. seconds: spent so far, over all processes. threads: CPU threads
-    that the result depends on, 0 before the first start. error: one line, when failed.
+    that the result depends on, 0 before the first start. error: one line, when failed. queued: when, in seconds since
+    1970: the queue's order. attempts: how many workers died of it since. lean: it goes on with less memory, slower.
     """
 
     status: Status = "new"
@@ -56,6 +66,9 @@ class RunState:
     threads: int = 0
     device: str = ""
     error: str = ""
+    queued: float = 0.0
+    attempts: int = 0
+    lean: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,15 +130,19 @@ class Run:
             lines = (self.folder / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return []
-        events = []
-        for line in lines:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                events.append(event)
-        return events
+        return _parsed(lines)
+
+    def last_events(self, count: int) -> list[dict[str, Any]]:
+        """The newest whole events, at most `count`, read from the end of the file."""
+        try:
+            with (self.folder / "events.jsonl").open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                start = max(0, size - EVENT_BYTES * count)
+                file.seek(start)
+                lines = file.read().decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        return _parsed(lines[1:] if start else lines)[-count:]
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Tensor]) -> Path:
         """Write CPU tensors as the newest checkpoint and drop all but the newest two."""
@@ -167,19 +184,9 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Hold the folder against other processes; the lock dies with its process, so none can be stale.
 
-        Raises RunError when another process holds it.
+        Raises RunBusyError when another process holds it.
         """
-        path = self.folder / "lock"
-        with path.open("ab+", buffering=0) as file:  # closing it releases the lock
-            try:
-                _lock_patiently(file.fileno())
-            except OSError:
-                file.seek(0)
-                holder = file.read(32).decode(errors="replace").strip()
-                who = f"process {holder}" if holder else "another process"
-                raise RunError(f"{self.folder} is in use by {who}; wait for it, or stop it first") from None
-            file.truncate(0)
-            file.write(f"{os.getpid()}\n".encode())
+        with hold(self.folder / "lock", f"{self.folder} is in use"):
             yield
 
     def busy(self) -> bool:
@@ -259,6 +266,35 @@ def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
         digest.update(key.encode())
         digest.update(tensors[key].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _parsed(lines: list[str]) -> list[dict[str, Any]]:
+    """The events of those lines that are whole."""
+    events = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
+
+
+@contextmanager
+def hold(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock file, which tells the holder's process. Raises RunBusyError, beginning with `busy`, if it is held."""
+    with path.open("ab+", buffering=0) as file:  # closing it releases the lock
+        try:
+            _lock_patiently(file.fileno())
+        except OSError:
+            file.seek(0)
+            holder = file.read(32).decode(errors="replace").strip()
+            who = f"process {holder}" if holder else "another process"
+            raise RunBusyError(f"{busy} by {who}; wait for it, or stop it first") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n".encode())
+        yield
 
 
 def _append(path: Path, line: str) -> None:

@@ -29,7 +29,7 @@ def asset(tmp_path_factory: pytest.TempPathFactory) -> sds3d.Asset:
 
 
 def test_an_asset_gives_what_it_is_made_of(asset: sds3d.Asset) -> None:
-    assert asset.run.state.status == "finished"
+    assert asset.run.state.status == "done"
     assert asset.config.prompt == "a ball"
     assert asset.mesh(24).vertices.shape[1] == 3
     assert asset.splats(500).means.shape == (500, 3)

@@ -104,7 +104,7 @@ def test_generate_writes_a_run_and_says_what(cli: Cli, model: Path, tmp_path: Pa
     code, stdout, stderr = cli(*command)
     assert code == 0, stderr
     run = list_runs(tmp_path)[0]
-    assert run.state.status == "finished"
+    assert run.state.status == "done"
     for name in ("a-red-mug.glb", "a-red-mug.obj", "a-red-mug.ply", "turntable.mp4", "contact_sheet.png"):
         assert re.search(rf"{re.escape(name)} +[0-9.]+ [kM]B", stdout), name
     assert "latest.png" in stdout
@@ -158,7 +158,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(cli: Cli, model: Path, tmp_path: Path)
     run.config_path.write_text(run.config_path.read_text().replace("steps: 100", f"steps: {stopped + 2}"))
     code, _, stderr = cli("resume", str(run.folder))
     assert code == 0, stderr
-    assert run.state.status == "finished"
+    assert run.state.status == "done"
     assert run.events()[-2]["step"] == stopped + 1
 
 

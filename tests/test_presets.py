@@ -53,7 +53,7 @@ def short(name: str, **changes: Any) -> RunConfig:
 def test_a_preset_ends_in_files(name: str, prior: Prior, tmp_path: Path) -> None:
     run = new_run(tmp_path, short(name))
     steps = list(drive(run, threads=1, prior=prior))
-    assert run.state.status == "finished"
+    assert run.state.status == "done"
     assert len(steps) == run.state.total
     mesh = load_asset(run.exports / "a-red-mug.glb")
     assert isinstance(mesh, Mesh)

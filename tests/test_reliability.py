@@ -134,7 +134,7 @@ def test_a_truncated_file_to_start_from(keep: int, tmp_path: Path) -> None:
     assert run.state.status == "failed"
     file.write_bytes(to_splat_ply(cloud(200)))
     assert finish(run) == [1, 2]  # mended, the same run goes on
-    assert run.state.status == "finished"
+    assert run.state.status == "done"
 
 
 def test_two_million_gaussians_are_read_drawn_moved_and_written(tmp_path: Path) -> None:

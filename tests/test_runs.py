@@ -79,7 +79,7 @@ def same(a: Run, b: Run) -> bool:
 
 def test_a_finished_run_has_everything(straight: Run):
     assert straight.folder.name.startswith("a-ball-")
-    assert straight.state.status == "finished"
+    assert straight.state.status == "done"
     assert (straight.state.step, straight.state.total, straight.state.threads) == (12, 12, 1)
     assert [event["step"] for event in straight.events()] == list(range(1, 13))
     assert {"a-ball.glb", "a-ball.ply", "turntable.mp4", "contact_sheet.png"} <= {

@@ -81,7 +81,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory):
 
 
 def test_every_stage_is_carried_out(straight) -> None:
-    assert straight.state.status == "finished"
+    assert straight.state.status == "done"
     assert (straight.state.step, straight.state.total) == (19, 19)
     log = (straight.folder / "run.log").read_text()
     for line in ("stage 1 of 3: nerf", "stage 2 of 3: mesh", "stage 3 of 3: gaussians"):

@@ -116,7 +116,7 @@ def bench_preset(
     for i, spec in enumerate(specs):
         config = make_config(prompt(spec), preset, overrides, {"prompts": {"category": category_prompt(spec)}})
         run = new_run(root / preset, config)
-        if run.state.status != "finished" and prior is None:
+        if run.state.status != "done" and prior is None:
             prior = load_prior(config.prior)
         for step in drive(run, prior=prior):
             report(f"{preset}: {config.prompt} ({i + 1}/{len(specs)})", step.step, step.total)

@@ -43,6 +43,14 @@ class Prediction:
     eps: Tensor
     x0: Tensor
 
+    def __getitem__(self, index: slice) -> Prediction:
+        return Prediction(self.eps[index], self.x0[index])
+
+    @staticmethod
+    def cat(parts: Sequence[Prediction]) -> Prediction:
+        """The parts' batches, one after the other."""
+        return Prediction(torch.cat([part.eps for part in parts]), torch.cat([part.x0 for part in parts]))
+
 
 PredictionType = Literal["epsilon", "v_prediction", "flow"]
 

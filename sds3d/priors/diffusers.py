@@ -62,6 +62,8 @@ class DiffusersConfig(Config):
     """Decode and encode pictures one after the other: less memory."""
     vae_tiling: bool = False
     """Decode and encode large pictures in overlapping tiles: less memory, seams are blended."""
+    chunk: int = Field(default=0, ge=0)
+    """Rows of a batch that the network is asked at a time, in whole groups of views: less memory. 0: all."""
     compile: bool = False
     """Compile the network's blocks with torch.compile at their first use, for minutes; faster on CUDA."""
 
@@ -107,6 +109,7 @@ def load_prior(config: DiffusersConfig, device: torch.device | str = "cpu") -> D
             )
     if isinstance(prior.codec, Latents):
         prior.codec.vae.use_slicing, prior.codec.vae.use_tiling = config.vae_slicing, config.vae_tiling
+    prior.chunk = config.chunk
     if config.compile:
         for module in prior.network.modules():
             if type(module).__name__ in COMPILED:

@@ -63,6 +63,7 @@ class DiffusionPrior:
         self.camera_encoder = camera_encoder
         self.n_views = n_views
         self.memory_format = memory_format
+        self.chunk = 0
         self.dtype: torch.dtype = network.dtype
 
     def encode_text(self, prompts: Sequence[str]) -> Conditioning:
@@ -91,7 +92,20 @@ class DiffusionPrior:
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
         """Noise and clean estimate for x_t (B, C, h, w) at t (B,); B is a multiple of `n_views` when cameras count."""
-        return self.predict_by(self.network, self.dtype, [self.camera_encoder], x_t, t, cond, cameras)
+        rows = self.n_views * -(-self.chunk // self.n_views) or len(x_t)
+        parts = [
+            self.predict_by(
+                self.network,
+                self.dtype,
+                [self.camera_encoder],
+                x_t[i : i + rows],
+                t[i : i + rows],
+                cond[i : i + rows],
+                None if cameras is None else cameras[i : i + rows],
+            )
+            for i in range(0, len(x_t), rows)
+        ]
+        return parts[0] if len(parts) == 1 else Prediction.cat(parts)
 
     def predict_by(
         self,

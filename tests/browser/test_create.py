@@ -78,9 +78,9 @@ def test_a_generation_ends_in_a_mesh_to_look_at_and_to_take_away(
     page = visit()
     generate(page, "a red mug")
     expect(page.locator("[data-status=starting]")).to_contain_text("a red mug")
-    expect(page.locator("[data-status=finished]")).to_contain_text("Finished: a red mug")
+    expect(page.locator("[data-status=done]")).to_contain_text("Finished: a red mug")
     run = run_of(page, studio)
-    assert run.state.status == "finished"
+    assert run.state.status == "done"
     expect(page.get_by_role("button", name="Generate")).to_be_enabled()
 
     # The viewer shows the object: its picture is not one colour.
@@ -103,12 +103,12 @@ def test_a_generation_ends_in_a_mesh_to_look_at_and_to_take_away(
     # The same settings again show it at once.
     page.get_by_role("button", name="Generate").click()
     expect(page.locator(".sds-note")).to_contain_text("Made before")
-    expect(page.locator("[data-status=finished]")).to_be_visible()
+    expect(page.locator("[data-status=done]")).to_be_visible()
     expect(links).to_have_count(12)
 
     # Its address opens it again, on a phone too.
     phone = visit(f"?run={run.folder.name}", width=390)
-    expect(phone.locator("[data-status=finished]")).to_be_visible()
+    expect(phone.locator("[data-status=done]")).to_be_visible()
     expect(phone.get_by_label("Prompt")).to_have_value("a red mug")
     expect(phone.locator("#files a")).to_have_count(12)
     assert not overflows(phone)
@@ -180,9 +180,9 @@ def test_a_prompt_is_text_wherever_it_is_shown(visit: Visit, expect: Any, studio
     expect(page.get_by_role("alert")).to_have_text(f"The run failed: no {prompt}")
     expect(page.locator("[data-status=failed]")).to_contain_text("Failed at step 3 of 7")
     expect(page.get_by_label("Prompt")).to_have_value(prompt)
-    run.update(status="finished")
+    run.update(status="done")
     page = visit(f"?run={run.folder.name}")
-    expect(page.locator("[data-status=finished]")).to_contain_text(prompt)
+    expect(page.locator("[data-status=done]")).to_contain_text(prompt)
     assert page.evaluate("window.hacked") is None
     assert page.locator(".sds-progress img, .sds-note img").count() == 0
 

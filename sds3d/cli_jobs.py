@@ -1,0 +1,86 @@
+"""Commands about many runs: the queue and its workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Column, Table
+
+from sds3d.console import Threads, err, examples, out
+from sds3d.jobs import queue
+from sds3d.runs import RunError, list_runs, open_run
+
+Root = Annotated[Path, typer.Option("--out", help="The folder of run folders.")]
+Retries = Annotated[int, typer.Option(min=0, help="How often a run is tried again whose worker died.")]
+Together = Annotated[
+    int, typer.Option(min=1, help="Prompts of equal settings that are optimised together, in one call of the prior.")
+]
+Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 takes one for each GPU, or one on a CPU.")]
+
+STYLES = {"done": "green", "failed": "red", "stopped": "red", "running": "cyan", "exporting": "cyan", "queued": "blue"}
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Adds them to the command line."""
+    for command, lines in (
+        (worker, ("sds3d worker", "sds3d worker --out my-runs --workers 2 --idle 60")),
+        (runs, ("sds3d runs", "sds3d runs --out my-runs")),
+        (pause, ("sds3d pause runs/a-red-mug-1a2b3c4d", "sds3d resume runs/a-red-mug-1a2b3c4d")),
+        (cancel, ("sds3d cancel runs/a-red-mug-1a2b3c4d",)),
+    ):
+        app.command(epilog=examples(*lines), rich_help_panel="Many runs")(command)
+
+
+def worker(
+    out_dir: Root = Path("runs"),
+    workers: Workers = 0,
+    threads: Threads = 0,
+    retries: Retries = 2,
+    together: Together = 1,
+    idle: Annotated[float, typer.Option(min=0, help="Seconds to wait for more before it ends.")] = 0.0,
+) -> None:
+    """Work off the queue of a folder, as the studio's own workers do; ends when nothing is left."""
+    from sds3d.jobs.supervisor import Crew, default_devices, supervise
+
+    crew = Crew(default_devices(workers), threads, retries, together, idle)
+    try:
+        for _ in supervise(out_dir, crew=crew):
+            pass
+    except KeyboardInterrupt:
+        err.print("paused; sds3d resume goes on with a run")
+        raise typer.Exit(130) from None
+
+
+def runs(out_dir: Root = Path("runs")) -> None:
+    """List runs with their states, the one touched last first."""
+    table = Table(Column("run", overflow="fold"), "state", "step", "left", Column("", overflow="fold"))
+    for run in list_runs(out_dir):
+        try:
+            seen = queue.progress(run)
+        except RunError as error:
+            table.add_row(run.folder.name, "[red]damaged[/red]", "", "", escape(str(error)))
+            continue
+        style = STYLES.get(seen.status, "default")
+        left = f"{seen.seconds_left:.0f} s" if seen.status == "running" else ""
+        step = f"{seen.step}/{seen.total}" if seen.total else ""
+        table.add_row(run.folder.name, f"[{style}]{seen.status}[/{style}]", step, left, escape(seen.error))
+    if table.row_count:
+        out.print(table)
+    else:
+        err.print(f"no runs in {out_dir}; sds3d generate 'a red mug' makes one", soft_wrap=True)
+
+
+Folder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]
+
+
+def pause(run: Folder) -> None:
+    """Pause a run: one that is going on stops after its current step; sds3d resume goes on with it."""
+    queue.stop(open_run(run), "pause")
+
+
+def cancel(run: Folder) -> None:
+    """Cancel a run: one that is going on stops after its current step."""
+    queue.stop(open_run(run), "cancel")

@@ -1,0 +1,207 @@
+"""Workers as processes: one a device, each in a fresh interpreter (spawn), looked after.
+
+A worker that dies, by `kill -9` or for want of memory, takes nothing along: its runs go back into the queue with their
+last checkpoints, up to a number of retries, and another worker is started. When the supervisor itself dies, its workers
+put their runs back after the current step and end; when the machine dies, the next supervisor finds what is "running"
+and held by nobody. Nothing heavy is imported here: the supervisor waits, the workers work.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from sds3d.jobs.queue import recover, rest, runs_in, stop, waiting
+from sds3d.runs import Run, RunBusyError, RunError, hold
+
+POLL = 0.25  # seconds
+IDLE = 600.0
+"""Seconds that the studio's workers keep their priors loaded for the next run."""
+
+
+@dataclass(frozen=True)
+class Crew:
+    """How a queue is worked off.
+
+    devices: a worker each, "cpu", "cuda:1" and so on. threads: CPU threads of each; 0 shares the cores out.
+    retries: how often a run is tried again whose worker died. together: runs of equal settings that are optimised
+    together. idle: seconds that workers wait for more.
+    """
+
+    devices: Sequence[str] = ("",)
+    threads: int = 0
+    retries: int = 2
+    together: int = 1
+    idle: float = 0.0
+
+
+@dataclass
+class _Workers:
+    """The processes by device, and how many processes the kernel had ended for want of memory when they were seen."""
+
+    processes: dict[int, BaseProcess] = field(default_factory=dict)
+    kills: int = 0
+
+
+def supervise(root: Path, names: Sequence[str] | None = None, crew: Crew | None = None) -> Iterator[None]:
+    """Work off the queued runs of a folder, or those of these names, yielding every POLL seconds until none is left.
+
+    Whoever stops iterating pauses the runs that are going on: each keeps a checkpoint of its last step.
+    Raises RunBusyError when another supervisor of this machine works off this folder.
+    """
+    crew = crew or Crew()
+    root.mkdir(parents=True, exist_ok=True)
+    workers = _Workers(kills=memory_kills())
+    with ExitStack() as stack:
+        if names is None:
+            stack.enter_context(hold(lock_of(root), f"the queue of {root} is worked off"))
+        stack.callback(_dismiss, root, names, workers)
+        for run in runs_in(root, names):
+            recover(run, crew.retries, blame=False)
+        while True:
+            began = time.monotonic()
+            _reap(root, names, workers, crew)
+            if waiting(runs_in(root, names)):
+                _staff(root, names, workers, crew)
+            elif not workers.processes:
+                return
+            yield
+            rest(POLL, began)
+
+
+def _staff(root: Path, names: Sequence[str] | None, workers: _Workers, crew: Crew) -> None:
+    """A worker for each device that has none."""
+    context = multiprocessing.get_context("spawn")  # forked processes cannot use CUDA, and inherit locks
+    for index, device in enumerate(crew.devices):
+        if index not in workers.processes:
+            arguments = (root, names, device, crew, os.getpid())
+            process = context.Process(target=_work, args=arguments, name=f"sds3d-worker-{index}", daemon=True)
+            process.start()
+            workers.processes[index] = process
+
+
+def _reap(root: Path, names: Sequence[str] | None, workers: _Workers, crew: Crew) -> None:
+    """Take note of workers that ended, and put the runs of those that died back into the queue."""
+    died = [(index, process) for index, process in workers.processes.items() if not process.is_alive()]
+    for index, process in died:
+        del workers.processes[index]
+        code = process.exitcode or 0
+        process.close()
+        if code == 0:
+            continue
+        kills = memory_kills()
+        lean, workers.kills = code == -signal.SIGKILL and kills > workers.kills, kills
+        for run in runs_in(root, names):
+            with suppress(RunError):
+                recover(run, crew.retries, lean=lean, why=_why(code, lean))
+
+
+def _why(code: int, lean: bool) -> str:
+    if lean:
+        return "its worker was ended by the system for want of memory"
+    return f"its worker was ended by signal {-code}" if code < 0 else f"its worker ended with exit code {code}"
+
+
+def _dismiss(root: Path, names: Sequence[str] | None, workers: _Workers) -> None:
+    """Pause what is running, so that it keeps its last step, and end the workers."""
+    if any(process.is_alive() for process in workers.processes.values()):
+        for run in runs_in(root, names):
+            with suppress(RunError):
+                if run.state.status == "running":
+                    stop(run, "pause")
+        end = time.monotonic() + 60
+        while time.monotonic() < end and any(_running(run) for run in runs_in(root, names)):
+            time.sleep(POLL)
+    for process in workers.processes.values():
+        process.terminate()
+        process.join()
+
+
+def _running(run: Run) -> bool:
+    with suppress(RunError):
+        return run.state.status == "running" and run.busy()
+    return False
+
+
+def _work(root: Path, names: Sequence[str] | None, device: str, crew: Crew, parent: int) -> None:
+    """The worker's process: it goes on as long as its supervisor lives."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from sds3d.devices import default_threads
+    from sds3d.jobs.worker import work
+
+    work(
+        root,
+        names,
+        device=device,
+        threads=crew.threads or max(1, default_threads() // len(crew.devices)),
+        retries=crew.retries,
+        together=crew.together,
+        idle=crew.idle,
+        wanted=lambda: os.getppid() == parent,
+    )
+
+
+def memory_kills() -> int:
+    """How many processes the kernel has ended for want of memory, here and in this container; 0 if unknown."""
+    total = 0
+    for path, key in (("/proc/vmstat", "oom_kill"), ("/sys/fs/cgroup/memory.events", "oom_kill")):
+        with suppress(OSError, ValueError):
+            words = dict(line.split() for line in Path(path).read_text().splitlines() if len(line.split()) == 2)
+            total += int(words.get(key, 0))
+    return total
+
+
+def lock_of(root: Path) -> Path:
+    """The file that the supervisor of a folder holds."""
+    return root / ".workers.lock"
+
+
+_started: dict[Path, subprocess.Popen[bytes]] = {}
+
+
+def ensure_workers(root: Path, arguments: Sequence[str] = ()) -> None:
+    """See that somebody works off the queue of a folder, in a process that outlives this one (`sds3d worker`).
+
+    arguments: its further options. Raises OSError when no process can be started.
+    """
+    root = root.resolve()
+    before = _started.get(root)
+    if (before is not None and before.poll() is None) or supervised(root):
+        return
+    with (root / ".workers.log").open("ab") as log:
+        _started[root] = subprocess.Popen(
+            [sys.executable, "-m", "sds3d.cli", "worker", "--out", str(root), "--idle", str(IDLE), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def supervised(root: Path) -> bool:
+    """Whether a supervisor of this machine works off the queue of a folder."""
+    try:
+        with hold(lock_of(root), ""):
+            return False
+    except RunBusyError:
+        return True
+
+
+def default_devices(workers: int = 0) -> list[str]:
+    """A worker for each GPU, or so many in turns on the GPUs there are; on a CPU so many, or one."""
+    if not Path("/proc/driver/nvidia").exists() and sys.platform == "linux":
+        return ["cpu"] * max(workers, 1)  # without the seconds that torch takes to say so
+    import torch
+
+    gpus = torch.cuda.device_count()
+    return [f"cuda:{i % gpus}" for i in range(workers or gpus)] if gpus else ["cpu"] * max(workers, 1)
