@@ -1,4 +1,4 @@
-"""Commands about many runs: the queue and its workers."""
+"""Commands about many runs: batches, the queue and its workers."""
 
 from __future__ import annotations
 
@@ -9,22 +9,17 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from sds3d.console import Threads, err, examples, out
+from sds3d.cli_batch import EXAMPLES, batch
+from sds3d.console import STYLES, Retries, Threads, Together, Workers, err, examples, out
 from sds3d.jobs import queue
 from sds3d.runs import RunError, list_runs, open_run
 
 Root = Annotated[Path, typer.Option("--out", help="The folder of run folders.")]
-Retries = Annotated[int, typer.Option(min=0, help="How often a run is tried again whose worker died.")]
-Together = Annotated[
-    int, typer.Option(min=1, help="Prompts of equal settings that are optimised together, in one call of the prior.")
-]
-Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 takes one for each GPU, or one on a CPU.")]
-
-STYLES = {"done": "green", "failed": "red", "stopped": "red", "running": "cyan", "exporting": "cyan", "queued": "blue"}
 
 
 def add_commands(app: typer.Typer) -> None:
     """Adds them to the command line."""
+    app.command(epilog=EXAMPLES, rich_help_panel="Many runs")(batch)
     for command, lines in (
         (worker, ("sds3d worker", "sds3d worker --out my-runs --workers 2 --idle 60")),
         (runs, ("sds3d runs", "sds3d runs --out my-runs")),
@@ -63,7 +58,7 @@ def runs(out_dir: Root = Path("runs")) -> None:
         except RunError as error:
             table.add_row(run.folder.name, "[red]damaged[/red]", "", "", escape(str(error)))
             continue
-        style = STYLES.get(seen.status, "default")
+        style = STYLES[seen.status]
         left = f"{seen.seconds_left:.0f} s" if seen.status == "running" else ""
         step = f"{seen.step}/{seen.total}" if seen.total else ""
         table.add_row(run.folder.name, f"[{style}]{seen.status}[/{style}]", step, left, escape(seen.error))

@@ -23,6 +23,26 @@ Threads = Annotated[
     int, typer.Option(min=0, help="CPU threads; 0 takes the physical cores, at most 8. The result depends on it.")
 ]
 
+Retries = Annotated[int, typer.Option(min=0, help="How often a run is tried again whose worker died.")]
+Together = Annotated[
+    int, typer.Option(min=1, help="Prompts of equal settings that are optimised together, in one call of the prior.")
+]
+Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 takes one for each GPU, or one on a CPU.")]
+
+STYLES = {
+    "done": "green",
+    "failed": "red",
+    "stopped": "red",
+    "starting": "cyan",
+    "running": "cyan",
+    "exporting": "cyan",
+    "queued": "blue",
+    "paused": "yellow",
+    "cancelled": "yellow",
+    "new": "default",
+}
+"""Colours of a run's states."""
+
 
 def examples(*lines: str) -> str:
     """The end of a help page: commands to copy, each on its own line, what follows # dimmed."""

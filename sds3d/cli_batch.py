@@ -1,0 +1,196 @@
+"""sds3d batch: a file of prompts becomes a folder of assets."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Column, Table
+
+from sds3d.config import load_preset, parse_override
+from sds3d.console import STYLES, Overrides, Retries, Threads, Together, Workers, err, examples, out
+
+if TYPE_CHECKING:
+    from sds3d.jobs.batch import Batch, Engine, Watch
+    from sds3d.jobs.prompts_file import Entry
+    from sds3d.jobs.supervisor import Crew
+
+
+class EngineName(str, Enum):
+    """What carries runs out."""
+
+    local = "local"
+    ray = "ray"
+
+
+WORDS = 10
+"""Unknown words that are named."""
+
+EXAMPLES = examples(
+    "sds3d batch prompts.txt",
+    "sds3d batch prompts.csv --preset splats steps=150  # for lines that say nothing else",
+    "sds3d batch prompts.txt --together 4  # four prompts in each call of the prior: fills a large GPU",
+    "sds3d batch prompts.txt --shard 2/8 --out /shared/assets  # the second of eight jobs of any scheduler",
+    "sds3d batch prompts.txt --engine ray --address auto --out /shared/assets  # on a Ray cluster",
+    ".txt holds a prompt a line. .csv has a header: prompt, and if wanted seed, preset and settings such as "
+    r'guidance.scale. .jsonl: {"prompt": "a red mug", "seed": 1, "preset": "splats", "overrides": '
+    r'{"guidance.scale": 5}}.',
+    "Ctrl-C pauses; the same command again goes on, and leaves finished runs as they are. At the end, the folder holds "
+    "manifest.jsonl, contact_sheet.png and index.html, a gallery that opens from the disk.",
+)
+
+
+def batch(
+    prompts: Annotated[
+        Path, typer.Argument(help="A file of prompts: .txt, .csv or .jsonl.", show_default=False, metavar="FILE")
+    ],
+    overrides: Overrides = None,
+    preset: Annotated[str, typer.Option(help="A preset's name, or a YAML file.")] = "toybox",
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="The folder of assets; FILE-assets when left out.", show_default=False)
+    ] = None,
+    workers: Workers = 0,
+    threads: Threads = 0,
+    retries: Retries = 2,
+    together: Together = 1,
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Only the I-th of N parts of the prompts.")] = "1/1",
+    engine: Annotated[EngineName, typer.Option(help="This machine, or a Ray cluster.")] = EngineName.local,
+    address: Annotated[
+        str, typer.Option(help="The Ray cluster's; when left out, one on this machine is joined or started.")
+    ] = "",
+) -> None:
+    """Make a folder of 3D assets from a file of prompts."""
+    from sds3d.jobs.prompts_file import parse_shard, read_prompts, same_runs
+
+    part = parse_shard(shard)
+    load_preset(preset)
+    for text in overrides or []:
+        parse_override(text)
+    root = out_dir or Path(f"{prompts.stem}-assets")
+    with err.status("reading the prompts"):
+        entries = read_prompts(prompts, preset, overrides or [])
+    for first, *others in same_runs(entries):
+        if others:
+            lines = ", ".join(str(entry.line) for entry in others)
+            err.print(f"the same as line {first.line}, so one run with it: line {lines}", soft_wrap=True)
+    _warn_of_unknown_words(entries)
+    with err.status("making run folders"):
+        from sds3d.jobs.batch import Watch, make_batch
+
+        made = make_batch(root, entries, part)
+        watch = Watch(made.jobs)
+    crew = _crew(workers, threads, retries, together, engine)
+    stopped = _watch(made, watch, _engine(engine, crew, address, workers))
+    watch.look()
+    with err.status("writing the gallery"):
+        from sds3d.jobs.gallery import write_gallery
+
+        written = write_gallery(made, f"{prompts.name}" + (f", {part[0]} of {part[1]}" if part[1] > 1 else ""))
+    _tell(made, watch, written)
+    if stopped:
+        err.print("paused; the same command goes on:")
+        err.print(f"  {escape(shlex.join(['sds3d', *sys.argv[1:]]))}", soft_wrap=True)
+        raise typer.Exit(130)
+    if watch.counts["failed"]:
+        raise typer.Exit(1)
+
+
+def _crew(workers: int, threads: int, retries: int, together: int, name: EngineName) -> Crew:
+    from sds3d.jobs.supervisor import Crew, default_devices
+
+    devices = default_devices(workers) if name is EngineName.local else ()
+    return Crew(devices, threads, retries, together)
+
+
+def _engine(name: EngineName, crew: Crew, address: str, most: int) -> Engine:
+    if name is EngineName.local:
+        from sds3d.jobs.supervisor import supervise
+
+        return lambda root, names: supervise(root, names, crew)
+    from sds3d.jobs import ray_engine
+
+    return lambda root, names: ray_engine.supervise(root, names, crew, address, most)
+
+
+def _watch(batch: Batch, watch: Watch, engine: Engine) -> bool:
+    """Carry a batch out and show it; returns whether it was stopped by a signal before its end."""
+    from sds3d.jobs.batch import carry_out
+    from sds3d.jobs.board import Board
+
+    board = Board(watch, err)
+    with board.shown(), closing(carry_out(batch, engine)) as steps, _stop_signals() as asked:
+        for _ in steps:
+            board.look()
+            if asked():
+                err.print("pausing after the current step; again Ctrl-C stops at once")
+                return True
+    return False
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and a scheduler's SIGTERM as a question, whether one came; a second one is raised as ever."""
+    seen: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: object) -> None:
+        seen.append(number)
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(seen)
+    finally:
+        restore()
+
+
+def _tell(batch: Batch, watch: Watch, written: Sequence[Path]) -> None:
+    """What failed or was stopped, where everything is, and the counts."""
+    from sds3d.jobs.board import summary, title
+
+    table = Table(Column("run", overflow="fold"), "state", Column("", overflow="fold"))
+    for job, seen in zip(watch.jobs, watch.seen, strict=True):
+        if seen.status in ("failed", "cancelled", "paused"):
+            hint = f"sds3d resume {job.run.folder}" if seen.status == "cancelled" else seen.error
+            table.add_row(escape(title(job)), f"[{STYLES[seen.status]}]{seen.status}[/]", escape(hint))
+    if table.row_count:
+        err.print(table)
+    for path in written:
+        out.print(escape(str(path)), soft_wrap=True)
+    out.print(f"{summary(watch)} in {batch.root}", soft_wrap=True)
+
+
+def _warn_of_unknown_words(entries: Sequence[Entry]) -> None:
+    """The embedded prior knows few words and draws something else for the others."""
+    lines: dict[str, list[int]] = {}
+    from sds3d.toybox.captions import unknown_words
+
+    for entry in entries:
+        if entry.config.prior.model == "toybox":
+            for word in unknown_words(entry.config.prompt):
+                lines.setdefault(word, []).append(entry.line)
+    if not lines:
+        return
+    told = [
+        f"{word} (line {numbers[0]}{', and more' * (len(numbers) > 1)})"
+        for word, numbers in list(lines.items())[:WORDS]
+    ]
+    more = f" and {len(lines) - WORDS} more" if len(lines) > WORDS else ""
+    err.print(
+        f"[yellow]warning:[/yellow] the embedded prior does not know: {escape(', '.join(told))}{more}. It will draw "
+        "what it knows. For anything else give a large model: prior.model=FOLDER --preset dreamfusion",
+        soft_wrap=True,
+    )

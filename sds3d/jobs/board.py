@@ -1,0 +1,125 @@
+"""What a batch shows while it goes on: a live table on a terminal, a line a change elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.live import Live
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Column, Table
+from rich.text import Text
+
+from sds3d.console import STYLES
+from sds3d.jobs.batch import Job, Watch
+from sds3d.jobs.queue import Progress
+
+ORDER = ("done", "failed", "cancelled", "paused", "stopped", "exporting", "running", "starting", "queued", "new")
+GOING_ON = ("exporting", "running", "starting")
+FAILURES = 5
+"""Failures that stand under the table; all are told at the end."""
+
+
+class Board:
+    """Shows a watch on a console."""
+
+    def __init__(self, watch: Watch, console: Console) -> None:
+        self.watch, self.console = watch, console
+        self._live: Live | None = None
+        self._said = self._percent()
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """While it is seen."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(self, console=self.console, auto_refresh=False) as self._live:
+            yield
+            self.look()
+        self._live = None
+
+    def look(self) -> None:
+        """Look at the jobs and show what has changed."""
+        before = list(self.watch.seen)
+        changed = self.watch.look()
+        if self._live is not None:
+            self._live.refresh()
+            return
+        for number in changed:
+            if (line := self._change(number, before[number])) is not None:
+                self.console.print(line, soft_wrap=True)
+        if (percent := self._percent()) // 10 > self._said // 10:
+            self._said = percent
+            self.console.print(f"{percent} %: {summary(self.watch)}", soft_wrap=True)
+
+    def _percent(self) -> int:
+        return 100 * self.watch.steps // max(self.watch.total, 1)
+
+    def _change(self, number: int, before: Progress) -> str | None:
+        """The line about a job whose status has changed, if it is worth one."""
+        job, now = self.watch.jobs[number], self.watch.seen[number]
+        name = escape(title(job))
+        match now.status:
+            case status if status in GOING_ON:
+                if before.status in GOING_ON:
+                    return None
+                return f"{name}: goes on after step {before.step}" if before.step else f"{name}: started"
+            case "done":
+                return f"{name}: done in {duration(job.run.state.seconds)}"
+            case "queued":
+                return f"{name}: back in the queue" if before.status in (*GOING_ON, "stopped") else None
+            case status:
+                return f"{name}: {status}" + f": {escape(now.error)}" * bool(now.error)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        watch = self.watch
+        head = Table.grid(Column(ratio=1), Column(justify="right", no_wrap=True), padding=(0, 2), expand=True)
+        bar = ProgressBar(total=max(watch.total, 1), completed=watch.steps)
+        head.add_row(bar, f"{self._percent()} %")
+        yield Group(head, Text.from_markup(summary(watch, colours=True)))
+        active = [pair for pair in self._pairs() if pair[1].status in GOING_ON]
+        failed = [pair for pair in self._pairs() if pair[1].status == "failed"][-FAILURES:]
+        most = max(console.height - 5 - len(failed), 3)
+        table = Table.grid(Column(ratio=1, no_wrap=True), *[Column(no_wrap=True)] * 4, padding=(0, 2), expand=True)
+        for job, one in active[:most]:
+            speed = f"{one.seconds_per_step:.2f} s/step" if one.seconds_per_step else ""
+            left = duration(one.seconds_left) if one.status == "running" else ""
+            status = f"[{STYLES[one.status]}]{one.status}[/]"
+            table.add_row(escape(title(job)), status, f"{one.step}/{job.steps}", speed, left)
+        if len(active) > most:
+            table.add_row(f"and {len(active) - most} more", *[""] * 4)
+        yield table
+        for job, one in failed:
+            yield Text.from_markup(f"[red]failed[/] {escape(title(job))}: {escape(one.error)}", overflow="ellipsis")
+
+    def _pairs(self) -> Iterator[tuple[Job, Progress]]:
+        yield from zip(self.watch.jobs, self.watch.seen, strict=True)
+
+
+def title(job: Job) -> str:
+    """A job in a few words: its first line and its prompt, cut where it is long."""
+    prompt = job.entries[0].config.prompt
+    return f"line {job.entries[0].line}, {prompt if len(prompt) <= 60 else prompt[:59] + '…'}"
+
+
+def summary(watch: Watch, *, colours: bool = False) -> str:
+    """How many jobs are in which state, and how long it will take."""
+    counts = watch.counts
+    parts = [
+        f"[{STYLES[status]}]{counts[status]} {status}[/]" if colours else f"{counts[status]} {status}"
+        for status in ORDER
+        if counts[status]
+    ]
+    left = watch.seconds_left
+    return ", ".join(parts) + (f"; about {duration(left)} left" if left else "")
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 42 s, 7 min, 3 h 05 min."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -1,0 +1,99 @@
+"""The page of a batch: one HTML file that shows run folders beside it, without a server and without a network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+if TYPE_CHECKING:
+    from sds3d.jobs.gallery import Row
+
+PICTURES = ("contact_sheet.png", "turntable.mp4")
+
+_HEAD = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; font: 15px/1.4 system-ui, sans-serif }}
+body {{ margin: 0 auto; max-width: 1400px; padding: 1rem }}
+header {{ display: flex; flex-wrap: wrap; gap: .5rem 1.5rem; align-items: baseline; margin-bottom: 1rem }}
+h1 {{ font-size: 1.3rem; margin: 0 }}
+input {{ font: inherit; flex: 1; min-width: 12rem; padding: .4rem .7rem }}
+main {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(200px, 1fr)); gap: 1rem }}
+article {{ border: 1px solid #8884; border-radius: 8px; overflow: hidden; content-visibility: auto;
+  contain-intrinsic-size: auto 320px }}
+article[hidden] {{ display: none }}
+.view {{ position: relative; display: block; aspect-ratio: 1; background: #fff }}
+.view > * {{ position: absolute; inset: 0; width: 100%; height: 100% }}
+.view img {{ object-fit: cover; object-position: 0 0 }}
+.view video {{ object-fit: contain; background: #fff; opacity: 0 }}
+.view video.on {{ opacity: 1 }}
+.none {{ display: grid; place-items: center; color: #888; background: #8882 }}
+.text {{ padding: .6rem .8rem .8rem }}
+h2 {{ font-size: 1rem; margin: 0; overflow-wrap: anywhere }}
+p {{ margin: .2rem 0; font-size: .85rem; opacity: .75; overflow-wrap: anywhere }}
+p.error {{ color: #d33; opacity: 1 }}
+.text a {{ font-size: .85rem; margin-right: .6rem; display: inline-block }}
+</style>
+<header><h1>{title}</h1><span>{counts}</span>
+<input type="search" placeholder="Filter by prompt, preset, seed or status" aria-label="Filter">
+</header>
+<main>
+"""
+
+_FOOT = """</main>
+<script>
+const cards = [...document.querySelectorAll("article")];
+document.querySelector("input").addEventListener("input", event => {
+  const words = event.target.value.toLowerCase().split(/\\s+/);
+  for (const card of cards) {
+    const text = card.querySelector(".text").textContent.toLowerCase();
+    card.hidden = !words.every(word => text.includes(word));
+  }
+});
+for (const video of document.querySelectorAll("video")) {
+  video.parentElement.addEventListener("mouseenter", () => video.play());
+  video.parentElement.addEventListener("mouseleave", () => { video.pause(); video.classList.remove("on"); });
+  video.addEventListener("playing", () => video.classList.add("on"));
+}
+</script>
+</html>
+"""
+
+
+def page(rows: Sequence[Row], title: str, root: Path) -> str:
+    """The page of a batch in the folder `root`; its links are relative."""
+    counts = Counter(row.status for row in rows)
+    told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    return _HEAD.format(title=escape(title), counts=escape(told)) + "".join(_card(row, root) for row in rows) + _FOOT
+
+
+def _card(row: Row, root: Path) -> str:
+    preview, video = f"{row.run}/previews/latest.png", f"{row.run}/exports/turntable.mp4"
+    inside = ""
+    if (root / preview).exists():
+        inside = f'<img src="{quote(preview)}" loading="lazy" alt="{escape(row.prompt)}, front">'
+    if video in row.exports:
+        inside += f'<video src="{quote(video)}" preload="none" muted loop playsinline></video>'
+        view = f'<a class="view" href="{quote(video)}">{inside}</a>'
+    else:
+        view = f'<div class="view">{inside or f"<span class=none>{escape(row.status)}</span>"}</div>'
+    facts = f"line {row.line} · {row.status} · seed {row.seed} · {row.preset} · {row.steps} steps · {row.seconds:.0f} s"
+    error = f'<p class="error">{escape(row.error)}</p>' if row.error else ""
+    links = " ".join(f'<a href="{quote(path)}">{escape(_name(path))}</a>' for path in row.exports)
+    return (
+        f'<article>{view}<div class="text"><h2>{escape(row.prompt)}</h2><p>{escape(facts)}</p>{error}{links}</div>'
+        "</article>\n"
+    )
+
+
+def _name(path: str) -> str:
+    """What a file is called on the page: by its kind, as the prompt stands above it."""
+    file = PurePosixPath(path)
+    return file.name if file.name in PICTURES else file.suffix.removeprefix(".")

@@ -1,0 +1,230 @@
+"""Files of prompts: what a batch shall make, a line each, as text, CSV or JSON lines.
+
+prompts.txt     a red mug
+prompts.csv     prompt,seed,preset,guidance.scale      a header; any column beside the first three is a setting
+prompts.jsonl   {"prompt": "a red mug", "seed": 1, "preset": "splats", "overrides": {"guidance.scale": 5}}
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from sds3d.config import ConfigError, nearest
+from sds3d.prompts import checked_prompt
+from sds3d.run_config import RunConfig, make_config
+
+KEYS = ("prompt", "seed", "preset", "overrides")
+"""What a JSON line may say."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the file, counted from 1, and the complete configuration it asks for."""
+
+    line: int
+    preset: str
+    config: RunConfig
+
+
+@dataclass(frozen=True)
+class _Given:
+    """What a line says. seed: none leaves it to the settings."""
+
+    prompt: str
+    seed: int | None = None
+    preset: str = ""
+    overrides: tuple[str, ...] = ()
+
+
+Lines = Iterator[tuple[int, Callable[[], _Given]]]
+"""Line numbers, and what reads the line; it raises ConfigError for a wrong one."""
+
+
+def read_prompts(path: Path, preset: str = "toybox", overrides: Sequence[str] = ()) -> list[Entry]:
+    """The prompts of a file, in its order. preset, overrides: for lines that do not say otherwise themselves.
+
+    Raises ConfigError with a line for each problem of the file, all of them, with the numbers of their lines.
+    """
+    entries: list[Entry] = []
+    problems: dict[str, list[int]] = {}
+    known: dict[tuple[str, tuple[str, ...]], RunConfig] = {}
+    for line, read in _lines(path):
+        try:
+            given = read()
+            prompt = _checked(given.prompt)
+            key = given.preset or preset, (*overrides, *given.overrides)
+            if key not in known:  # thousands of lines have few settings
+                known[key] = make_config(prompt, *key)
+            changes = {"prompt": prompt} if given.seed is None else {"prompt": prompt, "seed": given.seed}
+            entries.append(Entry(line, key[0], known[key].model_copy(update=changes)))
+        except ConfigError as error:
+            for problem in str(error).splitlines():
+                problems.setdefault(problem, []).append(line)
+    if problems:
+        raise ConfigError("\n".join(_told(path, problem, lines) for problem, lines in problems.items()))
+    if not entries:
+        raise ConfigError(f"{path} holds no prompts: write one a line, for example: a red mug")
+    return entries
+
+
+def same_runs(entries: Sequence[Entry]) -> list[list[Entry]]:
+    """Entries of the same configuration, which are one run, together; in the order of their first lines."""
+    groups: dict[str, list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault(entry.config.model_dump_json(), []).append(entry)
+    return list(groups.values())
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """The i-th of n shards, from "i/n". Raises ConfigError."""
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
+    index, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= index <= count:
+        raise ConfigError(f'--shard "{text}": give i/n with i from 1 to n, for example 2/4')
+    return index, count
+
+
+def _lines(path: Path) -> Lines:
+    readers = {"": _text, ".txt": _text, ".csv": _csv, ".jsonl": _jsonl}
+    if (suffix := path.suffix.lower()) not in readers:
+        raise ConfigError(f'{path}: "{suffix}" is no file of prompts; give a .txt, .csv or .jsonl')
+    try:
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: not UTF-8 text (byte 0x{data[error.start]:02x}); save it as UTF-8") from None
+    return readers[suffix](path, text)
+
+
+def _text(path: Path, text: str) -> Lines:
+    for line, words in enumerate(io.StringIO(text, newline=None), start=1):
+        if words.strip() and not words.lstrip().startswith("#"):
+            yield line, partial(_Given, words)
+
+
+def _jsonl(path: Path, text: str) -> Lines:
+    for line, words in enumerate(io.StringIO(text, newline=None), start=1):
+        if words.strip():
+            yield line, partial(_of_json, words)
+
+
+def _of_json(text: str) -> _Given:
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"not JSON: {error.msg} at character {error.colno}") from None
+    except (ValueError, RecursionError) as error:  # an endless number, brackets within brackets
+        raise ConfigError(f"not JSON that can be used: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError('not an object; write {"prompt": "a red mug"}')
+    for key in values.keys() - set(KEYS):
+        close = nearest(key, KEYS)
+        hint = f'did you mean "{close[0]}"?' if close else 'settings belong into "overrides"'
+        raise ConfigError(f'unknown key "{key}"; {hint}')
+    if "prompt" not in values:
+        raise ConfigError('"prompt" is missing')
+    for key in ("prompt", "preset"):
+        if not isinstance(values.get(key, ""), str):
+            raise ConfigError(f'"{key}" = {json.dumps(values[key])}: give a text')
+    seed = values.get("seed")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
+        raise _wrong_seed(json.dumps(seed))
+    return _Given(values["prompt"], seed, values.get("preset", ""), _overrides(values.get("overrides") or {}))
+
+
+def _overrides(given: Any) -> tuple[str, ...]:
+    """{"guidance.scale": 5} or ["guidance.scale=5"] as KEY=VALUE."""
+    if isinstance(given, dict):  # JSON is YAML
+        texts = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
+    elif isinstance(given, list) and all(isinstance(text, str) for text in given):
+        texts = given
+    else:
+        raise ConfigError('"overrides": give {"guidance.scale": 5} or ["guidance.scale=5"]')
+    return tuple(_checked_setting(text) for text in texts)
+
+
+def _csv(path: Path, text: str) -> Lines:
+    # Spreadsheets of some countries separate with semicolons.
+    first = text.partition("\n")[0]
+    separator = next((s for s in ",;\t" if "prompt" in [_bare(name) for name in first.split(s)]), ",")
+    rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    try:
+        header = [name.strip() for name in next(rows, [])]
+        _check_header(path, header)
+        before = rows.line_num
+        for cells in rows:
+            if any(cell.strip() for cell in cells):
+                yield before + 1, partial(_of_cells, header, cells)
+            before = rows.line_num
+    except csv.Error as error:
+        raise ConfigError(f"{path}:{rows.line_num}: not CSV: {error}") from None
+
+
+def _bare(name: str) -> str:
+    return name.strip().strip('"')
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    fields = ("prompt", "seed", "preset", *RunConfig.model_fields)
+    if "prompt" not in header:
+        close = nearest("prompt", header)
+        hint = f'; did you mean "{close[0]}"?' if close else ""
+        raise ConfigError(f'{path}:1: the header has no column "prompt"{hint}')
+    for name in filter(None, header):
+        if header.count(name) > 1:
+            raise ConfigError(f'{path}:1: the header has the column "{name}" twice')
+        if name.partition(".")[0] not in fields and (close := nearest(name, fields)):
+            raise ConfigError(f'{path}:1: unknown column "{name}"; did you mean "{close[0]}"?')
+
+
+def _of_cells(header: list[str], cells: list[str]) -> _Given:
+    if any(cell.strip() for cell in cells[len(header) :]):
+        raise ConfigError(f"{len(cells)} cells under {len(header)} columns; put a prompt with a comma in quotes")
+    values = {name: cell.strip() for name, cell in zip(header, cells, strict=False) if cell.strip()}
+    if "" in values:
+        raise ConfigError(f"{values['']!r} stands under a column without a name")
+    prompt, seed, preset = (values.pop(name, "") for name in ("prompt", "seed", "preset"))
+    if seed and not re.fullmatch(r"[0-9]{1,1000}", seed):
+        raise _wrong_seed(seed)
+    settings = tuple(_checked_setting(f"{name}={value}") for name, value in values.items())
+    return _Given(prompt, int(seed) if seed else None, preset, settings)
+
+
+def _checked_setting(text: str) -> str:
+    key = text.partition("=")[0].strip()
+    if key in KEYS:
+        raise ConfigError(f'"{key}" is no setting of overrides; give it beside them')
+    return text
+
+
+def _checked(prompt: str) -> str:
+    try:
+        return checked_prompt(prompt)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def _wrong_seed(text: str) -> ConfigError:
+    return ConfigError(f"seed = {text}: give a whole number, 0 or more")
+
+
+def _told(path: Path, problem: str, lines: Sequence[int]) -> str:
+    """A problem with its first line, and the further lines that have it, as ranges."""
+    runs = [[line for _, line in group] for _, group in groupby(enumerate(lines[1:]), lambda pair: pair[1] - pair[0])]
+    ranges = [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
+    more = f" (also in {'lines' if len(lines) > 2 else 'line'} {', '.join(ranges)})" if ranges else ""
+    return f"{path}:{lines[0]}: {problem}{more}"
