@@ -32,7 +32,6 @@ CSS = """
 .sds-head h1 { font-size: 1.75rem; font-weight: 700; letter-spacing: -.02em; margin: 0; }
 .sds-head p { margin: 0; color: var(--body-text-color-subdued); }
 #actions { flex-wrap: nowrap; }
-#cancel { max-width: 9rem; }
 #new-seed { border: 1px solid var(--border-color-primary); font-weight: 600; font-size: .9rem; }
 .html-container { padding: 0 !important; }
 #files td:has(.label-clear-button) { display: none; }
@@ -45,26 +44,90 @@ CSS = """
 
 .sds-progress { display: flex; flex-direction: column; gap: .5rem; padding: .9rem 1rem; border-radius: 12px;
                 border: 1px solid var(--border-color-primary); background: var(--block-background-fill); }
+.sds-progress.plain { padding: 0; border: 0; background: none; }
 .sds-progress .line { display: flex; justify-content: space-between; gap: 1rem; flex-wrap: wrap; }
 .sds-progress .line b { font-weight: 600; overflow-wrap: anywhere; }
-.sds-progress .line span { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums; }
-.sds-progress .bar { height: 8px; border-radius: 4px; overflow: hidden; background: var(--border-color-primary); }
-.sds-progress .bar i { display: block; height: 100%; border-radius: 4px; background: #4f46e5;
-                       transition: width .8s linear; }
+.sds-progress .line span { color: var(--body-text-color-subdued); font-variant-numeric: tabular-nums;
+                           overflow-wrap: anywhere; }
+.bar { height: 8px; border-radius: 4px; overflow: hidden; background: var(--border-color-primary); }
+.bar i { display: block; height: 100%; border-radius: 4px; background: #4f46e5; transition: width .8s linear; }
 .sds-progress.done .bar i { background: #16a34a; }
 .sds-progress.failed .bar i, .sds-progress.stopped .bar i { background: #dc2626; }
 .sds-progress.cancelled .bar i, .sds-progress.paused .bar i { background: #94a3b8; }
 .sds-progress.starting .bar i { width: 100% !important; background: linear-gradient(90deg, transparent, #818cf8,
                        transparent); animation: sds-slide 1.4s linear infinite; }
 @keyframes sds-slide { from { transform: translateX(-100%); } to { transform: translateX(100%); } }
-@media (prefers-reduced-motion: reduce) { .sds-progress .bar i { animation: none !important; transition: none; } }
 
 .sds-views { display: grid; grid-template-columns: repeat(4, 1fr); gap: 6px; }
 .sds-views i { aspect-ratio: 1; border-radius: 10px; background-color: white; background-image: var(--strip);
                background-size: 800% 100%; border: 1px solid var(--border-color-primary); }
+.sds-turning, .sds-columns video { aspect-ratio: 1; width: 100%; border-radius: 10px; background-color: white;
+               border: 1px solid var(--border-color-primary); display: grid; place-items: center; color: #94a3b8; }
+.sds-turning { background-image: var(--strip); background-size: 800% 100%;
+               animation: sds-turn 3.2s steps(8, jump-none) infinite; }
+.sds-turning svg { width: 40%; opacity: .4; }
+@keyframes sds-turn { from { background-position: 0 0; } to { background-position: 100% 0; } }
 .sds-empty { display: grid; place-items: center; text-align: center; min-height: 22rem; border-radius: 12px; gap: .5rem;
              align-content: center; border: 2px dashed var(--border-color-primary);
              color: var(--body-text-color-subdued); padding: 1rem; }
 .sds-empty svg { width: 72px; height: 72px; opacity: .55; }
-@media (max-width: 640px) { .sds-views { gap: 4px; } .sds-empty { min-height: 12rem; } }
+
+.sds-charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: 12px; }
+.sds-chart { margin: 0; min-width: 0; }
+.sds-chart figcaption { display: flex; flex-wrap: wrap; gap: .2rem .7rem; font-size: .8rem; margin-bottom: .2rem;
+                        color: var(--body-text-color-subdued); }
+.sds-chart figcaption b { color: var(--body-text-color); }
+.sds-chart figcaption i { display: inline-block; width: .6rem; height: .6rem; border-radius: 50%; margin-right: .3rem; }
+.sds-chart svg { width: 100%; display: block; }
+.sds-chart polyline { fill: none; stroke-width: 1.6; stroke-linejoin: round; }
+.sds-chart line { stroke: var(--border-color-primary); stroke-width: 1; }
+.sds-chart text { fill: var(--body-text-color-subdued); font-size: 10px; }
+.sds-chart .nothing { color: var(--body-text-color-subdued); padding: 2rem 0; text-align: center; }
+
+.sds-table { width: 100%; border-collapse: collapse; font-size: .88rem; margin: 0; }
+.sds-table th, .sds-table td { text-align: left; padding: .35rem .6rem; vertical-align: top; border: 0;
+                               border-bottom: 1px solid var(--border-color-primary); overflow-wrap: anywhere; }
+.sds-table th { font-weight: 500; color: var(--body-text-color-subdued); min-width: 6rem; }
+.sds-table td { font-variant-numeric: tabular-nums; }
+.sds-table .head th { font-weight: 700; color: var(--body-text-color); padding-top: .9rem; }
+.sds-scroll { overflow-x: auto; }
+
+.sds-badge { display: inline-block; padding: .05rem .5rem; border-radius: 999px; font-size: .75rem; font-weight: 600;
+             background: #e2e8f0; color: #334155; }
+.sds-badge.done { background: #dcfce7; color: #166534; }
+.sds-badge.running, .sds-badge.starting, .sds-badge.exporting { background: #e0e7ff; color: #3730a3; }
+.sds-badge.failed, .sds-badge.stopped, .sds-badge.damaged { background: #fee2e2; color: #991b1b; }
+.sds-badge.queued, .sds-badge.paused { background: #fef3c7; color: #92400e; }
+
+.sds-cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(250px, 1fr)); gap: 14px; }
+.sds-card { display: flex; flex-direction: column; border-radius: 12px; overflow: hidden; min-width: 0;
+            border: 1px solid var(--border-color-primary); background: var(--block-background-fill); }
+.sds-card .picture { all: unset; cursor: pointer; display: grid; place-items: center; height: 150px; background: white;
+                     color: #94a3b8; }
+.sds-card .picture:focus-visible { outline: 2px solid #4f46e5; outline-offset: -2px; }
+.sds-card .picture img { height: 100%; margin: 0; }
+.sds-card .picture svg { width: 56px; opacity: .5; }
+.sds-card .text { padding: .7rem .85rem .85rem; display: flex; flex-direction: column; gap: .35rem; flex: 1; }
+.sds-card b { font-weight: 600; overflow: hidden; display: -webkit-box; -webkit-line-clamp: 2;
+              -webkit-box-orient: vertical; overflow-wrap: anywhere; }
+.sds-card p { margin: 0; font-size: .8rem; color: var(--body-text-color-subdued); }
+.sds-card .about { overflow: hidden; display: -webkit-box; -webkit-line-clamp: 2; -webkit-box-orient: vertical;
+                   overflow-wrap: anywhere; }
+.sds-card .actions { display: flex; flex-wrap: wrap; gap: .35rem; margin-top: auto; padding-top: .3rem; }
+.sds-card .actions button { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: .25rem .6rem;
+             font-size: .8rem; font-weight: 600; cursor: pointer; background: var(--button-secondary-background-fill);
+             color: var(--body-text-color); }
+.sds-card .actions button:hover { border-color: #818cf8; }
+.sds-card .actions .primary { background: #4f46e5; border-color: #4f46e5; color: white; }
+.sds-card .actions .danger { color: #b91c1c; }
+.dark .sds-card .actions .danger { color: #fca5a5; }
+
+.sds-columns { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: 14px;
+               max-width: calc(var(--columns) * 340px); margin-bottom: 1rem; }
+.sds-columns article { display: flex; flex-direction: column; gap: .35rem; min-width: 0; }
+.sds-columns b { font-weight: 600; overflow-wrap: anywhere; }
+.sds-columns p { margin: 0; font-size: .8rem; color: var(--body-text-color-subdued); }
+@media (max-width: 640px) { .sds-views { gap: 4px; } .sds-empty { min-height: 12rem; }
+                            .sds-columns { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+@media (prefers-reduced-motion: reduce) { .bar i, .sds-turning { animation: none !important; transition: none; } }
 """

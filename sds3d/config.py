@@ -197,6 +197,11 @@ def _variants(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
+def alternatives(model: type[BaseModel], field: str) -> list[type[BaseModel]]:
+    """The sections that a field may hold: several for a choice by `name`, none for a plain value."""
+    return _models(model.model_fields[field].annotation)
+
+
 def _models(annotation: Any) -> list[type[BaseModel]]:
     return [v for v in _variants(annotation) if isinstance(v, type) and issubclass(v, BaseModel)]
 

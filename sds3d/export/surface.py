@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage, sparse
+from scipy.spatial import KDTree
 from skimage.filters import threshold_otsu
 from skimage.measure import marching_cubes
 
@@ -247,6 +248,22 @@ def decimate(vertices: FloatArray, faces: IntArray, max_faces: int) -> tuple[Flo
         return vertices, faces
     simplified = fast_simplification.simplify(vertices.astype(np.float64), faces, target_count=max_faces)
     return simplified[0].astype(np.float32), simplified[1].astype(np.int32)
+
+
+def simplify(mesh: Mesh, max_faces: int) -> Mesh:
+    """The mesh with at most so many faces, by `decimate`; each vertex takes the colour of the nearest one before.
+
+    Vertices that stand at one place are joined first. UVs and textures are left behind: bake new ones. A mesh that is
+    small enough comes back as it is.
+    """
+    if len(mesh.faces) <= max_faces:
+        return mesh
+    places, joined = np.unique(mesh.vertices, axis=0, return_inverse=True)
+    vertices, faces = decimate(places, joined.reshape(-1)[mesh.faces].astype(np.int32), max_faces)
+    colors = None if mesh.colors is None else mesh.colors[KDTree(mesh.vertices).query(vertices)[1]]
+    return Mesh(
+        vertices, faces, colors, vertex_normals(vertices, faces), metallic=mesh.metallic, roughness=mesh.roughness
+    )
 
 
 def _is_closed_manifold(faces: IntArray) -> bool:

@@ -1,0 +1,182 @@
+"""The folder of runs: found, started, stopped, deleted and handed out. What is true of a run stands in its folder."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradio.processing_utils import save_file_to_cache
+from gradio.utils import get_upload_folder
+
+from sds3d.config import ConfigError, Tree, build, load_preset, nearest, parse_override, presets
+from sds3d.jobs import queue
+from sds3d.jobs.queue import Progress
+from sds3d.jobs.supervisor import ensure_workers
+from sds3d.prompts import checked_prompt
+from sds3d.run_config import RunConfig, new_run
+from sds3d.runs import Run, RunError, list_runs
+
+from .settings import flat
+
+MAX_SEED = 2**31 - 1
+MAX_STEPS = 10_000
+MAX_WAITING = 200
+"""Runs in the queue; more are refused, lest one visitor fill it for days."""
+
+NAMES_OF_FILES = (
+    "prior.model", "prior.lora", "prompts.debias", "representation.sketch", "start_from", "start_from_sha256", "stages",
+)  # fmt: skip
+"""Settings that can name files of this machine or of the network: its own people's, and no visitors'."""
+
+EXPORTS = (".glb", ".ply", ".splat", ".spz", ".obj", ".mtl", ".stl", ".usdz", ".zip", ".mp4", ".png")
+"""Endings of the files handed out, in the order of the list."""
+
+_WATCH = 5.0  # seconds between two looks whether the queue is worked off: asking takes a moment
+_watched: dict[Path, float] = {}
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What all visitors share.
+
+    root: the folder of run folders, resolved. overrides: KEY=VALUE laid over every preset. local: only people of this
+    machine can come, so that settings may name its files.
+    """
+
+    root: Path
+    overrides: tuple[str, ...] = ()
+    local: bool = True
+
+    def presets(self) -> dict[str, str]:
+        """Presets that need nothing but a prompt, with what they are for."""
+        return {preset.name: preset.description for preset in presets() if not preset.needs_asset}
+
+    def config(self, prompt: str, preset: str, *layers: Tree) -> RunConfig:
+        """As `own_config`, for settings that anybody who can come may give."""
+        for layer in layers:
+            self._refuse_names_of_files(layer)
+        return self.own_config(prompt, preset, *layers)
+
+    def own_config(self, prompt: str, preset: str, *layers: Tree) -> RunConfig:
+        """The preset with the studio's overrides, the prompt and more settings on top. Raises ConfigError."""
+        known = self.presets()
+        if preset not in known:  # no path of a file either
+            close = nearest(preset, list(known))
+            hint = f'did you mean "{close[0]}"?' if close else f"use one of: {', '.join(known)}"
+            raise ConfigError(f'there is no preset "{preset[:80]}"; {hint}')
+        base = [parse_override(text) for text in self.overrides]
+        config = build(RunConfig, load_preset(preset).values, *base, {"prompt": prompt}, *layers)
+        if config.seed > MAX_SEED:
+            raise ConfigError(f"seed = {config.seed}: give a whole number from 0 to {MAX_SEED}")
+        if config.steps > MAX_STEPS:
+            raise ConfigError(f"steps = {config.steps}: give {MAX_STEPS} or fewer")
+        return config
+
+    def _refuse_names_of_files(self, layer: Mapping[str, Any]) -> None:
+        if self.local:
+            return
+        given = flat(layer)
+        for key in NAMES_OF_FILES:
+            # A section given as plain text is its name only, so nothing is missed.
+            if any(name == key or name.startswith(f"{key}.") for name in given):
+                raise ConfigError(f"{key} may name files of this machine: a studio that is open to others takes none")
+
+    def find(self, name: str) -> Run | None:
+        """The run of this folder name, or None: a name that points anywhere but straight into `root` is no run."""
+        folder = self.root / name
+        if not re.fullmatch(r"[\w-][\w.-]{0,200}", name) or folder.is_symlink():
+            return None
+        run = Run(folder)
+        return run if run.config_path.is_file() else None
+
+    def open(self, name: str) -> Run:
+        """As `find`. Raises RunError when there is none."""
+        run = self.find(name)
+        if run is None:
+            raise RunError("there is no run of that name here; was it deleted?")
+        return run
+
+    def runs(self) -> list[Run]:
+        """All runs, the one touched last first."""
+        return [run for run in list_runs(self.root) if self.find(run.folder.name)]
+
+    def start(self, config: RunConfig) -> Run:
+        """Queue the run of a configuration; the same configuration is the same run. Raises RunError, OSError."""
+        if len(queue.waiting(queue.runs_in(self.root))) >= MAX_WAITING:
+            raise RunError(f"{MAX_WAITING} runs are waiting already: try again when there are fewer")
+        run = new_run(self.root, config)
+        self.resume(run)
+        return run
+
+    def resume(self, run: Run) -> None:
+        """Let a run go on from where it is. Raises RunError, OSError."""
+        queue.enqueue(run)
+        ensure_workers(self.root)
+
+    def look(self, run: Run) -> Progress:
+        """How far a run is, and see to it that somebody works on it if it is waiting. Raises RunError."""
+        progress = queue.progress(run)
+        if (progress.active or progress.status == "stopped") and self._due():
+            ensure_workers(self.root)
+        return progress
+
+    def _due(self) -> bool:
+        now = time.monotonic()
+        if now - _watched.get(self.root, -_WATCH) < _WATCH:
+            return False
+        _watched[self.root] = now
+        return True
+
+    def place(self, run: Run) -> int:
+        """How many runs come before a queued one, those that are going on included."""
+        names, before = [], 0
+        runs = queue.runs_in(self.root)
+        for other in runs:
+            try:
+                before += other.state.status == "running"
+            except RunError:
+                continue
+        names = [other.folder.name for other in queue.waiting(runs)]
+        return before + (names.index(run.folder.name) if run.folder.name in names else 0)
+
+    def delete(self, run: Run) -> None:
+        """Delete a run's folder. Raises RunError for one that is going on or waiting."""
+        if queue.progress(run).active or run.busy():
+            raise RunError("the run is going on: cancel it first")
+        with run.locked():
+            run.config_path.unlink()  # from here on it is no run
+        shutil.rmtree(run.folder)
+
+
+def files(run: Run) -> list[Path]:
+    """What can be taken away, the mesh first. Links that lead out of the run are left out."""
+    inside = run.exports.resolve()
+    if inside.parent != run.folder.resolve():
+        return []
+    found = [
+        path
+        for path in run.exports.rglob("[!.]*")
+        if path.suffix in EXPORTS and path.is_file() and path.resolve().is_relative_to(inside)
+    ]
+    return sorted(found, key=lambda path: (EXPORTS.index(path.suffix), "splats" in path.stem, str(path)))
+
+
+def served(path: Path) -> str:
+    """A copy of a run's file at a place the server serves: nothing of the folder of runs is served itself."""
+    return save_file_to_cache(path, get_upload_folder())
+
+
+def checked(prompt: str) -> str:
+    """The prompt with its line breaks and runs of spaces made single spaces. Raises ValueError as `checked_prompt`."""
+    return checked_prompt(" ".join(prompt.split()))
+
+
+def problem(error: Exception) -> str:
+    """An error as a sentence for people."""
+    text = str(error).strip() or type(error).__name__
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,232 @@
+"""A finished object: viewers, turntable, what the mesh is like, and files to take away."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, get_args
+
+import gradio as gr
+
+from sds3d.export.folder import FORMATS, SPLAT_FORMATS, Format, asset_files
+from sds3d.files import write_atomically
+from sds3d.runs import Run, RunError
+
+from . import views
+from .folder import Studio, files, problem, served
+from .theme import GONE
+
+Updates = dict[Any, Any]
+"""New values by the part of the page that takes them."""
+
+MAX_TEXTURE = 4096
+MADE = "made"
+"""Folder in a run's exports for files made on demand."""
+
+_SPLAT_BYTES = 32  # a Gaussian in a .splat file
+
+
+@dataclass(frozen=True)
+class Result:
+    """The widgets of a finished object, and the box they are in."""
+
+    box: gr.Column
+    kind: gr.Radio
+    mesh: gr.Model3D
+    splats: gr.Model3D
+    video: gr.Video
+    measures: gr.HTML
+    files: gr.Files
+    format: gr.Dropdown
+    faces: gr.Number
+    texture: gr.Number
+    make: gr.Button
+    download: gr.DownloadButton
+    said: gr.HTML
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `shown` and `hidden` change."""
+        return [self.box, self.kind, self.mesh, self.splats, self.video, self.measures, self.files, self.download,
+                self.said]  # fmt: skip
+
+    def shown(self, run: Run) -> Updates:
+        """The files of a finished run in their viewers."""
+        found = files(run)
+        own = [path for path in found if path.parent == run.exports]
+        kind = "Mesh" if viewed(own, "Mesh") else "Splats"
+        video = next((path for path in own if path.suffix == ".mp4"), None)
+        return {
+            self.box: gr.Column(elem_classes=""),
+            self.kind: kind,
+            **self.look(run, kind),
+            self.video: served(video) if video else None,
+            self.measures: views.table(measures(run)),
+            self.files: [served(path) for path in found],
+            self.download: gr.DownloadButton(value=None, visible=False),
+            self.said: gr.HTML("", visible=False),
+        }
+
+    def look(self, run: Run, kind: str) -> Updates:
+        """One viewer with its file; the other is emptied, so that only one draws."""
+        own = [path for path in files(run) if path.parent == run.exports]
+        path = viewed(own, kind)
+        value = served(path) if path else None
+        return {
+            self.mesh: gr.Model3D(value if kind == "Mesh" else None, elem_classes="" if kind == "Mesh" else GONE),
+            self.splats: gr.Model3D(value if kind == "Splats" else None, elem_classes="" if kind == "Splats" else GONE),
+        }
+
+    def hidden(self) -> Updates:
+        """Nothing finished to show."""
+        empty: Updates = dict.fromkeys((self.mesh, self.splats, self.video, self.files))
+        return {self.box: gr.Column(elem_classes=GONE), **empty}
+
+
+def lay_out() -> Result:
+    """The widgets, in the layout that is open."""
+    # Hidden by its class and not by `visible`: a viewer stays empty when it is mounted with its model.
+    with gr.Column(elem_classes=GONE, elem_id="result") as box:
+        kind = gr.Radio(["Mesh", "Splats"], value="Mesh", show_label=False, container=False, elem_id="kind")
+        looks: dict[str, Any] = {"height": 420, "interactive": False, "clear_color": (0.945, 0.961, 0.976, 1)}
+        mesh = gr.Model3D(label="Mesh", elem_id="model", **looks)
+        splats = gr.Model3D(label="Gaussian splats", elem_id="splats", elem_classes=GONE, **looks)
+        with gr.Row():
+            video = gr.Video(
+                label="Turntable", autoplay=True, loop=True, height=280, interactive=False, elem_id="video",
+                buttons=[],
+            )  # fmt: skip
+            measures_ = gr.HTML(elem_id="measures")
+        files_ = gr.Files(label="Files", height=260, interactive=False, elem_id="files")
+        with gr.Accordion("Export again, as another format or size", open=False, elem_id="export"):
+            with gr.Row():
+                format_ = gr.Dropdown(list(FORMATS), value="glb", label="Format", min_width=110)
+                faces = gr.Number(0, label="Faces at most", info="0 keeps all", precision=0, minimum=0, min_width=110)
+                texture = gr.Number(
+                    1024, label="Texture", info="pixels a side", precision=0, minimum=64, maximum=MAX_TEXTURE,
+                    min_width=110,
+                )  # fmt: skip
+            make = gr.Button("Make the file", elem_id="make")
+            download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="made")
+            said = gr.HTML(visible=False)
+    return Result(
+        box, kind, mesh, splats, video, measures_, files_, format_, faces, texture, make, download, said
+    )  # fmt: skip
+
+
+def wire(result: Result, studio: Studio, run: gr.Textbox) -> None:
+    """The events of the viewer's switch and of the export panel. run: holds the name of the run shown."""
+
+    def switch(name: str, kind: str) -> Updates:
+        return result.look(studio.open(name), kind)
+
+    def export(name: str, format_: str, faces: float | None, texture: float | None) -> Updates:
+        try:
+            run = studio.open(name)
+            path = make_file(run, format_, faces or 0, texture or 0)
+        except (ValueError, RuntimeError, ImportError, OSError) as error:
+            return {result.said: gr.HTML(views.error(problem(error)), visible=True)}
+        size = path.stat().st_size / 1e6
+        return {
+            result.download: gr.DownloadButton(f"Download {path.name} ({size:.1f} MB)", served(path), visible=True),
+            result.files: [served(path) for path in files(run)],
+            result.said: gr.HTML("", visible=False),
+        }
+
+    result.kind.input(
+        switch, [run, result.kind], [result.mesh, result.splats], show_progress="hidden", api_visibility="private"
+    )
+    result.make.click(
+        export, [run, result.format, result.faces, result.texture], [result.download, result.files, result.said],
+        api_visibility="private", concurrency_limit=1, show_progress_on=result.make,
+    )  # fmt: skip
+
+
+def viewed(own: list[Path], kind: str) -> Path | None:
+    """The file that a viewer shows."""
+    splats = kind == "Splats"
+    wanted = ".ply" if splats else ".glb"
+    return next((p for p in own if p.suffix == wanted and p.stem.endswith("-splats") == splats), None)
+
+
+def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path:
+    """Write a run's asset in one more format or size, into its exports; several files go into a .zip.
+
+    faces: at most so many, 0 for all. texture_size: pixels a side, 64 to 4096.
+    Raises RunError, ValueError, EmptySurfaceError, ImportError (usdz without usd-core) and OSError.
+    """
+    from sds3d.asset import Asset
+    from sds3d.export.surface import simplify
+    from sds3d.prompts import slug
+
+    known: dict[str, Format] = {name: name for name in get_args(Format)}
+    if format_ not in known:
+        raise ValueError(f"the format {format_!r} is unknown: use one of {', '.join(known)}")
+    if run.busy():
+        raise RunError("the run is going on: wait for it, or pause it")
+    chosen, asset = known[format_], Asset(run.folder)
+    name = slug(asset.config.prompt)
+    if chosen in SPLAT_FORMATS:
+        made = asset_files([chosen], name, splats=asset.splats())
+    else:
+        faces, texture_size = int(faces), int(texture_size)
+        if faces and faces < 4:
+            raise ValueError(f"{faces} faces make no body: give 4 or more, or 0 for all")
+        if not 64 <= texture_size <= MAX_TEXTURE:
+            raise ValueError(f"a texture of {texture_size} pixels: give 64 to {MAX_TEXTURE}")
+        mesh = asset.mesh()
+        mesh = simplify(mesh, faces) if faces else mesh
+        name = f"{name}-{len(mesh.faces)}-faces-{texture_size}px"
+        made = asset_files([chosen], name, mesh, texture_size=texture_size)
+    if len(made) == 1:
+        (file, data), *_ = made.items()
+    else:
+        file, packed = f"{name}-{chosen}.zip", BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for inner, content in made.items():
+                archive.writestr(inner, content)
+        data = packed.getvalue()
+    return write_atomically(run.exports / MADE / file, data)
+
+
+def measures(run: Run) -> list[tuple[str, str]]:
+    """What a finished run's exports are like: faces, size and so on, and how long they took."""
+    rows: list[tuple[str, str]] = []
+    for path in files(run):
+        if path.parent == run.exports and path.suffix == ".glb" and not path.stem.endswith("-splats"):
+            rows = list(_measured(path, path.stat().st_mtime_ns))
+        elif path.suffix == ".splat" and path.parent == run.exports:
+            rows.append(("Gaussians", f"{path.stat().st_size // _SPLAT_BYTES:,}"))
+    state = run.state
+    return [*rows, ("Time", views.duration(state.seconds)), ("Folder", run.folder.name)]
+
+
+@lru_cache(maxsize=256)
+def _measured(path: Path, changed: int) -> tuple[tuple[str, str], ...]:
+    """Of a mesh file. changed: when it was."""
+    import trimesh
+
+    from sds3d.importers import load_asset
+    from sds3d.mesh import Mesh
+
+    try:
+        mesh = load_asset(path)
+    except ValueError as error:
+        return (("Mesh", problem(error)),)
+    if not isinstance(mesh, Mesh):
+        return ()
+    body = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    body.merge_vertices(merge_tex=True, merge_norm=True)  # a texture's seams are no holes
+    size = " × ".join(f"{100 * side:.1f}" for side in body.extents)
+    closed = bool(body.is_watertight)
+    return (
+        ("Vertices", f"{len(body.vertices):,}"),
+        ("Faces", f"{len(body.faces):,}"),
+        ("Watertight", "yes" if closed else "no"),
+        ("Size", f"{size} cm"),
+        ("Volume", f"{1000 * abs(float(body.volume)):.2f} l" if closed else "open, so none"),
+        *((("Texture", f"{mesh.texture.shape[1]} px"),) if mesh.texture is not None else ()),
+    )

@@ -1,0 +1,78 @@
+"""Serving the page: to this machine unless asked otherwise, and nothing but the page and files handed out."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from pathlib import Path
+
+from sds3d.config import ConfigError
+
+from .folder import Studio
+from .page import build_page
+from .theme import CSS, THEME
+
+UPLOADS = "1mb"
+"""The page takes no uploads; the server's own limit for them."""
+
+
+def launch(
+    runs: Path,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    overrides: Sequence[str] = (),
+    *,
+    share: bool = False,
+    auth: Sequence[str] = (),
+    block: bool = True,
+) -> str:
+    """Serve the page on `host`:`port` until interrupted; runs that are going on then go on.
+
+    runs: the folder of run folders; only files that the page hands out are served. overrides: KEY=VALUE laid over every
+    preset. share: a public address through Gradio's servers, which needs `auth`. auth: USER:PASSWORD of those who may
+    come; none lets everybody in who reaches the address. block: wait until interrupted.
+
+    Returns the address. Raises OSError when the port is taken, ConfigError when an override or a login is wrong.
+    """
+    users = [login(text) for text in auth]
+    if share and not users:
+        raise ConfigError("a public address without a password lets anybody in: add --auth USER:PASSWORD")
+    root = runs.resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    page = build_page(Studio(root, tuple(overrides), local=is_local(host) and not share))
+    page.queue(default_concurrency_limit=None)
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            auth=users or None,
+            max_file_size=UPLOADS,
+            theme=THEME,
+            css=CSS,
+            footer_links=[],
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            prevent_thread_lock=not block,
+        )
+    except OSError as error:
+        raise OSError(f"cannot serve on {host}:{port}: is it taken? choose another with --port") from error
+    return address
+
+
+def login(text: str) -> tuple[str, str]:
+    """The user and the password of USER:PASSWORD. Raises ConfigError, which does not repeat what was given."""
+    user, colon, password = text.partition(":")
+    if not (user and colon and password):
+        raise ConfigError("--auth wants USER:PASSWORD, both of them not empty")
+    return user, password
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
