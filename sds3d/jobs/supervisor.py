@@ -18,12 +18,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from sds3d.jobs.queue import recover, rest, runs_in, stop, waiting
 from sds3d.runs import Run, RunBusyError, RunError, hold
 
+_SPAWN = multiprocessing.get_context("spawn")  # forked processes cannot use CUDA, and inherit locks
+
 POLL = 0.25  # seconds
+PATIENCE = 60.0
+"""Seconds that a worker has to end after its current step before it is ended; an export may take some."""
 IDLE = 600.0
 """Seconds that the studio's workers keep their priors loaded for the next run."""
 
@@ -34,7 +39,7 @@ class Crew:
 
     devices: a worker each, "cpu", "cuda:1" and so on. threads: CPU threads of each; 0 shares the cores out.
     retries: how often a run is tried again whose worker died. together: runs of equal settings that are optimised
-    together. idle: seconds that workers wait for more.
+    together. idle: seconds that workers wait for more. log: a file that takes what workers and their libraries say.
     """
 
     devices: Sequence[str] = ("",)
@@ -42,12 +47,16 @@ class Crew:
     retries: int = 2
     together: int = 1
     idle: float = 0.0
+    log: Path | None = None
 
 
 @dataclass
 class _Workers:
-    """The processes by device, and how many processes the kernel had ended for want of memory when they were seen."""
+    """The processes by device. leave: asks them to end after the current step. kills: how many processes the kernel had
+    ended for want of memory when it was asked last.
+    """
 
+    leave: Event
     processes: dict[int, BaseProcess] = field(default_factory=dict)
     kills: int = 0
 
@@ -60,7 +69,7 @@ def supervise(root: Path, names: Sequence[str] | None = None, crew: Crew | None 
     """
     crew = crew or Crew()
     root.mkdir(parents=True, exist_ok=True)
-    workers = _Workers(kills=memory_kills())
+    workers = _Workers(_SPAWN.Event(), kills=memory_kills())
     with ExitStack() as stack:
         if names is None:
             stack.enter_context(hold(lock_of(root), f"the queue of {root} is worked off"))
@@ -80,11 +89,10 @@ def supervise(root: Path, names: Sequence[str] | None = None, crew: Crew | None 
 
 def _staff(root: Path, names: Sequence[str] | None, workers: _Workers, crew: Crew) -> None:
     """A worker for each device that has none."""
-    context = multiprocessing.get_context("spawn")  # forked processes cannot use CUDA, and inherit locks
     for index, device in enumerate(crew.devices):
         if index not in workers.processes:
-            arguments = (root, names, device, crew, os.getpid())
-            process = context.Process(target=_work, args=arguments, name=f"sds3d-worker-{index}", daemon=True)
+            arguments = (root, names, device, crew, os.getpid(), workers.leave)
+            process = _SPAWN.Process(target=_work, args=arguments, name=f"sds3d-worker-{index}", daemon=True)
             process.start()
             workers.processes[index] = process
 
@@ -112,18 +120,17 @@ def _why(code: int, lean: bool) -> str:
 
 
 def _dismiss(root: Path, names: Sequence[str] | None, workers: _Workers) -> None:
-    """Pause what is running, so that it keeps its last step, and end the workers."""
-    if any(process.is_alive() for process in workers.processes.values()):
-        for run in runs_in(root, names):
-            with suppress(RunError):
-                if run.state.status == "running":
-                    stop(run, "pause")
-        end = time.monotonic() + 60
-        while time.monotonic() < end and any(_running(run) for run in runs_in(root, names)):
-            time.sleep(POLL)
+    """End the workers after their current steps, and leave the runs they were at paused."""
+    going_on = [run for run in runs_in(root, names) if _running(run)] if workers.processes else []
+    workers.leave.set()
+    end = time.monotonic() + PATIENCE
     for process in workers.processes.values():
+        process.join(max(end - time.monotonic(), 0))
         process.terminate()
         process.join()
+    for run in going_on:
+        with suppress(RunError):
+            stop(run, "pause")
 
 
 def _running(run: Run) -> bool:
@@ -132,10 +139,14 @@ def _running(run: Run) -> bool:
     return False
 
 
-def _work(root: Path, names: Sequence[str] | None, device: str, crew: Crew, parent: int) -> None:
+def _work(root: Path, names: Sequence[str] | None, device: str, crew: Crew, parent: int, leave: Event) -> None:
     """The worker's process: it goes on as long as its supervisor lives."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if crew.log is not None:
+        with crew.log.open("ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
     from sds3d.devices import default_threads
     from sds3d.jobs.worker import work
 
@@ -147,7 +158,7 @@ def _work(root: Path, names: Sequence[str] | None, device: str, crew: Crew, pare
         retries=crew.retries,
         together=crew.together,
         idle=crew.idle,
-        wanted=lambda: os.getppid() == parent,
+        wanted=lambda: os.getppid() == parent and not leave.is_set(),
     )
 
 

@@ -47,11 +47,10 @@ class Worker:
         A run's errors end in its state and are not raised. wanted: asked at each step; once it says no, runs are put
         back into the queue with a checkpoint. upcoming: runs whose texts are embedded while the text encoders are here.
         """
-        try:
+        prior: Prior | None = None
+        with suppress(Exception):  # what is wrong with its prior or its texts, the run says in its own state and log
             prior = self._load(runs)
             self._embed([*runs, *upcoming][: max(AHEAD, len(runs))])
-        except Exception:  # the run itself shall say what is wrong with its prior, in its own state and log
-            self._prior = prior = None
         if prior is None or len(runs) == 1:
             for run in runs:
                 self._drive(run, prior, wanted)

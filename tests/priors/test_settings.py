@@ -16,7 +16,7 @@ from sds3d.priors.diffusers import DiffusersConfig, load_prior, toybox_folder
 from sds3d.priors.multiview import CameraEncoder, ViewAttention, camera_embedding, camera_features
 from sds3d.priors.network import DiffusionPrior
 from sds3d.priors.pixels import Latents
-from tests.priors.tiny import tiny_pipeline
+from tests.priors.tiny import FAMILIES, tiny_pipeline
 
 Load = Callable[..., DiffusionPrior]
 
@@ -97,6 +97,30 @@ def test_slices_and_tiles_say_the_same(load: Load, setting: str) -> None:
     x = prior.encode_image(pictures(prior))
     torch.testing.assert_close(other.encode_image(pictures(prior)), x, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(other.decode(x), prior.decode(x), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_network_asked_in_chunks_says_the_same(load: Load, family: str) -> None:
+    whole, chunked = load(family), load(family, chunk=1)
+    rows: list[int] = []
+    chunked.network.register_forward_pre_hook(
+        lambda _, args, kwargs: rows.append(len(args[0] if args else kwargs["hidden_states"])), with_kwargs=True
+    )
+    expected, found = asked(whole), asked(chunked)
+    assert rows == [1] * len(found.eps)
+    torch.testing.assert_close(found.eps, expected.eps, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found.x0, expected.x0, atol=1e-5, rtol=1e-5)
+
+
+def test_chunks_of_a_multi_view_model_are_whole_objects() -> None:
+    whole, chunked = load_prior(DiffusersConfig()), load_prior(DiffusersConfig(chunk=2))
+    rows: list[int] = []
+    chunked.network.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    x = torch.randn(8, *whole.encode_image(torch.full((1, 64, 64, 3), 0.5)).shape[1:], generator=torch.Generator().manual_seed(0))
+    t, cond, cameras = torch.full((8,), 0.7), whole.encode_text(["a red mug"] * 8), turntable(8)
+    expected, found = whole.predict(x, t, cond, cameras), chunked.predict(x, t, cond, cameras)
+    assert rows == [4, 4]
+    torch.testing.assert_close(found.eps, expected.eps, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("family", "blocks"), [("sd", 7), ("flux dev", 2)])

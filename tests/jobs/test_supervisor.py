@@ -1,0 +1,220 @@
+"""Workers as processes: killed, retried, given up, stopped within a step; supervisors that are killed themselves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from sds3d.jobs.queue import enqueue, progress, stop
+from sds3d.jobs.supervisor import Crew, ensure_workers, lock_of, memory_kills, supervise, supervised
+from sds3d.run_config import make_config, new_run
+from sds3d.runs import Run, RunBusyError, read_checkpoint
+from tests.jobs.test_together import QUICK
+
+PATIENCE = 180  # seconds
+CREW = Crew(devices=["cpu"], threads=1)
+
+
+def queued(root: Path, prompt: str, steps: int) -> Run:
+    run = new_run(root, make_config(prompt, overrides=[*QUICK, f"steps={steps}", "checkpoint_every=5"]))
+    enqueue(run)
+    return run
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.05)
+
+
+def holder(run: Run) -> int:
+    """The process that drives the run."""
+    return int((run.folder / "lock").read_text())
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs; a process that has ended and is not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def same(a: Run, b: Run) -> bool:
+    ours, theirs = read_checkpoint(a.checkpoints[0]), read_checkpoint(b.checkpoints[0])
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def drain(root: Path, crew: Crew = CREW, each: Callable[[], object] = lambda: None) -> None:
+    for _ in supervise(root, crew=crew):
+        each()
+
+
+def test_a_killed_worker_takes_nothing_along(tmp_path: Path):
+    victim, other = queued(tmp_path, "a red mug", 12), queued(tmp_path, "a blue chair", 2)
+    killed: list[int] = []
+
+    def kill_once() -> None:
+        if not killed and victim.state.step >= 5 and victim.busy():
+            killed.append(holder(victim))
+            os.kill(killed[0], signal.SIGKILL)
+
+    drain(tmp_path, each=kill_once)
+    assert killed
+    assert (victim.state.status, victim.state.attempts, victim.state.lean) == ("done", 1, False)
+    assert (other.state.status, other.state.attempts) == ("done", 0)
+    assert "signal 9; attempt 1 of 3" in (victim.folder / "run.log").read_text()
+    straight = queued(tmp_path / "straight", "a red mug", 12)
+    drain(tmp_path / "straight")
+    assert same(victim, straight)
+
+
+def test_a_run_that_kills_every_worker_is_given_up_and_the_next_one_comes(tmp_path: Path):
+    poison, other = queued(tmp_path, "a red mug", 9000), queued(tmp_path, "a blue chair", 2)
+
+    def kill() -> None:
+        seen = progress(poison)
+        if seen.status == "running" and seen.step > 5:
+            os.kill(holder(poison), signal.SIGKILL)
+
+    drain(tmp_path, Crew(devices=["cpu"], threads=1, retries=1), kill)
+    assert (poison.state.status, poison.state.attempts) == ("failed", 2)
+    assert "signal 9 (2 times)" in poison.state.error
+    assert poison.checkpoints, "what was done until then is kept"
+    assert other.state.status == "done"
+
+
+@pytest.mark.parametrize(("request_", "after"), [("pause", "paused"), ("cancel", "cancelled")])
+def test_a_request_acts_within_a_step_and_the_run_can_go_on(request_: str, after: str, tmp_path: Path):
+    run, waiting = queued(tmp_path, "a red mug", 40), queued(tmp_path, "a blue chair", 2)
+    asked: list[int] = []
+
+    def ask() -> None:
+        if not asked and len(run.last_events(3)) == 3:
+            stop(waiting, request_)
+            stop(run, request_)
+            asked.append(int(run.last_events(1)[0]["step"]))
+
+    drain(tmp_path, each=ask)
+    assert run.state.status == waiting.state.status == after
+    assert asked[0] <= run.state.step <= asked[0] + 1
+    assert waiting.state.step == 0
+    for again in (run, waiting):
+        enqueue(again)
+    drain(tmp_path)
+    assert run.state.status == waiting.state.status == "done"
+    straight = queued(tmp_path / "straight", "a red mug", 40)
+    drain(tmp_path / "straight")
+    assert same(run, straight)
+
+
+def test_two_workers_share_a_queue(tmp_path: Path):
+    several = [queued(tmp_path, prompt, 6) for prompt in ("a red mug", "a blue chair", "a green hat", "a black boat")]
+    drain(tmp_path, Crew(devices=["cpu", "cpu"], threads=1))
+    assert [run.state.status for run in several] == ["done"] * 4
+    assert len({holder(run) for run in several}) == 2
+    for run in several:
+        assert [event["step"] for event in run.events()] == list(range(1, 7)), "some steps were done twice"
+
+
+def test_whoever_stops_supervising_pauses_what_is_going_on(tmp_path: Path):
+    run, waiting = queued(tmp_path, "a red mug", 9000), queued(tmp_path, "a blue chair", 2)
+    for _ in supervise(tmp_path, crew=CREW):
+        with pytest.raises(RunBusyError, match="is worked off by process"):
+            next(supervise(tmp_path, crew=CREW))
+        if len(run.last_events(2)) == 2:
+            break
+    assert (run.state.status, waiting.state.status) == ("paused", "queued")
+    assert run.state.step == len(run.events()) == int(run.checkpoints[0].stem)
+    assert not supervised(tmp_path)
+    assert not run.busy()
+
+
+def test_what_a_dead_machine_left_running_is_found(tmp_path: Path):
+    run = queued(tmp_path, "a red mug", 3)
+    run.update(status="running")  # and nobody holds it
+    drain(tmp_path, Crew(devices=["cpu"], threads=1, retries=0))
+    assert (run.state.status, run.state.attempts) == ("done", 0)
+
+
+@contextmanager
+def workers(root: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`sds3d worker` as a process of its own."""
+    command = [sys.executable, "-m", "sds3d.cli", "worker", "--out", str(root), "--threads", "1"]
+    process = subprocess.Popen(command, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_workers_whose_supervisor_was_killed_put_their_run_back(tmp_path: Path):
+    run = queued(tmp_path, "a red mug", 30)
+    with workers(tmp_path) as process:
+        wait_for(lambda: len(run.last_events(3)) == 3)
+        pid = holder(run)
+        assert pid != process.pid
+        process.kill()
+        process.wait()
+        wait_for(lambda: run.state.status == "queued")
+        wait_for(lambda: not alive(pid))
+    assert run.state.attempts == 0
+    assert run.state.step == int(run.checkpoints[0].stem) >= 3
+    drain(tmp_path)
+    straight = queued(tmp_path / "straight", "a red mug", 30)
+    drain(tmp_path / "straight")
+    assert same(run, straight)
+
+
+def test_ctrl_c_pauses_and_says_so(tmp_path: Path):
+    run = queued(tmp_path, "a red mug", 9000)
+    command = [sys.executable, "-m", "sds3d.cli", "worker", "--out", str(tmp_path), "--threads", "1"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_for(lambda: len(run.last_events(2)) == 2)
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+        said = process.communicate(timeout=PATIENCE)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "paused" in said
+    assert "Traceback" not in said
+    assert run.state.status == "paused"
+
+
+def test_the_studios_workers_are_started_once_and_outlive_their_starter(tmp_path: Path):
+    run = queued(tmp_path, "a red mug", 3)
+    starter = (
+        "import sys; from pathlib import Path; from sds3d.jobs.supervisor import ensure_workers as e; "
+        "[e(Path(sys.argv[1]), ['--threads', '1']) for _ in range(3)]"
+    )
+    subprocess.run([sys.executable, "-c", starter, str(tmp_path)], check=True)
+    wait_for(lambda: supervised(tmp_path))
+    supervisor = int(lock_of(tmp_path).read_text())
+    try:
+        ensure_workers(tmp_path)  # there are some
+        wait_for(lambda: run.state.status == "done")
+        assert int(lock_of(tmp_path).read_text()) == supervisor
+        again = queued(tmp_path, "a blue chair", 2)  # they wait for more
+        wait_for(lambda: again.state.status == "done")
+        assert holder(again) == holder(run), "the prior was loaded twice"
+    finally:
+        os.kill(supervisor, signal.SIGTERM)
+    wait_for(lambda: not alive(holder(again)))
+
+
+def test_kills_for_want_of_memory_are_counted():
+    """What the kernel says is a number, and nobody was killed since it was asked before."""
+    assert memory_kills() >= 0
+    assert memory_kills() == memory_kills()

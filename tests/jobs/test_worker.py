@@ -1,0 +1,132 @@
+"""A worker: one prior for many runs, errors that end in a run's own state, less memory when there is too little."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sds3d.jobs import worker as worker_module
+from sds3d.jobs.queue import enqueue, runs_in
+from sds3d.jobs.worker import Worker, lacks_memory, work
+from sds3d.priors.base import Prior
+from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.run_config import make_config, new_run
+from sds3d.runs import Run
+from tests.jobs.test_together import QUICK, assert_alike
+
+
+def queued(root: Path, prompt: str, *settings: str) -> Run:
+    run = new_run(root, make_config(prompt, overrides=[*QUICK, "steps=2", *settings]))
+    enqueue(run)
+    return run
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[DiffusersConfig]:
+    """What priors workers load from now on."""
+    seen: list[DiffusersConfig] = []
+
+    def load(config: DiffusersConfig, device: Any) -> Prior:
+        seen.append(config)
+        return load_prior(config, device)
+
+    monkeypatch.setattr(worker_module, "load_prior", load)
+    return seen
+
+
+def test_one_prior_serves_the_whole_queue_and_a_bad_run_is_in_nobodys_way(tmp_path: Path, loads: list[DiffusersConfig]):
+    good = [queued(tmp_path, "a red mug"), queued(tmp_path, "a blue chair")]
+    missing = queued(tmp_path, "a green hat", f"prior.model={tmp_path / 'nothing'}", "prior.offline=true")
+    broken = queued(tmp_path, "a white cat")
+    broken.config_path.write_text("prompt: [")
+    last = queued(tmp_path, "a black boat")
+    work(tmp_path, threads=1)
+    assert [run.state.status for run in (*good, last)] == ["done"] * 3
+    assert (missing.state.status, broken.state.status) == ("failed", "failed")
+    assert "nothing" in missing.state.error
+    assert "not YAML" in broken.state.error
+    assert [config.model for config in loads if config.model == "toybox"] == ["toybox"] * 2  # once more after the bad
+
+
+def test_a_worker_that_is_not_wanted_any_more_puts_its_run_back(tmp_path: Path):
+    run, other = queued(tmp_path, "a red mug", "steps=6"), queued(tmp_path, "a blue chair", "steps=6")
+    work(tmp_path, threads=1, together=2, wanted=lambda: run.state.step < 3)
+    assert (run.state.status, run.state.step) == ("queued", 3)
+    assert other.state.status == "queued"
+    assert other.state.step >= 2
+    work(tmp_path, threads=1)
+    straight = queued(tmp_path / "straight", "a red mug", "steps=6")
+    work(tmp_path / "straight", threads=1)
+    assert other.state.status == "done"
+    assert_alike([run], [straight])
+
+
+def short_of_memory(prior: Any, rows: int) -> None:
+    """From now on the network has memory for so many rows at a time and no more."""
+
+    def refuse(_: nn.Module, args: tuple[Any, ...]) -> None:
+        if len(args[0]) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    prior.network.register_forward_pre_hook(refuse)
+
+
+@pytest.mark.parametrize(("rows", "status", "attempts"), [(4, "done", 1), (3, "failed", 1)])
+def test_a_run_that_lacks_memory_goes_on_with_less(
+    rows: int, status: str, attempts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def load(config: DiffusersConfig, device: Any) -> Prior:
+        prior = load_prior(config, device)
+        short_of_memory(prior, rows)
+        return prior
+
+    monkeypatch.setattr(worker_module, "load_prior", load)
+    several = [queued(tmp_path, "a red mug"), queued(tmp_path, "a blue chair")]
+    work(tmp_path, threads=1, together=2)
+    for run in several:
+        assert (run.state.status, run.state.attempts, run.state.lean) == (status, attempts, True)
+    if status == "done":
+        monkeypatch.undo()
+        plain = [queued(tmp_path / "plain", "a red mug"), queued(tmp_path / "plain", "a blue chair")]
+        work(tmp_path / "plain", threads=1)
+        assert_alike(several, plain)
+
+
+def test_without_retries_a_lack_of_memory_is_the_end(tmp_path: Path):
+    run = queued(tmp_path, "a red mug")
+    worker = Worker(threads=1, retries=0)
+    short_of_memory(worker._load([run]), 4)
+    worker.carry_out([run])
+    assert (run.state.status, run.state.attempts) == ("failed", 0)
+    assert "out of memory" in run.state.error
+
+
+@pytest.mark.parametrize(
+    ("error", "so"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
+        (RuntimeError("shape mismatch"), False),
+        (OSError("no space left"), False),
+    ],
+)
+def test_errors_of_memory_are_told_from_others(error: Exception, so: bool):
+    assert lacks_memory(error) == so
+
+
+def test_texts_of_waiting_runs_are_embedded_with_the_first(tmp_path: Path):
+    several = [queued(tmp_path, prompt) for prompt in ("a red mug", "a blue chair", "a green hat")]
+    worker = Worker(threads=1)
+    prior: Any = worker._load(several)
+    loaded: list[int] = []
+    encoders = prior.texts.load
+    prior.texts.load = lambda: loaded.append(1) or encoders()
+    for run in several:
+        worker.carry_out([run], upcoming=runs_in(tmp_path))
+    assert [run.state.status for run in several] == ["done"] * 3
+    assert len(loaded) == 1
