@@ -21,7 +21,6 @@ from sds3d.console import STYLES, Overrides, Retries, Threads, Together, Workers
 if TYPE_CHECKING:
     from sds3d.jobs.batch import Batch, Engine, Watch
     from sds3d.jobs.prompts_file import Entry
-    from sds3d.jobs.supervisor import Crew
 
 
 class EngineName(str, Enum):
@@ -87,14 +86,12 @@ def batch(
 
         made = make_batch(root, entries, part)
         watch = Watch(made.jobs)
-    crew = _crew(workers, threads, retries, together, engine)
-    stopped = _watch(made, watch, _engine(engine, crew, address, workers))
-    watch.look()
+    stopped = _watch(made, watch, _engine(engine, address, workers, threads, retries, together))
     with err.status("writing the gallery"):
         from sds3d.jobs.gallery import write_gallery
 
         written = write_gallery(made, f"{prompts.name}" + (f", {part[0]} of {part[1]}" if part[1] > 1 else ""))
-    _tell(made, watch, written)
+    _tell(made, watch, written, ("failed", "cancelled") if stopped else ("failed", "cancelled", "paused"))
     if stopped:
         err.print("paused; the same command goes on:")
         err.print(f"  {escape(shlex.join(['sds3d', *sys.argv[1:]]))}", soft_wrap=True)
@@ -103,21 +100,21 @@ def batch(
         raise typer.Exit(1)
 
 
-def _crew(workers: int, threads: int, retries: int, together: int, name: EngineName) -> Crew:
-    from sds3d.jobs.supervisor import Crew, default_devices
+def _engine(name: EngineName, address: str, workers: int, threads: int, retries: int, together: int) -> Engine:
+    from sds3d.jobs.supervisor import Crew, default_devices, supervise
 
-    devices = default_devices(workers) if name is EngineName.local else ()
-    return Crew(devices, threads, retries, together)
-
-
-def _engine(name: EngineName, crew: Crew, address: str, most: int) -> Engine:
     if name is EngineName.local:
-        from sds3d.jobs.supervisor import supervise
+        devices = default_devices(workers)
 
-        return lambda root, names: supervise(root, names, crew)
+        def locally(root: Path, names: Sequence[str]) -> Iterator[None]:
+            # On the terminal it would tear the table; what fails is told there anyway.
+            return supervise(root, names, Crew(devices, threads, retries, together, log=root / ".workers.log"))
+
+        return locally
     from sds3d.jobs import ray_engine
 
-    return lambda root, names: ray_engine.supervise(root, names, crew, address, most)
+    crew = Crew((), threads, retries, together)
+    return lambda root, names: ray_engine.supervise(root, names, crew, address, workers)
 
 
 def _watch(batch: Batch, watch: Watch, engine: Engine) -> bool:
@@ -157,14 +154,14 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
         restore()
 
 
-def _tell(batch: Batch, watch: Watch, written: Sequence[Path]) -> None:
-    """What failed or was stopped, where everything is, and the counts."""
+def _tell(batch: Batch, watch: Watch, written: Sequence[Path], named: Sequence[str]) -> None:
+    """Runs of the states that are named, where everything is, and the counts."""
     from sds3d.jobs.board import summary, title
 
     table = Table(Column("run", overflow="fold"), "state", Column("", overflow="fold"))
     for job, seen in zip(watch.jobs, watch.seen, strict=True):
-        if seen.status in ("failed", "cancelled", "paused"):
-            hint = f"sds3d resume {job.run.folder}" if seen.status == "cancelled" else seen.error
+        if seen.status in named:
+            hint = seen.error or f"sds3d resume {job.run.folder}"
             table.add_row(escape(title(job)), f"[{STYLES[seen.status]}]{seen.status}[/]", escape(hint))
     if table.row_count:
         err.print(table)

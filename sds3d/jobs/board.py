@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
@@ -33,10 +33,9 @@ class Board:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """While it is seen."""
-        if not self.console.is_terminal:
-            yield
-            return
-        with Live(self, console=self.console, auto_refresh=False) as self._live:
+        with ExitStack() as stack:
+            if self.console.is_terminal:
+                self._live = stack.enter_context(Live(self, console=self.console, auto_refresh=False))
             yield
             self.look()
         self._live = None
@@ -83,7 +82,9 @@ class Board:
         active = [pair for pair in self._pairs() if pair[1].status in GOING_ON]
         failed = [pair for pair in self._pairs() if pair[1].status == "failed"][-FAILURES:]
         most = max(console.height - 5 - len(failed), 3)
-        table = Table.grid(Column(ratio=1, no_wrap=True), *[Column(no_wrap=True)] * 4, padding=(0, 2), expand=True)
+        table = Table.grid(
+            Column(ratio=1, no_wrap=True), *(Column(no_wrap=True) for _ in range(4)), padding=(0, 2), expand=True
+        )
         for job, one in active[:most]:
             speed = f"{one.seconds_per_step:.2f} s/step" if one.seconds_per_step else ""
             left = duration(one.seconds_left) if one.status == "running" else ""

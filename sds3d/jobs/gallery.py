@@ -63,7 +63,10 @@ def write_gallery(batch: Batch, title: str) -> list[Path]:
     mark = f"-{index}-of-{count}" if count > 1 else ""
     rows = rows_of(batch)
     lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
-    unique = list({row.run: row for row in reversed(rows)}.values())[::-1]
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(row.run, row)
+    unique = list(first.values())
     return [
         write_atomically(batch.root / f"manifest{mark}.jsonl", lines.encode()),
         write_atomically(batch.root / f"index{mark}.html", page(unique, title, batch.root).encode()),
@@ -111,8 +114,9 @@ def _views(folder: Path, size: int) -> NDArray[np.float32]:
             side = picture.width // PREVIEW_VIEWS
             views = [picture.convert("RGB").crop((i * side, 0, (i + 1) * side, side)) for i in range(PREVIEW_VIEWS)]
             filters = Image.Resampling.NEAREST if side < size else Image.Resampling.LANCZOS
-            pictures = np.stack([np.asarray(view.resize((size, size), filters)) for view in views])
-            return pictures.astype(np.float32) / np.float32(255)
+            pictures = np.stack([np.asarray(view.resize((size, size), filters)) for view in views]).astype(np.float32)
+            pictures /= 255
+            return pictures
     except OSError:
         return np.full((PREVIEW_VIEWS, size, size, 3), 0.8, dtype=np.float32)
 

@@ -5,14 +5,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 if TYPE_CHECKING:
     from sds3d.jobs.gallery import Row
 
-PICTURES = ("contact_sheet.png", "turntable.mp4")
+NAMES = {"contact_sheet.png": "views", "turntable.mp4": "turntable"}
+KINDS = (
+    "views",
+    "turntable",
+    "glb",
+    "obj",
+    "mtl",
+    "png",
+    "ply",
+    "stl",
+    "usdz",
+    "splats.glb",
+    "splats.ply",
+    "splat",
+    "spz",
+)
+"""The order of a card's links."""
 
 _HEAD = """<!doctype html>
 <html lang="en">
@@ -86,7 +102,9 @@ def _card(row: Row, root: Path) -> str:
         view = f'<div class="view">{inside or f"<span class=none>{escape(row.status)}</span>"}</div>'
     facts = f"line {row.line} · {row.status} · seed {row.seed} · {row.preset} · {row.steps} steps · {row.seconds:.0f} s"
     error = f'<p class="error">{escape(row.error)}</p>' if row.error else ""
-    links = " ".join(f'<a href="{quote(path)}">{escape(_name(path))}</a>' for path in row.exports)
+    named = sorted((_name(path), path) for path in row.exports)
+    named.sort(key=lambda pair: KINDS.index(pair[0]) if pair[0] in KINDS else len(KINDS))
+    links = " ".join(f'<a href="{quote(path)}">{escape(name)}</a>' for name, path in named)
     return (
         f'<article>{view}<div class="text"><h2>{escape(row.prompt)}</h2><p>{escape(facts)}</p>{error}{links}</div>'
         "</article>\n"
@@ -95,5 +113,7 @@ def _card(row: Row, root: Path) -> str:
 
 def _name(path: str) -> str:
     """What a file is called on the page: by its kind, as the prompt stands above it."""
-    file = PurePosixPath(path)
-    return file.name if file.name in PICTURES else file.suffix.removeprefix(".")
+    _, _, *folders, file = path.split("/")
+    kind = file.rpartition(".")[2]
+    name = NAMES.get(file) or (f"splats.{kind}" if file.endswith(f"-splats.{kind}") else kind)
+    return "/".join([*folders, name])  # particle-2/glb

@@ -1,0 +1,275 @@
+"""A batch from its file to its folder: what fails, is stopped, is killed or is sharded ends as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sds3d.cli import main
+from sds3d.jobs.batch import Batch, Job, Watch, carry_out, make_batch
+from sds3d.jobs.board import Board, duration
+from sds3d.jobs.prompts_file import read_prompts
+from sds3d.jobs.queue import stop, waiting
+from sds3d.runs import Run, list_runs, read_checkpoint
+from tests.browser.studio import QUICK, wait_for
+
+ROOT = Path(__file__).parents[2]
+SETTINGS = [*QUICK, "steps=8", "checkpoint_every=3", "export.frames=4", "export.formats=[glb, splat-ply]"]
+PROMPTS = "prompt,start_from\na red mug,\na blue chair,missing.glb\na green ball,\na red mug,\n"
+GOOD = ("a red mug", "a green ball")
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    return ["batch", str(folder / "prompts.csv"), "--out", str(folder / "out"), "--threads", "1", *SETTINGS, *more]
+
+
+def begin(folder: Path, *more: str) -> subprocess.Popen[str]:
+    """The command in a process of its own."""
+    (folder / "prompts.csv").write_text(PROMPTS)
+    return subprocess.Popen(
+        [sys.executable, "-m", "sds3d.cli", *command(folder, *more)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def manifest(folder: Path, name: str = "manifest.jsonl") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "out" / name).read_text(encoding="utf-8").splitlines()]
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """Exports and the tensors of last checkpoints, by their paths."""
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("out/*/exports/*")}
+    for path in folder.glob("out/*/checkpoints/00000008.safetensors"):
+        tensors = read_checkpoint(path)
+        found |= {f"{path.parts[-3]}: {key}": tensor.numpy().tobytes() for key, tensor in tensors.items()}
+    return found
+
+
+def running(folder: Path) -> Run | None:
+    """A run that has done some steps and is not yet at its end."""
+    return next((run for run in list_runs(folder / "out") if 2 <= len(run.events()) < 6 and run.busy()), None)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A batch that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    process = begin(folder)
+    said, _ = process.communicate()
+    assert process.returncode == 1, said
+    assert "the same as line 2, so one run with it: line 5" in said
+    assert "line 3, a blue chair: failed: " in said
+    assert "missing.glb" in said
+    assert "line 2, a red mug: done in " in said
+    assert "2 done, 1 failed in " in said
+    return folder
+
+
+def test_a_failing_line_keeps_none_of_the_others(whole: Path):
+    assert [(row["line"], row["prompt"], row["status"]) for row in manifest(whole)] == [
+        (2, "a red mug", "done"),
+        (3, "a blue chair", "failed"),
+        (4, "a green ball", "done"),
+        (5, "a red mug", "done"),
+    ]
+    for row in manifest(whole):
+        assert ("missing.glb" in row["error"]) == (row["status"] == "failed")
+        assert all((whole / "out" / path).is_file() for path in row["exports"])
+    assert len({name for name in results(whole) if "/exports/" in name}) == 2 * 4
+    assert {path.name for path in (whole / "out").glob("*.*")} >= {"index.html", "contact_sheet.png"}
+
+
+def test_again_leaves_finished_runs_and_tries_failed_ones(whole: Path, capsys: pytest.CaptureFixture[str]):
+    done = [run for run in list_runs(whole / "out") if run.state.status == "done"]
+    files = [path for run in done for path in run.folder.rglob("*") if path.name != "lock"]
+    before = [path.stat().st_mtime_ns for path in files]
+    with pytest.raises(SystemExit) as ended:
+        main(command(whole))
+    assert ended.value.code == 1
+    assert before == [path.stat().st_mtime_ns for path in files]
+    assert "line 3, a blue chair: failed: " in capsys.readouterr().err
+
+
+def test_ctrl_c_pauses_and_the_same_command_goes_on(whole: Path, tmp_path: Path):
+    process = begin(tmp_path)
+    wait_for(lambda: running(tmp_path) or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
+    said, _ = process.communicate()
+    assert process.returncode == 130, said
+    assert "paused; the same command goes on:" in said
+    assert f"sds3d batch {tmp_path}/prompts.csv" in said
+    assert "paused" in [row["status"] for row in manifest(tmp_path)]
+    process = begin(tmp_path)
+    said, _ = process.communicate()
+    assert process.returncode == 1, said
+    assert "goes on after step" in said
+    assert results(tmp_path) == results(whole)
+
+
+def test_a_killed_worker_is_replaced_and_its_run_goes_on(whole: Path, tmp_path: Path):
+    process = begin(tmp_path, "--workers", "2")
+    wait_for(lambda: running(tmp_path) or process.poll() is not None)
+    run = running(tmp_path)
+    assert run is not None
+    os.kill(int((run.folder / "lock").read_text()), signal.SIGKILL)
+    said, _ = process.communicate()
+    assert process.returncode == 1, said
+    assert "signal 9; attempt 1 of 3" in (run.folder / "run.log").read_text()
+    assert results(tmp_path) == results(whole)
+
+
+def test_two_shards_are_the_whole(whole: Path, tmp_path: Path):
+    first, second = begin(tmp_path, "--shard", "1/2"), begin(tmp_path, "--shard", "2/2")
+    outputs = [process.communicate()[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (0, 1), outputs
+    rows = manifest(tmp_path, "manifest-1-of-2.jsonl") + manifest(tmp_path, "manifest-2-of-2.jsonl")
+    assert sorted(row["line"] for row in rows) == [2, 3, 4, 5]
+    assert results(tmp_path) == results(whole)
+
+
+def jobs(folder: Path, count: int = 3) -> Batch:
+    folder.joinpath("prompts.txt").write_text("".join(f"a red mug {i}\n" for i in range(count)))
+    return make_batch(folder / "out", read_prompts(folder / "prompts.txt", overrides=["steps=10"]))
+
+
+def engine_of(act: Callable[[Run], object]) -> Callable[[Path, Sequence[str]], Iterator[None]]:
+    """An engine that does something with each run that waits."""
+
+    def engine(root: Path, names: Sequence[str]) -> Iterator[None]:
+        for run in waiting([Run(root / name) for name in names]):
+            act(run)
+            yield
+
+    return engine
+
+
+def finish(run: Run) -> None:
+    run.update(status="done", step=10, total=10)
+
+
+def test_cancelled_runs_are_left_alone_and_stopped_ones_go_on(tmp_path: Path):
+    batch = jobs(tmp_path, 4)
+    statuses = ("cancelled", "paused", "running", "failed")
+    for job, status in zip(batch.jobs, statuses, strict=True):
+        job.run.update(status=status, step=4, total=10)
+    for _ in carry_out(batch, engine_of(finish)):
+        pass
+    assert [job.run.state.status for job in batch.jobs] == ["cancelled", "done", "done", "done"]
+
+
+def test_a_run_that_another_process_has_is_waited_for(tmp_path: Path):
+    batch = jobs(tmp_path, 2)
+    other = batch.jobs[0].run
+    other.update(status="running", total=10)
+    with other.locked():
+        steps = carry_out(batch, engine_of(finish))
+        for _ in range(3):
+            next(steps)
+        assert batch.jobs[1].run.state.status == "done"
+        finish(other)
+    assert list(steps) == []
+
+
+def test_a_run_that_is_paused_meanwhile_has_ended(tmp_path: Path):
+    batch = jobs(tmp_path, 2)
+    for _ in carry_out(batch, engine_of(lambda run: stop(run, "pause"))):
+        pass
+    watch = Watch(batch.jobs)
+    assert watch.counts == {"paused": 2}
+    assert (watch.steps, watch.total, watch.seconds_left) == (0, 0, 0.0)
+
+
+def event(job: Job, step: int, seconds: float = 2.0) -> None:
+    job.run.add_event({"step": step, "seconds": seconds})
+
+
+def test_the_watch_tells_how_long_it_will_take(tmp_path: Path):
+    batch = jobs(tmp_path, 4)
+    for job in batch.jobs:
+        job.run.update(status="queued", total=0)
+    watch = Watch(batch.jobs)
+    assert (watch.steps, watch.total, watch.seconds_left) == (0, 40, 0.0)
+    first, second = (job.run for job in batch.jobs[:2])
+    with first.locked(), second.locked():
+        for job in batch.jobs[:2]:
+            job.run.update(status="running", total=10)
+            event(job, 5)
+        assert watch.look() == [0, 1]
+        assert watch.seconds_left == pytest.approx(30)  # 30 steps, two at a time, of 2 s
+    first.update(status="failed", error="no surface", step=5)
+    second.update(status="cancelled", step=6)
+    watch.look()
+    assert (watch.steps, watch.total) == (11, 31)
+
+
+def screen(tmp_path: Path, *, terminal: bool) -> tuple[Batch, Board, Console]:
+    batch = jobs(tmp_path, 3)
+    for job in batch.jobs:
+        job.run.update(status="queued")
+    console = Console(record=True, width=90, height=20, force_terminal=terminal, file=open(os.devnull, "w"))  # noqa: SIM115
+    return batch, Board(Watch(batch.jobs), console), console
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_is_shown(terminal: bool, tmp_path: Path):
+    batch, board, console = screen(tmp_path, terminal=terminal)
+    runs = [job.run for job in batch.jobs]
+    with board.shown():
+        with runs[0].locked():
+            runs[0].update(status="running", total=10)
+            event(batch.jobs[0], 5, 1.5)
+            board.look()
+        board.look()
+        runs[0].update(status="failed", error="[red]no surface", step=5)
+        finish(runs[1])
+    text = console.export_text()
+    if terminal:
+        assert re.search(r"line 1, a red mug 0 +running +5/10 +1.50 s/step +8 s", text)
+    else:
+        assert text.splitlines() == [
+            "line 1, a red mug 0: started",
+            "16 %: 1 running, 2 queued; about 38 s left",
+            "line 1, a red mug 0: stopped: its process is gone",
+            "line 1, a red mug 0: failed: [red]no surface",
+            "line 2, a red mug 1: done in 0 s",
+            text.splitlines()[-1],
+        ]
+        assert text.splitlines()[-1].startswith("60 %: 1 done, 1 failed, 1 queued; about ")
+    assert "1 done, 1 failed, 1 queued" in text
+    assert "[red]no surface" in text
+
+
+def test_durations_for_people():
+    assert [duration(s) for s in (0, 99.4, 99.6, 3599, 6001, 36000)] == [
+        "0 s",
+        "99 s",
+        "2 min",
+        "60 min",
+        "1 h 40 min",
+        "10 h 00 min",
+    ]
+
+
+def test_a_file_with_wrong_lines_begins_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "prompts.csv").write_text("prompt,seed\na red mug,x\n,1\n")
+    with pytest.raises(SystemExit) as ended:
+        main(command(tmp_path))
+    assert ended.value.code == 1
+    said = capsys.readouterr().err
+    assert f"error: {tmp_path}/prompts.csv:2: seed = x" in said
+    assert f"error: {tmp_path}/prompts.csv:3: the prompt is empty" in said
+    assert not (tmp_path / "out").exists()

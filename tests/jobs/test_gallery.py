@@ -1,0 +1,151 @@
+"""What a batch hands over: a manifest, sheets, and a page that is safe whatever prompts and errors say."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sds3d.export.pictures import to_png
+from sds3d.jobs import gallery
+from sds3d.jobs.batch import Batch, make_batch
+from sds3d.jobs.gallery import write_gallery
+from sds3d.jobs.prompts_file import read_prompts
+
+EVIL = ["<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "it's & a {mug} 100% ½ 杯子", "../../etc/passwd"]
+CHROMIUM = shutil.which("chromium")
+
+
+def batch_of(root: Path, prompts: Sequence[str], shard: tuple[int, int] = (1, 1)) -> Batch:
+    """Runs that are done, with what the gallery looks at."""
+    (root / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    batch = make_batch(root / "out", read_prompts(root / "prompts.jsonl"), shard)
+    for number, job in enumerate(batch.jobs):
+        job.run.update(status="done", step=9, total=9, seconds=1.234)
+        job.run.previews.mkdir(exist_ok=True)
+        shade = np.linspace(0, 1, 8, dtype=np.float32)[:, None, None, None] * np.float32([number % 2, 0.5, 1])
+        (job.run.previews / "latest.png").write_bytes(to_png(np.broadcast_to(shade, (8, 16, 16, 3))))
+        for name in ("x.glb", "x-splats.ply", "turntable.mp4", ".x.glb.tmp", "particle-2/x.glb"):
+            (job.run.exports / name).parent.mkdir(parents=True, exist_ok=True)
+            (job.run.exports / name).write_bytes(b"data")
+    return batch
+
+
+class Page(HTMLParser):
+    """Elements, addresses and text of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.addresses += [value or "" for name, value in attrs if name in ("href", "src")]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def test_the_page_is_safe_and_its_links_exist(tmp_path: Path):
+    batch = batch_of(tmp_path, [*EVIL, "a red mug"])
+    batch.jobs[-1].run.update(status="failed", error="<b>no</b> surface")
+    write_gallery(batch, "<i>prompts</i>.txt")
+    page = Page(batch.root / "index.html")
+    assert page.tags.count("script") == 1
+    assert not {"b", "i", "link", "iframe"} & set(page.tags)
+    assert page.tags.count("img") == len(batch.jobs)
+    assert not any(name.startswith("on") for name in page.attributes)
+    for text in (*EVIL, "<b>no</b> surface", "<i>prompts</i>.txt", "4 done, 1 failed", "particle-2/glb", "splats.ply"):
+        assert text in page.text
+    assert len(page.addresses) > 5 * len(batch.jobs)
+    for address in page.addresses:
+        path = batch.root / unquote(address)
+        assert path.is_file(), address
+        assert path.resolve().is_relative_to(batch.root.resolve())
+
+
+def test_the_manifest_has_a_line_a_prompt_in_the_order_of_the_file(tmp_path: Path):
+    batch = batch_of(tmp_path, ["b", "a", "b", "c"])
+    batch.jobs[2].run.update(status="failed", error="no surface", step=3)
+    write_gallery(batch, "prompts")
+    rows = [json.loads(line) for line in (batch.root / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(row["line"], row["prompt"], row["status"]) for row in rows] == [
+        (1, "b", "done"),
+        (2, "a", "done"),
+        (3, "b", "done"),
+        (4, "c", "failed"),
+    ]
+    assert rows[0]["run"] == rows[2]["run"]
+    assert (rows[3]["error"], rows[3]["steps"], rows[0]["seconds"], rows[0]["seed"]) == ("no surface", 3, 1.23, 0)
+    assert rows[0]["preset"] == "toybox"
+    names = ("particle-2/x.glb", "turntable.mp4", "x-splats.ply", "x.glb")
+    assert rows[0]["exports"] == [f"{rows[0]['run']}/exports/{name}" for name in names]
+
+
+def test_what_has_not_begun_is_shown_too(tmp_path: Path):
+    (tmp_path / "prompts.txt").write_text("a red mug\na blue chair\n")
+    batch = make_batch(tmp_path / "out", read_prompts(tmp_path / "prompts.txt"))
+    (batch.jobs[1].run.folder / "state.json").write_text("{")
+    written = write_gallery(batch, "prompts")
+    assert [path.name for path in written] == ["manifest.jsonl", "index.html"]
+    page = Page(batch.root / "index.html")
+    assert "1 new, 1 failed" in page.text
+    assert "state.json is damaged" in page.text
+
+
+def test_shards_do_not_write_over_each_other(tmp_path: Path):
+    names = [{path.name for path in write_gallery(batch_of(tmp_path, "abc", (i, 2)), "x")} for i in (1, 2)]
+    assert names[0] == {"manifest-1-of-2.jsonl", "index-1-of-2.html", "contact_sheet-1-of-2.png"}
+    assert not names[0] & names[1]
+
+
+def test_many_assets_have_their_fronts_on_several_sheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(gallery, "FEW", 2)
+    monkeypatch.setattr(gallery, "COLUMNS", 2)
+    monkeypatch.setattr(gallery, "SHEET_ROWS", 1)
+    batch = batch_of(tmp_path, "abcde")
+    (batch.jobs[0].run.previews / "latest.png").write_bytes(b"no picture")
+    written = [path.name for path in write_gallery(batch, "prompts")][2:]
+    assert written == ["contact_sheet.png", "contact_sheet-page-2.png", "contact_sheet-page-3.png"]
+    with Image.open(batch.root / written[1]) as sheet:
+        blue_or_not = [sheet.getpixel((sheet.width - 20 - 100 * i, 100)) for i in (0, 1)]
+    assert blue_or_not == [(0, 0, 0)] * 2  # the first of the eight views
+    fewer = Batch(batch.root, batch.jobs[:2])
+    write_gallery(fewer, "prompts")
+    assert not list(batch.root.glob("contact_sheet-page-*"))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: apt-get install chromium")
+def test_the_page_in_a_browser(tmp_path: Path):
+    api = pytest.importorskip("playwright.sync_api")
+    batch = batch_of(tmp_path, [*EVIL, "a red mug"])
+    write_gallery(batch, "prompts.txt")
+    with api.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        said: list[str] = []
+        page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: request.url.startswith("file:") or said.append(request.url))
+        page.goto((batch.root / "index.html").as_uri())
+        cards = page.locator("article:visible")
+        assert cards.count() == len(batch.jobs)
+        page.fill("input", "RED mug")
+        assert cards.count() == 1
+        assert page.locator("article:visible img").evaluate("img => img.naturalWidth") == 8 * 16
+        page.fill("input", "nothing like it")
+        assert cards.count() == 0
+        browser.close()
+    assert said == []

@@ -1,0 +1,208 @@
+"""Files of prompts: what is written is read, in every format, and every wrong line is told at once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sds3d.config import ConfigError
+from sds3d.jobs.batch import make_batch
+from sds3d.jobs.prompts_file import parse_shard, read_prompts, same_runs
+from sds3d.run_config import make_config
+
+BOM = "\ufeff"
+Lines = list[tuple[str, int | None, str, float | None]]
+
+prompts = (
+    st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=40)
+    .map(str.strip)
+    .filter(lambda text: text and not text.startswith("#"))
+)
+rows = st.lists(
+    st.tuples(
+        prompts,
+        st.none() | st.integers(0, 2**70),
+        st.sampled_from(["", "toybox", "splats"]),
+        st.sampled_from([None, 5.0, 1e-7]),
+    ),
+    min_size=1,
+    max_size=6,
+)
+few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_bytes(text.encode())
+    return path
+
+
+def problems(path: Path, *overrides: str) -> list[str]:
+    with pytest.raises(ConfigError) as told:
+        read_prompts(path, overrides=overrides)
+    return [line.removeprefix(str(path)) for line in str(told.value).splitlines()]
+
+
+@few
+@given(texts=st.lists(prompts, min_size=1), end=st.sampled_from(["\n", "\r\n"]), bom=st.booleans())
+def test_a_text_file_is_a_prompt_a_line(texts: list[str], end: str, bom: bool, tmp_path: Path):
+    lines = ["# a remark", "", *(f"  {text} " for text in texts), "   "]
+    # Only a mark that is not there can be taken for the beginning of a text.
+    mark = BOM if bom or lines[0].startswith(BOM) else ""
+    found = read_prompts(written(tmp_path / "prompts.txt", mark + end.join(lines)))
+    assert [(entry.line, entry.config.prompt) for entry in found] == list(enumerate(texts, start=3))
+
+
+@few
+@given(rows=rows)
+def test_csv_and_json_lines_say_the_same(rows: Lines, tmp_path: Path):
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["prompt", "seed", "guidance.scale", "preset", "steps", ""])
+    writer.writerows(
+        ("" if cell is None else cell for cell in (p, seed, scale, preset)) for p, seed, preset, scale in rows
+    )
+    objects = [
+        {"prompt": p}
+        | ({} if seed is None else {"seed": seed})
+        | ({"preset": preset} if preset else {})
+        | ({} if scale is None else {"overrides": {"guidance.scale": scale}})
+        for p, seed, preset, scale in rows
+    ]
+    lines = "\n".join(json.dumps(values, ensure_ascii=i % 2 == 0) for i, values in enumerate(objects))
+    common = ["steps=7", "seed=5", "guidance.scale=2"]
+    of_csv = read_prompts(written(tmp_path / "prompts.csv", BOM + table.getvalue()), overrides=common)
+    of_json = read_prompts(written(tmp_path / "prompts.jsonl", lines), overrides=common)
+    assert [entry.config for entry in of_csv] == [entry.config for entry in of_json]
+    for entry, (prompt, seed, preset, scale) in zip(of_json, rows, strict=True):
+        assert (entry.config.prompt, entry.preset) == (prompt, preset or "toybox")
+        assert entry.config.seed == (5 if seed is None else seed)
+        own = [] if scale is None else [f"guidance.scale={scale}"]
+        wanted = make_config(prompt, preset or "toybox", [*common, *own])
+        assert entry.config == wanted.model_copy(update={"seed": entry.config.seed})
+
+
+@few
+@given(seeds=st.lists(st.integers(0, 9), min_size=1, max_size=12), count=st.integers(1, 15))
+def test_every_run_is_in_exactly_one_shard(seeds: list[int], count: int, tmp_path: Path):
+    path = written(tmp_path / "prompts.jsonl", "\n".join(json.dumps({"prompt": "a mug", "seed": s}) for s in seeds))
+    entries = read_prompts(path)
+    whole = make_batch(tmp_path / "out", entries).names
+    shards = [make_batch(tmp_path / "out", read_prompts(path), (i, count)).names for i in range(1, count + 1)]
+    assert sorted(name for names in shards for name in names) == sorted(whole)
+    assert len(set(whole)) == len(whole) == len(set(seeds))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+    assert sum(len(group) for group in same_runs(entries)) == len(seeds)
+
+
+def test_all_wrong_lines_are_told_with_what_was_meant(tmp_path: Path):
+    path = written(
+        tmp_path / "prompts.csv",
+        "prompt,seed,preset,guidance.scal,steps\n"
+        "a red mug,1,splats,,9\n"
+        "a chair,-1,,,\n"
+        "a chair,,splatz,,\n"
+        "a chair,,,5,\n"
+        "a red, green mug,,,,,\n"
+        ",3,,,\n"
+        "\n"
+        "a chair,,,6,\n"
+        "a chair,,,,many\n" + "a" * 1001 + ",,,,\n",
+    )
+    assert problems(path) == [
+        ":3: seed = -1: give a whole number, 0 or more",
+        ':4: there is no preset "splatz"; did you mean "splats"?',
+        ':5: unknown key "guidance.scal"; did you mean "guidance.scale"? (also in line 9)',
+        ":6: seed = green mug: give a whole number, 0 or more",
+        ':7: the prompt is empty: describe an object, for example "a red mug"',
+        ":10: steps = 'many': input should be a valid integer, unable to parse string as an integer",
+        ":11: the prompt has 1001 characters: shorten it to 1000 or fewer",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"prompt": ', "not JSON: Expecting value at character 12"),
+        ('["a red mug"]', 'not an object; write {"prompt": "a red mug"}'),
+        ("[" * 100_000, "not JSON that can be used"),
+        ('{"prompt": "x", "sed": 1}', 'unknown key "sed"; did you mean "seed"?'),
+        ('{"prompt": "x", "guidance.scale": 1}', 'unknown key "guidance.scale"; settings belong into "overrides"'),
+        ('{"seed": 1}', '"prompt" is missing'),
+        ('{"prompt": 3}', '"prompt" = 3: give a text'),
+        ('{"prompt": "x", "preset": 3}', '"preset" = 3: give a text'),
+        ('{"prompt": "x", "seed": true}', "seed = true: give a whole number"),
+        ('{"prompt": "x", "seed": 1.5}', "seed = 1.5: give a whole number"),
+        ('{"prompt": "\\ud800"}', "the prompt holds the control character U+D800"),
+        ('{"prompt": "x", "overrides": 3}', '"overrides": give {"guidance.scale": 5}'),
+        ('{"prompt": "x", "overrides": ["steps"]}', '"steps" is not KEY=VALUE'),
+        ('{"prompt": "x", "overrides": {"prompt": "y"}}', '"prompt" is no setting of overrides'),
+        ('{"prompt": "x", "overrides": {"guidance.name": "sdss"}}', 'did you mean "sds"?'),
+    ],
+    ids=str,
+)
+def test_a_wrong_json_line(line: str, problem: str, tmp_path: Path):
+    told = problems(written(tmp_path / "prompts.jsonl", '{"prompt": "a red mug"}\n\n' + line))
+    assert len(told) == 1
+    assert told[0].startswith(":3: ")
+    assert problem in told[0]
+
+
+@pytest.mark.parametrize(
+    ("header", "problem"),
+    [
+        ("promt,seed", ':1: the header has no column "prompt"; did you mean "promt"?'),
+        ("a,b", ':1: the header has no column "prompt"'),
+        ("", ':1: the header has no column "prompt"'),
+        ("prompt,sed", ':1: unknown column "sed"; did you mean "seed"?'),
+        ("prompt,preset,preset", ':1: the header has the column "preset" twice'),
+        ('prompt,"seed', ":2: not CSV: unexpected end of data"),
+    ],
+    ids=str,
+)
+def test_a_wrong_csv_header(header: str, problem: str, tmp_path: Path):
+    assert problems(written(tmp_path / "prompts.csv", header + "\na red mug,1\n")) == [problem]
+
+
+def test_cells_where_no_column_is(tmp_path: Path):
+    path = written(tmp_path / "prompts.csv", "prompt,seed,\na red, green mug,1,2\nx,1,2\ny,,\n")
+    assert problems(path) == [
+        ":2: 4 cells under 3 columns; put a prompt with a comma in quotes",
+        ":3: '2' stands under a column without a name",
+    ]
+
+
+def test_semicolons_and_tabs_separate_as_well(tmp_path: Path):
+    for separator in ";\t":
+        text = f'"prompt"{separator}seed\r\na red, green mug{separator}4\r\n'
+        (entry,) = read_prompts(written(tmp_path / "prompts.csv", text))
+        assert (entry.config.prompt, entry.config.seed) == ("a red, green mug", 4)
+
+
+def test_a_file_that_is_none(tmp_path: Path):
+    assert problems(written(tmp_path / "prompts.txt", "# nothing\n")) == [
+        " holds no prompts: write one a line, for example: a red mug"
+    ]
+    assert problems(tmp_path / "missing.txt") == [": No such file or directory"]
+    assert problems(written(tmp_path / "prompts.docx", "x")) == [
+        ': ".docx" is no file of prompts; give a .txt, .csv or .jsonl'
+    ]
+    (tmp_path / "latin.txt").write_bytes(b"\xef\xbb\xbfa mug\na caf\xe9\n")
+    assert problems(tmp_path / "latin.txt") == [":2: not UTF-8 text (byte 0xe9); save it as UTF-8"]
+
+
+def test_a_wrong_setting_of_the_command_line_is_told_once(tmp_path: Path):
+    path = written(tmp_path / "prompts.txt", "x\n" * 2 + "\n" + "x\n" * 3)
+    assert problems(path, "stepz=3") == [':1: unknown key "stepz"; did you mean "steps"? (also in lines 2, 4-6)']
+
+
+@pytest.mark.parametrize("text", ["", "0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3", "1.5/2"])
+def test_a_wrong_shard(text: str):
+    with pytest.raises(ConfigError, match="give i/n"):
+        parse_shard(text)
+    assert parse_shard(" 2/4 ") == (2, 4)
