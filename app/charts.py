@@ -11,21 +11,25 @@ Points = Sequence[tuple[float, float]]
 """(x, y) in the order of x."""
 
 COLORS = ("#4f46e5", "#0891b2", "#d97706", "#be185d", "#65a30d", "#7c3aed", "#64748b")
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 400, 150, 44, 18, 8
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 300, 120, 38, 16, 8
 _MOST = 160  # points of a line: more cannot be seen
 
 
 def chart(title: str, lines: Mapping[str, Points], last: int) -> str:
     """Lines over the steps 0 to `last`, with a logarithmic axis where values spread over decades.
 
-    Values that are not finite are left out; without any the chart says that there is nothing yet.
+    Values that are not finite are left out, and zeros of a logarithmic axis; without any the chart says that there is
+    nothing yet.
     """
-    kept = {name: thinned([p for p in points if math.isfinite(p[1])]) for name, points in lines.items()}
+    values = [y for points in lines.values() for _, y in points if math.isfinite(y)]
+    positive = [y for y in values if y > 0]
+    decades = bool(positive) and min(values) >= 0 and max(positive) > 30 * min(positive)
+    least = 0.0 if decades else -math.inf
+    kept = {name: thinned([p for p in points if least < p[1] < math.inf]) for name, points in lines.items()}
     kept = {name: points for name, points in kept.items() if points}
     values = [y for points in kept.values() for _, y in points]
     if not values:
         return _figure(title, '<div class="nothing">Nothing yet</div>', "")
-    decades = min(values) > 0 and max(values) > 30 * min(values)
     place = math.log10 if decades else float
     low, high = place(min(values)), place(max(values))
     if high - low < 1e-12:

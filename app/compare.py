@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
-from urllib.parse import quote
 
 import gradio as gr
 
@@ -15,15 +14,14 @@ from sds3d.runs import Run, RunError
 
 from . import views
 from .create import EXAMPLES, checked_seed
-from .folder import Studio, checked, files, problem, served
+from .folder import Studio, checked, files, problem
 from .library import Entry, entry
 from .live import POLL, QUIET, said
-from .result import Updates, measures
+from .result import Updates, address, measures
 from .settings import leaves_of, shown
 
 MOST = 4  # runs side by side
 CHOICES = 200  # runs offered, the newest ones
-_OWN = ("prompt", "seed")
 
 
 @dataclass(frozen=True)
@@ -126,8 +124,10 @@ def differing(entries: Sequence[Entry]) -> list[tuple[str, list[str]]]:
     presets = [e.recipe.preset if e.recipe else "" for e in entries]
     rows = [("preset, or the nearest", presets)] if len(set(presets)) > 1 else []
     for key in dict.fromkeys(key for settings in leaves for key in settings):
-        values = [shown(settings[key]) if key in settings else "–" for settings in leaves]
-        if len(set(values)) > 1 and key not in ("prompt", "start_from_sha256"):
+        if key in ("prompt", "start_from_sha256") or not all(key in settings for settings in leaves):
+            continue  # what only one choice of a section has is no difference beside the choice
+        values = [shown(settings[key]) for settings in leaves]
+        if len(set(values)) > 1:
             rows.append((key.removesuffix(".name"), values))
     return rows
 
@@ -181,7 +181,7 @@ def _moving(e: Entry) -> str:
     if e.status == "done":
         video = next((path for path in files(e.run) if path.name == "turntable.mp4"), None)
         if video is not None:
-            source = escape(f"gradio_api/file={quote(served(video))}", quote=True)
+            source = escape(address(video), quote=True)
             return f'<video src="{source}" autoplay loop muted playsinline aria-label="The object, turning"></video>'
     picture = e.run.previews / "latest.png"
     return views.turning(picture) if picture.exists() else f'<div class="sds-turning">{views.CUBE}</div>'

@@ -90,21 +90,28 @@ def lay_out(studio: Studio) -> Create:
     draft = gr.State(Draft())
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            prompt = gr.Textbox(label="Prompt", placeholder=EXAMPLES[0], lines=1, max_lines=4, elem_id="prompt")
+            prompt = gr.Textbox(
+                label="Prompt", placeholder=EXAMPLES[0], lines=1, max_lines=4, interactive=True, elem_id="prompt"
+            )
             examples = gr.Examples(
                 [[text] for text in EXAMPLES], prompt, label="The embedded prior knows things like", elem_id="examples"
             )
             examples.dataset.api_visibility = "private"  # type: ignore[attr-defined]
             hint = gr.HTML(visible=False)
-            preset = gr.Dropdown(
-                list(presets), value=DEFAULT_PRESET, label="Preset", info=presets[DEFAULT_PRESET], elem_id="preset"
-            )
-            settings = gr.Column(elem_id="settings")
-            with gr.Row(equal_height=True):
-                seed = gr.Number(0, label="Seed", precision=0, min_width=120)
-                new = gr.Button("New seed", min_width=130, scale=0, elem_id="new-seed")
             # Enabled when the form is filled in: before that, what is submitted would not be what is shown.
             generate = gr.Button("Generate", variant="primary", size="lg", interactive=False, elem_id="generate")
+            preset = gr.Dropdown(
+                list(presets),
+                value=DEFAULT_PRESET,
+                label="Preset",
+                info=presets[DEFAULT_PRESET],
+                interactive=True,
+                elem_id="preset",
+            )
+            with gr.Row(equal_height=True):
+                seed = gr.Number(0, label="Seed", precision=0, interactive=True, min_width=120, elem_id="seed")
+                new = gr.Button("New seed", min_width=130, scale=0, elem_id="new-seed")
+            settings = gr.Column(elem_id="settings")
         with gr.Column(scale=3, min_width=320):
             live = Live.lay_out(studio)
     create = Create(studio, live, prompt, hint, preset, draft, seed, generate)

@@ -58,7 +58,8 @@ class Field:
     def label(self) -> str:
         """The key within its section, as words."""
         inner = self.key.removeprefix(f"{self.section}.") if self.section else self.key
-        return inner.removesuffix(".name").replace("_", " ").replace(".", " · ")
+        words = inner.removesuffix(".name").replace("_", " ").replace(".", " · ")
+        return words[:1].upper() + words[1:] if inner != "name" else TITLES[self.section]
 
     def help(self) -> str:
         """The help text and the bounds."""

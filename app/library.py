@@ -178,7 +178,7 @@ def _card(e: Entry) -> str:
         actions.append(_action("Cancel", "cancel", name))
     elif e.status != "exporting":
         confirm = escape(f"Delete “{e.title[:80]}” ({e.name}) and all its files? This cannot be undone.", quote=True)
-        actions.append(_action("Delete", "delete", name, "danger", f' data-confirm="{confirm}"'))
+        actions.append(_action("Delete", "delete", name, "delete", f' data-confirm="{confirm}"'))
     going = e.progress is not None and e.progress.active
     progress = views.bar(e.progress) if going and e.progress else ""
     return (

@@ -21,9 +21,12 @@ POLL = 1.0  # seconds
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
-# Puts the run into the address, so that reloading the page or opening its address again finds it.
+# Puts the run into the address, so that reloading the page or opening its address again finds it; on a phone, where it
+# stands below the form, it is brought into view.
 REMEMBER = """(run) => { const url = new URL(window.location); url.searchParams.set('run', run);
-if (run) window.history.replaceState(null, '', url); }"""
+if (!run) return;
+window.history.replaceState(null, '', url);
+if (window.innerWidth < 700) document.querySelector('#status, #preview').scrollIntoView({behavior: 'smooth'}); }"""
 
 STOPPABLE = ("queued", "starting", "running")
 RESUMABLE = ("new", "paused", "cancelled", "failed", "stopped")
@@ -108,7 +111,7 @@ class Live:
         except (RunError, ConfigError) as error:
             return {self.timer: gr.Timer(active=False), self.message: said(views.error(problem(error)))}
         before = self.studio.place(run) if progress.status == "queued" else 0
-        updates: Updates = {self.status: said(views.status(prompt, progress, before))}
+        updates: Updates = {self.status: said(views.status(prompt, progress, before, run.requested()))}
         picture = run.previews / "latest.png"
         drawn = picture.stat().st_mtime_ns if picture.exists() else 0
         now = f"{progress.status} {drawn} {progress.step // max(progress.total // 100, 1)}"

@@ -8,6 +8,7 @@ from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, get_args
+from urllib.parse import quote
 
 import gradio as gr
 
@@ -26,6 +27,12 @@ MAX_TEXTURE = 4096
 MADE = "made"
 """Folder in a run's exports for files made on demand."""
 
+KINDS = ("Mesh", "Splats")
+
+SPLATS = """<canvas tabindex="0" role="img" aria-label="Gaussian splats: drag to turn, scroll to zoom"></canvas>
+<p></p>"""
+"""What `splat_viewer.js` draws on. Gradio's own viewer of splats draws on black, with a rolled camera, all the time."""
+
 _SPLAT_BYTES = 32  # a Gaussian in a .splat file
 
 
@@ -36,7 +43,7 @@ class Result:
     box: gr.Column
     kind: gr.Radio
     mesh: gr.Model3D
-    splats: gr.Model3D
+    splats: gr.HTML
     video: gr.Video
     measures: gr.HTML
     files: gr.Files
@@ -74,33 +81,42 @@ class Result:
         """One viewer with its file; the other is emptied, so that only one draws."""
         own = [path for path in files(run) if path.parent == run.exports]
         path = viewed(own, kind)
-        value = served(path) if path else None
+        gone = {name: "" if name == kind else GONE for name in KINDS}
         return {
-            self.mesh: gr.Model3D(value if kind == "Mesh" else None, elem_classes="" if kind == "Mesh" else GONE),
-            self.splats: gr.Model3D(value if kind == "Splats" else None, elem_classes="" if kind == "Splats" else GONE),
+            self.mesh: gr.Model3D(served(path) if path and kind == "Mesh" else None, elem_classes=gone["Mesh"]),
+            self.splats: gr.HTML(address(path) if kind == "Splats" else "", elem_classes=gone["Splats"]),
         }
 
     def hidden(self) -> Updates:
         """Nothing finished to show."""
-        empty: Updates = dict.fromkeys((self.mesh, self.splats, self.video, self.files))
-        return {self.box: gr.Column(elem_classes=GONE), **empty}
+        empty: Updates = dict.fromkeys((self.mesh, self.video, self.files))
+        return {self.box: gr.Column(elem_classes=GONE), self.splats: "", **empty}
 
 
 def lay_out() -> Result:
     """The widgets, in the layout that is open."""
     # Hidden by its class and not by `visible`: a viewer stays empty when it is mounted with its model.
     with gr.Column(elem_classes=GONE, elem_id="result") as box:
-        kind = gr.Radio(["Mesh", "Splats"], value="Mesh", show_label=False, container=False, elem_id="kind")
-        looks: dict[str, Any] = {"height": 420, "interactive": False, "clear_color": (0.945, 0.961, 0.976, 1)}
-        mesh = gr.Model3D(label="Mesh", elem_id="model", **looks)
-        splats = gr.Model3D(label="Gaussian splats", elem_id="splats", elem_classes=GONE, **looks)
+        kind = gr.Radio(list(KINDS), value="Mesh", show_label=False, container=False, elem_id="kind")
+        mesh = gr.Model3D(
+            label="Mesh", height=420, interactive=False, clear_color=(0.945, 0.961, 0.976, 1), elem_id="model"
+        )
+        script = Path(__file__).with_name("splat_viewer.js").read_text(encoding="utf-8")
+        splats = gr.HTML("", html_template=SPLATS, js_on_load=script, elem_id="splats", elem_classes=GONE)
         with gr.Row():
-            video = gr.Video(
-                label="Turntable", autoplay=True, loop=True, height=280, interactive=False, elem_id="video",
-                buttons=[],
-            )  # fmt: skip
-            measures_ = gr.HTML(elem_id="measures")
-        files_ = gr.Files(label="Files", height=260, interactive=False, elem_id="files")
+            with gr.Column(min_width=260):
+                video = gr.Video(
+                    label="Turntable",
+                    autoplay=True,
+                    loop=True,
+                    height=280,
+                    interactive=False,
+                    elem_id="video",
+                    buttons=[],
+                )
+            with gr.Column(min_width=260):
+                measures_ = gr.HTML(elem_id="measures")
+        files_ = gr.Files(label="Files", interactive=False, elem_id="files")
         with gr.Accordion("Export again, as another format or size", open=False, elem_id="export"):
             with gr.Row():
                 format_ = gr.Dropdown(list(FORMATS), value="glb", label="Format", min_width=110)
@@ -147,9 +163,13 @@ def wire(result: Result, studio: Studio, run: gr.Textbox) -> None:
 
 def viewed(own: list[Path], kind: str) -> Path | None:
     """The file that a viewer shows."""
-    splats = kind == "Splats"
-    wanted = ".ply" if splats else ".glb"
-    return next((p for p in own if p.suffix == wanted and p.stem.endswith("-splats") == splats), None)
+    wanted = ".splat" if kind == "Splats" else ".glb"
+    return next((p for p in own if p.suffix == wanted and not p.stem.endswith("-splats")), None)
+
+
+def address(path: Path | None) -> str:
+    """Where the page finds a run's file."""
+    return f"gradio_api/file={quote(served(path))}" if path else ""
 
 
 def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path:

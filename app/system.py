@@ -33,7 +33,7 @@ class System:
             for finding in findings
             for mark, kind in [_mark(finding.ok, finding.needed)]
         )
-        verdict = views.note("This machine can generate.") if can_generate(findings) else ""
+        verdict = views.good("This machine can generate.") if can_generate(findings) else ""
         if not verdict:
             verdict = views.error("Something that every run needs is missing: see the lines below.")
         return (

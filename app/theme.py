@@ -20,6 +20,7 @@ THEME = Base(
     button_primary_text_color="white",
     button_secondary_background_fill="white",
     button_secondary_border_color="*neutral_300",
+    button_border_width="1px",
 )
 
 GONE = "sds-gone"
@@ -27,19 +28,26 @@ GONE = "sds-gone"
 
 CSS = """
 .sds-gone { display: none !important; }
-.gradio-container { max-width: 1240px !important; margin: 0 auto !important; }
+.gradio-container { max-width: 1240px !important; width: 100% !important; margin: 0 auto !important; }
+.gradio-container main { width: 100%; }
 .sds-head { display: flex; align-items: baseline; gap: .75rem; flex-wrap: wrap; padding: .5rem .25rem 0; }
 .sds-head h1 { font-size: 1.75rem; font-weight: 700; letter-spacing: -.02em; margin: 0; }
 .sds-head p { margin: 0; color: var(--body-text-color-subdued); }
-#actions { flex-wrap: nowrap; }
+#actions:not(:has(button)) { display: none; }
+#actions button { flex: 0 1 auto; }
 #new-seed { border: 1px solid var(--border-color-primary); font-weight: 600; font-size: .9rem; }
 .html-container { padding: 0 !important; }
+#splats canvas { display: block; width: 100%; height: 420px; border-radius: 12px; cursor: grab; touch-action: none;
+                 border: 1px solid var(--border-color-primary); background: #f1f5f9; }
+#splats p { margin: 0; color: var(--body-text-color-subdued); }
 #files td:has(.label-clear-button) { display: none; }
 
 .sds-note { border-radius: 10px; padding: .6rem .85rem; line-height: 1.45; overflow-wrap: anywhere;
             border: 1px solid #fcd34d; background: #fffbeb; color: #78350f; }
+.sds-note.good { border-color: #86efac; background: #f0fdf4; color: #14532d; }
 .sds-note.error { border-color: #fca5a5; background: #fef2f2; color: #7f1d1d; }
 .dark .sds-note { background: #422006; border-color: #92400e; color: #fde68a; }
+.dark .sds-note.good { background: #052e16; border-color: #166534; color: #bbf7d0; }
 .dark .sds-note.error { background: #450a0a; border-color: #991b1b; color: #fecaca; }
 
 .sds-progress { display: flex; flex-direction: column; gap: .5rem; padding: .9rem 1rem; border-radius: 12px;
@@ -84,6 +92,7 @@ CSS = """
 .sds-chart text { fill: var(--body-text-color-subdued); font-size: 10px; }
 .sds-chart .nothing { color: var(--body-text-color-subdued); padding: 2rem 0; text-align: center; }
 
+.sds-table, .sds-table tr, .sds-table tbody { border: 0 !important; }
 .sds-table { width: 100%; border-collapse: collapse; font-size: .88rem; margin: 0; }
 .sds-table th, .sds-table td { text-align: left; padding: .35rem .6rem; vertical-align: top; border: 0;
                                border-bottom: 1px solid var(--border-color-primary); overflow-wrap: anywhere; }
@@ -92,7 +101,8 @@ CSS = """
 .sds-table .head th { font-weight: 700; color: var(--body-text-color); padding-top: .9rem; }
 .sds-scroll { overflow-x: auto; }
 
-.sds-badge { display: inline-block; padding: .05rem .5rem; border-radius: 999px; font-size: .75rem; font-weight: 600;
+.sds-badge { display: inline-block; white-space: nowrap;
+             padding: .05rem .5rem; border-radius: 999px; font-size: .75rem; font-weight: 600;
              background: #e2e8f0; color: #334155; }
 .sds-badge.done { background: #dcfce7; color: #166534; }
 .sds-badge.running, .sds-badge.starting, .sds-badge.exporting { background: #e0e7ff; color: #3730a3; }
@@ -114,13 +124,14 @@ CSS = """
 .sds-card .about { overflow: hidden; display: -webkit-box; -webkit-line-clamp: 2; -webkit-box-orient: vertical;
                    overflow-wrap: anywhere; }
 .sds-card .actions { display: flex; flex-wrap: wrap; gap: .35rem; margin-top: auto; padding-top: .3rem; }
-.sds-card .actions button { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: .25rem .6rem;
+.sds-card .actions button { margin: 0; line-height: 1.3;
+             border: 1px solid var(--border-color-primary); border-radius: 8px; padding: .25rem .6rem;
              font-size: .8rem; font-weight: 600; cursor: pointer; background: var(--button-secondary-background-fill);
              color: var(--body-text-color); }
 .sds-card .actions button:hover { border-color: #818cf8; }
 .sds-card .actions .primary { background: #4f46e5; border-color: #4f46e5; color: white; }
-.sds-card .actions .danger { color: #b91c1c; }
-.dark .sds-card .actions .danger { color: #fca5a5; }
+.sds-card .actions .delete { color: #b91c1c; }
+.dark .sds-card .actions .delete { color: #fca5a5; }
 
 .sds-columns { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: 14px;
                max-width: calc(var(--columns) * 340px); margin-bottom: 1rem; }

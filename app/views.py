@@ -55,6 +55,11 @@ def note(message: str) -> str:
     return f'<div class="sds-note" role="status">{escape(message)}</div>'
 
 
+def good(message: str) -> str:
+    """A message that all is well."""
+    return f'<div class="sds-note good" role="status">{escape(message)}</div>'
+
+
 def prompt_hint(prompt: str) -> str:
     """A warning that names the words the embedded prior has never seen; empty when it knows them all."""
     unknown = unknown_words(prompt[:1000])
@@ -80,13 +85,18 @@ def known_objects() -> str:
     return f"{', '.join(first)} and {last}, in {', '.join(colors)} and {color}"
 
 
-def status(prompt: str, progress: Progress, before: int = 0) -> str:
-    """The progress bar with step, total, speed and time left, or how the run ended. before: runs ahead of it."""
+def status(prompt: str, progress: Progress, before: int = 0, request: str | None = None) -> str:
+    """The progress bar with step, total, speed and time left, or how the run ended.
+
+    before: runs ahead of it. request: what it was asked to do after its step: "pause" or "cancel".
+    """
     at = f"step {progress.step} of {progress.total}"
     left, right = f"{LABELS[progress.status].capitalize()} at {at}", "Resume goes on from there."
     match progress.status:
         case "queued":
             left, right = f"Waiting: {ordinal(before + 1)} in line" if before else "Waiting for its turn …", prompt
+        case "starting" | "running" if request:
+            left, right = f"Asked to {request}, after its step …", at
         case "starting":
             left, right = "Loading the prior …", prompt
         case "running":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,18 +11,21 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from sds3d.run_config import RunConfig, make_config, new_run
+from sds3d.runs import Run
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120  # seconds; nothing takes as long unless the machine is busy with other things
 
 SERVER = """
-import sys
+import json, sys
 from pathlib import Path
 from app import launch
-launch(Path(sys.argv[1]), "127.0.0.1", int(sys.argv[2]), sys.argv[3:])
+launch(Path(sys.argv[1]), "127.0.0.1", int(sys.argv[2]), sys.argv[4:], auth=json.loads(sys.argv[3]))
 """
 
 # A run of seconds. Everything else, the prior's class and the kernels among it, is what users have.
@@ -37,40 +41,89 @@ QUICK = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass
 class Studio:
-    """A running studio."""
+    """A studio that can be stopped and started again, as if its machine had been."""
 
-    url: str
-    runs: Path
-    overrides: list[str]
-    """What lies over its presets."""
+    folder: Path
+    overrides: tuple[str, ...] = QUICK
+    auth: str = "[]"
+    port: int = 0
+    server: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "server.log"
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        if not self.port:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                self.port = probe.getsockname()[1]
+        with self.log.open("ab") as log:
+            self.server = subprocess.Popen(
+                [sys.executable, "-c", SERVER, str(self.runs), str(self.port), self.auth, *self.overrides],
+                cwd=ROOT,
+                env={**os.environ, "GRADIO_TEMP_DIR": str(self.folder / "served")},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        running = self.server
+        wait_for(lambda: answers(self.url) or running.poll() is not None)
+        assert running.poll() is None, self.log.read_text()
+
+    def stop(self) -> None:
+        """End the server, and not what works on its runs."""
+        assert self.server is not None
+        self.server.kill()
+        self.server.wait()
+
+    def config(self, prompt: str, *more: str) -> RunConfig:
+        """The settings that the studio gives a prompt."""
+        return make_config(prompt, overrides=[*self.overrides, *more])
+
+    def put(self, prompt: str, *more: str, **state: object) -> Run:
+        """A run of which nothing was carried out, in any state."""
+        run = new_run(self.runs, self.config(prompt, *more))
+        run.update(**{"status": "cancelled", "total": run_steps(run), **state})
+        return run
+
+
+def run_steps(run: Run) -> int:
+    """Steps that a run wants."""
+    from sds3d.run_config import read_config
+
+    return read_config(run).steps
 
 
 @contextmanager
-def serve(folder: Path, overrides: list[str]) -> Iterator[Studio]:
-    """A studio in a process of its own, its files in `folder`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log_path = folder / "server.log"
-    with log_path.open("wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(folder / "runs"), str(port), *overrides],
-            cwd=ROOT,
-            env={**os.environ, "GRADIO_TEMP_DIR": str(folder / "served")},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    url = f"http://127.0.0.1:{port}"
+def serve(folder: Path, overrides: tuple[str, ...] = QUICK, auth: str = "[]") -> Iterator[Studio]:
+    """A studio in a process of its own, its files in `folder`; what it started ends with it."""
+    studio = Studio(folder, overrides, auth)
     try:
-        wait_for(lambda: answers(url) or server.poll() is not None)
-        assert server.poll() is None, log_path.read_text()
-        yield Studio(url, folder / "runs", overrides)
+        studio.start()
+        yield studio
     finally:
-        server.terminate()
-        server.wait()
-    assert "Traceback" not in log_path.read_text()
+        if studio.server is not None:
+            studio.stop()
+        end_workers(studio.runs)
+    assert "Traceback" not in studio.log.read_text(), studio.log.read_text()
+
+
+def end_workers(runs: Path) -> None:
+    """End the process that works off a folder of runs; its own children end by themselves."""
+    with suppress(OSError, ValueError):
+        pid = int((runs / ".workers.lock").read_text())
+        os.kill(pid, signal.SIGTERM)
 
 
 def answers(url: str) -> bool:
@@ -78,6 +131,8 @@ def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url):
             return True
+    except urllib.error.HTTPError:
+        return True
     except (urllib.error.URLError, ConnectionError):
         return False
 

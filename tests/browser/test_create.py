@@ -1,93 +1,73 @@
-"""The page "Create" in a real browser: first visit, a whole generation, reload, cancel, errors."""
+"""The tab "Create" in a real browser: first visit, a whole generation, its viewers and files, settings, errors."""
 
 from __future__ import annotations
 
-import io
-import urllib.error
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qs, urlparse
 
-import numpy as np
 import pytest
 import trimesh
-from PIL import Image
 
-from sds3d.run_config import make_config, new_run, read_config
-from sds3d.runs import Run, list_runs
-from tests.browser.studio import ROOT, Studio, wait_for
+from sds3d.run_config import read_config
+from sds3d.runs import list_runs
+from tests.browser.pages import fill, generate, n_colors, overflows, run_of, turn_to
+from tests.browser.studio import Studio, wait_for
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
-
-    Visit = Callable[..., Page]
+    from tests.browser.pages import Visit
 
 EXAMPLES = ["a red mug", "a blue chair", "a white snowman with a green hat", "a yellow duck", "an orange car"]
-
-
-def run_of(page: Page, studio: Studio) -> Run:
-    """The run in the page's address."""
-    return Run(studio.runs / parse_qs(urlparse(page.url).query)["run"][0])
-
-
-def generate(page: Page, prompt: str, steps: int | None = None) -> None:
-    """Fill in the form and press Generate; returns when the run is in the address."""
-    page.get_by_label("Prompt").fill(prompt)
-    if steps is not None:
-        page.get_by_role("button", name="Advanced").click()
-        page.get_by_label("number input for Steps").fill(str(steps))
-        page.get_by_label("number input for Steps").press("Tab")
-    page.get_by_role("button", name="Generate").click()
-    page.wait_for_url("**run=*")
-
-
-def alert(page: Page) -> str:
-    """The error that the page shows."""
-    return page.get_by_role("alert").inner_text()
-
-
-def strip(page: Page) -> str:
-    """The preview picture on the page, as a data URL."""
-    return page.locator(".sds-views").evaluate("element => element.style.getPropertyValue('--strip')")
-
-
-def overflows(page: Page) -> bool:
-    """Whether the page is wider than the window."""
-    return page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
 
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_the_first_visit_shows_what_to_do(width: int, visit: Visit, expect: Any):
     page = visit(width=width)
     expect(page.get_by_role("heading", name="sds3d")).to_be_visible()
-    expect(page.get_by_role("tab", name="Create")).to_be_visible()
-    expect(page.get_by_label("Prompt")).to_have_attribute("placeholder", "a red mug")
+    expect(page.get_by_label("Prompt").first).to_have_attribute("placeholder", "a red mug")
     for example in EXAMPLES:
         expect(page.get_by_role("button", name=example, exact=True)).to_be_visible()
-    expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
+    expect(page.get_by_text("Your object will take shape here.")).to_be_visible()
+    expect(page.locator("#cancel")).to_have_count(0)
     page.get_by_role("button", name=EXAMPLES[2]).click()
-    expect(page.get_by_label("Prompt")).to_have_value(EXAMPLES[2])
+    expect(page.get_by_label("Prompt").first).to_have_value(EXAMPLES[2])
     assert not overflows(page)
+    for tab in ("Library", "Compare", "System"):
+        turn_to(page, tab)
+        expect(
+            page.locator({"Library": "#cards", "Compare": "#side-by-side", "System": "#system"}[tab])
+        ).to_be_visible()
+        assert not overflows(page)
+    expect(page.locator("#system")).to_contain_text("embedded prior")
+    expect(page.locator("#system")).to_contain_text("This machine can generate")
 
 
 def test_a_generation_ends_in_a_mesh_to_look_at_and_to_take_away(
     visit: Visit, expect: Any, studio: Studio, tmp_path: Path
 ):
     page = visit()
-    generate(page, "a red mug")
-    expect(page.locator("[data-status=starting]")).to_contain_text("a red mug")
+    generate(page, "a red mug", seed=0)
     expect(page.locator("[data-status=done]")).to_contain_text("Finished: a red mug")
     run = run_of(page, studio)
     assert run.state.status == "done"
-    expect(page.get_by_role("button", name="Generate")).to_be_enabled()
+    assert read_config(run) == studio.config("a red mug")
+    expect(page.locator("#curves svg")).to_have_count(2)
 
-    # The viewer shows the object: its picture is not one colour.
-    canvas = page.locator("#model canvas")
-    wait_for(lambda: n_colors(canvas.screenshot()) > 50)
-    # The turntable plays.
+    # The mesh is shown: the viewer's picture is not one colour. Then the splats are, and the viewer turns them.
+    wait_for(lambda: n_colors(page.locator("#model canvas").screenshot()) > 50)
+    page.locator("#kind").get_by_text("Splats").click()
+    splats = page.locator("#splats canvas")
+    expect(splats).to_have_attribute("data-drawn", "30000")
+    wait_for(lambda: n_colors(splats.screenshot()) > 50)
+    before = splats.screenshot()
+    splats.press("ArrowLeft")
+    wait_for(lambda: splats.screenshot() != before)
+    # The turntable plays, and the mesh is measured.
     page.wait_for_function("document.querySelector('#video video').readyState >= 2")
+    mesh = trimesh.load_mesh(run.exports / "a-red-mug.stl")
+    expect(page.locator("#measures")).to_contain_text(f"{len(mesh.faces):,}")
+    expect(page.locator("#measures")).to_contain_text("Watertight")
+    expect(page.locator("#measures")).to_contain_text(run.folder.name)
+
     # Every export can be downloaded; the GLB is the one in the run folder.
     links = page.locator("#files a")
     expect(links).to_have_count(12)
@@ -97,121 +77,109 @@ def test_a_generation_ends_in_a_mesh_to_look_at_and_to_take_away(
         links.nth(names.index("a-red-mug.glb")).click()
     download.value.save_as(tmp_path / "mug.glb")
     assert (tmp_path / "mug.glb").read_bytes() == (run.exports / "a-red-mug.glb").read_bytes()
-    mesh = trimesh.load_mesh(tmp_path / "mug.glb")
-    assert len(mesh.faces) > 100
+    assert len(trimesh.load_mesh(tmp_path / "mug.glb").faces) == len(mesh.faces)
+
+    # A file in another size can be made.
+    page.get_by_role("button", name="Export again").click()
+    page.get_by_label("Faces at most").fill("500")
+    page.get_by_label("Faces at most").press("Tab")
+    page.locator("#make").click()
+    expect(page.locator("#made")).to_contain_text("-faces-")
+    with page.expect_download() as download:
+        page.locator("#made").click()
+    download.value.save_as(tmp_path / "small.glb")
+    assert 400 <= len(trimesh.load_mesh(tmp_path / "small.glb").faces) <= 500
+    expect(links).to_have_count(13)
 
     # The same settings again show it at once.
-    page.get_by_role("button", name="Generate").click()
-    expect(page.locator(".sds-note")).to_contain_text("Made before")
+    page.locator("#generate").click()
+    expect(page.locator("#message")).to_contain_text("Made before")
     expect(page.locator("[data-status=done]")).to_be_visible()
-    expect(links).to_have_count(12)
 
-    # Its address opens it again, on a phone too.
+    # Its address opens it again, on a phone too, with its settings in the form.
     phone = visit(f"?run={run.folder.name}", width=390)
     expect(phone.locator("[data-status=done]")).to_be_visible()
-    expect(phone.get_by_label("Prompt")).to_have_value("a red mug")
-    expect(phone.locator("#files a")).to_have_count(12)
+    expect(phone.locator("#prompt textarea")).to_have_value("a red mug")
+    expect(phone.locator("#seed input")).to_have_value("0")
+    expect(phone.locator("#files a")).to_have_count(13)
+    wait_for(lambda: n_colors(phone.locator("#model canvas").screenshot()) > 50)
     assert not overflows(phone)
 
+    # More like this: the same settings, another seed.
+    phone.locator("#more").click()
+    phone.wait_for_function("name => !window.location.search.includes(name)", arg=run.folder.name)
+    other = read_config(run_of(phone, studio))
+    assert other.seed != 0
+    assert other.model_copy(update={"seed": 0}) == read_config(run)
 
-def n_colors(png: bytes) -> int:
-    return len(np.unique(np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).reshape(-1, 3), axis=0))
 
-
-def test_a_run_outlives_its_page_and_is_cancelled_within_a_step(visit: Visit, expect: Any, studio: Studio):
+def test_settings_come_from_the_models_and_differ_from_the_preset_where_they_were_changed(
+    visit: Visit, expect: Any, studio: Studio
+):
     page = visit()
-    generate(page, "a blue chair", steps=9000)
-    expect(page.locator("[data-status=running]")).to_contain_text("of 9000")
-    expect(page.locator("[data-status=running]")).to_contain_text("s per step")
-    run = run_of(page, studio)
+    page.get_by_role("button", name="Advanced").click()
+    page.get_by_role("button", name="Guidance rule").click()
+    expect(page.locator("#advanced")).to_contain_text("Classifier-free guidance scale S")
+    # Another rule has other settings, and another schedule has too.
+    expect(page.locator("#set-guidance-weighting")).to_have_count(0)
+    choose(page, "#set-guidance-name", "sds")
+    expect(page.locator("#set-guidance-weighting")).to_be_visible()
+    choose(page, "#set-guidance-schedule-name", "sqrt")
+    expect(page.locator("#set-guidance-schedule-max")).to_be_visible()
+    page.locator("#set-guidance-scale input").fill("7.5")
+    page.locator("#set-guidance-scale input").press("Tab")
+    generate(page, "a blue chair", seed=5, steps=9000)
+    config = read_config(run_of(page, studio))
+    more = ["seed=5", "steps=9000", "guidance=sds", "guidance.schedule=sqrt", "guidance.scale=7.5"]
+    assert config == studio.config("a blue chair", *more)
+    page.locator("#cancel").click()
+    expect(page.locator("[data-status=cancelled]")).to_be_visible()
 
-    # The preview follows the run.
-    page.locator(".sds-views").wait_for()
-    first = strip(page)
-    assert first.startswith('url("data:image/png') or first.startswith("url(data:image/png")
-    wait_for(lambda: strip(page) != first)
-
-    # A reload finds the same run, still going on; nobody else sees it.
-    before = len(run.events())
+    # Its address brings them back.
     page.reload()
-    expect(page.locator("[data-status=running]")).to_be_visible()
-    expect(page.get_by_label("Prompt")).to_have_value("a blue chair")
-    expect(page.get_by_label("Seed", exact=True)).to_have_value(str(read_config(run).seed))
-    expect(page.locator("#video")).to_be_hidden()
-    assert run_of(page, studio) == run
-    wait_for(lambda: len(run.events()) > before)
-    other = visit()
-    expect(other.get_by_text("Your object will take shape here.")).to_be_visible()
-    assert other.locator("[data-status]").count() == 0
+    expect(page.locator("#set-guidance-name input")).to_have_value("sds")
+    expect(page.locator("#set-steps input")).to_have_value("9000")
+    page.get_by_role("button", name="Advanced").click()
+    page.get_by_role("button", name="Guidance rule").click()
+    expect(page.locator("#set-guidance-scale input")).to_have_value("7.5")
+    expect(page.locator("#set-guidance-schedule-name input")).to_have_value("sqrt")
 
-    expect(page.get_by_role("button", name="Generate")).to_be_disabled()
-    page.get_by_role("button", name="Cancel").click()
-    wait_for(lambda: run.requested() is not None or run.state.status == "cancelled")
-    asked = len(run.events())
-    expect(page.locator("[data-status=cancelled]")).to_contain_text("Generate goes on from there")
-    assert run.state.status == "cancelled"
-    assert run.state.step == len(run.events()) <= asked + 1
-    expect(page.get_by_role("button", name="Generate")).to_be_enabled()
-    expect(page.get_by_role("button", name="Cancel")).to_be_disabled()
+
+def choose(page: Any, dropdown: str, option: str) -> None:
+    page.locator(f"{dropdown} input").click()
+    page.get_by_role("option", name=option, exact=True).click()
 
 
 def test_what_cannot_be_done_is_said_kindly(visit: Visit, expect: Any, studio: Studio):
     page = visit()
     runs = len(list_runs(studio.runs))
-    press = page.get_by_role("button", name="Generate").click
+    press = page.locator("#generate").click
+    said = page.locator("#message [role=alert]")
     press()
-    expect(page.get_by_role("alert")).to_contain_text("The prompt is empty")
-    page.get_by_label("Prompt").fill("a red mug " * 101)
+    expect(said).to_contain_text("The prompt is empty")
+    fill(page, "a red mug " * 101)
     press()
-    expect(page.get_by_role("alert")).to_contain_text("shorten it to 1000 or fewer")
-    page.get_by_label("Prompt").fill("a red mug")
-    page.get_by_label("Seed", exact=True).fill("-3")
+    expect(said).to_contain_text("shorten it to 1000 or fewer")
+    fill(page, "a red \x07 mug")
     press()
-    expect(page.get_by_role("alert")).to_contain_text("seed must be a whole number from 0")
+    expect(said).to_contain_text("control character U+0007")
+    fill(page, "a red mug", seed=-3)
+    press()
+    expect(said).to_contain_text("seed must be a whole number from 0")
+    fill(page, "a red mug", seed=3, steps=0)
+    press()
+    expect(said).to_contain_text("Steps = 0")
+    fill(page, "a red mug", steps=1_000_000)
+    press()
+    expect(said).to_contain_text("10000 or fewer")
     assert len(list_runs(studio.runs)) == runs
     assert "run=" not in page.url
 
 
-def test_a_prompt_is_text_wherever_it_is_shown(visit: Visit, expect: Any, studio: Studio):
-    prompt = "<img src=x onerror=window.hacked=1> ${window.hacked=1} {{window.hacked=1}} 'dragon\""
-    run = new_run(studio.runs, make_config(prompt, overrides=["steps=7"]))
-    run.update(status="failed", error=f"no {prompt}", step=3, total=7)
-    page = visit(f"?run={run.folder.name}")
-    expect(page.get_by_role("alert")).to_have_text(f"The run failed: no {prompt}")
-    expect(page.locator("[data-status=failed]")).to_contain_text("Failed at step 3 of 7")
-    expect(page.get_by_label("Prompt")).to_have_value(prompt)
-    run.update(status="done")
-    page = visit(f"?run={run.folder.name}")
-    expect(page.locator("[data-status=done]")).to_contain_text(prompt)
-    assert page.evaluate("window.hacked") is None
-    assert page.locator(".sds-progress img, .sds-note img").count() == 0
-
-
 def test_unknown_words_are_named_before_anything_starts(visit: Visit, expect: Any):
     page = visit()
-    page.get_by_label("Prompt").fill("a red dragon with a green hat")
+    fill(page, "a red dragon with a green hat")
     expect(page.locator(".sds-note")).to_contain_text("does not know the word “dragon”")
     expect(page.locator(".sds-note")).to_contain_text("mug, chair, snowman")
-    page.get_by_label("Prompt").fill("a red mug")
+    fill(page, "a red mug")
     expect(page.locator(".sds-note")).to_have_count(0)
-
-
-def test_a_run_whose_process_was_killed_can_go_on(visit: Visit, expect: Any, studio: Studio):
-    run = new_run(studio.runs, make_config("a yellow duck", overrides=studio.overrides))
-    run.update(status="running", step=2, total=4)
-    page = visit(f"?run={run.folder.name}")
-    expect(page.locator("[data-status=stopped]")).to_contain_text("Stopped at step 2 of 4")
-    expect(page.get_by_role("alert")).to_have_text("The run stopped: its process is gone")
-    expect(page.get_by_role("button", name="Generate")).to_be_enabled()
-
-
-@pytest.mark.parametrize("name", ["../runs", "a%00b", "no-such-run"])
-def test_an_address_opens_runs_only(name: str, visit: Visit, expect: Any):
-    page = visit(f"?run={name}")
-    expect(page.get_by_role("alert")).to_contain_text("no run of that name")
-
-
-def test_files_outside_the_runs_are_not_served(studio: Studio):
-    for path in (ROOT / "pyproject.toml", Path("/etc/hostname"), studio.runs / "../server.log"):
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(f"{studio.url}/gradio_api/file={path}")
