@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from sds3d.config import load_preset
-from sds3d.console import bars_by_stage, examples, out, progress_bar
+from sds3d.console import Device, Threads, bars_by_stage, examples, out, progress_bar
 
 bench = typer.Typer(help="Measurements that can be repeated.", no_args_is_help=True)
 
@@ -108,3 +108,36 @@ def bench_rendering(
     out.print(table)
     out.print(rendering.describe(here), soft_wrap=True)
     out.print(f"rendering.json and rendering.md: {out_dir}", soft_wrap=True)
+
+
+@bench.command(
+    "together",
+    epilog=examples(
+        "sds3d bench together  # on a CPU little is gained: it is busy with one run",
+        "sds3d bench together toybox vsd --runs 8 --device cuda",
+    ),
+)
+def bench_together(
+    names: Annotated[list[str] | None, typer.Argument(metavar="PRESET", help="Presets to measure.")] = None,
+    runs: Annotated[int, typer.Option(min=1, help="The most runs; half as many and so on are measured too.")] = 8,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of all presets.")
+    ] = None,
+    device: Device = "",
+    threads: Threads = 0,
+    out_dir: Annotated[Path, typer.Option("--out", help="Where the results go.")] = Path("bench-together"),
+) -> None:
+    """Time steps of several prompts one by one, and together in one call of the prior."""
+    chosen = names or ["toybox"]
+    for name in chosen:
+        load_preset(name)
+    from sds3d.evaluation import together
+
+    counts = sorted({max(runs >> i, 1) for i in range(runs.bit_length())})
+    with bars_by_stage() as report:
+        gains = together.bench(chosen, out_dir, counts, settings or (), device, threads, report=report)
+    table = Table(*(Column(title, overflow="fold") for title in together.HEADER))
+    for gain in gains:
+        table.add_row(*together.cells(gain))
+    out.print(table)
+    out.print(f"together.json and together.md: {out_dir}", soft_wrap=True)

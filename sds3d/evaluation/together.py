@@ -1,0 +1,127 @@
+"""What is gained when prompts are optimised together: their steps one by one, and in joint calls, in turns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from sds3d.devices import pick_device, set_threads
+from sds3d.drive import start_work
+from sds3d.evaluation.rendering import interleaved, machine
+from sds3d.files import write_atomically
+from sds3d.jobs.together import Task, drive_together
+from sds3d.optimize import optimize
+from sds3d.priors.base import Prior
+from sds3d.priors.diffusers import load_prior
+from sds3d.prompts import encode_prompt
+from sds3d.run_config import RunConfig, make_config
+
+COUNTS = (1, 2, 4, 8)
+STEPS = 4
+"""Steps of each run in one measurement."""
+SECONDS = 15.0
+"""That measurements of one kind take."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Medians of seconds that a step of one of `count` runs takes: alone, one run after the other, and together."""
+
+    preset: str
+    count: int
+    alone: float
+    together: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as many assets are made together in the same time."""
+        return self.alone / self.together
+
+
+def steps_of(config: RunConfig, seed: int) -> Task:
+    """A run's first STEPS steps, without previews, checkpoints and exports."""
+
+    def task(prior: Prior) -> None:
+        work = start_work(config.model_copy(update={"seed": seed}), prior)
+        prompt = encode_prompt(prior, config.prompt, config.prompts)
+        steps = optimize(
+            work.scene,
+            prior,
+            work.guidance,
+            prompt,
+            work.state,
+            steps=config.steps,
+            cameras=config.cameras,
+            config=config.optimizer,
+            background=config.background,
+            transforms=config.gradient,
+        )
+        for step in steps:
+            if step.step == STEPS:
+                if torch.cuda.is_available():
+                    torch.cuda.synchronize()
+                return
+
+    return task
+
+
+def measure(preset: str, config: RunConfig, prior: Prior, counts: Sequence[int]) -> list[Gain]:
+    """The gain for each number of runs; measurements take turns, each for about SECONDS."""
+    calls: list[Callable[[], object]] = []
+    for count in counts:
+        tasks = [steps_of(config, seed) for seed in range(count)]
+
+        def alone(tasks: Sequence[Task] = tuple(tasks)) -> None:
+            for task in tasks:
+                task(prior)
+
+        def together(tasks: Sequence[Task] = tuple(tasks)) -> None:
+            drive_together(prior, tasks)
+
+        calls += [alone, together]
+    medians = interleaved(calls, SECONDS)
+    pairs = zip(counts, medians[::2], medians[1::2], strict=True)
+    return [Gain(preset, count, one / (STEPS * count), all_ / (STEPS * count)) for count, one, all_ in pairs]
+
+
+def bench(
+    presets: Sequence[str],
+    root: Path,
+    counts: Sequence[int] = COUNTS,
+    overrides: Sequence[str] = (),
+    device: str = "",
+    threads: int = 0,
+    report: Callable[[str, int, int], None] = lambda name, step, total: None,
+) -> list[Gain]:
+    """Measures presets; writes together.json and together.md into `root`."""
+    threads = set_threads(threads)
+    gains: list[Gain] = []
+    for i, preset in enumerate(presets):
+        config = make_config("a red mug", preset, list(overrides))
+        prior = load_prior(config.prior, pick_device(device))
+        gains += measure(preset, config, prior, counts)
+        report("measuring", i + 1, len(presets))
+    here = asdict(machine(threads))
+    details = {"machine": here, "device": str(pick_device(device)), "gains": [asdict(gain) for gain in gains]}
+    write_atomically(root / "together.json", (json.dumps(details, indent=2) + "\n").encode())
+    write_atomically(root / "together.md", table(gains).encode())
+    return gains
+
+
+HEADER = ("preset", "runs", "one by one, ms a step", "together, ms a step", "times as many assets")
+
+
+def cells(gain: Gain) -> list[str]:
+    """A row of the table."""
+    milliseconds = f"{1e3 * gain.alone:.0f}", f"{1e3 * gain.together:.0f}"
+    return [gain.preset, str(gain.count), *milliseconds, f"{gain.ratio:.2f}"]
+
+
+def table(gains: Sequence[Gain]) -> str:
+    """The figures as a Markdown table."""
+    rows = [HEADER, ("---",) * len(HEADER), *map(cells, gains)]
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
