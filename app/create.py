@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -34,15 +36,24 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 @dataclass(frozen=True)
 class Draft:
-    """What the advanced settings show: a preset with edits on top."""
+    """What the advanced settings show: a preset with edits on top, which are JSON, so that drafts can be compared.
+
+    unfolded: the section that is open, if any.
+    """
 
     preset: str = DEFAULT_PRESET
-    edits: tuple[tuple[str, Any], ...] = ()
+    changes: str = "{}"
+    unfolded: str | None = None
 
     @staticmethod
-    def of(preset: str, edits: Edits) -> Draft:
+    def of(preset: str, edits: Edits, unfolded: str | None = None) -> Draft:
         """A draft that the page's state can hold."""
-        return Draft(preset, tuple(edits.items()))
+        return Draft(preset, json.dumps(edits), unfolded)
+
+    @property
+    def edits(self) -> Edits:
+        """What differs from the preset."""
+        return json.loads(self.changes)
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,7 @@ def _wire(create: Create, new: gr.Button) -> None:
         return {create.preset: gr.Dropdown(info=about), create.draft: Draft(preset)}
 
     def warn(prompt: str, draft: Draft) -> gr.HTML:
-        model = dict(draft.edits).get("prior.model", "toybox")
+        model = draft.edits.get("prior.model", "toybox")
         return said(views.prompt_hint(prompt) if model == "toybox" else "")
 
     def more(name: str) -> Updates:
@@ -151,7 +162,7 @@ def _settings(create: Create) -> None:
 
     @gr.render(inputs=[create.draft], show_progress="hidden")
     def render(draft: Draft) -> None:
-        edits = dict(draft.edits)
+        edits = draft.edits
         try:
             base = studio.config(EXAMPLES[0], draft.preset, nested(choices_of(edits)))
             full = studio.config(EXAMPLES[0], draft.preset, nested(edits))
@@ -165,7 +176,7 @@ def _settings(create: Create) -> None:
             chosen = stages and field.key in form.PROMINENT[:2]
             return chosen or (not studio.local and field.key in NAMES_OF_FILES)
 
-        widgets = form.lay_out(fields, fixed)
+        widgets = form.lay_out(fields, fixed, draft.unfolded)
         if stages:
             gr.HTML(views.note("This preset has stages, which choose their own representations and rules."))
 
@@ -180,18 +191,19 @@ def _settings(create: Create) -> None:
                 return {live.message: said(views.error(problem(error)))}
             return live.opened(run.folder.name, again=True)
 
-        def rechoose(*values: Any) -> Draft:
+        def rechoose(chosen: form.Field, *values: Any) -> Draft:
             try:
                 now = form.edited(fields, start, values)
             except ConfigError:  # what cannot be read is given up with the choice
                 now = edits
-            return Draft.of(draft.preset, consistent(now, edits))
+            unfolded = draft.unfolded if chosen.key in form.PROMINENT else chosen.section
+            return Draft.of(draft.preset, consistent(now, edits), unfolded)
 
         given = [create.prompt, create.preset, create.seed, *widgets]
         gr.on([create.generate.click, create.prompt.submit], submit, given, live.outputs, trigger_mode="once", **QUIET)
         for field, widget in zip(fields, widgets, strict=True):
             if field.is_choice:
-                widget.input(rechoose, widgets, create.draft, **QUIET)  # type: ignore[attr-defined]
+                widget.input(partial(rechoose, field), widgets, create.draft, **QUIET)  # type: ignore[attr-defined]
         gr.on(None, lambda: gr.Button(interactive=True), None, create.generate, **QUIET)
 
 

@@ -159,18 +159,21 @@ def about_rule(name: str) -> str:
     return " ".join((sys.modules[module].__doc__ or "").split("\n\n")[0].split())
 
 
-def lay_out(fields: Sequence[Field], fixed: Callable[[Field], bool]) -> list[Component]:
-    """The widgets of all fields, in their order, the prominent ones first. fixed: those that cannot be changed."""
+def lay_out(fields: Sequence[Field], fixed: Callable[[Field], bool], unfolded: str | None = None) -> list[Component]:
+    """The widgets of all fields, in their order, the prominent ones first.
+
+    fixed: those that cannot be changed. unfolded: the section that is open at first, if any.
+    """
     made: dict[str, Component] = {}
     by_key = {field.key: field for field in fields}
     with gr.Row():
         for key in PROMINENT[:2]:
             made[key] = widget(by_key[key], not fixed(by_key[key]))
     made["steps"] = widget(by_key["steps"])
-    with gr.Accordion("Advanced", open=False, key="advanced", elem_id="advanced"):
+    with gr.Accordion("Advanced", open=unfolded is not None, elem_id="advanced"):
         for section, title in TITLES.items():
             mine = [field for field in fields if field.section == section and field.key not in PROMINENT]
             if mine:
-                with gr.Accordion(title, open=False, key=f"section-{section}", elem_classes="sds-section"):
+                with gr.Accordion(title, open=section == unfolded):
                     made |= {field.key: widget(field, not fixed(field)) for field in mine}
     return [made[field.key] for field in fields]

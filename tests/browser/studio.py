@@ -11,15 +11,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sds3d.run_config import RunConfig, make_config, new_run
+from sds3d.jobs.supervisor import supervised
+from sds3d.run_config import RunConfig, make_config, new_run, total_steps
 from sds3d.runs import Run
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120  # seconds; nothing takes as long unless the machine is busy with other things
+PATIENCE = 60  # seconds; nothing takes as long unless the machine is busy with other things
 
 SERVER = """
 import json, sys
@@ -87,6 +88,16 @@ class Studio:
         self.server.kill()
         self.server.wait()
 
+    def end_workers(self) -> None:
+        """End the process that works off the runs, and wait until it has; its own children end with it."""
+        try:
+            pid = int((self.runs / ".workers.lock").read_text())
+        except (OSError, ValueError):
+            return
+        if supervised(self.runs):
+            os.kill(pid, signal.SIGTERM)
+            wait_for(lambda: not supervised(self.runs))
+
     def config(self, prompt: str, *more: str) -> RunConfig:
         """The settings that the studio gives a prompt."""
         return make_config(prompt, overrides=[*self.overrides, *more])
@@ -94,15 +105,8 @@ class Studio:
     def put(self, prompt: str, *more: str, **state: object) -> Run:
         """A run of which nothing was carried out, in any state."""
         run = new_run(self.runs, self.config(prompt, *more))
-        run.update(**{"status": "cancelled", "total": run_steps(run), **state})
+        run.update(**{"status": "cancelled", "total": total_steps(self.config(prompt, *more)), **state})
         return run
-
-
-def run_steps(run: Run) -> int:
-    """Steps that a run wants."""
-    from sds3d.run_config import read_config
-
-    return read_config(run).steps
 
 
 @contextmanager
@@ -115,15 +119,8 @@ def serve(folder: Path, overrides: tuple[str, ...] = QUICK, auth: str = "[]") ->
     finally:
         if studio.server is not None:
             studio.stop()
-        end_workers(studio.runs)
+        studio.end_workers()
     assert "Traceback" not in studio.log.read_text(), studio.log.read_text()
-
-
-def end_workers(runs: Path) -> None:
-    """End the process that works off a folder of runs; its own children end by themselves."""
-    with suppress(OSError, ValueError):
-        pid = int((runs / ".workers.lock").read_text())
-        os.kill(pid, signal.SIGTERM)
 
 
 def answers(url: str) -> bool:

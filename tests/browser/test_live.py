@@ -1,0 +1,142 @@
+"""A run under way in a real browser: it outlives its page and its server, pauses, resumes, is cancelled, waits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from sds3d.run_config import read_config
+from sds3d.runs import Run, list_runs
+from tests.browser.pages import generate, run_of, strip
+from tests.browser.studio import Studio, wait_for
+
+if TYPE_CHECKING:
+    from tests.browser.pages import Visit
+
+LONG = 9000  # steps; such a run is cancelled
+
+
+def test_a_run_outlives_its_page_and_its_server_pauses_and_is_cancelled(visit: Visit, expect: Any, studio: Studio):
+    page = visit()
+    generate(page, "a blue chair", steps=LONG)
+    running = page.locator("[data-status=running]")
+    expect(running).to_contain_text(f"of {LONG}")
+    expect(running).to_contain_text("s per step")
+    expect(running).to_contain_text("left")
+    run = run_of(page, studio)
+
+    # The preview follows the run, and so do the curves.
+    page.locator("#preview .sds-views").wait_for()
+    first = strip(page)
+    assert "data:image/png" in first
+    wait_for(lambda: strip(page) != first)
+    expect(page.locator("#curves polyline").first).to_be_visible()
+
+    # A second run waits, and says so; nobody else sees what this visitor does.
+    other = visit()
+    expect(other.get_by_text("Your object will take shape here.")).to_be_visible()
+    assert other.locator("[data-status]").count() == 0
+    generate(other, "an orange car", steps=LONG)
+    expect(other.locator("[data-status=queued]")).to_contain_text("2nd in line")
+    other.locator("#cancel").click()
+    expect(other.locator("[data-status=cancelled]")).to_be_visible()
+
+    # A reload finds the same run, still going on.
+    before = len(run.events())
+    page.reload()
+    expect(page.locator("[data-status=running]")).to_be_visible()
+    expect(page.locator("#prompt textarea")).to_have_value("a blue chair")
+    expect(page.locator("#seed input")).to_have_value(str(read_config(run).seed))
+    assert run_of(page, studio) == run
+    wait_for(lambda: len(run.events()) > before)
+
+    # So does whoever comes back after the server was restarted; the run went on meanwhile.
+    before = len(run.events())
+    studio.stop()
+    wait_for(lambda: len(run.events()) > before)
+    studio.start()
+    page.goto(f"{studio.url}/?run={run.folder.name}")
+    expect(page.locator("[data-status=running]")).to_be_visible()
+
+    # It pauses within a step, goes on from there, and is cancelled within a step.
+    page.locator("#pause").click()
+    expect(page.locator("[data-status=paused]")).to_contain_text("Resume goes on from there")
+    paused = run.state
+    assert (paused.status, paused.step) == ("paused", len(run.events()))
+    page.locator("#resume").click()
+    expect(page.locator("[data-status=running]")).to_be_visible()
+    wait_for(lambda: len(run.events()) > paused.step + 1)
+    assert [event["step"] for event in run.events()] == list(range(1, len(run.events()) + 1))
+    page.locator("#cancel").click()
+    wait_for(lambda: run.requested() is not None or run.state.status == "cancelled")
+    asked = len(run.events())
+    expect(page.locator("[data-status=cancelled]")).to_be_visible()
+    assert run.state.status == "cancelled"
+    assert run.state.step == len(run.events()) <= asked + 1
+    expect(page.locator("#cancel")).to_have_count(0)
+
+
+def test_a_run_whose_process_was_killed_goes_on_when_somebody_looks(visit: Visit, expect: Any, studio: Studio):
+    run = studio.put("a yellow duck", status="running", step=2)
+    studio.end_workers()
+    page = visit(f"?run={run.folder.name}")
+    expect(page.locator("[data-status=done]")).to_be_visible()
+    assert run.state.status == "done"
+
+
+def test_two_visitors_of_one_second_watch_one_run_or_two(visit: Visit, expect: Any, studio: Studio):
+    runs = len(list_runs(studio.runs))
+    pages = [visit(), visit(), visit()]
+    for page, seed in zip(pages, (71, 71, 72), strict=True):
+        page.locator("#prompt textarea").fill("a green hat")
+        page.locator("#seed input").fill(str(seed))
+        page.locator("#seed input").press("Tab")
+    for page in pages:
+        page.locator("#generate").dblclick()  # impatience makes no further run
+    for page in pages:
+        page.wait_for_url("**run=*")
+    one, same, other = (run_of(page, studio) for page in pages)
+    assert one == same != other
+    assert len(list_runs(studio.runs)) == runs + 2
+    for page in pages:
+        expect(page.locator("[data-status=done]")).to_be_visible()
+    # Prompts that differ in their signs alone are two runs.
+    generate(pages[0], "a green hat!", seed=71)
+    marked = run_of(pages[0], studio)
+    assert marked != one
+    assert read_config(marked).prompt == "a green hat!"
+    expect(pages[0].locator("[data-status=done]")).to_contain_text("a green hat!")
+
+
+def test_a_prompt_is_text_wherever_it_is_shown(visit: Visit, expect: Any, studio: Studio):
+    prompt = "<img src=x onerror=window.hacked=1> ${window.hacked=1} {{window.hacked=1}} 'dragon\" ../../x"
+    run = studio.put(prompt, status="failed", error=f"no {prompt}", step=3)
+    page = visit(f"?run={run.folder.name}")
+    expect(page.locator("#message [role=alert]")).to_have_text(f"The run failed: no {prompt}")
+    expect(page.locator("[data-status=failed]")).to_contain_text("Failed at step 3 of 4")
+    expect(page.locator("#prompt textarea")).to_have_value(prompt)
+    page.get_by_role("tab", name="Library").click()
+    expect(page.locator(f".sds-card[data-run='{run.folder.name}'] b")).to_have_text(prompt)
+    page.locator(f".sds-card[data-run='{run.folder.name}'] [data-action=compare]").click()
+    expect(page.locator("#side-by-side")).to_contain_text(prompt)
+    run.update(status="done")
+    page = visit(f"?run={run.folder.name}")
+    expect(page.locator("[data-status=done]")).to_contain_text(prompt)
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("img[src=x]").count() == 0
+
+
+@pytest.mark.parametrize("name", ["../runs", "a%00b", "no-such-run", "%2Fetc", "..%2F..%2Fetc", "<script>"])
+def test_an_address_opens_runs_only(name: str, visit: Visit, expect: Any):
+    page = visit(f"?run={name}")
+    expect(page.locator("#message [role=alert]")).to_contain_text("no run of that name")
+
+
+def test_a_run_that_is_damaged_is_told_and_harms_nothing(visit: Visit, expect: Any, studio: Studio):
+    run = Run(studio.put("a white cat").folder)
+    (run.folder / "state.json").write_text("{")
+    page = visit(f"?run={run.folder.name}")
+    expect(page.locator("#message [role=alert]")).to_contain_text("is damaged")
+    page.get_by_role("tab", name="Library").click()
+    expect(page.locator(f".sds-card[data-run='{run.folder.name}']")).to_contain_text("damaged")
