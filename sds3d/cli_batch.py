@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from enum import Enum
 from pathlib import Path
@@ -16,7 +17,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from sds3d.config import load_preset, parse_override
-from sds3d.console import STYLES, Overrides, Retries, Threads, Together, Workers, err, examples, out
+from sds3d.console import STYLES, Overrides, Retries, Threads, Together, Workers, bars_by_stage, err, examples, out
 
 if TYPE_CHECKING:
     from sds3d.jobs.batch import Batch, Engine, Watch
@@ -81,11 +82,11 @@ def batch(
             lines = ", ".join(str(entry.line) for entry in others)
             err.print(f"the same as line {first.line}, so one run with it: line {lines}", soft_wrap=True)
     _warn_of_unknown_words(entries)
-    with err.status("making run folders"):
-        from sds3d.jobs.batch import Watch, make_batch
+    from sds3d.jobs.batch import Watch, make_batch
 
-        made = make_batch(root, entries, part)
-        watch = Watch(made.jobs)
+    with bars_by_stage() as report:
+        made = make_batch(root, entries, part, lambda done, total: report("run folders", done, total))
+    watch = Watch(made.jobs)
     stopped = _watch(made, watch, _engine(engine, address, workers, threads, retries, together))
     with err.status("writing the gallery"):
         from sds3d.jobs.gallery import write_gallery
@@ -123,35 +124,36 @@ def _watch(batch: Batch, watch: Watch, engine: Engine) -> bool:
     from sds3d.jobs.board import Board
 
     board = Board(watch, err)
-    with board.shown(), closing(carry_out(batch, engine)) as steps, _stop_signals() as asked:
-        for _ in steps:
-            board.look()
-            if asked():
-                err.print("pausing after the current step; again Ctrl-C stops at once")
-                return True
+    with board.shown():
+        try:
+            with _interruptible(), closing(carry_out(batch, engine)) as steps:
+                for _ in steps:
+                    board.look()
+        except KeyboardInterrupt:
+            return True
     return False
 
 
 @contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and a scheduler's SIGTERM as a question, whether one came; a second one is raised as ever."""
-    seen: list[int] = []
+def _interruptible() -> Iterator[None]:
+    """What a scheduler sends before it ends a job is taken as Ctrl-C is: what goes on is paused."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def note(number: int, frame: object) -> None:
-        seen.append(number)
-        restore()
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def interrupt(number: int, frame: object) -> None:
+        for signal_number in before:
+            signal.signal(signal_number, signal.default_int_handler)
+        os.write(
+            2, b"\npausing after the current step; Ctrl-C again stops at once\n"
+        )  # print may be what is broken off
+        raise KeyboardInterrupt
 
     for number in before:
-        signal.signal(number, note)
+        signal.signal(number, interrupt)
     try:
-        yield lambda: bool(seen)
+        yield
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _tell(batch: Batch, watch: Watch, written: Sequence[Path], named: Sequence[str]) -> None:

@@ -18,6 +18,8 @@ from sds3d.run_config import RunConfig, new_run, total_steps
 from sds3d.runs import Run, RunError
 
 POLL = 0.5  # seconds
+LOOKED_AT = 200
+"""Waiting jobs that are looked at each time, of thousands: half of them the next ones, half in turns."""
 
 Engine = Callable[[Path, Sequence[str]], Iterator[None]]
 """Works off those queued runs of a folder that have these names, yielding now and then; closing it pauses them."""
@@ -46,14 +48,21 @@ class Batch:
         return [job.run.folder.name for job in self.jobs]
 
 
-def make_batch(root: Path, entries: Sequence[Entry], shard: tuple[int, int] = (1, 1)) -> Batch:
+def make_batch(
+    root: Path,
+    entries: Sequence[Entry],
+    shard: tuple[int, int] = (1, 1),
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Batch:
     """The runs of a file's entries, or of the i-th of n shards: every n-th run. Makes their folders.
 
-    Raises RunError when a folder cannot be written.
+    report: takes how many of them are there, and of how many. Raises RunError when a folder cannot be written.
     """
     index, count = shard
     jobs = []
-    for group in same_runs(entries)[index - 1 :: count]:
+    groups = same_runs(entries)[index - 1 :: count]
+    for number, group in enumerate(groups):
+        report(number, len(groups))
         config = group[0].config
         jobs.append(Job(new_run(root, config), tuple(group), _steps(config)))
     return Batch(root, tuple(jobs), shard)
@@ -101,15 +110,26 @@ class Watch:
         self.seen = [look(job.run) for job in jobs]
         self._done_before, self._steps_before = self.counts["done"], self.steps
         self._began = 0.0  # when the first step was seen
+        self._turn = 0
 
-    def look(self) -> list[int]:
-        """Look at all jobs that are not done; returns the numbers of those whose status has changed."""
+    def look(self, *, everywhere: bool = False) -> list[int]:
+        """Look at the jobs that are not done; returns the numbers of those whose status has changed.
+
+        everywhere: at all of them, where otherwise of many that wait some are looked at.
+        """
+        unfinished = [number for number, one in enumerate(self.seen) if one.status != "done"]
+        if not everywhere:
+            queued = [number for number in unfinished if self.seen[number].status == "queued"]
+            turn = [queued[(self._turn + i) % len(queued)] for i in range(min(LOOKED_AT // 2, len(queued)))]
+            passed_over = set(queued[LOOKED_AT // 2 :]) - set(turn)
+            unfinished = [number for number in unfinished if number not in passed_over]
+            self._turn += LOOKED_AT // 2
         changed = []
-        for number, before in enumerate(self.seen):
-            if before.status != "done":
-                now = self.seen[number] = look(self.jobs[number].run)
-                if now.status != before.status:
-                    changed.append(number)
+        for number in unfinished:
+            before = self.seen[number]
+            now = self.seen[number] = look(self.jobs[number].run)
+            if now.status != before.status:
+                changed.append(number)
         if not self._began and self.steps > self._steps_before:
             self._began = time.monotonic()
         return changed

@@ -37,13 +37,13 @@ class Board:
             if self.console.is_terminal:
                 self._live = stack.enter_context(Live(self, console=self.console, auto_refresh=False))
             yield
-            self.look()
+            self.look(everywhere=True)
         self._live = None
 
-    def look(self) -> None:
-        """Look at the jobs and show what has changed."""
+    def look(self, *, everywhere: bool = False) -> None:
+        """Look at the jobs, as `Watch.look`, and show what has changed."""
         before = list(self.watch.seen)
-        changed = self.watch.look()
+        changed = self.watch.look(everywhere=everywhere)
         if self._live is not None:
             self._live.refresh()
             return

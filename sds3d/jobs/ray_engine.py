@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections import Counter
@@ -263,8 +264,9 @@ def _connected(address: str) -> Iterator[None]:
         return
     ended = signal.getsignal(signal.SIGTERM)
     try:
+        _knock(address)
         ray.init(address=address or None, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise RunError(f"no Ray cluster answers at {address or 'this machine'}: {_last_line(error)}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
@@ -273,6 +275,13 @@ def _connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError when nobody is at HOST:PORT; Ray itself would try for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()
 
 
 def _last_line(error: Exception) -> str:

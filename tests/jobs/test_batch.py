@@ -216,6 +216,25 @@ def test_the_watch_tells_how_long_it_will_take(tmp_path: Path):
     assert (watch.steps, watch.total) == (11, 31)
 
 
+def test_of_thousands_that_wait_some_are_looked_at_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sds3d.jobs.batch.LOOKED_AT", 4)
+    batch = jobs(tmp_path, 9)
+    for job in batch.jobs:
+        job.run.update(status="queued")
+    watch = Watch(batch.jobs)
+    for job in batch.jobs:
+        finish(job.run)
+    found = watch.look()
+    assert found == [0, 1]
+    found += [number for _ in range(4) for number in watch.look()]
+    assert sorted(found) == list(range(9))
+    watch = Watch(batch.jobs[:5])
+    for job in batch.jobs[:5]:
+        job.run.update(status="failed")
+    assert watch.look() == []
+    assert watch.counts == {"done": 5}  # what is done stays done
+
+
 def screen(tmp_path: Path, *, terminal: bool) -> tuple[Batch, Board, Console]:
     batch = jobs(tmp_path, 3)
     for job in batch.jobs:

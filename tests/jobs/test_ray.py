@@ -85,6 +85,13 @@ def test_without_ray_the_way_to_it_is_told(tmp_path: Path, monkeypatch: pytest.M
         next(supervise(tmp_path, names, Crew()))
 
 
+@pytest.mark.parametrize(("address", "why"), [("127.0.0.1:9", "refused"), ("nowhere.invalid:6379", "")])
+def test_a_cluster_that_does_not_answer(address: str, why: str, tmp_path: Path):
+    pytest.importorskip("ray")
+    with pytest.raises(RunError, match=f"no Ray cluster answers at {address}: .*{why}"):
+        next(supervise(tmp_path, queued(tmp_path), Crew(), address))
+
+
 def test_a_node_that_does_not_share_the_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     names = queued(tmp_path)
     monkeypatch.setattr(ray_engine, "SHARED", 0.0)
