@@ -91,6 +91,11 @@ def carry_out(batch: Batch, engine: Engine) -> Generator[None]:
         time.sleep(POLL)
 
 
+def clipped(text: str, most: int) -> str:
+    """The text, cut where it is longer."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
 def look(run: Run) -> Progress:
     """How far a run is; one with a damaged state counts as failed."""
     try:

@@ -13,7 +13,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from sds3d.console import STYLES
-from sds3d.jobs.batch import Job, Watch
+from sds3d.jobs.batch import Job, Watch, clipped
 from sds3d.jobs.queue import Progress
 
 ORDER = ("done", "failed", "cancelled", "paused", "stopped", "exporting", "running", "starting", "queued", "new")
@@ -102,8 +102,7 @@ class Board:
 
 def title(job: Job) -> str:
     """A job in a few words: its first line and its prompt, cut where it is long."""
-    prompt = job.entries[0].config.prompt
-    return f"line {job.entries[0].line}, {prompt if len(prompt) <= 60 else prompt[:59] + '…'}"
+    return f"line {job.entries[0].line}, {clipped(job.entries[0].config.prompt, 60)}"
 
 
 def summary(watch: Watch, *, colours: bool = False) -> str:

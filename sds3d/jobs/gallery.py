@@ -13,7 +13,7 @@ from PIL import Image
 
 from sds3d.export.pictures import contact_sheet, sheet_png
 from sds3d.files import write_atomically
-from sds3d.jobs.batch import Batch, look
+from sds3d.jobs.batch import Batch, clipped, look
 from sds3d.jobs.gallery_page import page
 from sds3d.jobs.queue import Status
 from sds3d.outputs import PREVIEW_VIEWS
@@ -93,7 +93,7 @@ def _write_sheets(root: Path, stem: str, rows: Sequence[Row], title: str) -> lis
 def _sheet_of_views(rows: Sequence[Row], root: Path, title: str) -> Image.Image:
     """A row of views for each asset."""
     headings = [f"{360 * i / PREVIEW_VIEWS:.0f}°" for i in range(PREVIEW_VIEWS)]
-    labelled = [(row.prompt, _views(root / row.run, FEW_SIZE)) for row in rows]
+    labelled = [(f"{row.line}: {clipped(row.prompt, 100)}", _views(root / row.run, FEW_SIZE)) for row in rows]
     return contact_sheet(labelled, headings, title, FEW_SIZE)
 
 

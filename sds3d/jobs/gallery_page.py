@@ -52,7 +52,8 @@ article[hidden] {{ display: none }}
 .view video.on {{ opacity: 1 }}
 .none {{ display: grid; place-items: center; color: #888; background: #8882 }}
 .text {{ padding: .6rem .8rem .8rem }}
-h2 {{ font-size: 1rem; margin: 0; overflow-wrap: anywhere }}
+h2 {{ font-size: 1rem; margin: 0; overflow-wrap: anywhere; overflow: hidden; display: -webkit-box;
+  -webkit-box-orient: vertical; -webkit-line-clamp: 4 }}
 p {{ margin: .2rem 0; font-size: .85rem; opacity: .75; overflow-wrap: anywhere }}
 p.error {{ color: #d33; opacity: 1 }}
 .text a {{ font-size: .85rem; margin-right: .6rem; display: inline-block }}
@@ -105,10 +106,9 @@ def _card(row: Row, root: Path) -> str:
     named = sorted((_name(path), path) for path in row.exports)
     named.sort(key=lambda pair: KINDS.index(pair[0]) if pair[0] in KINDS else len(KINDS))
     links = " ".join(f'<a href="{quote(path)}">{escape(name)}</a>' for name, path in named)
-    return (
-        f'<article>{view}<div class="text"><h2>{escape(row.prompt)}</h2><p>{escape(facts)}</p>{error}{links}</div>'
-        "</article>\n"
-    )
+    prompt = escape(row.prompt)
+    told = f'<h2 title="{prompt}">{prompt}</h2><p>{escape(facts)}</p>{error}{links}'
+    return f'<article>{view}<div class="text">{told}</div></article>\n'
 
 
 def _name(path: str) -> str:
