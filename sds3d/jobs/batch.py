@@ -93,7 +93,7 @@ def carry_out(batch: Batch, engine: Engine) -> Generator[None]:
 
 def clipped(text: str, most: int) -> str:
     """The text, cut where it is longer."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def look(run: Run) -> Progress:

@@ -103,7 +103,7 @@ def _sheet_of_fronts(rows: Sequence[Row], root: Path, title: str) -> Image.Image
     for begin in range(0, len(rows), COLUMNS):
         part = rows[begin : begin + COLUMNS]
         fronts = np.stack([_views(root / row.run, MANY_SIZE)[0] for row in part])
-        labelled.append((f"{part[0].line} – {part[-1].line}", fronts))
+        labelled.append((f"{part[0].line} - {part[-1].line}", fronts))
     return contact_sheet(labelled, title=title, size=MANY_SIZE)
 
 
