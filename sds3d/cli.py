@@ -246,7 +246,10 @@ def playground(
 @app.command(
     "app",
     epilog=examples(
-        "sds3d app", "sds3d app --out my-runs --port 8000", "sds3d app steps=200  # on top of every preset"
+        "sds3d app",
+        "sds3d app --out my-runs --port 8000",
+        "sds3d app steps=200  # on top of every preset",
+        "sds3d app --host 0.0.0.0 --auth ada:lovelace  # for others, with a password",
     ),
 )
 def web_app(
@@ -254,9 +257,23 @@ def web_app(
     out_dir: Annotated[Path, typer.Option("--out", help="Where run folders are made.")] = Path("runs"),
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 opens it to the network.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
+    share: Annotated[
+        bool, typer.Option("--share", help="A public address as well, through Gradio's servers; it needs --auth.")
+    ] = False,
+    auth: Annotated[
+        list[str] | None,
+        typer.Option(metavar="USER:PASSWORD", envvar="SDS3D_AUTH", help="Who may come; may be given several times."),
+    ] = None,
 ) -> None:
     """Start the web app."""
-    _import_app().launch(out_dir, host, port, overrides or [])
+    studio = _import_app()
+    if not auth and not share and not studio.is_local(host):
+        err.print(
+            f"[yellow]warning:[/yellow] anybody who reaches {escape(host)}:{port} can use this machine, see all "
+            "runs and delete them: give --auth USER:PASSWORD",
+            soft_wrap=True,
+        )
+    studio.launch(out_dir, host, port, overrides or [], share=share, auth=auth or [])
 
 
 cli_jobs.add_commands(app)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sds3d.jobs.queue import stop
+from sds3d.runs import RunError, list_runs
 from tests.browser.studio import PATIENCE, Studio, serve
 
 if TYPE_CHECKING:
@@ -49,6 +52,15 @@ def chromium(playwright: Any) -> Iterator[Browser]:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser
         browser.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_over(studio: Studio) -> Iterator[None]:
+    """What a test left running is cancelled, so that the next one's runs need not wait."""
+    yield
+    for run in list_runs(studio.runs):
+        with suppress(RunError):
+            stop(run, "cancel")
 
 
 @pytest.fixture

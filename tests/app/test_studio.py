@@ -1,0 +1,160 @@
+"""The studio without a browser: settings by dotted key, presets found again, files handed out, charts, who may come."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app import launch, views
+from app.charts import chart, thinned
+from app.create import consistent
+from app.folder import Studio, files
+from app.form import edited, fields_of, lay_out
+from app.recipes import recipe
+from app.result import make_file
+from app.server import is_local, login
+from app.settings import choices_of, edits_of, flat, leaves_of, nested
+from sds3d.config import ConfigError
+from sds3d.run_config import make_config, new_run
+from sds3d.runs import RunError
+
+KEYS = st.dictionaries(
+    st.text("abc", min_size=1, max_size=3), st.integers() | st.none() | st.lists(st.floats(allow_nan=False)), min_size=1
+)
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Studio:
+    return Studio(tmp_path.resolve())
+
+
+@given(st.dictionaries(st.text("xyz", min_size=1, max_size=2), KEYS | st.integers()))
+def test_dotted_keys_stand_for_nested_settings(tree: dict[str, object]):
+    assert nested(flat(tree)) == tree
+
+
+@pytest.mark.parametrize("preset", ["toybox", "splats", "mesh", "vsd", "prolificdreamer", "cfd-ode"])
+def test_a_run_tells_its_preset_and_what_differs(preset: str, studio: Studio):
+    config = make_config("a blue car", preset, ["seed=7", "steps=33", "export.formats=[glb]"])
+    made = recipe(studio, new_run(studio.root, config))
+    assert (made.preset, made.edits) == (preset, {"steps": 33, "export.formats": ["glb"]})
+
+
+def test_another_choice_brings_its_own_settings(studio: Studio):
+    more = ["guidance=sds", "guidance.schedule=sqrt", "guidance.schedule.max=0.9", "representation=gaussians"]
+    config = make_config("a blue car", "toybox", more)
+    edits = edits_of(config, lambda given: studio.config("a blue car", "toybox", nested(given)))
+    assert edits == {
+        "guidance.name": "sds",
+        "guidance.schedule.name": "sqrt",
+        "guidance.schedule.max": 0.9,
+        "representation.name": "gaussians",
+    }
+    assert studio.config("a blue car", "toybox", nested(edits)) == config
+    # A choice taken anew drops what belonged to the one before, and nothing else.
+    assert consistent({**edits, "guidance.name": "vsd"}, edits) == {
+        "guidance.name": "vsd",
+        "representation.name": "gaussians",
+    }
+
+
+@pytest.mark.parametrize("preset", ["toybox", "splats", "vsd", "prolificdreamer", "perp-neg"])
+def test_widgets_that_nobody_touched_change_nothing(preset: str, studio: Studio):
+    config = studio.config("a red mug", preset)
+    fields = fields_of(config)
+    assert {field.key for field in fields} >= {"steps", "guidance.name", "representation.name", "export.formats"}
+    assert all(field.help() for field in fields if not field.is_choice)
+    with gr.Blocks():
+        widgets = lay_out(fields, lambda _: False)
+    shown = [widget.value for widget in widgets]  # type: ignore[attr-defined]
+    assert edited(fields, leaves_of(config), shown) == {}
+    steps = [field.key for field in fields].index("steps")
+    assert edited(fields, leaves_of(config), [*shown[:steps], 77, *shown[steps + 1 :]]) == {"steps": 77}
+    assert choices_of(leaves_of(config))["prior.name"] == "diffusers"
+
+
+def test_studios_open_to_others_take_no_names_of_files(studio: Studio):
+    visitors = replace(studio, local=False)
+    for layer in ({"start_from": "/etc/passwd"}, {"prior": {"model": "/"}}, {"stages": [{"steps": 3}]}):
+        with pytest.raises(ConfigError, match="open to others"):
+            visitors.config("a red mug", "toybox", layer)
+    assert visitors.config("a red mug", "toybox", {"steps": 3}).steps == 3
+    # Its own presets may.
+    made = recipe(visitors, new_run(studio.root, make_config("a red mug", "prolificdreamer")))
+    assert made.preset == "prolificdreamer"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc", "a\x00b", "a" * 500, "a b", "<b>", "\n"])
+def test_only_names_of_runs_are_found(name: str, studio: Studio):
+    assert studio.find(name) is None
+
+
+def test_links_lead_nowhere(studio: Studio, tmp_path_factory: pytest.TempPathFactory):
+    outside = new_run(tmp_path_factory.mktemp("outside"), make_config("a red mug"))
+    (studio.root / "link").symlink_to(outside.folder)
+    assert studio.find("link") is None
+    assert studio.runs() == []
+    run = new_run(studio.root, make_config("a red mug"))
+    run.exports.symlink_to(outside.folder)
+    (outside.folder / "x.glb").write_bytes(b"glTF")
+    assert files(run) == []
+
+
+def test_deleting_spares_what_is_going_on_and_what_is_elsewhere(
+    studio: Studio, tmp_path_factory: pytest.TempPathFactory
+):
+    run, outside = new_run(studio.root, make_config("a red mug")), tmp_path_factory.mktemp("outside")
+    (outside / "kept").touch()
+    (run.folder / "link").symlink_to(outside)
+    run.update(status="queued")
+    with pytest.raises(RunError, match="cancel it first"):
+        studio.delete(run)
+    run.update(status="cancelled")
+    studio.delete(run)
+    assert not run.folder.exists()
+    assert (outside / "kept").exists()
+
+
+def test_what_cannot_be_made_is_refused(studio: Studio):
+    run = new_run(studio.root, make_config("a red mug"))
+    with pytest.raises(ValueError, match="format 'exe' is unknown"):
+        make_file(run, "exe", 0, 1024)
+    with pytest.raises(ValueError, match="64 to 4096"):
+        make_file(run, "glb", 0, 100_000)
+    with pytest.raises(RunError, match="no checkpoint"):
+        make_file(run, "glb", 0, 1024)
+
+
+def test_passwords_are_not_repeated_and_public_addresses_need_them(tmp_path: Path):
+    assert login("ada:love:lace") == ("ada", "love:lace")
+    for wrong in ("secret", ":secret", "secret:"):
+        with pytest.raises(ConfigError) as told:
+            login(wrong)
+        assert "secret" not in str(told.value)
+    with pytest.raises(ConfigError, match="--auth"):
+        launch(tmp_path, share=True)
+    assert [is_local(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "192.168.1.2", "example.org")] == [
+        True, True, True, False, False, False,
+    ]  # fmt: skip
+
+
+def test_charts_show_finite_values_and_few_points():
+    svg = chart("Losses", {"<b>": [(1, 1.0), (2, float("nan")), (3, 1000.0)], "flat": [(1, 2.0)]}, 3)
+    assert "<b>" not in svg.replace("<figcaption><b>", "")
+    (line,) = re.findall(r'points="([^"]+ [^"]+)"', svg)
+    assert len(line.split()) == 2
+    assert "Nothing yet" in chart("Losses", {"a": [(1, float("inf"))]}, 1)
+    many = [(float(i), 1.0) for i in range(9001)]
+    assert len(thinned(many)) < 200
+    assert thinned(many)[-1] == many[-1]
+
+
+@pytest.mark.parametrize(("n", "word"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (12, "12th"), (22, "22nd")])
+def test_places_in_line(n: int, word: str):
+    assert views.ordinal(n) == word

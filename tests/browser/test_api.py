@@ -1,0 +1,154 @@
+"""The HTTP API, called by `gradio_client` as its users call it, and what nobody may get over HTTP."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import trimesh
+
+from sds3d.run_config import read_config
+from sds3d.runs import Run
+from tests.browser.studio import ROOT, Studio, serve, wait_for
+
+client_of = pytest.importorskip("gradio_client").Client
+
+
+@pytest.fixture
+def client(studio: Studio, tmp_path: Path) -> Iterator[Any]:
+    """A caller with a folder for downloads."""
+    calling = client_of(studio.url, verbose=False, download_files=str(tmp_path))
+    yield calling
+    calling.close()
+
+
+def test_a_script_generates_waits_and_downloads(client: Any, studio: Studio):
+    name = client.predict("a red hat", seed=4, settings=["guidance.scale=5"], api_name="/generate")
+    run = Run(studio.runs / name)
+    assert read_config(run) == studio.config("a red hat", "seed=4", "guidance.scale=5")
+    status: dict[str, Any] = {}
+
+    def finished() -> bool:
+        status.update(client.predict(name, api_name="/status"))
+        return status["status"] not in ("queued", "starting", "running", "exporting")
+
+    wait_for(finished)
+    assert status == {"status": "done", "step": 4, "total": 4, "seconds_left": 0.0, "error": "", "position": 0}
+    files = [Path(path) for path in client.predict(name, api_name="/files")]
+    assert {path.name for path in files} == {path.name for path in run.exports.iterdir()}
+    assert files[0].name == "a-red-hat.glb"
+    assert not files[0].is_relative_to(studio.folder)
+    assert len(trimesh.load_mesh(files[0]).faces) > 100
+    # The same call is the same run.
+    assert client.predict("a red hat", seed=4, settings=["guidance.scale=5"], api_name="/generate") == name
+
+
+def test_a_script_stops_and_resumes(client: Any, studio: Studio):
+    name = client.predict("a blue boat", steps=9000, api_name="/generate")
+    run = Run(studio.runs / name)
+    wait_for(lambda: len(run.events()) > 1)
+    behind = client.predict("a blue boat", seed=1, steps=9000, api_name="/generate")
+    assert client.predict(behind, api_name="/status")["position"] == 1
+    assert client.predict(behind, "cancel", api_name="/stop") == "cancelled"
+    client.predict(name, "pause", api_name="/stop")
+    wait_for(lambda: client.predict(name, api_name="/status")["status"] == "paused")
+    step = run.state.step
+    assert client.predict(name, api_name="/resume") in ("queued", "starting", "running")
+    wait_for(lambda: len(run.events()) > step)
+    client.predict(name, "cancel", api_name="/stop")
+    wait_for(lambda: run.state.status == "cancelled")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"prompt": ""}, "prompt is empty"),
+        ({"prompt": "x" * 100_000}, "shorten it"),
+        ({"prompt": "a \x00 mug"}, "control character"),
+        ({"prompt": "a mug", "preset": "/etc/passwd"}, "no preset"),
+        ({"prompt": "a mug", "preset": "../x.yaml"}, "no preset"),
+        ({"prompt": "a mug", "settings": ["guidance.scal=4"]}, 'did you mean "guidance.scale"'),
+        ({"prompt": "a mug", "settings": ["nonsense"]}, "KEY=VALUE"),
+        ({"prompt": "a mug", "seed": -1}, "whole number"),
+        ({"prompt": "a mug", "steps": 10**9}, "10000 or fewer"),
+    ],
+)
+def test_what_cannot_be_done_is_told_in_a_line(arguments: dict[str, Any], told: str, client: Any):
+    with pytest.raises(Exception, match=told):
+        client.predict(**arguments, api_name="/generate")
+
+
+@pytest.mark.parametrize("name", ["..", "../runs", "/etc", "a/../..", "%2e%2e", "", "link"])
+def test_only_runs_have_files(name: str, client: Any, studio: Studio, tmp_path: Path):
+    link = studio.runs / "link"
+    if not link.is_symlink():
+        link.symlink_to(tmp_path)  # a run folder outside of the runs
+    (tmp_path / "config.yaml").write_text("prompt: a red mug\n")
+    for endpoint in ("/files", "/status", "/resume"):
+        with pytest.raises(Exception, match="no run of that name"):
+            client.predict(name, api_name=endpoint)
+
+
+def test_links_out_of_a_run_are_not_followed(client: Any, studio: Studio):
+    run = studio.put("a red link")
+    run.exports.mkdir()
+    (run.exports / "secret.glb").symlink_to("/etc/hostname")
+    (run.exports / "made").symlink_to("/etc")
+    (run.exports / "true.glb").write_bytes(b"glTF")
+    assert [Path(path).name for path in client.predict(run.folder.name, api_name="/files")] == ["true.glb"]
+
+
+def test_files_are_not_served_by_path(studio: Studio):
+    run = studio.put("a yellow mug")
+    run.exports.mkdir(exist_ok=True)
+    (run.exports / "link.glb").symlink_to("/etc/hostname")
+    (run.exports / "mine.glb").write_bytes(b"glTF")
+    paths = [
+        ROOT / "pyproject.toml",
+        "/etc/hostname",
+        studio.log,
+        f"{studio.runs}/../server.log",
+        f"{studio.folder}/served/../server.log",
+        run.exports / "link.glb",
+        run.exports / "mine.glb",  # handed out as a copy only
+        run.config_path,
+    ]
+    for path in paths:
+        for written in (str(path), quote(str(path), safe="")):
+            with pytest.raises(urllib.error.HTTPError, match=r"40\d"):
+                urllib.request.urlopen(f"{studio.url}/gradio_api/file={written}")
+
+
+def test_only_the_five_endpoints_can_be_called(client: Any):
+    known = client.view_api(return_format="dict")
+    assert set(known["named_endpoints"]) == {"/generate", "/status", "/files", "/stop", "/resume"}
+    assert known["unnamed_endpoints"] == {}
+
+
+def test_uploads_are_limited(studio: Studio):
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="big.bin"\r\n\r\n' + bytes(3_000_000)
+    request = urllib.request.Request(
+        f"{studio.url}/gradio_api/upload",
+        data=body + b"\r\n--x--\r\n",
+        headers={"Content-Type": "multipart/form-data; boundary=x"},
+    )
+    with pytest.raises(urllib.error.HTTPError, match="413"):
+        urllib.request.urlopen(request)
+
+
+def test_a_password_keeps_others_out_and_is_nowhere_written(tmp_path: Path):
+    with serve(tmp_path, auth='["ada:love:lace"]') as studio:
+        with pytest.raises(Exception, match=r"[Cc]redentials|auth|401"):
+            client_of(studio.url, verbose=False)
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(f"{studio.url}/gradio_api/file=/etc/hostname")
+        calling = client_of(studio.url, auth=("ada", "love:lace"), verbose=False)
+        with pytest.raises(Exception, match="no run of that name"):
+            calling.predict("none", api_name="/status")
+        calling.close()
+        assert "love:lace" not in studio.log.read_text()
