@@ -119,10 +119,13 @@ def build(model: type[ConfigT], *layers: Mapping[str, Any]) -> ConfigT:
         raise ConfigError("\n".join(lines)) from None
 
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where PyYAML has it
+
+
 def load_yaml(path: Path) -> Tree:
     """The mapping in a YAML file. Raises ConfigError when it cannot be read or holds something else."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

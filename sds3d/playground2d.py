@@ -8,20 +8,21 @@ Everything is what a run takes: the loop, the rules, the priors; only the scene 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sds3d.cameras import CameraConfig, Cameras, turntable
 from sds3d.config import ConfigError, build, nearest, parse_override, presets
 from sds3d.console import StageReport
 from sds3d.devices import pick_device, set_threads
-from sds3d.export.pictures import contact_sheet, sheet_png, to_png
+from sds3d.export.pictures import contact_sheet, sheet_png, stacked, to_png
 from sds3d.files import write_atomically
 from sds3d.guidance.base import Guidance, Guided, Views
 from sds3d.guidance.rules import rule_configs
@@ -35,6 +36,9 @@ from sds3d.run_config import RunConfig, make_config, stage_config
 
 RATES = {"latents": 0.05, "pixels": 0.02}
 """The spaces in which pictures can be optimised, with their learning rates."""
+
+ACROSS, TILE = 7, 150
+"""Rules in a line of the sheet, and pixels a side of each picture there."""
 
 
 class Pictures(Scene):
@@ -202,6 +206,21 @@ def compare(
         drawn[name] = draw(loaded[1], config, count=count, space=space, report=say)
         path = write_atomically(folder / f"{name}.png", to_png(drawn[name]))
         written[path] = time.monotonic() - start_of_rule
-        rows = [("", np.stack([pictures[i] for pictures in drawn.values()])) for i in range(count)]
-        write_atomically(folder / "sheet.png", sheet_png(contact_sheet(rows, list(drawn), prompt)))
+        write_atomically(folder / "sheet.png", sheet_png(sheet(drawn, prompt)))
     return written | {folder / "sheet.png": time.monotonic() - began}
+
+
+def sheet(drawn: Mapping[str, FloatArray], title: str) -> Image.Image:
+    """The pictures (count, S, S, 3) of each rule under its name, ACROSS rules a line."""
+    names = list(drawn)
+    lines = [names[i : i + ACROSS] for i in range(0, len(names), ACROSS)]
+    blocks = [
+        contact_sheet(
+            [("", np.stack(pictures)) for pictures in zip(*(drawn[name] for name in line), strict=True)],
+            line,
+            title if line is lines[0] else "",
+            TILE,
+        )
+        for line in lines
+    ]
+    return stacked(blocks)

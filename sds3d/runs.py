@@ -189,6 +189,13 @@ class Run:
         with hold(self.folder / "lock", f"{self.folder} is in use"):
             yield
 
+    def holder(self) -> int:
+        """The process that holds the folder or did so last, on its own machine; 0 if none ever did."""
+        try:
+            return int((self.folder / "lock").read_bytes()[:32])
+        except (OSError, ValueError):
+            return 0
+
     def busy(self) -> bool:
         """Whether a process holds the folder. A run that is "running" but not busy was killed; it can be resumed."""
         try:

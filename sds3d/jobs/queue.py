@@ -80,15 +80,18 @@ def waiting(runs: Iterable[Run]) -> list[Run]:
     return [run for *_, run in sorted(found, key=lambda entry: entry[:2])]
 
 
-def recover(run: Run, retries: int, *, lean: bool = False, why: str = "", blame: bool = True) -> None:
+def recover(
+    run: Run, retries: int, *, lean: bool = False, why: str = "", blame: bool = True, unclaimed: bool = False
+) -> None:
     """A run whose process died goes back into the queue, or fails after so many retries; any other is left alone.
 
     lean: memory was the cause: it goes on with less. why: of the death, for the run's log and its error. blame: it
-    counts as an attempt; false after a power cut or the like.
+    counts as an attempt; false after a power cut or the like. unclaimed: the same for a run that is still queued, whose
+    worker died before it came to it.
     """
     with suppress(RunBusyError), run.locked():
         state = run.state
-        if state.status != "running":
+        if state.status != "running" and not (unclaimed and state.status == "queued"):
             return
         if (request := run.requested()) is not None:
             run.clear_request()

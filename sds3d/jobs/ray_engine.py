@@ -25,7 +25,7 @@ from sds3d.jobs.queue import progress, recover, rest, runs_in, stop, waiting
 from sds3d.jobs.supervisor import Crew
 from sds3d.jobs.worker import AHEAD, Worker, next_group
 from sds3d.run_config import RunConfig
-from sds3d.runs import Run, RunBusyError, RunError
+from sds3d.runs import Run, RunError
 
 POLL = 0.25  # seconds
 NODES_EVERY = 2.0
@@ -148,7 +148,6 @@ class _Hands:
         self._places: list[Place] = []
         self._looked = 0.0
         self._failed_starts: Counter[Place] = Counter()
-        self._unclaimed: Counter[str] = Counter()
 
     @property
     def taken(self) -> set[str]:
@@ -179,18 +178,10 @@ class _Hands:
                 hand.is_ready, hand.answer, hand.runs = True, None, []
         for name, (run, why, memory) in list(self.orphans.items()):
             with suppress(RunError):
-                self._recover(run, why, memory)
+                recover(run, self.crew.retries, lean=memory, why=why, unclaimed=True)
                 if run.state.status == "running":
                     continue  # a process on a node that is lost still holds it, for now
             del self.orphans[name]
-
-    def _recover(self, run: Run, why: str, memory: bool) -> None:
-        if run.state.status == "queued":  # it died before it came to the run, as of the prior: not for ever
-            self._unclaimed[run.folder.name] += 1
-            if self._unclaimed[run.folder.name] > self.crew.retries:
-                with suppress(RunBusyError), run.locked():
-                    run.update(status="failed", error=why)
-        recover(run, self.crew.retries, lean=memory, why=why)
 
     def _note_failed_start(self, place: Place, error: Exception) -> None:
         from ray.exceptions import ActorUnschedulableError, RayTaskError

@@ -108,9 +108,12 @@ def _reap(root: Path, names: Sequence[str] | None, workers: _Workers, crew: Crew
             continue
         kills = memory_kills()
         lean, workers.kills = code == -signal.SIGKILL and kills > workers.kills, kills
-        for run in runs_in(root, names):
+        runs = runs_in(root, names)
+        orphans = [run for run in runs if _is_orphan(run)]
+        # It may have died before it came to a run, as of the prior: that shall not go on for ever either.
+        for run in orphans or waiting(runs)[:1]:
             with suppress(RunError):
-                recover(run, crew.retries, lean=lean, why=_why(code, lean))
+                recover(run, crew.retries, lean=lean, why=_why(code, lean), unclaimed=not orphans)
 
 
 def _why(code: int, lean: bool) -> str:
@@ -121,7 +124,8 @@ def _why(code: int, lean: bool) -> str:
 
 def _dismiss(root: Path, names: Sequence[str] | None, workers: _Workers) -> None:
     """End the workers after their current steps, and leave the runs they were at paused."""
-    going_on = [run for run in runs_in(root, names) if _running(run)] if workers.processes else []
+    ours = {process.pid for process in workers.processes.values()}
+    going_on = [run for run in runs_in(root, names) if run.holder() in ours and run.busy()] if ours else []
     workers.leave.set()
     end = time.monotonic() + PATIENCE
     for process in workers.processes.values():
@@ -133,9 +137,10 @@ def _dismiss(root: Path, names: Sequence[str] | None, workers: _Workers) -> None
             stop(run, "pause")
 
 
-def _running(run: Run) -> bool:
+def _is_orphan(run: Run) -> bool:
+    """Whether a run's process is gone, without a word."""
     with suppress(RunError):
-        return run.state.status == "running" and run.busy()
+        return run.state.status == "running" and not run.busy()
     return False
 
 

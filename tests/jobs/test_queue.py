@@ -102,6 +102,16 @@ def test_a_death_may_ask_for_less_memory_or_be_nobodys_fault(tmp_path: Path):
     assert run.state.lean, "it must not be forgotten"
 
 
+def test_a_worker_that_never_came_to_its_run_counts_too(tmp_path: Path):
+    run = run_of(tmp_path, status="queued", queued=5.0)
+    recover(run, 1, why="signal 9")
+    assert run.state.attempts == 0
+    recover(run, 1, why="signal 9", unclaimed=True)
+    assert (run.state.status, run.state.attempts, run.state.queued) == ("queued", 1, 5.0)
+    recover(run, 1, why="signal 9", unclaimed=True)
+    assert (run.state.status, run.state.error) == ("failed", "signal 9 (2 times)")
+
+
 def test_a_run_whose_process_died_does_what_was_asked_of_it(tmp_path: Path):
     run = run_of(tmp_path, status="running")
     run.request("cancel")

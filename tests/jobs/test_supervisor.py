@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -37,11 +38,6 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
-def holder(run: Run) -> int:
-    """The process that drives the run."""
-    return int((run.folder / "lock").read_text())
-
-
 def alive(pid: int) -> bool:
     """Whether it runs; a process that has ended and is not waited for does not."""
     try:
@@ -66,7 +62,7 @@ def test_a_killed_worker_takes_nothing_along(tmp_path: Path):
 
     def kill_once() -> None:
         if not killed and victim.state.step >= 5 and victim.busy():
-            killed.append(holder(victim))
+            killed.append(victim.holder())
             os.kill(killed[0], signal.SIGKILL)
 
     drain(tmp_path, each=kill_once)
@@ -85,13 +81,32 @@ def test_a_run_that_kills_every_worker_is_given_up_and_the_next_one_comes(tmp_pa
     def kill() -> None:
         seen = progress(poison)
         if seen.status == "running" and seen.step > 5:
-            os.kill(holder(poison), signal.SIGKILL)
+            os.kill(poison.holder(), signal.SIGKILL)
 
     drain(tmp_path, Crew(devices=["cpu"], threads=1, retries=1), kill)
     assert (poison.state.status, poison.state.attempts) == ("failed", 2)
     assert "signal 9 (2 times)" in poison.state.error
     assert poison.checkpoints, "what was done until then is kept"
     assert other.state.status == "done"
+
+
+def test_a_worker_that_dies_before_it_comes_to_a_run_is_not_replaced_for_ever(
+    tmp_path: Path,
+):
+    first, second = queued(tmp_path, "a red mug", 2), queued(tmp_path, "a blue chair", 2)
+    started: set[int] = set()
+
+    def kill() -> None:
+        for process in multiprocessing.active_children():
+            if process.name.startswith("sds3d-worker"):
+                started.add(process.pid or 0)
+                process.kill()
+
+    drain(tmp_path, Crew(devices=["cpu"], threads=1, retries=1), kill)
+    assert len(started) == 4
+    for run in (first, second):
+        assert (run.state.status, run.state.attempts) == ("failed", 2)
+        assert "signal 9 (2 times)" in run.state.error
 
 
 @pytest.mark.parametrize(("request_", "after"), [("pause", "paused"), ("cancel", "cancelled")])
@@ -122,7 +137,7 @@ def test_two_workers_share_a_queue(tmp_path: Path):
     several = [queued(tmp_path, prompt, 6) for prompt in ("a red mug", "a blue chair", "a green hat", "a black boat")]
     drain(tmp_path, Crew(devices=["cpu", "cpu"], threads=1))
     assert [run.state.status for run in several] == ["done"] * 4
-    assert len({holder(run) for run in several}) == 2
+    assert len({run.holder() for run in several}) == 2
     for run in several:
         assert [event["step"] for event in run.events()] == list(range(1, 7)), "some steps were done twice"
 
@@ -163,7 +178,7 @@ def test_workers_whose_supervisor_was_killed_put_their_run_back(tmp_path: Path):
     run = queued(tmp_path, "a red mug", 30)
     with workers(tmp_path) as process:
         wait_for(lambda: len(run.last_events(3)) == 3)
-        pid = holder(run)
+        pid = run.holder()
         assert pid != process.pid
         process.kill()
         process.wait()
@@ -208,10 +223,10 @@ def test_the_studios_workers_are_started_once_and_outlive_their_starter(tmp_path
         assert int(lock_of(tmp_path).read_text()) == supervisor
         again = queued(tmp_path, "a blue chair", 2)  # they wait for more
         wait_for(lambda: again.state.status == "done")
-        assert holder(again) == holder(run), "the prior was loaded twice"
+        assert again.holder() == run.holder(), "the prior was loaded twice"
     finally:
         os.kill(supervisor, signal.SIGTERM)
-    wait_for(lambda: not alive(holder(again)))
+    wait_for(lambda: not alive(again.holder()))
 
 
 def test_kills_for_want_of_memory_are_counted():

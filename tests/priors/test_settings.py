@@ -116,7 +116,8 @@ def test_chunks_of_a_multi_view_model_are_whole_objects() -> None:
     whole, chunked = load_prior(DiffusersConfig()), load_prior(DiffusersConfig(chunk=2))
     rows: list[int] = []
     chunked.network.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
-    x = torch.randn(8, *whole.encode_image(torch.full((1, 64, 64, 3), 0.5)).shape[1:], generator=torch.Generator().manual_seed(0))
+    shape = whole.encode_image(torch.full((8, 64, 64, 3), 0.5)).shape
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     t, cond, cameras = torch.full((8,), 0.7), whole.encode_text(["a red mug"] * 8), turntable(8)
     expected, found = whole.predict(x, t, cond, cameras), chunked.predict(x, t, cond, cameras)
     assert rows == [4, 4]
