@@ -143,7 +143,7 @@ def test_settings_come_from_the_models_and_differ_from_the_preset_where_they_wer
     page.get_by_role("button", name="Guidance rule").click()
     expect(page.locator("#set-guidance-weighting")).to_be_visible()
     choose(page, "#set-guidance-schedule-name", "sqrt")
-    expect(page.locator("#set-guidance-schedule-min")).to_contain_text("Least noise, at the end")
+    expect(page.locator("#set-guidance-schedule-min")).to_contain_text("Noise at the end")
     page.locator("#set-guidance-scale input").fill("7.5")
     page.locator("#set-guidance-scale input").press("Tab")
     generate(page, "a blue chair", seed=5, steps=9000)

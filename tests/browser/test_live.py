@@ -103,7 +103,7 @@ def test_two_visitors_of_one_second_watch_one_run_or_two(visit: Visit, expect: A
         expect(page.locator("[data-status=done]")).to_be_visible()
     # Prompts that differ in their signs alone are two runs.
     generate(pages[0], "a green hat!", seed=71)
-    wait_for(lambda: run_of(pages[0], studio) != one)
+    pages[0].wait_for_function("name => !window.location.search.includes(name)", arg=one.folder.name)
     marked = run_of(pages[0], studio)
     assert marked != one
     assert read_config(marked).prompt == "a green hat!"
