@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -22,16 +23,16 @@ def build_page(studio: Studio) -> gr.Blocks:
     with gr.Blocks(title="sds3d", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.HTML(views.HEAD)
         with gr.Tabs(selected="create") as tabs:
-            with gr.Tab("Create", id="create"):
+            with gr.Tab("Create", id="create") as first:
                 making = create.lay_out(studio)
-            with gr.Tab("Library", id="library"):
+            with gr.Tab("Library", id="library") as second:
                 shelf = library.lay_out(studio)
-            with gr.Tab("Compare", id="compare"):
+            with gr.Tab("Compare", id="compare") as third:
                 comparing = compare.lay_out(studio)
-            with gr.Tab("System", id="system"):
+            with gr.Tab("System", id="system") as fourth:
                 looking = system.lay_out(studio)
         api.lay_out(studio)
-        Between(studio, tabs, making, shelf, comparing, looking).wire(page)
+        Between(studio, tabs, (first, second, third, fourth), making, shelf, comparing, looking).wire(page)
     for function in page.fns.values():
         if function.api_name not in api.ENDPOINTS:
             function.api_visibility = "private"
@@ -44,6 +45,7 @@ class Between:
 
     studio: Studio
     tabs: gr.Tabs
+    pages: tuple[gr.Tab, ...]
     create: create.Create
     library: library.Library
     compare: compare.Compare
@@ -55,7 +57,9 @@ class Between:
         given: list[Any] = [*shelf.inputs, comparing.runs]
         shown = [*shelf.outputs, shelf.message, *comparing.outputs]
         page.load(self.restore, None, self.create.outputs, **QUIET)
-        self.tabs.select(self.turn_to, given, [shelf.timer, comparing.timer, self.system.view, *shown], **QUIET)
+        turned = [shelf.timer, comparing.timer, self.system.view, *shown]
+        for tab in self.pages:  # an event each: one that is still being answered would swallow the next
+            tab.select(partial(self.turn_to, str(tab.id)), given, turned, **QUIET)
         shelf.cards.select(self.act, given, [self.tabs, *shown, *self.create.outputs], **QUIET)
 
     def restore(self, request: gr.Request) -> Updates:
@@ -63,18 +67,17 @@ class Between:
         name = str(request.query_params.get("run") or "")
         return self.create.open(name) if name else {self.create.seed: create.new_seed()}
 
-    def turn_to(self, event: gr.SelectData, search: str, state: str, limit: float, runs: list[str]) -> Updates:
+    def turn_to(self, tab: str, search: str, state: str, limit: float, runs: list[str]) -> Updates:
         """A tab is shown: it begins to follow what it shows, and the others rest."""
-        tab = event.value
         updates: Updates = {
-            self.library.timer: gr.Timer(active=tab == "Library"),
-            self.compare.timer: gr.Timer(active=tab == "Compare"),
+            self.library.timer: gr.Timer(active=tab == "library"),
+            self.compare.timer: gr.Timer(active=tab == "compare"),
         }
-        if tab == "Library":
+        if tab == "library":
             updates |= self.library.show(search, state, limit)
-        elif tab == "Compare":
+        elif tab == "compare":
             updates |= self.compare.choose(runs)
-        elif tab == "System":
+        elif tab == "system":
             updates[self.system.view] = self.system.show()
         return updates
 
