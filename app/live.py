@@ -26,7 +26,8 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 REMEMBER = """(run) => { const url = new URL(window.location); url.searchParams.set('run', run);
 if (!run) return;
 window.history.replaceState(null, '', url);
-if (window.innerWidth < 700) document.querySelector('#status, #preview').scrollIntoView({behavior: 'smooth'}); }"""
+if (window.innerWidth >= 700) return;
+setTimeout(() => document.querySelector('#status, #preview').scrollIntoView({behavior: 'smooth'}), 500); }"""
 
 STOPPABLE = ("queued", "starting", "running")
 RESUMABLE = ("new", "paused", "cancelled", "failed", "stopped")

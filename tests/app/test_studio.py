@@ -7,7 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
+import numpy as np
 import pytest
+import trimesh
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +23,8 @@ from app.result import make_file
 from app.server import is_local, login
 from app.settings import choices_of, edits_of, flat, leaves_of, nested
 from sds3d.config import ConfigError
+from sds3d.export.surface import simplify
+from sds3d.mesh import Mesh
 from sds3d.run_config import make_config, new_run
 from sds3d.runs import RunError
 
@@ -129,6 +133,18 @@ def test_what_cannot_be_made_is_refused(studio: Studio):
         make_file(run, "glb", 0, 100_000)
     with pytest.raises(RunError, match="no checkpoint"):
         make_file(run, "glb", 0, 1024)
+
+
+def test_a_smaller_mesh_keeps_its_shape_and_colours():
+    ball = trimesh.creation.icosphere(subdivisions=4, radius=0.4)
+    vertices = ball.vertices.astype(np.float32)
+    mesh = Mesh(vertices, ball.faces.astype(np.int32), colors=vertices + np.float32(0.5))
+    small = simplify(mesh, 500)
+    assert 400 <= len(small.faces) <= 500
+    assert small.colors is not None
+    assert np.abs(small.colors - (small.vertices + 0.5)).max() < 0.05
+    assert small.volume() == pytest.approx(mesh.volume(), rel=0.02)
+    assert simplify(mesh, len(mesh.faces)) is mesh
 
 
 def test_passwords_are_not_repeated_and_public_addresses_need_them(tmp_path: Path):

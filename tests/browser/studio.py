@@ -20,7 +20,7 @@ from sds3d.run_config import RunConfig, make_config, new_run, total_steps
 from sds3d.runs import Run
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60  # seconds; nothing takes as long unless the machine is busy with other things
+PATIENCE = 120  # seconds; nothing takes as long unless the machine is busy with other things
 
 SERVER = """
 import json, sys
