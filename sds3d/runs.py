@@ -198,14 +198,7 @@ class Run:
 
     def busy(self) -> bool:
         """Whether a process holds the folder. A run that is "running" but not busy was killed; it can be resumed."""
-        try:
-            with (self.folder / "lock").open("rb+") as file:
-                _lock(file.fileno())
-        except FileNotFoundError:
-            return False
-        except OSError:
-            return True
-        return False
+        return is_held(self.folder / "lock")
 
 
 def create_run(root: Path, slug: str, config: Config) -> Run:
@@ -302,6 +295,18 @@ def hold(path: Path, busy: str) -> Iterator[None]:
         file.truncate(0)
         file.write(f"{os.getpid()}\n".encode())
         yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock file; asking takes hold of it for an instant and leaves no trace."""
+    try:
+        with path.open("rb+") as file:
+            _lock(file.fileno())
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 def _append(path: Path, line: str) -> None:

@@ -22,7 +22,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from sds3d.jobs.queue import recover, rest, runs_in, stop, waiting
-from sds3d.runs import Run, RunBusyError, RunError, hold
+from sds3d.runs import Run, RunError, hold, is_held
 
 _SPAWN = multiprocessing.get_context("spawn")  # forked processes cannot use CUDA, and inherit locks
 
@@ -206,11 +206,7 @@ def ensure_workers(root: Path, arguments: Sequence[str] = ()) -> None:
 
 def supervised(root: Path) -> bool:
     """Whether a supervisor of this machine works off the queue of a folder."""
-    try:
-        with hold(lock_of(root), ""):
-            return False
-    except RunBusyError:
-        return True
+    return is_held(lock_of(root))
 
 
 def default_devices(workers: int = 0) -> list[str]:
