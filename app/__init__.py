@@ -6,6 +6,6 @@ import os
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_RUN_HISTORY"] = "False"
 
-from .server import is_local, launch
+from .server import launch
 
-__all__ = ["is_local", "launch"]
+__all__ = ["launch"]

@@ -19,7 +19,7 @@ from sds3d.jobs.queue import Progress
 from sds3d.jobs.supervisor import ensure_workers
 from sds3d.prompts import checked_prompt
 from sds3d.run_config import RunConfig, new_run
-from sds3d.runs import Run, RunError, list_runs
+from sds3d.runs import Run, RunBusyError, RunError, list_runs
 
 from .settings import flat
 
@@ -145,12 +145,16 @@ class Studio:
         return before + (names.index(run.folder.name) if run.folder.name in names else 0)
 
     def delete(self, run: Run) -> None:
-        """Delete a run's folder. Raises RunError for one that is going on or waiting."""
-        if queue.progress(run).active or run.busy():
-            raise RunError("the run is going on: cancel it first")
-        with run.locked():
-            run.config_path.unlink()  # from here on it is no run
-        shutil.rmtree(run.folder)
+        """Delete a run's folder. Raises RunError for one that is going on or waiting, and OSError."""
+        try:
+            with run.locked():
+                if run.state.status == "queued":
+                    raise RunError("the run is waiting for its turn: cancel it first")
+                gone = run.folder.with_name(f".deleted-{run.folder.name}-{time.time_ns()}")
+                run.folder.rename(gone)  # at once: another run of the same name may begin from here on
+        except RunBusyError:
+            raise RunError("the run is going on: cancel it first") from None
+        shutil.rmtree(gone)
 
 
 def files(run: Run) -> list[Path]:

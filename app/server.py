@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from sds3d.config import ConfigError
+from sds3d.jobs.supervisor import tend
 
 from .folder import Studio
 from .page import build_page
@@ -29,17 +31,20 @@ def launch(
     """Serve the page on `host`:`port` until interrupted; runs that are going on then go on.
 
     runs: the folder of run folders; only files that the page hands out are served. overrides: KEY=VALUE laid over every
-    preset. share: a public address through Gradio's servers, which needs `auth`. auth: USER:PASSWORD of those who may
-    come; none lets everybody in who reaches the address. block: wait until interrupted.
+    preset. share: a public address through Gradio's servers. auth: USER:PASSWORD of those who may come, needed unless
+    only this machine reaches the address. block: wait until interrupted.
 
     Returns the address. Raises OSError when the port is taken, ConfigError when an override or a login is wrong.
     """
     users = [login(text) for text in auth]
-    if share and not users:
-        raise ConfigError("a public address without a password lets anybody in: add --auth USER:PASSWORD")
+    if (share or not is_local(host)) and not users:
+        where = "a public address" if share else f"the address {host}"
+        raise ConfigError(f"{where} without a password lets anybody in: add --auth USER:PASSWORD")
     root = runs.resolve()
     root.mkdir(parents=True, exist_ok=True)
-    page = build_page(Studio(root, tuple(overrides), local=is_local(host) and not share))
+    # Behind a proxy this machine's address is everybody's: a password says so.
+    page = build_page(Studio(root, tuple(overrides), local=is_local(host) and not share and not users))
+    threading.Thread(target=tend, args=(root,), daemon=True).start()
     page.queue(default_concurrency_limit=None)
     try:
         _, address, _ = page.launch(

@@ -255,7 +255,9 @@ def playground(
 def web_app(
     overrides: Overrides = None,
     out_dir: Annotated[Path, typer.Option("--out", help="Where run folders are made.")] = Path("runs"),
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 opens it to the network.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; 0.0.0.0 opens it to the network, and needs --auth.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
     share: Annotated[
         bool, typer.Option("--share", help="A public address as well, through Gradio's servers; it needs --auth.")
@@ -266,14 +268,7 @@ def web_app(
     ] = None,
 ) -> None:
     """Start the web app."""
-    studio = _import_app()
-    if not auth and not share and not studio.is_local(host):
-        err.print(
-            f"[yellow]warning:[/yellow] anybody who reaches {escape(host)}:{port} can use this machine, see all "
-            "runs and delete them: give --auth USER:PASSWORD",
-            soft_wrap=True,
-        )
-    studio.launch(out_dir, host, port, overrides or [], share=share, auth=auth or [])
+    _import_app().launch(out_dir, host, port, overrides or [], share=share, auth=auth or [])
 
 
 cli_jobs.add_commands(app)

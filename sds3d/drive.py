@@ -37,7 +37,7 @@ from sds3d.prompts import encode_prompt
 from sds3d.representations.base import Scene
 from sds3d.representations.field_nerf import FieldNerfConfig
 from sds3d.run_config import RunConfig, read_config, stage_config, stage_count, total_steps
-from sds3d.runs import STOPPED, Run, open_run
+from sds3d.runs import STOPPED, Run, RunError, Status, open_run
 from sds3d.scenes import Asset, latent_rgb_of, make_scene
 
 
@@ -85,12 +85,19 @@ def start_work(
 
 
 def drive(
-    run: Run, *, device: str = "", threads: int = 0, prior: Prior | None = None, claim: bool = False
+    run: Run,
+    *,
+    device: str = "",
+    threads: int = 0,
+    prior: Prior | None = None,
+    claim: bool = False,
+    closed: Status = "paused",
 ) -> Iterator[Step]:
     """Start or resume a run and drive it to its exports, yielding each step; a finished run yields nothing.
 
     device, threads: empty and 0 take what the run was started with, or the machine's defaults. prior: one that is
     loaded already by `prior_settings`, as a worker has it. claim: only a run that is still queued is driven.
+    closed: the status that closing the generator leaves.
 
     The run ends early, and can be resumed to the same result, when its `control` file asks for it, when the
     consumer closes the generator, and when the process dies.
@@ -98,13 +105,16 @@ def drive(
     EmptySurfaceError; the state then says "failed" and the last good checkpoint is kept.
     """
     with run.locked():
+        if not run.config_path.is_file():
+            raise RunError(f"{run.folder} is no run folder any more: it was deleted")
         before = run.state
         if before.status == "done" or (claim and before.status != "queued"):
             return
         if before.status != "queued":
             run.clear_request()  # an old request was meant for another process; whoever queues a run clears it then
+        run.sweep()
         try:
-            yield from _drive(run, device or before.device, threads or before.threads, prior)
+            yield from _drive(run, device or before.device, threads or before.threads, prior, closed)
         except GeneratorExit:
             raise
         except KeyboardInterrupt:
@@ -117,7 +127,7 @@ def drive(
             raise
 
 
-def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None) -> Iterator[Step]:
+def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None, closed: Status) -> Iterator[Step]:
     config = read_config(run)
     device = pick_device(device_name)
     threads = set_threads(threads)
@@ -126,7 +136,7 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None) -> It
     run.log(f"started by process {os.getpid()}: torch {torch.__version__}, {device}, {threads} threads")
     if _stops(run):
         return
-    checkpoint = run.load_checkpoint()
+    checkpoint = run.load_checkpoint(mend=True)
     stage = 0 if checkpoint is None else int(checkpoint["stage"])
     lean = run.state.lean
     priors = prior_settings(config, lean) if loaded else None, loaded
@@ -142,7 +152,7 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None) -> It
         work = start_work(config, prior, checkpoint if index == stage else None, index, before)
         named = f"stage {index + 1} of {stage_count(config)}: {mine.representation.name}, " if config.stages else ""
         run.log(f"{named}{'resuming after' if work.state.step else 'starting at'} step {work.state.step}")
-        finished = yield from _drive_stage(run, work, prior, clock, total_steps(config, index), total)
+        finished = yield from _drive_stage(run, work, prior, clock, total_steps(config, index), total, closed)
         if not finished:
             return
         before = scene = work.scene
@@ -181,7 +191,7 @@ class _Clock:
 
 
 def _drive_stage(
-    run: Run, work: Work, prior: Prior, clock: _Clock, offset: int, total: int
+    run: Run, work: Work, prior: Prior, clock: _Clock, offset: int, total: int, closed: Status
 ) -> Generator[Step, None, bool]:
     """Optimise one stage, `offset` steps of `total` being done before it; returns whether it was finished."""
     config = work.config
@@ -221,14 +231,15 @@ def _drive_stage(
             yield step
             if run.requested() is not None and step.step < total:
                 save()
-                _stops(run)
-                return False
+                saved = local.step
+                if _stops(run):  # unless it was taken back meanwhile
+                    return False
     except (GeneratorExit, NumericalError) as error:
         # Both leave the state of a finished step behind, which is worth keeping.
         if work.state.step > saved:
             save()
-        if isinstance(error, GeneratorExit):
-            run.update(status="paused")
+        if isinstance(error, GeneratorExit) and not _stops(run):
+            run.update(status=closed)
         raise
     _preview(run, work)
     return True
@@ -239,8 +250,8 @@ def _stops(run: Run) -> bool:
     request = run.requested()
     if request is None:
         return False
-    run.clear_request()
     state = run.update(status=STOPPED[request])
+    run.clear_request()  # last: killed before it, the run is stopped all the same
     run.log(f"{request} after step {state.step}")
     return True
 

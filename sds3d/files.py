@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -13,7 +16,8 @@ def write_atomically(path: Path, data: bytes) -> Path:
     Raises OSError; when the disk is full its message says so and the old file is still there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # a fixed name: what a killed process left is overwritten
+    # Of its own: two writers at once must not write into each other's file.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -24,6 +28,14 @@ def write_atomically(path: Path, data: bytes) -> Path:
         temporary.unlink(missing_ok=True)
         raise disk_error(error, path, len(data)) from error
     return path
+
+
+def sweep(folder: Path, seconds: float = 60.0) -> None:
+    """Remove what killed processes left half-written in a folder, if it is older than so many seconds."""
+    for path in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
 
 
 def disk_error(error: OSError, path: Path, size: int) -> OSError:

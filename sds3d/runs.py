@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sds3d.config import Config, dump_yaml
-from sds3d.files import disk_error, write_atomically
+from sds3d.files import disk_error, sweep, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +37,8 @@ STOPPED: dict[Request, Status] = {"pause": "paused", "cancel": "cancelled"}
 """What a run is after a request."""
 
 KEPT_CHECKPOINTS = 2
+CONFIGS = "[!.]*/config.yaml"
+"""Where runs are under their root; what is being deleted is hidden."""
 EVENT_BYTES = 2048
 """More than a line of `events.jsonl` takes."""
 
@@ -154,15 +156,27 @@ class Run:
             old.unlink(missing_ok=True)
         return path
 
-    def load_checkpoint(self) -> dict[str, Tensor] | None:
-        """The newest checkpoint that is whole, or None when there is none; damaged ones are logged and removed."""
+    def load_checkpoint(self, *, mend: bool = False) -> dict[str, Tensor] | None:
+        """The newest checkpoint that is whole, or None when there is none.
+
+        mend: damaged ones are logged and set aside, as `<step>.damaged`; for the process inside `locked()`.
+        Raises OSError when one cannot be read for now.
+        """
         for path in self.checkpoints:
             try:
                 return read_checkpoint(path)
+            except FileNotFoundError:
+                continue  # a newer one has just taken its place
             except RunError as error:
-                self.log(f"warning: {error}; falling back to the checkpoint before it")
-                path.unlink(missing_ok=True)
+                if mend:
+                    self.log(f"warning: {error}; falling back to the checkpoint before it")
+                    path.replace(path.with_suffix(".damaged"))
         return None
+
+    def sweep(self) -> None:
+        """Remove what killed processes left half-written; for the process inside `locked()`."""
+        for folder in (self.folder, self.folder / "checkpoints", self.previews, self.exports):
+            sweep(folder)
 
     def request(self, what: Request) -> None:
         """Ask the running process to pause or cancel; it does so after its current step."""
@@ -234,24 +248,26 @@ def open_run(folder: Path) -> Run:
 
 def list_runs(root: Path) -> list[Run]:
     """The runs under a folder, the one touched last first."""
-    found = [Run(path.parent) for path in root.glob("*/config.yaml")]
+    found = [Run(path.parent) for path in root.glob(CONFIGS)]
 
     def touched(run: Run) -> float:
-        state = run.folder / "state.json"
-        return (state if state.exists() else run.config_path).stat().st_mtime
+        for path in (run.folder / "state.json", run.config_path):
+            with suppress(OSError):
+                return path.stat().st_mtime
+        return 0.0  # deleted meanwhile
 
     return sorted(found, key=touched, reverse=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint. Raises RunError when it is truncated or damaged."""
+    """The tensors of a checkpoint. Raises RunError when it is truncated or damaged, OSError when it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error})") from error
     if metadata.get("sha256") != _fingerprint(tensors):
         raise RunError(f"{path} is damaged (its contents do not match their fingerprint)")

@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -188,9 +190,80 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage: str, straight
         case "empty":
             data = bytearray()
     newest.write_bytes(data)
+    assert run.load_checkpoint() is not None
+    assert newest.exists(), "looking changes nothing"
     assert finish(run)[0] == int(older.stem) + 1
+    assert newest.with_suffix(".damaged").read_bytes() == bytes(data)
     assert "is damaged" in (run.folder / "run.log").read_text()
     assert same(run, straight)
+
+
+def test_a_checkpoint_that_cannot_be_read_for_now_is_kept(tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    finish(run, 8)
+    names = [path.name for path in run.checkpoints]
+    for path in run.checkpoints:
+        path.rename(path.with_suffix(".kept"))
+        path.mkdir()  # reading it is an OSError, whoever reads
+    with pytest.raises(OSError, match="directory|device"):
+        finish(run)
+    assert run.state.status == "failed"
+    assert [path.name for path in run.checkpoints] == names
+
+
+def test_a_pause_that_is_taken_back_while_the_run_saves_is_none(
+    straight: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    save = Run.save_checkpoint
+
+    def save_slowly(run: Run, *arguments: Any) -> Path:
+        path = save(run, *arguments)
+        run.clear_request()  # as a viewer does who presses Resume just then
+        return path
+
+    monkeypatch.setattr(Run, "save_checkpoint", save_slowly)
+    run = new_run(tmp_path, tiny())
+    assert finish(run, 6) == list(range(1, 13))
+    assert run.state.status == "done"
+    assert same(run, straight)
+
+
+def test_a_request_wins_over_what_closing_the_generator_leaves(tmp_path: Path):
+    for request, status in (("cancel", "cancelled"), (None, "queued")):
+        run = new_run(tmp_path / status, tiny())
+        steps = drive(run, threads=1, prior=disc(), closed="queued")
+        next(steps)
+        if request is not None:
+            run.request(request)
+        steps.close()
+        assert (run.state.status, run.state.step) == (status, 1)
+        assert run.requested() is None
+
+
+def test_the_same_run_may_be_made_by_many_at_once(tmp_path: Path):
+    config = tiny()
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: new_run(tmp_path, config), range(32)))
+    assert set(made) == {made[0]}
+    assert [path.name for path in made[0].folder.iterdir()] == ["config.yaml"]
+
+
+def test_half_written_files_of_killed_processes_are_swept_up(tmp_path: Path):
+    run = new_run(tmp_path, tiny(steps=1))
+    old, young = run.folder / ".state.json.1-1.tmp", run.folder / ".control.2-2.tmp"
+    for path in (old, young):
+        path.write_bytes(b"{")
+    os.utime(old, (0, 0))
+    finish(run)
+    assert not old.exists()
+    assert young.exists(), "somebody may be writing it"
+
+
+def test_a_deleted_run_is_not_driven(tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    run.config_path.unlink()
+    with pytest.raises(RunError, match="it was deleted"):
+        finish(run)
 
 
 def test_without_a_whole_checkpoint_it_starts_over(straight: Run, tmp_path: Path):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sds3d.runs import STOPPED, Request, Run, RunBusyError, RunError
+from sds3d.runs import CONFIGS, STOPPED, Request, Run, RunBusyError, RunError
 from sds3d.runs import Status as State
 
 Status = Literal[
@@ -49,12 +49,17 @@ class Progress:
 def enqueue(run: Run) -> None:
     """Let a worker carry the run out, from where it was stopped; what is asked of it (pause, cancel) is taken back.
 
-    A run that is done or queued, or whose process lives, stays as it is. Raises RunError when its state is damaged.
+    A run that is done or queued, or is going on, stays as it is. Raises RunBusyError when it is held for something
+    else, an export for instance, and RunError when its state is damaged.
     """
     run.clear_request()
-    with suppress(RunBusyError), run.locked():
-        if run.state.status not in ("done", "queued"):
-            run.update(status="queued", queued=time.time(), error="", attempts=0)
+    try:
+        with run.locked():
+            if run.state.status not in ("done", "queued"):
+                run.update(status="queued", queued=time.time(), error="", attempts=0)
+    except RunBusyError:
+        if run.state.status not in ("done", "queued", "running"):
+            raise
 
 
 def stop(run: Run, request: Request) -> None:
@@ -63,8 +68,8 @@ def stop(run: Run, request: Request) -> None:
         with run.locked():
             state: State = run.state.status
             if state in ("new", "queued", "running") or (state == "paused" and request == "cancel"):
-                run.clear_request()
                 run.update(status=STOPPED[request])
+                run.clear_request()
     except RunBusyError:
         run.request(request)
 
@@ -73,31 +78,31 @@ def waiting(runs: Iterable[Run]) -> list[Run]:
     """Those that are queued, the one that has waited longest first."""
     found = []
     for run in runs:
-        with suppress(RunError):  # a damaged state is for those to see who look at that run
+        with suppress(RunError, OSError):  # a damaged state is for those to see who look at that run
             state = run.state
             if state.status == "queued":
                 found.append((state.queued, run.folder.name, run))
     return [run for *_, run in sorted(found, key=lambda entry: entry[:2])]
 
 
-def recover(
-    run: Run, retries: int, *, lean: bool = False, why: str = "", blame: bool = True, unclaimed: bool = False
-) -> None:
+def recover(run: Run, retries: int, *, lean: bool = False, why: str = "", unclaimed: bool = False) -> bool:
     """A run whose process died goes back into the queue, or fails after so many retries; any other is left alone.
 
-    lean: memory was the cause: it goes on with less. why: of the death, for the run's log and its error. blame: it
-    counts as an attempt; false after a power cut or the like. unclaimed: the same for a run that is still queued, whose
-    worker died before it came to it.
+    lean: memory was the cause: it goes on with less. why: of the death, for the run's log and its error. unclaimed: the
+    same for a run that is still queued, whose worker died before it came to it. Returns whether it was such a run.
     """
+    statuses = ("running", "queued") if unclaimed else ("running",)
+    if run.state.status not in statuses:
+        return False
     with suppress(RunBusyError), run.locked():
         state = run.state
-        if state.status != "running" and not (unclaimed and state.status == "queued"):
-            return
+        if state.status not in statuses:
+            return False
         if (request := run.requested()) is not None:
-            run.clear_request()
             run.update(status=STOPPED[request])
-            return
-        attempts = state.attempts + blame
+            run.clear_request()
+            return True
+        attempts = state.attempts + 1
         why = why or "its process is gone"
         run.log(f"{why}; attempt {attempts} of {retries + 1}")
         if attempts > retries:
@@ -106,6 +111,8 @@ def recover(
         else:
             queued = state.queued or time.time()  # the place it had
             run.update(status="queued", queued=queued, attempts=attempts, lean=state.lean or lean)
+        return True
+    return False
 
 
 def progress(run: Run) -> Progress:
@@ -129,7 +136,7 @@ def runs_in(root: Path, names: Iterable[str] | None = None) -> list[Run]:
     """The runs of these folder names under `root`, or all of them, in the order of their names."""
     if names is not None:
         return [Run(root / name) for name in names]
-    return [Run(path.parent) for path in sorted(root.glob("*/config.yaml"))]
+    return [Run(path.parent) for path in sorted(root.glob(CONFIGS))]
 
 
 def rest(seconds: float, began: float) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 
 from sds3d.devices import default_threads
 from sds3d.jobs.queue import progress, recover, rest, runs_in, stop, waiting
-from sds3d.jobs.supervisor import Crew
+from sds3d.jobs.supervisor import SPARE, Crew
 from sds3d.jobs.worker import AHEAD, Worker, next_group
 from sds3d.run_config import RunConfig
 from sds3d.runs import Run, RunError
@@ -64,7 +64,7 @@ def places(nodes: Sequence[dict[str, Any]], threads: int = 0) -> list[Place]:
     found = []
     for node, resources in alive:
         there = int(resources.get("CPU", 0))
-        cpus = threads if gpu else threads or min(there, CPUS)
+        cpus = min(threads, there) if gpu else min(threads or CPUS, there)
         count = int(resources.get("GPU", 0)) if gpu else there // max(cpus, 1)
         found += [Place(node["NodeID"], node["NodeManagerAddress"], i, gpu, cpus) for i in range(count)]
     return found
@@ -116,7 +116,7 @@ def supervise(root: Path, names: Sequence[str], crew: Crew, address: str = "", m
     root = root.resolve()
     for run in runs_in(root, names):
         with suppress(RunError):
-            recover(run, crew.retries, blame=False)
+            recover(run, crew.retries + SPARE)
     if not waiting(runs_in(root, names)):
         return
     # What Ray says about its nodes would tear what is shown; we say ourselves what becomes of runs.

@@ -27,6 +27,10 @@ from sds3d.runs import Run, RunError, hold, is_held
 _SPAWN = multiprocessing.get_context("spawn")  # forked processes cannot use CUDA, and inherit locks
 
 POLL = 0.25  # seconds
+LEFT_BEHIND = 3.0
+"""Seconds between looks for runs that nobody drives."""
+SPARE = 3
+"""Further retries of a run that was found so: its process may have died of something else."""
 PATIENCE = 60.0
 """Seconds that a worker has to end after its current step before it is ended; an export may take some."""
 IDLE = 600.0
@@ -74,17 +78,32 @@ def supervise(root: Path, names: Sequence[str] | None = None, crew: Crew | None 
         if names is None:
             stack.enter_context(hold(lock_of(root), f"the queue of {root} is worked off"))
         stack.callback(_dismiss, root, names, workers)
-        for run in runs_in(root, names):
-            recover(run, crew.retries, blame=False)
+        suspects: set[str] = set()
+        looked = -LEFT_BEHIND
         while True:
             began = time.monotonic()
             _reap(root, names, workers, crew)
+            if began - looked >= LEFT_BEHIND:
+                suspects, looked = _take_up(root, names, crew, suspects), began
             if waiting(runs_in(root, names)):
                 _staff(root, names, workers, crew)
-            elif not workers.processes:
+            elif not workers.processes and not suspects:
                 return
             yield
             rest(POLL, began)
+
+
+def _take_up(root: Path, names: Sequence[str] | None, crew: Crew, suspects: set[str]) -> set[str]:
+    """Runs that nobody drives though they are "running", as after a power cut, go back into the queue.
+
+    Only at the second look: a process that ends holds its run no longer shortly before it is known why. A run that ends
+    the machine each time is given up some time, too. Returns the names to look at again.
+    """
+    found = {run.folder.name: run for run in runs_in(root, names) if _is_orphan(run)}
+    for name in found.keys() & suspects:
+        with suppress(RunError, OSError):
+            recover(found[name], crew.retries + SPARE)
+    return found.keys() - suspects
 
 
 def _staff(root: Path, names: Sequence[str] | None, workers: _Workers, crew: Crew) -> None:
@@ -107,13 +126,18 @@ def _reap(root: Path, names: Sequence[str] | None, workers: _Workers, crew: Crew
         if code == 0:
             continue
         kills = memory_kills()
-        lean, workers.kills = code == -signal.SIGKILL and kills > workers.kills, kills
+        lean, workers.kills = code == -9 and kills > workers.kills, kills
         runs = runs_in(root, names)
-        orphans = [run for run in runs if _is_orphan(run)]
-        # It may have died before it came to a run, as of the prior: that shall not go on for ever either.
-        for run in orphans or waiting(runs)[:1]:
-            with suppress(RunError):
-                recover(run, crew.retries, lean=lean, why=_why(code, lean), unclaimed=not orphans)
+        taken = [_recovered(run, crew, lean, code) for run in runs]
+        if not any(taken):  # it died before it came to a run, as of the prior: that shall not go on for ever either
+            for run in waiting(runs)[:1]:
+                _recovered(run, crew, lean, code, unclaimed=True)
+
+
+def _recovered(run: Run, crew: Crew, lean: bool, code: int, unclaimed: bool = False) -> bool:
+    with suppress(RunError, OSError):
+        return recover(run, crew.retries, lean=lean, why=_why(code, lean), unclaimed=unclaimed)
+    return False
 
 
 def _why(code: int, lean: bool) -> str:
@@ -139,7 +163,7 @@ def _dismiss(root: Path, names: Sequence[str] | None, workers: _Workers) -> None
 
 def _is_orphan(run: Run) -> bool:
     """Whether a run's process is gone, without a word."""
-    with suppress(RunError):
+    with suppress(RunError, OSError):
         return run.state.status == "running" and not run.busy()
     return False
 
@@ -204,6 +228,16 @@ def ensure_workers(root: Path, arguments: Sequence[str] = ()) -> None:
         )
 
 
+def tend(root: Path, every: float = 10.0) -> None:
+    """See to it, for ever, that queued runs and those that nobody drives any more have workers: for a thread."""
+    while True:
+        with suppress(OSError):
+            runs = runs_in(root)
+            if waiting(runs) or any(_is_orphan(run) for run in runs):
+                ensure_workers(root)
+        time.sleep(every)
+
+
 def supervised(root: Path) -> bool:
     """Whether a supervisor of this machine works off the queue of a folder."""
     return is_held(lock_of(root))
@@ -211,7 +245,8 @@ def supervised(root: Path) -> bool:
 
 def default_devices(workers: int = 0) -> list[str]:
     """A worker for each GPU, or so many in turns on the GPUs there are; on a CPU so many, or one."""
-    if not Path("/proc/driver/nvidia").exists() and sys.platform == "linux":
+    drivers = ("/proc/driver/nvidia", "/dev/dxg", "/dev/kfd")  # NVIDIA's, Windows' for its Linux, AMD's
+    if sys.platform == "linux" and not any(Path(driver).exists() for driver in drivers):
         return ["cpu"] * max(workers, 1)  # without the seconds that torch takes to say so
     import torch
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from sds3d.config import ConfigError
-from sds3d.devices import pick_device
+from sds3d.devices import pick_device, set_threads
 from sds3d.drive import drive, prior_settings
 from sds3d.jobs.queue import rest, runs_in, waiting
 from sds3d.jobs.together import drive_together
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 AHEAD = 8
 """Waiting runs whose texts are embedded with those of the first: text encoders are loaded once for all of them."""
 POLL = 0.2  # seconds
+ASIDE = 5.0  # seconds
 
 
 class Worker:
@@ -55,6 +56,8 @@ class Worker:
             for run in runs:
                 self._drive(run, prior, wanted)
         else:
+            # The joint calls are made by this thread, and each thread has a number of its own.
+            set_threads(runs[0].state.threads or self.threads)
             drive_together(prior, [lambda shared, run=run: self._drive(run, shared, wanted) for run in runs])
 
     def _embed(self, runs: Sequence[Run]) -> None:
@@ -77,12 +80,10 @@ class Worker:
         try:
             # A run goes on with the threads it began with, which its bits depend on.
             threads = run.state.threads or self.threads
-            steps = drive(run, device=self.device, threads=threads, prior=prior, claim=True)
+            steps = drive(run, device=self.device, threads=threads, prior=prior, claim=True, closed="queued")
             for _ in steps:
                 if not wanted():
                     steps.close()  # type: ignore[attr-defined]
-                    with run.locked():
-                        run.update(status="queued")
                     return
         except RunBusyError:
             return  # somebody else was faster
@@ -90,7 +91,8 @@ class Worker:
             logger.warning("%s: %s", run.folder.name, error)
             if lacks_memory(error):
                 self._prior = None
-                self._again_with_less(run)
+                with suppress(OSError):
+                    self._again_with_less(run)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -125,13 +127,18 @@ def work(
     """
     worker, configs = Worker(device, threads, retries), {}
     since = time.monotonic()
+    aside: dict[str, float] = {}  # until when runs are left alone that could not be taken up
     while wanted():
         began = time.monotonic()
-        queue = waiting(runs_in(root, names))
+        queue = [run for run in waiting(runs_in(root, names)) if aside.get(run.folder.name, 0.0) <= began]
         if queue:
             group = next_group(queue, together, configs)
             worker.carry_out(group, wanted, [run for run in queue[:AHEAD] if run not in group])
             since = time.monotonic()
+            # Held by somebody, an export for instance, or the disk is full: others come first meanwhile.
+            aside |= {run.folder.name: since + ASIDE for run in waiting(group)}
+        elif any(until > began for until in aside.values()):
+            rest(POLL, began)
         elif time.monotonic() - since >= idle:
             return
         else:

@@ -8,7 +8,7 @@ import pytest
 
 from sds3d.jobs.queue import Progress, enqueue, progress, recover, runs_in, stop, waiting
 from sds3d.run_config import make_config, new_run
-from sds3d.runs import Run, RunError
+from sds3d.runs import Run, RunBusyError, RunError
 
 
 def run_of(root: Path, seed: int = 0, **state: object) -> Run:
@@ -91,12 +91,10 @@ def test_a_run_whose_process_died_keeps_its_place_until_its_retries_are_spent(tm
     assert "attempt 2 of 3" in (run.folder / "run.log").read_text()
 
 
-def test_a_death_may_ask_for_less_memory_or_be_nobodys_fault(tmp_path: Path):
+def test_a_death_may_ask_for_less_memory(tmp_path: Path):
     run = run_of(tmp_path, status="running")
-    recover(run, 0, blame=False)
-    assert (run.state.status, run.state.attempts, run.state.lean) == ("queued", 0, False)
-    run.update(status="running")
     recover(run, 1, lean=True)
+    assert (run.state.status, run.state.attempts, run.state.lean) == ("queued", 1, True)
     run.update(status="running")
     recover(run, 2)
     assert run.state.lean, "it must not be forgotten"
@@ -124,12 +122,20 @@ def test_a_run_whose_process_died_does_what_was_asked_of_it(tmp_path: Path):
 def test_only_runs_that_were_running_are_recovered(status: str, tmp_path: Path):
     run = run_of(tmp_path, status=status)
     before = run.state
-    recover(run, 2)
+    assert not recover(run, 2)
     assert run.state == before
     run.update(status="running")
     with run.locked():
-        recover(run, 2)
+        assert not recover(run, 2)
     assert run.state.status == "running"
+    assert recover(run, 2)
+
+
+def test_a_run_that_is_held_for_something_else_cannot_be_queued(tmp_path: Path):
+    run = run_of(tmp_path, status="paused")
+    with run.locked(), pytest.raises(RunBusyError, match="is in use"):  # an export
+        enqueue(run)
+    assert run.state.status == "paused"
 
 
 def test_progress_is_read_from_the_folder(tmp_path: Path):

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from sds3d.jobs.queue import enqueue, progress, stop
-from sds3d.jobs.supervisor import Crew, ensure_workers, lock_of, memory_kills, supervise, supervised
+from sds3d.jobs.supervisor import SPARE, Crew, ensure_workers, lock_of, memory_kills, supervise, supervised
 from sds3d.run_config import make_config, new_run
 from sds3d.runs import Run, RunBusyError, read_checkpoint
 from tests.jobs.test_together import QUICK
@@ -156,10 +156,29 @@ def test_whoever_stops_supervising_pauses_what_is_going_on(tmp_path: Path):
 
 
 def test_what_a_dead_machine_left_running_is_found(tmp_path: Path):
-    run = queued(tmp_path, "a red mug", 3)
+    run, damaged, hopeless = (queued(tmp_path, prompt, 3) for prompt in ("a red mug", "a blue chair", "a green hat"))
     run.update(status="running")  # and nobody holds it
+    hopeless.update(status="running", attempts=SPARE)
+    (damaged.folder / "state.json").write_text("{")
     drain(tmp_path, Crew(devices=["cpu"], threads=1, retries=0))
-    assert (run.state.status, run.state.attempts) == ("done", 0)
+    assert (run.state.status, run.state.attempts) == ("done", 1)
+    assert (hopeless.state.status, hopeless.state.attempts) == ("failed", SPARE + 1)
+
+
+def test_a_worker_that_the_system_ended_for_want_of_memory_is_followed_by_a_lean_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run, killed = queued(tmp_path, "a red mug", 12), []
+    monkeypatch.setattr("sds3d.jobs.supervisor.memory_kills", lambda: len(killed))  # what the kernel would count
+
+    def kill_once() -> None:
+        if not killed and run.state.step >= 5 and run.busy():
+            killed.append(run.holder())
+            os.kill(killed[0], signal.SIGKILL)
+
+    drain(tmp_path, each=kill_once)
+    assert (run.state.status, run.state.attempts, run.state.lean) == ("done", 1, True)
+    assert "for want of memory" in (run.folder / "run.log").read_text()
 
 
 @contextmanager
@@ -229,7 +248,6 @@ def test_the_studios_workers_are_started_once_and_outlive_their_starter(tmp_path
     wait_for(lambda: not alive(again.holder()))
 
 
-def test_kills_for_want_of_memory_are_counted():
-    """What the kernel says is a number, and nobody was killed since it was asked before."""
-    assert memory_kills() >= 0
-    assert memory_kills() == memory_kills()
+def test_kills_for_want_of_memory_are_what_the_kernel_counts():
+    lines = [line.split() for line in Path("/proc/vmstat").read_text().splitlines()]
+    assert memory_kills() >= sum(int(count) for key, count in lines if key == "oom_kill")
