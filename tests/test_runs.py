@@ -205,7 +205,7 @@ def test_a_checkpoint_that_cannot_be_read_for_now_is_kept(tmp_path: Path):
     for path in run.checkpoints:
         path.rename(path.with_suffix(".kept"))
         path.mkdir()  # reading it is an OSError, whoever reads
-    with pytest.raises(OSError, match="directory|device"):
+    with pytest.raises(OSError, match=r"directory|device"):
         finish(run)
     assert run.state.status == "failed"
     assert [path.name for path in run.checkpoints] == names
