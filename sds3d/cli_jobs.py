@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated
 
@@ -41,6 +42,7 @@ def worker(
     from sds3d.jobs.supervisor import Crew, default_devices, supervise
 
     crew = Crew(default_devices(workers), threads, retries, together, idle)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would not hear it
     try:
         for _ in supervise(out_dir, crew=crew):
             pass

@@ -120,7 +120,7 @@ def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
 def test_an_actor_for_each_gpu_or_for_a_few_cpus():
     cpus = [node("a", CPU=20), node("b", CPU=2), node("c", CPU=0), node("d", alive=False, CPU=8)]
     assert [(place.node, place.number, place.cpus) for place in places(cpus)] == [("a", 0, 8), ("a", 1, 8), ("b", 0, 2)]
-    assert [(place.node, place.cpus) for place in places(cpus, threads=10)] == [("a", 10), ("a", 10)]
+    assert [(place.node, place.cpus) for place in places(cpus, threads=10)] == [("a", 10), ("a", 10), ("b", 2)]
     gpus = places([*cpus, node("e", GPU=2, CPU=16)])
     assert [(place.node, place.number, place.gpu) for place in gpus] == [("e", 0, True), ("e", 1, True)]
     assert gpus[0].resources == {"num_gpus": 1.0, "num_cpus": 0.0}
