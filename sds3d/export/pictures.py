@@ -63,7 +63,7 @@ def contact_sheet(
     if title:
         draw.text((_MARGIN, _MARGIN), title, _INK, large)
     for i, heading in enumerate(columns[:most]):
-        draw.text((left + i * (size + _GAP) + size / 2, top - 6), heading, _FAINT, small, anchor="mb")
+        draw.text((left + i * (size + _GAP) + size / 2, top - 9), heading, _FAINT, small, anchor="ms")
     for row, (label, (_, pictures)) in enumerate(zip(wrapped, rows, strict=True)):
         y = top + row * (size + _GAP)
         draw.multiline_text((_MARGIN, y + size / 2), label, _INK, font, anchor="lm", spacing=3)
