@@ -15,7 +15,7 @@ from sds3d.runs import Run, RunError
 
 from . import form, views
 from .folder import MAX_SEED, NAMES_OF_FILES, Studio, checked, problem
-from .live import Live, said
+from .live import QUIET, Live, said
 from .recipes import recipe
 from .result import Updates
 from .settings import Edits, choices_of, leaves_of, nested
@@ -29,9 +29,6 @@ EXAMPLES = (
     "a red mushroom with a white stem",
 )
 DEFAULT_PRESET = "toybox"
-
-QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-"""Of events that nobody calls but the page."""
 
 
 @dataclass(frozen=True)

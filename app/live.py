@@ -20,6 +20,7 @@ from .result import Result, Updates
 POLL = 1.0  # seconds
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""Of events that nobody calls but the page."""
 
 # Puts the run into the address, so that reloading the page or opening its address again finds it; on a phone, where it
 # stands below the form, it is brought into view.

@@ -84,6 +84,23 @@ def start_work(
     return Work(stage, mine, scene, guidance, state)
 
 
+def optimize_work(work: Work, prior: Prior) -> Iterator[Step]:
+    """The steps of a stage, from where it is to its end; see `sds3d.optimize.optimize`."""
+    config = work.config
+    return optimize(
+        work.scene,
+        prior,
+        work.guidance,
+        encode_prompt(prior, config.prompt, config.prompts),
+        work.state,
+        steps=config.steps,
+        cameras=config.cameras,
+        config=config.optimizer,
+        background=config.background,
+        transforms=config.gradient,
+    )
+
+
 def drive(
     run: Run,
     *,
@@ -202,18 +219,7 @@ def _drive_stage(
         run.save_checkpoint(offset + work.state.step, tensors)
         run.update(step=offset + work.state.step, seconds=clock.seconds())
 
-    steps = optimize(
-        work.scene,
-        prior,
-        work.guidance,
-        encode_prompt(prior, config.prompt, config.prompts),
-        work.state,
-        steps=config.steps,
-        cameras=config.cameras,
-        config=config.optimizer,
-        background=config.background,
-        transforms=config.gradient,
-    )
+    steps = optimize_work(work, prior)
     saved = work.state.step
     if _stops(run):
         return False

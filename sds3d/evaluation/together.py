@@ -10,14 +10,12 @@ from pathlib import Path
 import torch
 
 from sds3d.devices import pick_device, set_threads
-from sds3d.drive import start_work
+from sds3d.drive import optimize_work, start_work
 from sds3d.evaluation.rendering import interleaved, machine
 from sds3d.files import write_atomically
 from sds3d.jobs.together import Task, drive_together
-from sds3d.optimize import optimize
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import load_prior
-from sds3d.prompts import encode_prompt
 from sds3d.run_config import RunConfig, make_config
 
 COUNTS = (1, 2, 4, 8)
@@ -47,20 +45,7 @@ def steps_of(config: RunConfig, seed: int) -> Task:
 
     def task(prior: Prior) -> None:
         work = start_work(config.model_copy(update={"seed": seed}), prior)
-        prompt = encode_prompt(prior, config.prompt, config.prompts)
-        steps = optimize(
-            work.scene,
-            prior,
-            work.guidance,
-            prompt,
-            work.state,
-            steps=config.steps,
-            cameras=config.cameras,
-            config=config.optimizer,
-            background=config.background,
-            transforms=config.gradient,
-        )
-        for step in steps:
+        for step in optimize_work(work, prior):
             if step.step == STEPS:
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
