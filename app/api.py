@@ -40,7 +40,7 @@ def lay_out(studio: Studio) -> None:
         when it is queued."""
         with _told():
             found = studio.open(run)
-            progress = studio.look(found)
+            progress = queue.progress(found)
             return {
                 "status": progress.status,
                 "step": progress.step,

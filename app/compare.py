@@ -52,9 +52,6 @@ class Compare:
     def show(self, names: Sequence[str] | None, signature: str) -> Updates:
         """The runs, when something of them changed since `signature`."""
         entries = [entry(self.studio, run) for name in (names or [])[:MOST] if (run := self.studio.find(name))]
-        for e in entries:
-            if e.progress:
-                self.studio.look(e.run)
         now = " ".join(f"{e.name} {e.status} {_step(e)} {_drawn(e.run)}" for e in entries) or "none"
         if now == signature:
             return {self.signature: now}

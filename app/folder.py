@@ -15,7 +15,6 @@ from gradio.utils import get_upload_folder
 
 from sds3d.config import ConfigError, Tree, build, load_preset, nearest, parse_override, presets
 from sds3d.jobs import queue
-from sds3d.jobs.queue import Progress
 from sds3d.jobs.supervisor import ensure_workers
 from sds3d.prompts import checked_prompt
 from sds3d.run_config import RunConfig, new_run
@@ -35,9 +34,6 @@ NAMES_OF_FILES = (
 
 EXPORTS = (".glb", ".ply", ".splat", ".spz", ".obj", ".mtl", ".stl", ".usdz", ".zip", ".mp4", ".png")
 """Endings of the files handed out, in the order of the list."""
-
-_WATCH = 5.0  # seconds between two looks whether the queue is worked off: asking takes a moment
-_watched: dict[Path, float] = {}
 
 
 @dataclass(frozen=True)
@@ -117,20 +113,6 @@ class Studio:
         """Let a run go on from where it is. Raises RunError, OSError."""
         queue.enqueue(run)
         ensure_workers(self.root)
-
-    def look(self, run: Run) -> Progress:
-        """How far a run is, and see to it that somebody works on it if it is waiting. Raises RunError."""
-        progress = queue.progress(run)
-        if (progress.active or progress.status == "stopped") and self._due():
-            ensure_workers(self.root)
-        return progress
-
-    def _due(self) -> bool:
-        now = time.monotonic()
-        if now - _watched.get(self.root, -_WATCH) < _WATCH:
-            return False
-        _watched[self.root] = now
-        return True
 
     def place(self, run: Run) -> int:
         """How many runs come before a queued one, those that are going on included."""

@@ -108,7 +108,7 @@ class Live:
             return {self.timer: gr.Timer(active=False)}
         try:
             run = self.studio.open(name)
-            progress = self.studio.look(run)
+            progress = queue.progress(run)
             prompt = recipe(self.studio, run).config.prompt
         except (RunError, ConfigError) as error:
             return {self.timer: gr.Timer(active=False), self.message: said(views.error(problem(error)))}
