@@ -14,7 +14,7 @@ from sds3d.runs import Run
 from tests.browser.studio import Studio
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Locator, Page
 
     Visit = Callable[..., Page]
 
@@ -24,13 +24,26 @@ def run_of(page: Page, studio: Studio) -> Run:
     return Run(studio.runs / parse_qs(urlparse(page.url).query)["run"][0])
 
 
+def type_number(page: Page, field: Locator, value: int | float) -> None:
+    """Type a number and leave its field; again when the page, which was still changing, took it back.
+
+    Gradio lays its tree out anew whenever something becomes visible, and what was typed while it does is lost.
+    """
+    for _ in range(20):
+        field.fill(str(value))
+        field.press("Tab")
+        page.wait_for_timeout(300)
+        if field.input_value() == str(value):
+            return
+    raise AssertionError(f"{value} does not stay in its field")
+
+
 def fill(page: Page, prompt: str, seed: int | None = None, steps: int | None = None) -> None:
     """Fill in the form."""
     page.locator("#prompt textarea").fill(prompt)
     for field, value in (("#seed input", seed), ("#set-steps input", steps)):
         if value is not None:
-            page.locator(field).fill(str(value))
-            page.locator(field).press("Tab")
+            type_number(page, page.locator(field), value)
 
 
 def generate(page: Page, prompt: str, seed: int | None = None, steps: int | None = None) -> None:

@@ -10,7 +10,7 @@ import trimesh
 
 from sds3d.run_config import read_config
 from sds3d.runs import list_runs
-from tests.browser.pages import fill, generate, n_colors, overflows, run_of, turn_to
+from tests.browser.pages import fill, generate, n_colors, overflows, run_of, turn_to, type_number
 from tests.browser.studio import Studio, wait_for
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ def test_a_file_can_be_made_in_another_size(visit: Visit, expect: Any, studio: S
     expect(page.locator("[data-status=done]")).to_be_visible()
     made = run_of(page, studio).exports / "made"
     page.get_by_role("button", name="Export again").click()
-    page.get_by_label("Faces at most").fill("500")
-    page.get_by_label("Faces at most").press("Tab")
+    type_number(page, page.get_by_label("Faces at most"), 500)
     page.locator("#make").click()
     expect(page.locator("#made")).to_contain_text("-faces-")
     with page.expect_download() as download:
@@ -122,8 +121,7 @@ def test_a_file_can_be_made_in_another_size(visit: Visit, expect: Any, studio: S
     choose(page, "#export", "obj")
     page.locator("#make").click()
     expect(page.locator("#made")).to_contain_text(".zip")
-    page.get_by_label("Faces at most").fill("2")
-    page.get_by_label("Faces at most").press("Tab")
+    type_number(page, page.get_by_label("Faces at most"), 2)
     page.locator("#make").click()
     expect(page.locator("#export [role=alert]")).to_contain_text("2 faces make no body")
 
@@ -144,8 +142,7 @@ def test_settings_come_from_the_models_and_differ_from_the_preset_where_they_wer
     expect(page.locator("#set-guidance-weighting")).to_be_visible()
     choose(page, "#set-guidance-schedule-name", "sqrt")
     expect(page.locator("#set-guidance-schedule-min")).to_contain_text("Noise at the end")
-    page.locator("#set-guidance-scale input").fill("7.5")
-    page.locator("#set-guidance-scale input").press("Tab")
+    type_number(page, page.locator("#set-guidance-scale input"), 7.5)
     generate(page, "a blue chair", seed=5, steps=9000)
     config = read_config(run_of(page, studio))
     more = ["seed=5", "steps=9000", "guidance=sds", "guidance.schedule=sqrt", "guidance.scale=7.5"]
