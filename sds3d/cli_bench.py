@@ -141,3 +141,37 @@ def bench_together(
         table.add_row(*together.cells(gain))
     out.print(table)
     out.print(f"together.json and together.md: {out_dir}", soft_wrap=True)
+
+
+@bench.command(
+    "priors",
+    epilog=examples(
+        "sds3d bench priors --device cuda  # 512 px, 1 picture and 4",
+        "sds3d bench priors --size 64 --batch 1 --smaller 8  # a try on a CPU",
+    ),
+)
+def bench_priors(
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, help="Pictures a step; give it several times. 1 and 4.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=64, help="Pixels a side, a multiple of 64.")] = 512,
+    smaller: Annotated[int, typer.Option(min=1, max=16, help="Divide the networks' widths by this power of 2.")] = 1,
+    device: Device = "",
+    threads: Threads = 0,
+    out_dir: Annotated[Path, typer.Option("--out", help="Where the results go.")] = Path("bench-priors"),
+) -> None:
+    """Time steps of SDS and VSD with Stable Diffusion 2.1's architecture beside the same in diffusers' own calls."""
+    if size % 64 or smaller & (smaller - 1):
+        raise typer.BadParameter("--size takes a multiple of 64, and --smaller a power of 2")
+    from sds3d.evaluation import prior_speed
+
+    with bars_by_stage() as report:
+        rows = prior_speed.bench(
+            out_dir, batches=batch or (1, 4), size=size, smaller=smaller, device=device, threads=threads,
+            report=report,
+        )  # fmt: skip
+    table = Table(*(Column(title, overflow="fold") for title in prior_speed.HEADER))
+    for row in rows:
+        table.add_row(*prior_speed.cells(row))
+    out.print(table)
+    out.print(f"priors.json and priors.md: {out_dir}", soft_wrap=True)

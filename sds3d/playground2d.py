@@ -8,7 +8,7 @@ Everything is what a run takes: the loop, the rules, the priors; only the scene 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -132,19 +132,8 @@ def rule_config(name: str, prompt: str, overrides: Sequence[str] = ()) -> RunCon
         raise ConfigError(f"rule {name}: {error}") from None
 
 
-def draw(
-    prior: Prior,
-    config: RunConfig,
-    *,
-    count: int = 1,
-    space: str = "latents",
-    report: Callable[[Step], None] = lambda step: None,
-) -> FloatArray:
-    """What a rule makes of `count` pictures, (count, S, S, 3) float32 in [0, 1]; rules with networks share them.
-
-    Of the configuration count prompt, prompts, guidance, gradient, optimizer, seed and steps.
-    Raises ValueError when the rule cannot work on such pictures, NumericalError when it diverges.
-    """
+def drawing(prior: Prior, config: RunConfig, count: int, space: str) -> tuple[Pictures, Iterator[Step]]:
+    """`count` pictures, and the steps by which a rule changes them; see `draw`."""
     generators = random_streams(config.seed, "cameras", "guidance")
     scene = Pictures(prior, count, space)
     rule = config.guidance
@@ -161,6 +150,23 @@ def draw(
         config=config.optimizer,
         transforms=config.gradient,
     )
+    return scene, steps
+
+
+def draw(
+    prior: Prior,
+    config: RunConfig,
+    *,
+    count: int = 1,
+    space: str = "latents",
+    report: Callable[[Step], None] = lambda step: None,
+) -> FloatArray:
+    """What a rule makes of `count` pictures, (count, S, S, 3) float32 in [0, 1]; rules with networks share them.
+
+    Of the configuration count prompt, prompts, guidance, gradient, optimizer, seed and steps.
+    Raises ValueError when the rule cannot work on such pictures, NumericalError when it diverges.
+    """
+    scene, steps = drawing(prior, config, count, space)
     for step in steps:
         report(step)
     with torch.no_grad():

@@ -1,0 +1,314 @@
+"""Steps of SDS and VSD with Stable Diffusion 2.1's architecture, beside the same steps in diffusers' and peft's calls.
+
+The weights are random: what a step costs does not depend on them. Plain pictures are optimised, through the encoder, so
+that only guidance and prior are measured.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import json
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from peft import LoraConfig
+from torch import Tensor
+
+from sds3d.devices import pick_device, set_threads
+from sds3d.evaluation.rendering import interleaved, machine
+from sds3d.files import write_atomically
+from sds3d.playground2d import drawing, rule_config
+from sds3d.priors.base import Conditioning
+from sds3d.priors.loading import pick_dtype
+from sds3d.priors.network import DiffusionPrior, frozen
+from sds3d.priors.noising import Diffusion
+from sds3d.priors.pixels import Latents
+from sds3d.priors.texts import Texts
+from sds3d.priors.unet_latent import asking
+
+Rule = Literal["sds", "vsd"]
+SCALES: dict[Rule, float] = {"sds": 100.0, "vsd": 7.5}
+"""Classifier-free guidance, as the papers have it."""
+PROMPT = "a red mug"
+RATE = 0.02
+"""Learning rate of the pictures."""
+SECONDS = 30.0
+"""That measurements of one kind take."""
+MEMORY_STEPS = 3
+"""Steps after which the peak of memory is read: the last ones have optimiser states."""
+
+UNET: dict[str, Any] = {
+    "sample_size": 64,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "attention_head_dim": (5, 10, 20, 20),
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+}
+VAE: dict[str, Any] = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "scaling_factor": 0.18215,
+}
+"""Stable Diffusion 2.1's U-Net and autoencoder, where they differ from diffusers' defaults."""
+
+
+@dataclass(frozen=True)
+class Networks:
+    """A pipeline's networks, frozen, and its noise."""
+
+    unet: Any
+    vae: Any
+    scheduler: Any
+    device: torch.device
+
+
+def embedding(text: str, unet: Any) -> Tensor:
+    """What stands for a text's embedding, (1, 77, D) on the CPU: always the same of the same text."""
+    generator = torch.Generator().manual_seed(zlib.crc32(text.encode()))
+    return torch.randn(1, 77, unet.config["cross_attention_dim"], generator=generator)
+
+
+def random_networks(device: torch.device, dtype: torch.dtype, smaller: int = 1) -> Networks:
+    """Stable Diffusion 2.1's networks with random weights. smaller: a power of 2 up to 16 that divides the widths."""
+
+    def narrow(widths: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(width // smaller for width in widths)
+
+    groups: dict[str, Any] = {"norm_num_groups": 32 // smaller}
+    unet: dict[str, Any] = UNET | groups | {
+        "block_out_channels": narrow(UNET["block_out_channels"]),
+        "cross_attention_dim": UNET["cross_attention_dim"] // smaller,
+    }  # fmt: skip
+    vae: dict[str, Any] = VAE | groups | {"block_out_channels": narrow(VAE["block_out_channels"])}
+    with torch.device(device), torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+        made: list[torch.nn.Module] = [UNet2DConditionModel(**unet), AutoencoderKL(**vae)]
+    frozen_unet, frozen_vae = (frozen(network.to(dtype=dtype), device) for network in made)
+    return Networks(frozen_unet, frozen_vae, scheduler, device)
+
+
+def prior_of(networks: Networks, size: int) -> DiffusionPrior:
+    """This project's prior on copies of the networks, for pictures of `size` pixels a side."""
+    device = networks.device
+    unet, vae = (frozen(copy.deepcopy(n), device, torch.channels_last) for n in (networks.unet, networks.vae))
+
+    def encode(text: str) -> Conditioning:
+        return Conditioning(embedding(text, unet))
+
+    noising, texts = Diffusion(networks.scheduler, device), Texts(lambda: encode, device)
+    return DiffusionPrior(unet, asking(), noising, Latents(vae), texts, size, device, memory_format=torch.channels_last)
+
+
+def our_steps(networks: Networks, rule: Rule, batch: int, size: int) -> Iterator[object]:
+    """Steps of a rule on `batch` pictures, through this project's loop."""
+    settings = ["steps=1000000", f"guidance.scale={SCALES[rule]}"]
+    return drawing(prior_of(networks, size), rule_config(rule, PROMPT, settings), batch, "pixels")[1]
+
+
+@dataclass
+class Plain:
+    """SDS and VSD as scripts write them: diffusers' networks and scheduler, peft's low-rank updates on the same U-Net.
+
+    VSD is told no camera here. It changes the networks that it is given.
+    """
+
+    networks: Networks
+    rule: Rule
+
+    def __post_init__(self) -> None:
+        self.unet = self.networks.unet
+        self.text, self.null = (
+            embedding(text, self.unet).to(self.unet.device, self.unet.dtype) for text in (PROMPT, "")
+        )
+        if self.rule == "vsd":
+            targets = ["to_q", "to_k", "to_v", "to_out.0"]
+            self.unet.add_adapter(LoraConfig(r=4, lora_alpha=4, target_modules=targets))
+            trained = [p for p in self.unet.parameters() if p.requires_grad]
+            for parameter in trained:
+                parameter.data = parameter.data.float()
+            self.optimizer = torch.optim.AdamW(trained, lr=1e-4)
+
+    def eps(self, x_t: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """The U-Net's noise for x_t (B, 4, h, w), in float32. text: (1, 77, D) or (B, 77, D)."""
+        hidden = text.expand(len(x_t), -1, -1)
+        return self.unet(x_t.to(self.unet.dtype), timesteps, encoder_hidden_states=hidden).sample.float()
+
+    @torch.no_grad()
+    def gradient(self, x: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
+        """What the rule says of latents x (B, 4, h, w) at timesteps (B,): sigma^2 (eps_S - eps), or eps_phi there."""
+        x_t = self.networks.scheduler.add_noise(x, noise, timesteps)
+        if self.rule == "vsd":
+            self.unet.disable_adapters()
+        texts = torch.cat([self.text, self.null]).repeat_interleave(len(x), dim=0)  # (2B, 77, D)
+        conditional, unconditional = self.eps(torch.cat([x_t] * 2), timesteps.repeat(2), texts).chunk(2)
+        guided = unconditional + SCALES[self.rule] * (conditional - unconditional)
+        if self.rule == "vsd":
+            self.unet.enable_adapters()
+            noise = self.eps(x_t, timesteps, self.text)
+        alphas_bar = self.networks.scheduler.alphas_cumprod.to(x.device)[timesteps]
+        return (1 - alphas_bar)[:, None, None, None] * (guided - noise)
+
+    def learn(self, x: Tensor) -> None:
+        """One update of the low-rank weights on latents x (B, 4, h, w)."""
+        timesteps, noise = self.draw(x, 0, 1000)
+        x_t = self.networks.scheduler.add_noise(x, noise, timesteps)
+        loss = torch.nn.functional.mse_loss(self.eps(x_t, timesteps, self.text), noise)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+    def draw(self, x: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
+        """Timesteps (B,) and noise like x."""
+        return torch.randint(low, high, (len(x),), device=x.device), torch.randn_like(x)
+
+    def steps(self, batch: int, size: int) -> Iterator[object]:
+        """Steps on `batch` pictures."""
+        vae = self.networks.vae
+        pictures = torch.full((batch, 3, size, size), 0.5, device=self.networks.device, requires_grad=True)
+        optimizer = torch.optim.Adam([pictures], lr=RATE, betas=(0.9, 0.99), eps=1e-15)
+        while True:
+            optimizer.zero_grad()
+            latents = vae.encode((2 * pictures - 1).to(vae.dtype)).latent_dist.mode().float()
+            latents = latents * vae.config.scaling_factor  # (B, 4, h, w)
+            gradient = self.gradient(latents.detach(), *self.draw(latents, 20, 980))
+            latents.backward(gradient / batch)
+            optimizer.step()
+            if self.rule == "vsd":
+                self.learn(latents.detach())
+            yield
+
+
+def plain_steps(networks: Networks, rule: Rule, batch: int, size: int) -> Iterator[object]:
+    """Steps of a rule on `batch` pictures, through `Plain`."""
+    return Plain(networks, rule).steps(batch, size)
+
+
+Steps = Callable[[Networks, Rule, int, int], Iterator[object]]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Median seconds of a step, and the peak of memory in bytes, weights and all; None where it was not measured."""
+
+    rule: Rule
+    batch: int
+    ours: float
+    plain: float
+    our_memory: int | None
+    plain_memory: int | None
+
+    @property
+    def ratio(self) -> float:
+        """How many of our steps take the time of a plain one."""
+        return self.plain / self.ours
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(steps: Steps, make: Callable[[], Networks], rule: Rule, batch: int, size: int) -> int | None:
+    """Bytes of CUDA memory that steps take at most, their networks alone being there; None on a CPU."""
+    networks = make()
+    if networks.device.type != "cuda":
+        return None
+    walk = steps(networks, rule, batch, size)
+    del networks
+    collect()
+    torch.cuda.reset_peak_memory_stats()
+    for _ in range(MEMORY_STEPS):
+        next(walk)
+    return torch.cuda.max_memory_allocated()
+
+
+def collect() -> None:
+    """Give back what nothing holds."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def measure(make: Callable[[], Networks], rule: Rule, batch: int, size: int) -> Speed:
+    """A rule's steps in both ways: the memory one after the other, the times in turns."""
+    memory = []
+    for steps in (our_steps, plain_steps):
+        memory.append(peak_memory(steps, make, rule, batch, size))
+        collect()
+    networks = make()
+    walks = [steps(networks, rule, batch, size) for steps in (our_steps, plain_steps)]
+
+    def call(walk: Iterator[object]) -> Callable[[], None]:
+        def step() -> None:
+            next(walk)
+            synchronise(networks.device)
+
+        return step
+
+    ours, plain = interleaved([call(walk) for walk in walks], SECONDS)
+    return Speed(rule, batch, ours, plain, *memory)
+
+
+def bench(
+    root: Path,
+    *,
+    batches: Sequence[int] = (1, 4),
+    size: int = 512,
+    smaller: int = 1,
+    device: str = "",
+    threads: int = 0,
+    report: Callable[[str, int, int], None] = lambda name, step, total: None,
+) -> list[Speed]:
+    """Measures SDS and VSD in the type that runs compute in; writes priors.json and priors.md into `root`.
+
+    smaller: see `random_networks`.
+    """
+    threads, place = set_threads(threads), pick_device(device)
+    kind = pick_dtype("auto", place)
+
+    def make() -> Networks:
+        return random_networks(place, kind, smaller)
+
+    rows: list[Speed] = []
+    cases: list[tuple[Rule, int]] = [(rule, batch) for rule in SCALES for batch in batches]
+    for i, (rule, batch) in enumerate(cases):
+        report("measuring", i, len(cases))
+        rows.append(measure(make, rule, batch, size))
+        collect()
+    report("measuring", len(cases), len(cases))
+    details = {
+        "machine": asdict(machine(threads)),
+        "device": str(place),
+        "dtype": str(kind).removeprefix("torch."),
+        "size": size,
+        "smaller": smaller,
+        "rows": [asdict(row) for row in rows],
+    }
+    write_atomically(root / "priors.json", (json.dumps(details, indent=2) + "\n").encode())
+    write_atomically(root / "priors.md", table(rows).encode())
+    return rows
+
+
+HEADER = ("rule", "pictures", "steps/s", "plain steps/s", "times as fast", "peak GB", "plain peak GB")
+
+
+def cells(row: Speed) -> list[str]:
+    """A row of the table."""
+    memory = ["-" if value is None else f"{value / 1e9:.1f}" for value in (row.our_memory, row.plain_memory)]
+    return [row.rule, str(row.batch), f"{1 / row.ours:.3g}", f"{1 / row.plain:.3g}", f"{row.ratio:.2f}", *memory]
+
+
+def table(rows: Sequence[Speed]) -> str:
+    """The figures as a Markdown table."""
+    lines = [HEADER, ("---",) * len(HEADER), *map(cells, rows)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

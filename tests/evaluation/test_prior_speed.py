@@ -1,0 +1,100 @@
+"""The plain loops that this project's steps are timed beside: the same mathematics, and the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sds3d.cli import main
+from sds3d.evaluation.prior_speed import PROMPT, RATE, SCALES, Plain, Speed, our_steps, prior_of, random_networks
+from sds3d.guidance.base import draw_noise
+from sds3d.guidance.sds import SDSConfig
+from sds3d.guidance.vsd import VSDConfig
+from sds3d.playground2d import RATES
+from tests.guidance.views import views_of
+
+CPU = torch.device("cpu")
+
+
+def test_the_architecture_is_stable_diffusion_2():
+    """866 and 84 million parameters, as in the model's own files; nothing is computed."""
+    with torch.device("meta"):
+        networks = random_networks(torch.device("meta"), torch.float32)
+    assert sum(p.numel() for p in networks.unet.parameters()) == 865_910_724
+    assert sum(p.numel() for p in networks.vae.parameters()) == 83_653_863
+
+
+@pytest.mark.parametrize("rule", ["sds", "vsd"])
+def test_the_plain_loop_says_what_the_rule_says(rule):
+    """The same timesteps and noise give the same gradient, at the start of VSD's network too."""
+    networks = random_networks(CPU, torch.float32, smaller=8)
+    prior = prior_of(networks, 64)
+    config = {"sds": SDSConfig(scale=SCALES["sds"]), "vsd": VSDConfig(scale=SCALES["vsd"])}[rule]
+    x = torch.randn(2, 4, 8, 8)
+    views = views_of(prior, 2, PROMPT)
+    guided = config.make(prior)(x, views, 0.0, torch.Generator().manual_seed(3))
+    generator = torch.Generator().manual_seed(3)
+    t = config.schedule.sample(0.0, 2, 1, generator)
+    noise = draw_noise(x, generator)
+    plain = Plain(networks, rule).gradient(x, prior.timestep(t), noise)
+    assert guided.gradient is not None
+    torch.testing.assert_close(plain, guided.gradient, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("rule", ["sds", "vsd"])
+def test_plain_steps_move_pictures_and_low_rank_weights(rule):
+    assert RATES["pixels"] == RATE
+    plain = Plain(random_networks(CPU, torch.float32, smaller=16), rule)
+    walk = plain.steps(1, 64)
+    next(walk)
+    if rule == "vsd":
+        ups = {name: p for name, p in plain.unet.named_parameters() if "lora_B" in name}
+        assert len(ups) == 128  # 16 blocks with two attentions of four layers
+        # Zero at first. Attention to the only one of 1 x 1 places has nothing to learn of queries and keys.
+        assert all(p.abs().sum() > 0 for name, p in ups.items() if "attn2" in name)
+    for _ in range(2):
+        next(our_steps(random_networks(CPU, torch.float32, smaller=16), rule, 1, 64))
+
+
+def test_the_ratio_is_of_times():
+    assert Speed("sds", 1, ours=0.2, plain=0.3, our_memory=None, plain_memory=None).ratio == pytest.approx(1.5)
+
+
+def test_the_benchmark_writes_what_it_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("sds3d.evaluation.prior_speed.SECONDS", 0.0)
+    with pytest.raises(SystemExit) as end:
+        main(
+            [
+                "bench",
+                "priors",
+                "--size",
+                "64",
+                "--batch",
+                "1",
+                "--smaller",
+                "16",
+                "--device",
+                "cpu",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+    assert end.value.code == 0
+    details = json.loads((tmp_path / "priors.json").read_text())
+    assert [(row["rule"], row["batch"]) for row in details["rows"]] == [("sds", 1), ("vsd", 1)]
+    assert all(row["ours"] > 0 and row["plain"] > 0 and row["our_memory"] is None for row in details["rows"])
+    assert (tmp_path / "priors.md").read_text().count("\n") == 4
+    assert "priors.md" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("wrong", [["--size", "100"], ["--smaller", "3"]])
+def test_sizes_that_do_not_fit_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "priors", *wrong])
+    assert end.value.code != 0
+    assert "--size takes a multiple of 64" in capsys.readouterr().err
