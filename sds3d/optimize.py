@@ -163,9 +163,6 @@ def _step(
             gradient = transform.on_picture(gradient * len(cameras), progress) / len(cameras)
         return gradient
 
-    if transforms and rendering.rgb.requires_grad:
-        rendering.rgb.register_hook(on_picture)
-
     # The rule's gradient enters the graph at x as it is; everything with a value is a loss.
     roots: list[Tensor] = []
     seeds: list[Tensor | None] = []
@@ -183,7 +180,10 @@ def _step(
         _check(loss, f'the loss "{term}"', name)
     roots += losses.values()
     seeds += [None] * len(losses)
+    on_pictures = rendering.rgb.register_hook(on_picture) if transforms and rendering.rgb.requires_grad else None
     torch.autograd.backward(roots, seeds)
+    if on_pictures is not None:
+        on_pictures.remove()  # a scene may give the same pictures again
 
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
@@ -193,6 +193,7 @@ def _step(
         )
     state.optimizer.step()
     scene.after_step(state.step, state.optimizer)
+    guided = guided.learned()
     state.step += 1
     return Step(
         step=state.step,

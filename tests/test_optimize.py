@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from typing import Any
 
 import pytest
@@ -119,6 +120,67 @@ def test_the_rules_gradient_is_averaged_over_views():
     expected = gradient.mean(dim=0).permute(1, 2, 0)  # (H, W, 3)
     assert scene.rgb.grad is not None
     torch.testing.assert_close(scene.rgb.grad, expected)
+
+
+def test_networks_learn_when_the_renders_graph_is_gone():
+    """What the encoder keeps for its backward pass and what a network's own takes are not in memory at once."""
+    prior, scene, kept, alive = gaussian_prior(), Canvas(), [], []
+    encode = prior.encode_image
+
+    def encode_image(rgb: Tensor) -> Tensor:
+        half = rgb.sqrt()
+        kept.append(weakref.ref(half))
+        return encode(half * half)  # the product keeps its factors
+
+    class Learning(GradientRule):
+        def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+            alive.append(kept[-1]() is not None)
+            return Guided(t=torch.ones(len(x)), gradient=x, metrics={"t": 1.0}, learn=self.learn)
+
+        def learn(self) -> dict[str, float]:
+            assert scene.rgb.grad is not None
+            alive.append(kept[-1]() is not None)
+            return {"loss": 3.0}
+
+    prior.encode_image = encode_image
+    steps = run(scene, prior, Learning(), steps=2)
+    assert alive == [True, False] * 2
+    assert [step.guided.metrics for step in steps] == [{"t": 1.0, "loss": 3.0}] * 2
+
+
+def test_a_step_that_diverges_teaches_nothing():
+    class Learning(GradientRule):
+        def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+            return Guided(
+                t=torch.ones(len(x)), gradient=1e30 * torch.ones_like(x), learn=lambda: pytest.fail("learned")
+            )
+
+    with pytest.raises(NumericalError, match="norm"):
+        run(Canvas(), gaussian_prior(), Learning(), steps=1)
+
+
+def test_transforms_see_the_same_picture_once_a_step():
+    """A scene whose pictures are its parameters gives the same tensor in each step."""
+
+    class Bare(Canvas):
+        def render(self, cameras: Cameras, background: Tensor) -> Rendering:
+            return Rendering(self.rgb, self.alpha, self.alpha, self.rgb)
+
+    class Counting:
+        calls = 0
+
+        def on_x(self, gradient: Tensor, progress: float) -> Tensor:
+            return gradient
+
+        def on_picture(self, gradient: Tensor, progress: float) -> Tensor:
+            self.calls += 1
+            return gradient
+
+    scene, counting = Bare(), Counting()
+    for name in ("rgb", "alpha"):
+        setattr(scene, name, torch.nn.Parameter(getattr(scene, name).detach().expand(4, -1, -1, -1).clone()))
+    run(scene, gaussian_prior(), GradientRule(torch.ones(4, 3, SIZE, SIZE)), steps=5, transforms=[counting])
+    assert counting.calls == 5
 
 
 def test_an_image_target_is_compared_over_its_own_border_color():

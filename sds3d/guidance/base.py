@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 import torch
@@ -14,6 +14,7 @@ from sds3d.config import Config
 from sds3d.priors.base import Conditioning, Prediction, Prior, TrainableScore, expand
 from sds3d.prompts import EncodedPrompt
 
+Learn = Callable[[], dict[str, float]]
 Weighting = Literal["sds", "uniform", "fantasia3d", "lambda", "alpha"]
 """Weights w(t): sigma^2 (DreamFusion), 1, alpha sigma^2 (Fantasia3D), sigma / alpha (x0 reconstruction), alpha."""
 
@@ -57,6 +58,8 @@ class Guided:
         background the prior likes is not explained by fog.
     image_weight: factor on that loss.
     x0: (B, C, h, w) the clean estimate, for previews. metrics: scalars to log.
+    learn: updates of the rule's own networks, which give losses to log. The loop asks for them when the scene has its
+        gradient, so that the graph of the render and that of a network are not in memory at once.
     """
 
     t: Tensor
@@ -65,6 +68,13 @@ class Guided:
     image_weight: float = 1.0
     x0: Tensor | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    learn: Learn | None = None
+
+    def learned(self) -> Guided:
+        """The same after `learn`, whose losses are among the metrics."""
+        if self.learn is None:
+            return self
+        return replace(self, metrics=self.metrics | self.learn(), learn=None)
 
 
 class Guidance(Protocol):

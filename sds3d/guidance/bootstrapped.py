@@ -113,10 +113,10 @@ class Bootstrapped(Guidance):
         metrics |= {
             "t": t.mean().item(),
             "gradient_rms": gradient.square().mean().sqrt().item(),
-            "variational_loss": self.phi.train(x, views, generator),
         }
         self.step += 1
-        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)
+        learn = self.phi.learning(x, views, generator)
+        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=learn)
 
     @torch.no_grad()
     def _guided(self, x_t: Tensor, t: Tensor, views: Views) -> GuidedPrediction:

@@ -80,9 +80,9 @@ class Coupled(VariationalRule):
         metrics = {
             "t": t.mean().item(),
             "gradient_rms": gradient.square().mean().sqrt().item(),
-            "variational_loss": self.phi.train(x, views, generator),
         }
-        return Guided(t=t, gradient=gradient, x0=together.x0, metrics=metrics)
+        learn = self.phi.learning(x, views, generator)
+        return Guided(t=t, gradient=gradient, x0=together.x0, metrics=metrics, learn=learn)
 
     @torch.no_grad()
     def _view_by_view(self, x_t: Tensor, t: Tensor, views: Views) -> GuidedPrediction:

@@ -78,11 +78,9 @@ class DMD(VariationalRule):
             gradient = gradient + normalised(cleaner.positive.x0 - cleaner.x0, x, cleaner)
             x0 = cleaner.x0
             metrics["t_guidance"] = t.mean().item()
-        metrics |= {
-            "gradient_rms": gradient.square().mean().sqrt().item(),
-            "variational_loss": self.phi.train(x, views, generator),
-        }
-        return Guided(t=t, gradient=gradient, x0=x0, metrics=metrics)
+        metrics["gradient_rms"] = gradient.square().mean().sqrt().item()
+        learn = self.phi.learning(x, views, generator)
+        return Guided(t=t, gradient=gradient, x0=x0, metrics=metrics, learn=learn)
 
 
 def normalised(direction: Tensor, x: Tensor, real: GuidedPrediction) -> Tensor:

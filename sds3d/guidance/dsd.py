@@ -65,6 +65,6 @@ class DSD(VariationalRule):
         metrics = {
             "t": t.mean().item(),
             "gradient_rms": gradient.square().mean().sqrt().item(),
-            "variational_loss": self.phi.train(x, views, generator),
         }
-        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)
+        learn = self.phi.learning(x, views, generator)
+        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=learn)

@@ -131,11 +131,17 @@ class FDivergence(Guidance):
             "t": t.mean().item(),
             "gradient_rms": gradient.square().mean().sqrt().item(),
             "ratio": ratio.mean().item(),
-            "variational_loss": self.phi.train(x, views, generator),
-            "discriminator_loss": self._discriminate(x, views, generator),
         }
-        self.step += 1
-        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)
+
+        def learn() -> dict[str, float]:
+            losses = {
+                "variational_loss": self.phi.train(x, views, generator),
+                "discriminator_loss": self._discriminate(x, views, generator),
+            }
+            self.step += 1
+            return losses
+
+        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=learn)
 
     def _discriminate(self, x: Tensor, views: Views, generator: torch.Generator) -> float:
         """Updates of D between pictures of the prior, sampled now and then, and renders; the last loss."""

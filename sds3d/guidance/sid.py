@@ -70,9 +70,9 @@ class SiD(VariationalRule):
             "t": t.mean().item(),
             "gradient_rms": gradient.square().mean().sqrt().item(),
             "loss": loss.item() / x.numel(),
-            "variational_loss": self.phi.train(x.detach(), views, generator),
         }
-        return Guided(t=t, gradient=gradient, x0=real.detach(), metrics=metrics)
+        learn = self.phi.learning(x.detach(), views, generator)
+        return Guided(t=t, gradient=gradient, x0=real.detach(), metrics=metrics, learn=learn)
 
     def _estimates(self, x_t: Tensor, t: Tensor, views: Views) -> tuple[Tensor, Tensor]:
         """Clean estimates of the prior and of phi, both under their guidance and differentiable in x_t."""

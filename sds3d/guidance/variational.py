@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
 from sds3d.config import Config
-from sds3d.guidance.base import Guidance, Views, draw_noise, predict_each
+from sds3d.guidance.base import Guidance, Learn, Views, draw_noise, predict_each
 from sds3d.guidance.schedules import draw
 from sds3d.priors.base import Conditioning, Prediction, Prior, TrainableScore, add_noise, expand
 from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
@@ -100,6 +100,10 @@ class TrainedScore:
         for _ in range(self.config.updates):
             loss = self.update(x, views.cameras, views.prompt.plain.repeat(len(x)), views.prompt.null, generator)
         return loss
+
+    def learning(self, x: Tensor, views: Views, generator: torch.Generator) -> Learn:
+        """`train`, when its time has come."""
+        return lambda: {"variational_loss": self.train(x, views, generator)}
 
     def update(
         self, x: Tensor, cameras: Cameras, cond: Conditioning, null: Conditioning, generator: torch.Generator

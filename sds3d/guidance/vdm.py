@@ -102,9 +102,12 @@ class VDM(Guidance):
         metrics = {
             "t": t.mean().item(),
             "gradient_rms": gradient.square().mean().sqrt().item(),
-            "mapping_loss": self._learn(estimate, x, t, views.cameras),
         }
-        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)
+
+        def learn() -> dict[str, float]:
+            return {"mapping_loss": self._learn(estimate, x, t, views.cameras)}
+
+        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=learn)
 
     def _learn(self, estimate: Tensor, x: Tensor, t: Tensor, cameras: Cameras) -> float:
         """Updates of M towards the mean of x given the clean estimate; the last mean squared error."""

@@ -88,9 +88,9 @@ class VSD(VariationalRule):
         metrics = {
             "t": t.mean().item(),
             "gradient_rms": gradient.square().mean().sqrt().item(),
-            "variational_loss": self.phi.train(x, views, generator),
         }
-        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)
+        learn = self.phi.learning(x, views, generator)
+        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=learn)
 
     def _of_renders(self, x_t: Tensor, t: Tensor, views: Views, scale: float) -> Tensor:
         """eps_phi under the guidance of the variant."""

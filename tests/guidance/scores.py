@@ -53,7 +53,7 @@ def resumes_bit_identically(make: Callable[[], Guidance], views: Views, x: Tenso
     """Whether a rule whose state is taken up by a fresh one gives the same next steps, and ends in the same state."""
 
     def steps(rule: Guidance, generator: torch.Generator, count: int) -> list[Tensor]:
-        gradients = [rule(x, views, i / 10, generator).gradient for i in range(count)]
+        gradients = [rule(x, views, i / 10, generator).learned().gradient for i in range(count)]
         return [gradient for gradient in gradients if gradient is not None]
 
     first, generator = make(), seeded()

@@ -102,7 +102,7 @@ def test_phi_is_updated_several_times_a_step():
         prediction = normal(prior, 0.1, 0.4, x_t, t)
         return Prediction(prediction.eps + weight, prediction.x0)
 
-    DMD(DMDConfig(), prior, Counting(count))(renders(), views_of(prior, 8), 0.0, seeded())
+    DMD(DMDConfig(), prior, Counting(count))(renders(), views_of(prior, 8), 0.0, seeded()).learned()
     assert asked == [False] + [True] * 5
 
 

@@ -114,7 +114,7 @@ def test_the_discriminator_learns_the_ratio():
     views, losses = views_of(prior, 128), []
     for _ in range(100):
         x = mean + std * torch.randn(128, 3, 1, 1, generator=generator)
-        losses.append(rule(x, views, 0.0, generator).metrics["discriminator_loss"])
+        losses.append(rule(x, views, 0.0, generator).learned().metrics["discriminator_loss"])
     assert losses[0] == pytest.approx(2 * math.log(2), abs=0.01)
     assert sum(losses[-20:]) / 20 < 1.3
     x_t = add_noise(prior, x, draw_noise(x, generator), torch.full((128,), t))
@@ -136,7 +136,7 @@ def test_pictures_come_from_the_prior_itself():
     config = FDivergenceConfig(scale=1.0, refresh_every=2, cache=3, sampling_steps=80, variational=FROZEN)
     rule, generator = FDivergence(config, prior), seeded()
     for expected in (1, 1, 2, 2, 3, 3, 3):
-        rule(x, views_of(prior, 16), 0.0, generator)
+        rule(x, views_of(prior, 16), 0.0, generator).learned()
         assert len(rule.cache.batches) == expected
     pictures = torch.cat([picture for picture, _ in rule.cache.batches])
     assert pictures.mean().item() == pytest.approx(0.8, abs=0.03)

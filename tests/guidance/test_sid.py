@@ -101,7 +101,7 @@ def test_nothing_moves_when_the_renders_are_the_priors_own():
 def test_the_weights_of_phi_are_not_touched_by_the_scene():
     prior = prior_of()
     rule = SiD(SiDConfig(variational=FROZEN), prior)
-    rule(torch.rand(4, 3, 4, 4), views_of(prior, 4), 0.0, seeded())
+    rule(torch.rand(4, 3, 4, 4), views_of(prior, 4), 0.0, seeded()).learned()
     assert all(parameter.grad is None for parameter in rule.phi.score.parameters())
 
 

@@ -62,7 +62,7 @@ def test_the_mapping_learns_the_mean_of_renders_given_the_estimate():
     generator, losses = seeded(), []
     for _ in range(200):
         x = mean + std * torch.randn(64, 3, 4, 4, generator=generator)
-        losses.append(rule(x, views, 0.0, generator).metrics["mapping_loss"])
+        losses.append(rule(x, views, 0.0, generator).learned().metrics["mapping_loss"])
     best = 0.5 * std**2 / (0.5 * std**2 + 0.5)  # alpha^2 = sigma^2 = 1/2: sigma^2 std^2 / D
     assert losses[0] > 1.3 * best
     assert sum(losses[-20:]) / 20 == pytest.approx(best, rel=0.08)
@@ -74,7 +74,7 @@ def test_the_mapping_is_told_the_camera():
     x = torch.tensor([0.0, 1.0, 0.0, 1.0]).reshape(4, 1, 1, 1).expand(4, 3, 4, 4).contiguous()
     generator = seeded()
     for _ in range(150):
-        rule(x, views, 0.0, generator)
+        rule(x, views, 0.0, generator).learned()
     same = torch.full((4, 3, 4, 4), 0.5)
     with torch.no_grad():
         mapped = rule.mapping(same, torch.full((4,), 0.9), views.cameras).mean(dim=(1, 2, 3))

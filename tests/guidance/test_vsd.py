@@ -166,7 +166,7 @@ def test_one_network_leads_single_points_to_the_mean():
     rule = VSD(VSDConfig(scale=1.0, variational=VariationalConfig(lr=0.04)), prior)
     losses, tail = [], []
     for step in range(300):
-        guided = rule(x, views, step / 299, generator)
+        guided = rule(x, views, step / 299, generator).learned()
         assert guided.gradient is not None
         x = x - 0.2 * guided.gradient
         losses.append(guided.metrics["variational_loss"])
