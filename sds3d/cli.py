@@ -212,7 +212,10 @@ def playground(
     prompt: Annotated[str, typer.Argument(help="What to draw, for example 'a red mug'.", show_default=False)],
     overrides: Overrides = None,
     rules: Annotated[
-        list[str] | None, typer.Option("--rule", help="A rule or a preset; several are compared; all for every rule.")
+        list[str] | None,
+        typer.Option(
+            "--rule", help="A rule as its paper has it, or a preset; several are compared; all for every rule."
+        ),
     ] = None,
     space: Annotated[str, typer.Option(help="What is optimised: latents or pixels.")] = "latents",
     pictures: Annotated[int, typer.Option(min=1, help="Pictures of each rule, optimised together.")] = 1,

@@ -57,9 +57,14 @@ class Pictures(Scene):
         self.values = torch.nn.Parameter(values.to(prior.device))
 
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
-        """The pictures, whatever the background; latents are decoded without a gradient."""
+        """The pictures, whatever the background. Latents are decoded to be looked at alone: steps see black."""
         latent = self.values if self.space == "latents" else None
-        rgb = self.values if latent is None else self.prior.decode(latent.detach()).float()  # (B, S, S, 3)
+        if latent is None:
+            rgb = self.values  # (B, S, S, 3)
+        elif torch.is_grad_enabled():
+            rgb = torch.zeros(len(latent), self.prior.image_size, self.prior.image_size, 3, device=latent.device)
+        else:
+            rgb = self.prior.decode(latent).float()
         nothing = torch.zeros_like(rgb[..., :1])
         return Rendering(rgb, nothing + 1, nothing, torch.zeros_like(rgb), latent)
 
@@ -114,14 +119,14 @@ def rule_names() -> list[str]:
 
 
 def rule_config(name: str, prompt: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """The settings of a rule, by its name or that of a preset, whose first stage is then taken.
+    """The settings of a rule: by its name its paper's, by the name of a preset those of the preset's first stage.
 
-    Raises ConfigError naming the nearest rule or preset, or for a wrong override.
+    A name of both is the rule's. Raises ConfigError naming the nearest rule or preset, or for a wrong override.
     """
-    known = [preset.name for preset in presets() if not preset.needs_asset]
-    if name in known:
-        return stage_config(make_config(prompt, name, list(overrides)), 0)
     if name not in rule_names():
+        known = [preset.name for preset in presets() if not preset.needs_asset]
+        if name in known:
+            return stage_config(make_config(prompt, name, list(overrides)), 0)
         close = nearest(name, [*rule_names(), *known])
         hint = f'did you mean "{close[0]}"?' if close else f"use all, or some of: {', '.join(rule_names())}"
         raise ConfigError(f'there is no rule or preset "{name}"; {hint}')

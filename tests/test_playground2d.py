@@ -60,6 +60,29 @@ def test_one_seed_one_picture_and_presets_are_rules():
     assert not np.array_equal(first, draw(exact(), config.model_copy(update={"seed": 1}), count=2))
 
 
+def test_a_rules_name_stands_for_its_papers_settings():
+    names = rule_names()
+    assert {"vsd", "sid", "cfd"} <= set(names)
+    for name in names:
+        config = rule_config(name, "y")
+        assert config.guidance == type(config.guidance)()
+        assert not config.gradient
+    assert rule_config("cfd-ode", "y").guidance != rule_config("cfd", "y").guidance  # a preset
+
+
+def test_steps_of_latents_decode_nothing():
+    prior, decoded = exact(), []
+    decode = prior.decode
+
+    def counting(x: Tensor) -> Tensor:
+        decoded.append(len(x))
+        return decode(x)
+
+    prior.decode = counting
+    draw(prior, rule_config("sds", "y", ["steps=3"]), count=2)
+    assert decoded == [2]  # the result
+
+
 def test_a_rule_of_pixels_alone_asks_for_pixels():
     class Bright(Guidance):
         def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:

@@ -92,8 +92,10 @@ def random_networks(device: torch.device, dtype: torch.dtype, smaller: int = 1) 
         torch.manual_seed(0)
         scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
         made: list[torch.nn.Module] = [UNet2DConditionModel(**unet), AutoencoderKL(**vae)]
-    frozen_unet, frozen_vae = (frozen(network.to(dtype=dtype), device) for network in made)
-    return Networks(frozen_unet, frozen_vae, scheduler, device)
+    # Runs keep the autoencoder in float32 beside a U-Net in float16.
+    dtypes = dtype, torch.float32 if dtype == torch.float16 else dtype
+    unet_, vae_ = (frozen(network.to(dtype=kind), device) for network, kind in zip(made, dtypes, strict=True))
+    return Networks(unet_, vae_, scheduler, device)
 
 
 def prior_of(networks: Networks, size: int) -> DiffusionPrior:
@@ -126,8 +128,9 @@ class Plain:
 
     def __post_init__(self) -> None:
         self.unet = self.networks.unet
+        self.dtype, self.vae_dtype = self.unet.dtype, self.networks.vae.dtype
         self.text, self.null = (
-            embedding(text, self.unet).to(self.unet.device, self.unet.dtype) for text in (PROMPT, "")
+            embedding(text, self.unet).to(self.networks.device, self.dtype) for text in (PROMPT, "")
         )
         if self.rule == "vsd":
             targets = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -140,7 +143,7 @@ class Plain:
     def eps(self, x_t: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
         """The U-Net's noise for x_t (B, 4, h, w), in float32. text: (1, 77, D) or (B, 77, D)."""
         hidden = text.expand(len(x_t), -1, -1)
-        return self.unet(x_t.to(self.unet.dtype), timesteps, encoder_hidden_states=hidden).sample.float()
+        return self.unet(x_t.to(self.dtype), timesteps, encoder_hidden_states=hidden).sample.float()
 
     @torch.no_grad()
     def gradient(self, x: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
@@ -170,21 +173,21 @@ class Plain:
         """Timesteps (B,) and noise like x."""
         return torch.randint(low, high, (len(x),), device=x.device), torch.randn_like(x)
 
-    def steps(self, batch: int, size: int) -> Iterator[object]:
-        """Steps on `batch` pictures."""
+    def steps(self, batch: int, size: int) -> Iterator[Tensor]:
+        """Steps on `batch` pictures (B, 3, size, size), which are given after each."""
         vae = self.networks.vae
         pictures = torch.full((batch, 3, size, size), 0.5, device=self.networks.device, requires_grad=True)
         optimizer = torch.optim.Adam([pictures], lr=RATE, betas=(0.9, 0.99), eps=1e-15)
         while True:
             optimizer.zero_grad()
-            latents = vae.encode((2 * pictures - 1).to(vae.dtype)).latent_dist.mode().float()
+            latents = vae.encode((2 * pictures - 1).to(self.vae_dtype)).latent_dist.mode().float()
             latents = latents * vae.config.scaling_factor  # (B, 4, h, w)
             gradient = self.gradient(latents.detach(), *self.draw(latents, 20, 980))
             latents.backward(gradient / batch)
             optimizer.step()
             if self.rule == "vsd":
                 self.learn(latents.detach())
-            yield
+            yield pictures
 
 
 def plain_steps(networks: Networks, rule: Rule, batch: int, size: int) -> Iterator[object]:
@@ -218,18 +221,16 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_memory(steps: Steps, make: Callable[[], Networks], rule: Rule, batch: int, size: int) -> int | None:
-    """Bytes of CUDA memory that steps take at most, their networks alone being there; None on a CPU."""
+def peak_memory(steps: Steps, make: Callable[[], Networks], rule: Rule, batch: int, size: int) -> int:
+    """Bytes of CUDA memory that steps take at most, their networks alone being there."""
     networks = make()
-    if networks.device.type != "cuda":
-        return None
-    walk = steps(networks, rule, batch, size)
-    del networks
+    device, walk = networks.device, steps(networks, rule, batch, size)
+    del networks  # ours are copies
     collect()
-    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.reset_peak_memory_stats(device)
     for _ in range(MEMORY_STEPS):
         next(walk)
-    return torch.cuda.max_memory_allocated()
+    return torch.cuda.max_memory_allocated(device)
 
 
 def collect() -> None:
@@ -239,12 +240,13 @@ def collect() -> None:
         torch.cuda.empty_cache()
 
 
-def measure(make: Callable[[], Networks], rule: Rule, batch: int, size: int) -> Speed:
+def measure(make: Callable[[], Networks], rule: Rule, batch: int, size: int, *, on_cuda: bool) -> Speed:
     """A rule's steps in both ways: the memory one after the other, the times in turns."""
-    memory = []
-    for steps in (our_steps, plain_steps):
-        memory.append(peak_memory(steps, make, rule, batch, size))
-        collect()
+    memory: list[int | None] = [None, None]
+    if on_cuda:
+        for i, steps in enumerate((our_steps, plain_steps)):
+            memory[i] = peak_memory(steps, make, rule, batch, size)
+            collect()
     networks = make()
     walks = [steps(networks, rule, batch, size) for steps in (our_steps, plain_steps)]
 
@@ -269,7 +271,8 @@ def bench(
     threads: int = 0,
     report: Callable[[str, int, int], None] = lambda name, step, total: None,
 ) -> list[Speed]:
-    """Measures SDS and VSD in the type that runs compute in; writes priors.json and priors.md into `root`.
+    """Measures SDS and VSD in the type that runs compute in; writes priors.json and priors.md into `root`,
+    anew after each row, so that one for which there is not memory enough takes no other with it.
 
     smaller: see `random_networks`.
     """
@@ -279,23 +282,18 @@ def bench(
     def make() -> Networks:
         return random_networks(place, kind, smaller)
 
+    about = {"machine": asdict(machine(threads)), "device": str(place), "dtype": str(kind).removeprefix("torch.")}
+    about |= {"size": size, "smaller": smaller}
     rows: list[Speed] = []
     cases: list[tuple[Rule, int]] = [(rule, batch) for rule in SCALES for batch in batches]
     for i, (rule, batch) in enumerate(cases):
         report("measuring", i, len(cases))
-        rows.append(measure(make, rule, batch, size))
+        rows.append(measure(make, rule, batch, size, on_cuda=place.type == "cuda"))
         collect()
+        details = about | {"rows": [asdict(row) for row in rows]}
+        write_atomically(root / "priors.json", (json.dumps(details, indent=2) + "\n").encode())
+        write_atomically(root / "priors.md", table(rows).encode())
     report("measuring", len(cases), len(cases))
-    details = {
-        "machine": asdict(machine(threads)),
-        "device": str(place),
-        "dtype": str(kind).removeprefix("torch."),
-        "size": size,
-        "smaller": smaller,
-        "rows": [asdict(row) for row in rows],
-    }
-    write_atomically(root / "priors.json", (json.dumps(details, indent=2) + "\n").encode())
-    write_atomically(root / "priors.md", table(rows).encode())
     return rows
 
 

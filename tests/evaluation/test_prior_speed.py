@@ -9,10 +9,22 @@ import pytest
 import torch
 
 from sds3d.cli import main
-from sds3d.evaluation.prior_speed import PROMPT, RATE, SCALES, Plain, Speed, our_steps, prior_of, random_networks
+from sds3d.evaluation.prior_speed import (
+    PROMPT,
+    RATE,
+    SCALES,
+    Plain,
+    Rule,
+    Speed,
+    our_steps,
+    prior_of,
+    random_networks,
+)
 from sds3d.guidance.base import draw_noise
+from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDSConfig
 from sds3d.guidance.vsd import VSDConfig
+from sds3d.optimize import Step, random_streams
 from sds3d.playground2d import RATES
 from tests.guidance.views import views_of
 
@@ -45,18 +57,29 @@ def test_the_plain_loop_says_what_the_rule_says(rule):
 
 
 @pytest.mark.parametrize("rule", ["sds", "vsd"])
-def test_plain_steps_move_pictures_and_low_rank_weights(rule):
+def test_both_loops_take_the_same_first_step(rule: Rule, monkeypatch: pytest.MonkeyPatch):
+    """Adam's first step has the size of the rate: what is compared is its direction, in each value of each pixel."""
     assert RATES["pixels"] == RATE
-    plain = Plain(random_networks(CPU, torch.float32, smaller=16), rule)
-    walk = plain.steps(1, 64)
-    next(walk)
+    networks = random_networks(CPU, torch.float32, smaller=16)
+    ours, plain = our_steps(networks, rule, 1, 64), Plain(networks, rule)
+
+    def same_draws(x: torch.Tensor, low: int, high: int) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = random_streams(0, "guidance")["guidance"]
+        t = UniformSchedule().sample(0.0, len(x), 1, generator)
+        return prior_of(networks, 64).timestep(t), draw_noise(x, generator)
+
+    monkeypatch.setattr(plain, "draw", same_draws)
+    moved = next(plain.steps(1, 64)).detach().permute(0, 2, 3, 1) - 0.5  # (1, 64, 64, 3)
+    step = next(ours)
+    assert isinstance(step, Step)
+    pictures = step.rendering.rgb  # the parameters themselves, which the step has moved
+    assert ((pictures - 0.5).sign() == moved.sign()).float().mean() > 0.999
     if rule == "vsd":
+        assert step.guided.metrics["variational_loss"] > 0
         ups = {name: p for name, p in plain.unet.named_parameters() if "lora_B" in name}
         assert len(ups) == 128  # 16 blocks with two attentions of four layers
         # Zero at first. Attention to the only one of 1 x 1 places has nothing to learn of queries and keys.
         assert all(p.abs().sum() > 0 for name, p in ups.items() if "attn2" in name)
-    for _ in range(2):
-        next(our_steps(random_networks(CPU, torch.float32, smaller=16), rule, 1, 64))
 
 
 def test_the_ratio_is_of_times():
