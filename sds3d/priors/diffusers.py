@@ -78,7 +78,8 @@ def load_prior(config: DiffusersConfig, device: torch.device | str = "cpu") -> D
     source = replace(source, offload=config.offload)
     family = str(source.index().get("_class_name"))
     if config.lora:
-        source = replace(source, lora=Lora.read(config.lora, config.lora_scale, _pipeline_class(family)))
+        unet = source.config("unet") if family == "StableDiffusionXLPipeline" else None
+        source = replace(source, lora=Lora.read(config.lora, config.lora_scale, _pipeline_class(family), unet))
     common: dict[str, Any] = {"steps": few_steps(config, family), "image_size": config.image_size}
     guidance = config.embedded_guidance
     match family:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from safetensors.torch import load_file
@@ -23,8 +24,11 @@ class Lora:
     alphas: dict[str, float] | None
 
     @staticmethod
-    def read(file: str, scale: float, pipeline: Any) -> Lora:
-        """Reads a safetensors file; raises PriorError, in one line, when it is none or holds no LoRA."""
+    def read(file: str, scale: float, pipeline: Any, unet: dict[str, Any] | None = None) -> Lora:
+        """Reads a safetensors file; raises PriorError, in one line, when it is none or holds no LoRA.
+
+        unet: the configuration of SDXL's U-Net, by which blocks are found that kohya's layout numbers throughout.
+        """
         path = Path(file).expanduser()
         if path.suffix != ".safetensors":
             raise PriorError(f"can't load the LoRA {file!r}: give a .safetensors file; pickled ones are not read")
@@ -37,7 +41,8 @@ class Lora:
             if pipeline.__name__ == "FluxPipeline":
                 state, alphas = pipeline.lora_state_dict(weights, return_alphas=True)
             else:
-                read = pipeline.lora_state_dict(weights)
+                told = {} if unet is None else {"unet_config": SimpleNamespace(**unet)}
+                read = pipeline.lora_state_dict(weights, **told)
                 state, alphas = read if isinstance(read, tuple) else (read, None)
         except Exception as error:
             raise PriorError(f"can't load the LoRA {file!r}: {first_line(error)}") from error

@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import T5EncoderModel
 
 from sds3d.cameras import turntable
@@ -37,16 +37,44 @@ def saved(family: str, folder: Path) -> tuple[Path, Path]:
     layers = {}
     for part in ("unet", "transformer", "text_encoder", "text_encoder_2"):
         if (network := getattr(pipeline, part, None)) is not None and not (family == "sd3" and "text" in part):
-            targets = ["q_proj", "v_proj"] if "text" in part else ["to_q", "to_v"]
+            targets = ["q_proj", "v_proj", "out_proj"] if "text" in part else ["to_q", "to_v"]
             if not isinstance(network, T5EncoderModel):  # FLUX's, which takes no updates
                 layers[f"{part}_lora_layers"] = random_updates(network, targets)
     pipeline.save_lora_weights(folder, **layers)
     return folder / "model", folder / "pytorch_lora_weights.safetensors"
 
 
-@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux dev"])
+def as_kohya(file: Path, *, numbered: bool) -> Path:
+    """A file of diffusers' layout in kohya's, with an alpha for each layer.
+
+    numbered: with SDXL's blocks counted throughout, as they are there (of the tiny U-Net, which has one layer a block).
+    """
+    parts = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
+    names = {"lora_A": "lora_down", "lora_B": "lora_up", "lora.down": "lora_down", "lora.up": "lora_up"}
+    blocks = {"down_blocks_1_attentions_0": "input_blocks_3_1", "mid_block_attentions_0": "middle_block_1"}
+    blocks |= {f"up_blocks_0_attentions_{i}": f"output_blocks_{i}_1" for i in range(2)}
+    renamed = {}
+    for name, value in load_file(file).items():
+        part, layer = name.split(".", 1)
+        ((old, new),) = [pair for pair in names.items() if f".{pair[0]}." in layer]
+        layer = layer.removesuffix(f".{old}.weight").replace(".", "_")
+        if "text" in part:  # CLIP's encoder has lost this level in transformers, the files have not
+            layer = f"text_model_{layer.removeprefix('text_model_')}"
+        if numbered and part == "unet":
+            ((block, number),) = [pair for pair in blocks.items() if layer.startswith(pair[0])]
+            layer = layer.replace(block, number)
+        renamed[f"{parts[part]}_{layer}.{new}.weight"] = value
+        renamed[f"{parts[part]}_{layer}.alpha"] = torch.tensor(1.0)  # of rank 2: half of it
+    save_file(renamed, file.with_name("kohya.safetensors"))
+    return file.with_name("kohya.safetensors")
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux dev", "sdxl, kohya's", "sdxl, kohya's numbers"])
 def test_draws_what_the_pipeline_draws_with_the_file(family: str, tmp_path: Path) -> None:
+    family, _, layout = family.partition(", ")
     folder, file = saved(family, tmp_path)
+    if layout:
+        file = as_kohya(file, numbered="numbers" in layout)
     prior = load_prior(DiffusersConfig(model=str(folder), lora=str(file), lora_scale=0.7, image_size=16))
     plain = load_prior(DiffusersConfig(model=str(folder), image_size=16))
     pipeline: Any = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
