@@ -6,7 +6,8 @@ For D_f(p || q) = E_q f(p / q) of the prior's p and the renders' q, noised alike
 
 of each sample: 1 for the reverse KL divergence, which seeks modes and is VSD, and more where the prior finds a render
 likely for those that cover them. The ratio is that of a discriminator D between pictures sampled from the prior and
-renders, both noised: r = D / (1 - D). It sees one view at a time. Weights are divided by their mean over the batch.
+renders, both noised: r = D / (1 - D). It sees one view at a time. Weights are divided by their mean over the batch:
+with one view a step, this is VSD.
 """
 
 from __future__ import annotations

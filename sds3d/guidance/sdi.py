@@ -33,8 +33,8 @@ class SDIConfig(RuleConfig):
     """Steps of the inversion from the clean render to t."""
     eta: float = Field(default=0.3, ge=0.0, le=1.0)
     """Fresh noise in the inversion, as a share of DDPM's; the noise as a whole keeps its variance."""
-    schedule: Schedule = PiecewiseSchedule(knots=((0.0, 0.98, 1.0), (1.0, 0.25, 0.35)))
-    """Timesteps: a line that falls, with a jitter of 0.1 above it."""
+    schedule: Schedule = PiecewiseSchedule(knots=((0.0, 0.98, 1.0), (8 / 73, 0.9, 1.0), (1.0, 0.25, 0.35)))
+    """Timesteps: a line from 0.98 down to 0.25, with a jitter of 0.1 above it, at most 1."""
 
     def make(self, prior: Prior) -> SDI:
         """The rule on this prior."""

@@ -25,10 +25,11 @@ from sds3d.priors.base import Prior, add_noise, expand
 
 
 class SDSConfig(RuleConfig):
-    """Settings of `SDS`; the defaults are DreamFusion's for latent models."""
+    """Settings of `SDS`; the defaults are those that DreamFusion's reproductions have for latent models, whose scale of
+    100 in eps_cond + s (eps_cond - eps_null) is S = 101 here."""
 
     name: Literal["sds"] = "sds"
-    scale: float = Field(default=100.0, ge=0.0)
+    scale: float = Field(default=101.0, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
     rescale: float = Field(default=0.0, ge=0.0, le=1.0)
     """Part of the clean estimate put back to the contrast of the unguided one; 0.5 tames colours at a high scale."""

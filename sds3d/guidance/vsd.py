@@ -31,7 +31,8 @@ from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
 
 
 class VSDConfig(RuleConfig):
-    """Settings of `VSD`; the defaults are ProlificDreamer's."""
+    """Settings of `VSD`; the defaults are ProlificDreamer's, but for timesteps: there they are at most 0.5 from a fifth
+    of the run on, as in a plain `PiecewiseSchedule`."""
 
     name: Literal["vsd"] = "vsd"
     scale: float = Field(default=7.5, ge=0.0)

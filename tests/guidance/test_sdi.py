@@ -65,7 +65,8 @@ def test_fresh_noise_only_with_eta():
 def test_default_timesteps_fall_with_a_jitter():
     prior = exact_prior(n_views=4)
     rule = SDI(SDIConfig(), prior)
-    for progress, low, high in ((0.0, 0.98, 1.0), (0.5, 0.615, 0.675), (1.0, 0.25, 0.35)):
+    for progress, low, high in ((0.0, 0.98, 1.0), (0.05, 0.9435, 1.0), (0.5, 0.615, 0.715), (1.0, 0.25, 0.35)):
         t = rule.config.schedule.sample(progress, 8, 4, seeded())
         assert t.unique().numel() == 2
         assert low - 1e-6 <= t.min() <= t.max() <= high + 1e-6
+        assert rule.config.schedule.window(progress) == pytest.approx((low, high))
