@@ -23,8 +23,8 @@ from sds3d.priors.base import Prior, add_noise, expand
 
 
 class CSDConfig(RuleConfig):
-    """Settings of `CSD`; the defaults are the paper's for its first stage, whose changes take half of the run, and all of
-    it here. Coefficients are those at the start and at the end of the run, linear between, and sum to 0."""
+    """Settings of `CSD`; the defaults are the paper's for its first stage, whose changes take half of the run and here
+    all of it. Coefficients are those at the start and at the end of the run, linear between, and sum to 0."""
 
     name: Literal["csd"] = "csd"
     positive: tuple[float, float] = (1.0, 1.0)

@@ -54,7 +54,7 @@ class UniformSchedule(WindowSchedule):
 
 
 class AnnealedSchedule(WindowSchedule):
-    """t ~ U[min, max], both ends moving linearly (MVDream, 2308.16512, until 0.8): high t for layout, low t for detail."""
+    """t ~ U[min, max], both ends moving linearly (MVDream, 2308.16512, until 0.8): first layout, then detail."""
 
     name: Literal["annealed"] = "annealed"
     min: tuple[Timestep, Timestep] = (0.98, 0.02)
