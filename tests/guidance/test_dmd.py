@@ -11,6 +11,7 @@ from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.base import Prediction
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.exact import ExactPrior
 from tests.guidance.scores import Known, normal, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
@@ -19,8 +20,8 @@ DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5),
 SINGLE = UniformSchedule(min=0.4, max=0.4)
 
 
-def prior_of(dtype: torch.dtype = torch.float32, n_views: int = 1) -> GaussianPrior:
-    return GaussianPrior(
+def prior_of(dtype: torch.dtype = torch.float32, n_views: int = 1) -> ExactPrior:
+    return ExactPrior(
         {"y": Gaussian(0.8, 0.5), "": Gaussian(0.3, 0.9)}, (3, 4, 4), n_views=n_views, rho=0.5 * (n_views > 1),
         dtype=dtype,
     )  # fmt: skip
@@ -46,8 +47,7 @@ def test_it_is_vsd_in_clean_estimates_normalised(dtype, tolerance, n_views):
     assert theirs.x0 is not None
     ratio = (prior.sigma(ours.t) / prior.alpha(ours.t)).reshape(8, 1, 1, 1).to(dtype)
     expected = ratio * theirs.gradient / (x - theirs.x0).abs().mean(dim=(1, 2, 3), keepdim=True)
-    # alpha and sigma are float32: eps and x0 fit together to its precision only.
-    torch.testing.assert_close(ours.gradient, expected, atol=max(tolerance, 1e-6), rtol=max(tolerance, 1e-6))
+    torch.testing.assert_close(ours.gradient, expected, atol=tolerance, rtol=tolerance)
 
 
 @DTYPES

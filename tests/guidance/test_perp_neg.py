@@ -134,7 +134,7 @@ def test_sds_takes_it_as_an_option(rescale):
     assert guided.x0 is not None
     assert plain.gradient is not None
     # x0 and the gradient are one prediction of the noised render: x - x0 = sigma / alpha (eps - noise).
-    torch.testing.assert_close(x - guided.x0, guided.gradient, atol=1e-6, rtol=1e-6)  # sigma = alpha at t = 0.5
+    torch.testing.assert_close(x - guided.x0, guided.gradient, atol=1e-9, rtol=1e-9)  # sigma = alpha at t = 0.5
     assert (guided.gradient - plain.gradient).abs().max() > 0.1
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.exact import ExactPrior
 from tests.guidance.views import views_of
 
 M, M_NULL, STD, STD_NULL = 0.8, 0.3, 0.5, 0.9
@@ -27,7 +28,7 @@ def expected_gradient(
     """The rule's gradient with the noise averaged out exactly."""
     gradients = []
     for sign in (1.0, -1.0):
-        prior = GaussianPrior(
+        prior = ExactPrior(
             {"y": Gaussian(sign * mean, std), "": Gaussian(sign * mean_null, std_null)},
             (theta.shape[1], theta.shape[2], theta.shape[3]),
             n_views=n_views,
@@ -63,12 +64,12 @@ def test_expected_gradient(scale, mean, mean_null, theta, t):
     )
     k, k_null = slopes(t)
     expected = scale * k * (theta - mean) - (scale - 1) * k_null * (theta - mean_null)
-    torch.testing.assert_close(gradient, torch.full_like(gradient, expected), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradient, torch.full_like(gradient, expected), atol=1e-9, rtol=1e-9)
 
 
 def slopes(t: float) -> tuple[float, float]:
-    """k = alpha sigma / D of both branches under the cosine schedule."""
-    angle = torch.tensor(t, dtype=torch.float64) * torch.pi / 2
+    """k = alpha sigma / D of both branches under the cosine schedule, at the float32 that stands for t."""
+    angle = torch.tensor(t, dtype=torch.float32).double() * torch.pi / 2
     alpha, sigma = angle.cos().item(), angle.sin().item()
     k, k_null = (alpha * sigma / (alpha**2 * std**2 + sigma**2) for std in (STD, STD_NULL))
     return k, k_null
@@ -81,7 +82,7 @@ def test_fixed_point_of_unequal_variances(t):
     fixed_point = (scale * k * M - (scale - 1) * k_null * M_NULL) / (scale * k - (scale - 1) * k_null)
     config = SDSConfig(scale=scale, schedule=UniformSchedule(min=t, max=t))
     theta = torch.full((2, 3, 2, 2), fixed_point, dtype=torch.float64)
-    assert expected_gradient(theta, config, M, M_NULL, STD, STD_NULL).abs().max() < 1e-6  # t itself is float32
+    assert expected_gradient(theta, config, M, M_NULL, STD, STD_NULL).abs().max() < 1e-9
 
 
 def test_descent_ends_at_the_fixed_point():
@@ -109,7 +110,7 @@ def test_the_views_of_a_joint_prior_relax_together():
     for theta, variance in ((common, STD**2 * (1 + (n - 1) * rho)), (between, STD**2 * (1 - rho))):
         gradient = expected_gradient(theta, config, M, M_NULL, STD, STD, n_views=n)
         k = alpha * sigma / (alpha**2 * variance + sigma**2)
-        torch.testing.assert_close(gradient, k * (theta - M), atol=1e-6, rtol=1e-6)
+        torch.testing.assert_close(gradient, k * (theta - M), atol=1e-9, rtol=1e-9)
 
 
 def test_weighting_scales_each_sample():

@@ -79,9 +79,9 @@ def test_an_ensemble_ends_as_the_prior(scale, mean):
     assert x.std().item() == pytest.approx(STD, abs=0.02)
 
 
-@pytest.mark.parametrize("entropy", [1.0, 0.9, 0.8, 0.5])
+@pytest.mark.parametrize("entropy", [1.0, 0.9, 0.8, 0.5, 0.1])
 def test_entropy_decides_how_far_views_spread(entropy):
-    """v^2 = max(0, lambda s^2 - (1 - lambda) (sigma / alpha)^2) at a single t."""
+    """v^2 = max(0, lambda s^2 - (1 - lambda) (sigma / alpha)^2) at a single t: at 0.1, views collapse into one."""
     prior, t = prior_of(), 0.2
     config = VSDConfig(
         scale=1.0, entropy=entropy, schedule=UniformSchedule(min=t, max=t), weighting="uniform", variational=FROZEN
