@@ -92,8 +92,8 @@ def toybox_sample(
     """Let the prior draw four views: what distillation has to work with."""
     from sds3d.devices import pick_device
     from sds3d.export.pictures import to_png
+    from sds3d.guidance.sampling import sample_views
     from sds3d.priors.diffusers import DiffusersConfig, load_prior
-    from sds3d.priors.sampling import sample_views
     from sds3d.prompts import PromptConfig
 
     prior = load_prior(DiffusersConfig(model=model), pick_device(device))

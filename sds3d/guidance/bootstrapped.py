@@ -30,10 +30,10 @@ from sds3d.guidance.base import (
     weight,
 )
 from sds3d.guidance.cache import ViewCache
+from sds3d.guidance.sampling import ddim, sampling_times
 from sds3d.guidance.schedules import AnnealedSchedule, Schedule
 from sds3d.guidance.variational import TrainedScore, VariationalConfig
 from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
-from sds3d.priors.sampling import ddim
 from sds3d.states import part, prefixed
 
 
@@ -139,7 +139,7 @@ class Bootstrapped(Guidance):
         config, prior = self.config, self.prior
         start = config.schedule.window(progress)[1]
         x_t = add_noise(prior, x, draw_noise(x, generator), torch.full((len(x),), start, device=x.device))
-        times = torch.linspace(start, 0.0, config.refine_steps + 1).tolist()
+        times = (start * sampling_times(prior, config.refine_steps)).tolist()
         texts = views.positive, views.negative
         return ddim(prior, x_t, views.cameras, *texts, scale=config.refine_scale, times=times)
 

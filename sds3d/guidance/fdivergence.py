@@ -24,10 +24,10 @@ from sds3d.cameras import Cameras
 from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, guided_prediction, weight
 from sds3d.guidance.cache import ViewCache
 from sds3d.guidance.networks import ViewConv, channels_of
+from sds3d.guidance.sampling import ddim
 from sds3d.guidance.schedules import Schedule, UniformSchedule, draw
 from sds3d.guidance.variational import Learner, TrainedScore, TrainingConfig, VariationalConfig
 from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
-from sds3d.priors.sampling import ddim
 from sds3d.states import part, prefixed
 
 Divergence = Literal["reverse_kl", "forward_kl", "jeffreys", "jensen_shannon", "hellinger", "chi_square"]

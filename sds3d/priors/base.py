@@ -92,6 +92,8 @@ class Prior(Protocol):
     """What the network itself gives: eps, v = alpha eps - sigma x, or a rectified flow's eps - x."""
     n_views: int
     """Views the model denoises together; 1 for a plain 2D model. Batches hold view-fastest groups of this size."""
+    shift: float
+    """How far sampling from the model moves even timesteps t towards noise, shift t / (1 + (shift - 1) t); 1: not."""
 
     def encode_text(self, prompts: Sequence[str]) -> Conditioning:
         """Embeddings of B prompts; the empty prompt is the null condition."""

@@ -8,6 +8,7 @@ FLUX.1-schnell is a few-step student, whose own pipeline leaves guidance off.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -38,12 +39,23 @@ FLUX_SIZE = 128  # latents a side of the 1024 px that it draws by default
 def load_sd3(source: Source, *, steps: int, image_size: int) -> DiffusionPrior:
     """A folder of Stable Diffusion 3 or 3.5; without its T5 encoder, that part of the text is zeros."""
     transformer = frozen(source.denoiser(SD3Transformer2DModel, "transformer"), source.device)
-    vae = frozen(load_vae(source), source.device)
+    vae = frozen(load_vae(source), source.device, torch.channels_last)
     config = transformer.config
     size = image_size_of(vae, image_size, config["sample_size"], config["patch_size"])
     width: int = config["joint_attention_dim"]
     texts = Texts(lambda: load_sd3_texts(source, width), source.device)
-    return DiffusionPrior(transformer, ask_sd3, Flow(steps), Latents(vae), texts, size, source.device)
+    noising = Flow(steps, shift_of(source))
+    return DiffusionPrior(transformer, ask_sd3, noising, Latents(vae), texts, size, source.device)
+
+
+def shift_of(source: Source, tokens: int = 0) -> float:
+    """How far the folder's sampler moves timesteps towards noise; where it says so, by a picture's number of tokens."""
+    config = source.config("scheduler", "scheduler_config.json")
+    if not config.get("use_dynamic_shifting", False):
+        return float(config.get("shift", 1.0))
+    few, many = config["base_image_seq_len"], config["max_image_seq_len"]
+    slope = (config["max_shift"] - config["base_shift"]) / (many - few)
+    return math.exp(config["base_shift"] + slope * (tokens - few))
 
 
 def ask_sd3(transformer: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
@@ -74,13 +86,14 @@ def load_sd3_texts(source: Source, width: int) -> Encode:
 def load_flux(source: Source, *, guidance: float | None, steps: int, image_size: int) -> DiffusionPrior:
     """A folder of FLUX.1; `guidance` is embedded where the model takes it (dev), see above."""
     transformer = frozen(source.denoiser(FluxTransformer2DModel, "transformer"), source.device)
-    vae = frozen(load_vae(source), source.device)
+    vae = frozen(load_vae(source), source.device, torch.channels_last)
     told = None
     if transformer.config["guidance_embeds"]:
         told = FLUX_GUIDANCE if guidance is None else guidance
     size = image_size_of(vae, image_size, FLUX_SIZE, patch=2)
     texts = Texts(lambda: load_flux_texts(source), source.device)
-    return DiffusionPrior(transformer, ask_flux(told), Flow(steps), Latents(vae), texts, size, source.device)
+    noising = Flow(steps, shift_of(source, (size // 2 ** len(vae.config["block_out_channels"])) ** 2))
+    return DiffusionPrior(transformer, ask_flux(told), noising, Latents(vae), texts, size, source.device)
 
 
 def ask_flux(guidance: float | None) -> Ask:

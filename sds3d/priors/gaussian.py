@@ -69,6 +69,7 @@ class GaussianPrior:
         self.shape = shape
         self.schedule = schedule
         self.n_views = n_views
+        self.shift = 1.0
         self.rho = rho
         self.device = torch.device(device)
         self.dtype = dtype

@@ -88,10 +88,10 @@ class Source:
         """Whether there is such a part."""
         return (self.folder / part).is_dir()
 
-    def config(self, part: str) -> dict[str, Any]:
-        """A part's config.json."""
+    def config(self, part: str, file: str = "config.json") -> dict[str, Any]:
+        """A part's configuration."""
         with self.explained():
-            return json.loads((self.folder / part / "config.json").read_text(encoding="utf-8"))
+            return json.loads((self.folder / part / file).read_text(encoding="utf-8"))
 
     def network(self, kind: Any, part: str, dtype: torch.dtype | None = None) -> Any:
         """The part's network, by diffusers' or transformers' own loading code, in `dtype` or the source's.

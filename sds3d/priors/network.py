@@ -63,6 +63,7 @@ class DiffusionPrior:
         self.camera_encoder = camera_encoder
         self.n_views = n_views
         self.memory_format = memory_format
+        self.shift = noising.shift
         self.chunk = 0
         self.dtype: torch.dtype = network.dtype
 

@@ -15,6 +15,8 @@ class Noising(Protocol):
 
     prediction_type: PredictionType
     """What the network gives."""
+    shift: float
+    """See `Prior.shift`."""
 
     def timestep(self, t: Tensor) -> Tensor:
         """What the network is told of t, (B,)."""
@@ -46,6 +48,7 @@ class Diffusion:
         self.prediction_type: PredictionType = scheduler.config["prediction_type"]
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise PriorError(f"prediction type {self.prediction_type!r} is not epsilon or v_prediction")
+        self.shift = 1.0
         self.alphas_bar: Tensor = scheduler.alphas_cumprod.to(device)  # (T,)
         self.steps = steps
 
@@ -77,12 +80,13 @@ class Diffusion:
 class Flow:
     """Rectified flow (arXiv:2209.03003; SD3, arXiv:2403.03206): x_t = (1 - t) x + t eps, the network says eps - x.
 
-    t is the share of noise itself: how samplers shift it towards noise for large pictures is no part of the model.
-    steps: as in `Diffusion`, for few-step students; t is rounded to a multiple of 1 / steps above 0.
+    t is the share of noise itself. steps: as in `Diffusion`, for few-step students; t is rounded to a multiple of
+    1 / steps above 0. shift: of the model's sampler, which moves timesteps towards noise for large pictures.
     """
 
-    def __init__(self, steps: int = 0) -> None:
+    def __init__(self, steps: int = 0, shift: float = 1.0) -> None:
         self.prediction_type: PredictionType = "flow"
+        self.shift = shift
         self.steps = steps
 
     def _known(self, t: Tensor) -> Tensor:

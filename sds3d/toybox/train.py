@@ -30,8 +30,8 @@ from transformers import CLIPTokenizer
 from sds3d.cameras import orbit
 from sds3d.config import Config
 from sds3d.export.pictures import contact_sheet, sheet_png
+from sds3d.guidance.sampling import sample_views
 from sds3d.priors.diffusers import DiffusersConfig, DiffusersPrior, load_prior
-from sds3d.priors.sampling import sample_views
 from sds3d.prompts import PromptConfig, view_name
 from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import VOCABULARY, caption, prompt, sample_any_spec, sample_spec

@@ -14,11 +14,11 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from sds3d.cameras import turntable
+from sds3d.guidance.sampling import ddim, sampling_times
 from sds3d.priors.base import add_noise
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.priors.network import DiffusionPrior
 from sds3d.priors.pixels import Latents
-from sds3d.priors.sampling import ddim
 from tests.priors.tiny import FAMILIES, tiny_pipeline
 
 FLOWS = ("sd3", "flux dev", "flux schnell")
@@ -85,6 +85,9 @@ def test_sd3_draws_the_pipelines_picture(cases: Callable[..., Case]) -> None:
     sigmas = case.pipeline.scheduler.sigmas.tolist()  # shifted towards noise, 0 at the end
     theirs = case.theirs(num_inference_steps=4, guidance_scale=5.0, latents=noise_like(case.prior))
     np.testing.assert_allclose(case.drawn(5.0, sigmas), theirs, atol=ATOL)
+    assert case.prior.shift == 3
+    # Ours are even from 1 to 0 before they are shifted; that sampler's end at 0.001, and then comes 0.
+    np.testing.assert_allclose(sampling_times(case.prior, 3), [1, 6 / 7, 3 / 5, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize(("family", "length"), [("flux dev", 24), ("flux schnell", 16)])
@@ -95,6 +98,8 @@ def test_flux_draws_the_pipelines_picture(family: str, length: int, cases: Calla
     options = {"height": 16, "width": 16, "latents": packed, "max_sequence_length": length, "guidance_scale": 2.0}
     theirs = case.theirs(num_inference_steps=3, true_cfg_scale=3.0, negative_prompt="", **options)
     sigmas = case.pipeline.scheduler.sigmas.tolist()
+    assert (case.prior.shift == 1) == (family == "flux schnell")  # dev's goes by the picture's size
+    np.testing.assert_allclose(sampling_times(case.prior, 3), sigmas, atol=1e-6)
     np.testing.assert_allclose(case.drawn(3.0, sigmas), theirs, atol=ATOL)
     theirs = case.theirs(num_inference_steps=3, **options)
     np.testing.assert_allclose(case.drawn(1.0, sigmas), theirs, atol=ATOL)

@@ -28,17 +28,23 @@ def ddim(
     """Clean samples (B, C, h, w) from noise x_T by DDIM (Song et al., arXiv:2010.02502, eq. 12 with eta = 0).
 
     On a rectified flow these are Euler's steps. cameras, positive, negative: one row for each of the B samples,
-    view-fastest for a multi-view prior. times: from the noise to 0, in place of `steps` even steps from 1 to 0.
+    view-fastest for a multi-view prior. times: from the noise to 0, in place of `sampling_times`.
     """
 
     def guided(x: Tensor, t: Tensor) -> Prediction:
         asked, null = predict_each(prior, x, t, [positive, negative], cameras)
         return combine(asked, null, scale)
 
-    path = torch.linspace(1.0, 0.0, steps + 1) if times is None else torch.tensor(times)
+    path = sampling_times(prior, steps) if times is None else torch.tensor(times)
     noisy = [t.expand(len(x_T)) for t in path.to(x_T.device) if t > 0]  # (B,) each
     x = inversion.ddim(prior, x_T, noisy, guided)
     return guided(x, noisy[-1]).x0 if path[-1] == 0 else x
+
+
+def sampling_times(prior: Prior, steps: int) -> Tensor:
+    """steps + 1 timesteps from 1 to 0, even but for the prior's shift towards noise."""
+    even = torch.linspace(1.0, 0.0, steps + 1)
+    return prior.shift * even / (1 + (prior.shift - 1) * even)
 
 
 @torch.no_grad()
