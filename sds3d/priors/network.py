@@ -93,20 +93,7 @@ class DiffusionPrior:
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
         """Noise and clean estimate for x_t (B, C, h, w) at t (B,); B is a multiple of `n_views` when cameras count."""
-        rows = self.n_views * -(-self.chunk // self.n_views) or len(x_t)
-        parts = [
-            self.predict_by(
-                self.network,
-                self.dtype,
-                [self.camera_encoder],
-                x_t[i : i + rows],
-                t[i : i + rows],
-                cond[i : i + rows],
-                None if cameras is None else cameras[i : i + rows],
-            )
-            for i in range(0, len(x_t), rows)
-        ]
-        return parts[0] if len(parts) == 1 else Prediction.cat(parts)
+        return self.predict_by(self.network, self.dtype, [self.camera_encoder], x_t, t, cond, cameras)
 
     def predict_by(
         self,
@@ -119,6 +106,31 @@ class DiffusionPrior:
         cameras: Cameras | None,
     ) -> Prediction:
         """`predict` by this network, which is told of the cameras what the encoders make of them."""
+        rows = self.n_views * -(-self.chunk // self.n_views) or len(x_t)
+        parts = [
+            self._predict(
+                network,
+                dtype,
+                camera_encoders,
+                x_t[i : i + rows],
+                t[i : i + rows],
+                cond[i : i + rows],
+                None if cameras is None else cameras[i : i + rows],
+            )
+            for i in range(0, len(x_t), rows)
+        ]
+        return parts[0] if len(parts) == 1 else Prediction.cat(parts)
+
+    def _predict(
+        self,
+        network: Any,
+        dtype: torch.dtype,
+        camera_encoders: Sequence[CameraEncoder | None],
+        x_t: Tensor,
+        t: Tensor,
+        cond: Conditioning,
+        cameras: Cameras | None,
+    ) -> Prediction:
         x_t = x_t.contiguous(memory_format=self.memory_format)
         embedding = None
         if cameras is not None:

@@ -122,6 +122,10 @@ def test_chunks_of_a_multi_view_model_are_whole_objects() -> None:
     expected, found = whole.predict(x, t, cond, cameras), chunked.predict(x, t, cond, cameras)
     assert rows == [4, 4]
     torch.testing.assert_close(found.eps, expected.eps, atol=1e-4, rtol=1e-4)
+    # A trained copy begins as the prior, and is asked as it is; the hook is copied too.
+    copied = chunked.trainable_score(torch.Generator()).predict(x, t, cond, cameras)
+    assert rows == [4, 4] * 2
+    torch.testing.assert_close(copied.eps, expected.eps, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("family", "blocks"), [("sd", 7), ("flux dev", 2)])
