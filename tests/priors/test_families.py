@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, EulerDiscreteScheduler
 from torch import Tensor
 
 from sds3d.cameras import turntable
@@ -122,6 +122,20 @@ def test_lcm_draws_the_pipelines_picture(cases: Callable[..., Case]) -> None:
         x = (1 - near) ** 0.5 * x0 + near * x  # c_out^2 = 1 - c_skip for a data deviation of 0.5
         if following is not None:
             x = add_noise(case.prior, x, torch.randn(x.shape, generator=generator), torch.tensor([following / 999]))
+    np.testing.assert_allclose(case.prior.decode(x).numpy(), theirs, atol=ATOL)
+
+
+def test_turbo_draws_the_pipelines_picture(cases: Callable[..., Case]) -> None:
+    """Four steps of the scheduler that Turbo's folders have, without classifier-free guidance."""
+    case = cases("sd", few_steps=4)
+    config = case.pipeline.scheduler.config
+    case.pipeline.scheduler = EulerDiscreteScheduler.from_config(config, timestep_spacing="trailing")
+    noise, steps = noise_like(case.prior), [999, 749, 499, 249]
+    theirs = case.theirs(num_inference_steps=4, guidance_scale=0.0, latents=noise)
+    assert case.pipeline.scheduler.timesteps.tolist() == steps
+    texts = case.prior.encode_text(["a red mug"]), case.prior.encode_text([""])
+    noise = case.prior.sigma(torch.tensor(1.0)) * noise  # it begins from noise alone, though some signal is left at 999
+    x = ddim(case.prior, noise, turntable(1), *texts, scale=1.0, times=[*(step / 999 for step in steps), 0.0])
     np.testing.assert_allclose(case.prior.decode(x).numpy(), theirs, atol=ATOL)
 
 

@@ -103,6 +103,24 @@ def test_draws_what_the_pipeline_draws_with_the_file(family: str, tmp_path: Path
     assert not any("lora" in name for name, _ in prior.network.named_parameters())
 
 
+@pytest.mark.parametrize("family", ["lcm", "if"])
+def test_the_network_is_the_pipelines_with_the_file(family: str, tmp_path: Path) -> None:
+    """Of models with samplers of their own: the pipeline's network, once it has the file, says what the prior says."""
+    folder, file = saved(family, tmp_path)
+    prior = load_prior(DiffusersConfig(model=str(folder), lora=str(file), lora_scale=0.7))
+    plain = load_prior(DiffusersConfig(model=str(folder)))
+    pipeline: Any = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.load_lora_weights(str(file))
+    pipeline.fuse_lora(components=["unet"], lora_scale=0.7)
+    x = prior.encode_image(torch.rand(2, prior.image_size, prior.image_size, 3))
+    t, cond = torch.tensor([0.3, 0.8]), plain.encode_text(["a red mug", ""])
+    with torch.no_grad():
+        ours, without = prior.predict(x, t, cond, None), plain.predict(x, t, cond, None)
+        theirs = prior.predict_by(pipeline.unet, torch.float32, [], x, t, cond, None)
+    torch.testing.assert_close(ours.eps, theirs.eps, atol=1e-5, rtol=1e-5)
+    assert (ours.eps - without.eps).abs().max() > 1e-3
+
+
 def test_unusable_files_are_said_in_one_line(tmp_path: Path) -> None:
     folder, file = saved("sd", tmp_path)
     other = tmp_path / "other.safetensors"
