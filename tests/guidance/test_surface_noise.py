@@ -246,8 +246,11 @@ def ball() -> Mesh:
     [
         NerfConfig(resolution=48),
         GaussiansConfig(count=2000),
+        MeshConfig(geometry="dmtet", resolution=32),
         MeshConfig(geometry="flexicubes", resolution=24),
         MeshConfig(geometry="fixed"),
+        HashNerfConfig(levels=8),
+        TriplaneNerfConfig(),
     ],
     ids=lambda config: getattr(config, "geometry", config.name),
 )
