@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from sds3d.config import ConfigError
+from sds3d.console import duration
 from sds3d.runs import Run, RunError
 
 from . import views
@@ -170,7 +171,7 @@ def _left(e: Entry) -> str:
     p = e.progress
     if p is None or p.status != "running":
         return ""
-    return f"step {p.step} of {p.total}" + (f" · {views.duration(p.seconds_left)} left" if p.seconds_left else "")
+    return f"step {p.step} of {p.total}" + (f" · {duration(p.seconds_left)} left" if p.seconds_left else "")
 
 
 def _moving(e: Entry) -> str:

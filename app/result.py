@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
+from sds3d.console import duration
 from sds3d.export.folder import FORMATS, SPLAT_FORMATS, Format, asset_files
 from sds3d.files import write_atomically
 from sds3d.runs import Run, RunError
@@ -221,7 +222,7 @@ def measures(run: Run) -> list[tuple[str, str]]:
         elif path.suffix == ".splat" and path.parent == run.exports:
             rows.append(("Gaussians", f"{path.stat().st_size // _SPLAT_BYTES:,}"))
     state = run.state
-    return [*rows, ("Time", views.duration(state.seconds)), ("Folder", run.folder.name)]
+    return [*rows, ("Time", duration(state.seconds)), ("Folder", run.folder.name)]
 
 
 @lru_cache(maxsize=256)

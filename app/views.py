@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from sds3d.config import nearest
+from sds3d.console import duration
 from sds3d.jobs.queue import Progress
 from sds3d.runs import Run
 from sds3d.toybox.captions import unknown_words
@@ -131,14 +132,6 @@ def ordinal(n: int) -> str:
     """1st, 2nd, 3rd, 4th, 11th, 21st."""
     ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
     return f"{n}{ending}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person would say them: "40 s", "5 min", "2 h 10 min"."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def preview(path: Path) -> str:

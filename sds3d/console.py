@@ -52,6 +52,14 @@ def examples(*lines: str) -> str:
     )
 
 
+def duration(seconds: float) -> str:
+    """Seconds for people: 42 s, 7 min, 3 h 05 min."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
 def progress_bar() -> Progress:
     """A bar with counts and the time left on stderr; nothing where that is no terminal."""
     return Progress(

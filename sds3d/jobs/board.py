@@ -12,7 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from sds3d.console import STYLES
+from sds3d.console import STYLES, duration
 from sds3d.jobs.batch import Job, Watch, clipped
 from sds3d.jobs.queue import Progress
 
@@ -115,11 +115,3 @@ def summary(watch: Watch, *, colours: bool = False) -> str:
     ]
     left = watch.seconds_left
     return ", ".join(parts) + (f"; about {duration(left)} left" if left else "")
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 42 s, 7 min, 3 h 05 min."""
-    if seconds < 99.5:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02} min"

@@ -16,8 +16,9 @@ import pytest
 from rich.console import Console
 
 from sds3d.cli import main
+from sds3d.console import duration
 from sds3d.jobs.batch import Batch, Job, Watch, carry_out, make_batch
-from sds3d.jobs.board import Board, duration
+from sds3d.jobs.board import Board
 from sds3d.jobs.prompts_file import read_prompts
 from sds3d.jobs.queue import stop, waiting
 from sds3d.runs import Run, list_runs, read_checkpoint
