@@ -94,7 +94,9 @@ def random_networks(device: torch.device, dtype: torch.dtype, smaller: int = 1) 
         made: list[torch.nn.Module] = [UNet2DConditionModel(**unet), AutoencoderKL(**vae)]
     # Runs keep the autoencoder in float32 beside a U-Net in float16.
     dtypes = dtype, torch.float32 if dtype == torch.float16 else dtype
-    unet_, vae_ = (frozen(network.to(dtype=kind), device) for network, kind in zip(made, dtypes, strict=True))
+    for network, kind in zip(made, dtypes, strict=True):
+        torch.nn.Module.to(network, dtype=kind)  # diffusers' own warns of layers that these networks don't have
+    unet_, vae_ = (frozen(network, device) for network in made)
     return Networks(unet_, vae_, scheduler, device)
 
 
