@@ -7,7 +7,6 @@ same prompts, with the scorer's features in place of Inception's.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from sds3d.config import Preset, presets
+from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.evaluation.toybox import AZIMUTHS, AssetScore, bench_preset, bench_prompts, score_asset, summary, truth
 from sds3d.export.pictures import contact_sheet
-from sds3d.files import write_atomically
 from sds3d.toybox.captions import prompt
 from sds3d.toybox.objects import Spec
 from sds3d.toybox.scorer import Scorer, load_scorer, score
@@ -186,9 +185,8 @@ def bench(
     headings = [heading for spec in specs for heading in (prompt(spec), "")]
     contact_sheet(sheet, headings, size=64).save(root / "guidance.png")
     details = {name: [asdict(s) for s in assets.scores] for name, assets in rows.items()}
-    text = json.dumps({"summary": {name: asdict(s) for name, s in results.items()}, "assets": details}, indent=2)
-    write_atomically(root / "guidance.json", text.encode() + b"\n")
-    write_atomically(root / "guidance.md", table(results).encode())
+    figures = {"summary": {name: asdict(s) for name, s in results.items()}, "assets": details}
+    write_results(root, "guidance", figures, markdown_table(HEADER, [cells(*row) for row in results.items()]))
     return results
 
 
@@ -200,9 +198,3 @@ def cells(name: str, s: RuleScore) -> list[str]:
     diversity = "-" if s.diversity is None else f"{s.diversity:.2f}"
     right, faces = f"{s.recognised:.0%}", f"{s.without_janus:.0%}"
     return [name, right, faces, f"{s.saturation:.2f}", f"{s.fid:.0f}", diversity, f"{s.iou:.2f}", f"{s.seconds:.0f}"]
-
-
-def table(results: dict[str, RuleScore]) -> str:
-    """The figures as a Markdown table."""
-    rows = [HEADER, ("---",) * len(HEADER), *(cells(name, s) for name, s in results.items())]
-    return "".join("| " + " | ".join(row) + " |\n" for row in rows)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 import gc
-import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +21,8 @@ from peft import LoraConfig
 from torch import Tensor
 
 from sds3d.devices import pick_device, set_threads
-from sds3d.evaluation.rendering import interleaved, machine
-from sds3d.files import write_atomically
+from sds3d.evaluation.rendering import interleaved, machine, synchronised
+from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.playground2d import drawing, rule_config
 from sds3d.priors.base import Conditioning
 from sds3d.priors.loading import pick_dtype
@@ -217,12 +217,6 @@ class Speed:
         return self.plain / self.ours
 
 
-def synchronise(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def peak_memory(steps: Steps, make: Callable[[], Networks], rule: Rule, batch: int, size: int) -> int:
     """Bytes of CUDA memory that steps take at most, their networks alone being there."""
     networks = make()
@@ -250,16 +244,8 @@ def measure(make: Callable[[], Networks], rule: Rule, batch: int, size: int, *, 
             memory[i] = peak_memory(steps, make, rule, batch, size)
             collect()
     networks = make()
-    walks = [steps(networks, rule, batch, size) for steps in (our_steps, plain_steps)]
-
-    def call(walk: Iterator[object]) -> Callable[[], None]:
-        def step() -> None:
-            next(walk)
-            synchronise(networks.device)
-
-        return step
-
-    ours, plain = interleaved([call(walk) for walk in walks], SECONDS)
+    calls = [partial(next, steps(networks, rule, batch, size)) for steps in (our_steps, plain_steps)]
+    ours, plain = interleaved([synchronised(call, networks.device) if on_cuda else call for call in calls], SECONDS)
     return Speed(rule, batch, ours, plain, *memory)
 
 
@@ -293,8 +279,7 @@ def bench(
         rows.append(measure(make, rule, batch, size, on_cuda=place.type == "cuda"))
         collect()
         details = about | {"rows": [asdict(row) for row in rows]}
-        write_atomically(root / "priors.json", (json.dumps(details, indent=2) + "\n").encode())
-        write_atomically(root / "priors.md", table(rows).encode())
+        write_results(root, "priors", details, markdown_table(HEADER, map(cells, rows)))
     report("measuring", len(cases), len(cases))
     return rows
 
@@ -306,9 +291,3 @@ def cells(row: Speed) -> list[str]:
     """A row of the table."""
     memory = ["-" if value is None else f"{value / 1e9:.1f}" for value in (row.our_memory, row.plain_memory)]
     return [row.rule, str(row.batch), f"{1 / row.ours:.3g}", f"{1 / row.plain:.3g}", f"{row.ratio:.2f}", *memory]
-
-
-def table(rows: Sequence[Speed]) -> str:
-    """The figures as a Markdown table."""
-    lines = [HEADER, ("---",) * len(HEADER), *map(cells, rows)]
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -12,7 +12,6 @@ nothing but multiply-adds in registers.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -28,7 +27,7 @@ from numba import njit
 from torch import Tensor
 
 from sds3d.evaluation.rendering_cases import Builder, Case, Run, builders
-from sds3d.files import write_atomically
+from sds3d.evaluation.results import write_results
 from sds3d.rendering.simd import load8, splat8, store8
 
 REFERENCE_BYTES = 2e9
@@ -138,7 +137,7 @@ def measure(build: Builder, threads: int, seconds: float) -> Row:
         calls += [_with_threads(_pass(run, case.leaves, weights, backward), n) for run, n in variants]
         if on_cuda is not None:
             cuda_weights = _weights(on_cuda.run, on_cuda.leaves)
-            calls.append(_synchronised(_pass(on_cuda.run, on_cuda.leaves, cuda_weights, backward)))
+            calls.append(synchronised(_pass(on_cuda.run, on_cuda.leaves, cuda_weights, backward)))
     before = torch.get_num_threads()
     try:
         medians = [1e3 * median for median in interleaved(calls, seconds)]
@@ -191,10 +190,12 @@ def _with_threads(run: Run, n: int) -> Run:
     return call
 
 
-def _synchronised(run: Run) -> Callable[[], object]:
+def synchronised(run: Callable[[], object], device: torch.device | None = None) -> Callable[[], object]:
+    """The same call, which waits until the CUDA device, the present one when left out, has done it."""
+
     def call() -> None:
         run()
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
     return call
 
@@ -281,8 +282,7 @@ def bench(
         report("measuring", i + 1, len(chosen))
     here = replace(here, load=(here.load[0], _load()))
     details = {"machine": asdict(here), "rows": [asdict(row) for row in rows]}
-    write_atomically(root / "rendering.json", (json.dumps(details, indent=2) + "\n").encode())
-    write_atomically(root / "rendering.md", _markdown(here, rows).encode())
+    write_results(root, "rendering", details, _markdown(here, rows))
     return here, rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import torch
 from sds3d.devices import pick_device, set_threads
 from sds3d.drive import optimize_work, start_work
 from sds3d.evaluation.rendering import interleaved, machine
-from sds3d.files import write_atomically
+from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.jobs.together import Task, drive_together
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import load_prior
@@ -92,8 +91,7 @@ def bench(
         report("measuring", i + 1, len(presets))
     here = asdict(machine(threads))
     details = {"machine": here, "device": str(pick_device(device)), "gains": [asdict(gain) for gain in gains]}
-    write_atomically(root / "together.json", (json.dumps(details, indent=2) + "\n").encode())
-    write_atomically(root / "together.md", table(gains).encode())
+    write_results(root, "together", details, markdown_table(HEADER, map(cells, gains)))
     return gains
 
 
@@ -104,9 +102,3 @@ def cells(gain: Gain) -> list[str]:
     """A row of the table."""
     milliseconds = f"{1e3 * gain.alone:.0f}", f"{1e3 * gain.together:.0f}"
     return [gain.preset, str(gain.count), *milliseconds, f"{gain.ratio:.2f}"]
-
-
-def table(gains: Sequence[Gain]) -> str:
-    """The figures as a Markdown table."""
-    rows = [HEADER, ("---",) * len(HEADER), *map(cells, gains)]
-    return "".join("| " + " | ".join(row) + " |\n" for row in rows)

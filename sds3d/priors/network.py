@@ -106,42 +106,24 @@ class DiffusionPrior:
         cameras: Cameras | None,
     ) -> Prediction:
         """`predict` by this network, which is told of the cameras what the encoders make of them."""
-        rows = self.n_views * -(-self.chunk // self.n_views) or len(x_t)
-        parts = [
-            self._predict(
-                network,
-                dtype,
-                camera_encoders,
-                x_t[i : i + rows],
-                t[i : i + rows],
-                cond[i : i + rows],
-                None if cameras is None else cameras[i : i + rows],
-            )
-            for i in range(0, len(x_t), rows)
-        ]
-        return parts[0] if len(parts) == 1 else Prediction.cat(parts)
-
-    def _predict(
-        self,
-        network: Any,
-        dtype: torch.dtype,
-        camera_encoders: Sequence[CameraEncoder | None],
-        x_t: Tensor,
-        t: Tensor,
-        cond: Conditioning,
-        cameras: Cameras | None,
-    ) -> Prediction:
-        x_t = x_t.contiguous(memory_format=self.memory_format)
-        embedding = None
-        if cameras is not None:
-            cameras = cameras.to(self.device)
-            told = [encoder.embed(cameras) for encoder in camera_encoders if encoder is not None]  # (B, D) each
-            embedding = torch.stack(told).sum(dim=0) if told else None
-        cond = Conditioning(cond.hidden.to(dtype), None if cond.pooled is None else cond.pooled.to(dtype))
         n_views = 1 if cameras is None else self.n_views
-        with nullcontext() if embedding is None else camera_embedding(network, embedding):
-            out = self.ask(network, x_t.to(dtype), self.timestep(t), cond, n_views)
-        return self.noising.prediction(out.float(), x_t, t)
+
+        def ask(rows: slice) -> Prediction:
+            x = x_t[rows].contiguous(memory_format=self.memory_format)
+            embedding = None
+            if cameras is not None:
+                seen = cameras[rows].to(self.device)
+                told = [encoder.embed(seen) for encoder in camera_encoders if encoder is not None]  # (B, D) each
+                embedding = torch.stack(told).sum(dim=0) if told else None
+            text = cond[rows]
+            text = Conditioning(text.hidden.to(dtype), None if text.pooled is None else text.pooled.to(dtype))
+            with nullcontext() if embedding is None else camera_embedding(network, embedding):
+                out = self.ask(network, x.to(dtype), self.timestep(t[rows]), text, n_views)
+            return self.noising.prediction(out.float(), x, t[rows])
+
+        size = self.n_views * -(-self.chunk // self.n_views) or len(x_t)
+        parts = [ask(slice(i, i + size)) for i in range(0, len(x_t), size)]
+        return parts[0] if len(parts) == 1 else Prediction.cat(parts)
 
     def trainable_score(self, generator: torch.Generator, rank: int = 4) -> TrainableCopy:
         """A copy with low-rank updates of its attention layers (or, with rank 0, trained as a whole) and a camera.
