@@ -30,6 +30,10 @@ EXAMPLES = (
 )
 DEFAULT_PRESET = "toybox"
 
+# Gradio's dropdowns tell a choice twice. Answered at the same time, both would change the draft, and the settings would
+# be made anew a second time, under the hands of whoever opens a section by then.
+ONE_BY_ONE: dict[str, Any] = {**QUIET, "concurrency_limit": 1}
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -147,7 +151,7 @@ def _wire(create: Create, new: gr.Button) -> None:
             return {live.message: said(views.error(problem(error)))}
         return create.open(run.folder.name)
 
-    create.preset.input(choose, create.preset, [create.preset, create.draft], **QUIET)
+    create.preset.input(choose, create.preset, [create.preset, create.draft], **ONE_BY_ONE)
     create.prompt.change(warn, [create.prompt, create.draft], create.hint, trigger_mode="always_last", **QUIET)
     new.click(new_seed, None, create.seed, **QUIET)
     live.more.click(more, live.run, create.outputs, **QUIET)
@@ -200,7 +204,7 @@ def _settings(create: Create) -> None:
         gr.on([create.generate.click, create.prompt.submit], submit, given, live.outputs, trigger_mode="once", **QUIET)
         for field, widget in zip(fields, widgets, strict=True):
             if field.is_choice:
-                widget.input(partial(rechoose, field), widgets, create.draft, **QUIET)  # type: ignore[attr-defined]
+                widget.input(partial(rechoose, field), widgets, create.draft, **ONE_BY_ONE)  # type: ignore[attr-defined]
         gr.on(None, lambda: gr.Button(interactive=True), None, create.generate, **QUIET)
 
 

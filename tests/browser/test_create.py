@@ -160,6 +160,27 @@ def test_settings_come_from_the_models_and_differ_from_the_preset_where_they_wer
     expect(page.locator("#set-guidance-schedule-name input")).to_have_value("sqrt")
 
 
+def test_a_choice_makes_the_settings_anew_once(visit: Visit, expect: Any):
+    page = visit()
+    page.wait_for_timeout(1000)
+    renders: list[str] = []
+
+    def note(request: Any) -> None:  # the settings are the only event that is given a state and nothing else
+        if "/queue/join" in request.url and '"data":[null],' in request.post_data:
+            renders.append(request.post_data)
+
+    page.on("request", note)
+    choose(page, "#set-guidance-name", "sds")
+    expect(page.locator("#set-guidance-name")).to_contain_text("Score distillation sampling")
+    page.wait_for_timeout(1000)
+    assert len(renders) == 1
+    page.get_by_role("button", name="Advanced").click()
+    choose(page, "#preset", "vsd")
+    expect(page.locator("#set-guidance-name")).to_contain_text("Variational score distillation")
+    page.wait_for_timeout(1000)
+    assert len(renders) == 2
+
+
 def choose(page: Any, dropdown: str, option: str) -> None:
     page.locator(f"{dropdown} input[role=listbox], {dropdown} input[role=combobox]").first.click()
     page.get_by_role("option", name=option, exact=True).click()
