@@ -145,7 +145,7 @@ def turntable(
 class CameraConfig(Config):
     """The distribution that training cameras are drawn from."""
 
-    views: int = Field(default=4, ge=1)
+    views: int = Field(default=4, ge=1, le=256)
     """Views per step. A multi-view prior needs a multiple of its own number of views."""
     orthogonal: bool = True
     """Views of a step stand 360/views degrees apart at one elevation and distance (MVDream, 2308.16512)."""
@@ -155,7 +155,7 @@ class CameraConfig(Config):
     """Range of distances in metres; the asset fits a 1 m cube."""
     fovy: tuple[float, float] = (30.0, 30.0)
     """Range of vertical fields of view in degrees."""
-    size: int = Field(default=64, ge=8)
+    size: int = Field(default=64, ge=8, le=2048)
     """Height and width of the render in pixels."""
 
     @model_validator(mode="after")

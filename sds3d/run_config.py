@@ -37,7 +37,7 @@ class ExportConfig(Config):
     """Height and width of the texture in pixels."""
     picture_size: int = Field(default=256, ge=32, le=2048)
     """Height and width of the turntable video in pixels."""
-    frames: int = Field(default=60, ge=4)
+    frames: int = Field(default=60, ge=4, le=3600)
     """Frames of the turntable video."""
 
     @field_validator("formats", mode="before")

@@ -92,9 +92,10 @@ class RayWorker:
             os.chdir(folder)
         self.root, self.worker = Path(root), Worker(device, min(threads, default_threads()), retries)
 
-    def carry_out(self, names: Sequence[str], upcoming: Sequence[str]) -> None:
-        """See `Worker.carry_out`."""
+    def carry_out(self, names: Sequence[str], upcoming: Sequence[str]) -> bool:
+        """See `Worker.carry_out`. Returns whether the GPU failed, so that another actor is needed."""
         self.worker.carry_out(runs_in(self.root, names), upcoming=runs_in(self.root, upcoming))
+        return self.worker.lost
 
 
 @dataclass
@@ -165,7 +166,7 @@ class _Hands:
             place = asked[answer]
             hand = self.hands[place]
             try:
-                ray.get(answer)
+                lost = ray.get(answer)
             except RayError as error:
                 if not hand.is_ready:
                     self._note_failed_start(place, error)
@@ -176,6 +177,8 @@ class _Hands:
                 ray.kill(self.hands.pop(place).actor)
             else:
                 hand.is_ready, hand.answer, hand.runs = True, None, []
+                if lost:
+                    ray.kill(self.hands.pop(place).actor)
         for name, (run, why, memory) in list(self.orphans.items()):
             with suppress(RunError):
                 recover(run, self.crew.retries, lean=memory, why=why, unclaimed=True)

@@ -33,11 +33,13 @@ ASIDE = 5.0  # seconds
 class Worker:
     """Carries out runs on one device, one prior in memory.
 
-    retries: how often a run that lacked memory is tried again, with less. threads: CPU threads, 0 for the default.
+    retries: how often a run is tried again that lacked memory, then with less, or whose GPU failed. threads: CPU
+    threads, 0 for the default. lost: whether the GPU failed, so that this process can carry out nothing more.
     """
 
     def __init__(self, device: str = "", threads: int = 0, retries: int = 2) -> None:
         self.device, self.threads, self.retries = device, threads, retries
+        self.lost = False
         self._prior: tuple[DiffusersConfig, Prior] | None = None
 
     def carry_out(
@@ -91,23 +93,30 @@ class Worker:
             logger.warning("%s: %s", run.folder.name, error)
             if lacks_memory(error):
                 self._prior = None
-                with suppress(OSError):
-                    self._again_with_less(run)
-        if torch.cuda.is_available():
+                self._again(run, lean=True)
+            elif device_failed(error):
+                self.lost = True
+                self._again(run, lean=False)
+        if torch.cuda.is_available() and not self.lost:
             torch.cuda.empty_cache()
 
-    def _again_with_less(self, run: Run) -> None:
-        with suppress(RunBusyError), run.locked():
+    def _again(self, run: Run, lean: bool) -> None:
+        with suppress(RunBusyError, OSError), run.locked():
             state = run.state
-            if state.status == "failed" and not state.lean and state.attempts < self.retries:
-                run.log("once more, with less memory")
-                run.update(status="queued", attempts=state.attempts + 1, lean=True, error="")
+            if state.status == "failed" and state.attempts < self.retries and not (lean and state.lean):
+                run.log("once more, with less memory" if lean else "once more, from its last checkpoint")
+                run.update(status="queued", attempts=state.attempts + 1, lean=lean or state.lean, error="")
 
 
 def lacks_memory(error: BaseException) -> bool:
     """Whether an error is one of memory: Python's, CUDA's or the CPU allocator's."""
     words = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
+
+
+def device_failed(error: BaseException) -> bool:
+    """Whether CUDA failed, after which each further call of the process is likely to fail, too."""
+    return "CUDA error" in str(error) and not lacks_memory(error)
 
 
 def work(
@@ -123,7 +132,8 @@ def work(
 ) -> None:
     """Work off the queued runs of a folder, or those of these names; returns when none has come for `idle` seconds.
 
-    together: how many runs of equal settings are optimised together. wanted: see `Worker.carry_out`.
+    It returns earlier when the GPU failed: what waits needs another process then. together: how many runs of equal
+    settings are optimised together. wanted: see `Worker.carry_out`.
     """
     worker, configs = Worker(device, threads, retries), {}
     since = time.monotonic()
@@ -134,6 +144,8 @@ def work(
         if queue:
             group = next_group(queue, together, configs)
             worker.carry_out(group, wanted, [run for run in queue[:AHEAD] if run not in group])
+            if worker.lost:
+                return
             since = time.monotonic()
             # Held by somebody, an export for instance, or the disk is full: others come first meanwhile.
             aside |= {run.folder.name: since + ASIDE for run in waiting(group)}

@@ -11,7 +11,7 @@ from torch import nn
 
 from sds3d.jobs import worker as worker_module
 from sds3d.jobs.queue import enqueue, runs_in
-from sds3d.jobs.worker import Worker, lacks_memory, work
+from sds3d.jobs.worker import Worker, device_failed, lacks_memory, work
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.run_config import make_config, new_run
@@ -103,6 +103,44 @@ def test_without_retries_a_lack_of_memory_is_the_end(tmp_path: Path):
     worker.carry_out([run])
     assert (run.state.status, run.state.attempts) == ("failed", 0)
     assert "out of memory" in run.state.error
+
+
+def test_a_gpu_that_failed_needs_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    first, second = queued(tmp_path, "a red mug"), queued(tmp_path, "a blue chair")
+
+    def load(config: DiffusersConfig, device: Any) -> Prior:
+        prior: Any = load_prior(config, device)
+
+        def fail(*_: Any) -> None:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+        prior.network.register_forward_pre_hook(fail)
+        return prior
+
+    monkeypatch.setattr(worker_module, "load_prior", load)
+    for attempt in (1, 2):
+        work(tmp_path, threads=1, retries=2)
+        assert (first.state.status, first.state.attempts, first.state.lean) == ("queued", attempt, False)
+        assert (second.state.status, second.state.attempts) == ("queued", 0)
+    work(tmp_path, threads=1, retries=2)
+    assert first.state.status == "failed"
+    assert "illegal memory access" in first.state.error
+    monkeypatch.undo()
+    work(tmp_path, threads=1, retries=2)
+    assert (second.state.status, second.state.attempts) == ("done", 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "so"),
+    [
+        (RuntimeError("CUDA error: device-side assert triggered"), True),
+        (torch.OutOfMemoryError("CUDA out of memory."), False),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (RuntimeError("shape mismatch"), False),
+    ],
+)
+def test_failures_of_a_gpu_are_told_from_others(error: Exception, so: bool):
+    assert device_failed(error) == so
 
 
 @pytest.mark.parametrize(
