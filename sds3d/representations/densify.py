@@ -47,7 +47,7 @@ class AdaptiveConfig(Config):
     """Opacity under which a Gaussian is removed."""
     reset_every: int = Field(default=0, ge=0)
     """Steps between two resets of all opacities to 0.01; 0 for none."""
-    limit: int = Field(default=20_000, ge=1)
+    limit: int = Field(default=20_000, ge=1, le=10_000_000)
     """Gaussians at the most."""
 
 
@@ -70,7 +70,7 @@ class DistillationConfig(Config):
     """Largest standard deviation in metres above which a Gaussian is split, and otherwise cloned."""
     prune: float = Field(default=0.02, gt=0, lt=1)
     """Opacity under which a Gaussian is removed."""
-    limit: int = Field(default=12_000, ge=1)
+    limit: int = Field(default=12_000, ge=1, le=10_000_000)
     """Gaussians at the most."""
 
 
@@ -91,7 +91,7 @@ class MCMCConfig(Config):
     """Opacity under which a Gaussian is moved."""
     noise: float = Field(default=5e5, ge=0)
     """Strength of the shaking, times the learning rate of the means."""
-    limit: int = Field(default=12_000, ge=1)
+    limit: int = Field(default=12_000, ge=1, le=10_000_000)
     """Gaussians at the most."""
 
 
