@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -146,6 +148,28 @@ def test_both_layouts_are_the_stock_u_net_with_views_and_poses(stock: Path, rena
         farther = priors[1].predict(x_t, t, cond, turntable(4, distance=3.0)).eps
     assert (turned - joint[1]).abs().max() > 1e-4
     torch.testing.assert_close(farther, joint[1])  # the distance is not told
+
+
+def test_the_joint_path_is_diffusers_own_attention_over_all_views(stock: Path) -> None:
+    """The reference is diffusers' plain attention, given the tokens of four views as one, and its class embedding."""
+    prior = load_prior(DiffusersConfig(model=str(stock)))
+    x_t, t, cameras = torch.randn(8, 4, 8, 8), torch.tensor([0.4, 0.7]).repeat_interleave(4), turntable(4)
+    both = Cameras.cat([cameras, turntable(4, elevation=40.0)])  # two objects
+    cond = prior.encode_text(["a red mug"] * 4 + ["a blue chair"] * 4)
+
+    reference = UNet2DConditionModel.from_pretrained(stock / "unet", class_embed_type="identity")
+    reference.set_attn_processor(AttnProcessor())
+    for name, module in reference.named_modules():
+        if name.endswith(".attn1"):
+            module.register_forward_pre_hook(
+                lambda _, args, kwargs: ((args[0].unflatten(0, (2, 4)).flatten(1, 2),), kwargs), with_kwargs=True
+            )
+            module.register_forward_hook(lambda _, args, out: out.unflatten(1, (4, -1)).flatten(0, 1))
+    with torch.no_grad():
+        labels = pose_network()(poses(both))
+        expected = reference(x_t, prior.timestep(t), cond.hidden, class_labels=labels).sample
+        joint = prior.predict(x_t, t, cond, both).eps
+    torch.testing.assert_close(joint, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_imagedream_is_refused(renamed: Path, tmp_path: Path) -> None:
