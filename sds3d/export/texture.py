@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import xatlas
-from numba import njit
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from sds3d.export.surface import ColorFn, sample_colors
 from sds3d.mesh import FloatArray, IntArray, Mesh
+from sds3d.rendering.compiled import njit
 
 _GUTTER = 4  # texels between islands, which keeps the first two mipmap levels apart
 

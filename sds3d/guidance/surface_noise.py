@@ -27,12 +27,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 from torch import Tensor
 
 from sds3d.guidance.base import Views
 from sds3d.mesh import FloatArray, IntArray
+from sds3d.rendering.compiled import njit
 from sds3d.rendering.volume import BOUND
 
 MAPS, SHELLS = 6, 4

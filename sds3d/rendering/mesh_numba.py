@@ -15,10 +15,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from sds3d.mesh import FloatArray, IntArray
 from sds3d.rendering import rasterize as zbuffer
+from sds3d.rendering.compiled import njit
 from sds3d.rendering.simd import parallel, parallel_map, threads
 
 # Numba widens float32 times a Python literal to float64, hence named float32 constants.

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from sds3d.rendering.compiled import njit
 from sds3d.rendering.simd import exp_minus, parallel
 from sds3d.rendering.volume_numba import MIN_TRANSMITTANCE
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from sds3d.rendering.compiled import njit
 from sds3d.rendering.simd import (
     bits8,
     ceil8,

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.nn import functional
 
 from sds3d.cameras import Cameras
 from sds3d.mesh import FloatArray, IntArray, Mesh
+from sds3d.rendering.compiled import njit
 from sds3d.rendering.rasterize import antialiased, rasterize
 
 _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
+from sds3d.rendering.compiled import njit
 from sds3d.rendering.simd import (
     bits8,
     ceil8,

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numpy.typing import NDArray
 
+from sds3d.rendering.compiled import njit
 from sds3d.rendering.simd import (
     FLOAT,
     FLOAT8,

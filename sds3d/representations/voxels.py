@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from torch import Tensor
 from torch.nn import functional
 
+from sds3d.rendering.compiled import njit
 from sds3d.rendering.simd import parallel
 from sds3d.rendering.splatting import rotation_matrices
 from sds3d.rendering.volume import BOUND
