@@ -12,6 +12,7 @@ import gradio as gr
 
 from sds3d.config import ConfigError
 from sds3d.runs import Run, RunError
+from sds3d.settings import Setting
 
 from . import form, views
 from .folder import MAX_SEED, NAMES_OF_FILES, Studio, checked, problem
@@ -173,7 +174,7 @@ def _settings(create: Create) -> None:
         fields, start = form.fields_of(full), leaves_of(base) | dict.fromkeys(choices_of(edits), None)
         stages = bool(full.stages)
 
-        def fixed(field: form.Field) -> bool:
+        def fixed(field: Setting) -> bool:
             chosen = stages and field.key in form.PROMINENT[:2]
             return chosen or (not studio.local and field.key in NAMES_OF_FILES)
 
@@ -192,7 +193,7 @@ def _settings(create: Create) -> None:
                 return {live.message: said(views.error(problem(error)))}
             return live.opened(run.folder.name, again=True)
 
-        def rechoose(chosen: form.Field, *values: Any) -> Draft:
+        def rechoose(chosen: Setting, *values: Any) -> Draft:
             try:
                 now = form.edited(fields, start, values)
             except ConfigError:  # what cannot be read is given up with the choice

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args
 
 import gradio as gr
 import yaml
 from gradio.components import Component
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
-from sds3d.config import Config, ConfigError, alternatives
+from sds3d.config import ConfigError
 from sds3d.guidance.rules import rule_configs
 from sds3d.run_config import RunConfig
+from sds3d.settings import Setting, settings_of
 
 from .settings import Edits
 
@@ -33,73 +31,21 @@ TITLES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Field:
-    """A setting as a widget shows it.
-
-    key: dotted. info: pydantic's, with help text and bounds. options: what a choice is made from, if it is one.
-    """
-
-    key: str
-    info: FieldInfo
-    value: Any
-    options: tuple[Any, ...] = ()
-
-    @property
-    def section(self) -> str:
-        """The outermost part of the key, empty for the run's own settings."""
-        return self.key.split(".")[0] if "." in self.key else ""
-
-    @property
-    def is_choice(self) -> bool:
-        """Whether other settings depend on it."""
-        return self.key.endswith(".name")
-
-    def label(self) -> str:
-        """The key within its section, as words."""
-        inner = self.key.removeprefix(f"{self.section}.") if self.section else self.key
-        words = inner.removesuffix(".name").replace("_", " ").replace(".", " · ")
-        return words[:1].upper() + words[1:] if inner != "name" else TITLES[self.section]
-
-    def help(self) -> str:
-        """The help text and the bounds."""
-        text = " ".join((self.info.description or "").split())
-        signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
-        bounds = [f"{s} {getattr(m, n):g}" for m in self.info.metadata for n, s in signs.items() if hasattr(m, n)]
-        return f"{text} ({', '.join(bounds)})".strip() if bounds else text
-
-
-def fields_of(config: RunConfig) -> list[Field]:
+def fields_of(config: RunConfig) -> list[Setting]:
     """All settings that can be changed, given the choices that the configuration makes."""
-    return [field for field in _fields(config, "") if field.key not in ELSEWHERE]
+    return [setting for setting in settings_of(config) if setting.key not in ELSEWHERE]
 
 
-def _fields(config: BaseModel, prefix: str) -> Iterator[Field]:
-    model = type(config)
-    for name, info in model.model_fields.items():
-        key, value = prefix + name, getattr(config, name)
-        if isinstance(value, Config):
-            models = alternatives(model, name)
-            if len(models) > 1:
-                names = tuple(other.model_fields["name"].default for other in models)
-                yield Field(f"{key}.name", info, value.name, names)  # type: ignore[attr-defined]
-            yield from (f for f in _fields(value, f"{key}.") if f.key != f"{key}.name" or len(models) == 1)
-        elif name != "name":
-            yield Field(key, info, config.model_dump(mode="json")[name], _literals(info.annotation))
+def label(field: Setting) -> str:
+    """The key within its section, as words."""
+    inner = field.key.removeprefix(f"{field.section}.") if field.section else field.key
+    words = inner.removesuffix(".name").replace("_", " ").replace(".", " · ")
+    return words[:1].upper() + words[1:] if inner != "name" else TITLES[field.section]
 
 
-def _literals(annotation: Any) -> tuple[Any, ...]:
-    """The words of a literal, or of a list of them."""
-    if get_origin(annotation) is Literal:
-        return get_args(annotation)
-    if get_origin(annotation) is tuple and get_args(annotation)[1:] == (Ellipsis,):
-        return _literals(get_args(annotation)[0])
-    return ()
-
-
-def widget(field: Field, interactive: bool = True) -> Component:
+def widget(field: Setting, interactive: bool = True) -> Component:
     """The widget of a setting, in the layout that is open."""
-    common: dict[str, Any] = {"label": field.label(), "info": field.help(), "interactive": interactive}
+    common: dict[str, Any] = {"label": label(field), "info": field.help(), "interactive": interactive}
     common["elem_id"] = f"set-{field.key.replace('.', '-')}"
     kinds = _kinds(field.info.annotation)
     if field.key == "guidance.name":
@@ -128,7 +74,7 @@ def _yaml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def read(field: Field, given: Any) -> Any:
+def read(field: Setting, given: Any) -> Any:
     """What a widget holds, as JSON has it. Raises ConfigError for text that is no YAML, or nothing at all."""
     if field.options or _kinds(field.info.annotation) <= {bool, str}:
         return given
@@ -142,7 +88,7 @@ def read(field: Field, given: Any) -> Any:
         raise ConfigError(f"{field.key} = {given!r} cannot be read; an example: {_yaml(field.value)}") from None
 
 
-def edited(fields: Sequence[Field], base: Mapping[str, Any], values: Sequence[Any]) -> Edits:
+def edited(fields: Sequence[Setting], base: Mapping[str, Any], values: Sequence[Any]) -> Edits:
     """The settings whose widgets hold something else than the preset, the choices among them. Raises ConfigError."""
     read_ = {field.key: read(field, value) for field, value in zip(fields, values, strict=True)}
     return {key: value for key, value in read_.items() if key not in base or not _same(base[key], value)}
@@ -159,7 +105,9 @@ def about_rule(name: str) -> str:
     return " ".join((sys.modules[module].__doc__ or "").split("\n\n")[0].split())
 
 
-def lay_out(fields: Sequence[Field], fixed: Callable[[Field], bool], unfolded: str | None = None) -> list[Component]:
+def lay_out(
+    fields: Sequence[Setting], fixed: Callable[[Setting], bool], unfolded: str | None = None
+) -> list[Component]:
     """The widgets of all fields, in their order, the prominent ones first.
 
     fixed: those that cannot be changed. unfolded: the section that is open at first, if any.

@@ -16,14 +16,23 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from sds3d import cli_bench, cli_jobs, cli_toybox
-from sds3d.config import ConfigError, build, load_preset, nearest, parse_override, presets
-from sds3d.console import Device, Overrides, Threads, bars_by_stage, err, examples, out, progress_bar
+from sds3d import cli_bench, cli_jobs, cli_settings, cli_toybox
+from sds3d.config import ConfigError, build, load_preset, parse_override
+from sds3d.console import (
+    Device,
+    Overrides,
+    Threads,
+    bars_by_stage,
+    err,
+    examples,
+    out,
+    progress_bar,
+    warn_of_unknown_words,
+)
 from sds3d.runs import Run, open_run
 
 if TYPE_CHECKING:
     from sds3d.optimize import Step
-    from sds3d.run_config import RunConfig
 
 # Waiting threads sleep instead of spinning: numba's and torch's pools share the cores. Read when OpenMP starts.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -39,7 +48,7 @@ app = typer.Typer(
     help="Text to 3D by score distillation. [bold]sds3d generate[/bold] 'a red mug' makes a mesh on a laptop.",
     epilog=examples(
         "sds3d generate 'a red mug'",
-        "sds3d generate --help  # what can be set",
+        "sds3d settings  # what can be set",
         "sds3d doctor  # what this machine can do",
         "Add --debug to any command to see the traceback of an error.",
     ),
@@ -64,7 +73,7 @@ app.add_typer(cli_bench.bench, name="bench", rich_help_panel="More")
         "sds3d generate 'a corgi' --preset dreamfusion prior.model=FOLDER  # a large model's diffusers folder",
         "The same command again goes on where the run was stopped, or says that it is finished. Every run is a folder "
         "with its config.yaml, previews and exports: .glb, .obj, .ply, splat files, a turntable and a contact sheet.",
-        "sds3d presets  # lists the presets; a wrong key names the nearest valid one.",
+        "sds3d presets lists the presets, sds3d settings the settings; a wrong key names the nearest valid one.",
     )
 )
 def generate(
@@ -87,7 +96,7 @@ def generate(
     from sds3d.run_config import make_config, new_run
 
     config = make_config(prompt, preset, [*(overrides or []), *short])
-    _warn_of_unknown_words(config)
+    warn_of_unknown_words([(config, "")])
     _carry_out(new_run(out_dir, config), device, threads)
 
 
@@ -116,7 +125,7 @@ def texture(
     if not isinstance(load_asset(mesh), Mesh):
         raise ValueError(f"{mesh} holds no triangles to paint: sds3d generate PROMPT start_from={mesh}")
     config = make_config(prompt, preset, [f"start_from={json.dumps(str(mesh.resolve()))}", *(overrides or [])])
-    _warn_of_unknown_words(config)
+    warn_of_unknown_words([(config, "")])
     _carry_out(new_run(out_dir, config), device, threads)
 
 
@@ -172,15 +181,6 @@ def export(
     with folder.locked(), err.status("exporting"):
         export_run(folder, options, device)
     _list_files(folder, time.monotonic() - began)
-
-
-@app.command("presets", epilog=examples("sds3d presets", "sds3d generate 'a red mug' --preset dreamfusion"))
-def list_presets() -> None:
-    """List the presets."""
-    table = Table.grid(padding=(0, 2))
-    for preset in presets():
-        table.add_row(f"[bold]{preset.name}[/bold]", preset.description)
-    out.print(table)
 
 
 @app.command(epilog=examples("sds3d doctor", "sds3d doctor && sds3d generate 'a red mug'"))
@@ -274,6 +274,7 @@ def web_app(
     _import_app().launch(out_dir, host, port, overrides or [], share=share, auth=auth or [])
 
 
+cli_settings.add_commands(app)
 cli_jobs.add_commands(app)
 
 
@@ -367,25 +368,6 @@ def _list_files(run: Run, seconds: float) -> None:
 
 def _size(n: float) -> str:
     return f"{n / 1e6:.1f} MB" if n >= 1e6 else f"{max(n / 1e3, 0.1):.1f} kB"
-
-
-def _warn_of_unknown_words(config: RunConfig) -> None:
-    """The embedded prior knows few words and draws something else for the others."""
-    if config.prior.model != "toybox":
-        return
-    from sds3d.toybox.captions import VOCABULARY, unknown_words
-
-    words = unknown_words(config.prompt)
-    if not words:
-        return
-    meant = [
-        f"{word} (like {', '.join(close)}?)" if (close := nearest(word, VOCABULARY, 2)) else word for word in words
-    ]
-    err.print(
-        f"[yellow]warning:[/yellow] the embedded prior does not know: {escape('; '.join(meant))}. It will draw what it "
-        "knows. For anything else give a large model: prior.model=PATH/TO/DIFFUSERS/FOLDER --preset dreamfusion",
-        soft_wrap=True,
-    )
 
 
 def _import_app() -> Any:

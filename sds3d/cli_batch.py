@@ -17,11 +17,22 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from sds3d.config import load_preset, parse_override
-from sds3d.console import STYLES, Overrides, Retries, Threads, Together, Workers, bars_by_stage, err, examples, out
+from sds3d.console import (
+    STYLES,
+    Overrides,
+    Retries,
+    Threads,
+    Together,
+    Workers,
+    bars_by_stage,
+    err,
+    examples,
+    out,
+    warn_of_unknown_words,
+)
 
 if TYPE_CHECKING:
     from sds3d.jobs.batch import Batch, Engine, Watch
-    from sds3d.jobs.prompts_file import Entry
 
 
 class EngineName(str, Enum):
@@ -30,9 +41,6 @@ class EngineName(str, Enum):
     local = "local"
     ray = "ray"
 
-
-WORDS = 10
-"""Unknown words that are named."""
 
 EXAMPLES = examples(
     "sds3d batch prompts.txt",
@@ -81,7 +89,7 @@ def batch(
         if others:
             lines = ", ".join(str(entry.line) for entry in others)
             err.print(f"the same as line {first.line}, so one run with it: line {lines}", soft_wrap=True)
-    _warn_of_unknown_words(entries)
+    warn_of_unknown_words([(entry.config, f"line {entry.line}") for entry in entries])
     from sds3d.jobs.batch import Watch, make_batch
 
     with bars_by_stage() as report:
@@ -170,26 +178,3 @@ def _tell(batch: Batch, watch: Watch, written: Sequence[Path], named: Sequence[s
     for path in written:
         out.print(escape(str(path)), soft_wrap=True)
     out.print(f"{summary(watch)} in {batch.root}", soft_wrap=True)
-
-
-def _warn_of_unknown_words(entries: Sequence[Entry]) -> None:
-    """The embedded prior knows few words and draws something else for the others."""
-    lines: dict[str, list[int]] = {}
-    from sds3d.toybox.captions import unknown_words
-
-    for entry in entries:
-        if entry.config.prior.model == "toybox":
-            for word in unknown_words(entry.config.prompt):
-                lines.setdefault(word, []).append(entry.line)
-    if not lines:
-        return
-    told = [
-        f"{word} (line {numbers[0]}{', and more' * (len(numbers) > 1)})"
-        for word, numbers in list(lines.items())[:WORDS]
-    ]
-    more = f" and {len(lines) - WORDS} more" if len(lines) > WORDS else ""
-    err.print(
-        f"[yellow]warning:[/yellow] the embedded prior does not know: {escape(', '.join(told))}{more}. It will draw "
-        "what it knows. For anything else give a large model: prior.model=FOLDER --preset dreamfusion",
-        soft_wrap=True,
-    )

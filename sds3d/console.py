@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from sds3d.config import nearest
+
+if TYPE_CHECKING:
+    from sds3d.run_config import RunConfig
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -28,6 +34,9 @@ Together = Annotated[
     int, typer.Option(min=1, help="Prompts of equal settings that are optimised together, in one call of the prior.")
 ]
 Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 takes one for each GPU, or one on a CPU.")]
+
+WORDS = 10
+"""Unknown words that are named."""
 
 STYLES = {
     "done": "green",
@@ -49,6 +58,33 @@ def examples(*lines: str) -> str:
     parts = [line.partition("#") for line in lines]
     return "\n\n".join(
         ["[bold]Examples[/bold]", *(f"{command}[dim]{mark}{text}[/dim]" for command, mark, text in parts)]
+    )
+
+
+def warn_of_unknown_words(prompts: Sequence[tuple[RunConfig, str]]) -> None:
+    """The embedded prior knows few words and draws something else for the others, which are named.
+
+    prompts: configurations, each with the place of its prompt ("line 3") or nothing.
+    """
+    from sds3d.toybox.captions import VOCABULARY, unknown_words
+
+    places: dict[str, list[str]] = {}
+    for config, place in prompts:
+        if config.prior.model == "toybox":
+            for word in unknown_words(config.prompt):
+                places.setdefault(word, []).append(place)
+    if not places:
+        return
+    told = []
+    for word, (first, *others) in list(places.items())[:WORDS]:
+        close = nearest(word, VOCABULARY, 2)
+        notes = [f"like {', '.join(close)}?"] * bool(close) + [first + " and more" * bool(others)] * bool(first)
+        told.append(f"{word} ({'; '.join(notes)})" if notes else word)
+    more = f", and {len(places) - WORDS} more" if len(places) > WORDS else ""
+    err.print(
+        f"[yellow]warning:[/yellow] the embedded prior does not know: {escape(', '.join(told))}{more}. It will draw "
+        "what it knows. For anything else give a large model: prior.model=FOLDER --preset dreamfusion",
+        soft_wrap=True,
     )
 
 

@@ -18,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from sds3d.cli import main
 from sds3d.doctor import can_generate, examine
+from sds3d.run_config import make_config
 from sds3d.runs import list_runs
 from sds3d.toybox.captions import VOCABULARY
 from sds3d.toybox.diffusion import make_tokenizer
@@ -236,6 +237,7 @@ def test_a_large_model_is_not_asked_about_toy_words(cli: Cli, model: Path, tmp_p
         ["resume"],
         ["export"],
         ["presets"],
+        ["settings"],
         ["doctor"],
         ["app"],
         ["toybox", "render"],
@@ -265,6 +267,25 @@ def test_presets_are_listed(cli: Cli):
     assert code == 0
     assert "toybox" in stdout
     assert "dreamfusion" in stdout
+
+
+@pytest.mark.parametrize("chosen", [(), ("guidance=vsd", "representation=gaussians", "gradient=[{name: clamp}]")])
+def test_settings_are_listed_as_they_can_be_given(chosen: tuple[str, ...], cli: Cli):
+    code, stdout, _ = cli("settings", *chosen)
+    assert code == 0
+    lines = [line.split(" = ", 1) for line in stdout.splitlines() if not line.startswith(" ") and " = " in line]
+    assert len(lines) > 50
+    given = [f"{key}={value}" for key, value in lines]
+    assert make_config("a red mug", overrides=given) == make_config("a red mug", overrides=chosen)
+
+
+def test_settings_of_a_section_that_there_is_not(cli: Cli):
+    code, stdout, stderr = cli("settings", "cameras", "giudance")
+    assert (code, stdout) == (1, "")
+    assert 'no setting begins with "giudance"; did you mean "guidance"?' in stderr
+    code, stdout, _ = cli("settings", "cameras", "--preset", "texture")
+    assert code == 0
+    assert all(line.startswith(("cameras.", " ")) for line in stdout.splitlines())
 
 
 def test_toybox_render_draws_true_views(cli: Cli, tmp_path: Path):
