@@ -12,7 +12,7 @@ import torch
 from sds3d.config import build
 from sds3d.drive import start_work
 from sds3d.guidance.rules import rule_configs
-from sds3d.optimize import optimize
+from sds3d.optimize import NumericalError, optimize, pack
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.prompts import encode_prompt
@@ -93,3 +93,28 @@ def test_every_triple(guidance: str, representation: str, prior: str, priors: di
     assert any(not torch.equal(after[name], value) for name, value in before.items() if value.is_floating_point())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters)
     assert steps[-1].rendering.rgb.shape == (config.cameras.views, 16, 16, 3)
+
+
+@pytest.mark.parametrize("guidance", [*GUIDANCE.values(), {"name": "cfd", "gamma": 0.2}], ids=str)
+def test_a_step_that_fails_leaves_everything_as_it_was(guidance: dict[str, Any], priors: dict[str, Prior]) -> None:
+    settings = {
+        "prompt": PROMPT,
+        "guidance": guidance,
+        "representation": REPRESENTATIONS["nerf"],
+        "cameras": {"size": 8},
+    }
+    model, config = priors["pixels"], build(RunConfig, settings)
+    work, prompt = start_work(config, model), encode_prompt(priors["pixels"], PROMPT, config.prompts)
+
+    def go_on(steps: int, most: float) -> None:
+        optimizer = config.optimizer.model_copy(update={"max_grad_norm": most})
+        parts = work.scene, model, work.guidance, prompt, work.state
+        list(optimize(*parts, steps=steps, cameras=config.cameras, config=optimizer))
+
+    go_on(1, most=1e8)
+    before = {name: value.clone() for name, value in pack(work.scene, work.guidance, work.state).items()}
+    with pytest.raises(NumericalError, match="step 2: the gradient's norm"):
+        go_on(2, most=1e-30)
+    after = pack(work.scene, work.guidance, work.state)
+    assert after.keys() == before.keys()
+    assert [name for name, value in before.items() if not torch.equal(after[name], value)] == []

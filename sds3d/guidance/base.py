@@ -18,6 +18,9 @@ Learn = Callable[[], dict[str, float]]
 Weighting = Literal["sds", "uniform", "fantasia3d", "lambda", "alpha"]
 """Weights w(t): sigma^2 (DreamFusion), 1, alpha sigma^2 (Fantasia3D), sigma / alpha (x0 reconstruction), alpha."""
 
+LEAST_ALPHA = 1e-3
+"""Where alpha is a divisor: few-step flows and schedules of zero terminal SNR have a level without any signal."""
+
 
 @dataclass(frozen=True)
 class Views:
@@ -58,8 +61,9 @@ class Guided:
         background the prior likes is not explained by fog.
     image_weight: factor on that loss.
     x0: (B, C, h, w) the clean estimate, for previews. metrics: scalars to log.
-    learn: updates of the rule's own networks, which give losses to log. The loop asks for them when the scene has its
-        gradient, so that the graph of the render and that of a network are not in memory at once.
+    learn: what the rule keeps of the step, updates of its own networks above all, which give losses to log. The loop
+        calls it when the scene was updated: a step that fails leaves the rule as it was, and the graph of the render
+        and that of a network are not in memory at once.
     """
 
     t: Tensor
@@ -193,7 +197,7 @@ def weight(prior: Prior, t: Tensor, weighting: Weighting) -> Tensor:
         case "fantasia3d":
             return alpha * sigma**2
         case "lambda":
-            return sigma / alpha
+            return sigma / alpha.clamp_min(LEAST_ALPHA)
         case "alpha":
             return alpha
 

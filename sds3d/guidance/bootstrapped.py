@@ -102,20 +102,23 @@ class Bootstrapped(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
         config, prior = self.config, self.prior
-        metrics = {}
-        if config.tuning.updates and self.step % config.refine_every == 0:
-            metrics["tuning_loss"] = self._tune(x, views, progress, generator)
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         prediction = self._guided(x_t, t, views)
         direction = prediction.eps - self.phi.predict(x_t, t, views).eps  # (B, C, h, w)
         gradient = expand(weight(prior, t, config.weighting), x) * direction
-        metrics |= {
+        metrics = {
             "t": t.mean().item(),
             "gradient_rms": gradient.square().mean().sqrt().item(),
         }
-        self.step += 1
-        learn = self.phi.learning(x, views, generator)
+
+        def learn() -> dict[str, float]:
+            losses = self.phi.learning(x, views, generator)()
+            if config.tuning.updates and self.step % config.refine_every == 0:
+                losses["tuning_loss"] = self._tune(x, views, progress, generator)
+            self.step += 1
+            return losses
+
         return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=learn)
 
     @torch.no_grad()

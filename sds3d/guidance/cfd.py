@@ -62,7 +62,7 @@ class CFDConfig(RuleConfig):
 class CFD(Guidance):
     """Gradient w(t) (eps_S(alpha x + sigma eps~; y, t) - eps~) with t falling and eps~ locked to the surface.
 
-    Every call is a step of the flow: with gamma above 0 it moves the noise on.
+    With gamma above 0 each step moves the noise on, for good once it has gone well (`Guided.learn`).
     """
 
     def __init__(self, config: CFDConfig, prior: Prior) -> None:
@@ -77,12 +77,12 @@ class CFD(Guidance):
         t = config.schedule.sample(progress, batch, batch, generator).to(x.device)  # (B,), all the same
         if self.noise is None:
             seed = int(torch.randint(2**62, (), generator=generator))
-            self.noise = SurfaceNoise((batch, channels, height, width), config.oversampling * height, seed)
-        elif config.gamma > 0:
-            self.noise.evolve(config.gamma, generator)
+            self.noise = noise = SurfaceNoise((batch, channels, height, width), config.oversampling * height, seed)
+        else:
+            noise = self.noise.evolved(config.gamma, generator) if config.gamma > 0 else self.noise
         if config.churn:
             t = churned(prior, t, config.gamma)
-        drawn, locked = self.noise(views)
+        drawn, locked = noise(views)
         eps = drawn.to(x)  # (B, C, h, w)
         x_t = add_noise(prior, x, eps, t)
         prediction = guided_prediction(prior, x_t, t, views, config.scale, rescale=config.rescale)
@@ -92,7 +92,12 @@ class CFD(Guidance):
             "gradient_rms": gradient.square().mean().sqrt().item(),
             "locked": locked.float().mean().item(),  # share of the noise pixels that have texels of the surface
         }
-        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)
+
+        def keep() -> dict[str, float]:
+            self.noise = noise
+            return {}
+
+        return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=keep)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The noise."""

@@ -14,8 +14,9 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
+from typing_extensions import Self
 
 from sds3d.guidance.base import Guided, RuleConfig, Views, combine, draw_noise, predict_each
 from sds3d.guidance.schedules import Schedule, UniformSchedule
@@ -38,6 +39,12 @@ class SiDConfig(RuleConfig):
     """Timesteps."""
     variational: VariationalConfig = VariationalConfig()
     """The network phi."""
+
+    @model_validator(mode="after")
+    def _phi_learns_what_it_is_asked(self) -> Self:
+        if self.fake_scale != 1 and self.variational.updates and not self.variational.text_dropout:
+            raise ValueError("a fake_scale other than 1 asks phi without the text: give variational.text_dropout")
+        return self
 
     def make(self, prior: Prior) -> SiD:
         """The rule on this prior."""

@@ -15,7 +15,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, guided_prediction, weight
+from sds3d.guidance.base import (
+    LEAST_ALPHA,
+    Guidance,
+    Guided,
+    RuleConfig,
+    Views,
+    Weighting,
+    draw_noise,
+    guided_prediction,
+    weight,
+)
 from sds3d.guidance.schedules import Schedule, UniformSchedule
 from sds3d.priors.base import Prior, expand
 
@@ -50,7 +60,7 @@ class SJC(Guidance):
         """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
-        alpha, sigma = expand(prior.alpha(t), x), expand(prior.sigma(t), x)  # (B, 1, 1, 1)
+        alpha, sigma = expand(prior.alpha(t).clamp_min(LEAST_ALPHA), x), expand(prior.sigma(t), x)  # (B, 1, 1, 1)
         z = x + sigma / alpha * draw_noise(x, generator)  # (B, C, h, w)
         denoised = guided_prediction(prior, alpha * z, t, views, config.scale).x0
         start = x if config.variance_reduced else z

@@ -22,6 +22,7 @@ so a generator by counter would have to be asked once for every step so far.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -70,12 +71,15 @@ class SurfaceNoise:
         locked = count > 0  # (B, h, w)
         return torch.where(locked[:, None], noise, self.background), locked
 
-    def evolve(self, gamma: float, generator: torch.Generator) -> None:
-        """W <- sqrt(1 - gamma) W + sqrt(gamma) fresh, everywhere once: still N(0, 1), whatever is looked at when."""
-        for noise in (self.background, self.texels):
-            fresh = torch.randn(noise.shape, generator=generator)
-            noise.mul_(math.sqrt(1 - gamma)).add_(fresh, alpha=math.sqrt(gamma))
-        self._evolved = True
+    def evolved(self, gamma: float, generator: torch.Generator) -> SurfaceNoise:
+        """sqrt(1 - gamma) W + sqrt(gamma) fresh, everywhere once: still N(0, 1), whatever is looked at when."""
+        noise = copy.copy(self)
+        for name in ("background", "texels"):
+            old: Tensor = getattr(self, name)
+            fresh = torch.randn(old.shape, generator=generator)
+            setattr(noise, name, fresh.mul_(math.sqrt(gamma)).add_(old, alpha=math.sqrt(1 - gamma)))
+        noise._evolved = True
+        return noise
 
     def state_dict(self) -> dict[str, Tensor]:
         """Seed and background; the texels too once they have evolved, since before that the seed tells them."""

@@ -52,9 +52,9 @@ class Learner:
 
     def step(self, loss: Tensor) -> float:
         """One update down the gradient of a scalar loss, which is returned."""
-        self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # as large as the parameters, and not needed until the next update
         return loss.item()
 
     def state_dict(self) -> dict[str, Tensor]:

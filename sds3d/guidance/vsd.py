@@ -57,6 +57,10 @@ class VSDConfig(RuleConfig):
                 raise ValueError(f"random_scale is ({low:g}, {high:g}): give the lower bound first, from 0 on")
             if self.entropy:
                 raise ValueError("random_scale and entropy are of different rules: leave one of them out")
+            if self.variational.updates and not self.variational.text_dropout:
+                raise ValueError("random_scale asks phi without the text: give variational.text_dropout, such as 0.1")
+        if self.entropy and self.variational.updates and not self.variational.camera_dropout:
+            raise ValueError("entropy asks phi without the camera: give variational.camera_dropout, such as 0.1")
         return self
 
     def make(self, prior: Prior) -> VSD:

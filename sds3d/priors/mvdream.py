@@ -41,11 +41,14 @@ class PoseEncoder(CameraEncoder):
 
 
 def poses(cameras: Cameras) -> Tensor:
-    """Camera-to-world matrices of OpenGL cameras in Blender's frame (Z up, the front on -Y), flattened: (B, 16)."""
+    """Camera-to-world matrices of OpenGL cameras in MVDream's frame (Z up, the front on +X), flattened: (B, 16).
+
+    That objects face +X is what its own example of sampling says, whose first camera is there; no weights were tried.
+    """
     matrix = cameras.c2w().clone()
     matrix[:, :3, 3] /= cameras.distance[:, None]
-    blender = torch.tensor([[1, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]]).to(matrix)
-    return (blender @ matrix).flatten(1)
+    frame = torch.tensor([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]).to(matrix)  # from Y up, front +Z
+    return (frame @ matrix).flatten(1)
 
 
 def load_mvdream(source: Source, *, multiview: bool, steps: int, image_size: int) -> DiffusersPrior:

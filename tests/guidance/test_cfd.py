@@ -69,7 +69,7 @@ def descend(rule: CFD, views: Views, steps: int, generator: torch.Generator) -> 
     following = [*timesteps(LINE, steps)[1:], torch.zeros(1)]
     eps = torch.empty(0)
     for i in range(steps):
-        guided = rule(x, views, i / (steps - 1), generator)
+        guided = rule(x, views, i / (steps - 1), generator).learned()
         assert guided.gradient is not None
         assert rule.noise is not None
         eps = rule.noise(views)[0].to(DOUBLE)
@@ -127,7 +127,7 @@ def test_all_noise_new_each_step_is_annealed_sds(n_views, batch):
     x = torch.zeros(batch, 3, 8, 8, dtype=DOUBLE)
     ours(x, views, 0.0, torch.Generator())  # the first call only draws the reference noise
     for i in range(1, 4):
-        first, second = (rule(x, views, i / 4, torch.Generator().manual_seed(i)) for rule in (ours, sds))
+        first, second = (rule(x, views, i / 4, torch.Generator().manual_seed(i)).learned() for rule in (ours, sds))
         assert first.gradient is not None
         assert torch.equal(first.t, second.t)
         torch.testing.assert_close(first.gradient, second.gradient, atol=1e-10, rtol=0)
@@ -225,6 +225,21 @@ def test_weights():
     assert plain.t[0].item() == pytest.approx(0.596)
     factor = torch.tan(torch.pi / 2 * plain.t[0])
     torch.testing.assert_close(weighted.gradient, factor * plain.gradient)
+
+
+def test_rescale_gives_the_estimate_the_spread_of_the_text_alone():
+    """With phi = 1, std(x0) is that of x0_y; the gradient is of that x0: (x - x0) / lambda."""
+    prior = prior_of()
+    views, x = views_of(prior, 1), torch.rand(1, 3, 8, 8, dtype=DOUBLE)
+    rule = CFD(CFDConfig(scale=7.5, rescale=1.0, schedule=LINE), prior)
+    guided = rule(x, views, 0.5, torch.Generator().manual_seed(0))
+    assert guided.x0 is not None
+    assert rule.noise is not None
+    x_t = add_noise(prior, x, rule.noise(views)[0].to(DOUBLE), guided.t)
+    asked = prior.predict(x_t, guided.t, prior.encode_text(["y"]), views.cameras).x0
+    torch.testing.assert_close(guided.x0.std(), asked.std())
+    alpha, sigma = levels(prior, guided.t)
+    torch.testing.assert_close(guided.gradient, alpha / sigma * (x - guided.x0))
 
 
 def test_churn_of_everything_is_refused():

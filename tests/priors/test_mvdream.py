@@ -106,13 +106,16 @@ def renamed(stock: Path) -> Path:
 
 
 def test_poses_are_those_of_the_paper() -> None:
-    """Camera-to-world from a look-at in OpenGL's frame, then Y up to Z up, as MVDream's code builds them."""
+    """Camera-to-world from a look-at in OpenGL's frame, then Y up to Z up, as MVDream's code builds them.
+
+    Its example of sampling begins at azimuth 90: there is the front, from which we count.
+    """
     cameras = Cameras(
         torch.tensor([0.0, 37.0, 200.0]), torch.tensor([15.0, -20.0, 60.0]), torch.tensor([1.5, 2.1, 3.0]),
         torch.full((3,), 40.0), 64, 64,
     )  # fmt: skip
     for row, azimuth, elevation in zip(
-        poses(cameras), np.radians([0, 37, 200]), np.radians([15, -20, 60]), strict=True
+        poses(cameras), np.radians([90, 127, 290]), np.radians([15, -20, 60]), strict=True
     ):
         position = np.array(
             [np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)]
@@ -123,6 +126,12 @@ def test_poses_are_those_of_the_paper() -> None:
         matrix[:3] = np.stack([right, np.cross(right, -position), position, position], axis=1)
         matrix[[1, 2]] = np.stack([-matrix[2], matrix[1]])
         np.testing.assert_allclose(row.reshape(4, 4).numpy(), matrix, atol=1e-6)
+
+
+def test_the_front_is_on_x() -> None:
+    front, side = poses(turntable(4, elevation=0.0))[:2].reshape(2, 4, 4)
+    torch.testing.assert_close(front[:3, 3], torch.tensor([1.0, 0.0, 0.0]), atol=1e-6, rtol=0)
+    torch.testing.assert_close(side[:3, 3], torch.tensor([0.0, 1.0, 0.0]), atol=1e-6, rtol=0)
 
 
 def test_both_layouts_are_the_stock_u_net_with_views_and_poses(stock: Path, renamed: Path) -> None:
