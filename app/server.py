@@ -47,7 +47,7 @@ def launch(
     threading.Thread(target=tend, args=(root,), daemon=True).start()
     page.queue(default_concurrency_limit=None)
     try:
-        _, address, _ = page.launch(
+        _, address, public = page.launch(
             server_name=host,
             server_port=port,
             share=share,
@@ -60,10 +60,14 @@ def launch(
             pwa=False,
             mcp_server=False,
             enable_monitoring=False,
-            prevent_thread_lock=not block,
+            quiet=True,
+            prevent_thread_lock=True,
         )
     except OSError as error:
         raise OSError(f"cannot serve on {host}:{port}: is it taken? choose another with --port") from error
+    if block:
+        print(f"the studio is at {public or address}  (Ctrl-C ends it; runs that are going on go on)", flush=True)
+        page.block_thread()
     return address
 
 

@@ -270,7 +270,7 @@ def web_app(
         typer.Option(metavar="USER:PASSWORD", envvar="SDS3D_AUTH", help="Who may come; may be given several times."),
     ] = None,
 ) -> None:
-    """Start the web app."""
+    """Start the studio, in the browser."""
     _import_app().launch(out_dir, host, port, overrides or [], share=share, auth=auth or [])
 
 
@@ -310,7 +310,7 @@ def _carry_out(run: Run, device: str, threads: int) -> None:
             first = next(steps, None)
         if first is not None:
             with _pause_on_interrupt(run):
-                _show(run, first, steps)
+                _show(first, steps)
     except KeyboardInterrupt:
         _tell_how_to_resume(run)
         raise typer.Exit(INTERRUPTED) from None
@@ -322,7 +322,7 @@ def _carry_out(run: Run, device: str, threads: int) -> None:
         raise typer.Exit(INTERRUPTED if state.status == "paused" else 1)
 
 
-def _show(run: Run, first: Step, steps: Iterator[Step]) -> None:
+def _show(first: Step, steps: Iterator[Step]) -> None:
     """A progress bar on a terminal, a line every tenth of the way elsewhere."""
     total = first.total
     said = 0

@@ -82,7 +82,7 @@ def toybox_train(
 )
 def toybox_sample(
     prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)],
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="DDIM steps.")] = 25,
     scale: Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale.")] = 5.0,
     model: Annotated[str, typer.Option(help="toybox, or a diffusers folder.")] = "toybox",

@@ -424,12 +424,6 @@ def bits8(typing_context, mask):
 
 
 @inlined
-def exp_minus8(typing_context, x):
-    """exp(-x) for x >= 0."""
-    return float8(float8), lambda context, builder, signature, arguments: _exp_minus(builder, arguments[0])
-
-
-@inlined
 def exp2_8(typing_context, power):
     """2^power; anything where power is not within -126 and 127."""
     return float8(float8), lambda context, builder, signature, arguments: _exp2(builder, arguments[0])

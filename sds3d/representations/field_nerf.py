@@ -212,8 +212,8 @@ class FieldNerfScene:
             latent_rgb = torch.tensor(STABLE_DIFFUSION_RGB) if latent_rgb is None else latent_rgb
             if latent_rgb.shape != (channels, 3):
                 raise ValueError(
-                    f"the map from latents to colours is {tuple(latent_rgb.shape)}, the scene has {channels} channels: "
-                    f"give latent_rgb as ({channels}, 3), for example from fit_latent_rgb"
+                    f"latent_channels = {channels}, but the map from latents to colours is for {len(latent_rgb)}: give "
+                    f"representation.latent_channels={len(latent_rgb)}, or latent_rgb as ({channels}, 3)"
                 )
             self.latent_rgb = torch.nn.Parameter(latent_rgb.detach().to(self.device).clone())
         self._seed = int(torch.randint(2**62, (), generator=generator))

@@ -14,6 +14,7 @@ from sds3d.cameras import Cameras
 from sds3d.export.surface import extract_surface
 from sds3d.mesh import Mesh
 from sds3d.rendering.volume import BOUND, render_rays
+from sds3d.representations.fields import trilinear
 
 
 @torch.no_grad()
@@ -41,22 +42,12 @@ def _inward_directions(density: Tensor) -> Tensor:
     return functional.normalize(torch.stack(torch.gradient(blurred), dim=-1), dim=-1)
 
 
-def _sample(volume: Tensor, points: Tensor) -> Tensor:
-    """Trilinear lookup of a volume (N, N, N, C) at points (P, 3) in metres: (P, C)."""
-    # grid_sample's x runs along the last axis of the volume.
-    coordinates = points.flip(-1)[None, None, None] / BOUND  # (1, 1, 1, P, 3)
-    values = functional.grid_sample(
-        volume.permute(3, 0, 1, 2)[None], coordinates, mode="bilinear", padding_mode="border", align_corners=True
-    )
-    return values[0, :, 0, 0].T  # (P, C)
-
-
 def _surface_colors(grid: Tensor, inward: Tensor, points: Tensor) -> Tensor:
     """Colours (P, 3) that rays see that enter the surface at points (P, 3) along `inward` (N, N, N, 3)."""
     voxel = 2 * BOUND / (grid.shape[0] - 1)
-    direction = functional.normalize(_sample(inward, points), dim=-1)
+    direction = functional.normalize(trilinear(inward, points), dim=-1)
     # From a little outside, so that the skin's own soft edge counts.
     pictures = render_rays(grid, points - 1.5 * voxel * direction, direction, samples=2 * grid.shape[0])
     alpha = pictures.alpha[:, None]
     seen = pictures.rgb / alpha.clamp(min=1e-6)
-    return torch.where(alpha > 0.05, seen, _sample(grid[..., 1:], points))
+    return torch.where(alpha > 0.05, seen, trilinear(grid[..., 1:], points))

@@ -9,13 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba import njit
 from scipy.spatial.transform import Rotation
 from scipy.special import sph_harm_y
 from torch import Tensor
 
 from sds3d.cameras import Cameras, orbit
 from sds3d.rendering import simd
-from sds3d.rendering.compiled import njit
 from sds3d.rendering.splatting import (
     RasterizeMode,
     RenderMode,
