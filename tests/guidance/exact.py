@@ -24,11 +24,26 @@ class ExactPrior(GaussianPrior):
         return super().sigma(t.to(self.dtype))
 
 
-def exact_prior(dtype: torch.dtype = torch.float64, n_views: int = 1, **prompts: tuple[float, float]) -> ExactPrior:
+class FlowPrior(ExactPrior):
+    """A rectified flow: alpha = 1 - t, sigma = t (arXiv:2209.03003)."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - t.to(self.dtype)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return t.to(self.dtype)
+
+
+def exact_prior(
+    dtype: torch.dtype = torch.float64,
+    n_views: int = 1,
+    kind: type[ExactPrior] = ExactPrior,
+    **prompts: tuple[float, float],
+) -> ExactPrior:
     """Means and standard deviations by prompt, "null" for the empty one; with several views, correlated by 0.6."""
     named = {"y": (0.8, 0.5), "null": (0.3, 0.9)} | prompts
     gaussians = {"" if name == "null" else name: Gaussian(*value) for name, value in named.items()}
-    return ExactPrior(gaussians, (3, 4, 4), n_views=n_views, rho=0.6 if n_views > 1 else 0.0, dtype=dtype)
+    return kind(gaussians, (3, 4, 4), n_views=n_views, rho=0.6 if n_views > 1 else 0.0, dtype=dtype)
 
 
 def renders(batch: int = 4, dtype: torch.dtype = torch.float64, seed: int = 3) -> Tensor:

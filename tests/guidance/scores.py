@@ -32,6 +32,21 @@ class Known:
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
 
+class Listening(Known):
+    """A `Known` that can be trained: it has a weight, 0 at first, which is added to its noise."""
+
+    def __init__(self, denoise: Denoiser) -> None:
+        super().__init__(denoise)
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
+        said = super().predict(x_t, t, cond, cameras)
+        return Prediction(said.eps + self.weight, said.x0)
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [self.weight]
+
+
 def normal(prior: Prior, mean: Tensor | float, std: Tensor | float, x_t: Tensor, t: Tensor) -> Prediction:
     """The exact prediction when the values of x are independent and N(mean, std^2); std may be 0."""
     alpha, sigma = (expand(scale, x_t).to(x_t.dtype) for scale in (prior.alpha(t), prior.sigma(t)))

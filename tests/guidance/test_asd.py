@@ -5,9 +5,9 @@ from torch import Tensor
 from sds3d.guidance.asd import ASD, ASDConfig
 from sds3d.guidance.base import guided_prediction, weight
 from sds3d.guidance.csd import CSD, CSDConfig
-from sds3d.guidance.schedules import UniformSchedule, draw
+from sds3d.guidance.schedules import AnnealedSchedule, UniformSchedule, draw
 from sds3d.priors.base import add_noise, expand
-from tests.guidance.exact import TOLERANCE, ExactPrior, exact_prior, level, renders, seeded
+from tests.guidance.exact import TOLERANCE, ExactPrior, FlowPrior, exact_prior, level, renders, seeded
 from tests.guidance.views import views_of
 
 SCHEDULE = UniformSchedule(min=0.1, max=0.9)
@@ -49,16 +49,17 @@ def test_when_the_second_time_is_all_noise_it_is_sds(dtype):
     torch.testing.assert_close(guided.gradient, sds, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("kind", [ExactPrior, FlowPrior])
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_mean_gradient_attracts_only_at_much_noise(dtype):
+def test_mean_gradient_attracts_only_at_much_noise(dtype, kind):
     # S = 1: E[G] = (k(t) - k(t')) (theta - m), k = lambda / (s^2 + lambda^2), which is largest at lambda = s. The noise
     # is averaged out exactly: with theta and the means mirrored, all but the noise changes its sign.
     x, config = renders(16, dtype), ASDConfig(scale=1.0, shift=0.1, weighting="uniform", schedule=SCHEDULE)
     gradients = []
     for sign in (1.0, -1.0):
-        prior = exact_prior(dtype, y=(sign * 0.8, 0.5), null=(0.0, 0.5))
+        prior = exact_prior(dtype, kind=kind, y=(sign * 0.8, 0.5), null=(0.0, 0.5))
         gradients.append(ASD(config, prior)(sign * x, views_of(prior, 16), 0.0, seeded()).gradient)
-    prior = exact_prior(dtype)
+    prior = exact_prior(dtype, kind=kind)
     t, later, _ = draws(prior, x, config)
     now, then = (level(prior, time) / (0.25 + level(prior, time) ** 2) for time in (t, later))
     expected = (now - then) * (x - 0.8)
@@ -67,6 +68,14 @@ def test_mean_gradient_attracts_only_at_much_noise(dtype):
     pull = (now - then).flatten()
     assert pull[level(prior, t).flatten() > 0.5].min() > -1e-6
     assert pull[level(prior, later).flatten() < 0.5].max() < 1e-6
+
+
+def test_at_the_least_noise_of_the_moment_nothing_is_shifted():
+    # t' - t is a share of t - t_min of the window that the schedule has come to, not of the one it began with.
+    prior, schedule = exact_prior(), AnnealedSchedule(min=(0.1, 0.5), max=(0.1, 0.5))
+    for progress, t in ((0.0, 0.1), (0.5, 0.3), (1.0, 0.5)):
+        guided = ASD(ASDConfig(schedule=schedule), prior)(renders(), views_of(prior, 4), progress, seeded())
+        assert guided.metrics["t_later"] == guided.metrics["t"] == pytest.approx(t)
 
 
 @pytest.mark.parametrize("n_views", [1, 4])

@@ -19,8 +19,6 @@ from tests.guidance.views import views_of
 M, STD = 0.8, 0.5
 FROZEN = FullCopyConfig(updates=0)
 TUNING = TuningConfig(lr=0.02, updates=30, text_dropout=0.0)
-
-
 WORDS = {f"y, {view} view": 0.5 * i for i, view in enumerate(("front", "side", "back"), 1)}
 
 
@@ -64,18 +62,20 @@ def test_without_tuning_it_is_vsd(dtype, tolerance, n_views):
 @pytest.mark.parametrize("n_views", [1, 4])
 def test_of_a_copy_tuned_elsewhere_it_is_vsd_on_that(n_views):
     """The copy whose mean has moved by 0.5 guides as a prior whose means lie there would."""
-    texts = [{"y": Gaussian(M + off, STD), "": Gaussian(0.3 + off, 0.9)} for off in (0.0, 0.5)]
+    texts = [
+        {"y": Gaussian(M + off, STD), "": Gaussian(off, 0.9), "bad": Gaussian(off - 0.4, 0.7)} for off in (0.0, 0.5)
+    ]
     prior, moved = (
         GaussianPrior(text, (3, 4, 4), n_views=n_views, rho=0.5 * (n_views > 1), dtype=torch.float64) for text in texts
     )
-    x, views = torch.rand(8, 3, 4, 4, generator=seeded(3)).double(), views_of(prior, 8)
+    x, views = torch.rand(8, 3, 4, 4, generator=seeded(3)).double(), views_of(prior, 8, negative="bad")
     phi, schedule = Known(lambda x_t, t, cond, cameras: normal(prior, 0.1, 0.4, x_t, t)), UniformSchedule()
     config = BootstrappedConfig(scale=2.0, schedule=schedule, tuning=TuningConfig(updates=0), variational=FROZEN)
     rule = Bootstrapped(config, prior, phi)
     rule.tuned.load_state_dict(rule.tuned.state_dict() | {"score/mean": torch.full((48,), 0.5)})
     ours = rule(x, views, 0.0, seeded())
     vsd = VSD(VSDConfig(scale=2.0, schedule=schedule, variational=VariationalConfig(updates=0)), moved, phi)
-    theirs = vsd(x, views_of(moved, 8), 0.0, seeded())
+    theirs = vsd(x, views_of(moved, 8, negative="bad"), 0.0, seeded())
     torch.testing.assert_close(ours.gradient, theirs.gradient, atol=1e-9, rtol=1e-9)
     torch.testing.assert_close(ours.x0, theirs.x0, atol=1e-9, rtol=1e-9)
 

@@ -4,15 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from sds3d.guidance.base import combine
+from sds3d.guidance.base import combine, draw_noise
 from sds3d.guidance.dmd import DMD, DMDConfig, FakeScoreConfig, normalised
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
-from sds3d.priors.base import Prediction
+from sds3d.priors.base import Prediction, add_noise
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from tests.guidance.exact import ExactPrior
-from tests.guidance.scores import Known, normal, resumes_bit_identically, seeded
+from tests.guidance.scores import Known, Listening, normal, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
 FROZEN = FakeScoreConfig(updates=0)
@@ -89,20 +89,41 @@ def test_decoupled_guidance_is_asked_at_its_own_noise():
     assert guided.gradient.abs().max() > 0.01
 
 
+@DTYPES
+def test_decoupled_by_its_formula(dtype, tolerance):
+    """(x0_phi - x0_y) at t and (x0_y - x0_S) at the time of guidance, under one noise, each over mean |x - x0_S|."""
+    prior, x, scale = prior_of(dtype), renders(dtype), 4.0
+    clean = UniformSchedule(min=0.05, max=0.3)
+    config = DMDConfig(scale=scale, guidance_schedule=clean, variational=FROZEN)
+    guided = DMD(config, prior, phi_of(prior))(x, views_of(prior, 8), 0.0, seeded())
+    generator = seeded()
+    t, eps = config.schedule.sample(0.0, 8, 1, generator), draw_noise(x, generator)
+    cleaner = clean.sample(0.0, 8, 1, generator)
+    assert torch.equal(guided.t, cleaner)
+
+    def estimates(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x_t, x0_y, x0_S and the distance."""
+        x_t = add_noise(prior, x, eps, t)
+        asked, null = normal(prior, 0.8, 0.5, x_t, t).x0, normal(prior, 0.3, 0.9, x_t, t).x0
+        real = null + scale * (asked - null)
+        return x_t, asked, real, (x - real).abs().mean(dim=(1, 2, 3), keepdim=True)
+
+    x_t, asked, _, distance = estimates(t)
+    matching = (normal(prior, 0.1, 0.4, x_t, t).x0 - asked) / distance
+    _, asked, real, distance = estimates(cleaner)
+    expected = matching + (asked - real) / distance
+    torch.testing.assert_close(guided.gradient, expected, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(guided.x0, real, atol=tolerance, rtol=tolerance)
+
+
 def test_phi_is_updated_several_times_a_step():
     prior, asked = prior_of(), []
-    weight = torch.nn.Parameter(torch.zeros(()))
-
-    class Counting(Known):
-        def parameters(self) -> list[torch.nn.Parameter]:
-            return [weight]
 
     def count(x_t, t, cond, cameras):
         asked.append(torch.is_grad_enabled())
-        prediction = normal(prior, 0.1, 0.4, x_t, t)
-        return Prediction(prediction.eps + weight, prediction.x0)
+        return normal(prior, 0.1, 0.4, x_t, t)
 
-    DMD(DMDConfig(), prior, Counting(count))(renders(), views_of(prior, 8), 0.0, seeded()).learned()
+    DMD(DMDConfig(), prior, Listening(count))(renders(), views_of(prior, 8), 0.0, seeded()).learned()
     assert asked == [False] + [True] * 5
 
 

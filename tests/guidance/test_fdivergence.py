@@ -90,15 +90,28 @@ def test_the_gradient_is_vsd_weighted(dtype, tolerance, divergence):
 
 
 def test_ratios_are_kept_within_bounds_and_left_out_at_first():
-    prior, x = prior_of(), torch.rand(4, 3, 4, 4, generator=seeded(3))
+    prior, x = prior_of(torch.float64), torch.rand(4, 3, 4, 4, generator=seeded(3), dtype=torch.float64)
     views, far = views_of(prior, 4), torch.tensor([-80.0, 80.0, 0.0, 200.0])
     rule = FDivergence(FDivergenceConfig(start=0.5, variational=FROZEN), prior, phi_of(prior), lambda *_: far)
     early, late = rule(x, views, 0.4, seeded()).gradient, rule(x, views, 0.6, seeded()).gradient
     vsd = VSD(VSDConfig(variational=FROZEN), prior, phi_of(prior))(x, views, 0.0, seeded()).gradient
-    assert late is not None
+    assert vsd is not None
     torch.testing.assert_close(early, vsd)
-    assert late.isfinite().all()
-    torch.testing.assert_close(late[1], late[3] * vsd[1] / vsd[3])  # both at the upper bound
+    h = torch.tensor([1e-3, 1e3, 1.0, 1e3], dtype=torch.float64)  # of forward KL it is the ratio itself
+    torch.testing.assert_close(late, (h / h.mean()).reshape(4, 1, 1, 1) * vsd, atol=0, rtol=1e-6)
+
+
+def test_the_ratio_is_that_of_noised_renders():
+    prior, x = prior_of(torch.float64), torch.rand(8, 3, 4, 4, generator=seeded(3), dtype=torch.float64)
+    views, config = views_of(prior, 8), FDivergenceConfig(start=0.0, variational=FROZEN)
+    rule = FDivergence(config, prior, phi_of(prior), lambda x_t, t, cameras: x_t.mean(dim=(1, 2, 3)) + t)
+    ours = rule(x, views, 0.0, seeded()).gradient
+    vsd = VSD(VSDConfig(variational=FROZEN), prior, phi_of(prior))(x, views, 0.0, seeded()).gradient
+    generator = seeded()
+    t = config.schedule.sample(0.0, 8, 1, generator)
+    h = (add_noise(prior, x, draw_noise(x, generator), t).mean(dim=(1, 2, 3)) + t).exp()  # of forward KL
+    assert vsd is not None
+    torch.testing.assert_close(ours, (h / h.mean()).reshape(8, 1, 1, 1) * vsd, atol=1e-9, rtol=1e-9)
 
 
 def test_the_discriminator_learns_the_ratio():
@@ -131,15 +144,18 @@ def test_the_discriminator_learns_the_ratio():
     assert (exact - learned).abs().mean() < 0.5 * (exact - exact.mean()).abs().mean()
 
 
-def test_pictures_come_from_the_prior_itself():
-    prior, x = prior_of(size=8), torch.zeros(16, 3, 8, 8)
-    config = FDivergenceConfig(scale=1.0, refresh_every=2, cache=3, sampling_steps=80, variational=FROZEN)
+@pytest.mark.parametrize(("scale", "mean"), [(1.0, 0.8), (3.0, 0.4 + 3.0 * (0.8 - 0.4))])
+def test_pictures_come_from_the_prior_itself(scale, mean):
+    """Guided by S away from a text of the same spread, they are of the mean m_bad + S (m - m_bad)."""
+    prompts = {"y": Gaussian(0.8, 0.5), "bad": Gaussian(0.4, 0.5), "": Gaussian(0.3, 0.9)}
+    prior, x = GaussianPrior(prompts, (3, 8, 8)), torch.zeros(16, 3, 8, 8)
+    config = FDivergenceConfig(scale=scale, refresh_every=2, cache=3, sampling_steps=80, variational=FROZEN)
     rule, generator = FDivergence(config, prior), seeded()
     for expected in (1, 1, 2, 2, 3, 3, 3):
-        rule(x, views_of(prior, 16), 0.0, generator).learned()
+        rule(x, views_of(prior, 16, negative="bad"), 0.0, generator).learned()
         assert len(rule.cache.batches) == expected
     pictures = torch.cat([picture for picture, _ in rule.cache.batches])
-    assert pictures.mean().item() == pytest.approx(0.8, abs=0.03)
+    assert pictures.mean().item() == pytest.approx(mean, abs=0.03)
     assert pictures.std().item() == pytest.approx(0.5, abs=0.03)
 
 

@@ -6,6 +6,7 @@ from sds3d.cameras import Cameras
 from sds3d.guidance.base import draw_noise, guided_prediction, predict_each, rescale_factor, weight
 from sds3d.priors.base import Conditioning, Prediction, expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.exact import FlowPrior, exact_prior
 from tests.guidance.views import views_of
 
 
@@ -44,6 +45,14 @@ def test_guidance_is_null_plus_scale_times_difference(scale, n_views):
     torch.testing.assert_close(guided.x0, negative.x0 + scale * (positive.x0 - negative.x0))
     torch.testing.assert_close(guided.positive.x0, positive.x0)
     torch.testing.assert_close(guided.negative.eps, negative.eps)
+
+
+def test_guidance_leads_away_from_the_negative_prompt():
+    prompts = {"y": Gaussian(0.7, 0.5), "": Gaussian(-0.2, 0.9), "bad": Gaussian(1.5, 0.4)}
+    teacher, (x_t, t) = GaussianPrior(prompts, (3, 4, 4), dtype=torch.float64), noised(4)
+    guided = guided_prediction(teacher, x_t, t, views_of(teacher, 4, negative="bad"), 3.0)
+    positive, bad = (teacher.predict(x_t, t, teacher.encode_text([text] * 4), None).eps for text in ("y", "bad"))
+    torch.testing.assert_close(guided.eps, bad + 3.0 * (positive - bad))
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.5, 1.0])
@@ -117,6 +126,14 @@ def test_weights_by_their_definitions():
     torch.testing.assert_close(weight(teacher, t, "lambda"), torch.tan(torch.pi * t / 2))
     torch.testing.assert_close(weight(teacher, t, "alpha"), alpha)
     torch.testing.assert_close(weight(teacher, t, "uniform"), torch.ones_like(t))
+
+
+def test_weights_of_a_rectified_flow():
+    teacher, t = exact_prior(kind=FlowPrior), torch.linspace(0.05, 0.95, 10, dtype=torch.float64)
+    torch.testing.assert_close(weight(teacher, t, "sds"), t**2)
+    torch.testing.assert_close(weight(teacher, t, "fantasia3d"), (1 - t) * t**2)
+    torch.testing.assert_close(weight(teacher, t, "lambda"), t / (1 - t))
+    torch.testing.assert_close(weight(teacher, t, "alpha"), 1 - t)
 
 
 def test_noise_follows_the_generator_and_the_dtype():

@@ -16,16 +16,17 @@ T_EXACT = torch.tensor(T).double().item()  # as float32 holds it
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("n_views", [1, 4])
-def test_by_its_discrete_closed_form(dtype, n_views):
+@pytest.mark.parametrize(("interval", "strides"), [(0.1, 3), (0.2, 2)])  # ceil((t - interval) / 0.2)
+def test_by_its_discrete_closed_form(dtype, n_views, interval, strides):
     # One Gaussian for all texts: y = x / alpha - m is multiplied along the trajectory, and eps = lambda y / (s^2 +
     # lambda^2). The joint prior's common shift of all views has the variance s^2 (1 + (n - 1) rho).
     prior = exact_prior(dtype, n_views, y=(0.8, 0.5), null=(0.8, 0.5))
     std = 0.5 * math.sqrt(1 + (n_views - 1) * prior.rho)
     x = renders(1, dtype).repeat(4, 1, 1, 1)
-    config = ISMConfig(interval=0.1, weighting="uniform", schedule=AT_T)
+    config = ISMConfig(interval=interval, weighting="uniform", schedule=AT_T)
     gradient = ISM(config, prior)(x, views_of(prior, 4), 0.0, seeded()).gradient
-    below = torch.full((1,), T) - 0.1
-    s, times = below.item(), [time.item() for time in even_times(below, 3)]  # ceil(0.5 / 0.2) steps
+    below = torch.full((1,), T) - interval
+    s, times = below.item(), [time.item() for time in even_times(below, strides)]
     from_zero, onwards = ode_factor(prior, std, times), ode_factor(prior, std, [s, T_EXACT])
     low, high = level(prior, s).item(), level(prior, T_EXACT).item()
     slope = from_zero * (onwards * high / (std**2 + high**2) - low / (std**2 + low**2))

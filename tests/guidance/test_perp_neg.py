@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sds3d.cameras import Cameras, orbit, turntable
-from sds3d.guidance.base import combine, predict_each
+from sds3d.guidance.base import combine, draw_noise, predict_each
 from sds3d.guidance.perp_neg import perp_neg_prediction, perp_neg_texts
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
-from sds3d.priors.base import Conditioning, Prediction, expand
+from sds3d.priors.base import Conditioning, Prediction, add_noise, expand
 from sds3d.priors.gaussian import Gaussian
 from sds3d.prompts import VIEWS, PromptConfig, encode_prompt
 from tests.guidance.exact import TOLERANCE, ExactPrior, exact_prior, renders, seeded
@@ -136,6 +136,29 @@ def test_sds_takes_it_as_an_option(rescale):
     # x0 and the gradient are one prediction of the noised render: x - x0 = sigma / alpha (eps - noise).
     torch.testing.assert_close(x - guided.x0, guided.gradient, atol=1e-9, rtol=1e-9)  # sigma = alpha at t = 0.5
     assert (guided.gradient - plain.gradient).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("n_views", [1, 4])
+def test_rescale_gives_it_the_spread_of_the_text_alone(n_views):
+    """x0 (1 + phi (f - 1)), f = std(x0_y) / std(x0) over an object's views, for phi = 1 and 1/2."""
+    prior = prior_with_views(n_views=n_views)
+    views, x = views_of(prior, 4, cameras=turntable(4)), renders()
+    config = SDSConfig(scale=5.0, perp_neg=True, schedule=UniformSchedule(min=0.5, max=0.5))
+
+    def estimate(rescale: float) -> Tensor:
+        x0 = SDS(config.model_copy(update={"rescale": rescale}), prior)(x, views, 0.0, seeded()).x0
+        assert x0 is not None
+        return x0
+
+    generator = seeded()
+    t = config.schedule.sample(0.0, 4, n_views, generator)
+    x_t = add_noise(prior, x, draw_noise(x, generator), t)
+    asked = prior.predict(x_t, t, perp_neg_texts(views.prompt, views.cameras).positive, views.cameras).x0
+    plain, full = estimate(0.0), estimate(1.0)
+    spreads = [x0.reshape(4 // n_views, -1).std(dim=1) for x0 in (full, asked, plain)]
+    torch.testing.assert_close(spreads[0], spreads[1], atol=1e-9, rtol=1e-9)
+    assert (spreads[2] - spreads[1]).abs().min() > 0.1
+    torch.testing.assert_close(estimate(0.5), (plain + full) / 2, atol=1e-9, rtol=1e-9)
 
 
 class Counting(ExactPrior):

@@ -14,7 +14,7 @@ from torch import Tensor
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.guidance.exact import ExactPrior
+from tests.guidance.exact import ExactPrior, FlowPrior, exact_prior, renders, seeded
 from tests.guidance.views import views_of
 
 M, M_NULL, STD, STD_NULL = 0.8, 0.3, 0.5, 0.9
@@ -23,12 +23,19 @@ single_t = st.floats(0.05, 0.95)
 
 
 def expected_gradient(
-    theta: Tensor, config: SDSConfig, mean: float, mean_null: float, std: float, std_null: float, n_views: int = 1
+    theta: Tensor,
+    config: SDSConfig,
+    mean: float,
+    mean_null: float,
+    std: float,
+    std_null: float,
+    n_views: int = 1,
+    kind: type[ExactPrior] = ExactPrior,
 ) -> Tensor:
     """The rule's gradient with the noise averaged out exactly."""
     gradients = []
     for sign in (1.0, -1.0):
-        prior = ExactPrior(
+        prior = kind(
             {"y": Gaussian(sign * mean, std), "": Gaussian(sign * mean_null, std_null)},
             (theta.shape[1], theta.shape[2], theta.shape[3]),
             n_views=n_views,
@@ -83,6 +90,42 @@ def test_fixed_point_of_unequal_variances(t):
     config = SDSConfig(scale=scale, schedule=UniformSchedule(min=t, max=t))
     theta = torch.full((2, 3, 2, 2), fixed_point, dtype=torch.float64)
     assert expected_gradient(theta, config, M, M_NULL, STD, STD_NULL).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("t", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("n_views", [1, 4])
+def test_the_fixed_point_of_a_rectified_flow_is_the_same(t, n_views):
+    """m + (S - 1) (m - m_u) for equal variances, and around it the slope k = lambda / (s^2 + lambda^2).
+
+    lambda = t / (1 - t); for a shift of all n views together, s^2 is s^2 (1 + (n - 1) rho).
+    """
+    config = SDSConfig(scale=3.0, weighting="uniform", schedule=UniformSchedule(min=t, max=t))
+    fixed_point, variance = M + 2.0 * (M - M_NULL), STD**2 * (1 + (n_views - 1) * 0.6)
+    for offset in (0.0, 0.7):
+        theta = torch.full((4, 3, 2, 2), fixed_point + offset, dtype=torch.float64)
+        gradient = expected_gradient(theta, config, M, M_NULL, STD, STD, n_views, FlowPrior)
+        exact = torch.tensor(t).double().item()  # the float32 that stands for t
+        level = exact / (1 - exact)
+        expected = torch.full_like(theta, level / (variance + level**2) * offset)
+        torch.testing.assert_close(gradient, expected, atol=1e-9, rtol=1e-9)
+
+
+def test_on_a_rectified_flow_it_is_the_error_of_the_velocity():
+    """eps_S - eps = (1 - t) (v_S - (eps - x)), with v = E[eps - x | x_t] worked out by itself."""
+    prior, x = exact_prior(kind=FlowPrior), renders()
+    guided = SDS(SDSConfig(scale=4.0, weighting="uniform"), prior)(x, views_of(prior, 4), 0.0, seeded())
+    generator = seeded()
+    t = UniformSchedule().sample(0.0, 4, 1, generator).double().reshape(4, 1, 1, 1)
+    eps = torch.randn(x.shape, generator=generator).to(x)
+    x_t = (1 - t) * x + t * eps
+
+    def velocity(mean: float, std: float) -> Tensor:
+        slope = (t - (1 - t) * std**2) / ((1 - t) ** 2 * std**2 + t**2)  # cov(eps - x, x_t) / var(x_t)
+        return -mean + slope * (x_t - (1 - t) * mean)
+
+    asked, null = velocity(0.8, 0.5), velocity(0.3, 0.9)
+    expected = (1 - t) * (null + 4.0 * (asked - null) - (eps - x))
+    torch.testing.assert_close(guided.gradient, expected, atol=1e-9, rtol=1e-9)
 
 
 def test_descent_ends_at_the_fixed_point():

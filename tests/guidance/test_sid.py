@@ -7,6 +7,7 @@ from torch import Tensor
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sid import SiD, SiDConfig
 from sds3d.guidance.variational import VariationalConfig
+from sds3d.priors.base import expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from tests.guidance.scores import Known, normal, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
@@ -49,6 +50,31 @@ def test_the_gradient_goes_through_both_networks(dtype, tolerance, a):
     torch.testing.assert_close(guided.x0, real, atol=tolerance, rtol=tolerance)
     assert guided.gradient is not None
     assert not guided.gradient.requires_grad
+
+
+@DTYPES
+def test_each_network_has_a_scale_of_its_own(dtype, tolerance):
+    """Of equal spreads, guidance by S is asking for the mean m_null + S (m - m_null): of phi away from the empty text,
+    of the prior from the negative one."""
+
+    def gradient(scale: float, fake_scale: float, prior: GaussianPrior, asked: float, null: float) -> Tensor:
+        def phi(x_t, t, cond, cameras):
+            empty = (cond.hidden[:, 0, 0] == -1.0).to(dtype)  # (B,)
+            return normal(prior, expand(asked + empty * (null - asked), x_t), Q_STD, x_t, t)
+
+        x, views = torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype), views_of(prior, 8, negative="bad")
+        config = SiDConfig(scale=scale, fake_scale=fake_scale, variational=FROZEN)
+        guided = SiD(config, prior, Known(phi))(x, views, 0.0, seeded())
+        assert guided.gradient is not None
+        return guided.gradient
+
+    def prior_at(mean: float) -> GaussianPrior:
+        prompts = {"y": Gaussian(mean, STD), "bad": Gaussian(0.3, STD), "": Gaussian(-1.0, STD)}
+        return GaussianPrior(prompts, (3, 4, 4), dtype=dtype)
+
+    ours = gradient(3.0, 2.0, prior_at(M), asked=0.5, null=0.1)
+    theirs = gradient(1.0, 1.0, prior_at(0.3 + 3.0 * (M - 0.3)), asked=0.1 + 2.0 * (0.5 - 0.1), null=0.0)
+    torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
 
 
 def test_the_gradient_is_that_of_the_loss_by_finite_differences():

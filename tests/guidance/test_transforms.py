@@ -56,6 +56,12 @@ def test_normalize_gives_every_view_one_root_mean_square(dtype):
     torch.testing.assert_close(cosine, torch.ones(3, dtype=dtype))
 
 
+@pytest.mark.parametrize(("progress", "rms"), [(0.0, 0.2), (0.5, 0.6), (1.0, 1.0)])
+def test_normalize_changes_with_the_progress(progress, rms):
+    after = Normalize(rms=(0.2, 1.0)).on_x(gradients(20.0).permute(0, 3, 1, 2), progress)
+    torch.testing.assert_close(after.square().mean(dim=(1, 2, 3)).sqrt(), torch.full((4,), rms, dtype=torch.float64))
+
+
 def test_each_leaves_the_other_space_alone():
     picture, x = gradients(100.0), gradients(100.0).permute(0, 3, 1, 2)
     assert PixelClip().on_x(x, 0.0) is x

@@ -1,26 +1,31 @@
 """What rules train: the score of the renders, in closed form on the exact Gaussian prior."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sds3d.guidance.base import draw_noise
+from sds3d.guidance.base import RuleConfig, draw_noise
 from sds3d.guidance.schedules import draw
+from sds3d.guidance.sid import SiDConfig
 from sds3d.guidance.variational import Learner, TrainedScore, TrainingConfig, VariationalConfig, target_error
+from sds3d.guidance.vsd import VSDConfig
 from sds3d.priors.base import Prediction, add_noise, expand
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.guidance.scores import Known, normal, seeded
+from tests.guidance.scores import Listening, normal, seeded
 from tests.guidance.views import views_of
 
 MEAN, STD = 1.2, 0.3  # of the renders; the prior's are 0.2 and 0.6
 
 
 def prior_of(dtype: torch.dtype = torch.float32) -> GaussianPrior:
-    return GaussianPrior({"y": Gaussian(0.2, 0.6), "": Gaussian(0.0, 1.0)}, (3, 4, 4), dtype=dtype)
+    prompts = {"y": Gaussian(0.2, 0.6), "": Gaussian(0.0, 1.0), "bad": Gaussian(0.4, 0.8)}
+    return GaussianPrior(prompts, (3, 4, 4), dtype=dtype)
 
 
 def renders(count: int) -> Tensor:
@@ -68,25 +73,57 @@ def test_phi_tells_cameras_apart_and_forgets_them_when_asked_without() -> None:
 
 def test_camera_and_text_are_dropped_as_often_as_asked() -> None:
     prior, asked = prior_of(), []
-    weight = torch.nn.Parameter(torch.zeros(()))
-
-    class Listening(Known):
-        def parameters(self) -> list[torch.nn.Parameter]:
-            return [weight]
 
     def listen(x_t, t, cond, cameras):
         asked.append((cameras is None, bool(cond.hidden[0, 0, 1] == 1.0)))  # only the empty text has this spread
-        prediction = normal(prior, 0.0, 1.0, x_t, t)
-        return type(prediction)(prediction.eps + weight, prediction.x0)
+        return normal(prior, 0.0, 1.0, x_t, t)
 
     phi = TrainedScore(VariationalConfig(camera_dropout=0.3, text_dropout=0.1, updates=2), prior, Listening(listen))
     generator = seeded()
     for _ in range(300):
-        phi.train(torch.zeros(2, 3, 4, 4), views_of(prior, 2), generator)
+        phi.train(torch.zeros(2, 3, 4, 4), views_of(prior, 2, negative="bad"), generator)
     assert len(asked) == 600
     no_camera, no_text = torch.tensor(asked).float().mean(dim=0).tolist()
+    neither = torch.tensor(asked).all(dim=1).float().mean().item()
+    assert neither == pytest.approx(0.3 * 0.1, abs=0.03)  # independently: one coin for both would give 0.1
     assert no_camera == pytest.approx(0.3, abs=0.06)
     assert no_text == pytest.approx(0.1, abs=0.04)
+
+
+def test_phi_learns_at_all_timesteps_with_noise_of_its_own_for_each_render() -> None:
+    prior, x, asked = prior_of(), renders(256), []
+
+    def listen(x_t, t, cond, cameras):
+        asked.append((x_t, t))
+        return normal(prior, 0.0, 1.0, x_t, t)
+
+    phi = TrainedScore(VariationalConfig(), prior, Listening(listen))
+    phi.train(x, views_of(prior, 256), seeded())
+    ((x_t, t),) = asked
+    torch.testing.assert_close(t.sort().values, torch.linspace(0.0, 1.0, 256), atol=0.08, rtol=0)
+    assert t.min() < 0.02
+    assert t.max() > 0.98
+    noisy = t > 0.1  # where x_t - alpha x is not of rounding
+    eps = ((x_t - expand(prior.alpha(t), x) * x) / expand(prior.sigma(t), x))[noisy].flatten(1)  # (B, 48)
+    # Of rows that are independent the products are 0 +- 1 / sqrt(48); of one noise for all they are 1.
+    products = eps @ eps.T / 48
+    off = products[~torch.eye(len(eps), dtype=torch.bool)]
+    assert off.mean().abs() < 0.02
+    assert off.std().item() == pytest.approx(48**-0.5, rel=0.1)
+    assert products.diagonal().mean().item() == pytest.approx(1.0, abs=0.03)
+
+
+def test_the_optimiser_is_adamw_with_the_settings_it_is_given() -> None:
+    """At first both corrected moments are those of the slope: w' = w (1 - lr decay) - lr. When it is 0 afterwards, b1 /
+    (1 + b1) and b2 / (1 + b2) of them are left."""
+    parameter = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
+    learner = Learner([parameter], TrainingConfig(lr=0.1, betas=(0.6, 0.7), weight_decay=0.3))
+    learner.step(5.0 * parameter.sum())
+    first = 2.0 * (1 - 0.03) - 0.1
+    assert parameter.item() == pytest.approx(first, abs=1e-8)
+    learner.step(0.0 * parameter.sum())
+    left = 0.6 / 1.6 / (0.7 / 1.7) ** 0.5
+    assert parameter.item() == pytest.approx(first * (1 - 0.03) - 0.1 * left, abs=1e-8)
 
 
 def test_no_gradient_reaches_the_renders_and_no_other_randomness_is_used() -> None:
@@ -183,3 +220,18 @@ def test_low_rank_updates_go_through_a_file_bit_for_bit(tmp_path: Path) -> None:
     states = ours.state_dict(), theirs.state_dict()
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize(
+    ("config", "settings", "match"),
+    [
+        (VSDConfig, {"random_scale": (0.5, 4.0)}, "text_dropout"),
+        (VSDConfig, {"entropy": 0.5, "variational": {"camera_dropout": 0.0}}, "camera_dropout"),
+        (SiDConfig, {"fake_scale": 2.0}, "text_dropout"),
+    ],
+)
+def test_phi_is_not_asked_what_it_never_learns(config: type[RuleConfig], settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValidationError, match=f"asks phi without.*{match}"):
+        config(**settings)
+    frozen = {**settings.get("variational", {}), "updates": 0}
+    config(**{**settings, "variational": frozen})  # another's network is as it is

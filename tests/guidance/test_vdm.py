@@ -46,6 +46,22 @@ def test_with_the_identity_only_guidance_is_left(dtype, tolerance):
 
 
 @DTYPES
+@pytest.mark.parametrize("t", [0.25, 0.75])
+def test_its_coefficient_goes_from_the_first_without_noise_to_the_second_at_the_most(dtype, tolerance, t):
+    prior, x = prior_of(dtype), torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype)
+
+    def gradient(coefficient: tuple[float, float]) -> torch.Tensor:
+        config = VDMConfig(scale=3.0, coefficient=coefficient, schedule=UniformSchedule(min=t, max=t))
+        guided = VDM(config, prior, lambda x0, t, cameras: x0)(x, views_of(prior, 8), 0.0, seeded())
+        assert guided.gradient is not None
+        return guided.gradient
+
+    a = 0.875 + (0.25 - 0.875) * t
+    expected = a * gradient((1.0, 1.0)) + (1 - a) * gradient((0.0, 0.0))
+    torch.testing.assert_close(gradient((0.875, 0.25)), expected, atol=tolerance, rtol=tolerance)
+
+
+@DTYPES
 def test_without_its_coefficient_it_is_sds(dtype, tolerance):
     prior, x = prior_of(dtype), torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype)
     views, config = views_of(prior, 8), VDMConfig(scale=3.0, coefficient=(0.0, 0.0))

@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from sds3d.cameras import Cameras
 from sds3d.config import ConfigError, build
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
+from sds3d.priors.base import Conditioning, Prediction, expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from tests.guidance.scores import Known, normal, of_points, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
@@ -20,8 +22,8 @@ DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5),
 
 def prior_of(dtype: torch.dtype = torch.float32, std_null: float = STD_NULL, n_views: int = 1) -> GaussianPrior:
     return GaussianPrior(
-        {"y": Gaussian(M, STD), "": Gaussian(M_NULL, std_null)}, (3, 4, 4), n_views=n_views, rho=0.5 * (n_views > 1),
-        dtype=dtype,
+        {"y": Gaussian(M, STD), "": Gaussian(M_NULL, std_null), "bad": Gaussian(-0.4, STD)}, (3, 4, 4),
+        n_views=n_views, rho=0.5 * (n_views > 1), dtype=dtype,
     )  # fmt: skip
 
 
@@ -50,6 +52,49 @@ def test_nothing_moves_when_the_renders_are_the_priors_own(dtype, tolerance, n_v
     rule = VSD(VSDConfig(scale=1.0, variational=FROZEN), prior)  # phi begins as the prior
     guided = rule(torch.rand(8, 3, 4, 4).to(dtype), views_of(prior, 8), 0.0, seeded())
     close(guided.gradient, torch.zeros(8, 3, 4, 4, dtype=dtype), tolerance)
+
+
+class Mixture(GaussianPrior):
+    """Each value of x is of N(-1, 0.3^2) or of N(0.8, 0.5^2), as likely, whatever the text."""
+
+    parts = ((-1.0, 0.3), (0.8, 0.5))
+
+    def log_density(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """log p_t of each value."""
+        alpha, sigma = (expand(scale, x_t).to(x_t) for scale in (self.alpha(t), self.sigma(t)))
+        spreads = [(mean, (alpha**2 * std**2 + sigma**2).sqrt()) for mean, std in self.parts]
+        logs = [torch.distributions.Normal(alpha * mean, spread).log_prob(x_t) for mean, spread in spreads]
+        return torch.stack(logs).logsumexp(dim=0)
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
+        """The mean of both components' predictions by what x_t says of which it is."""
+        alpha, sigma = (expand(scale, x_t).to(x_t) for scale in (self.alpha(t), self.sigma(t)))
+        eps, share = [], []
+        for mean, std in self.parts:
+            variance, off = alpha**2 * std**2 + sigma**2, x_t - alpha * mean
+            eps.append(sigma * off / variance)
+            share.append((-(off**2) / (2 * variance)).exp() / variance.sqrt())
+        mixed = (share[0] * eps[0] + share[1] * eps[1]) / (share[0] + share[1])
+        return Prediction(mixed, (x_t - sigma * mixed) / alpha)
+
+
+def test_nothing_moves_when_the_renders_are_the_priors_own_mixture():
+    """phi knows -sigma times the slope of log q_t, whose two modes the prior weighs; of one of them, it moves."""
+    prior = Mixture({"y": Gaussian(M, STD), "": Gaussian(M_NULL, STD)}, (3, 4, 4), dtype=torch.float64)
+    x, views = 2 * torch.randn(8, 3, 4, 4, generator=seeded(3), dtype=torch.float64), views_of(prior, 8)
+
+    def slope(x_t, t, cond, cameras):
+        with torch.enable_grad():
+            x_t = x_t.detach().requires_grad_()
+            (score,) = torch.autograd.grad(prior.log_density(x_t, t).sum(), x_t)
+        return Prediction(-expand(prior.sigma(t), x_t).to(x_t) * score, x_t.detach())
+
+    one_mode = Known(lambda x_t, t, cond, cameras: normal(prior, 0.8, 0.5, x_t, t))
+    config = VSDConfig(scale=1.0, weighting="uniform", variational=FROZEN)
+    ours, other = (VSD(config, prior, phi)(x, views, 0.0, seeded()).gradient for phi in (Known(slope), one_mode))
+    close(ours, torch.zeros_like(x), 1e-9)
+    assert other is not None
+    assert other.abs().max() > 0.1
 
 
 def ensemble(rule_of, prior, rate: float) -> Tensor:
@@ -118,7 +163,7 @@ def test_esd_is_guidance_of_phi_by_the_camera(dtype, tolerance):
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_pg_sb_with_one_scale_is_guidance_of_both(dtype, tolerance, scale):
     prior, x = prior_of(dtype), torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype)
-    views = views_of(prior, 8)
+    views = views_of(prior, 8, negative="bad")  # of the prior; phi is guided away from the empty text
 
     def known(x_t, t, cond, cameras):
         return normal(prior, cond.hidden[..., 0].reshape(x_t.shape) + 0.2, 0.4, x_t, t)
