@@ -7,7 +7,7 @@ from typing import Any, Literal
 import gradio as gr
 from gradio.exceptions import Error
 
-from sds3d.config import parse_override
+from sds3d.config import ConfigError, parse_override
 from sds3d.jobs import queue
 from sds3d.runs import RunError
 
@@ -28,7 +28,11 @@ def lay_out(studio: Studio) -> None:
         """Queue a run. steps: 0 takes the preset's own. settings: KEY=VALUE texts such as "guidance.scale=4".
         Returns the run's name, which the other endpoints take; the same arguments give the same run."""
         with _told():
+            if not isinstance(settings, list | None) or not all(isinstance(text, str) for text in settings or []):
+                raise ConfigError('settings must be a list of texts, such as ["guidance.scale=4"]')
             layers = [parse_override(text) for text in settings or []]
+            if given := {"prompt", "seed"} & {key for layer in layers for key in layer}:
+                raise ConfigError(f"settings: give {min(given)} as an argument of its own")
             layers.append({"seed": checked_seed(seed)})
             if steps:
                 layers.append({"steps": steps})

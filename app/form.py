@@ -9,10 +9,9 @@ from types import NoneType
 from typing import Any, get_args
 
 import gradio as gr
-import yaml
 from gradio.components import Component
 
-from sds3d.config import ConfigError
+from sds3d.config import ConfigError, parse_value
 from sds3d.guidance.rules import rule_configs
 from sds3d.run_config import RunConfig
 from sds3d.settings import Setting, settings_of
@@ -83,9 +82,9 @@ def read(field: Setting, given: Any) -> Any:
     if not isinstance(given, str):
         return given
     try:
-        return yaml.safe_load(given)
-    except yaml.YAMLError:
-        raise ConfigError(f"{field.key} = {given!r} cannot be read; an example: {_yaml(field.value)}") from None
+        return parse_value(given)
+    except ConfigError as error:
+        raise ConfigError(f"{field.key}: {error}; an example: {_yaml(field.value)}") from None
 
 
 def edited(fields: Sequence[Setting], base: Mapping[str, Any], values: Sequence[Any]) -> Edits:

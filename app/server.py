@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sds3d.config import ConfigError
 from sds3d.jobs.supervisor import tend
@@ -13,9 +19,6 @@ from sds3d.jobs.supervisor import tend
 from .folder import Studio
 from .page import build_page
 from .theme import CSS, THEME
-
-UPLOADS = "1mb"
-"""The page takes no uploads; the server's own limit for them."""
 
 
 def launch(
@@ -43,7 +46,14 @@ def launch(
     root = runs.resolve()
     root.mkdir(parents=True, exist_ok=True)
     # Behind a proxy this machine's address is everybody's: a password says so.
-    page = build_page(Studio(root, tuple(overrides), local=is_local(host) and not share and not users))
+    local = is_local(host) and not share and not users
+    # A page from elsewhere, whose name is made to mean this machine, shall not speak for who sits at it.
+    hosts = (
+        [Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])] if local else []
+    )
+    # What is handed out lies beside the runs, and not with what other programs of this machine hand out.
+    os.environ["GRADIO_TEMP_DIR"] = str(root / ".served")
+    page = build_page(Studio(root, tuple(overrides), local=local))
     threading.Thread(target=tend, args=(root,), daemon=True).start()
     page.queue(default_concurrency_limit=None)
     try:
@@ -52,7 +62,7 @@ def launch(
             server_port=port,
             share=share,
             auth=users or None,
-            max_file_size=UPLOADS,
+            app_kwargs={"middleware": [Middleware(NoUploads), *hosts]},
             theme=THEME,
             css=CSS,
             footer_links=[],
@@ -69,6 +79,18 @@ def launch(
         print(f"the studio is at {public or address}  (Ctrl-C ends it; runs that are going on go on)", flush=True)
         page.block_thread()
     return address
+
+
+class NoUploads:
+    """Middleware that refuses files: the page takes none, and the server would keep whatever comes."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers the server's upload addresses with 403."""
+        refused = scope["type"] == "http" and scope["path"].rstrip("/").endswith("/upload")
+        await (PlainTextResponse("the studio takes no files", 403) if refused else self.app)(scope, receive, send)
 
 
 def login(text: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import time
@@ -298,10 +299,10 @@ def main(arguments: list[str] | None = None) -> None:
 def _carry_out(run: Run, device: str, threads: int) -> None:
     """Drive a run with a progress bar; tell what was written, or how to go on."""
     if run.state.status == "done":
-        out.print(f"finished already, in {run.state.seconds:.0f} s: {run.folder}", soft_wrap=True)
+        out.print(f"finished already, in {run.state.seconds:.0f} s: {escape(str(run.folder))}", soft_wrap=True)
         _list_files(run, run.state.seconds)
         return
-    out.print(f"run folder  {run.folder}", soft_wrap=True)
+    out.print(f"run folder  {escape(str(run.folder))}", soft_wrap=True)
     try:
         with err.status("loading the prior"):
             from sds3d.drive import drive
@@ -355,7 +356,7 @@ def _pause_on_interrupt(run: Run) -> Iterator[None]:
 def _tell_how_to_resume(run: Run) -> None:
     state = run.state
     err.print(f"{state.status} at step {state.step} of {state.total}; go on with")
-    err.print(f"  sds3d resume {run.folder}", soft_wrap=True)
+    err.print(f"  sds3d resume {escape(shlex.quote(str(run.folder)))}", soft_wrap=True)
 
 
 def _list_files(run: Run, seconds: float) -> None:

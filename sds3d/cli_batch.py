@@ -177,4 +177,4 @@ def _tell(batch: Batch, watch: Watch, written: Sequence[Path], named: Sequence[s
         err.print(table)
     for path in written:
         out.print(escape(str(path)), soft_wrap=True)
-    out.print(f"{summary(watch)} in {batch.root}", soft_wrap=True)
+    out.print(f"{summary(watch)} in {escape(str(batch.root))}", soft_wrap=True)

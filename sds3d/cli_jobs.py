@@ -58,16 +58,16 @@ def runs(out_dir: Root = Path("runs")) -> None:
         try:
             seen = queue.progress(run)
         except RunError as error:
-            table.add_row(run.folder.name, "[red]damaged[/red]", "", "", escape(str(error)))
+            table.add_row(escape(run.folder.name), "[red]damaged[/red]", "", "", escape(str(error)))
             continue
         style = STYLES[seen.status]
         left = f"{seen.seconds_left:.0f} s" if seen.status == "running" else ""
         step = f"{seen.step}/{seen.total}" if seen.total else ""
-        table.add_row(run.folder.name, f"[{style}]{seen.status}[/{style}]", step, left, escape(seen.error))
+        table.add_row(escape(run.folder.name), f"[{style}]{seen.status}[/{style}]", step, left, escape(seen.error))
     if table.row_count:
         out.print(table)
     else:
-        err.print(f"no runs in {out_dir}; sds3d generate 'a red mug' makes one", soft_wrap=True)
+        err.print(f"no runs in {escape(str(out_dir))}; sds3d generate 'a red mug' makes one", soft_wrap=True)
 
 
 Folder = Annotated[Path, typer.Argument(help="A run folder.", show_default=False)]

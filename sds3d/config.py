@@ -27,7 +27,9 @@ class ConfigError(ValueError):
 class Config(BaseModel):
     """Base of every configuration model: frozen, unknown keys refused, attribute docstrings are help texts."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -85,6 +87,29 @@ def merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> Tree:
     return merged
 
 
+MAX_VALUE = 10_000
+"""Characters of a value that is given as text; the longest texts are prompts of a thousand."""
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads no aliases: a few of them within each other stand for gigabytes."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
+
+
+def parse_value(text: str) -> Any:
+    """A value as YAML has it, anybody's. Raises ConfigError when it is none, too long, too deep or has aliases."""
+    if len(text) > MAX_VALUE:
+        raise ConfigError(f"a value of {len(text)} characters is too long: {MAX_VALUE} at most")
+    try:
+        return yaml.load(text, Loader=_PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that there is not
+        raise ConfigError(f"{_clipped(text)!r} is not a YAML value") from None
+
+
 def parse_override(text: str) -> Tree:
     """`a.b=value` as {"a": {"b": value}}, the value read as YAML.
 
@@ -93,11 +118,11 @@ def parse_override(text: str) -> Tree:
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
-        raise ConfigError(f'"{text}" is not KEY=VALUE, for example guidance.scale=7.5')
+        raise ConfigError(f'"{_clipped(text)}" is not KEY=VALUE, for example guidance.scale=7.5')
     try:
-        tree: Any = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{key}: {value!r} is not a YAML value; put it in quotes") from error
+        tree: Any = parse_value(value)
+    except ConfigError as error:
+        raise ConfigError(f"{_clipped(key)}: {error}; put it in quotes") from error
     for part in reversed(parts):
         tree = {part: tree}
     return tree
@@ -267,10 +292,16 @@ def _explain(model: type[BaseModel], tree: Mapping[str, Any], problem: Any) -> s
             return f'{key}.name = "{context["tag"]}" is unknown; {_meant(str(context["tag"]), known)}'
         case "literal_error":
             known = [str(value) for value in _literals(owner, path[-1])]
-            return f"{key} = {problem['input']!r} is unknown; {_meant(str(problem['input']), known)}"
+            given = problem["input"]
+            return f"{key} = {_clipped(repr(given))} is unknown; {_meant(_clipped(str(given)), known)}"
         case _:
             message = problem["msg"].removeprefix("Value error, ")
-            return f"{key} = {problem['input']!r}: {message[:1].lower()}{message[1:]}" if key else message
+            given = _clipped(repr(problem["input"]))
+            return f"{key} = {given}: {message[:1].lower()}{message[1:]}" if key else message
+
+
+def _clipped(text: str, most: int = 120) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _literals(owner: type[BaseModel] | None, field: str) -> list[Any]:

@@ -25,6 +25,11 @@ from sds3d.representations.nerf import NerfConfig
 from sds3d.runs import Run, create_run
 from sds3d.scenes import RepresentationConfig
 
+Level = Annotated[float, Field(ge=0, le=1)]
+
+FILM = 64_000_000
+"""Most pixels of a turntable video, whose frames are in memory together."""
+
 
 class ExportConfig(Config):
     """What is written when the optimisation is done, beside the pictures."""
@@ -39,6 +44,14 @@ class ExportConfig(Config):
     """Height and width of the turntable video in pixels."""
     frames: int = Field(default=60, ge=4, le=3600)
     """Frames of the turntable video."""
+
+    @model_validator(mode="after")
+    def _film_fits(self) -> Self:
+        if (pixels := self.frames * self.picture_size**2) > FILM:
+            raise ValueError(
+                f"{self.frames} frames of {self.picture_size} px are too many: {pixels / FILM:.1f} x the most"
+            )
+        return self
 
     @field_validator("formats", mode="before")
     @classmethod
@@ -76,7 +89,7 @@ class RunConfig(Config):
     """How the prompt becomes text for each view."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Adam and its schedule."""
-    background: tuple[float, float, float] | None = None
+    background: tuple[Level, Level, Level] | None = None
     """Colour behind the renders in [0, 1]; none draws a light grey each step."""
     preview_every: float = Field(default=5.0, gt=0)
     """Seconds between preview pictures."""

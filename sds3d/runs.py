@@ -73,6 +73,17 @@ class RunState:
     lean: bool = False
 
 
+def _checked(state: RunState) -> RunState:
+    """The state, whose values have the types of their defaults. Raises ValueError."""
+    if state.status not in get_args(Status):
+        raise ValueError(f"the status {state.status!r} is unknown")
+    for field in fields(RunState):
+        value, kind = getattr(state, field.name), type(field.default)
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise ValueError(f"{field.name} is {value!r}")
+    return state
+
+
 @dataclass(frozen=True)
 class Run:
     """One run folder. Reading needs no lock; writing is for the process inside `locked()`."""
@@ -105,7 +116,7 @@ class Run:
         try:
             values = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
             known = {field.name for field in fields(RunState)}
-            return RunState(**{key: value for key, value in values.items() if key in known})
+            return _checked(RunState(**{key: value for key, value in values.items() if key in known}))
         except FileNotFoundError:
             return RunState()
         except (ValueError, TypeError, AttributeError) as error:
@@ -315,13 +326,13 @@ def hold(path: Path, busy: str) -> Iterator[None]:
 
 def is_held(path: Path) -> bool:
     """Whether a process holds a lock file; asking takes hold of it for an instant and leaves no trace."""
-    try:
-        with path.open("rb+") as file:
-            _lock(file.fileno())
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
+    for mode in ("rb+", "rb"):  # a folder that is read-only is held by nobody for that
+        with suppress(OSError), path.open(mode) as file:
+            try:
+                _lock(file.fileno())
+            except OSError:
+                return True
+            return False
     return False
 
 

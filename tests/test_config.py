@@ -210,3 +210,38 @@ def test_a_preset_may_be_a_file(tmp_path: Path):
     path.write_text("description: mine\nsteps: 7\n")
     preset = load_preset(str(path))
     assert (preset.name, preset.description, preset.values) == ("mine", "mine", {"steps": 7})
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("[&a [1, 1], *a]", "not a YAML value"),  # aliases within aliases stand for gigabytes
+        ("[" * 5000, "not a YAML value"),  # deeper than the reader goes
+        ("x" * 20_000, "20000 characters is too long"),
+        ("2026-13-45", "not a YAML value"),  # a date that there is not
+    ],
+)
+def test_values_that_are_meant_to_break_the_reader_are_refused_in_one_short_line(value: str, said: str):
+    told = complaint(f"limit={value}")
+    assert said in told
+    assert len(told) < 250
+
+
+def test_long_values_are_told_in_part():
+    told = complaint(f"rule.scale={'y' * 5000}")
+    assert told.startswith("rule.scale = 'yyy")
+    assert len(told) < 300
+
+
+@pytest.mark.parametrize("number", [".nan", ".inf", "-.inf"])
+def test_numbers_are_finite(number: str):
+    assert "finite" in complaint(f"rule.schedule.start={number}")
+
+
+def test_settings_of_a_run_are_bounded():
+    for wrong, said in (
+        ({"background": (2.0, 0.0, 0.0)}, "background"),
+        ({"export": {"frames": 3600, "picture_size": 2048}}, "3600 frames of 2048 px are too many"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            build(RunConfig, {"prompt": "a mug", **wrong})

@@ -25,6 +25,7 @@ from sds3d.runs import (
     RunError,
     RunState,
     create_run,
+    is_held,
     list_runs,
     open_run,
     read_checkpoint,
@@ -398,9 +399,18 @@ def test_state_is_replaced_as_a_whole(tmp_path: Path):
     run.update(status="running", step=3)
     run.update(step=4)
     assert run.state == RunState(status="running", step=4)
-    (run.folder / "state.json").write_text("{")
-    with pytest.raises(RunError, match="damaged"):
-        _ = run.state
+    for damaged in ("{", '{"status": "weird"}', '{"step": null}', '{"seconds": "9"}'):
+        (run.folder / "state.json").write_text(damaged)
+        with pytest.raises(RunError, match="damaged"):
+            _ = run.state
+
+
+def test_what_cannot_be_opened_is_held_by_nobody(tmp_path: Path):
+    assert not is_held(tmp_path / "nothing")
+    assert not is_held(tmp_path)
+    run = new_run(tmp_path, tiny())
+    with run.locked():
+        assert is_held(run.folder / "lock")
 
 
 def test_preview_pictures_do_not_change_the_result(straight: Run, tmp_path: Path):

@@ -40,7 +40,7 @@ from sds3d.states import part, prefixed
 class FullCopyConfig(VariationalConfig):
     """A full copy of the prior."""
 
-    rank: int = Field(default=0, ge=0)
+    rank: int = Field(default=0, ge=0, le=1024)
     """Rank of low-rank updates of it (LoRA); 0 trains all weights."""
     lr: float = Field(default=1e-5, gt=0)
     """Learning rate."""
@@ -49,7 +49,7 @@ class FullCopyConfig(VariationalConfig):
 class TuningConfig(FullCopyConfig):
     """The copy of the prior that is tuned on refined renders."""
 
-    updates: int = Field(default=25, ge=0)
+    updates: int = Field(default=25, ge=0, le=1000)
     """Updates after each refinement; without any, it is the prior and nothing is refined."""
     camera_dropout: float = Field(default=0.0, ge=0, le=1)
     """How often a whole batch is learned from without its cameras."""
@@ -65,11 +65,11 @@ class BootstrappedConfig(RuleConfig):
     """Classifier-free guidance scale S of the tuned copy in eps_null + S (eps_cond - eps_null)."""
     refine_every: int = Field(default=100, ge=1)
     """Steps between two refinements of the renders, each followed by `tuning.updates` of the tuned copy."""
-    refine_steps: int = Field(default=25, ge=1)
+    refine_steps: int = Field(default=25, ge=1, le=1000)
     """Steps of DDIM that refine renders, from the noisiest timestep of the schedule on."""
     refine_scale: float = Field(default=7.5, ge=0.0)
     """Guidance scale of the prior in refining."""
-    cache: int = Field(default=10, ge=1)
+    cache: int = Field(default=10, ge=1, le=1000)
     """Batches of refined renders that are kept."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""

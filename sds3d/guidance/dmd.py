@@ -28,7 +28,7 @@ from sds3d.priors.base import Prior, TrainableScore, add_noise
 class FakeScoreConfig(VariationalConfig):
     """The network phi; DMD2 (arXiv:2405.14867) updates it 5 to 10 times a step."""
 
-    updates: int = Field(default=5, ge=0)
+    updates: int = Field(default=5, ge=0, le=1000)
     """Updates in each step of the scene; 0 leaves the network as it is."""
 
 

@@ -49,7 +49,7 @@ class DiscriminatorConfig(TrainingConfig):
 
     lr: float = Field(default=1e-3, gt=0)
     """Learning rate."""
-    width: int = Field(default=32, ge=1)
+    width: int = Field(default=32, ge=1, le=1024)
     """Channels of its hidden layers."""
 
 
@@ -65,9 +65,9 @@ class FDivergenceConfig(RuleConfig):
     """Share of the run until which samples are weighted alike: the discriminator knows little at first."""
     refresh_every: int = Field(default=50, ge=1)
     """Steps between two draws of pictures from the prior, for the cameras of that step."""
-    sampling_steps: int = Field(default=10, ge=1)
+    sampling_steps: int = Field(default=10, ge=1, le=1000)
     """Steps of DDIM that draw them."""
-    cache: int = Field(default=4, ge=1)
+    cache: int = Field(default=4, ge=1, le=1000)
     """Draws that are kept."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""

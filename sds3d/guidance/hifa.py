@@ -31,7 +31,7 @@ class HiFAConfig(RuleConfig):
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
     rescale: float = Field(default=0.0, ge=0.0, le=1.0)
     """Part of each step's clean estimate put back to the contrast of the unguided one."""
-    denoising_steps: int = Field(default=4, ge=1)
+    denoising_steps: int = Field(default=4, ge=1, le=1000)
     """Steps from the noised render to the clean estimate; 1 takes the model's estimate as it is."""
     eta: float = Field(default=1.0, ge=0.0, le=1.0)
     """Fresh noise in these steps: 1 is ancestral, 0 deterministic."""

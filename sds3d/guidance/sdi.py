@@ -29,7 +29,7 @@ class SDIConfig(RuleConfig):
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null) of the clean estimate."""
     inversion_scale: float = -7.5
     """The same of the inversion; of the opposite sign, it takes back what guidance would add."""
-    inversion_steps: int = Field(default=10, ge=1)
+    inversion_steps: int = Field(default=10, ge=1, le=1000)
     """Steps of the inversion from the clean render to t."""
     eta: float = Field(default=0.3, ge=0.0, le=1.0)
     """Fresh noise in the inversion, as a share of DDPM's; the noise as a whole keeps its variance."""

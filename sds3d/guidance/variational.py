@@ -27,14 +27,14 @@ class TrainingConfig(Config):
     """Decay of the two moments."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay."""
-    updates: int = Field(default=1, ge=0)
+    updates: int = Field(default=1, ge=0, le=1000)
     """Updates in each step of the scene; 0 leaves the network as it is."""
 
 
 class VariationalConfig(TrainingConfig):
     """The network phi whose noise prediction is the score of the renders."""
 
-    rank: int = Field(default=4, ge=0)
+    rank: int = Field(default=4, ge=0, le=1024)
     """Rank of the low-rank updates of the prior's copy (LoRA); 0 trains all weights of it."""
     camera_dropout: float = Field(default=0.1, ge=0, le=1)
     """How often a whole batch is learned from without its cameras."""

@@ -36,7 +36,7 @@ class MappingConfig(TrainingConfig):
 
     lr: float = Field(default=1e-3, gt=0)
     """Learning rate."""
-    width: int = Field(default=32, ge=1)
+    width: int = Field(default=32, ge=1, le=1024)
     """Channels of its hidden layers."""
 
 

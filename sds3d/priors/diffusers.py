@@ -47,11 +47,11 @@ class DiffusersConfig(Config):
     """A .safetensors file of low-rank updates for the model and its text encoders."""
     lora_scale: float = 1.0
     """Factor on them."""
-    image_size: int = Field(default=0, ge=0)
+    image_size: int = Field(default=0, ge=0, le=4096)
     """Pixels a side that the model sees; 0 takes its own. Fewer are faster: FLUX and SD3 take 512, U-Nets lose much."""
     embedded_guidance: float | None = None
     """Guidance scale that FLUX.1-dev (3.5) and LCM (8.5) are told; it is no classifier-free guidance. None: these."""
-    few_steps: int | None = Field(default=None, ge=0)
+    few_steps: int | None = Field(default=None, ge=0, le=1000)
     """How many evenly spaced timesteps a few-step model was trained at: t is rounded to them. 0: at all. None: 50 for
     LCM, 4 for a U-Net with `turbo` in its id or folder's name, all for others."""
     dtype: Dtype = "auto"

@@ -74,7 +74,6 @@ class Studio:
             self.server = subprocess.Popen(
                 [sys.executable, "-c", SERVER, str(self.runs), str(self.port), self.auth, *self.overrides],
                 cwd=ROOT,
-                env={**os.environ, "GRADIO_TEMP_DIR": str(self.folder / "served")},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

@@ -64,6 +64,9 @@ def test_a_script_stops_and_resumes(client: Any, studio: Studio):
     wait_for(lambda: run.state.status == "cancelled")
 
 
+ALIASES = "[&a [1, 1], &b [*a, *a], *b]"  # eight of them within each other, of ten each, would be gigabytes
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -74,6 +77,9 @@ def test_a_script_stops_and_resumes(client: Any, studio: Studio):
         ({"prompt": "a mug", "preset": "../x.yaml"}, "no preset"),
         ({"prompt": "a mug", "settings": ["guidance.scal=4"]}, 'did you mean "guidance.scale"'),
         ({"prompt": "a mug", "settings": ["nonsense"]}, "KEY=VALUE"),
+        ({"prompt": "a mug", "settings": "guidance.scale=4"}, "list of texts"),
+        ({"prompt": "a mug", "settings": ["seed=4"]}, "seed as an argument"),
+        ({"prompt": "a mug", "settings": [f"gradient={ALIASES}"]}, "not a YAML value"),
         ({"prompt": "a mug", "seed": -1}, "whole number"),
         ({"prompt": "a mug", "steps": 10**9}, "10000 or fewer"),
     ],
@@ -113,7 +119,7 @@ def test_files_are_not_served_by_path(studio: Studio):
         "/etc/hostname",
         studio.log,
         f"{studio.runs}/../server.log",
-        f"{studio.folder}/served/../server.log",
+        f"{studio.runs}/.served/../../server.log",
         run.exports / "link.glb",
         run.exports / "mine.glb",  # handed out as a copy only
         run.config_path,
@@ -130,15 +136,25 @@ def test_only_the_five_endpoints_can_be_called(client: Any):
     assert known["unnamed_endpoints"] == {}
 
 
-def test_uploads_are_limited(studio: Studio):
-    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="big.bin"\r\n\r\n' + bytes(3_000_000)
+def test_nothing_can_be_uploaded(studio: Studio):
+    body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.bin"\r\n\r\nabc'
     request = urllib.request.Request(
         f"{studio.url}/gradio_api/upload",
         data=body + b"\r\n--x--\r\n",
         headers={"Content-Type": "multipart/form-data; boundary=x"},
     )
-    with pytest.raises(urllib.error.HTTPError, match="413"):
+    with pytest.raises(urllib.error.HTTPError, match="403"):
         urllib.request.urlopen(request)
+
+
+def test_other_names_of_this_machine_are_refused(studio: Studio):
+    for host, answer in (("localhost", 200), ("evil.example", 400)):
+        request = urllib.request.Request(studio.url, headers={"Host": f"{host}:{studio.port}"})
+        if answer == 200:
+            assert urllib.request.urlopen(request).status == 200
+        else:
+            with pytest.raises(urllib.error.HTTPError, match="400"):
+                urllib.request.urlopen(request)
 
 
 def test_a_password_keeps_others_out_and_is_nowhere_written(tmp_path: Path):
