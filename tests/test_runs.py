@@ -367,6 +367,9 @@ def test_exports_can_be_written_again_without_the_prior(straight: Run, tmp_path:
     (straight.exports / "a-ball.glb").unlink()
     files = export_run(straight)
     assert files["a-ball.glb"].read_bytes() == before
+    run.update(status="done")
+    with pytest.raises(RunError, match="its checkpoint is gone or damaged"):
+        export_run(run)
 
 
 def test_names_of_runs(tmp_path: Path):
