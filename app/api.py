@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import gradio as gr
@@ -12,7 +14,7 @@ from sds3d.jobs import queue
 from sds3d.runs import RunError
 
 from .create import checked_seed
-from .folder import Studio, checked, files, problem, served
+from .folder import Studio, checked, files, served
 
 ENDPOINTS = ("generate", "status", "files", "stop", "resume")
 
@@ -27,7 +29,7 @@ def lay_out(studio: Studio) -> None:
     ) -> str:
         """Queue a run. steps: 0 takes the preset's own. settings: KEY=VALUE texts such as "guidance.scale=4".
         Returns the run's name, which the other endpoints take; the same arguments give the same run."""
-        with _told():
+        with _told(studio):
             if not isinstance(settings, list | None) or not all(isinstance(text, str) for text in settings or []):
                 raise ConfigError('settings must be a list of texts, such as ["guidance.scale=4"]')
             layers = [parse_override(text) for text in settings or []]
@@ -42,7 +44,7 @@ def lay_out(studio: Studio) -> None:
         """How far a run is: status ("queued", "starting", "running", "exporting", "paused", "cancelled", "failed",
         "done", "stopped" or "new"), step, total, seconds_left (0 when unknown), error, and position: runs before it
         when it is queued."""
-        with _told():
+        with _told(studio):
             found = studio.open(run)
             progress = queue.progress(found)
             return {
@@ -50,13 +52,13 @@ def lay_out(studio: Studio) -> None:
                 "step": progress.step,
                 "total": progress.total,
                 "seconds_left": progress.seconds_left,
-                "error": progress.error,
+                "error": studio.told(progress.error),
                 "position": studio.place(found) if progress.status == "queued" else 0,
             }
 
     def exports(run: str) -> list[dict[str, Any]]:
         """The files of a run, the mesh first; the client downloads them and returns their paths on your machine."""
-        with _told():
+        with _told(studio):
             return [
                 gr.FileData(path=served(path), orig_name=path.name, size=path.stat().st_size).model_dump()
                 for path in files(studio.open(run))
@@ -64,7 +66,7 @@ def lay_out(studio: Studio) -> None:
 
     def stop(run: str, request: Literal["pause", "cancel"] = "pause") -> str:
         """Pause or cancel a run, after its current step. Returns its status."""
-        with _told():
+        with _told(studio):
             if request not in ("pause", "cancel"):
                 raise ValueError(f'the request {request!r} is unknown: give "pause" or "cancel"')
             found = studio.open(run)
@@ -73,7 +75,7 @@ def lay_out(studio: Studio) -> None:
 
     def resume(run: str) -> str:
         """Let a run go on that was paused, cancelled, stopped or failed. Returns its status."""
-        with _told():
+        with _told(studio):
             found = studio.open(run)
             studio.resume(found)
             return queue.progress(found).status
@@ -82,11 +84,10 @@ def lay_out(studio: Studio) -> None:
         gr.api(function, api_name=name)
 
 
-class _told:
+@contextmanager
+def _told(studio: Studio) -> Iterator[None]:
     """Errors that callers can do something about are told to them, as one line."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, _EXPECTED):
-            raise Error(problem(error), print_exception=False) from None
+    try:
+        yield
+    except _EXPECTED as error:
+        raise Error(studio.problem(error), print_exception=False) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -15,7 +16,7 @@ from sds3d.runs import Run, RunError
 
 from . import views
 from .create import EXAMPLES, checked_seed
-from .folder import Studio, checked, files, problem
+from .folder import Studio, checked, files
 from .library import Entry, entry
 from .live import POLL, QUIET, said
 from .result import Updates, address, measures
@@ -70,7 +71,7 @@ class Compare:
             configs = [self.studio.config(checked(prompt), preset, layer) for preset in presets]  # all, or none
             runs = [self.studio.start(config) for config in configs]
         except (ValueError, RunError, OSError) as error:
-            return {self.message: said(views.error(problem(error)))}
+            return {self.message: said(views.error(self.studio.problem(error)))}
         return {self.message: said(""), **self.choose([run.folder.name for run in runs])}
 
 
@@ -136,8 +137,8 @@ def _figures(e: Entry) -> list[tuple[str, str]]:
     rows = [("State", views.LABELS[e.progress.status]), ("Step", f"{e.progress.step} of {e.progress.total}")]
     try:
         return rows + (measures(e.run) if e.progress.status == "done" else [("Folder", e.name)])
-    except (RunError, OSError) as error:
-        return [*rows, ("Error", problem(error))]
+    except (RunError, OSError):
+        return [*rows, ("Error", "its files cannot be read")]
 
 
 def _rows(figures: Sequence[dict[str, str]]) -> list[tuple[str, list[str]]]:
@@ -161,7 +162,7 @@ def _column(e: Entry) -> str:
     kind = e.progress.status if e.progress else "failed"
     return (
         f'<article data-run="{escape(e.name, quote=True)}" data-state="{e.status}">{_moving(e)}'
-        f"<b>{escape(e.recipe.preset if e.recipe else e.name)}</b>"
+        f'<b>{escape(e.title)}</b><p class="about" title="{escape(e.about, quote=True)}">{escape(e.about)}</p>'
         f'<p><span class="sds-badge {e.status}">{status}</span> {escape(_left(e))}</p>'
         f'<div class="sds-progress plain {kind}">{bar}</div></article>'
     )
@@ -176,11 +177,11 @@ def _left(e: Entry) -> str:
 
 def _moving(e: Entry) -> str:
     """The turntable of a finished run, or the views so far one after the other."""
-    if e.status == "done":
-        video = next((path for path in files(e.run) if path.name == "turntable.mp4"), None)
-        if video is not None:
-            source = escape(address(video), quote=True)
-            return f'<video src="{source}" autoplay loop muted playsinline aria-label="The object, turning"></video>'
+    video = next((path for path in files(e.run) if path.name == "turntable.mp4"), None) if e.status == "done" else None
+    if video is not None:
+        with suppress(OSError):  # where it cannot be copied the views do
+            source, label = escape(address(video), quote=True), "The object, turning"
+            return f'<video src="{source}" autoplay loop muted playsinline aria-label="{label}"></video>'
     picture = e.run.previews / "latest.png"
     return views.turning(picture) if picture.exists() else f'<div class="sds-turning">{views.CUBE}</div>'
 

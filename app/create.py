@@ -15,7 +15,7 @@ from sds3d.runs import Run, RunError
 from sds3d.settings import Setting
 
 from . import form, views
-from .folder import MAX_SEED, NAMES_OF_FILES, Studio, checked, problem
+from .folder import MAX_SEED, NAMES_OF_FILES, Studio, checked
 from .live import QUIET, Live, said
 from .recipes import recipe
 from .result import Updates
@@ -81,8 +81,8 @@ class Create:
         try:
             run = self.studio.open(name)
             made = recipe(self.studio, run)
-        except (RunError, ConfigError) as error:
-            return {self.live.message: said(views.error(problem(error)))}
+        except (RunError, ConfigError, OSError) as error:
+            return {self.live.message: said(views.error(self.studio.problem(error)))}
         return {
             self.prompt: made.config.prompt,
             self.preset: gr.Dropdown(value=made.preset, info=self.studio.presets()[made.preset]),
@@ -149,7 +149,7 @@ def _wire(create: Create, new: gr.Button) -> None:
         try:
             run = create.again(name)
         except (RunError, ConfigError, OSError) as error:
-            return {live.message: said(views.error(problem(error)))}
+            return {live.message: said(views.error(studio.problem(error)))}
         return create.open(run.folder.name)
 
     create.preset.input(choose, create.preset, [create.preset, create.draft], **ONE_BY_ONE)
@@ -169,7 +169,7 @@ def _settings(create: Create) -> None:
             base = studio.config(EXAMPLES[0], draft.preset, nested(choices_of(edits)))
             full = studio.config(EXAMPLES[0], draft.preset, nested(edits))
         except ConfigError as error:
-            gr.HTML(views.error(problem(error)))
+            gr.HTML(views.error(studio.problem(error)))
             return
         fields, start = form.fields_of(full), leaves_of(base) | dict.fromkeys(choices_of(edits), None)
         stages = bool(full.stages)
@@ -190,7 +190,7 @@ def _settings(create: Create) -> None:
                 config = studio.config(checked(prompt), preset, nested(chosen))
                 run = studio.start(config)
             except (ValueError, RunError, OSError) as error:
-                return {live.message: said(views.error(problem(error)))}
+                return {live.message: said(views.error(studio.problem(error)))}
             return live.opened(run.folder.name, again=True)
 
         def rechoose(chosen: Setting, *values: Any) -> Draft:

@@ -6,11 +6,12 @@ import re
 import shutil
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradio.processing_utils import save_file_to_cache
+from gradio.processing_utils import hash_file, save_file_to_cache
 from gradio.utils import get_upload_folder
 
 from sds3d.config import ConfigError, Tree, build, load_preset, nearest, parse_override, presets
@@ -34,6 +35,9 @@ NAMES_OF_FILES = (
 
 EXPORTS = (".glb", ".ply", ".splat", ".spz", ".obj", ".mtl", ".stl", ".usdz", ".zip", ".mp4", ".png")
 """Endings of the files handed out, in the order of the list."""
+
+_FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/'\"]+/)+")
+"""Of absolute paths: all but the name at the end."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,19 @@ class Studio:
                 run.folder.rename(gone)  # at once: another run of the same name may begin from here on
         except RunBusyError:
             raise RunError("the run is going on: cancel it first") from None
+        _forget(Run(gone))  # before its files, which their copies are found by
         shutil.rmtree(gone)
+
+    def told(self, text: str) -> str:
+        """A text for whoever can come: no folders of this machine in it when others can."""
+        if self.local:
+            return text
+        text = text.replace(f"{self.root}/", "").replace(str(self.root), self.root.name)  # it may have spaces in it
+        return _FOLDERS.sub("", text)
+
+    def problem(self, error: Exception) -> str:
+        """An error as a sentence for whoever can come."""
+        return self.told(problem(error))
 
 
 def files(run: Run) -> list[Path]:
@@ -153,8 +169,23 @@ def files(run: Run) -> list[Path]:
 
 
 def served(path: Path) -> str:
-    """A copy of a run's file at a place the server serves: nothing of the folder of runs is served itself."""
-    return save_file_to_cache(path, get_upload_folder())
+    """A copy of a run's file at a place the server serves: nothing of the folder of runs is served itself.
+
+    Raises OSError, which says what to do.
+    """
+    try:
+        return save_file_to_cache(path, get_upload_folder())
+    except OSError as error:
+        why = error.strerror or str(error)
+        what = "free some space, or see who may write to the folder of runs"
+        raise OSError(f"the file {path.name} cannot be copied to be shown ({why}): {what}") from error
+
+
+def _forget(run: Run) -> None:
+    """Remove the copies of a run's files that are served; another run that has the same file gets a new one."""
+    for path in files(run):
+        with suppress(OSError):
+            shutil.rmtree(Path(get_upload_folder()) / hash_file(path))
 
 
 def checked(prompt: str) -> str:

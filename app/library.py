@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import islice
 from typing import Any
 
 import gradio as gr
@@ -16,7 +17,7 @@ from sds3d.jobs.queue import Progress
 from sds3d.runs import Run, RunError
 
 from . import views
-from .folder import Studio, problem
+from .folder import Studio
 from .live import QUIET, RESUMABLE, STOPPABLE, said
 from .recipes import recipe
 from .result import Updates
@@ -81,15 +82,18 @@ def entry(studio: Studio, run: Run) -> Entry:
         return Entry(run, None, None, 0.0)
 
 
-def found(studio: Studio, search: str, state: str) -> list[Entry]:
-    """The runs that a search and a filter leave, the one touched last first. All words of the search must be there."""
+def found(studio: Studio, search: str, state: str) -> Iterator[Entry]:
+    """The runs that a search and a filter leave, the one touched last first. All words of the search must be there.
+
+    They are read as they are taken: of thousands of runs a page shows the first few.
+    """
     words, states = search.casefold().split(), FILTERS.get(state, ())
-    entries = [entry(studio, run) for run in studio.runs()]
-    return [
-        e
-        for e in entries
-        if (not states or e.status in states) and all(w in f"{e.title} {e.about} {e.name}".casefold() for w in words)
-    ]
+    for run in studio.runs():
+        e = entry(studio, run)
+        if states and e.status not in states:
+            continue
+        if not words or all(word in f"{e.title} {e.about} {e.name}".casefold() for word in words):
+            yield e
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,7 @@ class Library:
 
     def show(self, search: str, state: str, limit: float) -> Updates:
         """The cards."""
-        entries = found(self.studio, search or "", state)
+        entries = list(islice(found(self.studio, search or "", state), int(limit) + 1))
         html = cards(entries[: int(limit)])
         if not entries:
             searched = search or state != "All"
@@ -138,7 +142,7 @@ class Library:
                 case _:
                     pass
         except (RunError, OSError) as error:
-            return {self.message: said(views.error(problem(error)))}
+            return {self.message: said(views.error(self.studio.problem(error)))}
         return {self.message: said("")}
 
 

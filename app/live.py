@@ -13,11 +13,12 @@ from sds3d.jobs.queue import Progress
 from sds3d.runs import Run, RunError
 
 from . import result, views
-from .folder import Studio, problem
+from .folder import Studio
 from .recipes import recipe
 from .result import Result, Updates
 
 POLL = 1.0  # seconds
+REST = 5.0  # seconds; for a run that goes on only when somebody, who may look at another page, lets it
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Of events that nobody calls but the page."""
@@ -90,11 +91,10 @@ class Live:
 
     def opened(self, name: str, again: bool = False) -> Updates:
         """Begin to follow a run. again: say so when it was made, or is going on, already."""
-        updates = {self.message: said(""), **self.result.hidden(), **self.show(name, "")}
+        text = ""
         if again and self._status(name) == "done":
-            text = "Made before: the same settings give the same object. Another seed gives another."
-            updates[self.message] = said(views.note(text))
-        return {**updates, self.run: name}
+            text = views.note("Made before: the same settings give the same object. Another seed gives another.")
+        return {self.message: said(text), **self.result.hidden(), **self.show(name, ""), self.run: name}
 
     def _status(self, name: str) -> str:
         try:
@@ -103,15 +103,18 @@ class Live:
             return ""
 
     def show(self, name: str, shown: str) -> Updates:
-        """What changed of the run since `shown`; the timer that asks stops when nothing more will happen."""
+        """What changed of the run since `shown`; the timer that asks stops when nothing more can happen."""
         if not name:
             return {self.timer: gr.Timer(active=False)}
         try:
-            run = self.studio.open(name)
-            progress = queue.progress(run)
-            prompt = recipe(self.studio, run).config.prompt
-        except (RunError, ConfigError) as error:
-            return {self.timer: gr.Timer(active=False), self.message: said(views.error(problem(error)))}
+            return self._changed(self.studio.open(name), shown)
+        except (RunError, ConfigError, OSError) as error:
+            return {self.timer: gr.Timer(active=False), self.message: self._error(error)}
+
+    def _changed(self, run: Run, shown: str) -> Updates:
+        """As `show`. Raises RunError, ConfigError, OSError when the run cannot be read."""
+        progress = queue.progress(run)
+        prompt = recipe(self.studio, run).config.prompt
         before = self.studio.place(run) if progress.status == "queued" else 0
         updates: Updates = {self.status: said(views.status(prompt, progress, before, run.requested()))}
         picture = run.previews / "latest.png"
@@ -125,19 +128,25 @@ class Live:
                 html = views.preview(picture) if drawn else views.EMPTY
                 updates[self.preview] = gr.HTML(html, visible=not done)
             if progress.status != before_status:
-                updates |= self.result.shown(run) if done else self.result.hidden()
                 if progress.error:
-                    text = f"The run {progress.status}: {progress.error}"
+                    text = self.studio.told(f"The run {progress.status}: {progress.error}")
                     updates[self.message] = said(views.error(text))
                 elif before_status in ("failed", "stopped"):
                     updates[self.message] = said("")
+                try:
+                    updates |= self.result.shown(run) if done else self.result.hidden()
+                except OSError as error:  # the run itself is as it should be
+                    updates |= {**self.result.hidden(), self.message: self._error(error)}
         return updates
+
+    def _error(self, error: Exception) -> gr.HTML:
+        return said(views.error(self.studio.problem(error)))
 
     def _buttons(self, progress: Progress) -> Updates:
         status = progress.status
         stopped = status == "stopped"
         return {
-            self.timer: gr.Timer(active=progress.active or stopped),
+            self.timer: gr.Timer(POLL if progress.active or stopped else REST, active=status != "done"),
             self.pause: gr.Button(visible=status in STOPPABLE),
             self.resume: gr.Button(visible=status in RESUMABLE),
             self.cancel: gr.Button(visible=status in STOPPABLE or status == "paused"),
@@ -157,8 +166,8 @@ class Live:
             else:
                 queue.stop(run, "pause" if what == "pause" else "cancel")
         except (RunError, OSError) as error:
-            return {self.message: said(views.error(problem(error)))}
-        return {**self.show(name, ""), self.timer: gr.Timer(active=True)}
+            return {self.message: self._error(error)}
+        return {self.message: said(""), **self.show(name, "")}
 
 
 def said(html: str) -> gr.HTML:

@@ -12,7 +12,7 @@ from sds3d.config import ConfigError
 from sds3d.runs import RunError
 
 from . import api, compare, create, library, system, views
-from .folder import Studio, problem
+from .folder import Studio
 from .live import QUIET, said
 from .result import Updates
 
@@ -103,5 +103,5 @@ class Between:
         try:
             run = self.create.again(name)
         except (RunError, ConfigError, OSError) as error:
-            return {self.library.message: said(views.error(problem(error)))}
+            return {self.library.message: said(views.error(self.studio.problem(error)))}
         return self.opened(run.folder.name)

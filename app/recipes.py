@@ -21,10 +21,13 @@ def recipe(studio: Studio, run: Run) -> Recipe:
         changed = run.config_path.stat().st_mtime_ns
     except OSError as error:
         raise ConfigError(f"{run.folder.name}: its settings are gone") from error
-    return _recipe(studio, run.folder, changed)
+    try:
+        return _recipe(studio, run.folder, changed)
+    except ConfigError as error:
+        raise ConfigError(studio.told(str(error))) from error
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1 << 14)  # 10 kB each; runs are looked through in order, which a smaller one would never help
 def _recipe(studio: Studio, folder: Path, changed: int) -> Recipe:
     config = read_config(Run(folder))
     preset = nearest_preset(config, _presets(studio))

@@ -121,11 +121,9 @@ def lay_out() -> Result:
         with gr.Accordion("Export again, as another format or size", open=False, elem_id="export"):
             with gr.Row():
                 format_ = gr.Dropdown(list(FORMATS), value="glb", label="Format", min_width=110)
-                faces = gr.Number(0, label="Faces at most", info="0 keeps all", precision=0, minimum=0, min_width=110)
-                texture = gr.Number(
-                    1024, label="Texture", info="pixels a side", precision=0, minimum=64, maximum=MAX_TEXTURE,
-                    min_width=110,
-                )  # fmt: skip
+                faces = gr.Number(0, label="Faces at most", info="0 keeps all", precision=0, min_width=110)
+                # No bounds here: Gradio would refuse what is outside of them before anybody could say why.
+                texture = gr.Number(1024, label="Texture", info="pixels a side", precision=0, min_width=110)
             make = gr.Button("Make the file", elem_id="make")
             download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="made")
             said = gr.HTML(visible=False)
@@ -138,20 +136,26 @@ def wire(result: Result, studio: Studio, run: gr.Textbox) -> None:
     """The events of the viewer's switch and of the export panel. run: holds the name of the run shown."""
 
     def switch(name: str, kind: str) -> Updates:
-        return result.look(studio.open(name), kind)
+        try:
+            return result.look(studio.open(name), kind)
+        except (RunError, OSError) as error:
+            raise gr.Error(studio.problem(error), print_exception=False) from None
 
     def export(name: str, format_: str, faces: float | None, texture: float | None) -> Updates:
         try:
             run = studio.open(name)
             path = make_file(run, format_, faces or 0, texture or 0)
+            size = path.stat().st_size / 1e6
+            return {
+                result.download: gr.DownloadButton(f"Download {path.name} ({size:.1f} MB)", served(path), visible=True),
+                result.files: [served(path) for path in files(run)],
+                result.said: gr.HTML("", visible=False),
+            }
         except (ValueError, RuntimeError, ImportError, OSError) as error:
-            return {result.said: gr.HTML(views.error(problem(error)), visible=True)}
-        size = path.stat().st_size / 1e6
-        return {
-            result.download: gr.DownloadButton(f"Download {path.name} ({size:.1f} MB)", served(path), visible=True),
-            result.files: [served(path) for path in files(run)],
-            result.said: gr.HTML("", visible=False),
-        }
+            return {
+                result.download: gr.DownloadButton(value=None, visible=False),
+                result.said: gr.HTML(views.error(studio.problem(error)), visible=True),
+            }
 
     result.kind.input(
         switch, [run, result.kind], [result.mesh, result.splats], show_progress="hidden", api_visibility="private"

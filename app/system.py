@@ -29,7 +29,7 @@ class System:
         findings = examine(self.studio.root)
         rows = "".join(
             f'<tr><td><span class="sds-badge {kind}">{mark}</span></td><th>{escape(finding.name)}</th>'
-            f"<td>{escape(finding.detail)}</td></tr>"
+            f"<td>{escape(self.studio.told(finding.detail))}</td></tr>"
             for finding in findings
             for mark, kind in [_mark(finding.ok, finding.needed)]
         )

@@ -11,6 +11,8 @@ THEME = Base(
     font_mono=[LocalFont("IBM Plex Mono"), "ui-monospace", "monospace"],
 ).set(
     body_background_fill="*neutral_50",
+    body_text_color_subdued="*neutral_600",
+    input_placeholder_color="*neutral_500",
     block_border_width="1px",
     block_shadow="none",
     block_label_background_fill="transparent",
@@ -100,6 +102,9 @@ CSS = """
 .sds-table td { font-variant-numeric: tabular-nums; }
 .sds-table .head th { font-weight: 700; color: var(--body-text-color); padding-top: .9rem; }
 .sds-scroll { overflow-x: auto; }
+.sds-scroll .sds-table:not(.wide) :is(th, td) { overflow-wrap: break-word; word-break: normal; }
+.sds-scroll .sds-table:not(.wide) td { min-width: 7rem; }
+.sds-note + .sds-scroll, .sds-scroll + .sds-table { margin-top: 1rem; }
 
 .sds-badge { display: inline-block; white-space: nowrap;
              padding: .05rem .5rem; border-radius: 999px; font-size: .75rem; font-weight: 600;
@@ -138,6 +143,8 @@ CSS = """
 .sds-columns article { display: flex; flex-direction: column; gap: .35rem; min-width: 0; }
 .sds-columns b { font-weight: 600; overflow-wrap: anywhere; }
 .sds-columns p { margin: 0; font-size: .8rem; color: var(--body-text-color-subdued); }
+.sds-columns .about { overflow: hidden; display: -webkit-box; -webkit-line-clamp: 3; -webkit-box-orient: vertical;
+                      overflow-wrap: anywhere; }
 @media (max-width: 640px) { .sds-views { gap: 4px; } .sds-empty { min-height: 12rem; }
                             .sds-columns { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
 @media (prefers-reduced-motion: reduce) { .bar i, .sds-turning { animation: none !important; transition: none; } }

@@ -160,7 +160,7 @@ def thumbnail(run: Run) -> str:
         return CUBE
 
 
-@lru_cache(maxsize=512)
+@lru_cache(maxsize=1 << 12)  # some kB each, and more than a page shows: fewer would be made anew each time
 def _front(path: Path, changed: int) -> str:
     """The first view of a strip, small. changed: when the file was."""
     with Image.open(path) as strip:

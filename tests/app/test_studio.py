@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +17,19 @@ from hypothesis import strategies as st
 from app import launch, views
 from app.charts import chart, thinned
 from app.create import consistent
-from app.folder import Studio, files
+from app.folder import Studio, files, served
 from app.form import edited, fields_of, lay_out
+from app.library import found
+from app.live import POLL, REST, Live
 from app.recipes import recipe
 from app.result import make_file
 from app.server import is_local, login
-from app.settings import choices_of, edits_of, flat, leaves_of, nested
+from app.settings import Recipe, choices_of, edits_of, flat, leaves_of, nested
 from sds3d.config import ConfigError
 from sds3d.export.surface import simplify
 from sds3d.mesh import Mesh
 from sds3d.run_config import make_config, new_run
-from sds3d.runs import RunError
+from sds3d.runs import Run, RunError
 
 KEYS = st.dictionaries(
     st.text("abc", min_size=1, max_size=3), st.integers() | st.none() | st.lists(st.floats(allow_nan=False)), min_size=1
@@ -123,6 +126,87 @@ def test_deleting_spares_what_is_going_on_and_what_is_elsewhere(
     studio.delete(run)
     assert not run.folder.exists()
     assert (outside / "kept").exists()
+
+
+def test_deleting_a_run_takes_back_what_was_served_of_it(
+    studio: Studio, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("served")))
+    one, two = (new_run(studio.root, make_config("a red mug", overrides=[f"seed={seed}"])) for seed in (1, 2))
+    copies = []
+    for run in (one, two):
+        (run.exports / "made").mkdir(parents=True)
+        for path in (run.exports / "mug.glb", run.exports / "made" / "mug.obj"):
+            path.write_text(f"{run.folder.name} {path.suffix}")
+        copies.append([Path(served(path)) for path in files(run)])
+    studio.delete(one)  # the other's stay
+    assert [[copy.exists() for copy in of_run] for of_run in copies] == [[False, False], [True, True]]
+    for copy in copies[1]:
+        copy.unlink()
+    studio.delete(two)  # what is gone already is no error
+    assert studio.runs() == []
+
+
+def test_a_finished_run_is_shown_as_one_when_its_files_cannot_be_served(
+    studio: Studio, monkeypatch: pytest.MonkeyPatch
+):
+    run = new_run(studio.root, make_config("a red mug"))
+    run.exports.mkdir(exist_ok=True)
+    (run.exports / "a-red-mug.glb").write_bytes(b"glTF")
+    run.update(status="done", step=4, total=4)
+
+    def full(*_: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/gradio/x")
+
+    monkeypatch.setattr("app.folder.save_file_to_cache", full)
+    with gr.Blocks():
+        live = Live.lay_out(studio)
+    for updates in (live.show(run.folder.name, "exporting 0 100"), live.opened(run.folder.name, again=True)):
+        assert "Finished: a red mug" in updates[live.status].value
+        assert "a-red-mug.glb" in updates[live.message].value
+        assert "No space left on device" in updates[live.message].value
+        assert not updates[live.timer].active
+
+
+def test_the_page_goes_on_looking_while_a_run_can_go_on(studio: Studio):
+    run = new_run(studio.root, make_config("a red mug"))
+    with gr.Blocks():
+        live = Live.lay_out(studio)
+    for status, timer in {
+        "new": (REST, True), "paused": (REST, True), "cancelled": (REST, True), "failed": (REST, True),
+        "queued": (POLL, True), "running": (POLL, True), "done": (REST, False),
+    }.items():  # fmt: skip
+        run.update(status=status)
+        made = live.show(run.folder.name, "")[live.timer]
+        assert (made.value, made.active) == timer, status
+
+
+def test_studios_open_to_others_tell_no_folders_of_this_machine(studio: Studio):
+    visitors = replace(studio, local=False)
+    text = f"free in {studio.root}, /usr/lib/x/prior: {studio.root}/mug/config.yaml is wrong at 1/2, see https://x.y/z/"
+    told = f"free in {studio.root.name}, prior: mug/config.yaml is wrong at 1/2, see https://x.y/z/"
+    assert visitors.told(text) == told
+    assert studio.told(text) == text
+    run = new_run(studio.root, make_config("a red mug"))
+    run.config_path.write_text("prompt: [")
+    for of_whom, known in ((studio, True), (visitors, False)):
+        with pytest.raises(ConfigError, match=r"config\.yaml") as error:
+            recipe(of_whom, run)
+        assert (str(studio.root) in str(error.value)) == known
+
+
+def test_the_library_reads_the_runs_it_shows(studio: Studio, monkeypatch: pytest.MonkeyPatch):
+    runs = [new_run(studio.root, make_config("a red mug", overrides=[f"seed={seed}"])) for seed in range(3)]
+    read: list[str] = []
+
+    def counted(studio: Studio, run: Run) -> Recipe:
+        read.append(run.folder.name)
+        return recipe(studio, run)
+
+    monkeypatch.setattr("app.library.recipe", counted)
+    assert next(found(studio, "", "All")).name == read[0]
+    assert len(read) == 1
+    assert len(list(found(studio, "mug seed", "All"))) == len(runs)
 
 
 def test_what_cannot_be_made_is_refused(studio: Studio):

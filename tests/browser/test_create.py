@@ -124,6 +124,11 @@ def test_a_file_can_be_made_in_another_size(visit: Visit, expect: Any, studio: S
     type_number(page, page.get_by_label("Faces at most"), 2)
     page.locator("#make").click()
     expect(page.locator("#export [role=alert]")).to_contain_text("2 faces make no body")
+    expect(page.locator("#made")).to_have_count(0)  # a file that was made before is not what was asked for
+    type_number(page, page.get_by_label("Faces at most"), 0)
+    type_number(page, page.locator("#export").get_by_label("Texture", exact=True), 99_999)
+    page.locator("#make").click()
+    expect(page.locator("#export [role=alert]")).to_contain_text("texture of 99999 pixels: give 64 to 4096")
 
 
 def test_settings_come_from_the_models_and_differ_from_the_preset_where_they_were_changed(

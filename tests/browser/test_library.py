@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import trimesh
+
 from sds3d.run_config import read_config
 from sds3d.runs import Run, list_runs
 from tests.browser.pages import overflows, run_of, turn_to
@@ -68,6 +70,23 @@ def test_the_library_finds_opens_makes_again_and_deletes(visit: Visit, expect: A
     assert again.model_copy(update={"seed": 12}) == read_config(cancelled)
 
 
+def test_what_was_handed_out_of_a_run_is_gone_when_it_is_deleted(visit: Visit, expect: Any, studio: Studio):
+    run = studio.put("a grey hat", status="done", step=4)
+    run.exports.mkdir(exist_ok=True)
+    trimesh.creation.icosphere(radius=0.3).export(run.exports / "a-grey-hat.glb")
+    page = visit(f"?run={run.folder.name}")
+    link = page.locator("#files a")
+    expect(link).to_have_count(1)
+    address = link.get_attribute("href")
+    assert address
+    assert page.request.get(address).status == 200
+    turn_to(page, "Library")
+    page.once("dialog", lambda dialog: dialog.accept())
+    card(page, run).locator("[data-action=delete]").click()
+    expect(card(page, run)).to_have_count(0)
+    assert page.request.get(address).status == 403  # Gradio says no 404 of files
+
+
 def test_runs_are_compared_side_by_side(visit: Visit, expect: Any, studio: Studio):
     one, two = studio.put("a green duck", "seed=31"), studio.put("a green duck", "seed=32", "guidance.scale=3")
     page = visit()
@@ -80,9 +99,18 @@ def test_runs_are_compared_side_by_side(visit: Visit, expect: Any, studio: Studi
     expect(rows.filter(has_text="guidance.scale")).to_contain_text("3")
     expect(rows.filter(has_text="seed")).to_contain_text("31")
     expect(rows.filter(has_text="optimizer")).to_have_count(0)
+    for run in (one, two):  # the prompt is the title, and what differs stands below it
+        expect(page.locator(f"#side-by-side article[data-run='{run.folder.name}'] b")).to_have_text("a green duck")
+    expect(page.locator("#side-by-side article .about").last).to_contain_text("seed 32 · guidance.scale=3")
+    # On a phone the table is scrolled, and breaks no word.
     phone = visit(width=390)
-    turn_to(phone, "Compare")
+    for run in (one, two):
+        turn_to(phone, "Library")
+        card(phone, run).locator("[data-action=compare]").click()
+        expect(phone.locator(f"#side-by-side article[data-run='{run.folder.name}']")).to_be_visible()
     assert not overflows(phone)
+    widths = phone.locator("#side-by-side td").evaluate_all("cells => cells.map(cell => cell.clientWidth)")
+    assert min(widths) >= 112
 
 
 def test_one_prompt_under_several_rules(visit: Visit, expect: Any, studio: Studio):

@@ -77,6 +77,28 @@ def test_a_run_outlives_its_page_and_its_server_pauses_and_is_cancelled(visit: V
     expect(page.locator("#cancel")).to_have_count(0)
 
 
+def test_a_page_follows_a_run_that_somebody_else_pauses_and_resumes(visit: Visit, expect: Any, studio: Studio):
+    page = visit()
+    generate(page, "a red chair", steps=LONG)
+    expect(page.locator("[data-status=running]")).to_be_visible()
+    page.locator("#pause").click()
+    expect(page.locator("[data-status=paused]")).to_be_visible()
+    other = visit(f"?run={run_of(page, studio).folder.name}")
+    expect(other.locator("[data-status=paused]")).to_be_visible()
+    expect(other.locator("#resume")).to_be_visible()
+    page.locator("#resume").click()
+    expect(other.locator("[data-status=running]")).to_be_visible()
+    expect(other.locator("#pause")).to_be_visible()
+    expect(other.locator("#resume")).to_have_count(0)
+    # From then on it follows the run as the other does.
+    step = "document.querySelector('[data-step]').dataset.step"
+    before = other.evaluate(step)
+    other.wait_for_function(f"{step} !== '{before}'")
+    other.locator("#cancel").click()
+    for each in (page, other):
+        expect(each.locator("[data-status=cancelled]")).to_be_visible()
+
+
 def test_a_run_whose_process_was_killed_goes_on_when_somebody_looks(visit: Visit, expect: Any, studio: Studio):
     run = studio.put("a yellow duck", status="running", step=2)
     studio.end_workers()
