@@ -96,7 +96,7 @@ def load_scene(run: Run, device: torch.device) -> Scene:
     checkpoint = run.load_checkpoint()
     if checkpoint is None:
         if run.state.status == "done":
-            raise RunError(f"{run.folder} is finished, but its checkpoint is gone or damaged: only its exports are left")
+            raise RunError(f"{run.folder} is finished, but its checkpoint is gone or damaged: its exports are left")
         raise RunError(f"{run.folder} has no checkpoint yet: nothing to show; sds3d resume {run.folder}")
     mine = stage_config(config, int(checkpoint["stage"]))
     representation = mine.representation
