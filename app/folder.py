@@ -14,7 +14,7 @@ from typing import Any
 from gradio.processing_utils import hash_file, save_file_to_cache
 from gradio.utils import get_upload_folder
 
-from sds3d.config import ConfigError, Tree, build, load_preset, nearest, parse_override, presets
+from sds3d.config import ConfigError, Tree, build, load_preset, meant, parse_override, presets
 from sds3d.jobs import queue
 from sds3d.jobs.supervisor import ensure_workers
 from sds3d.prompts import checked_prompt
@@ -66,9 +66,7 @@ class Studio:
         """The preset with the studio's overrides, the prompt and more settings on top. Raises ConfigError."""
         known = self.presets()
         if preset not in known:  # no path of a file either
-            close = nearest(preset, list(known))
-            hint = f'did you mean "{close[0]}"?' if close else f"use one of: {', '.join(known)}"
-            raise ConfigError(f'there is no preset "{preset[:80]}"; {hint}')
+            raise ConfigError(f'there is no preset "{preset[:80]}"; {meant(preset, list(known))}')
         base = [parse_override(text) for text in self.overrides]
         config = build(RunConfig, load_preset(preset).values, *base, {"prompt": prompt}, *layers)
         if config.seed > MAX_SEED:

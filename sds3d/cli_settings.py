@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from sds3d.config import ConfigError, nearest, presets
+from sds3d.config import ConfigError, meant, presets
 from sds3d.console import err, examples, out
 
 
@@ -57,9 +57,7 @@ def list_settings(
     for section in sections:
         if not any(setting.key.startswith(section) for setting in settings):
             known = sorted({setting.section for setting in settings} - {""})
-            close = nearest(section, known)
-            hint = f'did you mean "{close[0]}"?' if close else f"use one of: {', '.join(known)}"
-            raise ConfigError(f'no setting begins with "{section}"; {hint}')
+            raise ConfigError(f'no setting begins with "{section}"; {meant(section, known)}')
     for setting in settings:
         if not sections or setting.key.startswith(tuple(sections)):
             key = setting.key.removesuffix(".name") if setting.is_choice else setting.key

@@ -177,7 +177,7 @@ def load_preset(name: str) -> Preset:
         return _read_preset(path)
     shipped = {path.stem: path for path in configs_dir().glob("*.yaml")}
     if name not in shipped:
-        raise ConfigError(f'there is no preset "{name}"; {_meant(name, sorted(shipped))}')
+        raise ConfigError(f'there is no preset "{name}"; {meant(name, sorted(shipped))}')
     return _read_preset(shipped[name])
 
 
@@ -208,7 +208,7 @@ def _complete(model: type[BaseModel], tree: Mapping[str, Any]) -> Tree:
     return full
 
 
-def _meant(word: str, known: Sequence[str]) -> str:
+def meant(word: str, known: Sequence[str]) -> str:
     """The rest of a sentence: the nearest known word, or all of them."""
     close = nearest(word, known)
     return f'did you mean "{close[0]}"?' if close else f"use one of: {', '.join(known)}"
@@ -289,11 +289,11 @@ def _explain(model: type[BaseModel], tree: Mapping[str, Any], problem: Any) -> s
             return f"{key} is missing"
         case "union_tag_invalid":
             known = [tag.strip().strip("'") for tag in str(context["expected_tags"]).split(",")]
-            return f'{key}.name = "{context["tag"]}" is unknown; {_meant(str(context["tag"]), known)}'
+            return f'{key}.name = "{context["tag"]}" is unknown; {meant(str(context["tag"]), known)}'
         case "literal_error":
             known = [str(value) for value in _literals(owner, path[-1])]
             given = problem["input"]
-            return f"{key} = {_clipped(repr(given))} is unknown; {_meant(_clipped(str(given)), known)}"
+            return f"{key} = {_clipped(repr(given))} is unknown; {meant(_clipped(str(given)), known)}"
         case _:
             message = problem["msg"].removeprefix("Value error, ")
             given = _clipped(repr(problem["input"]))
