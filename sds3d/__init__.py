@@ -16,13 +16,13 @@ __version__ = "0.1.0"
 __all__ = ["Asset", "Preview", "generate", "stream"]
 
 if TYPE_CHECKING:
-    from sds3d.asset import Asset, Preview, generate, stream
+    from sds3d.run.asset import Asset, Preview, generate, stream
 
 
 def __getattr__(name: str) -> object:
     """Imports what is heavy when it is asked for: the command line's help needs none of it."""
     if name in __all__:
-        from sds3d import asset
+        from sds3d.run import asset
 
         return getattr(asset, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

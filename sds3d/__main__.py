@@ -1,5 +1,5 @@
 """`python -m sds3d` is the `sds3d` command."""
 
-from sds3d.cli import main
+from sds3d.cli.main import main
 
 main()

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from sds3d.config import nearest
-
 if TYPE_CHECKING:
-    from sds3d.run_config import RunConfig
+    pass
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings by their dotted name, values as in YAML."),
-]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; the fastest there is when left out.")]
-Threads = Annotated[
-    int, typer.Option(min=0, help="CPU threads; 0 takes the physical cores, at most 8. The result depends on it.")
-]
-
-Retries = Annotated[int, typer.Option(min=0, help="How often a run is tried again whose worker died.")]
-Together = Annotated[
-    int, typer.Option(min=1, help="Prompts of equal settings that are optimised together, in one call of the prior.")
-]
-Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 takes one for each GPU, or one on a CPU.")]
-
-WORDS = 10
-"""Unknown words that are named."""
 
 STYLES = {
     "done": "green",
@@ -51,41 +29,6 @@ STYLES = {
     "new": "default",
 }
 """Colours of a run's states."""
-
-
-def examples(*lines: str) -> str:
-    """The end of a help page: commands to copy, each on its own line, what follows # dimmed."""
-    parts = [line.partition("#") for line in lines]
-    return "\n\n".join(
-        ["[bold]Examples[/bold]", *(f"{command}[dim]{mark}{text}[/dim]" for command, mark, text in parts)]
-    )
-
-
-def warn_of_unknown_words(prompts: Sequence[tuple[RunConfig, str]]) -> None:
-    """The embedded prior knows few words and draws something else for the others, which are named.
-
-    prompts: configurations, each with the place of its prompt ("line 3") or nothing.
-    """
-    from sds3d.toybox.captions import VOCABULARY, unknown_words
-
-    places: dict[str, list[str]] = {}
-    for config, place in prompts:
-        if config.prior.model == "toybox":
-            for word in unknown_words(config.prompt):
-                places.setdefault(word, []).append(place)
-    if not places:
-        return
-    told = []
-    for word, (first, *others) in list(places.items())[:WORDS]:
-        close = nearest(word, VOCABULARY, 2)
-        notes = [f"like {', '.join(close)}?"] * bool(close) + [first + " and more" * bool(others)] * bool(first)
-        told.append(f"{word} ({'; '.join(notes)})" if notes else word)
-    more = f", and {len(places) - WORDS} more" if len(places) > WORDS else ""
-    err.print(
-        f"[yellow]warning:[/yellow] the embedded prior does not know: {escape(', '.join(told))}{more}. It will draw "
-        "what it knows. For anything else give a large model: prior.model=FOLDER --preset dreamfusion",
-        soft_wrap=True,
-    )
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numba
 import torch
 
-from sds3d.runs import RunError
+from sds3d.files import RunError
 
 
 def pick_device(wanted: str = "") -> torch.device:

@@ -44,3 +44,11 @@ def disk_error(error: OSError, path: Path, size: int) -> OSError:
         need = max(1, round(size / 1e6))
         return OSError(error.errno, f"no space left to write {path} (about {need} MB); free some and resume")
     return error
+
+
+class RunError(RuntimeError):
+    """A run folder that cannot be used as asked; the message says what to do."""
+
+
+class PriorError(RuntimeError):
+    """A model can't be loaded or used; the message says why and what to do, in one line."""

@@ -23,7 +23,7 @@ from sds3d.config import (
 )
 from sds3d.guidance.schedules import AnnealedSchedule, UniformSchedule
 from sds3d.guidance.sds import SDSConfig
-from sds3d.run_config import RunConfig
+from sds3d.run.config import RunConfig
 
 
 class Ramp(Config):
@@ -183,7 +183,7 @@ def test_a_wheel_holds_every_package():
     root = Path(__file__).parents[1]
     listed = re.findall(r'^    "(sds3d[a-z0-9_.]*)",$', (root / "pyproject.toml").read_text(), re.MULTILINE)
     there = {".".join(path.parent.relative_to(root).parts) for path in (root / "sds3d").rglob("__init__.py")}
-    assert there == {name for name in listed if name not in {"sds3d._assets", "sds3d._configs", "sds3d.app"}}
+    assert there == {name for name in listed if name not in {"sds3d._assets", "sds3d._configs"}}
 
 
 def test_presets_have_descriptions_and_unknown_ones_a_suggestion():

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from tests.test_runs import disc
 
 from sds3d.config import build
-from sds3d.drive import start_work
 from sds3d.guidance.rules import rule_configs
-from sds3d.optimize import NumericalError, optimize, pack
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
-from sds3d.prompts import encode_prompt
-from sds3d.run_config import RunConfig
+from sds3d.prompts.prompt import encode_prompt
+from sds3d.run.config import RunConfig
+from sds3d.run.drive import start_work
+from sds3d.run.optimize import NumericalError, optimize, pack
 from tests.priors.test_diffusers import tiny_pipeline
-from tests.test_runs import disc
 
 PROMPT = "a ball"
 GUIDANCE: dict[str, dict[str, Any]] = {

@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests.test_runs import TINY, finish
 
 from sds3d.cameras import orbit
 from sds3d.config import build, merge
-from sds3d.export.splat_ply import to_splat_ply
-from sds3d.importers import AssetError, load_asset
-from sds3d.optimize import OptimizerConfig, random_streams, start
-from sds3d.representations.base import EmptySurfaceError
+from sds3d.formats.importers import AssetError, load_asset
+from sds3d.formats.splat_ply import to_splat_ply
+from sds3d.geometry.mesh import EmptySurfaceError
+from sds3d.geometry.splats import Splats
 from sds3d.representations.densify import FixedConfig
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
-from sds3d.run_config import RunConfig, new_run
-from sds3d.runs import Run
-from sds3d.scenes import make_scene
-from sds3d.splats import Splats
-from tests.test_runs import TINY, finish
+from sds3d.representations.make import make_scene
+from sds3d.run.config import RunConfig, new_run
+from sds3d.run.folder import Run
+from sds3d.run.optimize import OptimizerConfig, random_streams, start
 
 CAMERAS = orbit([0.0, 90.0], size=24)
 GREY = torch.full((3,), 0.5)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from sds3d.mesh import Mesh
-from sds3d.representations.convert import sample_surface
+from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.sampling import sample_surface
 from sds3d.representations.signed_distance import mesh_to_occupancy
 from sds3d.toybox.objects import Spec, build
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from sds3d.config import Preset, presets
 from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.evaluation.toybox import AZIMUTHS, AssetScore, bench_preset, bench_prompts, score_asset, summary, truth
-from sds3d.export.pictures import contact_sheet
+from sds3d.formats.pictures import contact_sheet
 from sds3d.toybox.captions import prompt
 from sds3d.toybox.objects import Spec
 from sds3d.toybox.scorer import Scorer, load_scorer, score

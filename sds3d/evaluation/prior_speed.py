@@ -21,16 +21,16 @@ from peft import LoraConfig
 from torch import Tensor
 
 from sds3d.devices import pick_device, set_threads
+from sds3d.evaluation.playground2d import drawing, rule_config
 from sds3d.evaluation.rendering import interleaved, machine, synchronised
 from sds3d.evaluation.results import markdown_table, write_results
-from sds3d.playground2d import drawing, rule_config
-from sds3d.priors.base import Conditioning
 from sds3d.priors.loading import pick_dtype
 from sds3d.priors.network import DiffusionPrior, frozen
 from sds3d.priors.noising import Diffusion
 from sds3d.priors.pixels import Latents
 from sds3d.priors.texts import Texts
 from sds3d.priors.unet_latent import asking
+from sds3d.prompts.conditioning import Conditioning
 
 Rule = Literal["sds", "vsd"]
 SCALES: dict[Rule, float] = {"sds": 100.0, "vsd": 7.5}

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sds3d.compiled import njit
 from sds3d.evaluation.rendering_cases import Builder, Case, Run, builders
 from sds3d.evaluation.results import write_results
-from sds3d.rendering.compiled import njit
 from sds3d.rendering.simd import load8, splat8, store8
 
 REFERENCE_BYTES = 2e9

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.cameras import Cameras, turntable
-from sds3d.rendering import mesh as meshes
+from sds3d.compiled import njit
+from sds3d.rendering import mesh_raster as meshes
 from sds3d.rendering import packed, splatting, splatting_numba, volume
-from sds3d.rendering.compiled import njit
-from sds3d.rendering.mesh import Raster
+from sds3d.rendering.mesh_raster import Raster
 from sds3d.rendering.simd import lowest_bit
 from sds3d.rendering.splatting_numba import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE, TILE
 from sds3d.representations.fields import Blob, to_unit, trilinear

@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 
 from sds3d.devices import pick_device, set_threads
-from sds3d.drive import optimize_work, start_work
 from sds3d.evaluation.rendering import interleaved, machine
 from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.jobs.together import Task, drive_together
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import load_prior
-from sds3d.run_config import RunConfig, make_config
+from sds3d.run.config import RunConfig, make_config
+from sds3d.run.drive import optimize_work, start_work
 
 COUNTS = (1, 2, 4, 8)
 STEPS = 4

@@ -13,18 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sds3d.cameras import turntable
-from sds3d.drive import drive
 from sds3d.evaluation.geometry import likeness
-from sds3d.export.pictures import contact_sheet
 from sds3d.files import write_atomically
-from sds3d.importers import load_asset
-from sds3d.mesh import Mesh
-from sds3d.outputs import load_scene
+from sds3d.formats.importers import load_asset
+from sds3d.formats.pictures import contact_sheet
+from sds3d.geometry.mesh import Mesh
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import load_prior
-from sds3d.prompts import slug
-from sds3d.run_config import make_config, new_run
-from sds3d.runs import Run
+from sds3d.prompts.prompt import slug
+from sds3d.run.config import make_config, new_run
+from sds3d.run.drive import drive
+from sds3d.run.folder import Run
+from sds3d.run.outputs import load_scene
 from sds3d.toybox.captions import category_prompt, held_out, prompt
 from sds3d.toybox.objects import CATEGORIES, HAS_FRONT, Spec, build
 from sds3d.toybox.render import render_prompt

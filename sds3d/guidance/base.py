@@ -11,8 +11,9 @@ from torch import Tensor
 
 from sds3d.cameras import Cameras
 from sds3d.config import Config
-from sds3d.priors.base import Conditioning, Prediction, Prior, TrainableScore, expand
-from sds3d.prompts import EncodedPrompt
+from sds3d.priors.base import Prediction, Prior, TrainableScore, expand
+from sds3d.prompts.conditioning import Conditioning
+from sds3d.prompts.prompt import EncodedPrompt
 
 Learn = Callable[[], dict[str, float]]
 Weighting = Literal["sds", "uniform", "fantasia3d", "lambda", "alpha"]

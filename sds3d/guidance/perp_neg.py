@@ -15,8 +15,9 @@ from torch import Tensor
 
 from sds3d.cameras import Cameras
 from sds3d.guidance.base import GuidedPrediction, Views, predict_each
-from sds3d.priors.base import Conditioning, Prior, expand
-from sds3d.prompts import VIEWS, EncodedPrompt
+from sds3d.priors.base import Prior, expand
+from sds3d.prompts.conditioning import Conditioning
+from sds3d.prompts.prompt import VIEWS, EncodedPrompt
 
 _FRONT, _SIDE, _BACK, _OVERHEAD = (VIEWS.index(view) for view in ("front", "side", "back", "overhead"))
 _FLOOR = 1e-6  # of |d_pos|^2: without a positive direction nothing is projected away

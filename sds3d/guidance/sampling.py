@@ -10,8 +10,9 @@ from torch import Tensor
 from sds3d.cameras import Cameras, turntable
 from sds3d.guidance import inversion
 from sds3d.guidance.base import combine, predict_each
-from sds3d.priors.base import Conditioning, Prediction, Prior
-from sds3d.prompts import PromptConfig, encode_prompt
+from sds3d.priors.base import Prediction, Prior
+from sds3d.prompts.conditioning import Conditioning
+from sds3d.prompts.prompt import PromptConfig, encode_prompt
 
 
 @torch.no_grad()

@@ -31,9 +31,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sds3d.compiled import njit
+from sds3d.geometry.mesh import FloatArray, IntArray
 from sds3d.guidance.base import Views
-from sds3d.mesh import FloatArray, IntArray
-from sds3d.rendering.compiled import njit
 from sds3d.rendering.volume import BOUND
 
 MAPS, SHELLS = 6, 4

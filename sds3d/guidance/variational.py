@@ -14,7 +14,8 @@ from sds3d.cameras import Cameras
 from sds3d.config import Config
 from sds3d.guidance.base import Guidance, Learn, Views, draw_noise, predict_each
 from sds3d.guidance.schedules import draw
-from sds3d.priors.base import Conditioning, Prediction, Prior, TrainableScore, add_noise, expand
+from sds3d.priors.base import Prediction, Prior, TrainableScore, add_noise, expand
+from sds3d.prompts.conditioning import Conditioning
 from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
 
 

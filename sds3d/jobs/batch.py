@@ -12,10 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from sds3d.files import RunError
 from sds3d.jobs.prompts_file import Entry, same_runs
 from sds3d.jobs.queue import Progress, enqueue, progress
-from sds3d.run_config import RunConfig, new_run, total_steps
-from sds3d.runs import Run, RunError
+from sds3d.run.config import RunConfig, new_run, total_steps
+from sds3d.run.folder import Run
 
 POLL = 0.5  # seconds
 LOOKED_AT = 200

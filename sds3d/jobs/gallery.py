@@ -4,45 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sds3d.export.pictures import contact_sheet, sheet_png
-from sds3d.files import write_atomically
+from sds3d.files import RunError, write_atomically
+from sds3d.formats.pictures import contact_sheet, sheet_png
 from sds3d.jobs.batch import Batch, clipped, look
-from sds3d.jobs.gallery_page import page
-from sds3d.jobs.queue import Status
-from sds3d.outputs import PREVIEW_VIEWS
-from sds3d.runs import Run, RunError, RunState
+from sds3d.jobs.gallery_page import Row, page
+from sds3d.run.folder import Run, RunState
+from sds3d.run.outputs import PREVIEW_VIEWS
 
 FEW = 40
 """Up to so many assets have a row of views each on the contact sheet; more have their front views side by side."""
 COLUMNS, SHEET_ROWS = 16, 25
 """Front views on a sheet."""
 FEW_SIZE, MANY_SIZE = 128, 96  # pixels of a view
-
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the manifest: a prompt of the file and what has become of it.
-
-    seconds, steps: spent and done so far. run: its folder; exports: its files; both relative to the batch's folder.
-    """
-
-    line: int
-    prompt: str
-    seed: int
-    preset: str
-    status: Status
-    error: str
-    seconds: float
-    steps: int
-    run: str
-    exports: list[str]
 
 
 def rows_of(batch: Batch) -> list[Row]:

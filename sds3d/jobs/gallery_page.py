@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-if TYPE_CHECKING:
-    from sds3d.jobs.gallery import Row
+from sds3d.jobs.queue import Status
 
 NAMES = {"contact_sheet.png": "views", "turntable.mp4": "turntable"}
 KINDS = (
@@ -82,6 +81,25 @@ for (const video of document.querySelectorAll("video")) {
 </script>
 </html>
 """
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the manifest: a prompt of the file and what has become of it.
+
+    seconds, steps: spent and done so far. run: its folder; exports: its files; both relative to the batch's folder.
+    """
+
+    line: int
+    prompt: str
+    seed: int
+    preset: str
+    status: Status
+    error: str
+    seconds: float
+    steps: int
+    run: str
+    exports: list[str]
 
 
 def page(rows: Sequence[Row], title: str, root: Path) -> str:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from sds3d.config import ConfigError, nearest
-from sds3d.prompts import checked_prompt
-from sds3d.run_config import RunConfig, make_config
+from sds3d.prompts.prompt import checked_prompt
+from sds3d.run.config import RunConfig, make_config
 
 KEYS = ("prompt", "seed", "preset", "overrides")
 """What a JSON line may say."""

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sds3d.runs import CONFIGS, STOPPED, Request, Run, RunBusyError, RunError
-from sds3d.runs import Status as State
+from sds3d.files import RunError
+from sds3d.run.folder import CONFIGS, STOPPED, Request, Run, RunBusyError
+from sds3d.run.folder import Status as State
 
 Status = Literal[
     "new", "queued", "starting", "running", "exporting", "stopped", "paused", "cancelled", "failed", "done"

@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from sds3d.devices import default_threads
+from sds3d.files import RunError
 from sds3d.jobs.queue import progress, recover, rest, runs_in, stop, waiting
 from sds3d.jobs.supervisor import SPARE, Crew
 from sds3d.jobs.worker import AHEAD, Worker, next_group
-from sds3d.run_config import RunConfig
-from sds3d.runs import Run, RunError
+from sds3d.run.config import RunConfig
+from sds3d.run.folder import Run
 
 POLL = 0.25  # seconds
 NODES_EVERY = 2.0

@@ -21,8 +21,9 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
+from sds3d.files import RunError
 from sds3d.jobs.queue import recover, rest, runs_in, stop, waiting
-from sds3d.runs import Run, RunError, hold, is_held
+from sds3d.run.folder import Run, hold, is_held
 
 _SPAWN = multiprocessing.get_context("spawn")  # forked processes cannot use CUDA, and inherit locks
 
@@ -220,7 +221,7 @@ def ensure_workers(root: Path, arguments: Sequence[str] = ()) -> None:
         return
     with (root / ".workers.log").open("ab") as log:
         _started[root] = subprocess.Popen(
-            [sys.executable, "-m", "sds3d.cli", "worker", "--out", str(root), "--idle", str(IDLE), *arguments],
+            [sys.executable, "-m", "sds3d", "worker", "--out", str(root), "--idle", str(IDLE), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

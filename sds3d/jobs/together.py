@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras
-from sds3d.priors.base import Conditioning, Prediction, Prior, TrainableScore
+from sds3d.priors.base import Prediction, Prior, TrainableScore
+from sds3d.prompts.conditioning import Conditioning
 
 Task = Callable[[Prior], None]
 """What a run does with the prior it is given."""

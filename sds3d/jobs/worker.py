@@ -13,14 +13,14 @@ import torch
 
 from sds3d.config import ConfigError
 from sds3d.devices import pick_device, set_threads
-from sds3d.drive import drive, prior_settings
 from sds3d.jobs.queue import rest, runs_in, waiting
 from sds3d.jobs.together import drive_together
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
-from sds3d.prompts import prompt_texts
-from sds3d.run_config import RunConfig, read_config
-from sds3d.runs import Run, RunBusyError
+from sds3d.prompts.prompt import prompt_texts
+from sds3d.run.config import RunConfig, read_config
+from sds3d.run.drive import drive, prior_settings
+from sds3d.run.folder import Run, RunBusyError
 
 logger = logging.getLogger(__name__)
 

@@ -10,30 +10,7 @@ import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """Text embeddings of B prompts. hidden: (B, L, D) token embeddings; pooled: (B, D') or None."""
-
-    hidden: Tensor
-    pooled: Tensor | None = None
-
-    def __len__(self) -> int:
-        return self.hidden.shape[0]
-
-    def __getitem__(self, index: Tensor | slice) -> Conditioning:
-        return Conditioning(self.hidden[index], None if self.pooled is None else self.pooled[index])
-
-    def repeat(self, count: int) -> Conditioning:
-        """All rows, `count` times over."""
-        return Conditioning.cat([self] * count)
-
-    @staticmethod
-    def cat(parts: Sequence[Conditioning]) -> Conditioning:
-        """The parts' batches, one after the other."""
-        pooled = [part.pooled for part in parts if part.pooled is not None]
-        return Conditioning(torch.cat([part.hidden for part in parts]), torch.cat(pooled) if pooled else None)
+from sds3d.prompts.conditioning import Conditioning, TextEncoder
 
 
 @dataclass(frozen=True)
@@ -77,7 +54,7 @@ class TrainableScore(Protocol):
         ...
 
 
-class Prior(Protocol):
+class Prior(TextEncoder, Protocol):
     """A frozen diffusion model. Epsilon-, v- and flow-prediction differ only inside `predict`.
 
     x lives in the prior's own space: latents, pixels in [-1, 1], or anything else of shape (B, C, H, W).
@@ -94,10 +71,6 @@ class Prior(Protocol):
     """Views the model denoises together; 1 for a plain 2D model. Batches hold view-fastest groups of this size."""
     shift: float
     """How far sampling from the model moves even timesteps t towards noise, shift t / (1 + (shift - 1) t); 1: not."""
-
-    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
-        """Embeddings of B prompts; the empty prompt is the null condition."""
-        ...
 
     def encode_image(self, rgb: Tensor) -> Tensor:
         """rgb (B, H, W, 3) in [0, 1] to x (B, C, h, w); differentiable."""
@@ -139,7 +112,3 @@ def expand(value: Tensor, like: Tensor) -> Tensor:
 def add_noise(prior: Prior, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
     """x_t = alpha(t) x + sigma(t) eps for x, eps (B, C, H, W) and t (B,)."""
     return expand(prior.alpha(t), x) * x + expand(prior.sigma(t), x) * eps
-
-
-class PriorError(RuntimeError):
-    """A model can't be loaded or used; the message says why and what to do, in one line."""

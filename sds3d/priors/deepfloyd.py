@@ -16,13 +16,14 @@ from transformers import (
     T5TokenizerFast,  # type: ignore[attr-defined]
 )
 
-from sds3d.priors.base import Conditioning, PriorError
+from sds3d.files import PriorError
 from sds3d.priors.loading import Source
 from sds3d.priors.network import DiffusionPrior, frozen
 from sds3d.priors.noising import Diffusion
 from sds3d.priors.pixels import Pixels
 from sds3d.priors.texts import Encode, Texts, t5_embedding
 from sds3d.priors.unet_latent import load_scheduler
+from sds3d.prompts.conditioning import Conditioning
 
 TOKENS = 77
 

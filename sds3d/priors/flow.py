@@ -22,13 +22,13 @@ from transformers import (
     T5TokenizerFast,  # type: ignore[attr-defined]
 )
 
-from sds3d.priors.base import Conditioning
 from sds3d.priors.loading import Source
 from sds3d.priors.network import Ask, DiffusionPrior, frozen
 from sds3d.priors.noising import Flow
 from sds3d.priors.pixels import Latents
 from sds3d.priors.texts import Encode, Texts, clip_embedding, t5_embedding, tokens_of
 from sds3d.priors.unet_latent import image_size_of, load_vae
+from sds3d.prompts.conditioning import Conditioning
 
 SD3_TOKENS = 256
 FLUX_TOKENS = 512

@@ -25,8 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
-from sds3d.priors.base import Conditioning, Prediction, PredictionType
+from sds3d.priors.base import Prediction, PredictionType
 from sds3d.priors.multiview import CAMERA_FEATURES, camera_features
+from sds3d.prompts.conditioning import Conditioning
 
 BETA_START, BETA_END, STEPS = 0.00085, 0.012, 1000  # Stable Diffusion's scaled-linear schedule
 

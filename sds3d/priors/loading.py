@@ -21,7 +21,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from sds3d.config import assets_dir, nearest
-from sds3d.priors.base import PriorError
+from sds3d.files import PriorError
 from sds3d.priors.lora import Lora, first_line
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sds3d.priors.base import PriorError
+from sds3d.files import PriorError
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,13 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
-from sds3d.priors.base import Conditioning, Prediction, PredictionType, PriorError
+from sds3d.files import PriorError
+from sds3d.priors.base import Prediction, PredictionType
 from sds3d.priors.multiview import CameraEncoder, camera_embedding, time_embedding_of
 from sds3d.priors.noising import Noising
 from sds3d.priors.pixels import Codec
 from sds3d.priors.texts import Texts
+from sds3d.prompts.conditioning import Conditioning
 
 Ask = Callable[[Any, Tensor, Tensor, Conditioning, int], Tensor]
 """(network, x_t (B, C, h, w), timestep (B,), cond, n_views) to the network's output (B, C, h, w)."""

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sds3d.priors.base import Prediction, PredictionType, PriorError, expand
+from sds3d.files import PriorError
+from sds3d.priors.base import Prediction, PredictionType, expand
 
 
 class Noising(Protocol):

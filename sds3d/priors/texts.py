@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sds3d.priors.base import Conditioning
+from sds3d.prompts.conditioning import Conditioning
 
 KEPT = 64  # texts; those of FLUX take 8 MB each
 

@@ -10,13 +10,14 @@ from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DCondi
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from sds3d.priors.base import Conditioning, PriorError
+from sds3d.files import PriorError
 from sds3d.priors.loading import Source
 from sds3d.priors.multiview import CameraEncoder, ViewAttention
 from sds3d.priors.network import Ask, DiffusionPrior, frozen
 from sds3d.priors.noising import Diffusion
 from sds3d.priors.pixels import Latents
 from sds3d.priors.texts import Encode, Texts, clip_embedding, tokens_of
+from sds3d.prompts.conditioning import Conditioning
 
 VIEWS = 4  # denoised together by multi-view models
 LCM_GUIDANCE = 8.5

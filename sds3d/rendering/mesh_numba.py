@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from sds3d.mesh import FloatArray, IntArray
+from sds3d.compiled import njit
+from sds3d.geometry.mesh import FloatArray, IntArray
 from sds3d.rendering import rasterize as zbuffer
-from sds3d.rendering.compiled import njit
 from sds3d.rendering.simd import parallel, parallel_map, threads
 
 # Numba widens float32 times a Python literal to float64, hence named float32 constants.

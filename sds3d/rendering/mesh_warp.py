@@ -11,7 +11,7 @@ is plain torch, in `mesh.py`. Warp compiles at the first call, with a compiler t
 import torch
 from torch import Tensor
 
-from sds3d.rendering.mesh import MeshEdges
+from sds3d.rendering.mesh_edges import MeshEdges
 
 try:
     import warp as wp

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sds3d.rendering.compiled import njit
+from sds3d.compiled import njit
 from sds3d.rendering.simd import (
     bits8,
     ceil8,

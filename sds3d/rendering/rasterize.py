@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from sds3d.cameras import Cameras
-from sds3d.mesh import FloatArray, IntArray
-from sds3d.rendering.compiled import njit
+from sds3d.compiled import njit
+from sds3d.geometry.mesh import FloatArray, IntArray
 from sds3d.rendering.simd import bits8, iota8, load8, lowest_bit, select8, store8
 
 # Numba widens float32 times a Python literal to float64, hence named float32 constants.

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sds3d.geometry.splats import SH_C0
 from sds3d.rendering import projection_numba, splatting_numba
 from sds3d.rendering.splatting_numba import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE
 
@@ -243,10 +244,6 @@ def spherical_harmonics(degree: int, directions: Tensor, coefficients: Tensor) -
                 -0.5900435899266435 * x * (xx - 3 * yy),
             ]
     return torch.einsum("...k,...kc->...c", torch.stack(basis, dim=-1), coefficients[..., : len(basis), :])
-
-
-SH_C0 = 0.28209479177387814
-"""The constant harmonic: colour = 0.5 + SH_C0 f_dc."""
 
 
 # ---- plain torch ----

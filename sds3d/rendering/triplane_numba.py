@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sds3d.rendering.compiled import njit
+from sds3d.compiled import njit
 from sds3d.rendering.simd import load8, parallel, store8
 
 FloatArray = NDArray[np.float32]

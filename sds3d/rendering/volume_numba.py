@@ -19,7 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numpy.typing import NDArray
 
-from sds3d.rendering.compiled import njit
+from sds3d.compiled import njit
 from sds3d.rendering.simd import (
     FLOAT,
     FLOAT8,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras
-from sds3d.mesh import Mesh
+from sds3d.geometry.mesh import Mesh
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,3 @@ def z_variance_loss(rendering: Rendering, weight: float, progress: float) -> dic
         return {}
     inside = (rendering.alpha.detach() > 0.5) * rendering.depth_variance
     return {"z_variance": weight * min(2 * progress, 1.0) * inside.sum() / len(inside)}
-
-
-class EmptySurfaceError(RuntimeError):
-    """The scene holds nothing dense enough to be a surface."""

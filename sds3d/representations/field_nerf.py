@@ -24,7 +24,7 @@ from typing_extensions import Self
 
 from sds3d.cameras import Cameras
 from sds3d.config import Config
-from sds3d.mesh import Mesh
+from sds3d.geometry.mesh import Mesh
 from sds3d.rendering.packed import FieldFunction, Occupancy, field_normals, occupancy_of, render_field
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import Rendering, depth_variance, opacity_losses, z_variance_loss

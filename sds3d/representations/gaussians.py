@@ -14,8 +14,9 @@ from torch.nn import functional
 
 from sds3d.cameras import Cameras
 from sds3d.config import Config
-from sds3d.mesh import Mesh
-from sds3d.rendering.splatting import SH_C0, rasterization
+from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.splats import SH_C0, Splats
+from sds3d.rendering.splatting import rasterization
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import Rendering, depth_variance, opacity_losses, z_variance_loss
 from sds3d.representations.densify import (
@@ -31,7 +32,6 @@ from sds3d.representations.densify import (
 )
 from sds3d.representations.grid_mesh import grid_mesh
 from sds3d.representations.voxels import fill_hidden, voxelize
-from sds3d.splats import Splats
 
 _BETAS = (0.9, 0.95)
 _SMALLEST, _LARGEST = math.log(1e-4), math.log(0.5)  # metres; a degenerate scale must not become NaN or fill the scene

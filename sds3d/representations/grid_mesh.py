@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.cameras import Cameras
-from sds3d.export.surface import extract_surface
-from sds3d.mesh import Mesh
+from sds3d.geometry.mesh import Mesh
 from sds3d.rendering.volume import BOUND, render_rays
+from sds3d.representations.density_surface import extract_surface
 from sds3d.representations.fields import trilinear
 
 

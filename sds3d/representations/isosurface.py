@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sds3d.geometry.mesh import EmptySurfaceError
 from sds3d.rendering.volume import BOUND
-from sds3d.representations.base import EmptySurfaceError
 
 CORNERS = np.array([[corner >> axis & 1 for axis in range(3)] for corner in range(8)])
 """(8, 3) x, y, z of a cube's corners: bit k of a corner's number is its coordinate on axis k."""

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sds3d.export.texture import nearest_inside, rasterize_uv, unwrap
-from sds3d.mesh import Mesh
-from sds3d.representations.convert import mesh_colors
+from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.sampling import mesh_colors
+from sds3d.geometry.texture import nearest_inside, rasterize_uv, unwrap
 
 _ALMOST = 0.02  # colours start at least this far from 0 and 1, where the sigmoid is too flat to learn
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras
-from sds3d.mesh import Mesh
+from sds3d.geometry.mesh import Mesh
 from sds3d.representations.base import Rendering, Scene
 from sds3d.states import part, prefixed
 

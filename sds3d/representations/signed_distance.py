@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sds3d.mesh import FloatArray, Mesh
+from sds3d.geometry.mesh import FloatArray, Mesh
+from sds3d.geometry.sampling import SurfaceSamples, mesh_area, mesh_colors, sample_surface
 from sds3d.rendering.volume import BOUND
-from sds3d.representations.convert import SurfaceSamples, mesh_area, mesh_colors, sample_surface
 from sds3d.representations.signed_distance_numba import closest_faces
 
 _FEWEST, _MOST = 1000, 2_000_000  # points of `surface_points`

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sds3d.rendering.compiled import njit
+from sds3d.compiled import njit
 
 FloatArray = NDArray[np.float64]
 

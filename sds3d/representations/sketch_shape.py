@@ -13,7 +13,7 @@ import torch
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from sds3d.mesh import FloatArray, IntArray, Mesh
+from sds3d.geometry.mesh import FloatArray, IntArray, Mesh
 from sds3d.rendering.packed import FieldFunction
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.signed_distance import surface_points

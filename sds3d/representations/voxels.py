@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sds3d.rendering.compiled import njit
+from sds3d.compiled import njit
 from sds3d.rendering.simd import parallel
 from sds3d.rendering.splatting import rotation_matrices
 from sds3d.rendering.volume import BOUND

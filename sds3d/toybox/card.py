@@ -6,7 +6,6 @@ import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from diffusers import AutoencoderTiny
@@ -15,9 +14,7 @@ from torch import Tensor
 from sds3d.toybox import autoencoder, diffusion
 from sds3d.toybox.fit import read_metadata
 from sds3d.toybox.objects import CATEGORIES, Spec
-
-if TYPE_CHECKING:
-    from sds3d.toybox.train import TrainConfig
+from sds3d.toybox.train_config import TrainConfig
 
 
 def write_card(

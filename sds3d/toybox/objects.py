@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sds3d.mesh import Mesh
+from sds3d.geometry.mesh import Mesh
 from sds3d.toybox.shapes import (
     Color,
     Shape,

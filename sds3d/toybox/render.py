@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sds3d.cameras import Cameras, orbit
-from sds3d.export.pictures import to_uint8
-from sds3d.mesh import FloatArray
-from sds3d.prompts import view_name
+from sds3d.formats.pictures import to_uint8
+from sds3d.geometry.mesh import FloatArray
+from sds3d.prompts.prompt import view_name
 from sds3d.rendering.shading import Light, headlight, shade_mesh
 from sds3d.toybox.captions import caption, parse, sample_spec
 from sds3d.toybox.objects import Spec, build

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sds3d.mesh import Mesh
+from sds3d.geometry.mesh import Mesh
 
 Array = NDArray[np.float64]
 Color = tuple[float, float, float]

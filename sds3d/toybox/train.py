@@ -22,55 +22,26 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
-from pydantic import Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from sds3d.cameras import orbit
-from sds3d.config import Config
-from sds3d.export.pictures import contact_sheet, sheet_png
+from sds3d.formats.pictures import contact_sheet, sheet_png
 from sds3d.guidance.sampling import sample_views
 from sds3d.priors.diffusers import DiffusersConfig, DiffusersPrior, load_prior
-from sds3d.prompts import PromptConfig, view_name
+from sds3d.prompts.prompt import PromptConfig, view_name
 from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import VOCABULARY, caption, prompt, sample_any_spec, sample_spec
 from sds3d.toybox.card import write_card
 from sds3d.toybox.fit import FitConfig, Report, fit, is_fitted, read_tensors, write_tensors
 from sds3d.toybox.objects import CATEGORIES, COLORS, HAS_FRONT, Spec
 from sds3d.toybox.render import FOVY, SampleSpec, render_dataset
+from sds3d.toybox.train_config import TrainConfig
 
 CAPTIONS_PER_OBJECT = 8
 TRAIN_LATENTS = "train-latents.safetensors"
 UNET_CHECKPOINT = "unet.ckpt.safetensors"
-
-
-class TrainConfig(Config):
-    """Sizes of the training; assets/toybox/CARD.md states those of the prior that is shipped."""
-
-    objects: int = Field(default=16000, ge=16)
-    """Objects rendered from four sides for training."""
-    held_out_objects: int = Field(default=128, ge=4)
-    """Further objects, of another seed, for the figures of the card."""
-    seed: int = 0
-    workers: int = Field(default=2, ge=1)
-    """Processes that render and that train the U-Net, which on a CPU is faster than one with as many threads."""
-    start_from: str = ""
-    """A prior's folder: its autoencoder is kept and its other networks are trained further."""
-    autoencoder_steps: int = Field(default=4500, ge=1)
-    autoencoder_batch: int = Field(default=16, ge=1)
-    autoencoder_rate: float = Field(default=2e-3, gt=0)
-    unet_steps: int = Field(default=12000, ge=1)
-    unet_objects: int = Field(default=4, ge=1)
-    """Objects of four views in each process's batch of the U-Net."""
-    unet_rate: float = Field(default=8e-4, gt=0)
-    samples: int = Field(default=16, ge=0, le=16)
-    """Prompts in the sample grid that is drawn now and then."""
-    scorer_objects: int = Field(default=8000, ge=16)
-    scorer_steps: int = Field(default=4000, ge=1)
-    scorer_batch: int = Field(default=64, ge=1)
-    checkpoint_every: int = Field(default=250, ge=1)
-    """Steps between checkpoints."""
 
 
 MAY_CHANGE = {"autoencoder_steps", "unet_steps", "scorer_steps", "samples", "checkpoint_every"}

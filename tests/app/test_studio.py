@@ -14,22 +14,23 @@ import trimesh
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import launch, views
-from app.charts import chart, thinned
-from app.create import consistent
-from app.folder import Studio, files, served
-from app.form import edited, fields_of, lay_out
-from app.library import found
-from app.live import POLL, REST, Live
-from app.recipes import recipe
-from app.result import make_file
-from app.server import is_local, login
-from app.settings import Recipe, choices_of, edits_of, flat, leaves_of, nested
+from sds3d.app import launch, views
+from sds3d.app.charts import chart, thinned
+from sds3d.app.create import consistent
+from sds3d.app.edits import Recipe, choices_of, edits_of, flat, leaves_of, nested
+from sds3d.app.form import edited, fields_of, lay_out
+from sds3d.app.library import found
+from sds3d.app.live import POLL, REST, Live
+from sds3d.app.recipes import recipe
+from sds3d.app.result import make_file
+from sds3d.app.server import is_local, login
+from sds3d.app.studio import Studio, files, served
 from sds3d.config import ConfigError
-from sds3d.export.surface import simplify
-from sds3d.mesh import Mesh
-from sds3d.run_config import make_config, new_run
-from sds3d.runs import Run, RunError
+from sds3d.files import RunError
+from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.triangles import simplify
+from sds3d.run.config import make_config, new_run
+from sds3d.run.folder import Run
 
 KEYS = st.dictionaries(
     st.text("abc", min_size=1, max_size=3), st.integers() | st.none() | st.lists(st.floats(allow_nan=False)), min_size=1
@@ -158,7 +159,7 @@ def test_a_finished_run_is_shown_as_one_when_its_files_cannot_be_served(
     def full(*_: object) -> str:
         raise OSError(errno.ENOSPC, "No space left on device", "/tmp/gradio/x")
 
-    monkeypatch.setattr("app.folder.save_file_to_cache", full)
+    monkeypatch.setattr("sds3d.app.studio.save_file_to_cache", full)
     with gr.Blocks():
         live = Live.lay_out(studio)
     for updates in (live.show(run.folder.name, "exporting 0 100"), live.opened(run.folder.name, again=True)):
@@ -203,7 +204,7 @@ def test_the_library_reads_the_runs_it_shows(studio: Studio, monkeypatch: pytest
         read.append(run.folder.name)
         return recipe(studio, run)
 
-    monkeypatch.setattr("app.library.recipe", counted)
+    monkeypatch.setattr("sds3d.app.library.recipe", counted)
     assert next(found(studio, "", "All")).name == read[0]
     assert len(read) == 1
     assert len(list(found(studio, "mug seed", "All"))) == len(runs)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from sds3d.files import RunError
 from sds3d.jobs.queue import stop
-from sds3d.runs import RunError, list_runs
+from sds3d.run.folder import list_runs
 from tests.browser.studio import PATIENCE, Studio, serve
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlparse
 import numpy as np
 from PIL import Image
 
-from sds3d.runs import Run
+from sds3d.run.folder import Run
 from tests.browser.studio import Studio
 
 if TYPE_CHECKING:

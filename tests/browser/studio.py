@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sds3d.jobs.supervisor import supervised
-from sds3d.run_config import RunConfig, make_config, new_run, total_steps
-from sds3d.runs import Run
+from sds3d.run.config import RunConfig, make_config, new_run, total_steps
+from sds3d.run.folder import Run
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 120  # seconds; nothing takes as long unless the machine is busy with other things
@@ -25,7 +25,7 @@ PATIENCE = 120  # seconds; nothing takes as long unless the machine is busy with
 SERVER = """
 import json, sys
 from pathlib import Path
-from app import launch
+from sds3d.app import launch
 launch(Path(sys.argv[1]), "127.0.0.1", int(sys.argv[2]), sys.argv[4:], auth=json.loads(sys.argv[3]))
 """
 

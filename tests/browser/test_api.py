@@ -12,8 +12,8 @@ from urllib.parse import quote
 import pytest
 import trimesh
 
-from sds3d.run_config import read_config
-from sds3d.runs import Run
+from sds3d.run.config import read_config
+from sds3d.run.folder import Run
 from tests.browser.studio import ROOT, Studio, serve, wait_for
 
 client_of = pytest.importorskip("gradio_client").Client

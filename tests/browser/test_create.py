@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import trimesh
 
-from sds3d.run_config import read_config
-from sds3d.runs import list_runs
+from sds3d.run.config import read_config
+from sds3d.run.folder import list_runs
 from tests.browser.pages import fill, generate, n_colors, overflows, run_of, turn_to, type_number
 from tests.browser.studio import Studio, wait_for
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import trimesh
 
-from sds3d.run_config import read_config
-from sds3d.runs import Run, list_runs
+from sds3d.run.config import read_config
+from sds3d.run.folder import Run, list_runs
 from tests.browser.pages import overflows, run_of, turn_to
 from tests.browser.studio import Studio, wait_for
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from sds3d.run_config import read_config
-from sds3d.runs import Run, list_runs
+from sds3d.run.config import read_config
+from sds3d.run.folder import Run, list_runs
 from tests.browser.pages import generate, run_of, strip
 from tests.browser.studio import Studio, wait_for
 

@@ -9,7 +9,7 @@ import pytest
 import trimesh
 
 from sds3d.evaluation.geometry import chamfer, likeness, true_objects, volume_iou
-from sds3d.mesh import Mesh
+from sds3d.geometry.mesh import Mesh
 from sds3d.toybox.captions import parse
 
 

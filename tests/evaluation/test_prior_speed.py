@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sds3d.cli import main
+from sds3d.cli.main import main
+from sds3d.evaluation.playground2d import RATES
 from sds3d.evaluation.prior_speed import (
     PROMPT,
     RATE,
@@ -24,8 +25,7 @@ from sds3d.guidance.base import draw_noise
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDSConfig
 from sds3d.guidance.vsd import VSDConfig
-from sds3d.optimize import Step, random_streams
-from sds3d.playground2d import RATES
+from sds3d.run.optimize import Step, random_streams
 from tests.guidance.views import views_of
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sds3d.cli import main
+from sds3d.cli.main import main
 from sds3d.evaluation.together import Gain
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sds3d.cameras import Cameras
 from sds3d.guidance.base import Guidance, Views
-from sds3d.priors.base import Conditioning, Prediction, Prior, expand
+from sds3d.priors.base import Prediction, Prior, expand
+from sds3d.prompts.conditioning import Conditioning
 
 Denoiser = Callable[[Tensor, Tensor, Conditioning, Cameras | None], Prediction]
 

@@ -12,7 +12,7 @@ from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.variational import TrainedScore, VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from sds3d.prompts import PromptConfig, encode_prompt, view_name
+from sds3d.prompts.prompt import PromptConfig, encode_prompt, view_name
 from tests.guidance.scores import Known, Listening, normal, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 

@@ -17,8 +17,9 @@ from sds3d.guidance.base import Views, guided_prediction
 from sds3d.guidance.cfd import CFD, CFDConfig, churned
 from sds3d.guidance.schedules import PiecewiseSchedule, UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
-from sds3d.priors.base import Conditioning, Prediction, Prior, add_noise, expand
+from sds3d.priors.base import Prediction, Prior, add_noise, expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from sds3d.prompts.conditioning import Conditioning
 from tests.guidance.test_surface_noise import sphere
 from tests.guidance.views import views_of
 

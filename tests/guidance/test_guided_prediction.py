@@ -4,8 +4,9 @@ from torch import Tensor
 
 from sds3d.cameras import Cameras
 from sds3d.guidance.base import draw_noise, guided_prediction, predict_each, rescale_factor, weight
-from sds3d.priors.base import Conditioning, Prediction, expand
+from sds3d.priors.base import Prediction, expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from sds3d.prompts.conditioning import Conditioning
 from tests.guidance.exact import FlowPrior, exact_prior
 from tests.guidance.views import views_of
 

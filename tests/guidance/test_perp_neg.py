@@ -11,9 +11,10 @@ from sds3d.guidance.base import combine, draw_noise, predict_each
 from sds3d.guidance.perp_neg import perp_neg_prediction, perp_neg_texts
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
-from sds3d.priors.base import Conditioning, Prediction, add_noise, expand
+from sds3d.priors.base import Prediction, add_noise, expand
 from sds3d.priors.gaussian import Gaussian
-from sds3d.prompts import VIEWS, PromptConfig, encode_prompt
+from sds3d.prompts.conditioning import Conditioning
+from sds3d.prompts.prompt import VIEWS, PromptConfig, encode_prompt
 from tests.guidance.exact import TOLERANCE, ExactPrior, exact_prior, renders, seeded
 from tests.guidance.views import views_of
 

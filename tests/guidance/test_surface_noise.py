@@ -15,6 +15,7 @@ import trimesh
 from torch import Tensor
 
 from sds3d.cameras import Cameras, orbit, turntable
+from sds3d.geometry.mesh import Mesh
 from sds3d.guidance.base import Views
 from sds3d.guidance.surface_noise import (
     MAPS,
@@ -24,15 +25,14 @@ from sds3d.guidance.surface_noise import (
     integrate,
     surface_corners,
 )
-from sds3d.mesh import Mesh
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from sds3d.prompts import PromptConfig, encode_prompt
+from sds3d.prompts.prompt import PromptConfig, encode_prompt
 from sds3d.representations.base import Scene
 from sds3d.representations.field_nerf import HashNerfConfig, TriplaneNerfConfig
 from sds3d.representations.gaussians import GaussiansConfig
-from sds3d.representations.mesh import MeshConfig
-from sds3d.representations.nerf import NerfConfig
-from sds3d.scenes import make_scene
+from sds3d.representations.make import make_scene
+from sds3d.representations.mesh_scene import MeshConfig
+from sds3d.representations.voxel_grid import VoxelGridConfig
 
 PROMPT = encode_prompt(GaussianPrior({"y": Gaussian(0, 1), "": Gaussian(0, 1)}), "y", PromptConfig())
 RADIUS = 0.4
@@ -244,7 +244,7 @@ def ball() -> Mesh:
 @pytest.mark.parametrize(
     "config",
     [
-        NerfConfig(resolution=48),
+        VoxelGridConfig(resolution=48),
         GaussiansConfig(count=2000),
         MeshConfig(geometry="dmtet", resolution=32),
         MeshConfig(geometry="flexicubes", resolution=24),

@@ -4,15 +4,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.test_optimize import SIZE, Canvas, GradientRule
 from torch import Tensor
 
 from sds3d.cameras import CameraConfig
 from sds3d.guidance.base import Guided, Views
 from sds3d.guidance.transforms import Clamp, Normalize, PixelClip
-from sds3d.optimize import OptimizerConfig, optimize, random_streams, start
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from sds3d.prompts import PromptConfig, encode_prompt
-from tests.test_optimize import SIZE, Canvas, GradientRule
+from sds3d.prompts.prompt import PromptConfig, encode_prompt
+from sds3d.run.optimize import OptimizerConfig, optimize, random_streams, start
 
 
 def gradients(scale: float = 1.0, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

@@ -10,8 +10,9 @@ from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
-from sds3d.priors.base import Conditioning, Prediction, expand
+from sds3d.priors.base import Prediction, expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from sds3d.prompts.conditioning import Conditioning
 from tests.guidance.scores import Known, normal, of_points, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 

@@ -25,9 +25,10 @@ from sds3d.guidance.sid import SiD, SiDConfig
 from sds3d.guidance.sjc import SJCConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors import flow
-from sds3d.priors.base import Conditioning, Prediction, expand
+from sds3d.priors.base import Prediction, expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior, GaussianScore
-from sds3d.prompts import PromptConfig, encode_prompt
+from sds3d.prompts.conditioning import Conditioning
+from sds3d.prompts.prompt import PromptConfig, encode_prompt
 from tests.guidance.exact import FlowPrior, exact_prior, renders
 from tests.guidance.scores import Listening, normal, seeded
 from tests.guidance.views import views_of

@@ -8,7 +8,7 @@ from torch import Tensor
 from sds3d.cameras import Cameras, turntable
 from sds3d.guidance.base import Views
 from sds3d.priors.base import Prior
-from sds3d.prompts import PromptConfig, encode_prompt
+from sds3d.prompts.prompt import PromptConfig, encode_prompt
 
 
 def views_of(

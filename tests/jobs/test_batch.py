@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from sds3d.cli import main
+from sds3d.cli.main import main
 from sds3d.console import duration
 from sds3d.jobs.batch import Batch, Job, Watch, carry_out, make_batch
 from sds3d.jobs.board import Board
 from sds3d.jobs.prompts_file import read_prompts
 from sds3d.jobs.queue import stop, waiting
-from sds3d.runs import Run, list_runs, read_checkpoint
+from sds3d.run.folder import Run, list_runs, read_checkpoint
 from tests.browser.studio import QUICK, wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def begin(folder: Path, *more: str) -> subprocess.Popen[str]:
     """The command in a process of its own."""
     (folder / "prompts.csv").write_text(PROMPTS)
     return subprocess.Popen(
-        [sys.executable, "-m", "sds3d.cli", *command(folder, *more)],
+        [sys.executable, "-m", "sds3d", *command(folder, *more)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sds3d.export.pictures import to_png
+from sds3d.formats.pictures import to_png
 from sds3d.jobs import gallery
 from sds3d.jobs.batch import Batch, make_batch
 from sds3d.jobs.gallery import write_gallery

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sds3d.config import ConfigError
 from sds3d.jobs.batch import make_batch
 from sds3d.jobs.prompts_file import parse_shard, read_prompts, same_runs
-from sds3d.run_config import make_config
+from sds3d.run.config import make_config
 
 BOM = "\ufeff"
 Lines = list[tuple[str, int | None, str, float | None]]

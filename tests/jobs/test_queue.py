@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from sds3d.files import RunError
 from sds3d.jobs.queue import Progress, enqueue, progress, recover, runs_in, stop, waiting
-from sds3d.run_config import make_config, new_run
-from sds3d.runs import Run, RunBusyError, RunError
+from sds3d.run.config import make_config, new_run
+from sds3d.run.folder import Run, RunBusyError
 
 
 def run_of(root: Path, seed: int = 0, **state: object) -> Run:

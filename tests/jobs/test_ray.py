@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
+from sds3d.files import RunError
 from sds3d.jobs import ray_engine
 from sds3d.jobs.batch import make_batch
 from sds3d.jobs.prompts_file import read_prompts
 from sds3d.jobs.queue import enqueue
 from sds3d.jobs.ray_engine import RayWorker, places, supervise
 from sds3d.jobs.supervisor import Crew
-from sds3d.runs import RunError, list_runs
+from sds3d.run.folder import list_runs
 from tests.browser.studio import QUICK, wait_for
 from tests.jobs.test_batch import ROOT, manifest, results, running
 
@@ -30,7 +31,7 @@ def begin(folder: Path, *more: str) -> subprocess.Popen[str]:
     (folder / "prompts.txt").write_text(PROMPTS)
     command = ["batch", str(folder / "prompts.txt"), "--out", str(folder / "out"), "--threads", "1", *SETTINGS, *more]
     return subprocess.Popen(
-        [sys.executable, "-m", "sds3d.cli", *command],
+        [sys.executable, "-m", "sds3d", *command],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

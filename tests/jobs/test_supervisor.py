@@ -17,8 +17,8 @@ import torch
 
 from sds3d.jobs.queue import enqueue, progress, stop
 from sds3d.jobs.supervisor import SPARE, Crew, ensure_workers, lock_of, memory_kills, supervise, supervised
-from sds3d.run_config import make_config, new_run
-from sds3d.runs import Run, RunBusyError, read_checkpoint
+from sds3d.run.config import make_config, new_run
+from sds3d.run.folder import Run, RunBusyError, read_checkpoint
 from tests.jobs.test_together import QUICK
 
 PATIENCE = 180  # seconds
@@ -184,7 +184,7 @@ def test_a_worker_that_the_system_ended_for_want_of_memory_is_followed_by_a_lean
 @contextmanager
 def workers(root: Path) -> Iterator[subprocess.Popen[bytes]]:
     """`sds3d worker` as a process of its own."""
-    command = [sys.executable, "-m", "sds3d.cli", "worker", "--out", str(root), "--threads", "1"]
+    command = [sys.executable, "-m", "sds3d", "worker", "--out", str(root), "--threads", "1"]
     process = subprocess.Popen(command, start_new_session=True)
     try:
         yield process
@@ -213,7 +213,7 @@ def test_workers_whose_supervisor_was_killed_put_their_run_back(tmp_path: Path):
 
 def test_ctrl_c_pauses_and_says_so(tmp_path: Path):
     run = queued(tmp_path, "a red mug", 9000)
-    command = [sys.executable, "-m", "sds3d.cli", "worker", "--out", str(tmp_path), "--threads", "1"]
+    command = [sys.executable, "-m", "sds3d", "worker", "--out", str(tmp_path), "--threads", "1"]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(lambda: len(run.last_events(2)) == 2)

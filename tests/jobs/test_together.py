@@ -8,19 +8,20 @@ from typing import Any, cast
 
 import pytest
 import torch
+from tests.test_runs import disc
 from torch import Tensor
 
 from sds3d.cameras import Cameras
-from sds3d.drive import drive
 from sds3d.guidance.rules import rule_configs
 from sds3d.jobs.queue import enqueue
 from sds3d.jobs.together import drive_together
 from sds3d.jobs.worker import Worker, next_group
-from sds3d.priors.base import Conditioning, Prediction, Prior
+from sds3d.priors.base import Prediction, Prior
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
-from sds3d.run_config import make_config, new_run, read_config
-from sds3d.runs import Run, read_checkpoint
-from tests.test_runs import disc
+from sds3d.prompts.conditioning import Conditioning
+from sds3d.run.config import make_config, new_run, read_config
+from sds3d.run.drive import drive
+from sds3d.run.folder import Run, read_checkpoint
 
 PROMPTS = ("a red mug", "a blue chair", "a green hat")
 QUICK = (

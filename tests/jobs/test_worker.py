@@ -14,8 +14,8 @@ from sds3d.jobs.queue import enqueue, runs_in
 from sds3d.jobs.worker import Worker, device_failed, lacks_memory, work
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
-from sds3d.run_config import make_config, new_run
-from sds3d.runs import Run
+from sds3d.run.config import make_config, new_run
+from sds3d.run.folder import Run
 from tests.jobs.test_together import QUICK, assert_alike
 
 

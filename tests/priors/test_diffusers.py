@@ -13,9 +13,10 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNe
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from sds3d.cameras import turntable
+from sds3d.files import PriorError
 from sds3d.guidance.base import guided_prediction
 from sds3d.guidance.sampling import ddim
-from sds3d.priors.base import PriorError, add_noise
+from sds3d.priors.base import add_noise
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.priors.multiview import CameraEncoder
 from sds3d.toybox.diffusion import make_tokenizer

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal
 
 from sds3d.cameras import turntable
-from sds3d.priors.base import Conditioning
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from sds3d.prompts.conditioning import Conditioning
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "scaled_linear"])

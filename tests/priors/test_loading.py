@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, PreTrainedModel, T5EncoderModel
 
+from sds3d.files import PriorError
 from sds3d.priors import loading
-from sds3d.priors.base import PriorError
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.priors.loading import ALIASES, MOVED, chosen_weights, find, pick_dtype, wanted_files
 from sds3d.priors.texts import KEPT

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers import T5EncoderModel
 
 from sds3d.cameras import turntable
+from sds3d.files import PriorError
 from sds3d.guidance.sampling import ddim
-from sds3d.priors.base import PriorError
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.priors.flow import packed
 from tests.priors.tiny import tiny_pipeline

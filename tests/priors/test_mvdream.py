@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sds3d.cameras import Cameras, turntable
-from sds3d.priors.base import PriorError
+from sds3d.files import PriorError
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.priors.mvdream import poses
 from tests.priors.tiny import tiny_pipeline, unet

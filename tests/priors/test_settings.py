@@ -11,7 +11,8 @@ import torch
 from diffusers import AutoencoderTiny, UNet2DConditionModel
 
 from sds3d.cameras import turntable
-from sds3d.priors.base import Prediction, PriorError
+from sds3d.files import PriorError
+from sds3d.priors.base import Prediction
 from sds3d.priors.diffusers import DiffusersConfig, load_prior, toybox_folder
 from sds3d.priors.multiview import CameraEncoder, ViewAttention, camera_embedding, camera_features
 from sds3d.priors.network import DiffusionPrior

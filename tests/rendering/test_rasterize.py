@@ -6,7 +6,7 @@ import torch
 import trimesh
 
 from sds3d.cameras import Cameras, orbit
-from sds3d.mesh import Mesh
+from sds3d.geometry.mesh import Mesh
 from sds3d.rendering.rasterize import _nearest_faces, antialiased, box_filter, rasterize
 from sds3d.rendering.shading import Light, headlight, sample_texture, shade_mesh
 

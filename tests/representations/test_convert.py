@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from sds3d.cameras import turntable
-from sds3d.mesh import Mesh
+from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.sampling import quats_to, splats_from_mesh, splats_from_points
+from sds3d.geometry.splats import Splats
 from sds3d.rendering.rasterize import antialiased, rasterize
 from sds3d.rendering.splatting import rotation_matrices
 from sds3d.rendering.volume import BOUND, render_rays
-from sds3d.representations.convert import quats_to, splats_from_grid, splats_from_mesh, splats_from_points
+from sds3d.representations.convert import splats_from_grid
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
-from sds3d.splats import Splats
 from sds3d.toybox.objects import Spec, build
 
 CAMERAS = turntable(6, elevation=20.0, size=96)

@@ -9,13 +9,13 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from sds3d.cameras import CameraConfig, Cameras, orbit, turntable
+from sds3d.geometry.mesh import EmptySurfaceError
 from sds3d.guidance.sds import SDS, SDSConfig
-from sds3d.optimize import OptimizerConfig, optimize, random_streams, start
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from sds3d.prompts import PromptConfig, encode_prompt
+from sds3d.prompts.prompt import PromptConfig, encode_prompt
 from sds3d.rendering.rasterize import rasterize
 from sds3d.rendering.volume import BOUND, render_rays
-from sds3d.representations.base import EmptySurfaceError, Rendering
+from sds3d.representations.base import Rendering
 from sds3d.representations.field_nerf import (
     STABLE_DIFFUSION_RGB,
     FieldNerfScene,
@@ -24,6 +24,7 @@ from sds3d.representations.field_nerf import (
     fit_latent_rgb,
 )
 from sds3d.representations.fields import activate
+from sds3d.run.optimize import OptimizerConfig, optimize, random_streams, start
 
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
 HASH = {"name": "hash_nerf", "samples": 32, "levels": 4, "log2_entries": 11, "finest": 32, "hidden": 16}

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras, orbit, turntable
+from sds3d.geometry.mesh import EmptySurfaceError
+from sds3d.geometry.splats import SH_C0
 from sds3d.rendering.rasterize import rasterize
-from sds3d.rendering.splatting import SH_C0
 from sds3d.rendering.volume import render_rays
-from sds3d.representations.base import EmptySurfaceError
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene, normals_from_depth
 
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])

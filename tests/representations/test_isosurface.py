@@ -14,8 +14,7 @@ from scipy.spatial import KDTree
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from sds3d.mesh import Mesh
-from sds3d.representations.base import EmptySurfaceError
+from sds3d.geometry.mesh import EmptySurfaceError, Mesh
 from sds3d.representations.isosurface import Surface, dmtet, grid_points
 from sds3d.representations.isosurface_flexicubes import WEIGHTS, DualSurface, deviation, flexicubes
 

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from sds3d.cameras import Cameras, orbit, turntable
-from sds3d.export.glb import to_glb
-from sds3d.export.glb_chunks import read_chunks
-from sds3d.export.texture import bake
-from sds3d.mesh import Mesh
-from sds3d.rendering.mesh import interpolate, rasterize_mesh
+from sds3d.formats.glb import to_glb
+from sds3d.formats.glb_chunks import read_chunks
+from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.texture import bake
+from sds3d.rendering.mesh_raster import interpolate, rasterize_mesh
 from sds3d.rendering.shading import (
     Light,
     linear_to_srgb,
@@ -27,7 +27,7 @@ from sds3d.rendering.shading import (
     srgb_to_linear,
     studio,
 )
-from sds3d.representations.mesh import MeshConfig, MeshScene
+from sds3d.representations.mesh_scene import MeshConfig, MeshScene
 from sds3d.representations.mesh_texture import look_up, roughening, texels_of, welded, with_uv
 
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])

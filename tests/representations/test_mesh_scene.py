@@ -10,15 +10,15 @@ import trimesh
 from torch import Tensor
 
 from sds3d.cameras import Cameras, orbit, turntable
-from sds3d.mesh import Mesh
+from sds3d.geometry.mesh import EmptySurfaceError, Mesh
 from sds3d.rendering.mesh_losses import normal_consistency
 from sds3d.rendering.rasterize import rasterize
 from sds3d.rendering.volume import BOUND
-from sds3d.representations.base import EmptySurfaceError, Rendering
+from sds3d.representations.base import Rendering
 from sds3d.representations.isosurface import dmtet, grid_points
-from sds3d.representations.mesh import MeshConfig, MeshScene, bending, eikonal, face_normals
-from sds3d.representations.nerf import NerfConfig, NerfScene
+from sds3d.representations.mesh_scene import MeshConfig, MeshScene, bending, eikonal, face_normals
 from sds3d.representations.signed_distance import mesh_to_colors, mesh_to_sdf
+from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
 GEOMETRIES = ["dmtet", "flexicubes", "fixed"]
@@ -50,7 +50,7 @@ def scene_from(mesh: Mesh, **options: object) -> MeshScene:
     return MeshScene.from_mesh(mesh, config, torch.Generator().manual_seed(0))
 
 
-def pictures(scene: MeshScene | NerfScene, cameras: Cameras) -> Rendering:
+def pictures(scene: MeshScene | VoxelGridScene, cameras: Cameras) -> Rendering:
     with torch.no_grad():
         return scene.render(cameras, BACKGROUND)
 
@@ -433,7 +433,7 @@ def test_starts_from_a_mesh(geometry: str) -> None:
 
 
 def test_starts_from_a_radiance_field() -> None:
-    field = NerfScene(NerfConfig(resolution=32), torch.Generator().manual_seed(0))
+    field = VoxelGridScene(VoxelGridConfig(resolution=32), torch.Generator().manual_seed(0))
     x, _, _ = grid_points(32).unbind(-1)
     with torch.no_grad():
         field.density.copy_(((0.3 - grid_points(32).norm(dim=-1)) * 200).clamp(-14, 8))

@@ -4,24 +4,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.test_runs import TINY, disc, finish, same
 
 from sds3d.cameras import turntable
 from sds3d.config import build, merge
-from sds3d.drive import drive, start_work
-from sds3d.importers import load_asset
-from sds3d.mesh import Mesh
-from sds3d.optimize import optimize
-from sds3d.outputs import export_run, load_scene
-from sds3d.prompts import encode_prompt
+from sds3d.formats.importers import load_asset
+from sds3d.geometry.mesh import Mesh
+from sds3d.prompts.prompt import encode_prompt
 from sds3d.representations.gaussians import GaussiansScene
-from sds3d.representations.nerf import NerfConfig, NerfScene
+from sds3d.representations.make import make_scene
 from sds3d.representations.particles import Particles, particle
-from sds3d.run_config import RunConfig, new_run
-from sds3d.runs import Run
-from sds3d.scenes import make_scene
-from tests.test_runs import TINY, disc, finish, same
+from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
+from sds3d.run.config import RunConfig, new_run
+from sds3d.run.drive import drive, start_work
+from sds3d.run.folder import Run
+from sds3d.run.optimize import optimize
+from sds3d.run.outputs import export_run, load_scene
 
-SMALL = NerfConfig(resolution=8, samples=16)
+SMALL = VoxelGridConfig(resolution=8, samples=16)
 WHITE = torch.ones(3)
 
 
@@ -148,7 +148,7 @@ def test_a_later_stage_goes_on_with_the_first_or_with_each(tmp_path: Path) -> No
     stages = [{"steps": 6}, {"steps": 2, "particles": 1}]
     run = new_run(tmp_path, shared(stages=stages))
     assert len(list(drive(run, threads=1, prior=disc()))) == 8
-    assert isinstance(load_scene(run, torch.device("cpu")), NerfScene)
+    assert isinstance(load_scene(run, torch.device("cpu")), VoxelGridScene)
     before = particles(2)
     each = make_scene(SMALL, seeded(3), torch.device("cpu"), 10, before, particles=2)
     assert isinstance(each, Particles)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import trimesh
 
-from sds3d.mesh import Mesh
+from sds3d.geometry.mesh import Mesh
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.fields import Blob
 from sds3d.representations.fields_hash import HashField

@@ -13,11 +13,11 @@ from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import Rendering, depth_variance, z_variance_loss
 from sds3d.representations.field_nerf import FieldNerfScene, HashNerfConfig, TriplaneNerfConfig
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
-from sds3d.representations.nerf import NerfConfig, NerfScene
+from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 
 SIGMA = 4.0  # per metre: the cube of 1.1 m is all but opaque, and matter lies well spread along a ray
 CONFIGS: list[Any] = [
-    NerfConfig(resolution=12, samples=400, z_variance=2.0),
+    VoxelGridConfig(resolution=12, samples=400, z_variance=2.0),
     HashNerfConfig(samples=400, levels=2, log2_entries=8, hidden=8, z_variance=2.0),
     TriplaneNerfConfig(samples=400, resolution=8, features=8, hidden=8, z_variance=2.0),
 ]
@@ -33,10 +33,10 @@ def front(size: int = 9) -> Cameras:
     return orbit([0.0, 90.0], elevation=0.0, fovy=0.5, size=size)
 
 
-def even_cube(config: Any) -> NerfScene | FieldNerfScene:
+def even_cube(config: Any) -> VoxelGridScene | FieldNerfScene:
     """The cube filled with one density."""
-    if isinstance(config, NerfConfig):
-        scene = NerfScene(config, generator())
+    if isinstance(config, VoxelGridConfig):
+        scene = VoxelGridScene(config, generator())
         with torch.no_grad():
             scene.density.fill_(math.log(math.expm1(SIGMA / 20)))
         return scene
@@ -65,7 +65,7 @@ def test_even_matter_in_closed_form(config: Any) -> None:
 @pytest.mark.parametrize("scene_of", ["hash_nerf", "nerf"])
 def test_it_is_left_out_when_it_has_no_weight(scene_of: str) -> None:
     config = CONFIGS[ids.index(scene_of)].model_copy(update={"z_variance": 0.0})
-    scene = (NerfScene if scene_of == "nerf" else FieldNerfScene)(config, generator())
+    scene = (VoxelGridScene if scene_of == "nerf" else FieldNerfScene)(config, generator())
     rendering = scene.render(orbit([0.0], size=8), torch.ones(3))
     assert rendering.depth_variance is None
     assert "z_variance" not in scene.regularisers(rendering, 1.0)
@@ -138,7 +138,7 @@ def test_gradient_agrees_with_finite_differences(name: str) -> None:
         scene: Any = GaussiansScene(GaussiansConfig(count=100, opacity_start=0.3, z_variance=1.0), generator())
     else:
         config = CONFIGS[ids.index(name)].model_copy(update={"samples": 48})
-        scene = (NerfScene if name == "nerf" else FieldNerfScene)(config, generator())
+        scene = (VoxelGridScene if name == "nerf" else FieldNerfScene)(config, generator())
     parameters = [parameter for group in scene.parameter_groups() for parameter in group["params"]]
 
     cameras = orbit([40.0], size=16)

@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from sds3d.evaluation.toybox import bench_prompts
 from sds3d.guidance.sampling import sample_views
 from sds3d.priors.diffusers import DiffusersConfig, DiffusersPrior, load_prior, toybox_folder
-from sds3d.prompts import PromptConfig
+from sds3d.prompts.prompt import PromptConfig
 from sds3d.toybox import diffusion
 from sds3d.toybox.autoencoder import psnr
 from sds3d.toybox.captions import prompt

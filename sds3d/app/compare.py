@@ -1,0 +1,195 @@
+"""The tab "Compare": two to four runs side by side, and one prompt under several presets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from sds3d.app import views
+from sds3d.app.create import EXAMPLES, checked_seed
+from sds3d.app.edits import leaves_of, shown
+from sds3d.app.library import Entry, entry
+from sds3d.app.live import POLL, QUIET, said
+from sds3d.app.result import Updates, address, measures
+from sds3d.app.studio import Studio, checked, files
+from sds3d.config import ConfigError
+from sds3d.console import duration
+from sds3d.files import RunError
+from sds3d.run.folder import Run
+
+MOST = 4  # runs side by side
+CHOICES = 200  # runs offered, the newest ones
+
+
+@dataclass(frozen=True)
+class Compare:
+    """The tab's widgets that others need."""
+
+    studio: Studio
+    runs: gr.Dropdown
+    view: gr.HTML
+    signature: gr.Textbox
+    message: gr.HTML
+    timer: gr.Timer
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `choose` and `show` change."""
+        return [self.runs, self.view, self.signature, self.message]
+
+    def choose(self, names: Sequence[str]) -> Updates:
+        """Put these runs side by side."""
+        names = [name for name in dict.fromkeys(names) if self.studio.find(name)][-MOST:]
+        offered = [entry(self.studio, run) for run in self.studio.runs()[:CHOICES]]
+        listed = [(f"{e.title} · {e.about} · {e.name[-8:]}", e.name) for e in offered]
+        here = {name for _, name in listed}
+        listed += [(name, name) for name in names if name not in here]
+        return {self.runs: gr.Dropdown(choices=listed, value=names), **self.show(names, "")}
+
+    def show(self, names: Sequence[str] | None, signature: str) -> Updates:
+        """The runs, when something of them changed since `signature`."""
+        entries = [entry(self.studio, run) for name in (names or [])[:MOST] if (run := self.studio.find(name))]
+        now = " ".join(f"{e.name} {e.status} {_step(e)} {_drawn(e.run)}" for e in entries) or "none"
+        if now == signature:
+            return {self.signature: now}
+        return {self.signature: now, self.view: side_by_side(entries)}
+
+    def start(self, prompt: str, presets: Sequence[str] | None, seed: float | None, steps: float | None) -> Updates:
+        """One run of the prompt for each preset."""
+        try:
+            presets = list(presets or [])
+            if not 2 <= len(presets) <= MOST:
+                raise ConfigError(f"choose 2 to {MOST} presets to compare")
+            layer: dict[str, Any] = {"seed": checked_seed(seed)}
+            if steps:
+                layer["steps"] = steps
+            configs = [self.studio.config(checked(prompt), preset, layer) for preset in presets]  # all, or none
+            runs = [self.studio.start(config) for config in configs]
+        except (ValueError, RunError, OSError) as error:
+            return {self.message: said(views.error(self.studio.problem(error)))}
+        return {self.message: said(""), **self.choose([run.folder.name for run in runs])}
+
+
+def lay_out(studio: Studio) -> Compare:
+    """The tab, in the layout that is open, with its events."""
+    with gr.Accordion("One prompt under several rules", open=False, elem_id="several"):
+        prompt = gr.Textbox(label="Prompt", placeholder=EXAMPLES[0], elem_id="compare-prompt")
+        with gr.Row():
+            presets = gr.Dropdown(
+                list(studio.presets()), value=["toybox", "dreamfusion"], multiselect=True, max_choices=MOST, scale=3,
+                label="Presets", info=f"2 to {MOST}: a run each, one after the other", elem_id="compare-presets",
+            )  # fmt: skip
+            seed = gr.Number(0, label="Seed", info="the same for all", precision=0, min_width=110)
+            steps = gr.Number(None, label="Steps", info="empty: each preset's own", precision=0, min_width=110)
+        start = gr.Button("Generate side by side", variant="primary", elem_id="compare-start")
+    message = gr.HTML(visible=False, elem_id="compare-message")
+    runs = gr.Dropdown(
+        [], value=[], multiselect=True, max_choices=MOST, label="Runs", info=f"2 to {MOST} of the library",
+        elem_id="compare-runs",
+    )  # fmt: skip
+    view = gr.HTML(side_by_side([]), elem_id="side-by-side")
+    signature = gr.Textbox(visible="hidden")
+    timer = gr.Timer(2 * POLL, active=False)
+    compare = Compare(studio, runs, view, signature, message, timer)
+    runs.input(lambda names: compare.show(names, ""), runs, [view, signature], **QUIET)
+    timer.tick(compare.show, [runs, signature], [view, signature], **QUIET)
+    start.click(compare.start, [prompt, presets, seed, steps], compare.outputs, **QUIET)
+    return compare
+
+
+def side_by_side(entries: Sequence[Entry]) -> str:
+    """Columns of pictures with the settings that differ and the figures of each run."""
+    if not entries:
+        return views.empty("Choose runs above, press Compare in the library, or let several presets make one prompt.")
+    columns = "".join(_column(e) for e in entries)
+    settings = differing(entries)
+    figures = _rows([dict(_figures(e)) for e in entries])
+    heads = "".join(f"<td>{escape(e.title)}</td>" for e in entries)
+    body = _section("Settings that differ", settings, len(entries)) + _section("Figures", figures, len(entries))
+    return (
+        f'<div class="sds-columns" style="--columns:{len(entries)}">{columns}</div>'
+        f'<div class="sds-scroll"><table class="sds-table"><tr><th>Prompt</th>{heads}</tr>{body}</table></div>'
+    )
+
+
+def differing(entries: Sequence[Entry]) -> list[tuple[str, list[str]]]:
+    """The settings that are not the same in all runs, the prompt aside, with each run's value."""
+    leaves = [leaves_of(e.recipe.config) if e.recipe else {} for e in entries]
+    presets = [e.recipe.preset if e.recipe else "" for e in entries]
+    rows = [("preset, or the nearest", presets)] if len(set(presets)) > 1 else []
+    for key in dict.fromkeys(key for settings in leaves for key in settings):
+        if key in ("prompt", "start_from_sha256") or not all(key in settings for settings in leaves):
+            continue  # what only one choice of a section has is no difference beside the choice
+        values = [shown(settings[key]) for settings in leaves]
+        if len(set(values)) > 1:
+            rows.append((key.removesuffix(".name"), values))
+    return rows
+
+
+def _figures(e: Entry) -> list[tuple[str, str]]:
+    if e.progress is None:
+        return [("State", "damaged")]
+    rows = [("State", views.LABELS[e.progress.status]), ("Step", f"{e.progress.step} of {e.progress.total}")]
+    try:
+        return rows + (measures(e.run) if e.progress.status == "done" else [("Folder", e.name)])
+    except (RunError, OSError):
+        return [*rows, ("Error", "its files cannot be read")]
+
+
+def _rows(figures: Sequence[dict[str, str]]) -> list[tuple[str, list[str]]]:
+    names = dict.fromkeys(name for of_one in figures for name in of_one)
+    return [(name, [of_one.get(name, "–") for of_one in figures]) for name in names]
+
+
+def _section(title: str, rows: Sequence[tuple[str, list[str]]], columns: int) -> str:
+    if not rows:
+        return ""
+    head = f'<tr class="head"><th colspan="{columns + 1}">{escape(title)}</th></tr>'
+    return head + "".join(
+        f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(value)}</td>' for value in values)}</tr>"
+        for name, values in rows
+    )
+
+
+def _column(e: Entry) -> str:
+    status = views.LABELS[e.status]
+    bar = views.bar(e.progress) if e.progress else ""
+    kind = e.progress.status if e.progress else "failed"
+    return (
+        f'<article data-run="{escape(e.name, quote=True)}" data-state="{e.status}">{_moving(e)}'
+        f'<b>{escape(e.title)}</b><p class="about" title="{escape(e.about, quote=True)}">{escape(e.about)}</p>'
+        f'<p><span class="sds-badge {e.status}">{status}</span> {escape(_left(e))}</p>'
+        f'<div class="sds-progress plain {kind}">{bar}</div></article>'
+    )
+
+
+def _left(e: Entry) -> str:
+    p = e.progress
+    if p is None or p.status != "running":
+        return ""
+    return f"step {p.step} of {p.total}" + (f" · {duration(p.seconds_left)} left" if p.seconds_left else "")
+
+
+def _moving(e: Entry) -> str:
+    """The turntable of a finished run, or the views so far one after the other."""
+    video = next((path for path in files(e.run) if path.name == "turntable.mp4"), None) if e.status == "done" else None
+    if video is not None:
+        with suppress(OSError):  # where it cannot be copied the views do
+            source, label = escape(address(video), quote=True), "The object, turning"
+            return f'<video src="{source}" autoplay loop muted playsinline aria-label="{label}"></video>'
+    picture = e.run.previews / "latest.png"
+    return views.turning(picture) if picture.exists() else f'<div class="sds-turning">{views.CUBE}</div>'
+
+
+def _step(e: Entry) -> int:
+    return e.progress.step if e.progress else 0
+
+
+def _drawn(run: Run) -> int:
+    picture = run.previews / "latest.png"
+    return picture.stat().st_mtime_ns if picture.exists() else 0

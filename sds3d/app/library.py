@@ -1,0 +1,214 @@
+"""The tab "Library": all runs, to search, open, make again and delete."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import islice
+from typing import Any
+
+import gradio as gr
+
+from sds3d.app import views
+from sds3d.app.edits import Recipe, told
+from sds3d.app.live import QUIET, RESUMABLE, STOPPABLE, said
+from sds3d.app.recipes import recipe
+from sds3d.app.result import Updates
+from sds3d.app.studio import Studio
+from sds3d.config import ConfigError
+from sds3d.files import RunError
+from sds3d.jobs import queue
+from sds3d.jobs.queue import Progress
+from sds3d.run.folder import Run
+
+PAGE = 24  # cards at first, and more at each press of "Show more"
+REFRESH = 3.0  # seconds
+
+FILTERS = {
+    "All": (), "Going on": ("queued", "starting", "running", "exporting", "stopped"), "Done": ("done",),
+    "Paused": ("paused", "new"), "Cancelled": ("cancelled",), "Failed": ("failed", "damaged"),
+}  # fmt: skip
+"""States by what the filter calls them."""
+
+# One listener for all cards. Deleting is asked about first.
+CLICKS = """element.addEventListener('click', event => {
+const button = event.target.closest('[data-action]');
+if (!button || (button.dataset.confirm && !window.confirm(button.dataset.confirm))) return;
+trigger('select', {action: button.dataset.action, run: button.dataset.run}); });"""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A run as the library shows it. recipe: None when its settings cannot be read."""
+
+    run: Run
+    progress: Progress | None
+    recipe: Recipe | None
+    changed: float
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.run.folder.name
+
+    @property
+    def status(self) -> str:
+        """The state, or "damaged"."""
+        return self.progress.status if self.progress and self.recipe else "damaged"
+
+    @property
+    def title(self) -> str:
+        """The prompt, or the folder's name where that cannot be read."""
+        return self.recipe.config.prompt if self.recipe else self.name
+
+    @property
+    def about(self) -> str:
+        """Preset, seed and what differs, in a line."""
+        if self.recipe is None:
+            return "damaged"
+        edits = told({k: v for k, v in self.recipe.edits.items() if k != "prior.model" or v != "toybox"})
+        return f"{self.recipe.preset} · seed {self.recipe.config.seed}" + (f" · {edits}" if edits else "")
+
+
+def entry(studio: Studio, run: Run) -> Entry:
+    """What the library says of a run."""
+    try:
+        state = run.folder / "state.json"
+        changed = (state if state.exists() else run.config_path).stat().st_mtime
+        return Entry(run, queue.progress(run), recipe(studio, run), changed)
+    except (RunError, ConfigError, OSError):
+        return Entry(run, None, None, 0.0)
+
+
+def found(studio: Studio, search: str, state: str) -> Iterator[Entry]:
+    """The runs that a search and a filter leave, the one touched last first. All words of the search must be there.
+
+    They are read as they are taken: of thousands of runs a page shows the first few.
+    """
+    words, states = search.casefold().split(), FILTERS.get(state, ())
+    for run in studio.runs():
+        e = entry(studio, run)
+        if states and e.status not in states:
+            continue
+        if not words or all(word in f"{e.title} {e.about} {e.name}".casefold() for word in words):
+            yield e
+
+
+@dataclass(frozen=True)
+class Library:
+    """The tab's widgets that others need."""
+
+    studio: Studio
+    search: gr.Textbox
+    state: gr.Dropdown
+    limit: gr.Number
+    cards: gr.HTML
+    more: gr.Button
+    message: gr.HTML
+    timer: gr.Timer
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What `show` takes."""
+        return [self.search, self.state, self.limit]
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `show` changes."""
+        return [self.cards, self.more]
+
+    def show(self, search: str, state: str, limit: float) -> Updates:
+        """The cards."""
+        entries = list(islice(found(self.studio, search or "", state), int(limit) + 1))
+        html = cards(entries[: int(limit)])
+        if not entries:
+            searched = search or state != "All"
+            html = views.empty("Nothing like that here." if searched else "What you make will be here.")
+        return {self.cards: html, self.more: gr.Button(visible=len(entries) > limit)}
+
+    def act(self, action: str, name: str) -> Updates:
+        """Delete, cancel or resume a run, or say why not."""
+        try:
+            run = self.studio.open(name)
+            match action:
+                case "delete":
+                    self.studio.delete(run)
+                case "cancel":
+                    queue.stop(run, "cancel")
+                case "resume":
+                    self.studio.resume(run)
+                case _:
+                    pass
+        except (RunError, OSError) as error:
+            return {self.message: said(views.error(self.studio.problem(error)))}
+        return {self.message: said("")}
+
+
+def lay_out(studio: Studio) -> Library:
+    """The tab, in the layout that is open, with the events that are its own."""
+    with gr.Row(elem_id="library-bar"):
+        search = gr.Textbox(
+            label="Search", placeholder="words of the prompt, the preset or a setting", scale=3, elem_id="search"
+        )
+        state = gr.Dropdown(list(FILTERS), value="All", label="State", scale=1, min_width=140, elem_id="state-filter")
+    message = gr.HTML(visible=False, elem_id="library-message")
+    view = gr.HTML(views.empty("Looking …"), js_on_load=CLICKS, elem_id="cards")
+    more = gr.Button("Show more", visible=False)
+    limit = gr.Number(PAGE, visible="hidden")
+    timer = gr.Timer(REFRESH, active=False)
+    library = Library(studio, search, state, limit, view, more, message, timer)
+    for changed in (search.change, state.change, timer.tick, limit.change):
+        changed(library.show, library.inputs, library.outputs, trigger_mode="always_last", **QUIET)
+    more.click(lambda limit: limit + PAGE, limit, limit, **QUIET)
+    return library
+
+
+def cards(entries: Sequence[Entry]) -> str:
+    """A card for each run."""
+    return f'<div class="sds-cards">{"".join(_card(e) for e in entries)}</div>'
+
+
+def _card(e: Entry) -> str:
+    name, title = escape(e.name, quote=True), escape(e.title)
+    actions = [_action("Open", "open", name, "primary")] if e.recipe else []
+    if e.recipe:
+        actions.append(_action("New seed", "again", name))
+        actions.append(_action("Compare", "compare", name))
+    if e.status in RESUMABLE:
+        actions.append(_action("Resume", "resume", name))
+    if e.status in STOPPABLE:
+        actions.append(_action("Cancel", "cancel", name))
+    elif e.status != "exporting":
+        confirm = escape(f"Delete “{e.title[:80]}” ({e.name}) and all its files? This cannot be undone.", quote=True)
+        actions.append(_action("Delete", "delete", name, "delete", f' data-confirm="{confirm}"'))
+    going = e.progress is not None and e.progress.active
+    progress = views.bar(e.progress) if going and e.progress else ""
+    return (
+        f'<article class="sds-card" data-run="{name}" data-state="{e.status}">'
+        f'<button class="picture" data-action="open" data-run="{name}" aria-label="Open {title}">'
+        f"{views.thumbnail(e.run)}</button>"
+        f'<div class="text"><b title="{escape(e.title, quote=True)}">{title}</b>'
+        f'<p><span class="sds-badge {e.status}">{views.LABELS[e.status]}</span> {escape(ago(e.changed))}</p>'
+        f'<p class="about" title="{escape(e.about, quote=True)}">{escape(e.about)}</p>{progress}'
+        f'<div class="actions">{"".join(actions)}</div></div></article>'
+    )
+
+
+def _action(label: str, action: str, name: str, kind: str = "", more: str = "") -> str:
+    return f'<button class="{kind}" data-action="{action}" data-run="{name}"{more}>{label}</button>'
+
+
+def ago(when: float) -> str:
+    """How long ago a time in seconds since 1970 was."""
+    if not when:
+        return ""
+    seconds = max(0.0, time.time() - when)
+    if seconds < 60:
+        return "just now"
+    for length, unit in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= length:
+            count = int(seconds // length)
+            return f"{count} {unit}{'s' if count > 1 else ''} ago"
+    return ""

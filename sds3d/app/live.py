@@ -1,0 +1,175 @@
+"""The run that a visitor looks at: how far it is, what it looks like, its curves, and its end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from sds3d.app import result, views
+from sds3d.app.recipes import recipe
+from sds3d.app.result import Result, Updates
+from sds3d.app.studio import Studio
+from sds3d.config import ConfigError
+from sds3d.files import RunError
+from sds3d.jobs import queue
+from sds3d.jobs.queue import Progress
+from sds3d.run.folder import Run
+
+POLL = 1.0  # seconds
+REST = 5.0  # seconds; for a run that goes on only when somebody, who may look at another page, lets it
+
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+"""Of events that nobody calls but the page."""
+
+# Puts the run into the address, so that reloading the page or opening its address again finds it; on a phone, where it
+# stands below the form, it is brought into view.
+REMEMBER = """(run) => { const url = new URL(window.location); url.searchParams.set('run', run);
+if (!run) return;
+window.history.replaceState(null, '', url);
+if (window.innerWidth >= 700) return;
+setTimeout(() => document.querySelector('#status, #preview').scrollIntoView({behavior: 'smooth'}), 500); }"""
+
+STOPPABLE = ("queued", "starting", "running")
+RESUMABLE = ("new", "paused", "cancelled", "failed", "stopped")
+
+
+@dataclass(frozen=True)
+class Live:
+    """The widgets. run: the run's folder name; shown: what of it the page shows. Both live in the page itself, so that
+    they outlive the server.
+    """
+
+    studio: Studio
+    run: gr.Textbox
+    shown: gr.Textbox
+    timer: gr.Timer
+    message: gr.HTML
+    status: gr.HTML
+    pause: gr.Button
+    resume: gr.Button
+    cancel: gr.Button
+    more: gr.Button
+    preview: gr.HTML
+    plots: gr.HTML
+    curves: gr.Accordion
+    result: Result
+
+    @staticmethod
+    def lay_out(studio: Studio) -> Live:
+        """The widgets in the layout that is open, with their events."""
+        run, shown = gr.Textbox(visible="hidden", elem_id="run"), gr.Textbox(visible="hidden", elem_id="shown")
+        timer = gr.Timer(POLL, active=False)
+        message, status = gr.HTML(visible=False, elem_id="message"), gr.HTML(visible=False, elem_id="status")
+        with gr.Row(elem_id="actions"):
+            buttons: dict[str, Any] = {"size": "md", "visible": False, "min_width": 100}
+            pause = gr.Button("Pause", elem_id="pause", **buttons)
+            resume = gr.Button("Resume", variant="primary", elem_id="resume", **buttons)
+            cancel = gr.Button("Cancel", elem_id="cancel", **buttons)
+            more = gr.Button("More like this", elem_id="more", **buttons)
+        preview = gr.HTML(views.EMPTY, elem_id="preview")
+        finished = result.lay_out()
+        with gr.Accordion("Curves", open=True, visible=False, elem_id="curves") as curves:
+            plots = gr.HTML()
+        live = Live(
+            studio, run, shown, timer, message, status, pause, resume, cancel, more, preview, plots, curves, finished
+        )
+        result.wire(finished, studio, run)
+        timer.tick(live.show, [run, shown], live.outputs, **QUIET)
+        run.change(None, run, None, js=REMEMBER, api_visibility="private")
+        pause.click(lambda name: live.ask(name, "pause"), run, live.outputs, **QUIET)
+        cancel.click(lambda name: live.ask(name, "cancel"), run, live.outputs, **QUIET)
+        resume.click(lambda name: live.ask(name, "resume"), run, live.outputs, **QUIET)
+        return live
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `opened`, `show` and `ask` change."""
+        return [self.run, self.shown, self.timer, self.message, self.status, self.pause, self.resume, self.cancel,
+                self.more, self.preview, self.plots, self.curves, *self.result.outputs]  # fmt: skip
+
+    def opened(self, name: str, again: bool = False) -> Updates:
+        """Begin to follow a run. again: say so when it was made, or is going on, already."""
+        text = ""
+        if again and self._status(name) == "done":
+            text = views.note("Made before: the same settings give the same object. Another seed gives another.")
+        return {self.message: said(text), **self.result.hidden(), **self.show(name, ""), self.run: name}
+
+    def _status(self, name: str) -> str:
+        try:
+            return self.studio.open(name).state.status
+        except RunError:
+            return ""
+
+    def show(self, name: str, shown: str) -> Updates:
+        """What changed of the run since `shown`; the timer that asks stops when nothing more can happen."""
+        if not name:
+            return {self.timer: gr.Timer(active=False)}
+        try:
+            return self._changed(self.studio.open(name), shown)
+        except (RunError, ConfigError, OSError) as error:
+            return {self.timer: gr.Timer(active=False), self.message: self._error(error)}
+
+    def _changed(self, run: Run, shown: str) -> Updates:
+        """As `show`. Raises RunError, ConfigError, OSError when the run cannot be read."""
+        progress = queue.progress(run)
+        prompt = recipe(self.studio, run).config.prompt
+        before = self.studio.place(run) if progress.status == "queued" else 0
+        updates: Updates = {self.status: said(views.status(prompt, progress, before, run.requested()))}
+        picture = run.previews / "latest.png"
+        drawn = picture.stat().st_mtime_ns if picture.exists() else 0
+        now = f"{progress.status} {drawn} {progress.step // max(progress.total // 100, 1)}"
+        if now != shown:
+            before_status, before_drawn, *_ = [*shown.split(), "", ""]
+            updates |= {self.shown: now, **self._buttons(progress), **self._curves(run, progress)}
+            done = progress.status == "done"
+            if str(drawn) != before_drawn or progress.status != before_status:
+                html = views.preview(picture) if drawn else views.EMPTY
+                updates[self.preview] = gr.HTML(html, visible=not done)
+            if progress.status != before_status:
+                if progress.error:
+                    text = self.studio.told(f"The run {progress.status}: {progress.error}")
+                    updates[self.message] = said(views.error(text))
+                elif before_status in ("failed", "stopped"):
+                    updates[self.message] = said("")
+                try:
+                    updates |= self.result.shown(run) if done else self.result.hidden()
+                except OSError as error:  # the run itself is as it should be
+                    updates |= {**self.result.hidden(), self.message: self._error(error)}
+        return updates
+
+    def _error(self, error: Exception) -> gr.HTML:
+        return said(views.error(self.studio.problem(error)))
+
+    def _buttons(self, progress: Progress) -> Updates:
+        status = progress.status
+        stopped = status == "stopped"
+        return {
+            self.timer: gr.Timer(POLL if progress.active or stopped else REST, active=status != "done"),
+            self.pause: gr.Button(visible=status in STOPPABLE),
+            self.resume: gr.Button(visible=status in RESUMABLE),
+            self.cancel: gr.Button(visible=status in STOPPABLE or status == "paused"),
+            self.more: gr.Button(visible=status != "new"),
+        }
+
+    def _curves(self, run: Run, progress: Progress) -> Updates:
+        seen = (run.folder / "events.jsonl").exists()
+        return {self.plots: views.plots(run, progress.total) if seen else "", self.curves: gr.Accordion(visible=seen)}
+
+    def ask(self, name: str, what: str) -> Updates:
+        """Pause, cancel or resume the run."""
+        try:
+            run = self.studio.open(name)
+            if what == "resume":
+                self.studio.resume(run)
+            else:
+                queue.stop(run, "pause" if what == "pause" else "cancel")
+        except (RunError, OSError) as error:
+            return {self.message: self._error(error)}
+        return {self.message: said(""), **self.show(name, "")}
+
+
+def said(html: str) -> gr.HTML:
+    """An HTML block that takes no room while it has nothing to say."""
+    return gr.HTML(html, visible=bool(html))

@@ -1,0 +1,106 @@
+"""The page: its tabs, and what happens between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from sds3d.app import api, compare, create, library, system, views
+from sds3d.app.live import QUIET, said
+from sds3d.app.result import Updates
+from sds3d.app.studio import Studio
+from sds3d.config import ConfigError
+from sds3d.files import RunError
+
+
+def build_page(studio: Studio) -> gr.Blocks:
+    """The page over the run folders of a studio. Raises ConfigError when an override of the studio's is wrong."""
+    studio.config(create.EXAMPLES[0], create.DEFAULT_PRESET)
+    with gr.Blocks(title="sds3d", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+        gr.HTML(views.HEAD)
+        with gr.Tabs(selected="create") as tabs:
+            with gr.Tab("Create", id="create") as first:
+                making = create.lay_out(studio)
+            with gr.Tab("Library", id="library") as second:
+                shelf = library.lay_out(studio)
+            with gr.Tab("Compare", id="compare") as third:
+                comparing = compare.lay_out(studio)
+            with gr.Tab("System", id="system") as fourth:
+                looking = system.lay_out(studio)
+        api.lay_out(studio)
+        Between(studio, tabs, (first, second, third, fourth), making, shelf, comparing, looking).wire(page)
+    for function in page.fns.values():
+        if function.api_name not in api.ENDPOINTS:
+            function.api_visibility = "private"
+    return page
+
+
+@dataclass(frozen=True)
+class Between:
+    """Events that concern several tabs."""
+
+    studio: Studio
+    tabs: gr.Tabs
+    pages: tuple[gr.Tab, ...]
+    create: create.Create
+    library: library.Library
+    compare: compare.Compare
+    system: system.System
+
+    def wire(self, page: gr.Blocks) -> None:
+        """Bind them."""
+        shelf, comparing = self.library, self.compare
+        given: list[Any] = [*shelf.inputs, comparing.runs]
+        shown = [*shelf.outputs, shelf.message, *comparing.outputs]
+        page.load(self.restore, None, self.create.outputs, **QUIET)
+        turned = [shelf.timer, comparing.timer, self.system.view, *shown]
+        for tab in self.pages:  # an event each: one that is still being answered would swallow the next
+            tab.select(partial(self.turn_to, str(tab.id)), given, turned, **QUIET)
+        shelf.cards.select(self.act, given, [self.tabs, *shown, *self.create.outputs], **QUIET)
+
+    def restore(self, request: gr.Request) -> Updates:
+        """A visit: the run of the address, or a fresh form with a seed of its own."""
+        name = str(request.query_params.get("run") or "")
+        return self.create.open(name) if name else {self.create.seed: create.new_seed()}
+
+    def turn_to(self, tab: str, search: str, state: str, limit: float, runs: list[str]) -> Updates:
+        """A tab is shown: it begins to follow what it shows, and the others rest."""
+        updates: Updates = {
+            self.library.timer: gr.Timer(active=tab == "library"),
+            self.compare.timer: gr.Timer(active=tab == "compare"),
+        }
+        if tab == "library":
+            updates |= self.library.show(search, state, limit)
+        elif tab == "compare":
+            updates |= self.compare.choose(runs)
+        elif tab == "system":
+            updates[self.system.view] = self.system.show()
+        return updates
+
+    def act(self, event: gr.EventData, search: str, state: str, limit: float, runs: list[str]) -> Updates:
+        """A button of a card."""
+        name = str(event.run)
+        match event.action:
+            case "open":
+                return self.opened(name)
+            case "again":
+                return self.again(name)
+            case "compare":
+                return {self.tabs: gr.Tabs(selected="compare"), **self.compare.choose([*runs, name])}
+            case action:
+                return {**self.library.act(str(action), name), **self.library.show(search, state, limit)}
+
+    def opened(self, name: str) -> Updates:
+        """A run in the tab "Create"."""
+        return {self.library.message: said(""), self.tabs: gr.Tabs(selected="create"), **self.create.open(name)}
+
+    def again(self, name: str) -> Updates:
+        """The same settings with a new seed."""
+        try:
+            run = self.create.again(name)
+        except (RunError, ConfigError, OSError) as error:
+            return {self.library.message: said(views.error(self.studio.problem(error)))}
+        return self.opened(run.folder.name)

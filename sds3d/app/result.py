@@ -1,0 +1,256 @@
+"""A finished object: viewers, turntable, what the mesh is like, and files to take away."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any, get_args
+from urllib.parse import quote
+
+import gradio as gr
+
+from sds3d.app import views
+from sds3d.app.studio import Studio, files, problem, served
+from sds3d.app.theme import GONE
+from sds3d.console import duration
+from sds3d.files import RunError, write_atomically
+from sds3d.formats.export import FORMATS, SPLAT_FORMATS, Format, asset_files
+from sds3d.run.folder import Run
+
+Updates = dict[Any, Any]
+"""New values by the part of the page that takes them."""
+
+MAX_TEXTURE = 4096
+MADE = "made"
+"""Folder in a run's exports for files made on demand."""
+
+KINDS = ("Mesh", "Splats")
+
+SPLATS = """<canvas tabindex="0" role="img" aria-label="Gaussian splats: drag to turn, scroll to zoom"></canvas>
+<p></p>"""
+"""What `splat_viewer.js` draws on. Gradio's own viewer of splats draws on black, with a rolled camera, all the time."""
+
+_SPLAT_BYTES = 32  # a Gaussian in a .splat file
+
+
+@dataclass(frozen=True)
+class Result:
+    """The widgets of a finished object, and the box they are in."""
+
+    box: gr.Column
+    kind: gr.Radio
+    mesh: gr.Model3D
+    splats: gr.HTML
+    video: gr.Video
+    measures: gr.HTML
+    files: gr.Files
+    format: gr.Dropdown
+    faces: gr.Number
+    texture: gr.Number
+    make: gr.Button
+    download: gr.DownloadButton
+    said: gr.HTML
+
+    @property
+    def outputs(self) -> list[Any]:
+        """What `shown` and `hidden` change."""
+        return [self.box, self.kind, self.mesh, self.splats, self.video, self.measures, self.files, self.download,
+                self.said]  # fmt: skip
+
+    def shown(self, run: Run) -> Updates:
+        """The files of a finished run in their viewers."""
+        found = files(run)
+        own = [path for path in found if path.parent == run.exports]
+        kind = "Mesh" if viewed(own, "Mesh") else "Splats"
+        video = next((path for path in own if path.suffix == ".mp4"), None)
+        return {
+            self.box: gr.Column(elem_classes=""),
+            self.kind: kind,
+            **self.look(run, kind),
+            self.video: served(video) if video else None,
+            self.measures: views.table(measures(run)),
+            self.files: [served(path) for path in found],
+            self.download: gr.DownloadButton(value=None, visible=False),
+            self.said: gr.HTML("", visible=False),
+        }
+
+    def look(self, run: Run, kind: str) -> Updates:
+        """One viewer with its file; the other is emptied, so that only one draws."""
+        own = [path for path in files(run) if path.parent == run.exports]
+        path = viewed(own, kind)
+        gone = {name: "" if name == kind else GONE for name in KINDS}
+        return {
+            self.mesh: gr.Model3D(served(path) if path and kind == "Mesh" else None, elem_classes=gone["Mesh"]),
+            self.splats: gr.HTML(address(path) if kind == "Splats" else "", elem_classes=gone["Splats"]),
+        }
+
+    def hidden(self) -> Updates:
+        """Nothing finished to show."""
+        empty: Updates = dict.fromkeys((self.mesh, self.video, self.files))
+        return {self.box: gr.Column(elem_classes=GONE), self.splats: "", **empty}
+
+
+def lay_out() -> Result:
+    """The widgets, in the layout that is open."""
+    # Hidden by its class and not by `visible`: a viewer stays empty when it is mounted with its model.
+    with gr.Column(elem_classes=GONE, elem_id="result") as box:
+        kind = gr.Radio(list(KINDS), value="Mesh", show_label=False, container=False, elem_id="kind")
+        mesh = gr.Model3D(
+            label="Mesh", height=420, interactive=False, clear_color=(0.945, 0.961, 0.976, 1), elem_id="model"
+        )
+        script = Path(__file__).with_name("splat_viewer.js").read_text(encoding="utf-8")
+        splats = gr.HTML("", html_template=SPLATS, js_on_load=script, elem_id="splats", elem_classes=GONE)
+        with gr.Row():
+            with gr.Column(min_width=260):
+                video = gr.Video(
+                    label="Turntable",
+                    autoplay=True,
+                    loop=True,
+                    height=280,
+                    interactive=False,
+                    elem_id="video",
+                    buttons=[],
+                )
+            with gr.Column(min_width=260):
+                measures_ = gr.HTML(elem_id="measures")
+        files_ = gr.Files(label="Files", interactive=False, elem_id="files")
+        with gr.Accordion("Export again, as another format or size", open=False, elem_id="export"):
+            with gr.Row():
+                format_ = gr.Dropdown(list(FORMATS), value="glb", label="Format", min_width=110)
+                faces = gr.Number(0, label="Faces at most", info="0 keeps all", precision=0, min_width=110)
+                # No bounds here: Gradio would refuse what is outside of them before anybody could say why.
+                texture = gr.Number(1024, label="Texture", info="pixels a side", precision=0, min_width=110)
+            make = gr.Button("Make the file", elem_id="make")
+            download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="made")
+            said = gr.HTML(visible=False)
+    return Result(
+        box, kind, mesh, splats, video, measures_, files_, format_, faces, texture, make, download, said
+    )  # fmt: skip
+
+
+def wire(result: Result, studio: Studio, run: gr.Textbox) -> None:
+    """The events of the viewer's switch and of the export panel. run: holds the name of the run shown."""
+
+    def switch(name: str, kind: str) -> Updates:
+        try:
+            return result.look(studio.open(name), kind)
+        except (RunError, OSError) as error:
+            raise gr.Error(studio.problem(error), print_exception=False) from None
+
+    def export(name: str, format_: str, faces: float | None, texture: float | None) -> Updates:
+        try:
+            run = studio.open(name)
+            path = make_file(run, format_, faces or 0, texture or 0)
+            size = path.stat().st_size / 1e6
+            return {
+                result.download: gr.DownloadButton(f"Download {path.name} ({size:.1f} MB)", served(path), visible=True),
+                result.files: [served(path) for path in files(run)],
+                result.said: gr.HTML("", visible=False),
+            }
+        except (ValueError, RuntimeError, ImportError, OSError) as error:
+            return {
+                result.download: gr.DownloadButton(value=None, visible=False),
+                result.said: gr.HTML(views.error(studio.problem(error)), visible=True),
+            }
+
+    result.kind.input(
+        switch, [run, result.kind], [result.mesh, result.splats], show_progress="hidden", api_visibility="private"
+    )
+    result.make.click(
+        export, [run, result.format, result.faces, result.texture], [result.download, result.files, result.said],
+        api_visibility="private", concurrency_limit=1, show_progress_on=result.make,
+    )  # fmt: skip
+
+
+def viewed(own: list[Path], kind: str) -> Path | None:
+    """The file that a viewer shows."""
+    wanted = ".splat" if kind == "Splats" else ".glb"
+    return next((p for p in own if p.suffix == wanted and not p.stem.endswith("-splats")), None)
+
+
+def address(path: Path | None) -> str:
+    """Where the page finds a run's file."""
+    return f"gradio_api/file={quote(served(path))}" if path else ""
+
+
+def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path:
+    """Write a run's asset in one more format or size, into its exports; several files go into a .zip.
+
+    faces: at most so many, 0 for all. texture_size: pixels a side, 64 to 4096.
+    Raises RunError, ValueError, EmptySurfaceError, ImportError (usdz without usd-core) and OSError.
+    """
+    from sds3d.geometry.triangles import simplify
+    from sds3d.prompts.prompt import slug
+    from sds3d.run.asset import Asset
+
+    known: dict[str, Format] = {name: name for name in get_args(Format)}
+    if format_ not in known:
+        raise ValueError(f"the format {format_!r} is unknown: use one of {', '.join(known)}")
+    if run.busy():
+        raise RunError("the run is going on: wait for it, or pause it")
+    chosen, asset = known[format_], Asset(run.folder)
+    name = slug(asset.config.prompt)
+    if chosen in SPLAT_FORMATS:
+        made = asset_files([chosen], name, splats=asset.splats())
+    else:
+        faces, texture_size = int(faces), int(texture_size)
+        if faces and faces < 4:
+            raise ValueError(f"{faces} faces make no body: give 4 or more, or 0 for all")
+        if not 64 <= texture_size <= MAX_TEXTURE:
+            raise ValueError(f"a texture of {texture_size} pixels: give 64 to {MAX_TEXTURE}")
+        mesh = asset.mesh()
+        mesh = simplify(mesh, faces) if faces else mesh
+        name = f"{name}-{len(mesh.faces)}-faces-{texture_size}px"
+        made = asset_files([chosen], name, mesh, texture_size=texture_size)
+    if len(made) == 1:
+        (file, data), *_ = made.items()
+    else:
+        file, packed = f"{name}-{chosen}.zip", BytesIO()
+        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+            for inner, content in made.items():
+                archive.writestr(inner, content)
+        data = packed.getvalue()
+    return write_atomically(run.exports / MADE / file, data)
+
+
+def measures(run: Run) -> list[tuple[str, str]]:
+    """What a finished run's exports are like: faces, size and so on, and how long they took."""
+    rows: list[tuple[str, str]] = []
+    for path in files(run):
+        if path.parent == run.exports and path.suffix == ".glb" and not path.stem.endswith("-splats"):
+            rows = list(_measured(path, path.stat().st_mtime_ns))
+        elif path.suffix == ".splat" and path.parent == run.exports:
+            rows.append(("Gaussians", f"{path.stat().st_size // _SPLAT_BYTES:,}"))
+    state = run.state
+    return [*rows, ("Time", duration(state.seconds)), ("Folder", run.folder.name)]
+
+
+@lru_cache(maxsize=256)
+def _measured(path: Path, changed: int) -> tuple[tuple[str, str], ...]:
+    """Of a mesh file. changed: when it was."""
+    import trimesh
+
+    from sds3d.formats.importers import load_asset
+    from sds3d.geometry.mesh import Mesh
+
+    try:
+        mesh = load_asset(path)
+    except ValueError as error:
+        return (("Mesh", problem(error)),)
+    if not isinstance(mesh, Mesh):
+        return ()
+    body = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
+    body.merge_vertices(merge_tex=True, merge_norm=True)  # a texture's seams are no holes
+    size = " × ".join(f"{100 * side:.1f}" for side in body.extents)
+    closed = bool(body.is_watertight)
+    return (
+        ("Vertices", f"{len(body.vertices):,}"),
+        ("Faces", f"{len(body.faces):,}"),
+        ("Watertight", "yes" if closed else "no"),
+        ("Size", f"{size} cm"),
+        ("Volume", f"{1000 * abs(float(body.volume)):.2f} l" if closed else "open, so none"),
+        *((("Texture", f"{mesh.texture.shape[1]} px"),) if mesh.texture is not None else ()),
+    )

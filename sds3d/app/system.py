@@ -1,0 +1,79 @@
+"""The tab "System": what this machine can do, and what the studio is doing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from html import escape
+
+import gradio as gr
+
+from sds3d.app import views
+from sds3d.app.studio import Studio
+from sds3d.files import RunError
+from sds3d.jobs import queue
+from sds3d.jobs.supervisor import supervised
+from sds3d.run.doctor import can_generate, examine
+
+
+@dataclass(frozen=True)
+class System:
+    """The tab's widgets. view: what was found."""
+
+    studio: Studio
+    view: gr.HTML
+
+    def show(self) -> str:
+        """Look at the machine, which takes some seconds."""
+        findings = examine(self.studio.root)
+        rows = "".join(
+            f'<tr><td><span class="sds-badge {kind}">{mark}</span></td><th>{escape(finding.name)}</th>'
+            f"<td>{escape(self.studio.told(finding.detail))}</td></tr>"
+            for finding in findings
+            for mark, kind in [_mark(finding.ok, finding.needed)]
+        )
+        verdict = views.good("This machine can generate.") if can_generate(findings) else ""
+        if not verdict:
+            verdict = views.error("Something that every run needs is missing: see the lines below.")
+        return (
+            f'{verdict}<div class="sds-scroll"><table class="sds-table wide">{rows}</table></div>'
+            f"{views.table(going_on(self.studio))}"
+        )
+
+
+def going_on(studio: Studio) -> list[tuple[str, str]]:
+    """The studio itself: versions, runs by state, and whether a worker is there."""
+    counts: dict[str, int] = {}
+    for run in studio.runs():
+        try:
+            status = queue.progress(run).status
+        except RunError:
+            status = "damaged"
+        counts[status] = counts.get(status, 0) + 1
+    runs = ", ".join(f"{count} {views.LABELS[status]}" for status, count in sorted(counts.items())) or "none yet"
+    try:
+        version = importlib.metadata.version("sds3d")
+    except importlib.metadata.PackageNotFoundError:
+        version = "not installed: run from its folder"
+    return [
+        ("sds3d", version),
+        ("Gradio", importlib.metadata.version("gradio")),
+        ("Runs", runs),
+        ("Worker", "ready, or at work" if supervised(studio.root) else "none; one is started with the next run"),
+        ("Folder of runs", str(studio.root) if studio.local else studio.root.name),
+    ]
+
+
+def _mark(ok: bool, needed: bool) -> tuple[str, str]:
+    if ok:
+        return "ok", "done"
+    return ("missing", "failed") if needed else ("no", "paused")
+
+
+def lay_out(studio: Studio) -> System:
+    """The tab, in the layout that is open."""
+    view = gr.HTML(views.empty("Looking at the machine …"), elem_id="system")
+    again = gr.Button("Look again", elem_id="look-again")
+    system = System(studio, view)
+    again.click(system.show, None, view, api_visibility="private", concurrency_limit=1)
+    return system

@@ -1,0 +1,104 @@
+"""`sds3d toybox`: the procedural toy world and its embedded prior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from sds3d.cli.options import Device, Overrides, Threads, examples
+from sds3d.config import build, parse_override
+from sds3d.console import bars_by_stage, out, progress_bar
+
+toybox = typer.Typer(help="The procedural toy world and its embedded prior.", no_args_is_help=True)
+
+
+@toybox.command(
+    "render",
+    epilog=examples(
+        "sds3d toybox render 'a red mug'  # true views of one object",
+        "sds3d toybox render --objects 1000 --out dataset  # pictures with captions and cameras",
+    ),
+)
+def toybox_render(
+    prompt: Annotated[str, typer.Argument(help="A toy prompt; leave it out to write a data set.")] = "",
+    objects: Annotated[int, typer.Option(min=1, help="Objects of the data set.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Which of the many objects of a prompt.")] = 0,
+    size: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = 64,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    out_path: Annotated[Path | None, typer.Option("--out", help="PNG file, or folder of the data set.")] = None,
+) -> None:
+    """Draw true views of a toy object, or write a data set of many."""
+    from sds3d.formats.pictures import contact_sheet
+    from sds3d.toybox.render import iterate_objects, render_prompt, save_dataset
+
+    if prompt:
+        path = out_path or Path("toybox.png")
+        azimuths = [45.0 * i for i in range(8)]
+        pictures = (render_prompt(prompt, azimuths, seed, size=size) / 255).astype("float32")
+        headings = [f"{azimuth:.0f}°" for azimuth in azimuths]
+        contact_sheet([("", pictures)], headings, prompt, size=size).save(path)
+        out.print(f"8 views of {escape(prompt)}: {path}", soft_wrap=True)
+        return
+    folder = out_path or Path("toybox")
+    with progress_bar() as progress:
+        task = progress.add_task("rendering", total=objects)
+        views = iterate_objects(objects, seed, workers, size=size)
+        count = save_dataset(folder, views, seed, lambda done: progress.update(task, completed=done))
+    out.print(f"{count} pictures and metadata.jsonl: {folder}", soft_wrap=True)
+
+
+@toybox.command(
+    "train",
+    epilog=examples(
+        "sds3d toybox train",
+        "sds3d toybox train --out my-prior objects=2000 unet_steps=1000  # a small one",
+        "sds3d generate 'a red mug' prior.model=my-prior/prior  # use it",
+        "sds3d toybox train --out longer start_from=my-prior/prior unet_steps=20000  # train it further",
+        "sds3d toybox train --scorer --out my-scorer  # the network that measures",
+        "Killed at any instant, the same command goes on.",
+    ),
+)
+def toybox_train(
+    overrides: Overrides = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the training.")] = Path("toybox-prior"),
+    scorer: Annotated[bool, typer.Option("--scorer", help="Train the scorer that measures, not the prior.")] = False,
+    threads: Threads = 0,
+) -> None:
+    """Train the embedded prior, or the scorer."""
+    from sds3d.devices import set_threads
+    from sds3d.toybox.train import train, train_scorer
+    from sds3d.toybox.train_config import TrainConfig
+
+    set_threads(threads)
+    config = build(TrainConfig, *(parse_override(text) for text in overrides or []))
+    with bars_by_stage() as report:
+        folder = (train_scorer if scorer else train)(out_dir, config, report)
+    out.print(f"trained: {folder}", soft_wrap=True)
+
+
+@toybox.command(
+    "sample", epilog=examples("sds3d toybox sample 'a red mug'", "sds3d toybox sample 'a red mug' --seed 1")
+)
+def toybox_sample(
+    prompt: Annotated[str, typer.Argument(help="What to draw.", show_default=False)],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    steps: Annotated[int, typer.Option(min=1, help="DDIM steps.")] = 25,
+    scale: Annotated[float, typer.Option(min=0, help="Classifier-free guidance scale.")] = 5.0,
+    model: Annotated[str, typer.Option(help="toybox, or a diffusers folder.")] = "toybox",
+    out_path: Annotated[Path, typer.Option("--out", help="PNG file.")] = Path("sample.png"),
+    device: Device = "",
+) -> None:
+    """Let the prior draw four views: what distillation has to work with."""
+    from sds3d.devices import pick_device
+    from sds3d.formats.pictures import to_png
+    from sds3d.guidance.sampling import sample_views
+    from sds3d.priors.diffusers import DiffusersConfig, load_prior
+    from sds3d.prompts.prompt import PromptConfig
+
+    prior = load_prior(DiffusersConfig(model=model), pick_device(device))
+    pictures = sample_views(prior, prompt, PromptConfig(view_dependent=prior.n_views == 1), seed, steps, scale)
+    out_path.write_bytes(to_png(pictures.numpy()))
+    out.print(f"front, right, back, left: {out_path}", soft_wrap=True)

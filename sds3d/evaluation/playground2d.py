@@ -1,0 +1,237 @@
+"""The 2D playground: a rule optimises plain pictures, or a prior's latents, instead of renders of a scene.
+
+What a rule does to a picture by itself (how sharp, how driven in its colours, how much pictures of one prompt differ)
+shows here in seconds and without any 3D in the way, as in the first experiments of ProlificDreamer (arXiv:2305.16213).
+Everything is what a run takes: the loop, the rules, the priors; only the scene is flat.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sds3d.cameras import CameraConfig, Cameras, turntable
+from sds3d.config import ConfigError, build, nearest, parse_override, presets
+from sds3d.console import StageReport
+from sds3d.devices import pick_device, set_threads
+from sds3d.files import write_atomically
+from sds3d.formats.pictures import contact_sheet, sheet_png, stacked, to_png
+from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, Mesh
+from sds3d.guidance.base import Guidance, Guided, Views
+from sds3d.guidance.rules import rule_configs
+from sds3d.priors.base import Prior
+from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.prompts.prompt import encode_prompt
+from sds3d.representations.base import Rendering, Scene
+from sds3d.run.config import RunConfig, make_config, stage_config
+from sds3d.run.optimize import Step, optimize, random_streams, start
+
+RATES = {"latents": 0.05, "pixels": 0.02}
+"""The spaces in which pictures can be optimised, with their learning rates."""
+
+ACROSS, TILE = 7, 150
+"""Rules in a line of the sheet, and pixels a side of each picture there."""
+
+
+class Pictures(Scene):
+    """A scene of B flat pictures, one for each view of a step, wherever its camera is.
+
+    values: (B, C, h, w) in the prior's space, from 0, or (B, S, S, 3) colours, from grey; all alike, since each gets
+    noise of its own. Opaque, and at no depth: a picture has no surface that noise could be locked to.
+    """
+
+    def __init__(self, prior: Prior, count: int, space: str) -> None:
+        self.prior, self.space = prior, space
+        values = torch.full((count, prior.image_size, prior.image_size, 3), 0.5)
+        if space == "latents":
+            with torch.no_grad():
+                values = torch.zeros(prior.encode_image(values.to(prior.device)).shape)
+        self.values = torch.nn.Parameter(values.to(prior.device))
+
+    def render(self, cameras: Cameras, background: Tensor) -> Rendering:
+        """The pictures, whatever the background. Latents are decoded to be looked at alone: steps see black."""
+        latent = self.values if self.space == "latents" else None
+        if latent is None:
+            rgb = self.values  # (B, S, S, 3)
+        elif torch.is_grad_enabled():
+            rgb = torch.zeros(len(latent), self.prior.image_size, self.prior.image_size, 3, device=latent.device)
+        else:
+            rgb = self.prior.decode(latent).float()
+        nothing = torch.zeros_like(rgb[..., :1])
+        return Rendering(rgb, nothing + 1, nothing, torch.zeros_like(rgb), latent)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The values."""
+        return [{"params": [self.values], "lr": RATES[self.space]}]
+
+    def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Nothing."""
+
+    def to_mesh(self, resolution: int) -> Mesh:
+        """A picture has no surface: raises EmptySurfaceError."""
+        raise EmptySurfaceError("a picture has no surface")
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The values."""
+        return {"values": self.values.detach().clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes back what `state_dict` gave."""
+        with torch.no_grad():
+            self.values.copy_(state["values"])
+
+
+class FromTheFront(Guidance):
+    """A rule that is told that every picture is seen from the front."""
+
+    def __init__(self, rule: Guidance, space: str) -> None:
+        self.rule, self.space = rule, space
+
+    def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+        """One step of the rule. Of latents, which are decoded without a gradient, nothing is asked in pixels.
+
+        Raises ValueError when that was all that the rule asked.
+        """
+        front = turntable(1, elevation=0.0, size=views.cameras.height)[torch.zeros(len(x), dtype=torch.long)]
+        guided = self.rule(x, replace(views, cameras=front.to(x.device)), progress, generator)
+        if self.space == "latents" and guided.image_target is not None:
+            if guided.gradient is None:
+                raise ValueError("this rule changes pixels alone: --space pixels")
+            guided = replace(guided, image_target=None)
+        return guided
+
+
+def rule_names() -> list[str]:
+    """The names of all rules."""
+    return [str(config.model_fields["name"].default) for config in rule_configs()]
+
+
+def rule_config(name: str, prompt: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """The settings of a rule: by its name its paper's, by the name of a preset those of the preset's first stage.
+
+    A name of both is the rule's. Raises ConfigError naming the nearest rule or preset, or for a wrong override.
+    """
+    if name not in rule_names():
+        known = [preset.name for preset in presets() if not preset.needs_asset]
+        if name in known:
+            return stage_config(make_config(prompt, name, list(overrides)), 0)
+        close = nearest(name, [*rule_names(), *known])
+        hint = f'did you mean "{close[0]}"?' if close else f"use all, or some of: {', '.join(rule_names())}"
+        raise ConfigError(f'there is no rule or preset "{name}"; {hint}')
+    plain = {"prompt": prompt, "guidance": {"name": name}, "prompts": {"view_dependent": False}}
+    try:
+        return build(RunConfig, plain, *(parse_override(text) for text in overrides))
+    except ConfigError as error:
+        raise ConfigError(f"rule {name}: {error}") from None
+
+
+def drawing(prior: Prior, config: RunConfig, count: int, space: str) -> tuple[Pictures, Iterator[Step]]:
+    """`count` pictures, and the steps by which a rule changes them; see `draw`."""
+    generators = random_streams(config.seed, "cameras", "guidance")
+    scene = Pictures(prior, count, space)
+    rule = config.guidance
+    if space == "latents" and "space" in type(rule).model_fields:
+        rule = rule.model_copy(update={"space": "latent"})  # of rules that can do either
+    steps = optimize(
+        scene,
+        prior,
+        FromTheFront(rule.make(prior), space),
+        encode_prompt(prior, config.prompt, config.prompts),
+        start(scene, config.optimizer, generators),
+        steps=config.steps,
+        cameras=CameraConfig(views=count, orthogonal=False, size=max(prior.image_size, 8)),
+        config=config.optimizer,
+        transforms=config.gradient,
+    )
+    return scene, steps
+
+
+def draw(
+    prior: Prior,
+    config: RunConfig,
+    *,
+    count: int = 1,
+    space: str = "latents",
+    report: Callable[[Step], None] = lambda step: None,
+) -> FloatArray:
+    """What a rule makes of `count` pictures, (count, S, S, 3) float32 in [0, 1]; rules with networks share them.
+
+    Of the configuration count prompt, prompts, guidance, gradient, optimizer, seed and steps.
+    Raises ValueError when the rule cannot work on such pictures, NumericalError when it diverges.
+    """
+    scene, steps = drawing(prior, config, count, space)
+    for step in steps:
+        report(step)
+    with torch.no_grad():
+        return scene.render(turntable(count), torch.ones(3)).rgb.clamp(0, 1).cpu().numpy()
+
+
+def compare(
+    prompt: str,
+    names: Sequence[str],
+    folder: Path,
+    overrides: Sequence[str] = (),
+    *,
+    space: str = "latents",
+    count: int = 1,
+    report: StageReport,
+    device: str = "",
+    threads: int = 0,
+) -> dict[Path, float]:
+    """Draws with each rule and writes what there is after each; the files, and the seconds that each took.
+
+    names: of rules or presets; "all" stands for every rule. overrides: KEY=VALUE for all of them. A multi-view prior is
+    asked as a plain 2D one. Raises as `rule_config` and `draw` do, and PriorError.
+    """
+    if space not in RATES:
+        raise ConfigError(f'the space "{space}" is unknown; use one of: {", ".join(RATES)}')
+    every = dict.fromkeys(one for name in names for one in (rule_names() if name == "all" else [name]))
+    configs = {name: rule_config(name, prompt, overrides) for name in every}
+    set_threads(threads)
+    place = pick_device(device)
+    loaded: tuple[DiffusersConfig, Prior] | None = None
+    drawn: dict[str, FloatArray] = {}
+    written: dict[Path, float] = {}
+    began = time.monotonic()
+    for name, config in configs.items():
+        flat = config.prior.model_copy(update={"multiview": False})
+        if loaded is None or loaded[0] != flat:
+            loaded = flat, load_prior(flat, place)
+        start_of_rule = time.monotonic()
+
+        def say(step: Step, name: str = name) -> None:
+            report(name, step.step, step.total)
+
+        drawn[name] = draw(loaded[1], config, count=count, space=space, report=say)
+        path = write_atomically(folder / f"{name}.png", to_png(drawn[name]))
+        written[path] = time.monotonic() - start_of_rule
+        write_atomically(folder / "sheet.png", sheet_png(sheet(drawn, prompt)))
+    return written | {folder / "sheet.png": time.monotonic() - began}
+
+
+def sheet(drawn: Mapping[str, FloatArray], title: str) -> Image.Image:
+    """The pictures (count, S, S, 3) of each rule under its name, ACROSS rules a line."""
+    names = list(drawn)
+    lines = [names[i : i + ACROSS] for i in range(0, len(names), ACROSS)]
+    blocks = [
+        contact_sheet(
+            [("", np.stack(pictures)) for pictures in zip(*(drawn[name] for name in line), strict=True)],
+            line,
+            title if line is lines[0] else "",
+            TILE,
+        )
+        for line in lines
+    ]
+    return stacked(blocks)

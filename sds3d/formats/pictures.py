@@ -1,0 +1,114 @@
+"""PNG pictures, and sheets that show an asset from all sides."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from sds3d.formats.glb import png
+from sds3d.geometry.mesh import FloatArray
+
+_PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 34), (120, 120, 128)
+_GAP, _MARGIN = 4, 16
+
+
+def to_uint8(rgb: FloatArray) -> NDArray[np.uint8]:
+    """Floats in [0, 1] as bytes, rounded; out-of-range values are clipped and NaN becomes black."""
+    return np.rint(np.clip(np.nan_to_num(np.asarray(rgb, np.float32)), 0, 1) * 255).astype(np.uint8)
+
+
+def to_png(rgb: FloatArray) -> bytes:
+    """A picture (H, W, 3) in [0, 1] as PNG; a batch (B, H, W, 3) is laid side by side."""
+    rgb = np.asarray(rgb, np.float32)
+    if rgb.ndim == 4:
+        rgb = np.concatenate(list(rgb), axis=1)
+    if rgb.ndim != 3 or rgb.shape[2] != 3:
+        raise ValueError(f"a picture must have shape (H, W, 3) or (B, H, W, 3), got {rgb.shape}")
+    return png(to_uint8(rgb))
+
+
+def contact_sheet(
+    rows: Sequence[tuple[str, FloatArray]], columns: Sequence[str] = (), title: str = "", size: int = 128
+) -> Image.Image:
+    """A sheet with one labelled row of pictures for each entry.
+
+    rows: (label, pictures (n, H, W, 3) in [0, 1]); rows may differ in length and in picture size.
+    columns: headings above the pictures, such as azimuths. size: side of a picture on the sheet, pixels.
+    Pictures keep their aspect; small ones are enlarged without blur, so that their pixels stay honest.
+    """
+    if not rows:
+        raise ValueError("a contact sheet needs at least one row of pictures")
+    for label, pictures in rows:
+        if np.ndim(pictures) != 4 or np.shape(pictures)[3] != 3 or not len(pictures):
+            raise ValueError(f"row {label!r} must hold pictures of shape (n, H, W, 3), got {np.shape(pictures)}")
+    font, small, large = (ImageFont.load_default(points) for points in (15, 12, 19))
+    wrapped = [_wrap(label, font, 200) for label, _ in rows]
+    label_width = max(_width(label, font) for label in wrapped)
+    label_width += 12 if label_width else 0
+    title_height = 34 if title else 0
+    heading_height = 20 if columns else 0
+    most = max(len(pictures) for _, pictures in rows)
+    left, top = _MARGIN + label_width, _MARGIN + title_height + heading_height
+    width = left + most * (size + _GAP) - _GAP + _MARGIN
+    sheet = Image.new(
+        "RGB",
+        (max(width, 2 * _MARGIN + _width(title, large)), top + len(rows) * (size + _GAP) - _GAP + _MARGIN),
+        _PAPER,
+    )
+    draw = ImageDraw.Draw(sheet)
+    if title:
+        draw.text((_MARGIN, _MARGIN), title, _INK, large)
+    for i, heading in enumerate(columns[:most]):
+        draw.text((left + i * (size + _GAP) + size / 2, top - 9), heading, _FAINT, small, anchor="ms")
+    for row, (label, (_, pictures)) in enumerate(zip(wrapped, rows, strict=True)):
+        y = top + row * (size + _GAP)
+        draw.multiline_text((_MARGIN, y + size / 2), label, _INK, font, anchor="lm", spacing=3)
+        for i, picture in enumerate(pictures):
+            tile = _fit(Image.fromarray(to_uint8(picture)), size)
+            x = left + i * (size + _GAP)
+            sheet.paste(tile, (x + (size - tile.width) // 2, y + (size - tile.height) // 2))
+    return sheet
+
+
+def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
+    """Sheets one below the other, as wide as the widest."""
+    whole = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), _PAPER)
+    top = 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, top))
+        top += sheet.height
+    return whole
+
+
+def sheet_png(sheet: Image.Image) -> bytes:
+    """A sheet as PNG bytes."""
+    file = io.BytesIO()
+    sheet.save(file, format="PNG")
+    return file.getvalue()
+
+
+def _fit(picture: Image.Image, size: int) -> Image.Image:
+    scale = size / max(picture.size)
+    shape = (max(round(picture.width * scale), 1), max(round(picture.height * scale), 1))
+    if shape == picture.size:
+        return picture
+    return picture.resize(shape, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
+
+
+def _width(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
+    return int(np.ceil(max((font.getlength(line) for line in text.split("\n")), default=0)))
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The words of `text` on lines of at most `width` pixels; a longer word stays whole."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and font.getlength(f"{lines[-1]} {word}") <= width:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return "\n".join(lines)

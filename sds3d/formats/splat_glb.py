@@ -1,0 +1,116 @@
+"""Gaussian splats in binary glTF 2.0, by the extension KHR_gaussian_splatting.
+
+Frame: the world frame is glTF's (right-handed, +Y up, front +Z, metres), so nothing is converted.
+Layout: a primitive of points with POSITION, `KHR_gaussian_splatting:` ROTATION (x, y, z, w), SCALE (metres), OPACITY
+and SH_DEGREE_l_COEF_n, all float. COLOR_0 shows a cloud of coloured points where the extension is not known; it is
+decoded to linear light, as glTF has it, while the harmonics stay sRGB. The binary layout is `glb_chunks`'s.
+Specification: https://github.com/KhronosGroup/glTF/tree/main/extensions/2.0/Khronos/KHR_gaussian_splatting, as of its
+release candidate of July 2026. Drafts before it named the attributes otherwise, and readers of those cannot read this.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sds3d.formats.glb import srgb_to_linear
+from sds3d.formats.glb_chunks import Binary, one_mesh_glb, read_chunks
+from sds3d.geometry.mesh import FloatArray
+from sds3d.geometry.splats import Splats, from_file
+
+EXTENSION = "KHR_gaussian_splatting"
+"""The name of the extension, in documents and as the beginning of its attributes."""
+_POINTS = 0
+_COLOR_SPACE = "srgb_rec709_display"
+_WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
+_COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5126: "<f4"}
+
+
+def to_splat_glb(splats: Splats, name: str = "asset") -> bytes:
+    """The Gaussians as one GLB file: 72 bytes each, and 12 more a harmonic above the constant one.
+
+    Raises ValueError for splats that `Splats.checked` refuses, and beyond the 4 GiB that a GLB can hold.
+    """
+    splats = splats.checked()
+    binary = Binary()
+    fallback = np.concatenate([srgb_to_linear(splats.colors()), splats.opacities[:, None]], axis=1)
+    attributes = {
+        "POSITION": binary.attribute(splats.means, bounded=True),
+        "COLOR_0": binary.attribute(fallback),
+        f"{EXTENSION}:ROTATION": binary.attribute(np.roll(splats.quats, -1, axis=1)),
+        f"{EXTENSION}:SCALE": binary.attribute(splats.scales),
+        f"{EXTENSION}:OPACITY": binary.attribute(splats.opacities),
+        **{key: binary.attribute(splats.sh[:, k]) for k, key in enumerate(_harmonics(splats.degree))},
+    }
+    extension = {
+        "kernel": "ellipse",
+        "colorSpace": _COLOR_SPACE,
+        "projection": "perspective",
+        "sortingMethod": "cameraDistance",
+    }
+    primitive = {"attributes": attributes, "mode": _POINTS, "extensions": {EXTENSION: extension}}
+    return one_mesh_glb(primitive, binary, name, {"extensionsUsed": [EXTENSION]})
+
+
+def from_splat_glb(data: bytes) -> Splats:
+    """The Gaussians of a GLB file with one cloud of KHR_gaussian_splatting, as `to_splat_glb` and others write it.
+
+    Every component type that the extension allows is read. Gaussians with NaN are left out with a warning.
+
+    Raises ValueError, in one line, for another or a truncated file, for no cloud or several, for one that its node
+    moves, and for colours that are not sRGB.
+    """
+    document, binary = read_chunks(data)
+    try:
+        primitives = [primitive for mesh in document.get("meshes", []) for primitive in mesh["primitives"]]
+        clouds = [primitive for primitive in primitives if EXTENSION in primitive.get("extensions", {})]
+        if len(clouds) != 1:
+            raise ValueError(f"a GLB with one cloud of Gaussian splats can be read, this has {len(clouds)}")
+        space = clouds[0]["extensions"][EXTENSION]["colorSpace"]
+        if space != _COLOR_SPACE:
+            raise ValueError(f"Gaussian splats with colours in {_COLOR_SPACE} can be read, not in {space}")
+        moves = {"matrix", "translation", "rotation", "scale"}
+        if any(moves & node.keys() for node in document.get("nodes", [])):
+            raise ValueError("the GLB moves its Gaussian splats by a node, which cannot be read")
+        attributes = clouds[0]["attributes"]
+        degree = max(degree for degree in range(4) if not degree or _harmonics(degree)[-1] in attributes)
+
+        def read(key: str, kind: str) -> FloatArray:
+            return _read(document, binary, attributes[key], kind)
+
+        return from_file(
+            Splats(
+                read("POSITION", "VEC3"),
+                np.roll(read(f"{EXTENSION}:ROTATION", "VEC4"), 1, axis=1),
+                read(f"{EXTENSION}:SCALE", "VEC3"),
+                read(f"{EXTENSION}:OPACITY", "SCALAR")[:, 0],
+                np.stack([read(key, "VEC3") for key in _harmonics(degree)], axis=1),
+            )
+        )
+    except (KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ValueError(f"the GLB is malformed: {type(error).__name__} {error}") from None
+
+
+def _harmonics(degree: int) -> list[str]:
+    """Names of the attributes of all coefficients up to a degree, in the order of `Splats.sh`."""
+    return [f"{EXTENSION}:SH_DEGREE_{d}_COEF_{n}" for d in range(degree + 1) for n in range(2 * d + 1)]
+
+
+def _read(document: dict[str, Any], binary: memoryview, index: int, kind: str) -> FloatArray:
+    """Values (N, 1, 3 or 4) float32 of an accessor that must be of the given type."""
+    accessor = document["accessors"][index]
+    if accessor["type"] != kind or "sparse" in accessor or "bufferView" not in accessor:
+        raise ValueError(f"the GLB has an accessor of a kind that cannot be read: {kind} was wanted")
+    view = document["bufferViews"][accessor["bufferView"]]
+    component, count, width = np.dtype(_COMPONENTS[accessor["componentType"]]), accessor["count"], _WIDTHS[kind]
+    row = width * component.itemsize
+    stride = view.get("byteStride", row)
+    start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
+    if view["buffer"] or start < 0 or count < 1 or stride < row or start + (count - 1) * stride + row > len(binary):
+        raise ValueError("the GLB is truncated or malformed: an accessor reaches beyond the binary chunk")
+    stored = np.ndarray((count, width), component, binary, start, (stride, component.itemsize))
+    values = stored.astype(np.float32)
+    if accessor.get("normalized"):
+        values = np.maximum(values / np.iinfo(component).max, -1)
+    return values

@@ -1,0 +1,150 @@
+"""USDZ: what iPhones, iPads and Macs show without a program, and Omniverse, Blender and Houdini read.
+
+Frame: the world frame as it is (right-handed, +Y up, front +Z); `upAxis` Y and `metersPerUnit` 1 say so in the file.
+Layout: a package (zip, uncompressed, 64-byte aligned) of one binary layer and its PNG textures: one mesh, bound to one
+UsdPreviewSurface. USD's texture coordinates run up from the bottom row, glTF's down, hence 1 - v.
+Specifications: https://openusd.org/release/spec_usdz.html, https://openusd.org/release/spec_usdpreviewsurface.html
+Needs the extra `usd`: pip install "sds3d[usd]".
+"""
+
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+# (usd-core is an extra, and its compiled modules say nothing of their types.)
+
+from __future__ import annotations
+
+import io
+import struct
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sds3d.formats.glb import check_uv, png, srgb_to_linear
+from sds3d.geometry.mesh import Mesh
+
+_ALIGNMENT = 64  # bytes: programs map the package into memory and read its files in place
+_LOCAL_HEADER = 30  # bytes of a zip's header before each file, without its name and extra field
+_PADDING = 0x1986  # the zip extra field that OpenUSD pads with
+
+
+def to_usdz(mesh: Mesh, name: str = "asset") -> bytes:
+    """The mesh as one USDZ file.
+
+    With a texture it is the surface's diffuse colour. Without one the vertex colours become `displayColor`, in linear
+    light as USD defines it, which Apple's viewers do not show. name: of the prims; what USD forbids in names becomes _.
+
+    Raises ValueError for a mesh without faces and for a texture without uv, and ImportError, which says what to
+    install, without usd-core.
+    """
+    if not len(mesh.faces):
+        raise ValueError("a mesh without faces cannot be written as USDZ")
+    check_uv(mesh)
+    try:
+        from pxr import Kind, Tf, Usd, UsdGeom
+    except ImportError as error:
+        raise ImportError('USDZ needs usd-core: pip install "sds3d[usd]"') from error
+
+    with tempfile.TemporaryDirectory() as folder:  # USD writes binary layers to disk only
+        layer = Path(folder) / "asset.usdc"
+        stage = Usd.Stage.CreateNew(str(layer))
+        UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
+        UsdGeom.SetStageMetersPerUnit(stage, 1.0)
+        root = UsdGeom.Xform.Define(stage, f"/{Tf.MakeValidIdentifier(name)}")
+        stage.SetDefaultPrim(root.GetPrim())
+        Usd.ModelAPI(root).SetKind(Kind.Tokens.component)
+        shape = _mesh(stage, mesh, f"{root.GetPath()}/mesh")
+        pictures = _bind_surface(stage, mesh, shape, f"{root.GetPath()}/material")
+        stage.GetRootLayer().Save()
+        return _package({"asset.usdc": layer.read_bytes(), **pictures})
+
+
+def _package(files: dict[str, bytes]) -> bytes:
+    """A USDZ of these files, the root layer first. All dates are alike: OpenUSD's own packer writes the current one."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as package:
+        for name, data in files.items():
+            info = zipfile.ZipInfo(name)
+            padding = -(file.tell() + _LOCAL_HEADER + len(name) + 4) % _ALIGNMENT
+            info.extra = struct.pack("<HH", _PADDING, padding) + b"\0" * padding
+            package.writestr(info, data)
+    return file.getvalue()
+
+
+def _mesh(stage: Any, mesh: Mesh, path: str) -> Any:
+    """The UsdGeom.Mesh of a mesh."""
+    from pxr import Sdf, UsdGeom, Vt
+
+    shape = UsdGeom.Mesh.Define(stage, path)
+    shape.CreatePointsAttr(Vt.Vec3fArray.FromNumpy(mesh.vertices))
+    shape.CreateExtentAttr(Vt.Vec3fArray.FromNumpy(np.stack([mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)])))
+    shape.CreateFaceVertexCountsAttr(Vt.IntArray.FromNumpy(np.full(len(mesh.faces), 3, np.int32)))
+    shape.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(mesh.faces.ravel()))
+    shape.CreateSubdivisionSchemeAttr(UsdGeom.Tokens.none)  # the default smooths every mesh
+    shape.CreateDoubleSidedAttr(False)
+    if mesh.normals is not None:
+        shape.CreateNormalsAttr(Vt.Vec3fArray.FromNumpy(mesh.normals))
+        shape.SetNormalsInterpolation(UsdGeom.Tokens.vertex)
+    if mesh.uv is not None:
+        st = UsdGeom.PrimvarsAPI(shape).CreatePrimvar("st", Sdf.ValueTypeNames.TexCoord2fArray, UsdGeom.Tokens.vertex)
+        st.Set(Vt.Vec2fArray.FromNumpy((mesh.uv * [1, -1] + [0, 1]).astype(np.float32)))
+    if mesh.texture is None and mesh.colors is not None:
+        colors = shape.CreateDisplayColorPrimvar(UsdGeom.Tokens.vertex)
+        colors.Set(Vt.Vec3fArray.FromNumpy(srgb_to_linear(mesh.colors)))
+    return shape
+
+
+def _bind_surface(stage: Any, mesh: Mesh, shape: Any, path: str) -> dict[str, bytes]:
+    """Bind a material of one UsdPreviewSurface to the shape; the PNG files of its textures by name."""
+    from pxr import Sdf, UsdShade
+
+    def shader(name: str, kind: str, **inputs: tuple[Any, Any]) -> Any:
+        made = UsdShade.Shader.Define(stage, f"{path}/{name}")
+        made.CreateIdAttr(kind)
+        for key, (kind_of_value, value) in inputs.items():
+            made.CreateInput(key, kind_of_value).Set(value)
+        return made
+
+    types = Sdf.ValueTypeNames
+    pictures: dict[str, bytes] = {}
+
+    def texture(name: str, picture: np.ndarray, space: str) -> Any:
+        pictures[f"{name}.png"] = png(picture)
+        made = shader(
+            name,
+            "UsdUVTexture",
+            file=(types.Asset, f"./{name}.png"),
+            sourceColorSpace=(types.Token, space),
+            wrapS=(types.Token, "clamp"),
+            wrapT=(types.Token, "clamp"),
+        )
+        made.CreateInput("st", types.Float2).ConnectToSource(reader("st", types.Float2))
+        return made
+
+    def reader(primvar: str, kind: Any) -> Any:
+        name, suffix = f"read_{primvar}", "float2" if kind == types.Float2 else "float3"
+        made = shader(name, f"UsdPrimvarReader_{suffix}", varname=(types.String, primvar))
+        return made.CreateOutput("result", kind)
+
+    surface = shader("surface", "UsdPreviewSurface", useSpecularWorkflow=(types.Int, 0))
+    color = surface.CreateInput("diffuseColor", types.Color3f)
+    if mesh.texture is not None:
+        color.ConnectToSource(texture("base_color", mesh.texture, "sRGB").CreateOutput("rgb", types.Float3))
+    elif mesh.colors is not None:
+        color.ConnectToSource(reader("displayColor", types.Float3))
+    else:
+        color.Set((1.0, 1.0, 1.0))
+    metallic, roughness = (surface.CreateInput(key, types.Float) for key in ("metallic", "roughness"))
+    if mesh.metallic_roughness is not None:
+        picture = texture("metallic_roughness", mesh.metallic_roughness, "raw")
+        roughness.ConnectToSource(picture.CreateOutput("g", types.Float))
+        metallic.ConnectToSource(picture.CreateOutput("b", types.Float))
+    else:
+        metallic.Set(mesh.metallic)
+        roughness.Set(mesh.roughness)
+
+    material = UsdShade.Material.Define(stage, path)
+    material.CreateSurfaceOutput().ConnectToSource(surface.CreateOutput("surface", types.Token))
+    UsdShade.MaterialBindingAPI.Apply(shape.GetPrim()).Bind(material)
+    return pictures

@@ -1,0 +1,53 @@
+"""The triangle mesh that the toybox builds, representations extract and exporters write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int32]
+
+FRAME = "right-handed, +Y up, front +Z, metres"
+"""The world frame, as the files that name no frame of their own say it in a comment."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A triangle mesh in the world frame: right-handed, +Y up, front +Z, metres.
+
+    vertices: (V, 3) float32 positions.
+    faces: (F, 3) int32 vertex indices, counter-clockwise seen from outside.
+    colors: (V, 3) float32 sRGB in [0, 1], or None.
+    normals: (V, 3) float32 unit vectors, or None (flat shading is then meant).
+    uv: (V, 2) float32 in [0, 1], glTF convention (v runs down from the image's top row), or None.
+    texture: (H, W, 3) uint8 sRGB base colour sampled at `uv`, or None.
+    metallic, roughness: the material's factors in [0, 1].
+    metallic_roughness: (H, W, 3) uint8, linear, sampled at `uv`, in glTF's channels: roughness in G, metallic in B, R
+        is not used. Where it is there, it stands in place of the two factors. Or None.
+    """
+
+    vertices: FloatArray
+    faces: IntArray
+    colors: FloatArray | None = None
+    normals: FloatArray | None = None
+    uv: FloatArray | None = None
+    texture: NDArray[np.uint8] | None = None
+    metallic: float = 0.0
+    roughness: float = 0.8
+    metallic_roughness: NDArray[np.uint8] | None = None
+
+    def is_colored(self) -> bool:
+        """Whether it has base colours: a texture with its uv, or colours of vertices."""
+        return self.colors is not None or (self.texture is not None and self.uv is not None)
+
+    def volume(self) -> float:
+        """Signed volume in cubic metres: positive when a closed mesh's faces look outwards."""
+        a, b, c = (self.vertices[self.faces[:, i]].astype(np.float64) for i in range(3))
+        return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6.0)
+
+
+class EmptySurfaceError(RuntimeError):
+    """The scene holds nothing dense enough to be a surface."""

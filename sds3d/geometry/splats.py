@@ -1,0 +1,149 @@
+"""The cloud of 3D Gaussians that representations extract and exporters write."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sds3d.geometry.mesh import FloatArray, Mesh
+
+SH_C0 = 0.5 / math.sqrt(math.pi)
+"""The constant spherical harmonic: colour = 0.5 + SH_C0 sh[:, 0]."""
+SMALLEST_SCALE = 1e-9
+"""Metres. A Gaussian may be flat, but formats hold logarithms of scales, and zero has none."""
+
+# Signs of the harmonics, degree 0 to 3, when x and y change sign: -1 for the odd in x and y together.
+_TURNED = np.array([1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1], np.float32)[:, None]
+
+
+@dataclass(frozen=True)
+class Splats:
+    """N Gaussians in the world frame: right-handed, +Y up, front +Z, metres.
+
+    means: (N, 3) float32, centres in metres.
+    quats: (N, 4) float32, unit quaternions w, x, y, z; q and -q are one rotation.
+    scales: (N, 3) float32, standard deviations along the axes of the rotation, in metres (not their logarithms).
+    opacities: (N,) float32 in [0, 1] (not their logits).
+    sh: (N, K, 3) float32, spherical-harmonic coefficients of the sRGB colour in the sign and order of 3D Gaussian
+        splatting (Kerbl et al. 2023, arXiv:2308.04079), K = 1, 4, 9 or 16 for degree 0 to 3. The colour seen along
+        the direction from the camera to the Gaussian is 0.5 + SH_C0 sh[:, 0] + ..., cut off below 0.
+    """
+
+    means: FloatArray
+    quats: FloatArray
+    scales: FloatArray
+    opacities: FloatArray
+    sh: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.means)
+
+    def __getitem__(self, rows: slice | NDArray[Any]) -> Splats:
+        """The Gaussians at a slice, at indices or where a mask is true."""
+        return Splats(self.means[rows], self.quats[rows], self.scales[rows], self.opacities[rows], self.sh[rows])
+
+    @property
+    def degree(self) -> int:
+        """Degree of the spherical harmonics, 0 to 3."""
+        return math.isqrt(self.sh.shape[1]) - 1
+
+    def colors(self) -> FloatArray:
+        """Colours (N, 3) float32, sRGB in [0, 1], without their dependence on the view."""
+        return np.clip(0.5 + np.float32(SH_C0) * self.sh[:, 0], 0, 1)
+
+    def checked(self) -> Splats:
+        """The same Gaussians as float32, with unit quaternions and scales of at least SMALLEST_SCALE.
+
+        A quaternion of length zero becomes the identity. Raises ValueError, in one line, for arrays whose shapes do not
+        fit together, for no Gaussians at all, and for Gaussians with NaN, an infinity, a negative scale or an opacity
+        outside [0, 1]; `without_invalid` leaves these out.
+        """
+        splats = self._float32()
+        for complaint, bad in splats._faults().items():
+            if bad.any():
+                raise ValueError(
+                    f"{bad.sum()} of {len(splats)} Gaussians, first number {bad.argmax()}, have {complaint}"
+                )
+        if not len(splats):
+            raise ValueError("there are no Gaussians")
+        length = np.sqrt(np.einsum("ij,ij->i", splats.quats, splats.quats, dtype=np.float64))
+        still = length < 1e-30  # below, float32 holds too few digits for a direction
+        length[np.abs(length - 1) < 1e-6] = 1  # what is checked twice does not drift
+        quats = splats.quats / np.where(still, 1, length).astype(np.float32)[:, None]
+        quats[still] = [1, 0, 0, 0]
+        scales = np.maximum(splats.scales, np.float32(SMALLEST_SCALE))
+        return Splats(splats.means, quats, scales, splats.opacities, splats.sh)
+
+    def without_invalid(self) -> tuple[Splats, int]:
+        """The Gaussians that `checked` does not refuse, and how many were left out. Raises ValueError for shapes."""
+        splats = self._float32()
+        bad = np.any(list(splats._faults().values()), axis=0)
+        return splats[~bad] if bad.any() else splats, int(bad.sum())
+
+    def _float32(self) -> Splats:
+        with np.errstate(over="ignore"):  # float64 beyond float32 becomes an infinity, which is complained about
+            means, quats, scales, opacities, sh = (
+                np.asarray(array, dtype=np.float32)
+                for array in (self.means, self.quats, self.scales, self.opacities, self.sh)
+            )
+        n = len(means) if means.ndim else 0
+        shapes = {"means": (means, (n, 3)), "quats": (quats, (n, 4)), "scales": (scales, (n, 3))}
+        for name, (array, shape) in {**shapes, "opacities": (opacities, (n,))}.items():
+            if array.shape != shape:
+                raise ValueError(f"{name} must be {shape} for {n} Gaussians, got {array.shape}")
+        if sh.shape not in [(n, k, 3) for k in (1, 4, 9, 16)]:
+            raise ValueError(f"sh must be ({n}, K, 3) with K one of 1, 4, 9 and 16, got {sh.shape}")
+        return Splats(means, quats, scales, opacities, sh)
+
+    def _faults(self) -> dict[str, NDArray[Any]]:
+        """What `checked` complains about, with a mask (N,) of the Gaussians it is true of."""
+        infinite = np.zeros(len(self), np.bool_)
+        for array in (self.means, self.quats, self.scales, self.opacities, self.sh):
+            infinite |= ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
+        negative = np.any(self.scales < 0, axis=1)
+        outside = (self.opacities < 0) | (self.opacities > 1)
+        return {
+            "NaN or infinite values": infinite,
+            "negative scales: scales are metres, not logarithms": negative,
+            "opacities outside [0, 1]: opacities are not logits": outside,
+        }
+
+
+def turned(splats: Splats) -> Splats:
+    """The same Gaussians, with sh that share no memory, turned by 180 degrees about Z: +Y comes to be down.
+
+    This leads from the world frame to the frame that PLY and .splat files are usually in, and back. Positions,
+    rotations and harmonics are turned; the quaternions of two turns are those of none with the other sign.
+    """
+    w, x, y, z = splats.quats.T
+    return Splats(
+        splats.means * np.array([-1, -1, 1], np.float32),
+        np.stack([-z, -y, x, w], axis=1),  # (0, 0, 0, 1) times the quaternion
+        splats.scales,
+        splats.opacities,
+        splats.sh * _TURNED[: splats.sh.shape[1]],
+    )
+
+
+def from_file(splats: Splats) -> Splats:
+    """The valid Gaussians of a file, `checked`; warns with the number of the others, if any.
+
+    Files of others do hold a few NaN: the rest of such a file is still worth reading. Raises ValueError when nothing
+    is left.
+    """
+    valid, dropped = splats.without_invalid()
+    if not len(valid):
+        raise ValueError("the file holds no Gaussians" if not dropped else f"all {dropped} Gaussians are invalid")
+    if dropped:
+        message = f"{dropped} of {len(splats)} Gaussians have NaN, infinite or impossible values and are left out"
+        warnings.warn(message, stacklevel=3)
+    return valid.checked()
+
+
+Geometry = Mesh | Splats
+"""What files hold and representations begin as."""

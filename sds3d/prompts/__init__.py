@@ -1,0 +1,1 @@
+"""From a prompt to the texts that a prior is asked for."""

@@ -1,0 +1,42 @@
+"""What a text encoder makes of prompts, and what encodes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Text embeddings of B prompts. hidden: (B, L, D) token embeddings; pooled: (B, D') or None."""
+
+    hidden: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.hidden.shape[0]
+
+    def __getitem__(self, index: Tensor | slice) -> Conditioning:
+        return Conditioning(self.hidden[index], None if self.pooled is None else self.pooled[index])
+
+    def repeat(self, count: int) -> Conditioning:
+        """All rows, `count` times over."""
+        return Conditioning.cat([self] * count)
+
+    @staticmethod
+    def cat(parts: Sequence[Conditioning]) -> Conditioning:
+        """The parts' batches, one after the other."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return Conditioning(torch.cat([part.hidden for part in parts]), torch.cat(pooled) if pooled else None)
+
+
+class TextEncoder(Protocol):
+    """Encodes prompts: every prior does."""
+
+    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
+        """Embeddings of B prompts, B rows; the empty prompt is the null condition."""
+        ...

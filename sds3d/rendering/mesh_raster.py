@@ -1,0 +1,379 @@
+"""Differentiable mesh rendering: rasterise, interpolate, antialias (Laine et al. 2020, arXiv:2011.03277).
+
+Which face a pixel shows does not change smoothly, so `rasterize_mesh` and `interpolate` are differentiable inside the
+faces only. `antialias` makes up for it: where a silhouette edge passes between two pixels' centres, it mixes the two by
+how far, so that the vertices of the edge feel what lies on its both sides.
+
+`rasterize_mesh` and the rest take our Numba kernels on a CPU in float32. Elsewhere the choices (which face, which edge)
+are made by NVIDIA Warp on CUDA and by trying every face at every pixel on other devices and dtypes, slowly; what is
+differentiable is then plain torch, which is also the reference that the kernels are proven against.
+"""
+
+# Arrays are passed on unpacked, and pyright cannot count them.
+# pyright: reportCallIssue=false
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+from weakref import ref
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sds3d.cameras import Cameras
+from sds3d.rendering import mesh_numba
+from sds3d.rendering.mesh_edges import MeshEdges
+
+NEAR = 0.01
+"""Metres before the camera within which a vertex takes its faces out of the picture."""
+
+
+class Raster(NamedTuple):
+    """What each pixel's centre sees of a mesh, in B views. Empty pixels are zero but for `face`.
+
+    face: (B, H, W) int32, index of the nearest face, -1 where empty; from both sides.
+    barycentric: (B, H, W, 3) perspective-correct weights of the face's vertices, differentiable in the vertices.
+    depth: (B, H, W, 1) metres along the pixel's ray, differentiable in the vertices.
+    """
+
+    face: Tensor
+    barycentric: Tensor
+    depth: Tensor
+
+
+def rasterize_mesh(vertices: Tensor, faces: Tensor, cameras: Cameras) -> Raster:
+    """The nearest face of every pixel in B views, where it was hit and how far away; see `Raster`.
+
+    vertices: (V, 3) floating, metres. faces: (F, 3) int32 or int64. A face with a vertex behind the camera, or within
+    NEAR before it, is left out, as is one with a vertex that is not finite.
+    Raises ValueError for wrong shapes and dtypes, and for faces that index no vertex.
+    """
+    check_mesh(vertices, faces)
+    if _has_kernels(vertices):
+        view = _view(cameras, vertices)
+        return Raster(*_Rasterize.apply(_Project.apply(vertices, view), _int32(faces), view))
+    return rasterize_mesh_reference(vertices, faces, cameras)
+
+
+def interpolate(attributes: Tensor, faces: Tensor, raster: Raster) -> Tensor:
+    """Attributes of the vertices (V, C) at the pixels: (B, H, W, C), 0 where empty.
+
+    Differentiable in the attributes and, by the barycentrics, in the mesh's vertices.
+    Raises ValueError for wrong shapes and dtypes, and for a raster of other faces.
+    """
+    check_mesh(attributes, faces, "attributes", "C")
+    _check_raster(raster, faces, attributes)
+    if _has_kernels(attributes):
+        return _Interpolate.apply(attributes, raster.barycentric, _int32(faces), raster.face)
+    return interpolate_reference(attributes, faces, raster)
+
+
+def antialias(pictures: Tensor, raster: Raster, vertices: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
+    """Pictures (B, H, W, C) with the silhouettes smoothed; differentiable in the pictures and in the vertices.
+
+    Where a silhouette edge passes between the centres of two neighbours, the pixel that it reaches into takes the part
+    of its neighbour's colour that it covers along the line between the centres. With colours in [0, 1] the result is
+    in [0, 1]; the mask `face >= 0` becomes coverage. All edges whose faces lie on one side of them in the picture are
+    walked, not only those of the faces that pixels show: of faces smaller than a pixel these would miss nearly all.
+    Lines where two surfaces pass through each other are no edges and stay sharp.
+
+    raster: of the same vertices, faces and cameras.
+    Raises ValueError for wrong shapes and dtypes, and for a raster of other faces.
+    """
+    check_mesh(vertices, faces)
+    _check_raster(raster, faces, pictures)
+    if pictures.ndim != 4 or pictures.shape[:3] != raster.face.shape:
+        raise ValueError(f"pictures must be {(*raster.face.shape, 'C')}, as the raster, got {tuple(pictures.shape)}")
+    if _has_kernels(vertices):
+        view = _view(cameras, vertices)
+        edges = mesh_edges(faces, len(vertices))
+        return _Antialias.apply(pictures, _Project.apply(vertices, view), raster, _int32(faces), edges, view)
+    return antialias_reference(pictures, raster, vertices, faces, cameras)
+
+
+def mesh_edges(faces: Tensor, n_vertices: int) -> MeshEdges:
+    """The edges of faces (F, 3); see `MeshEdges`. The last answer is kept for as long as `faces` is not changed."""
+    of, key, edges = _last_edges[0]
+    if of() is not faces or key != (faces._version, n_vertices):
+        if faces.device.type == "cpu":
+            arrays = mesh_numba.edges_of(_array(_int32(faces)), n_vertices)
+            edges = MeshEdges(*(torch.from_numpy(array) for array in arrays))
+        else:
+            edges = mesh_edges_reference(faces)
+        _last_edges[0] = ref(faces), (faces._version, n_vertices), edges
+    return edges
+
+
+_last_edges: list[tuple[Any, tuple[int, int], Any]] = [(lambda: None, (0, 0), None)]
+
+
+class _View(NamedTuple):
+    viewmats: Tensor  # (B, 4, 4), world to OpenCV camera
+    focal: Tensor  # (B,) pixels
+    height: int
+    width: int
+
+
+def _view(cameras: Cameras, like: Tensor) -> _View:
+    matrices, focal = cameras.opencv_viewmats().to(like), cameras.intrinsics()[:, 0, 0].to(like)
+    return _View(matrices.contiguous(), focal.contiguous(), cameras.height, cameras.width)
+
+
+def _has_kernels(values: Tensor) -> bool:
+    return values.device.type == "cpu" and values.dtype == torch.float32
+
+
+def _int32(faces: Tensor) -> Tensor:
+    return faces.to(torch.int32).contiguous()
+
+
+def check_mesh(values: Tensor, faces: Tensor, name: str = "vertices", columns: str = "3") -> None:
+    """Raises ValueError unless values are floats (V, 3), or (V, C) with columns="C", and faces (F, 3) index them."""
+    if values.ndim != 2 or (columns == "3" and values.shape[1] != 3) or not values.is_floating_point():
+        raise ValueError(f"{name} must be (V, {columns}) of floats, got {tuple(values.shape)} {values.dtype}")
+    if faces.ndim != 2 or faces.shape[1] != 3 or faces.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"faces must be (F, 3) of int32 or int64, got {tuple(faces.shape)} {faces.dtype}")
+    if faces.numel():
+        low, high = (int(bound) for bound in faces.aminmax())
+        if low < 0 or high >= len(values):
+            raise ValueError(f"faces must index the {len(values)} rows of {name}, got {low} to {high}")
+
+
+def _check_raster(raster: Raster, faces: Tensor, values: Tensor) -> None:
+    if raster.face.numel() and int(raster.face.max()) >= len(faces):
+        raise ValueError(f"the raster is of another mesh: it shows face {int(raster.face.max())} of {len(faces)}")
+    if values.dtype != raster.depth.dtype:
+        raise ValueError(f"the values are {values.dtype}: convert them to the raster's {raster.depth.dtype}")
+
+
+# ---- plain torch ----
+
+
+def rasterize_mesh_reference(vertices: Tensor, faces: Tensor, cameras: Cameras) -> Raster:
+    """`rasterize_mesh` in plain torch: for any device and floating dtype; slow but on CUDA, where Warp finds faces."""
+    check_mesh(vertices, faces)
+    view = _view(cameras, vertices)
+    screen, faces = _project_reference(vertices, view), faces.long()
+    if vertices.device.type == "cuda":
+        from sds3d.rendering import mesh_warp
+
+        face = mesh_warp.nearest_faces(screen, faces, view.height, view.width)
+    else:
+        face = torch.stack([_nearest_faces(of_view.detach(), faces, view) for of_view in screen])
+    b, row, column = (face >= 0).nonzero(as_tuple=True)  # the P covered pixels
+    corners = screen[b[:, None], faces[face[b, row, column].long()]]  # (P, 3 corners, 3)
+    pixel = torch.stack([column, row], dim=-1).to(screen.dtype) + 0.5  # (P, 2)
+    x, y = (corners[..., :2] - pixel[:, None]).unbind(-1)  # (P, 3)
+    x_next, x_last, y_next, y_last = x.roll(-1, 1), x.roll(1, 1), y.roll(-1, 1), y.roll(1, 1)
+    areas = x_next * y_last - y_next * x_last  # (P, 3), twice those of the triangles opposite each corner
+    total = (areas * corners[..., 2]).sum(1, keepdim=True)
+    # A sliver that cancelled to nothing: its first vertex stands for it.
+    areas = torch.where(total == 0, torch.tensor([1.0, 0.0, 0.0]).to(areas), areas)
+    total = torch.where(total == 0, corners[:, :1, 2], total)
+    ray = (pixel - pixel.new_tensor([view.width / 2, view.height / 2])) / view.focal[b, None]
+    depths = areas.sum(1, keepdim=True) / total * (1 + ray.square().sum(1, keepdim=True)).sqrt()  # (P, 1)
+    barycentric, depth = (screen.new_zeros(*face.shape, n) for n in (3, 1))
+    at = (b, row, column)
+    return Raster(face, barycentric.index_put(at, areas * corners[..., 2] / total), depth.index_put(at, depths))
+
+
+def interpolate_reference(attributes: Tensor, faces: Tensor, raster: Raster) -> Tensor:
+    """`interpolate` in plain torch."""
+    covered = raster.face >= 0
+    corners = attributes[faces.long()[raster.face[covered].long()]]  # (P, 3, C)
+    values = torch.einsum("pi,pic->pc", raster.barycentric[covered], corners)
+    return values.new_zeros(*covered.shape, attributes.shape[1]).index_put((covered,), values)
+
+
+def antialias_reference(pictures: Tensor, raster: Raster, vertices: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
+    """`antialias` in plain torch: for any device and floating dtype; slow but on CUDA, where Warp finds edges."""
+    view, edges = _view(cameras, vertices), mesh_edges(faces, len(vertices))
+    screen, distance = _project_reference(vertices, view), _distances(raster, view)
+    if vertices.device.type == "cuda":
+        from sds3d.rendering import mesh_warp
+
+        crossing = mesh_warp.crossings(screen, faces, edges, distance)
+    else:
+        pairs = zip(screen.detach(), distance, strict=True)
+        crossing = torch.stack([_crossings(of_view, faces.long(), edges, z) for of_view, z in pairs])
+    return _blend(pictures, screen, edges, crossing)
+
+
+def mesh_edges_reference(faces: Tensor) -> MeshEdges:
+    """`mesh_edges` in plain torch."""
+    sides = faces.long()[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2).sort(dim=1).values  # (3F, 2)
+    corners = torch.arange(faces.numel(), device=faces.device).reshape(-1, 3)[:, [2, 0, 1]].reshape(-1)
+    whole = sides[:, 0] != sides[:, 1]  # a side from a vertex to itself is none
+    edges, index, counts = sides[whole].unique(dim=0, return_inverse=True, return_counts=True)
+    starts = functional.pad(counts.cumsum(0), (1, 0))
+    order = (index * faces.numel() + corners[whole]).argsort()  # by edge, then by face
+    return MeshEdges(edges.int(), starts.int(), corners[whole][order].int())
+
+
+def _project_reference(vertices: Tensor, view: _View) -> Tensor:
+    """Screen positions (B, V, 3): x and y in pixels and 1/z; all 0 for a vertex before the near plane."""
+    rotation, translation = view.viewmats[:, :3, :3], view.viewmats[:, None, :3, 3]
+    x, y, z = (vertices @ rotation.transpose(1, 2) + translation).unbind(-1)  # each (B, V)
+    visible = z > NEAR
+    inverse = visible / torch.where(visible, z, 1.0)
+    focal = view.focal[:, None]
+    places = torch.stack([focal * x * inverse + view.width / 2, focal * y * inverse + view.height / 2, inverse], dim=-1)
+    return torch.where(visible[..., None], places, 0.0)
+
+
+def _centers(n: int, like: Tensor) -> Tensor:
+    return torch.arange(n, device=like.device, dtype=like.dtype) + 0.5
+
+
+def _nearest_faces(screen: Tensor, faces: Tensor, view: _View) -> Tensor:
+    """The nearest face (H, W) int32 of each pixel, by trying them all; ties go to the first."""
+    corners = screen[faces]  # (F, 3, 3)
+    pixels = torch.cartesian_prod(_centers(view.height, screen), _centers(view.width, screen))  # (H W, 2) as y, x
+    y, x = (corners[:, None, :, [1, 0]] - pixels[:, None]).unbind(-1)  # each (F, H W, 3)
+    areas = x.roll(-1, 2) * y.roll(1, 2) - y.roll(-1, 2) * x.roll(1, 2)
+    whole = areas.sum(2)
+    inside = ((areas >= 0).all(2) | (areas <= 0).all(2)) & (whole != 0) & whole.isfinite()
+    inside &= (corners[:, :, 2] > 0).all(1)[:, None]
+    inverse = torch.where(inside, (areas * corners[:, None, :, 2]).sum(2) / whole, 0.0)  # (F, H W), 1/z
+    if not len(faces):
+        return torch.full((view.height, view.width), -1, dtype=torch.int32, device=screen.device)
+    nearest = inverse.amax(0)
+    first = (inverse == nearest).int().argmax(0)
+    return torch.where(nearest > 0, first, -1).int().reshape(view.height, view.width)
+
+
+def _distances(raster: Raster, view: _View) -> Tensor:
+    """z of what each pixel shows (B, H, W), infinite where it is empty."""
+    depth = raster.depth.detach()[..., 0]
+    y, x = _centers(view.height, depth) - view.height / 2, _centers(view.width, depth) - view.width / 2
+    focal = view.focal[:, None, None]
+    ray = (1 + (y[:, None] / focal) ** 2 + (x / focal) ** 2).sqrt()  # (B, H, W)
+    return torch.where(depth > 0, depth / ray, torch.inf)
+
+
+def _crossings(screen: Tensor, faces: Tensor, edges: MeshEdges, distance: Tensor) -> Tensor:
+    """The silhouette edge (2, H, W) int32, or -1, between each pixel and its right ([0]) and its lower neighbour ([1]).
+
+    screen: (V, 3). distance: (H, W).
+    """
+    start, step = screen[edges.vertices[:, 0].long()], screen[edges.vertices.long()].diff(dim=1)[:, 0]  # (E, 3)
+    of = torch.repeat_interleave(edges.starts.diff())  # (S,), the edge of each opposite vertex
+    opposite = screen[faces.reshape(-1)[edges.corners.long()]]  # (S, 3)
+    third = opposite - start[of]
+    side = (step[of, 0] * third[:, 1] - step[of, 1] * third[:, 0]) * (opposite[:, 2] > 0)
+    left, right = (
+        torch.zeros(len(start), device=of.device).index_add(0, of, s.float()) > 0 for s in (side < 0, side > 0)
+    )
+    drawn = (left != right) & (start[:, 2] > 0) & (start[:, 2] + step[:, 2] > 0)
+    steep = step[:, 1].abs() >= step[:, 0].abs()
+    crossing = []
+    for axis, z in enumerate((distance, distance.T)):  # columns are treated as the rows of the transposed picture
+        (o0, do), (s0, ds) = ((start[drawn, i, None], step[drawn, i, None]) for i in (axis, 1 - axis))
+        first = left[drawn, None] == ((ds < 0) if axis == 0 else (ds > 0))  # whether the surface is on the first pixel
+        lines = _centers(len(z), z)
+        along = (lines - s0) / ds  # (E', lines)
+        place = o0 + along * do - 0.5
+        pixel = place.floor()
+        hit = (lines >= torch.minimum(s0, s0 + ds)) & (lines < torch.maximum(s0, s0 + ds))
+        hit &= (pixel >= 0) & (pixel < z.shape[1] - 1)
+        e, line = hit.nonzero(as_tuple=True)
+        k, t, first = pixel[e, line].long(), (place - pixel)[e, line], first[e, 0]
+        inside, outside = z[line, torch.where(first, k, k + 1)], z[line, torch.where(first, k + 1, k)]
+        inverse = start[drawn, 2][e] + along[e, line] * step[drawn, 2][e]
+        # The surface is what the one pixel shows, and the other shows something behind the edge.
+        seen = (inside < outside) & (inverse * outside > 1)
+        outwards, pair, e = torch.where(first, t, 1 - t)[seen], (line * z.shape[1] + k)[seen], e[seen]
+        # The outermost edge of each pair, of equals the first: sorted so that it comes last and is written last.
+        order = e.argsort(descending=True)
+        order = order[outwards[order].argsort(stable=True)]
+        order = order[pair[order].argsort(stable=True)]
+        pair, e = pair[order], e[order]
+        last = torch.ones_like(pair, dtype=torch.bool)
+        last[:-1] = pair[1:] != pair[:-1]
+        found = torch.full((z.numel(),), -1, dtype=torch.int32, device=z.device)
+        # Steep edges part pixels of a row, others those of a column, so that none counts twice.
+        index = torch.where(steep if axis == 0 else ~steep, torch.arange(len(steep), device=z.device), -1)[drawn]
+        found[pair[last]] = index[e[last]].int()
+        crossing.append(found.reshape(z.shape) if axis == 0 else found.reshape(z.shape).T)
+    return torch.stack(crossing)
+
+
+def _blend(pictures: Tensor, screen: Tensor, edges: MeshEdges, crossing: Tensor) -> Tensor:
+    out, total = torch.zeros_like(pictures), torch.zeros_like(pictures[..., :1])
+    for axis in (0, 1):  # neighbours in a row, neighbours in a column
+        b, row, column = (crossing[:, axis] >= 0).nonzero(as_tuple=True)
+        ends = edges.vertices[crossing[b, axis, row, column].long()].long()  # (P, 2)
+        start, end = screen[b, ends[:, 0]], screen[b, ends[:, 1]]
+        line, pixel = (row, column) if axis == 0 else (column, row)
+        along = (line + 0.5 - start[:, 1 - axis]) / (end - start)[:, 1 - axis]
+        t = start[:, axis] + along * (end - start)[:, axis] - pixel - 0.5  # 0 at a centre, 1 at the next one's
+        here, there = (b, row, column), ((b, row, column + 1) if axis == 0 else (b, row + 1, column))
+        difference = pictures[there] - pictures[here]  # (P, C)
+        for at, weight, sign in ((here, (0.5 - t).clamp(min=0), 1), (there, (t - 0.5).clamp(min=0), -1)):
+            out = out.index_put(at, sign * weight[:, None] * difference, accumulate=True)
+            total = total.index_put(at, weight[:, None], accumulate=True)
+    return pictures + out / total.clamp(min=1)  # a tip narrower than a pixel: never more than the neighbours' mean
+
+
+# ---- Numba ----
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.detach().contiguous().numpy()
+
+
+class _Project(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vertices: Tensor, view: _View) -> Tensor:
+        ctx.view, ctx.camera = view, (view.viewmats.numpy(), view.focal.numpy(), (view.height, view.width))
+        ctx.screen = mesh_numba.project(_array(vertices), *ctx.camera, NEAR)
+        return torch.from_numpy(ctx.screen)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return torch.from_numpy(mesh_numba.project_backward(ctx.screen, *ctx.camera, _array(gradients[0]))), None
+
+
+class _Rasterize(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, screen: Tensor, faces: Tensor, view: _View) -> tuple[Tensor, ...]:
+        ctx.inputs = _array(screen), _array(faces), view.focal.numpy()
+        outputs = mesh_numba.rasterize(*ctx.inputs, (view.height, view.width))
+        ctx.face = outputs[0]
+        tensors = tuple(torch.from_numpy(output) for output in outputs)
+        ctx.mark_non_differentiable(tensors[0])
+        return tensors
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        arrays = _array(gradients[1]), _array(gradients[2])
+        return torch.from_numpy(mesh_numba.rasterize_backward(*ctx.inputs, ctx.face, arrays)), None, None
+
+
+class _Interpolate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, attributes: Tensor, barycentric: Tensor, faces: Tensor, face: Tensor) -> Tensor:
+        ctx.inputs = _array(attributes), _array(faces), _array(face), _array(barycentric)
+        return torch.from_numpy(mesh_numba.interpolate(*ctx.inputs))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        results = mesh_numba.interpolate_backward(*ctx.inputs, _array(gradients[0]))
+        return (*(torch.from_numpy(result) for result in results), None, None)
+
+
+class _Antialias(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, pictures: Tensor, screen: Tensor, raster: Raster, faces: Tensor, edges: MeshEdges, view: _View
+    ) -> Tensor:
+        places, arrays = _array(screen), tuple(_array(tensor) for tensor in edges)
+        crossing = mesh_numba.crossings(places, view.focal.numpy(), _array(faces), arrays, _array(raster.depth))
+        ctx.inputs = _array(pictures), places, arrays[0], crossing
+        return torch.from_numpy(mesh_numba.blend(*ctx.inputs))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        results = mesh_numba.blend_backward(*ctx.inputs, _array(gradients[0]))
+        return (*(torch.from_numpy(result) for result in results), None, None, None, None)

@@ -1,0 +1,132 @@
+"""Turns one representation into another by distillation (Fang et al. 2022, "PVD", arXiv:2211.15977).
+
+The student learns densities and colours at points, where both sides have any, and pictures: points tell where matter
+is, pictures say what of it counts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sds3d.cameras import CameraConfig, Cameras, sample_cameras
+from sds3d.rendering.packed import FieldFunction
+from sds3d.rendering.volume import BOUND
+from sds3d.representations.base import Rendering, Scene
+from sds3d.representations.field_nerf import FieldNerfScene
+from sds3d.representations.fields import trilinear
+from sds3d.representations.voxel_grid import VoxelGridScene
+
+_LENGTH = 0.02  # metres over which densities are compared as opacities: beyond opaque, more is the same
+_NEAR = 0.04  # metres round the teacher's surface that half of the points are drawn in
+_EMPTY = 0.02  # weight of the colour of empty space
+_FASTER = 3.0  # times the rates of score distillation, whose gradients are noisier
+_VIEWS = CameraConfig(views=2, orthogonal=False, elevation=(-60.0, 75.0))
+
+
+class Teacher(Protocol):
+    """What can be distilled: anything that renders."""
+
+    def render(self, cameras: Cameras, background: Tensor) -> Rendering:
+        """As of a `Scene`."""
+        ...
+
+
+@dataclass(frozen=True)
+class DistilStep:
+    """One finished step, 1 to total. psnr: of this step's pictures in dB."""
+
+    step: int
+    total: int
+    loss: float
+    psnr: float
+
+
+def distil(
+    teacher: Teacher,
+    student: Scene,
+    steps: int,
+    generator: torch.Generator,
+    *,
+    cameras: CameraConfig = _VIEWS,
+    points: int = 8192,
+) -> Iterator[DistilStep]:
+    """Make `student` look like `teacher` in place, one event a step; stop by no longer asking.
+
+    cameras: views of a step. points: places of a step at which densities and colours are compared, when both sides
+    can tell them (`field_of`); otherwise only pictures are. The student's rates, raised, fall to a tenth until the end.
+    """
+    taught, learnt = field_of(teacher), field_of(student)
+    groups = student.parameter_groups()
+    optimizer = torch.optim.Adam(groups, eps=1e-15)
+    rates = [group["lr"] for group in groups]
+    device = groups[0]["params"][0].device
+    for step in range(steps):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = _FASTER * rate * (1 - 0.9 * step / max(steps - 1, 1))
+        views = sample_cameras(cameras, generator).to(device)
+        with torch.no_grad():
+            picture = teacher.render(views, torch.zeros(3, device=device))
+        background = torch.rand(3, generator=generator).to(device)
+        rendering = student.render(views, background)
+        error = (rendering.rgb - picture.rgb - (1 - picture.alpha) * background).square()
+        loss = error.sum() + (rendering.alpha - picture.alpha).square().sum()
+        if taught is not None and learnt is not None:
+            loss = loss + point_loss(taught, learnt, _places(picture, views, points, generator))
+        psnr = -10 * math.log10(max(error.detach().mean().item(), 1e-12))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        student.after_step(step, optimizer)
+        yield DistilStep(step + 1, steps, loss.item(), psnr)
+
+
+def field_of(scene: object) -> FieldFunction | None:
+    """Density (P,) per metre and r, g, b (P, 3) at points (P, 3) in metres of a scene that has them, else None."""
+    match scene:
+        case FieldNerfScene():
+            return scene.at
+        case VoxelGridScene():
+            grid = scene.grid
+
+            def interpolate(points: Tensor) -> tuple[Tensor, Tensor]:
+                values = trilinear(grid(), points)  # (P, 4)
+                return values[:, 0], values[:, 1:]
+
+            return interpolate
+        case _:
+            return None
+
+
+def point_loss(taught: FieldFunction, learnt: FieldFunction, points: Tensor) -> Tensor:
+    """Sum over points (P, 3) of squared differences of opacities over 2 cm, and of colours as far as they are seen."""
+    with torch.no_grad():
+        density, colors = taught(points)
+        opacity = -torch.expm1(-_LENGTH * density)  # (P,)
+    student_density, student_colors = learnt(points)
+    difference = torch.exp(-_LENGTH * student_density) - (1 - opacity)
+    shade = ((opacity + _EMPTY) * (student_colors - colors).square().sum(-1)).sum()
+    return difference.square().sum() + shade
+
+
+def _places(picture: Rendering, cameras: Cameras, count: int, generator: torch.Generator) -> Tensor:
+    """Points (count, 3), half of them anywhere in the cube, half near the surface that a teacher's pictures show."""
+    origins, directions = cameras.rays()
+    alpha, depth = picture.alpha[..., 0], picture.depth[..., 0]
+    hit = (alpha > 0.5).nonzero(as_tuple=True)
+    anywhere = BOUND * (2 * torch.rand(count, 3, generator=generator) - 1).to(alpha)
+    near = count // 2
+    chosen = torch.rand(near, generator=generator)
+    offsets = (_NEAR * torch.randn(near, 1, generator=generator)).to(alpha)
+    n = len(hit[0])
+    if n == 0:
+        return anywhere
+    pick = (chosen.to(alpha) * n).long().clamp(max=n - 1)
+    rays = tuple(index[pick] for index in hit)
+    surface = origins[rays] + ((depth[rays] / alpha[rays])[:, None] + offsets) * directions[rays]
+    return torch.cat([anywhere[near:], surface.clamp(-BOUND, BOUND)])

@@ -1,0 +1,171 @@
+"""The settings of a run: what a YAML file and KEY=VALUE on the command line may say."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+from typing_extensions import Self
+
+from sds3d.cameras import CameraConfig
+from sds3d.config import Config, ConfigError, build, load_preset, load_yaml, nearest, parse_override
+from sds3d.formats.export import DEFAULT_FORMATS, FORMATS, Format
+from sds3d.guidance.multiview import MultiViewConfig
+from sds3d.guidance.rules import GuidanceConfig
+from sds3d.guidance.transforms import GradientTransform
+from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.prompts.prompt import PromptConfig, checked_prompt, slug
+from sds3d.representations.make import RepresentationConfig
+from sds3d.representations.voxel_grid import VoxelGridConfig
+from sds3d.run.folder import Run, create_run
+from sds3d.run.optimize import OptimizerConfig
+
+Level = Annotated[float, Field(ge=0, le=1)]
+
+FILM = 64_000_000
+"""Most pixels of a turntable video, whose frames are in memory together."""
+
+
+class ExportConfig(Config):
+    """What is written when the optimisation is done, beside the pictures."""
+
+    formats: tuple[Format, ...] = DEFAULT_FORMATS
+    """Formats of the asset. What is no cloud of splats becomes one for theirs. usdz needs pip install "sds3d[usd]"."""
+    resolution: int = Field(default=128, ge=16, le=1024)
+    """Samples a side of the grid that the surface is extracted from."""
+    texture_size: int = Field(default=1024, ge=64, le=8192)
+    """Height and width of the texture in pixels."""
+    picture_size: int = Field(default=256, ge=32, le=2048)
+    """Height and width of the turntable video in pixels."""
+    frames: int = Field(default=60, ge=4, le=3600)
+    """Frames of the turntable video."""
+
+    @model_validator(mode="after")
+    def _film_fits(self) -> Self:
+        if (pixels := self.frames * self.picture_size**2) > FILM:
+            raise ValueError(
+                f"{self.frames} frames of {self.picture_size} px are too many: {pixels / FILM:.1f} x the most"
+            )
+        return self
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _formats_are_known(cls, given: object) -> object:
+        for name in given if isinstance(given, (list, tuple)) else ():
+            if name not in FORMATS:
+                close = nearest(str(name), FORMATS)
+                hint = f'did you mean "{close[0]}"?' if close else f"use some of: {', '.join(FORMATS)}"
+                raise ValueError(f'the format "{name}" is unknown; {hint}')
+        return given
+
+
+class RunConfig(Config):
+    """A complete run: the same configuration, seed and thread count give the same asset on a CPU."""
+
+    prompt: Annotated[str, AfterValidator(checked_prompt)]
+    """The object, for example "a red mug"."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of every random choice."""
+    steps: int = Field(default=300, ge=1)
+    """Optimisation steps."""
+    prior: DiffusersConfig = DiffusersConfig()
+    """The frozen diffusion model."""
+    guidance: GuidanceConfig = MultiViewConfig()
+    """The score-distillation rule."""
+    gradient: tuple[GradientTransform, ...] = ()
+    """What is done to the rule's gradient, one after the other."""
+    representation: RepresentationConfig = VoxelGridConfig()
+    """What the object is made of while it is optimised."""
+    particles: int = Field(default=1, ge=1, le=64)
+    """Objects that share the steps and the rule's networks (ProlificDreamer); all are written, the first is shown."""
+    cameras: CameraConfig = CameraConfig()
+    """The views of each step."""
+    prompts: PromptConfig = PromptConfig()
+    """How the prompt becomes text for each view."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """Adam and its schedule."""
+    background: tuple[Level, Level, Level] | None = None
+    """Colour behind the renders in [0, 1]; none draws a light grey each step."""
+    preview_every: float = Field(default=5.0, gt=0)
+    """Seconds between preview pictures."""
+    checkpoint_every: int = Field(default=50, ge=1)
+    """Steps between checkpoints."""
+    export: ExportConfig = ExportConfig()
+    """What is written at the end."""
+    start_from: str = ""
+    """What the object begins as: a file of a mesh, of splats or of points, or the folder of another run."""
+    start_from_sha256: str = ""
+    """Digest of that file, filled in when a run is made: another content is another run."""
+    stages: tuple[dict[str, Any], ...] = ()
+    """Partial configurations, carried out one after the other, each on top of this one: the scene of a stage begins as
+    what the stage before made, in another representation if it has another. `share` in a stage gives it that part of
+    the run's steps, beside the shares of the other stages."""
+
+    @model_validator(mode="after")
+    def _stages_are_valid(self) -> Self:
+        for i, stage in enumerate(self.stages):
+            share = stage.get("share", 1)
+            if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < math.inf:
+                raise ValueError(f"stages.{i}.share = {share!r}: give a number above 0, its part of the run's steps")
+            if {"share", "steps"} <= stage.keys():
+                raise ValueError(f"stages.{i}: it has steps of its own and a share of the run's, leave one out")
+            if wrong := stage.keys() & {"stages", "prompt", "seed", "export", "start_from", "start_from_sha256"}:
+                raise ValueError(f"stages.{i}.{min(wrong)}: that is the whole run's, set it outside of stages")
+            try:
+                stage_config(self, i)
+            except ConfigError as error:
+                raise ValueError(f"in stages.{i}: {error}") from None
+        return self
+
+
+def make_config(
+    prompt: str,
+    preset: str = "toybox",
+    overrides: Sequence[str] = (),
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> RunConfig:
+    """Defaults, a preset's values, the prompt, settings and KEY=VALUE overrides, in this order. Raises ConfigError."""
+    chosen = load_preset(preset)
+    layers = [chosen.values, {"prompt": prompt}, settings, *(parse_override(text) for text in overrides)]
+    config = build(RunConfig, *layers)
+    if chosen.needs_asset and not config.start_from:
+        raise ConfigError(f'the preset "{preset}" needs a mesh of yours: sds3d texture FILE PROMPT, or start_from=FILE')
+    return config
+
+
+def stage_count(config: RunConfig) -> int:
+    """How many stages a run has: one when none are named."""
+    return max(len(config.stages), 1)
+
+
+def stage_config(config: RunConfig, stage: int) -> RunConfig:
+    """The complete configuration of a stage, itself without stages. Raises ConfigError."""
+    patch = dict(config.stages[stage]) if config.stages else {}
+    if patch.pop("share", None) is not None:
+        shares = [other.get("share", 0.0) for other in config.stages]
+        begin, end = (round(config.steps * sum(shares[:n]) / sum(shares)) for n in (stage, stage + 1))
+        patch["steps"] = max(end - begin, 1)
+    return build(RunConfig, config.model_dump(exclude={"stages"}), patch)
+
+
+def total_steps(config: RunConfig, stages: int | None = None) -> int:
+    """Steps of the first `stages` stages, or of all."""
+    return sum(stage_config(config, i).steps for i in range(stage_count(config) if stages is None else stages))
+
+
+def read_config(run: Run) -> RunConfig:
+    """The configuration of a run folder."""
+    return build(RunConfig, load_yaml(run.config_path))
+
+
+def new_run(root: Path, config: RunConfig) -> Run:
+    """The run folder of this configuration under `root`, made when it is not there yet. Raises RunError."""
+    if (asset := Path(config.start_from)).is_file():
+        digest = hashlib.sha256(asset.read_bytes()).hexdigest()
+        config = config.model_copy(update={"start_from_sha256": digest})
+    return create_run(root, slug(config.prompt), config)

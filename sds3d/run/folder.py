@@ -1,0 +1,368 @@
+"""The run folder: everything a run is, on disk, whole at every instant.
+
+    runs/<slug>-<hash of the configuration>/
+        config.yaml            the complete configuration
+        state.json             what the run is doing, replaced atomically
+        events.jsonl           one line a step; a step that was done again after a crash has a later line
+        checkpoints/*.safetensors   all that the next step depends on; the newest two are kept
+        previews/  exports/  run.log
+        control                a request to the running process: pause or cancel
+        lock                   held by the running process
+
+Nothing here knows what a scene or a prior is: checkpoints are flat tensors, the configuration is text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from sds3d.config import Config, dump_yaml
+from sds3d.files import RunError, disk_error, sweep, write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Status = Literal["new", "queued", "running", "paused", "cancelled", "failed", "done"]
+Request = Literal["pause", "cancel"]
+STOPPED: dict[Request, Status] = {"pause": "paused", "cancel": "cancelled"}
+"""What a run is after a request."""
+
+KEPT_CHECKPOINTS = 2
+CONFIGS = "[!.]*/config.yaml"
+"""Where runs are under their root; what is being deleted is hidden."""
+EVENT_BYTES = 2048
+"""More than a line of `events.jsonl` takes."""
+
+
+class RunBusyError(RunError):
+    """Another process holds the run folder."""
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What `state.json` holds.
+
+    status: "new" runs wait for nobody, "queued" ones for a worker; one that is "running" but not busy was killed.
+    step, total: optimisation steps done and wanted. seconds: spent so far, over all processes. threads: CPU threads
+    that the result depends on, 0 before the first start. error: one line, when failed. queued: when, in seconds since
+    1970: the queue's order. attempts: how many workers died of it since. lean: it goes on with less memory, slower.
+    """
+
+    status: Status = "new"
+    step: int = 0
+    total: int = 0
+    seconds: float = 0.0
+    threads: int = 0
+    device: str = ""
+    error: str = ""
+    queued: float = 0.0
+    attempts: int = 0
+    lean: bool = False
+
+
+def _checked(state: RunState) -> RunState:
+    """The state, whose values have the types of their defaults. Raises ValueError."""
+    if state.status not in get_args(Status):
+        raise ValueError(f"the status {state.status!r} is unknown")
+    for field in fields(RunState):
+        value, kind = getattr(state, field.name), type(field.default)
+        if not isinstance(value, (int, float) if kind is float else kind):
+            raise ValueError(f"{field.name} is {value!r}")
+    return state
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder. Reading needs no lock; writing is for the process inside `locked()`."""
+
+    folder: Path
+
+    @property
+    def config_path(self) -> Path:
+        """The complete configuration."""
+        return self.folder / "config.yaml"
+
+    @property
+    def previews(self) -> Path:
+        """Folder of preview pictures."""
+        return self.folder / "previews"
+
+    @property
+    def exports(self) -> Path:
+        """Folder of exported files."""
+        return self.folder / "exports"
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Checkpoints on disk, the newest first."""
+        return sorted((self.folder / "checkpoints").glob("[0-9]*.safetensors"), reverse=True)
+
+    @property
+    def state(self) -> RunState:
+        """The state on disk; a fresh one when there is none yet."""
+        try:
+            values = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
+            known = {field.name for field in fields(RunState)}
+            return _checked(RunState(**{key: value for key, value in values.items() if key in known}))
+        except FileNotFoundError:
+            return RunState()
+        except (ValueError, TypeError, AttributeError) as error:
+            raise RunError(f"{self.folder / 'state.json'} is damaged: {error}; delete it and resume") from error
+
+    def update(self, **changes: Any) -> RunState:
+        """Replace fields of the state, atomically."""
+        state = replace(self.state, **changes)
+        write_atomically(self.folder / "state.json", (json.dumps(asdict(state), indent=2) + "\n").encode())
+        return state
+
+    def log(self, message: str) -> None:
+        """Append a dated line to `run.log`."""
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        _append(self.folder / "run.log", f"{stamp} {message}\n")
+
+    def add_event(self, event: Mapping[str, Any]) -> None:
+        """Append one line to `events.jsonl`."""
+        _append(self.folder / "events.jsonl", json.dumps(event) + "\n")
+
+    def events(self) -> list[dict[str, Any]]:
+        """Every whole event; the line that a killed process left torn is skipped."""
+        try:
+            lines = (self.folder / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        return _parsed(lines)
+
+    def last_events(self, count: int) -> list[dict[str, Any]]:
+        """The newest whole events, at most `count`, read from the end of the file."""
+        try:
+            with (self.folder / "events.jsonl").open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                start = max(0, size - EVENT_BYTES * count)
+                file.seek(start)
+                lines = file.read().decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        return _parsed(lines[1:] if start else lines)[-count:]
+
+    def save_checkpoint(self, step: int, tensors: Mapping[str, Tensor]) -> Path:
+        """Write CPU tensors as the newest checkpoint and drop all but the newest two."""
+        from safetensors.torch import save
+
+        data = save(dict(tensors), metadata={"step": str(step), "sha256": _fingerprint(tensors)})
+        path = write_atomically(self.folder / "checkpoints" / f"{step:08d}.safetensors", data)
+        for old in self.checkpoints[KEPT_CHECKPOINTS:]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def load_checkpoint(self, *, mend: bool = False) -> dict[str, Tensor] | None:
+        """The newest checkpoint that is whole, or None when there is none.
+
+        mend: damaged ones are logged and set aside, as `<step>.damaged`; for the process inside `locked()`.
+        Raises OSError when one cannot be read for now.
+        """
+        for path in self.checkpoints:
+            try:
+                return read_checkpoint(path)
+            except FileNotFoundError:
+                continue  # a newer one has just taken its place
+            except RunError as error:
+                if mend:
+                    self.log(f"warning: {error}; falling back to the checkpoint before it")
+                    path.replace(path.with_suffix(".damaged"))
+        return None
+
+    def sweep(self) -> None:
+        """Remove what killed processes left half-written; for the process inside `locked()`."""
+        for folder in (self.folder, self.folder / "checkpoints", self.previews, self.exports):
+            sweep(folder)
+
+    def request(self, what: Request) -> None:
+        """Ask the running process to pause or cancel; it does so after its current step."""
+        write_atomically(self.folder / "control", what.encode())
+
+    def requested(self) -> Request | None:
+        """The pending request, if any."""
+        try:
+            text = (self.folder / "control").read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            return None
+        return next((known for known in get_args(Request) if text == known), None)
+
+    def clear_request(self) -> None:
+        """Forget the pending request."""
+        (self.folder / "control").unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against other processes; the lock dies with its process, so none can be stale.
+
+        Raises RunBusyError when another process holds it.
+        """
+        with hold(self.folder / "lock", f"{self.folder} is in use"):
+            yield
+
+    def holder(self) -> int:
+        """The process that holds the folder or did so last, on its own machine; 0 if none ever did."""
+        try:
+            return int((self.folder / "lock").read_bytes()[:32])
+        except (OSError, ValueError):
+            return 0
+
+    def busy(self) -> bool:
+        """Whether a process holds the folder. A run that is "running" but not busy was killed; it can be resumed."""
+        return is_held(self.folder / "lock")
+
+
+def create_run(root: Path, slug: str, config: Config) -> Run:
+    """The folder of this configuration under `root`, made when it is not there yet.
+
+    Raises RunError when the folder cannot be written.
+    """
+    text = dump_yaml(config)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    for attempt in range(100):
+        name = f"{slug}-{digest[:8]}" + (f"-{attempt + 1}" if attempt else "")
+        run = Run(root / name)
+        try:
+            if not run.config_path.exists():
+                run.folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(run.config_path, text.encode())
+            if run.config_path.read_text(encoding="utf-8") == text:
+                return run
+        except OSError as error:
+            raise RunError(f"cannot write {run.folder}: {error.strerror}; choose another folder with --out") from error
+    raise RunError(f"{root} holds a hundred other configurations of the name {slug}-{digest[:8]}")
+
+
+def open_run(folder: Path) -> Run:
+    """An existing run. Raises RunError, naming the runs beside it, when the folder is none."""
+    run = Run(folder)
+    if run.config_path.is_file():
+        return run
+    beside = list_runs(folder) or list_runs(folder.parent)
+    hint = f"; did you mean {beside[0].folder}?" if beside else ""
+    raise RunError(f"{folder} is no run folder (it has no config.yaml){hint}")
+
+
+def list_runs(root: Path) -> list[Run]:
+    """The runs under a folder, the one touched last first."""
+    found = [Run(path.parent) for path in root.glob(CONFIGS)]
+
+    def touched(run: Run) -> float:
+        for path in (run.folder / "state.json", run.config_path):
+            with suppress(OSError):
+                return path.stat().st_mtime
+        return 0.0  # deleted meanwhile
+
+    return sorted(found, key=touched, reverse=True)
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint. Raises RunError when it is truncated or damaged, OSError when it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except (SafetensorError, ValueError) as error:
+        raise RunError(f"{path} is damaged ({error})") from error
+    if metadata.get("sha256") != _fingerprint(tensors):
+        raise RunError(f"{path} is damaged (its contents do not match their fingerprint)")
+    return tensors
+
+
+def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    import torch
+
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        digest.update(key.encode())
+        digest.update(tensors[key].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _parsed(lines: list[str]) -> list[dict[str, Any]]:
+    """The events of those lines that are whole."""
+    events = []
+    for line in lines:
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            events.append(event)
+    return events
+
+
+@contextmanager
+def hold(path: Path, busy: str) -> Iterator[None]:
+    """Hold a lock file, which tells the holder's process. Raises RunBusyError, beginning with `busy`, if it is held."""
+    with path.open("ab+", buffering=0) as file:  # closing it releases the lock
+        try:
+            _lock_patiently(file.fileno())
+        except OSError:
+            file.seek(0)
+            holder = file.read(32).decode(errors="replace").strip()
+            who = f"process {holder}" if holder else "another process"
+            raise RunBusyError(f"{busy} by {who}; wait for it, or stop it first") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n".encode())
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a lock file; asking takes hold of it for an instant and leaves no trace."""
+    for mode in ("rb+", "rb"):  # a folder that is read-only is held by nobody for that
+        with suppress(OSError), path.open(mode) as file:
+            try:
+                _lock(file.fileno())
+            except OSError:
+                return True
+            return False
+    return False
+
+
+def _append(path: Path, line: str) -> None:
+    """Append a line, after closing the line that a killed process may have left torn."""
+    try:
+        with path.open("ab+", buffering=0) as file:
+            torn = False
+            if file.seek(0, os.SEEK_END) > 0:
+                file.seek(-1, os.SEEK_END)
+                torn = file.read(1) != b"\n"
+            file.write(("\n" * torn + line).encode())  # one write: lines of two processes never mix
+    except OSError as error:
+        raise disk_error(error, path, len(line)) from error
+
+
+def _lock_patiently(descriptor: int) -> None:
+    """Lock, waiting out a `busy()` elsewhere, which holds the lock for an instant. Raises OSError."""
+    for _ in range(20):
+        with suppress(OSError):
+            return _lock(descriptor)
+        time.sleep(0.02)
+    return _lock(descriptor)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(descriptor: int) -> None:
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # Windows keeps others from reading what is locked
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+else:
+    import fcntl
+
+    def _lock(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,294 @@
+"""The optimisation loop, as a generator of steps that knows nothing of files, progress bars or processes.
+
+Each step renders the scene from sampled cameras, asks a guidance rule for a gradient in the prior's space or for
+pictures to be like, and moves the scene's parameters by Adam (Kingma and Ba 2014, arXiv:1412.6980). Consumers
+pause, cancel, save and draw between two steps, where the state is whole.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from sds3d.cameras import CameraConfig, Cameras, sample_cameras
+from sds3d.config import Config
+from sds3d.guidance.base import Guidance, Guided, Views
+from sds3d.guidance.transforms import GradientTransform
+from sds3d.priors.base import Prior
+from sds3d.prompts.prompt import EncodedPrompt
+from sds3d.representations.base import Rendering, Scene
+from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
+
+
+class OptimizerConfig(Config):
+    """Adam and its learning-rate schedule; the rates themselves belong to the representation."""
+
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of the two moments."""
+    eps: float = Field(default=1e-15, gt=0)
+    """Added to the root of the second moment; tiny, because gradients of far-off voxels are tiny too."""
+    warmup: int = Field(default=10, ge=0)
+    """Steps over which the learning rates rise linearly from zero."""
+    final: float = Field(default=0.2, gt=0, le=1)
+    """Factor that the learning rates reach linearly at the last step."""
+    max_grad_norm: float = Field(default=1e8, gt=0)
+    """A larger gradient norm stops the run: it has diverged."""
+
+
+class NumericalError(ArithmeticError):
+    """Something of a step was not finite, or exploded; the parameters are still those of the step before."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished step.
+
+    step: steps done so far, 1 to total. rendering: detached pictures of its B views, over `background` (3,).
+    losses: the scene's weighted regularisers and, for a rule on pixels, "image". grad_norm: of all parameters.
+    seconds: wall-clock of this step.
+    """
+
+    step: int
+    total: int
+    cameras: Cameras
+    background: Tensor
+    rendering: Rendering
+    guided: Guided
+    losses: dict[str, float]
+    grad_norm: float
+    seconds: float
+
+
+@dataclass
+class LoopState:
+    """What the loop itself must remember: steps done, Adam's moments and the random streams."""
+
+    step: int
+    optimizer: torch.optim.Adam
+    generators: dict[str, torch.Generator]
+
+
+def random_streams(seed: int, *names: str) -> dict[str, torch.Generator]:
+    """Independent CPU generators, one a name, so that one consumer's draws never shift another's."""
+    streams = {}
+    for name in names:
+        entropy = np.random.SeedSequence([seed, *name.encode()]).generate_state(1, np.uint64)[0]
+        streams[name] = torch.Generator().manual_seed(int(entropy))
+    return streams
+
+
+def start(scene: Scene, config: OptimizerConfig, generators: Mapping[str, torch.Generator]) -> LoopState:
+    """The state before the first step. `generators` needs the streams "cameras" and "guidance"."""
+    optimizer = torch.optim.Adam(scene.parameter_groups(), betas=config.betas, eps=config.eps)
+    return LoopState(0, optimizer, dict(generators))
+
+
+def optimize(
+    scene: Scene,
+    prior: Prior,
+    guidance: Guidance,
+    prompt: EncodedPrompt,
+    state: LoopState,
+    *,
+    steps: int,
+    cameras: CameraConfig,
+    config: OptimizerConfig,
+    background: tuple[float, float, float] | None = None,
+    transforms: Sequence[GradientTransform] = (),
+) -> Iterator[Step]:
+    """Optimise `scene` in place from `state.step` to `steps`, one event a step.
+
+    background: colour behind the renders in [0, 1]; None draws a light tinted grey each step. transforms: of the rule's
+    gradient, applied in this order.
+    At every yield scene, guidance and state are those of a finished step: save, stop or draw there.
+
+    Raises NumericalError when something is not finite or the gradient explodes; scene and random streams are
+    then those of the last finished step.
+    """
+    rates = [group["lr"] for group in scene.parameter_groups()]
+    while state.step < steps:
+        began = time.perf_counter()
+        streams = {name: stream.get_state() for name, stream in state.generators.items()}
+        try:
+            event = _step(scene, prior, guidance, prompt, state, steps, cameras, config, background, transforms, rates)
+        except NumericalError:
+            for name, stream in streams.items():
+                state.generators[name].set_state(stream)
+            raise
+        yield replace(event, seconds=time.perf_counter() - began)
+
+
+def _step(
+    scene: Scene,
+    prior: Prior,
+    guidance: Guidance,
+    prompt: EncodedPrompt,
+    state: LoopState,
+    steps: int,
+    camera_config: CameraConfig,
+    config: OptimizerConfig,
+    fixed_background: tuple[float, float, float] | None,
+    transforms: Sequence[GradientTransform],
+    rates: list[float],
+) -> Step:
+    progress = state.step / max(steps - 1, 1)
+    name = f"step {state.step + 1}"
+    for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * learning_rate_factor(state.step, steps, config)
+    state.optimizer.zero_grad(set_to_none=True)
+
+    cameras = sample_cameras(camera_config, state.generators["cameras"])
+    drawn = sample_background(state.generators["cameras"])  # drawn in any case: the streams stay comparable
+    background = (drawn if fixed_background is None else torch.tensor(fixed_background)).to(prior.device)  # (3,)
+    cameras = cameras.to(prior.device)
+    rendering = scene.render(cameras, background)
+    _check(rendering.rgb, "the render", name)
+
+    rgb = resize(rendering.rgb, prior.image_size)  # (B, S, S, 3)
+    # (B, C, h, w); its graph is dropped unused when the rule works on pixels
+    x = prior.encode_image(rgb) if rendering.latent is None else rendering.latent
+    views = Views(cameras, rgb.detach(), rendering.alpha.detach(), rendering.depth.detach(), prompt)
+    guided = guidance(x.detach(), views, progress, state.generators["guidance"])
+
+    def on_picture(gradient: Tensor) -> Tensor:
+        for transform in transforms:
+            gradient = transform.on_picture(gradient * len(cameras), progress) / len(cameras)
+        return gradient
+
+    # The rule's gradient enters the graph at x as it is; everything with a value is a loss.
+    roots: list[Tensor] = []
+    seeds: list[Tensor | None] = []
+    losses = scene.regularisers(rendering, progress)
+    if guided.gradient is not None:
+        gradient = guided.gradient
+        for transform in transforms:
+            gradient = transform.on_x(gradient, progress)
+        _check(gradient, "the guidance gradient", name)
+        roots, seeds = [x], [gradient / len(cameras)]
+    if guided.image_target is not None:
+        _check(guided.image_target, "the image target", name)
+        losses["image"] = guided.image_weight * image_loss(rendering, background, guided.image_target)
+    for term, loss in losses.items():
+        _check(loss, f'the loss "{term}"', name)
+    roots += losses.values()
+    seeds += [None] * len(losses)
+    on_pictures = rendering.rgb.register_hook(on_picture) if transforms and rendering.rgb.requires_grad else None
+    torch.autograd.backward(roots, seeds)
+    if on_pictures is not None:
+        on_pictures.remove()  # a scene may give the same pictures again
+
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    if not grad_norm <= config.max_grad_norm:  # also true of NaN
+        raise NumericalError(
+            f"{name}: the gradient's norm is {grad_norm:.3g}; lower the guidance scale or the learning rates"
+        )
+    state.optimizer.step()
+    scene.after_step(state.step, state.optimizer)
+    guided = guided.learned()
+    state.step += 1
+    return Step(
+        step=state.step,
+        total=steps,
+        cameras=cameras,
+        background=background,
+        rendering=Rendering(
+            rendering.rgb.detach(), rendering.alpha.detach(), rendering.depth.detach(), rendering.normal.detach()
+        ),
+        guided=guided,
+        losses={term: loss.item() for term, loss in losses.items()},
+        grad_norm=grad_norm,
+        seconds=0.0,
+    )
+
+
+def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
+    """Factor on the learning rates at 0-based `step`: a linear rise, times a line from 1 down to `final`."""
+    rise = min(1.0, (step + 1) / (config.warmup + 1))
+    return rise * (1 - (1 - config.final) * step / max(steps - 1, 1))
+
+
+def sample_background(generator: torch.Generator) -> Tensor:
+    """A grey with a tint, (3,) in [0, 1], as behind the toybox's objects, though less often white, as parts may be.
+
+    The wider its range, the worse can fog of a middling colour pass for it.
+    """
+    grey = 0.35 + 0.65 * torch.rand(1, generator=generator) ** 1.5
+    tint = 0.16 * torch.rand(3, generator=generator) - 0.08
+    return (grey + tint).clamp(0, 1)
+
+
+def resize(rgb: Tensor, size: int) -> Tensor:
+    """Pictures (B, H, W, 3) at (B, size, size, 3), bilinear and antialiased; untouched when they fit."""
+    if rgb.shape[1:3] == (size, size):
+        return rgb
+    planes = rgb.permute(0, 3, 1, 2)  # (B, 3, H, W)
+    return F.interpolate(planes, (size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+
+
+def border_color(pictures: Tensor) -> Tensor:
+    """Median colour of each picture's outermost pixels: (B, H, W, 3) to (B, 3)."""
+    edges = [pictures[:, 0], pictures[:, -1], pictures[:, 1:-1, 0], pictures[:, 1:-1, -1]]  # each (B, n, 3)
+    return torch.cat(edges, dim=1).median(dim=1).values
+
+
+def image_loss(rendering: Rendering, background: Tensor, target: Tensor) -> Tensor:
+    """1/2 |rgb - target|^2, summed over pixels and averaged over the B views.
+
+    The render is first put on the target's own border colour, so that a background the prior likes better
+    than `background` (3,) is not explained by fog. target: (B, S, S, 3) in [0, 1].
+    """
+    behind = border_color(target)[:, None, None] - background  # (B, 1, 1, 3)
+    rgb = rendering.rgb + (1 - rendering.alpha) * behind  # (B, H, W, 3)
+    return 0.5 * (resize(rgb, target.shape[1]) - target).square().sum() / len(target)
+
+
+def _check(value: Tensor, what: str, step: str) -> None:
+    if not torch.isfinite(value).all():
+        raise NumericalError(f"{step}: {what} is not finite; lower the guidance scale or the learning rates")
+
+
+@contextmanager
+def undisturbed(generators: Mapping[str, torch.Generator]) -> Iterator[None]:
+    """Draws inside the block leave no trace: drawing a preview must not change the run."""
+    states = {name: generator.get_state() for name, generator in generators.items()}
+    try:
+        yield
+    finally:
+        for name, generator in generators.items():
+            generator.set_state(states[name])
+
+
+def pack(scene: Scene, guidance: Guidance, state: LoopState) -> dict[str, Tensor]:
+    """Everything that the rest of a run depends on, as flat CPU tensors; `resume` is the inverse."""
+    tensors = prefixed("scene", scene.state_dict()) | prefixed("guidance", guidance.state_dict())
+    tensors |= {f"generator/{key}": generator.get_state() for key, generator in state.generators.items()}
+    tensors |= prefixed("optimizer", optimizer_state(state.optimizer))
+    tensors["step"] = torch.tensor(state.step)
+    return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+
+
+def resume(
+    tensors: Mapping[str, Tensor],
+    scene: Scene,
+    guidance: Guidance,
+    config: OptimizerConfig,
+    generators: Mapping[str, torch.Generator],
+) -> LoopState:
+    """Put `pack`'s tensors back into scene, guidance and generators, and return the loop's state."""
+    scene.load_state_dict(part(tensors, "scene"))
+    guidance.load_state_dict(part(tensors, "guidance"))
+    for name, generator in generators.items():
+        generator.set_state(tensors[f"generator/{name}"])
+    state = start(scene, config, generators)  # after the scene is loaded: loading may resize its parameters
+    load_optimizer_state(state.optimizer, part(tensors, "optimizer"))
+    state.step = int(tensors["step"])
+    return state

@@ -1,0 +1,116 @@
+"""What a run shows and hands over: previews, pictures and exports."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from sds3d.cameras import CameraConfig, Cameras, turntable
+from sds3d.devices import pick_device
+from sds3d.files import RunError, write_atomically
+from sds3d.formats.export import SPLAT_FORMATS, write_exports
+from sds3d.formats.pictures import to_png
+from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, Mesh
+from sds3d.prompts.prompt import slug
+from sds3d.representations.base import Scene
+from sds3d.representations.field_nerf import FieldNerfConfig
+from sds3d.representations.gaussians import GaussiansScene
+from sds3d.representations.make import as_splats, make_scene
+from sds3d.representations.particles import Particles, particle
+from sds3d.run.config import ExportConfig, RunConfig, read_config, stage_config
+from sds3d.run.folder import Run
+from sds3d.run.optimize import random_streams
+from sds3d.states import part
+
+PREVIEW_VIEWS = 8
+SURFACE_SPLATS = 30_000
+"""Gaussians that a surface becomes in the formats of splats."""
+
+
+def pictures(scene: Scene, cameras: Cameras, device: torch.device) -> FloatArray:
+    """Renders over white without gradients, a few views at a time: (B, H, W, 3) float32 in [0, 1]."""
+    white = torch.ones(3, device=device)
+    with torch.no_grad():
+        parts = [scene.render(cameras[i : i + 4].to(device), white).rgb.cpu() for i in range(0, len(cameras), 4)]
+    return torch.cat(parts).clamp(0, 1).numpy()
+
+
+def camera_distance(config: CameraConfig) -> tuple[float, float]:
+    """Middle of the ranges of distance (metres) and field of view (degrees): how previews look at the object."""
+    return sum(config.distance) / 2, sum(config.fovy) / 2
+
+
+def save_preview(run: Run, cameras: CameraConfig, scene: Scene, device: torch.device) -> Path:
+    """Eight views side by side, as `previews/latest.png`."""
+    distance, fovy = camera_distance(cameras)
+    around = turntable(PREVIEW_VIEWS, distance=distance, fovy=fovy, size=min(cameras.size, 256))
+    return write_atomically(run.previews / "latest.png", to_png(pictures(scene, around, device)))  # (8, H, W, 3)
+
+
+def export_scene(run: Run, config: RunConfig, scene: Scene, device: torch.device) -> dict[str, Path]:
+    """Write every export of a scene into the run's folder; those of further particles into `particle-2` and so on.
+
+    Returns the paths of the first by file name. Raises EmptySurfaceError when it holds no surface; what needs none is
+    written all the same.
+    """
+    if isinstance(scene, Particles):
+        for number, other in enumerate(scene.scenes[1:], start=2):
+            with suppress(EmptySurfaceError):  # the first one decides
+                _export(run.exports / f"particle-{number}", config, other, device)
+    return _export(run.exports, config, particle(scene, 0), device)
+
+
+def _export(folder: Path, config: RunConfig, scene: Scene, device: torch.device) -> dict[str, Path]:
+    mesh: Mesh | None = None
+    missing: EmptySurfaceError | None = None
+    try:
+        mesh = scene.to_mesh(config.export.resolution)
+    except EmptySurfaceError as error:
+        missing = error
+    splats = scene.to_splats().without_invalid()[0] if isinstance(scene, GaussiansScene) else None
+    if splats is None and mesh is not None and not set(SPLAT_FORMATS).isdisjoint(config.export.formats):
+        splats = as_splats(mesh, SURFACE_SPLATS, torch.Generator().manual_seed(config.seed))
+    formats = config.export.formats if splats is not None else set(config.export.formats) - set(SPLAT_FORMATS)
+    paths = write_exports(
+        folder,
+        mesh,
+        lambda cameras: pictures(scene, cameras, device),
+        slug(config.prompt),
+        formats=formats,
+        splats=splats,
+        title=config.prompt,
+        texture_size=config.export.texture_size,
+        size=config.export.picture_size,
+        frames=config.export.frames,
+    )
+    if missing is not None:
+        raise missing
+    return paths
+
+
+def load_scene(run: Run, device: torch.device) -> Scene:
+    """The scene of a run's newest checkpoint, without its prior. Raises RunError when there is no checkpoint yet."""
+    config = read_config(run)
+    checkpoint = run.load_checkpoint()
+    if checkpoint is None:
+        if run.state.status == "done":
+            raise RunError(f"{run.folder} is finished, but its checkpoint is gone or damaged: its exports are left")
+        raise RunError(f"{run.folder} has no checkpoint yet: nothing to show; sds3d resume {run.folder}")
+    mine = stage_config(config, int(checkpoint["stage"]))
+    representation = mine.representation
+    if isinstance(representation, FieldNerfConfig):
+        representation = representation.model_copy(update={"sketch": ""})  # its file may be gone, and teaches only
+    stream = random_streams(config.seed, "scene")["scene"]
+    scene = make_scene(representation, stream, device, mine.steps, particles=mine.particles)
+    scene.load_state_dict(part(checkpoint, "scene"))
+    return scene
+
+
+def export_run(run: Run, export: ExportConfig | None = None, device: str = "") -> dict[str, Path]:
+    """Export a run's newest checkpoint again, finished or not. Raises RunError when there is none yet."""
+    config = read_config(run)
+    config = config.model_copy(update={"export": export or config.export})
+    place = pick_device(device)
+    return export_scene(run, config, load_scene(run, place), place)

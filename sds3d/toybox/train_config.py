@@ -1,0 +1,35 @@
+"""Settings of the training of the embedded prior and the scorer."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from sds3d.config import Config
+
+
+class TrainConfig(Config):
+    """Sizes of the training; assets/toybox/CARD.md states those of the prior that is shipped."""
+
+    objects: int = Field(default=16000, ge=16)
+    """Objects rendered from four sides for training."""
+    held_out_objects: int = Field(default=128, ge=4)
+    """Further objects, of another seed, for the figures of the card."""
+    seed: int = 0
+    workers: int = Field(default=2, ge=1)
+    """Processes that render and that train the U-Net, which on a CPU is faster than one with as many threads."""
+    start_from: str = ""
+    """A prior's folder: its autoencoder is kept and its other networks are trained further."""
+    autoencoder_steps: int = Field(default=4500, ge=1)
+    autoencoder_batch: int = Field(default=16, ge=1)
+    autoencoder_rate: float = Field(default=2e-3, gt=0)
+    unet_steps: int = Field(default=12000, ge=1)
+    unet_objects: int = Field(default=4, ge=1)
+    """Objects of four views in each process's batch of the U-Net."""
+    unet_rate: float = Field(default=8e-4, gt=0)
+    samples: int = Field(default=16, ge=0, le=16)
+    """Prompts in the sample grid that is drawn now and then."""
+    scorer_objects: int = Field(default=8000, ge=16)
+    scorer_steps: int = Field(default=4000, ge=1)
+    scorer_batch: int = Field(default=64, ge=1)
+    checkpoint_every: int = Field(default=250, ge=1)
+    """Steps between checkpoints."""

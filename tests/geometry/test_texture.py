@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import trimesh
+from export_shapes import position_color, torus_mesh
+from scipy import ndimage
+
+from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.texture import bake, rasterize_uv
+
+SIZE = 256
+
+
+@pytest.fixture(scope="module")
+def torus() -> Mesh:
+    return torus_mesh(2000)
+
+
+@pytest.fixture(scope="module")
+def baked(torus) -> Mesh:
+    return bake(torus, position_color, SIZE)
+
+
+def bilinear(texture, uv):
+    """Independent texture lookup in the glTF convention: (0, 0) is the outer corner of the first texel."""
+    height, width, _ = texture.shape
+    rows, columns = uv[:, 1] * height - 0.5, uv[:, 0] * width - 0.5
+    return np.stack(
+        [ndimage.map_coordinates(texture[..., i] / 255.0, [rows, columns], order=1, mode="nearest") for i in range(3)],
+        axis=1,
+    )
+
+
+def surface_samples(mesh, count=20_000):
+    rng = np.random.default_rng(0)
+    areas = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False).area_faces
+    faces = mesh.faces[rng.choice(len(mesh.faces), count, p=areas / areas.sum())]
+    weights = rng.dirichlet([1, 1, 1], count)[:, :, None]
+    return (mesh.vertices[faces] * weights).sum(axis=1), (mesh.uv[faces] * weights).sum(axis=1)
+
+
+def test_the_surface_is_the_same_and_uv_are_in_range(torus, baked):
+    assert baked.faces.shape == torus.faces.shape
+    np.testing.assert_array_equal(baked.vertices[baked.faces], torus.vertices[torus.faces])
+    np.testing.assert_array_equal(baked.normals[baked.faces], torus.normals[torus.faces])
+    np.testing.assert_array_equal(baked.colors[baked.faces], torus.colors[torus.faces])
+    assert baked.uv.dtype == np.float32
+    assert baked.uv.min() >= 0
+    assert baked.uv.max() <= 1
+    assert baked.texture.shape == (SIZE, SIZE, 3)
+    assert baked.texture.dtype == np.uint8
+    assert baked.texture.std() > 20
+
+
+def test_the_texture_looked_up_at_surface_points_is_the_colour_there(baked):
+    points, uv = surface_samples(baked)
+    error = np.abs(bilinear(baked.texture, uv) - position_color(points)).max(axis=1)
+    texel = np.sqrt(trimesh.Trimesh(baked.vertices, baked.faces).area / (SIZE * SIZE * 0.4))
+    # Half a quantum, and the texel or so that filtering reaches beyond an island's edge.
+    assert np.quantile(error, 0.9) < 0.5 / 255 + 0.5 * texel
+    assert error.max() < 2.5 * texel
+
+
+def test_vertex_colours_are_interpolated_without_a_color_fn(torus, baked):
+    # position_color is linear in space, so interpolation on a face is exact.
+    difference = bake(torus, size=SIZE).texture.astype(int) - baked.texture
+    assert np.abs(difference).max() <= 1
+
+
+def test_islands_do_not_overlap(baked):
+    """The texels that every face covers add up to the texels covered at all."""
+    face, _ = rasterize_uv(baked.uv, baked.faces, 1024)
+    corners = baked.uv[baked.faces].astype(np.float64)
+    a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
+    total = np.abs(a[:, 0] * b[:, 1] - a[:, 1] * b[:, 0]).sum() / 2
+    assert (face >= 0).mean() == pytest.approx(total, rel=0.01)
+
+
+def test_mipmaps_show_no_seam(torus):
+    """One colour everywhere stays that colour at every level: nothing leaks in from outside the islands."""
+    plain = bake(torus, lambda points: np.full_like(points, 0.25), 128)
+    assert (plain.texture == 64).all()
+
+
+def test_rasterised_texels_are_those_whose_centre_lies_in_the_triangle():
+    uv = np.array([[0.1, 0.1], [0.9, 0.2], [0.3, 0.8]], np.float32)
+    face, weights = rasterize_uv(uv, np.array([[0, 1, 2]], np.int32), 32)
+    centers = (np.stack(np.meshgrid(np.arange(32), np.arange(32)), axis=-1) + 0.5) / 32
+    np.testing.assert_allclose((weights @ uv)[face >= 0], centers[face >= 0], atol=1e-6)
+    half_planes = []
+    for i in range(3):
+        p, q = uv[i], uv[(i + 1) % 3]
+        half_planes.append((q[0] - p[0]) * (centers[..., 1] - p[1]) - (q[1] - p[1]) * (centers[..., 0] - p[0]) > 0)
+    np.testing.assert_array_equal(face >= 0, np.logical_and.reduce(half_planes))
+
+
+def test_twenty_thousand_faces_bake():
+    mesh = bake(torus_mesh(20_000), position_color, 512)
+    points, uv = surface_samples(mesh, 2000)
+    assert np.abs(bilinear(mesh.texture, uv) - position_color(points)).max() < 0.03
+
+
+def test_bad_meshes_are_refused(torus):
+    with pytest.raises(ValueError, match="color_fn"):
+        bake(Mesh(torus.vertices, torus.faces))
+    with pytest.raises(ValueError, match="faces"):
+        bake(Mesh(torus.vertices, np.zeros((0, 3), np.int32)), position_color)
+
+
+def test_the_atlas_is_deterministic(torus, baked):
+    again = bake(torus, position_color, SIZE)
+    np.testing.assert_array_equal(again.uv, baked.uv)
+    np.testing.assert_array_equal(again.texture, baked.texture)

@@ -1,0 +1,122 @@
+"""Distillation: each representation becomes another and looks the same from views that it was not shown."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from sds3d.cameras import CameraConfig, Cameras, orbit
+from sds3d.rendering.volume import BOUND
+from sds3d.representations.base import Rendering, Scene
+from sds3d.representations.field_conversion import DistilStep, distil, field_of, point_loss
+from sds3d.representations.field_nerf import FieldNerfScene, HashNerfConfig, TriplaneNerfConfig
+from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
+from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
+
+CAMERAS = CameraConfig(views=2, orthogonal=False, elevation=(-60.0, 75.0), size=32)
+HASH = HashNerfConfig(samples=32, levels=6, log2_entries=12, finest=48, hidden=16)
+TRIPLANE = TriplaneNerfConfig(samples=32, resolution=32, features=8, hidden=16)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def grid_scene(n: int = 32) -> VoxelGridScene:
+    """A two-tone ball with a bar through it."""
+    scene = VoxelGridScene(VoxelGridConfig(resolution=n, samples=32, warmup=0), generator())
+    axis = torch.linspace(-BOUND, BOUND, n)
+    x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
+    ball = 0.25 - (x * x + y * y + z * z).sqrt()
+    bar = torch.minimum(0.45 - y.abs(), 0.08 - torch.maximum(x.abs(), z.abs()))
+    with torch.no_grad():
+        scene.density.copy_((torch.maximum(ball, bar) * 200).clamp(-14, 8))
+        red = (x > 0).float() * 8 - 4
+        scene.color.copy_(torch.stack([red, torch.where(ball > 0, -4.0, 3.0), -red], dim=-1))
+    return scene
+
+
+def run(teacher: object, student: Scene, steps: int, points: int = 4096) -> list[DistilStep]:
+    return list(distil(teacher, student, steps, generator(1), cameras=CAMERAS, points=points))  # type: ignore[arg-type]
+
+
+def psnr(a: Scene, b: Scene) -> float:
+    """Between renders from views of their own, over a background that neither knows."""
+    cameras, background = orbit([10.0, 130.0, 250.0], 33.0, size=32), torch.tensor([0.9, 0.2, 0.4])
+    with torch.no_grad():
+        error = (a.render(cameras, background).rgb - b.render(cameras, background).rgb).square().mean()
+    return -10 * math.log10(float(error))
+
+
+@pytest.mark.parametrize("config", [HASH, TRIPLANE], ids=["hash", "triplane"])
+def test_a_grid_becomes_a_field(config: HashNerfConfig | TriplaneNerfConfig) -> None:
+    teacher, student = grid_scene(), FieldNerfScene(config, generator(2))
+    before = psnr(teacher, student)
+    steps = run(teacher, student, 100)
+    assert [step.step for step in steps] == list(range(1, 101))
+    assert before < 18
+    assert psnr(teacher, student) > 30
+
+
+def test_a_field_becomes_a_grid() -> None:
+    middle, student = (
+        FieldNerfScene(HASH, generator(2)),
+        VoxelGridScene(VoxelGridConfig(resolution=32, samples=32), generator(3)),
+    )
+    run(grid_scene(), middle, 40)
+    run(middle, student, 60)
+    assert psnr(middle, student) > 30
+
+
+def test_what_has_no_densities_teaches_by_pictures() -> None:
+    teacher = GaussiansScene(GaussiansConfig(count=300, opacity_start=0.9), generator(4))
+    student = FieldNerfScene(TRIPLANE, generator(2))
+    before = psnr(teacher, student)
+    run(teacher, student, 40)
+    assert psnr(teacher, student) > before + 5
+
+
+def test_nothing_to_learn_from_oneself() -> None:
+    same = field_of(grid_scene())
+    assert same is not None
+    assert float(point_loss(same, same, BOUND * (2 * torch.rand(200, 3, generator=generator()) - 1))) < 1e-6
+
+
+def test_colours_of_empty_space_hardly_count() -> None:
+    def field(density: float, color: float):
+        return lambda points: (torch.full((len(points),), density), torch.full((len(points), 3), color))
+
+    points = torch.zeros(10, 3)
+    full = float(point_loss(field(1e4, 0.0), field(1e4, 1.0), points))
+    empty = float(point_loss(field(0.0, 0.0), field(0.0, 1.0), points))
+    assert full == pytest.approx(10 * 3 * 1.02, rel=1e-5)
+    assert empty == pytest.approx(10 * 3 * 0.02, rel=1e-4)
+    # Opaque is opaque: twice the density is no difference.
+    assert float(point_loss(field(1e3, 0.0), field(2e3, 0.0), points)) < 1e-6
+
+
+def test_one_seed_one_student() -> None:
+    results = []
+    for _ in range(2):
+        student = FieldNerfScene(TRIPLANE, generator(2))
+        run(grid_scene(16), student, 6, points=512)
+        results.append(student.state_dict())
+    for name, value in results[0].items():
+        assert torch.equal(value, results[1][name]), name
+
+
+def test_an_empty_teacher_and_a_broken_one() -> None:
+    empty = grid_scene(16)
+    with torch.no_grad():
+        empty.density.fill_(-20.0)
+    student = FieldNerfScene(TRIPLANE, generator(2))
+    steps = run(empty, student, 12)
+    assert all(math.isfinite(step.loss) for step in steps)
+
+    class Broken:
+        def render(self, cameras: Cameras, background: Tensor) -> Rendering:
+            nan = torch.full((len(cameras), cameras.height, cameras.width, 1), math.nan)
+            return Rendering(nan.expand(-1, -1, -1, 3), nan, nan, nan.expand(-1, -1, -1, 3))
+
+    assert math.isnan(run(Broken(), FieldNerfScene(TRIPLANE, generator(2)), 2)[-1].loss)

@@ -1,0 +1,340 @@
+from __future__ import annotations
+
+import itertools
+import weakref
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sds3d.cameras import CameraConfig, Cameras
+from sds3d.geometry.mesh import Mesh
+from sds3d.guidance.base import Guided, Views
+from sds3d.guidance.multiview import MultiView, MultiViewConfig
+from sds3d.guidance.sds import SDS, SDSConfig
+from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, encode_prompt
+from sds3d.representations.base import Rendering
+from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
+from sds3d.run.optimize import (
+    NumericalError,
+    OptimizerConfig,
+    Step,
+    border_color,
+    image_loss,
+    learning_rate_factor,
+    optimize,
+    pack,
+    random_streams,
+    resize,
+    resume,
+    sample_background,
+    start,
+    undisturbed,
+)
+
+SIZE = 16
+CAMERAS = CameraConfig(views=4, size=SIZE)
+
+
+class Canvas:
+    """A scene that looks the same from everywhere: one picture and one opacity for every pixel."""
+
+    def __init__(self, rgb: float = 0.5, alpha: float = 1.0, lr: float = 0.05) -> None:
+        self.rgb = torch.nn.Parameter(torch.full((SIZE, SIZE, 3), rgb))
+        self.alpha = torch.nn.Parameter(torch.full((SIZE, SIZE, 1), alpha))
+        self.lr = lr
+
+    def render(self, cameras: Cameras, background: Tensor) -> Rendering:
+        n = len(cameras)
+        rgb = (self.alpha * self.rgb + (1 - self.alpha) * background).expand(n, -1, -1, -1)
+        alpha = self.alpha.expand(n, -1, -1, -1)
+        return Rendering(rgb, alpha, alpha, rgb)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [self.rgb], "lr": self.lr}, {"params": [self.alpha], "lr": 0.0}]
+
+    def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
+        return {"flat": 0.0 * rendering.rgb.sum()}
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        pass
+
+    def to_mesh(self, resolution: int) -> Mesh:
+        raise NotImplementedError("a flat picture has no surface")
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"rgb": self.rgb.detach().clone(), "alpha": self.alpha.detach().clone()}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            self.rgb.copy_(state["rgb"])
+            self.alpha.copy_(state["alpha"])
+
+
+def gaussian_prior(mean: float = 0.7, null: float = 0.4, size: int = SIZE) -> GaussianPrior:
+    prompts = {"a ball": Gaussian(mean, 0.2), "": Gaussian(null, 0.2)}
+    return GaussianPrior(prompts, shape=(3, size, size))
+
+
+def encoded(prior: GaussianPrior) -> EncodedPrompt:
+    return encode_prompt(prior, "a ball", PromptConfig(view_dependent=False))
+
+
+def run(scene: Any, prior: Any, rule: Any, steps: int = 5, stop: int | None = None, **options: Any) -> list[Step]:
+    config = options.pop("config", OptimizerConfig())
+    state = options.pop("state", None) or start(scene, config, random_streams(0, "cameras", "guidance"))
+    loop = optimize(scene, prior, rule, encoded(prior), state, steps=steps, cameras=CAMERAS, config=config, **options)
+    return list(itertools.islice(loop, stop))
+
+
+def test_sds_ends_at_the_fixed_point_of_guidance():
+    # With equal variances SDS with scale S rests at m + (S - 1) (m - m_null), whatever t and the weighting.
+    prior = gaussian_prior(mean=0.6, null=0.55)
+    scene = Canvas()
+    run(scene, prior, SDS(SDSConfig(scale=3.0), prior), steps=200, config=OptimizerConfig(eps=1e-8))
+    assert scene.rgb.mean().item() == pytest.approx(0.6 + 2 * 0.05, abs=0.01)
+
+
+class GradientRule:
+    """Hands out given gradients or targets, whatever it is shown."""
+
+    def __init__(self, gradient: Tensor | None = None, target: Tensor | None = None) -> None:
+        self.gradient, self.target = gradient, target
+
+    def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+        return Guided(t=torch.ones(len(x)), gradient=self.gradient, image_target=self.target)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        pass
+
+
+def test_the_rules_gradient_is_averaged_over_views():
+    prior, scene = gaussian_prior(), Canvas()
+    gradient = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    run(scene, prior, GradientRule(gradient), steps=1)
+    expected = gradient.mean(dim=0).permute(1, 2, 0)  # (H, W, 3)
+    assert scene.rgb.grad is not None
+    torch.testing.assert_close(scene.rgb.grad, expected)
+
+
+def test_networks_learn_when_the_renders_graph_is_gone():
+    """What the encoder keeps for its backward pass and what a network's own takes are not in memory at once."""
+    prior, scene, kept, alive = gaussian_prior(), Canvas(), [], []
+    encode = prior.encode_image
+
+    def encode_image(rgb: Tensor) -> Tensor:
+        half = rgb.sqrt()
+        kept.append(weakref.ref(half))
+        return encode(half * half)  # the product keeps its factors
+
+    class Learning(GradientRule):
+        def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+            alive.append(kept[-1]() is not None)
+            return Guided(t=torch.ones(len(x)), gradient=x, metrics={"t": 1.0}, learn=self.learn)
+
+        def learn(self) -> dict[str, float]:
+            assert scene.rgb.grad is not None
+            alive.append(kept[-1]() is not None)
+            return {"loss": 3.0}
+
+    prior.encode_image = encode_image
+    steps = run(scene, prior, Learning(), steps=2)
+    assert alive == [True, False] * 2
+    assert [step.guided.metrics for step in steps] == [{"t": 1.0, "loss": 3.0}] * 2
+
+
+def test_a_step_that_diverges_teaches_nothing():
+    class Learning(GradientRule):
+        def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
+            return Guided(
+                t=torch.ones(len(x)), gradient=1e30 * torch.ones_like(x), learn=lambda: pytest.fail("learned")
+            )
+
+    with pytest.raises(NumericalError, match="norm"):
+        run(Canvas(), gaussian_prior(), Learning(), steps=1)
+
+
+def test_transforms_see_the_same_picture_once_a_step():
+    """A scene whose pictures are its parameters gives the same tensor in each step."""
+
+    class Bare(Canvas):
+        def render(self, cameras: Cameras, background: Tensor) -> Rendering:
+            return Rendering(self.rgb, self.alpha, self.alpha, self.rgb)
+
+    class Counting:
+        calls = 0
+
+        def on_x(self, gradient: Tensor, progress: float) -> Tensor:
+            return gradient
+
+        def on_picture(self, gradient: Tensor, progress: float) -> Tensor:
+            self.calls += 1
+            return gradient
+
+    scene, counting = Bare(), Counting()
+    for name in ("rgb", "alpha"):
+        setattr(scene, name, torch.nn.Parameter(getattr(scene, name).detach().expand(4, -1, -1, -1).clone()))
+    run(scene, gaussian_prior(), GradientRule(torch.ones(4, 3, SIZE, SIZE)), steps=5, transforms=[counting])
+    assert counting.calls == 5
+
+
+def test_an_image_target_is_compared_over_its_own_border_color():
+    prior, scene = gaussian_prior(), Canvas(rgb=0.2, alpha=0.25)
+    target = torch.full((4, SIZE, SIZE, 3), 0.9)
+    target[:, 4:12, 4:12] = 0.3  # the border's colour stays 0.9
+    step = run(scene, prior, GradientRule(target=target), steps=1, background=(0.5, 0.1, 0.0))[0]
+    residual = 0.25 * 0.2 + 0.75 * 0.9 - target  # the background of the render is gone
+    assert step.losses["image"] == pytest.approx(0.5 * residual.square().sum().item() / 4, rel=1e-5)
+    assert scene.rgb.grad is not None
+    torch.testing.assert_close(scene.rgb.grad, 0.25 * residual.mean(dim=0))
+
+
+def test_image_loss_agrees_with_finite_differences():
+    generator = torch.Generator().manual_seed(0)
+    alpha = torch.rand(2, 8, 8, 1, generator=generator, dtype=torch.float64)
+    rgb = torch.rand(2, 8, 8, 3, generator=generator, dtype=torch.float64)
+    target = torch.rand(2, 4, 4, 3, generator=generator, dtype=torch.float64)
+    background = torch.rand(3, generator=generator, dtype=torch.float64)
+
+    def loss(rgb: Tensor, alpha: Tensor) -> Tensor:
+        return image_loss(Rendering(rgb, alpha, alpha, rgb), background, target)
+
+    assert torch.autograd.gradcheck(loss, (rgb.requires_grad_(), alpha.requires_grad_()))
+
+
+def test_border_color_is_the_median_of_the_outermost_pixels():
+    pictures = torch.zeros(2, 5, 5, 3)
+    pictures[0, 1:-1, 1:-1] = 1.0
+    pictures[1] = torch.tensor([0.1, 0.2, 0.3])
+    pictures[1, 0, :3] = 0.9  # three of sixteen
+    torch.testing.assert_close(border_color(pictures), torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.2, 0.3]]))
+
+
+def test_renders_of_another_size_are_resized_for_the_prior():
+    prior = gaussian_prior(size=8)
+    step = run(Canvas(), prior, SDS(SDSConfig(), prior), steps=1)[0]
+    assert step.guided.x0 is not None
+    assert step.guided.x0.shape == (4, 3, 8, 8)
+    assert step.rendering.rgb.shape == (4, SIZE, SIZE, 3)
+    constant = torch.full((1, SIZE, SIZE, 3), 0.3)
+    torch.testing.assert_close(resize(constant, 8), constant[:, :8, :8])
+    assert resize(constant, SIZE) is constant
+
+
+def test_learning_rate_rises_then_falls():
+    config = OptimizerConfig(warmup=10, final=0.2)
+    factors = [learning_rate_factor(i, 400, config) for i in range(400)]
+    assert factors.index(max(factors)) == 10
+    assert factors[0] < 0.1
+    assert factors[-1] == pytest.approx(0.2)
+
+
+def test_backgrounds_are_light_tinted_greys():
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.stack([sample_background(generator) for _ in range(200)])
+    assert drawn.min() >= 0.25
+    assert drawn.max() <= 1
+    assert (drawn.max(dim=1).values - drawn.min(dim=1).values).max() <= 0.16 + 1e-6
+    assert drawn.mean(dim=1).std() > 0.15
+
+
+def test_random_streams_differ_between_names_and_seeds():
+    def draw(seed: int, name: str) -> float:
+        return torch.rand((), generator=random_streams(seed, name)[name]).item()
+
+    assert draw(0, "cameras") == draw(0, "cameras")
+    assert len({draw(0, "cameras"), draw(0, "guidance"), draw(1, "cameras")}) == 3
+
+
+def test_draws_inside_undisturbed_leave_no_trace():
+    streams = random_streams(0, "cameras")
+    expected = torch.rand(3, generator=random_streams(0, "cameras")["cameras"])
+    with undisturbed(streams):
+        torch.rand(5, generator=streams["cameras"])
+    torch.testing.assert_close(torch.rand(3, generator=streams["cameras"]), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("space", ["image", "latent"])
+def test_resuming_from_a_checkpoint_is_bit_identical(space: Any):
+    config = OptimizerConfig()
+    prior = GaussianPrior({"a ball": Gaussian(0.7, 0.2), "": Gaussian(0.4, 0.2)}, (3, SIZE, SIZE), n_views=4, rho=0.5)
+    rule = MultiView(MultiViewConfig(space=space), prior)
+
+    def fresh() -> tuple[VoxelGridScene, dict[str, torch.Generator]]:
+        streams = random_streams(3, "cameras", "guidance", "scene")
+        return VoxelGridScene(VoxelGridConfig(resolution=12, samples=16, warmup=2), streams["scene"]), streams
+
+    straight, streams = fresh()
+    state = start(straight, config, streams)
+    run(straight, prior, rule, steps=12, state=state)
+    expected = pack(straight, rule, state)
+
+    first, streams = fresh()
+    state = start(first, config, streams)
+    run(first, prior, rule, steps=12, stop=5, state=state)
+    checkpoint = pack(first, rule, state)
+
+    second, streams = fresh()
+    state = resume(checkpoint, second, rule, config, streams)
+    assert state.step == 5
+    run(second, prior, rule, steps=12, stop=7, state=state)
+    actual = pack(second, rule, state)
+    assert actual.keys() == expected.keys()
+    for key, value in expected.items():
+        assert torch.equal(actual[key], value), key
+
+
+class Broken(Canvas):
+    """A scene with a fault that shows at one step."""
+
+    def __init__(self, fault: str, at: int) -> None:
+        super().__init__()
+        self.fault, self.at, self.seen = fault, at, 0
+
+    def render(self, cameras: Cameras, background: Tensor) -> Rendering:
+        self.seen += 1
+        rendering = super().render(cameras, background)
+        if self.fault == "render" and self.seen == self.at:
+            return Rendering(rendering.rgb * float("nan"), rendering.alpha, rendering.depth, rendering.normal)
+        return rendering
+
+    def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
+        if self.seen == self.at:
+            if self.fault == "loss":
+                return {"opacity": rendering.rgb.sum() * float("inf")}
+            if self.fault == "gradient":
+                return {"flat": rendering.rgb.sum() * 1e12}
+        return super().regularisers(rendering, progress)
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [("render", "the render"), ("loss", '"opacity"'), ("gradient", "norm is ")],
+)
+def test_numerical_faults_stop_with_the_last_good_state(fault: str, message: str):
+    prior = gaussian_prior()
+    rule = SDS(SDSConfig(), prior)
+    good = Canvas()
+    good_state = start(good, OptimizerConfig(), random_streams(0, "cameras", "guidance"))
+    run(good, prior, rule, steps=6, stop=3, state=good_state)
+
+    broken = Broken(fault, at=4)
+    state = start(broken, OptimizerConfig(), random_streams(0, "cameras", "guidance"))
+    with pytest.raises(NumericalError, match=rf"step 4: .*{message}"):
+        run(broken, prior, rule, steps=6, state=state)
+    expected, actual = pack(good, rule, good_state), pack(broken, rule, state)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[key], value) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("kind", ["gradient", "target"])
+def test_a_rule_that_is_not_finite_stops_the_run(kind: str):
+    shape = (4, 3, SIZE, SIZE) if kind == "gradient" else (4, SIZE, SIZE, 3)
+    rule = GradientRule(**{kind: torch.full(shape, float("nan"))})
+    with pytest.raises(NumericalError, match="step 1: the "):
+        run(Canvas(), gaussian_prior(), rule)

@@ -1,0 +1,95 @@
+"""Every shipped preset takes the embedded prior from a prompt to files, in a few steps a stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import trimesh
+
+from sds3d.config import ConfigError, build, merge, presets
+from sds3d.formats.importers import load_asset
+from sds3d.geometry.mesh import Mesh
+from sds3d.priors.base import Prior
+from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.run.config import RunConfig, make_config, new_run
+from sds3d.run.drive import drive
+from sds3d.toybox.captions import parse
+from sds3d.toybox.objects import build as build_object
+
+SMALL = {"cameras": {"size": 32}, "export": {"resolution": 32, "texture_size": 64, "picture_size": 32, "frames": 4}}
+
+
+@pytest.fixture(scope="module")
+def prior() -> Prior:
+    return load_prior(DiffusersConfig())
+
+
+@pytest.fixture(scope="module")
+def object_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mug without colours, far from the origin and too large."""
+    spec = parse("a red mug")
+    assert spec is not None
+    mesh = build_object(spec, np.random.default_rng(0))
+    path = tmp_path_factory.mktemp("mesh") / "mug.obj"
+    trimesh.Trimesh(20 * mesh.vertices + 7, mesh.faces, process=False).export(path)
+    return path
+
+
+def short(name: str, **changes: Any) -> RunConfig:
+    """A preset, small: four steps; of stages twelve of the first, in which the shape must not get lost, and three."""
+    config = make_config("a red mug", name, ["start_from=later"]).model_dump() | {"start_from": ""}
+    stages = [stage | {"share": 12 if i == 0 else 3} for i, stage in enumerate(config["stages"])]
+    for stage in stages:
+        if isinstance(stage["representation"], dict) and stage["representation"]["name"] == "mesh":
+            stage["representation"] |= {"resolution": 24, "color_resolution": 24}
+    steps = 9 + 3 * len(stages) if stages else 4
+    return build(RunConfig, merge(config, SMALL | {"steps": steps, "stages": stages} | changes))
+
+
+@pytest.mark.parametrize("name", sorted({preset.name for preset in presets()} - {"texture"}))
+def test_a_preset_ends_in_files(name: str, prior: Prior, tmp_path: Path) -> None:
+    run = new_run(tmp_path, short(name))
+    steps = list(drive(run, threads=1, prior=prior))
+    assert run.state.status == "done"
+    assert len(steps) == run.state.total
+    mesh = load_asset(run.exports / "a-red-mug.glb")
+    assert isinstance(mesh, Mesh)
+    assert mesh.texture is not None
+    assert np.abs(mesh.vertices).max() < 0.6
+
+
+def test_painting_needs_a_mesh() -> None:
+    with pytest.raises(ConfigError, match=r'the preset "texture" needs a mesh of yours: sds3d texture FILE'):
+        make_config("a red mug", "texture")
+
+
+def test_another_content_of_the_file_is_another_run(object_file: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.obj"
+    mine.write_bytes(object_file.read_bytes())
+    config = make_config("a red mug", "texture", [f"start_from={mine}"])
+    first = new_run(tmp_path, config)
+    assert new_run(tmp_path, config).folder == first.folder
+    mine.write_bytes(object_file.read_bytes() + b"# changed")
+    assert new_run(tmp_path, config).folder != first.folder
+
+
+def test_a_mesh_that_is_brought_keeps_its_shape_and_gets_a_texture(
+    object_file: Path, prior: Prior, tmp_path: Path
+) -> None:
+    run = new_run(tmp_path, short("texture", start_from=str(object_file), steps=6))
+    list(drive(run, threads=1, prior=prior))
+    ours, given = load_asset(run.exports / "a-red-mug.glb"), trimesh.load(object_file, force="mesh", process=False)
+    assert isinstance(ours, Mesh)
+    assert ours.texture is not None
+    assert ours.texture.reshape(-1, 3).std(axis=0).max() > 1  # painted: no longer one grey
+    # The same triangles, moved and scaled to fit the cube.
+    truth = given.vertices[given.faces]
+    corners = ours.vertices[ours.faces]
+    scale = np.ptp(corners.reshape(-1, 3), axis=0) / np.ptp(truth.reshape(-1, 3), axis=0)
+    np.testing.assert_allclose(scale, scale[0], rtol=1e-4)
+    middle = truth.reshape(-1, 3).min(0) + np.ptp(truth.reshape(-1, 3), axis=0) / 2
+    np.testing.assert_allclose(corners, (truth - middle) * scale[0], atol=1e-4)
+    assert np.linalg.norm(ours.vertices, axis=1).max() == pytest.approx(0.5, abs=1e-3)

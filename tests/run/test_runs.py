@@ -1,0 +1,416 @@
+"""The run folder, and runs that are killed, paused, damaged and taken up again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sds3d.config import build, merge
+from sds3d.files import RunError
+from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from sds3d.run.config import RunConfig, new_run, read_config
+from sds3d.run.drive import drive
+from sds3d.run.folder import Run, RunState, create_run, is_held, list_runs, open_run, read_checkpoint
+from sds3d.run.optimize import NumericalError
+from sds3d.run.outputs import export_run
+
+SIZE = 16
+TINY = {
+    "prompt": "a ball",
+    "steps": 12,
+    "checkpoint_every": 4,
+    "cameras": {"size": SIZE},
+    "prompts": {"view_dependent": False},
+    "representation": {"resolution": 12, "samples": 16, "warmup": 2},
+    "guidance": {"name": "sds", "scale": 3.0},
+    "export": {"resolution": 24, "texture_size": 64, "picture_size": 32, "frames": 4},
+}
+
+
+def disc() -> GaussianPrior:
+    """A prior that knows one picture: a dark disc on white."""
+    axis = torch.linspace(-1, 1, SIZE)
+    inside = (axis[:, None] ** 2 + axis**2 < 0.4).float()
+    picture = (1 - 0.7 * inside).expand(3, SIZE, SIZE)
+    return GaussianPrior({"a ball": Gaussian(picture, 0.1), "": Gaussian(0.5, 0.3)}, (3, SIZE, SIZE))
+
+
+def tiny(**changes: object) -> RunConfig:
+    return build(RunConfig, merge(TINY, changes))
+
+
+def finish(run: Run, stop: int | None = None) -> list[int]:
+    """Drive a run, asking it to pause after step `stop`."""
+    done = []
+    for step in drive(run, threads=1, prior=disc()):
+        done.append(step.step)
+        if step.step == stop:
+            run.request("pause")
+    return done
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that nothing interrupted."""
+    run = new_run(tmp_path_factory.mktemp("straight"), tiny())
+    finish(run)
+    return run
+
+
+def same(a: Run, b: Run) -> bool:
+    """Whether two runs ended with the same bits."""
+    ours, theirs = read_checkpoint(a.checkpoints[0]), read_checkpoint(b.checkpoints[0])
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_a_finished_run_has_everything(straight: Run):
+    assert straight.folder.name.startswith("a-ball-")
+    assert straight.state.status == "done"
+    assert (straight.state.step, straight.state.total, straight.state.threads) == (12, 12, 1)
+    assert [event["step"] for event in straight.events()] == list(range(1, 13))
+    assert {"a-ball.glb", "a-ball.ply", "turntable.mp4", "contact_sheet.png"} <= {
+        path.name for path in straight.exports.iterdir()
+    }
+    assert (straight.previews / "latest.png").stat().st_size > 0
+    assert read_config(straight) == tiny()
+    assert len(straight.checkpoints) == 2
+    assert "finished" in (straight.folder / "run.log").read_text()
+
+
+def test_a_finished_run_is_not_done_again(straight: Run):
+    checkpoint = straight.checkpoints[0].stat().st_mtime_ns
+    again = new_run(straight.folder.parent, tiny())
+    assert again == straight
+    assert finish(again) == []
+    assert straight.checkpoints[0].stat().st_mtime_ns == checkpoint
+
+
+@pytest.mark.parametrize("stop", [1, 5, 8])
+def test_a_paused_run_ends_the_same(stop: int, straight: Run, tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    assert finish(run, stop)[-1] == stop
+    assert run.state.status == "paused"
+    assert run.state.step == stop
+    assert run.requested() is None
+    assert finish(run)[0] == stop + 1
+    assert same(run, straight)
+
+
+def test_closing_the_generator_leaves_a_resumable_run(straight: Run, tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    steps = drive(run, threads=1, prior=disc())
+    for _ in range(6):
+        next(steps)
+    steps.close()
+    assert (run.state.status, run.state.step) == ("paused", 6)
+    assert not run.busy()
+    finish(run)
+    assert same(run, straight)
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from tests.test_runs import disc, tiny
+from sds3d.run.drive import drive
+from sds3d.run.config import new_run
+
+if __name__ == "__main__":
+    for step in drive(new_run(Path(sys.argv[1]), tiny()), threads=1, prior=disc()):
+        print(step.step, flush=True)
+"""
+
+
+def spawn(root: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(root)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def test_killed_in_the_middle_it_ends_the_same(straight: Run, tmp_path: Path):
+    process = spawn(tmp_path)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if int(line) == 7:
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    run = new_run(tmp_path, tiny())
+    assert run.state.status == "running"
+    assert not run.busy()
+    assert run.checkpoints
+    done = finish(run)
+    assert done[-1] == 12
+    assert done[0] in {5, 9}  # from the newest checkpoint, depending on when the signal arrived
+    assert same(run, straight)
+
+
+def test_two_processes_cannot_run_one_folder(tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    with run.locked():
+        assert run.busy()
+        with pytest.raises(RunError, match=f"in use by process {os.getpid()}"), Run(run.folder).locked():
+            pass
+    assert not run.busy()
+    with run.locked():
+        pass
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage: str, straight: Run, tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    finish(run, 8)
+    newest, older = run.checkpoints
+    data = bytearray(newest.read_bytes())
+    match damage:
+        case "truncated":
+            data = data[: len(data) // 2]
+        case "flipped":
+            data[-100] ^= 1
+        case "empty":
+            data = bytearray()
+    newest.write_bytes(data)
+    assert run.load_checkpoint() is not None
+    assert newest.exists(), "looking changes nothing"
+    assert finish(run)[0] == int(older.stem) + 1
+    assert newest.with_suffix(".damaged").read_bytes() == bytes(data)
+    assert "is damaged" in (run.folder / "run.log").read_text()
+    assert same(run, straight)
+
+
+def test_a_checkpoint_that_cannot_be_read_for_now_is_kept(tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    finish(run, 8)
+    names = [path.name for path in run.checkpoints]
+    for path in run.checkpoints:
+        path.rename(path.with_suffix(".kept"))
+        path.mkdir()  # reading it is an OSError, whoever reads
+    with pytest.raises(OSError, match=r"directory|device"):
+        finish(run)
+    assert run.state.status == "failed"
+    assert [path.name for path in run.checkpoints] == names
+
+
+def test_a_pause_that_is_taken_back_while_the_run_saves_is_none(
+    straight: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    save = Run.save_checkpoint
+
+    def save_slowly(run: Run, *arguments: Any) -> Path:
+        path = save(run, *arguments)
+        run.clear_request()  # as a viewer does who presses Resume just then
+        return path
+
+    monkeypatch.setattr(Run, "save_checkpoint", save_slowly)
+    run = new_run(tmp_path, tiny())
+    assert finish(run, 6) == list(range(1, 13))
+    assert run.state.status == "done"
+    assert same(run, straight)
+
+
+def test_a_request_wins_over_what_closing_the_generator_leaves(tmp_path: Path):
+    for request, status in (("cancel", "cancelled"), (None, "queued")):
+        run = new_run(tmp_path / status, tiny())
+        steps = drive(run, threads=1, prior=disc(), closed="queued")
+        next(steps)
+        if request is not None:
+            run.request(request)
+        steps.close()
+        assert (run.state.status, run.state.step) == (status, 1)
+        assert run.requested() is None
+
+
+def test_the_same_run_may_be_made_by_many_at_once(tmp_path: Path):
+    config = tiny()
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: new_run(tmp_path, config), range(32)))
+    assert set(made) == {made[0]}
+    assert [path.name for path in made[0].folder.iterdir()] == ["config.yaml"]
+
+
+def test_half_written_files_of_killed_processes_are_swept_up(tmp_path: Path):
+    run = new_run(tmp_path, tiny(steps=1))
+    old, young = run.folder / ".state.json.1-1.tmp", run.folder / ".control.2-2.tmp"
+    for path in (old, young):
+        path.write_bytes(b"{")
+    os.utime(old, (0, 0))
+    finish(run)
+    assert not old.exists()
+    assert young.exists(), "somebody may be writing it"
+
+
+def test_a_deleted_run_is_not_driven(tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    run.config_path.unlink()
+    with pytest.raises(RunError, match="it was deleted"):
+        finish(run)
+
+
+def test_without_a_whole_checkpoint_it_starts_over(straight: Run, tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    finish(run, 8)
+    for path in run.checkpoints:
+        path.write_bytes(b"")
+    assert finish(run)[0] == 1
+    assert same(run, straight)
+
+
+def test_a_torn_event_is_skipped_and_closed(tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    run.add_event({"step": 1})
+    with (run.folder / "events.jsonl").open("a") as file:
+        file.write('{"step": 2, "los')
+    assert run.events() == [{"step": 1}]
+    run.add_event({"step": 3})
+    assert run.events() == [{"step": 1}, {"step": 3}]
+
+
+def test_what_a_killed_write_left_is_no_checkpoint(tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    (run.folder / "checkpoints").mkdir()
+    (run.folder / "checkpoints" / ".00000004.safetensors.tmp").write_bytes(b"half")
+    assert run.checkpoints == []
+    assert run.load_checkpoint() is None
+
+
+def test_a_folder_whose_making_was_killed_is_made_again(tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    run.config_path.unlink()
+    assert new_run(tmp_path, tiny()) == run
+    assert read_config(run) == tiny()
+
+
+def test_cancelling_stops_within_a_step(tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    steps = drive(run, threads=1, prior=disc())
+    next(steps)
+    run.request("cancel")
+    assert list(steps) == []
+    assert (run.state.status, run.state.step) == ("cancelled", 1)
+
+
+def test_an_old_request_does_not_stop_a_new_process(tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    run.request("cancel")
+    assert len(finish(run)) == 12
+
+
+def test_a_diverged_run_fails_with_its_last_good_state(tmp_path: Path):
+    run = new_run(tmp_path, tiny(optimizer={"max_grad_norm": 1e-6}))
+    with pytest.raises(NumericalError):
+        finish(run)
+    assert run.state.status == "failed"
+    assert "step 1" in run.state.error
+
+    run = new_run(tmp_path, tiny(steps=11))
+    prior = disc()
+    steps = drive(run, threads=1, prior=prior)
+    for _ in range(6):
+        next(steps)
+    prior.prompts["a ball"] = Gaussian(float("nan"), 0.1)
+    prior.predict = lambda x_t, t, cond, cameras: GaussianPrior.predict(prior, x_t * float("nan"), t, cond, cameras)  # type: ignore[method-assign]
+    with pytest.raises(NumericalError, match="step 7"):
+        next(steps)
+    assert run.state.status == "failed"
+    assert run.state.step == 6
+    assert int(run.checkpoints[0].stem) == 6
+    assert finish(run)[0] == 7  # with the fault gone it goes on
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX limits")
+def test_a_full_disk_keeps_the_last_good_state(straight: Run, tmp_path: Path):
+    import resource
+
+    run = new_run(tmp_path, tiny())
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    steps = drive(run, threads=1, prior=disc())
+    for _ in range(5):
+        next(steps)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+        with pytest.raises(OSError, match=r"no space left to write .*free some and resume"):
+            list(steps)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert run.state.status == "failed"
+    assert [int(path.stem) for path in run.checkpoints] == [4]
+    finish(run)
+    assert same(run, straight)
+
+
+def test_exports_can_be_written_again_without_the_prior(straight: Run, tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    with pytest.raises(RunError, match="no checkpoint yet"):
+        export_run(run)
+    before = (straight.exports / "a-ball.glb").read_bytes()
+    (straight.exports / "a-ball.glb").unlink()
+    files = export_run(straight)
+    assert files["a-ball.glb"].read_bytes() == before
+    run.update(status="done")
+    with pytest.raises(RunError, match="its checkpoint is gone or damaged"):
+        export_run(run)
+
+
+def test_names_of_runs(tmp_path: Path):
+    folders = {new_run(tmp_path, tiny(prompt=prompt)).folder.name for prompt in ("a ball", "a ball!", "A Ball", "球")}
+    assert len(folders) == 4
+    assert sum(name.startswith("a-ball-") for name in folders) == 3
+    long = new_run(tmp_path, tiny(prompt="a very " * 100 + "red mug"))
+    assert len(long.folder.name) < 60
+
+
+def test_two_configurations_of_one_name_get_two_folders(tmp_path: Path):
+    first = create_run(tmp_path, "ball", tiny())
+    first.config_path.write_text("prompt: another of the same hash\n")
+    second = create_run(tmp_path, "ball", tiny())
+    assert second.folder.name == first.folder.name + "-2"
+    assert create_run(tmp_path, "ball", tiny()) == second
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    assert open_run(run.folder) == run
+    assert list_runs(tmp_path) == [run]
+    with pytest.raises(RunError, match=rf"no run folder .* did you mean {run.folder}"):
+        open_run(tmp_path / "nothing")
+
+
+def test_state_is_replaced_as_a_whole(tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    assert run.state == RunState()
+    run.update(status="running", step=3)
+    run.update(step=4)
+    assert run.state == RunState(status="running", step=4)
+    for damaged in ("{", '{"status": "weird"}', '{"step": null}', '{"seconds": "9"}'):
+        (run.folder / "state.json").write_text(damaged)
+        with pytest.raises(RunError, match="damaged"):
+            _ = run.state
+
+
+def test_what_cannot_be_opened_is_held_by_nobody(tmp_path: Path):
+    assert not is_held(tmp_path / "nothing")
+    assert not is_held(tmp_path)
+    run = new_run(tmp_path, tiny())
+    with run.locked():
+        assert is_held(run.folder / "lock")
+
+
+def test_preview_pictures_do_not_change_the_result(straight: Run, tmp_path: Path):
+    run = new_run(tmp_path, tiny(preview_every=1e-6))
+    began = time.time()
+    finish(run)
+    assert (run.previews / "latest.png").stat().st_mtime >= began - 1
+    assert same(run, straight)
