@@ -126,6 +126,4 @@ if __name__ == "__main__":
         floors |= {n: 1 + max((floors[t] for t in ts), default=0) for n, ts in between.items() if ts <= floors.keys()}
     counts = f"{len(between)} rooms, {max(floors.values())} floors, {sum(map(len, between.values()))} arrows"
     print(f"{counts} between rooms,")
-        f"{len(between)} rooms, {max(floors.values())} floors, {sum(map(len, between.values()))} arrows between rooms,"
-    )
     print(f"{len(modules())} modules, {sum(map(len, imports().values()))} imports, {len(circles(imports()))} circles")

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.test_runs import disc
 
 from sds3d.config import build
 from sds3d.guidance.rules import rule_configs
@@ -19,6 +18,7 @@ from sds3d.run.config import RunConfig
 from sds3d.run.drive import start_work
 from sds3d.run.optimize import NumericalError, optimize, pack
 from tests.priors.test_diffusers import tiny_pipeline
+from tests.run.test_runs import disc
 
 PROMPT = "a ball"
 GUIDANCE: dict[str, dict[str, Any]] = {

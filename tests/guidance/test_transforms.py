@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.test_optimize import SIZE, Canvas, GradientRule
 from torch import Tensor
 
 from sds3d.cameras import CameraConfig
@@ -13,6 +12,7 @@ from sds3d.guidance.transforms import Clamp, Normalize, PixelClip
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.prompt import PromptConfig, encode_prompt
 from sds3d.run.optimize import OptimizerConfig, optimize, random_streams, start
+from tests.run.test_optimize import SIZE, Canvas, GradientRule
 
 
 def gradients(scale: float = 1.0, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

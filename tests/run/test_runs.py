@@ -120,7 +120,7 @@ def test_closing_the_generator_leaves_a_resumable_run(straight: Run, tmp_path: P
 DRIVER = """
 import sys
 from pathlib import Path
-from tests.test_runs import disc, tiny
+from tests.run.test_runs import disc, tiny
 from sds3d.run.drive import drive
 from sds3d.run.config import new_run
 
