@@ -20,7 +20,7 @@ LAYERS = [
     {"priors", "rendering", "formats"},
     {"geometry", "prompts"},
     {"cameras", "devices", "console"},
-    {"config", "compiled", "files", "states"},
+    {"config", "compiled", "files", "plugins", "states"},
 ]
 """Rooms from the top to the bottom; a room imports only rooms that stand below it."""
 
