@@ -144,7 +144,6 @@ def test_all_wrong_lines_are_told_with_what_was_meant(tmp_path: Path):
         ('{"prompt": "x", "overrides": {"prompt": "y"}}', '"prompt" is no setting of overrides'),
         ('{"prompt": "x", "overrides": {"guidance.name": "sdss"}}', 'did you mean "sds"?'),
     ],
-    ids=str,
 )
 def test_a_wrong_json_line(line: str, problem: str, tmp_path: Path):
     told = problems(written(tmp_path / "prompts.jsonl", '{"prompt": "a red mug"}\n\n' + line))
@@ -163,7 +162,6 @@ def test_a_wrong_json_line(line: str, problem: str, tmp_path: Path):
         ("prompt,preset,preset", ':1: the header has the column "preset" twice'),
         ('prompt,"seed', ":2: not CSV: unexpected end of data"),
     ],
-    ids=str,
 )
 def test_a_wrong_csv_header(header: str, problem: str, tmp_path: Path):
     assert problems(written(tmp_path / "prompts.csv", header + "\na red mug,1\n")) == [problem]

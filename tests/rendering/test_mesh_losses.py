@@ -88,6 +88,7 @@ def test_only_the_rim_of_a_flat_sheet_counts_for_cotangents() -> None:
         (trimesh.creation.icosahedron(), 1 - 1 / math.sqrt(5)),
         (trimesh.convex.convex_hull(np.vstack([np.eye(3), -np.eye(3)])), 1),
     ],
+    ids=["icosahedron", "octahedron"],
 )
 def test_regular_solids(solid: trimesh.Trimesh, reach: float) -> None:
     """The neighbours' mean lies on the axis: at cos(arctan 2) of an icosahedron's radius, in an octahedron's centre."""

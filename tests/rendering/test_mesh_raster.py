@@ -146,7 +146,7 @@ class TestReferenceAgainstFiniteDifferences:
         leaves = vertices.double().requires_grad_(), attributes.requires_grad_()
         assert torch.autograd.gradcheck(pictures, leaves, eps=1e-7, atol=1e-5)
 
-    @pytest.mark.parametrize("mesh", [ball(0), soup(8, 3)])
+    @pytest.mark.parametrize("mesh", [ball(0), soup(8, 3)], ids=["ball", "soup"])
     def test_silhouettes(self, mesh: Mesh) -> None:
         vertices, faces = mesh
         cameras = orbit([30.0], 20.0, size=9)
@@ -195,7 +195,7 @@ class TestRaster:
 
 
 class TestCoverage:
-    @pytest.mark.parametrize("functions", [KERNELS, REFERENCE])
+    @pytest.mark.parametrize("functions", [KERNELS, REFERENCE], ids=["kernels", "reference"])
     def test_rows_of_a_leaning_edge(self, functions) -> None:
         """The left half of the picture, its edge leaning: a row's coverage is how far the edge reaches, exactly."""
         lean, n = 0.3, 32
@@ -350,7 +350,9 @@ class TestEdges:
         assert torch.equal(edges.vertices.long(), torch.tensor(mesh.edges_unique).sort(1).values.unique(dim=0))
 
     @pytest.mark.parametrize(
-        "faces", [soup(40)[1], ball(2)[1], torch.tensor([[0, 1, 2], [2, 1, 3], [1, 2, 4], [4, 4, 4]])]
+        "faces",
+        [soup(40)[1], ball(2)[1], torch.tensor([[0, 1, 2], [2, 1, 3], [1, 2, 4], [4, 4, 4]])],
+        ids=["soup", "ball", "one without area"],
     )
     def test_kernel_equals_reference(self, faces: Tensor) -> None:
         n = int(faces.max()) + 1
@@ -392,7 +394,7 @@ class TestHardMeshes:
             shown = faces[raster.face[raster.face >= 0].long()]
             assert not (shown == seed % 16).any()
 
-    @pytest.mark.parametrize("functions", [KERNELS, REFERENCE])
+    @pytest.mark.parametrize("functions", [KERNELS, REFERENCE], ids=["kernels", "reference"])
     def test_no_faces(self, functions) -> None:
         vertices = torch.rand(5, 3, requires_grad=True)
         faces = torch.zeros(0, 3, dtype=torch.int64)
@@ -455,7 +457,11 @@ def test_threads_change_nothing_but_how_attributes_are_summed() -> None:
 class TestWarp:
     """Warp's kernels on its CPU device; what follows from their choices is the reference's code."""
 
-    @pytest.mark.parametrize("mesh", [soup(60), ball(3), bumpy(4), joined(ball(2), square(0.6, -0.3, 20.0))])
+    @pytest.mark.parametrize(
+        "mesh",
+        [soup(60), ball(3), bumpy(4), joined(ball(2), square(0.6, -0.3, 20.0))],
+        ids=["soup", "ball", "bumpy", "ball before a square"],
+    )
     def test_choices_are_those_of_the_kernels(self, mesh: Mesh) -> None:
         pytest.importorskip("warp", reason="NVIDIA Warp is not installed: pip install warp-lang")
         from sds3d.rendering import mesh_numba, mesh_warp

@@ -323,6 +323,7 @@ def test_broken_values_never_crash(seed: int, broken: float, which: int) -> None
         (3, torch.zeros(5, 1), "opacities must be"),
         (4, torch.zeros(4, 3), "colors must begin"),
     ],
+    ids=["quats", "opacities", "colors"],
 )
 def test_shapes_that_do_not_fit(index: int, value: Tensor, message: str) -> None:
     gaussians = cloud(5)

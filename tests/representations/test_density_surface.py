@@ -179,6 +179,7 @@ def test_an_empty_scene_says_what_to_do():
         (np.zeros((4, 5, 6)), "cube"),
         (np.full((8, 8, 8), np.nan), "diverged"),
     ],
+    ids=["no cube", "NaN"],
 )
 def test_bad_grids_are_refused(density, message):
     with pytest.raises(ValueError, match=message):

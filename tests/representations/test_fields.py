@@ -52,7 +52,7 @@ def encode_with_planes(reference: bool, points: Tensor, values: Tensor) -> Tenso
 
 
 encodings = pytest.mark.parametrize(
-    ("encode", "values"), [(encode_with_hash, table_of()), (encode_with_planes, planes_of())]
+    ("encode", "values"), [(encode_with_hash, table_of()), (encode_with_planes, planes_of())], ids=["hash", "planes"]
 )
 fields = pytest.mark.parametrize(
     "make",
@@ -287,10 +287,10 @@ def test_deactivation_is_the_inverse() -> None:
     assert deactivate(torch.zeros(1)).isfinite().all()
 
 
-@pytest.mark.parametrize("table", [torch.zeros(4, 1000, 2), torch.zeros(4, 1024, 4), torch.zeros(3, 1024, 2)])
-def test_tables_that_do_not_fit(table: Tensor) -> None:
+@pytest.mark.parametrize("shape", [(4, 1000, 2), (4, 1024, 4), (3, 1024, 2)])
+def test_tables_that_do_not_fit(shape: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="must be"):
-        hash_encode(unit_points(3), table, CELLS)
+        hash_encode(unit_points(3), torch.zeros(shape), CELLS)
 
 
 def test_planes_that_do_not_fit() -> None:

@@ -96,7 +96,9 @@ def test_the_state_brings_everything_back() -> None:
         again.after_step(step, optimizer)
 
 
-@pytest.mark.parametrize("given", [particles(2).state_dict(), particles(1 + 1).scenes[0].state_dict()])
+@pytest.mark.parametrize(
+    "given", [particles(2).state_dict(), particles(2).scenes[0].state_dict()], ids=["two particles", "one scene"]
+)
 def test_a_state_of_others_is_refused(given: dict[str, torch.Tensor]) -> None:
     with pytest.raises(ValueError, match=r"the state is of [12] particles, not of 3: set particles=[12]"):
         particles(3).load_state_dict(given)
