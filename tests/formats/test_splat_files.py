@@ -159,7 +159,11 @@ def read_table(csv: bytes) -> Splats:
 
 
 @pytest.mark.parametrize("degree", [0, 3])
-@pytest.mark.parametrize(("name", "frame"), [("ply", Y_DOWN), ("compact.ply", Y_DOWN), ("splat", Y_DOWN), ("spz", RDF)])
+@pytest.mark.parametrize(
+    ("name", "frame"),
+    [("ply", Y_DOWN), ("compact.ply", Y_DOWN), ("splat", Y_DOWN), ("spz", RDF)],
+    ids=["ply", "compact.ply", "splat", "spz"],
+)
 def test_splat_transform_reads_the_same_values(name, frame, degree, splat_transform):
     """It prints PLY and .splat as they stand in the file, and turns .spz, right-up-back, to right-down-forward."""
     splats = cloud(degree=degree)
