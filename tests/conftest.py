@@ -15,7 +15,7 @@ from pydantic import BaseModel
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-LONGEST_NAME = 60
+LONGEST_NAME, EMPTY = 60, "empty"
 PLAIN = (str, int, float, complex, type(None), Enum, PurePath)
 
 
@@ -32,22 +32,21 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str:
 def name_of(value: Any) -> str:
     """Return a short name of a value, the same in every process. Raises TypeError if the value's type has none."""
     if isinstance(value, PLAIN):
-        return str(value) or "empty"
-    if isinstance(value, type):
-        return value.__name__
-    if isinstance(value, BaseException):
-        return f"{type(value).__name__}: {value}"
-    if isinstance(value, BaseModel):
-        settings = value.model_dump(exclude_unset=True)
-        return f"{type(value).__name__}({name_of(settings) if settings else ''})"
-    if dataclasses.is_dataclass(value):
-        return name_of([getattr(value, field.name) for field in dataclasses.fields(value)])
-    if isinstance(value, dict):
-        return ",".join(f"{key}={name_of(item)}" for key, item in value.items()) or "empty"
-    if isinstance(value, list | tuple):
-        return ",".join(map(name_of, value)) or "empty"
-    if str(value).startswith("torch."):  # a dtype
-        return str(value).removeprefix("torch.")
-    if getattr(value, "__name__", "<lambda>") != "<lambda>":  # a function
-        return value.__name__
-    raise TypeError
+        text = str(value)
+    elif isinstance(value, BaseException):
+        text = f"{type(value).__name__}: {value}"
+    elif isinstance(value, BaseModel):
+        text = f"{type(value).__name__}({name_of(value.model_dump(exclude_unset=True)).removeprefix(EMPTY)})"
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        text = name_of([getattr(value, field.name) for field in dataclasses.fields(value)])
+    elif isinstance(value, dict):
+        text = ",".join(f"{key}={name_of(item)}" for key, item in value.items())
+    elif isinstance(value, list | tuple):
+        text = ",".join(map(name_of, value))
+    elif str(value).startswith("torch."):  # a dtype
+        text = str(value).removeprefix("torch.")
+    else:
+        text = getattr(value, "__name__", "<lambda>")  # of a class or a function
+        if text == "<lambda>":
+            raise TypeError
+    return text or EMPTY
