@@ -18,7 +18,7 @@ from sds3d.run.config import RunConfig
 from sds3d.run.drive import start_work
 from sds3d.run.optimize import NumericalError, optimize, pack
 from tests.priors.test_diffusers import tiny_pipeline
-from tests.run.test_runs import disc
+from tests.run.tiny_runs import disc
 
 PROMPT = "a ball"
 GUIDANCE: dict[str, dict[str, Any]] = {

@@ -20,7 +20,7 @@ from sds3d.representations.make import make_scene
 from sds3d.run.config import RunConfig, new_run
 from sds3d.run.folder import Run
 from sds3d.run.optimize import OptimizerConfig, random_streams, start
-from tests.run.test_runs import TINY, finish
+from tests.run.tiny_runs import TINY, finish
 
 CAMERAS = orbit([0.0, 90.0], size=24)
 GREY = torch.full((3,), 0.5)

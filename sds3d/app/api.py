@@ -9,8 +9,8 @@ from typing import Any, Literal
 import gradio as gr
 from gradio.exceptions import Error
 
-from sds3d.app.create import checked_seed
 from sds3d.app.studio import Studio, checked, files, served
+from sds3d.app.tab_create import checked_seed
 from sds3d.config import ConfigError, parse_override
 from sds3d.files import RunError
 from sds3d.jobs import queue

@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from sds3d.app import api, compare, create, library, system, views
-from sds3d.app.live import QUIET, said
-from sds3d.app.result import Updates
+from sds3d.app import api, fragments, tab_compare, tab_create, tab_library, tab_system
+from sds3d.app.result_panel import Updates
+from sds3d.app.run_panel import QUIET, said
 from sds3d.app.studio import Studio
 from sds3d.config import ConfigError
 from sds3d.files import RunError
@@ -18,18 +18,18 @@ from sds3d.files import RunError
 
 def build_page(studio: Studio) -> gr.Blocks:
     """The page over the run folders of a studio. Raises ConfigError when an override of the studio's is wrong."""
-    studio.config(create.EXAMPLES[0], create.DEFAULT_PRESET)
+    studio.config(tab_create.EXAMPLES[0], tab_create.DEFAULT_PRESET)
     with gr.Blocks(title="sds3d", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
-        gr.HTML(views.HEAD)
+        gr.HTML(fragments.HEAD)
         with gr.Tabs(selected="create") as tabs:
             with gr.Tab("Create", id="create") as first:
-                making = create.lay_out(studio)
+                making = tab_create.lay_out(studio)
             with gr.Tab("Library", id="library") as second:
-                shelf = library.lay_out(studio)
+                shelf = tab_library.lay_out(studio)
             with gr.Tab("Compare", id="compare") as third:
-                comparing = compare.lay_out(studio)
+                comparing = tab_compare.lay_out(studio)
             with gr.Tab("System", id="system") as fourth:
-                looking = system.lay_out(studio)
+                looking = tab_system.lay_out(studio)
         api.lay_out(studio)
         Between(studio, tabs, (first, second, third, fourth), making, shelf, comparing, looking).wire(page)
     for function in page.fns.values():
@@ -45,10 +45,10 @@ class Between:
     studio: Studio
     tabs: gr.Tabs
     pages: tuple[gr.Tab, ...]
-    create: create.Create
-    library: library.Library
-    compare: compare.Compare
-    system: system.System
+    create: tab_create.CreateTab
+    library: tab_library.LibraryTab
+    compare: tab_compare.CompareTab
+    system: tab_system.SystemTab
 
     def wire(self, page: gr.Blocks) -> None:
         """Bind them."""
@@ -64,7 +64,7 @@ class Between:
     def restore(self, request: gr.Request) -> Updates:
         """A visit: the run of the address, or a fresh form with a seed of its own."""
         name = str(request.query_params.get("run") or "")
-        return self.create.open(name) if name else {self.create.seed: create.new_seed()}
+        return self.create.open(name) if name else {self.create.seed: tab_create.new_seed()}
 
     def turn_to(self, tab: str, search: str, state: str, limit: float, runs: list[str]) -> Updates:
         """A tab is shown: it begins to follow what it shows, and the others rest."""
@@ -102,5 +102,5 @@ class Between:
         try:
             run = self.create.again(name)
         except (RunError, ConfigError, OSError) as error:
-            return {self.library.message: said(views.error(self.studio.problem(error)))}
+            return {self.library.message: said(fragments.error(self.studio.problem(error)))}
         return self.opened(run.folder.name)

@@ -17,7 +17,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from sds3d.cli import bench, jobs, settings, toybox
+from sds3d.cli import bench, jobs, listings, toybox
 from sds3d.cli.options import Device, Overrides, Threads, examples, warn_of_unknown_words
 from sds3d.config import ConfigError, build, load_preset, parse_override
 from sds3d.console import bars_by_stage, err, out, progress_bar
@@ -268,7 +268,7 @@ def web_app(
     launch(out_dir, host, port, overrides or [], share=share, auth=auth or [])
 
 
-settings.add_commands(app)
+listings.add_commands(app)
 jobs.add_commands(app)
 
 

@@ -14,17 +14,17 @@ import trimesh
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sds3d.app import launch, views
+from sds3d.app import fragments, launch
 from sds3d.app.charts import chart, thinned
-from sds3d.app.create import consistent
 from sds3d.app.edits import Recipe, choices_of, edits_of, flat, leaves_of, nested
-from sds3d.app.form import edited, fields_of, lay_out
-from sds3d.app.library import found
-from sds3d.app.live import POLL, REST, Live
 from sds3d.app.recipes import recipe
-from sds3d.app.result import make_file
+from sds3d.app.result_panel import make_file
+from sds3d.app.run_panel import POLL, REST, RunPanel
 from sds3d.app.server import is_local, login
+from sds3d.app.settings_form import edited, fields_of, lay_out
 from sds3d.app.studio import Studio, files, served
+from sds3d.app.tab_create import consistent
+from sds3d.app.tab_library import found
 from sds3d.config import ConfigError
 from sds3d.files import RunError
 from sds3d.geometry.mesh import Mesh
@@ -161,7 +161,7 @@ def test_a_finished_run_is_shown_as_one_when_its_files_cannot_be_served(
 
     monkeypatch.setattr("sds3d.app.studio.save_file_to_cache", full)
     with gr.Blocks():
-        live = Live.lay_out(studio)
+        live = RunPanel.lay_out(studio)
     for updates in (live.show(run.folder.name, "exporting 0 100"), live.opened(run.folder.name, again=True)):
         assert "Finished: a red mug" in updates[live.status].value
         assert "a-red-mug.glb" in updates[live.message].value
@@ -172,7 +172,7 @@ def test_a_finished_run_is_shown_as_one_when_its_files_cannot_be_served(
 def test_the_page_goes_on_looking_while_a_run_can_go_on(studio: Studio):
     run = new_run(studio.root, make_config("a red mug"))
     with gr.Blocks():
-        live = Live.lay_out(studio)
+        live = RunPanel.lay_out(studio)
     for status, timer in {
         "new": (REST, True), "paused": (REST, True), "cancelled": (REST, True), "failed": (REST, True),
         "queued": (POLL, True), "running": (POLL, True), "done": (REST, False),
@@ -204,7 +204,7 @@ def test_the_library_reads_the_runs_it_shows(studio: Studio, monkeypatch: pytest
         read.append(run.folder.name)
         return recipe(studio, run)
 
-    monkeypatch.setattr("sds3d.app.library.recipe", counted)
+    monkeypatch.setattr("sds3d.app.tab_library.recipe", counted)
     assert next(found(studio, "", "All")).name == read[0]
     assert len(read) == 1
     assert len(list(found(studio, "mug seed", "All"))) == len(runs)
@@ -258,4 +258,4 @@ def test_charts_show_finite_values_and_few_points():
 
 @pytest.mark.parametrize(("n", "word"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (12, "12th"), (22, "22nd")])
 def test_places_in_line(n: int, word: str):
-    assert views.ordinal(n) == word
+    assert fragments.ordinal(n) == word

@@ -23,7 +23,7 @@ from sds3d.run.folder import list_runs
 from sds3d.toybox.captions import VOCABULARY
 from sds3d.toybox.diffusion import make_tokenizer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMALL = [
     "--preset",
     "dreamfusion",
@@ -155,7 +155,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(cli: Cli, model: Path, tmp_path: Path)
     assert 0 < run.state.step < 100
     stopped = run.state.step
 
-    # A shorter end: resuming all 100 steps would only repeat what test_runs proves.
+    # A shorter end: resuming all 100 steps would only repeat what test_drive proves.
     run.config_path.write_text(run.config_path.read_text().replace("steps: 100", f"steps: {stopped + 2}"))
     code, _, stderr = cli("resume", str(run.folder))
     assert code == 0, stderr

@@ -21,7 +21,7 @@ from sds3d.prompts.conditioning import Conditioning
 from sds3d.run.config import make_config, new_run, read_config
 from sds3d.run.drive import drive
 from sds3d.run.folder import Run, read_checkpoint
-from tests.run.test_runs import disc
+from tests.run.tiny_runs import disc
 
 PROMPTS = ("a red mug", "a blue chair", "a green hat")
 QUICK = (

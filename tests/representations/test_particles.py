@@ -19,7 +19,7 @@ from sds3d.run.drive import drive, start_work
 from sds3d.run.folder import Run
 from sds3d.run.optimize import optimize
 from sds3d.run.outputs import export_run, load_scene
-from tests.run.test_runs import TINY, disc, finish, same
+from tests.run.tiny_runs import TINY, disc, finish, same
 
 SMALL = VoxelGridConfig(resolution=8, samples=16)
 WHITE = torch.ones(3)

@@ -18,7 +18,7 @@ from sds3d.config import ConfigError
 from sds3d.formats.importers import load_asset
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.splats import Splats
-from tests.run.test_runs import TINY, disc
+from tests.run.tiny_runs import TINY, disc
 
 SETTINGS: dict[str, Any] = {key: value for key, value in TINY.items() if key != "prompt"}
 

@@ -24,7 +24,7 @@ from sds3d.run.drive import latent_rgb_of
 from sds3d.run.outputs import load_scene
 from sds3d.toybox.objects import Spec
 from sds3d.toybox.objects import build as build_object
-from tests.run.test_runs import TINY, disc, finish, same
+from tests.run.tiny_runs import TINY, disc, finish, same
 
 MESH = {"representation": {"name": "mesh", "resolution": 16, "color_resolution": 16}, "steps": 5}
 SPLATS = {"representation": {"name": "gaussians", "count": 300}, "steps": 6}

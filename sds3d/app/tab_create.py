@@ -10,11 +10,11 @@ from typing import Any
 
 import gradio as gr
 
-from sds3d.app import form, views
+from sds3d.app import fragments, settings_form
 from sds3d.app.edits import Edits, choices_of, leaves_of, nested
-from sds3d.app.live import QUIET, Live, said
 from sds3d.app.recipes import recipe
-from sds3d.app.result import Updates
+from sds3d.app.result_panel import Updates
+from sds3d.app.run_panel import QUIET, RunPanel, said
 from sds3d.app.studio import MAX_SEED, NAMES_OF_FILES, Studio, checked
 from sds3d.config import ConfigError
 from sds3d.files import RunError
@@ -59,11 +59,11 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Create:
+class CreateTab:
     """The tab's widgets that others need."""
 
     studio: Studio
-    live: Live
+    live: RunPanel
     prompt: gr.Textbox
     hint: gr.HTML
     preset: gr.Dropdown
@@ -82,7 +82,7 @@ class Create:
             run = self.studio.open(name)
             made = recipe(self.studio, run)
         except (RunError, ConfigError, OSError) as error:
-            return {self.live.message: said(views.error(self.studio.problem(error)))}
+            return {self.live.message: said(fragments.error(self.studio.problem(error)))}
         return {
             self.prompt: made.config.prompt,
             self.preset: gr.Dropdown(value=made.preset, info=self.studio.presets()[made.preset]),
@@ -97,7 +97,7 @@ class Create:
         return self.studio.start(config.model_copy(update={"seed": new_seed()}))
 
 
-def lay_out(studio: Studio) -> Create:
+def lay_out(studio: Studio) -> CreateTab:
     """The tab, in the layout that is open, with its events."""
     presets = studio.presets()
     draft = gr.State(Draft())
@@ -126,15 +126,15 @@ def lay_out(studio: Studio) -> Create:
                 new = gr.Button("New seed", min_width=130, scale=0, elem_id="new-seed")
             settings = gr.Column(elem_id="settings")
         with gr.Column(scale=3, min_width=320):
-            live = Live.lay_out(studio)
-    create = Create(studio, live, prompt, hint, preset, draft, seed, generate)
+            live = RunPanel.lay_out(studio)
+    create = CreateTab(studio, live, prompt, hint, preset, draft, seed, generate)
     with settings:
         _settings(create)
     _wire(create, new)
     return create
 
 
-def _wire(create: Create, new: gr.Button) -> None:
+def _wire(create: CreateTab, new: gr.Button) -> None:
     studio, live = create.studio, create.live
 
     def choose(preset: str) -> Updates:
@@ -143,13 +143,13 @@ def _wire(create: Create, new: gr.Button) -> None:
 
     def warn(prompt: str, draft: Draft) -> gr.HTML:
         model = draft.edits.get("prior.model", "toybox")
-        return said(views.prompt_hint(prompt) if model == "toybox" else "")
+        return said(fragments.prompt_hint(prompt) if model == "toybox" else "")
 
     def more(name: str) -> Updates:
         try:
             run = create.again(name)
         except (RunError, ConfigError, OSError) as error:
-            return {live.message: said(views.error(studio.problem(error)))}
+            return {live.message: said(fragments.error(studio.problem(error)))}
         return create.open(run.folder.name)
 
     create.preset.input(choose, create.preset, [create.preset, create.draft], **ONE_BY_ONE)
@@ -158,7 +158,7 @@ def _wire(create: Create, new: gr.Button) -> None:
     live.more.click(more, live.run, create.outputs, **QUIET)
 
 
-def _settings(create: Create) -> None:
+def _settings(create: CreateTab) -> None:
     """The settings of the draft; they and what depends on them are made anew when the draft changes."""
     studio, live = create.studio, create.live
 
@@ -169,36 +169,36 @@ def _settings(create: Create) -> None:
             base = studio.config(EXAMPLES[0], draft.preset, nested(choices_of(edits)))
             full = studio.config(EXAMPLES[0], draft.preset, nested(edits))
         except ConfigError as error:
-            gr.HTML(views.error(studio.problem(error)))
+            gr.HTML(fragments.error(studio.problem(error)))
             return
-        fields, start = form.fields_of(full), leaves_of(base) | dict.fromkeys(choices_of(edits), None)
+        fields, start = settings_form.fields_of(full), leaves_of(base) | dict.fromkeys(choices_of(edits), None)
         stages = bool(full.stages)
 
         def fixed(field: Setting) -> bool:
-            chosen = stages and field.key in form.PROMINENT[:2]
+            chosen = stages and field.key in settings_form.PROMINENT[:2]
             return chosen or (not studio.local and field.key in NAMES_OF_FILES)
 
-        widgets = form.lay_out(fields, fixed, draft.unfolded)
+        widgets = settings_form.lay_out(fields, fixed, draft.unfolded)
         if stages:
-            gr.HTML(views.note("This preset has stages, which choose their own representations and rules."))
+            gr.HTML(fragments.note("This preset has stages, which choose their own representations and rules."))
 
         def submit(prompt: str, preset: str, seed: float | None, *values: Any) -> Updates:
             try:
                 if preset != draft.preset:
                     raise ConfigError("the settings are still loading: try again in a moment")
-                chosen = form.edited(fields, start, values) | {"seed": checked_seed(seed)}
+                chosen = settings_form.edited(fields, start, values) | {"seed": checked_seed(seed)}
                 config = studio.config(checked(prompt), preset, nested(chosen))
                 run = studio.start(config)
             except (ValueError, RunError, OSError) as error:
-                return {live.message: said(views.error(studio.problem(error)))}
+                return {live.message: said(fragments.error(studio.problem(error)))}
             return live.opened(run.folder.name, again=True)
 
         def rechoose(chosen: Setting, *values: Any) -> Draft:
             try:
-                now = form.edited(fields, start, values)
+                now = settings_form.edited(fields, start, values)
             except ConfigError:  # what cannot be read is given up with the choice
                 now = edits
-            unfolded = draft.unfolded if chosen.key in form.PROMINENT else chosen.section
+            unfolded = draft.unfolded if chosen.key in settings_form.PROMINENT else chosen.section
             return Draft.of(draft.preset, consistent(now, edits), unfolded)
 
         given = [create.prompt, create.preset, create.seed, *widgets]

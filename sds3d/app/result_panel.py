@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import gradio as gr
 
-from sds3d.app import views
+from sds3d.app import fragments
 from sds3d.app.studio import Studio, files, problem, served
 from sds3d.app.theme import GONE
 from sds3d.console import duration
@@ -37,7 +37,7 @@ _SPLAT_BYTES = 32  # a Gaussian in a .splat file
 
 
 @dataclass(frozen=True)
-class Result:
+class ResultPanel:
     """The widgets of a finished object, and the box they are in."""
 
     box: gr.Column
@@ -71,7 +71,7 @@ class Result:
             self.kind: kind,
             **self.look(run, kind),
             self.video: served(video) if video else None,
-            self.measures: views.table(measures(run)),
+            self.measures: fragments.table(measures(run)),
             self.files: [served(path) for path in found],
             self.download: gr.DownloadButton(value=None, visible=False),
             self.said: gr.HTML("", visible=False),
@@ -93,7 +93,7 @@ class Result:
         return {self.box: gr.Column(elem_classes=GONE), self.splats: "", **empty}
 
 
-def lay_out() -> Result:
+def lay_out() -> ResultPanel:
     """The widgets, in the layout that is open."""
     # Hidden by its class and not by `visible`: a viewer stays empty when it is mounted with its model.
     with gr.Column(elem_classes=GONE, elem_id="result") as box:
@@ -126,12 +126,12 @@ def lay_out() -> Result:
             make = gr.Button("Make the file", elem_id="make")
             download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="made")
             said = gr.HTML(visible=False)
-    return Result(
+    return ResultPanel(
         box, kind, mesh, splats, video, measures_, files_, format_, faces, texture, make, download, said
     )  # fmt: skip
 
 
-def wire(result: Result, studio: Studio, run: gr.Textbox) -> None:
+def wire(result: ResultPanel, studio: Studio, run: gr.Textbox) -> None:
     """The events of the viewer's switch and of the export panel. run: holds the name of the run shown."""
 
     def switch(name: str, kind: str) -> Updates:
@@ -153,7 +153,7 @@ def wire(result: Result, studio: Studio, run: gr.Textbox) -> None:
         except (ValueError, RuntimeError, ImportError, OSError) as error:
             return {
                 result.download: gr.DownloadButton(value=None, visible=False),
-                result.said: gr.HTML(views.error(studio.problem(error)), visible=True),
+                result.said: gr.HTML(fragments.error(studio.problem(error)), visible=True),
             }
 
     result.kind.input(

@@ -11,11 +11,11 @@ from typing import Any
 
 import gradio as gr
 
-from sds3d.app import views
+from sds3d.app import fragments
 from sds3d.app.edits import Recipe, told
-from sds3d.app.live import QUIET, RESUMABLE, STOPPABLE, said
 from sds3d.app.recipes import recipe
-from sds3d.app.result import Updates
+from sds3d.app.result_panel import Updates
+from sds3d.app.run_panel import QUIET, RESUMABLE, STOPPABLE, said
 from sds3d.app.studio import Studio
 from sds3d.config import ConfigError
 from sds3d.files import RunError
@@ -40,7 +40,7 @@ trigger('select', {action: button.dataset.action, run: button.dataset.run}); });
 
 
 @dataclass(frozen=True)
-class Entry:
+class RunCard:
     """A run as the library shows it. recipe: None when its settings cannot be read."""
 
     run: Run
@@ -72,24 +72,24 @@ class Entry:
         return f"{self.recipe.preset} · seed {self.recipe.config.seed}" + (f" · {edits}" if edits else "")
 
 
-def entry(studio: Studio, run: Run) -> Entry:
+def card_of(studio: Studio, run: Run) -> RunCard:
     """What the library says of a run."""
     try:
         state = run.folder / "state.json"
         changed = (state if state.exists() else run.config_path).stat().st_mtime
-        return Entry(run, queue.progress(run), recipe(studio, run), changed)
+        return RunCard(run, queue.progress(run), recipe(studio, run), changed)
     except (RunError, ConfigError, OSError):
-        return Entry(run, None, None, 0.0)
+        return RunCard(run, None, None, 0.0)
 
 
-def found(studio: Studio, search: str, state: str) -> Iterator[Entry]:
+def found(studio: Studio, search: str, state: str) -> Iterator[RunCard]:
     """The runs that a search and a filter leave, the one touched last first. All words of the search must be there.
 
     They are read as they are taken: of thousands of runs a page shows the first few.
     """
     words, states = search.casefold().split(), FILTERS.get(state, ())
     for run in studio.runs():
-        e = entry(studio, run)
+        e = card_of(studio, run)
         if states and e.status not in states:
             continue
         if not words or all(word in f"{e.title} {e.about} {e.name}".casefold() for word in words):
@@ -97,7 +97,7 @@ def found(studio: Studio, search: str, state: str) -> Iterator[Entry]:
 
 
 @dataclass(frozen=True)
-class Library:
+class LibraryTab:
     """The tab's widgets that others need."""
 
     studio: Studio
@@ -125,7 +125,7 @@ class Library:
         html = cards(entries[: int(limit)])
         if not entries:
             searched = search or state != "All"
-            html = views.empty("Nothing like that here." if searched else "What you make will be here.")
+            html = fragments.empty("Nothing like that here." if searched else "What you make will be here.")
         return {self.cards: html, self.more: gr.Button(visible=len(entries) > limit)}
 
     def act(self, action: str, name: str) -> Updates:
@@ -142,11 +142,11 @@ class Library:
                 case _:
                     pass
         except (RunError, OSError) as error:
-            return {self.message: said(views.error(self.studio.problem(error)))}
+            return {self.message: said(fragments.error(self.studio.problem(error)))}
         return {self.message: said("")}
 
 
-def lay_out(studio: Studio) -> Library:
+def lay_out(studio: Studio) -> LibraryTab:
     """The tab, in the layout that is open, with the events that are its own."""
     with gr.Row(elem_id="library-bar"):
         search = gr.Textbox(
@@ -154,23 +154,23 @@ def lay_out(studio: Studio) -> Library:
         )
         state = gr.Dropdown(list(FILTERS), value="All", label="State", scale=1, min_width=140, elem_id="state-filter")
     message = gr.HTML(visible=False, elem_id="library-message")
-    view = gr.HTML(views.empty("Looking …"), js_on_load=CLICKS, elem_id="cards")
+    view = gr.HTML(fragments.empty("Looking …"), js_on_load=CLICKS, elem_id="cards")
     more = gr.Button("Show more", visible=False)
     limit = gr.Number(PAGE, visible="hidden")
     timer = gr.Timer(REFRESH, active=False)
-    library = Library(studio, search, state, limit, view, more, message, timer)
+    library = LibraryTab(studio, search, state, limit, view, more, message, timer)
     for changed in (search.change, state.change, timer.tick, limit.change):
         changed(library.show, library.inputs, library.outputs, trigger_mode="always_last", **QUIET)
     more.click(lambda limit: limit + PAGE, limit, limit, **QUIET)
     return library
 
 
-def cards(entries: Sequence[Entry]) -> str:
+def cards(entries: Sequence[RunCard]) -> str:
     """A card for each run."""
     return f'<div class="sds-cards">{"".join(_card(e) for e in entries)}</div>'
 
 
-def _card(e: Entry) -> str:
+def _card(e: RunCard) -> str:
     name, title = escape(e.name, quote=True), escape(e.title)
     actions = [_action("Open", "open", name, "primary")] if e.recipe else []
     if e.recipe:
@@ -184,13 +184,13 @@ def _card(e: Entry) -> str:
         confirm = escape(f"Delete “{e.title[:80]}” ({e.name}) and all its files? This cannot be undone.", quote=True)
         actions.append(_action("Delete", "delete", name, "delete", f' data-confirm="{confirm}"'))
     going = e.progress is not None and e.progress.active
-    progress = views.bar(e.progress) if going and e.progress else ""
+    progress = fragments.bar(e.progress) if going and e.progress else ""
     return (
         f'<article class="sds-card" data-run="{name}" data-state="{e.status}">'
         f'<button class="picture" data-action="open" data-run="{name}" aria-label="Open {title}">'
-        f"{views.thumbnail(e.run)}</button>"
+        f"{fragments.thumbnail(e.run)}</button>"
         f'<div class="text"><b title="{escape(e.title, quote=True)}">{title}</b>'
-        f'<p><span class="sds-badge {e.status}">{views.LABELS[e.status]}</span> {escape(ago(e.changed))}</p>'
+        f'<p><span class="sds-badge {e.status}">{fragments.LABELS[e.status]}</span> {escape(ago(e.changed))}</p>'
         f'<p class="about" title="{escape(e.about, quote=True)}">{escape(e.about)}</p>{progress}'
         f'<div class="actions">{"".join(actions)}</div></div></article>'
     )

@@ -1,4 +1,4 @@
-"""The run folder, and runs that are killed, paused, damaged and taken up again."""
+"""Runs that are finished, paused, killed, damaged and resumed."""
 
 from __future__ import annotations
 
@@ -7,55 +7,19 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from sds3d.config import build, merge
 from sds3d.files import RunError
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from sds3d.run.config import RunConfig, new_run, read_config
+from sds3d.run.config import new_run, read_config
 from sds3d.run.drive import drive
-from sds3d.run.folder import Run, RunState, create_run, is_held, list_runs, open_run, read_checkpoint
+from sds3d.run.folder import Run
 from sds3d.run.optimize import NumericalError
 from sds3d.run.outputs import export_run
-
-SIZE = 16
-TINY = {
-    "prompt": "a ball",
-    "steps": 12,
-    "checkpoint_every": 4,
-    "cameras": {"size": SIZE},
-    "prompts": {"view_dependent": False},
-    "representation": {"resolution": 12, "samples": 16, "warmup": 2},
-    "guidance": {"name": "sds", "scale": 3.0},
-    "export": {"resolution": 24, "texture_size": 64, "picture_size": 32, "frames": 4},
-}
-
-
-def disc() -> GaussianPrior:
-    """A prior that knows one picture: a dark disc on white."""
-    axis = torch.linspace(-1, 1, SIZE)
-    inside = (axis[:, None] ** 2 + axis**2 < 0.4).float()
-    picture = (1 - 0.7 * inside).expand(3, SIZE, SIZE)
-    return GaussianPrior({"a ball": Gaussian(picture, 0.1), "": Gaussian(0.5, 0.3)}, (3, SIZE, SIZE))
-
-
-def tiny(**changes: object) -> RunConfig:
-    return build(RunConfig, merge(TINY, changes))
-
-
-def finish(run: Run, stop: int | None = None) -> list[int]:
-    """Drive a run, asking it to pause after step `stop`."""
-    done = []
-    for step in drive(run, threads=1, prior=disc()):
-        done.append(step.step)
-        if step.step == stop:
-            run.request("pause")
-    return done
+from tests.run.tiny_runs import disc, finish, same, tiny
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +28,6 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Run:
     run = new_run(tmp_path_factory.mktemp("straight"), tiny())
     finish(run)
     return run
-
-
-def same(a: Run, b: Run) -> bool:
-    """Whether two runs ended with the same bits."""
-    ours, theirs = read_checkpoint(a.checkpoints[0]), read_checkpoint(b.checkpoints[0])
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_a_finished_run_has_everything(straight: Run):
@@ -120,7 +78,7 @@ def test_closing_the_generator_leaves_a_resumable_run(straight: Run, tmp_path: P
 DRIVER = """
 import sys
 from pathlib import Path
-from tests.run.test_runs import disc, tiny
+from tests.run.tiny_runs import disc, tiny
 from sds3d.run.drive import drive
 from sds3d.run.config import new_run
 
@@ -135,7 +93,7 @@ def spawn(root: Path) -> subprocess.Popen[str]:
         [sys.executable, "-c", DRIVER, str(root)],
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
 
@@ -156,17 +114,6 @@ def test_killed_in_the_middle_it_ends_the_same(straight: Run, tmp_path: Path):
     assert done[-1] == 12
     assert done[0] in {5, 9}  # from the newest checkpoint, depending on when the signal arrived
     assert same(run, straight)
-
-
-def test_two_processes_cannot_run_one_folder(tmp_path: Path):
-    run = new_run(tmp_path, tiny())
-    with run.locked():
-        assert run.busy()
-        with pytest.raises(RunError, match=f"in use by process {os.getpid()}"), Run(run.folder).locked():
-            pass
-    assert not run.busy()
-    with run.locked():
-        pass
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
@@ -233,14 +180,6 @@ def test_a_request_wins_over_what_closing_the_generator_leaves(tmp_path: Path):
         assert run.requested() is None
 
 
-def test_the_same_run_may_be_made_by_many_at_once(tmp_path: Path):
-    config = tiny()
-    with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: new_run(tmp_path, config), range(32)))
-    assert set(made) == {made[0]}
-    assert [path.name for path in made[0].folder.iterdir()] == ["config.yaml"]
-
-
 def test_half_written_files_of_killed_processes_are_swept_up(tmp_path: Path):
     run = new_run(tmp_path, tiny(steps=1))
     old, young = run.folder / ".state.json.1-1.tmp", run.folder / ".control.2-2.tmp"
@@ -266,31 +205,6 @@ def test_without_a_whole_checkpoint_it_starts_over(straight: Run, tmp_path: Path
         path.write_bytes(b"")
     assert finish(run)[0] == 1
     assert same(run, straight)
-
-
-def test_a_torn_event_is_skipped_and_closed(tmp_path: Path):
-    run = new_run(tmp_path, tiny())
-    run.add_event({"step": 1})
-    with (run.folder / "events.jsonl").open("a") as file:
-        file.write('{"step": 2, "los')
-    assert run.events() == [{"step": 1}]
-    run.add_event({"step": 3})
-    assert run.events() == [{"step": 1}, {"step": 3}]
-
-
-def test_what_a_killed_write_left_is_no_checkpoint(tmp_path: Path):
-    run = new_run(tmp_path, tiny())
-    (run.folder / "checkpoints").mkdir()
-    (run.folder / "checkpoints" / ".00000004.safetensors.tmp").write_bytes(b"half")
-    assert run.checkpoints == []
-    assert run.load_checkpoint() is None
-
-
-def test_a_folder_whose_making_was_killed_is_made_again(tmp_path: Path):
-    run = new_run(tmp_path, tiny())
-    run.config_path.unlink()
-    assert new_run(tmp_path, tiny()) == run
-    assert read_config(run) == tiny()
 
 
 def test_cancelling_stops_within_a_step(tmp_path: Path):
@@ -362,50 +276,6 @@ def test_exports_can_be_written_again_without_the_prior(straight: Run, tmp_path:
     run.update(status="done")
     with pytest.raises(RunError, match="its checkpoint is gone or damaged"):
         export_run(run)
-
-
-def test_names_of_runs(tmp_path: Path):
-    folders = {new_run(tmp_path, tiny(prompt=prompt)).folder.name for prompt in ("a ball", "a ball!", "A Ball", "球")}
-    assert len(folders) == 4
-    assert sum(name.startswith("a-ball-") for name in folders) == 3
-    long = new_run(tmp_path, tiny(prompt="a very " * 100 + "red mug"))
-    assert len(long.folder.name) < 60
-
-
-def test_two_configurations_of_one_name_get_two_folders(tmp_path: Path):
-    first = create_run(tmp_path, "ball", tiny())
-    first.config_path.write_text("prompt: another of the same hash\n")
-    second = create_run(tmp_path, "ball", tiny())
-    assert second.folder.name == first.folder.name + "-2"
-    assert create_run(tmp_path, "ball", tiny()) == second
-
-
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
-    run = new_run(tmp_path, tiny())
-    assert open_run(run.folder) == run
-    assert list_runs(tmp_path) == [run]
-    with pytest.raises(RunError, match=rf"no run folder .* did you mean {run.folder}"):
-        open_run(tmp_path / "nothing")
-
-
-def test_state_is_replaced_as_a_whole(tmp_path: Path):
-    run = new_run(tmp_path, tiny())
-    assert run.state == RunState()
-    run.update(status="running", step=3)
-    run.update(step=4)
-    assert run.state == RunState(status="running", step=4)
-    for damaged in ("{", '{"status": "weird"}', '{"step": null}', '{"seconds": "9"}'):
-        (run.folder / "state.json").write_text(damaged)
-        with pytest.raises(RunError, match="damaged"):
-            _ = run.state
-
-
-def test_what_cannot_be_opened_is_held_by_nobody(tmp_path: Path):
-    assert not is_held(tmp_path / "nothing")
-    assert not is_held(tmp_path)
-    run = new_run(tmp_path, tiny())
-    with run.locked():
-        assert is_held(run.folder / "lock")
 
 
 def test_preview_pictures_do_not_change_the_result(straight: Run, tmp_path: Path):

@@ -8,7 +8,7 @@ from html import escape
 
 import gradio as gr
 
-from sds3d.app import views
+from sds3d.app import fragments
 from sds3d.app.studio import Studio
 from sds3d.files import RunError
 from sds3d.jobs import queue
@@ -17,7 +17,7 @@ from sds3d.run.doctor import can_generate, examine
 
 
 @dataclass(frozen=True)
-class System:
+class SystemTab:
     """The tab's widgets. view: what was found."""
 
     studio: Studio
@@ -32,12 +32,12 @@ class System:
             for finding in findings
             for mark, kind in [_mark(finding.ok, finding.needed)]
         )
-        verdict = views.good("This machine can generate.") if can_generate(findings) else ""
+        verdict = fragments.good("This machine can generate.") if can_generate(findings) else ""
         if not verdict:
-            verdict = views.error("Something that every run needs is missing: see the lines below.")
+            verdict = fragments.error("Something that every run needs is missing: see the lines below.")
         return (
             f'{verdict}<div class="sds-scroll"><table class="sds-table wide">{rows}</table></div>'
-            f"{views.table(going_on(self.studio))}"
+            f"{fragments.table(going_on(self.studio))}"
         )
 
 
@@ -50,7 +50,7 @@ def going_on(studio: Studio) -> list[tuple[str, str]]:
         except RunError:
             status = "damaged"
         counts[status] = counts.get(status, 0) + 1
-    runs = ", ".join(f"{count} {views.LABELS[status]}" for status, count in sorted(counts.items())) or "none yet"
+    runs = ", ".join(f"{count} {fragments.LABELS[status]}" for status, count in sorted(counts.items())) or "none yet"
     try:
         version = importlib.metadata.version("sds3d")
     except importlib.metadata.PackageNotFoundError:
@@ -70,10 +70,10 @@ def _mark(ok: bool, needed: bool) -> tuple[str, str]:
     return ("missing", "failed") if needed else ("no", "paused")
 
 
-def lay_out(studio: Studio) -> System:
+def lay_out(studio: Studio) -> SystemTab:
     """The tab, in the layout that is open."""
-    view = gr.HTML(views.empty("Looking at the machine …"), elem_id="system")
+    view = gr.HTML(fragments.empty("Looking at the machine …"), elem_id="system")
     again = gr.Button("Look again", elem_id="look-again")
-    system = System(studio, view)
+    system = SystemTab(studio, view)
     again.click(system.show, None, view, api_visibility="private", concurrency_limit=1)
     return system

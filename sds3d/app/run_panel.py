@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from sds3d.app import result, views
+from sds3d.app import fragments, result_panel
 from sds3d.app.recipes import recipe
-from sds3d.app.result import Result, Updates
+from sds3d.app.result_panel import ResultPanel, Updates
 from sds3d.app.studio import Studio
 from sds3d.config import ConfigError
 from sds3d.files import RunError
@@ -36,7 +36,7 @@ RESUMABLE = ("new", "paused", "cancelled", "failed", "stopped")
 
 
 @dataclass(frozen=True)
-class Live:
+class RunPanel:
     """The widgets. run: the run's folder name; shown: what of it the page shows. Both live in the page itself, so that
     they outlive the server.
     """
@@ -54,10 +54,10 @@ class Live:
     preview: gr.HTML
     plots: gr.HTML
     curves: gr.Accordion
-    result: Result
+    result: ResultPanel
 
     @staticmethod
-    def lay_out(studio: Studio) -> Live:
+    def lay_out(studio: Studio) -> RunPanel:
         """The widgets in the layout that is open, with their events."""
         run, shown = gr.Textbox(visible="hidden", elem_id="run"), gr.Textbox(visible="hidden", elem_id="shown")
         timer = gr.Timer(POLL, active=False)
@@ -68,14 +68,14 @@ class Live:
             resume = gr.Button("Resume", variant="primary", elem_id="resume", **buttons)
             cancel = gr.Button("Cancel", elem_id="cancel", **buttons)
             more = gr.Button("More like this", elem_id="more", **buttons)
-        preview = gr.HTML(views.EMPTY, elem_id="preview")
-        finished = result.lay_out()
+        preview = gr.HTML(fragments.EMPTY, elem_id="preview")
+        finished = result_panel.lay_out()
         with gr.Accordion("Curves", open=True, visible=False, elem_id="curves") as curves:
             plots = gr.HTML()
-        live = Live(
+        live = RunPanel(
             studio, run, shown, timer, message, status, pause, resume, cancel, more, preview, plots, curves, finished
         )
-        result.wire(finished, studio, run)
+        result_panel.wire(finished, studio, run)
         timer.tick(live.show, [run, shown], live.outputs, **QUIET)
         run.change(None, run, None, js=REMEMBER, api_visibility="private")
         pause.click(lambda name: live.ask(name, "pause"), run, live.outputs, **QUIET)
@@ -93,7 +93,7 @@ class Live:
         """Begin to follow a run. again: say so when it was made, or is going on, already."""
         text = ""
         if again and self._status(name) == "done":
-            text = views.note("Made before: the same settings give the same object. Another seed gives another.")
+            text = fragments.note("Made before: the same settings give the same object. Another seed gives another.")
         return {self.message: said(text), **self.result.hidden(), **self.show(name, ""), self.run: name}
 
     def _status(self, name: str) -> str:
@@ -116,7 +116,7 @@ class Live:
         progress = queue.progress(run)
         prompt = recipe(self.studio, run).config.prompt
         before = self.studio.place(run) if progress.status == "queued" else 0
-        updates: Updates = {self.status: said(views.status(prompt, progress, before, run.requested()))}
+        updates: Updates = {self.status: said(fragments.status(prompt, progress, before, run.requested()))}
         picture = run.previews / "latest.png"
         drawn = picture.stat().st_mtime_ns if picture.exists() else 0
         now = f"{progress.status} {drawn} {progress.step // max(progress.total // 100, 1)}"
@@ -125,12 +125,12 @@ class Live:
             updates |= {self.shown: now, **self._buttons(progress), **self._curves(run, progress)}
             done = progress.status == "done"
             if str(drawn) != before_drawn or progress.status != before_status:
-                html = views.preview(picture) if drawn else views.EMPTY
+                html = fragments.preview(picture) if drawn else fragments.EMPTY
                 updates[self.preview] = gr.HTML(html, visible=not done)
             if progress.status != before_status:
                 if progress.error:
                     text = self.studio.told(f"The run {progress.status}: {progress.error}")
-                    updates[self.message] = said(views.error(text))
+                    updates[self.message] = said(fragments.error(text))
                 elif before_status in ("failed", "stopped"):
                     updates[self.message] = said("")
                 try:
@@ -140,7 +140,7 @@ class Live:
         return updates
 
     def _error(self, error: Exception) -> gr.HTML:
-        return said(views.error(self.studio.problem(error)))
+        return said(fragments.error(self.studio.problem(error)))
 
     def _buttons(self, progress: Progress) -> Updates:
         status = progress.status
@@ -155,7 +155,10 @@ class Live:
 
     def _curves(self, run: Run, progress: Progress) -> Updates:
         seen = (run.folder / "events.jsonl").exists()
-        return {self.plots: views.plots(run, progress.total) if seen else "", self.curves: gr.Accordion(visible=seen)}
+        return {
+            self.plots: fragments.plots(run, progress.total) if seen else "",
+            self.curves: gr.Accordion(visible=seen),
+        }
 
     def ask(self, name: str, what: str) -> Updates:
         """Pause, cancel or resume the run."""

@@ -10,13 +10,13 @@ from typing import Any
 
 import gradio as gr
 
-from sds3d.app import views
-from sds3d.app.create import EXAMPLES, checked_seed
+from sds3d.app import fragments
 from sds3d.app.edits import leaves_of, shown
-from sds3d.app.library import Entry, entry
-from sds3d.app.live import POLL, QUIET, said
-from sds3d.app.result import Updates, address, measures
+from sds3d.app.result_panel import Updates, address, measures
+from sds3d.app.run_panel import POLL, QUIET, said
 from sds3d.app.studio import Studio, checked, files
+from sds3d.app.tab_create import EXAMPLES, checked_seed
+from sds3d.app.tab_library import RunCard, card_of
 from sds3d.config import ConfigError
 from sds3d.console import duration
 from sds3d.files import RunError
@@ -27,7 +27,7 @@ CHOICES = 200  # runs offered, the newest ones
 
 
 @dataclass(frozen=True)
-class Compare:
+class CompareTab:
     """The tab's widgets that others need."""
 
     studio: Studio
@@ -45,7 +45,7 @@ class Compare:
     def choose(self, names: Sequence[str]) -> Updates:
         """Put these runs side by side."""
         names = [name for name in dict.fromkeys(names) if self.studio.find(name)][-MOST:]
-        offered = [entry(self.studio, run) for run in self.studio.runs()[:CHOICES]]
+        offered = [card_of(self.studio, run) for run in self.studio.runs()[:CHOICES]]
         listed = [(f"{e.title} · {e.about} · {e.name[-8:]}", e.name) for e in offered]
         here = {name for _, name in listed}
         listed += [(name, name) for name in names if name not in here]
@@ -53,7 +53,7 @@ class Compare:
 
     def show(self, names: Sequence[str] | None, signature: str) -> Updates:
         """The runs, when something of them changed since `signature`."""
-        entries = [entry(self.studio, run) for name in (names or [])[:MOST] if (run := self.studio.find(name))]
+        entries = [card_of(self.studio, run) for name in (names or [])[:MOST] if (run := self.studio.find(name))]
         now = " ".join(f"{e.name} {e.status} {_step(e)} {_drawn(e.run)}" for e in entries) or "none"
         if now == signature:
             return {self.signature: now}
@@ -71,11 +71,11 @@ class Compare:
             configs = [self.studio.config(checked(prompt), preset, layer) for preset in presets]  # all, or none
             runs = [self.studio.start(config) for config in configs]
         except (ValueError, RunError, OSError) as error:
-            return {self.message: said(views.error(self.studio.problem(error)))}
+            return {self.message: said(fragments.error(self.studio.problem(error)))}
         return {self.message: said(""), **self.choose([run.folder.name for run in runs])}
 
 
-def lay_out(studio: Studio) -> Compare:
+def lay_out(studio: Studio) -> CompareTab:
     """The tab, in the layout that is open, with its events."""
     with gr.Accordion("One prompt under several rules", open=False, elem_id="several"):
         prompt = gr.Textbox(label="Prompt", placeholder=EXAMPLES[0], elem_id="compare-prompt")
@@ -95,17 +95,19 @@ def lay_out(studio: Studio) -> Compare:
     view = gr.HTML(side_by_side([]), elem_id="side-by-side")
     signature = gr.Textbox(visible="hidden")
     timer = gr.Timer(2 * POLL, active=False)
-    compare = Compare(studio, runs, view, signature, message, timer)
+    compare = CompareTab(studio, runs, view, signature, message, timer)
     runs.input(lambda names: compare.show(names, ""), runs, [view, signature], **QUIET)
     timer.tick(compare.show, [runs, signature], [view, signature], **QUIET)
     start.click(compare.start, [prompt, presets, seed, steps], compare.outputs, **QUIET)
     return compare
 
 
-def side_by_side(entries: Sequence[Entry]) -> str:
+def side_by_side(entries: Sequence[RunCard]) -> str:
     """Columns of pictures with the settings that differ and the figures of each run."""
     if not entries:
-        return views.empty("Choose runs above, press Compare in the library, or let several presets make one prompt.")
+        return fragments.empty(
+            "Choose runs above, press Compare in the library, or let several presets make one prompt."
+        )
     columns = "".join(_column(e) for e in entries)
     settings = differing(entries)
     figures = _rows([dict(_figures(e)) for e in entries])
@@ -117,7 +119,7 @@ def side_by_side(entries: Sequence[Entry]) -> str:
     )
 
 
-def differing(entries: Sequence[Entry]) -> list[tuple[str, list[str]]]:
+def differing(entries: Sequence[RunCard]) -> list[tuple[str, list[str]]]:
     """The settings that are not the same in all runs, the prompt aside, with each run's value."""
     leaves = [leaves_of(e.recipe.config) if e.recipe else {} for e in entries]
     presets = [e.recipe.preset if e.recipe else "" for e in entries]
@@ -131,10 +133,10 @@ def differing(entries: Sequence[Entry]) -> list[tuple[str, list[str]]]:
     return rows
 
 
-def _figures(e: Entry) -> list[tuple[str, str]]:
+def _figures(e: RunCard) -> list[tuple[str, str]]:
     if e.progress is None:
         return [("State", "damaged")]
-    rows = [("State", views.LABELS[e.progress.status]), ("Step", f"{e.progress.step} of {e.progress.total}")]
+    rows = [("State", fragments.LABELS[e.progress.status]), ("Step", f"{e.progress.step} of {e.progress.total}")]
     try:
         return rows + (measures(e.run) if e.progress.status == "done" else [("Folder", e.name)])
     except (RunError, OSError):
@@ -156,9 +158,9 @@ def _section(title: str, rows: Sequence[tuple[str, list[str]]], columns: int) ->
     )
 
 
-def _column(e: Entry) -> str:
-    status = views.LABELS[e.status]
-    bar = views.bar(e.progress) if e.progress else ""
+def _column(e: RunCard) -> str:
+    status = fragments.LABELS[e.status]
+    bar = fragments.bar(e.progress) if e.progress else ""
     kind = e.progress.status if e.progress else "failed"
     return (
         f'<article data-run="{escape(e.name, quote=True)}" data-state="{e.status}">{_moving(e)}'
@@ -168,14 +170,14 @@ def _column(e: Entry) -> str:
     )
 
 
-def _left(e: Entry) -> str:
+def _left(e: RunCard) -> str:
     p = e.progress
     if p is None or p.status != "running":
         return ""
     return f"step {p.step} of {p.total}" + (f" · {duration(p.seconds_left)} left" if p.seconds_left else "")
 
 
-def _moving(e: Entry) -> str:
+def _moving(e: RunCard) -> str:
     """The turntable of a finished run, or the views so far one after the other."""
     video = next((path for path in files(e.run) if path.name == "turntable.mp4"), None) if e.status == "done" else None
     if video is not None:
@@ -183,10 +185,10 @@ def _moving(e: Entry) -> str:
             source, label = escape(address(video), quote=True), "The object, turning"
             return f'<video src="{source}" autoplay loop muted playsinline aria-label="{label}"></video>'
     picture = e.run.previews / "latest.png"
-    return views.turning(picture) if picture.exists() else f'<div class="sds-turning">{views.CUBE}</div>'
+    return fragments.turning(picture) if picture.exists() else f'<div class="sds-turning">{fragments.CUBE}</div>'
 
 
-def _step(e: Entry) -> int:
+def _step(e: RunCard) -> int:
     return e.progress.step if e.progress else 0
 
 

@@ -1,0 +1,51 @@
+"""Runs that take a second: tiny settings, and a prior that is known exactly."""
+
+from __future__ import annotations
+
+import torch
+
+from sds3d.config import build, merge
+from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from sds3d.run.config import RunConfig
+from sds3d.run.drive import drive
+from sds3d.run.folder import Run, read_checkpoint
+
+SIZE = 16
+TINY = {
+    "prompt": "a ball",
+    "steps": 12,
+    "checkpoint_every": 4,
+    "cameras": {"size": SIZE},
+    "prompts": {"view_dependent": False},
+    "representation": {"resolution": 12, "samples": 16, "warmup": 2},
+    "guidance": {"name": "sds", "scale": 3.0},
+    "export": {"resolution": 24, "texture_size": 64, "picture_size": 32, "frames": 4},
+}
+
+
+def disc() -> GaussianPrior:
+    """A prior that knows one picture: a dark disc on white."""
+    axis = torch.linspace(-1, 1, SIZE)
+    inside = (axis[:, None] ** 2 + axis**2 < 0.4).float()
+    picture = (1 - 0.7 * inside).expand(3, SIZE, SIZE)
+    return GaussianPrior({"a ball": Gaussian(picture, 0.1), "": Gaussian(0.5, 0.3)}, (3, SIZE, SIZE))
+
+
+def tiny(**changes: object) -> RunConfig:
+    return build(RunConfig, merge(TINY, changes))
+
+
+def finish(run: Run, stop: int | None = None) -> list[int]:
+    """Drive a run, asking it to pause after step `stop`."""
+    done = []
+    for step in drive(run, threads=1, prior=disc()):
+        done.append(step.step)
+        if step.step == stop:
+            run.request("pause")
+    return done
+
+
+def same(a: Run, b: Run) -> bool:
+    """Whether two runs ended with the same bits."""
+    ours, theirs = read_checkpoint(a.checkpoints[0]), read_checkpoint(b.checkpoints[0])
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
