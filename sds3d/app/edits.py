@@ -2,32 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 from sds3d.config import Tree
 from sds3d.run.config import RunConfig
 
-ITS_OWN = ("prompt", "seed", "start_from_sha256")
-"""What every run has for itself, and no preset."""
-
 Edits = dict[str, Any]
 """Values by dotted key, as JSON has them; the choice of a section is its `name`: {"guidance.name": "vsd"}."""
-
-Base = Callable[[Edits], RunConfig]
-"""The configuration of a preset with these edits."""
-
-_MISSING = object()
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a run is made from: a preset, and what differs from it."""
-
-    config: RunConfig
-    preset: str
-    edits: Edits
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Edits:
@@ -61,32 +43,6 @@ def nested(edits: Mapping[str, Any]) -> Tree:
 def choices_of(edits: Edits) -> Edits:
     """The choices among them, which say what other keys there are."""
     return {key: value for key, value in edits.items() if key.endswith(".name")}
-
-
-def edits_of(config: RunConfig, base: Base) -> Edits:
-    """What must be laid over a preset to get this configuration. Raises ConfigError when nothing will."""
-    wanted, chosen = leaves_of(config), {}
-    while True:
-        start = leaves_of(base(chosen))
-        other = [k for k, v in wanted.items() if k.endswith(".name") and k not in chosen and start.get(k) != v]
-        if not other:
-            break
-        key = min(other, key=lambda name: name.count("."))  # an outer choice brings inner ones with it
-        chosen[key] = wanted[key]
-    values = {k: v for k, v in wanted.items() if k not in ITS_OWN and start.get(k, _MISSING) != v}
-    return chosen | values
-
-
-def nearest_preset(config: RunConfig, presets: Mapping[str, Edits]) -> str:
-    """The preset that the fewest settings differ from. presets: their settings by name."""
-    wanted = leaves_of(config)
-
-    def differing(name: str) -> int:
-        settings = presets[name]
-        keys = wanted.keys() | settings.keys()
-        return sum(wanted.get(k, _MISSING) != settings.get(k, _MISSING) for k in keys if k not in ITS_OWN)
-
-    return min(presets, key=lambda name: (differing(name), name))
 
 
 def told(edits: Edits) -> str:

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from sds3d.app.edits import Edits, Recipe, edits_of, leaves_of, nearest_preset, nested
+from sds3d.app.edits import Edits, leaves_of, nested
 from sds3d.app.studio import Studio
 from sds3d.config import ConfigError
-from sds3d.run.config import read_config
+from sds3d.run.config import RunConfig, read_config
 from sds3d.run.folder import Run
 
+ITS_OWN = ("prompt", "seed", "start_from_sha256")
+"""What every run has for itself, and no preset."""
+
+Base = Callable[[Edits], RunConfig]
+"""The configuration of a preset with these edits."""
+
 ANY = "a red mug"
+
+_MISSING = object()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run is made from: a preset, and what differs from it."""
+
+    config: RunConfig
+    preset: str
+    edits: Edits
 
 
 def recipe(studio: Studio, run: Run) -> Recipe:
@@ -43,3 +62,29 @@ def _presets(studio: Studio) -> dict[str, Edits]:
         except ConfigError:
             continue
     return found
+
+
+def edits_of(config: RunConfig, base: Base) -> Edits:
+    """What must be laid over a preset to get this configuration. Raises ConfigError when nothing will."""
+    wanted, chosen = leaves_of(config), {}
+    while True:
+        start = leaves_of(base(chosen))
+        other = [k for k, v in wanted.items() if k.endswith(".name") and k not in chosen and start.get(k) != v]
+        if not other:
+            break
+        key = min(other, key=lambda name: name.count("."))  # an outer choice brings inner ones with it
+        chosen[key] = wanted[key]
+    values = {k: v for k, v in wanted.items() if k not in ITS_OWN and start.get(k, _MISSING) != v}
+    return chosen | values
+
+
+def nearest_preset(config: RunConfig, presets: Mapping[str, Edits]) -> str:
+    """The preset that the fewest settings differ from. presets: their settings by name."""
+    wanted = leaves_of(config)
+
+    def differing(name: str) -> int:
+        settings = presets[name]
+        keys = wanted.keys() | settings.keys()
+        return sum(wanted.get(k, _MISSING) != settings.get(k, _MISSING) for k in keys if k not in ITS_OWN)
+
+    return min(presets, key=lambda name: (differing(name), name))

@@ -12,8 +12,8 @@ from typing import Any
 import gradio as gr
 
 from sds3d.app import fragments
-from sds3d.app.edits import Recipe, told
-from sds3d.app.recipes import recipe
+from sds3d.app.edits import told
+from sds3d.app.recipes import Recipe, recipe
 from sds3d.app.result_panel import Updates
 from sds3d.app.run_panel import QUIET, RESUMABLE, STOPPABLE, said
 from sds3d.app.studio import Studio
