@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sds3d.jobs.batch import Batch, Engine, Watch
 
 
-class EngineName(str, Enum):
+class EngineName(StrEnum):
     """What carries runs out."""
 
     local = "local"

@@ -11,12 +11,11 @@ The equation, the noise and the schedules are those of the code the authors rele
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from typing_extensions import Self
 
 from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, guided_prediction, weight
 from sds3d.guidance.schedules import PiecewiseSchedule, Schedule

@@ -10,12 +10,11 @@ decide how far it goes.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import model_validator
 from torch import Tensor
-from typing_extensions import Self
 
 from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, predict_each, weight
 from sds3d.guidance.schedules import AnnealedSchedule, Schedule

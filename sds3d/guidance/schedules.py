@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from scipy.special import erf, erfinv
 from torch import Tensor
-from typing_extensions import Self
 
 from sds3d.config import Config
 from sds3d.guidance.base import group_count

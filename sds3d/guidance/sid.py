@@ -11,12 +11,11 @@ passes and memory. With a = 1 the loss is (f - f_phi) . (f_phi - x) / omega.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from typing_extensions import Self
 
 from sds3d.guidance.base import Guided, RuleConfig, Views, combine, draw_noise, predict_each
 from sds3d.guidance.schedules import Schedule, UniformSchedule

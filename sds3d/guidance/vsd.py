@@ -8,12 +8,11 @@ is unverified: here it is one.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
-from typing_extensions import Self
 
 from sds3d.guidance.base import (
     Guided,

@@ -155,7 +155,7 @@ def _surface(
     """
     # Saturates on both sides of the isovalue, like log density: a hard edge between 0 and 1000 is then
     # interpolated near its middle rather than stair-stepped along its foot.
-    field = density / (density + np.float32(isovalue))
+    field = np.divide(density, density + np.float32(isovalue), dtype=np.float32)
     field = _resample(field, max(resolution, 8))
     # The outermost samples are empty, so that the surface closes inside the bounds.
     field[[0, -1]] = 0
@@ -211,7 +211,8 @@ def _taubin(vertices: FloatArray, faces: IntArray, iterations: int = 8) -> Float
     degree = np.maximum(np.asarray(adjacency.sum(axis=1)), 1.0)  # (V, 1)
     for _ in range(iterations):
         for step in (0.5, -0.53):
-            vertices = vertices + np.float32(step) * (adjacency @ vertices / degree - vertices).astype(np.float32)
+            offsets = (adjacency @ vertices / degree - vertices).astype(np.float32)
+            vertices = np.add(vertices, np.float32(step) * offsets, dtype=np.float32)
     return vertices
 
 

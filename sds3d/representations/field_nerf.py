@@ -11,7 +11,7 @@ and the encoder is given pictures again.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from pydantic import Field as Setting
 from pydantic import model_validator
 from torch import Tensor
 from torch.nn import functional
-from typing_extensions import Self
 
 from sds3d.cameras import Cameras
 from sds3d.config import Config

@@ -8,7 +8,7 @@ connectivity. Gradients arrive as in nvdiffrec (Munkberg et al. 2022, arXiv:2111
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -18,7 +18,6 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional
-from typing_extensions import Self
 
 from sds3d.cameras import Cameras
 from sds3d.config import Config

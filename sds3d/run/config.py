@@ -7,10 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
-from typing_extensions import Self
 
 from sds3d.cameras import CameraConfig
 from sds3d.config import Config, ConfigError, build, load_preset, load_yaml, nearest, parse_override
