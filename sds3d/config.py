@@ -9,7 +9,6 @@ from __future__ import annotations
 import difflib
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -33,19 +32,6 @@ class Config(BaseModel):
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A partial configuration with a name and one line that says what it is for.
-
-    needs_asset: it makes sense only with a `start_from`.
-    """
-
-    name: str
-    description: str
-    values: Tree
-    needs_asset: bool
 
 
 def _data_dir(name: str) -> Path:
@@ -72,15 +58,15 @@ def nearest(word: str, known: Sequence[str], n: int = 1) -> list[str]:
 def merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> Tree:
     """`patch` laid over `base`, section by section.
 
-    A section whose `name` changes is replaced as a whole: the other keys belonged to the other choice. A plain word in
-    place of such a section is its name: representation=gaussians.
+    A section is replaced as a whole if its `name` changes, since its other keys belong to the former choice. Keys of a
+    section without a name are kept. A plain word in place of a named section is its name: representation=gaussians.
     """
     merged = dict(base)
     for key, given in patch.items():
         old = merged.get(key)
         value = {"name": given} if isinstance(old, Mapping) and "name" in old and isinstance(given, str) else given
         if isinstance(old, Mapping) and isinstance(value, Mapping):
-            renamed = "name" in value and value["name"] != old.get("name")
+            renamed = "name" in value and value["name"] != old.get("name", value["name"])
             merged[key] = dict(value) if renamed else merge(old, value)
         else:
             merged[key] = value
@@ -163,28 +149,6 @@ def load_yaml(path: Path) -> Tree:
 def dump_yaml(config: Config) -> str:
     """The complete configuration as YAML, in the order of its fields."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def presets() -> list[Preset]:
-    """The shipped presets, by name."""
-    return [_read_preset(path) for path in sorted(configs_dir().glob("*.yaml"))]
-
-
-def load_preset(name: str) -> Preset:
-    """A shipped preset by name, or any YAML file by path. Raises ConfigError naming the nearest preset."""
-    path = Path(name)
-    if path.suffix in {".yaml", ".yml"}:
-        return _read_preset(path)
-    shipped = {path.stem: path for path in configs_dir().glob("*.yaml")}
-    if name not in shipped:
-        raise ConfigError(f'there is no preset "{name}"; {meant(name, sorted(shipped))}')
-    return _read_preset(shipped[name])
-
-
-def _read_preset(path: Path) -> Preset:
-    values = load_yaml(path)
-    description, needs_asset = str(values.pop("description", "")), values.pop("needs_asset", False) is True
-    return Preset(path.stem, description, values, needs_asset)
 
 
 def _defaults(model: type[BaseModel]) -> Tree:

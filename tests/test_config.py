@@ -15,11 +15,9 @@ from sds3d.config import (
     build,
     configs_dir,
     dump_yaml,
-    load_preset,
     load_yaml,
     merge,
     parse_override,
-    presets,
 )
 from sds3d.guidance.schedules import AnnealedSchedule, UniformSchedule
 from sds3d.guidance.sds import SDSConfig
@@ -141,6 +139,11 @@ def test_a_plain_word_is_the_name_of_a_section():
     assert 'rule.name = "betta" is unknown; did you mean "beta"?' in complaint("rule=betta")
 
 
+def test_a_section_without_a_name_keeps_its_keys_below_one_with_a_name():
+    assert merge({"rule": {"scale": 5}}, {"rule": {"name": "alpha"}}) == {"rule": {"scale": 5, "name": "alpha"}}
+    assert merge({"rule": {"name": "beta", "scale": 5}}, {"rule": {"name": "alpha"}}) == {"rule": {"name": "alpha"}}
+
+
 def test_merge_leaves_its_arguments_alone():
     base, patch = {"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}
     assert merge(base, patch) == {"a": {"b": 3, "c": 2}}
@@ -186,14 +189,6 @@ def test_a_wheel_holds_every_package():
     assert there == {name for name in listed if name not in {"sds3d._assets", "sds3d._configs"}}
 
 
-def test_presets_have_descriptions_and_unknown_ones_a_suggestion():
-    shipped = presets()
-    assert {"toybox", "dreamfusion"} <= {preset.name for preset in shipped}
-    assert all(preset.description for preset in shipped)
-    with pytest.raises(ConfigError, match='did you mean "dreamfusion"'):
-        load_preset("dreamfuson")
-
-
 def test_a_part_of_a_section_keeps_the_rest_of_its_own_defaults():
     """Also where the section belongs to another choice than the default one."""
     base = {"prompt": "a mug", "guidance": {"name": "sds"}}
@@ -203,13 +198,6 @@ def test_a_part_of_a_section_keeps_the_rest_of_its_own_defaults():
     assert config.guidance == SDSConfig(schedule=AnnealedSchedule(until=0.5))
     with pytest.raises(ConfigError, match=r"guidance\.schedule\.max"):
         build(RunConfig, base, {"guidance": {"schedule": {"max": 2}}})
-
-
-def test_a_preset_may_be_a_file(tmp_path: Path):
-    path = tmp_path / "mine.yaml"
-    path.write_text("description: mine\nsteps: 7\n")
-    preset = load_preset(str(path))
-    assert (preset.name, preset.description, preset.values) == ("mine", "mine", {"steps": 7})
 
 
 @pytest.mark.parametrize(

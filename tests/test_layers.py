@@ -19,7 +19,7 @@ LAYERS = [
     {"guidance", "representations"},
     {"priors", "rendering", "formats"},
     {"geometry", "prompts"},
-    {"cameras", "devices", "console"},
+    {"cameras", "console", "devices", "presets"},
     {"config", "compiled", "files", "plugins", "states"},
 ]
 """Rooms from the top to the bottom; a room imports only rooms that stand below it."""

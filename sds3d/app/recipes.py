@@ -13,7 +13,7 @@ from sds3d.config import ConfigError
 from sds3d.run.config import RunConfig, read_config
 from sds3d.run.folder import Run
 
-ITS_OWN = ("prompt", "seed", "start_from_sha256")
+ITS_OWN = ("prompt", "seed", "start_from_sha256", "made_for")
 """What every run has for itself, and no preset."""
 
 Base = Callable[[Edits], RunConfig]

@@ -15,10 +15,11 @@ from gradio.processing_utils import hash_file, save_file_to_cache
 from gradio.utils import get_upload_folder
 
 from sds3d.app.edits import flat
-from sds3d.config import ConfigError, Tree, build, load_preset, meant, parse_override, presets
+from sds3d.config import ConfigError, Tree, build, meant, parse_override
 from sds3d.files import RunError
 from sds3d.jobs import queue
 from sds3d.jobs.supervisor import ensure_workers
+from sds3d.presets import current_name, load_preset, presets
 from sds3d.prompts.prompt import checked_prompt
 from sds3d.run.config import RunConfig, new_run
 from sds3d.run.folder import Run, RunBusyError, list_runs
@@ -54,7 +55,7 @@ class Studio:
 
     def presets(self) -> dict[str, str]:
         """Presets that need nothing but a prompt, with what they are for."""
-        return {preset.name: preset.description for preset in presets() if not preset.needs_asset}
+        return {preset.name: preset.about.description for preset in presets() if not preset.about.needs_asset}
 
     def config(self, prompt: str, preset: str, *layers: Tree) -> RunConfig:
         """As `own_config`, for settings that anybody who can come may give."""
@@ -64,7 +65,7 @@ class Studio:
 
     def own_config(self, prompt: str, preset: str, *layers: Tree) -> RunConfig:
         """The preset with the studio's overrides, the prompt and more settings on top. Raises ConfigError."""
-        known = self.presets()
+        known, preset = self.presets(), current_name(preset)
         if preset not in known:  # no path of a file either
             raise ConfigError(f'there is no preset "{preset[:80]}"; {meant(preset, list(known))}')
         base = [parse_override(text) for text in self.overrides]

@@ -17,8 +17,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from sds3d.cli.options import Overrides, Retries, Threads, Together, Workers, examples, warn_of_unknown_words
-from sds3d.config import load_preset, parse_override
+from sds3d.config import parse_override
 from sds3d.console import STYLES, bars_by_stage, err, out
+from sds3d.presets import load_preset
 
 if TYPE_CHECKING:
     from sds3d.jobs.batch import Batch, Engine, Watch

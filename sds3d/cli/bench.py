@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from sds3d.cli.options import Device, Threads, examples
-from sds3d.config import load_preset
 from sds3d.console import bars_by_stage, out, progress_bar
+from sds3d.presets import load_preset
 
 bench = typer.Typer(help="Measurements that can be repeated.", no_args_is_help=True)
 

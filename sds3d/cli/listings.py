@@ -11,8 +11,9 @@ from rich.padding import Padding
 from rich.table import Table
 
 from sds3d.cli.options import examples
-from sds3d.config import ConfigError, meant, presets
-from sds3d.console import err, out
+from sds3d.config import ConfigError, meant
+from sds3d.console import duration, err, out
+from sds3d.presets import presets
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -33,9 +34,11 @@ def add_commands(app: typer.Typer) -> None:
 
 def list_presets() -> None:
     """List the presets."""
-    table = Table.grid(padding=(0, 2))
+    table = Table("preset", "prior", "equation", "on 2 cores", "", box=None, padding=(0, 2, 0, 0))
     for preset in presets():
-        table.add_row(f"[bold]{preset.name}[/bold]", preset.description)
+        about = preset.about
+        seconds = "not measured" if about.seconds is None else duration(about.seconds)
+        table.add_row(f"[bold]{preset.name}[/bold]", preset.made_for, about.status, seconds, about.description)
     out.print(table)
 
 

@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,9 @@ from rich.table import Column, Table
 
 from sds3d.cli import bench, jobs, listings, toybox
 from sds3d.cli.options import Device, Overrides, Threads, examples, warn_of_unknown_words
-from sds3d.config import ConfigError, build, load_preset, parse_override
+from sds3d.config import ConfigError, build, parse_override
 from sds3d.console import bars_by_stage, err, out, progress_bar
+from sds3d.presets import load_preset
 from sds3d.run.folder import Run, open_run
 
 if TYPE_CHECKING:
@@ -276,6 +278,7 @@ def main(arguments: list[str] | None = None) -> None:
     """The entry point: errors become one line on stderr and exit code 1; --debug shows where they came from."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    warnings.showwarning = _show_warning
     try:
         app([argument for argument in arguments if argument != "--debug"], prog_name="sds3d")
     except Exception as error:
@@ -287,6 +290,11 @@ def main(arguments: list[str] | None = None) -> None:
         for line in lines.splitlines() if isinstance(error, ConfigError) else lines.splitlines()[:1]:
             err.print(f"[red]error:[/red] {name}{escape(line)}", soft_wrap=True)
         sys.exit(1)
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """Print a warning in one line; Python's own way adds the line of code that it comes from."""
+    err.print(f"[yellow]warning:[/yellow] {escape(str(message))}", soft_wrap=True)
 
 
 def _carry_out(run: Run, device: str, threads: int) -> None:

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sds3d.config import Preset, presets
 from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.evaluation.toybox import AZIMUTHS, AssetScore, bench_preset, bench_prompts, score_asset, summary, truth
 from sds3d.formats.pictures import contact_sheet
+from sds3d.presets import Preset, presets
 from sds3d.toybox.captions import prompt
 from sds3d.toybox.objects import Spec
 from sds3d.toybox.scorer import Scorer, load_scorer, score
@@ -58,7 +58,7 @@ def rule_presets() -> list[str]:
     def alone(preset: Preset) -> bool:
         representation = preset.values.get("representation", {})
         other = isinstance(representation, str) or "name" in representation
-        return not (other or preset.needs_asset or "stages" in preset.values)
+        return not (other or preset.about.needs_asset or "stages" in preset.values)
 
     return [preset.name for preset in presets() if alone(preset)]
 

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from sds3d.cameras import CameraConfig, Cameras, turntable
-from sds3d.config import ConfigError, build, nearest, parse_override, presets
+from sds3d.config import ConfigError, build, nearest, parse_override
 from sds3d.console import StageReport
 from sds3d.devices import pick_device, set_threads
 from sds3d.files import write_atomically
@@ -27,6 +27,7 @@ from sds3d.formats.pictures import contact_sheet, sheet_png, stacked, to_png
 from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, Mesh
 from sds3d.guidance.base import Guidance, Guided, Views
 from sds3d.guidance.rules import rule_configs
+from sds3d.presets import RENAMED, presets
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.prompts.prompt import encode_prompt
@@ -124,8 +125,8 @@ def rule_config(name: str, prompt: str, overrides: Sequence[str] = ()) -> RunCon
     A name of both is the rule's. Raises ConfigError naming the nearest rule or preset, or for a wrong override.
     """
     if name not in rule_names():
-        known = [preset.name for preset in presets() if not preset.needs_asset]
-        if name in known:
+        known = [preset.name for preset in presets() if not preset.about.needs_asset]
+        if name in known or name in RENAMED:
             return stage_config(make_config(prompt, name, list(overrides)), 0)
         close = nearest(name, [*rule_names(), *known])
         hint = f'did you mean "{close[0]}"?' if close else f"use all, or some of: {', '.join(rule_names())}"

@@ -67,6 +67,12 @@ class DiffusersConfig(Config):
     compile: bool = False
     """Compile the network's blocks with torch.compile at their first use, for minutes; faster on CUDA."""
 
+    @property
+    def kind(self) -> str:
+        """The kind of prior, which presets name: toybox for the embedded one and those trained as it was."""
+        trained_here = (Path(self.model).expanduser() / "camera_encoder").is_dir()
+        return "toybox" if self.model == "toybox" or trained_here else self.name
+
 
 def load_prior(config: DiffusersConfig, device: torch.device | str = "cpu") -> DiffusionPrior:
     """Loads a model, on a CPU in float32.

@@ -12,11 +12,12 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from sds3d.cameras import CameraConfig
-from sds3d.config import Config, ConfigError, build, load_preset, load_yaml, nearest, parse_override
+from sds3d.config import Config, ConfigError, build, load_yaml, nearest, parse_override
 from sds3d.formats.export import DEFAULT_FORMATS, FORMATS, Format
 from sds3d.guidance.multiview import MultiViewConfig
 from sds3d.guidance.rules import GuidanceConfig
 from sds3d.guidance.transforms import GradientTransform
+from sds3d.presets import load_preset
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.prompts.prompt import PromptConfig, checked_prompt, slug
 from sds3d.representations.make import RepresentationConfig
@@ -100,6 +101,9 @@ class RunConfig(Config):
     """What the object begins as: a file of a mesh, of splats or of points, or the folder of another run."""
     start_from_sha256: str = ""
     """Digest of that file, filled in when a run is made: another content is another run."""
+    made_for: str = ""
+    """The kind of prior that these settings suit, such as toybox for the embedded one. A run with another kind warns
+    before its first step. Empty: any."""
     stages: tuple[dict[str, Any], ...] = ()
     """Partial configurations, carried out one after the other, each on top of this one: the scene of a stage begins as
     what the stage before made, in another representation if it has another. `share` in a stage gives it that part of
@@ -132,7 +136,7 @@ def make_config(
     chosen = load_preset(preset)
     layers = [chosen.values, {"prompt": prompt}, settings, *(parse_override(text) for text in overrides)]
     config = build(RunConfig, *layers)
-    if chosen.needs_asset and not config.start_from:
+    if chosen.about.needs_asset and not config.start_from:
         raise ConfigError(f'the preset "{preset}" needs a mesh of yours: sds3d texture FILE PROMPT, or start_from=FILE')
     return config
 
@@ -155,6 +159,22 @@ def stage_config(config: RunConfig, stage: int) -> RunConfig:
 def total_steps(config: RunConfig, stages: int | None = None) -> int:
     """Steps of the first `stages` stages, or of all."""
     return sum(stage_config(config, i).steps for i in range(stage_count(config) if stages is None else stages))
+
+
+def prior_mismatches(config: RunConfig) -> list[str]:
+    """One line for each stage whose prior is of another kind than its settings are made for; equal lines once."""
+    stages = [stage_config(config, index) for index in range(stage_count(config))]
+    return list(dict.fromkeys(filter(None, map(_prior_mismatch, stages))))
+
+
+def _prior_mismatch(config: RunConfig) -> str:
+    if config.made_for in ("", config.prior.kind):
+        return ""
+    views = "" if config.prompts.view_dependent else ", and prompts.view_dependent=true if the prior takes no camera"
+    return (
+        f'the settings are made for the prior "{config.made_for}", not for {config.prior.model}: expect to change '
+        f"guidance.scale, steps and cameras.size{views}"
+    )
 
 
 def read_config(run: Run) -> RunConfig:

@@ -9,6 +9,7 @@ import math
 import os
 import time
 import traceback
+import warnings
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,7 +29,7 @@ from sds3d.prompts.prompt import encode_prompt
 from sds3d.representations.base import Scene
 from sds3d.representations.field_nerf import FieldNerfConfig, fit_latent_rgb
 from sds3d.representations.make import make_scene
-from sds3d.run.config import RunConfig, read_config, stage_config, stage_count, total_steps
+from sds3d.run.config import RunConfig, prior_mismatches, read_config, stage_config, stage_count, total_steps
 from sds3d.run.folder import STOPPED, Run, Status, open_run
 from sds3d.run.optimize import (
     LoopState,
@@ -163,6 +164,9 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None, close
     total = total_steps(config)
     run.update(status="running", error="", total=total, threads=threads, device=str(device))
     run.log(f"started by process {os.getpid()}: torch {torch.__version__}, {device}, {threads} threads")
+    for mismatch in prior_mismatches(config):
+        run.log(f"warning: {mismatch}")
+        warnings.warn(mismatch, stacklevel=2)
     if _stops(run):
         return
     checkpoint = run.load_checkpoint(mend=True)

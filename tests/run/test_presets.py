@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import trimesh
 
-from sds3d.config import ConfigError, build, merge, presets
+from sds3d.config import ConfigError, build, merge
 from sds3d.formats.importers import load_asset
 from sds3d.geometry.mesh import Mesh
+from sds3d.presets import presets
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.run.config import RunConfig, make_config, new_run

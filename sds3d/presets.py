@@ -1,0 +1,117 @@
+"""Presets: partial configurations in YAML files, with what is known of each.
+
+A preset file holds settings, and the keys of `About`. Files with a leading underscore hold what other presets share,
+and are not listed:
+
+    description: "Score Jacobian chaining (2022)."
+    status: verified
+    seconds: 49
+    base: _sds
+    guidance: {name: sjc}
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from sds3d.config import Config, ConfigError, Tree, build, configs_dir, load_yaml, meant, merge
+
+Status = Literal["verified", "reconstructed", "unverified"]
+"""Whether a rule's equation is the paper's. verified: it was compared with the paper. reconstructed: the paper's public
+material does not give it, so it is ours. unverified: it could not be compared with the paper."""
+
+
+class About(Config):
+    """What a preset file says of itself; all else in it are settings."""
+
+    description: str = ""
+    """Its purpose, in one line."""
+    status: Status | None = None
+    """Whether its rule's equation is the paper's."""
+    seconds: float | None = Field(default=None, gt=0)
+    """About how long a run takes with it on two CPU cores; None: not measured."""
+    needs_asset: bool = False
+    """Whether it needs start_from=FILE."""
+    base: str = ""
+    """The file of the presets' folder, without its ending, whose settings lie below these."""
+
+
+RENAMED = {
+    "c-sds-reconstructed": "c-sds",
+    "coupled-reconstructed": "coupled-stages",
+    "coupled-sd-reconstructed": "coupled-sd",
+    "dsd-reconstructed": "dsd",
+    "nfsd-unverified": "nfsd",
+    "snoopi-unverified": "snoopi",
+    "vdm-reconstructed": "vdm",
+}
+"""Former names of presets, which still work, and their new names."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A partial configuration with a name. values: the settings, those of its bases included."""
+
+    name: str
+    about: About
+    values: Tree
+
+    @property
+    def made_for(self) -> str:
+        """The kind of prior that the settings suit, see `RunConfig.made_for`; empty if the preset does not say."""
+        return str(self.values.get("made_for", ""))
+
+
+def presets() -> list[Preset]:
+    """The shipped presets, by name."""
+    return [_read(path) for path in _shipped().values()]
+
+
+def load_preset(name: str) -> Preset:
+    """Load a shipped preset by name, or any YAML file by path.
+
+    A former name is replaced with a warning. Raises ConfigError naming the nearest preset.
+    """
+    if Path(name).suffix in {".yaml", ".yml"}:
+        return _read(Path(name))
+    shipped, name = _shipped(), current_name(name)
+    if name not in shipped:
+        raise ConfigError(f'there is no preset "{name}"; {meant(name, list(shipped))}')
+    return _read(shipped[name])
+
+
+def current_name(name: str) -> str:
+    """Return the name itself, or the new name of a preset that was renamed, with a warning."""
+    if name in RENAMED:
+        warnings.warn(f'the preset "{name}" is now named "{RENAMED[name]}"', FutureWarning, stacklevel=2)
+    return RENAMED.get(name, name)
+
+
+def _shipped() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(configs_dir().glob("[!_]*.yaml"))}
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> Preset:
+    """Read a preset on top of its bases. above: the files that it is a base of."""
+    values = load_yaml(path)
+    try:
+        about = build(About, {key: values.pop(key) for key in About.model_fields if key in values})
+        below = _read(_base(about.base, (*above, path)), (*above, path)).values if about.base else {}
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return Preset(path.stem, about, merge(below, values))
+
+
+def _base(name: str, above: tuple[Path, ...]) -> Path:
+    """The file of a base. Raises ConfigError if it is missing or one of those above."""
+    files = {path.stem: path for path in sorted(configs_dir().glob("*.yaml"))}
+    if name not in files:
+        raise ConfigError(f'there is no base "{name}"; {meant(name, list(files))}')
+    if files[name] in above:
+        raise ConfigError(f'the base "{name}" has itself as a base')
+    return files[name]

@@ -1,0 +1,156 @@
+"""What is known of presets, what they share, and their former names."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+
+from sds3d import presets as presets_module
+from sds3d.cli.main import main
+from sds3d.config import ConfigError, build, configs_dir, merge
+from sds3d.presets import RENAMED, load_preset, presets
+from sds3d.priors.diffusers import DiffusersConfig, toybox_folder
+from sds3d.run.config import RunConfig, make_config, new_run, prior_mismatches
+from sds3d.run.drive import drive
+from tests.run.tiny_runs import TINY, disc
+
+SHIPPED = {preset.name: preset for preset in presets()}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder in the place of the shipped presets'."""
+    monkeypatch.setattr(presets_module, "configs_dir", lambda: tmp_path)
+    return tmp_path
+
+
+def preset_file(folder: Path, name: str, text: str) -> Path:
+    path = folder / f"{name}.yaml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_preset_makes_a_configuration_and_says_what_it_is(name: str):
+    preset = SHIPPED[name]
+    config = make_config("a red mug", name, ["start_from=FILE"])
+    assert preset.about.description
+    assert preset.about.status
+    assert config.made_for == preset.made_for == "toybox"
+    assert prior_mismatches(config) == []
+    assert preset == load_preset(name) == load_preset(str(configs_dir() / f"{name}.yaml"))
+
+
+def test_files_that_only_share_settings_are_no_presets():
+    assert not any(name.startswith("_") for name in SHIPPED)
+    with pytest.raises(ConfigError, match='there is no preset "_rule"'):
+        load_preset("_rule")
+
+
+def test_an_unknown_preset_names_the_nearest():
+    with pytest.raises(ConfigError, match='there is no preset "dreamfuson"; did you mean "dreamfusion"'):
+        load_preset("dreamfuson")
+
+
+@pytest.mark.parametrize("name", RENAMED)
+def test_a_former_name_is_the_new_preset_and_warns_of_it(name: str):
+    with pytest.warns(FutureWarning, match=f'the preset "{name}" is now named "{RENAMED[name]}"'):
+        assert load_preset(name) == SHIPPED[RENAMED[name]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_preset(RENAMED[name])
+
+
+def test_a_preset_may_be_a_file(tmp_path: Path):
+    preset = load_preset(str(preset_file(tmp_path, "mine", "description: mine\nsteps: 7\n")))
+    assert (preset.name, preset.about.description, preset.values) == ("mine", "mine", {"steps": 7})
+    assert (preset.about.status, preset.about.seconds, preset.made_for) == (None, None, "")
+
+
+def test_a_file_of_anyone_may_have_a_shipped_preset_as_its_base(tmp_path: Path):
+    preset = load_preset(str(preset_file(tmp_path, "mine", "base: sjc\nguidance: {scale: 7}\nsteps: 9\n")))
+    guidance = SHIPPED["sjc"].values["guidance"] | {"scale": 7}
+    assert preset.values == SHIPPED["sjc"].values | {"guidance": guidance, "steps": 9}
+    assert preset.about.status is None  # a claim about the settings as they are shipped
+
+
+def test_settings_lie_on_top_of_those_of_all_bases(folder: Path):
+    preset_file(folder, "_lowest", "steps: 1\nseed: 1\nguidance: {scale: 5}\n")
+    preset_file(folder, "_lower", "base: _lowest\nsteps: 2\ngradient: [{name: clamp}]\n")
+    preset_file(folder, "top", "description: Top.\nbase: _lower\nguidance: {name: sds}\ngradient: []\n")
+    (preset,) = presets_module.presets()
+    assert preset.name == "top"
+    assert preset.values == {"steps": 2, "seed": 1, "guidance": {"scale": 5, "name": "sds"}, "gradient": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("base: _rul", r'wrong\.yaml: there is no base "_rul"; did you mean "_rule"\?'),
+        ("base: _a", r'wrong\.yaml: .*_a\.yaml: .*_b\.yaml: the base "_a" has itself as a base'),
+        ("base: [_rule]", r"wrong\.yaml: base = \['_rule'\]: input should be a valid string"),
+        ("status: proven", r"wrong\.yaml: status = 'proven' is unknown; use one of: verified"),
+        ("seconds: quick", r"wrong\.yaml: seconds = 'quick': input should be a valid number"),
+    ],
+)
+def test_a_wrong_key_about_a_preset_is_one_line(text: str, problem: str, folder: Path):
+    preset_file(folder, "_rule", "steps: 3\n")
+    preset_file(folder, "_a", "base: _b\n")
+    preset_file(folder, "_b", "base: _a\n")
+    with pytest.raises(ConfigError, match=problem) as caught:
+        load_preset(str(preset_file(folder, "wrong", text)))
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_settings_that_meet_another_kind_of_prior_are_named(tmp_path: Path):
+    def told(*overrides: str, preset: str = "toybox") -> list[str]:
+        return prior_mismatches(make_config("a red mug", preset, overrides))
+
+    (line,) = told(f"prior.model={tmp_path}")
+    assert line.startswith(f'the settings are made for the prior "toybox", not for {tmp_path}: ')
+    assert "prompts.view_dependent=true" in line
+    (line,) = told("prior.model=sd21", preset="dreamfusion")  # which has words for the views
+    assert "view_dependent" not in line
+    assert told("prior.model=sd21", 'made_for=""') == []
+    assert told(f"prior.model={toybox_folder()}") == []  # the embedded prior, or one that was trained as it was
+    stages = 'stages=[{}, {"prior": {"model": "sd21"}}, {"prior": {"model": "sd21"}}]'
+    assert len(told(stages)) == 1
+
+
+def test_the_kind_of_a_prior_is_known_without_loading_it():
+    assert DiffusersConfig().kind == "toybox"
+    assert DiffusersConfig(model="sd21").kind == "diffusers"
+
+
+def test_a_run_with_another_kind_of_prior_warns_before_its_first_step(tmp_path: Path):
+    changes = {"made_for": "toybox", "prior": {"model": "sd21"}}
+    run = new_run(tmp_path, build(RunConfig, merge(TINY, changes)))
+    steps = drive(run, threads=1, prior=disc())
+    with pytest.warns(UserWarning, match='the settings are made for the prior "toybox", not for sd21'):
+        assert next(steps).step == 1
+    steps.close()
+    log = (run.folder / "run.log").read_text()
+    assert log.index("warning: the settings are made for the prior") < log.index("starting at step")
+
+
+def test_the_command_line_lists_what_is_known_of_presets(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["presets"])
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = (line for line in lines if line.startswith("nfsd"))
+    assert row.split()[1:4] == ["toybox", "unverified", "84"]
+    (row,) = (line for line in lines if line.startswith("magic3d"))
+    assert "not measured" in row
+
+
+def test_the_command_line_says_the_new_name_of_a_preset_in_one_line(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as end:
+        main(["settings", "guidance", "--preset", "dsd-reconstructed"])
+    assert end.value.code == 0
+    said = capsys.readouterr()
+    assert [line for line in said.err.splitlines() if "warning" in line] == [
+        'warning: the preset "dsd-reconstructed" is now named "dsd"'
+    ]
+    assert 'guidance = "dsd"' in said.out
