@@ -10,7 +10,7 @@ import torch
 
 from sds3d.cameras import orbit
 from sds3d.config import build, merge
-from sds3d.formats.importers import AssetError, load_asset
+from sds3d.formats.load import AssetError, load_asset
 from sds3d.formats.splat_ply import to_splat_ply
 from sds3d.geometry.mesh import EmptySurfaceError
 from sds3d.geometry.splats import Splats

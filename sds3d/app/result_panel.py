@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
@@ -17,7 +17,9 @@ from sds3d.app.studio import Studio, files, problem, served
 from sds3d.app.theme import GONE
 from sds3d.console import duration
 from sds3d.files import RunError, write_atomically
-from sds3d.formats.export import FORMATS, SPLAT_FORMATS, Format, asset_files
+from sds3d.formats.export import asset_files
+from sds3d.formats.table import EXPORT_FORMATS, export_format
+from sds3d.geometry.splats import Splats
 from sds3d.run.folder import Run
 
 Updates = dict[Any, Any]
@@ -119,7 +121,7 @@ def lay_out() -> ResultPanel:
         files_ = gr.Files(label="Files", interactive=False, elem_id="files")
         with gr.Accordion("Export again, as another format or size", open=False, elem_id="export"):
             with gr.Row():
-                format_ = gr.Dropdown(list(FORMATS), value="glb", label="Format", min_width=110)
+                format_ = gr.Dropdown(list(EXPORT_FORMATS), value="glb", label="Format", min_width=110)
                 faces = gr.Number(0, label="Faces at most", info="0 keeps all", precision=0, min_width=110)
                 # No bounds here: Gradio would refuse what is outside of them before anybody could say why.
                 texture = gr.Number(1024, label="Texture", info="pixels a side", precision=0, min_width=110)
@@ -186,15 +188,13 @@ def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path
     from sds3d.prompts.prompt import slug
     from sds3d.run.asset import Asset
 
-    known: dict[str, Format] = {name: name for name in get_args(Format)}
-    if format_ not in known:
-        raise ValueError(f"the format {format_!r} is unknown: use one of {', '.join(known)}")
+    of_splats = export_format(format_).holds is Splats
     if run.busy():
         raise RunError("the run is going on: wait for it, or pause it")
-    chosen, asset = known[format_], Asset(run.folder)
+    asset = Asset(run.folder)
     name = slug(asset.config.prompt)
-    if chosen in SPLAT_FORMATS:
-        made = asset_files([chosen], name, splats=asset.splats())
+    if of_splats:
+        made = asset_files([format_], name, splats=asset.splats())
     else:
         faces, texture_size = int(faces), int(texture_size)
         if faces and faces < 4:
@@ -204,11 +204,11 @@ def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path
         mesh = asset.mesh()
         mesh = simplify(mesh, faces) if faces else mesh
         name = f"{name}-{len(mesh.faces)}-faces-{texture_size}px"
-        made = asset_files([chosen], name, mesh, texture_size=texture_size)
+        made = asset_files([format_], name, mesh, texture_size=texture_size)
     if len(made) == 1:
         (file, data), *_ = made.items()
     else:
-        file, packed = f"{name}-{chosen}.zip", BytesIO()
+        file, packed = f"{name}-{format_}.zip", BytesIO()
         with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
             for inner, content in made.items():
                 archive.writestr(inner, content)
@@ -233,7 +233,7 @@ def _measured(path: Path, changed: int) -> tuple[tuple[str, str], ...]:
     """Of a mesh file. changed: when it was."""
     import trimesh
 
-    from sds3d.formats.importers import load_asset
+    from sds3d.formats.load import load_asset
     from sds3d.geometry.mesh import Mesh
 
     try:

@@ -112,7 +112,7 @@ def texture(
     threads: Threads = 0,
 ) -> None:
     """Paint a mesh that you bring (as Latent-Paint, 2211.07600)."""
-    from sds3d.formats.importers import load_asset
+    from sds3d.formats.load import load_asset
     from sds3d.geometry.mesh import Mesh
     from sds3d.run.config import make_config, new_run
 

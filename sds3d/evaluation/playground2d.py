@@ -23,7 +23,7 @@ from sds3d.config import ConfigError, build, nearest, parse_override
 from sds3d.console import StageReport
 from sds3d.devices import pick_device, set_threads
 from sds3d.files import write_atomically
-from sds3d.formats.pictures import contact_sheet, sheet_png, stacked, to_png
+from sds3d.formats.pictures import contact_sheet, png, stacked, to_png
 from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, Mesh
 from sds3d.guidance.base import Guidance, Guided, Views
 from sds3d.guidance.rules import rule_configs
@@ -218,7 +218,7 @@ def compare(
         drawn[name] = draw(loaded[1], config, count=count, space=space, report=say)
         path = write_atomically(folder / f"{name}.png", to_png(drawn[name]))
         written[path] = time.monotonic() - start_of_rule
-        write_atomically(folder / "sheet.png", sheet_png(sheet(drawn, prompt)))
+        write_atomically(folder / "sheet.png", png(sheet(drawn, prompt)))
     return written | {folder / "sheet.png": time.monotonic() - began}
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from sds3d.cameras import turntable
 from sds3d.evaluation.geometry import likeness
 from sds3d.files import write_atomically
-from sds3d.formats.importers import load_asset
+from sds3d.formats.load import load_asset
 from sds3d.formats.pictures import contact_sheet
 from sds3d.geometry.mesh import Mesh
 from sds3d.priors.base import Prior

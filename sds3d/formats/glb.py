@@ -1,35 +1,35 @@
-"""Binary glTF 2.0: what Blender, Unity, Godot, three.js and every web viewer open.
+"""Binary glTF 2.0 of meshes, which Blender, Unity, Godot, three.js and every web viewer open.
 
 Frame: the world frame is glTF's (right-handed, +Y up, front +Z, metres), so nothing is converted.
-Layout: one mesh with one triangle primitive and one metallic-roughness material.
+Layout, as it is written: one mesh with one triangle primitive and one metallic-roughness material.
 Specification: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html
 """
 
 from __future__ import annotations
 
-import io
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+from sds3d.formats.base import FileFormat, check_faces, check_uv
+from sds3d.formats.glb_chunks import FLOAT, Binary, is_glb, one_mesh_glb, primitives, read_chunks
+from sds3d.formats.pictures import png
+from sds3d.geometry.colors import srgb_to_linear
+from sds3d.geometry.mesh import Mesh
 
-from sds3d.formats.glb_chunks import Binary, one_mesh_glb
-from sds3d.geometry.mesh import FloatArray, Mesh
-
+_COMPRESSIONS = {"KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression"}
 _LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071
 
 
 def to_glb(mesh: Mesh, name: str = "asset") -> bytes:
-    """The mesh as one GLB file.
+    """Return the mesh as one GLB file.
 
-    With a texture it is the material's base colour (sRGB PNG). Without one the vertex colours become COLOR_0, decoded
-    to linear light as glTF defines it. Metallic and roughness factors are always written: both default to 1, which
-    is a dark mirror. A metallic-roughness texture is written beside factors of 1, which leave it as it is. Raises
-    ValueError for a mesh without faces, and for a texture without uv.
+    A texture becomes the material's base colour (sRGB PNG). Without one, vertex colours become COLOR_0, converted to
+    linear light as glTF defines it. Metallic and roughness factors are always written, since glTF's default of 1 for
+    both is a dark mirror. A metallic-roughness texture gets factors of 1, which leave it unchanged.
+
+    Raises ValueError for a mesh without faces, and for a texture without uv.
     """
-    if not len(mesh.faces):
-        raise ValueError("a mesh without faces cannot be written as glTF")
+    check_faces(mesh, "glTF")
     check_uv(mesh)
     binary = Binary()
     attributes = {"POSITION": binary.attribute(mesh.vertices, bounded=True)}
@@ -65,26 +65,28 @@ def to_glb(mesh: Mesh, name: str = "asset") -> bytes:
     return one_mesh_glb(primitive, binary, name, {"materials": materials, **images})
 
 
-def check_uv(mesh: Mesh) -> None:
-    """Raise ValueError for a mesh with a texture, of either kind, and without uv."""
-    if mesh.uv is None and (mesh.texture is not None or mesh.metallic_roughness is not None):
-        raise ValueError("a textured mesh needs uv coordinates: bake() makes both")
+def from_glb(data: bytes, folder: Path) -> Mesh:
+    """Return the mesh of a GLB file, with all its parts joined. folder: holds textures that the file refers to.
+
+    Raises ValueError, in one line, if data is not a GLB, is truncated, has no triangles, or uses features of glTF that
+    would be misread.
+    """
+    from sds3d.formats.parts import joined
+    from sds3d.formats.trimesh_parts import parts
+
+    document, _ = read_chunks(data)
+    # trimesh would silently read these as zeros, or as other numbers.
+    accessors = document.get("accessors", [])
+    if any("sparse" in accessor for accessor in accessors):
+        raise ValueError("the GLB has sparse accessors, which cannot be read: export it without morph targets")
+    if wrong := _COMPRESSIONS & set(document.get("extensionsUsed", [])):
+        raise ValueError(f"the GLB is compressed by {min(wrong)}, which cannot be read: export it uncompressed")
+    for primitive in primitives(document):
+        uv = primitive["attributes"].get("TEXCOORD_0")
+        if uv is not None and accessors[uv]["componentType"] != FLOAT:
+            raise ValueError("the GLB has texture coordinates in integers: export it without quantisation")
+    has_normals = any("NORMAL" in primitive["attributes"] for primitive in primitives(document))
+    return joined(parts(data, "glb", folder, has_normals=has_normals))
 
 
-def srgb_to_linear(colors: NDArray[np.floating]) -> FloatArray:
-    """Linear light of sRGB values in [0, 1] (IEC 61966-2-1), same shape."""
-    colors = np.clip(colors, 0.0, 1.0)
-    return np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4).astype(np.float32)
-
-
-def linear_to_srgb(light: NDArray[np.floating]) -> FloatArray:
-    """sRGB values in [0, 1] of linear light, the inverse of `srgb_to_linear`, same shape."""
-    light = np.clip(light, 0.0, 1.0)
-    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055).astype(np.float32)
-
-
-def png(picture: NDArray[np.uint8]) -> bytes:
-    """A (H, W, 3) or grey (H, W) uint8 picture as a PNG file."""
-    file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture)).save(file, format="PNG")
-    return file.getvalue()
+GLB = FileFormat("glb", ".glb", Mesh, write=to_glb, read=from_glb, recognises=is_glb, textured=True, default=True)

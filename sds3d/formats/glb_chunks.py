@@ -1,4 +1,4 @@
-"""The container of binary glTF 2.0: attributes gathered into a binary chunk, and the file round it.
+"""The container of binary glTF 2.0: a JSON document and a binary chunk that holds its attributes.
 
 Layout: a 12-byte header, one JSON chunk, one binary chunk, all little endian.
 Specification: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html, sections 3.6 and 4.
@@ -16,11 +16,13 @@ from numpy.typing import NDArray
 from sds3d.geometry.mesh import FloatArray
 
 _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
-_UNSIGNED_SHORT, _UNSIGNED_INT, _FLOAT = 5123, 5125, 5126
+_UNSIGNED_SHORT, _UNSIGNED_INT = 5123, 5125
+FLOAT = 5126
+"""glTF's number for the component type float."""
 
 
 class Binary:
-    """The binary chunk under construction, with the views and accessors that describe it."""
+    """A binary chunk under construction, with the views and accessors that describe it."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -28,8 +30,8 @@ class Binary:
         self.accessors: list[dict[str, Any]] = []
 
     def view(self, data: bytes | memoryview, target: int | None = None) -> int:
-        """The index of a new buffer view of `data`."""
-        self.data += b"\0" * (-len(self.data) % 4)  # accessors must start on their component's size
+        """Append `data` and return the index of its buffer view."""
+        self.data += b"\0" * (-len(self.data) % 4)  # an accessor must start at a multiple of its component's size
         start = len(self.data)
         self.data += data
         view = {"buffer": 0, "byteOffset": start, "byteLength": len(self.data) - start}
@@ -37,11 +39,11 @@ class Binary:
         return len(self.views) - 1
 
     def attribute(self, values: FloatArray, bounded: bool = False) -> int:
-        """The index of a new accessor of floats, (N,) scalars or (N, 2 to 4) vectors; `bounded` with min and max."""
+        """Append floats, (N,) or (N, 2 to 4), and return the index of their accessor. bounded: it gets min and max."""
         values = np.ascontiguousarray(values, dtype="<f4")
         accessor: dict[str, Any] = {
             "bufferView": self.view(values.data, _ARRAY_BUFFER),
-            "componentType": _FLOAT,
+            "componentType": FLOAT,
             "count": len(values),
             "type": "SCALAR" if values.ndim == 1 else f"VEC{values.shape[1]}",
         }
@@ -51,8 +53,8 @@ class Binary:
         return len(self.accessors) - 1
 
     def indices(self, faces: NDArray[np.int32]) -> int:
-        """The index of a new accessor of vertex indices, 16 bits wide where that is enough."""
-        short = faces.max() < 65535  # the largest value of a type restarts primitives and is forbidden
+        """Append vertex indices, 16 bits wide if that is enough, and return the index of their accessor."""
+        short = faces.max() < 65535  # glTF forbids the largest value of a type, which restarts primitives
         data = faces.astype("<u2" if short else "<u4").tobytes()
         self.accessors.append(
             {
@@ -66,9 +68,9 @@ class Binary:
 
 
 def one_mesh_glb(primitive: dict[str, Any], binary: Binary, name: str, extra: dict[str, Any]) -> bytes:
-    """A GLB file of one node with one mesh of one primitive.
+    """Return a GLB file of one node with one mesh of one primitive.
 
-    extra: what the document has besides, such as materials. Raises ValueError beyond the 4 GiB that a GLB can hold.
+    extra: further parts of the document, such as materials. Raises ValueError beyond the 4 GiB that a GLB can hold.
     """
     document = {
         "asset": {"version": "2.0", "generator": "sds3d"},
@@ -87,7 +89,7 @@ def one_mesh_glb(primitive: dict[str, Any], binary: Binary, name: str, extra: di
     body = len(binary.data) + len(padding)
     size = 12 + 8 + len(header) + 8 + body
     if size >= 2**32:
-        raise ValueError(f"a GLB file holds 4 GiB at most, this would have {size / 2**30:.1f}")
+        raise ValueError(f"a GLB file holds at most 4 GiB, this one would have {size / 2**30:.1f}")
     return b"".join(
         [
             struct.pack("<4sII", b"glTF", 2, size),
@@ -100,15 +102,25 @@ def one_mesh_glb(primitive: dict[str, Any], binary: Binary, name: str, extra: di
     )
 
 
+def is_glb(data: bytes) -> bool:
+    """Whether data begins as a GLB file does."""
+    return data[:4] == b"glTF"
+
+
+def primitives(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the primitives of all meshes of a document."""
+    return [primitive for mesh in document.get("meshes", []) for primitive in mesh["primitives"]]
+
+
 def read_chunks(data: bytes) -> tuple[dict[str, Any], memoryview]:
-    """The document and the binary chunk of a GLB file. Raises ValueError for another or a truncated file."""
-    if data[:4] != b"glTF":
+    """Return the document and the binary chunk of a GLB file. Raises ValueError if data is truncated or not a GLB."""
+    if not is_glb(data):
         raise ValueError("this is not a GLB file: it must begin with 'glTF'")
     if len(data) < 20:
         raise ValueError("the GLB is truncated: its header is not complete")
     version, size, length, kind = struct.unpack_from("<III4s", data, 4)
     if version != 2:
-        raise ValueError(f"only GLB of version 2 can be read, this has version {version}")
+        raise ValueError(f"only GLB of version 2 can be read, this one has version {version}")
     if len(data) < size:
         raise ValueError(f"the GLB is truncated: it promises {size} bytes and has {len(data)}")
     if kind != b"JSON" or 20 + length > size:

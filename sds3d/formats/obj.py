@@ -1,29 +1,32 @@
-"""Wavefront OBJ with its MTL and PNG: what every modelling program opens.
+"""Wavefront OBJ with its MTL and PNG files, which every modelling program opens.
 
-Frame: the world frame as it is (right-handed, +Y up, front +Z, metres); OBJ itself names no axis and no unit. An
-importer that asks is told "Y up, -Z forward", which is Blender's default.
-Layout: `v x y z` (with `r g b` in [0, 1] sRGB appended when the mesh has vertex colours and no texture),
+Frame: the world frame as it is (right-handed, +Y up, front +Z, metres). OBJ itself names no axis and no unit. If an
+importer asks, choose "Y up, -Z forward", which is Blender's default.
+Layout: `v x y z` (followed by `r g b` in [0, 1] sRGB if the mesh has vertex colours and no texture),
 `vt u v` with v running up from the bottom row (glTF's runs down, hence 1 - v), `vn`, and `f` with 1-based indices.
-MTL has no metallic-roughness texture in one picture: its two channels become the grey `map_Pr` and `map_Pm` of the PBR
+MTL cannot hold metallic and roughness in one picture: the two channels become the grey `map_Pr` and `map_Pm` of the PBR
 extension that Blender and tinyobjloader read.
 """
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 
-from sds3d.formats.glb import check_uv, png
+from sds3d.formats.base import FileFormat, check_faces, check_uv
+from sds3d.formats.pictures import png
 from sds3d.geometry.mesh import FRAME, Mesh
 
 
 def to_obj(mesh: Mesh, name: str = "asset") -> dict[str, bytes]:
-    """The files `<name>.obj`, `<name>.mtl` and, for a textured mesh, `<name>.png`, by file name.
+    """Return the files `<name>.obj`, `<name>.mtl` and, for a textured mesh, `<name>.png`, by file name.
 
     A metallic-roughness texture adds `<name>_roughness.png` and `<name>_metallic.png`. Raises ValueError for a mesh
     without faces, for a texture without uv, and for a name with spaces, which MTL references cannot hold.
     """
-    if not len(mesh.faces):
-        raise ValueError("a mesh without faces cannot be written as OBJ")
+    check_faces(mesh, "OBJ")
     if not name or any(character.isspace() or character in "/\\" for character in name):
         raise ValueError(f"an OBJ name must be free of spaces and slashes, got {name!r}")
     check_uv(mesh)
@@ -31,7 +34,7 @@ def to_obj(mesh: Mesh, name: str = "asset") -> dict[str, bytes]:
     if mesh.texture is None and mesh.colors is not None:
         positions = np.concatenate([positions, mesh.colors], axis=1)
     sections = [f"# sds3d: {FRAME}\nmtllib {name}.mtl\no {name}\n", _rows("v", positions)]
-    # One index serves all of a corner's attributes; absent ones stay empty, as in 1//1.
+    # One index serves all attributes of a corner. Absent ones stay empty, as in 1//1.
     indices = [mesh.faces + 1]
     corner = "%d"
     textured = mesh.uv is not None and (mesh.texture is not None or mesh.metallic_roughness is not None)
@@ -65,3 +68,23 @@ def to_obj(mesh: Mesh, name: str = "asset") -> dict[str, bytes]:
 def _rows(keyword: str, values: np.ndarray) -> str:
     line = " ".join([keyword] + ["%.7g"] * values.shape[1]) + "\n"
     return line * len(values) % tuple(values.astype(np.float64).ravel().tolist())
+
+
+def from_obj(data: bytes, folder: Path) -> Mesh:
+    """Return the mesh of an OBJ file. folder: holds its MTL and its textures.
+
+    Raises ValueError, in one line, if data is not OBJ, is damaged, or has no triangles.
+    """
+    from sds3d.formats.parts import joined
+    from sds3d.formats.trimesh_parts import parts
+
+    if b"\0" in data[:4096]:
+        raise ValueError("this is not an OBJ file: it is not text")
+    has_normals = re.search(rb"^vn\s", data, re.MULTILINE) is not None
+    # trimesh takes a material's colour or the vertices' own, not both.
+    colored = re.search(rb"^v([ \t]+[^\s]+){6}", data, re.MULTILINE) and not re.search(rb"^vt\s", data, re.MULTILINE)
+    options = {"maintain_order": True, "skip_materials": bool(colored)}
+    return joined(parts(data, "obj", folder, has_normals=has_normals, **options))
+
+
+OBJ = FileFormat("obj", ".obj", Mesh, write=to_obj, read=from_obj, textured=True, default=True)

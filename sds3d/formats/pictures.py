@@ -1,4 +1,4 @@
-"""PNG pictures, and sheets that show an asset from all sides."""
+"""PNG pictures, and contact sheets that show an asset from all sides."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from sds3d.formats.glb import png
 from sds3d.geometry.mesh import FloatArray
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 34), (120, 120, 128)
@@ -17,12 +16,20 @@ _GAP, _MARGIN = 4, 16
 
 
 def to_uint8(rgb: FloatArray) -> NDArray[np.uint8]:
-    """Floats in [0, 1] as bytes, rounded; out-of-range values are clipped and NaN becomes black."""
+    """Convert floats in [0, 1] to bytes, rounded. Values out of range are clipped, NaN becomes black."""
     return np.rint(np.clip(np.nan_to_num(np.asarray(rgb, np.float32)), 0, 1) * 255).astype(np.uint8)
 
 
+def png(picture: NDArray[np.uint8] | Image.Image) -> bytes:
+    """Return a picture, (H, W, 3) or grey (H, W) if it is an array, as a PNG file."""
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.ascontiguousarray(picture))
+    file = io.BytesIO()
+    image.save(file, format="PNG")
+    return file.getvalue()
+
+
 def to_png(rgb: FloatArray) -> bytes:
-    """A picture (H, W, 3) in [0, 1] as PNG; a batch (B, H, W, 3) is laid side by side."""
+    """Return a picture (H, W, 3) in [0, 1] as a PNG file. The pictures of a batch (B, H, W, 3) are put side by side."""
     rgb = np.asarray(rgb, np.float32)
     if rgb.ndim == 4:
         rgb = np.concatenate(list(rgb), axis=1)
@@ -34,11 +41,11 @@ def to_png(rgb: FloatArray) -> bytes:
 def contact_sheet(
     rows: Sequence[tuple[str, FloatArray]], columns: Sequence[str] = (), title: str = "", size: int = 128
 ) -> Image.Image:
-    """A sheet with one labelled row of pictures for each entry.
+    """Return a sheet with one labelled row of pictures per entry.
 
     rows: (label, pictures (n, H, W, 3) in [0, 1]); rows may differ in length and in picture size.
-    columns: headings above the pictures, such as azimuths. size: side of a picture on the sheet, pixels.
-    Pictures keep their aspect; small ones are enlarged without blur, so that their pixels stay honest.
+    columns: headings above the pictures, such as azimuths. size: side of a picture on the sheet, in pixels.
+    Pictures keep their aspect ratio. Small ones are enlarged without blur, so that single pixels stay visible.
     """
     if not rows:
         raise ValueError("a contact sheet needs at least one row of pictures")
@@ -75,20 +82,13 @@ def contact_sheet(
 
 
 def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
-    """Sheets one below the other, as wide as the widest."""
+    """Return sheets one below the other, as wide as the widest."""
     whole = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), _PAPER)
     top = 0
     for sheet in sheets:
         whole.paste(sheet, (0, top))
         top += sheet.height
     return whole
-
-
-def sheet_png(sheet: Image.Image) -> bytes:
-    """A sheet as PNG bytes."""
-    file = io.BytesIO()
-    sheet.save(file, format="PNG")
-    return file.getvalue()
 
 
 def _fit(picture: Image.Image, size: int) -> Image.Image:
@@ -104,7 +104,7 @@ def _width(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """The words of `text` on lines of at most `width` pixels; a longer word stays whole."""
+    """Break `text` into lines of at most `width` pixels. A longer word stays whole."""
     lines: list[str] = []
     for word in text.split():
         if lines and font.getlength(f"{lines[-1]} {word}") <= width:

@@ -1,25 +1,26 @@
 """The .splat format of antimatter15's viewer (https://github.com/antimatter15/splat): small, without harmonics.
 
-Frame: that of splat PLYs, the world frame turned by 180 degrees about Z (right-handed, -Y up, front +Z, metres), which
-viewers turn upright; see `splat_ply`. The format has no header to say so.
-Layout: 32 bytes a Gaussian, little endian: centre (3 float), scales in metres (3 float), r, g, b, opacity (4 uchar of
-255ths), quaternion w, x, y, z (4 uchar, 128 + 128 q). The most important come first, so that a viewer can show them
-while it loads the rest. Colours keep only their constant harmonic.
+Frame: the frame of splat PLYs, which is the world frame turned by 180 degrees about Z (right-handed, -Y up, front +Z,
+metres). Viewers turn it upright; see `splat_ply`. The format has no header that could say so.
+Layout: 32 bytes per Gaussian, little endian: centre (3 float), scales in metres (3 float), r, g, b, opacity (4 uchar in
+1/255), quaternion w, x, y, z (4 uchar, 128 + 128 q). The most important Gaussians come first, so that a viewer can show
+them while it loads the rest. Only the constant harmonic of the colours is kept.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from sds3d.geometry.splats import SH_C0, Splats, from_file, turned
+from sds3d.formats.base import FileFormat, valid_gaussians
+from sds3d.geometry.splats import SH_C0, Splats, turned
 
 _ROW = np.dtype([("centre", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), ("rotation", "u1", 4)])
 
 
 def to_splat(splats: Splats) -> bytes:
-    """The Gaussians as one .splat file, by falling opacity times volume.
+    """Return the Gaussians as one .splat file, sorted by opacity times volume, the largest first.
 
-    Colours are cut off at 0 and 1. Raises ValueError for splats that `Splats.checked` refuses.
+    Colours are clipped to [0, 1]. Raises ValueError for splats that `Splats.checked` refuses.
     """
     splats = splats.checked()
     importance = splats.opacities.astype(np.float64) * splats.scales.prod(axis=1, dtype=np.float64)
@@ -33,17 +34,27 @@ def to_splat(splats: Splats) -> bytes:
 
 
 def from_splat(data: bytes) -> Splats:
-    """The Gaussians of a .splat file, in the file's order and the world frame, with harmonics of degree 0.
+    """Return the Gaussians of a .splat file, in the file's order and the world frame, with harmonics of degree 0.
 
-    Gaussians with NaN are left out with a warning. Raises ValueError for a file that is empty or not a multiple of
-    32 bytes; one that is truncated between two Gaussians cannot be told from a whole one.
+    Gaussians with NaN are left out with a warning. Raises ValueError if the file is empty or not a multiple of 32
+    bytes. A file that is truncated between two Gaussians looks like a complete one.
     """
     if not data or len(data) % _ROW.itemsize:
         raise ValueError(
-            f"a .splat file is a multiple of {_ROW.itemsize} bytes, this has {len(data)}: is it truncated?"
+            f"a .splat file is a multiple of {_ROW.itemsize} bytes, this one has {len(data)}: is it truncated?"
         )
     rows = np.frombuffer(data, _ROW)
     rgba = np.divide(rows["rgba"], 255, dtype=np.float32)
     quats = rows["rotation"].astype(np.float32) - 128
     sh = np.divide(rgba[:, None, :3] - 0.5, SH_C0, dtype=np.float32)
-    return from_file(turned(Splats(rows["centre"], quats, rows["scales"], rgba[:, 3], sh)))
+    return valid_gaussians(turned(Splats(rows["centre"], quats, rows["scales"], rgba[:, 3], sh)))
+
+
+SPLAT = FileFormat(
+    "splat",
+    ".splat",
+    Splats,
+    write=lambda splats, _: to_splat(splats),
+    read=lambda data, _: from_splat(data),
+    default=True,
+)

@@ -1,11 +1,11 @@
-"""Gaussian splats in binary glTF 2.0, by the extension KHR_gaussian_splatting.
+"""Gaussian splats in binary glTF 2.0, with the extension KHR_gaussian_splatting.
 
 Frame: the world frame is glTF's (right-handed, +Y up, front +Z, metres), so nothing is converted.
 Layout: a primitive of points with POSITION, `KHR_gaussian_splatting:` ROTATION (x, y, z, w), SCALE (metres), OPACITY
-and SH_DEGREE_l_COEF_n, all float. COLOR_0 shows a cloud of coloured points where the extension is not known; it is
-decoded to linear light, as glTF has it, while the harmonics stay sRGB. The binary layout is `glb_chunks`'s.
+and SH_DEGREE_l_COEF_n, all float. COLOR_0 makes viewers that do not know the extension show coloured points; it is in
+linear light, as glTF defines it, while the harmonics stay sRGB. `glb_chunks` has the binary layout.
 Specification: https://github.com/KhronosGroup/glTF/tree/main/extensions/2.0/Khronos/KHR_gaussian_splatting, as of its
-release candidate of July 2026. Drafts before it named the attributes otherwise, and readers of those cannot read this.
+release candidate of July 2026. Earlier drafts named the attributes differently, so their readers cannot read this.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from sds3d.formats.glb import srgb_to_linear
-from sds3d.formats.glb_chunks import Binary, one_mesh_glb, read_chunks
+from sds3d.formats.base import FileFormat, valid_gaussians
+from sds3d.formats.glb_chunks import Binary, is_glb, one_mesh_glb, primitives, read_chunks
+from sds3d.geometry.colors import srgb_to_linear
 from sds3d.geometry.mesh import FloatArray
-from sds3d.geometry.splats import Splats, from_file
+from sds3d.geometry.splats import Splats
 
 EXTENSION = "KHR_gaussian_splatting"
-"""The name of the extension, in documents and as the beginning of its attributes."""
+"""Name of the extension in documents, and prefix of its attributes."""
 _POINTS = 0
 _COLOR_SPACE = "srgb_rec709_display"
 _WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
@@ -28,7 +29,7 @@ _COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5126: "<f4"}
 
 
 def to_splat_glb(splats: Splats, name: str = "asset") -> bytes:
-    """The Gaussians as one GLB file: 72 bytes each, and 12 more a harmonic above the constant one.
+    """Return the Gaussians as one GLB file: 72 bytes each, plus 12 for each harmonic above the constant one.
 
     Raises ValueError for splats that `Splats.checked` refuses, and beyond the 4 GiB that a GLB can hold.
     """
@@ -54,19 +55,18 @@ def to_splat_glb(splats: Splats, name: str = "asset") -> bytes:
 
 
 def from_splat_glb(data: bytes) -> Splats:
-    """The Gaussians of a GLB file with one cloud of KHR_gaussian_splatting, as `to_splat_glb` and others write it.
+    """Return the Gaussians of a GLB file with one KHR_gaussian_splatting cloud, of ours or of another program.
 
     Every component type that the extension allows is read. Gaussians with NaN are left out with a warning.
 
-    Raises ValueError, in one line, for another or a truncated file, for no cloud or several, for one that its node
-    moves, and for colours that are not sRGB.
+    Raises ValueError, in one line, if data is truncated or not a GLB, has no cloud or several, has a cloud that its
+    node moves, or colours that are not sRGB.
     """
     document, binary = read_chunks(data)
     try:
-        primitives = [primitive for mesh in document.get("meshes", []) for primitive in mesh["primitives"]]
-        clouds = [primitive for primitive in primitives if EXTENSION in primitive.get("extensions", {})]
+        clouds = _clouds(document)
         if len(clouds) != 1:
-            raise ValueError(f"a GLB with one cloud of Gaussian splats can be read, this has {len(clouds)}")
+            raise ValueError(f"a GLB with one cloud of Gaussian splats can be read, this one has {len(clouds)}")
         space = clouds[0]["extensions"][EXTENSION]["colorSpace"]
         if space != _COLOR_SPACE:
             raise ValueError(f"Gaussian splats with colours in {_COLOR_SPACE} can be read, not in {space}")
@@ -79,7 +79,7 @@ def from_splat_glb(data: bytes) -> Splats:
         def read(key: str, kind: str) -> FloatArray:
             return _read(document, binary, attributes[key], kind)
 
-        return from_file(
+        return valid_gaussians(
             Splats(
                 read("POSITION", "VEC3"),
                 np.roll(read(f"{EXTENSION}:ROTATION", "VEC4"), 1, axis=1),
@@ -92,16 +92,20 @@ def from_splat_glb(data: bytes) -> Splats:
         raise ValueError(f"the GLB is malformed: {type(error).__name__} {error}") from None
 
 
+def _clouds(document: dict[str, Any]) -> list[dict[str, Any]]:
+    return [primitive for primitive in primitives(document) if EXTENSION in primitive.get("extensions", {})]
+
+
 def _harmonics(degree: int) -> list[str]:
-    """Names of the attributes of all coefficients up to a degree, in the order of `Splats.sh`."""
+    """Return the names of the attributes of all coefficients up to a degree, in the order of `Splats.sh`."""
     return [f"{EXTENSION}:SH_DEGREE_{d}_COEF_{n}" for d in range(degree + 1) for n in range(2 * d + 1)]
 
 
 def _read(document: dict[str, Any], binary: memoryview, index: int, kind: str) -> FloatArray:
-    """Values (N, 1, 3 or 4) float32 of an accessor that must be of the given type."""
+    """Return the values, (N, 1), (N, 3) or (N, 4) float32, of an accessor that must be of the given type."""
     accessor = document["accessors"][index]
     if accessor["type"] != kind or "sparse" in accessor or "bufferView" not in accessor:
-        raise ValueError(f"the GLB has an accessor of a kind that cannot be read: {kind} was wanted")
+        raise ValueError(f"the GLB has an accessor that cannot be read: {kind}, dense and in a buffer, is needed")
     view = document["bufferViews"][accessor["bufferView"]]
     component, count, width = np.dtype(_COMPONENTS[accessor["componentType"]]), accessor["count"], _WIDTHS[kind]
     row = width * component.itemsize
@@ -114,3 +118,14 @@ def _read(document: dict[str, Any], binary: memoryview, index: int, kind: str) -
     if accessor.get("normalized"):
         values = np.maximum(values / np.iinfo(component).max, -1)
     return values
+
+
+SPLAT_GLB = FileFormat(
+    "splat-glb",
+    "-splats.glb",
+    Splats,
+    write=to_splat_glb,
+    read=lambda data, _: from_splat_glb(data),
+    recognises=lambda data: is_glb(data) and bool(_clouds(read_chunks(data)[0])),
+    default=True,
+)

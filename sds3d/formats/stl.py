@@ -1,15 +1,20 @@
-"""Binary STL: triangles and nothing else, for slicers, CAD and simulation.
+"""STL: triangles and nothing else, for slicers, CAD and simulation.
 
 Frame: the world frame as it is (right-handed, +Y up, front +Z), numbers in metres. STL itself names no axis and no
-unit: a slicer takes the numbers for millimetres and Z for up, so scale by 1000 and turn by 90 degrees about X there.
-Layout: an 80-byte header, the number of triangles (uint32), and 50 bytes a triangle, little endian: unit normal, three
-corners (12 float) and an attribute of two bytes, zero. Corners are counter-clockwise seen from outside.
+unit: a slicer takes the numbers as millimetres and Z as up, so scale by 1000 and rotate by 90 degrees about X there.
+Layout, as it is written: an 80-byte header, the number of triangles (uint32), and 50 bytes per triangle, little endian:
+unit normal, three corners (12 float) and an attribute of two bytes, zero. Corners are counter-clockwise seen from
+outside. The text form is read as well.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 
+from sds3d.formats.base import FileFormat, check_faces
 from sds3d.geometry.mesh import FRAME, Mesh
 
 _HEADER = f"sds3d: {FRAME}".encode().ljust(80)  # must not begin with "solid", as the text form does
@@ -17,12 +22,11 @@ _TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attrib
 
 
 def to_stl(mesh: Mesh) -> bytes:
-    """The mesh as one STL file, without colours; a triangle without area has the normal zero.
+    """Return the mesh as one binary STL file, without colours. A triangle without area gets a normal of zeros.
 
     Raises ValueError for a mesh without faces.
     """
-    if not len(mesh.faces):
-        raise ValueError("a mesh without faces cannot be written as STL")
+    check_faces(mesh, "STL")
     rows = np.zeros(len(mesh.faces), _TRIANGLE)
     rows["corners"] = mesh.vertices[mesh.faces]
     corners = rows["corners"].astype(np.float64)  # (F, 3, 3)
@@ -30,3 +34,28 @@ def to_stl(mesh: Mesh) -> bytes:
     length = np.linalg.norm(cross, axis=1, keepdims=True)
     rows["normal"] = cross / np.where(length > 0, length, 1)
     return b"".join([_HEADER, np.uint32(len(rows)).astype("<u4").tobytes(), rows.tobytes()])
+
+
+def from_stl(data: bytes, folder: Path) -> Mesh:
+    """Return the mesh of a binary or text STL file, with coinciding corners joined and without colours.
+
+    Raises ValueError, in one line, if data is truncated or not STL.
+    """
+    from sds3d.formats.parts import joined
+    from sds3d.formats.trimesh_parts import parts
+
+    start = len(_HEADER) + 4
+    size = start + _TRIANGLE.itemsize * int.from_bytes(data[len(_HEADER) : start], "little")
+    binary = len(data) >= start and len(data) >= size
+    if not binary:
+        if not data.lstrip().startswith(b"solid"):
+            raise ValueError("the STL is truncated, or this is not STL: its length does not fit its triangle count")
+        if b"endsolid" not in data:
+            raise ValueError("the STL is truncated: endsolid is missing")
+    mesh = joined(parts(data, "stl" if binary else "stl_ascii", folder, has_normals=False))
+    # STL repeats every corner for each of its triangles.
+    vertices, index = np.unique(mesh.vertices, axis=0, return_inverse=True)
+    return replace(mesh, vertices=vertices, faces=index.reshape(-1)[mesh.faces].astype(np.int32), colors=None)
+
+
+STL = FileFormat("stl", ".stl", Mesh, write=lambda mesh, _: to_stl(mesh), read=from_stl, default=True)

@@ -1,14 +1,14 @@
-"""USDZ: what iPhones, iPads and Macs show without a program, and Omniverse, Blender and Houdini read.
+"""USDZ, which iPhones, iPads and Macs show without an app, and Omniverse, Blender and Houdini read.
 
-Frame: the world frame as it is (right-handed, +Y up, front +Z); `upAxis` Y and `metersPerUnit` 1 say so in the file.
+Frame: the world frame as it is (right-handed, +Y up, front +Z). The file states `upAxis` Y and `metersPerUnit` 1.
 Layout: a package (zip, uncompressed, 64-byte aligned) of one binary layer and its PNG textures: one mesh, bound to one
-UsdPreviewSurface. USD's texture coordinates run up from the bottom row, glTF's down, hence 1 - v.
+UsdPreviewSurface. USD's v runs up from the bottom row, glTF's down, hence 1 - v.
 Specifications: https://openusd.org/release/spec_usdz.html, https://openusd.org/release/spec_usdpreviewsurface.html
 Needs the extra `usd`: pip install "sds3d[usd]".
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
-# (usd-core is an extra, and its compiled modules say nothing of their types.)
+# (usd-core is an extra, and its compiled modules have no type information.)
 
 from __future__ import annotations
 
@@ -21,32 +21,33 @@ from typing import Any
 
 import numpy as np
 
-from sds3d.formats.glb import check_uv, png, srgb_to_linear
+from sds3d.formats.base import FileFormat, check_faces, check_uv
+from sds3d.formats.pictures import png
+from sds3d.geometry.colors import srgb_to_linear
 from sds3d.geometry.mesh import Mesh
 
 _ALIGNMENT = 64  # bytes: programs map the package into memory and read its files in place
-_LOCAL_HEADER = 30  # bytes of a zip's header before each file, without its name and extra field
+_LOCAL_HEADER = 30  # bytes of a zip's header before each file, without the file's name and the extra field
 _PADDING = 0x1986  # the zip extra field that OpenUSD pads with
 
 
 def to_usdz(mesh: Mesh, name: str = "asset") -> bytes:
-    """The mesh as one USDZ file.
+    """Return the mesh as one USDZ file.
 
-    With a texture it is the surface's diffuse colour. Without one the vertex colours become `displayColor`, in linear
-    light as USD defines it, which Apple's viewers do not show. name: of the prims; what USD forbids in names becomes _.
+    A texture becomes the surface's diffuse colour. Without one, vertex colours become `displayColor`, in linear light
+    as USD defines it, which Apple's viewers do not show. name: of the prims; characters that USD forbids become _.
 
-    Raises ValueError for a mesh without faces and for a texture without uv, and ImportError, which says what to
-    install, without usd-core.
+    Raises ValueError for a mesh without faces and for a texture without uv. Raises ImportError, with the command that
+    installs it, if usd-core is missing.
     """
-    if not len(mesh.faces):
-        raise ValueError("a mesh without faces cannot be written as USDZ")
+    check_faces(mesh, "USDZ")
     check_uv(mesh)
     try:
         from pxr import Kind, Tf, Usd, UsdGeom
     except ImportError as error:
         raise ImportError('USDZ needs usd-core: pip install "sds3d[usd]"') from error
 
-    with tempfile.TemporaryDirectory() as folder:  # USD writes binary layers to disk only
+    with tempfile.TemporaryDirectory() as folder:  # USD writes binary layers only to disk
         layer = Path(folder) / "asset.usdc"
         stage = Usd.Stage.CreateNew(str(layer))
         UsdGeom.SetStageUpAxis(stage, UsdGeom.Tokens.y)
@@ -61,7 +62,7 @@ def to_usdz(mesh: Mesh, name: str = "asset") -> bytes:
 
 
 def _package(files: dict[str, bytes]) -> bytes:
-    """A USDZ of these files, the root layer first. All dates are alike: OpenUSD's own packer writes the current one."""
+    """Return a USDZ of these files, the root layer first, with fixed dates: OpenUSD's packer writes the current one."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as package:
         for name, data in files.items():
@@ -73,7 +74,7 @@ def _package(files: dict[str, bytes]) -> bytes:
 
 
 def _mesh(stage: Any, mesh: Mesh, path: str) -> Any:
-    """The UsdGeom.Mesh of a mesh."""
+    """Define a mesh's UsdGeom.Mesh on the stage and return it."""
     from pxr import Sdf, UsdGeom, Vt
 
     shape = UsdGeom.Mesh.Define(stage, path)
@@ -81,7 +82,7 @@ def _mesh(stage: Any, mesh: Mesh, path: str) -> Any:
     shape.CreateExtentAttr(Vt.Vec3fArray.FromNumpy(np.stack([mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)])))
     shape.CreateFaceVertexCountsAttr(Vt.IntArray.FromNumpy(np.full(len(mesh.faces), 3, np.int32)))
     shape.CreateFaceVertexIndicesAttr(Vt.IntArray.FromNumpy(mesh.faces.ravel()))
-    shape.CreateSubdivisionSchemeAttr(UsdGeom.Tokens.none)  # the default smooths every mesh
+    shape.CreateSubdivisionSchemeAttr(UsdGeom.Tokens.none)  # the default subdivides and smooths
     shape.CreateDoubleSidedAttr(False)
     if mesh.normals is not None:
         shape.CreateNormalsAttr(Vt.Vec3fArray.FromNumpy(mesh.normals))
@@ -96,7 +97,7 @@ def _mesh(stage: Any, mesh: Mesh, path: str) -> Any:
 
 
 def _bind_surface(stage: Any, mesh: Mesh, shape: Any, path: str) -> dict[str, bytes]:
-    """Bind a material of one UsdPreviewSurface to the shape; the PNG files of its textures by name."""
+    """Bind a material of one UsdPreviewSurface to the shape. Return the PNG files of its textures by name."""
     from pxr import Sdf, UsdShade
 
     def shader(name: str, kind: str, **inputs: tuple[Any, Any]) -> Any:
@@ -148,3 +149,6 @@ def _bind_surface(stage: Any, mesh: Mesh, shape: Any, path: str) -> dict[str, by
     material.CreateSurfaceOutput().ConnectToSource(surface.CreateOutput("surface", types.Token))
     UsdShade.MaterialBindingAPI.Apply(shape.GetPrim()).Bind(material)
     return pictures
+
+
+USDZ = FileFormat("usdz", ".usdz", Mesh, write=to_usdz, textured=True)

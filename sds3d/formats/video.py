@@ -1,4 +1,4 @@
-"""Turntable videos: H.264 in MP4, which every browser plays."""
+"""Turntable videos as H.264 in MP4, which every browser plays."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sds3d.geometry.mesh import FloatArray
 
 
 def turntable_mp4(frames: FloatArray, fps: int = 30) -> bytes:
-    """Frames (T, H, W, 3) in [0, 1] as an MP4 file: H.264, 4:2:0, BT.709, index first for streaming.
+    """Return frames (T, H, W, 3) in [0, 1] as an MP4 file: H.264, 4:2:0, BT.709, index first for streaming.
 
-    Give the frames of `sds3d.cameras.turntable(T)`: the last one is a step before the first, so that a player's loop
+    Use the frames of `sds3d.cameras.turntable(T)`: the last one is a step before the first, so that a looping player
     shows no stop. Odd heights and widths, which 4:2:0 cannot hold, are padded by repeating the last row or column.
-    Raises ValueError for frames of another shape, RuntimeError when the encoder fails, OSError for a full disk.
+    Raises ValueError for frames of another shape, RuntimeError if the encoder fails, OSError for a full disk.
     """
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[3] != 3 or not frames.size:
@@ -27,14 +27,14 @@ def turntable_mp4(frames: FloatArray, fps: int = 30) -> bytes:
     pixels = to_uint8(frames)
     pixels = np.pad(pixels, ((0, 0), (0, pixels.shape[1] % 2), (0, pixels.shape[2] % 2), (0, 0)), mode="edge")
     _, height, width, _ = pixels.shape
-    # The index of an MP4 is moved to its front in a second pass, which a pipe does not allow.
+    # ffmpeg moves the index of an MP4 to the front in a second pass, which a pipe does not allow.
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "turntable.mp4"
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y"]
         command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps), "-i", "-"]
         command += ["-vf", "scale=out_color_matrix=bt709:out_range=tv", "-pix_fmt", "yuv420p"]
         command += ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709"]
-        # One thread and no build stamps: the same frames give the same bytes.
+        # With one thread and no build stamps, the same frames give the same bytes.
         command += ["-c:v", "libx264", "-crf", "18", "-preset", "medium", "-threads", "1"]
         command += ["-fflags", "+bitexact", "-flags:v", "+bitexact", "-movflags", "+faststart", str(path)]
         done = subprocess.run(command, input=pixels.tobytes(), capture_output=True, check=False)

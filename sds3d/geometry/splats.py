@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -128,21 +127,6 @@ def turned(splats: Splats) -> Splats:
         splats.opacities,
         splats.sh * _TURNED[: splats.sh.shape[1]],
     )
-
-
-def from_file(splats: Splats) -> Splats:
-    """The valid Gaussians of a file, `checked`; warns with the number of the others, if any.
-
-    Files of others do hold a few NaN: the rest of such a file is still worth reading. Raises ValueError when nothing
-    is left.
-    """
-    valid, dropped = splats.without_invalid()
-    if not len(valid):
-        raise ValueError("the file holds no Gaussians" if not dropped else f"all {dropped} Gaussians are invalid")
-    if dropped:
-        message = f"{dropped} of {len(splats)} Gaussians have NaN, infinite or impossible values and are left out"
-        warnings.warn(message, stacklevel=3)
-    return valid.checked()
 
 
 Geometry = Mesh | Splats

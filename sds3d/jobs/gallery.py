@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sds3d.files import RunError, write_atomically
-from sds3d.formats.pictures import contact_sheet, sheet_png
+from sds3d.formats.pictures import contact_sheet, png
 from sds3d.jobs.batch import Batch, clipped, look
 from sds3d.jobs.gallery_page import Row, page
 from sds3d.run.folder import Run, RunState
@@ -63,7 +63,7 @@ def _write_sheets(root: Path, stem: str, rows: Sequence[Row], title: str) -> lis
     for number, (path, part) in enumerate(zip(paths, pages, strict=True), start=1):
         heading = title if len(pages) == 1 else f"{title}, {number} of {len(pages)}"
         sheet = _sheet_of_views(part, root, heading) if few else _sheet_of_fronts(part, root, heading)
-        write_atomically(path, sheet_png(sheet))
+        write_atomically(path, png(sheet))
     for old in root.glob(f"{stem}-page-*.png"):  # of a time when there were more
         if old not in paths:
             old.unlink()

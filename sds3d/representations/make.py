@@ -125,7 +125,7 @@ def as_grid(before: Scene | Geometry, resolution: int) -> Tensor:
 def _sketch(config: HashNerfConfig | TriplaneNerfConfig) -> SketchShape | None:
     if not config.sketch:
         return None
-    from sds3d.formats.importers import fit_to_cube, load_asset
+    from sds3d.formats.load import fit_to_cube, load_asset
 
     asset, _ = fit_to_cube(load_asset(config.sketch))
     points = torch.Generator().manual_seed(0)  # the same again when a run is resumed

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.sampling import mesh_colors
-from sds3d.geometry.texture import nearest_inside, rasterize_uv, unwrap
+from sds3d.geometry.uv_atlas import nearest_inside, rasterize_uv, unwrap
 
 _ALMOST = 0.02  # colours start at least this far from 0 and 1, where the sigmoid is too flat to learn
 

@@ -16,8 +16,9 @@ import torch
 from sds3d.cameras import Cameras, turntable
 from sds3d.console import progress_bar
 from sds3d.files import RunError, write_atomically
-from sds3d.formats.export import FORMATS, SPLAT_FORMATS, Format, asset_files
+from sds3d.formats.export import asset_files
 from sds3d.formats.pictures import to_png
+from sds3d.formats.table import Format, export_format
 from sds3d.geometry.mesh import FloatArray, Mesh
 from sds3d.geometry.splats import Splats
 from sds3d.priors.base import Prior
@@ -73,13 +74,11 @@ class Asset:
         """Write the asset as the file's ending says: .glb, .obj, .ply, .stl, .usdz, .splat or .spz.
 
         format: `splat-ply` and `splat-glb` write splats with endings that meshes have too. texture_size: pixels a side,
-        the run's own if None. Returns the path. Raises ValueError, naming the formats, for an unknown ending.
+        the run's own if None. Returns the path. Raises ValueError, with the nearest format, for an unknown ending.
         """
         path = Path(path)
         chosen = format or path.suffix.removeprefix(".").lower()
-        if chosen not in FORMATS:
-            raise ValueError(f"{path.name} has no ending of a format: use one of {', '.join(FORMATS)}")
-        if chosen in SPLAT_FORMATS:
+        if export_format(chosen).holds is Splats:
             files = asset_files([chosen], path.stem, splats=self.splats())
         else:
             size = texture_size or self.config.export.texture_size

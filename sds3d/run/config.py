@@ -12,8 +12,8 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from sds3d.cameras import CameraConfig
-from sds3d.config import Config, ConfigError, build, load_yaml, nearest, parse_override
-from sds3d.formats.export import DEFAULT_FORMATS, FORMATS, Format
+from sds3d.config import Config, ConfigError, build, load_yaml, parse_override
+from sds3d.formats.table import DEFAULT_FORMATS, Format, export_format
 from sds3d.guidance.multiview import MultiViewConfig
 from sds3d.guidance.rules import GuidanceConfig
 from sds3d.guidance.transforms import GradientTransform
@@ -57,10 +57,7 @@ class ExportConfig(Config):
     @classmethod
     def _formats_are_known(cls, given: object) -> object:
         for name in given if isinstance(given, (list, tuple)) else ():
-            if name not in FORMATS:
-                close = nearest(str(name), FORMATS)
-                hint = f'did you mean "{close[0]}"?' if close else f"use some of: {', '.join(FORMATS)}"
-                raise ValueError(f'the format "{name}" is unknown; {hint}')
+            export_format(name)
         return given
 
 

@@ -207,7 +207,7 @@ def starting_point(config: RunConfig, device: torch.device) -> Scene | Geometry 
     path = Path(config.start_from)
     if path.is_dir():
         return load_scene(open_run(path), device)
-    from sds3d.formats.importers import fit_to_cube, load_asset
+    from sds3d.formats.load import fit_to_cube, load_asset
 
     asset, _ = fit_to_cube(load_asset(path))
     return asset

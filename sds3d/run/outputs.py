@@ -10,9 +10,11 @@ import torch
 from sds3d.cameras import CameraConfig, Cameras, turntable
 from sds3d.devices import pick_device
 from sds3d.files import RunError, write_atomically
-from sds3d.formats.export import SPLAT_FORMATS, write_exports
+from sds3d.formats.export import write_exports
 from sds3d.formats.pictures import to_png
+from sds3d.formats.table import export_format
 from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, Mesh
+from sds3d.geometry.splats import Splats
 from sds3d.prompts.prompt import slug
 from sds3d.representations.base import Scene
 from sds3d.representations.field_nerf import FieldNerfConfig
@@ -70,9 +72,10 @@ def _export(folder: Path, config: RunConfig, scene: Scene, device: torch.device)
     except EmptySurfaceError as error:
         missing = error
     splats = scene.to_splats().without_invalid()[0] if isinstance(scene, GaussiansScene) else None
-    if splats is None and mesh is not None and not set(SPLAT_FORMATS).isdisjoint(config.export.formats):
+    of_splats = {name for name in config.export.formats if export_format(name).holds is Splats}
+    if splats is None and mesh is not None and of_splats:
         splats = as_splats(mesh, SURFACE_SPLATS, torch.Generator().manual_seed(config.seed))
-    formats = config.export.formats if splats is not None else set(config.export.formats) - set(SPLAT_FORMATS)
+    formats = config.export.formats if splats is not None else set(config.export.formats) - of_splats
     paths = write_exports(
         folder,
         mesh,

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from sds3d.cameras import orbit
-from sds3d.formats.pictures import contact_sheet, sheet_png
+from sds3d.formats.pictures import contact_sheet, png
 from sds3d.guidance.sampling import sample_views
 from sds3d.priors.diffusers import DiffusersConfig, DiffusersPrior, load_prior
 from sds3d.prompts.prompt import PromptConfig, view_name
@@ -324,7 +324,7 @@ def draw_samples(path: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, to
     prompts = [prompt(Spec(category, color)) for category, color in zip(CATEGORIES[:n], cycle(COLORS), strict=False)]
     settings = PromptConfig(view_dependent=False)
     rows = [(text, sample_views(prior, text, settings, steps=15).numpy()) for text in prompts]
-    path.write_bytes(sheet_png(contact_sheet(rows, size=64)))
+    path.write_bytes(png(contact_sheet(rows, size=64)))
 
 
 def write_prior(folder: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> Path:

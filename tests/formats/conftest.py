@@ -1,14 +1,22 @@
-"""Readers that are not ours; `npm install` in this folder provides them."""
+"""Assets to write, and readers of other projects, which `npm install` in this folder provides."""
 
 import json
 import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pytest
+from export_shapes import position_color, torus_mesh
+from loading import ball
+
+from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.splats import Splats
+from sds3d.geometry.uv_atlas import bake
 
 HERE = Path(__file__).parent
 NODE_MODULES = [folder / "node_modules" for folder in (HERE, HERE.parents[1])]
@@ -65,3 +73,45 @@ def splat_transform(tmp_path_factory) -> Transform:
     if not shutil.which("node") or not program.exists():
         missing("splat-transform", RuntimeError(f"there is no node, or no {program}"))
     return run
+
+
+@pytest.fixture(scope="session")
+def colored() -> Mesh:
+    """A torus with vertex colours and normals, as a scene gives it."""
+    return replace(torus_mesh(1500), roughness=0.6, metallic=0.1)
+
+
+@pytest.fixture(scope="session")
+def textured(colored) -> Mesh:
+    return bake(colored, position_color, 128)
+
+
+@pytest.fixture(scope="session")
+def metal(textured) -> Mesh:
+    """With a metallic-roughness texture of another size than the base colour's."""
+    return replace(textured, metallic_roughness=np.random.default_rng(0).integers(0, 256, (32, 16, 3)).astype("u1"))
+
+
+@pytest.fixture(scope="session")
+def colored_ball() -> Mesh:
+    return ball()
+
+
+@pytest.fixture(scope="session")
+def textured_ball(colored_ball) -> Mesh:
+    """With a texture of both kinds."""
+    picture = np.random.default_rng(0).integers(0, 256, (32, 16, 3)).astype(np.uint8)
+    return replace(bake(colored_ball, size=128), metallic_roughness=picture)
+
+
+@pytest.fixture(scope="session")
+def splats() -> Splats:
+    rng = np.random.default_rng(0)
+    arrays = (
+        rng.uniform(-0.5, 0.5, (200, 3)),
+        rng.normal(size=(200, 4)),
+        np.exp(rng.uniform(-6, -2.5, (200, 3))),
+        rng.uniform(0.02, 1, 200),
+        rng.uniform(-0.5, 0.5, (200, 4, 3)),
+    )
+    return Splats(*(array.astype(np.float32) for array in arrays)).checked()

@@ -1,4 +1,4 @@
-"""STL, read back by trimesh and by the format's own definition."""
+"""STL: read by trimesh, by the definition of the format, and by ourselves."""
 
 import io
 from dataclasses import replace
@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import trimesh
 from export_shapes import torus_mesh
+from loading import load_mesh, same
 
 from sds3d.formats.stl import to_stl
 from sds3d.geometry.mesh import Mesh
@@ -58,3 +59,14 @@ def test_it_is_deterministic_and_refuses_a_mesh_without_faces(torus):
     assert to_stl(torus) == to_stl(replace(torus, colors=None))
     with pytest.raises(ValueError, match="without faces"):
         to_stl(Mesh(np.zeros((3, 3), np.float32), np.zeros((0, 3), np.int32)))
+
+
+def test_an_stl_comes_back_with_its_corners_joined(colored_ball, tmp_path):
+    read = load_mesh(tmp_path, to_stl(colored_ball), "a.stl")
+    same(read, colored_ball, atol=0)
+    assert len(read.vertices) == len(colored_ball.vertices)
+    assert read.colors is None
+    text = trimesh.exchange.stl.export_stl_ascii(
+        trimesh.Trimesh(colored_ball.vertices, colored_ball.faces, process=False)
+    )
+    same(load_mesh(tmp_path, text.encode(), "text.stl"), colored_ball)

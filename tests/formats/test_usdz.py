@@ -13,10 +13,10 @@ import pytest
 from export_shapes import position_color, torus_mesh
 from PIL import Image
 
-from sds3d.formats.glb import srgb_to_linear
 from sds3d.formats.usdz import to_usdz
+from sds3d.geometry.colors import srgb_to_linear
 from sds3d.geometry.mesh import Mesh
-from sds3d.geometry.texture import bake
+from sds3d.geometry.uv_atlas import bake
 
 if os.environ.get("CI", "").lower() == "true":
     import pxr  # noqa: F401  (nothing is skipped there)

@@ -7,7 +7,7 @@ import torch
 
 from sds3d.cameras import turntable
 from sds3d.config import build, merge
-from sds3d.formats.importers import load_asset
+from sds3d.formats.load import load_asset
 from sds3d.geometry.mesh import Mesh
 from sds3d.prompts.prompt import encode_prompt
 from sds3d.representations.gaussians import GaussiansScene

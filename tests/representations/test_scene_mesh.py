@@ -8,7 +8,7 @@ import torch
 
 from sds3d.cameras import turntable
 from sds3d.geometry.mesh import EmptySurfaceError
-from sds3d.geometry.texture import bake
+from sds3d.geometry.uv_atlas import bake
 from sds3d.rendering.shading import Light, shade_mesh
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene

@@ -10,7 +10,7 @@ import pytest
 import trimesh
 
 from sds3d.config import ConfigError, build, merge
-from sds3d.formats.importers import load_asset
+from sds3d.formats.load import load_asset
 from sds3d.geometry.mesh import Mesh
 from sds3d.presets import presets
 from sds3d.priors.base import Prior

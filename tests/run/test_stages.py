@@ -12,7 +12,7 @@ import trimesh
 
 from sds3d.cameras import orbit, turntable
 from sds3d.config import ConfigError, build, merge
-from sds3d.formats.importers import load_asset
+from sds3d.formats.load import load_asset
 from sds3d.geometry.mesh import Mesh
 from sds3d.representations.base import Scene
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene

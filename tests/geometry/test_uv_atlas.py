@@ -5,7 +5,7 @@ from export_shapes import position_color, torus_mesh
 from scipy import ndimage
 
 from sds3d.geometry.mesh import Mesh
-from sds3d.geometry.texture import bake, rasterize_uv
+from sds3d.geometry.uv_atlas import bake, rasterize_uv
 
 SIZE = 256
 

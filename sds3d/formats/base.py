@@ -1,0 +1,98 @@
+"""What a file format is, and checks that several formats share.
+
+A format is a module with a reader, a writer and one `FileFormat` that names them. `sds3d.formats.table` lists all
+formats. Another package adds one with an entry point of the group `sds3d.formats`:
+
+    [project.entry-points."sds3d.formats"]
+    off = "my_package.off:OFF"
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.splats import Geometry, Splats
+
+AssetT = TypeVar("AssetT", Mesh, Splats)
+
+
+@dataclass(frozen=True)
+class FileFormat(Generic[AssetT]):
+    """A file format of meshes or of Gaussian splats.
+
+    name: the name in settings and on the command line, such as "splat-ply".
+    ending: what follows the asset's name in the file's name, such as ".glb" or "-splats.ply".
+    holds: Mesh or Splats.
+    write: turns an asset and its name into the file's bytes, or into several files by name, the main one first. Raises
+        ValueError for an asset that the format cannot hold. None if the format cannot be written.
+    read: turns bytes, and the folder that holds the files they refer to, into a mesh or splats. Raises ValueError with
+        a message of one line. None if the format cannot be read.
+    recognises: whether bytes are a file of this format. None if its files have no signature: then the extension of the
+        file's name decides.
+    textured: whether `write` takes a mesh with a texture; without one, the texture is baked first.
+    default: whether the format is written when a run names no formats.
+    """
+
+    name: str
+    ending: str
+    holds: type[AssetT]
+    write: Callable[[AssetT, str], bytes | dict[str, bytes]] | None = None
+    read: Callable[[bytes, Path], Geometry] | None = None
+    recognises: Callable[[bytes], bool] | None = None
+    textured: bool = False
+    default: bool = False
+
+    @property
+    def extension(self) -> str:
+        """The extension of the file's name, in lower case and with its dot."""
+        return "." + self.ending.rpartition(".")[2].lower()
+
+    def files(self, asset: Geometry | None, name: str) -> dict[str, bytes]:
+        """Return the files of an asset by name, the main one first.
+
+        Raises ValueError if the asset is not what the format holds, or if the format cannot be written.
+        """
+        if self.write is None:
+            raise ValueError(f"{self.name} files can be read, but not written")
+        if not isinstance(asset, self.holds):
+            need = "a mesh" if self.holds is Mesh else "splats: sds3d.representations.make.as_splats makes some"
+            raise ValueError(f"{self.name} needs {need}")
+        written = self.write(asset, name)
+        return written if isinstance(written, dict) else {f"{name}{self.ending}": written}
+
+
+def check_faces(mesh: Mesh, kind: str) -> None:
+    """Raise ValueError for a mesh without faces. kind: the format's name in the message."""
+    if not len(mesh.faces):
+        raise ValueError(f"a mesh without faces cannot be written as {kind}")
+
+
+def check_uv(mesh: Mesh) -> None:
+    """Raise ValueError for a mesh with a texture of either kind but without uv."""
+    if mesh.uv is None and (mesh.texture is not None or mesh.metallic_roughness is not None):
+        raise ValueError("a textured mesh needs uv coordinates: bake() makes both")
+
+
+def valid_gaussians(splats: Splats) -> Splats:
+    """Return the valid Gaussians of a file, `checked`. Warn with the number of the others, if any.
+
+    Other programs do write a few NaN, and the rest of such a file is still worth reading. Raises ValueError if nothing
+    is left.
+    """
+    valid, dropped = splats.without_invalid()
+    if not len(valid):
+        raise ValueError("the file holds no Gaussians" if not dropped else f"all {dropped} Gaussians are invalid")
+    if dropped:
+        message = f"{dropped} of {len(splats)} Gaussians have NaN, infinite or impossible values and are left out"
+        warnings.warn(message, stacklevel=3)
+    return valid.checked()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its class if the message is empty."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,77 @@
+"""Whole folders of exports."""
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+import trimesh
+from export_shapes import position_color, torus_mesh
+from PIL import Image
+
+from sds3d.cameras import turntable
+from sds3d.formats.export import write_exports
+from sds3d.formats.load import load_asset
+from sds3d.formats.table import DEFAULT_FORMATS, FORMATS
+from sds3d.geometry.sampling import splats_from_mesh
+from sds3d.rendering.rasterize import rasterize
+
+
+def render_torus(cameras):
+    mesh = torus_mesh(500)
+    seen = rasterize(mesh.vertices, mesh.faces, mesh.colors, cameras)
+    return np.where(seen.face[..., None] >= 0, seen.attributes, 1)
+
+
+def test_everything_is_written_to_the_folder(tmp_path):
+    folder = tmp_path / "exports"
+    mesh = torus_mesh(500)
+    paths = write_exports(
+        folder, mesh, render_torus, "torus", color_fn=position_color, texture_size=128, size=64, frames=6
+    )
+    expected = {f"torus.{ending}" for ending in ("glb", "ply", "stl", "obj", "mtl", "png")}
+    expected |= {"contact_sheet.png", "turntable.mp4"}
+    assert set(paths) == expected
+    assert {path.name for path in folder.iterdir()} == expected  # no temporary file is left
+    assert all(paths[name] == folder / name for name in expected)
+    assert len(iio.imread(paths["turntable.mp4"], plugin="FFMPEG")) == 6
+    for suffix in ("glb", "obj", "ply", "stl"):
+        loaded = trimesh.load(paths[f"torus.{suffix}"], force="mesh", process=False)
+        np.testing.assert_allclose(loaded.vertices[loaded.faces], mesh.vertices[mesh.faces], atol=1e-6)
+    first = np.asarray(Image.open(paths["contact_sheet.png"]))
+    assert first.shape[1] > 8 * 64
+    np.testing.assert_allclose(render_torus(turntable(1, size=64)).mean(), first.mean() / 255, atol=0.2)
+
+
+def test_only_the_formats_that_are_asked_for_are_written(tmp_path):
+    mesh = torus_mesh(300)
+    splats = splats_from_mesh(mesh, 50, torch.Generator().manual_seed(0))
+    files = {
+        "glb": {"torus.glb"},
+        "obj": {"torus.obj", "torus.mtl", "torus.png"},
+        "ply": {"torus.ply"},
+        "stl": {"torus.stl"},
+        "splat-ply": {"torus-splats.ply"},
+        "splat": {"torus.splat"},
+        "spz": {"torus.spz"},
+        "splat-glb": {"torus-splats.glb"},
+    }
+    small = {"texture_size": 64, "size": 32, "frames": 4}
+    pictures = {"contact_sheet.png", "turntable.mp4"}
+    for name in DEFAULT_FORMATS:
+        paths = write_exports(tmp_path / name, mesh, render_torus, "torus", formats=[name], splats=splats, **small)
+        assert set(paths) == files[name] | pictures
+        loaded = load_asset(paths[min(files[name])] if name != "obj" else paths["torus.obj"])
+        assert isinstance(loaded, FORMATS[name].holds)
+    everything = write_exports(tmp_path / "all", mesh, render_torus, "torus", splats=splats, **small)
+    assert set(everything) == set().union(*files.values(), pictures)
+    assert set(FORMATS) == {*files, "usdz"}
+    with pytest.raises(ValueError, match="spz needs splats"):
+        write_exports(tmp_path / "none", mesh, render_torus, "torus", formats=["glb", "spz"], **small)
+    assert not (tmp_path / "none").exists()
+
+
+def test_usdz_is_written_when_it_is_asked_for(tmp_path):
+    pytest.importorskip("pxr", reason='usd-core is missing: pip install "sds3d[usd]"')
+    mesh = torus_mesh(300)
+    paths = write_exports(tmp_path, mesh, render_torus, "torus", formats=["usdz"], texture_size=64, size=32, frames=4)
+    assert set(paths) == {"torus.usdz", "contact_sheet.png", "turntable.mp4"}

@@ -1,0 +1,138 @@
+"""The table of formats, and formats of other packages."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from sds3d.formats.base import FileFormat
+from sds3d.formats.export import asset_files
+from sds3d.formats.load import load_asset
+from sds3d.formats.table import DEFAULT_FORMATS, EXPORT_FORMATS, EXTENSIONS, FORMATS, Format, export_format
+from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.splats import Splats
+
+HEAVY = ("torch", "scipy", "numba", "trimesh", "xatlas", "pxr", "imageio_ffmpeg")
+
+
+def test_the_order_of_the_formats_stays():
+    """It is part of a run's settings, and these name its folder."""
+    assert list(FORMATS) == ["glb", "obj", "ply", "stl", "usdz", "splat-ply", "splat", "spz", "splat-glb"]
+    assert get_args(Format) == EXPORT_FORMATS == tuple(FORMATS)
+    assert tuple(name for name in FORMATS if name != "usdz") == DEFAULT_FORMATS
+    assert EXTENSIONS == (".glb", ".obj", ".ply", ".stl", ".splat", ".spz")
+
+
+@pytest.mark.parametrize("name", [name for name, format_ in FORMATS.items() if format_.read is not None])
+def test_what_a_format_writes_is_read_as_that_format(name, textured_ball, splats, tmp_path):
+    files = asset_files([name], "asset", textured_ball, splats)
+    main = next(iter(files))
+    assert main == f"asset{FORMATS[name].ending}"
+    for file, data in files.items():
+        (tmp_path / file).write_bytes(data)
+    assert isinstance(load_asset(tmp_path / main), FORMATS[name].holds)
+    recognised = [other for other, format_ in FORMATS.items() if format_.recognises and format_.recognises(files[main])]
+    if FORMATS[name].recognises is not None:
+        assert recognised[-1] == name  # the last one that recognises a file reads it
+
+
+def test_an_unknown_format_names_the_nearest():
+    assert export_format("spz") is FORMATS["spz"]
+    with pytest.raises(ValueError, match=r'the format "splat-pyl" is unknown; did you mean "splat-ply"\?'):
+        export_format("splat-pyl")
+    with pytest.raises(ValueError, match=r'the format "fbx" is unknown; use one of: glb, obj'):
+        export_format("fbx")
+    with pytest.raises(ValueError, match=r"the format .* is unknown"):
+        export_format({"name": "glb"})
+
+
+def test_a_format_takes_what_it_holds(textured_ball, splats):
+    with pytest.raises(ValueError, match="glb needs a mesh"):
+        FORMATS["glb"].files(splats, "a")
+    with pytest.raises(ValueError, match=r"spz needs splats: .*as_splats makes some"):
+        FORMATS["spz"].files(textured_ball, "a")
+    with pytest.raises(ValueError, match="stl needs a mesh"):
+        asset_files(["stl"], "a", None, splats)
+    with pytest.raises(ValueError, match="ksplat files can be read, but not written"):
+        FileFormat("ksplat", ".ksplat", Splats).files(splats, "a")
+    assert FileFormat("x", "-low.OFF", Mesh).extension == ".off"
+
+
+PLUG_IN = """
+import numpy as np
+from sds3d.formats.base import FileFormat
+from sds3d.geometry.mesh import Mesh
+
+
+def to_off(mesh, name):
+    rows = [" ".join(map(str, v)) for v in mesh.vertices.tolist()]
+    rows += [" ".join(map(str, [3, *f])) for f in mesh.faces.tolist()]
+    return "\\n".join(["OFF", f"{len(mesh.vertices)} {len(mesh.faces)} 0", *rows]).encode()
+
+
+def from_off(data, folder):
+    rows = data.decode().splitlines()
+    count = int(rows[1].split()[0])
+    vertices, faces = (np.loadtxt(part, ndmin=2) for part in (rows[2 : 2 + count], rows[2 + count :]))
+    return Mesh(vertices.astype(np.float32), faces[:, 1:].astype(np.int32))
+
+
+OFF = FileFormat("off", ".off", Mesh, to_off, from_off, recognises=lambda data: data.startswith(b"OFF"))
+AGAIN = FileFormat("glb", ".glb", Mesh, to_off)
+"""
+
+ENTRY_POINTS = """[sds3d.formats]
+off = off_format:OFF
+again = off_format:AGAIN
+text = off_format:__doc__
+broken = off_format.missing:FORMAT
+"""
+
+SCRIPT = f"""
+import sys, warnings
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    from sds3d.formats.table import DEFAULT_FORMATS, EXPORT_FORMATS, EXTENSIONS, FORMATS, export_format
+print([name for name in {HEAVY} if name in sys.modules])
+print([str(warning.message).split(":")[0] for warning in told if "plug-in" in str(warning.message)])
+print(EXPORT_FORMATS[-1], EXTENSIONS[-1], "off" in DEFAULT_FORMATS, FORMATS["glb"].write.__module__)
+
+import numpy as np
+from pathlib import Path
+from sds3d.formats.export import asset_files
+from sds3d.formats.load import load_asset
+from sds3d.geometry.mesh import Mesh
+mesh = Mesh(np.eye(3, dtype=np.float32), np.array([[0, 1, 2]], np.int32))
+(file, data), = asset_files(["off"], "triangle", mesh).items()
+for name in (file, "triangle.obj"):  # known by its ending, and by its content
+    Path(name).write_bytes(data)
+    print(name, load_asset(name).vertices.tolist() == mesh.vertices.tolist())
+"""
+
+
+def test_a_format_of_another_package_is_written_and_read(tmp_path):
+    """Also: a broken plug-in stops nothing, and the table imports nothing heavy."""
+    (tmp_path / "off_format.py").write_text(PLUG_IN)
+    metadata = tmp_path / "off_format-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: off-format\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
+    root = Path(__file__).parents[2]
+    script = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(root)!r}]\n{SCRIPT}"
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "[]",
+        str(
+            [
+                'the plug-in "broken" of off-format cannot be loaded',
+                'the plug-in "again" repeats the format "glb" and is left out',
+                'the plug-in "text" is no FileFormat and is left out',
+            ]
+        ),
+        "off .off False sds3d.formats.glb",
+        "triangle.off True",
+        "triangle.obj True",
+    ]
