@@ -1,0 +1,27 @@
+"""Paint a mesh of yours.
+
+The mesh keeps its triangles; only its colours are optimised. Here the mesh is a mug of the toy world whose colours are
+thrown away. Yours can be any .glb, .obj, .ply or .stl with its front facing +Z and its top +Y.
+"""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+import sds3d
+from sds3d.formats.stl import to_stl
+from sds3d.toybox.objects import Spec, build
+
+STEPS = int(os.environ.get("SDS3D_STEPS", "150"))
+
+mug = build(Spec("mug", "white"), np.random.default_rng(0))
+Path("plain-mug.stl").write_bytes(to_stl(replace(mug, colors=None)))
+
+asset = sds3d.generate("a green mug", preset="texture", steps=STEPS, start_from="plain-mug.stl")
+asset.save("green-mug.glb")
+
+before, after = mug, asset.mesh()
+print(f"faces: {len(before.faces)} before, {len(after.faces)} after")
+print(f"mean colour: {after.colors.mean(axis=0).round(2)}")
