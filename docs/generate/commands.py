@@ -11,13 +11,18 @@ from . import write
 
 def write_page(docs: Path) -> None:
     """Write docs/reference/commands.md."""
+    write(docs / "reference" / "commands.md", page())
+
+
+def page() -> str:
+    """All commands with their arguments, options and examples."""
     from sds3d.cli.main import app
 
     root: Any = typer.main.get_command(app)
     parts = ["# Commands", "`sds3d COMMAND --help` shows the same on the terminal."]
     for name, command in root.commands.items():
         parts += _section(f"sds3d {name}", command, 2)
-    write(docs / "reference" / "commands.md", "\n\n".join(parts) + "\n")
+    return "\n\n".join(parts) + "\n"
 
 
 def _section(title: str, command: Any, level: int) -> list[str]:
@@ -42,7 +47,8 @@ def _section(title: str, command: Any, level: int) -> list[str]:
 
 def _metavar(argument: Any) -> str:
     name = argument.metavar or argument.name.upper()
-    return f"{name}{'...' if argument.nargs != 1 else ''}" if argument.required else f"[{name}]..."[: None if argument.nargs != 1 else -3]
+    name = name if argument.required else f"[{name.strip('[]')}]"
+    return name if argument.nargs == 1 else f"{name}..."
 
 
 def _row(parameter: Any) -> str:

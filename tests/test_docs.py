@@ -1,0 +1,118 @@
+"""The documentation says what is true: links lead somewhere, commands and presets exist, pages are made from code."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from docs.generate import commands
+from docs.generate.docstrings import inline, to_rst
+from sds3d.cli.main import app
+from sds3d.config import load_preset, parse_override
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+GENERATED = ("methods/", "examples/", "reference/")
+
+
+def page_id(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def command_lines(text: str) -> list[str]:
+    """The sds3d commands in a page's bash blocks and in its inline code."""
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.S))
+    lines = [line for part in blocks.split("\n") for line in re.split(r" && | \|\| ", part)]
+    lines += [code for code in re.findall(r"`(sds3d [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))]
+    lines = [re.sub(r"^srun ", "", line.strip()) for line in lines]
+    return [line for line in lines if re.match(r"sds3d [a-z]", line)]
+
+
+COMMANDS = [
+    pytest.param(line, id=f"{path.stem}-{i}")
+    for path in PAGES
+    for i, line in enumerate(command_lines(path.read_text(encoding="utf-8")))
+]
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_are_accepted(line):
+    words = shlex.split(line, comments=True)[1:]
+    command: Any = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        assert words[0] in command.commands, f"{words[0]} is no command"
+        command = command.commands[words.pop(0)]
+    if words == [] or words == ["--help"]:
+        return
+    if "COMMAND" in line:
+        return
+    context = command.make_context(command.name, words)  # raises for unknown options and wrong values
+    given = context.params
+    if str(given.get("preset") or "").islower() and not str(given["preset"]).endswith(".yaml"):
+        load_preset(given["preset"])
+    for text in given.get("overrides") or []:
+        parse_override(text)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=page_id)
+def test_links_lead_somewhere(path):
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        if "://" in target or (path.parent == ROOT / "docs" and target.startswith(GENERATED)):
+            continue  # pages that the build writes are checked by the build
+        assert (path.parent / target).exists(), f"{target} in {path.name}"
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+
+
+def test_the_commands_page_needs_nothing_heavy():
+    code = (
+        "import sys; from docs.generate import commands; text = commands.page(); assert '## sds3d generate' in text;"
+        "heavy = {'torch', 'gradio', 'diffusers', 'numba', 'ray'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_commands_page_has_every_command():
+    text = commands.page()
+    root: Any = typer.main.get_command(app)
+    for name in root.commands:
+        assert f"## sds3d {name}\n" in text
+    assert "[bold]" not in text
+
+
+def test_docstrings_become_lists_and_literals():
+    text = """A thing of `n` parts: see [1].
+
+    vertices: (V, 3) float32 positions. faces, edges: |a - b|^2 of x_t.
+    other: is no name of it.
+
+        y = x * 2
+    """
+    rst = to_rst("\n".join(line.removeprefix("    ") for line in text.split("\n")), {"vertices", "faces", "edges"})
+    assert rst == (
+        "A thing of ``n`` parts: see [1].\n\n"
+        "- ``vertices``: (V, 3) float32 positions.\n"
+        "- ``faces``, ``edges``: \\|a - b\\|^2 of x\\_t. other: is no name of it.\n\n"
+        ".. code-block:: text\n\n   y = x * 2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "rst"),
+    [
+        ("`a`s and `b_c`", "``a``\\ s and ``b_c``"),
+        ("an odd ` tick", "an odd ' tick"),
+        ("**kwargs of <x>", "\\*\\*kwargs of \\<x\\>"),
+    ],
+    ids=["glued", "odd", "special"],
+)
+def test_inline_code(text, rst):
+    assert inline(text) == rst

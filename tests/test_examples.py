@@ -1,0 +1,59 @@
+"""Every script and notebook of docs/examples runs, in few steps, and writes what it promises."""
+
+import os
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "docs" / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
+NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
+STEPS = "4"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_run(script, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SDS3D_STEPS", STEPS)
+    runpy.run_path(str(script), run_name="__main__")
+    assert capsys.readouterr().out.strip()
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and "runs" not in path.relative_to(tmp_path).parts]
+    assert written, "an example writes a picture or an asset into the working folder"
+    assert all(path.stat().st_size > 100 for path in written)
+    for path in tmp_path.glob("*.png"):
+        assert np.asarray(Image.open(path).convert("RGB")).std() > 5, f"{path.name} is blank"
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run(notebook, tmp_path, monkeypatch):
+    try:
+        import nbformat
+        from nbclient import NotebookClient
+    except ImportError as error:
+        if os.environ.get("CI", "").lower() == "true":
+            raise
+        pytest.skip(f'notebooks need pip install -e ".[docs]": {error}')
+    monkeypatch.setenv("SDS3D_STEPS", STEPS)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(EXAMPLES.parent.parent), os.environ.get("PYTHONPATH", "")]))
+    content = nbformat.read(notebook, as_version=4)
+    assert not any(cell.get("outputs") for cell in content.cells), "outputs are stripped"
+    NotebookClient(content, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    outputs = [output for cell in content.cells for output in cell.get("outputs", [])]
+    assert any("image/png" in output.get("data", {}) for output in outputs)
+
+
+def test_there_are_enough():
+    assert len(SCRIPTS) >= 8
+    assert len(NOTEBOOKS) >= 2
+
+
+def test_dreamfusion_has_about_100_lines_and_a_loop_of_its_own():
+    text = (EXAMPLES / "dreamfusion_in_100_lines.py").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 100
+    assert "optimize(" not in text
+    assert "sds3d.run" not in text
