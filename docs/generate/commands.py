@@ -37,7 +37,7 @@ def _section(title: str, command: Any, level: int) -> list[str]:
     rows = [_row(parameter) for parameter in command.params if not getattr(parameter, "hidden", False)]
     if rows:
         parts.append("\n".join(["| | |", "|---|---|", *rows]))
-    heading, *lines = (command.epilog or "").split("\n\n")
+    _, *lines = (command.epilog or "").split("\n\n")
     commands = [plain(line) for line in lines if line.startswith("sds3d")]
     if commands:
         parts.append("```bash\n" + "\n".join(line.replace("  #", "   #") for line in commands) + "\n```")

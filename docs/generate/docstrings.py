@@ -7,6 +7,7 @@ after a sentence; single backticks mark code; paragraphs that are indented furth
 import inspect
 import re
 import textwrap
+from contextlib import suppress
 from typing import Any
 
 _SPECIAL = re.compile(r"([\\*|_<>])")
@@ -40,10 +41,8 @@ def names_of(obj: Any) -> set[str]:
         for base in obj.__mro__[:-1]:
             names |= vars(base).get("__annotations__", {}).keys() | {n for n in vars(base) if not n.startswith("_")}
         obj = obj.__init__
-    try:
+    with suppress(TypeError, ValueError):  # a module or a constant is not callable
         names |= inspect.signature(obj).parameters.keys()
-    except (TypeError, ValueError):
-        pass  # not callable, such as a module or a constant
     return names - {"self"}
 
 

@@ -8,6 +8,7 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -20,7 +21,7 @@ COLUMNS = 16
 
 @dataclass(frozen=True)
 class Method:
-    """A rule. name: that of its settings. text: its module's docstring."""
+    """A rule. name: that of its settings. text: its module's docstring. config: the class of its settings."""
 
     name: str
     text: str
@@ -33,64 +34,92 @@ class Method:
 
 
 def write_pages(docs: Path) -> None:
-    """Write docs/methods/: a page and pictures for each rule, and the overview table."""
-    from sds3d.config import configs_dir, presets
-    from sds3d.guidance.rules import rule_configs
+    """Write docs/methods/: a page and pictures for each rule, the overview table and the base presets."""
+    from sds3d.presets import presets
 
     folder = docs / "methods"
     folder.mkdir(exist_ok=True)
     benchmark = docs.parent / "benchmarks"
     figures = json.loads((benchmark / "guidance.json").read_text(encoding="utf-8"))["summary"]
-    pictures = crop(benchmark / "guidance.png", list(figures), folder)
-    ours = [config for config in rule_configs() if config.__module__.startswith("sds3d.")]
-    methods = {c.model_fields["name"].default: c for c in ours}
-    pages = set()
+    crop(benchmark / "guidance.png", list(figures), folder)
     rows = ["| rule | preset | status | right | no Janus | FID |", "|---|---|---|---|---|---|"]
-    for name, config in methods.items():
-        method = Method(name, sys.modules[config.__module__].__doc__ or "", config)
-        used = [preset for preset in presets() if preset.values.get("guidance", {}).get("name") == name]
-        alone = [preset for preset in used if preset.name in figures]
-        parts = [f"# {method.title}", to_markdown(method.text), "## Presets"]
-        for preset in alone:
-            parts += [f"### {preset.name}", preset.description, f"*Status: {status(preset)}.*"]
-            parts.append(f"```bash\nsds3d generate \"a red mug\" --preset {preset.name}\n```")
-            caption = f"Front and back of eight objects. Top: true objects. Bottom: `{preset.name}`."
-            parts.append(f":::{{figure}} {pictures[preset.name].name}\n{caption}\n:::")
-            parts.append(measured(figures[preset.name]))
-            parts.append(f"```{{literalinclude}} ../../configs/{preset.name}.yaml\n:language: yaml\n```")
-            row = figures[preset.name]
-            link = f"[{method.title}](methods/{name}.md)"
-            numbers = f"{row['recognised']:.0%} | {row['without_janus']:.0%} | {row['fid']:.0f}"
-            rows.append(f"| {link} | `{preset.name}` | {status(preset)} | {numbers} |")
-        if others := [f"`{preset.name}`" for preset in used if preset not in alone]:
-            parts.append(f"Also used by the presets {', '.join(others)}.")
-        parts += ["## Settings", f"Set them as `guidance.KEY=VALUE`; the name of the rule is `{name}`.", settings(config)]
-        write(folder / f"{name}.md", "\n\n".join(filter(None, parts)) + "\n")
-        pages.add(folder / f"{name}.md")
+    pages = set()
+    for method in methods():
+        used = [preset for preset in presets() if preset.values.get("guidance", {}).get("name") == method.name]
+        pages.add(folder / f"{method.name}.md")
+        write(folder / f"{method.name}.md", page(method, used, figures))
+        rows += [row(method, preset, figures[preset.name]) for preset in used if preset.name in figures]
     write(folder / "table.txt", "\n".join(rows) + "\n")
+    bases = [yaml(path.name, path.stem) for path in sorted((docs.parent / "configs").glob("_*.yaml"))]
+    write(folder / "bases.txt", "\n\n".join(bases).replace("../../", "../") + "\n")
     remove_others(folder, "*.md", pages)
 
 
-def crop(sheet: Path, names: list[str], folder: Path) -> dict[str, Path]:
+def methods() -> list[Method]:
+    """Every rule of the package, by the names of their files."""
+    from sds3d.guidance.rules import rule_configs
+
+    ours = [config for config in rule_configs() if config.__module__.startswith("sds3d.")]
+    return [Method(c.model_fields["name"].default, sys.modules[c.__module__].__doc__ or "", c) for c in ours]
+
+
+def page(method: Method, used: list[Any], figures: dict[str, Any]) -> str:
+    """The page of a rule. used: presets with this rule."""
+    parts = [f"# {method.title}", to_markdown(method.text), "## Presets"]
+    alone = [preset for preset in used if preset.name in figures]
+    for preset in alone:
+        parts += [f"### {preset.name}", preset.about.description, about(preset)]
+        parts.append(f'```bash\nsds3d generate "a red mug" --preset {preset.name}\n```')
+        caption = f"Front and back of eight objects. Top: true objects. Bottom: `{preset.name}`."
+        parts.append(f":::{{figure}} {preset.name}.webp\n{caption}\n:::")
+        parts += [measured(figures[preset.name]), yaml(f"{preset.name}.yaml")]
+    if others := [f"`{preset.name}`" for preset in used if preset not in alone]:
+        parts.append(f"Also used by the presets {', '.join(others)}.")
+    usage = f"Set them as `guidance.KEY=VALUE`. The name of the rule is `{method.name}`."
+    parts += ["## Settings", usage, settings(method.config)]
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def row(method: Method, preset: Any, figures: dict[str, float]) -> str:
+    """A line of the overview."""
+    numbers = f"{figures['recognised']:.0%} | {figures['without_janus']:.0%} | {figures['fid']:.0f}"
+    return f"| [{method.title}](methods/{method.name}.md) | `{preset.name}` | {preset.about.status} | {numbers} |"
+
+
+def yaml(name: str, caption: str = "") -> str:
+    """A preset's file."""
+    title = f":caption: {caption}\n" if caption else ""
+    return f"```{{literalinclude}} ../../configs/{name}\n:language: yaml\n{title}```"
+
+
+def about(preset: Any) -> str:
+    """Status, time and prior of a preset, in a line."""
+    parts = [f"Status: **{preset.about.status}**."]
+    if preset.about.seconds is not None:
+        parts.append(f"About {preset.about.seconds:.0f} s on two CPU cores.")
+    if preset.made_for:
+        parts.append(f"Made for the prior `{preset.made_for}`.")
+    return " ".join(parts)
+
+
+def crop(sheet: Path, names: list[str], folder: Path) -> None:
     """Cut the benchmark's picture into one for each preset, below the true objects. names: its rows."""
     whole = Image.open(sheet).convert("RGB")
     left = whole.width - MARGIN - COLUMNS * (SIZE + GAP) + GAP
     headings = whole.crop((left, MARGIN - 4, whole.width, MARGIN + HEADING - 2))
-    rows = [whole.crop((left, y, whole.width, y + SIZE)) for y in (MARGIN + HEADING + i * (SIZE + GAP) for i in range(len(names)))]
-    paths = {}
-    for name, row in zip(names[1:], rows[1:], strict=True):
-        picture = Image.new("RGB", (row.width, headings.height + 2 * SIZE + GAP), "white")
-        for part, top in ((headings, 0), (rows[0], headings.height), (row, headings.height + SIZE + GAP)):
+    tops = [MARGIN + HEADING + i * (SIZE + GAP) for i in range(len(names))]
+    rows = [whole.crop((left, top, whole.width, top + SIZE)) for top in tops]
+    for name, cut in zip(names[1:], rows[1:], strict=True):
+        picture = Image.new("RGB", (cut.width, headings.height + 2 * SIZE + GAP), "white")
+        for part, top in ((headings, 0), (rows[0], headings.height), (cut, headings.height + SIZE + GAP)):
             picture.paste(part, (0, top))
-        paths[name] = folder / f"{name}.webp"
-        picture.save(paths[name], quality=85)
-    return paths
+        picture.save(folder / f"{name}.webp", quality=85)
 
 
 def measured(figures: dict[str, float]) -> str:
     """The benchmark's row of a preset."""
     values = [f"{figures['recognised']:.0%}", f"{figures['without_janus']:.0%}"]
-    values += [f"{figures[key]:.2f}" for key in ("saturation",)] + [f"{figures['fid']:.0f}", f"{figures['iou']:.2f}"]
+    values += [f"{figures['saturation']:.2f}", f"{figures['fid']:.0f}", f"{figures['iou']:.2f}"]
     heads = "| right | no Janus | saturation | FID | IoU |\n|---|---|---|---|---|\n"
     return f"{heads}| {' | '.join(values)} |\n\n[What these figures mean](../benchmarks.md#guidance-rules)"
 
@@ -123,7 +152,3 @@ def to_markdown(text: str) -> str:
 def linked(text: str) -> str:
     """arXiv:2209.14988 as a link."""
     return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
-
-
-def status(preset):  # TEMPORARY
-    return getattr(preset, "status", "verified")
