@@ -8,7 +8,6 @@ The prior sees text and pictures, never a camera, as in the paper. What comes ou
 flaw: look for a second handle (the Janus problem). `MULTIVIEW = True` lets the embedded prior see the cameras.
 """
 
-import math
 import os
 
 import torch
@@ -81,9 +80,7 @@ for step in range(STEPS):
     optimizer.step()
     scene.after_step(step, optimizer)
     if (step + 1) % max(STEPS // 10, 1) == 0:
-        opacity = rendering.alpha.mean().item()
-        norm = math.sqrt(gradient.square().sum().item())
-        print(f"step {step + 1} of {STEPS}: gradient {norm:.2f}, opacity {opacity:.2f}")
+        print(f"step {step + 1} of {STEPS}: mean opacity {rendering.alpha.mean().item():.2f}")
 
 with torch.no_grad():
     around = scene.render(turntable(8, size=128), torch.ones(3)).rgb.clamp(0, 1).numpy()
