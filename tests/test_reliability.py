@@ -14,9 +14,10 @@ from sds3d.formats.load import AssetError, load_asset
 from sds3d.formats.splat_ply import to_splat_ply
 from sds3d.geometry.mesh import EmptySurfaceError
 from sds3d.geometry.splats import Splats
+from sds3d.representations.base import Start
+from sds3d.representations.contents import source_of
 from sds3d.representations.densify import FixedConfig
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
-from sds3d.representations.make import make_scene
 from sds3d.run.config import RunConfig, new_run
 from sds3d.run.folder import Run
 from sds3d.run.optimize import OptimizerConfig, random_streams, start
@@ -67,7 +68,7 @@ def test_no_gaussian_is_left() -> None:
         scene.after_step(step, state.optimizer)
     with pytest.raises(EmptySurfaceError):
         scene.to_mesh(32)
-    assert len(scene.to_splats().means) == 0
+    assert len(scene.splats().means) == 0
 
 
 def test_all_transparent() -> None:
@@ -141,14 +142,13 @@ def test_two_million_gaussians_are_read_drawn_moved_and_written(tmp_path: Path) 
     file = tmp_path / "cloud.ply"
     file.write_bytes(to_splat_ply(cloud(2_000_000)))
     config = GaussiansConfig(densify=FixedConfig())
-    scene = make_scene(config, torch.Generator().manual_seed(0), torch.device("cpu"), 10, load_asset(file))
+    scene = config.make(Start(torch.Generator().manual_seed(0), steps=10, before=source_of(load_asset(file))))
     state = start(scene, OptimizerConfig(), random_streams(0, "cameras", "guidance"))
     rendering = scene.render(CAMERAS[:1], GREY)
     (rendering.rgb.square().sum() + sum(scene.regularisers(rendering, 0.0).values())).backward()
     state.optimizer.step()
     scene.after_step(0, state.optimizer)
     assert rendering.alpha.max() > 0.99
-    assert isinstance(scene, GaussiansScene)
-    again = scene.to_splats()
+    again = scene.splats()
     assert len(again.means) == 2_000_000
     assert len(to_splat_ply(again)) > 100_000_000

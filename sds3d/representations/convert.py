@@ -1,4 +1,4 @@
-"""From one representation to another: meshes, grids and points to splats. (To meshes leads every scene's `to_mesh`.)"""
+"""Conversions between representations: a mesh to a grid of densities, and a grid to splats."""
 
 from __future__ import annotations
 
@@ -8,26 +8,40 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.sampling import surface_splats
 from sds3d.geometry.splats import Splats
 from sds3d.rendering.volume import BOUND
+from sds3d.representations.signed_distance import mesh_to_sdf_and_colors
 from sds3d.representations.voxels import outward_depth
 
-_COVER = 0.45  # standard deviation of a surface's splat over the width of its share of the surface
-_SKIN = 1.5  # optical depth from outside down to which a grid's voxels become splats: the rest is hidden
+_SOLID = 120.0  # density per metre inside a mesh: opaque within two centimetres
+_COVER = 0.45  # standard deviation of a splat over the width of its share of the surface
+
+
+def grid_from_mesh(mesh: Mesh, resolution: int) -> Tensor:
+    """A solid field that looks like a mesh, (R, R, R, 4): density per metre and r, g, b, as `render_rays` takes it.
+
+    Raises ValueError for a mesh without area or with vertices that are not finite.
+    """
+    sdf, color = (torch.from_numpy(array) for array in mesh_to_sdf_and_colors(mesh, resolution))
+    voxel = 2 * BOUND / (resolution - 1)
+    # A little below the surface, because a ray that only grazes the soft skin travels far within it.
+    inside = torch.sigmoid(-(sdf / voxel + 0.9) / 0.3)
+    return torch.cat([_SOLID * inside[..., None], color], dim=-1).float()
 
 
 @torch.no_grad()
 def splats_from_grid(grid: Tensor, count: int, generator: torch.Generator) -> Splats:
-    """`count` Gaussians, as flat as its skin, where a grid's surface can be seen.
+    """`count` flat Gaussians on the visible surface of a grid.
 
-    grid: (N, N, N, 4) density per metre and r, g, b, as `render_rays` takes it. Raises ValueError for an empty one.
+    grid: (N, N, N, 4) density per metre and r, g, b, as `render_rays` takes it. Raises ValueError if it is empty.
     """
     size = (128, 128, 128)
     fine = functional.interpolate(grid.permute(3, 0, 1, 2)[None], size, mode="trilinear", align_corners=True)[0]
     density = fine[0]  # (128, 128, 128)
     voxel = 2 * BOUND / 127
-    # How much of what is seen of the object from its most open side is seen in this voxel.
+    # The share of a ray that this voxel stops, seen from the most open side of the object.
     seen = torch.exp(-(outward_depth(density) - 0.5 * voxel * density)) * -torch.expm1(-voxel * density)
     if not seen.max() > 1e-3:
         raise ValueError("the field is empty: there is nothing to turn into splats")
@@ -40,7 +54,7 @@ def splats_from_grid(grid: Tensor, count: int, generator: torch.Generator) -> Sp
     at = tuple(index.unbind(-1))
     normals = functional.normalize(-slopes[at] + 1e-9, dim=-1)
     colors = fine[1:].permute(1, 2, 3, 0)[at]
-    # The share of the surface that each has to itself: the seen voxels, one layer thick, divided among them.
+    # Each splat covers an equal share of the surface, which is the visible voxels, one layer thick.
     area = (weights.sum() / weights.max()).item() * voxel**2
     widths = torch.full((count,), _COVER * math.sqrt(area / count) + 0.15 * voxel)
     return surface_splats(*(value.cpu().double().numpy() for value in (means, normals, widths, colors)))

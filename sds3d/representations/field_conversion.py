@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,23 +17,12 @@ from sds3d.cameras import CameraConfig, Cameras, sample_cameras
 from sds3d.rendering.packed import FieldFunction
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import Rendering, Scene
-from sds3d.representations.field_nerf import FieldNerfScene
-from sds3d.representations.fields import trilinear
-from sds3d.representations.voxel_grid import VoxelGridScene
 
 _LENGTH = 0.02  # metres over which densities are compared as opacities: beyond opaque, more is the same
 _NEAR = 0.04  # metres round the teacher's surface that half of the points are drawn in
 _EMPTY = 0.02  # weight of the colour of empty space
 _FASTER = 3.0  # times the rates of score distillation, whose gradients are noisier
 _VIEWS = CameraConfig(views=2, orthogonal=False, elevation=(-60.0, 75.0))
-
-
-class Teacher(Protocol):
-    """What can be distilled: anything that renders."""
-
-    def render(self, cameras: Cameras, background: Tensor) -> Rendering:
-        """As of a `Scene`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -48,7 +36,7 @@ class DistilStep:
 
 
 def distil(
-    teacher: Teacher,
+    teacher: Scene,
     student: Scene,
     steps: int,
     generator: torch.Generator,
@@ -56,12 +44,13 @@ def distil(
     cameras: CameraConfig = _VIEWS,
     points: int = 8192,
 ) -> Iterator[DistilStep]:
-    """Make `student` look like `teacher` in place, one event a step; stop by no longer asking.
+    """Make `student` look like `teacher` in place, yielding after each step.
 
-    cameras: views of a step. points: places of a step at which densities and colours are compared, when both sides
-    can tell them (`field_of`); otherwise only pictures are. The student's rates, raised, fall to a tenth until the end.
+    cameras: views of a step. points: number of points per step at which densities and colours are compared, if both
+    scenes are radiance fields; otherwise only pictures are compared. The student's learning rates are raised, and fall
+    to a tenth until the last step.
     """
-    taught, learnt = field_of(teacher), field_of(student)
+    taught, learnt = teacher.radiance_field(), student.radiance_field()
     groups = student.parameter_groups()
     optimizer = torch.optim.Adam(groups, eps=1e-15)
     rates = [group["lr"] for group in groups]
@@ -84,23 +73,6 @@ def distil(
         optimizer.step()
         student.after_step(step, optimizer)
         yield DistilStep(step + 1, steps, loss.item(), psnr)
-
-
-def field_of(scene: object) -> FieldFunction | None:
-    """Density (P,) per metre and r, g, b (P, 3) at points (P, 3) in metres of a scene that has them, else None."""
-    match scene:
-        case FieldNerfScene():
-            return scene.at
-        case VoxelGridScene():
-            grid = scene.grid
-
-            def interpolate(points: Tensor) -> tuple[Tensor, Tensor]:
-                values = trilinear(grid(), points)  # (P, 4)
-                return values[:, 0], values[:, 1:]
-
-            return interpolate
-        case _:
-            return None
 
 
 def point_loss(taught: FieldFunction, learnt: FieldFunction, points: Tensor) -> Tensor:

@@ -1,12 +1,11 @@
-"""Scenes made of any radiance field, rendered by occupancy-grid ray marching; with colours or with latents.
+"""Scenes made of any radiance field, rendered by occupancy-grid ray marching, with colours or with latents.
 
-Instant-NGP's hash grid (2201.05989) and EG3D's triplane (2112.07945) in the places where `nerf` has voxels. Each has a
-`name` of its own in the configuration, so that switching is one word, and every setting that is shown belongs to it;
-a dense grid is left to `nerf`, whose fused kernel is faster than any of these.
+`hash_nerf` and `triplane_nerf` are the fields there are. A dense grid has a scene of its own, `voxel_grid`, with a
+faster fused kernel.
 
-With latents the scene is that of Latent-NeRF (Metzer et al. 2022, arXiv:2211.07600): it renders what the prior's
-encoder would give, so that no encoder runs. Its colours are a linear map of the latents; with `refine` the map learns,
-and the encoder is given pictures again.
+A scene of latents is that of Latent-NeRF (Metzer et al. 2022, arXiv:2211.07600): it renders latents directly, so that
+the prior's encoder does not run. Its colours are a linear map of the latents. With `refine` that map is learnt too,
+and the encoder sees pictures again.
 """
 
 from __future__ import annotations
@@ -16,23 +15,33 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field as Setting
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 
 from sds3d.cameras import Cameras
-from sds3d.config import Config
 from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.splats import Splats
 from sds3d.rendering.packed import FieldFunction, Occupancy, field_normals, occupancy_of, render_field
 from sds3d.rendering.volume import BOUND
-from sds3d.representations.base import Rendering, depth_variance, opacity_losses, z_variance_loss
-from sds3d.representations.fields import Blob, deactivate
-from sds3d.representations.fields_hash import HashField
-from sds3d.representations.fields_triplane import TriplaneField
+from sds3d.representations.base import (
+    SURFACE,
+    Rendering,
+    RepresentationConfig,
+    Scene,
+    Source,
+    Start,
+    depth_variance,
+    opacity_losses,
+    z_variance_loss,
+)
+from sds3d.representations.convert import splats_from_grid
+from sds3d.representations.field_conversion import distil
+from sds3d.representations.fields import RadianceField, deactivate
 from sds3d.representations.gaussians import normals_from_depth
 from sds3d.representations.grid_mesh import grid_mesh
-from sds3d.representations.sketch_shape import SketchShape
+from sds3d.representations.sketch_shape import SketchShape, load_sketch
+from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 
 STABLE_DIFFUSION_RGB = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0.189, 0.264), (-0.184, -0.271, -0.473))
 """r, g, b in [-1, 1] of each latent channel of Stable Diffusion 1 (scaled by 0.18215), fitted by users of Hugging
@@ -44,41 +53,42 @@ _REFRESH = 8  # steps between two looks at where matter is
 _CORNERS = 48  # of the occupancy grid, along an edge
 _NEIGHBOUR = 2 * BOUND / 47  # metres between points that smoothness compares, the voxel of a default `nerf`
 _SMOOTH_POINTS = 2048
+_DISTIL_STEPS = 100
 _POINTS_AT_ONCE = 1 << 17
 _RAYS_AT_ONCE = 1 << 15
 
 _Seen = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
 
 
-class FieldNerfConfig(Config):
-    """What hash grids and triplanes share.
+class FieldNerfConfig(RepresentationConfig):
+    """Settings that radiance fields share.
 
-    The weights balance the loop's data term, 1/2 sum |rgb - target|^2 a view.
+    The weights balance the loop's data term, 1/2 sum |rgb - target|^2 per view.
     """
 
-    samples: int = Setting(default=64, ge=8, le=1024)
+    samples: int = Field(default=64, ge=8, le=1024)
     """Steps of a ray along an edge of the cube; diagonal rays take more."""
-    hidden: int = Setting(default=32, ge=4, le=256)
+    hidden: int = Field(default=32, ge=4, le=256)
     """Width of the small network that reads densities and colours out of the encoding."""
     blob_height: float = 10.0
     """Density blob at the start: pre-activation at the centre."""
-    blob_radius: float = Setting(default=0.275, gt=0)
+    blob_radius: float = Field(default=0.275, gt=0)
     """Density blob at the start: radius in metres at which the pre-activation is 0."""
-    opacity: float = Setting(default=0.04, ge=0)
+    opacity: float = Field(default=0.04, ge=0)
     """Weight of the opacity summed over a view's pixels: against fog."""
-    entropy: float = Setting(default=0.02, ge=0)
+    entropy: float = Field(default=0.02, ge=0)
     """Weight at the last step of the binary entropy of the opacity (nats) summed over a view's pixels: pushes pixels to
     be either full or empty. Grows linearly from 0."""
-    density_smoothness: float = Setting(default=7.5e-5, ge=0)
+    density_smoothness: float = Field(default=7.5e-5, ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of the density's pre-activation between
     places 2.3 cm apart."""
-    color_smoothness: float = Setting(default=7.5e-4, ge=0)
+    color_smoothness: float = Field(default=7.5e-4, ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of colours between places 2.3 cm
     apart."""
-    z_variance: float = Setting(default=0.0, ge=0)
+    z_variance: float = Field(default=0.0, ge=0)
     """Weight of the variance of the depth along rays (square metres, HiFA), summed over a view's opaque pixels: draws
     what is spread along a ray into one surface. Reached linearly in the middle of the run; the paper's is 3."""
-    latent_channels: int = Setting(default=0, ge=0, le=64)
+    latent_channels: int = Field(default=0, ge=0, le=64)
     """Channels of the prior's latents to render in place of colours, as in Latent-NeRF: 4 for Stable Diffusion, 12 for
     the embedded prior; 0 renders colours. Set cameras.size to the latents' height then (image size / 8, or / 4)."""
     normals: bool = False
@@ -87,77 +97,44 @@ class FieldNerfConfig(Config):
     refine: bool = False
     """Latents are rendered as the colours that a linear map makes of them, and the map learns, too: Latent-NeRF's last
     stage. It takes over the state of the stage of latents; set cameras.size to the picture's height again."""
-    refine_lr: float = Setting(default=0.01, gt=0)
+    refine_lr: float = Field(default=0.01, gt=0)
     """Learning rate of the map from latents to colours."""
     sketch: str = ""
     """File of a coarse mesh to keep to: the Sketch-Shape of Latent-NeRF."""
-    sketch_weight: float = Setting(default=0.05, ge=0)
+    sketch_weight: float = Field(default=0.05, ge=0)
     """Weight, times a view's number of pixels, of the mean cross-entropy of occupancies with the sketch's inside."""
-    sketch_slack: float = Setting(default=0.05, gt=0)
+    sketch_slack: float = Field(default=0.05, gt=0)
     """Metres within which the shape may leave the sketch."""
 
     @model_validator(mode="after")
     def _refine_needs_latents(self) -> Self:
         if self.refine and not self.latent_channels:
-            raise ValueError("refine makes colours of latents: set latent_channels, or leave refine out")
+            raise ValueError("refine turns latents into colours: set latent_channels, or leave refine out")
         return self
 
+    @property
+    def renders_latents(self) -> bool:
+        """Whether the field holds latents in place of colours."""
+        return self.latent_channels > 0
 
-class HashNerfConfig(FieldNerfConfig):
-    """A hash-grid radiance field (Instant-NGP): detail where it is needed, at the price of a little noise."""
+    def for_loading(self) -> Self:
+        """The settings without the sketch, which only training reads: its file may be gone."""
+        return self.model_copy(update={"sketch": ""})
 
-    name: Literal["hash_nerf"] = "hash_nerf"
-    levels: int = Setting(default=8, ge=1, le=24)
-    """Resolutions that the field is stored at."""
-    log2_entries: int = Setting(default=14, ge=8, le=24)
-    """Binary logarithm of the entries of a level's table; corners of finer grids share them."""
-    coarsest: int = Setting(default=8, ge=1)
-    """Cells along an edge of the coarsest level."""
-    finest: int = Setting(default=96, ge=1, le=4096)
-    """Cells along an edge of the finest level."""
-    lr: float = Setting(default=0.02, gt=0)
-    """Learning rate of the tables."""
-    decoder_lr: float = Setting(default=0.005, gt=0)
-    """Learning rate of the small network."""
+    def make_field(self, generator: torch.Generator) -> RadianceField:
+        """A new field with initial values drawn from `generator`."""
+        raise NotImplementedError
 
-
-class TriplaneNerfConfig(FieldNerfConfig):
-    """A triplane radiance field (EG3D): smooth and compact, with a bias towards shapes along the axes."""
-
-    name: Literal["triplane_nerf"] = "triplane_nerf"
-    resolution: int = Setting(default=64, ge=4, le=1024)
-    """Samples along an edge of each plane."""
-    features: int = Setting(default=16, ge=8, le=256, multiple_of=8)
-    """Channels of the planes."""
-    lr: float = Setting(default=0.02, gt=0)
-    """Learning rate of the planes."""
-    decoder_lr: float = Setting(default=0.005, gt=0)
-    """Learning rate of the small network."""
-
-
-def make_field(config: HashNerfConfig | TriplaneNerfConfig, generator: torch.Generator) -> HashField | TriplaneField:
-    """A fresh field, its random start drawn from `generator`."""
-    shared: dict[str, Any] = {
-        "channels": config.latent_channels or 3,
-        "color": config.latent_channels == 0,
-        "hidden": config.hidden,
-        "blob": Blob(config.blob_height, config.blob_radius),
-        "lr": config.lr,
-        "decoder_lr": config.decoder_lr,
-    }
-    match config:
-        case HashNerfConfig():
-            entries = 1 << config.log2_entries
-            return HashField(
-                generator,
-                levels=config.levels,
-                entries=entries,
-                coarsest=config.coarsest,
-                finest=config.finest,
-                **shared,
-            )
-        case TriplaneNerfConfig():
-            return TriplaneField(generator, resolution=config.resolution, features=config.features, **shared)
+    def make(self, start: Start) -> FieldNerfScene:
+        """A density blob, or a field that looks like `start.before`."""
+        latent_rgb = start.latent_rgb
+        if self.renders_latents and latent_rgb is None:
+            latent_rgb = torch.zeros(self.latent_channels, 3)
+        sketch = load_sketch(self.sketch, self.sketch_weight, self.sketch_slack) if self.sketch else None
+        scene = FieldNerfScene(self, start.generator, start.device, latent_rgb=latent_rgb, sketch=sketch)
+        if start.before is not None:
+            scene.learn(start.before, start.generator)
+        return scene
 
 
 def with_square(field: FieldFunction) -> FieldFunction:
@@ -182,8 +159,8 @@ def fit_latent_rgb(latents: Tensor, pictures: Tensor) -> Tensor:
     return torch.linalg.lstsq(inputs.double(), outputs.double()).solution.to(latents.dtype)
 
 
-class FieldNerfScene:
-    """A `Scene` (see `sds3d.representations.base`) of a radiance field.
+class FieldNerfScene(Scene):
+    """A scene of a radiance field.
 
     With gradients enabled, `render` jitters the samples along each ray, anew after each step, and knows where matter
     was a few steps ago: what was empty is left out, except for some cells that are drawn by chance. Under
@@ -195,7 +172,7 @@ class FieldNerfScene:
 
     def __init__(
         self,
-        config: HashNerfConfig | TriplaneNerfConfig,
+        config: FieldNerfConfig,
         generator: torch.Generator,
         device: torch.device | str = "cpu",
         *,
@@ -204,7 +181,7 @@ class FieldNerfScene:
     ) -> None:
         self.config = config
         self.device = torch.device(device)
-        self.field = make_field(config, generator).to(self.device)
+        self.field = config.make_field(generator).to(self.device)
         self.sketch = sketch
         channels = config.latent_channels
         if channels:
@@ -272,12 +249,34 @@ class FieldNerfScene:
         if self._step % _REFRESH == 0:
             self._occupancy = self._survey(explore=True)
 
+    def learn(self, before: Source, generator: torch.Generator) -> None:
+        """Make a new scene look like `before`: copy the state of a field with the same settings, else distil."""
+        if isinstance(before, FieldNerfScene):
+            mine, given = self.state_dict(), before.state_dict()
+            if {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in given.items()}:
+                self.load_state_dict(given)
+                return
+        if isinstance(before, Scene) and before.radiance_field() is not None:
+            teacher = before
+        else:
+            teacher = VoxelGridScene.from_grid(before.to_grid(SURFACE), VoxelGridConfig(), generator, self.device)
+        for _ in distil(teacher, self, _DISTIL_STEPS, generator):
+            pass
+
     def to_mesh(self, resolution: int) -> Mesh:
-        """The surface whose silhouettes match the renders; see `grid_mesh`. Raises `EmptySurfaceError`."""
-        return grid_mesh(self.grid(resolution), resolution, self.silhouettes)
+        """The surface whose silhouettes match the renders; see `grid_mesh`. Raises EmptySurfaceError."""
+        return grid_mesh(self.to_grid(resolution), resolution, self.silhouettes)
+
+    def to_splats(self, count: int, generator: torch.Generator) -> Splats:
+        """`count` Gaussians on the visible surface of the field."""
+        return splats_from_grid(self.to_grid(SURFACE), count, generator)
+
+    def radiance_field(self) -> FieldFunction:
+        """The field in colours; differentiable in the parameters."""
+        return self.at
 
     @torch.no_grad()
-    def grid(self, resolution: int) -> Tensor:
+    def to_grid(self, resolution: int) -> Tensor:
         """The field on a grid: (N, N, N, 4) density per metre and r, g, b in [0, 1], as `render_rays` takes it."""
         parts = [
             torch.cat([density[:, None], rgb], dim=-1)
@@ -309,7 +308,7 @@ class FieldNerfScene:
         missing = sorted(own.keys() - state.keys())
         if missing:
             raise ValueError(
-                f"the state of a {self.config.name} scene lacks {', '.join(missing)}: is it of another representation?"
+                f"the state of a radiance field lacks {', '.join(missing)}: is it of another representation?"
             )
         for name, value in own.items():
             if state[name].shape != value.shape:

@@ -7,7 +7,7 @@ A.2), and all have density 20 softplus(.) per metre and, when they hold colours,
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,24 +21,20 @@ BETAS = (0.9, 0.95)
 """Adam's, as a place in space is seen rarely: the second moment must not remember for long."""
 
 
-class Field(Protocol):
-    """A radiance field in the cube [-0.55, 0.55]^3 metres; points outside see what the border sees."""
+class RadianceField(nn.Module):
+    """A radiance field in the cube [-0.55, 0.55]^3 metres; a point outside takes the values of the border."""
 
-    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Densities (P,) >= 0 per metre and features (P, C) at points (P, 3) in metres.
 
         Features are sRGB colours in [0, 1], or latents of any number of channels without bounds. Differentiable in
         the parameters; in the points only where an implementation says so.
         """
-        ...
+        raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters with their learning rates and betas, as torch optimisers take them."""
-        ...
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """All parameters."""
-        ...
+        raise NotImplementedError
 
 
 class Blob(NamedTuple):
@@ -83,8 +79,8 @@ def trilinear(grid: Tensor, points: Tensor) -> Tensor:
     return values[0, :, 0, 0].T  # (P, C)
 
 
-class GridField(nn.Module):
-    """Values on a dense grid, interpolated after their activation, as `volume.render_rays` does. Slow, and exact.
+class GridField(RadianceField):
+    """Values on a dense grid, interpolated after their activation, as `volume.render_rays` does. Slow and exact.
 
     values: (N, N, N, 1 + C) pre-activations of density and features. Differentiable in the points, too.
     """
@@ -113,7 +109,7 @@ class GridField(nn.Module):
         return torch.cat([density[..., None], features], dim=-1)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Field`."""
+        """See `RadianceField`."""
         values = trilinear(self.grid(), points)
         return values[:, 0], values[:, 1:]
 

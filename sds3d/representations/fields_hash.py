@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sds3d.rendering import hash_numba
 from sds3d.rendering.hash_numba import FEATURES, PRIMES
 from sds3d.rendering.volume import fusable
-from sds3d.representations.fields import BETAS, BLOB, Blob, Decoder, to_unit
+from sds3d.representations.fields import BETAS, BLOB, Blob, Decoder, RadianceField, to_unit
 
 
 def level_cells(levels: int, coarsest: int, finest: int) -> Tensor:
@@ -60,8 +60,8 @@ def hash_encode_reference(points: Tensor, table: Tensor, cells: Tensor) -> Tenso
     return torch.cat(outputs, dim=-1)
 
 
-class HashField(nn.Module):
-    """A `Field` (see `sds3d.representations.fields`): a hash-grid encoding and one hidden layer.
+class HashField(RadianceField):
+    """a hash-grid encoding and one hidden layer.
 
     levels, entries (a power of two), coarsest, finest: of the tables, see `hash_encode`. channels, color: what the
     features are. hidden: width of the network. lr, decoder_lr: Adam's rates of the tables and of the network.
@@ -90,7 +90,7 @@ class HashField(nn.Module):
         self.decoder = Decoder(FEATURES * levels, generator, channels=channels, color=color, blob=blob, hidden=hidden)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Field`."""
+        """See `RadianceField`."""
         return self.decoder(hash_encode(to_unit(points), self.table, self.cells), points)
 
     def parameter_groups(self) -> list[dict[str, Any]]:

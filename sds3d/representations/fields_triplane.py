@@ -11,7 +11,7 @@ from torch.nn import functional
 from sds3d.rendering import triplane_numba
 from sds3d.rendering.triplane_numba import AXES
 from sds3d.rendering.volume import fusable
-from sds3d.representations.fields import BETAS, BLOB, Blob, Decoder, to_unit
+from sds3d.representations.fields import BETAS, BLOB, Blob, Decoder, RadianceField, to_unit
 
 
 def triplane_encode(points: Tensor, planes: Tensor) -> Tensor:
@@ -38,8 +38,8 @@ def triplane_encode_reference(points: Tensor, planes: Tensor) -> Tensor:
     return values[:, :, 0].sum(0).T  # (P, C)
 
 
-class TriplaneField(nn.Module):
-    """A `Field` (see `sds3d.representations.fields`): a triplane encoding and one hidden layer.
+class TriplaneField(RadianceField):
+    """a triplane encoding and one hidden layer.
 
     resolution: samples along an edge of a plane. features: channels of the planes, a multiple of 8. channels, color:
     what the field's features are. hidden: width of the network. lr, decoder_lr: Adam's rates of planes and network.
@@ -64,7 +64,7 @@ class TriplaneField(nn.Module):
         self.decoder = Decoder(features, generator, channels=channels, color=color, blob=blob, hidden=hidden)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Field`."""
+        """See `RadianceField`."""
         return self.decoder(triplane_encode(to_unit(points), self.planes), points)
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -13,12 +13,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.cameras import Cameras
-from sds3d.config import Config
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.splats import SH_C0, Splats
 from sds3d.rendering.splatting import rasterization
 from sds3d.rendering.volume import BOUND
-from sds3d.representations.base import Rendering, depth_variance, opacity_losses, z_variance_loss
+from sds3d.representations.base import (
+    Rendering,
+    RepresentationConfig,
+    Scene,
+    Start,
+    depth_variance,
+    opacity_losses,
+    z_variance_loss,
+)
 from sds3d.representations.densify import (
     DensifyConfig,
     DistillationConfig,
@@ -37,8 +44,8 @@ _BETAS = (0.9, 0.95)
 _SMALLEST, _LARGEST = math.log(1e-4), math.log(0.5)  # metres; a degenerate scale must not become NaN or fill the scene
 
 
-class GaussiansConfig(Config):
-    """A cloud of Gaussians. The weights balance the loop's data term, 1/2 sum |rgb - target|^2 a view."""
+class GaussiansConfig(RepresentationConfig):
+    """A cloud of Gaussians. The weights balance the loop's data term, 1/2 sum |rgb - target|^2 per view."""
 
     name: Literal["gaussians"] = "gaussians"
     count: int = Field(default=4000, ge=1, le=1_000_000)
@@ -73,9 +80,16 @@ class GaussiansConfig(Config):
     """Weight, times a view's number of pixels, of the mean of what the largest scales exceed 0.05 metres by: against
     needles and blankets."""
 
+    def make(self, start: Start) -> GaussiansScene:
+        """A ball of random Gaussians, or the Gaussians of `start.before`."""
+        if start.before is None:
+            return GaussiansScene(self, start.generator, start.device, start.steps)
+        splats = start.before.to_splats(self.count, start.generator)
+        return GaussiansScene.from_splats(splats, self, start.generator, start.device, start.steps)
 
-class GaussiansScene:
-    """A `Scene` (see `sds3d.representations.base`) of N Gaussians.
+
+class GaussiansScene(Scene):
+    """A scene of N Gaussians.
 
     parameters: means (N, 3) metres; quats (N, 4) w, x, y, z; scales (N, 3) logarithms of metres; opacities (N,) and
     colors (N, 3) logits; harmonics (N, K - 1, 3), spherical-harmonic coefficients of degree 1 and up.
@@ -127,9 +141,13 @@ class GaussiansScene:
         scene._pull = Pull.none(n, scene.device)
         return scene
 
+    def to_splats(self, count: int, generator: torch.Generator) -> Splats:
+        """The scene's own Gaussians, whatever `count`."""
+        return self.splats()
+
     @torch.no_grad()
-    def to_splats(self) -> Splats:
-        """The Gaussians as files hold them."""
+    def splats(self) -> Splats:
+        """The Gaussians as they are stored in files."""
         quats, scales, opacities = self.activated()
         arrays = (self.parameters["means"], functional.normalize(quats, dim=-1), scales, opacities, self.coefficients())
         return Splats(*(array.detach().cpu().numpy() for array in arrays))

@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.cameras import Cameras
-from sds3d.config import Config
 from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, IntArray, Mesh
 from sds3d.geometry.sampling import sample_surface
 from sds3d.geometry.triangles import decimate, vertex_normals
@@ -38,10 +37,9 @@ from sds3d.rendering.shading import (
     srgb_to_linear,
     studio,
 )
-from sds3d.rendering.volume import BOUND, render_rays, smoothness
-from sds3d.representations.base import Rendering
+from sds3d.rendering.volume import BOUND, smoothness
+from sds3d.representations.base import SURFACE, Rendering, RepresentationConfig, Scene, Start
 from sds3d.representations.fields import trilinear
-from sds3d.representations.grid_mesh import grid_mesh
 from sds3d.representations.isosurface import Surface, dmtet, flat_index, grid_points
 from sds3d.representations.isosurface_flexicubes import WEIGHTS, DualSurface, deviation, flexicubes
 from sds3d.representations.mesh_texture import (
@@ -69,7 +67,7 @@ _PAIRS = 65_536  # neighbouring texels whose smoothness a step looks at
 _LAYOUT = "layout_"
 
 
-class MeshConfig(Config):
+class MeshConfig(RepresentationConfig):
     """A learnable mesh. The weights balance the loop's data term, 1/2 sum |rgb - target|^2 a view."""
 
     name: Literal["mesh"] = "mesh"
@@ -135,9 +133,15 @@ class MeshConfig(Config):
             raise ValueError("material=pbr is lit by a studio, not by lamps: set shading=none, textureless or normal")
         return self
 
+    def make(self, start: Start) -> MeshScene:
+        """A ball, or the surface of `start.before`."""
+        if start.before is None:
+            return MeshScene(self, start.generator, start.device)
+        return MeshScene.from_mesh(start.before.to_mesh(SURFACE), self, start.generator, start.device)
 
-class MeshScene:
-    """A `Scene` (see `sds3d.representations.base`) of triangles.
+
+class MeshScene(Scene):
+    """A scene of triangles.
 
     parameters: color (M, M, M, 3), axes x, y, z, or (S, S, 3) for texels: sigmoid(color) is the sRGB colour; for
     material=pbr material, of 2 channels likewise: metallic and roughness. For a learnable surface sdf (N, N, N) metres,
@@ -206,23 +210,6 @@ class MeshScene:
         if config.geometry != "fixed":
             dmtet(scene.sdf())  # raises where nothing is inside
         return scene
-
-    @classmethod
-    def from_grid(
-        cls, grid: Tensor, config: MeshConfig, generator: torch.Generator, device: torch.device | str = "cpu"
-    ) -> Self:
-        """A scene that starts as the surface of a grid as `render_rays` takes it; see `grid_mesh`.
-
-        grid: (N, N, N, 4) density per metre and r, g, b in [0, 1]. Raises EmptySurfaceError.
-        """
-        grid = grid.detach()
-
-        @torch.no_grad()
-        def silhouettes(cameras: Cameras) -> NDArray[np.float32]:
-            return render_rays(grid, *cameras.to(grid.device).rays()).alpha.cpu().numpy()
-
-        mesh = grid_mesh(grid, max(config.resolution, 64), silhouettes)
-        return cls.from_mesh(mesh, config, generator, device)
 
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
         """Pictures of the B views over `background`, (B, 3) or (3,) in [0, 1]; it alone where there is no surface.

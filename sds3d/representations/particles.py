@@ -1,13 +1,13 @@
 """Several scenes of one prompt that are optimised side by side (ProlificDreamer, arXiv:2305.16213, sec. 3.2).
 
-Variational rules learn the score of a distribution of scenes: with more than one, drawn in turn, its network knows that
-renders differ, and the scenes are samples of what the prior makes of the prompt.
+Variational rules learn the score of a distribution of scenes. With several scenes, drawn in turn, their network sees
+renders that differ, and the scenes are samples of what the prior makes of the prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +17,11 @@ from sds3d.geometry.mesh import Mesh
 from sds3d.representations.base import Rendering, Scene
 from sds3d.states import part, prefixed
 
-Start = TypeVar("Start")
 
+class Particles(Scene):
+    """Several scenes as one: each step renders and moves one of them, drawn at random; previews show the first.
 
-class Particles:
-    """A `Scene` of several: each step renders and moves one of them, drawn at random; looking at it shows the first.
-
-    generator: draws the seed that steps are drawn by.
+    generator: draws the seed that determines which scene each step takes.
     """
 
     def __init__(self, scenes: Sequence[Scene], generator: torch.Generator) -> None:
@@ -34,52 +32,52 @@ class Particles:
         self._seed = int(torch.randint(2**62, (), generator=generator))
 
     @property
+    def particles(self) -> Sequence[Scene]:
+        """All scenes, in a fixed order."""
+        return self.scenes
+
+    @property
     def drawn(self) -> int:
         """Index of the present step's scene; a function of the step alone, so that a resumed run draws the same."""
         stream = torch.Generator().manual_seed(self._seed + sum(self._steps))
         return int(torch.randint(len(self.scenes), (), generator=stream))
 
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
-        """The step's scene with gradients enabled, the first one otherwise."""
+        """Render the step's scene with gradients enabled, the first scene otherwise."""
         scene = self.scenes[self.drawn if torch.is_grad_enabled() else 0]
         return scene.render(cameras, background)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Those of all scenes, one scene after the other."""
+        """The groups of all scenes, one scene after the other."""
         return [group for scene in self.scenes for group in scene.parameter_groups()]
 
     def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
-        """Those of the step's scene."""
+        """The losses of the step's scene."""
         return self.scenes[self.drawn].regularisers(rendering, progress)
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """The step's scene counts its own steps, by which it grows and prunes."""
+        """Update the step's scene, which counts only its own steps; densification plans by them."""
         drawn = self.drawn
         self.scenes[drawn].after_step(self._steps[drawn], optimizer)
         self._steps[drawn] += 1
 
     def to_mesh(self, resolution: int) -> Mesh:
-        """The surface of the first scene; raises `EmptySurfaceError`."""
+        """The surface of the first scene. Raises EmptySurfaceError."""
         return self.scenes[0].to_mesh(resolution)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All scenes, "<index>/<name>", their steps and the seed."""
+        """The states of all scenes, "<index>/<name>", their step counts and the seed."""
         states: dict[str, Tensor] = {}
         for index, scene in enumerate(self.scenes):
             states |= prefixed(str(index), scene.state_dict())
         return states | {"steps": torch.tensor(self._steps), "seed": torch.tensor(self._seed)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave; raises ValueError for another number of scenes."""
+        """Restore what `state_dict` returned. Raises ValueError for another number of scenes."""
         if "steps" not in state or len(state["steps"]) != len(self.scenes):
             count = len(state["steps"]) if "steps" in state else 1
-            raise ValueError(f"the state is of {count} particles, not of {len(self.scenes)}: set particles={count}")
+            raise ValueError(f"the state holds {count} particles, not {len(self.scenes)}: set particles={count}")
         for index, scene in enumerate(self.scenes):
             scene.load_state_dict(part(state, str(index)))
         self._steps = state["steps"].tolist()
         self._seed = int(state["seed"])
-
-
-def particle(scene: Scene | Start, index: int) -> Scene | Start:
-    """The scene of that index, counted round, of particles; anything else itself."""
-    return scene.scenes[index % len(scene.scenes)] if isinstance(scene, Particles) else scene

@@ -16,12 +16,23 @@ from torch import Tensor
 from sds3d.geometry.mesh import FloatArray, IntArray, Mesh
 from sds3d.rendering.packed import FieldFunction
 from sds3d.rendering.volume import BOUND
+from sds3d.representations.base import SURFACE
+from sds3d.representations.contents import source_of
 from sds3d.representations.signed_distance import surface_points
 
 _MARGIN = 0.01  # the target's distance from 0 and 1
 _LENGTH = 0.2  # metres over which a density's opacity counts as occupancy
 _SPACING = 0.003  # metres between the points of the surface that distances are measured to
 _PAIRS_AT_ONCE = 1 << 20
+
+
+def load_sketch(path: str, weight: float, slack: float) -> SketchShape:
+    """The sketch in a file, scaled to fit the cube; see `SketchShape`. Raises AssetError if it cannot be read."""
+    from sds3d.formats.load import fit_to_cube, load_asset
+
+    asset, _ = fit_to_cube(load_asset(path))
+    points = torch.Generator().manual_seed(0)  # the same again when a run is resumed
+    return SketchShape(source_of(asset).to_mesh(SURFACE), points, weight=weight, slack=slack)
 
 
 class SketchShape:

@@ -17,10 +17,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.cameras import Cameras
-from sds3d.config import Config
 from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.splats import Splats
+from sds3d.rendering.packed import FieldFunction
 from sds3d.rendering.volume import BOUND, empty_distance, render_rays, smoothness
-from sds3d.representations.base import Rendering, depth_variance, opacity_losses, z_variance_loss
+from sds3d.representations.base import (
+    Rendering,
+    RepresentationConfig,
+    Scene,
+    Start,
+    depth_variance,
+    opacity_losses,
+    z_variance_loss,
+)
+from sds3d.representations.convert import splats_from_grid
+from sds3d.representations.fields import trilinear
 from sds3d.representations.grid_mesh import grid_mesh
 
 _DENSITY_SCALE = 20.0  # per metre: a pre-activation of 3 is opaque within a few centimetres
@@ -30,8 +41,8 @@ _BETAS = (0.9, 0.95)  # a voxel is seen rarely, so the second moment must not re
 _REFRESH = 8  # steps between two sweeps over the whole grid
 
 
-class VoxelGridConfig(Config):
-    """A dense-grid radiance field. The weights balance the loop's data term, 1/2 sum |rgb - target|^2 a view."""
+class VoxelGridConfig(RepresentationConfig):
+    """A dense-grid radiance field. The weights balance the loop's data term, 1/2 sum |rgb - target|^2 per view."""
 
     name: Literal["nerf"] = "nerf"
     resolution: int = Field(default=48, ge=4, le=256)
@@ -63,9 +74,15 @@ class VoxelGridConfig(Config):
     """Steps that render the whole grid; later, empty cells are skipped except in every 8th step, in which matter may
     grow anywhere."""
 
+    def make(self, start: Start) -> VoxelGridScene:
+        """A density blob, or a grid resampled from `start.before`."""
+        if start.before is None:
+            return VoxelGridScene(self, start.generator, start.device)
+        return VoxelGridScene.from_grid(start.before.to_grid(self.resolution), self, start.generator, start.device)
 
-class VoxelGridScene:
-    """A `Scene` (see `sds3d.representations.base`) of density and colour voxels.
+
+class VoxelGridScene(Scene):
+    """A scene of density and colour voxels.
 
     With gradients enabled, `render` jitters the samples along each ray, anew after each step, and may skip cells that
     were empty a few steps ago; under `torch.no_grad` it takes the middles and skips what is empty now.
@@ -151,9 +168,26 @@ class VoxelGridScene:
             self._skip = self._empty_distance()
 
     def to_mesh(self, resolution: int) -> Mesh:
-        """The surface whose silhouettes match the renders; see `grid_mesh`. Raises `EmptySurfaceError`."""
+        """The surface whose silhouettes match the renders; see `grid_mesh`. Raises EmptySurfaceError."""
         with torch.no_grad():
             return grid_mesh(self.grid(), resolution, self.silhouettes)
+
+    def to_splats(self, count: int, generator: torch.Generator) -> Splats:
+        """`count` Gaussians on the visible surface of the grid."""
+        return splats_from_grid(self.to_grid(self.config.resolution), count, generator)
+
+    def to_grid(self, resolution: int) -> Tensor:
+        """The scene's own grid, (N, N, N, 4), whatever `resolution`."""
+        return self.grid().detach()
+
+    def radiance_field(self) -> FieldFunction:
+        """Density and colour at any points, interpolated between the voxels; differentiable in the parameters."""
+
+        def interpolate(points: Tensor) -> tuple[Tensor, Tensor]:
+            values = trilinear(self.grid(), points)  # (P, 4)
+            return values[:, 0], values[:, 1:]
+
+        return interpolate
 
     @torch.no_grad()
     def silhouettes(self, cameras: Cameras) -> NDArray[np.float32]:

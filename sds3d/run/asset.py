@@ -20,12 +20,10 @@ from sds3d.formats.export import asset_files
 from sds3d.formats.pictures import to_png
 from sds3d.formats.table import Format, export_format
 from sds3d.geometry.mesh import FloatArray, Mesh
+from sds3d.geometry.sampling import splats_from_mesh
 from sds3d.geometry.splats import Splats
 from sds3d.priors.base import Prior
 from sds3d.representations.base import Scene
-from sds3d.representations.gaussians import GaussiansScene
-from sds3d.representations.make import as_splats
-from sds3d.representations.particles import particle
 from sds3d.run.config import RunConfig, make_config, new_run, read_config
 from sds3d.run.drive import drive
 from sds3d.run.folder import Run, open_run
@@ -50,7 +48,7 @@ class Asset:
 
     def scene(self, device: str = "cpu") -> Scene:
         """What was optimised, on `device`; it renders from any cameras. Raises RunError without a checkpoint."""
-        return particle(load_scene(self.run, torch.device(device)), 0)
+        return load_scene(self.run, torch.device(device)).particles[0]
 
     def mesh(self, resolution: int | None = None) -> Mesh:
         """The surface with vertex colours; samples a side of the grid it is found on, the run's own if None.
@@ -61,10 +59,10 @@ class Asset:
 
     def splats(self, count: int = SURFACE_SPLATS) -> Splats:
         """The Gaussians of a run of splats; of any other, `count` of them on its surface."""
-        scene = self.scene()
-        if isinstance(scene, GaussiansScene):
-            return scene.to_splats().without_invalid()[0]
-        return as_splats(self.mesh(), count, torch.Generator().manual_seed(self.config.seed))
+        own = self.scene().splats()
+        if own is not None:
+            return own.without_invalid()[0]
+        return splats_from_mesh(self.mesh(), count, torch.Generator().manual_seed(self.config.seed))
 
     def pictures(self, cameras: Cameras | None = None) -> FloatArray:
         """Renders over white, (B, H, W, 3) float32 in [0, 1]; of eight sides when no cameras are given."""

@@ -20,7 +20,7 @@ from sds3d.guidance.transforms import GradientTransform
 from sds3d.presets import load_preset
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.prompts.prompt import PromptConfig, checked_prompt, slug
-from sds3d.representations.make import RepresentationConfig
+from sds3d.representations.make import AnyRepresentationConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig
 from sds3d.run.folder import Run, create_run
 from sds3d.run.optimize import OptimizerConfig
@@ -76,7 +76,7 @@ class RunConfig(Config):
     """The score-distillation rule."""
     gradient: tuple[GradientTransform, ...] = ()
     """What is done to the rule's gradient, one after the other."""
-    representation: RepresentationConfig = VoxelGridConfig()
+    representation: AnyRepresentationConfig = VoxelGridConfig()
     """What the object is made of while it is optimised."""
     particles: int = Field(default=1, ge=1, le=64)
     """Objects that share the steps and the rule's networks (ProlificDreamer); all are written, the first is shown."""

@@ -21,13 +21,13 @@ from torch.nn import functional
 
 from sds3d.devices import pick_device, set_threads
 from sds3d.files import RunError
-from sds3d.geometry.splats import Geometry
 from sds3d.guidance.base import Guidance
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.prompts.prompt import encode_prompt
-from sds3d.representations.base import Scene
-from sds3d.representations.field_nerf import FieldNerfConfig, fit_latent_rgb
+from sds3d.representations.base import Scene, Source, Start
+from sds3d.representations.contents import source_of
+from sds3d.representations.field_nerf import fit_latent_rgb
 from sds3d.representations.make import make_scene
 from sds3d.run.config import RunConfig, prior_mismatches, read_config, stage_config, stage_count, total_steps
 from sds3d.run.folder import STOPPED, Run, Status, open_run
@@ -70,7 +70,7 @@ def start_work(
     prior: Prior,
     checkpoint: dict[str, Tensor] | None = None,
     stage: int = 0,
-    before: Scene | Geometry | None = None,
+    before: Source | None = None,
 ) -> Work:
     """A stage's live objects: before its first step, beginning as `before` if given, or from a checkpoint."""
     if checkpoint is not None:
@@ -78,17 +78,11 @@ def start_work(
     mine = stage_config(config, stage)
     # Each stage draws from streams of its own; a run of one stage from those of its seed.
     generators = random_streams(config.seed + 1_000_003 * stage, "cameras", "guidance", "scene")
-    fresh, representation = checkpoint is None, mine.representation
-    latents = isinstance(representation, FieldNerfConfig) and representation.latent_channels > 0
-    scene = make_scene(
-        representation,
-        generators["scene"],
-        prior.device,
-        mine.steps,
-        before if fresh else None,
-        latent_rgb_of(prior) if fresh and latents else None,
-        mine.particles,
-    )
+    scene_start = Start(generators["scene"], mine.steps, prior.device)
+    if checkpoint is None:
+        latent_rgb = latent_rgb_of(prior) if mine.representation.renders_latents else None
+        scene_start = replace(scene_start, before=before, latent_rgb=latent_rgb)
+    scene = make_scene(mine.representation, scene_start, mine.particles)
     guidance = mine.guidance.make(prior)
     if checkpoint is None:
         state = start(scene, mine.optimizer, generators)
@@ -200,7 +194,7 @@ def prior_settings(config: RunConfig, lean: bool) -> DiffusersConfig:
     return config.prior.model_copy(update={"chunk": 1, "vae_slicing": True}) if lean else config.prior
 
 
-def starting_point(config: RunConfig, device: torch.device) -> Scene | Geometry | None:
+def starting_point(config: RunConfig, device: torch.device) -> Source | None:
     """What `start_from` names, scaled to fit the cube. Raises AssetError or RunError when it cannot be read."""
     if not config.start_from:
         return None
@@ -210,7 +204,7 @@ def starting_point(config: RunConfig, device: torch.device) -> Scene | Geometry 
     from sds3d.formats.load import fit_to_cube, load_asset
 
     asset, _ = fit_to_cube(load_asset(path))
-    return asset
+    return source_of(asset)
 
 
 class _Clock:

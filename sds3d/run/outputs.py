@@ -14,13 +14,11 @@ from sds3d.formats.export import write_exports
 from sds3d.formats.pictures import to_png
 from sds3d.formats.table import export_format
 from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, Mesh
+from sds3d.geometry.sampling import splats_from_mesh
 from sds3d.geometry.splats import Splats
 from sds3d.prompts.prompt import slug
-from sds3d.representations.base import Scene
-from sds3d.representations.field_nerf import FieldNerfConfig
-from sds3d.representations.gaussians import GaussiansScene
-from sds3d.representations.make import as_splats, make_scene
-from sds3d.representations.particles import Particles, particle
+from sds3d.representations.base import Scene, Start
+from sds3d.representations.make import make_scene
 from sds3d.run.config import ExportConfig, RunConfig, read_config, stage_config
 from sds3d.run.folder import Run
 from sds3d.run.optimize import random_streams
@@ -57,11 +55,11 @@ def export_scene(run: Run, config: RunConfig, scene: Scene, device: torch.device
     Returns the paths of the first by file name. Raises EmptySurfaceError when it holds no surface; what needs none is
     written all the same.
     """
-    if isinstance(scene, Particles):
-        for number, other in enumerate(scene.scenes[1:], start=2):
-            with suppress(EmptySurfaceError):  # the first one decides
-                _export(run.exports / f"particle-{number}", config, other, device)
-    return _export(run.exports, config, particle(scene, 0), device)
+    first, *others = scene.particles
+    for number, other in enumerate(others, start=2):
+        with suppress(EmptySurfaceError):  # the first one decides
+            _export(run.exports / f"particle-{number}", config, other, device)
+    return _export(run.exports, config, first, device)
 
 
 def _export(folder: Path, config: RunConfig, scene: Scene, device: torch.device) -> dict[str, Path]:
@@ -71,10 +69,12 @@ def _export(folder: Path, config: RunConfig, scene: Scene, device: torch.device)
         mesh = scene.to_mesh(config.export.resolution)
     except EmptySurfaceError as error:
         missing = error
-    splats = scene.to_splats().without_invalid()[0] if isinstance(scene, GaussiansScene) else None
     of_splats = {name for name in config.export.formats if export_format(name).holds is Splats}
-    if splats is None and mesh is not None and of_splats:
-        splats = as_splats(mesh, SURFACE_SPLATS, torch.Generator().manual_seed(config.seed))
+    splats = scene.splats()
+    if splats is not None:
+        splats = splats.without_invalid()[0]
+    elif mesh is not None and of_splats:
+        splats = splats_from_mesh(mesh, SURFACE_SPLATS, torch.Generator().manual_seed(config.seed))
     formats = config.export.formats if splats is not None else set(config.export.formats) - of_splats
     paths = write_exports(
         folder,
@@ -102,11 +102,8 @@ def load_scene(run: Run, device: torch.device) -> Scene:
             raise RunError(f"{run.folder} is finished, but its checkpoint is gone or damaged: its exports are left")
         raise RunError(f"{run.folder} has no checkpoint yet: nothing to show; sds3d resume {run.folder}")
     mine = stage_config(config, int(checkpoint["stage"]))
-    representation = mine.representation
-    if isinstance(representation, FieldNerfConfig):
-        representation = representation.model_copy(update={"sketch": ""})  # its file may be gone, and teaches only
     stream = random_streams(config.seed, "scene")["scene"]
-    scene = make_scene(representation, stream, device, mine.steps, particles=mine.particles)
+    scene = make_scene(mine.representation.for_loading(), Start(stream, mine.steps, device), mine.particles)
     scene.load_state_dict(part(checkpoint, "scene"))
     return scene
 

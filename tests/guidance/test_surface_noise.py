@@ -27,11 +27,12 @@ from sds3d.guidance.surface_noise import (
 )
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.prompt import PromptConfig, encode_prompt
-from sds3d.representations.base import Scene
-from sds3d.representations.field_nerf import HashNerfConfig, TriplaneNerfConfig
+from sds3d.representations.base import Scene, Start
+from sds3d.representations.contents import source_of
 from sds3d.representations.gaussians import GaussiansConfig
-from sds3d.representations.make import make_scene
+from sds3d.representations.hash_nerf import HashNerfConfig
 from sds3d.representations.mesh_scene import MeshConfig
+from sds3d.representations.triplane_nerf import TriplaneNerfConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig
 
 PROMPT = encode_prompt(GaussianPrior({"y": Gaussian(0, 1), "": Gaussian(0, 1)}), "y", PromptConfig())
@@ -256,7 +257,7 @@ def ball() -> Mesh:
 )
 def test_every_representation_of_a_ball(config):
     """What a scene renders of a ball leads to the noise of a ball, nearly: correlation with the true one's."""
-    scene: Scene = make_scene(config, torch.Generator().manual_seed(0), torch.device("cpu"), 100, ball())
+    scene: Scene = config.make(Start(torch.Generator().manual_seed(0), steps=100, before=source_of(ball())))
     cameras = turntable(4, size=32)
     with torch.no_grad():
         rendering = scene.render(cameras, torch.ones(3))
@@ -271,7 +272,7 @@ def test_every_representation_of_a_ball(config):
 @pytest.mark.parametrize("config", [HashNerfConfig(levels=4), TriplaneNerfConfig(), HashNerfConfig(latent_channels=8)])
 def test_fields_and_fields_of_latents(config):
     """The fog that a field starts as is no surface, and yet neighbouring views share most of their noise."""
-    scene = make_scene(config, torch.Generator().manual_seed(0), torch.device("cpu"), 100)
+    scene = config.make(Start(torch.Generator().manual_seed(0), steps=100))
     cameras = orbit([0.0, 5.0, 180.0, 0.0], size=32)
     with torch.no_grad():
         rendering = scene.render(cameras, torch.ones(3))

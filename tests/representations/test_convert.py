@@ -93,12 +93,12 @@ def test_a_scene_gives_back_its_splats() -> None:
         rng.normal(size=(50, 3)) * 0.2, rng.normal(size=(50, 4)), rng.uniform(0.01, 0.1, (50, 3)),
         rng.uniform(0.01, 0.99, 50), sh,
     ).checked()  # fmt: skip
-    again = scene_of(splats, degree=2).to_splats().checked()
+    again = scene_of(splats, degree=2).splats().checked()
     for name in ("means", "scales", "opacities", "sh"):
         np.testing.assert_allclose(getattr(again, name), getattr(splats, name), atol=1e-5, rtol=1e-4)
     np.testing.assert_allclose(np.abs((again.quats * splats.quats).sum(1)), 1, atol=1e-5)
-    assert scene_of(splats, degree=1).to_splats().sh.shape == (50, 4, 3)
-    assert np.abs(scene_of(splats, degree=3).to_splats().sh[:, 9:]).max() == 0
+    assert scene_of(splats, degree=1).splats().sh.shape == (50, 4, 3)
+    assert np.abs(scene_of(splats, degree=3).splats().sh[:, 9:]).max() == 0
 
 
 def test_quaternions_turn_z_into_the_normal() -> None:

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import trimesh
-from export_shapes import grid, position_color, sphere_alpha, sphere_density, torus_mesh
 from scipy import integrate, ndimage, optimize
 
 from sds3d.cameras import turntable
@@ -9,6 +8,7 @@ from sds3d.geometry.mesh import EmptySurfaceError, Mesh
 from sds3d.geometry.triangles import vertex_normals
 from sds3d.rendering.rasterize import rasterize
 from sds3d.representations.density_surface import extract_surface, grid_points
+from tests.formats.export_shapes import grid, position_color, sphere_alpha, sphere_density, torus_mesh
 
 
 def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:

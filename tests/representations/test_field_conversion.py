@@ -9,9 +9,11 @@ from torch import Tensor
 from sds3d.cameras import CameraConfig, Cameras, orbit
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import Rendering, Scene
-from sds3d.representations.field_conversion import DistilStep, distil, field_of, point_loss
-from sds3d.representations.field_nerf import FieldNerfScene, HashNerfConfig, TriplaneNerfConfig
+from sds3d.representations.field_conversion import DistilStep, distil, point_loss
+from sds3d.representations.field_nerf import FieldNerfScene
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
+from sds3d.representations.hash_nerf import HashNerfConfig
+from sds3d.representations.triplane_nerf import TriplaneNerfConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 
 CAMERAS = CameraConfig(views=2, orthogonal=False, elevation=(-60.0, 75.0), size=32)
@@ -37,8 +39,8 @@ def grid_scene(n: int = 32) -> VoxelGridScene:
     return scene
 
 
-def run(teacher: object, student: Scene, steps: int, points: int = 4096) -> list[DistilStep]:
-    return list(distil(teacher, student, steps, generator(1), cameras=CAMERAS, points=points))  # type: ignore[arg-type]
+def run(teacher: Scene, student: Scene, steps: int, points: int = 4096) -> list[DistilStep]:
+    return list(distil(teacher, student, steps, generator(1), cameras=CAMERAS, points=points))
 
 
 def psnr(a: Scene, b: Scene) -> float:
@@ -78,8 +80,7 @@ def test_what_has_no_densities_teaches_by_pictures() -> None:
 
 
 def test_nothing_to_learn_from_oneself() -> None:
-    same = field_of(grid_scene())
-    assert same is not None
+    same = grid_scene().radiance_field()
     assert float(point_loss(same, same, BOUND * (2 * torch.rand(200, 3, generator=generator()) - 1))) < 1e-6
 
 
@@ -114,9 +115,11 @@ def test_an_empty_teacher_and_a_broken_one() -> None:
     steps = run(empty, student, 12)
     assert all(math.isfinite(step.loss) for step in steps)
 
-    class Broken:
+    class Broken(GaussiansScene):
         def render(self, cameras: Cameras, background: Tensor) -> Rendering:
             nan = torch.full((len(cameras), cameras.height, cameras.width, 1), math.nan)
             return Rendering(nan.expand(-1, -1, -1, 3), nan, nan, nan.expand(-1, -1, -1, 3))
 
-    assert math.isnan(run(Broken(), FieldNerfScene(TRIPLANE, generator(2)), 2)[-1].loss)
+    assert math.isnan(
+        run(Broken(GaussiansConfig(count=1), generator()), FieldNerfScene(TRIPLANE, generator(2)), 2)[-1].loss
+    )

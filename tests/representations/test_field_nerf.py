@@ -16,14 +16,10 @@ from sds3d.prompts.prompt import PromptConfig, encode_prompt
 from sds3d.rendering.rasterize import rasterize
 from sds3d.rendering.volume import BOUND, render_rays
 from sds3d.representations.base import Rendering
-from sds3d.representations.field_nerf import (
-    STABLE_DIFFUSION_RGB,
-    FieldNerfScene,
-    HashNerfConfig,
-    TriplaneNerfConfig,
-    fit_latent_rgb,
-)
+from sds3d.representations.field_nerf import STABLE_DIFFUSION_RGB, FieldNerfScene, fit_latent_rgb
 from sds3d.representations.fields import activate
+from sds3d.representations.hash_nerf import HashNerfConfig
+from sds3d.representations.triplane_nerf import TriplaneNerfConfig
 from sds3d.run.optimize import OptimizerConfig, optimize, random_streams, start
 
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
@@ -261,7 +257,7 @@ def test_states_of_others_are_refused() -> None:
 @both
 def test_the_grid_is_the_field(kind: dict[str, object]) -> None:
     scene = scene_of(kind)
-    grid = scene.grid(12)
+    grid = scene.to_grid(12)
     axis = torch.linspace(-BOUND, BOUND, 12)
     with torch.no_grad():
         density, colors = scene.at(torch.stack([axis[2], axis[5], axis[9]])[None])
@@ -270,7 +266,7 @@ def test_the_grid_is_the_field(kind: dict[str, object]) -> None:
     cameras = orbit([30.0], size=24)
     with torch.no_grad():
         ours = ball().render(cameras, torch.zeros(3))
-        theirs = render_rays(ball().grid(80), *cameras.rays())
+        theirs = render_rays(ball().to_grid(80), *cameras.rays())
     assert psnr(ours.rgb, theirs.rgb) > 30
 
 

@@ -11,7 +11,7 @@ from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor
 
 from sds3d.rendering.volume import BOUND
-from sds3d.representations.fields import Blob, Field, GridField, activate, deactivate, trilinear
+from sds3d.representations.fields import Blob, GridField, RadianceField, activate, deactivate, trilinear
 from sds3d.representations.fields_hash import HashField, hash_encode, hash_encode_reference, level_cells
 from sds3d.representations.fields_triplane import TriplaneField, triplane_encode, triplane_encode_reference
 
@@ -219,7 +219,7 @@ def test_parameters_have_the_gradients_of_finite_differences(make) -> None:
 
 @fields
 def test_fields_keep_the_protocol(make) -> None:
-    field: Field = make(channels=3)
+    field: RadianceField = make(channels=3)
     density, features = field(metres(50))
     assert density.shape == (50,)
     assert features.shape == (50, 3)

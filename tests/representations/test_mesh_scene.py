@@ -14,7 +14,7 @@ from sds3d.geometry.mesh import EmptySurfaceError, Mesh
 from sds3d.rendering.mesh_losses import normal_consistency
 from sds3d.rendering.rasterize import rasterize
 from sds3d.rendering.volume import BOUND
-from sds3d.representations.base import Rendering
+from sds3d.representations.base import Rendering, Start
 from sds3d.representations.isosurface import dmtet, grid_points
 from sds3d.representations.mesh_scene import MeshConfig, MeshScene, bending, eikonal, face_normals
 from sds3d.representations.signed_distance import mesh_to_colors, mesh_to_sdf
@@ -439,8 +439,7 @@ def test_starts_from_a_radiance_field() -> None:
         field.density.copy_(((0.3 - grid_points(32).norm(dim=-1)) * 200).clamp(-14, 8))
         red = (x > 0).float() * 8 - 4
         field.color.copy_(torch.stack([red, torch.full_like(red, -4.0), -red], dim=-1))
-        grid = field.grid()
-    scene = MeshScene.from_grid(grid, MeshConfig(), torch.Generator().manual_seed(0))
+    scene = MeshConfig().make(Start(torch.Generator().manual_seed(0), steps=1, before=field))
     cameras = orbit([20.0, 100.0, 250.0], elevation=10.0, size=64)
     ours, theirs = pictures(scene, cameras), pictures(field, cameras)
     assert iou(ours.alpha, theirs.alpha) > 0.95
@@ -449,8 +448,9 @@ def test_starts_from_a_radiance_field() -> None:
 
 def test_nothing_to_start_from() -> None:
     generator = torch.Generator().manual_seed(0)
+    empty = VoxelGridScene(VoxelGridConfig(resolution=16, blob_height=-14.0, blob_radius=100.0), generator)
     with pytest.raises(EmptySurfaceError):
-        MeshScene.from_grid(torch.zeros(16, 16, 16, 4), MeshConfig(), generator)
+        MeshConfig().make(Start(generator, steps=1, before=empty))
     with pytest.raises(EmptySurfaceError, match="no surface"):
         MeshScene.from_mesh(ball(0.001, (0.01, 0.0, 0.0)), MeshConfig(resolution=16), generator)
     with pytest.raises(ValueError, match="no area"):

@@ -10,9 +10,10 @@ from sds3d.config import build, merge
 from sds3d.formats.load import load_asset
 from sds3d.geometry.mesh import Mesh
 from sds3d.prompts.prompt import encode_prompt
+from sds3d.representations.base import Start
 from sds3d.representations.gaussians import GaussiansScene
 from sds3d.representations.make import make_scene
-from sds3d.representations.particles import Particles, particle
+from sds3d.representations.particles import Particles
 from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 from sds3d.run.config import RunConfig, new_run
 from sds3d.run.drive import drive, start_work
@@ -30,7 +31,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def particles(count: int = 3, seed: int = 0) -> Particles:
-    scene = make_scene(SMALL, seeded(seed), torch.device("cpu"), 30, particles=count)
+    scene = make_scene(SMALL, Start(seeded(seed), steps=30), particles=count)
     assert isinstance(scene, Particles)
     return scene
 
@@ -80,8 +81,8 @@ def test_to_look_at_it_is_to_see_the_first() -> None:
     scene, cameras = particles(), turntable(2, size=8)
     with torch.no_grad():
         assert torch.equal(scene.render(cameras, WHITE).rgb, scene.scenes[0].render(cameras, WHITE).rgb)
-    assert particle(scene, 4) is scene.scenes[1]
-    assert particle(scene.scenes[1], 5) is scene.scenes[1]
+    assert list(scene.particles) == scene.scenes
+    assert list(scene.scenes[1].particles) == [scene.scenes[1]]
 
 
 def test_the_state_brings_everything_back() -> None:
@@ -100,7 +101,7 @@ def test_the_state_brings_everything_back() -> None:
     "given", [particles(2).state_dict(), particles(2).scenes[0].state_dict()], ids=["two particles", "one scene"]
 )
 def test_a_state_of_others_is_refused(given: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(ValueError, match=r"the state is of [12] particles, not of 3: set particles=[12]"):
+    with pytest.raises(ValueError, match=r"the state holds [12] particles, not 3: set particles=[12]"):
         particles(3).load_state_dict(given)
     with pytest.raises(ValueError, match="at least one scene"):
         Particles([], seeded())
@@ -143,7 +144,7 @@ def test_clouds_that_grow_keep_their_moments(tmp_path: Path) -> None:
     assert same(*runs)
     scene = load_scene(runs[0], torch.device("cpu"))
     assert isinstance(scene, Particles)
-    assert {len(one.to_splats()) for one in scene.scenes if isinstance(one, GaussiansScene)} != {300}
+    assert {len(one.splats()) for one in scene.scenes if isinstance(one, GaussiansScene)} != {300}
 
 
 def test_a_later_stage_goes_on_with_the_first_or_with_each(tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_a_later_stage_goes_on_with_the_first_or_with_each(tmp_path: Path) -> No
     assert len(list(drive(run, threads=1, prior=disc()))) == 8
     assert isinstance(load_scene(run, torch.device("cpu")), VoxelGridScene)
     before = particles(2)
-    each = make_scene(SMALL, seeded(3), torch.device("cpu"), 10, before, particles=2)
+    each = make_scene(SMALL, Start(seeded(3), steps=10, before=before), particles=2)
     assert isinstance(each, Particles)
     for mine, old in zip(each.scenes, before.scenes, strict=True):
         torch.testing.assert_close(mine.state_dict()["color"], old.state_dict()["color"], atol=1e-4, rtol=1e-4)

@@ -11,8 +11,10 @@ from sds3d.cameras import Cameras, orbit
 from sds3d.rendering.packed import Occupancy
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import Rendering, depth_variance, z_variance_loss
-from sds3d.representations.field_nerf import FieldNerfScene, HashNerfConfig, TriplaneNerfConfig
+from sds3d.representations.field_nerf import FieldNerfScene
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
+from sds3d.representations.hash_nerf import HashNerfConfig
+from sds3d.representations.triplane_nerf import TriplaneNerfConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 
 SIGMA = 4.0  # per metre: the cube of 1.1 m is all but opaque, and matter lies well spread along a ray

@@ -14,9 +14,9 @@ from sds3d.cameras import orbit, turntable
 from sds3d.config import ConfigError, build, merge
 from sds3d.formats.load import load_asset
 from sds3d.geometry.mesh import Mesh
-from sds3d.representations.base import Scene
+from sds3d.representations.base import Scene, Start
+from sds3d.representations.contents import source_of
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
-from sds3d.representations.make import make_scene
 from sds3d.representations.mesh_scene import MeshConfig, MeshScene
 from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 from sds3d.run.config import RunConfig, make_config, new_run, stage_config, total_steps
@@ -153,7 +153,7 @@ def duck() -> Mesh:
 
 @pytest.fixture(scope="module")
 def sources(duck: Mesh) -> dict[str, Scene]:
-    return {name: make_scene(config, generator(), torch.device("cpu"), 10, duck) for name, config in CONFIGS.items()}
+    return {name: config.make(Start(generator(), steps=10, before=source_of(duck))) for name, config in CONFIGS.items()}
 
 
 def pictures(scene: Scene) -> torch.Tensor:
@@ -165,7 +165,7 @@ def pictures(scene: Scene) -> torch.Tensor:
 @pytest.mark.parametrize("source", CONFIGS)
 @pytest.mark.parametrize("target", CONFIGS)
 def test_every_representation_begins_as_every_other(source: str, target: str, sources: dict[str, Scene]) -> None:
-    scene = make_scene(CONFIGS[target], generator(), torch.device("cpu"), 10, sources[source])
+    scene = CONFIGS[target].make(Start(generator(), steps=10, before=sources[source]))
     assert isinstance(scene, {"nerf": VoxelGridScene, "gaussians": GaussiansScene, "mesh": MeshScene}[target])
     error = (pictures(scene) - pictures(sources[source])).square().mean()
     assert -10 * torch.log10(error) > 22

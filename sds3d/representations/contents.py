@@ -1,0 +1,45 @@
+"""The contents of files as what a scene can start as."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from typing_extensions import assert_never
+
+from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.splats import Geometry, Splats
+from sds3d.representations.base import Source
+from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
+
+
+def source_of(geometry: Geometry) -> Source:
+    """A mesh or splats as the start of a scene."""
+    match geometry:
+        case Mesh():
+            return _MeshSource(geometry)
+        case Splats():
+            return _SplatsSource(geometry)
+        case _:
+            assert_never(geometry)
+
+
+@dataclass(frozen=True)
+class _MeshSource(Source):
+    mesh: Mesh
+
+    def to_mesh(self, resolution: int) -> Mesh:
+        return self.mesh
+
+
+@dataclass(frozen=True)
+class _SplatsSource(Source):
+    splats: Splats
+
+    def to_mesh(self, resolution: int) -> Mesh:
+        return GaussiansScene.from_splats(self.splats, GaussiansConfig(), torch.Generator(), "cpu", 1).to_mesh(
+            resolution
+        )
+
+    def to_splats(self, count: int, generator: torch.Generator) -> Splats:
+        return self.splats
