@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
-from typing_extensions import assert_never
 
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.splats import Geometry, Splats
