@@ -60,7 +60,7 @@ class FileFormat(Generic[AssetT]):
         if self.write is None:
             raise ValueError(f"{self.name} files can be read, but not written")
         if not isinstance(asset, self.holds):
-            need = "a mesh" if self.holds is Mesh else "splats: sds3d.representations.make.as_splats makes some"
+            need = "a mesh" if self.holds is Mesh else "splats: sds3d.geometry.sampling.splats_from_mesh makes some"
             raise ValueError(f"{self.name} needs {need}")
         written = self.write(asset, name)
         return written if isinstance(written, dict) else {f"{name}{self.ending}": written}
