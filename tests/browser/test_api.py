@@ -11,18 +11,17 @@ from urllib.parse import quote
 
 import pytest
 import trimesh
+from gradio_client import Client
 
 from sds3d.run.config import read_config
 from sds3d.run.folder import Run
 from tests.browser.studio import ROOT, Studio, serve, wait_for
 
-client_of = pytest.importorskip("gradio_client").Client
-
 
 @pytest.fixture
 def client(studio: Studio, tmp_path: Path) -> Iterator[Any]:
     """A caller with a folder for downloads."""
-    calling = client_of(studio.url, verbose=False, download_files=str(tmp_path))
+    calling = Client(studio.url, verbose=False, download_files=str(tmp_path))
     yield calling
     calling.close()
 
@@ -160,10 +159,10 @@ def test_other_names_of_this_machine_are_refused(studio: Studio):
 def test_a_password_keeps_others_out_and_is_nowhere_written(tmp_path: Path):
     with serve(tmp_path, auth='["ada:love:lace"]') as studio:
         with pytest.raises(Exception, match=r"[Cc]redentials|auth|401"):
-            client_of(studio.url, verbose=False)
+            Client(studio.url, verbose=False)
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(f"{studio.url}/gradio_api/file=/etc/hostname")
-        calling = client_of(studio.url, auth=("ada", "love:lace"), verbose=False)
+        calling = Client(studio.url, auth=("ada", "love:lace"), verbose=False)
         with pytest.raises(Exception, match="no run of that name"):
             calling.predict("none", api_name="/status")
         calling.close()
