@@ -45,7 +45,7 @@ def imported(folder: str) -> set[str]:
                 found |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
                 found.add(node.module)
-    own = {"sds3d"} if folder == "sds3d" else {"sds3d", folder, *(path.stem for path in paths)}
+    own = {"sds3d"} if folder == "sds3d" else {"sds3d", "docs", "tests", *(path.stem for path in paths)}
     return {name.split(".")[0] for name in found} - sys.stdlib_module_names - own
 
 
