@@ -21,6 +21,7 @@ from sds3d.rendering.mesh_raster import (
     rasterize_mesh,
     rasterize_mesh_reference,
 )
+from tests.rendering.bounds import assert_within_rounding
 
 Mesh = tuple[Tensor, Tensor]  # vertices, faces
 KERNELS = rasterize_mesh, interpolate, antialias
@@ -68,42 +69,39 @@ def coverage(functions, vertices: Tensor, faces: Tensor, cameras: Cameras) -> Te
     return smooth(mask, raster, vertices, faces, cameras)[..., 0]
 
 
-def render(functions, mesh: Mesh, cameras: Cameras, dtype: torch.dtype = torch.float32, channels: int = 4):
+def render(functions, vertices: Tensor, attributes: Tensor, faces: Tensor, cameras: Cameras) -> list[Tensor]:
     """The raster, all pictures that can be made of it (interpolated, antialiased), and gradients of their sum."""
     rasterize, look_up, smooth = functions
-    g = torch.Generator().manual_seed(7)
-    vertices, faces = mesh[0].to(dtype).requires_grad_(), mesh[1]
-    attributes = torch.rand(len(vertices), channels, generator=g).to(dtype).requires_grad_()
+    leaves = vertices, attributes = vertices.clone().requires_grad_(), attributes.clone().requires_grad_()
     raster: Raster = rasterize(vertices, faces, cameras)
     colors = look_up(attributes, faces, raster)
-    mask = (raster.face >= 0).to(dtype)[..., None]
+    mask = (raster.face >= 0).to(colors)[..., None]
     pictures = smooth(torch.cat([colors, mask, raster.depth], dim=-1), raster, vertices, faces, cameras)
-    weights = [torch.rand(picture.shape, generator=g).to(dtype) for picture in (pictures, raster.barycentric)]
+    g = torch.Generator().manual_seed(7)
+    weights = [torch.rand(picture.shape, generator=g).to(colors) for picture in (pictures, raster.barycentric)]
     loss = (pictures * weights[0]).sum() + (raster.barycentric * weights[1]).sum()
-    return raster, colors, pictures, torch.autograd.grad(loss, (vertices, attributes))
+    gradients = torch.autograd.grad(loss, leaves)
+    return [picture.detach() for picture in (*raster, colors, pictures, *gradients)]
 
 
-def assert_same(mesh: Mesh, cameras: Cameras, **options) -> Raster:
-    """The kernels in float32 give the pictures and gradients of the reference in float64."""
-    ours, our_colors, our_pictures, our_gradients = render(KERNELS, mesh, cameras, torch.float32, **options)
-    raster, colors, pictures, gradients = render(REFERENCE, mesh, cameras, torch.float64, **options)
-    assert torch.equal(ours.face, raster.face)
-    for mine, true in zip(
-        (ours.barycentric, ours.depth, our_colors, our_pictures),
-        (raster.barycentric, raster.depth, colors, pictures),
-        strict=True,
-    ):
-        assert (mine - true).abs().max() < 3e-5
-    for mine, true in zip(our_gradients, gradients, strict=True):
-        assert (mine - true).abs().max() < 1e-5 * true.abs().max()
-    return ours
+def colors_of(vertices: Tensor, channels: int = 4) -> Tensor:
+    return torch.rand(len(vertices), channels, generator=torch.Generator().manual_seed(7))
+
+
+def assert_same(mesh: Mesh, cameras: Cameras, channels: int = 4) -> Tensor:
+    """The kernels give the pictures and gradients of the reference. Returns the faces they show."""
+    vertices, faces = mesh
+    attributes = colors_of(vertices, channels)
+    ours = render(KERNELS, vertices, attributes, faces, cameras)
+    assert_within_rounding(ours, lambda *values: render(REFERENCE, *values, faces, cameras), vertices, attributes)
+    return ours[0]
 
 
 class TestKernelsEqualTheReference:
     @pytest.mark.parametrize("subdivisions", [0, 1, 2, 3])
     def test_spheres(self, subdivisions: int) -> None:
-        raster = assert_same(ball(subdivisions), orbit([10.0, 130.0], 20.0, size=37))
-        assert (raster.face >= 0).sum() > 500
+        face = assert_same(ball(subdivisions), orbit([10.0, 130.0], 20.0, size=37))
+        assert (face >= 0).sum() > 500
 
     @pytest.mark.parametrize("seed", [0, 1, 2])
     def test_soups(self, seed: int) -> None:
@@ -122,10 +120,10 @@ class TestKernelsEqualTheReference:
     def test_faces_around_and_behind_the_camera(self) -> None:
         vertices, faces = soup(60, 4)
         vertices = vertices * 8  # some behind the camera at 2.1 m, many beside the picture
-        raster = assert_same((vertices, faces), orbit([0.0, 200.0], size=24))
+        face = assert_same((vertices, faces), orbit([0.0, 200.0], size=24))
         hidden = (vertices @ orbit([0.0]).position()[0]) / DISTANCE > DISTANCE - 0.01
         assert hidden[faces].any(1).sum() > 5
-        assert not hidden[faces[raster.face[0][raster.face[0] >= 0].long()]].any()
+        assert not hidden[faces[face[0][face[0] >= 0].long()]].any()
 
     def test_one_inside_the_other(self) -> None:
         assert_same(
@@ -387,11 +385,11 @@ class TestHardMeshes:
     def test_broken_vertices_never_crash(self, seed: int, broken: float, where: int) -> None:
         vertices, faces = soup(16, seed)
         vertices[seed % 16, where:] = broken
-        raster, _, pictures, _ = render(KERNELS, (vertices, faces), self.cameras)
+        face, barycentric, _, _, pictures, *_ = render(KERNELS, vertices, colors_of(vertices), faces, self.cameras)
         assert pictures.shape == (2, 24, 24, 6)
-        assert raster.barycentric.isfinite().all()
+        assert barycentric.isfinite().all()
         if not math.isfinite(broken):
-            shown = faces[raster.face[raster.face >= 0].long()]
+            shown = faces[face[face >= 0].long()]
             assert not (shown == seed % 16).any()
 
     @pytest.mark.parametrize("functions", [KERNELS, REFERENCE], ids=["kernels", "reference"])
@@ -410,12 +408,8 @@ class TestHardMeshes:
     def test_degenerate_faces_change_nothing(self) -> None:
         vertices, faces = ball(2)
         extra = torch.cat([faces, torch.tensor([[0, 0, 0], [0, 1, 1], [5, 6, 5]])])
-        for one, other in zip(
-            render(KERNELS, (vertices, faces), self.cameras)[1:3],
-            render(KERNELS, (vertices, extra), self.cameras)[1:3],
-            strict=True,
-        ):
-            assert torch.equal(one, other)
+        one, other = (render(KERNELS, vertices, colors_of(vertices), f, self.cameras) for f in (faces, extra))
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
     def test_bad_input_is_refused(self) -> None:
         vertices, faces = ball(1)
@@ -438,13 +432,12 @@ class TestHardMeshes:
 
 
 def test_threads_change_nothing_but_how_attributes_are_summed() -> None:
-    mesh, cameras = bumpy(3), orbit([0.0, 60.0, 120.0, 180.0], size=45)
+    (vertices, faces), cameras = bumpy(3), orbit([0.0, 60.0, 120.0, 180.0], size=45)
     threads, results = torch.get_num_threads(), []
     try:
         for n in (1, 2, 2, 3, 3):
             torch.set_num_threads(n)
-            raster, colors, pictures, gradients = render(KERNELS, mesh, cameras)
-            results.append([*raster, colors, pictures, *gradients])
+            results.append(render(KERNELS, vertices, colors_of(vertices), faces, cameras))
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:

@@ -1,6 +1,8 @@
 """Packed ray marching and compositing: kernels against plain torch, plain torch against closed forms and nerfacc."""
 
 import math
+from collections.abc import Sequence
+from functools import partial
 
 import nerfacc
 import pytest
@@ -24,6 +26,7 @@ from sds3d.rendering.packed import (
 )
 from sds3d.rendering.volume import BOUND, render_rays, render_rays_reference
 from sds3d.representations.fields import trilinear
+from tests.rendering.bounds import assert_within_rounding
 
 
 def rays(size: int = 11, views: int = 2) -> tuple[Tensor, Tensor]:
@@ -69,13 +72,17 @@ def random_samples(n_rays: int, longest: int, seed: int = 0) -> tuple[Samples, T
     return samples, 40 * torch.rand(n, generator=g), torch.randn(n, 2, generator=g)
 
 
-def outputs_and_gradients(function, samples: Samples, density: Tensor, features: Tensor, dtype: torch.dtype):
-    samples = samples._replace(t=samples.t.to(dtype), dt=samples.dt.to(dtype))
-    leaves = [tensor.to(dtype).requires_grad_() for tensor in (density, features)]
-    out = function(*leaves, samples, len(samples.offsets) - 1)
+def outputs_and_gradients(
+    function, parts: Sequence[str], samples: Samples, density: Tensor, features: Tensor, t: Tensor, dt: Tensor
+) -> list[Tensor]:
+    """What `function` makes of samples at t, and the gradients of some parts of it in density and features."""
+    leaves = [tensor.clone().requires_grad_() for tensor in (density, features)]
+    out = function(*leaves, samples._replace(t=t, dt=dt), len(samples.offsets) - 1)
     g = torch.Generator().manual_seed(5)
-    loss = sum((torch.randn(part.shape, generator=g).to(dtype) * part).sum() for part in out)
-    return out, torch.autograd.grad(loss, leaves)
+    weighed = [(torch.randn(part.shape, generator=g).to(part) * part).sum() for part in out]
+    loss = sum(weighed[Composited._fields.index(part)] for part in parts)
+    gradients = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+    return [*(part.detach() for part in out), *gradients]
 
 
 # ---- marching ----
@@ -87,11 +94,14 @@ def test_march_kernel_equals_the_reference(jittered: bool, occupied: bool) -> No
     origins, directions = rays()
     jitter = torch.rand(len(origins), generator=torch.Generator().manual_seed(1)) if jittered else None
     occupancy = random_occupancy() if occupied else None
-    ours = march(origins, directions, occupancy, samples=24, jitter=jitter)
-    theirs = march_reference(origins, directions, occupancy, samples=24, jitter=jitter)
-    assert len(ours.t) > 500
-    for mine, true in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, true, atol=1e-6, rtol=1e-6)
+
+    def marched(function, origins: Tensor, directions: Tensor) -> list[Tensor]:
+        shifts = None if jitter is None else jitter.to(origins)
+        return list(function(origins, directions, occupancy, samples=24, jitter=shifts))
+
+    ours = marched(march, origins, directions)
+    assert len(ours[1]) > 500
+    assert_within_rounding(ours, partial(marched, march_reference), origins, directions)
 
 
 def test_samples_lie_where_the_occupancy_says() -> None:
@@ -168,28 +178,20 @@ def test_no_rays() -> None:
 
 def test_composite_kernel_equals_the_reference() -> None:
     samples, density, features = random_samples(100, 30)
-    ours, ours_gradients = outputs_and_gradients(composite, samples, density, features, torch.float32)
-    theirs, theirs_gradients = outputs_and_gradients(composite_reference, samples, density, features, torch.float64)
-    assert ours.alpha.max() > 0.9998  # some rays end early
-    for mine, true in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine.double(), true, atol=2e-6, rtol=1e-5)
-    for mine, true in zip(ours_gradients, theirs_gradients, strict=True):
-        torch.testing.assert_close(mine.double(), true, atol=2e-6, rtol=1e-4)
+    inputs = density, features, samples.t, samples.dt
+    ours = outputs_and_gradients(composite, Composited._fields, samples, *inputs)
+    assert ours[1].max() > 0.9998  # some rays end early
+    reference = partial(outputs_and_gradients, composite_reference, Composited._fields, samples)
+    assert_within_rounding(ours, reference, *inputs)
 
 
 @pytest.mark.parametrize("output", Composited._fields)
 def test_the_gradient_of_one_output_alone(output: str) -> None:
     samples, density, features = random_samples(40, 12, seed=1)
-    gradients = []
-    for function, dtype in ((composite, torch.float32), (composite_reference, torch.float64)):
-        typed = samples._replace(t=samples.t.to(dtype), dt=samples.dt.to(dtype))
-        leaves = [tensor.to(dtype).requires_grad_() for tensor in (density, features)]
-        picture = getattr(function(*leaves, typed, 40), output)
-        loss = (torch.randn(picture.shape, generator=torch.Generator().manual_seed(6)).to(dtype) * picture).sum()
-        gradients.append(torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True))
-    assert gradients[0][0].abs().max() > 0
-    for mine, true in zip(*gradients, strict=True):
-        torch.testing.assert_close(mine.double(), true, atol=2e-6, rtol=1e-4)
+    inputs = density, features, samples.t, samples.dt
+    ours = outputs_and_gradients(composite, [output], samples, *inputs)
+    assert ours[-2].abs().max() > 0
+    assert_within_rounding(ours, partial(outputs_and_gradients, composite_reference, [output], samples), *inputs)
 
 
 def test_the_reference_has_the_gradient_of_finite_differences() -> None:

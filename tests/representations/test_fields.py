@@ -1,6 +1,7 @@
 """Radiance fields: kernels against plain torch, encodings against closed forms, starts, broken values."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from sds3d.rendering.volume import BOUND
 from sds3d.representations.fields import Blob, GridField, RadianceField, activate, deactivate, trilinear
 from sds3d.representations.fields_hash import HashField, hash_encode, hash_encode_reference, level_cells
 from sds3d.representations.fields_triplane import TriplaneField, triplane_encode, triplane_encode_reference
+from tests.rendering.bounds import assert_within_rounding
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -65,10 +67,10 @@ fields = pytest.mark.parametrize(
 )
 
 
-def output_and_gradient(encode, reference: bool, points: Tensor, values: Tensor, dtype: torch.dtype):
-    leaf = values.to(dtype, copy=True).requires_grad_()
-    out = encode(reference, points.to(dtype), leaf)
-    weight = torch.randn(out.shape, generator=generator(5)).to(dtype)
+def output_and_gradient(encode, reference: bool, points: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    leaf = values.clone().requires_grad_()
+    out = encode(reference, points, leaf)
+    weight = torch.randn(out.shape, generator=generator(5)).to(out)
     return out.detach(), torch.autograd.grad((weight * out).sum(), leaf)[0]
 
 
@@ -79,19 +81,17 @@ def output_and_gradient(encode, reference: bool, points: Tensor, values: Tensor,
 @pytest.mark.parametrize("n", [1, 7, 2500])
 def test_kernels_equal_the_reference(encode, values: Tensor, n: int) -> None:
     points = unit_points(n)
-    ours, gradient = output_and_gradient(encode, False, points, values, torch.float32)
-    theirs, true = output_and_gradient(encode, True, points, values, torch.float64)
-    torch.testing.assert_close(ours.double(), theirs, atol=3e-5, rtol=0)  # of a position that is known to 1e-7
-    torch.testing.assert_close(gradient.double(), true, atol=1e-5 * max(float(true.abs().max()), 1.0), rtol=1e-4)
+    ours = output_and_gradient(encode, False, points, values)
+    assert_within_rounding(ours, partial(output_and_gradient, encode, True), points, values)
 
 
 @encodings
 def test_the_gradient_is_the_adjoint(encode, values: Tensor) -> None:
     # An encoding is linear in what it looks up, so <w, E(v)> = <E^T(w), v>.
     points = unit_points(300)
-    out, _ = output_and_gradient(encode, False, points, values, torch.float32)
+    out, _ = output_and_gradient(encode, False, points, values)
     weight = torch.randn(out.shape, generator=generator(5))
-    _, gradient = output_and_gradient(encode, False, points, torch.zeros_like(values), torch.float32)
+    _, gradient = output_and_gradient(encode, False, points, torch.zeros_like(values))
     assert float((weight * out).sum()) == pytest.approx(float((gradient * values).sum()), rel=1e-4, abs=1e-2)
 
 
@@ -101,7 +101,7 @@ def test_threads_change_nothing(encode, values: Tensor) -> None:
     try:
         for n in (1, 2, 3):
             torch.set_num_threads(n)
-            results.append(output_and_gradient(encode, False, unit_points(3000), values, torch.float32))
+            results.append(output_and_gradient(encode, False, unit_points(3000), values))
     finally:
         torch.set_num_threads(threads)
     for other in results[1:]:
@@ -178,7 +178,7 @@ def test_broken_points_and_values_never_crash(broken: float, axis: int, both: bo
         stored = values.clone()
         if both:
             stored.view(-1)[::50] = broken
-        out, gradient = output_and_gradient(encode, False, points, stored, torch.float32)
+        out, gradient = output_and_gradient(encode, False, points, stored)
         assert len(out) == 20
         assert gradient.shape == values.shape
 
