@@ -15,7 +15,7 @@ from sds3d.rendering.volume import BOUND
 from sds3d.representations.fields import Blob, GridField, RadianceField, activate, deactivate, trilinear
 from sds3d.representations.fields_hash import HashField, hash_encode, hash_encode_reference, level_cells
 from sds3d.representations.fields_triplane import TriplaneField, triplane_encode, triplane_encode_reference
-from tests.rendering.bounds import assert_within_rounding
+from tests.rendering.bounds import assert_within_rounding, rounding
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -90,9 +90,12 @@ def test_the_gradient_is_the_adjoint(encode, values: Tensor) -> None:
     # An encoding is linear in what it looks up, so <w, E(v)> = <E^T(w), v>.
     points = unit_points(300)
     out, _ = output_and_gradient(encode, False, points, values)
-    weight = torch.randn(out.shape, generator=generator(5))
+    weight = torch.randn(out.shape, generator=generator(5)).double()
     _, gradient = output_and_gradient(encode, False, points, torch.zeros_like(values))
-    assert float((weight * out).sum()) == pytest.approx(float((gradient * values).sum()), rel=1e-4, abs=1e-2)
+    # An element of either is rounded up to 300 times, once a point, relative to the sum of its terms' magnitudes.
+    magnitude = (weight.abs() * encode(False, points, values.abs())).sum().item()
+    forward, backward = (weight * out).sum().item(), (gradient.double() * values).sum().item()
+    assert forward == pytest.approx(backward, abs=rounding(300, magnitude))
 
 
 @encodings
@@ -116,7 +119,8 @@ def test_a_coarse_level_is_a_grid() -> None:
     table[0, : len(corners), 1] = corners @ linear
     points = torch.rand(100, 3, generator=generator())
     encoded = hash_encode(points, table, torch.tensor([7]))
-    torch.testing.assert_close(encoded[:, 1], points @ linear, atol=1e-5, rtol=1e-5)
+    # Of values up to 11: a place and a weight of each axis, eight corners, their sum.
+    torch.testing.assert_close(encoded[:, 1], points @ linear, atol=rounding(16, 11), rtol=0)
     assert encoded[:, 0].abs().max() == 0
 
 
@@ -150,7 +154,8 @@ def test_planes_are_indexed_by_xy_xz_and_yz() -> None:
     x, y, z = points.unbind(-1)
     encoded = triplane_encode(points, planes)
     for channel, expected in enumerate([x + 10 * y, 100 * x + 1000 * z, 1e4 * y + 1e5 * z]):
-        torch.testing.assert_close(encoded[:, channel], expected, rtol=1e-5, atol=1e-5)
+        # Of four corners: a place and a weight of both axes, the products and their sum.
+        torch.testing.assert_close(encoded[:, channel], expected, rtol=0, atol=rounding(12, expected.max().item()))
     assert encoded[:, 3:].abs().max() == 0
 
 
@@ -191,7 +196,7 @@ def test_trilinear_agrees_with_scipy() -> None:
     axis = np.linspace(-BOUND, BOUND, 6)
     points = metres(40)
     expected = RegularGridInterpolator((axis, axis, axis), grid.numpy())(points.numpy())
-    np.testing.assert_allclose(trilinear(grid, points), expected, atol=1e-5)
+    np.testing.assert_allclose(trilinear(grid, points), expected, atol=rounding(64), rtol=0)  # places are up to 5 cells
 
 
 @fields
