@@ -34,6 +34,7 @@ from sds3d.representations.hash_nerf import HashNerfConfig
 from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.representations.triplane_nerf import TriplaneNerfConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig
+from tests.rendering.bounds import rounding
 
 PROMPT = encode_prompt(GaussianPrior({"y": Gaussian(0, 1), "": Gaussian(0, 1)}), "y", PromptConfig())
 RADIUS = 0.4
@@ -72,7 +73,8 @@ def test_the_map_keeps_areas():
     directions[:, 2] = np.abs(directions[:, 2])
     directions *= generator.uniform(0.1, 10, (len(directions), 1)).astype(np.float32)  # their length does not count
     square = np.array([hemisphere_to_square(*direction) for direction in directions])
-    assert np.abs(square).max() <= 1.0001
+    few = rounding(16)  # of a length, a root, an arc tangent and three products
+    assert np.abs(square).max() <= 1 + few
     counts, _, _ = np.histogram2d(*square.T, bins=8, range=[[-1, 1], [-1, 1]])
     # Uniform directions are uniform on the square: 64 counts round 1562, of standard deviation 39.
     np.testing.assert_allclose(counts, len(directions) / 64, atol=5 * 39.2)
@@ -80,7 +82,7 @@ def test_the_map_keeps_areas():
     assert hemisphere_to_square(np.float32(0), np.float32(0), np.float32(2)) == (0, 0)
     for angle in np.linspace(0, 2 * np.pi, 64):
         at = np.array([hemisphere_to_square(*np.float32([np.cos(a), np.sin(a), 0])) for a in (angle, angle + 1e-3)])
-        np.testing.assert_allclose(np.abs(at).max(axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(np.abs(at).max(axis=1), 1, atol=few)
         assert np.abs(at[0] - at[1]).max() < 2e-3
 
 
@@ -89,10 +91,12 @@ def test_a_pixel_is_the_sum_of_its_texels_over_the_root_of_their_number():
     _, count = integrate(torch.ones(MAPS, SHELLS, 8, 8, 1), *surface_corners(sphere(turntable(3, size=32)), 8, 8))
     owned = a > 0
     torch.testing.assert_close(owned.sum(dim=-1), count.flatten(1).long())
-    torch.testing.assert_close(a, owned / owned.sum(-1, keepdim=True).clamp(min=1).double().sqrt(), atol=1e-6, rtol=0)
+    # A root and a quotient: sums of ones are exact.
+    expected = owned / owned.sum(-1, keepdim=True).clamp(min=1).double().sqrt()
+    torch.testing.assert_close(a, expected, atol=rounding(4), rtol=0)
     for view in a:  # white, and of variance 1 where there is anything
         covariance = view @ view.T
-        torch.testing.assert_close(covariance, torch.diag((view.sum(-1) > 0).double()), atol=1e-6, rtol=0)
+        torch.testing.assert_close(covariance, torch.diag((view.sum(-1) > 0).double()), atol=rounding(8), rtol=0)
 
 
 def test_covariance_between_views_is_the_share_of_common_texels():
@@ -101,7 +105,7 @@ def test_covariance_between_views_is_the_share_of_common_texels():
     common = (a[:, None] & b[None]).sum(-1).double()  # (64, 64)
     expected = common / (a.sum(-1)[:, None] * b.sum(-1)[None]).clamp(min=1).sqrt()
     first, second = weights(views)
-    torch.testing.assert_close(first @ second.T, expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(first @ second.T, expected, atol=rounding(8), rtol=0)
     assert expected.max() > 0.5
     # ... and so it is measured in noise that is drawn: 20,000 samples, standard error below 0.008.
     noise, _ = integrate(
@@ -171,7 +175,8 @@ def test_fog_and_nothing():
     # Depth is weighted by opacity: thin matter is where solid matter is, and thinner than a tenth it is nowhere.
     solid, thin, too_thin = (sphere(cameras, opacity=opacity) for opacity in (1.0, 0.3, 0.09))
     (points, seen), (expected, _) = surface_corners(thin, 8, 8), surface_corners(solid, 8, 8)
-    torch.testing.assert_close(points[seen], expected[seen], atol=1e-5, rtol=0)
+    # A depth times an opacity, divided by it, times a direction: of two metres. Then the mean of up to 16 points.
+    torch.testing.assert_close(points[seen], expected[seen], atol=rounding(16, 2.1), rtol=0)
     assert seen.any()
     assert not noise(too_thin)[1].any()
     # Values that are no numbers count as background, a whole surface in the camera too.
@@ -191,7 +196,7 @@ def test_renders_of_any_size(size):
     views = sphere(turntable(2, size=size))
     corners, solid = surface_corners(views, 16, 16)
     radius = corners.norm(dim=-1)
-    assert radius[solid].max() < RADIUS + 1e-5
+    assert radius[solid].max() < RADIUS + rounding(32, 2.1)  # points at the ends of rays two metres long
     assert radius[:, 7:10, 7:10].min() > 0.9 * RADIUS
     assert samples(views, 16, 32, seeds=2)[1][:, 6:10, 6:10].all()
 
