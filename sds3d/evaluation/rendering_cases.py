@@ -18,11 +18,12 @@ from torch.nn import functional
 
 from sds3d.cameras import Cameras, turntable
 from sds3d.compiled import njit
-from sds3d.rendering import mesh_raster as meshes
-from sds3d.rendering import packed, splatting, splatting_numba, volume
-from sds3d.rendering.mesh_raster import Raster
+from sds3d.rendering import mesh_differentiable as meshes
+from sds3d.rendering import packed, splatting, splatting_tiles_numba, volume
+from sds3d.rendering.mesh_differentiable import Raster
 from sds3d.rendering.simd import lowest_bit
-from sds3d.rendering.splatting_numba import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE, TILE
+from sds3d.rendering.splatting_blend_numba import MAX_ALPHA, MIN_TRANSMITTANCE, rows_touched
+from sds3d.rendering.splatting_tiles_numba import MIN_ALPHA, PACKED, TILE
 from sds3d.representations.fields import Blob, to_unit, trilinear
 from sds3d.representations.fields_hash import HashField, hash_encode, hash_encode_reference
 from sds3d.representations.fields_triplane import TriplaneField, triplane_encode, triplane_encode_reference
@@ -141,13 +142,13 @@ class _Splats:
         seen, size = self.projected(), self.camera.width
         shape = (*seen.depths.shape, 4)
         splats = (seen.means2d, seen.conics, self.leaves[3].expand(shape[:2]), torch.zeros(shape), seen.depths)
-        bins = splatting_numba.bin_splats(*(splatting._array(tensor) for tensor in splats), size, size)
+        bins = splatting_tiles_numba.bin_splats(*(splatting._array(tensor) for tensor in splats), size, size)
         return _pairs(bins.packed.reshape(-1), bins.splat, bins.start, bins.end, shape[1], bins.rows, bins.columns)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _pairs(packed, splat, start, end, n, rows, columns):
-    """Walks the tiles as `splatting_numba._blend` does and counts the pairs it evaluates, and those inside."""
+    """Walks the tiles as `splatting_blend_numba._blend` does and counts the pairs it evaluates, and those inside."""
     evaluated, inside = 0.0, 0.0
     transmittance = np.empty((TILE, TILE), np.float32)
     for item in range(len(start)):
@@ -156,9 +157,9 @@ def _pairs(packed, splat, start, end, n, rows, columns):
         transmittance[:] = 1
         unfinished = (1 << TILE) - 1
         for j in range(start[item], end[item]):
-            base = (c * n + splat[j]) * splatting_numba._PACKED
+            base = (c * n + splat[j]) * PACKED
             x, y = left - packed[base], top - packed[base + 1]
-            touched = splatting_numba._rows_touched(packed, base, x, y) & unfinished
+            touched = rows_touched(packed, base, x, y) & unfinished
             while touched:
                 row = lowest_bit(touched)
                 touched &= touched - 1

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sds3d.compiled import njit
-from sds3d.rendering.simd import parallel
+from sds3d.rendering.threads import parallel
 
 FloatArray = NDArray[np.float32]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from sds3d.rendering.mesh_differentiable import check_mesh, mesh_edges
 from sds3d.rendering.mesh_edges import MeshEdges
-from sds3d.rendering.mesh_raster import check_mesh, mesh_edges
 
 
 def edge_length(vertices: Tensor, faces: Tensor, target: float = 0.0) -> Tensor:

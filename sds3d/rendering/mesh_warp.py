@@ -1,6 +1,7 @@
 """Mesh rendering's choices on CUDA, in NVIDIA Warp: which face a pixel shows, which edge parts two pixels.
 
-The same rules as `mesh_numba.py`'s, one GPU thread a face or edge. Where several want one pixel, the largest 64-bit key
+The rules are those of `mesh_zbuffer_numba` and `mesh_antialias_numba`. One GPU thread takes a face or an edge. Where
+several want one pixel, the largest 64-bit key
 wins: the float that decides in the upper half (positive floats are ordered as their bits are), and in the lower half
 the index, counted down, so that the first of equals wins as on the CPU. No gradient passes through a choice; what does
 is plain torch, in `mesh.py`. Warp compiles at the first call, with a compiler that its wheel brings along.

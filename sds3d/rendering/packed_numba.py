@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sds3d.compiled import njit
-from sds3d.rendering.simd import exp_minus, parallel
+from sds3d.rendering.simd import exp_minus
+from sds3d.rendering.threads import parallel
 from sds3d.rendering.volume_numba import MIN_TRANSMITTANCE
 
 FloatArray = NDArray[np.float32]

@@ -20,7 +20,7 @@ from torch.nn import functional
 from sds3d.cameras import Cameras
 from sds3d.compiled import njit
 from sds3d.geometry.mesh import FloatArray, IntArray, Mesh
-from sds3d.rendering.rasterize import antialiased, rasterize
+from sds3d.rendering.mesh_zbuffer import antialiased, rasterize
 
 _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 

@@ -1,4 +1,4 @@
-"""Vectors of eight floats inside Numba kernels, and threads to run the kernels on.
+"""Vectors of eight floats inside Numba kernels.
 
 Numba's loops are vectorised by LLVM where it can see how; in kernels with branches and scattered memory it mostly
 cannot, silently, at a fifth of the speed. Here the vector is a type of its own: `load8`, `+`, `select8` and the rest
@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -22,135 +19,19 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
-FLOAT, FLOAT8 = ir.FloatType(), ir.VectorType(ir.FloatType(), 8)
-FAST = ("contract", "nsz", "arcp", "afn")
-"""LLVM's fast-math flags; neither nnan nor ninf: a diverged scene must not crash."""
-
-Result = TypeVar("Result")
+from sds3d.rendering import llvm
+from sds3d.rendering.llvm import FAST, FLOAT, FLOAT8, add, broadcast, lanes, mul, shuffled, sub
 
 inlined: Any = intrinsic  # as Any, because callers leave out the typing context
 _typed: Any = infer_global  # as Any, because Numba leaves its type out
 
-# ---- threads ----
-
-
-def threads() -> int:
-    """Threads that the kernels use: those torch was given."""
-    return torch.get_num_threads()
-
-
-@cache
-def _pool(n: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n, thread_name_prefix="sds3d-kernel")
-
-
-def parallel(kernel: Callable[..., Any], *arguments: Any, n: int | None = None) -> None:
-    """Run kernel(thread, number of threads, *arguments) on n threads, else on all; `kernel` releases the GIL."""
-    n = n or threads()
-    others = [_pool(n - 1).submit(kernel, thread, n, *arguments) for thread in range(1, n)] if n > 1 else []
-    kernel(0, n, *arguments)
-    for thread, other in enumerate(others, start=1):
-        if other.cancel():  # not begun, as when other programs keep the cores busy: not waited for
-            kernel(thread, n, *arguments)
-        else:
-            other.result()
-
-
-def parallel_map(function: Callable[[int], Result], n: int) -> list[Result]:
-    """[function(0), ..., function(n - 1)], on every thread; `function` spends its time without the GIL."""
-    others = min(threads(), n) - 1
-    if others < 1:
-        return [function(i) for i in range(n)]
-    # This thread works as well, on what the others have not begun.
-    futures = [_pool(others).submit(function, i) for i in range(1, n)]
-    first = function(0)
-    return [first, *(function(i) if future.cancel() else future.result() for i, future in enumerate(futures, start=1))]
-
-
-# ---- LLVM instructions, for kernels that are written in them ----
-
-
-def broadcast(builder: Any, value: Any, width: int = 8) -> Any:
-    """A vector whose lanes all hold `value`."""
-    vector = builder.insert_element(
-        ir.Constant(ir.VectorType(FLOAT, width), ir.Undefined), value, ir.Constant(ir.IntType(32), 0)
-    )
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
-
-
-def shuffled(builder: Any, first: Any, second: Any, indices: tuple[int, ...]) -> Any:
-    """Lanes by their index into `first` followed by `second`."""
-    return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(ir.IntType(32), len(indices)), indices))
-
-
-def lanes(builder: Any, vector: Any, indices: tuple[int, ...]) -> Any:
-    """Some lanes of a vector."""
-    return shuffled(builder, vector, ir.Constant(vector.type, ir.Undefined), indices)
-
-
-def lane(builder: Any, vector: Any, index: int) -> Any:
-    """One lane of a vector."""
-    return builder.extract_element(vector, ir.Constant(ir.IntType(32), index))
-
-
-def add(builder: Any, a: Any, b: Any) -> Any:
-    """a + b."""
-    return builder.fadd(a, b, flags=FAST)
-
-
-def sub(builder: Any, a: Any, b: Any) -> Any:
-    """a - b."""
-    return builder.fsub(a, b, flags=FAST)
-
-
-def mul(builder: Any, a: Any, b: Any) -> Any:
-    """a b."""
-    return builder.fmul(a, b, flags=FAST)
-
-
-# 2^x on [-1/2, 1/2] to 3e-9, the polynomial that meets it at Chebyshev's points.
-_EXP2 = np.polynomial.Chebyshev.interpolate(np.exp2, 6, domain=[-0.5, 0.5]).convert(kind=np.polynomial.Polynomial).coef
-
-
-def _exp2(builder: Any, power: Any) -> Any:
-    """2^power to 2e-7 relative, a float or a vector of them; anything where power is not within -126 and 127."""
-    is_vector = isinstance(power.type, ir.VectorType)
-    integer = ir.VectorType(ir.IntType(32), power.type.count) if is_vector else ir.IntType(32)
-
-    def constant(value: float, kind: Any = power.type) -> Any:
-        return ir.Constant(kind, [value] * power.type.count if is_vector else value)
-
-    def real(value: float) -> Any:
-        return constant(float(np.float32(value)))
-
-    # Adding 1.5 * 2^23 rounds to an integer and leaves it in the low bits; exact arithmetic, hence no fast flags.
-    rounded = builder.fadd(power, real(12582912.0))
-    x = builder.fsub(power, builder.fsub(rounded, real(12582912.0)))  # in [-1/2, 1/2]
-    # Terms in pairs: less latency than one after the other.
-    low, middle, high = (add(builder, mul(builder, real(_EXP2[i + 1]), x), real(_EXP2[i])) for i in (1, 3, 5))
-    square = mul(builder, x, x)
-    rest = add(builder, mul(builder, add(builder, mul(builder, high, square), middle), square), low)
-    result = add(builder, mul(builder, rest, x), real(_EXP2[0]))
-    exponent = builder.shl(builder.bitcast(rounded, integer), constant(23, integer))
-    return builder.bitcast(builder.add(builder.bitcast(result, integer), exponent), power.type)
-
-
-def _exp_minus(builder: Any, x: Any) -> Any:
-    """exp(-x) for x >= 0, a float or a vector of them, to 2e-7 relative."""
-
-    def real(value: float) -> Any:
-        value = float(np.float32(value))
-        return ir.Constant(x.type, [value] * x.type.count if isinstance(x.type, ir.VectorType) else value)
-
-    power = mul(builder, x, real(-np.log2(np.e)))
-    return _exp2(builder, builder.select(builder.fcmp_ordered("<", power, real(-125.0)), real(-125.0), power))
+# ---- scalars ----
 
 
 @inlined
 def exp_minus(typing_context, x):
     """exp(-x) for x >= 0 in line: a call of the C library would spill every vector register."""
-    return types.float32(types.float32), lambda context, builder, signature, arguments: _exp_minus(
+    return types.float32(types.float32), lambda context, builder, signature, arguments: llvm.exp_minus(
         builder, arguments[0]
     )
 
@@ -426,7 +307,7 @@ def bits8(typing_context, mask):
 @inlined
 def exp2_8(typing_context, power):
     """2^power; anything where power is not within -126 and 127."""
-    return float8(float8), lambda context, builder, signature, arguments: _exp2(builder, arguments[0])
+    return float8(float8), lambda context, builder, signature, arguments: llvm.exp2(builder, arguments[0])
 
 
 @inlined

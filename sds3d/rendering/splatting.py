@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.geometry.splats import SH_C0
-from sds3d.rendering import projection_numba, splatting_numba
-from sds3d.rendering.splatting_numba import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE
+from sds3d.rendering import splatting_blend_numba, splatting_projection_numba
+from sds3d.rendering.splatting_blend_numba import MAX_ALPHA, MIN_TRANSMITTANCE
+from sds3d.rendering.splatting_tiles_numba import MIN_ALPHA, bin_splats
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 """D is the depth z weighted by alpha, ED the expected depth, which is D / alpha."""
@@ -359,7 +360,7 @@ class _Project(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         inputs = _array(means), _array(quats), _array(scales)
         matrices = _array(viewmats.float()), _array(Ks.float())
-        outputs = projection_numba.project(
+        outputs = splatting_projection_numba.project(
             *inputs, _array(opacities), *matrices,
             width=camera.width, height=camera.height, near=camera.near, far=camera.far, blur=camera.blur,
             radius_clip=camera.radius_clip,
@@ -373,7 +374,7 @@ class _Project(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         d_means2d, d_depths, d_conics, d_compensations, _ = (_array(gradient) for gradient in gradients)
         means, quats, scales, viewmats, intrinsics = ctx.inputs
-        results = projection_numba.project_backward(
+        results = splatting_projection_numba.project_backward(
             means, quats, scales, viewmats, intrinsics, ctx.outputs, (d_means2d, d_depths, d_conics, d_compensations),
             width=ctx.camera.width, height=ctx.camera.height, blur=ctx.camera.blur,
         )  # fmt: skip
@@ -392,8 +393,8 @@ class _Blend(torch.autograd.Function):
         camera: _Camera,
     ) -> tuple[Tensor, Tensor]:
         splats = _array(means2d), _array(conics), _array(opacities), _array(features), _array(depths)
-        bins = splatting_numba.bin_splats(*splats, camera.width, camera.height)
-        picture, alpha = (torch.from_numpy(array) for array in splatting_numba.blend(bins))
+        bins = bin_splats(*splats, camera.width, camera.height)
+        picture, alpha = (torch.from_numpy(array) for array in splatting_blend_numba.blend(bins))
         ctx.bins = bins
         ctx.save_for_backward(picture, alpha)
         return picture, alpha
@@ -401,7 +402,7 @@ class _Blend(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         picture, alpha, d_picture, d_alpha = (_array(tensor) for tensor in (*ctx.saved_tensors, *gradients))
-        results = splatting_numba.blend_backward(ctx.bins, picture, alpha, d_picture, d_alpha)
+        results = splatting_blend_numba.blend_backward(ctx.bins, picture, alpha, d_picture, d_alpha)
         return (*(torch.from_numpy(result) for result in results), None, None)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sds3d.compiled import njit
-from sds3d.rendering.simd import load8, parallel, store8
+from sds3d.rendering.simd import load8, store8
+from sds3d.rendering.threads import parallel
 
 FloatArray = NDArray[np.float32]
 

@@ -20,20 +20,9 @@ from numba.core import cgutils
 from numpy.typing import NDArray
 
 from sds3d.compiled import njit
-from sds3d.rendering.simd import (
-    FLOAT,
-    FLOAT8,
-    add,
-    broadcast,
-    exp_minus,
-    inlined,
-    lane,
-    lanes,
-    mul,
-    parallel,
-    sub,
-    threads,
-)
+from sds3d.rendering.llvm import FLOAT, FLOAT8, add, broadcast, lane, lanes, mul, sub
+from sds3d.rendering.simd import exp_minus, inlined
+from sds3d.rendering.threads import parallel, threads
 
 MIN_TRANSMITTANCE = 1e-4
 MAX_SKIP = 12

@@ -20,7 +20,7 @@ from skimage.measure import marching_cubes
 from sds3d.cameras import Cameras, orbit
 from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, IntArray, Mesh
 from sds3d.geometry.triangles import ColorFn, decimate, sample_colors, vertex_normals
-from sds3d.rendering.rasterize import rasterize
+from sds3d.rendering.mesh_zbuffer import rasterize
 
 _CANDIDATES = 24
 _DECADES = 3.5  # candidates reach from the highest densities this many powers of ten down

@@ -23,8 +23,8 @@ from sds3d.cameras import Cameras
 from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, IntArray, Mesh
 from sds3d.geometry.sampling import sample_surface
 from sds3d.geometry.triangles import decimate, vertex_normals
+from sds3d.rendering.mesh_differentiable import Raster, antialias, interpolate, mesh_edges, rasterize_mesh
 from sds3d.rendering.mesh_losses import edge_length, laplacian
-from sds3d.rendering.mesh_raster import Raster, antialias, interpolate, mesh_edges, rasterize_mesh
 from sds3d.rendering.shading import (
     from_points,
     lambert,

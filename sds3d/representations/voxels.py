@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.compiled import njit
-from sds3d.rendering.simd import parallel
 from sds3d.rendering.splatting import rotation_matrices
+from sds3d.rendering.threads import parallel
 from sds3d.rendering.volume import BOUND
 
 _REACH = np.float32(3.0)  # standard deviations after which a Gaussian ends

@@ -11,7 +11,8 @@ import torch
 from sds3d.evaluation import rendering
 from sds3d.evaluation.rendering import Machine, Row, Timing, bench, cells, header, interleaved
 from sds3d.evaluation.rendering_cases import _Splats, builders
-from sds3d.rendering.splatting_numba import MAX_ALPHA, MIN_ALPHA, MIN_TRANSMITTANCE
+from sds3d.rendering.splatting_blend_numba import MAX_ALPHA, MIN_TRANSMITTANCE
+from sds3d.rendering.splatting_tiles_numba import MIN_ALPHA
 
 KERNELS = {
     "splat projection", "splat blending", "splatting", "dense grid", "dense grid, occupancy", "grid smoothness",

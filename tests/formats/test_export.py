@@ -13,7 +13,7 @@ from sds3d.formats.export import write_exports
 from sds3d.formats.load import load_asset
 from sds3d.formats.table import DEFAULT_FORMATS, FORMATS
 from sds3d.geometry.sampling import splats_from_mesh
-from sds3d.rendering.rasterize import rasterize
+from sds3d.rendering.mesh_zbuffer import rasterize
 
 
 def render_torus(cameras):

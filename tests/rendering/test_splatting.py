@@ -4,20 +4,17 @@ import inspect
 import math
 from collections.abc import Sequence
 from functools import partial
-from threading import Event, current_thread
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numba import njit
 from scipy.spatial.transform import Rotation
 from scipy.special import sph_harm_y
 from torch import Tensor
 
 from sds3d.cameras import Cameras, orbit
-from sds3d.rendering import simd
 from sds3d.rendering.splatting import (
     RasterizeMode,
     RenderMode,
@@ -283,25 +280,6 @@ def test_renders_are_differentiated_in_any_order() -> None:
             assert all(torch.equal(a, b) for a, b in zip(now, before, strict=True))
 
 
-@njit
-def _lanes(x, rows, exponentials, logarithms, turned):
-    for i in range(0, len(x), 8):
-        simd.store8(exponentials, i, simd.exp2_8(simd.load8(x, i)))
-        simd.store8(logarithms, i, simd.log8(simd.exp2_8(simd.load8(x, i))))
-        a, b, c = simd.load_rows3(rows, i)
-        simd.store_rows3(turned, i, (c, a, b))
-
-
-def test_vectors_of_eight() -> None:
-    x = np.linspace(-12, 12, 8000, dtype=np.float32)
-    rows = np.random.default_rng(0).normal(size=(8000, 3)).astype(np.float32)
-    exponentials, logarithms, turned = np.empty_like(x), np.empty_like(x), np.empty_like(rows)
-    _lanes(x, rows, exponentials, logarithms, turned)
-    np.testing.assert_allclose(exponentials, np.exp2(x.astype(np.float64)), rtol=2e-7)
-    np.testing.assert_allclose(logarithms, np.log(exponentials.astype(np.float64)), rtol=2e-7, atol=2e-7)
-    np.testing.assert_array_equal(turned, rows[:, [2, 0, 1]])
-
-
 def test_the_gradient_of_the_places_in_the_picture_is_kept() -> None:
     leaves = [tensor.requires_grad_() for tensor in cloud(50, 12)]
     out = draw(rasterization, leaves, orbit([0.0, 90.0], size=24))
@@ -356,28 +334,3 @@ def test_shapes_that_do_not_fit(index: int, value: Tensor, message: str) -> None
 def test_too_few_harmonics() -> None:
     with pytest.raises(ValueError, match="needs 16 coefficients"):
         draw(rasterization, cloud(5, coefficients=9), orbit([0.0], size=16), sh_degree=3)
-
-
-def test_the_pool_of_threads_hands_errors_on() -> None:
-    def fails(i: int) -> int:
-        raise ValueError("no")
-
-    with pytest.raises(ValueError, match="no"):
-        simd.parallel_map(fails, 3)
-    assert simd.parallel_map(lambda i: i * i, 5) == [0, 1, 4, 9, 16]
-
-
-def test_parts_that_no_other_thread_has_begun_are_done_here() -> None:
-    free, begun, done = Event(), Event(), []
-
-    def blocks(thread: int, n: int) -> None:
-        if thread == 1:
-            begun.set()
-            free.wait(20)
-        else:
-            begun.wait(20)
-            simd.parallel(lambda thread, n: done.append((thread, n, current_thread())), n=2)
-            free.set()
-
-    simd.parallel(blocks, n=2)
-    assert done == [(0, 2, current_thread()), (1, 2, current_thread())]

@@ -12,7 +12,7 @@ from sds3d.cameras import turntable
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.sampling import quats_to, splats_from_mesh, splats_from_points
 from sds3d.geometry.splats import Splats
-from sds3d.rendering.rasterize import antialiased, rasterize
+from sds3d.rendering.mesh_zbuffer import antialiased, rasterize
 from sds3d.rendering.splatting import rotation_matrices
 from sds3d.rendering.volume import BOUND, render_rays
 from sds3d.representations.convert import splats_from_grid

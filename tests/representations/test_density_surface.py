@@ -6,7 +6,7 @@ from scipy import integrate, ndimage, optimize
 from sds3d.cameras import turntable
 from sds3d.geometry.mesh import EmptySurfaceError, Mesh
 from sds3d.geometry.triangles import vertex_normals
-from sds3d.rendering.rasterize import rasterize
+from sds3d.rendering.mesh_zbuffer import rasterize
 from sds3d.representations.density_surface import extract_surface, grid_points
 from tests.formats.export_shapes import grid, position_color, sphere_alpha, sphere_density, torus_mesh
 

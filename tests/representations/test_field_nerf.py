@@ -13,7 +13,7 @@ from sds3d.geometry.mesh import EmptySurfaceError
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.prompt import PromptConfig, encode_prompt
-from sds3d.rendering.rasterize import rasterize
+from sds3d.rendering.mesh_zbuffer import rasterize
 from sds3d.rendering.volume import BOUND, render_rays
 from sds3d.representations.base import Rendering
 from sds3d.representations.field_nerf import STABLE_DIFFUSION_RGB, FieldNerfScene, fit_latent_rgb

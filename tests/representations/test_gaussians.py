@@ -10,7 +10,7 @@ from torch import Tensor
 from sds3d.cameras import Cameras, orbit, turntable
 from sds3d.geometry.mesh import EmptySurfaceError
 from sds3d.geometry.splats import SH_C0
-from sds3d.rendering.rasterize import rasterize
+from sds3d.rendering.mesh_zbuffer import rasterize
 from sds3d.rendering.volume import render_rays
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene, normals_from_depth
 

@@ -16,7 +16,7 @@ from sds3d.formats.glb import to_glb
 from sds3d.formats.glb_chunks import read_chunks
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.uv_atlas import bake
-from sds3d.rendering.mesh_raster import interpolate, rasterize_mesh
+from sds3d.rendering.mesh_differentiable import interpolate, rasterize_mesh
 from sds3d.rendering.shading import (
     Light,
     linear_to_srgb,

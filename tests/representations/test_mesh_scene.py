@@ -12,7 +12,7 @@ from torch import Tensor
 from sds3d.cameras import Cameras, orbit, turntable
 from sds3d.geometry.mesh import EmptySurfaceError, Mesh
 from sds3d.rendering.mesh_losses import normal_consistency
-from sds3d.rendering.rasterize import rasterize
+from sds3d.rendering.mesh_zbuffer import rasterize
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import Rendering, Start
 from sds3d.representations.isosurface import dmtet, grid_points

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sds3d.cameras import Cameras, orbit, turntable
 from sds3d.geometry.mesh import EmptySurfaceError
-from sds3d.rendering.rasterize import rasterize
+from sds3d.rendering.mesh_zbuffer import rasterize
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import Rendering
 from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene

@@ -4,7 +4,7 @@ import trimesh
 
 from sds3d.cameras import orbit
 from sds3d.geometry.mesh import Mesh
-from sds3d.rendering.rasterize import rasterize
+from sds3d.rendering.mesh_zbuffer import rasterize
 from sds3d.toybox.objects import ACCENT_PART, CATEGORIES, COLORS, DEFAULT_ACCENT, HAS_FRONT, Spec, build
 from sds3d.toybox.shapes import Shape, arc, box, cap, cylinder, disc, ellipsoid, lathe, merge, prism, rectangle, tube
 

@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.cameras import Cameras
-from sds3d.rendering import mesh_numba
+from sds3d.rendering import mesh_antialias_numba as silhouettes
+from sds3d.rendering import mesh_raster_numba as kernels
 from sds3d.rendering.mesh_edges import MeshEdges
 
 NEAR = 0.01
@@ -97,7 +98,7 @@ def mesh_edges(faces: Tensor, n_vertices: int) -> MeshEdges:
     of, key, edges = _last_edges[0]
     if of() is not faces or key != (faces._version, n_vertices):
         if faces.device.type == "cpu":
-            arrays = mesh_numba.edges_of(_array(_int32(faces)), n_vertices)
+            arrays = silhouettes.edges_of(_array(_int32(faces)), n_vertices)
             edges = MeshEdges(*(torch.from_numpy(array) for array in arrays))
         else:
             edges = mesh_edges_reference(faces)
@@ -327,19 +328,19 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vertices: Tensor, view: _View) -> Tensor:
         ctx.view, ctx.camera = view, (view.viewmats.numpy(), view.focal.numpy(), (view.height, view.width))
-        ctx.screen = mesh_numba.project(_array(vertices), *ctx.camera, NEAR)
+        ctx.screen = kernels.project(_array(vertices), *ctx.camera, NEAR)
         return torch.from_numpy(ctx.screen)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return torch.from_numpy(mesh_numba.project_backward(ctx.screen, *ctx.camera, _array(gradients[0]))), None
+        return torch.from_numpy(kernels.project_backward(ctx.screen, *ctx.camera, _array(gradients[0]))), None
 
 
 class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, screen: Tensor, faces: Tensor, view: _View) -> tuple[Tensor, ...]:
         ctx.inputs = _array(screen), _array(faces), view.focal.numpy()
-        outputs = mesh_numba.rasterize(*ctx.inputs, (view.height, view.width))
+        outputs = kernels.rasterize(*ctx.inputs, (view.height, view.width))
         ctx.face = outputs[0]
         tensors = tuple(torch.from_numpy(output) for output in outputs)
         ctx.mark_non_differentiable(tensors[0])
@@ -348,18 +349,18 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         arrays = _array(gradients[1]), _array(gradients[2])
-        return torch.from_numpy(mesh_numba.rasterize_backward(*ctx.inputs, ctx.face, arrays)), None, None
+        return torch.from_numpy(kernels.rasterize_backward(*ctx.inputs, ctx.face, arrays)), None, None
 
 
 class _Interpolate(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, attributes: Tensor, barycentric: Tensor, faces: Tensor, face: Tensor) -> Tensor:
         ctx.inputs = _array(attributes), _array(faces), _array(face), _array(barycentric)
-        return torch.from_numpy(mesh_numba.interpolate(*ctx.inputs))
+        return torch.from_numpy(kernels.interpolate(*ctx.inputs))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        results = mesh_numba.interpolate_backward(*ctx.inputs, _array(gradients[0]))
+        results = kernels.interpolate_backward(*ctx.inputs, _array(gradients[0]))
         return (*(torch.from_numpy(result) for result in results), None, None)
 
 
@@ -369,11 +370,11 @@ class _Antialias(torch.autograd.Function):
         ctx: Any, pictures: Tensor, screen: Tensor, raster: Raster, faces: Tensor, edges: MeshEdges, view: _View
     ) -> Tensor:
         places, arrays = _array(screen), tuple(_array(tensor) for tensor in edges)
-        crossing = mesh_numba.crossings(places, view.focal.numpy(), _array(faces), arrays, _array(raster.depth))
+        crossing = silhouettes.crossings(places, view.focal.numpy(), _array(faces), arrays, _array(raster.depth))
         ctx.inputs = _array(pictures), places, arrays[0], crossing
-        return torch.from_numpy(mesh_numba.blend(*ctx.inputs))
+        return torch.from_numpy(silhouettes.blend(*ctx.inputs))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        results = mesh_numba.blend_backward(*ctx.inputs, _array(gradients[0]))
+        results = silhouettes.blend_backward(*ctx.inputs, _array(gradients[0]))
         return (*(torch.from_numpy(result) for result in results), None, None, None, None)

@@ -9,8 +9,9 @@ import trimesh
 
 from sds3d.cameras import Cameras, orbit
 from sds3d.geometry.mesh import Mesh
-from sds3d.rendering.mesh_raster import interpolate_reference, rasterize_mesh_reference
-from sds3d.rendering.rasterize import _nearest_faces, antialiased, box_filter, rasterize
+from sds3d.rendering.mesh_differentiable import interpolate_reference, rasterize_mesh_reference
+from sds3d.rendering.mesh_zbuffer import antialiased, box_filter, rasterize
+from sds3d.rendering.mesh_zbuffer_numba import nearest_faces
 from sds3d.rendering.shading import Light, headlight, sample_texture, shade_mesh
 from tests.rendering.bounds import assert_within_rounding, rounding
 
@@ -134,7 +135,7 @@ def test_edges_through_pixel_centres_leave_no_gap():
         corners = [center - before * along, center + behind * along, center + 40 * across, center - 40 * across]
         screen = np.concatenate([corners, np.ones((4, 1))], axis=1).astype(np.float32)
         face = np.full((16, 16), -1, np.int32)
-        _nearest_faces(screen, faces, face)
+        nearest_faces(screen, faces, face)
         assert face[pixel[1], pixel[0]] >= 0
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sds3d.cameras import Cameras, orbit
-from sds3d.rendering.mesh_raster import (
+from sds3d.rendering.mesh_differentiable import (
     Raster,
     antialias,
     antialias_reference,
@@ -472,8 +472,8 @@ class TestWarp:
     )
     def test_choices_are_those_of_the_kernels(self, mesh: Mesh) -> None:
         pytest.importorskip("warp", reason="NVIDIA Warp is not installed: pip install warp-lang")
-        from sds3d.rendering import mesh_numba, mesh_warp
-        from sds3d.rendering import mesh_raster as module
+        from sds3d.rendering import mesh_antialias_numba, mesh_warp
+        from sds3d.rendering import mesh_differentiable as module
 
         vertices, faces = mesh
         cameras = orbit([10.0, 130.0, 250.0], torch.tensor([-20.0, 15.0, 80.0])).resized(40, 56)
@@ -485,7 +485,7 @@ class TestWarp:
         edges = mesh_edges(faces, len(vertices))
         crossing = mesh_warp.crossings(screen, faces, edges, module._distances(raster, view))
         arrays = tuple(tensor.numpy() for tensor in edges)
-        expected = mesh_numba.crossings(
+        expected = mesh_antialias_numba.crossings(
             screen.numpy(), view.focal.numpy(), faces.int().numpy(), arrays, raster.depth.numpy()
         )
         assert (expected >= 0).sum() > 100

@@ -18,7 +18,6 @@ from sds3d.rendering.simd import (
     log8,
     max8,
     min8,
-    parallel,
     select8,
     splat8,
     sqrt8,
@@ -26,8 +25,8 @@ from sds3d.rendering.simd import (
     store_rows2,
     store_rows3,
     store_rows4,
-    threads,
 )
+from sds3d.rendering.threads import parallel, threads
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
