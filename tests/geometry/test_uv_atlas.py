@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import trimesh
-from export_shapes import position_color, torus_mesh
 from scipy import ndimage
 
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.uv_atlas import bake, rasterize_uv
+from tests.formats.export_shapes import position_color, torus_mesh
 
 SIZE = 256
 
