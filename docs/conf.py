@@ -6,7 +6,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]  # the checkout that is being documented, and docs/generate
 
-from generate import api, commands, docstrings, examples, methods  # noqa: E402
+from generate import api, commands, docstrings, examples, methods, settings  # noqa: E402
 
 import sds3d  # noqa: E402
 
@@ -37,7 +37,7 @@ python_maximum_signature_line_length = 100
 toc_object_entries = False
 add_module_names = False
 
-for write in (api.write_pages, commands.write_page, examples.write_pages, methods.write_pages):
+for write in (api.write_pages, commands.write_page, settings.write_page, examples.write_pages, methods.write_pages):
     write(HERE)
 
 

@@ -38,11 +38,16 @@ def _section(title: str, command: Any, level: int) -> list[str]:
     if rows:
         parts.append("\n".join(["| | |", "|---|---|", *rows]))
     _, *lines = (command.epilog or "").split("\n\n")
-    commands = [plain(line) for line in lines if line.startswith("sds3d")]
+    commands = [plain(line) for line in lines if is_command(line)]
     if commands:
         parts.append("```bash\n" + "\n".join(line.replace("  #", "   #") for line in commands) + "\n```")
-    parts += [plain(line) for line in lines if not line.startswith("sds3d")]
+    parts += [plain(line) for line in lines if not is_command(line)]
     return parts
+
+
+def is_command(line: str) -> bool:
+    """Whether a line of examples is a command, not a sentence about it."""
+    return line.startswith("sds3d") and not line.endswith(".")
 
 
 def _metavar(argument: Any) -> str:

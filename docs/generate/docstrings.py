@@ -30,8 +30,9 @@ def _signature(app: Any, what: str, name: str, obj: Any, *rest: Any) -> tuple[st
 
 
 def _skip(app: Any, what: str, name: str, obj: Any, skip: bool, options: Any) -> bool | None:
-    # The fields of a named tuple, which the class's own docstring describes.
-    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+    # Fields of a named tuple, which its own docstring describes, and pydantic's own attribute.
+    hidden = name == "model_config" or str(getattr(obj, "__doc__", "")).startswith("Alias for field number")
+    return True if hidden else None
 
 
 def names_of(obj: Any) -> set[str]:

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 
 from . import remove_others, write
+from .settings import table
 
 SIZE, GAP, MARGIN, HEADING = 64, 4, 16, 20
 """The layout of `benchmarks/guidance.png`, in pixels; see `sds3d.formats.pictures.contact_sheet`."""
@@ -76,7 +77,7 @@ def page(method: Method, used: list[Any], figures: dict[str, Any]) -> str:
     if others := [f"`{preset.name}`" for preset in used if preset not in alone]:
         parts.append(f"Also used by the presets {', '.join(others)}.")
     usage = f"Set them as `guidance.KEY=VALUE`. The name of the rule is `{method.name}`."
-    parts += ["## Settings", usage, settings(method.config)]
+    parts += ["## Settings", usage, table(method.config())]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -122,19 +123,6 @@ def measured(figures: dict[str, float]) -> str:
     values += [f"{figures['saturation']:.2f}", f"{figures['fid']:.0f}", f"{figures['iou']:.2f}"]
     heads = "| right | no Janus | saturation | FID | IoU |\n|---|---|---|---|---|\n"
     return f"{heads}| {' | '.join(values)} |\n\n[What these figures mean](../benchmarks.md#guidance-rules)"
-
-
-def settings(config: type) -> str:
-    """A table of a rule's settings: key, default, meaning."""
-    from sds3d.run.settings import settings_of
-
-    rows = ["| key | default | meaning |", "|---|---|---|"]
-    for setting in settings_of(config()):
-        key = setting.key.removesuffix(".name") if setting.is_choice else setting.key
-        value = json.dumps(setting.value, ensure_ascii=False)
-        options = f" One of: {', '.join(map(str, setting.options))}." if setting.options else ""
-        rows.append(f"| `{key}` | `{value}` | {(setting.help() + options).replace('|', chr(92) + '|')} |")
-    return "\n".join(rows)
 
 
 def to_markdown(text: str) -> str:
