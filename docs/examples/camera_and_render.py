@@ -9,13 +9,14 @@ import torch
 
 from sds3d.cameras import orbit
 from sds3d.formats.pictures import contact_sheet
+from sds3d.representations.base import Start
+from sds3d.representations.contents import source_of
 from sds3d.representations.gaussians import GaussiansConfig
-from sds3d.representations.make import make_scene
 from sds3d.toybox.objects import Spec, build
 
 mesh = build(Spec("teapot", "blue", "red"), np.random.default_rng(0))
-generator = torch.Generator().manual_seed(0)
-scene = make_scene(GaussiansConfig(count=20_000), generator, torch.device("cpu"), steps=1, before=mesh)
+start = Start(torch.Generator().manual_seed(0), steps=1, before=source_of(mesh))
+scene = GaussiansConfig(count=20_000).make(start)
 
 # Azimuth 0 looks at the front, azimuth 90 at the object's left side (its own left, +X); degrees and metres.
 cameras = orbit([0, 60, 120, 180, 240, 300], elevation=20.0, distance=2.1, fovy=30.0, size=128)
