@@ -65,7 +65,7 @@ if __name__ == "__main__":
     work = start_work(config, prior)
     work.guidance = AntitheticConfig().make(prior)
     for step in optimize_work(work, prior):
-        if step.step % 20 == 0:
+        if step.step % 20 == 0 or step.step == step.total:
             print(f"step {step.step} of {step.total}: t {step.guided.metrics['t']:.2f}, gradient {step.grad_norm:.3g}")
     rgb = step.rendering.rgb.clamp(0, 1).numpy()  # (4, H, W, 3), the last step's views
     contact_sheet([("antithetic SDS", rgb)], size=192).save("a-new-rule.png")
