@@ -19,6 +19,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build", "generate", "**/.ipynb_checkpoints"]
 html_theme = "furo"
 html_title = "sds3d"
+html_theme_options = {"light_css_variables": {"code-font-size": "75%"}, "dark_css_variables": {"code-font-size": "75%"}}
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_sphinx = False
