@@ -12,7 +12,8 @@ for preview in sds3d.stream("a red mug"):
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from sds3d.version import __version__ as __version__
+
 __all__ = ["Asset", "Preview", "generate", "stream"]
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    """Imports what is heavy when it is asked for: the command line's help needs none of it."""
+    """Import the heavy modules only when they are used, so that the command line's help is quick."""
     if name in __all__:
         from sds3d.run import asset
 

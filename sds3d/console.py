@@ -1,17 +1,16 @@
-"""What commands share: the two streams, progress bars, the end of help pages, and options that several have."""
+"""What commands share: the two streams, JSON output, durations and progress bars."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-if TYPE_CHECKING:
-    pass
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -31,8 +30,13 @@ STYLES = {
 """Colours of a run's states."""
 
 
+def print_json(value: Any) -> None:
+    """Print a value on stdout as indented JSON."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
 def duration(seconds: float) -> str:
-    """Seconds for people: 42 s, 7 min, 3 h 05 min."""
+    """A readable duration: 42 s, 7 min, 3 h 05 min."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -40,7 +44,7 @@ def duration(seconds: float) -> str:
 
 
 def progress_bar() -> Progress:
-    """A bar with counts and the time left on stderr; nothing where that is no terminal."""
+    """A bar on stderr with counts and the time left; nothing if stderr is not a terminal."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -52,16 +56,16 @@ def progress_bar() -> Progress:
 
 
 class StageReport(Protocol):
-    """Takes how far a stage of a long job is, and figures to show beside it."""
+    """Receives the progress of a stage of a long job, and figures to show with it."""
 
     def __call__(self, stage: str, done: int, total: int, figures: Mapping[str, float] = ..., /) -> None:
-        """`done` of `total`."""
+        """Report that `done` of `total` parts of the stage are finished."""
         ...
 
 
 @contextmanager
 def bars_by_stage() -> Iterator[StageReport]:
-    """A bar for each stage of a long job, by its name."""
+    """Show a progress bar for each stage of a long job, by the stage's name."""
     with progress_bar() as progress:
         tasks: dict[str, TaskID] = {}
 

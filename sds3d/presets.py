@@ -69,7 +69,7 @@ class Preset:
 
 def presets() -> list[Preset]:
     """The shipped presets, by name."""
-    return [_read(path) for path in _shipped().values()]
+    return [_read(path) for path in shipped().values()]
 
 
 def load_preset(name: str) -> Preset:
@@ -79,10 +79,10 @@ def load_preset(name: str) -> Preset:
     """
     if Path(name).suffix in {".yaml", ".yml"}:
         return _read(Path(name))
-    shipped, name = _shipped(), current_name(name)
-    if name not in shipped:
-        raise ConfigError(f'there is no preset "{name}"; {meant(name, list(shipped))}')
-    return _read(shipped[name])
+    known, name = shipped(), current_name(name)
+    if name not in known:
+        raise ConfigError(f'there is no preset "{name}"; {meant(name, list(known))}')
+    return _read(known[name])
 
 
 def current_name(name: str) -> str:
@@ -92,7 +92,8 @@ def current_name(name: str) -> str:
     return RENAMED.get(name, name)
 
 
-def _shipped() -> dict[str, Path]:
+def shipped() -> dict[str, Path]:
+    """The files of the shipped presets, by name."""
     return {path.stem: path for path in sorted(configs_dir().glob("[!_]*.yaml"))}
 
 

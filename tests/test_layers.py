@@ -20,7 +20,7 @@ LAYERS = [
     {"priors", "rendering", "formats"},
     {"geometry", "prompts"},
     {"cameras", "console", "devices", "presets"},
-    {"config", "compiled", "files", "plugins", "states"},
+    {"compiled", "config", "extras", "files", "plugins", "states", "version"},
 ]
 """Rooms from the top to the bottom; a room imports only rooms that stand below it."""
 

@@ -14,6 +14,7 @@ from sds3d.files import RunError
 from sds3d.jobs import queue
 from sds3d.jobs.supervisor import supervised
 from sds3d.run.doctor import can_generate, examine
+from sds3d.version import __version__
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,8 @@ def going_on(studio: Studio) -> list[tuple[str, str]]:
             status = "damaged"
         counts[status] = counts.get(status, 0) + 1
     runs = ", ".join(f"{count} {fragments.LABELS[status]}" for status, count in sorted(counts.items())) or "none yet"
-    try:
-        version = importlib.metadata.version("sds3d")
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed: run from its folder"
     return [
-        ("sds3d", version),
+        ("sds3d", __version__),
         ("Gradio", importlib.metadata.version("gradio")),
         ("Runs", runs),
         ("Worker", "ready, or at work" if supervised(studio.root) else "none; one is started with the next run"),

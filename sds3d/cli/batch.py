@@ -1,4 +1,4 @@
-"""sds3d batch: a file of prompts becomes a folder of assets."""
+"""`sds3d batch`: a file of prompts becomes a folder of assets."""
 
 from __future__ import annotations
 
@@ -16,9 +16,20 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
-from sds3d.cli.options import Overrides, Retries, Threads, Together, Workers, examples, warn_of_unknown_words
+from sds3d.cli.exits import Exit
+from sds3d.cli.options import (
+    Json,
+    Overrides,
+    PresetName,
+    Retries,
+    Threads,
+    Together,
+    Workers,
+    examples,
+    warn_of_unknown_words,
+)
 from sds3d.config import parse_override
-from sds3d.console import STYLES, bars_by_stage, err, out
+from sds3d.console import STYLES, bars_by_stage, err, out, print_json
 from sds3d.presets import load_preset
 
 if TYPE_CHECKING:
@@ -26,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class EngineName(StrEnum):
-    """What carries runs out."""
+    """What carries out the runs."""
 
     local = "local"
     ray = "ray"
@@ -34,15 +45,17 @@ class EngineName(StrEnum):
 
 EXAMPLES = examples(
     "sds3d batch prompts.txt",
-    "sds3d batch prompts.csv --preset splats steps=150  # for lines that say nothing else",
+    "sds3d batch prompts.csv --preset splats steps=150  # for lines that set nothing else",
     "sds3d batch prompts.txt --together 4  # four prompts in each call of the prior: fills a large GPU",
     "sds3d batch prompts.txt --shard 2/8 --out /shared/assets  # the second of eight jobs of any scheduler",
     "sds3d batch prompts.txt --engine ray --address auto --out /shared/assets  # on a Ray cluster",
-    ".txt holds a prompt a line. .csv has a header: prompt, and if wanted seed, preset and settings such as "
-    r'guidance.scale. .jsonl: {"prompt": "a red mug", "seed": 1, "preset": "splats", "overrides": '
-    r'{"guidance.scale": 5}}.',
-    "Ctrl-C pauses; the same command again goes on, and leaves finished runs as they are. At the end, the folder holds "
-    "manifest.jsonl, contact_sheet.png and index.html, a gallery that opens from the disk.",
+    notes=(
+        ".txt: one prompt per line. .csv: a header with prompt and, optionally, seed, preset and settings such as "
+        r'guidance.scale. .jsonl: {"prompt": "a red mug", "seed": 1, "preset": "splats", "overrides": '
+        r'{"guidance.scale": 5}}.',
+        "Ctrl-C pauses. The same command continues and leaves finished runs alone. When it ends, the folder also has "
+        "manifest.jsonl, contact_sheet.png and index.html, a gallery that opens without a server.",
+    ),
 )
 
 
@@ -51,19 +64,22 @@ def batch(
         Path, typer.Argument(help="A file of prompts: .txt, .csv or .jsonl.", show_default=False, metavar="FILE")
     ],
     overrides: Overrides = None,
-    preset: Annotated[str, typer.Option(help="A preset's name, or a YAML file.")] = "toybox",
+    preset: PresetName = "toybox",
     out_dir: Annotated[
-        Path | None, typer.Option("--out", help="The folder of assets; FILE-assets when left out.", show_default=False)
+        Path | None,
+        typer.Option("--out", help="The folder for the assets. Default: FILE-assets.", show_default=False),
     ] = None,
     workers: Workers = 0,
     threads: Threads = 0,
     retries: Retries = 2,
     together: Together = 1,
-    shard: Annotated[str, typer.Option(metavar="I/N", help="Only the I-th of N parts of the prompts.")] = "1/1",
+    shard: Annotated[str, typer.Option(metavar="I/N", help="Only part I of N parts of the prompts.")] = "1/1",
     engine: Annotated[EngineName, typer.Option(help="This machine, or a Ray cluster.")] = EngineName.local,
     address: Annotated[
-        str, typer.Option(help="The Ray cluster's; when left out, one on this machine is joined or started.")
+        str,
+        typer.Option(help="Address of the Ray cluster. Default: joins or starts one on this machine."),
     ] = "",
+    as_json: Json = False,
 ) -> None:
     """Make a folder of 3D assets from a file of prompts."""
     from sds3d.jobs.prompts_file import parse_shard, read_prompts, same_runs
@@ -78,7 +94,7 @@ def batch(
     for first, *others in same_runs(entries):
         if others:
             lines = ", ".join(str(entry.line) for entry in others)
-            err.print(f"the same as line {first.line}, so one run with it: line {lines}", soft_wrap=True)
+            err.print(f"same settings as line {first.line}, so they share its run: line {lines}", soft_wrap=True)
     warn_of_unknown_words([(entry.config, f"line {entry.line}") for entry in entries])
     from sds3d.jobs.batch import Watch, make_batch
 
@@ -90,13 +106,14 @@ def batch(
         from sds3d.jobs.gallery import write_gallery
 
         written = write_gallery(made, f"{prompts.name}" + (f", {part[0]} of {part[1]}" if part[1] > 1 else ""))
-    _tell(made, watch, written, ("failed", "cancelled") if stopped else ("failed", "cancelled", "paused"))
+    _list_unfinished(watch, ("failed", "cancelled") if stopped else ("failed", "cancelled", "paused"))
+    _print_result(made, watch, written, as_json)
     if stopped:
-        err.print("paused; the same command goes on:")
+        err.print("paused; continue with the same command:")
         err.print(f"  {escape(shlex.join(['sds3d', *sys.argv[1:]]))}", soft_wrap=True)
-        raise typer.Exit(130)
+        raise typer.Exit(Exit.INTERRUPTED)
     if watch.counts["failed"]:
-        raise typer.Exit(1)
+        raise typer.Exit(Exit.FAILED)
 
 
 def _engine(name: EngineName, address: str, workers: int, threads: int, retries: int, together: int) -> Engine:
@@ -106,7 +123,7 @@ def _engine(name: EngineName, address: str, workers: int, threads: int, retries:
         devices = default_devices(workers)
 
         def locally(root: Path, names: Sequence[str]) -> Iterator[None]:
-            # On the terminal it would tear the table; what fails is told there anyway.
+            # Output of workers would break the live table; failures are shown there.
             return supervise(root, names, Crew(devices, threads, retries, together, log=root / ".workers.log"))
 
         return locally
@@ -117,7 +134,7 @@ def _engine(name: EngineName, address: str, workers: int, threads: int, retries:
 
 
 def _watch(batch: Batch, watch: Watch, engine: Engine) -> bool:
-    """Carry a batch out and show it; returns whether it was stopped by a signal before its end."""
+    """Carry out a batch and show its progress. Return whether a signal stopped it before its end."""
     from sds3d.jobs.batch import carry_out
     from sds3d.jobs.board import Board
 
@@ -134,15 +151,14 @@ def _watch(batch: Batch, watch: Watch, engine: Engine) -> bool:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """What a scheduler sends before it ends a job is taken as Ctrl-C is: what goes on is paused."""
+    """Treat SIGTERM, which schedulers send before they end a job, as Ctrl-C: active runs are paused."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def interrupt(number: int, frame: object) -> None:
         for signal_number in before:
             signal.signal(signal_number, signal.default_int_handler)
-        os.write(
-            2, b"\npausing after the current step; Ctrl-C again stops at once\n"
-        )  # print may be what is broken off
+        # os.write, because the signal may have interrupted a print
+        os.write(2, b"\npausing after the current step; press Ctrl-C again to stop at once\n")
         raise KeyboardInterrupt
 
     for number in before:
@@ -154,17 +170,27 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _tell(batch: Batch, watch: Watch, written: Sequence[Path], named: Sequence[str]) -> None:
-    """Runs of the states that are named, where everything is, and the counts."""
-    from sds3d.jobs.board import summary, title
+def _list_unfinished(watch: Watch, states: Sequence[str]) -> None:
+    """A table of the runs in these states, with their errors or how to resume them."""
+    from sds3d.jobs.board import title
 
     table = Table(Column("run", overflow="fold"), "state", Column("", overflow="fold"))
     for job, seen in zip(watch.jobs, watch.seen, strict=True):
-        if seen.status in named:
+        if seen.status in states:
             hint = seen.error or f"sds3d resume {job.run.folder}"
             table.add_row(escape(title(job)), f"[{STYLES[seen.status]}]{seen.status}[/]", escape(hint))
     if table.row_count:
         err.print(table)
+
+
+def _print_result(batch: Batch, watch: Watch, written: Sequence[Path], as_json: bool) -> None:
+    """The files of the gallery, and how many runs are in which state."""
+    from sds3d.jobs.board import summary
+
+    if as_json:
+        files = [str(path) for path in written]
+        print_json({"folder": str(batch.root), "counts": dict(watch.counts), "files": files})
+        return
     for path in written:
         out.print(escape(str(path)), soft_wrap=True)
     out.print(f"{summary(watch)} in {escape(str(batch.root))}", soft_wrap=True)

@@ -1,13 +1,15 @@
-"""What several commands share: options, the end of help pages, warnings before a run."""
+"""What several commands share: options, the end of help pages, and warnings before a run."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
+from sds3d.cli.completion import complete_preset, complete_run
 from sds3d.config import nearest
 from sds3d.console import err
 
@@ -16,35 +18,52 @@ if TYPE_CHECKING:
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings by their dotted name, values as in YAML."),
+    typer.Argument(metavar="KEY=VALUE", help="Settings, by dotted name. Values are YAML. See sds3d settings."),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; the fastest there is when left out.")]
+PresetName = Annotated[
+    str, typer.Option(metavar="NAME", help="A preset, or a YAML file.", autocompletion=complete_preset)
+]
+PresetNames = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="PRESET", help="Presets to measure.", autocompletion=complete_preset),
+]
+ForAllPresets = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting for all presets. Repeatable.")
+]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False, autocompletion=complete_run)
+]
+RunsFolder = Annotated[Path, typer.Option("--out", help="The folder that holds the run folders.")]
+ResultsFolder = Annotated[Path, typer.Option("--out", help="The folder for the results.")]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1 and so on. Default: the fastest available.", show_default=False)
+]
 Threads = Annotated[
-    int, typer.Option(min=0, help="CPU threads; 0 takes the physical cores, at most 8. The result depends on it.")
+    int, typer.Option(min=0, help="CPU threads. 0: all physical cores, at most 8. The result depends on the number.")
 ]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 
-Retries = Annotated[int, typer.Option(min=0, help="How often a run is tried again whose worker died.")]
+Retries = Annotated[int, typer.Option(min=0, help="How often a run is retried after its worker died.")]
 Together = Annotated[
-    int, typer.Option(min=1, help="Prompts of equal settings that are optimised together, in one call of the prior.")
+    int, typer.Option(min=1, help="Runs with equal settings that are optimised together, in one call of the prior.")
 ]
-Workers = Annotated[int, typer.Option(min=0, help="Worker processes; 0 takes one for each GPU, or one on a CPU.")]
+Workers = Annotated[int, typer.Option(min=0, help="Worker processes. 0: one per GPU, or one on a CPU.")]
 
 WORDS = 10
-"""Unknown words that are named."""
+"""At most this many unknown words are listed."""
 
 
-def examples(*lines: str) -> str:
-    """The end of a help page: commands to copy, each on its own line, what follows # dimmed."""
-    parts = [line.partition("#") for line in lines]
-    return "\n\n".join(
-        ["[bold]Examples[/bold]", *(f"{command}[dim]{mark}{text}[/dim]" for command, mark, text in parts)]
-    )
+def examples(*commands: str, notes: Sequence[str] = ()) -> str:
+    """The end of a help page: commands to copy, one a line, with dimmed remarks after #; then notes."""
+    parts = [command.partition("#") for command in commands]
+    lines = [f"{command}[dim]{mark}{text}[/dim]" for command, mark, text in parts]
+    return "\n\n".join(["[bold]Examples[/bold]", *lines, *notes])
 
 
 def warn_of_unknown_words(prompts: Sequence[tuple[RunConfig, str]]) -> None:
-    """The embedded prior knows few words and draws something else for the others, which are named.
+    """Warn of words that the embedded prior has never seen; it ignores them and draws what it knows.
 
-    prompts: configurations, each with the place of its prompt ("line 3") or nothing.
+    prompts: configurations, each with the place of its prompt ("line 3") or "".
     """
     from sds3d.toybox.captions import VOCABULARY, unknown_words
 
@@ -55,14 +74,14 @@ def warn_of_unknown_words(prompts: Sequence[tuple[RunConfig, str]]) -> None:
                 places.setdefault(word, []).append(place)
     if not places:
         return
-    told = []
+    listed = []
     for word, (first, *others) in list(places.items())[:WORDS]:
         close = nearest(word, VOCABULARY, 2)
         notes = [f"like {', '.join(close)}?"] * bool(close) + [first + " and more" * bool(others)] * bool(first)
-        told.append(f"{word} ({'; '.join(notes)})" if notes else word)
+        listed.append(f"{word} ({'; '.join(notes)})" if notes else word)
     more = f", and {len(places) - WORDS} more" if len(places) > WORDS else ""
     err.print(
-        f"[yellow]warning:[/yellow] the embedded prior does not know: {escape(', '.join(told))}{more}. It will draw "
-        "what it knows. For anything else give a large model: prior.model=FOLDER --preset dreamfusion",
+        f"[yellow]warning:[/yellow] the embedded prior does not know: {escape(', '.join(listed))}{more}. It draws what "
+        "it knows. For anything else use a large model: --preset dreamfusion prior.model=FOLDER",
         soft_wrap=True,
     )

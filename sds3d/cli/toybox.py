@@ -23,14 +23,14 @@ toybox = typer.Typer(help="The procedural toy world and its embedded prior.", no
     ),
 )
 def toybox_render(
-    prompt: Annotated[str, typer.Argument(help="A toy prompt; leave it out to write a data set.")] = "",
-    objects: Annotated[int, typer.Option(min=1, help="Objects of the data set.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="Which of the many objects of a prompt.")] = 0,
+    prompt: Annotated[str, typer.Argument(help="A prompt of the toy world. Without it, a data set is written.")] = "",
+    objects: Annotated[int, typer.Option(min=1, help="Objects in the data set.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Seed: which of the many objects of a prompt.")] = 0,
     size: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = 64,
-    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
-    out_path: Annotated[Path | None, typer.Option("--out", help="PNG file, or folder of the data set.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
+    out_path: Annotated[Path | None, typer.Option("--out", help="PNG file, or folder for the data set.")] = None,
 ) -> None:
-    """Draw true views of a toy object, or write a data set of many."""
+    """Draw true views of a toy object, or write a data set of many objects."""
     from sds3d.formats.pictures import contact_sheet
     from sds3d.toybox.render import iterate_objects, render_prompt, save_dataset
 
@@ -57,17 +57,19 @@ def toybox_render(
         "sds3d toybox train --out my-prior objects=2000 unet_steps=1000  # a small one",
         "sds3d generate 'a red mug' prior.model=my-prior/prior  # use it",
         "sds3d toybox train --out longer start_from=my-prior/prior unet_steps=20000  # train it further",
-        "sds3d toybox train --scorer --out my-scorer  # the network that measures",
-        "Killed at any instant, the same command goes on.",
+        "sds3d toybox train --scorer --out my-scorer  # the network that measures results",
+        notes=("The same command continues a training that was stopped or killed.",),
     ),
 )
 def toybox_train(
     overrides: Overrides = None,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the training.")] = Path("toybox-prior"),
-    scorer: Annotated[bool, typer.Option("--scorer", help="Train the scorer that measures, not the prior.")] = False,
+    out_dir: Annotated[Path, typer.Option("--out", help="The folder for the training.")] = Path("toybox-prior"),
+    scorer: Annotated[
+        bool, typer.Option("--scorer", help="Train the scorer, which measures results, instead of the prior.")
+    ] = False,
     threads: Threads = 0,
 ) -> None:
-    """Train the embedded prior, or the scorer."""
+    """Train the embedded prior or the scorer."""
     from sds3d.devices import set_threads
     from sds3d.toybox.train import train, train_scorer
     from sds3d.toybox.train_config import TrainConfig
@@ -91,7 +93,7 @@ def toybox_sample(
     out_path: Annotated[Path, typer.Option("--out", help="PNG file.")] = Path("sample.png"),
     device: Device = "",
 ) -> None:
-    """Let the prior draw four views: what distillation has to work with."""
+    """Sample four views from the prior: what distillation can build on."""
     from sds3d.devices import pick_device
     from sds3d.formats.pictures import to_png
     from sds3d.guidance.sampling import sample_views

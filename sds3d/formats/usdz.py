@@ -4,7 +4,7 @@ Frame: the world frame as it is (right-handed, +Y up, front +Z). The file states
 Layout: a package (zip, uncompressed, 64-byte aligned) of one binary layer and its PNG textures: one mesh, bound to one
 UsdPreviewSurface. USD's v runs up from the bottom row, glTF's down, hence 1 - v.
 Specifications: https://openusd.org/release/spec_usdz.html, https://openusd.org/release/spec_usdpreviewsurface.html
-Needs the extra `usd`: pip install "sds3d[usd]".
+Needs the extra `usd`.
 """
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from sds3d.extras import install_command
 from sds3d.formats.base import FileFormat, check_faces, check_uv
 from sds3d.formats.pictures import png
 from sds3d.geometry.colors import srgb_to_linear
@@ -45,7 +46,7 @@ def to_usdz(mesh: Mesh, name: str = "asset") -> bytes:
     try:
         from pxr import Kind, Tf, Usd, UsdGeom
     except ImportError as error:
-        raise ImportError('USDZ needs usd-core: pip install "sds3d[usd]"') from error
+        raise ImportError(f"USDZ needs usd-core: {install_command('usd')}") from error
 
     with tempfile.TemporaryDirectory() as folder:  # USD writes binary layers only to disk
         layer = Path(folder) / "asset.usdc"

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sds3d.devices import default_threads
+from sds3d.extras import install_command
 from sds3d.files import RunError
 from sds3d.jobs.queue import progress, recover, rest, runs_in, stop, waiting
 from sds3d.jobs.supervisor import SPARE, Crew
@@ -253,7 +254,7 @@ def _connected(address: str) -> Iterator[None]:
     try:
         import ray
     except ImportError:
-        raise RunError('Ray is not installed: pip install "sds3d[ray]"') from None
+        raise RunError(f"Ray is not installed: {install_command('ray')}") from None
     if ray.is_initialized():
         yield
         return

@@ -35,7 +35,7 @@ class ExportConfig(Config):
     """What is written when the optimisation is done, beside the pictures."""
 
     formats: tuple[Format, ...] = DEFAULT_FORMATS
-    """Formats of the asset. What is no cloud of splats becomes one for theirs. usdz needs pip install "sds3d[usd]"."""
+    """Formats of the asset. What is no cloud of splats becomes one for theirs. usdz needs the extra `usd`."""
     resolution: int = Field(default=128, ge=16, le=1024)
     """Samples a side of the grid that the surface is extracted from."""
     texture_size: int = Field(default=1024, ge=64, le=8192)

@@ -71,7 +71,7 @@ def test_only_the_formats_that_are_asked_for_are_written(tmp_path):
 
 
 def test_usdz_is_written_when_it_is_asked_for(tmp_path):
-    pytest.importorskip("pxr", reason='usd-core is missing: pip install "sds3d[usd]"')
+    pytest.importorskip("pxr", reason='usd-core is missing: pip install ".[usd]"')
     mesh = torus_mesh(300)
     paths = write_exports(tmp_path, mesh, render_torus, "torus", formats=["usdz"], texture_size=64, size=32, frames=4)
     assert set(paths) == {"torus.usdz", "contact_sheet.png", "turntable.mp4"}

@@ -20,7 +20,7 @@ from sds3d.geometry.uv_atlas import bake
 
 if os.environ.get("CI", "").lower() == "true":
     import pxr  # noqa: F401  (nothing is skipped there)
-pytest.importorskip("pxr", reason='usd-core is missing: pip install "sds3d[usd]"')
+pytest.importorskip("pxr", reason='usd-core is missing: pip install ".[usd]"')
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,7 @@ def test_without_ray_the_way_to_it_is_told(tmp_path: Path, monkeypatch: pytest.M
 
     names = queued(tmp_path)
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(RunError, match=r'Ray is not installed: pip install "sds3d\[ray\]"'):
+    with pytest.raises(RunError, match=r'Ray is not installed: run pip install "\.\[ray\]"'):
         next(supervise(tmp_path, names, Crew()))
 
 

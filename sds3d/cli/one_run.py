@@ -1,0 +1,254 @@
+"""Commands about one asset: generate, texture, resume, export."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from sds3d.cli.exits import Exit
+from sds3d.cli.options import (
+    Device,
+    Json,
+    Overrides,
+    PresetName,
+    RunFolder,
+    RunsFolder,
+    Threads,
+    examples,
+    warn_of_unknown_words,
+)
+from sds3d.config import build, parse_override
+from sds3d.console import err, out, print_json, progress_bar
+from sds3d.presets import load_preset
+from sds3d.run.folder import Run, open_run
+
+if TYPE_CHECKING:
+    from sds3d.run.optimize import Step
+
+PANEL = "One asset"
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    app.command(
+        rich_help_panel=PANEL,
+        epilog=examples(
+            "sds3d generate 'a red mug'",
+            "sds3d generate 'a snowman with a green hat' --seed 3  # another seed, another object",
+            "sds3d generate 'a blue chair' --steps 150  # a draft in half the time",
+            "sds3d generate 'a red mug' --preset splats  # Gaussian splats",
+            "sds3d generate 'a red mug' --preset dreamfusion guidance.scale=50  # another rule and scale",
+            "sds3d generate 'a blue mug' start_from=mug.glb  # start from your own mesh, splats or points",
+            "sds3d generate 'a red mug' representation.resolution=64 export.texture_size=2048  # finer",
+            "sds3d generate 'a corgi' --preset dreamfusion prior.model=FOLDER  # a large model in diffusers format",
+            notes=(
+                "The same command continues a stopped run, and reports a finished one. The run folder holds the "
+                "settings, previews and exports: .glb, .obj, .ply, splat files, a turntable and a contact sheet.",
+                "sds3d presets lists the presets; sds3d settings lists the settings.",
+            ),
+        ),
+    )(generate)
+    app.command(
+        rich_help_panel=PANEL,
+        epilog=examples(
+            "sds3d texture mug.obj 'a red mug'",
+            "sds3d texture statue.glb 'a wooden statue' prior.model=FOLDER  # a large model in diffusers format",
+            "sds3d texture mug.obj 'a red mug' representation.texture_size=1024  # finer",
+            notes=("The mesh keeps its triangles and its UVs, if it has any. Its front must face +Z and its top +Y.",),
+        ),
+    )(texture)
+    app.command(
+        rich_help_panel=PANEL,
+        epilog=examples(
+            "sds3d resume runs/a-red-mug-1a2b3c4d",
+            notes=("On a CPU with the same number of threads the result is bit-identical to an uninterrupted run.",),
+        ),
+    )(resume)
+    app.command(
+        rich_help_panel=PANEL,
+        epilog=examples(
+            "sds3d export runs/a-red-mug-1a2b3c4d",
+            "sds3d export runs/a-red-mug-1a2b3c4d --format usdz,spz  # only these, and the pictures",
+            "sds3d export runs/a-red-mug-1a2b3c4d resolution=192 texture_size=2048  # finer",
+            "sds3d export runs/a-red-mug-1a2b3c4d frames=120 picture_size=512  # a longer, larger video",
+            notes=("sds3d settings export lists the settings and the formats.",),
+        ),
+    )(export)
+
+
+def generate(
+    prompt: Annotated[str, typer.Argument(help="The object, for example 'a red mug'.", show_default=False)],
+    overrides: Overrides = None,
+    preset: PresetName = "toybox",
+    out_dir: RunsFolder = Path("runs"),
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of all random choices.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimisation steps. Default: the preset's.")] = None,
+    device: Device = "",
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Make a 3D asset from a prompt."""
+    short = [f"{key}={value}" for key, value in (("seed", seed), ("steps", steps)) if value is not None]
+    load_preset(preset)  # report a misspelt preset before the slow imports
+    for text in overrides or []:
+        parse_override(text)
+    from sds3d.run.config import make_config, new_run
+
+    config = make_config(prompt, preset, [*(overrides or []), *short])
+    warn_of_unknown_words([(config, "")])
+    _carry_out(new_run(out_dir, config), device, threads, as_json)
+
+
+def texture(
+    mesh: Annotated[Path, typer.Argument(help="The mesh: .glb, .obj, .ply or .stl.", show_default=False)],
+    prompt: Annotated[str, typer.Argument(help="What it becomes, for example 'a red mug'.", show_default=False)],
+    overrides: Overrides = None,
+    preset: PresetName = "texture",
+    out_dir: RunsFolder = Path("runs"),
+    device: Device = "",
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Paint your own mesh (as in Latent-Paint, arXiv:2211.07600)."""
+    from sds3d.formats.load import load_asset
+    from sds3d.geometry.mesh import Mesh
+    from sds3d.run.config import make_config, new_run
+
+    if not isinstance(load_asset(mesh), Mesh):
+        raise ValueError(f"{mesh} has no triangles to paint; use: sds3d generate PROMPT start_from={mesh}")
+    config = make_config(prompt, preset, [f"start_from={json.dumps(str(mesh.resolve()))}", *(overrides or [])])
+    warn_of_unknown_words([(config, "")])
+    _carry_out(new_run(out_dir, config), device, threads, as_json)
+
+
+def resume(
+    run: RunFolder,
+    device: Device = "",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads. 0: as many as the run started with.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Continue a run that was paused, cancelled or killed."""
+    _carry_out(open_run(run), device, threads, as_json)
+
+
+def export(
+    run: RunFolder,
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="resolution, texture_size, picture_size or frames."),
+    ] = None,
+    formats: Annotated[
+        str, typer.Option("--format", metavar="NAME,...", help="Formats, separated by commas. Default: the run's.")
+    ] = "",
+    device: Device = "",
+    as_json: Json = False,
+) -> None:
+    """Write the exports of a run again, from its newest checkpoint."""
+    opened = open_run(run)
+    layers = [parse_override(text) for text in settings or []]
+    if formats:
+        layers.append({"formats": [name.strip() for name in formats.split(",")]})
+    from sds3d.run.config import ExportConfig, read_config
+    from sds3d.run.outputs import export_run
+
+    began = time.monotonic()
+    options = build(ExportConfig, read_config(opened).export.model_dump(), *layers)
+    with opened.locked(), err.status("exporting"):
+        export_run(opened, options, device)
+    _print_result(opened, time.monotonic() - began, as_json)
+
+
+def _carry_out(run: Run, device: str, threads: int, as_json: bool) -> None:
+    """Drive a run with a progress bar; print its files, or how to continue it."""
+    if run.state.status == "done":
+        if not as_json:
+            out.print(f"already finished, in {run.state.seconds:.0f} s: {escape(str(run.folder))}", soft_wrap=True)
+        _print_result(run, run.state.seconds, as_json)
+        return
+    if not as_json:
+        out.print(f"run folder  {escape(str(run.folder))}", soft_wrap=True)
+    try:
+        with err.status("loading the prior"):
+            from sds3d.run.drive import drive
+
+            steps = drive(run, device=device, threads=threads)
+            first = next(steps, None)
+        if first is not None:
+            with _pause_on_interrupt(run):
+                _show(first, steps)
+    except KeyboardInterrupt:
+        _say_how_to_resume(run, as_json)
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    state = run.state
+    if state.status == "done":
+        _print_result(run, state.seconds, as_json)
+    else:
+        _say_how_to_resume(run, as_json)
+        raise typer.Exit(Exit.INTERRUPTED if state.status == "paused" else Exit.FAILED)
+
+
+def _show(first: Step, steps: Iterator[Step]) -> None:
+    """A progress bar on a terminal; a line every tenth of the way elsewhere."""
+    total = first.total
+    tenths = 0
+    with progress_bar() as progress:
+        task = progress.add_task("optimising", total=total, completed=first.step)
+        for step in steps:
+            progress.update(task, completed=step.step, description=f"{step.seconds:.2f} s/step")
+            if not err.is_terminal and step.step * 10 // total > tenths:
+                tenths = step.step * 10 // total
+                err.print(f"step {step.step}/{total}, {step.seconds:.2f} s/step")
+            if step.step == total:
+                progress.update(task, description="exporting")
+
+
+@contextmanager
+def _pause_on_interrupt(run: Run) -> Iterator[None]:
+    """The first Ctrl-C pauses the run after its current step; the second one stops it at once."""
+
+    def pause(signum: int, frame: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        run.request("pause")
+
+    before = signal.signal(signal.SIGINT, pause)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _say_how_to_resume(run: Run, as_json: bool) -> None:
+    state = run.state
+    err.print(f"{state.status} at step {state.step} of {state.total}; continue with")
+    err.print(f"  sds3d resume {escape(shlex.quote(str(run.folder)))}", soft_wrap=True)
+    if as_json:
+        _print_result(run, state.seconds, as_json)
+
+
+def _print_result(run: Run, seconds: float, as_json: bool) -> None:
+    """The run's state and files. seconds: what the command took, or the whole run."""
+    files = [path for path in [run.previews / "latest.png", *sorted(run.exports.glob("[!.]*"))] if path.exists()]
+    if as_json:
+        state = run.state
+        print_json({
+            "folder": str(run.folder), "status": state.status, "step": state.step, "total": state.total,
+            "seconds": round(seconds, 2), "files": [str(path) for path in files],
+        })  # fmt: skip
+        return
+    width = max((len(str(path)) for path in files), default=0)
+    for path in files:
+        out.print(f"{escape(str(path)):{width}}  {_size(path.stat().st_size)}", soft_wrap=True)
+    out.print(f"{seconds:.1f} s in total")
+
+
+def _size(n: float) -> str:
+    return f"{n / 1e6:.1f} MB" if n >= 1e6 else f"{max(n / 1e3, 0.1):.1f} kB"

@@ -1,0 +1,127 @@
+"""The command line as a user meets it, with a tiny untrained diffusers folder as the prior."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import trimesh
+
+from sds3d.run.folder import list_runs
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "--preset",
+    "dreamfusion",
+    "--threads",
+    "1",
+    "cameras.size=16",
+    "representation.resolution=12",
+    "representation.samples=16",
+    "export.resolution=24",
+    "export.texture_size=64",
+    "export.picture_size=32",
+    "export.frames=4",
+]
+Cli = Callable[..., tuple[int, str, str]]
+
+
+def test_generate_writes_a_run_and_says_what(cli: Cli, model: Path, tmp_path: Path):
+    command = ["generate", "a red mug", f"prior.model={model}", "--steps", "3", "--out", str(tmp_path), *SMALL]
+    code, stdout, stderr = cli(*command)
+    assert code == 0, stderr
+    run = list_runs(tmp_path)[0]
+    assert run.state.status == "done"
+    for name in ("a-red-mug.glb", "a-red-mug.obj", "a-red-mug.ply", "turntable.mp4", "contact_sheet.png"):
+        assert re.search(rf"{re.escape(name)} +[0-9.]+ [kM]B", stdout), name
+    assert "latest.png" in stdout
+    assert re.search(r"[0-9.]+ s in total", stdout)
+    assert "step 3/3" in stderr
+
+    code, stdout, _ = cli(*command)
+    assert code == 0
+    assert "already finished" in stdout
+
+    code, stdout, _ = cli(*command, "--json")
+    assert code == 0
+    result = json.loads(stdout)
+    assert (result["folder"], result["status"], result["step"], result["total"]) == (str(run.folder), "done", 3, 3)
+    assert set(map(Path, result["files"])) == {run.previews / "latest.png", *run.exports.iterdir()}
+
+    (run.exports / "a-red-mug.glb").unlink()
+    code, stdout, stderr = cli("export", str(run.folder), "frames=5", "--json")
+    assert code == 0, stderr
+    assert str(run.exports / "a-red-mug.glb") in json.loads(stdout)["files"]
+    assert (run.exports / "a-red-mug.glb").exists()
+
+    for path in run.exports.iterdir():
+        path.unlink()
+    code, stdout, stderr = cli("export", str(run.folder), "--format", "stl, spz")
+    assert code == 0, stderr
+    written = {path.name for path in run.exports.iterdir()}
+    assert written == {"a-red-mug.stl", "a-red-mug.spz", "turntable.mp4", "contact_sheet.png"}
+    code, _, stderr = cli("export", str(run.folder), "--format", "glb,splat-pyl")
+    assert code == 1
+    assert 'the format "splat-pyl" is unknown; did you mean "splat-ply"?' in stderr
+
+
+def test_ctrl_c_leaves_a_run_that_resumes(cli: Cli, model: Path, tmp_path: Path):
+    command = ["generate", "a red mug", f"prior.model={model}", "--steps", "100", "--out", str(tmp_path), *SMALL]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sds3d", *command],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        cwd=ROOT,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("step "):
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.stderr.read()
+    assert process.wait() == 130
+    run = list_runs(tmp_path)[0]
+    assert f"sds3d resume {run.folder}" in rest
+    assert "Traceback" not in rest
+    assert run.state.status == "paused"
+    assert 0 < run.state.step < 100
+    stopped = run.state.step
+
+    # A shorter end: resuming all 100 steps would only repeat what test_drive proves.
+    run.config_path.write_text(run.config_path.read_text().replace("steps: 100", f"steps: {stopped + 2}"))
+    code, _, stderr = cli("resume", str(run.folder))
+    assert code == 0, stderr
+    assert run.state.status == "done"
+    assert run.events()[-2]["step"] == stopped + 1
+
+
+def test_only_meshes_are_painted(cli: Cli, tmp_path: Path):
+    code, _, stderr = cli("texture", str(tmp_path / "mug.obj"), "a red mug")
+    assert code == 1
+    assert "mug.obj" in stderr
+    points = tmp_path / "points.ply"
+    trimesh.PointCloud(np.random.default_rng(0).random((20, 3))).export(points)
+    code, _, stderr = cli("texture", str(points), "a red mug", "--out", str(tmp_path))
+    assert code == 1
+    assert "has no triangles to paint" in stderr.replace("\n", " ")
+    assert len(stderr.splitlines()) == 1
+
+
+def test_unknown_words_are_named_with_the_nearest_known(cli: Cli, tmp_path: Path):
+    code, _, stderr = cli("generate", "a red mugg on the moon", "--out", str(tmp_path), "--device", "quantum")
+    assert code == 1
+    assert "does not know: mugg (like mug" in stderr
+    assert "moon" in stderr
+    assert "prior.model=" in stderr
+
+
+def test_a_large_model_is_not_asked_about_toy_words(cli: Cli, model: Path, tmp_path: Path):
+    _, _, stderr = cli("generate", "a corgi", f"prior.model={model}", "--out", str(tmp_path), "--device", "quantum")
+    assert "does not know" not in stderr
