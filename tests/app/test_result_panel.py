@@ -12,7 +12,7 @@ from sds3d.run.config import make_config, new_run
 
 def test_what_cannot_be_made_is_refused(studio: Studio):
     run = new_run(studio.root, make_config("a red mug"))
-    with pytest.raises(ValueError, match="format 'exe' is unknown"):
+    with pytest.raises(ValueError, match='format "exe" is unknown'):
         make_file(run, "exe", 0, 1024)
     with pytest.raises(ValueError, match="64 to 4096"):
         make_file(run, "glb", 0, 100_000)

@@ -72,7 +72,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     process = begin(folder)
     said, _ = process.communicate()
     assert process.returncode == 1, said
-    assert "the XX" in said
+    assert "same settings as line 2, so they share its run: line 5" in said
     assert "line 3, a blue chair: failed: " in said
     assert "missing.glb" in said
     assert "line 2, a red mug: done in " in said
