@@ -12,12 +12,13 @@ is plain torch, in `mesh.py`. Warp compiles at the first call, with a compiler t
 import torch
 from torch import Tensor
 
+from sds3d.extras import install_command
 from sds3d.rendering.mesh_edges import MeshEdges
 
 try:
     import warp as wp
 except ImportError as error:
-    raise ImportError("meshes on CUDA are rendered by NVIDIA Warp, which is missing: pip install warp-lang") from error
+    raise ImportError(f"NVIDIA Warp, which renders meshes on CUDA, is missing: {install_command('cuda')}") from error
 
 wp.init()
 
