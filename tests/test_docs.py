@@ -27,7 +27,7 @@ def page_id(path: Path) -> str:
 
 def command_lines(text: str) -> list[str]:
     """The sds3d commands in a page's bash blocks and in its inline code."""
-    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.S))
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.S)).replace("\\\n", " ")
     lines = [line for part in blocks.split("\n") for line in re.split(r" && | \|\| ", part)]
     lines += re.findall(r"`(sds3d [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
     lines = [re.sub(r"^srun ", "", line.strip()) for line in lines]
