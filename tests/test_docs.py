@@ -12,6 +12,7 @@ import typer
 
 from docs.generate import commands
 from docs.generate.docstrings import inline, to_rst
+from sds3d.cli.exits import Exit
 from sds3d.cli.main import app
 from sds3d.config import parse_override
 from sds3d.presets import load_preset
@@ -28,7 +29,7 @@ def page_id(path: Path) -> str:
 def command_lines(text: str) -> list[str]:
     """The sds3d commands in a page's bash blocks and in its inline code."""
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.S)).replace("\\\n", " ")
-    lines = [line for part in blocks.split("\n") for line in re.split(r" && | \|\| ", part)]
+    lines = [line for part in blocks.split("\n") for line in re.split(r" && | \| ", part)]
     lines += re.findall(r"`(sds3d [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
     lines = [re.sub(r"^srun ", "", line.strip()) for line in lines]
     return [line for line in lines if re.match(r"sds3d [a-z]", line)]
@@ -115,3 +116,8 @@ def test_docstrings_become_lists_and_literals():
 )
 def test_inline_code(text, rst):
     assert inline(text) == rst
+
+
+def test_every_exit_code_is_on_the_page():
+    text = (ROOT / "docs" / "scripting.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| (\d+) \|", text, flags=re.M) == [str(int(code)) for code in Exit]
