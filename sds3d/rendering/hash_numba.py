@@ -1,7 +1,7 @@
 """Multi-resolution hash encoding on the CPU, forward and backward (Mueller et al. 2022, arXiv:2201.05989, section 3).
 
-The forward gives blocks of points to threads. The backward gives each level to one thread, which alone adds to that
-level's table: no atomics, no copies of the tables, and bit-identical for any number of threads.
+In the forward pass, threads take blocks of points. In the backward pass, each level has one thread, the only one that
+adds to its table. This needs neither atomics nor copies and is bit-identical for any number of threads.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from sds3d.rendering.threads import parallel
 FloatArray = NDArray[np.float32]
 
 FEATURES = 2
-"""Features of a table's entry: what the paper found best, and one 64-bit access."""
+"""Features per entry of a table: best according to the paper, and a single 64-bit access."""
 PRIMES = (1, 2654435761, 805459861)
 
 _P1, _P2 = np.uint32(PRIMES[1]), np.uint32(PRIMES[2])
-_BLOCK = 1024  # points that one thread takes at a time, for all levels: what they write stays in the cache
+_BLOCK = 1024  # points that one thread takes at a time, for all levels, so that their output stays in the cache
 _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 @njit(inline="always", error_model="numpy")
 def _cell(place: Any, cells: Any) -> Any:
-    """Cell of a coordinate in [0, 1], and the place in it."""
+    """Return the cell of a coordinate in [0, 1], and the position in it."""
     scaled = min(max(place, _ZERO), _ONE) * np.float32(cells)
-    index = min(max(np.int64(scaled), 0), cells - 1)  # NaN becomes a cell, too
+    index = min(max(np.int64(scaled), 0), cells - 1)  # NaN also gives a valid cell
     return np.uint32(index), scaled - np.float32(index)
 
 
 @njit(inline="always", error_model="numpy")
 def _corner_indices(ix: Any, iy: Any, iz: Any, cells: Any, mask: Any, dense: Any) -> Any:
-    """Table entries of a cell's eight corners, z fastest."""
+    """Return the table entries of a cell's eight corners, z fastest."""
     if dense:
         row = np.uint32(cells + 1)
         i00 = (ix * row + iy) * row + iz
@@ -108,10 +108,10 @@ def _scatter(thread, n_threads, points, d_out, cells, gradient):
 
 
 def encode(points: FloatArray, table: FloatArray, cells: NDArray[np.int64]) -> FloatArray:
-    """Features (P, 2 L) float32 of points (P, 3) in the unit cube; points outside take the border's.
+    """Return features (P, 2 L) float32 of points (P, 3) in the unit cube. Points outside get those of the border.
 
-    table: (L, T, 2), T a power of two. cells: (L,) cells along an edge. A level whose (cells + 1)^3 corners fit into
-    its table is stored as a grid, x slowest; in the others corners share entries by a hash.
+    table: (L, T, 2), T a power of two. cells: (L,), cells along an edge. A level is stored as a grid, x slowest, if its
+    (cells + 1)^3 corners fit into the table. Otherwise a hash maps corners to shared entries.
     """
     out = np.empty((len(points), FEATURES * len(table)), np.float32)
     parallel(_encode, points, table, cells, out)
@@ -119,7 +119,7 @@ def encode(points: FloatArray, table: FloatArray, cells: NDArray[np.int64]) -> F
 
 
 def encode_backward(points: FloatArray, d_out: FloatArray, cells: NDArray[np.int64], entries: int) -> FloatArray:
-    """Gradient (L, T, 2) in the table of a loss with the gradient `d_out` (P, 2 L) in what `encode` returned."""
+    """Return the gradient of the table (L, T, 2), given that of the features `d_out` (P, 2 L)."""
     gradient = np.zeros((len(cells), entries, FEATURES), np.float32)
     parallel(_scatter, points, d_out, cells, gradient)
     return gradient

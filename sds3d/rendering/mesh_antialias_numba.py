@@ -1,10 +1,10 @@
-"""Antialiasing kernels of the differentiable mesh renderer on the CPU: edges, silhouettes, mixing, with its backward.
+"""Differentiable meshes on the CPU: antialias silhouettes, with an analytic backward pass.
 
-Antialiasing takes two steps. `crossings` walks the silhouette edges along the lines through pixel centres and keeps,
-for each pair of neighbouring pixels, the edge that parts them; `blend` then mixes the two by where that edge passes.
+There are two steps. `crossings` walks the silhouette edges along the lines through pixel centres. For each pair of
+neighbouring pixels it keeps the edge that separates them. `blend` then mixes the two pixels by where that edge passes.
 """
 
-# Arrays are passed on unpacked, and pyright cannot count them.
+# Arrays are passed unpacked, and pyright cannot count them.
 # pyright: reportCallIssue=false
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _KERNEL: Any = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 @njit(**_KERNEL)
 def edges_of(faces: IntArray, n_vertices: int) -> tuple[IntArray, IntArray, IntArray]:
-    """`MeshEdges` of faces (F, 3): sides, sorted by counting by the smaller vertex, by insertion by the larger."""
+    """Return the arrays of `MeshEdges`: sides of faces (F, 3), sorted by smaller vertex (counting), then larger."""
     begin = np.zeros(n_vertices + 2, np.int32)
     for f in range(len(faces)):
         for i in range(3):
             a, b = _side(faces, f, i)
-            begin[min(a, b) + 2] += a != b  # a side from a vertex to itself is none
+            begin[min(a, b) + 2] += a != b  # skip sides from a vertex to itself
     for v in range(n_vertices):
         begin[v + 2] += begin[v + 1]
     sides = begin[n_vertices + 1]
@@ -42,7 +42,7 @@ def edges_of(faces: IntArray, n_vertices: int) -> tuple[IntArray, IntArray, IntA
             a, b = _side(faces, f, i)
             if a != b:
                 at = begin[min(a, b) + 1]
-                begin[min(a, b) + 1] = at + 1  # in the end this is where the next vertex begins
+                begin[min(a, b) + 1] = at + 1  # ends up where the next vertex begins
                 larger[at], corners[at] = max(a, b), 3 * f + i
     ends, starts = np.empty((sides, 2), np.int32), np.empty(sides + 1, np.int32)
     n = 0
@@ -64,7 +64,7 @@ def edges_of(faces: IntArray, n_vertices: int) -> tuple[IntArray, IntArray, IntA
 
 @njit(inline="always", **_KERNEL)
 def _side(faces, f, corner):
-    """The two vertices across from a face's corner, in the face's order."""
+    """Return the two vertices opposite a face's corner, in the face's order."""
     return faces[f, corner + 1 - 3 * (corner == 2)], faces[f, corner + 2 - 3 * (corner > 0)]
 
 
@@ -72,7 +72,7 @@ def _side(faces, f, corner):
 
 
 def crossings(screen: FloatArray, focal: FloatArray, faces: IntArray, edges: Any, depth: FloatArray) -> IntArray:
-    """The silhouette edge, or -1, between each pixel and its right ([:, 0]) and its lower ([:, 1]): (B, 2, H, W)."""
+    """Return the silhouette edge (or -1) between each pixel and its right [:, 0] or lower [:, 1] one: (B, 2, H, W)."""
     batch, height, width, _ = depth.shape
     crossing = np.full((batch, 2, height, width), -1, np.int32)
     parallel_map(lambda i: _crossings(screen[i], focal[i], faces, *edges, depth[i, ..., 0], crossing[i]), batch)
@@ -81,9 +81,9 @@ def crossings(screen: FloatArray, focal: FloatArray, faces: IntArray, edges: Any
 
 @njit(**_KERNEL)
 def _turns(screen, faces):
-    """For each corner (3 F,) on which side of the edge across from it, from its smaller vertex, the face lies: -1 or 1.
+    """Return for each corner (3 F,) on which side of the opposite edge its face is: -1 or 1.
 
-    0 for faces that are not drawn or seen edge-on.
+    The edge points from its smaller vertex to its larger. 0 for faces that are not drawn or seen edge-on.
     """
     turns = np.zeros(3 * len(faces), np.int8)
     for f in range(len(faces)):
@@ -100,7 +100,7 @@ def _turns(screen, faces):
 
 @njit(inline="always", **_KERNEL)
 def _distance(depth, row, column, center_x, center_y, focal):
-    """z of what a pixel shows, infinite where it is empty."""
+    """Return z of what a pixel shows, infinity if it is empty."""
     if depth[row, column] == _ZERO:
         return np.float32(np.inf)
     x, y = (np.float32(column) + _HALF - center_x) / focal, (np.float32(row) + _HALF - center_y) / focal
@@ -114,15 +114,15 @@ def _crossings(screen, focal, faces, ends, starts, corners, depth, crossing):
     outermost = np.full(crossing.shape, -1, np.float32)
     turns = _turns(screen, faces)
     for e in range(len(ends)):
-        left, right = False, False  # on which sides of the edge its faces lie
+        left, right = False, False  # on which sides of the edge its faces are
         for i in range(starts[e], starts[e + 1]):
             left |= turns[corners[i]] < 0
             right |= turns[corners[i]] > 0
         if left == right:
-            continue  # no silhouette, or not seen
+            continue  # not a silhouette, or not visible
         x0, y0, w0 = screen[ends[e, 0], 0], screen[ends[e, 0], 1], screen[ends[e, 0], 2]
         x1, y1, w1 = screen[ends[e, 1], 0], screen[ends[e, 1], 1], screen[ends[e, 1], 2]
-        # Lines of pixel centres that the edge passes, the last one excluded.
+        # Lines of pixel centres that the edge crosses, excluding the last one.
         top, bottom = np.ceil(min(y0, y1) - _HALF), np.ceil(max(y0, y1) - _HALF)
         before, behind = np.ceil(min(x0, x1) - _HALF), np.ceil(max(x0, x1) - _HALF)
         dx, dy = x1 - x0, y1 - y0
@@ -132,7 +132,7 @@ def _crossings(screen, focal, faces, ends, starts, corners, depth, crossing):
                 first, last, lines, across, s0, ds, o0, do = top, bottom, height, width, y0, dy, x0, dx
             else:
                 first, last, lines, across, s0, ds, o0, do = before, behind, width, height, x0, dx, y0, dy
-            # Whether the surface lies on the first of the two pixels that the edge parts (smaller column or row).
+            # Whether the surface covers the first of the two pixels (the one with the smaller column or row).
             surface_first = left == ((ds < _ZERO) if axis == 0 else (ds > _ZERO))
             for line in range(int(max(first, _ZERO)), int(max(min(last, np.float32(lines)), _ZERO))):
                 along = (np.float32(line) + _HALF - s0) / ds
@@ -148,17 +148,17 @@ def _crossings(screen, focal, faces, ends, starts, corners, depth, crossing):
                 here = _distance(depth, row, column, center_x, center_y, focal)
                 there = _distance(depth, row + axis, column + 1 - axis, center_x, center_y, focal)
                 inside, outside = (here, there) if surface_first else (there, here)
-                # The surface is what the one pixel shows, and the other shows something behind the edge.
+                # One pixel must show the surface, and the other something behind the edge.
                 if inside < outside and (w0 + along * (w1 - w0)) * outside > _ONE:
                     outermost[axis, row, column] = outwards
-                    # Steep edges part pixels of a row, others those of a column, so that none counts twice. An edge
-                    # that lies farther out hides the others all the same.
+                    # Steep edges separate pixels of a row, others pixels of a column, so that none counts twice. In
+                    # either case the outermost edge hides the others.
                     crossing[axis, row, column] = e if steep == (axis == 0) else -1
 
 
 @njit(inline="always", **_KERNEL)
 def _place(screen, ends, edge, axis, row, column):
-    """Where an edge passes between a pixel's centre (0) and the next (1), its part up to there, and its slope."""
+    """Return where an edge passes between two pixel centres (from 0 to 1), its part up to there, and its slope."""
     i, j = ends[edge, 0], ends[edge, 1]
     line, pixel = (row, column) if axis == 0 else (column, row)
     s0, s1, o0, o1 = screen[i, 1 - axis], screen[j, 1 - axis], screen[i, axis], screen[j, axis]
@@ -169,7 +169,7 @@ def _place(screen, ends, edge, axis, row, column):
 
 @njit(inline="always", **_KERNEL)
 def _weight(screen, ends, crossing, side, row, column):
-    """How much of a pixel its neighbour covers (0 right, 1 below, 2 left, 3 above); the edge; the rest of `_place`."""
+    """Return how much of a pixel its neighbour covers (0 right, 1 below, 2 left, 3 above), the edge, part and slope."""
     axis = side & 1
     first_row, first_column = row - (side == 3), column - (side == 2)
     if first_row < 0 or first_column < 0:
@@ -183,14 +183,14 @@ def _weight(screen, ends, crossing, side, row, column):
 
 @njit(inline="always", **_KERNEL)
 def _is_parted(crossing, row, column):
-    """Whether an edge passes between a pixel and one of its neighbours."""
-    # Beyond the first row and column the pixel's own entries stand in; only -1 has a sign bit.
+    """Return whether an edge passes between a pixel and one of its neighbours."""
+    # In the first row and column, the pixel's own entries replace those of a missing neighbour. Only -1 is negative.
     above, before = crossing[1, max(row - 1, 0), column], crossing[0, row, max(column - 1, 0)]
     return (crossing[0, row, column] & crossing[1, row, column] & above & before) >= 0
 
 
 def blend(pictures: FloatArray, screen: FloatArray, ends: IntArray, crossing: IntArray) -> FloatArray:
-    """Pictures (B, H, W, C) with the pixels beside silhouettes mixed."""
+    """Return pictures (B, H, W, C) with the pixels at silhouettes mixed."""
     out = pictures.copy()
     parallel_map(lambda i: _blend(pictures[i], screen[i], ends, crossing[i], out[i]), len(pictures))
     return out
@@ -211,7 +211,7 @@ def _blend(pictures, screen, ends, crossing, out):
                     r, c = row + (side == 1) - (side == 3), column + (side == 0) - (side == 2)
                     for k in range(channels):
                         out[row, column, k] += weight * (pictures[r, c, k] - pictures[row, column, k])
-            if total > _ONE:  # a tip narrower than a pixel: never more than the neighbours' mean
+            if total > _ONE:  # at a tip narrower than a pixel, take the mean of the neighbours
                 for k in range(channels):
                     out[row, column, k] = (
                         pictures[row, column, k] + (out[row, column, k] - pictures[row, column, k]) / total
@@ -221,7 +221,7 @@ def _blend(pictures, screen, ends, crossing, out):
 def blend_backward(
     pictures: FloatArray, screen: FloatArray, ends: IntArray, crossing: IntArray, d_out: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """The gradients of the pictures and of the screen positions (B, V, 3)."""
+    """Return the gradients of the pictures and of the screen positions (B, V, 3)."""
     d_pictures, d_screen = d_out.copy(), np.zeros(screen.shape, np.float32)
     parallel_map(
         lambda i: _blend_backward(pictures[i], screen[i], ends, crossing[i], d_out[i], d_pictures[i], d_screen[i]),
@@ -233,7 +233,7 @@ def blend_backward(
 @njit(**_KERNEL)
 def _blend_backward(pictures, screen, ends, crossing, d_out, d_pictures, d_screen):
     height, width, channels = pictures.shape
-    pulls = np.empty(4, np.float32)  # of each neighbour's colour on the pixel: d loss/d weight before the limit
+    pulls = np.empty(4, np.float32)  # d loss/d weight of each neighbour, before limiting the total weight
     for row in range(height):
         for column in range(width):
             if not _is_parted(crossing, row, column):

@@ -1,15 +1,15 @@
 """Differentiable mesh rendering: rasterise, interpolate, antialias (Laine et al. 2020, arXiv:2011.03277).
 
-Which face a pixel shows does not change smoothly, so `rasterize_mesh` and `interpolate` are differentiable inside the
-faces only. `antialias` makes up for it: where a silhouette edge passes between two pixels' centres, it mixes the two by
-how far, so that the vertices of the edge feel what lies on its both sides.
+Which face a pixel shows does not change smoothly, so `rasterize_mesh` and `interpolate` are differentiable only inside
+faces. `antialias` adds the gradient of silhouettes: where a silhouette edge passes between the centres of two pixels,
+it mixes the pixels by where the edge passes, so that the edge's vertices receive a gradient from both sides.
 
-`rasterize_mesh` and the rest take our Numba kernels on a CPU in float32. Elsewhere the choices (which face, which edge)
-are made by NVIDIA Warp on CUDA and by trying every face at every pixel on other devices and dtypes, slowly; what is
-differentiable is then plain torch, which is also the reference that the kernels are proven against.
+On a CPU in float32 all functions use Numba kernels. Elsewhere the differentiable part is plain torch, which is also
+the reference that the kernels are tested against. The choices (which face, which edge) are then made by NVIDIA Warp on
+CUDA. On other devices and dtypes they are made by trying every face at every pixel, which is slow.
 """
 
-# Arrays are passed on unpacked, and pyright cannot count them.
+# Arrays are passed unpacked, and pyright cannot count them.
 # pyright: reportCallIssue=false
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from sds3d.rendering import mesh_raster_numba as kernels
 from sds3d.rendering.mesh_edges import MeshEdges
 
 NEAR = 0.01
-"""Metres before the camera within which a vertex takes its faces out of the picture."""
+"""Metres in front of the camera. Faces with a vertex closer than this are left out."""
 
 
 class Raster(NamedTuple):
-    """What each pixel's centre sees of a mesh, in B views. Empty pixels are zero but for `face`.
+    """What each pixel's centre sees of a mesh, in B views. Empty pixels are 0 except in `face`.
 
-    face: (B, H, W) int32, index of the nearest face, -1 where empty; from both sides.
+    face: (B, H, W) int32, index of the nearest face, seen from either side; -1 where empty.
     barycentric: (B, H, W, 3) perspective-correct weights of the face's vertices, differentiable in the vertices.
     depth: (B, H, W, 1) metres along the pixel's ray, differentiable in the vertices.
     """
@@ -44,11 +44,11 @@ class Raster(NamedTuple):
 
 
 def rasterize_mesh(vertices: Tensor, faces: Tensor, cameras: Cameras) -> Raster:
-    """The nearest face of every pixel in B views, where it was hit and how far away; see `Raster`.
+    """Find the nearest face of every pixel in B views, the point on it and its distance; see `Raster`.
 
-    vertices: (V, 3) floating, metres. faces: (F, 3) int32 or int64. A face with a vertex behind the camera, or within
-    NEAR before it, is left out, as is one with a vertex that is not finite.
-    Raises ValueError for wrong shapes and dtypes, and for faces that index no vertex.
+    vertices: (V, 3) floating, metres. faces: (F, 3) int32 or int64. Faces are left out if a vertex is behind the
+    camera, closer to it than NEAR, or not finite.
+    Raises ValueError for wrong shapes and dtypes, and for faces with indices out of range.
     """
     check_mesh(vertices, faces)
     if _has_kernels(vertices):
@@ -58,10 +58,10 @@ def rasterize_mesh(vertices: Tensor, faces: Tensor, cameras: Cameras) -> Raster:
 
 
 def interpolate(attributes: Tensor, faces: Tensor, raster: Raster) -> Tensor:
-    """Attributes of the vertices (V, C) at the pixels: (B, H, W, C), 0 where empty.
+    """Interpolate attributes of the vertices (V, C) at the pixels: (B, H, W, C), 0 where empty.
 
-    Differentiable in the attributes and, by the barycentrics, in the mesh's vertices.
-    Raises ValueError for wrong shapes and dtypes, and for a raster of other faces.
+    Differentiable in the attributes and, through the barycentrics, in the mesh's vertices.
+    Raises ValueError for wrong shapes and dtypes, and for a raster of another mesh.
     """
     check_mesh(attributes, faces, "attributes", "C")
     _check_raster(raster, faces, attributes)
@@ -71,16 +71,18 @@ def interpolate(attributes: Tensor, faces: Tensor, raster: Raster) -> Tensor:
 
 
 def antialias(pictures: Tensor, raster: Raster, vertices: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
-    """Pictures (B, H, W, C) with the silhouettes smoothed; differentiable in the pictures and in the vertices.
+    """Smooth the silhouettes in pictures (B, H, W, C). Differentiable in the pictures and the vertices.
 
-    Where a silhouette edge passes between the centres of two neighbours, the pixel that it reaches into takes the part
-    of its neighbour's colour that it covers along the line between the centres. With colours in [0, 1] the result is
-    in [0, 1]; the mask `face >= 0` becomes coverage. All edges whose faces lie on one side of them in the picture are
-    walked, not only those of the faces that pixels show: of faces smaller than a pixel these would miss nearly all.
-    Lines where two surfaces pass through each other are no edges and stay sharp.
+    Where a silhouette edge passes between the centres of two pixels, the surface reaches into one of them. That pixel
+    takes as much of its neighbour's colour as the surface covers of it, measured along the line between the centres.
+    Colours in [0, 1] stay in [0, 1], and the mask `face >= 0` becomes coverage.
+
+    All silhouette edges are walked, that is, all edges with faces on one side only in the picture. The edges of visible
+    faces would not be enough: they miss nearly all silhouettes of faces smaller than a pixel. Lines where two surfaces
+    intersect are not edges and stay sharp.
 
     raster: of the same vertices, faces and cameras.
-    Raises ValueError for wrong shapes and dtypes, and for a raster of other faces.
+    Raises ValueError for wrong shapes and dtypes, and for a raster of another mesh.
     """
     check_mesh(vertices, faces)
     _check_raster(raster, faces, pictures)
@@ -94,7 +96,7 @@ def antialias(pictures: Tensor, raster: Raster, vertices: Tensor, faces: Tensor,
 
 
 def mesh_edges(faces: Tensor, n_vertices: int) -> MeshEdges:
-    """The edges of faces (F, 3); see `MeshEdges`. The last answer is kept for as long as `faces` is not changed."""
+    """Return the edges of faces (F, 3); see `MeshEdges`. The last result is cached until `faces` changes."""
     of, key, edges = _last_edges[0]
     if of() is not faces or key != (faces._version, n_vertices):
         if faces.device.type == "cpu":
@@ -130,7 +132,7 @@ def _int32(faces: Tensor) -> Tensor:
 
 
 def check_mesh(values: Tensor, faces: Tensor, name: str = "vertices", columns: str = "3") -> None:
-    """Raises ValueError unless values are floats (V, 3), or (V, C) with columns="C", and faces (F, 3) index them."""
+    """Raise ValueError unless values are floats (V, 3), or (V, C) with columns="C", and faces (F, 3) index them."""
     if values.ndim != 2 or (columns == "3" and values.shape[1] != 3) or not values.is_floating_point():
         raise ValueError(f"{name} must be (V, {columns}) of floats, got {tuple(values.shape)} {values.dtype}")
     if faces.ndim != 2 or faces.shape[1] != 3 or faces.dtype not in (torch.int32, torch.int64):
@@ -152,7 +154,7 @@ def _check_raster(raster: Raster, faces: Tensor, values: Tensor) -> None:
 
 
 def rasterize_mesh_reference(vertices: Tensor, faces: Tensor, cameras: Cameras) -> Raster:
-    """`rasterize_mesh` in plain torch: for any device and floating dtype; slow but on CUDA, where Warp finds faces."""
+    """`rasterize_mesh` in plain torch, for any device and floating dtype. Slow except on CUDA, which has Warp."""
     check_mesh(vertices, faces)
     view = _view(cameras, vertices)
     screen, faces = _project_reference(vertices, view), faces.long()
@@ -169,7 +171,7 @@ def rasterize_mesh_reference(vertices: Tensor, faces: Tensor, cameras: Cameras) 
     x_next, x_last, y_next, y_last = x.roll(-1, 1), x.roll(1, 1), y.roll(-1, 1), y.roll(1, 1)
     areas = x_next * y_last - y_next * x_last  # (P, 3), twice those of the triangles opposite each corner
     total = (areas * corners[..., 2]).sum(1, keepdim=True)
-    # A sliver that cancelled to nothing: its first vertex stands for it.
+    # A sliver whose area cancelled to 0: use its first vertex.
     areas = torch.where(total == 0, torch.tensor([1.0, 0.0, 0.0]).to(areas), areas)
     total = torch.where(total == 0, corners[:, :1, 2], total)
     ray = (pixel - pixel.new_tensor([view.width / 2, view.height / 2])) / view.focal[b, None]
@@ -188,7 +190,7 @@ def interpolate_reference(attributes: Tensor, faces: Tensor, raster: Raster) -> 
 
 
 def antialias_reference(pictures: Tensor, raster: Raster, vertices: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
-    """`antialias` in plain torch: for any device and floating dtype; slow but on CUDA, where Warp finds edges."""
+    """`antialias` in plain torch, for any device and floating dtype. Slow except on CUDA, which has Warp."""
     view, edges = _view(cameras, vertices), mesh_edges(faces, len(vertices))
     screen, distance = _project_reference(vertices, view), _distances(raster, view)
     if vertices.device.type == "cuda":
@@ -205,7 +207,7 @@ def mesh_edges_reference(faces: Tensor) -> MeshEdges:
     """`mesh_edges` in plain torch."""
     sides = faces.long()[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2).sort(dim=1).values  # (3F, 2)
     corners = torch.arange(faces.numel(), device=faces.device).reshape(-1, 3)[:, [2, 0, 1]].reshape(-1)
-    whole = sides[:, 0] != sides[:, 1]  # a side from a vertex to itself is none
+    whole = sides[:, 0] != sides[:, 1]  # without sides from a vertex to itself
     edges, index, counts = sides[whole].unique(dim=0, return_inverse=True, return_counts=True)
     starts = functional.pad(counts.cumsum(0), (1, 0))
     order = (index * faces.numel() + corners[whole]).argsort()  # by edge, then by face
@@ -213,7 +215,7 @@ def mesh_edges_reference(faces: Tensor) -> MeshEdges:
 
 
 def _project_reference(vertices: Tensor, view: _View) -> Tensor:
-    """Screen positions (B, V, 3): x and y in pixels and 1/z; all 0 for a vertex before the near plane."""
+    """Return screen positions (B, V, 3): x and y in pixels and 1/z, all 0 for vertices before the near plane."""
     rotation, translation = view.viewmats[:, :3, :3], view.viewmats[:, None, :3, 3]
     x, y, z = (vertices @ rotation.transpose(1, 2) + translation).unbind(-1)  # each (B, V)
     visible = z > NEAR
@@ -228,7 +230,7 @@ def _centers(n: int, like: Tensor) -> Tensor:
 
 
 def _nearest_faces(screen: Tensor, faces: Tensor, view: _View) -> Tensor:
-    """The nearest face (H, W) int32 of each pixel, by trying them all; ties go to the first."""
+    """Return the nearest face (H, W) int32 of each pixel by trying all faces. Ties go to the first."""
     corners = screen[faces]  # (F, 3, 3)
     pixels = torch.cartesian_prod(_centers(view.height, screen), _centers(view.width, screen))  # (H W, 2) as y, x
     y, x = (corners[:, None, :, [1, 0]] - pixels[:, None]).unbind(-1)  # each (F, H W, 3)
@@ -245,7 +247,7 @@ def _nearest_faces(screen: Tensor, faces: Tensor, view: _View) -> Tensor:
 
 
 def _distances(raster: Raster, view: _View) -> Tensor:
-    """z of what each pixel shows (B, H, W), infinite where it is empty."""
+    """Return z of what each pixel shows (B, H, W), infinity where it is empty."""
     depth = raster.depth.detach()[..., 0]
     y, x = _centers(view.height, depth) - view.height / 2, _centers(view.width, depth) - view.width / 2
     focal = view.focal[:, None, None]
@@ -254,7 +256,7 @@ def _distances(raster: Raster, view: _View) -> Tensor:
 
 
 def _crossings(screen: Tensor, faces: Tensor, edges: MeshEdges, distance: Tensor) -> Tensor:
-    """The silhouette edge (2, H, W) int32, or -1, between each pixel and its right ([0]) and its lower neighbour ([1]).
+    """Return the silhouette edge or -1 between each pixel and its right [0] and lower [1] neighbour: (2, H, W) int32.
 
     screen: (V, 3). distance: (H, W).
     """
@@ -269,9 +271,9 @@ def _crossings(screen: Tensor, faces: Tensor, edges: MeshEdges, distance: Tensor
     drawn = (left != right) & (start[:, 2] > 0) & (start[:, 2] + step[:, 2] > 0)
     steep = step[:, 1].abs() >= step[:, 0].abs()
     crossing = []
-    for axis, z in enumerate((distance, distance.T)):  # columns are treated as the rows of the transposed picture
+    for axis, z in enumerate((distance, distance.T)):  # columns are rows of the transposed picture
         (o0, do), (s0, ds) = ((start[drawn, i, None], step[drawn, i, None]) for i in (axis, 1 - axis))
-        first = left[drawn, None] == ((ds < 0) if axis == 0 else (ds > 0))  # whether the surface is on the first pixel
+        first = left[drawn, None] == ((ds < 0) if axis == 0 else (ds > 0))  # is the surface on the first pixel?
         lines = _centers(len(z), z)
         along = (lines - s0) / ds  # (E', lines)
         place = o0 + along * do - 0.5
@@ -282,10 +284,10 @@ def _crossings(screen: Tensor, faces: Tensor, edges: MeshEdges, distance: Tensor
         k, t, first = pixel[e, line].long(), (place - pixel)[e, line], first[e, 0]
         inside, outside = z[line, torch.where(first, k, k + 1)], z[line, torch.where(first, k + 1, k)]
         inverse = start[drawn, 2][e] + along[e, line] * step[drawn, 2][e]
-        # The surface is what the one pixel shows, and the other shows something behind the edge.
+        # One pixel must show the surface, and the other something behind the edge.
         seen = (inside < outside) & (inverse * outside > 1)
         outwards, pair, e = torch.where(first, t, 1 - t)[seen], (line * z.shape[1] + k)[seen], e[seen]
-        # The outermost edge of each pair, of equals the first: sorted so that it comes last and is written last.
+        # Keep the outermost edge of each pair, the first of equals: sort so that it comes last.
         order = e.argsort(descending=True)
         order = order[outwards[order].argsort(stable=True)]
         order = order[pair[order].argsort(stable=True)]
@@ -293,7 +295,7 @@ def _crossings(screen: Tensor, faces: Tensor, edges: MeshEdges, distance: Tensor
         last = torch.ones_like(pair, dtype=torch.bool)
         last[:-1] = pair[1:] != pair[:-1]
         found = torch.full((z.numel(),), -1, dtype=torch.int32, device=z.device)
-        # Steep edges part pixels of a row, others those of a column, so that none counts twice.
+        # Steep edges separate pixels of a row, others pixels of a column, so that none counts twice.
         index = torch.where(steep if axis == 0 else ~steep, torch.arange(len(steep), device=z.device), -1)[drawn]
         found[pair[last]] = index[e[last]].int()
         crossing.append(found.reshape(z.shape) if axis == 0 else found.reshape(z.shape).T)
@@ -314,7 +316,7 @@ def _blend(pictures: Tensor, screen: Tensor, edges: MeshEdges, crossing: Tensor)
         for at, weight, sign in ((here, (0.5 - t).clamp(min=0), 1), (there, (t - 0.5).clamp(min=0), -1)):
             out = out.index_put(at, sign * weight[:, None] * difference, accumulate=True)
             total = total.index_put(at, weight[:, None], accumulate=True)
-    return pictures + out / total.clamp(min=1)  # a tip narrower than a pixel: never more than the neighbours' mean
+    return pictures + out / total.clamp(min=1)  # at a tip narrower than a pixel, the mean of the neighbours
 
 
 # ---- Numba ----

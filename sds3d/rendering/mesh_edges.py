@@ -1,4 +1,4 @@
-"""The edges of a triangle mesh, which several ways of rendering it share."""
+"""The edges of a triangle mesh, as used by renderers and regularisers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from torch import Tensor
 
 
 class MeshEdges(NamedTuple):
-    """The E edges of a mesh, each once, sorted by their vertices; it may be open or not a manifold.
+    """The E edges of a mesh, each once, sorted by their vertices. The mesh may be open or not a manifold.
 
-    vertices: (E, 2) int32, the smaller first. starts: (E + 1,) int32. corners: (S,) int32, places in faces.reshape(-1):
-    across from edge e, as the third corners of its faces, in their order, are corners[starts[e]:starts[e + 1]].
+    vertices: (E, 2) int32, the smaller index first.
+    starts: (E + 1,) int32. corners: (S,) int32, indices into faces.reshape(-1). corners[starts[e] : starts[e + 1]] are
+    the corners opposite edge e, one for each of its faces, in the order of the faces.
     """
 
     vertices: Tensor

@@ -1,7 +1,7 @@
-"""Regularisers of a mesh's shape: differentiable functions of vertices (V, 3) in metres and faces (F, 3), to scalars.
+"""Regularisers of a mesh's shape: differentiable scalars of vertices (V, 3) in metres and faces (F, 3).
 
-The mesh may be open or not a manifold, how its faces are wound does not matter, and without faces all losses are 0.
-All raise ValueError for arrays of the wrong shape and for faces that index no vertex.
+The mesh may be open or not a manifold. The winding of its faces does not matter. Without faces all losses are 0.
+All functions raise ValueError for arrays of the wrong shape and for faces with indices out of range.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from sds3d.rendering.mesh_edges import MeshEdges
 
 
 def edge_length(vertices: Tensor, faces: Tensor, target: float = 0.0) -> Tensor:
-    """Mean over the edges of (length - target)^2, in square metres. target: metres."""
+    """Return the mean of (length - target)^2 over the edges, in square metres. target: metres."""
     edges = _edges(vertices, faces)
     squares = _steps(vertices, edges).square().sum(1)  # (E,)
     if target == 0.0:
         return _mean(squares)
-    # The slope of a length is not defined at 0: such an edge is left where it is.
+    # A length has no gradient at 0: such an edge gets none.
     lengths = torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0)
     return _mean((lengths - target).square())
 
 
 def normal_consistency(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Mean over the edges between two faces of 1 - cos of the angle by which the surface bends there; in [0, 2].
+    """Return the mean of 1 - cos(bending angle) over the edges between two faces, in [0, 2].
 
-    0 for a flat surface, 1 for right angles, 2 for one folded onto itself. Faces without area bend nowhere.
+    0 for a flat surface, 1 for right angles, 2 for a surface folded onto itself. Faces without area do not count.
     """
     edges = _edges(vertices, faces)
     first, opposite = edges.starts[:-1].long(), _opposite(faces, edges)
@@ -36,26 +36,26 @@ def normal_consistency(vertices: Tensor, faces: Tensor) -> Tensor:
     start, step = vertices[edges.vertices[inner, 0].long()], _steps(vertices, edges)[inner]  # (I, 3)
     one, other = (torch.linalg.cross(step, vertices[opposite[first[inner] + i]] - start) for i in (0, 1))
     whole = (one.square().sum(1) > 0) & (other.square().sum(1) > 0)
-    # Seen along the edge, the faces of a flat surface lie on opposite sides: their two normals then sum to nothing.
+    # On a flat surface the two faces are on opposite sides of the edge, so these normals are opposite.
     cosines = -functional.cosine_similarity(one[whole], other[whole], dim=1, eps=1e-30)
     return (1 - cosines).sum() / max(len(one), 1)
 
 
 def laplacian(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Mean over the vertices of |mean of its neighbours - itself|^2, in square metres (uniform weights).
+    """Return the mean over the vertices of |mean of the neighbours - vertex|^2, in square metres (uniform weights).
 
-    It shrinks the surface and evens out its triangles. A vertex without an edge has none.
+    Shrinks the surface and makes its triangles more regular. Vertices without edges contribute 0.
     """
     edges = _edges(vertices, faces)
     return _mean(_weighted_steps(vertices, edges, vertices.new_ones(len(edges.vertices))).square().sum(1))
 
 
 def cotangent_laplacian(vertices: Tensor, faces: Tensor) -> Tensor:
-    """`laplacian` weighted by cotangents: blind to how the surface is triangulated, 0 at the inside of a flat one.
+    """`laplacian` with cotangent weights: independent of the triangulation, 0 inside a flat surface.
 
-    A neighbour's weight is the sum of the cotangents of the angles across from the edge, each at least 0 (Meyer et al.
-    2003, "Discrete differential-geometry operators for triangulated 2-manifolds"); the weights are held constant, as
-    the gradient then moves vertices along the surface's normal only.
+    A neighbour's weight is the sum of the cotangents of the angles opposite the edge, each clamped to at least 0 (Meyer
+    et al. 2003, "Discrete differential-geometry operators for triangulated 2-manifolds"). The weights are treated as
+    constants, so that the gradient moves vertices only along the surface's normal.
     """
     edges = _edges(vertices, faces)
     with torch.no_grad():
@@ -74,18 +74,18 @@ def _edges(vertices: Tensor, faces: Tensor) -> MeshEdges:
 
 
 def _opposite(faces: Tensor, edges: MeshEdges) -> Tensor:
-    """The vertices (S,) across from the edges."""
+    """Return the vertices (S,) opposite the edges."""
     return faces.reshape(-1)[edges.corners.long()].long()
 
 
 def _steps(vertices: Tensor, edges: MeshEdges) -> Tensor:
-    """From each edge's first vertex to its second, (E, 3)."""
+    """Return the vectors (E, 3) from each edge's first vertex to its second."""
     ends = vertices[edges.vertices.long()]  # (E, 2, 3)
     return ends[:, 1] - ends[:, 0]
 
 
 def _weighted_steps(vertices: Tensor, edges: MeshEdges, weights: Tensor) -> Tensor:
-    """From each vertex to the mean of its neighbours (V, 3); weights: (E,)."""
+    """Return the vectors (V, 3) from each vertex to the weighted mean of its neighbours. weights: (E,)."""
     i, j = edges.vertices.long().unbind(1)
     pull = weights[:, None] * _steps(vertices, edges)
     sums = torch.zeros_like(vertices).index_add(0, i, pull).index_add(0, j, -pull)
@@ -94,5 +94,5 @@ def _weighted_steps(vertices: Tensor, edges: MeshEdges, weights: Tensor) -> Tens
 
 
 def _mean(values: Tensor) -> Tensor:
-    """The mean, 0 of nothing."""
+    """Return the mean, 0 for no values."""
     return values.sum() / max(len(values), 1)

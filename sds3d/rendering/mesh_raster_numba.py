@@ -1,10 +1,10 @@
-"""Rasterising and interpolating kernels of the differentiable mesh renderer on the CPU, with analytic backwards.
+"""Differentiable meshes on the CPU: project, rasterise and interpolate, with analytic backward passes.
 
-A view is one task that writes to arrays of its own, so nothing depends on which thread comes first; only the gradient
-of interpolated attributes is summed over views, in one array a thread.
+Each view is one task with its own output arrays, so results do not depend on the order of threads. The exception is the
+gradient of interpolated attributes: it is summed over views, in one array per thread.
 """
 
-# Arrays are passed on unpacked, and pyright cannot count them.
+# Arrays are passed unpacked, and pyright cannot count them.
 # pyright: reportCallIssue=false
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sds3d.rendering.threads import parallel, parallel_map, threads
 
 # Numba widens float32 times a Python literal to float64, hence named float32 constants.
 _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
-_BLOCK = 4096
+_BLOCK = 4096  # vertices that one thread takes at a time
 
 _KERNEL: Any = {"nogil": True, "cache": True, "error_model": "numpy"}
 
@@ -28,7 +28,7 @@ _KERNEL: Any = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
 def project(vertices: FloatArray, viewmats: FloatArray, focal: FloatArray, size: tuple[int, int], near: float) -> Any:
-    """Screen positions (B, V, 3) of vertices (V, 3): x and y in pixels and 1/z."""
+    """Return screen positions (B, V, 3) of vertices (V, 3): x and y in pixels and 1/z."""
     screen = np.empty((len(viewmats), *vertices.shape), np.float32)
     parallel_map(
         lambda view: zbuffer.project(vertices, viewmats[view], focal[view], *size, np.float32(near), screen[view]),
@@ -40,7 +40,7 @@ def project(vertices: FloatArray, viewmats: FloatArray, focal: FloatArray, size:
 def project_backward(
     screen: FloatArray, viewmats: FloatArray, focal: FloatArray, size: tuple[int, int], d_screen: FloatArray
 ) -> FloatArray:
-    """The gradient (V, 3) of the vertices."""
+    """Return the gradient (V, 3) of the vertices."""
     d_vertices = np.empty(screen.shape[1:], np.float32)
     parallel(_project_backward, screen, viewmats, focal, size, d_screen, d_vertices)
     return d_vertices
@@ -74,7 +74,7 @@ def _project_backward(thread, n_threads, screen, viewmats, focal, size, d_screen
 def rasterize(
     screen: FloatArray, faces: IntArray, focal: FloatArray, size: tuple[int, int]
 ) -> tuple[IntArray, FloatArray, FloatArray]:
-    """face (B, H, W), barycentric (B, H, W, 3) and depth (B, H, W, 1) of `Raster`."""
+    """Return face (B, H, W), barycentric (B, H, W, 3) and depth (B, H, W, 1), as in `Raster`."""
     shape = (len(screen), *size)
     face, barycentric = np.full(shape, -1, np.int32), np.zeros((*shape, 3), np.float32)
     depth = np.zeros((*shape, 1), np.float32)
@@ -90,7 +90,7 @@ def rasterize(
 def rasterize_backward(
     screen: FloatArray, faces: IntArray, focal: FloatArray, face: IntArray, gradients: tuple[FloatArray, FloatArray]
 ) -> FloatArray:
-    """The gradient (B, V, 3) of the screen positions, from those of barycentric and depth."""
+    """Return the gradient (B, V, 3) of the screen positions, given those of barycentric and depth."""
     d_screen = np.zeros(screen.shape, np.float32)
     d_barycentric, d_depth = gradients
     parallel_map(
@@ -120,14 +120,15 @@ def _locate_backward(screen, faces, focal, face, d_barycentric, d_depth, d_scree
             ax, ay, az = screen[a, 0] - px, screen[a, 1] - py, screen[a, 2]
             bx, by, bz = screen[b, 0] - px, screen[b, 1] - py, screen[b, 2]
             cx, cy, cz = screen[c, 0] - px, screen[c, 1] - py, screen[c, 2]
-            u, v, w = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx  # twice the areas opposite a, b and c
+            # Twice the areas of the triangles opposite a, b and c.
+            u, v, w = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
             total = u * az + v * bz + w * cz
             if total == _ZERO:
                 continue
             scale = _ONE / total
             x, y = (px - center_x) * inverse_focal, (py - center_y) * inverse_focal
             gd *= np.sqrt(_ONE + x * x + y * y) * scale  # depth = ray (u + v + w) / total
-            # barycentric = (u az, v bz, w cz) / total; `mean` is what dividing by total takes away from each.
+            # barycentric = (u az, v bz, w cz) / total. `mean` is the gradient of dividing by total.
             mean = (gu * u * az + gv * v * bz + gw * w * cz) * scale + gd * (u + v + w)
             gu, gv, gw = (gu - mean) * scale, (gv - mean) * scale, (gw - mean) * scale
             du, dv, dw = gu * az + gd, gv * bz + gd, gw * cz + gd
@@ -146,7 +147,7 @@ def _locate_backward(screen, faces, focal, face, d_barycentric, d_depth, d_scree
 
 
 def interpolate(attributes: FloatArray, faces: IntArray, face: IntArray, barycentric: FloatArray) -> FloatArray:
-    """Vertex attributes (V, C) at every pixel, (B, H, W, C)."""
+    """Interpolate vertex attributes (V, C) at every pixel: (B, H, W, C)."""
     out = np.zeros((*face.shape, attributes.shape[1]), np.float32)
     parallel_map(
         lambda view: zbuffer.interpolate(attributes, faces, face[view], barycentric[view], out[view]),
@@ -158,7 +159,7 @@ def interpolate(attributes: FloatArray, faces: IntArray, face: IntArray, barycen
 def interpolate_backward(
     attributes: FloatArray, faces: IntArray, face: IntArray, barycentric: FloatArray, d_out: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """The gradients of the attributes (V, C) and of the barycentrics (B, H, W, 3)."""
+    """Return the gradients of the attributes (V, C) and of the barycentrics (B, H, W, 3)."""
     d_attributes = np.zeros((max(1, min(threads(), len(face))), *attributes.shape), np.float32)
     d_barycentric = np.zeros(barycentric.shape, np.float32)
     parallel(_interpolate_backward, attributes, faces, face, barycentric, d_out, d_attributes, d_barycentric)

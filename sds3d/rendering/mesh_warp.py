@@ -1,10 +1,10 @@
-"""Mesh rendering's choices on CUDA, in NVIDIA Warp: which face a pixel shows, which edge parts two pixels.
+"""Differentiable meshes on CUDA: choose faces and silhouette edges with NVIDIA Warp.
 
 The rules are those of `mesh_zbuffer_numba` and `mesh_antialias_numba`. One GPU thread takes a face or an edge. Where
-several want one pixel, the largest 64-bit key
-wins: the float that decides in the upper half (positive floats are ordered as their bits are), and in the lower half
-the index, counted down, so that the first of equals wins as on the CPU. No gradient passes through a choice; what does
-is plain torch, in `mesh.py`. Warp compiles at the first call, with a compiler that its wheel brings along.
+several compete for a pixel, the largest 64-bit key wins. Its upper half is the float that decides (the bits of positive
+floats are ordered as the floats are). Its lower half is the negated index, so that the first of equals wins, as on the
+CPU. No gradient passes through a choice; the differentiable part is plain torch, in `mesh_differentiable`.
+Warp compiles at the first call, with the compiler in its wheel.
 """
 
 # pyright: reportInvalidTypeForm=false, reportMissingImports=false
@@ -25,19 +25,19 @@ wp.init()
 _LAST = 0x7FFFFFFF
 _LANES = 8  # threads that share a face's or an edge's lines of pixels
 
-# Keyed by name in the kernels' signatures.
+# Warp finds these by name in the signatures of kernels.
 _Vectors, _Ints, _Floats = wp.array2d(dtype=wp.vec3), wp.array2d(dtype=wp.int32), wp.array3d(dtype=wp.float32)
 
 
 def nearest_faces(screen: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
-    """The nearest face of each pixel, -1 where empty: (B, H, W) int32. screen: (B, V, 3). faces: (F, 3)."""
+    """Return the nearest face of each pixel, -1 where empty: (B, H, W) int32. screen: (B, V, 3). faces: (F, 3)."""
     keys = torch.full((len(screen), height, width), -1, dtype=torch.int64, device=screen.device)
     _launch(_nearest_faces, (len(screen), len(faces), _LANES), _vectors(screen), _ints(faces), wp.from_torch(keys))
     return _indices(keys)
 
 
 def crossings(screen: Tensor, faces: Tensor, edges: MeshEdges, distance: Tensor) -> Tensor:
-    """The silhouette edge, or -1, between each pixel and its right ([:, 0]) and its lower ([:, 1]): (B, 2, H, W) int32.
+    """Return the silhouette edge or -1 between pixels and their right [:, 0] and lower [:, 1] neighbours, (B, 2, H, W).
 
     screen: (B, V, 3). faces: (F, 3). distance: (B, H, W), z of what each pixel shows, infinite where it is empty.
     """
@@ -62,7 +62,7 @@ def _ints(tensor: Tensor) -> wp.array:
 
 def _launch(kernel: wp.Kernel, size: tuple[int, int, int], *arrays: wp.array) -> None:
     device = arrays[0].device
-    # On torch's stream, so that the two wait for each other.
+    # Run on torch's stream, so that Warp and torch wait for each other.
     stream = wp.stream_from_torch(wp.device_to_torch(device)) if device.is_cuda else None
     wp.launch(kernel, dim=size, inputs=arrays, device=device, stream=stream)
 
@@ -83,7 +83,7 @@ def _ordered_edge(a: wp.vec3, dx: wp.float32, dy: wp.float32, x: wp.float32, y: 
 
 @wp.func
 def _edge(a: wp.vec3, b: wp.vec3, x: wp.float32, y: wp.float32):
-    """Twice the signed area of a, b and (x, y); exactly negated when a and b are exchanged."""
+    """Return twice the signed area of a, b and (x, y); exactly negated when a and b are exchanged."""
     dx = b[0] - a[0]
     dy = b[1] - a[1]
     if dx < 0.0 or (dx == 0.0 and dy < 0.0):
@@ -98,7 +98,7 @@ def _nearest_faces(screen: _Vectors, faces: _Ints, keys: wp.array3d(dtype=wp.int
     b = screen[view, faces[f, 1]]
     c = screen[view, faces[f, 2]]
     if wp.min(a[2], wp.min(b[2], c[2])) <= 0.0:
-        return  # at least one vertex lies before the near plane
+        return  # at least one vertex is closer than the near plane
     area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
     if not (wp.abs(area) > 0.0 and wp.isfinite(area)):
         return
@@ -135,7 +135,7 @@ def _crossings(
     step = screen[view, ends[e, 1]] - start
     if wp.min(start[2], start[2] + step[2]) <= 0.0 or not wp.isfinite(wp.abs(step[0]) + wp.abs(step[1])):
         return
-    left = wp.int32(0)  # on which sides of the edge its faces lie
+    left = wp.int32(0)  # on which sides of the edge its faces are
     right = wp.int32(0)
     for i in range(starts[e], starts[e + 1]):
         third = screen[view, opposite[i]]
@@ -146,15 +146,15 @@ def _crossings(
             if side > 0.0:
                 right += 1
     if (left > 0) == (right > 0):
-        return  # no silhouette, or seen edge-on
+        return  # not a silhouette, or seen edge-on
     steep = wp.abs(step[1]) >= wp.abs(step[0])
     for axis in range(2):
         s0 = start[1 - axis]
         ds = step[1 - axis]
-        # Whether the surface lies on the first of the two pixels that the edge parts (smaller column or row).
+        # Whether the surface covers the first of the two pixels (the one with the smaller column or row).
         surface_first = (left > 0) == wp.where(axis == 0, ds < 0.0, ds > 0.0)
-        # Steep edges part pixels of a row, others those of a column, so that none counts twice. An edge that lies
-        # farther out hides the others all the same.
+        # Steep edges separate pixels of a row, others pixels of a column, so that none counts twice. In either case
+        # the outermost edge hides the others.
         index = 2 * e + wp.where(steep == (axis == 0), 0, 1)
         lines = distance.shape[1 + axis]
         across = distance.shape[2 - axis]
@@ -172,7 +172,7 @@ def _crossings(
                 there = distance[view, row + axis, column + 1 - axis]
                 inside = wp.where(surface_first, here, there)
                 outside = wp.where(surface_first, there, here)
-                # The surface is what the one pixel shows, and the other shows something behind the edge.
+                # One pixel must show the surface, and the other something behind the edge.
                 if inside < outside and (start[2] + along * step[2]) * outside > 1.0:
                     outwards = wp.where(surface_first, place - pixel, 1.0 - (place - pixel))
                     wp.atomic_max(keys, view, axis, row, column, _key(outwards, index))

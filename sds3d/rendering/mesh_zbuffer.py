@@ -1,4 +1,4 @@
-"""Triangle rasterisation of arrays on a CPU, not differentiable: a z-buffer with perspective-correct barycentrics."""
+"""Rasterise triangles on the CPU with a z-buffer. NumPy arrays, not differentiable; see `mesh_differentiable`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sds3d.rendering import mesh_zbuffer_numba as zbuffer
 
 @dataclass(frozen=True)
 class Rasterized:
-    """B views of a mesh, sampled at pixel centres. Empty pixels are zero in every array but `face`.
+    """B views of a mesh, sampled at pixel centres. Empty pixels are 0 in every array except `face`.
 
     attributes: (B, H, W, C) float32, the vertex attributes interpolated perspective-correctly.
     depth: (B, H, W) float32, metres from the camera centre along the pixel's ray.
@@ -35,9 +35,9 @@ def rasterize(
     """Rasterise one mesh into B views. Faces are visible from both sides.
 
     vertices: (V, 3) float32 positions in metres. faces: (F, 3) int32. attributes: (V, C) float32.
-    near: metres in front of the camera; a triangle with a vertex nearer than this, or behind, is left out whole.
+    near: metres. A triangle with a vertex closer to the camera than this, or behind it, is left out.
 
-    Raises ValueError for arrays of the wrong shape and faces that point outside the vertices.
+    Raises ValueError for arrays of the wrong shape and for faces with indices out of range.
     """
     vertices = np.ascontiguousarray(vertices, dtype=np.float32)
     faces = np.ascontiguousarray(faces, dtype=np.int32)
@@ -69,7 +69,7 @@ def rasterize(
 
 
 def box_filter(pictures: FloatArray, factor: int) -> FloatArray:
-    """Means of `factor` x `factor` pixels: (B, H * factor, W * factor, C) -> (B, H, W, C), float32."""
+    """Average blocks of `factor` x `factor` pixels: (B, H * factor, W * factor, C) -> (B, H, W, C), float32."""
     batch, height, width, channels = pictures.shape
     if height % factor or width % factor:
         raise ValueError(f"{height} x {width} pixels cannot be divided into blocks of {factor} x {factor}")
@@ -79,7 +79,7 @@ def box_filter(pictures: FloatArray, factor: int) -> FloatArray:
 
 
 def antialiased(render: Callable[[Cameras], FloatArray], cameras: Cameras, factor: int = 2) -> FloatArray:
-    """Supersampling: calls `render` (cameras -> (B, H, W, C)) at `factor` times the size and averages down."""
+    """Supersample: call `render` (cameras -> (B, H, W, C)) at `factor` times the size and average blocks of pixels."""
     if factor < 1:
         raise ValueError(f"the supersampling factor must be 1 or more, got {factor}")
     pictures = render(cameras.resized(cameras.height * factor, cameras.width * factor))

@@ -1,7 +1,7 @@
-"""Kernels of a z-buffer on the CPU, one view at a time; `mesh_zbuffer` and the differentiable renderer share them.
+"""A z-buffer on the CPU, one view at a time. Shared by `mesh_zbuffer` and the differentiable renderer.
 
-The first pass walks the triangles and keeps, for each pixel centre, the nearest face; the second visits each covered
-pixel once and interpolates there, so that hidden triangles cost only coverage tests. Edge functions after Pineda, "A
+The first pass walks the triangles and keeps the nearest face of each pixel centre. The second pass visits each covered
+pixel once and interpolates there, so hidden triangles cost only coverage tests. Edge functions follow Pineda, "A
 parallel algorithm for polygon rasterization" (SIGGRAPH 1988).
 """
 
@@ -27,7 +27,7 @@ def project(
     near: np.float32,
     screen: FloatArray,
 ) -> None:
-    """Fill `screen` (V, 3): x and y in pixels (y down) and 1/z; all 0 for a vertex before the near plane."""
+    """Fill `screen` (V, 3) with x and y in pixels (y down) and 1/z. All are 0 for vertices before the near plane."""
     center_x, center_y = np.float32(width) * _HALF, np.float32(height) * _HALF
     for i in range(vertices.shape[0]):
         x, y, z = vertices[i, 0], vertices[i, 1], vertices[i, 2]
@@ -45,9 +45,9 @@ def project(
 
 @njit(cache=True, nogil=True, error_model="numpy", inline="always")
 def _ordered(ax, ay, bx, by):
-    """An edge with its ends in one fixed order, and the sign that this gives its edge function.
+    """Return an edge with its ends in a fixed order, and the sign that this gives its edge function.
 
-    Both triangles of a shared edge then evaluate bit-identical expressions of opposite sign: no pixel falls between.
+    The two triangles at a shared edge then evaluate bit-identical expressions of opposite sign, so no pixel is missed.
     """
     dx, dy = bx - ax, by - ay
     swapped = (dx < _ZERO) | ((dx == _ZERO) & (dy < _ZERO))
@@ -57,15 +57,15 @@ def _ordered(ax, ay, bx, by):
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def nearest_faces(screen: FloatArray, faces: IntArray, face: IntArray) -> None:
-    """Write the nearest face of each pixel into `face` (H, W), which comes filled with -1; ties go to the first face.
+    """Write the nearest face of each pixel into `face` (H, W), which must be filled with -1. Ties go to the first face.
 
-    Eight pixels of a row at once.
+    Processes eight pixels of a row at once.
     """
     height, width = face.shape
     last_x, last_y = np.float32(width - 1), np.float32(height - 1)
     stride = width + 8
-    nearest = np.zeros(height * stride, np.float32)  # 1/z, linear on the screen
-    for row in range(height):  # nothing is nearer than the padding
+    nearest = np.zeros(height * stride, np.float32)  # 1/z, which is linear on the screen
+    for row in range(height):  # no face is nearer than the padding
         nearest[row * stride + width : (row + 1) * stride] = np.inf
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
@@ -77,12 +77,12 @@ def nearest_faces(screen: FloatArray, faces: IntArray, face: IntArray) -> None:
             continue
         az, bz, cz = screen[a, 2], screen[b, 2], screen[c, 2]
         if min(az, bz, cz) <= _ZERO:
-            continue  # at least one vertex lies before the near plane
+            continue  # at least one vertex is closer than the near plane
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-        # Written so that NaN and infinite areas of broken vertices are skipped with the empty ones.
+        # This also skips the NaN and infinite areas of broken vertices.
         if not (_ZERO < abs(area) < np.inf):
             continue
-        # Clamped as floats: far-off vertices overflow an integer.
+        # Clamp as floats: distant vertices would overflow an integer.
         left, right = int(max(low_x, _ZERO)), int(min(high_x, last_x))
         top, bottom = int(max(low_y, _ZERO)), int(min(high_y, last_y))
         orientation = _ONE if area > _ZERO else -_ONE
@@ -115,7 +115,7 @@ def nearest_faces(screen: FloatArray, faces: IntArray, face: IntArray) -> None:
 def locate(
     screen: FloatArray, faces: IntArray, focal: np.float32, face: IntArray, barycentric: FloatArray, depth: FloatArray
 ) -> None:
-    """Fill one view's barycentrics (H, W, 3) and depth (H, W) where `face` (H, W) is not -1."""
+    """Fill the barycentrics (H, W, 3) and depth (H, W) of one view where `face` (H, W) is not -1."""
     height, width = face.shape
     center_x, center_y = np.float32(width) * _HALF, np.float32(height) * _HALF
     inverse_focal = _ONE / focal
@@ -134,7 +134,7 @@ def locate(
             screen_sum = u + v + w
             u, v, w = u * az, v * bz, w * cz
             total = u + v + w
-            if total == _ZERO:  # a sliver that cancelled to nothing: its first vertex stands for it
+            if total == _ZERO:  # a sliver whose area cancelled to 0: use its first vertex
                 u, screen_sum, total = az, _ONE, az
             scale = _ONE / total
             barycentric[row, column, 0], barycentric[row, column, 1] = u * scale, v * scale
@@ -147,7 +147,7 @@ def locate(
 def interpolate(
     attributes: FloatArray, faces: IntArray, face: IntArray, barycentric: FloatArray, out: FloatArray
 ) -> None:
-    """Fill one view's attributes (H, W, C) where `face` (H, W) is not -1."""
+    """Fill the attributes (H, W, C) of one view where `face` (H, W) is not -1."""
     height, width = face.shape
     for row in range(height):
         for column in range(width):

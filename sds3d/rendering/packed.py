@@ -1,9 +1,9 @@
-"""Volume rendering of any radiance field from packed samples: only occupied space in front of surfaces is evaluated.
+"""Volume rendering of any radiance field from packed samples, evaluated only in occupied space in front of surfaces.
 
-An occupancy grid (Mueller et al. 2022, arXiv:2201.05989, appendix E.2) says where samples are worth their cost. `march`
-lays them out one ray after the other, the field is evaluated at all of them at once, and `composite` sums them along
-their rays by emission and absorption (Max 1995; NeRF, 2003.08934, eq. 3). Both take Numba kernels on a CPU, nerfacc on
-CUDA, and have a plain-torch reference. With an occupancy grid that is full, samples and pictures are those of
+An occupancy grid (Mueller et al. 2022, arXiv:2201.05989, appendix E.2) limits where samples are taken. `march` packs
+the samples ray by ray, the field is evaluated at all of them at once, and `composite` sums them along their rays by
+emission and absorption (Max 1995; NeRF, arXiv:2003.08934, eq. 3). Both functions use Numba kernels on a CPU and nerfacc
+on CUDA, and have a plain-torch reference. With a full occupancy grid, samples and pictures are those of
 `volume.render_rays`.
 """
 
@@ -24,14 +24,14 @@ from sds3d.rendering.volume_numba import MIN_TRANSMITTANCE
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Points (P, 3) in metres to densities (P,) >= 0 per metre and features (P, C)."""
 
-_TRUST = 0.5  # share of a cell's least density that is counted on when rays end behind it: it may have changed since
+_TRUST = 0.5  # share of a cell's least density that rays may end behind, as the density may have changed since
 
 
 class Occupancy(NamedTuple):
-    """What is known of where matter is, on the N^3 corners of (N - 1)^3 cells that fill the cube of BOUND.
+    """Where matter is, on (N - 1)^3 cells that fill the cube of BOUND. The last layer of each axis is not a cell.
 
-    skip: (N, N, N) uint8, cells to the nearest occupied one, 0 for occupied, as from `volume.empty_distance`.
-    solid: (N, N, N) density per metre that a cell has at least. Rays end where it says that nothing gets through.
+    skip: (N, N, N) uint8, distance in cells to the nearest occupied cell, 0 if occupied, as from
+    `volume.empty_distance`. solid: (N, N, N), least density per metre in a cell. Rays end where it is opaque.
     """
 
     skip: Tensor
@@ -39,10 +39,10 @@ class Occupancy(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """S samples on R rays, a ray's own one after the other, near to far.
+    """S samples on R rays, ray by ray, near to far.
 
-    ray: (S,) int64. t, dt: (S,) metres, place on the ray and length that the sample stands for. points: (S, 3) metres.
-    offsets: (R + 1,) int64; ray r owns the samples offsets[r] to offsets[r + 1].
+    ray: (S,) int64. t, dt: (S,) metres, the place on the ray and the length that the sample represents.
+    points: (S, 3) metres. offsets: (R + 1,) int64; ray r has the samples offsets[r] to offsets[r + 1].
     """
 
     ray: Tensor
@@ -53,8 +53,11 @@ class Samples(NamedTuple):
 
 
 class Composited(NamedTuple):
-    """What R rays see. features: (R, C) premultiplied by alpha. alpha, depth: (R,), depth in metres along the ray,
-    weighted by alpha. weights: (S,), the samples' shares of their rays."""
+    """What R rays see.
+
+    features: (R, C), premultiplied by alpha. alpha: (R,). depth: (R,), metres along the ray, weighted by alpha.
+    weights: (S,), how much each sample contributes to its ray.
+    """
 
     features: Tensor
     alpha: Tensor
@@ -74,8 +77,10 @@ class FieldPictures(NamedTuple):
 
 
 def occupancy_of(density: Tensor, threshold: float) -> Occupancy:
-    """Occupancy from densities (N, N, N) per metre at the cells' corners; cells with a corner that reaches `threshold`
-    count as occupied."""
+    """Return the occupancy of densities (N, N, N) per metre at the corners of cells.
+
+    A cell is occupied if the density at one of its corners reaches `threshold`.
+    """
     density = density.detach()
     cells = -functional.max_pool3d(-density[None, None], 2, stride=1)[0, 0]  # (N - 1, N - 1, N - 1)
     solid = functional.pad(_TRUST * cells, (0, 1, 0, 1, 0, 1))
@@ -90,11 +95,12 @@ def march(
     samples: int = 64,
     jitter: Tensor | None = None,
 ) -> Samples:
-    """Samples of rays, origins and unit directions (R, 3), in occupied cells that can be seen.
+    """Return the samples of rays in visible occupied cells. Not differentiable.
 
-    occupancy: None takes everything as occupied. samples: steps along an edge of the cube; a diagonal takes more.
-    jitter: (R,) in [0, 1), the samples' place in their steps; None for the middle. Nothing is differentiable.
-    On CUDA nerfacc walks the cells: its steps lie elsewhere in the ray, and rays do not end behind solid cells.
+    origins, directions: (R, 3), unit directions. occupancy: None means that everything is occupied.
+    samples: steps along an edge of the cube; a diagonal takes more.
+    jitter: (R,) in [0, 1), position of samples within their steps; None for the middle.
+    On CUDA nerfacc walks the cells: its steps are at other places, and rays do not end behind solid cells.
     """
     with torch.no_grad():
         rays, occupancy = _prepare(origins, directions, occupancy, samples, jitter)
@@ -122,7 +128,7 @@ def march_reference(
 
 
 def composite(density: Tensor, features: Tensor, samples: Samples, n_rays: int) -> Composited:
-    """Sum S samples along R rays; differentiable in density (S,) >= 0 per metre and features (S, C).
+    """Sum S samples along R rays. Differentiable in density (S,) >= 0 per metre and features (S, C).
 
     A ray ends where its transmittance falls below 1e-4.
     """
@@ -149,9 +155,9 @@ def render_field(
     jitter: Tensor | None = None,
     occupancy: Occupancy | None = None,
 ) -> FieldPictures:
-    """Render a field from rays, origins and unit directions (..., 3); differentiable in the field's parameters.
+    """Render a field from rays. Differentiable in the field's parameters.
 
-    samples, jitter (...), occupancy: see `march`.
+    origins, directions: (..., 3), unit directions. samples, jitter (...), occupancy: see `march`.
     """
     shape = directions.shape[:-1]
     origins, directions = origins.reshape(-1, 3), directions.reshape(-1, 3)
@@ -167,10 +173,10 @@ def render_field(
 def field_normals(
     field: FieldFunction, origins: Tensor, directions: Tensor, seen: FieldPictures, *, step: float
 ) -> Tensor:
-    """Unit vectors (..., 3) against the density's gradient at the rays' mean depth; 0 where next to nothing is hit.
+    """Return unit vectors (..., 3) opposite to the density's gradient at the rays' mean depth; 0 where alpha < 0.01.
 
-    By central differences of half-width `step` metres: six evaluations a ray that hits something. Differentiable in
-    the field's parameters, the places held fixed.
+    Uses central differences of half-width `step` metres: six evaluations for each ray that hits something.
+    Differentiable in the field's parameters for fixed points.
     """
     alpha, depth = seen.alpha.detach(), seen.depth.detach()
     hit = alpha > 0.01  # (...)
@@ -178,7 +184,7 @@ def field_normals(
     axes = step * torch.eye(3).to(points)[:, None]  # (3, 1, 3)
     density, _ = field(torch.cat([points - axes, points + axes]).reshape(-1, 3))  # (6 H,)
     before, after = density.reshape(2, 3, -1)
-    # Where the density is flat to rounding there is no direction to tell.
+    # Where the density is constant but for rounding, there is no direction.
     outward = functional.normalize((before - after).T, dim=-1, eps=1e-4)  # (H, 3)
     return torch.zeros_like(origins).index_put((hit,), outward)
 
@@ -199,7 +205,7 @@ def _prepare(
             f"{tuple(occupancy.solid.shape)}"
         )
     rays = sample_rays(origins, directions, jitter, size, samples)
-    longest = math.ceil(math.sqrt(3) * samples) + 1  # more only for directions without length
+    longest = math.ceil(math.sqrt(3) * samples) + 1  # only directions without length would take more
     return rays._replace(steps=rays.steps.clamp(max=longest)), occupancy._replace(solid=occupancy.solid.to(origins))
 
 
@@ -212,7 +218,7 @@ def _march(origins: Tensor, directions: Tensor, occupancy: Occupancy, rays: RayS
     x, y, z = places.nan_to_num().long().clamp(0, size - 2).unbind(-1)
     occupied = (index < rays.steps[:, None]) & (occupancy.skip[x, y, z] == 0)
     optical = occupancy.solid[x, y, z] * rays.step[:, None] * occupied
-    # Behind how much certain matter a sample lies; the one that makes the ray opaque still counts.
+    # The sample that makes the ray opaque is the last visible one.
     visible = torch.cumsum(optical, dim=1) - optical <= -math.log(MIN_TRANSMITTANCE)
     ray, place = (occupied & visible).nonzero(as_tuple=True)  # (S,)
     t, dt = t[ray, place], rays.step[ray]
@@ -224,7 +230,7 @@ def _march(origins: Tensor, directions: Tensor, occupancy: Occupancy, rays: RayS
 def _march_nerfacc(
     origins: Tensor, directions: Tensor, occupancy: Occupancy, rays: RaySamples, samples: int
 ) -> Samples:
-    """Through nerfacc's CUDA kernels, which compile when they are first used. Not run where this was written."""
+    """Use nerfacc's CUDA kernels, which compile at first use. Not yet tested on a GPU."""
     import nerfacc
 
     step = 2 * BOUND / samples
@@ -257,7 +263,7 @@ def _check(density: Tensor, features: Tensor, samples: Samples, n_rays: int) -> 
 
 
 def _composite(density: Tensor, features: Tensor, samples: Samples, n_rays: int) -> Composited:
-    # Laid out as (R, L), rays padded with nothing, so that sums along rays are sums along rows.
+    # Arrange samples as (R, L), padded with empty ones, so that sums along rays are sums along rows.
     place = torch.arange(len(samples.t), device=density.device) - samples.offsets[samples.ray]
     longest = int((samples.offsets[1:] - samples.offsets[:-1]).max()) if n_rays else 0
     optical = density.new_zeros(n_rays, longest).index_put((samples.ray, place), density * samples.dt)
@@ -272,7 +278,7 @@ def _composite(density: Tensor, features: Tensor, samples: Samples, n_rays: int)
 
 
 def _composite_nerfacc(density: Tensor, features: Tensor, samples: Samples, n_rays: int) -> Composited:
-    """Through nerfacc's CUDA kernels, which compile when they are first used. Not run where this was written."""
+    """Use nerfacc's CUDA kernels, which compile at first use. Not yet tested on a GPU."""
     import nerfacc
 
     half = samples.dt / 2
@@ -292,7 +298,7 @@ class _Composite(torch.autograd.Function):
     def forward(
         ctx: Any, density: Tensor, features: Tensor, t: Tensor, dt: Tensor, offsets: Tensor
     ) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)  # an output that the loss leaves out then costs nothing in the backward
+        ctx.set_materialize_grads(False)  # outputs that the loss does not use then cost nothing in the backward pass
         inputs = tuple(tensor.detach().contiguous() for tensor in (density, features, t, dt, offsets))
         outputs = tuple(torch.from_numpy(array) for array in packed_numba.composite(*(i.numpy() for i in inputs)))
         ctx.save_for_backward(*inputs, outputs[3])

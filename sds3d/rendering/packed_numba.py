@@ -1,6 +1,6 @@
-"""Ray marching and compositing of packed samples on the CPU: only samples in occupied space exist in memory.
+"""March rays and composite packed samples on the CPU. Only samples in occupied space are stored.
 
-Rays are handed to threads in blocks and every ray writes to its own places, so the number of threads changes nothing.
+Threads take blocks of rays, and each ray writes to its own places, so results do not depend on the number of threads.
 Kernels release the GIL.
 """
 
@@ -18,9 +18,9 @@ from sds3d.rendering.volume_numba import MIN_TRANSMITTANCE
 
 FloatArray = NDArray[np.float32]
 
-_BLOCK = 32  # rays that one thread takes at a time: short, so that threads share the object's pixels evenly
+_BLOCK = 32  # rays that one thread takes at a time: few, so that threads share the object's pixels evenly
 _ZERO, _ONE, _MIN_T = np.float32(0), np.float32(1), np.float32(MIN_TRANSMITTANCE)
-_CAUTION = np.float32(0.999)  # keeps rounding from leaping into an occupied cell
+_CAUTION = np.float32(0.999)  # shortens leaps, so that rounding cannot skip an occupied cell
 _LONGEST = np.float32(1e6)
 _OPAQUE = np.float32(-np.log(MIN_TRANSMITTANCE))
 
@@ -34,7 +34,7 @@ def _clamp(value: Any, top: Any) -> Any:
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "afn"})
 def _visit(thread, n_threads, size, skip, solid, starts, slopes, near, step, steps, jitter, visited, counts):
-    """Note which steps of each ray are worth a sample; `solid` is empty when rays are not to stop."""
+    """Record which steps of each ray get a sample. Rays do not stop at opaque cells if `solid` is empty."""
     top = size - 2
     stops = solid.size > 0
     for block in range(thread, (near.size + _BLOCK - 1) // _BLOCK, n_threads):
@@ -42,7 +42,7 @@ def _visit(thread, n_threads, size, skip, solid, starts, slopes, near, step, ste
             ax, ay, az = starts[ray, 0], starts[ray, 1], starts[ray, 2]
             bx, by, bz = slopes[ray, 0], slopes[ray, 1], slopes[ray, 2]
             t0, dt, u, n = near[ray], step[ray], jitter[ray], steps[ray]
-            # Samples per cell along the steepest axis; finite also for a direction without length.
+            # Samples per cell along the steepest axis, finite even for a direction without length.
             leap = min(_CAUTION / (dt * max(abs(bx), abs(by), abs(bz))), _LONGEST)
             depth = _ZERO  # optical
             count, i = 0, 0
@@ -84,17 +84,17 @@ def march(
     solid: FloatArray | None,
     rays: tuple[NDArray[Any], ...],
 ) -> tuple[NDArray[Any], ...]:
-    """Samples of R rays, origins and directions (R, 3) in metres.
+    """Return the samples of R rays with origins and directions (R, 3) in metres.
 
-    skip: (N, N, N) uint8 from `empty_distance`. solid: (N, N, N) density per metre that each cell has at least; a ray
-    ends behind its opaque cells.
+    skip: (N, N, N) uint8 from `empty_distance`. solid: (N, N, N), least density per metre in each cell; a ray ends
+    behind opaque cells.
     rays: starts and slopes (R, 3) in voxels and voxels per metre, near and step (R,) in metres, steps (R,) int32,
-    jitter (R,), as of `volume.sample_rays`.
+    jitter (R,), as returned by `volume.sample_rays`.
     Returns ray (S,) int64, t and dt (S,) metres, points (S, 3) metres and offsets (R + 1,) int64.
     """
     starts, slopes, near, step, steps, jitter = rays
     n = near.size
-    visited = np.empty((n, max(int(steps.max(initial=0)), 1)), np.uint16)  # pages that nobody writes cost nothing
+    visited = np.empty((n, max(int(steps.max(initial=0)), 1)), np.uint16)  # unwritten pages use no memory
     counts, offsets = np.empty(n, np.int64), np.zeros(n + 1, np.int64)
     opaque = np.empty(0, np.float32) if solid is None else solid.reshape(-1)
     parallel(
@@ -148,8 +148,8 @@ def _composite_backward(
     weighed = d_weights.size > 0
     for block in range(thread, (n + _BLOCK - 1) // _BLOCK, n_threads):
         for ray in range(block * _BLOCK, min((block + 1) * _BLOCK, n)):
-            # The loss is linear in the weights for fixed features: `value` is a sample's slope. It is kept in
-            # d_density between the two sweeps, the first of which sums what the samples contribute.
+            # For fixed features the loss is linear in the weights, and `value` is its slope in a sample's weight. The
+            # first sweep stores it in d_density and sums the samples' contributions.
             rest = _ZERO
             begin, end = offsets[ray], offsets[ray + 1]
             for s in range(begin, end):
@@ -182,7 +182,7 @@ def composite(
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """Sum packed samples along their rays.
 
-    density, times, lengths: (S,). features: (S, C). offsets: (R + 1,), ray r owns samples offsets[r] to offsets[r + 1].
+    density, times, lengths: (S,). features: (S, C). offsets: (R + 1,); ray r has samples offsets[r] to offsets[r + 1].
     Returns features (R, C) premultiplied by alpha, alpha (R,), depth (R,) and the samples' weights (S,).
     """
     n = offsets.size - 1
@@ -201,9 +201,9 @@ def composite_backward(
     weights: FloatArray,
     gradients: tuple[FloatArray | None, ...],
 ) -> tuple[FloatArray, FloatArray]:
-    """Gradients (S,) and (S, C) of a loss in the densities and features, given its gradients of `composite`'s outputs.
+    """Return the gradients of densities (S,) and features (S, C), given those of the outputs of `composite`.
 
-    weights: what `composite` returned. None among the gradients stands for zero.
+    weights: as returned by `composite`. gradients: None stands for zero.
     """
     n = offsets.size - 1
     shapes = ((n, features.shape[1]), (n,), (n,), (0,))

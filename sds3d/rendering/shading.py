@@ -1,7 +1,7 @@
-"""Shading: whole pictures of a finished mesh, and the formulas that differentiable scenes colour their pixels by.
+"""Shading: pictures of a finished mesh, and the formulas that differentiable scenes shade their pixels with.
 
-`shade_mesh` draws Lambertian pictures on a CPU, for the toybox's data set, previews and contact sheets. The functions
-after it work on pictures (B, H, W, C) of base colours, normals and so on, and are differentiable in all of them.
+`shade_mesh` draws Lambertian pictures on a CPU, for the toybox's data set, previews and contact sheets. The other
+functions take pictures (B, H, W, C) of base colours, normals and so on, and are differentiable in all of them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _ZERO, _HALF, _ONE = np.float32(0.0), np.float32(0.5), np.float32(1.0)
 
 @dataclass(frozen=True)
 class Light:
-    """One distant light and its ambient share: a surface shows color * (ambient + diffuse * max(0, n.l)).
+    """A distant light with an ambient part: a surface shows color * (ambient + diffuse * max(0, n.l)).
 
-    direction: (3,) or one a view (B, 3), unit vector of the world frame that points towards the light.
-    ambient, diffuse: factors in [0, 1]; their sum is at most 1 where nothing shall be clipped.
+    direction: (3,), or (B, 3) with one per view; unit vectors in the world frame that point towards the light.
+    ambient, diffuse: factors in [0, 1]. If their sum is at most 1, no colour is clipped.
     """
 
     direction: FloatArray
@@ -39,7 +39,7 @@ class Light:
 
 
 def headlight(cameras: Cameras, direction: ArrayLike = (-0.4, 0.6, 0.7), ambient: float = 0.65) -> Light:
-    """A light carried by each camera. direction: (3,) in the camera's frame (x right, y up, z towards the viewer)."""
+    """Return a light fixed to each camera. direction: (3,) in the camera's frame (x right, y up, z to the viewer)."""
     local = np.asarray(direction, dtype=np.float32)
     world = cameras.c2w()[:, :3, :3].detach().cpu().numpy() @ (local / np.linalg.norm(local))  # (B, 3)
     return Light(world.astype(np.float32), ambient, 1.0 - ambient)
@@ -52,12 +52,12 @@ def shade_mesh(
     light: Light | None = None,
     supersampling: int = 2,
 ) -> tuple[FloatArray, FloatArray]:
-    """Pictures (B, H, W, 3) float32 in [0, 1] over the background, and coverage (B, H, W, 1) in [0, 1].
+    """Draw pictures (B, H, W, 3) float32 in [0, 1] over the background, and coverage (B, H, W, 1) in [0, 1].
 
-    The base colour is the mesh's texture where it has one (bilinear), else its vertex colours, else light grey.
-    Surfaces seen from inside are lit by the flipped normal. Light and filter act on sRGB values as they stand.
+    The base colour is the mesh's texture if it has one (bilinear), else its vertex colours, else light grey. Surfaces
+    seen from inside are lit with the flipped normal. Light and filter act on sRGB values without linearising them.
 
-    background: (3,) sRGB in [0, 1]. light: None is a headlight. supersampling: n for n x n samples a pixel.
+    background: (3,) sRGB in [0, 1]. light: a headlight by default. supersampling: n for n x n samples per pixel.
     """
     light = light or headlight(cameras)
     directions = np.ascontiguousarray(np.broadcast_to(light.direction, (len(cameras), 3)), dtype=np.float32)
@@ -90,7 +90,7 @@ def shade_mesh(
 
 
 def sample_texture(texture: NDArray[np.uint8], uv: FloatArray) -> FloatArray:
-    """Bilinear look-ups, clamped at the borders: texture (H, W, 3) uint8, uv (..., 2) -> (..., 3) in [0, 1]."""
+    """Look up a texture (H, W, 3) uint8 bilinearly, clamped at its borders: uv (..., 2) -> (..., 3) in [0, 1]."""
     flat = np.ascontiguousarray(uv, dtype=np.float32).reshape(-1, 2)
     out = np.empty((len(flat), 3), np.float32)
     _bilinear(np.ascontiguousarray(texture), flat, out)
@@ -152,40 +152,40 @@ def _lambert(
 
 
 def toward_viewer(normal: Tensor, to_camera: Tensor) -> Tensor:
-    """Normals (B, H, W, 3), turned over where they look away from the camera: surfaces are seen from both sides."""
+    """Return normals (B, H, W, 3), flipped where they point away from the camera, since surfaces have two sides."""
     return torch.where((normal * to_camera).sum(-1, keepdim=True) < 0, -normal, normal)
 
 
 def lambert(color: Tensor, normal: Tensor, to_light: Tensor, ambient: float = 0.1, diffuse: float = 0.9) -> Tensor:
-    """color (ambient + diffuse max(0, n.l)): (B, H, W, 3), as DreamFusion shades (arXiv:2209.14988, section 3.1).
+    """Return color (ambient + diffuse max(0, n.l)): (B, H, W, 3), as in DreamFusion (arXiv:2209.14988, section 3.1).
 
     color: (B, H, W, 3). normal: (B, H, W, 3) unit vectors. to_light: unit vectors towards the light, of any shape that
-    expands to the normals': (B, 1, 1, 3) for distant lights, see `from_points` for near ones.
+    expands to that of the normals: (B, 1, 1, 3) for distant lights; see `from_points` for near ones.
     """
     return color * (ambient + diffuse * (normal * to_light).sum(-1, keepdim=True).clamp(min=0))
 
 
 def textureless(normal: Tensor, to_light: Tensor, ambient: float = 0.1, diffuse: float = 0.9) -> Tensor:
-    """`lambert` on white: only the shape is seen, so that colours cannot stand in for it."""
+    """Return `lambert` on white: only the shape is visible, so that colours cannot replace it."""
     return lambert(torch.ones_like(normal), normal, to_light, ambient, diffuse)
 
 
 def from_points(points: Tensor, position: Tensor) -> Tensor:
-    """Unit vectors (B, H, W, 3) from surface points (B, H, W, 3) to a light or camera at `position` (B, 3), metres."""
+    """Return unit vectors (B, H, W, 3) from points (B, H, W, 3) to a light or camera at `position` (B, 3), metres."""
     return functional.normalize(position[:, None, None] - points, dim=-1)
 
 
 def lights_near(cameras: Cameras, spread: float, generator: torch.Generator) -> Tensor:
-    """Positions (B, 3) of one light a camera: the camera's own, moved by a Gaussian of `spread` times its distance."""
+    """Return a light position per camera (B, 3): the camera's plus a Gaussian offset of `spread` times its distance."""
     position = cameras.position()
     offsets = torch.randn(len(cameras), 3, generator=generator).to(position)
     return position + spread * cameras.distance[:, None] * offsets
 
 
 def normal_colors(normal: Tensor, cameras: Cameras | None = None) -> Tensor:
-    """Normals as colours (n + 1) / 2, (B, H, W, 3): of the world's axes, or with `cameras` of each camera's.
+    """Return normals as colours (n + 1) / 2, (B, H, W, 3), in the world's axes or, with `cameras`, in each camera's.
 
-    A camera's x is right, y up and z towards it, as pictures of normals usually are: what faces it is light blue.
+    A camera's x is right, y is up and z points towards it, the usual convention: surfaces that face it are light blue.
     """
     if cameras is not None:
         normal = torch.einsum("bij,bhwi->bhwj", cameras.c2w()[:, :3, :3].to(normal), normal)
@@ -196,10 +196,10 @@ def normal_colors(normal: Tensor, cameras: Cameras | None = None) -> Tensor:
 
 
 class Environment(NamedTuple):
-    """Light from all around, as `prefilter` makes it; maps are octahedral, their outermost texels a copied rim.
+    """Light from all directions, as returned by `prefilter`. Maps are octahedral with a rim of copied texels.
 
-    diffuse: (1, n, n, 3) what a white Lambertian surface of a normal reflects, which is irradiance / pi.
-    specular: (levels, n, n, 3) radiance around a mirrored direction, blurred for roughness 0 to 1 in equal steps.
+    diffuse: (1, n, n, 3), what a white Lambertian surface with a given normal reflects: irradiance / pi.
+    specular: (levels, n, n, 3), radiance around a mirrored direction, blurred for roughness 0 to 1 in equal steps.
     """
 
     diffuse: Tensor
@@ -207,12 +207,12 @@ class Environment(NamedTuple):
 
 
 def prefilter(radiance: Tensor, size: int = 32, levels: int = 6) -> Environment:
-    """An environment of a panorama; differentiable in it.
+    """Return the environment of a panorama. Differentiable in the panorama.
 
-    radiance: (h, w, 3), linear, at least 0. The top row looks up (+Y); the middle column looks along +Z, the one a
-    quarter to its right along +X. size: texels a side of the maps that are looked up. The specular maps hold the first
-    factor of the split sum: normal and viewer along the mirrored direction (Karis 2013, "Real shading in Unreal Engine
-    4").
+    radiance: (h, w, 3), linear, at least 0. The top row looks up (+Y), the middle column along +Z, and the column a
+    quarter of the width to its right along +X. size: texels along a side of the maps. levels: number of roughnesses.
+    The specular maps hold the first factor of the split sum, with normal and viewer along the mirrored direction (Karis
+    2013, "Real shading in Unreal Engine 4").
     Raises ValueError for a panorama of another shape.
     """
     if radiance.ndim != 3 or radiance.shape[2] != 3:
@@ -228,7 +228,7 @@ def prefilter(radiance: Tensor, size: int = 32, levels: int = 6) -> Environment:
     solid_angle = (polar[:-1].cos() - polar[1:].cos())[:, None].expand(-1, width).reshape(-1)
     center = (2 * torch.arange(size, **like) + 1 - size) / size
     cosine = _octahedron(torch.cartesian_prod(center, center).flip(-1)) @ light.T  # (n n, h w)
-    texel = math.sqrt(4 * math.pi / min(size * size, height * width))  # radians; no lobe can be much narrower
+    texel = math.sqrt(4 * math.pi / min(size * size, height * width))  # radians; a lobe cannot be much narrower
 
     def blurred(lobe: Tensor) -> Tensor:
         weights = lobe * solid_angle
@@ -244,7 +244,7 @@ def prefilter(radiance: Tensor, size: int = 32, levels: int = 6) -> Environment:
 
 
 def studio(height: int = 16) -> Tensor:
-    """A panorama (height, 2 height, 3) for `prefilter`: grey walls, light from above, two soft lamps in front."""
+    """Return a panorama (height, 2 height, 3) for `prefilter`: grey walls, light from above, two soft lamps."""
     up = torch.cos((torch.arange(height) + 0.5) * (math.pi / height))[:, None]  # (h, 1)
     azimuth = (2 * torch.arange(2 * height) + 1 - 2 * height) * (math.pi / (2 * height))
     radiance = (0.5 + 0.35 * up).expand(-1, 2 * height)
@@ -263,20 +263,20 @@ def metallic_roughness(
     environment: Environment,
     specular: float = 1.0,
 ) -> Tensor:
-    """Radiance (B, H, W, 3), linear, of glTF's metallic-roughness material; differentiable in all tensors.
+    """Return the linear radiance (B, H, W, 3) of glTF's metallic-roughness material. Differentiable in all tensors.
 
     base_color: (B, H, W, 3) linear, in [0, 1]; see `srgb_to_linear`. metallic, roughness: (B, H, W, 1) in [0, 1].
-    normal, to_camera: (B, H, W, 3) unit vectors in the world; a normal of zeros, as empty pixels have, does no harm.
-    specular: factor of the reflection of what is no metal (KHR_materials_specular); at 0 that is a Lambertian surface.
+    normal, to_camera: (B, H, W, 3) unit vectors in the world frame. Normals may be 0, as in empty pixels.
+    specular: factor of the reflection of nonmetals (KHR_materials_specular). At 0 they are Lambertian.
 
-    GGX lobes with height-correlated Smith shadowing by the split sum (Karis 2013), and the light that is scattered
-    more than once given back (Fdez-Aguera 2019, "A multiple-scattering microfacet model for real-time image-based
-    lighting", JCGT 8(1)): what is white in a white environment stays white.
+    Uses GGX lobes with height-correlated Smith shadowing by the split sum (Karis 2013). Light that is scattered more
+    than once is added (Fdez-Aguera 2019, "A multiple-scattering microfacet model for real-time image-based lighting",
+    JCGT 8(1)), so that a white surface in a white environment is white.
     """
     cosine = (normal * to_camera).sum(-1, keepdim=True)
     mirrored = 2 * cosine * normal - to_camera
     f0 = 0.04 * specular * (1 - metallic) + base_color * metallic  # reflectance straight on, (B, H, W, 3)
-    f90 = specular * (1 - metallic) + metallic  # and at grazing angles
+    f90 = specular * (1 - metallic) + metallic  # reflectance at grazing angles
     scale, bias = _directional_albedo(cosine.clamp(0, 1), roughness).unbind(-1)  # each (B, H, W)
     once = f0 * scale[..., None] + f90 * bias[..., None]
     lost = 1 - (scale + bias)[..., None]
@@ -289,17 +289,17 @@ def metallic_roughness(
 
 
 def srgb_to_linear(color: Tensor) -> Tensor:
-    """Light's linear scale of sRGB values in [0, 1] (IEC 61966-2-1)."""
+    """Return linear values of sRGB values in [0, 1] (IEC 61966-2-1)."""
     return torch.where(color <= 0.04045, color / 12.92, ((color.clamp(min=0.04045) + 0.055) / 1.055) ** 2.4)
 
 
 def linear_to_srgb(color: Tensor) -> Tensor:
-    """sRGB values of linear ones at least 0; above 1 they are not clipped."""
+    """Return sRGB values of linear values >= 0. Values above 1 are not clipped."""
     return torch.where(color <= 0.0031308, color * 12.92, 1.055 * color.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
 
 
 def _octahedron(place: Tensor) -> Tensor:
-    """Unit vectors (..., 3) of places (..., 2) in [-1, 1] on the unfolded octahedron, +Y in the middle."""
+    """Return unit vectors (..., 3) of places (..., 2) in [-1, 1] on the unfolded octahedron, +Y in the middle."""
     a, b = place.unbind(-1)
     y = 1 - a.abs() - b.abs()
     fold = (-y).clamp(min=0)
@@ -307,7 +307,7 @@ def _octahedron(place: Tensor) -> Tensor:
 
 
 def _unfolded(direction: Tensor) -> Tensor:
-    """Places (..., 2) of directions (..., 3) of any length; the inverse of `_octahedron`, without its poles' slopes."""
+    """Return places (..., 2) of directions (..., 3) of any length: the inverse of `_octahedron`."""
     direction = direction / direction.abs().sum(-1, keepdim=True).clamp(min=1e-8)
     a, y, b = direction.unbind(-1)
     sign_a, sign_b = (torch.where(x < 0, -1.0, 1.0).to(x) for x in (a, b))
@@ -318,8 +318,8 @@ def _unfolded(direction: Tensor) -> Tensor:
 
 
 def _with_rim(octahedral: Tensor) -> Tensor:
-    """A map (n, n, C) between copies of what lies beyond its edges, (n + 2, n + 2, C): looked up without a seam."""
-    # An edge is glued to itself, turned round, and all four corners meet at the lower pole.
+    """Return a map (n, n, C) with a rim of the texels beyond its edges, (n + 2, n + 2, C), for seamless look-ups."""
+    # Each edge is joined to itself in reverse, and all four corners meet at the lower pole.
     top, bottom = (row.flip(1) for row in (octahedral[:1], octahedral[-1:]))
     padded = torch.cat([top, octahedral, bottom])  # (n + 2, n, C)
     left, right = (column.flip(0) for column in (octahedral[:, :1], octahedral[:, -1:]))
@@ -328,11 +328,11 @@ def _with_rim(octahedral: Tensor) -> Tensor:
 
 
 def _look_up(maps: Tensor, direction: Tensor, roughness: Tensor) -> Tensor:
-    """Maps (levels, n + 2, n + 2, 3) in directions (B, H, W, 3), between the levels by roughness (B, H, W, 1)."""
+    """Look up maps (levels, n + 2, n + 2, 3) in directions (B, H, W, 3), between levels by roughness (B, H, W, 1)."""
     n = maps.shape[1]
     place = _unfolded(direction) * ((n - 2) / n)  # within the rim
     grid = torch.cat([place, 2 * roughness - 1], dim=-1).reshape(1, 1, 1, -1, 3)
-    if len(maps) > 1:  # levels are at the ends of the range, texels in the middle of theirs
+    if len(maps) > 1:  # levels are at the ends of [-1, 1], texels are not
         grid = grid * grid.new_tensor([1.0, 1.0, (len(maps) - 1) / len(maps)])
     volume = maps.to(direction).permute(3, 0, 1, 2)[None]  # (1, 3, levels, n, n)
     values = functional.grid_sample(volume, grid, padding_mode="border", align_corners=False)
@@ -340,7 +340,7 @@ def _look_up(maps: Tensor, direction: Tensor, roughness: Tensor) -> Tensor:
 
 
 def _directional_albedo(cosine: Tensor, roughness: Tensor) -> Tensor:
-    """What a GGX surface reflects of white light as f0 scale + f90 bias: (B, H, W, 2), from two (B, H, W, 1)."""
+    """Return scale and bias (B, H, W, 2) of a GGX surface, which reflects f0 scale + f90 bias of white light."""
     table = _albedo_table().to(cosine).permute(2, 0, 1)[None]  # (1, 2, n, n)
     grid = 2 * torch.cat([cosine, roughness], dim=-1).reshape(1, 1, -1, 2) - 1
     values = functional.grid_sample(table, grid, padding_mode="border", align_corners=True)
@@ -349,7 +349,7 @@ def _directional_albedo(cosine: Tensor, roughness: Tensor) -> Tensor:
 
 @cache
 def _albedo_table(n: int = 32, samples: int = 1024) -> Tensor:
-    """scale and bias at n roughnesses by n cosines from 0 to 1: (n, n, 2), by sampling half vectors (Karis 2013)."""
+    """Return scale and bias at n roughnesses and n cosines in [0, 1]: (n, n, 2), by sampling half vectors (Karis)."""
     knots = torch.linspace(0, 1, n, dtype=torch.float64)
     square = knots.clamp(min=0.02)[:, None, None] ** 4  # alpha^2, (n, 1, 1)
     nv = knots.clamp(min=1e-3)[:, None]  # (n, 1)

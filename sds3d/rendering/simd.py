@@ -1,8 +1,8 @@
-"""Vectors of eight floats inside Numba kernels.
+"""Vectors of eight floats in Numba kernels.
 
-Numba's loops are vectorised by LLVM where it can see how; in kernels with branches and scattered memory it mostly
-cannot, silently, at a fifth of the speed. Here the vector is a type of its own: `load8`, `+`, `select8` and the rest
-become one LLVM vector instruction each, on any CPU.
+LLVM vectorises Numba's simple loops. With branches and scattered memory accesses it usually gives up without a warning,
+at a fifth of the speed. Here a vector is a Numba type: `load8`, `+`, `select8` and the others each become one LLVM
+vector instruction, which LLVM splits on processors with shorter vectors.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from numba.extending import intrinsic, models, register_model
 from sds3d.rendering import llvm
 from sds3d.rendering.llvm import FAST, FLOAT, FLOAT8, add, broadcast, lanes, mul, shuffled, sub
 
-inlined: Any = intrinsic  # as Any, because callers leave out the typing context
-_typed: Any = infer_global  # as Any, because Numba leaves its type out
+inlined: Any = intrinsic  # typed as Any because callers leave out the typing context
+_typed: Any = infer_global  # typed as Any because Numba does not annotate it
 
 # ---- scalars ----
 
 
 @inlined
 def exp_minus(typing_context, x):
-    """exp(-x) for x >= 0 in line: a call of the C library would spill every vector register."""
+    """Return exp(-x) for x >= 0, inlined: a call to the C library would spill every vector register."""
     return types.float32(types.float32), lambda context, builder, signature, arguments: llvm.exp_minus(
         builder, arguments[0]
     )
@@ -38,7 +38,7 @@ def exp_minus(typing_context, x):
 
 @inlined
 def next_item(typing_context, counter):
-    """Take the next number from counter[0], an int64 array that several threads count on."""
+    """Return counter[0] and increment it atomically. counter: int64 array shared by threads."""
 
     def codegen(context, builder, signature, arguments):
         data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
@@ -49,7 +49,7 @@ def next_item(typing_context, counter):
 
 @inlined
 def lowest_bit(typing_context, bits):
-    """Index of the lowest set bit of an int64 that is not 0."""
+    """Return the index of the lowest set bit of a nonzero int64."""
 
     def codegen(context, builder, signature, arguments):
         kind = ir.IntType(64)
@@ -63,7 +63,7 @@ def lowest_bit(typing_context, bits):
 
 @inlined
 def count_bits(typing_context, bits):
-    """How many bits of an int64 are set."""
+    """Return how many bits of an int64 are set."""
 
     def codegen(context, builder, signature, arguments):
         kind = ir.IntType(64)
@@ -73,7 +73,7 @@ def count_bits(typing_context, bits):
     return types.int64(types.int64), codegen
 
 
-# ---- eight floats, or eight truths, as a Numba type ----
+# ---- eight floats or eight booleans as a Numba type ----
 
 
 class Float8(types.Type):
@@ -84,7 +84,7 @@ class Float8(types.Type):
 
 
 class Bool8(types.Type):
-    """Eight truths: what comparing two Float8 gives."""
+    """Eight booleans: the result of comparing two Float8."""
 
     def __init__(self) -> None:
         super().__init__(name="Bool8")
@@ -106,7 +106,7 @@ class _Bool8Model(models.PrimitiveModel):
 
 
 def _define(function: Any, result: Any, build: Callable[[Any, Any, Any], Any]) -> None:
-    """Teach Numba `function` of two Float8, or of a Float8 and a float32 that is broadcast."""
+    """Define `function` for two Float8, and for a Float8 and a float32, which is broadcast."""
     kinds = [(float8, float8), (float8, types.float32), (types.float32, float8)]
 
     class Template(ConcreteTemplate):
@@ -146,14 +146,14 @@ def _and(context, builder, signature, arguments):
 
 
 def _pointer(context: Any, builder: Any, signature: Any, arguments: Any, width: int = 8) -> Any:
-    """Where lanes begin in a one-dimensional float32 array, from an intrinsic's first two arguments."""
+    """Return the address of array[index] from an intrinsic's first two arguments; the array is float32, contiguous."""
     data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
     return builder.bitcast(builder.gep(data, [arguments[1]]), ir.VectorType(FLOAT, width).as_pointer())
 
 
 @inlined
 def load8(typing_context, array, index):
-    """array[index : index + 8] of a contiguous float32 array; bounds are not checked."""
+    """Return array[index : index + 8] of a contiguous float32 array. Bounds are not checked."""
 
     def codegen(context, builder, signature, arguments):
         return builder.load(_pointer(context, builder, signature, arguments), align=4)
@@ -163,7 +163,7 @@ def load8(typing_context, array, index):
 
 @inlined
 def store8(typing_context, array, index, value):
-    """array[index : index + 8] = value."""
+    """Set array[index : index + 8] = value."""
 
     def codegen(context, builder, signature, arguments):
         builder.store(arguments[2], _pointer(context, builder, signature, arguments), align=4)
@@ -174,7 +174,7 @@ def store8(typing_context, array, index, value):
 
 @inlined
 def store4(typing_context, array, index, value):
-    """array[index : index + 4] = the first four lanes of value."""
+    """Set array[index : index + 4] to the first four lanes of value."""
 
     def codegen(context, builder, signature, arguments):
         half = lanes(builder, arguments[2], (0, 1, 2, 3))
@@ -186,7 +186,7 @@ def store4(typing_context, array, index, value):
 
 @inlined
 def load4(typing_context, array, index):
-    """array[index : index + 4] and four zeros."""
+    """Return array[index : index + 4] followed by four zeros."""
 
     def codegen(context, builder, signature, arguments):
         half = builder.load(_pointer(context, builder, signature, arguments, 4), align=4)
@@ -197,7 +197,7 @@ def load4(typing_context, array, index):
 
 @inlined
 def lane8(typing_context, vector, index):
-    """One lane; the index is a literal."""
+    """Return one lane. The index must be a literal."""
 
     def codegen(context, builder, signature, arguments):
         return builder.extract_element(arguments[0], builder.trunc(arguments[1], ir.IntType(32)))
@@ -207,25 +207,25 @@ def lane8(typing_context, vector, index):
 
 @inlined
 def splat8(typing_context, value):
-    """Eight times the same float32."""
+    """Return a float32 in all eight lanes."""
     return float8(types.float32), lambda context, builder, signature, arguments: broadcast(builder, arguments[0])
 
 
 @inlined
 def iota8(typing_context):
-    """0, 1, ..., 7."""
+    """Return 0, 1, ..., 7."""
     return float8(), lambda context, builder, signature, arguments: ir.Constant(FLOAT8, [float(i) for i in range(8)])
 
 
 @inlined
 def select8(typing_context, mask, yes, no):
-    """Lanes of `yes` where the mask is true, else of `no`."""
+    """Return, per lane, `yes` where the mask is true and `no` elsewhere."""
     return float8(bool8, float8, float8), lambda context, builder, signature, arguments: builder.select(*arguments)
 
 
 @inlined
 def min8(typing_context, a, b):
-    """Lanes of the smaller; of b where a is NaN."""
+    """Return the smaller of a and b per lane, b where a is NaN."""
 
     def codegen(context, builder, signature, arguments):
         return builder.select(builder.fcmp_ordered("<", *arguments), *arguments)
@@ -235,7 +235,7 @@ def min8(typing_context, a, b):
 
 @inlined
 def max8(typing_context, a, b):
-    """Lanes of the larger; of b where a is NaN."""
+    """Return the larger of a and b per lane, b where a is NaN."""
 
     def codegen(context, builder, signature, arguments):
         return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
@@ -245,19 +245,19 @@ def max8(typing_context, a, b):
 
 @inlined
 def sqrt8(typing_context, x):
-    """Square roots."""
+    """Return the square root per lane."""
     return float8(float8), lambda context, builder, signature, arguments: _of_lanes(builder, "sqrt", arguments[0])
 
 
 @inlined
 def floor8(typing_context, x):
-    """The next integers below."""
+    """Return the largest integer not above x, per lane."""
     return float8(float8), lambda context, builder, signature, arguments: _of_lanes(builder, "floor", arguments[0])
 
 
 @inlined
 def ceil8(typing_context, x):
-    """The next integers above."""
+    """Return the smallest integer not below x, per lane."""
     return float8(float8), lambda context, builder, signature, arguments: _of_lanes(builder, "ceil", arguments[0])
 
 
@@ -268,7 +268,7 @@ def _of_lanes(builder: Any, name: str, x: Any) -> Any:
 
 @inlined
 def log8(typing_context, x):
-    """Natural logarithms of positive normal numbers, to 2e-7 of the larger of 1 and the result."""
+    """Return ln x per lane for positive normal numbers, accurate to 2e-7 max(1, |ln x|)."""
 
     def codegen(context, builder, signature, arguments):
         integer = ir.VectorType(ir.IntType(32), 8)
@@ -296,7 +296,7 @@ def log8(typing_context, x):
 
 @inlined
 def bits8(typing_context, mask):
-    """The mask as the low eight bits of an int64, lane 0 the lowest."""
+    """Return the mask as the low eight bits of an int64, lane 0 lowest."""
 
     def codegen(context, builder, signature, arguments):
         return builder.zext(builder.bitcast(arguments[0], ir.IntType(8)), ir.IntType(64))
@@ -306,13 +306,13 @@ def bits8(typing_context, mask):
 
 @inlined
 def exp2_8(typing_context, power):
-    """2^power; anything where power is not within -126 and 127."""
+    """Return 2^power per lane. Undefined for powers outside [-126, 127]."""
     return float8(float8), lambda context, builder, signature, arguments: llvm.exp2(builder, arguments[0])
 
 
 @inlined
 def minus_abs8(typing_context, x):
-    """-|x|."""
+    """Return -|x| per lane."""
 
     def codegen(context, builder, signature, arguments):
         bits = ir.VectorType(ir.IntType(32), 8)
@@ -324,11 +324,11 @@ def minus_abs8(typing_context, x):
 
 @inlined
 def sums8(typing_context, v0, v1, v2, v3, v4, v5, v6, v7):
-    """Lane i is the sum of the lanes of vector i: eight horizontal sums by seven additions."""
+    """Return a vector with the sum of vector i in lane i: eight horizontal sums in seven additions."""
 
     def codegen(context, builder, signature, arguments):
         level = list(arguments)
-        # Halve by adding even and odd lanes of two vectors, thrice; the lanes end in the vectors' order.
+        # Add even and odd lanes of two vectors, three times. The sums end up in the order of the vectors.
         even, odd = (0, 2, 4, 6, 8, 10, 12, 14), (1, 3, 5, 7, 9, 11, 13, 15)
         while len(level) > 1:
             level = [
@@ -340,11 +340,11 @@ def sums8(typing_context, v0, v1, v2, v3, v4, v5, v6, v7):
     return float8(*[float8] * 8), codegen
 
 
-# ---- eight rows of a contiguous array at a time, as columns ----
+# ---- eight rows of a contiguous array, as columns ----
 
 
 def _rows(width: int) -> tuple[Any, Any]:
-    """For arrays (..., width): the loading of eight rows as `width` Float8, and their storing."""
+    """Return the intrinsics that load and store eight rows of an array (..., width) as `width` Float8."""
     columns, flat = types.UniTuple(float8, width), ir.VectorType(FLOAT, 8 * width)
 
     def place(context: Any, builder: Any, signature: Any, arguments: Any, kind: Any) -> Any:
@@ -369,7 +369,7 @@ def _rows(width: int) -> tuple[Any, Any]:
                 parts = [builder.fptosi(part, ir.VectorType(ir.IntType(32), 8)) for part in parts]
             kind = ir.VectorType(parts[0].type.element, 8 * width)
             pointer = place(context, builder, signature, arguments, kind)
-            while len(parts) > 1:  # one after the other, two at a time
+            while len(parts) > 1:  # join neighbours until one vector is left
                 parts.extend([ir.Constant(parts[0].type, ir.Undefined)] * (len(parts) % 2))
                 joined = tuple(range(2 * parts[0].type.count))
                 parts = [shuffled(builder, a, b, joined) for a, b in zip(parts[::2], parts[1::2], strict=True)]

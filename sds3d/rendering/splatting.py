@@ -1,9 +1,9 @@
 """Gaussian splatting (Kerbl et al. 2023, arXiv:2308.04079) with gsplat's signature and semantics, on any machine.
 
-`rasterization` takes our Numba kernels on a CPU, gsplat on CUDA and the plain-torch reference elsewhere. A Gaussian is
-projected with the local affine approximation of EWA splatting (Zwicker et al. 2001), its covariance in the picture is
-blurred by `eps2d` pixels^2, and pixels blend Gaussians front to back: alpha = min(0.999, opacity exp(-d^2 / 2)), left
-out below 1/255; a pixel ends before its transmittance would fall to 1e-4.
+`rasterization` uses Numba kernels on a CPU, gsplat on CUDA and the plain-torch reference elsewhere. Gaussians are
+projected by the local affine approximation of EWA splatting (Zwicker et al. 2001), and their covariances in the picture
+are blurred by `eps2d` pixels^2. Pixels blend Gaussians front to back with alpha = min(0.999, opacity exp(-d^2 / 2)),
+leaving out alphas below 1/255. A pixel is finished before its transmittance would fall to 1e-4.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from sds3d.rendering.splatting_blend_numba import MAX_ALPHA, MIN_TRANSMITTANCE
 from sds3d.rendering.splatting_tiles_numba import MIN_ALPHA, bin_splats
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
-"""D is the depth z weighted by alpha, ED the expected depth, which is D / alpha."""
+"""D is the depth z weighted by alpha. ED is the expected depth, D / alpha."""
 RasterizeMode = Literal["classic", "antialiased"]
-"""antialiased dims a Gaussian by what the blur enlarged it (Mip-Splatting, arXiv:2311.16493)."""
+"""antialiased dims a Gaussian by as much as the blur enlarges it (Mip-Splatting, arXiv:2311.16493)."""
 
 
 class Splatted(NamedTuple):
-    """Pictures of C cameras, and what densification needs, under gsplat's names.
+    """Pictures of C cameras, and what densification needs, named as in gsplat.
 
-    colors: (C, H, W, D), or with a last channel of depth. alphas: (C, H, W, 1).
-    meta: "means2d" (C, N, 2) pixels, in the graph, so that retain_grad tells how far pixels pull each Gaussian;
-        "radii" (C, N, 2) int32 pixels, 0 where not visible; "depths" (C, N), "conics" (C, N, 3), "opacities" (C, N).
+    colors: (C, H, W, D), with depth as the last channel in modes that have it. alphas: (C, H, W, 1).
+    meta: "means2d" (C, N, 2) pixels, part of the graph, so that after retain_grad its gradient shows how strongly
+        pixels pull on each Gaussian; "radii" (C, N, 2) int32 pixels, 0 for Gaussians that are not visible; "depths"
+        (C, N), "conics" (C, N, 3) and "opacities" (C, N).
     """
 
     colors: Tensor
@@ -58,15 +59,15 @@ def rasterization(
     render_mode: RenderMode = "RGB",
     rasterize_mode: RasterizeMode = "classic",
 ) -> Splatted:
-    """Render N Gaussians from C cameras; differentiable in all of the Gaussians' properties.
+    """Render N Gaussians from C cameras. Differentiable in all properties of the Gaussians.
 
     means: (N, 3) metres. quats: (N, 4) as w, x, y, z, of any length. scales: (N, 3) standard deviations in metres.
     opacities: (N,) in [0, 1]. colors: (N, D) or (C, N, D) values, or with `sh_degree` coefficients (N, K, 3) or
     (C, N, K, 3), K >= (sh_degree + 1)^2. viewmats: (C, 4, 4) world to OpenCV camera. Ks: (C, 3, 3) intrinsics.
-    near_plane, far_plane: metres. radius_clip: Gaussians of a smaller radius in pixels are left out.
-    backgrounds: (C, D), added where nothing is opaque.
+    near_plane, far_plane: metres. radius_clip: Gaussians with a smaller radius in pixels are left out.
+    backgrounds: (C, D), seen where the Gaussians let light through.
 
-    Raises ValueError for arrays whose shapes do not fit together.
+    Raises ValueError for shapes that do not match.
     """
     _check(means, quats, scales, opacities, colors, viewmats, Ks, sh_degree, backgrounds)
     if means.device.type == "cuda":
@@ -103,7 +104,7 @@ def rasterization_reference(
     render_mode: RenderMode = "RGB",
     rasterize_mode: RasterizeMode = "classic",
 ) -> Splatted:
-    """`rasterization` in plain torch, every Gaussian at every pixel: for any device and floating dtype, and slow."""
+    """`rasterization` in plain torch, every Gaussian at every pixel. Slow, but for any device and floating dtype."""
     _check(means, quats, scales, opacities, colors, viewmats, Ks, sh_degree, backgrounds)
     camera = _Camera(width, height, near_plane, far_plane, eps2d, radius_clip)
     return _rasterize(
@@ -217,7 +218,7 @@ def _rasterize(
 
 
 def spherical_harmonics(degree: int, directions: Tensor, coefficients: Tensor) -> Tensor:
-    """Real spherical harmonics, in the sign and order of 3D Gaussian splatting: (..., 3).
+    """Evaluate real spherical harmonics, with the signs and order of 3D Gaussian splatting. Returns (..., 3).
 
     directions: (..., 3) unit vectors. coefficients: (..., K, 3), K >= (degree + 1)^2, degree 0 to 3.
     """
@@ -251,7 +252,7 @@ def spherical_harmonics(degree: int, directions: Tensor, coefficients: Tensor) -
 
 
 def rotation_matrices(quats: Tensor) -> Tensor:
-    """Rotation matrices (N, 3, 3) of quaternions (N, 4) w, x, y, z of any length."""
+    """Return rotation matrices (N, 3, 3) of quaternions (N, 4) as w, x, y, z, of any length."""
     w, x, y, z = functional.normalize(quats, dim=-1).unbind(-1)
     rows = [
         [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
@@ -269,7 +270,7 @@ def _project_reference(
     visible = (z > camera.near) & (z < camera.far)
     safe = torch.where(visible, z, 1.0)
     fx, fy, cx, cy = (Ks[:, i, j, None] for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))  # each (C, 1)
-    # Beside the picture the linear approximation runs away: its slope is held at 15 % outside.
+    # Far outside the picture the linear approximation diverges: clamp its slope at 15 % beyond the edge.
     margin_x, margin_y = 0.15 * camera.width, 0.15 * camera.height
     tx = (x / safe).clamp(min=-(cx + margin_x) / fx, max=(camera.width - cx + margin_x) / fx)
     ty = (y / safe).clamp(min=-(cy + margin_y) / fy, max=(camera.height - cy + margin_y) / fy)
@@ -412,6 +413,6 @@ class _Blend(torch.autograd.Function):
 def _gsplat(*arguments: Any, **settings: Any) -> Splatted:
     import gsplat
 
-    # packed=False keeps meta's tensors as (C, N), which densification reads.
+    # packed=False keeps the tensors in meta as (C, N), as densification needs them.
     colors, alphas, meta = gsplat.rasterization(*arguments, packed=False, **settings)
     return Splatted(colors, alphas, {key: meta[key] for key in ("means2d", "radii", "depths", "conics", "opacities")})

@@ -1,9 +1,11 @@
-"""Blending of the splatting kernels on the CPU, and its analytic backward, tile by tile.
+"""Splatting on the CPU, step 3 of 3: blend the Gaussians of each tile, with an analytic backward pass.
 
-A tile's row of eight pixels is one vector register; rows that a Gaussian does not touch are skipped. The backward walks
-front to back like the forward, so it needs no record of where each pixel stopped. One thread adds a tile's gradients to
-the Gaussians' sums, tile after tile. With several, every (Gaussian, tile) pair has a slot of its own, so tiles are
-handed to whichever thread is free; the slots are summed in the order of the tiles, and the sums come out bit-identical.
+A row of a tile, eight pixels, is one vector register. Rows that a Gaussian does not touch are skipped. The backward
+pass walks front to back like the forward pass, so it needs no record of where each pixel stopped.
+
+A single thread adds each tile's gradients to the Gaussians' sums. With several threads, every (Gaussian, tile) pair has
+its own slot, so that any free thread can take the next tile. The slots are then summed in the order of the tiles, which
+gives bit-identical sums for any number of threads.
 """
 
 from __future__ import annotations
@@ -35,30 +37,30 @@ from sds3d.rendering.threads import parallel, threads
 
 MAX_ALPHA = 0.999
 MIN_TRANSMITTANCE = 1e-4
-"""A pixel is finished before the Gaussian that would bring its transmittance down to this."""
+"""A pixel is finished before the Gaussian that would reduce its transmittance to this."""
 
 # Numba widens float32 times a Python literal to float64, hence named float32 constants.
 _ZERO, _HALF, _ONE, _TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 _SEVEN = np.float32(7)
 _MAX_ALPHA, _MIN_T = np.float32(MAX_ALPHA), np.float32(MIN_TRANSMITTANCE)
-_TINY = np.float32(1e-3)  # by which a row's ellipse is taken to be larger
+_TINY = np.float32(1e-3)  # added to an ellipse's limit, so that rounding drops no row
 _FAINTEST = np.float32(np.log2(MIN_ALPHA))
 _LOG2E = np.float32(np.log2(np.e))
 _SLOT = 12  # floats of a gradient slot: six moments of d loss/d exponent, features 4, unused 2
 _CHUNK = 16  # pairs of a tile that are blended at a time
 _SHAPE = 40  # floats of a pair in a chunk: four vectors and four features
-_BLOCK = 1024
-_ALONE = 24000  # pairs below which a second thread costs more than it takes over
+_BLOCK = 1024  # Gaussians that one thread takes at a time
+_ALONE = 24000  # pairs below which a second thread costs more than it saves
 
 _KERNEL: Any = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp", "afn"}}
 
 
 @njit(inline="always", **_KERNEL)
 def rows_touched(packed, base, x, y):
-    """Bits of the tile's rows whose pixel centres may lie in the ellipse; (x, y) is the first pixel's offset."""
+    """Return as bits the rows whose pixel centres may be in the ellipse. (x, y): offset of the tile's first pixel."""
     a, b, c = packed[base + 2], packed[base + 3], packed[base + 4]
     dy = iota8() + y
-    dx = dy * packed[base + 7]  # the ellipse's middle on a row, moved to the nearest point within the tile
+    dx = dy * packed[base + 7]  # centre of the ellipse's chord on each row, clamped to the tile below
     low, high = splat8(x), splat8(x + _SEVEN)
     dx = select8(dx < low, low, dx)
     dx = select8(dx > high, high, dx)
@@ -68,13 +70,14 @@ def rows_touched(packed, base, x, y):
 
 @njit(inline="always", **_KERNEL)
 def _gather(packed, splat, first, last, before, left, top, unfinished, shapes, masks, pairs):
-    """Of a tile's pairs from first to last, those that touch unfinished rows, into the arrays of a chunk.
+    """Copy a tile's pairs first to last that touch unfinished rows into a chunk's arrays.
 
-    shapes: what a row's pixels need. masks: the rows touched. pairs: indices. before: packed splats of earlier cameras.
-    Returns how many pairs there are, and how many rows they touch together.
+    before: number of Gaussians of earlier cameras in `packed`. left, top: centre of the tile's first pixel.
+    shapes: filled with what blending a row needs. masks: filled with the touched rows. pairs: filled with the indices.
+    Returns the number of copied pairs and the total number of rows they touch.
 
-    A chunk's rows are then blended in one loop over all of them: a loop for each pair, of three rows or five, would
-    end where the processor does not expect it, and what the next pair touches would be known late.
+    Blending then loops once over all rows of the chunk. A loop over the three to five rows of each pair would be
+    slower: the processor mispredicts its end, and learns too late which rows the next pair touches.
     """
     kept, rows = 0, 0
     for j in range(first, last):
@@ -82,7 +85,7 @@ def _gather(packed, splat, first, last, before, left, top, unfinished, shapes, m
         x, y = left - packed[base], top - packed[base + 1]
         touched = rows_touched(packed, base, x, y) & unfinished
         dx, dy = iota8() + x, iota8() + y
-        # alpha is the power of two of the first, in a row, + the second times dy + the last, one for each row.
+        # log2 alpha = first vector (per pixel of a row) + second * dy + last vector (one value per row).
         store8(shapes, at, dx * dx * (-_HALF * _LOG2E * packed[base + 2]) - _LOG2E * packed[base + 5])
         store8(shapes, at + 8, dx * (-_LOG2E * packed[base + 3]))
         store8(shapes, at + 16, dy)
@@ -96,7 +99,7 @@ def _gather(packed, splat, first, last, before, left, top, unfinished, shapes, m
 
 @njit(inline="always", **_KERNEL)
 def _unfinished(state, stride):
-    """Bits of the rows that have a pixel that is not finished."""
+    """Return as bits the rows with an unfinished pixel."""
     rows = 0
     for row in range(TILE):
         rows |= (bits8(load8(state, row * stride) > _ZERO) != 0) << row
@@ -164,11 +167,11 @@ def _blend_backward(
     d_picture, d_alpha, slots,
 ):  # fmt: skip
     _, height, width, channels = picture.shape
-    # A row: transmittance, what of the loss's linear part is left, d loss/d ln(final transmittance), d features.
+    # A row: transmittance, remaining linear part of the loss, d loss/d ln(final transmittance), d loss/d features.
     state = np.empty(TILE * 56, np.float32)
     shapes, masks = np.empty((_CHUNK + 1) * _SHAPE, np.float32), np.zeros(_CHUNK + 1, np.int64)
     pairs = np.empty(_CHUNK + 1, np.int64)
-    # A pair: sums over rows of d loss/d (-exponent) times 1, dy, dy^2, and of the features' gradients.
+    # A pair: sums over rows of d loss/d (-exponent) times 1, dy and dy^2, and of d loss/d features.
     sums = np.empty(_CHUNK * 56, np.float32)
     zero, most, least, faintest = splat8(_ZERO), splat8(_MAX_ALPHA), splat8(_MIN_T), splat8(_FAINTEST)
     one = splat8(_ONE)
@@ -222,7 +225,7 @@ def _blend_backward(
                 store8(state, at + 8, rest)
                 slope = weight * value + (load8(state, at + 16) - rest) * alpha / (one - alpha)
                 slope = select8(hit & through & moves, slope, zero)
-                # dy * dy rounded alike for all: a needle's gradients cancel, and magnify what differs.
+                # dy * dy must be rounded alike everywhere: a needle's gradients cancel, which magnifies differences.
                 store8(sums, sum_at, load8(sums, sum_at) + slope)
                 store8(sums, sum_at + 8, load8(sums, sum_at + 8) + slope * dy)
                 store8(sums, sum_at + 16, load8(sums, sum_at + 16) + slope * (dy * dy))
@@ -248,9 +251,9 @@ def _blend_backward(
 
 @njit(**_KERNEL)
 def _slots(splat, start, end, n, cameras):
-    """Of each pair its slot, the Gaussians' slots one after the other and each in the order of the tiles.
+    """Give each pair a slot: Gaussian by Gaussian, and within a Gaussian in the order of the tiles.
 
-    Returns the slots (P,) and where those of each of the C N Gaussians begin (C N + 1,).
+    Returns the pairs' slots (P,) and where the slots of each of the C N Gaussians begin (C N + 1,).
     """
     tiles = len(start) // cameras
     slot_start = np.zeros(cameras * n + 1, np.int64)
@@ -271,7 +274,7 @@ def _slots(splat, start, end, n, cameras):
 
 @njit(**_KERNEL)
 def _reduce(thread, n_threads, slot_start, packed, slots, d_means2d, d_conics, d_opacities, d_features):
-    """Sum each Gaussian's slots into gradients of what was splatted; packed and gradients are (C N, ...)."""
+    """Sum each Gaussian's slots into its gradients. packed and the gradients are (C N, ...)."""
     n, channels = d_features.shape
     for block in range(thread, (n + _BLOCK - 1) // _BLOCK, n_threads):
         for i in range(block * _BLOCK, min((block + 1) * _BLOCK, n)):
@@ -294,9 +297,9 @@ def _threads(bins: Bins) -> int:
 
 
 def blend(bins: Bins) -> tuple[FloatArray, FloatArray]:
-    """Pictures of C cameras (C, H, W, D), premultiplied features, and their alpha (C, H, W, 1).
+    """Return pictures (C, H, W, D) of premultiplied features, and their alpha (C, H, W, 1).
 
-    `bins` learns where each tile was finished.
+    Also records in `bins.end` where each tile was finished.
     """
     cameras, n, _ = bins.packed.shape
     picture = np.empty((cameras, bins.height, bins.width, bins.channels), np.float32)
@@ -311,13 +314,13 @@ def blend(bins: Bins) -> tuple[FloatArray, FloatArray]:
 def blend_backward(
     bins: Bins, picture: FloatArray, alpha: FloatArray, d_picture: FloatArray, d_alpha: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Gradients (C, N, 2) of the means, (C, N, 3) of the conics, (C, N) of opacities, (C, N, D) of features.
+    """Return the gradients of means (C, N, 2), conics (C, N, 3), opacities (C, N) and features (C, N, D).
 
-    picture, alpha: what `blend` returned. d_picture, d_alpha: the loss's gradients of them.
+    picture, alpha: as returned by `blend`. d_picture, d_alpha: gradients of the loss in them.
     """
     cameras, n, _ = bins.packed.shape
     n_threads = _threads(bins)
-    if n_threads == 1:  # a Gaussian's tiles come in order, one slot takes them all
+    if n_threads == 1:  # tiles come in order, so one slot per Gaussian is enough
         slot, slots_between, slot_start = bins.splat, n, np.arange(cameras * n + 1)
     else:
         slot, slot_start = _slots(bins.splat, bins.start, bins.end, n, cameras)

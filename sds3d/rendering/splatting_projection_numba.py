@@ -1,4 +1,4 @@
-"""Projection of Gaussians on the CPU, and its analytic backward: eight Gaussians at a time, one in each lane."""
+"""Splatting on the CPU, step 1 of 3: project Gaussians, eight at a time, with an analytic backward pass."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ IntArray = NDArray[np.int32]
 
 # Numba widens float32 times a Python literal to float64, hence named float32 constants.
 _ZERO, _HALF, _ONE, _TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
-_MARGIN = np.float32(0.15)  # part of the picture beyond its edge up to which the projection's slope follows
+_MARGIN = np.float32(0.15)  # fraction of the picture beyond its edge where the Jacobian is clamped
 _OPAQUEST, _FAINT, _FAR = np.float32(255), np.float32(1e-6), np.float32(1e6)
-_BLOCK = 1024
-_ALONE = 16384  # Gaussians below which a second thread costs more than it takes over
+_BLOCK = 1024  # Gaussians that one thread takes at a time
+_ALONE = 16384  # Gaussians below which a second thread costs more than it saves
 
 _KERNEL: Any = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath": {"contract", "nsz", "arcp", "afn"}}
 
 
 @njit(inline="always", **_KERNEL)
 def _rotation(w, x, y, z):
-    """Rows of the rotation matrix of a unit quaternion."""
+    """Return the rows of the rotation matrix of a unit quaternion."""
     return (
         (_ONE - _TWO * (y * y + z * z), _TWO * (x * y - w * z), _TWO * (x * z + w * y)),
         (_TWO * (x * y + w * z), _ONE - _TWO * (x * x + z * z), _TWO * (y * z - w * x)),
@@ -53,7 +53,7 @@ def _rotation(w, x, y, z):
 
 @njit(inline="always", **_KERNEL)
 def _seen(view, x, y, z):
-    """A direction in the camera's frame."""
+    """Rotate a direction into the camera's frame."""
     return (
         view[0, 0] * x + view[0, 1] * y + view[0, 2] * z,
         view[1, 0] * x + view[1, 1] * y + view[1, 2] * z,
@@ -63,7 +63,7 @@ def _seen(view, x, y, z):
 
 @njit(inline="always", **_KERNEL)
 def _turned_back(view, x, y, z):
-    """A gradient in the camera's frame as one in the world's."""
+    """Rotate a gradient from the camera's frame into the world's."""
     return (
         view[0, 0] * x + view[1, 0] * y + view[2, 0] * z,
         view[0, 1] * x + view[1, 1] * y + view[2, 1] * z,
@@ -73,7 +73,7 @@ def _turned_back(view, x, y, z):
 
 @njit(inline="always", **_KERNEL)
 def _slope_limits(center, focal, extent):
-    """Between which x/z or y/z is held in the projection's Jacobian."""
+    """Return the limits to which x/z or y/z is clamped in the projection's Jacobian."""
     margin = _MARGIN * extent
     return splat8(-(center + margin) / focal), splat8((extent - center + margin) / focal)
 
@@ -94,7 +94,7 @@ def _project(
             inverse = _ONE / sqrt8(qw * qw + qx * qx + qy * qy + qz * qz)
             r0, r1, r2 = _rotation(qw * inverse, qx * inverse, qy * inverse, qz * inverse)
             s0, s1, s2 = load_rows3(scales, i)
-            # In standard deviations, how far from its mean a Gaussian reaches 1/255.
+            # How far from its mean a Gaussian reaches alpha = 1/255, in standard deviations.
             opacity = max8(load8(opacities, i) * _OPAQUEST, splat8(_FAINT))
             reach = sqrt8(max8(log8(opacity) * _TWO, zero))
             for c in range(len(viewmats)):
@@ -107,7 +107,7 @@ def _project(
                 y_low, y_high = _slope_limits(cy, fy, height)
                 tx, ty = min8(max8(x * rz, x_low), x_high), min8(max8(y * rz, y_low), y_high)
                 a, b = rz * fx, rz * fy
-                # Half of the covariance: the Gaussian's axes in the picture.
+                # The Gaussian's axes in the picture, a square root of its covariance.
                 u0, u1, u2 = _seen(view, r0[0] * s0, r1[0] * s0, r2[0] * s0)
                 p0, q0 = a * (u0 - tx * u2), b * (u1 - ty * u2)
                 u0, u1, u2 = _seen(view, r0[1] * s1, r1[1] * s1, r2[1] * s1)
@@ -121,7 +121,7 @@ def _project(
                 inverse = _ONE / determinant
                 px, py = a * x + cx, b * y + cy
                 rx, ry = ceil8(reach * sqrt8(xx)), ceil8(reach * sqrt8(yy))
-                # What is NaN is left out as well.
+                # These comparisons also leave out NaN.
                 visible = (z > planes[0]) & (z < planes[1]) & (determinant > _ZERO) & (reach > _ZERO)
                 visible = visible & (max8(rx, ry) > radius_clip)
                 visible = visible & (px + rx > _ZERO) & (px - rx < width) & (py + ry > _ZERO) & (py - ry < height)
@@ -141,7 +141,7 @@ def _project(
 
 @njit(inline="always", **_KERNEL)
 def _axis_backward(view, slopes, cotangents, m0, m1, m2):
-    """Gradients through one axis of a Gaussian: of the axis, of focal length / z, and of the Jacobian's slopes."""
+    """Return gradients through one axis of a Gaussian: of the axis, of focal length / z and of the clamped slopes."""
     a, b, tx, ty = slopes
     g00, g01, g11 = cotangents
     u0, u1, u2 = _seen(view, m0, m1, m2)
@@ -155,7 +155,7 @@ def _axis_backward(view, slopes, cotangents, m0, m1, m2):
 
 @njit(inline="always", **_KERNEL)
 def _added(mask, sums, new):
-    """Three sums and, where the mask is true, their new terms."""
+    """Return three sums, with new terms added where the mask is true."""
     zero = splat8(_ZERO)
     return (
         sums[0] + select8(mask, new[0], zero),
@@ -198,7 +198,7 @@ def _project_backward(
                 x_free, y_free = (tx >= x_low) & (tx <= x_high), (ty >= y_low) & (ty <= y_high)
                 tx, ty = min8(max8(tx, x_low), x_high), min8(max8(ty, y_low), y_high)
                 a, b = rz * fx, rz * fy
-                # d loss/d covariance = -conic (d loss/d conic) conic, with g01 for both off-diagonal entries.
+                # d loss/d covariance = -conic (d loss/d conic) conic. g01 is for both off-diagonal entries together.
                 h0, h1, h2 = load_rows3(d_conics, at)
                 h1 = h1 * _HALF
                 e00, e01, e10, e11 = p * h0 + q * h1, p * h1 + q * h2, q * h0 + r * h1, q * h1 + r * h2
@@ -206,7 +206,7 @@ def _project_backward(
                 compensation, d_compensation = load8(compensations, at), load8(d_compensations, at)
                 dimmed = (max8(d_compensation, zero - d_compensation) > _ZERO) & (compensation > _ZERO)
                 if bits8(dimmed) != 0:
-                    # compensation^2 = (det of the sharp covariance) / (det of the blurred one)
+                    # compensation^2 = det(covariance before the blur) / det(covariance after it)
                     inverse = p * r - q * q  # 1 / det blurred
                     xx, xy, yy = r / inverse, q / (zero - inverse), p / inverse
                     ratio = compensation * compensation
@@ -219,7 +219,7 @@ def _project_backward(
                 new1, a1, b1, x1, y1 = _axis_backward(view, slopes, cotangents, r0[1] * s1, r1[1] * s1, r2[1] * s1)
                 new2, a2, b2, x2, y2 = _axis_backward(view, slopes, cotangents, r0[2] * s2, r1[2] * s2, r2[2] * s2)
                 m0, m1, m2 = _added(visible, m0, new0), _added(visible, m1, new1), _added(visible, m2, new2)
-                # The mean moves the picture's point and the Jacobian's slopes; held slopes do not move.
+                # The mean moves the projected point and the Jacobian's slopes, unless they are clamped.
                 d_x, d_y = load_rows2(d_means2d, at)
                 vx, vy = a * d_x, b * d_y
                 vz = load8(d_depths, at) - rz * (x * vx + y * vy + (a0 + a1 + a2) * a + (b0 + b1 + b2) * b)
@@ -232,7 +232,7 @@ def _project_backward(
             d_scale1 = r0[1] * m1[0] + r1[1] * m1[1] + r2[1] * m1[2]
             d_scale2 = r0[2] * m2[0] + r1[2] * m2[1] + r2[2] * m2[2]
             store_rows3(d_scales, i, (d_scale0, d_scale1, d_scale2))
-            # Gradient of the rotation: mjk of its entry in row j and column k.
+            # Gradient of the rotation matrix: mjk is that of row j, column k.
             m00, m10, m20 = m0[0] * s0, m0[1] * s0, m0[2] * s0
             m01, m11, m21 = m1[0] * s1, m1[1] * s1, m1[2] * s1
             m02, m12, m22 = m2[0] * s2, m2[1] * s2, m2[2] * s2
@@ -240,7 +240,8 @@ def _project_backward(
             dx = _TWO * (qy * (m01 + m10) + qz * (m02 + m20) + qw * (m21 - m12) - _TWO * qx * (m11 + m22))
             dy = _TWO * (qx * (m01 + m10) + qz * (m12 + m21) + qw * (m02 - m20) - _TWO * qy * (m00 + m22))
             dz = _TWO * (qx * (m02 + m20) + qy * (m12 + m21) + qw * (m10 - m01) - _TWO * qz * (m00 + m11))
-            along = dw * qw + dx * qx + dy * qy + dz * qz  # the quaternion's length does not matter
+            # The quaternion's length does not matter: remove the gradient along it.
+            along = dw * qw + dx * qx + dy * qy + dz * qz
             d_quat = (
                 norm * (dw - along * qw),
                 norm * (dx - along * qx),
@@ -250,7 +251,7 @@ def _project_backward(
             store_rows4(d_quats, i, d_quat)
 
 
-# ---- from and to arrays ----
+# ---- arrays ----
 
 
 def project(
@@ -272,8 +273,9 @@ def project(
 
     means, scales: (N, 3). quats: (N, 4) w, x, y, z of any length. opacities: (N,). viewmats: (C, 4, 4) OpenCV.
     intrinsics: (C, 3, 3).
-    Returns means2d (C, N, 2), depths (C, N), conics (C, N, 3), compensations (C, N) and radii (C, N, 2) int32, which
-    are 0 for what is not visible.
+    width, height, blur, radius_clip: pixels, the blur squared. near, far: metres.
+    Returns means2d (C, N, 2), depths (C, N), conics (C, N, 3), compensations (C, N) and radii (C, N, 2) int32. The
+    radii are 0 for Gaussians that are not visible.
     """
     cameras, n = len(viewmats), len(means)
     inputs, rows = tuple(_filled(array, 0) for array in (means, quats, scales, opacities)), max(n, 8)
@@ -304,9 +306,9 @@ def project_backward(
     height: int,
     blur: float,
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Gradients of means, quats and scales, given those of means2d, depths, conics and compensations.
+    """Return the gradients of means, quats and scales, given those of means2d, depths, conics and compensations.
 
-    outputs: conics and compensations as `project` returned them.
+    outputs: conics and compensations as returned by `project`.
     """
     n = len(means)
     inputs = tuple(_filled(array, 0) for array in (means, quats, scales))
@@ -320,7 +322,7 @@ def project_backward(
 
 
 def _filled(array: Any, axis: int) -> Any:
-    """The array, with zeros up to eight Gaussians where there are fewer: no vector reaches beyond it."""
+    """Pad the array with zeros to at least eight Gaussians, so that no vector reaches beyond it."""
     missing = 8 - array.shape[axis]
     if missing <= 0:
         return array

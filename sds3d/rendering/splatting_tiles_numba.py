@@ -1,7 +1,7 @@
-"""Tiles of the splatting kernels on the CPU: which Gaussians may touch which 8 x 8 pixels, nearest first.
+"""Splatting on the CPU, step 2 of 3: list which Gaussians touch which tile of 8 x 8 pixels, nearest first.
 
-Each camera's Gaussians are sorted by depth (a radix sort of the float's bits) and entered into the tiles that their
-ellipse alpha >= 1/255 really touches.
+Each camera's Gaussians are sorted by depth (a radix sort of the floats' bits) and entered into exactly those tiles
+that their ellipse alpha >= 1/255 touches.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IntArray = NDArray[np.int32]
 
 TILE = 8
 MIN_ALPHA = 1 / 255
-"""A Gaussian's opacity at a pixel below which it is left out."""
+"""The alpha at a pixel below which a Gaussian is left out there."""
 PACKED = 12
 """Floats of a packed Gaussian: mean 2, conic 3, -ln opacity, limit, -b/a, features 4.
 
@@ -32,7 +32,7 @@ The limit is twice the exponent of the Gaussian's ellipse: a dx^2 + 2 b dx dy + 
 _ZERO, _HALF, _ONE, _TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 _SEVEN = np.float32(7)
 _MIN_ALPHA = np.float32(MIN_ALPHA)
-_SLACK = np.float32(0.01)  # pixels by which an ellipse is taken to be larger, so that rounding drops no pair
+_SLACK = np.float32(0.01)  # pixels by which ellipses are enlarged, so that rounding drops no pair
 _FLAT = np.float32(1e-30)  # the smallest determinant of a conic
 _LIMIT = np.float32(np.log(255))  # the exponent -ln alpha at which a Gaussian ends
 _NO_SHAPE = (_ZERO, _ZERO, _ZERO, _ZERO, _ZERO)
@@ -42,13 +42,13 @@ _KERNEL: Any = {"nogil": True, "cache": True, "error_model": "numpy", "fastmath"
 
 @njit(**_KERNEL)
 def _sorted_by_depth(depths, visible):
-    """The indices in `visible`, nearest first: a stable radix sort of positive floats by their bits."""
+    """Return the indices in `visible`, nearest first: a stable radix sort of positive floats by their bits."""
     n = len(visible)
     bits = depths.view(np.uint32)
     least, most = np.uint32(0xFFFFFFFF), np.uint32(0)
     for j in range(n):
         least, most = min(least, bits[visible[j]]), max(most, bits[visible[j]])
-    # Key and index move as one word; 12 bits a round, and depths are so alike that two rounds are the rule.
+    # Key and index move as one word. A round sorts by 12 bits; depths are so similar that two rounds usually suffice.
     words, other = np.empty(n, np.uint64), np.empty(n, np.uint64)
     for j in range(n):
         words[j] = np.uint64(bits[visible[j]] - least) << np.uint64(32) | np.uint64(visible[j])
@@ -75,9 +75,9 @@ def _sorted_by_depth(depths, visible):
 
 @njit(inline="always", **_KERNEL)
 def _ellipse(packed):
-    """What `_column_span` needs of an ellipse's shape, once for all its rows.
+    """Return what `_column_span` needs to know about an ellipse's shape, once for all its rows.
 
-    The last is the height, from the centre, of the ellipse's rightmost point; the leftmost lies opposite.
+    The last value is the height of the ellipse's rightmost point above its centre. The leftmost point is opposite.
     """
     a, b, c, limit = packed[2], packed[3], packed[4], packed[6]
     inverse = _ONE / a
@@ -88,7 +88,7 @@ def _ellipse(packed):
 
 @njit(inline="always", **_KERNEL)
 def _column_span(x, y, shape, low_y, high_y, columns):
-    """First and last tile column that the ellipse touches between two heights; the first is larger when none."""
+    """Return the first and last tile column that the ellipse touches between two heights; first > last if none."""
     inverse, lean, limit, steepness, extreme = shape
     low_y, high_y = low_y - y, high_y - y
     right_y, left_y = min(max(extreme, low_y), high_y), min(max(-extreme, low_y), high_y)
@@ -103,7 +103,7 @@ def _column_span(x, y, shape, low_y, high_y, columns):
 
 @njit(inline="always", **_KERNEL)
 def _pixel_span(center, half, tiles):
-    """First and last pixel whose centre lies within `half` of `center`, as floats."""
+    """Return the first and last pixel whose centre is within `half` of `center`, as floats."""
     last = floor8(min8(max8(center + half - _HALF, splat8(-_ONE)), splat8(np.float32(tiles * TILE - 1))))
     first = ceil8(max8(min8(center - half - _HALF, splat8(np.float32(tiles * TILE))), splat8(_ZERO)))
     return first, last
@@ -111,10 +111,11 @@ def _pixel_span(center, half, tiles):
 
 @njit(**_KERNEL)
 def _pack(means2d, conics, opacities, features, rows, columns, packed, spans, visible):
-    """Gather what blending needs into (N, 12) rows; list the Gaussians that reach alpha >= 1/255 at a pixel.
+    """Gather what blending needs into rows (N, 12) and list the Gaussians that reach alpha >= 1/255 at a pixel.
 
-    spans: (N, 4) receives the first and last row and column of the tiles that frame each. Returns how many Gaussians
-    are visible, and how many tiles their frames have together.
+    spans: (N, 4), filled with the first and last row and column of tiles in each Gaussian's bounding box.
+    visible: (N,), filled with the indices of the listed Gaussians.
+    Returns the number of listed Gaussians and the number of tiles in all their bounding boxes.
     """
     n, channels = features.shape
     zero, count, total = splat8(_ZERO), 0, 0
@@ -158,7 +159,7 @@ def _pack(means2d, conics, opacities, features, rows, columns, packed, spans, vi
 
 @njit(**_KERNEL)
 def _bin(means2d, conics, opacities, features, depths, rows, columns, packed):
-    """Sort and bin the Gaussians of one camera: the pairs' Gaussians, tile by tile, and where each tile's begin."""
+    """Bin the Gaussians of one camera. Returns the Gaussian of each pair, tile by tile, and where each tile begins."""
     spans, visible = np.empty((len(depths), 4), np.int32), np.empty(len(depths), np.int32)
     count, total = _pack(means2d, conics, opacities, features, rows, columns, packed, spans, visible)
     order = _sorted_by_depth(depths, visible[:count])
@@ -168,7 +169,7 @@ def _bin(means2d, conics, opacities, features, depths, rows, columns, packed):
     for j in range(count):
         i = order[j]
         first_row, last_row, first, last = spans[i]
-        # A small frame is taken whole; of a large one the ellipse may miss the corners.
+        # A small bounding box is taken whole. In a large one the ellipse may miss the corners.
         cornered = (last_row - first_row + 1) * (last - first + 1) > 4
         shape = _ellipse(packed[i]) if cornered else _NO_SHAPE
         for tile_y in range(first_row, last_row + 1):
@@ -192,10 +193,11 @@ def _bin(means2d, conics, opacities, features, depths, rows, columns, packed):
 
 @dataclass(frozen=True)
 class Bins:
-    """The (Gaussian, tile) pairs of C cameras, each tile's nearest first.
+    """The (Gaussian, tile) pairs of C cameras with T tiles each; within a tile, nearest first.
 
-    packed: (C, N, 12) what blending needs of a Gaussian. width, height: of the pictures. rows, columns: of tiles.
-    channels: how many features. start, end: (C T,) each tile's pairs. splat: (P,) the Gaussian of a pair, int32.
+    packed: (C, N, 12), what blending needs of each Gaussian. width, height: pixels. rows, columns: tiles.
+    channels: number of features. start, end: (C T,), the range of each tile's pairs. splat: (P,) int32, the Gaussian of
+    each pair.
     """
 
     packed: FloatArray
@@ -220,8 +222,8 @@ def bin_splats(
 ) -> Bins:
     """Enter the Gaussians of C cameras into tiles.
 
-    means2d: (C, N, 2) pixels. conics: (C, N, 3), a leading 0 for what is not visible. opacities: (C, N).
-    features: (C, N, D), D at most 4. depths: (C, N) positive.
+    means2d: (C, N, 2) pixels. conics: (C, N, 3), the first entry 0 for Gaussians that are not visible.
+    opacities: (C, N). features: (C, N, D), D at most 4. depths: (C, N), positive.
     """
     (cameras, n, channels), rows, columns = features.shape, -(-height // TILE), -(-width // TILE)
     packed = np.empty((cameras, n, PACKED), np.float32)
@@ -230,7 +232,7 @@ def bin_splats(
         return _bin(means2d[c], conics[c], opacities[c], features[c], depths[c], rows, columns, packed[c])
 
     binned = parallel_map(camera, cameras)
-    if cameras == 1:  # nothing is moved
+    if cameras == 1:  # no copies needed
         splat, tile_start = binned[0]
         start, end = tile_start[:-1], tile_start[1:].copy()
     else:

@@ -1,7 +1,7 @@
-"""Sums of bilinear lookups in three feature planes on the CPU, forward and backward (Chan et al. 2022, 2112.07945).
+"""Sums of bilinear look-ups in three feature planes on the CPU, forward and backward (Chan et al. 2022, 2112.07945).
 
-Channels are the fastest axis of the planes, so that a lookup loads eight of them at once. The backward gives each
-plane's eight channels to one thread, which alone adds to them: bit-identical for any number of threads.
+Channels are the fastest axis of the planes, so that a look-up loads eight of them at once. In the backward pass, eight
+channels of a plane have one thread, the only one that adds to them. This is bit-identical for any number of threads.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 
 @njit(inline="always", error_model="numpy")
 def _cell(place: Any, size: Any) -> Any:
-    """Cell of a coordinate in [0, 1] among `size` samples, and the place in it."""
+    """Return the cell of a coordinate in [0, 1] between `size` samples, and the position in it."""
     scaled = min(max(place, _ZERO), _ONE) * np.float32(size - 1)
-    index = min(max(np.int64(scaled), 0), size - 2)  # NaN becomes a cell, too
+    index = min(max(np.int64(scaled), 0), size - 2)  # NaN also gives a valid cell
     return index, scaled - np.float32(index)
 
 
@@ -81,7 +81,7 @@ def _scatter(thread, n_threads, points, d_out, size, channels, gradient):
 
 
 def encode(points: FloatArray, planes: FloatArray) -> FloatArray:
-    """Features (P, C) float32 of points (P, 3) in the unit cube; points outside take the border's.
+    """Return features (P, C) float32 of points (P, 3) in the unit cube. Points outside get those of the border.
 
     planes: (3, N, N, C), samples on the borders of the cube, C a multiple of 8. Plane i is indexed by `AXES[i]`.
     """
@@ -92,7 +92,7 @@ def encode(points: FloatArray, planes: FloatArray) -> FloatArray:
 
 
 def encode_backward(points: FloatArray, d_out: FloatArray, size: int) -> FloatArray:
-    """Gradient (3, N, N, C) in the planes of a loss with the gradient `d_out` (P, C) in what `encode` returned."""
+    """Return the gradient of the planes (3, N, N, C), given that of the features `d_out` (P, C)."""
     channels = d_out.shape[1]
     gradient = np.zeros((3, size, size, channels), np.float32)
     parallel(_scatter, points, d_out.reshape(-1), size, channels, gradient.reshape(-1))

@@ -1,9 +1,9 @@
-"""Volume rendering of a dense voxel grid: emission and absorption along rays (Max 1995; NeRF, 2003.08934, eq. 3).
+"""Volume rendering of a dense voxel grid: emission and absorption along rays (Max 1995; NeRF, arXiv:2003.08934, eq. 3).
 
-A voxel holds the density sigma per metre and an RGB colour; both are interpolated trilinearly. Between samples t_i a
-distance delta apart, the opacity is 1 - exp(-sigma_i delta), and a sample's weight is that times the transmittance in
-front of it. `render_rays` takes the fused CPU kernel where it can and the plain-torch reference elsewhere; both take
-the same samples and agree to rounding.
+A voxel holds a density sigma per metre and an RGB colour, both interpolated trilinearly. Samples t_i are a distance
+delta apart. A sample's opacity is 1 - exp(-sigma_i delta), and its weight is that times the transmittance in front of
+it. `render_rays` uses the fused CPU kernel if it can and the plain-torch reference otherwise. Both take the same
+samples and agree but for rounding.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from sds3d.rendering import volume_numba
 from sds3d.rendering.volume_numba import MIN_TRANSMITTANCE
 
 BOUND = 0.55
-"""The grid's outermost voxels lie on the faces of the cube [-BOUND, BOUND]^3, in metres."""
+"""The grid's outermost voxels are on the faces of the cube [-BOUND, BOUND]^3, in metres."""
 
 
 class RayPictures(NamedTuple):
-    """What rays see, of any leading shape.
+    """What rays of any leading shape see.
 
-    rgb: (..., 3) premultiplied by alpha. alpha: (...) opacity. depth: (...) metres along the ray, weighted by alpha (0
-    where nothing is hit). normal: (..., 3) unit vectors, out of the density, or 0. depth_square: (...) square metres,
-    the samples' squared distances weighted like the depth.
+    rgb: (..., 3), premultiplied by alpha. alpha: (...), opacity. depth: (...), metres along the ray, weighted by alpha
+    (0 where nothing is hit). normal: (..., 3), unit vectors pointing out of the density, or 0. depth_square: (...),
+    square metres, the squared distance weighted like the depth.
     """
 
     rgb: Tensor
@@ -37,9 +37,9 @@ class RayPictures(NamedTuple):
 
 
 class RaySamples(NamedTuple):
-    """Samples of R rays in the grid: sample i of a ray lies at t = near + (i + jitter) step, for i < steps.
+    """Samples of R rays in the grid. Sample i of a ray is at t = near + (i + jitter) step, for i < steps.
 
-    starts, slopes: (R, 3), the position in voxels is starts + t slopes. near, step: (R,) metres. steps: (R,) int32.
+    starts, slopes: (R, 3); the position in voxels is starts + t slopes. near, step: (R,) metres. steps: (R,) int32.
     jitter: (R,) in [0, 1).
     """
 
@@ -52,12 +52,12 @@ class RaySamples(NamedTuple):
 
 
 def sample_rays(origins: Tensor, directions: Tensor, jitter: Tensor | None, size: int, samples: int) -> RaySamples:
-    """Cut rays (R, 3) with the grid's cube into equal steps, at most 2 BOUND / samples metres long.
+    """Cut the part of each ray (R, 3) in the grid's cube into equal steps of at most 2 BOUND / samples metres.
 
-    jitter: (R,) in [0, 1), where the samples lie in their steps; None for the middle. Rays that miss get no samples.
+    jitter: (R,) in [0, 1), position of samples within their steps; None for the middle. Rays that miss get no samples.
     """
     scale = (size - 1) / (2 * BOUND)
-    # A tiny slope instead of none: the planes of that axis are then met far outside.
+    # Replace zero slopes by tiny ones: the ray then meets the planes of that axis far outside.
     safe = torch.where(directions.abs() < 1e-7, torch.full_like(directions, 1e-7), directions)
     low, high = (-BOUND - origins) / safe, (BOUND - origins) / safe  # (R, 3)
     near = torch.minimum(low, high).amax(-1).clamp(min=0)  # (R,)
@@ -84,11 +84,11 @@ def render_rays(
     jitter: Tensor | None = None,
     skip: Tensor | None = None,
 ) -> RayPictures:
-    """Render rays; differentiable in `grid`.
+    """Render rays. Differentiable in `grid`.
 
-    grid: (N, N, N, 4) density >= 0 per metre and r, g, b, axes x, y, z. origins, unit directions: (..., 3).
-    samples: steps along an edge of the cube; a diagonal takes more. jitter: (...) in [0, 1), the samples' place in
-    their steps; None for the middle. skip: (N, N, N) uint8 from `empty_distance`; cells above 0 are taken as empty.
+    grid: (N, N, N, 4), density >= 0 per metre and r, g, b; axes x, y, z. origins, unit directions: (..., 3).
+    samples: steps along an edge of the cube; a diagonal takes more. jitter: (...) in [0, 1), position of samples within
+    their steps; None for the middle. skip: (N, N, N) uint8 from `empty_distance`; cells above 0 count as empty.
     """
     return _render(grid, origins, directions, samples, jitter, skip, fused=fusable(grid))
 
@@ -107,20 +107,20 @@ def render_rays_reference(
 
 
 def fusable(tensor: Tensor) -> bool:
-    """Whether the CPU kernels can take this tensor."""
+    """Return whether the CPU kernels accept this tensor."""
     return tensor.device.type == "cpu" and tensor.dtype == torch.float32
 
 
 def empty_distance(density: Tensor, threshold: float) -> Tensor:
-    """Distance in cells from each cell to the nearest one that reaches `threshold`: (N, N, N) uint8, 0 for occupied."""
+    """Return the distance in cells to the nearest cell that reaches `threshold`: (N, N, N) uint8, 0 if occupied."""
     distance = volume_numba.empty_distance(density.detach().cpu().numpy(), threshold)
     return torch.from_numpy(distance).to(density.device)
 
 
 def smoothness(values: Tensor) -> Tensor:
-    """Mean squared difference of neighbouring voxels along each axis, summed over the axes: a scalar.
+    """Return the mean squared difference of neighbouring voxels, summed over the three axes.
 
-    values: (N, N, N) or (N, N, N, C). The quadratic kind of total variation, as in Plenoxels (2112.05131).
+    values: (N, N, N) or (N, N, N, C). This is quadratic total variation, as in Plenoxels (arXiv:2112.05131).
     """
     return _Smoothness.apply(values) if fusable(values) else smoothness_reference(values)
 
@@ -162,8 +162,11 @@ def _render(
 
 
 def _march(grid: Tensor, skip: Tensor, rays: RaySamples) -> tuple[Tensor, ...]:
-    """Plain torch: rgb (R, 3), alpha (R,), depth (R,), the weighted -gradient of the density (R, 3), and the depth's
-    square (R,)."""
+    """Render rays in plain torch.
+
+    Returns rgb (R, 3), alpha (R,), depth (R,), the weighted negative gradient of the density (R, 3) and the squared
+    depth (R,).
+    """
     size, longest = grid.shape[0], max(int(rays.steps.max()), 1) if rays.steps.numel() else 1
     index = torch.arange(longest, device=grid.device, dtype=grid.dtype)
     t = rays.near[:, None] + (index + rays.jitter[:, None]) * rays.step[:, None]  # (R, S)
@@ -191,7 +194,7 @@ def _march(grid: Tensor, skip: Tensor, rays: RaySamples) -> tuple[Tensor, ...]:
 
 
 def _trilinear(grid: Tensor, points: Tensor, cell: Tensor, voxel: Tensor) -> tuple[Tensor, Tensor]:
-    """Values (M, 4) at points (M, 3), and the gradient (M, 3) of the density per voxel."""
+    """Return the values (M, 4) at points (M, 3), and the gradient of the density (M, 3) per voxel."""
     size = grid.shape[0]
     fraction = points - cell
     flat = grid.reshape(-1, 4)
@@ -210,7 +213,7 @@ def _trilinear(grid: Tensor, points: Tensor, cell: Tensor, voxel: Tensor) -> tup
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, grid: Tensor, skip: Tensor, *rays: Tensor) -> tuple[Tensor, ...]:
-        ctx.set_materialize_grads(False)  # a picture that the loss leaves out then costs nothing in the backward
+        ctx.set_materialize_grads(False)  # pictures that the loss does not use then cost nothing in the backward pass
         grid, skip, rays = grid.contiguous(), skip.contiguous(), tuple(ray.contiguous() for ray in rays)
         ctx.scale = (grid.shape[0] - 1) / (2 * BOUND)
         outputs = volume_numba.forward(grid.numpy(), skip.numpy(), ctx.scale, tuple(ray.numpy() for ray in rays))
@@ -230,7 +233,7 @@ class _Fused(torch.autograd.Function):
 class _Smoothness(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        # Quadratic, so the gradient costs nothing more in the same sweep over memory.
+        # The value is quadratic: its gradient is nearly free in the same sweep over memory.
         value, gradient = volume_numba.smoothness(values.detach().numpy())
         ctx.gradient = torch.from_numpy(gradient)
         return values.new_tensor(value)

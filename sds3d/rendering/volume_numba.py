@@ -1,11 +1,11 @@
-"""Fused volume rendering of a dense grid on the CPU: forward, analytic backward, empty-space distances, smoothness.
+"""Volume rendering of a dense grid on the CPU: forward, analytic backward, distances to matter, smoothness.
 
 The grid is a flat float32 array of N^3 voxels with four channels each (density, red, green, blue), x slowest and z
-fastest, so that the two z-neighbours of a cell's edge are one vector of eight floats: a trilinear lookup is four
-vector loads and seven vector multiply-adds. Loops release the GIL and are split over plain Python threads, which
-needs no threading layer and lets a viewer render beside the training loop.
+fastest. The two ends of a cell's edge along z are then one vector of eight floats, and a trilinear look-up is four
+vector loads and seven vector multiply-adds. Kernels release the GIL and run on plain Python threads. This needs no
+threading layer and lets a viewer render while the training loop runs.
 
-Rays whose transmittance falls below `MIN_TRANSMITTANCE` stop there.
+Rays stop where their transmittance falls below `MIN_TRANSMITTANCE`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from sds3d.rendering.threads import parallel, threads
 
 MIN_TRANSMITTANCE = 1e-4
 MAX_SKIP = 12
-"""Longest distance to the nearest occupied cell, in cells, that is told apart."""
+"""Longest distance to the nearest occupied cell, in cells, that is stored. Larger distances are clamped to it."""
 
 FloatArray = NDArray[np.float32]
 
-_BLOCK = 32  # rays that one thread takes at a time: short, so that threads share the object's pixels evenly
+_BLOCK = 32  # rays that one thread takes at a time: few, so that threads share the object's pixels evenly
 _ZERO, _ONE, _MIN_T = np.float32(0), np.float32(1), np.float32(MIN_TRANSMITTANCE)
-_CAUTION = np.float32(0.999)  # keeps rounding from leaping into an occupied cell
+_CAUTION = np.float32(0.999)  # shortens leaps, so that rounding cannot skip an occupied cell
 
-# ---- the cell of a sample as vectors of eight floats: (density, r, g, b) at its low z, then at its high z ----
+# ---- the cell of a sample as vectors of eight floats: (density, r, g, b) at its lower z, then at its upper z ----
 
 
 def _edge_pointers(context: Any, builder: Any, array_type: Any, array: Any, size: Any, voxel: Any) -> list[Any]:
-    """Pointers to the cell's four z-edges, in the order (x, y), (x, y+1), (x+1, y), (x+1, y+1)."""
+    """Return pointers to the cell's four z-edges, in the order (x, y), (x, y+1), (x+1, y), (x+1, y+1)."""
     data = context.make_array(array_type)(context, builder, array).data
     row = builder.shl(size, ir.Constant(size.type, 2))
     slab = builder.mul(row, size)
@@ -49,7 +49,7 @@ def _edge_pointers(context: Any, builder: Any, array_type: Any, array: Any, size
 
 @inlined
 def _trilinear(typing_context, grid, size, voxel, fx, fy, fz):
-    """(density, r, g, b, d density/dx, /dy, /dz), in cells, at fractions (fx, fy, fz) of the cell at flat `voxel`."""
+    """Return (density, r, g, b, d density/dx, /dy, /dz) at fractions (fx, fy, fz) of the cell at `voxel`, in cells."""
     result = types.UniTuple(types.float32, 7)
     signature = result(grid, types.int64, types.int64, types.float32, types.float32, types.float32)
 
@@ -78,7 +78,7 @@ def _trilinear(typing_context, grid, size, voxel, fx, fy, fz):
 
 @inlined
 def _scatter(typing_context, gradient, size, voxel, fx, fy, fz, g0, g1, g2, g3):
-    """Add the gradient (g0, g1, g2, g3) of a trilinear lookup's four channels to the cell's eight corners."""
+    """Add the gradient (g0, g1, g2, g3) of a trilinear look-up to the eight corners of its cell."""
     signature = types.void(gradient, types.int64, types.int64, *[types.float32] * 7)
 
     def codegen(context, builder, signature, arguments):
@@ -173,7 +173,7 @@ def _backward(
             leap = _CAUTION / (dt * max(abs(bx), abs(by), abs(bz)))
             h0, h1, h2 = d_rgb[ray, 0], d_rgb[ray, 1], d_rgb[ray, 2]
             through = d_alpha[ray] * (_ONE - alpha[ray])
-            # What the samples not yet passed contribute to the loss, taken as linear in the weights.
+            # Contribution of the remaining samples to the loss, which is linear in the weights.
             rest = rgb[ray, 0] * h0 + rgb[ray, 1] * h1 + rgb[ray, 2] * h2
             hd, hs, hx, hy, hz = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
             if with_geometry:
@@ -205,7 +205,7 @@ def _backward(
                 ds = dt * (after * value - rest + through)
                 _scatter(buffer, size, voxel, fx, fy, fz, ds, w * h0, w * h1, w * h2)
                 if with_geometry:
-                    # The normal also moves with the slopes of the density: derivatives of the trilinear weights.
+                    # The normal also depends on the density's slopes, through derivatives of the trilinear weights.
                     for corner in range(8):
                         cx, cy, cz = corner >> 2, (corner >> 1) & 1, corner & 1
                         wx, sx = (fx, _ONE) if cx else (_ONE - fx, -_ONE)
@@ -218,7 +218,7 @@ def _backward(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _reduce(thread, n_threads, buffers, size, skip, gradient):
-    """Sum the threads' buffers over the rows of voxels that touch an occupied cell; the others hold zeros."""
+    """Sum the threads' buffers over rows of voxels that touch an occupied cell. The other rows are 0."""
     row = 4 * size
     for x in range(thread, size, n_threads):
         for y in range(size):
@@ -242,9 +242,8 @@ def forward(grid: FloatArray, skip: NDArray[np.uint8], scale: float, rays: tuple
     skip: (N, N, N) uint8 from `empty_distance`. scale: voxels per metre.
     rays: starts and slopes (R, 3) in voxels and voxels per metre, near and step (R,) in metres, steps (R,) int32,
     jitter (R,).
-    Returns premultiplied rgb (R, 3), alpha (R,), depth (R,), -gradient of the density weighted like the colours (R, 3),
-    the depth's square (R,), weighted like the depth, and the first and one past the last sample that counted (R, 2)
-    int32, which `backward` needs.
+    Returns premultiplied rgb (R, 3), alpha (R,), depth (R,), the weighted negative gradient of the density (R, 3), the
+    weighted squared depth (R,), and for `backward` the range of samples that counted, (R, 2) int32.
     """
     n = rays[2].size
     rgb, normal = np.empty((n, 3), np.float32), np.empty((n, 3), np.float32)
@@ -263,9 +262,9 @@ def backward(
     outputs: tuple[Any, ...],
     gradients: Sequence[FloatArray | None],
 ) -> FloatArray:
-    """Gradient (N, N, N, 4) of a loss, given its gradients of the five pictures; None stands for zero.
+    """Return the gradient (N, N, N, 4) of a loss, given its gradients in the five pictures (None for zero).
 
-    `outputs` is what `forward` returned for the other arguments. Bit-identical for the same number of threads.
+    outputs: as returned by `forward` for the other arguments. Bit-identical for the same number of threads.
     """
     starts, slopes, near, step, _, jitter = rays
     d_outputs = (
@@ -291,7 +290,7 @@ def backward(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def _spread(lines, distance):
-    """Carry distances (n, n) over to neighbouring lines: the least max(offset, distance within the other line)."""
+    """Spread distances (n, n) to neighbouring lines: the least max(offset, distance within the other line)."""
     lines[:] = distance
     n = distance.shape[0]
     for line in range(n):
@@ -326,10 +325,10 @@ def _empty_distance(density, threshold, distance):
 
 
 def empty_distance(density: FloatArray, threshold: float) -> NDArray[np.uint8]:
-    """Chebyshev distance in cells, at most `MAX_SKIP`, from each cell to the nearest occupied one: (N, N, N) uint8.
+    """Return the Chebyshev distance in cells, at most `MAX_SKIP`, to the nearest occupied cell: (N, N, N) uint8.
 
-    density: (N, N, N). Cell [x, y, z] lies between voxels [x, y, z] and [x + 1, y + 1, z + 1] and is occupied (0) when
-    a corner's density reaches `threshold`; the last layer of each axis is no cell and holds MAX_SKIP.
+    density: (N, N, N). Cell [x, y, z] is between voxels [x, y, z] and [x + 1, y + 1, z + 1]. It is occupied (0) if the
+    density at a corner reaches `threshold`. The last layer of each axis is not a cell and holds MAX_SKIP.
     """
     distance = np.full(density.shape, MAX_SKIP, np.uint8)
     _empty_distance(np.ascontiguousarray(density, np.float32), np.float32(threshold), distance[:-1, :-1, :-1])
@@ -356,7 +355,7 @@ def _smoothness(thread, n_threads, values, channels, weight, gradient, sums):
                     for k in range(width):
                         difference = here[k] - there[k]
                         out[k] += twice * difference
-                        if mine:  # every pair is seen from both sides and counted once
+                        if mine:  # each pair is visited from both sides but counted once
                             part += difference * difference
             for k in range(width - channels):
                 difference = here[k + channels] - here[k]
@@ -369,7 +368,7 @@ def _smoothness(thread, n_threads, values, channels, weight, gradient, sums):
 
 
 def smoothness(values: FloatArray) -> tuple[float, FloatArray]:
-    """Mean squared difference of neighbours along each axis, summed over the axes, and its gradient.
+    """Return the mean squared difference of neighbours, summed over the three axes, and its gradient.
 
     values: (N, N, N) or (N, N, N, C).
     """
