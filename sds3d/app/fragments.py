@@ -17,7 +17,7 @@ from sds3d.console import duration
 from sds3d.jobs.queue import Progress
 from sds3d.run.folder import Run
 from sds3d.toybox.captions import unknown_words
-from sds3d.toybox.objects import ACCENT_PART, CATEGORIES, COLORS
+from sds3d.toybox.world import ACCENT_PART, CATEGORIES, COLORS
 
 VIEWS = 8  # pictures side by side in previews/latest.png
 WORDS = 8  # unknown ones that are named

@@ -11,7 +11,8 @@ from scipy.spatial import KDTree
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.sampling import sample_surface
 from sds3d.representations.signed_distance import mesh_to_occupancy
-from sds3d.toybox.objects import Spec, build
+from sds3d.toybox.objects import build
+from sds3d.toybox.world import Spec
 
 _RESOLUTION = 48  # samples a side of the grid that volumes are compared on: 2.3 cm apart
 _POINTS = 4096

@@ -20,8 +20,8 @@ from sds3d.evaluation.toybox import AZIMUTHS, AssetScore, bench_preset, bench_pr
 from sds3d.formats.pictures import contact_sheet
 from sds3d.presets import Preset, presets
 from sds3d.toybox.captions import prompt
-from sds3d.toybox.objects import Spec
 from sds3d.toybox.scorer import Scorer, load_scorer, score
+from sds3d.toybox.world import Spec
 
 SEEDS = 3
 """Assets of a prompt that diversity is measured between."""

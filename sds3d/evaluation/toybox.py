@@ -26,9 +26,10 @@ from sds3d.run.drive import drive
 from sds3d.run.folder import Run
 from sds3d.run.outputs import load_scene
 from sds3d.toybox.captions import category_prompt, held_out, prompt
-from sds3d.toybox.objects import CATEGORIES, HAS_FRONT, Spec, build
+from sds3d.toybox.objects import build
 from sds3d.toybox.render import render_prompt
 from sds3d.toybox.scorer import Scorer, load_scorer, score
+from sds3d.toybox.world import CATEGORIES, HAS_FRONT, Spec
 
 AZIMUTHS = 8
 ELEVATION = 15.0

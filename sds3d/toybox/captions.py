@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sds3d.config import assets_dir
-from sds3d.toybox.objects import ACCENT_PART, CATEGORIES, COLORS, Spec
+from sds3d.toybox.world import ACCENT_PART, CATEGORIES, COLORS, Spec
 
 VIEWS = ("front", "side", "back", "overhead")
 """View words, those of view-dependent prompts (DreamFusion, arXiv:2209.14988, section 3.2)."""

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from sds3d.toybox import autoencoder, diffusion
 from sds3d.toybox.fit import read_metadata
-from sds3d.toybox.objects import CATEGORIES, Spec
 from sds3d.toybox.train_config import TrainConfig
+from sds3d.toybox.world import CATEGORIES, Spec
 
 
 def write_card(

@@ -26,7 +26,8 @@ from sds3d.geometry.mesh import FloatArray
 from sds3d.prompts.prompt import view_name
 from sds3d.rendering.shading import Light, headlight, shade_mesh
 from sds3d.toybox.captions import caption, parse, sample_spec
-from sds3d.toybox.objects import Spec, build
+from sds3d.toybox.objects import build
+from sds3d.toybox.world import Spec
 
 VIEWS = 4
 FOVY = 30.0

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sds3d.config import assets_dir
-from sds3d.toybox.objects import CATEGORIES, COLORS, DEFAULT_ACCENT, Spec
+from sds3d.toybox.world import CATEGORIES, COLORS, DEFAULT_ACCENT, Spec
 
 AZIMUTH_BINS = 8
 """Bins of 45 degrees; bin 0 is centred on the front."""

@@ -35,9 +35,9 @@ from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import VOCABULARY, caption, prompt, sample_any_spec, sample_spec
 from sds3d.toybox.card import write_card
 from sds3d.toybox.fit import FitConfig, Report, fit, is_fitted, read_tensors, write_tensors
-from sds3d.toybox.objects import CATEGORIES, COLORS, HAS_FRONT, Spec
 from sds3d.toybox.render import FOVY, SampleSpec, render_dataset
 from sds3d.toybox.train_config import TrainConfig
+from sds3d.toybox.world import CATEGORIES, COLORS, HAS_FRONT, Spec
 
 CAPTIONS_PER_OBJECT = 8
 TRAIN_LATENTS = "train-latents.safetensors"

@@ -13,8 +13,8 @@ from sds3d.evaluation.toybox import (
     truth,
 )
 from sds3d.toybox.captions import held_out, parse, prompt
-from sds3d.toybox.objects import CATEGORIES
 from sds3d.toybox.scorer import load_scorer
+from sds3d.toybox.world import CATEGORIES
 
 AROUND = torch.arange(8) * 45.0
 

@@ -17,7 +17,8 @@ from sds3d.rendering.splatting import rotation_matrices
 from sds3d.rendering.volume import BOUND, render_rays
 from sds3d.representations.convert import splats_from_grid
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
-from sds3d.toybox.objects import Spec, build
+from sds3d.toybox.objects import build
+from sds3d.toybox.world import Spec
 
 CAMERAS = turntable(6, elevation=20.0, size=96)
 

@@ -22,8 +22,8 @@ from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 from sds3d.run.config import RunConfig, make_config, new_run, stage_config, total_steps
 from sds3d.run.drive import latent_rgb_of
 from sds3d.run.outputs import load_scene
-from sds3d.toybox.objects import Spec
 from sds3d.toybox.objects import build as build_object
+from sds3d.toybox.world import Spec
 from tests.run.tiny_runs import TINY, disc, finish, same
 
 MESH = {"representation": {"name": "mesh", "resolution": 16, "color_resolution": 16}, "steps": 5}

@@ -18,7 +18,7 @@ from sds3d.toybox.captions import (
     sample_spec,
     unknown_words,
 )
-from sds3d.toybox.objects import ACCENT_PART, CATEGORIES, COLORS, Spec
+from sds3d.toybox.world import ACCENT_PART, CATEGORIES, COLORS, Spec
 
 specs = st.builds(
     Spec, st.sampled_from(CATEGORIES), st.sampled_from(sorted(COLORS)), st.none() | st.sampled_from(sorted(COLORS))

@@ -5,8 +5,9 @@ import trimesh
 from sds3d.cameras import orbit
 from sds3d.geometry.mesh import Mesh
 from sds3d.rendering.mesh_zbuffer import rasterize
-from sds3d.toybox.objects import ACCENT_PART, CATEGORIES, COLORS, DEFAULT_ACCENT, HAS_FRONT, Spec, build
+from sds3d.toybox.objects import build
 from sds3d.toybox.shapes import Shape, arc, box, cap, cylinder, disc, ellipsoid, lathe, merge, prism, rectangle, tube
+from sds3d.toybox.world import ACCENT_PART, CATEGORIES, COLORS, DEFAULT_ACCENT, HAS_FRONT, Spec
 
 SHAPES: dict[str, Shape] = {
     "ellipsoid": ellipsoid(0.3, 0.5, 0.7),

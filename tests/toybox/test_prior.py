@@ -15,9 +15,9 @@ from sds3d.prompts.prompt import PromptConfig
 from sds3d.toybox import diffusion
 from sds3d.toybox.autoencoder import psnr
 from sds3d.toybox.captions import prompt
-from sds3d.toybox.objects import HAS_FRONT, Spec
 from sds3d.toybox.scorer import Scorer, Scores, load_scorer, score
 from sds3d.toybox.train import encode_views, render_stage
+from sds3d.toybox.world import HAS_FRONT, Spec
 
 
 def ignore(stage: str, step: int, total: int, figures: dict[str, float]) -> None:

@@ -10,7 +10,6 @@ from PIL import Image
 
 from sds3d.cameras import orbit
 from sds3d.toybox.captions import unknown_words
-from sds3d.toybox.objects import Spec
 from sds3d.toybox.render import (
     FOVY,
     iterate_objects,
@@ -22,6 +21,7 @@ from sds3d.toybox.render import (
     sample_views,
     save_dataset,
 )
+from sds3d.toybox.world import Spec
 
 RED_MUG = Spec("mug", "red")
 

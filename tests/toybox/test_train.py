@@ -14,9 +14,9 @@ from sds3d.cameras import turntable
 from sds3d.priors.diffusers import DiffusersConfig, load_prior
 from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import VOCABULARY
-from sds3d.toybox.objects import Spec
 from sds3d.toybox.train import read_tensors, train, train_scorer
 from sds3d.toybox.train_config import TrainConfig
+from sds3d.toybox.world import Spec
 
 TINY = TrainConfig(
     objects=16, held_out_objects=4, samples=1, workers=1, autoencoder_steps=4, autoencoder_batch=2, unet_steps=4,

@@ -1,0 +1,39 @@
+"""What an object is painted with: its two colours, fixed ones, and colours that stand out against another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sds3d.toybox.shapes import Color
+
+WHITE, INK, GREY = (0.96, 0.96, 0.96), (0.07, 0.07, 0.09), (0.55, 0.56, 0.60)
+GLASS, DARK_GLASS = (0.66, 0.86, 0.97), (0.13, 0.22, 0.34)
+GLOW, CARROT, BRICK, WOOD = (1.0, 0.90, 0.35), (0.98, 0.45, 0.05), (0.66, 0.26, 0.18), (0.55, 0.34, 0.17)
+
+
+@dataclass(frozen=True)
+class Paint:
+    """The main and accent colours of one object and its random numbers."""
+
+    main: Color
+    accent: Color
+    rng: np.random.Generator
+
+    def u(self, low: float, high: float) -> float:
+        """A uniform random proportion."""
+        return float(self.rng.uniform(low, high))
+
+
+def contrast(color: Color, *options: Color) -> Color:
+    """The first of the options that stands out clearly against the colour, or the farthest of them."""
+    distance = [float(np.linalg.norm(np.subtract(color, option))) for option in options]
+    return next((o for o, d in zip(options, distance, strict=True) if d > 0.6), options[int(np.argmax(distance))])
+
+
+def shade(color: Color, factor: float) -> Color:
+    """Darker (factor below 1); what is dark already becomes lighter, so that the two shades differ."""
+    if max(color) < 0.3:
+        return (color[0] + 0.2, color[1] + 0.2, color[2] + 0.2)
+    return (color[0] * factor, color[1] * factor, color[2] * factor)
