@@ -36,7 +36,7 @@ def bench_toybox(
     chosen = names or ["toybox", "dreamfusion"]
     for name in chosen:
         load_preset(name)
-    from sds3d.evaluation.toybox import bench as run_bench
+    from sds3d.evaluation.asset_scores import bench as run_bench
 
     with bars_by_stage() as report:
         results = run_bench(chosen, out_dir, prompts, settings, report)
@@ -65,11 +65,11 @@ def bench_guidance(
     """Compare guidance rules: accuracy, faces, saturation, FID to true pictures, diversity, time."""
     for name in names or []:
         load_preset(name)
-    from sds3d.evaluation import guidance
+    from sds3d.evaluation import rule_scores
 
     with bars_by_stage() as report:
-        results = guidance.bench(names or guidance.rule_presets(), out_dir, prompts, several, settings, report)
-    _print_table(guidance.HEADER, (guidance.cells(name, figures) for name, figures in results.items()))
+        results = rule_scores.bench(names or rule_scores.rule_presets(), out_dir, prompts, several, settings, report)
+    _print_table(rule_scores.HEADER, (rule_scores.cells(name, figures) for name, figures in results.items()))
     out.print(f"guidance.md, guidance.json and guidance.png: {out_dir}", soft_wrap=True)
 
 
@@ -89,18 +89,18 @@ def bench_rendering(
 ) -> None:
     """Time every rendering kernel against plain torch and, on a GPU, against CUDA libraries."""
     from sds3d.devices import default_threads
-    from sds3d.evaluation import rendering
+    from sds3d.evaluation import kernel_speed
 
     with progress_bar() as progress:
         task = progress.add_task("measuring", total=None)
-        here, rows = rendering.bench(
+        here, rows = kernel_speed.bench(
             out_dir,
             threads or default_threads(),
             quick,
             lambda name, step, total: progress.update(task, description=escape(name), completed=step, total=total),
         )
-    _print_table(rendering.header(here), (rendering.cells(row, here) for row in rows))
-    out.print(rendering.describe(here), soft_wrap=True)
+    _print_table(kernel_speed.header(here), (kernel_speed.cells(row, here) for row in rows))
+    out.print(kernel_speed.describe(here), soft_wrap=True)
     out.print(f"rendering.json and rendering.md: {out_dir}", soft_wrap=True)
 
 
@@ -123,12 +123,12 @@ def bench_together(
     chosen = names or ["toybox"]
     for name in chosen:
         load_preset(name)
-    from sds3d.evaluation import together
+    from sds3d.evaluation import together_speed
 
     counts = sorted({max(runs >> i, 1) for i in range(runs.bit_length())})
     with bars_by_stage() as report:
-        gains = together.bench(chosen, out_dir, counts, settings or (), device, threads, report=report)
-    _print_table(together.HEADER, (together.cells(gain) for gain in gains))
+        gains = together_speed.bench(chosen, out_dir, counts, settings or (), device, threads, report=report)
+    _print_table(together_speed.HEADER, (together_speed.cells(gain) for gain in gains))
     out.print(f"together.json and together.md: {out_dir}", soft_wrap=True)
 
 

@@ -1,8 +1,8 @@
 """The 2D playground: a rule optimises plain pictures, or a prior's latents, instead of renders of a scene.
 
-What a rule does to a picture by itself (how sharp, how driven in its colours, how much pictures of one prompt differ)
-shows here in seconds and without any 3D in the way, as in the first experiments of ProlificDreamer (arXiv:2305.16213).
-Everything is what a run takes: the loop, the rules, the priors; only the scene is flat.
+It shows in seconds, and without 3D, what a rule does to a picture: how sharp and how saturated pictures become and how
+much pictures of one prompt differ, as in the first experiments of ProlificDreamer (arXiv:2305.16213). The loop, the
+rules and the priors are those of a run; only the scene is flat.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ from sds3d.run.config import RunConfig, make_config, stage_config
 from sds3d.run.optimize import Step, optimize, random_streams, start
 
 RATES = {"latents": 0.05, "pixels": 0.02}
-"""The spaces in which pictures can be optimised, with their learning rates."""
+"""Learning rates by the space in which pictures are optimised."""
 
 ACROSS, TILE = 7, 150
-"""Rules in a line of the sheet, and pixels a side of each picture there."""
+"""Rules in a line of the sheet, and pixels per side of each picture."""
 
 
 class Pictures(Scene):
-    """A scene of B flat pictures, one for each view of a step, wherever its camera is.
+    """A scene of B flat pictures, one for each view of a step, whatever its camera.
 
-    values: (B, C, h, w) in the prior's space, from 0, or (B, S, S, 3) colours, from grey; all alike, since each gets
-    noise of its own. Opaque, and at no depth: a picture has no surface that noise could be locked to.
+    values: (B, C, h, w) in the prior's space, starting at 0, or (B, S, S, 3) colours, starting at grey. All start
+    equal, since each gets different noise. The pictures are opaque and have depth 0: they have no surface to which
+    noise could be fixed.
     """
 
     def __init__(self, prior: Prior, count: int, space: str) -> None:
@@ -58,7 +59,7 @@ class Pictures(Scene):
         self.values = torch.nn.Parameter(values.to(prior.device))
 
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
-        """The pictures, whatever the background. Latents are decoded to be looked at alone: steps see black."""
+        """Return the pictures, without the background. Latents are only decoded outside of steps, which get black."""
         latent = self.values if self.space == "latents" else None
         if latent is None:
             rgb = self.values  # (B, S, S, 3)
@@ -70,59 +71,60 @@ class Pictures(Scene):
         return Rendering(rgb, nothing + 1, nothing, torch.zeros_like(rgb), latent)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The values."""
+        """Return the values as one group."""
         return [{"params": [self.values], "lr": RATES[self.space]}]
 
     def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
-        """None."""
+        """Return no losses."""
         return {}
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def to_mesh(self, resolution: int) -> Mesh:
-        """A picture has no surface: raises EmptySurfaceError."""
+        """Raise EmptySurfaceError, since a picture has no surface."""
         raise EmptySurfaceError("a picture has no surface")
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The values."""
+        """Return the values."""
         return {"values": self.values.detach().clone()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Load a state of `state_dict`."""
         with torch.no_grad():
             self.values.copy_(state["values"])
 
 
 class FromTheFront(Guidance):
-    """A rule that is told that every picture is seen from the front."""
+    """A rule for which every picture is a view from the front."""
 
     def __init__(self, rule: Guidance, space: str) -> None:
         self.rule, self.space = rule, space
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step of the rule. Of latents, which are decoded without a gradient, nothing is asked in pixels.
+        """Return one step of the rule. In latent space its target in pixels is dropped: decoding has no gradient here.
 
-        Raises ValueError when that was all that the rule asked.
+        Raises ValueError if the rule has only a target in pixels.
         """
         front = turntable(1, elevation=0.0, size=views.cameras.height)[torch.zeros(len(x), dtype=torch.long)]
         guided = self.rule(x, replace(views, cameras=front.to(x.device)), progress, generator)
         if self.space == "latents" and guided.image_target is not None:
             if guided.gradient is None:
-                raise ValueError("this rule changes pixels alone: --space pixels")
+                raise ValueError("this rule changes only pixels: add --space pixels")
             guided = replace(guided, image_target=None)
         return guided
 
 
 def rule_names() -> list[str]:
-    """The names of all rules."""
+    """Return the names of all rules."""
     return [str(config.model_fields["name"].default) for config in rule_configs()]
 
 
 def rule_config(name: str, prompt: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """The settings of a rule: by its name its paper's, by the name of a preset those of the preset's first stage.
+    """Return the settings of a rule.
 
-    A name of both is the rule's. Raises ConfigError naming the nearest rule or preset, or for a wrong override.
+    name: of a rule, for the settings of its paper, or of a preset, for those of its first stage. A rule comes first.
+    Raises ConfigError, with the nearest rule or preset, for an unknown name, and for a wrong override.
     """
     if name not in rule_names():
         known = [preset.name for preset in presets() if not preset.about.needs_asset]
@@ -139,12 +141,12 @@ def rule_config(name: str, prompt: str, overrides: Sequence[str] = ()) -> RunCon
 
 
 def drawing(prior: Prior, config: RunConfig, count: int, space: str) -> tuple[Pictures, Iterator[Step]]:
-    """`count` pictures, and the steps by which a rule changes them; see `draw`."""
+    """Return `count` pictures, and the steps in which a rule changes them; see `draw`."""
     generators = random_streams(config.seed, "cameras", "guidance")
     scene = Pictures(prior, count, space)
     rule = config.guidance
     if space == "latents" and "space" in type(rule).model_fields:
-        rule = rule.model_copy(update={"space": "latent"})  # of rules that can do either
+        rule = rule.model_copy(update={"space": "latent"})  # of rules that support both
     steps = optimize(
         scene,
         prior,
@@ -167,10 +169,10 @@ def draw(
     space: str = "latents",
     report: Callable[[Step], None] = lambda step: None,
 ) -> FloatArray:
-    """What a rule makes of `count` pictures, (count, S, S, 3) float32 in [0, 1]; rules with networks share them.
+    """Optimise `count` pictures with a rule and return them, (count, S, S, 3) float32 in [0, 1].
 
-    Of the configuration count prompt, prompts, guidance, gradient, optimizer, seed and steps.
-    Raises ValueError when the rule cannot work on such pictures, NumericalError when it diverges.
+    The pictures share a rule's networks. Only prompt, prompts, guidance, gradient, optimizer, seed and steps of the
+    configuration are used. Raises ValueError if the rule cannot work on such pictures, NumericalError if it diverges.
     """
     scene, steps = drawing(prior, config, count, space)
     for step in steps:
@@ -191,10 +193,11 @@ def compare(
     device: str = "",
     threads: int = 0,
 ) -> dict[Path, float]:
-    """Draws with each rule and writes what there is after each; the files, and the seconds that each took.
+    """Draw with each rule. Write its pictures, and the sheet of all rules so far, after each.
 
     names: of rules or presets; "all" stands for every rule. overrides: KEY=VALUE for all of them. A multi-view prior is
-    asked as a plain 2D one. Raises as `rule_config` and `draw` do, and PriorError.
+    used as a plain 2D one. Returns the files and the seconds that each took. Raises what `rule_config` and `draw`
+    raise, and PriorError.
     """
     if space not in RATES:
         raise ConfigError(f'the space "{space}" is unknown; use one of: {", ".join(RATES)}')
@@ -223,7 +226,7 @@ def compare(
 
 
 def sheet(drawn: Mapping[str, FloatArray], title: str) -> Image.Image:
-    """The pictures (count, S, S, 3) of each rule under its name, ACROSS rules a line."""
+    """Return a sheet of each rule's pictures (count, S, S, 3) under its name, with ACROSS rules in a line."""
     names = list(drawn)
     lines = [names[i : i + ACROSS] for i in range(0, len(names), ACROSS)]
     blocks = [

@@ -1,7 +1,7 @@
-"""Steps of SDS and VSD with Stable Diffusion 2.1's architecture, beside the same steps in diffusers' and peft's calls.
+"""The speed of SDS and VSD steps with Stable Diffusion 2.1's architecture, compared with plain diffusers and peft.
 
-The weights are random: what a step costs does not depend on them. Plain pictures are optimised, through the encoder, so
-that only guidance and prior are measured.
+The weights are random, since the cost of a step does not depend on them. Plain pictures are optimised through the
+encoder, so that only guidance and prior are measured.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from peft import LoraConfig
 from torch import Tensor
 
 from sds3d.devices import pick_device, set_threads
+from sds3d.evaluation.kernel_speed import interleaved, machine, synchronised
 from sds3d.evaluation.playground2d import drawing, rule_config
-from sds3d.evaluation.rendering import interleaved, machine, synchronised
 from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.priors.loading import pick_dtype
 from sds3d.priors.network import DiffusionPrior, frozen
@@ -34,14 +34,14 @@ from sds3d.prompts.conditioning import Conditioning
 
 Rule = Literal["sds", "vsd"]
 SCALES: dict[Rule, float] = {"sds": 100.0, "vsd": 7.5}
-"""Classifier-free guidance, as the papers have it."""
+"""Classifier-free guidance scales of the papers."""
 PROMPT = "a red mug"
 RATE = 0.02
 """Learning rate of the pictures."""
 SECONDS = 30.0
-"""That measurements of one kind take."""
+"""Time for each call that is measured."""
 MEMORY_STEPS = 3
-"""Steps after which the peak of memory is read: the last ones have optimiser states."""
+"""Steps after which the peak memory is read, so that optimiser states exist."""
 
 UNET: dict[str, Any] = {
     "sample_size": 64,
@@ -57,12 +57,12 @@ VAE: dict[str, Any] = {
     "layers_per_block": 2,
     "scaling_factor": 0.18215,
 }
-"""Stable Diffusion 2.1's U-Net and autoencoder, where they differ from diffusers' defaults."""
+"""Settings of Stable Diffusion 2.1's U-Net and autoencoder that differ from diffusers' defaults."""
 
 
 @dataclass(frozen=True)
 class Networks:
-    """A pipeline's networks, frozen, and its noise."""
+    """The frozen networks of a pipeline, and its noise scheduler."""
 
     unet: Any
     vae: Any
@@ -71,13 +71,13 @@ class Networks:
 
 
 def embedding(text: str, unet: Any) -> Tensor:
-    """What stands for a text's embedding, (1, 77, D) on the CPU: always the same of the same text."""
+    """Return a random stand-in for a text's embedding, (1, 77, D) on the CPU, always the same for the same text."""
     generator = torch.Generator().manual_seed(zlib.crc32(text.encode()))
     return torch.randn(1, 77, unet.config["cross_attention_dim"], generator=generator)
 
 
 def random_networks(device: torch.device, dtype: torch.dtype, smaller: int = 1) -> Networks:
-    """Stable Diffusion 2.1's networks with random weights. smaller: a power of 2 up to 16 that divides the widths."""
+    """Make Stable Diffusion 2.1's networks with random weights. smaller: divides the widths, a power of 2 up to 16."""
 
     def narrow(widths: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(width // smaller for width in widths)
@@ -92,16 +92,16 @@ def random_networks(device: torch.device, dtype: torch.dtype, smaller: int = 1) 
         torch.manual_seed(0)
         scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
         made: list[torch.nn.Module] = [UNet2DConditionModel(**unet), AutoencoderKL(**vae)]
-    # Runs keep the autoencoder in float32 beside a U-Net in float16.
+    # Runs keep the autoencoder in float32 when the U-Net is in float16.
     dtypes = dtype, torch.float32 if dtype == torch.float16 else dtype
     for network, kind in zip(made, dtypes, strict=True):
-        torch.nn.Module.to(network, dtype=kind)  # diffusers' own warns of layers that these networks don't have
+        torch.nn.Module.to(network, dtype=kind)  # diffusers' own `to` warns of layers that these networks don't have
     unet_, vae_ = (frozen(network, device) for network in made)
     return Networks(unet_, vae_, scheduler, device)
 
 
 def prior_of(networks: Networks, size: int) -> DiffusionPrior:
-    """This project's prior on copies of the networks, for pictures of `size` pixels a side."""
+    """Return this project's prior on copies of the networks, for pictures of `size` pixels per side."""
     device = networks.device
     unet, vae = (frozen(copy.deepcopy(n), device, torch.channels_last) for n in (networks.unet, networks.vae))
 
@@ -113,16 +113,16 @@ def prior_of(networks: Networks, size: int) -> DiffusionPrior:
 
 
 def our_steps(networks: Networks, rule: Rule, batch: int, size: int) -> Iterator[object]:
-    """Steps of a rule on `batch` pictures, through this project's loop."""
+    """Return steps of a rule on `batch` pictures, by this project's loop."""
     settings = ["steps=1000000", f"guidance.scale={SCALES[rule]}"]
     return drawing(prior_of(networks, size), rule_config(rule, PROMPT, settings), batch, "pixels")[1]
 
 
 @dataclass
 class Plain:
-    """SDS and VSD as scripts write them: diffusers' networks and scheduler, peft's low-rank updates on the same U-Net.
+    """SDS and VSD as plain scripts: diffusers' networks and scheduler, peft's low-rank updates on the same U-Net.
 
-    VSD is told no camera here. It changes the networks that it is given.
+    VSD does not condition on the camera here. It changes the networks that it gets.
     """
 
     networks: Networks
@@ -143,13 +143,16 @@ class Plain:
             self.optimizer = torch.optim.AdamW(trained, lr=1e-4)
 
     def eps(self, x_t: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-        """The U-Net's noise for x_t (B, 4, h, w), in float32. text: (1, 77, D) or (B, 77, D)."""
+        """Return the U-Net's noise prediction for x_t (B, 4, h, w), in float32. text: (1, 77, D) or (B, 77, D)."""
         hidden = text.expand(len(x_t), -1, -1)
         return self.unet(x_t.to(self.dtype), timesteps, encoder_hidden_states=hidden).sample.float()
 
     @torch.no_grad()
     def gradient(self, x: Tensor, timesteps: Tensor, noise: Tensor) -> Tensor:
-        """What the rule says of latents x (B, 4, h, w) at timesteps (B,): sigma^2 (eps_S - eps), or eps_phi there."""
+        """Return the gradient for latents x (B, 4, h, w) at timesteps (B,): sigma^2 (eps_S - eps).
+
+        For VSD, eps is the prediction of the low-rank network.
+        """
         x_t = self.networks.scheduler.add_noise(x, noise, timesteps)
         if self.rule == "vsd":
             self.unet.disable_adapters()
@@ -163,7 +166,7 @@ class Plain:
         return (1 - alphas_bar)[:, None, None, None] * (guided - noise)
 
     def learn(self, x: Tensor) -> None:
-        """One update of the low-rank weights on latents x (B, 4, h, w)."""
+        """Update the low-rank weights once on latents x (B, 4, h, w)."""
         timesteps, noise = self.draw(x, 0, 1000)
         x_t = self.networks.scheduler.add_noise(x, noise, timesteps)
         loss = torch.nn.functional.mse_loss(self.eps(x_t, timesteps, self.text), noise)
@@ -172,11 +175,11 @@ class Plain:
         self.optimizer.step()
 
     def draw(self, x: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
-        """Timesteps (B,) and noise like x."""
+        """Draw timesteps (B,) and noise like x."""
         return torch.randint(low, high, (len(x),), device=x.device), torch.randn_like(x)
 
     def steps(self, batch: int, size: int) -> Iterator[Tensor]:
-        """Steps on `batch` pictures (B, 3, size, size), which are given after each."""
+        """Optimise `batch` pictures (B, 3, size, size). Yields them after each step."""
         vae = self.networks.vae
         pictures = torch.full((batch, 3, size, size), 0.5, device=self.networks.device, requires_grad=True)
         optimizer = torch.optim.Adam([pictures], lr=RATE, betas=(0.9, 0.99), eps=1e-15)
@@ -193,7 +196,7 @@ class Plain:
 
 
 def plain_steps(networks: Networks, rule: Rule, batch: int, size: int) -> Iterator[object]:
-    """Steps of a rule on `batch` pictures, through `Plain`."""
+    """Return steps of a rule on `batch` pictures, by `Plain`."""
     return Plain(networks, rule).steps(batch, size)
 
 
@@ -202,7 +205,7 @@ Steps = Callable[[Networks, Rule, int, int], Iterator[object]]
 
 @dataclass(frozen=True)
 class Speed:
-    """Median seconds of a step, and the peak of memory in bytes, weights and all; None where it was not measured."""
+    """Median seconds per step, and peak memory in bytes with weights, None if it was not measured."""
 
     rule: Rule
     batch: int
@@ -213,12 +216,12 @@ class Speed:
 
     @property
     def ratio(self) -> float:
-        """How many of our steps take the time of a plain one."""
+        """How many times as fast our step is as a plain one."""
         return self.plain / self.ours
 
 
 def peak_memory(steps: Steps, make: Callable[[], Networks], rule: Rule, batch: int, size: int) -> int:
-    """Bytes of CUDA memory that steps take at most, their networks alone being there."""
+    """Return the peak of CUDA memory in bytes during steps, with no other networks in memory."""
     networks = make()
     device, walk = networks.device, steps(networks, rule, batch, size)
     del networks  # ours are copies
@@ -230,14 +233,14 @@ def peak_memory(steps: Steps, make: Callable[[], Networks], rule: Rule, batch: i
 
 
 def collect() -> None:
-    """Give back what nothing holds."""
+    """Free memory that is no longer used."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def measure(make: Callable[[], Networks], rule: Rule, batch: int, size: int, *, on_cuda: bool) -> Speed:
-    """A rule's steps in both ways: the memory one after the other, the times in turns."""
+    """Measure a rule's steps in both ways: the memory one after another, the times in turns."""
     memory: list[int | None] = [None, None]
     if on_cuda:
         for i, steps in enumerate((our_steps, plain_steps)):
@@ -259,9 +262,9 @@ def bench(
     threads: int = 0,
     report: Callable[[str, int, int], None] = lambda name, step, total: None,
 ) -> list[Speed]:
-    """Measures SDS and VSD in the type that runs compute in; writes priors.json and priors.md into `root`,
-    anew after each row, so that one for which there is not memory enough takes no other with it.
+    """Measure SDS and VSD in the dtype that runs compute in. Write priors.json and priors.md into `root`.
 
+    The files are rewritten after each row, so that a row that runs out of memory does not lose the others.
     smaller: see `random_networks`.
     """
     threads, place = set_threads(threads), pick_device(device)
@@ -288,6 +291,6 @@ HEADER = ("rule", "pictures", "steps/s", "plain steps/s", "times as fast", "peak
 
 
 def cells(row: Speed) -> list[str]:
-    """A row of the table."""
+    """Return a row of the table."""
     memory = ["-" if value is None else f"{value / 1e9:.1f}" for value in (row.our_memory, row.plain_memory)]
     return [row.rule, str(row.batch), f"{1 / row.ours:.3g}", f"{1 / row.plain:.3g}", f"{row.ratio:.2f}", *memory]

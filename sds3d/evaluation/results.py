@@ -1,4 +1,4 @@
-"""How benchmarks write what they measured: all figures as JSON, the table to read as Markdown."""
+"""How benchmarks write their results: all figures as JSON, and a table as Markdown."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def write_results(root: Path, name: str, details: Mapping[str, Any], markdown: s
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table, a line for each row of cells."""
+    """Return a Markdown table with one line per row of cells."""
     lines = [header, ("---",) * len(header), *rows]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)

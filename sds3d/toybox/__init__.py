@@ -1,1 +1,1 @@
-"""The procedural toy world, and the training of what is embedded."""
+"""The procedural toy world, and the training of the embedded prior and scorer."""

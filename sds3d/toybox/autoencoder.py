@@ -1,9 +1,9 @@
-"""The embedded prior's autoencoder: a stock AutoencoderTiny whose encoder is a linear map of 4 x 4 patches.
+"""The embedded prior's autoencoder: a stock AutoencoderTiny with a linear encoder of 4 x 4 patches.
 
-A latent holds the mean colour of its patch and, in less variance, the principal components of what the mean leaves
-out. Such latents are easy to denoise: at high noise they are a picture of 16 x 16 pixels, and details come last.
-With latents that were learned with the decoder (8 channels of equal variance), a U-Net of the same size had learned
-hardly any shapes after 90k views. Only the decoder is learned.
+A latent holds the mean colour of its patch and, with less variance, the principal components of the rest. Such latents
+are easy to denoise: at high noise they look like a picture of 16 x 16 pixels, and details come last. With latents that
+were learned together with the decoder (8 channels of equal variance), a U-Net of the same size had learned hardly any
+shapes after 90k views. Therefore only the decoder is learned.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ DECODER_WIDTH = 32
 
 
 def make_autoencoder(pictures: Tensor) -> AutoencoderTiny:
-    """64 x 64 pixels to 12 x 16 x 16 latents; the encoder is fitted to uint8 pictures (N, 64, 64, 3).
+    """Make an autoencoder of 64 x 64 pixels and 12 x 16 x 16 latents.
 
-    The decoder has few blocks at full resolution, where a CPU is slow.
+    pictures: (N, 64, 64, 3) uint8, to which the encoder is fitted. The decoder has few blocks at full resolution, where
+    a CPU is slow.
     """
     model = AutoencoderTiny(
         encoder_block_out_channels=(PATCH_VALUES,) * 3,
         decoder_block_out_channels=(DECODER_WIDTH,) * 3,
-        num_encoder_blocks=(0, 0, 0),  # convolutions alone: linear
+        num_encoder_blocks=(0, 0, 0),  # only convolutions, so that it is linear
         num_decoder_blocks=(3, 2, 0),
         latent_channels=LATENT_CHANNELS,
         scaling_factor=1.0,
@@ -39,9 +40,9 @@ def make_autoencoder(pictures: Tensor) -> AutoencoderTiny:
 
 
 def patch_transform(pictures: Tensor) -> Tensor:
-    """Rows (LATENT_CHANNELS, 48) that make latents of a patch (3, 4, 4) in [-1, 1], flattened.
+    """Return the matrix (LATENT_CHANNELS, 48) from a flattened patch (3, 4, 4) in [-1, 1] to its latent.
 
-    Three rows are the mean colours, the others the first principal components of the rest over uint8 pictures
+    Three rows are the mean colours. The others are the first principal components of the rest over uint8 pictures
     (N, 64, 64, 3), scaled towards equal variance by `WHITENING`.
     """
     patches = nn.functional.unfold(to_input(pictures), PATCH, stride=PATCH).transpose(1, 2)  # (N, 256, 48)
@@ -52,7 +53,7 @@ def patch_transform(pictures: Tensor) -> Tensor:
     n = LATENT_CHANNELS - 3
     deviations, components = variances[-n:].flip(0).sqrt(), vectors[:, -n:].flip(1).T  # (n,), (n, 48)
     largest = components.gather(1, components.abs().argmax(dim=1, keepdim=True))
-    components = components * largest.sign()  # eigenvectors have no sign of their own
+    components = components * largest.sign()  # the sign of an eigenvector is arbitrary
     mean_rows = MEAN_GAIN / PATCH**2 * torch.eye(3).repeat_interleave(PATCH**2, dim=1)  # (3, 48)
     mean_deviation = PATCH * means.std()  # of the unit component, which is PATCH times the mean
     gains = MEAN_GAIN / PATCH * (mean_deviation / deviations.clamp(min=1e-6)) ** WHITENING  # (n,)
@@ -60,9 +61,9 @@ def patch_transform(pictures: Tensor) -> Tensor:
 
 
 def write_patch_encoder(encoder: nn.Module, transform: Tensor) -> None:
-    """Sets the weights of an EncoderTiny without blocks so that it applies `transform` (C, 48) to every patch.
+    """Set the weights of an EncoderTiny without blocks so that it applies `transform` (C, 48) to every patch.
 
-    Two convolutions of stride 2 gather the pixels of a patch in its channels; the last one multiplies.
+    Two convolutions of stride 2 move the pixels of a patch into channels. The last convolution multiplies.
     """
     first, half, quarter, last = (layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d))
     with torch.no_grad():
@@ -77,7 +78,7 @@ def write_patch_encoder(encoder: nn.Module, transform: Tensor) -> None:
                 for dy in range(2):
                     for dx in range(2):
                         layer.weight[4 * c + 2 * dy + dx, c, 1 + dy, 1 + dx] = 1.0
-        # The two layers have put pixel (2 coarse + fine) of colour c into channel 16 c + 8 fine_y + 4 fine_x + ...
+        # The two layers have moved pixel (2 coarse + fine) of colour c to channel 16 c + 8 fine_y + 4 fine_x + ...
         fine_y, fine_x, coarse_y, coarse_x = torch.meshgrid(*[torch.arange(2)] * 4, indexing="ij")
         pixel = (PATCH * (2 * coarse_y + fine_y) + 2 * coarse_x + fine_x).flatten()  # (16,)
         order = (PATCH**2 * torch.arange(3)[:, None] + pixel).flatten()  # (48,)
@@ -86,13 +87,13 @@ def write_patch_encoder(encoder: nn.Module, transform: Tensor) -> None:
 
 
 def to_input(pictures: Tensor) -> Tensor:
-    """uint8 pictures (..., H, W, 3) as float (B, 3, H, W) in [-1, 1]."""
+    """Convert uint8 pictures (..., H, W, 3) to float (B, 3, H, W) in [-1, 1]."""
     x = pictures.reshape(-1, *pictures.shape[-3:]).permute(0, 3, 1, 2)
     return (x.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 
 def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
-    """Absolute, squared and edge differences: edges keep eyes and windows, which pixel losses blur away."""
+    """Sum absolute, squared and edge differences. The edges keep eyes and windows, which pixel losses blur."""
 
     def edges(z: Tensor) -> tuple[Tensor, Tensor]:
         return z.diff(dim=-1), z.diff(dim=-2)
@@ -102,7 +103,7 @@ def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
 
 
 def train_step(model: AutoencoderTiny, x: Tensor, generator: torch.Generator) -> Tensor:
-    """The loss of one batch (B, 3, H, W): reconstruction through latents with up to 0.15 of noise."""
+    """Return the loss of one batch (B, 3, H, W): its reconstruction from latents with up to 0.15 of noise."""
     with torch.no_grad():
         z = model.encode(x, return_dict=False)[0]
     level = 0.15 * torch.rand(len(z), 1, 1, 1, generator=generator)
@@ -112,7 +113,7 @@ def train_step(model: AutoencoderTiny, x: Tensor, generator: torch.Generator) ->
 
 @torch.no_grad()
 def psnr(model: AutoencoderTiny, pictures: Tensor, batch: int = 64) -> float:
-    """Mean PSNR in dB of reconstructions of uint8 pictures (N, H, W, 3), peak 1."""
+    """Return the mean PSNR in dB of reconstructions of uint8 pictures (N, H, W, 3)."""
     values = []
     for i in range(0, len(pictures), batch):
         x = to_input(pictures[i : i + batch])

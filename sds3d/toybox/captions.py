@@ -1,4 +1,4 @@
-"""Words for the toy world: canonical prompts, paraphrases, their parser, and the held-out combinations."""
+"""Texts about the toy world: canonical prompts, paraphrases, a parser, and the held-out combinations."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sds3d.config import assets_dir
 from sds3d.toybox.world import ACCENT_PART, CATEGORIES, COLORS, Spec
 
 VIEWS = ("front", "side", "back", "overhead")
-"""View words, those of view-dependent prompts (DreamFusion, arXiv:2209.14988, section 3.2)."""
+"""The words of view-dependent prompts (DreamFusion, arXiv:2209.14988, section 3.2)."""
 
 _MEDIA = ("photo of", "picture of", "image of", "render of", "3d model of", "3d render of")
 _FROM = {"front": "from the front", "side": "from the side", "back": "from the back", "overhead": "from above"}
-# What a caption says of the main object and of its accent part; "an" is put right afterwards.
+# Phrases for the main object and for its accent part; "a" becomes "an" afterwards.
 _SUBJECTS = (
     "{color} {noun}",
     "{color} {noun}",
@@ -55,13 +55,13 @@ def _is_plural(part: str) -> bool:
 
 
 def _articles(text: str) -> str:
-    """The text with "an" before vowels, and without doubled spaces and spaces before commas."""
+    """Write "an" before vowels, and remove double spaces and spaces before commas."""
     text = re.sub(r"\s+", " ", text).strip().replace(" ,", ",")
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
 def prompt(spec: Spec) -> str:
-    """The canonical prompt: "a red mug", "an orange car", "a white snowman with a green hat"."""
+    """Return the canonical prompt: "a red mug", "an orange car", "a white snowman with a green hat"."""
     text = f"a {spec.color} {spec.category}"
     if spec.accent is not None:
         part = ACCENT_PART[spec.category]
@@ -70,14 +70,14 @@ def prompt(spec: Spec) -> str:
 
 
 def category_prompt(spec: Spec) -> str:
-    """The kind of thing alone: "a mug"."""
+    """Return the prompt of the category alone: "a mug"."""
     return _articles(f"a {spec.category}")
 
 
 def caption(spec: Spec, rng: np.random.Generator, view: str | None = None) -> str:
-    """A random paraphrase of the prompt, with words for the view ("front", "side", "back" or "overhead") if given.
+    """Return a random paraphrase of the prompt, with words for the view ("front", "side", "back", "overhead") if given.
 
-    Nothing untrue is ever said, but about one caption in eight leaves the main or the accent colour out.
+    A caption is always true, but about one in eight leaves out the main or the accent colour.
     Raises ValueError for an unknown view.
     """
     if view is not None and view not in VIEWS:
@@ -114,18 +114,18 @@ def _words(text: str) -> list[str]:
 
 
 def unknown_words(text: str) -> list[str]:
-    """The prompt's words that no caption uses, lower-cased, in their order, each once."""
+    """Return the prompt's words that no caption uses, in lower case and in order, each once."""
     return list(dict.fromkeys(word for word in _words(text) if word not in VOCABULARY))
 
 
 def parse(text: str) -> Spec | None:
-    """The object that a prompt or caption describes; None unless it names one category and its one colour.
+    """Return the object that a prompt or caption describes, or None unless it names one category and one colour of it.
 
-    A colour belongs to the noun right after it, otherwise to the last noun before it. The accent is None
-    where the prompt does not state it.
+    A colour belongs to the noun right after it, otherwise to the last noun before it. The accent is None if the prompt
+    does not state it.
     """
     words = [word for word in _words(text) if word not in ("toy", "colored")]
-    # "hat" is a category of its own and the snowman's accent part.
+    # "hat" is a category, and also the snowman's accent part.
     categories = {w for w in words if w in CATEGORIES}
     if "snowman" in categories:
         categories.discard("hat")
@@ -147,7 +147,7 @@ def parse(text: str) -> Spec | None:
     return Spec(category, colors.pop(), accents.pop() if accents else None)
 
 
-# Combinations that documentation and demonstrations show stay in the training data.
+# Combinations that the documentation shows stay in the training data.
 _SHOWN = frozenset(
     {
         ("mug", "red"),
@@ -174,17 +174,18 @@ _SHOWN = frozenset(
 
 
 def choose_held_out(seed: int = 0) -> frozenset[Spec]:
-    """The rule behind assets/toybox/held_out.txt.
+    """Choose the combinations of assets/toybox/held_out.txt.
 
-    Of every category one colour is held out altogether, with every accent (unseen pairs), and of the colours
-    that stay one accent combination in forty (unseen parts on seen pairs): 12 % of all, 10 % of the plain ones.
+    In every category, one colour is held out with all accents (unseen pairs). Of the other colours, one accent
+    combination in forty is held out (unseen parts on seen pairs). That is 12 % of all, and 10 % of those without an
+    accent.
     """
     rng = np.random.default_rng(seed)
     colors = tuple(COLORS)
     held: set[Spec] = set()
     queue: list[str] = []
     for category in CATEGORIES:
-        # Colours come round in shuffled turns, so that each is held out for some category.
+        # Colours are taken in shuffled rounds, so that each is held out for some category.
         queue += [colors[i] for i in rng.permutation(len(colors))]
         unseen = next(c for c in queue if (category, c) not in _SHOWN)
         queue.remove(unseen)
@@ -195,34 +196,34 @@ def choose_held_out(seed: int = 0) -> frozenset[Spec]:
 
 
 def held_out_path() -> Path:
-    """The file that lists the held-out combinations, one canonical prompt a line."""
+    """Return the file that lists the held-out combinations, one canonical prompt per line."""
     return assets_dir() / "toybox" / "held_out.txt"
 
 
 @cache
 def held_out() -> frozenset[Spec]:
-    """The combinations that training never shows.
+    """Return the combinations that training never shows.
 
-    Raises ValueError if a line of the file is no prompt of the toy world, OSError if the file is missing.
+    Raises ValueError if a line of the file is not a canonical prompt, OSError if the file is missing.
     """
     specs = set()
     for line in held_out_path().read_text(encoding="utf-8").splitlines():
         spec = parse(line)
         if spec is None or prompt(spec) != line:
-            raise ValueError(f"{held_out_path()}: {line!r} is no canonical prompt; write it as prompt(spec) does")
+            raise ValueError(f"{held_out_path()}: {line!r} is not a canonical prompt; write it as prompt(spec) does")
         specs.add(spec)
     return frozenset(specs)
 
 
 def sample_any_spec(rng: np.random.Generator) -> Spec:
-    """A random combination, held out or not; without an accent in 55 % of draws."""
+    """Draw a random combination, held out or not. 55 % of draws have no accent."""
     category = CATEGORIES[int(rng.integers(len(CATEGORIES)))]
     color, accent = (tuple(COLORS)[int(i)] for i in rng.integers(len(COLORS), size=2))
     return Spec(category, color, None if rng.random() < 0.55 else accent)
 
 
 def sample_spec(rng: np.random.Generator) -> Spec:
-    """A random combination for the prior's training, never a held-out one."""
+    """Draw a random combination for the prior's training, never a held-out one."""
     while True:
         spec = sample_any_spec(rng)
         if spec not in held_out():

@@ -1,4 +1,4 @@
-"""The training card: what a prior was trained on, for how long and where, and how good it is."""
+"""The card of a training: the data, the time and the machine, and how good the prior is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def write_card(
     specs: Sequence[Spec],
     latents: diffusion.LatentViews,
 ) -> Path:
-    """Writes `folder/CARD.md`. pictures (N, 4, 64, 64, 3) uint8, specs and latents: of N held-out objects."""
+    """Write `folder/CARD.md`. pictures (N, 4, 64, 64, 3) uint8, specs and latents: of N held-out objects."""
     gaps = pose_gaps(model, specs, latents)
     rows = "\n".join(f"| {name} | {at_90:+.0%} | {at_180:+.0%} |" for name, (at_90, at_180) in gaps.items())
 
@@ -34,7 +34,7 @@ def write_card(
         return float(read_metadata(folder / checkpoint)["seconds"]) / 60
 
     if config.start_from:
-        autoencoder_row = "kept from the prior that this training went on from"
+        autoencoder_row = "kept from the prior that this training continued"
     else:
         sizes = f"{config.autoencoder_steps} steps of {config.autoencoder_batch} pictures"
         autoencoder_row = f"{sizes}, {minutes('vae.ckpt.safetensors'):.0f} minutes"
@@ -47,7 +47,7 @@ def write_card(
     machine = f"{os.cpu_count()} cores ({platform.machine()}), torch {torch.__version__}"
     text = f"""# The embedded prior
 
-A latent diffusion model of the toy world, trained from nothing by `sds3d toybox train`.
+A latent diffusion model of the toy world, trained from scratch by `sds3d toybox train`.
 
 | | |
 |---|---|
@@ -60,10 +60,10 @@ A latent diffusion model of the toy world, trained from nothing by `sds3d toybox
 
 ## Pose gate
 
-How much the denoising loss grows on held-out objects when every camera is turned. A prior that does not know poses
-makes objects with two faces; lamp, mushroom and tree look alike from all sides.
+The increase of the denoising loss on held-out objects when every camera is rotated. A prior that does not know poses
+makes objects with two faces. Lamp, mushroom and tree look the same from all sides.
 
-| category | turned by 90 degrees | by 180 degrees |
+| category | rotated by 90 degrees | by 180 degrees |
 |---|---|---|
 {rows}
 """
@@ -75,7 +75,7 @@ makes objects with two faces; lamp, mushroom and tree look alike from all sides.
 def pose_gaps(
     model: diffusion.Denoiser, specs: Sequence[Spec], latents: diffusion.LatentViews
 ) -> dict[str, tuple[float, float]]:
-    """`diffusion.pose_gap` at 90 and 180 degrees of each category that is among the specs."""
+    """Return `diffusion.pose_gap` at 90 and 180 degrees for each category among the specs."""
     alphas_bar = diffusion.make_scheduler().alphas_cumprod
     gaps = {}
     for category in CATEGORIES:

@@ -1,8 +1,8 @@
 """The embedded prior's text encoder and multi-view U-Net: stock classes, trained on toybox latents.
 
-v-prediction on a cosine schedule. Two choices decide whether the model knows poses, which distillation needs
-and pretty samples do not prove: the loss keeps its weight at high noise, where pose and text are decided
-(min-SNR weighting takes it away), and text and camera reach every layer through the time embedding.
+v-prediction on a cosine schedule. Distillation needs a model that knows poses, which good samples do not prove. Two
+choices are decisive: the loss keeps its weight at high noise, where pose and text are decided (min-SNR weighting
+removes it), and text and camera reach every layer through the time embedding.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TEXT_LENGTH = 24
 
 
 def make_tokenizer(words: Sequence[str]) -> CLIPTokenizer:
-    """A byte-level BPE whose merges make each word of the toy world one token; any other text still encodes."""
+    """Make a byte-level BPE with one token for each word of the toy world. Any other text still encodes."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     shifted = [256 + i for i in range(256 - len(printable))]
     letters = [chr(c) for c in [*printable, *shifted]]
@@ -58,7 +58,7 @@ def _merged(pieces: list[str], left: str, right: str) -> list[str]:
 
 
 def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
-    """Two layers, 128 wide."""
+    """Make a text encoder of two layers, 128 wide."""
     return CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -76,7 +76,10 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def make_unet() -> UNet2DConditionModel:
-    """7.5M parameters, thin at 16 x 16; attention at 8 x 8 and 4 x 4; pooled text joins the time embedding."""
+    """Make a U-Net of 7.5M parameters, thin at 16 x 16, with attention at 8 x 8 and 4 x 4.
+
+    Pooled text is added to the time embedding.
+    """
     channels = (48, 96, 160)
     return UNet2DConditionModel(
         sample_size=16,
@@ -97,12 +100,12 @@ def make_unet() -> UNet2DConditionModel:
 
 
 def set_memory_format(network: nn.Module, memory_format: torch.memory_format) -> None:
-    """Lays the network's tensors out, in place: CPUs like channels last, files want contiguous."""
+    """Change the network's memory format in place: channels last is fast on CPUs, files require contiguous."""
     network.to(memory_format=memory_format)  # type: ignore[call-overload]
 
 
 def make_scheduler() -> DDIMScheduler:
-    """Cosine schedule, v-prediction, sampling from the last timestep."""
+    """Make a scheduler with a cosine schedule, v-prediction, and sampling from the last timestep."""
     return DDIMScheduler(
         num_train_timesteps=1000,
         beta_schedule="squaredcos_cap_v2",
@@ -110,12 +113,12 @@ def make_scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=True,
         timestep_spacing="trailing",
-        steps_offset=1,  # not used by this spacing; the pipeline insists on it
+        steps_offset=1,  # not used by this spacing, but required by the pipeline
     )
 
 
 class Denoiser(nn.Module):
-    """The trained networks together: text encoder, U-Net, camera encoder."""
+    """The trained networks: text encoder, U-Net and camera encoder."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
@@ -126,7 +129,7 @@ class Denoiser(nn.Module):
         self.camera_encoder = CameraEncoder(self.unet.time_embedding.linear_2.out_features)
 
     def load_prior(self, prior: DiffusersPrior) -> None:
-        """Takes over the weights of a trained prior of the same classes."""
+        """Copy the weights of a trained prior of the same classes. Raises ValueError without a camera encoder."""
         for mine, theirs in (
             (self.text_encoder, prior.text_encoder),
             (self.unet, prior.unet),
@@ -139,7 +142,10 @@ class Denoiser(nn.Module):
     def forward(
         self, x_t: Tensor, t: Tensor, hidden: Tensor, cameras: Cameras, with_camera: Tensor, n_views: int
     ) -> Tensor:
-        """v for x_t (B, C, 16, 16) at integer t (B,), text hidden (B, L, D); with_camera (B,) 1 or 0 drops cameras."""
+        """Return v for x_t (B, C, 16, 16).
+
+        t: (B,) integers. hidden: (B, L, D) of the text. with_camera: (B,) 1, or 0 to drop the camera.
+        """
         embedding = self.camera_encoder(camera_features(cameras)) * with_camera[:, None]
         with camera_embedding(self.unet, embedding):
             return self.unet(x_t, t, hidden, cross_attention_kwargs={"n_views": n_views}, return_dict=False)[0]
@@ -149,8 +155,8 @@ class Denoiser(nn.Module):
 class LatentViews:
     """Encoded training pictures of N objects with four views each.
 
-    latents: (N, 4, C, 16, 16) scaled to unit variance. cameras: 4N of them, view-fastest.
-    tokens: (N, 4, captions, L) int64: each view's captions, without view words. view_tokens: the same with them.
+    latents: (N, 4, C, 16, 16) scaled to unit variance. cameras: 4N, the views of an object next to each other.
+    tokens: (N, 4, captions, L) int64, each view's captions without view words. view_tokens: the same with view words.
     """
 
     latents: Tensor
@@ -163,7 +169,7 @@ class LatentViews:
 
 
 def select(data: LatentViews, objects: Tensor) -> LatentViews:
-    """The objects of these indices, (n,) int64."""
+    """Return the objects of these indices, (n,) int64."""
     rows = (4 * objects[:, None] + torch.arange(4)).flatten()
     return LatentViews(data.latents[objects], data.cameras[rows], data.tokens[objects], data.view_tokens[objects])
 
@@ -180,7 +186,10 @@ class Batch:
 
 
 def draw_batch(data: LatentViews, null_tokens: Tensor, objects: int, generator: torch.Generator) -> Batch:
-    """70 % four views together, 30 % single views; text dropped for 15 %, cameras for 10 % (50 % of single views)."""
+    """Draw four views together in 70 % of batches, else single views.
+
+    The text is dropped for 15 % of the objects, the camera for 10 %, or for 50 % of single views.
+    """
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator)
@@ -193,7 +202,7 @@ def draw_batch(data: LatentViews, null_tokens: Tensor, objects: int, generator: 
 
     drop_text = uniform(groups) < 0.15
     drop_camera = uniform(groups) < (0.1 if multi else 0.5)
-    # Without a camera, view words are the only hint of the pose: they then come more often.
+    # Without a camera, view words are the only hint of the pose, so they are more frequent then.
     with_view_words = uniform(groups) < torch.where(drop_camera, 0.6, 0.2)
     caption = torch.randint(data.tokens.shape[2], (groups, 1), generator=generator)
     tokens = torch.where(
@@ -208,15 +217,15 @@ def draw_batch(data: LatentViews, null_tokens: Tensor, objects: int, generator: 
 
 
 def loss_weight(alpha_bar: Tensor) -> Tensor:
-    """min(1, 4 (1 - alpha_bar)): full weight at high noise, where pose and text are decided."""
+    """Return min(1, 4 (1 - alpha_bar)): full weight at high noise, where pose and text are decided."""
     return (4 * (1 - alpha_bar)).clamp(max=1.0)
 
 
 def train_step(model: Denoiser, batch: Batch, alphas_bar: Tensor, generator: torch.Generator) -> Tensor:
-    """The weighted v-loss of one batch; high timesteps are drawn more often (t = 1000 u^0.6).
+    """Return the weighted v-loss of one batch. High timesteps are drawn more often (t = 1000 u^0.6).
 
-    Four views hold so many values that their shapes show through the noise until late: text and camera are only
-    needed, and so only learned, at the highest timesteps.
+    Four views hold so many values that shapes stay visible in strong noise. Text and camera are only needed, and
+    therefore only learned, at the highest timesteps.
     """
     groups = batch.x.shape[0] // batch.n_views
     t = (1000 * torch.rand(groups, generator=generator) ** 0.6).long().clamp(max=999)
@@ -232,10 +241,10 @@ def train_step(model: Denoiser, batch: Batch, alphas_bar: Tensor, generator: tor
 
 @torch.no_grad()
 def pose_gap(model: Denoiser, data: LatentViews, alphas_bar: Tensor, offset: float, seed: int = 0) -> float:
-    """How much the loss grows, relatively, when every camera is turned by `offset` degrees.
+    """Return the relative increase of the loss when every camera is rotated by `offset` degrees.
 
-    Good samples do not prove a good prior. Gaps of 0.5 and more at 180 degrees went with right objects
-    in distillation, 0.04 with Janus faces.
+    Good samples do not prove a good prior. In distillation, gaps of 0.5 and more at 180 degrees gave correct objects,
+    a gap of 0.04 gave Janus faces.
     """
     x = data.latents.flatten(0, 1).float()  # (4N, C, 16, 16)
     hidden = model.text_encoder(data.tokens[:, :, 0].flatten(0, 1)).last_hidden_state

@@ -1,4 +1,4 @@
-"""The loop that trains the toybox's networks: Muon and AdamW, a moving average, checkpoints that lose nothing."""
+"""The training loop of the toybox's networks: Muon and AdamW, a moving average, and complete checkpoints."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Report = Callable[[str, int, int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class FitConfig:
-    """Steps in all, peak learning rate, steps between checkpoints."""
+    """Total steps, peak learning rate, steps between checkpoints."""
 
     steps: int
     rate: float
@@ -44,11 +44,15 @@ def fit(
     seed: int,
     report: Report,
 ) -> Model:
-    """Warm-up, a plateau and a linear decay over the last 40 %; returns the moving average, in eval mode.
+    """Train a model and return its moving average, in eval mode.
 
-    Muon trains the matrices, AdamW what is none. The plateau lets a run be lengthened: raise `steps` before it ends
-    and resume. Under torch.distributed every process draws its own batches, gradients are averaged, and the first
-    process measures and saves: on a CPU, two processes of one thread each are faster than one of two.
+    path: of the checkpoint, which is resumed if it exists. name: of the stage in reports. step: returns the loss of a
+    batch. measure: returns figures of the moving average.
+
+    The learning rate warms up, stays at its peak and decays linearly over the last 40 %. To lengthen a training, raise
+    `steps` before the decay begins and resume. Muon trains the matrices, AdamW all other parameters. Under
+    torch.distributed every process draws its own batches, gradients are averaged, and the first process measures and
+    saves. On a CPU, two processes of one thread each are faster than one process of two threads.
     """
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     matrices, others = split_parameters(model)
@@ -70,7 +74,7 @@ def fit(
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = config.rate * scale
-        # Seeded by the step, so that nothing random has to be saved.
+        # Seeded by the step, so that no random state has to be saved.
         generator.manual_seed((seed * 1_000_003 + i) * processes + rank)
         loss = step(generator)
         model.zero_grad()
@@ -96,7 +100,7 @@ def fit(
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], processes: int) -> None:
-    """The mean over all processes, in place; a parameter without a gradient counts as zero."""
+    """Average gradients over all processes, in place. A missing gradient counts as zero."""
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.div_(processes)
     sum_over_processes([parameter.grad for parameter in parameters if parameter.grad is not None])
@@ -110,7 +114,7 @@ def save(
     step: int,
     seconds: float,
 ) -> None:
-    """Writes all that the next step depends on."""
+    """Write everything that the next step depends on."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     for n, optimizer in enumerate(optimizers):
@@ -122,7 +126,7 @@ def save(
 def load(
     path: Path, model: nn.Module, average: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
 ) -> tuple[int, float]:
-    """Takes back what `save` wrote; returns the steps done and the seconds spent."""
+    """Load what `save` wrote. Return the completed steps and the seconds spent."""
     tensors, metadata = read_tensors(path)
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -135,7 +139,7 @@ def load(
         state: dict[int, dict[str, Tensor]] = {}
         for key, saved in part(f"optimizer.{n}.").items():
             index, name = key.split(".")
-            # The fused step walks memory: moments must lie as their parameter does (channels last).
+            # The fused step walks through memory: moments need the memory format of their parameter (channels last).
             value = torch.empty_like(parameters[int(index)]).copy_(saved) if saved.ndim else saved
             state.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
@@ -143,24 +147,24 @@ def load(
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """One safetensors file, written beside its place and moved there, so that a kill leaves the old one."""
+    """Write a safetensors file under another name and rename it, so that a kill leaves the old file intact."""
     partial = path.with_suffix(".partial")
     save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata)
     os.replace(partial, path)
 
 
 def is_fitted(path: Path, steps: int) -> bool:
-    """Whether a checkpoint of `fit` has `steps` steps behind it."""
+    """Return whether a checkpoint of `fit` exists and has completed `steps` steps."""
     return path.exists() and int(read_metadata(path)["step"]) >= steps
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Metadata of a safetensors file, without its tensors."""
+    """Read the metadata of a safetensors file, without its tensors."""
     with safe_open(path, "pt") as file:
         return file.metadata() or {}
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file."""
+    """Read the tensors and the metadata of a safetensors file."""
     with safe_open(path, "pt") as file:
         return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118

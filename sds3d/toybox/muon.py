@@ -1,7 +1,7 @@
-"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum whose matrices are orthogonalised.
+"""Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): momentum with orthogonalised matrices.
 
-Every direction of a weight matrix then learns equally fast. That matters here: gradients are dominated by denoising
-and by colours, while category and camera, on which everything depends in distillation, move them little.
+Every direction of a weight matrix then learns equally fast. This matters here because denoising and colours dominate
+the gradients, while category and camera, which are decisive in distillation, contribute little.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-# The quintic of the source: its iteration takes singular values in (0, 1] to about 1 (0.7 to 1.2) in five steps.
+# The quintic of the source. Its iteration maps singular values in (0, 1] to about 1 (0.7 to 1.2) in five steps.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
 
@@ -20,7 +20,7 @@ _ITERATIONS = 5
 class Muon(torch.optim.Optimizer):
     """Momentum with orthogonalised matrices, scaled to the step of AdamW at the same rate.
 
-    params: weights of two or more dimensions; all but the first are taken as one. lr: as for AdamW: an update has a
+    params: weights of two or more dimensions; all but the first are flattened. lr: as for AdamW, since an update has a
     root mean square of about 0.2 lr (Liu et al. 2025, arXiv:2502.16982, sec. 2.2).
     """
 
@@ -29,7 +29,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient; under torch.distributed, the processes share the work."""
+        """Update every parameter that has a gradient. Under torch.distributed, the processes share the work."""
         rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
@@ -50,7 +50,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> None:
-    """Replaces each tensor by its sum over all processes, in one message."""
+    """Replace each tensor by its sum over all processes, in one message."""
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
     dist.all_reduce(flat)
     for tensor, total in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
@@ -58,10 +58,10 @@ def sum_over_processes(tensors: Sequence[Tensor]) -> None:
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """About U V^T of the singular value decomposition U S V^T of (m, n), by Newton-Schulz iterations.
+    """Return about U V^T of the singular value decomposition U S V^T of (m, n), by Newton-Schulz iterations.
 
-    The iteration multiplies by polynomials of the Gram matrix, which all commute, so it runs on the Gram matrix of
-    the shorter side alone and touches the whole matrix only before and after.
+    The iteration multiplies by polynomials of the Gram matrix, which all commute. It therefore runs on the Gram matrix
+    of the shorter side, and uses the whole matrix only before and after.
     """
     if matrix.shape[0] > matrix.shape[1]:
         return orthogonalised(matrix.T).T
@@ -78,7 +78,10 @@ def orthogonalised(matrix: Tensor) -> Tensor:
 
 
 def split_parameters(model: nn.Module) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """Trainable parameters for Muon and those for AdamW: embeddings, norms, biases and matrices thinner than 32."""
+    """Return the trainable parameters for Muon and for AdamW.
+
+    AdamW gets embeddings, norms, biases and matrices with a side below 32.
+    """
     matrices = [
         module.weight
         for module in model.modules()

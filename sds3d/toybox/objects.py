@@ -1,4 +1,4 @@
-"""Objects of the toy world as meshes: random proportions, a canonical front on +Z."""
+"""Objects of the toy world as meshes, with random proportions and a canonical front on +Z."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _BUILDERS: dict[str, Callable[[Paint], list[Shape]]] = {
 
 
 def build(spec: Spec, rng: np.random.Generator) -> Mesh:
-    """One object with random proportions: vertex colours and normals, front on +Z, +Y up.
+    """Build one object with random proportions, vertex colours and normals, its front on +Z and +Y up.
 
-    Its bounding box is centred and its farthest vertex lies 0.46 to 0.5 m from the origin.
-    Raises ValueError for an unknown category or colour, naming the known ones.
+    Its bounding box is centred, and its farthest vertex is 0.46 to 0.5 m from the origin.
+    Raises ValueError, with the known names, for an unknown category or colour.
     """
     if spec.category not in CATEGORIES:
         raise ValueError(f"unknown category {spec.category!r}; known: {', '.join(CATEGORIES)}")
@@ -51,12 +51,12 @@ def build(spec: Spec, rng: np.random.Generator) -> Mesh:
     low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
     centred = (mesh.vertices - (low + high) / 2).astype(np.float64)
     radius = 0.5 * rng.uniform(0.92, 1.0)
-    # A hair below the radius, so that rounding to float32 stays inside the sphere.
+    # Slightly below the radius, so that rounding to float32 stays inside the sphere.
     centred *= radius * (1 - 1e-6) / np.linalg.norm(centred, axis=1).max()
     return replace(mesh, vertices=centred.astype(np.float32))
 
 
 def _jitter(color: Color, rng: np.random.Generator) -> Color:
-    """A slightly different shade of the colour."""
+    """Return a slightly different shade of the colour."""
     r, g, b = np.clip(np.array(color) * rng.uniform(0.93, 1.05) * rng.uniform(0.975, 1.025, 3), 0.0, 1.0)
     return (float(r), float(g), float(b))

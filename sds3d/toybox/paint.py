@@ -1,4 +1,4 @@
-"""What an object is painted with: its two colours, fixed ones, and colours that stand out against another."""
+"""The colours of an object: its main and accent colours, fixed ones, and ones that stand out against another."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ GLOW, CARROT, BRICK, WOOD = (1.0, 0.90, 0.35), (0.98, 0.45, 0.05), (0.66, 0.26, 
 
 @dataclass(frozen=True)
 class Paint:
-    """The main and accent colours of one object and its random numbers."""
+    """The main and accent colours of one object, and its random numbers."""
 
     main: Color
     accent: Color
     rng: np.random.Generator
 
     def u(self, low: float, high: float) -> float:
-        """A uniform random proportion."""
+        """Return a random proportion, uniform between low and high."""
         return float(self.rng.uniform(low, high))
 
 
 def contrast(color: Color, *options: Color) -> Color:
-    """The first of the options that stands out clearly against the colour, or the farthest of them."""
+    """Return the first option that stands out clearly against the colour, or the most different one."""
     distance = [float(np.linalg.norm(np.subtract(color, option))) for option in options]
     return next((o for o, d in zip(options, distance, strict=True) if d > 0.6), options[int(np.argmax(distance))])
 
 
 def shade(color: Color, factor: float) -> Color:
-    """Darker (factor below 1); what is dark already becomes lighter, so that the two shades differ."""
+    """Return a darker shade (factor below 1). A colour that is already dark becomes lighter instead."""
     if max(color) < 0.3:
         return (color[0] + 0.2, color[1] + 0.2, color[2] + 0.2)
     return (color[0] * factor, color[1] * factor, color[2] * factor)

@@ -1,7 +1,7 @@
-"""Pictures of the toy world: the training set's orthogonal views, and views of a prompt.
+"""Pictures of the toy world: orthogonal views for training, and views of a prompt.
 
-An object is rendered from four cameras 90 degrees apart at one elevation and distance, as MVDream does (Shi et al.
-2023, arXiv:2308.16512). Everything about object i of a set is drawn from the seed pair (seed, i), so a set does not
+An object is rendered from four cameras 90 degrees apart, at one elevation and distance, as in MVDream (Shi et al. 2023,
+arXiv:2308.16512). Everything about object i of a set is drawn from the seed pair (seed, i). A set therefore does not
 depend on the number of workers, and a longer set begins with the shorter one.
 """
 
@@ -31,7 +31,7 @@ from sds3d.toybox.world import Spec
 
 VIEWS = 4
 FOVY = 30.0
-CHUNK = 16  # objects a worker renders between two messages: 3 MB at 64 px
+CHUNK = 16  # objects that a worker renders per message: 3 MB at 64 px
 
 Pictures = NDArray[np.uint8]
 SampleSpec = Callable[[np.random.Generator], Spec]
@@ -39,7 +39,7 @@ SampleSpec = Callable[[np.random.Generator], Spec]
 
 @dataclass(frozen=True)
 class ObjectViews:
-    """One object seen from VIEWS cameras 90 degrees apart.
+    """One object from VIEWS cameras 90 degrees apart.
 
     pictures: (4, S, S, 3) uint8 sRGB over one constant background. spec: what the object is.
     azimuth: (4,) float32 degrees in [0, 360). elevation: degrees. distance: metres. The field of view is FOVY.
@@ -69,7 +69,10 @@ class Dataset:
 
 
 def sample_views(rng: np.random.Generator, size: int = 64) -> Cameras:
-    """Four cameras: a random azimuth + 90 i, one elevation in [-3, 38] degrees (5 % up to 80), distance 2.1 +- 4 %."""
+    """Draw four cameras: a random azimuth + 90 i, one elevation and one distance.
+
+    The elevation is in [-3, 38] degrees, for 5 % of the objects in [38, 80]. The distance is 2.1 m +- 4 %.
+    """
     azimuth = (rng.uniform(0.0, 360.0) + 90.0 * np.arange(VIEWS)) % 360.0
     elevation = rng.uniform(38.0, 80.0) if rng.random() < 0.05 else rng.uniform(-3.0, 38.0)
     distance = 2.1 * rng.uniform(0.96, 1.04)
@@ -77,15 +80,15 @@ def sample_views(rng: np.random.Generator, size: int = 64) -> Cameras:
 
 
 def sample_background(rng: np.random.Generator) -> FloatArray:
-    """A grey in [0.35, 1] with a slight tint: (3,) float32."""
+    """Draw a grey in [0.35, 1] with a slight tint, (3,) float32."""
     return np.clip(rng.uniform(0.35, 1.0) + rng.uniform(-0.06, 0.06, 3), 0.0, 1.0).astype(np.float32)
 
 
 def sample_light(rng: np.random.Generator, cameras: Cameras) -> Light:
-    """Half of the objects get a light fixed in the world, from the front, upper right; half one on each camera.
+    """Draw a light: half of the objects get one fixed in the world, from the front, upper right; half one per camera.
 
-    A light that turns with the camera lets a model tell the colour of a surface from its shading; the strong ambient
-    share keeps the backs of the others from going dark.
+    A light that moves with the camera lets a model separate the colour of a surface from its shading. With fixed
+    lights, the strong ambient share keeps the backs from getting dark.
     """
     ambient = float(rng.uniform(0.6, 0.75))
     if rng.random() < 0.5:
@@ -122,11 +125,11 @@ def iterate_objects(
     sample: SampleSpec = sample_spec,
     start: int = 0,
 ) -> Iterator[ObjectViews]:
-    """Objects start .. start + n_objects - 1 of the endless set that `seed` names, in order.
+    """Yield objects start .. start + n_objects - 1 of the endless set of `seed`, in order.
 
-    workers: processes; 1 renders in this one. Workers are spawned, so a script that asks for more than one needs the
-    usual `if __name__ == "__main__":` guard. sample: draws a spec, and must be importable (a module's function or a
-    `functools.partial` of one) when there are several workers.
+    workers: processes; 1 renders in this one. Workers are spawned, so a script that uses several needs the usual
+    `if __name__ == "__main__":` guard. sample: draws a spec; with several workers it must be importable (a module's
+    function or a `functools.partial` of one).
     """
     if workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
@@ -137,9 +140,9 @@ def iterate_objects(
             yield from render(chunk)
         return
     context = multiprocessing.get_context("spawn")
-    # One torch thread a worker: the processes are the parallelism.
+    # One torch thread per worker: the processes already run in parallel.
     with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        # A bounded window keeps finished pictures from piling up before a slow consumer.
+        # A bounded window keeps finished pictures from piling up if the consumer is slow.
         pending = [pool.submit(render, chunk) for chunk in chunks[: 2 * workers]]
         try:
             for i in range(len(chunks)):
@@ -160,32 +163,22 @@ def _render_chunk(indices: range, seed: int, size: int, supersampling: int, samp
     return objects
 
 
-def render_dataset(
-    n_objects: int,
-    seed: int = 0,
-    workers: int = 1,
-    *,
-    size: int = 64,
-    supersampling: int = 2,
-    sample: SampleSpec = sample_spec,
-    progress: Callable[[int, int], None] | None = None,
+def stack(
+    objects: Iterable[ObjectViews], n_objects: int, progress: Callable[[int, int], None] | None = None
 ) -> Dataset:
-    """Render a data set into memory (49 kB an object at 64 px); see `iterate_objects` for the arguments.
+    """Gather `n_objects` objects with pictures of one size in memory (49 kB per object at 64 px).
 
-    progress: called with (objects done, n_objects) after each object.
+    progress: called with (objects gathered, n_objects) after each object.
     """
-    pictures = np.empty((n_objects, VIEWS, size, size, 3), np.uint8)
+    pictures = np.empty((n_objects, VIEWS, 0, 0, 3), np.uint8)
     azimuth = np.empty((n_objects, VIEWS), np.float32)
     elevation, distance = np.empty(n_objects, np.float32), np.empty(n_objects, np.float32)
     specs: list[Spec] = []
-    objects = iterate_objects(n_objects, seed, workers, size=size, supersampling=supersampling, sample=sample)
     for i, views in enumerate(objects):
-        pictures[i], azimuth[i], elevation[i], distance[i] = (
-            views.pictures,
-            views.azimuth,
-            views.elevation,
-            views.distance,
-        )
+        if i == 0:
+            pictures = np.empty((n_objects, *views.pictures.shape), np.uint8)
+        pictures[i], azimuth[i] = views.pictures, views.azimuth
+        elevation[i], distance[i] = views.elevation, views.distance
         specs.append(views.spec)
         if progress is not None:
             progress(i + 1, n_objects)
@@ -195,10 +188,10 @@ def render_dataset(
 def save_dataset(
     folder: str | Path, objects: Iterable[ObjectViews], seed: int = 0, progress: Callable[[int], None] | None = None
 ) -> int:
-    """Write objects as PNG files and a metadata.jsonl with one line a picture; returns the number of pictures.
+    """Write objects as PNG files and a metadata.jsonl with one line per picture. Return the number of pictures.
 
-    The layout is that of Hugging Face's "imagefolder" (`file_name` relative to the folder). seed: of the captions;
-    each object gets one caption, worded for each of its views. progress: called with the objects done so far.
+    The layout is Hugging Face's "imagefolder" (`file_name` relative to the folder). seed: of the captions; each object
+    gets one caption, worded for each of its views. progress: called with the number of objects written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -238,9 +231,10 @@ def render_prompt(
     background: Sequence[float] = (1.0, 1.0, 1.0),
     supersampling: int = 3,
 ) -> Pictures:
-    """True views of one object of a prompt or spec, under headlights: (len(azimuths), size, size, 3) uint8.
+    """Render true views of one object of a prompt or spec, under headlights, (len(azimuths), size, size, 3) uint8.
 
-    seed: picks one of the many objects that the prompt describes. Raises ValueError for a prompt outside the toy world.
+    seed: chooses one of the many objects that the prompt describes. Raises ValueError for a prompt outside the toy
+    world.
     """
     rng = np.random.default_rng(seed)
     spec = parse(prompt) if isinstance(prompt, str) else prompt

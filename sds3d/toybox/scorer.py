@@ -1,7 +1,7 @@
-"""The scorer: a small network that tells category, colours and azimuth of a toybox picture.
+"""The scorer: a small network that reads category, colours and azimuth from a toybox picture.
 
-It measures and never guides. It is trained on other renders than the prior: other seeds, lights and backgrounds,
-blurred and noisy, so that it reads distilled objects as well as clean ones.
+It only measures and never guides. It is trained on different renders than the prior: other seeds, lights and
+backgrounds, blurred and noisy, so that it reads distilled objects as well as clean ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ AZIMUTH_BINS = 8
 
 
 class Scorer(nn.Module):
-    """Pictures (B, 3, 64, 64) in [-1, 1] to logits of category, colour, accent colour and azimuth bin."""
+    """Maps pictures (B, 3, 64, 64) in [-1, 1] to logits of category, colour, accent colour and azimuth bin."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -47,16 +47,16 @@ class Scorer(nn.Module):
         self.head = nn.Linear(8 * width, sum(self.sizes))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Logits (B, 16), (B, 10), (B, 10), (B, 8)."""
+        """Return logits (B, 16), (B, 10), (B, 10), (B, 8)."""
         return self.head(self.features(x)).split(self.sizes, dim=1)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What the scorer reads in B pictures.
+    """The scorer's reading of B pictures.
 
     category, color, accent: names. azimuth: (B,) degrees, the centre of the most probable bin.
-    features: (B, 256) penultimate activations, for FID.
+    features: (B, 256) penultimate activations, for the FID.
     """
 
     category: list[str]
@@ -68,7 +68,7 @@ class Scores:
 
 @torch.no_grad()
 def score(model: Scorer, rgb: Tensor) -> Scores:
-    """Reads pictures (B, 64, 64, 3) in [0, 1]."""
+    """Read pictures (B, 64, 64, 3) in [0, 1]."""
     features = model.features(2 * rgb.permute(0, 3, 1, 2) - 1)
     category, color, accent, azimuth = (part.argmax(1) for part in model.head(features).split(model.sizes, dim=1))
     colors = list(COLORS)
@@ -82,7 +82,7 @@ def score(model: Scorer, rgb: Tensor) -> Scores:
 
 
 def load_scorer(folder: Path | None = None) -> Scorer:
-    """The shipped scorer, or the one in `folder`; in eval mode."""
+    """Load the shipped scorer, or the one in `folder`, in eval mode."""
     model = Scorer()
     weights = load_file((folder or assets_dir() / "toybox" / "scorer") / "model.safetensors")
     model.load_state_dict({k: v.float() for k, v in weights.items()})
@@ -90,7 +90,7 @@ def load_scorer(folder: Path | None = None) -> Scorer:
 
 
 def labels(specs: Sequence[Spec], azimuth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Class indices of specs and azimuths (B,) in degrees: category, colour, accent, azimuth bin."""
+    """Return class indices of specs and azimuths (B,) in degrees: category, colour, accent, azimuth bin."""
     colors = list(COLORS)
     accents = [spec.accent or DEFAULT_ACCENT[spec.category] or spec.color for spec in specs]
     step = 360.0 / AZIMUTH_BINS
@@ -103,7 +103,10 @@ def labels(specs: Sequence[Spec], azimuth: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def train_step(model: Scorer, x: Tensor, targets: Sequence[Tensor], has_front: Tensor) -> Tensor:
-    """Sum of the cross-entropies; the azimuth counts only where the object has a front. x: (B, 3, H, W) augmented."""
+    """Return the sum of the cross-entropies. The azimuth counts only for objects with a front.
+
+    x: (B, 3, H, W), augmented. targets: see `labels`. has_front: (B,) 1 or 0.
+    """
     logits = model(x)
     loss = sum(
         (nn.functional.cross_entropy(part, target) for part, target in zip(logits[:3], targets[:3], strict=True)),
@@ -115,7 +118,10 @@ def train_step(model: Scorer, x: Tensor, targets: Sequence[Tensor], has_front: T
 
 @torch.no_grad()
 def accuracy(model: Scorer, rgb: Tensor, targets: Sequence[Tensor], has_front: Tensor) -> dict[str, float]:
-    """Shares read right of pictures (B, 64, 64, 3) in [0, 1]; azimuth within 45 degrees, of objects with a front."""
+    """Return the shares of pictures (B, 64, 64, 3) in [0, 1] that are read correctly.
+
+    The azimuth counts as correct within 45 degrees, and only for objects with a front.
+    """
     logits = [model(2 * part.permute(0, 3, 1, 2) - 1) for part in rgb.split(256)]
     category, color, accent, azimuth = (torch.cat(parts).argmax(1) for parts in zip(*logits, strict=True))
     off = (azimuth - targets[3]).abs()
@@ -129,9 +135,9 @@ def accuracy(model: Scorer, rgb: Tensor, targets: Sequence[Tensor], has_front: T
 
 
 def augment(x: Tensor, generator: torch.Generator) -> Tensor:
-    """What distillation does to pictures, (B, 3, H, W) in [-1, 1]: blur, fog, pale colours, noise, other backgrounds.
+    """Change pictures (B, 3, H, W) in [-1, 1] as distillation does: blur, fog, pale colours, noise, other backgrounds.
 
-    The background is what is close to the corner pixel's colour; fog is the object's own colours, smeared over it.
+    Pixels close to the corner pixel's colour count as background. Fog is the object's colours, smeared over it.
     """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:

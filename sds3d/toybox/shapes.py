@@ -1,4 +1,4 @@
-"""Primitive solids as closed triangle meshes, from which the toy objects are put together."""
+"""Primitive solids as closed triangle meshes, the parts of toy objects."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = NDArray[np.float64]
 Color = tuple[float, float, float]
 
 CREASE = np.cos(np.deg2rad(40.0))
-"""Neighbouring facets of an outline are shaded smoothly when their normals' cosine is above this."""
+"""Neighbouring facets of an outline are shaded smoothly if the cosine between their normals is above this."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Shape:
     """A closed solid: outward counter-clockwise faces and a normal and colour at each vertex.
 
     vertices, normals, colors: (V, 3) float64; colours are sRGB in [0, 1]. faces: (F, 3) int64.
-    Vertices on a crease are stored once for each of the facets that meet there.
+    A vertex on a crease is stored once for each facet that meets there.
     """
 
     vertices: Array
@@ -34,14 +34,14 @@ class Shape:
     colors: Array
 
     def scale(self, x: float, y: float | None = None, z: float | None = None) -> Shape:
-        """Scaled by positive factors; one factor alone scales every axis."""
+        """Scale by positive factors. A single factor scales all axes."""
         factors = np.array([x, x if y is None else y, x if z is None else z])
         normals = self.normals / factors
         normals /= np.linalg.norm(normals, axis=1, keepdims=True)
         return replace(self, vertices=self.vertices * factors, normals=normals)
 
     def rotate(self, axis: Literal["x", "y", "z"], degrees: float) -> Shape:
-        """Turned round a world axis through the origin by the right-hand rule."""
+        """Rotate around a world axis through the origin by the right-hand rule."""
         i = "xyz".index(axis)
         j, k = (i + 1) % 3, (i + 2) % 3
         cos, sin = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
@@ -50,11 +50,11 @@ class Shape:
         return replace(self, vertices=self.vertices @ matrix.T, normals=self.normals @ matrix.T)
 
     def move(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> Shape:
-        """Translated by (x, y, z)."""
+        """Translate by (x, y, z)."""
         return replace(self, vertices=self.vertices + np.array([x, y, z]))
 
     def wrap(self, radius: float) -> Shape:
-        """Bent round the Y axis: the plane z = 0 lands on the cylinder of `radius`, x = 0 on its +Z line."""
+        """Bend around the Y axis: the plane z = 0 maps to the cylinder of `radius`, and x = 0 to its +Z line."""
         x, y, z = self.vertices.T
         cos, sin = np.cos(x / radius), np.sin(x / radius)
         nx, ny, nz = self.normals.T
@@ -65,17 +65,17 @@ class Shape:
         )
 
     def paint(self, color: ArrayLike) -> Shape:
-        """In one sRGB colour, values in [0, 1]."""
+        """Give all vertices one sRGB colour, values in [0, 1]."""
         return replace(self, colors=np.tile(np.asarray(color, dtype=np.float64), (len(self.vertices), 1)))
 
     def volume(self) -> float:
-        """Signed volume: positive when the faces look outwards."""
+        """Return the signed volume, positive if the faces look outwards."""
         a, b, c = (self.vertices[self.faces[:, i]] for i in range(3))
         return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6.0)
 
 
 def merge(shapes: Sequence[Shape]) -> Mesh:
-    """All shapes as one mesh with vertex colours and normals."""
+    """Join shapes to one mesh with vertex colours and normals."""
     offsets = np.cumsum([0, *(len(s.vertices) for s in shapes[:-1])])
     return Mesh(
         vertices=np.concatenate([s.vertices for s in shapes]).astype(np.float32),
@@ -90,7 +90,7 @@ def _shape(vertices: Array, faces: ArrayLike, normals: Array) -> Shape:
 
 
 def _outline_normals(points: Array, closed: bool) -> tuple[Array, Array]:
-    """Normals at the start and end of each segment of a 2-D outline, to its right; two (S, 2)."""
+    """Return the normals at the start and the end of each segment of a 2D outline, to its right, each (S, 2)."""
     steps = np.diff(np.concatenate([points, points[:1]]) if closed else points, axis=0)
     flat = np.stack([steps[:, 1], -steps[:, 0]], axis=1)  # (S, 2)
     flat /= np.linalg.norm(flat, axis=1, keepdims=True)
@@ -105,14 +105,14 @@ def _outline_normals(points: Array, closed: bool) -> tuple[Array, Array]:
 
 
 def lathe(profile: ArrayLike, segments: int = 20) -> Shape:
-    """The surface of revolution round the Y axis of a profile of (radius, y) points, (P, 2).
+    """Rotate a profile of (radius, y) points, (P, 2), around the Y axis.
 
-    The profile starts and ends on the axis and keeps the solid on its left: up along an outer wall, down
+    The profile starts and ends on the axis and has the solid on its left: it runs up along an outer wall and down
     along an inner one.
     """
     points = np.asarray(profile, dtype=np.float64)
     start, end = _outline_normals(points, closed=False)
-    # A smooth pole (of an ellipsoid, say) has one normal along the axis.
+    # A smooth pole, such as an ellipsoid's, has one normal along the axis.
     for normals, at in ((start, 0), (end, -1)):
         if abs(normals[at, 1]) > CREASE:
             normals[at] = [0.0, np.sign(normals[at, 1])]
@@ -146,12 +146,12 @@ def _ball(rings: int, segments: int) -> Shape:
 
 
 def ellipsoid(x: float, y: float | None = None, z: float | None = None, rings: int = 9, segments: int = 16) -> Shape:
-    """An ellipsoid with the given radii; one radius alone makes a ball."""
+    """Make an ellipsoid with these radii. A single radius makes a ball."""
     return _ball(rings, segments).scale(x, y, z)
 
 
 def cap(radius: float, half_angle: float, segments: int = 12) -> Shape:
-    """The cap of a ball round its +Y pole, `half_angle` degrees wide: a round spot on a slightly smaller ball."""
+    """Make the cap of a ball around its +Y pole up to `half_angle` degrees: a round spot on a slightly smaller ball."""
     polar = np.deg2rad(np.linspace(half_angle, 0.0, 4))
     rim = np.stack([radius * np.sin(polar), radius * np.cos(polar)], axis=1)
     rim[-1, 0] = 0.0
@@ -161,9 +161,10 @@ def cap(radius: float, half_angle: float, segments: int = 12) -> Shape:
 def cylinder(
     radius: float, height: float, top: float | None = None, rounding: float = 0.0, segments: int = 20
 ) -> Shape:
-    """A cylinder on the ground plane y = 0; `top` is another radius at the top (0: a cone).
+    """Make a cylinder on the ground plane y = 0.
 
-    `rounding` is the radius of rounded rims, below half the height and below both radii.
+    top: another radius at the top, 0 for a cone. rounding: radius of rounded rims, below half the height and below
+    both radii.
     """
     top = radius if top is None else top
     quarter = np.deg2rad(np.linspace(0.0, 90.0, 4))
@@ -178,7 +179,7 @@ def cylinder(
 
 
 def tube(path: ArrayLike, radius: ArrayLike, sides: int = 10, closed: bool = False) -> Shape:
-    """A round tube along a path in the plane z = 0, (N, 2); `radius` is one value or one for each point."""
+    """Make a round tube along a path in the plane z = 0, (N, 2). radius: one value, or one per point."""
     points = np.asarray(path, dtype=np.float64)
     n = len(points)
     radii = np.broadcast_to(np.asarray(radius, dtype=np.float64), (n,))
@@ -216,17 +217,17 @@ def tube(path: ArrayLike, radius: ArrayLike, sides: int = 10, closed: bool = Fal
 
 
 def arc(radius: float, thickness: float, start: float = 0.0, end: float = 360.0, steps: int = 12) -> Shape:
-    """A torus round the Z axis, or its arc from `start` to `end` degrees counted from +X to +Y."""
+    """Make a torus around the Z axis, or its arc from `start` to `end` degrees, counted from +X to +Y."""
     closed = abs(end - start) >= 360.0
     angle = np.deg2rad(np.linspace(start, end, steps, endpoint=not closed))
     return tube(radius * np.stack([np.cos(angle), np.sin(angle)], axis=1), thickness, closed=closed)
 
 
 def prism(outline: ArrayLike, depth: float, bevel: float = 0.0, taper: float = 1.0) -> Shape:
-    """An outline in the plane z = 0, (N, 2), counter-clockwise and star-shaped round its mean, extruded along Z.
+    """Extrude an outline in the plane z = 0, (N, 2), along Z, from -depth / 2 to depth / 2.
 
-    It spans z from -depth / 2 to depth / 2. `bevel` chamfers the two rims by that length; `taper` scales the
-    outline at the end on -Z.
+    outline: counter-clockwise, and star-shaped around its mean. bevel: length by which the two rims are chamfered.
+    taper: scale of the outline at the end on -Z.
     """
     points = np.asarray(outline, dtype=np.float64)
     n = len(points)
@@ -252,7 +253,7 @@ def prism(outline: ArrayLike, depth: float, bevel: float = 0.0, taper: float = 1
         normals.append(shading)
 
     for (outer, z0), (inner, z1) in pairwise(sections):
-        # The wall between two sections; a lean towards +Z or -Z shows where the outline shrinks.
+        # The wall between two sections. Its normals lean towards +Z or -Z where the outline shrinks.
         lean = (np.linalg.norm(inner - center) - np.linalg.norm(outer - center)) / np.sqrt(n) / (z0 - z1)
         corners = [(outer, z0, start), (np.roll(outer, -1, axis=0), z0, end)]
         corners += [(np.roll(inner, -1, axis=0), z1, end), (inner, z1, start)]
@@ -269,7 +270,7 @@ def prism(outline: ArrayLike, depth: float, bevel: float = 0.0, taper: float = 1
 
 
 def rectangle(width: float, height: float, rounding: float = 0.0) -> Array:
-    """The outline of a rectangle round the origin, counter-clockwise, with rounded corners, (N, 2)."""
+    """Return the outline of a rectangle around the origin, counter-clockwise, with rounded corners, (N, 2)."""
     x, y = width / 2 - rounding, height / 2 - rounding
     corners = [(x, -y, -90.0), (x, y, 0.0), (-x, y, 90.0), (-x, -y, 180.0)]
     if rounding == 0:
@@ -282,11 +283,11 @@ def rectangle(width: float, height: float, rounding: float = 0.0) -> Array:
 
 
 def box(width: float, height: float, depth: float, rounding: float = 0.0) -> Shape:
-    """A box round the origin along X, Y, Z; its edges along Z are rounded and the others chamfered."""
+    """Make a box around the origin along X, Y, Z. Its edges along Z are rounded, the others chamfered."""
     return prism(rectangle(width, height, rounding), depth, bevel=min(0.6 * rounding, 0.3 * depth))
 
 
 def disc(radius: float, thickness: float, segments: int = 16) -> Shape:
-    """A flat round plate in the plane z = 0, facing +Z and -Z."""
+    """Make a flat round plate in the plane z = 0 that faces +Z and -Z."""
     angle = 2 * np.pi * np.arange(segments) / segments
     return prism(radius * np.stack([np.cos(angle), np.sin(angle)], axis=1), thickness)

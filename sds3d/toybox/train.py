@@ -1,7 +1,7 @@
 """Training of the embedded prior: pictures, autoencoder, latents, U-Net, then a diffusers folder with its card.
 
-Every stage writes its result into the folder and is skipped when that is there; the two trainings checkpoint
-themselves. Killed at any instant, the same command goes on.
+Every stage writes its result into the folder and is skipped if the result exists. The two training stages write
+checkpoints. After a kill at any instant, the same command resumes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import VOCABULARY, caption, prompt, sample_any_spec, sample_spec
 from sds3d.toybox.card import write_card
 from sds3d.toybox.fit import FitConfig, Report, fit, is_fitted, read_tensors, write_tensors
-from sds3d.toybox.render import FOVY, SampleSpec, render_dataset
+from sds3d.toybox.render import FOVY, SampleSpec, iterate_objects, stack
 from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.world import CATEGORIES, COLORS, HAS_FRONT, Spec
 
@@ -43,26 +43,25 @@ CAPTIONS_PER_OBJECT = 8
 TRAIN_LATENTS = "train-latents.safetensors"
 UNET_CHECKPOINT = "unet.ckpt.safetensors"
 
-
 MAY_CHANGE = {"autoencoder_steps", "unet_steps", "scorer_steps", "samples", "checkpoint_every"}
-"""Settings of which a training that goes on may be given other values."""
+"""Settings that may differ when a training is resumed."""
 
 
 def begin(folder: Path, config: TrainConfig) -> None:
-    """Makes the folder and notes its settings. Raises ValueError when it was begun with others."""
+    """Create the folder and write its settings. Raises ValueError if it was begun with other settings."""
     folder.mkdir(parents=True, exist_ok=True)
     path, settings = folder / "config.json", config.model_dump()
     before = json.loads(path.read_text()) if path.exists() else settings
     changed = [f"{key}={before.get(key)}" for key in settings.keys() - MAY_CHANGE if before.get(key) != settings[key]]
     if changed:
-        raise ValueError(f"{folder} was begun with {' '.join(sorted(changed))}: say so again, or choose another --out")
+        raise ValueError(f"{folder} was begun with {' '.join(sorted(changed))}: use these again, or another --out")
     path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def train(folder: Path, config: TrainConfig, report: Report) -> Path:
-    """Trains the embedded prior in `folder` and returns the diffusers folder `folder/prior`.
+    """Train the embedded prior in `folder` and return the diffusers folder `folder/prior`.
 
-    Raises ValueError when the folder was begun with other settings.
+    Raises ValueError if the folder was begun with other settings.
     """
     begin(folder, config)
     prepared = prepare(folder, config, report)
@@ -90,7 +89,7 @@ def train(folder: Path, config: TrainConfig, report: Report) -> Path:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the U-Net's training needs; held_out has pictures (N, 4, 64, 64, 3) uint8, angles and specs."""
+    """The inputs of the U-Net's training. held_out: pictures (N, 4, 64, 64, 3) uint8, angles and specs."""
 
     vae: AutoencoderTiny
     tokenizer: CLIPTokenizer
@@ -100,7 +99,7 @@ class Prepared:
 
 
 def prepare(folder: Path, config: TrainConfig, report: Report) -> Prepared:
-    """Pictures, autoencoder and latents: what is in the folder is read, the rest is made."""
+    """Prepare pictures, autoencoder and latents: read what the folder holds, and make the rest."""
     data = render_stage(folder / "train.safetensors", config.objects, config.seed, config.workers, report)
     held_out = render_stage(
         folder / "test.safetensors", config.held_out_objects, config.seed + 1, config.workers, report
@@ -114,7 +113,7 @@ def prepare(folder: Path, config: TrainConfig, report: Report) -> Prepared:
 
 @contextmanager
 def helpers(folder: Path, config: TrainConfig) -> Iterator[None]:
-    """Joins this process and workers - 1 others into a group that trains the U-Net; each has one thread."""
+    """Start workers - 1 processes that train the U-Net together with this one, with one thread each."""
     if config.workers == 1 or is_fitted(folder / UNET_CHECKPOINT, config.unet_steps):
         yield
         return
@@ -140,8 +139,8 @@ def helpers(folder: Path, config: TrainConfig) -> Iterator[None]:
 
 
 def join_group(meeting: Path, rank: int, processes: int) -> None:
-    """Joins the process group that meets in a file."""
-    # The loopback device: gloo would otherwise look its own host name up.
+    """Join the process group that meets in a file."""
+    # The loopback device, because gloo would otherwise look up its own host name.
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     torch.set_num_threads(1)
     dist.init_process_group("gloo", f"file://{meeting.resolve()}", rank=rank, world_size=processes)
@@ -157,9 +156,9 @@ def _help(rank: int, folder: Path, config: TrainConfig) -> None:
 
 
 def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
-    """Trains the scorer in `folder`, on renders that the prior never saw, and returns `folder/scorer`.
+    """Train the scorer in `folder`, on renders that the prior never saw, and return `folder/scorer`.
 
-    All combinations are among them: who is to judge what the prior makes of unseen ones has to know them.
+    The renders include all combinations: the scorer must know those that the prior has never seen.
     """
     begin(folder, config)
     shown = (config.scorer_objects, config.seed + 1_000_003)
@@ -197,11 +196,13 @@ def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
 def render_stage(
     path: Path, n_objects: int, seed: int, workers: int, report: Report, sample: SampleSpec = sample_spec
 ) -> dict[str, Any]:
-    """Pictures (N, 4, 64, 64, 3) uint8, their cameras and specs, from the file or freshly rendered into it."""
+    """Return pictures (N, 4, 64, 64, 3) uint8, their cameras and specs.
+
+    They are read from the file, or rendered and written into it.
+    """
     if not path.exists():
-        data = render_dataset(
-            n_objects, seed, workers, sample=sample, progress=lambda done, total: report("pictures", done, total, {})
-        )
+        objects = iterate_objects(n_objects, seed, workers, sample=sample)
+        data = stack(objects, n_objects, progress=lambda done, total: report("pictures", done, total, {}))
         angles = np.stack(np.broadcast_arrays(data.azimuth, data.elevation[:, None], data.distance[:, None]), axis=-1)
         specs = [[spec.category, spec.color, spec.accent] for spec in data.specs]
         tensors = {"pictures": torch.from_numpy(data.pictures), "angles": torch.from_numpy(angles)}
@@ -213,7 +214,7 @@ def render_stage(
 def train_autoencoder(
     folder: Path, config: TrainConfig, pictures: Tensor, held_out: Tensor, report: Report
 ) -> AutoencoderTiny:
-    """The autoencoder with its fitted encoder and trained decoder, from `folder/vae` when it is there."""
+    """Return the autoencoder with fitted encoder and trained decoder. It is read from `folder/vae` if that exists."""
     if (folder / "vae" / "config.json").exists():
         return AutoencoderTiny.from_pretrained(folder / "vae", local_files_only=True).eval()
     if config.start_from:
@@ -243,7 +244,10 @@ def train_autoencoder(
 def encode_views(
     path: Path, vae: AutoencoderTiny, data: dict[str, Any], tokenizer: CLIPTokenizer, report: Report
 ) -> diffusion.LatentViews:
-    """Latents of all pictures and tokens of `CAPTIONS_PER_OBJECT` captions a view, from the file or written into it."""
+    """Return latents of all pictures and tokens of CAPTIONS_PER_OBJECT captions per view.
+
+    They are read from the file, or written into it.
+    """
     pictures, angles, specs = data["pictures"], data["angles"], data["specs"]
     if not path.exists():
         latents = []
@@ -266,7 +270,7 @@ def encode_views(
 
 
 def read_views(path: Path) -> diffusion.LatentViews:
-    """What `encode_views` wrote."""
+    """Read what `encode_views` wrote."""
     tensors, _ = read_tensors(path)
     azimuth, elevation, distance = tensors["angles"].flatten(0, 1).unbind(-1)  # each (4 N,)
     cameras = orbit(azimuth, elevation, distance, FOVY)
@@ -274,7 +278,7 @@ def read_views(path: Path) -> diffusion.LatentViews:
 
 
 def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
-    """Padded and truncated token ids, (N, L) int64."""
+    """Return padded and truncated token ids, (N, L) int64."""
     return tokenizer(
         list(prompts), padding="max_length", truncation=True, max_length=diffusion.TEXT_LENGTH, return_tensors="pt"
     ).input_ids
@@ -288,14 +292,14 @@ def train_denoiser(
     measure: Callable[[diffusion.Denoiser], dict[str, float]],
     report: Report,
 ) -> diffusion.Denoiser:
-    """The trained text encoder, U-Net and camera encoder; `measure` is asked now and then."""
+    """Train text encoder, U-Net and camera encoder. `measure` is called from time to time."""
     torch.manual_seed(config.seed)
     model = diffusion.Denoiser(tokenizer)
     path = folder / UNET_CHECKPOINT
     if config.start_from and not path.exists():
         prior = load_prior(DiffusersConfig(model=config.start_from))
         if not isinstance(prior, DiffusersPrior):
-            raise ValueError(f"{config.start_from} is no prior of this kind: it can't be trained further")
+            raise ValueError(f"{config.start_from} is not a prior of this kind: it can't be trained further")
         model.load_prior(prior)
     alphas_bar = diffusion.make_scheduler().alphas_cumprod
     null_tokens = tokenize(tokenizer, [""])[0]
@@ -309,14 +313,14 @@ def train_denoiser(
 
 
 def pose_gaps(model: diffusion.Denoiser, held_out: diffusion.LatentViews) -> dict[str, float]:
-    """The pose gate at two angles, over the first 32 objects."""
+    """Return the pose gap at two angles, over the first 32 objects."""
     subset = diffusion.select(held_out, torch.arange(min(32, len(held_out))))
     alphas_bar = diffusion.make_scheduler().alphas_cumprod
     return {f"gap{offset}": diffusion.pose_gap(model, subset, alphas_bar, offset) for offset in (90, 180)}
 
 
 def draw_samples(path: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, n: int) -> None:
-    """A contact sheet of what the prior draws of one prompt for each of the first n categories, four views each."""
+    """Write a contact sheet of samples: four views of one prompt for each of the first n categories."""
     if n == 0:
         return
     networks = (vae, tokenizer, model.text_encoder, model.unet, diffusion.make_scheduler(), model.camera_encoder)
@@ -328,10 +332,10 @@ def draw_samples(path: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, to
 
 
 def write_prior(folder: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> Path:
-    """The networks in fp16 as a folder that StableDiffusionPipeline loads, the camera encoder beside them."""
+    """Write the networks in fp16 as a folder that StableDiffusionPipeline loads, with the camera encoder in it."""
     unet, vae = copy.deepcopy(model.unet), copy.deepcopy(vae)
-    vae.register_to_config(_name_or_path="")  # not the folder of this training
-    for network in (unet, vae):  # the text encoder stays float32: transformers loads weights in the type they have
+    vae.register_to_config(_name_or_path="")  # without the folder of this training
+    for network in (unet, vae):  # the text encoder stays float32: transformers loads weights in their stored dtype
         nn.Module.half(network)
         diffusion.set_memory_format(network, torch.contiguous_format)
     pipeline = StableDiffusionPipeline(

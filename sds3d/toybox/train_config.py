@@ -8,17 +8,17 @@ from sds3d.config import Config
 
 
 class TrainConfig(Config):
-    """Sizes of the training; assets/toybox/CARD.md states those of the prior that is shipped."""
+    """Sizes of the training. assets/toybox/CARD.md states those of the shipped prior."""
 
     objects: int = Field(default=16000, ge=16)
     """Objects rendered from four sides for training."""
     held_out_objects: int = Field(default=128, ge=4)
-    """Further objects, of another seed, for the figures of the card."""
+    """Further objects, from another seed, for the figures of the card."""
     seed: int = 0
     workers: int = Field(default=2, ge=1)
-    """Processes that render and that train the U-Net, which on a CPU is faster than one with as many threads."""
+    """Processes that render and train the U-Net. On a CPU this is faster than one process with as many threads."""
     start_from: str = ""
-    """A prior's folder: its autoencoder is kept and its other networks are trained further."""
+    """Folder of a prior. Its autoencoder is kept, and its other networks are trained further."""
     autoencoder_steps: int = Field(default=4500, ge=1)
     autoencoder_batch: int = Field(default=16, ge=1)
     autoencoder_rate: float = Field(default=2e-3, gt=0)
@@ -27,7 +27,7 @@ class TrainConfig(Config):
     """Objects of four views in each process's batch of the U-Net."""
     unet_rate: float = Field(default=8e-4, gt=0)
     samples: int = Field(default=16, ge=0, le=16)
-    """Prompts in the sample grid that is drawn now and then."""
+    """Prompts in the sample grid that is drawn from time to time."""
     scorer_objects: int = Field(default=8000, ge=16)
     scorer_steps: int = Field(default=4000, ge=1)
     scorer_batch: int = Field(default=64, ge=1)

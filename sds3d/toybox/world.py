@@ -1,4 +1,4 @@
-"""The toy world in words: sixteen categories, ten colours, and which part of an object the accent colours."""
+"""The vocabulary of the toy world: sixteen categories, ten colours, and the part of each object with the accent."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ACCENT_PART: dict[str, str] = {
     "table": "legs",
     "hat": "band",
 }
-"""The part of each category that the accent colours."""
+"""The part of each category that has the accent colour."""
 
 DEFAULT_ACCENT: dict[str, str | None] = {
     "mug": None,
@@ -58,16 +58,16 @@ DEFAULT_ACCENT: dict[str, str | None] = {
     "table": None,
     "hat": "white",
 }
-"""The accent part's colour where none is asked for; None is the main colour."""
+"""The accent part's colour if the prompt names none. None stands for the main colour."""
 
 CATEGORIES: tuple[str, ...] = tuple(ACCENT_PART)
 HAS_FRONT: frozenset[str] = frozenset(CATEGORIES) - {"lamp", "mushroom", "tree"}
-"""Categories whose front can be told from their back."""
+"""Categories whose front and back differ."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What an object is: a category of CATEGORIES, a colour of COLORS, and the accent part's colour or None."""
+    """A kind of object: a category of CATEGORIES, a colour of COLORS, and the accent part's colour or None."""
 
     category: str
     color: str

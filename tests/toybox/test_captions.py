@@ -155,7 +155,7 @@ def test_held_out_refuses_other_lines(tmp_path, monkeypatch) -> None:
     (tmp_path / "toybox").mkdir()
     (tmp_path / "toybox" / "held_out.txt").write_text("a red mug\na shiny mug\n")
     monkeypatch.setattr(captions, "assets_dir", lambda: tmp_path)
-    with pytest.raises(ValueError, match="'a shiny mug' is no canonical prompt"):
+    with pytest.raises(ValueError, match="'a shiny mug' is not a canonical prompt"):
         held_out.__wrapped__()
 
 

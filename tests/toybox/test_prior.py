@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from sds3d.evaluation.toybox import bench_prompts
+from sds3d.evaluation.asset_scores import bench_prompts
 from sds3d.guidance.sampling import sample_views
 from sds3d.priors.diffusers import DiffusersConfig, DiffusersPrior, load_prior, toybox_folder
 from sds3d.prompts.prompt import PromptConfig

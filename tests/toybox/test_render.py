@@ -13,13 +13,13 @@ from sds3d.toybox.captions import unknown_words
 from sds3d.toybox.render import (
     FOVY,
     iterate_objects,
-    render_dataset,
     render_object,
     render_prompt,
     sample_background,
     sample_light,
     sample_views,
     save_dataset,
+    stack,
 )
 from sds3d.toybox.world import Spec
 
@@ -32,23 +32,23 @@ def only_red_mugs(_: np.random.Generator) -> Spec:
 
 class TestDataset:
     def test_does_not_depend_on_the_number_of_workers(self):
-        one = render_dataset(18, seed=3, workers=1, size=16)
-        two = render_dataset(18, seed=3, workers=2, size=16)
+        one = stack(iterate_objects(18, seed=3, workers=1, size=16), 18)
+        two = stack(iterate_objects(18, seed=3, workers=2, size=16), 18)
         assert one.specs == two.specs
         for name in ("pictures", "azimuth", "elevation", "distance"):
             assert np.array_equal(getattr(one, name), getattr(two, name)), name
 
     def test_seed_decides_and_shorter_sets_are_prefixes(self):
-        long = render_dataset(6, seed=1, size=16)
-        short = render_dataset(3, seed=1, size=16)
+        long = stack(iterate_objects(6, seed=1, size=16), 6)
+        short = stack(iterate_objects(3, seed=1, size=16), 3)
         assert np.array_equal(long.pictures[:3], short.pictures)
         (third,) = iterate_objects(1, seed=1, size=16, start=2)
         assert np.array_equal(third.pictures, long.pictures[2])
-        assert not np.array_equal(render_dataset(3, seed=2, size=16).pictures, short.pictures)
+        assert not np.array_equal(stack(iterate_objects(3, seed=2, size=16), 3).pictures, short.pictures)
 
     def test_shapes_types_and_progress(self):
         calls = []
-        data = render_dataset(3, size=16, sample=only_red_mugs, progress=lambda *done: calls.append(done))
+        data = stack(iterate_objects(3, size=16, sample=only_red_mugs), 3, progress=lambda *done: calls.append(done))
         assert data.pictures.shape == (3, 4, 16, 16, 3)
         assert data.pictures.dtype == np.uint8
         assert data.azimuth.shape == (3, 4)

@@ -104,7 +104,7 @@ def test_two_processes_train_together_and_resume(folder: Path, tmp_path: Path) -
 
 
 def test_a_folder_begun_with_other_sizes_is_refused(folder: Path) -> None:
-    with pytest.raises(ValueError, match=r"was begun with objects=16 seed=0: say so again, or choose another --out"):
+    with pytest.raises(ValueError, match=r"was begun with objects=16 seed=0: use these again, or another --out"):
         train(folder, TINY.model_copy(update={"objects": 20, "seed": 1, "unet_steps": 5}), ignore)
 
 

@@ -1,13 +1,13 @@
-"""How fast are the rendering kernels? Each beside its plain-torch reference, and beside CUDA libraries where there are.
+"""The speed of the rendering kernels, compared with their plain-torch references and with CUDA libraries if available.
 
-All that is compared runs in one process and in turns (A B A B ...), so that another program on the machine slows all of
-it alike; what is reported are medians. FLOP/s are the floating-point additions, subtractions, multiplications,
-divisions and square roots that the kernels' source asks for, an exponential as its polynomial; comparisons, selections,
-conversions and integers, of which rasterisers are full, do not count. Their share is of what the same core reached with
-nothing but multiply-adds in registers.
+All variants of a kernel run in one process and take turns (A B A B ...), so that another program on the machine slows
+all of them equally. Medians are reported. FLOP/s count the floating-point additions, subtractions, multiplications,
+divisions and square roots in the kernels' source, and an exponential as its polynomial. Comparisons, selections,
+conversions and integer operations, which dominate rasterisers, do not count. The share of the peak compares with what
+the same core reaches with nothing but multiply-adds in registers.
 """
 
-# Arguments are passed on unpacked, and pyright cannot count them.
+# Arguments are passed unpacked, and pyright cannot count them.
 # pyright: reportCallIssue=false
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ import torch
 from torch import Tensor
 
 from sds3d.compiled import njit
-from sds3d.evaluation.rendering_cases import Builder, Case, Run, builders
+from sds3d.evaluation import kernel_cases_fields, kernel_cases_meshes, kernel_cases_splats
+from sds3d.evaluation.kernel_case import Builder, Case, Run
 from sds3d.evaluation.results import write_results
 from sds3d.rendering.simd import load8, splat8, store8
 
 REFERENCE_BYTES = 2e9
-"""References that would hold more are not run."""
-SECONDS, QUICK_SECONDS = 0.5, 0.05  # that each thing measured gets, though never fewer than three repeats
+"""Bytes of memory. References that need more are not run."""
+SECONDS, QUICK_SECONDS = 0.5, 0.05  # time for each call that is measured, though at least three repeats
 
 
 # ---- what is measured ----
@@ -40,8 +41,11 @@ SECONDS, QUICK_SECONDS = 0.5, 0.05  # that each thing measured gets, though neve
 
 @dataclass(frozen=True)
 class Timing:
-    """Median milliseconds of our kernel with one thread and with all, of the reference with one thread and of our
-    function on CUDA; None for what was not run. operations: floating-point operations of the kernel."""
+    """Median milliseconds of one pass.
+
+    one_thread, all_threads: our kernel. reference: the plain-torch reference with one thread, None if it was not run.
+    cuda: our function on CUDA, None if it was not run. operations: floating-point operations of the kernel.
+    """
 
     one_thread: float
     all_threads: float
@@ -50,24 +54,25 @@ class Timing:
     operations: float
 
     def speedup(self) -> float | None:
-        """How many times as fast as the reference, both with one thread."""
+        """Return how many times as fast as the reference the kernel is, both with one thread."""
         return None if self.reference is None else self.reference / self.one_thread
 
     def scaling(self) -> float:
-        """How many times as fast with all threads as with one."""
+        """Return how many times as fast the kernel is with all threads as with one."""
         return self.one_thread / self.all_threads
 
     def flops(self) -> float:
-        """Floating-point operations a second of one thread."""
+        """Return the floating-point operations per second of one thread."""
         return self.operations / (self.one_thread * 1e-3)
 
 
 @dataclass(frozen=True)
 class Row:
-    """What a `Case` measured. both: forward and backward, None when there is no backward.
+    """The measurements of a `Case`.
 
-    difference: the largest relative difference (L2) between an output or a gradient and the reference's, None when
-    the reference was not run.
+    both: forward and backward pass together, None if the kernel has no backward pass.
+    difference: the largest relative difference (L2) between an output or a gradient and the reference's, None if the
+        reference was not run.
     """
 
     kernel: str
@@ -83,8 +88,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where it was measured. peak: FLOP/s of one core with multiply-adds of eight floats. bandwidth: bytes a second
-    that one core copies, read and written. load: mean number of running threads in the minutes before and at the end.
+    """The machine that ran a benchmark.
+
+    peak: FLOP/s of one core with multiply-adds of eight floats. bandwidth: bytes per second that one core reads and
+    writes when it copies. load: mean number of running threads in the minute before the start and before the end.
     """
 
     cpu: str
@@ -99,14 +106,20 @@ class Machine:
     load: tuple[float, float]
 
 
+def builders(quick: bool = False) -> list[Builder]:
+    """Return makers of all cases. quick: only the smallest of each kernel."""
+    groups = [*kernel_cases_splats.groups(), *kernel_cases_fields.groups(), *kernel_cases_meshes.groups()]
+    return [build for group in groups for build in (group[:1] if quick else group)]
+
+
 # ---- measuring ----
 
 
 def interleaved(calls: Sequence[Callable[[], object]], seconds: float) -> list[float]:
-    """Median seconds of each call. They take turns; each gets about `seconds`, and from 3 to 100 repeats."""
+    """Return the median seconds of each call. The calls take turns. Each gets about `seconds`, in 3 to 100 repeats."""
     spans = []
     for call in calls:
-        call()  # compiles, fills caches
+        call()  # compiles and fills caches
         spans.append(_seconds(call))
     repeats = [min(max(int(seconds / span), 3), 100) for span in spans]
     rounds = max(repeats)
@@ -125,7 +138,7 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def measure(build: Builder, threads: int, seconds: float) -> Row:
-    """Time a case: our kernel with one thread and with `threads`, its reference, and CUDA where there is."""
+    """Time a case: our kernel with one thread and with `threads`, its reference, and CUDA if available."""
     case = build(torch.device("cpu"))
     referred = case.reference_bytes <= REFERENCE_BYTES
     weights = _weights(case.run, case.leaves)
@@ -163,7 +176,7 @@ def measure(build: Builder, threads: int, seconds: float) -> Row:
 
 
 def _weights(run: Run, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """The loss's gradient in each output: normally distributed."""
+    """Return a gradient of the loss with respect to each output, normally distributed."""
     if not leaves:
         return ()
     generator = torch.Generator().manual_seed(1)
@@ -191,7 +204,7 @@ def _with_threads(run: Run, n: int) -> Run:
 
 
 def synchronised(run: Callable[[], object], device: torch.device | None = None) -> Callable[[], object]:
-    """The same call, which waits until the CUDA device, the present one when left out, has done it."""
+    """Return a call that also waits until the CUDA device has finished. device: the current one if None."""
 
     def call() -> None:
         run()
@@ -217,7 +230,7 @@ def _difference(case: Case, weights: tuple[Tensor, ...]) -> float:
 
 @njit(nogil=True, cache=True, fastmath={"contract"})
 def _multiply_add(state, rounds, factor, term):
-    """Twelve independent chains of multiply-adds, enough to hide their latency, that stay in registers."""
+    """Run twelve independent chains of multiply-adds in registers, which is enough to hide their latency."""
     a, b, c, d = load8(state, 0), load8(state, 8), load8(state, 16), load8(state, 24)
     e, f, g, h = load8(state, 32), load8(state, 40), load8(state, 48), load8(state, 56)
     i, j, k, m = load8(state, 64), load8(state, 72), load8(state, 80), load8(state, 88)
@@ -230,7 +243,7 @@ def _multiply_add(state, rounds, factor, term):
 
 
 def peak_flops() -> float:
-    """The most floating-point operations a second that this core does in vectors of eight: best of many bursts."""
+    """Return the most floating-point operations per second of this core in vectors of eight, the best of 100 bursts."""
     rounds = 200_000
     state, factor, term = np.ones(96, np.float32), np.float32(0.999), np.float32(1e-3)
     _multiply_add(state, 1, factor, term)
@@ -239,14 +252,14 @@ def peak_flops() -> float:
 
 
 def copy_bandwidth() -> float:
-    """Bytes a second that one core copies between arrays larger than its caches, those read and those written."""
+    """Return the bytes per second that one core reads and writes when it copies arrays larger than its caches."""
     source, target = np.ones(1 << 24, np.float32), np.zeros(1 << 24, np.float32)
     fastest = min(_seconds(lambda: np.copyto(target, source)) for _ in range(10))
     return 2 * source.nbytes / fastest
 
 
 def machine(threads: int) -> Machine:
-    """This one, with its peak measured now."""
+    """Return this machine, with its peak measured now."""
     model = next(
         (
             line.split(":", 1)[1].strip()
@@ -275,7 +288,7 @@ def bench(
     quick: bool = False,
     report: Callable[[str, int, int], None] = lambda name, step, total: None,
 ) -> tuple[Machine, list[Row]]:
-    """Measures every kernel; writes rendering.json and rendering.md into `root`. threads: beside the one thread."""
+    """Measure every kernel with one thread and with `threads`. Write rendering.json and rendering.md into `root`."""
     here, rows, chosen = machine(threads), [], builders(quick)
     for i, build in enumerate(chosen):
         rows.append(measure(build, threads, QUICK_SECONDS if quick else SECONDS))
@@ -286,11 +299,11 @@ def bench(
     return here, rows
 
 
-# ---- telling ----
+# ---- reporting ----
 
 
 def header(here: Machine) -> list[str]:
-    """Titles of the columns of `cells`."""
+    """Return the titles of the columns of `cells`."""
     titles = [
         "kernel", "scene", "1 thread, ms", f"{here.threads} threads, ms", "torch, ms", "torch / kernel",
         f"1 / {here.threads} threads", "M/s", "GFLOP/s", "of peak",
@@ -299,7 +312,7 @@ def header(here: Machine) -> list[str]:
 
 
 def cells(row: Row, here: Machine) -> list[str]:
-    """A row of the table; forward / forward and backward."""
+    """Return a row of the table. Each figure is: forward / forward and backward."""
     timings = [row.forward] if row.both is None else [row.forward, row.both]
 
     def pair(figure: Callable[[Timing], float | None], missing: str = "") -> str:
@@ -329,7 +342,7 @@ def _figure(value: float) -> str:
 
 
 def describe(here: Machine) -> str:
-    """The machine in a line."""
+    """Return one line about the machine."""
     device = f", {here.device}" if here.device else ""
     return (
         f"{here.cpu}, {here.cores} logical cores{device}; "
@@ -344,13 +357,13 @@ def _markdown(here: Machine, rows: list[Row]) -> str:
     lines = [
         "# Rendering kernels",
         "",
-        "`sds3d bench rendering` wrote this; `rendering.json` beside it holds all figures.",
+        "Written by `sds3d bench rendering`. `rendering.json` in the same folder holds all figures.",
         "",
         describe(here) + ".",
         "",
-        "Medians of runs in turns, forward / forward and backward. torch: the plain-torch reference, one thread; not "
-        f"run where it would hold more than {REFERENCE_BYTES / 1e9:.0f} GB. M/s, GFLOP/s and the share of the core's "
-        "measured peak are of one thread.",
+        "Medians of runs that take turns: forward / forward and backward. torch: the plain-torch reference with one "
+        f"thread, not run where it needs more than {REFERENCE_BYTES / 1e9:.0f} GB. M/s, GFLOP/s and the share of the "
+        "core's measured peak are for one thread.",
         "",
         f"| {' | '.join(titles)} |",
         f"|{'---|' * len(titles)}",

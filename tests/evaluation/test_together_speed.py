@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sds3d.cli.main import main
-from sds3d.evaluation.together import Gain
+from sds3d.evaluation.together_speed import Gain
 
 
 def test_the_gain_is_a_ratio_of_times() -> None:
@@ -18,8 +18,8 @@ def test_the_gain_is_a_ratio_of_times() -> None:
 def test_the_benchmark_writes_what_it_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sds3d.evaluation.together.STEPS", 1)
-    monkeypatch.setattr("sds3d.evaluation.together.SECONDS", 0.0)
+    monkeypatch.setattr("sds3d.evaluation.together_speed.STEPS", 1)
+    monkeypatch.setattr("sds3d.evaluation.together_speed.SECONDS", 0.0)
     small = ["--set", "representation.resolution=16", "--set", "representation.samples=16"]
     with pytest.raises(SystemExit) as end:
         main(["bench", "together", "--runs", "2", "--threads", "1", *small, "--out", str(tmp_path)])

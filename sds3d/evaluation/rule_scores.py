@@ -1,8 +1,8 @@
-"""Guidance rules beside each other on the toy world, where the truth is known: not voted on, measured.
+"""Guidance rules compared on the toy world, where the truth is known and can be measured instead of voted on.
 
-What papers claim of rules is the likeness to the prior's own pictures (FID), the variety of results of one prompt, how
-far colours are driven, and how often an object has two faces. Here all of that is measured against true objects of the
-same prompts, with the scorer's features in place of Inception's.
+Papers judge rules by the likeness to the prior's own pictures (FID), the variety of results for one prompt, how
+saturated the colours become, and how often an object has two faces. Here all of these are measured against true
+objects of the same prompts, with the scorer's features instead of Inception's.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from sds3d.evaluation.asset_scores import AZIMUTHS, AssetScore, bench_preset, bench_prompts, score_asset, summary, truth
 from sds3d.evaluation.results import markdown_table, write_results
-from sds3d.evaluation.toybox import AZIMUTHS, AssetScore, bench_preset, bench_prompts, score_asset, summary, truth
 from sds3d.formats.pictures import contact_sheet
 from sds3d.presets import Preset, presets
 from sds3d.toybox.captions import prompt
@@ -24,23 +24,24 @@ from sds3d.toybox.scorer import Scorer, load_scorer, score
 from sds3d.toybox.world import Spec
 
 SEEDS = 3
-"""Assets of a prompt that diversity is measured between."""
+"""Assets of a prompt between which diversity is measured."""
 _TRUE_OBJECTS = 8
-"""True objects of a prompt whose pictures are the FID's reference."""
+"""True objects of a prompt that are the FID's reference."""
 _LIGHT = ["export.formats=[ply]", "export.picture_size=64", "export.frames=4", "export.texture_size=64"]
-"""Settings of runs of which only the scene and its surface are looked at."""
+"""Settings of runs of which only the scene and its surface are used."""
 
 Pictures = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class RuleScore:
-    """A rule's assets beside true objects of the same prompts.
+    """The figures of a rule, from its assets and true objects of the same prompts.
 
-    recognised, without_janus, iou, seconds: see `sds3d.evaluation.toybox.summary`. saturation: of the object's colours
-    in HSV, relative to the true objects'. fid: Frechet distance of the scorer's features to those of true objects'
-    pictures. diversity: mean distance in these features between seeds of a prompt, seen from one side, relative to that
-    between true objects; None where a single seed was made.
+    recognised, without_janus, iou, seconds: see `asset_scores.summary`.
+    saturation: HSV saturation of the object's colours, relative to the true objects'.
+    fid: Frechet distance between the scorer's features of its pictures and of true objects' pictures.
+    diversity: mean distance in these features between seeds of a prompt from the same side, relative to that between
+        true objects. None if a single seed was made.
     """
 
     recognised: float
@@ -53,7 +54,7 @@ class RuleScore:
 
 
 def rule_presets() -> list[str]:
-    """The presets that choose a rule alone: no stages, no other representation, nothing to bring."""
+    """Return the presets that only choose a rule: no stages, no other representation, no asset of the user's."""
 
     def alone(preset: Preset) -> bool:
         representation = preset.values.get("representation", {})
@@ -64,7 +65,7 @@ def rule_presets() -> list[str]:
 
 
 def saturation(rgb: Pictures, background: float = 0.8) -> float:
-    """Mean HSV saturation of pictures (..., 3) in [0, 1], of the pixels that differ from a grey background."""
+    """Return the mean HSV saturation of the pixels of pictures (..., 3) that differ from a grey background."""
     pixels = rgb[np.abs(rgb - background).max(axis=-1) > 0.05]  # (N, 3)
     if not len(pixels):
         return 0.0
@@ -73,34 +74,37 @@ def saturation(rgb: Pictures, background: float = 0.8) -> float:
 
 
 def features(scorer: Scorer, rgb: Pictures) -> NDArray[np.float64]:
-    """The scorer's features (N, 256) of pictures (N, 64, 64, 3) in [0, 1]."""
+    """Return the scorer's features (N, 256) of pictures (N, 64, 64, 3) in [0, 1]."""
     return score(scorer, torch.from_numpy(rgb)).features.double().numpy()
 
 
 def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """|mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of features (N, D) and (M, D) (FID, arXiv:1706.08500, eq. 6).
+    """Return |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of features (N, D) and (M, D).
 
-    N and M may be below D: the covariances are then singular and the distance is biased upwards, the more the fewer.
+    This is the FID (arXiv:1706.08500, eq. 6). N and M may be below D: the covariances are then singular, and the
+    distance is biased upwards, more so for smaller N and M.
     """
     mean = a.mean(axis=0) - b.mean(axis=0)
     first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     values, vectors = np.linalg.eigh(first)
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    # tr (A B)^(1/2) = tr (A^(1/2) B A^(1/2))^(1/2), whose matrix is symmetric.
+    # tr (A B)^(1/2) = tr (A^(1/2) B A^(1/2))^(1/2), and the latter matrix is symmetric.
     cross = np.sqrt(np.linalg.eigvalsh(root @ second @ root).clip(min=0)).sum()
     return float(mean @ mean + np.trace(first) + np.trace(second) - 2 * cross)
 
 
 def spread(seeds: Sequence[NDArray[np.float64]]) -> float:
-    """Mean distance between the features (AZIMUTHS, D) of assets of one prompt, side by side."""
+    """Return the mean distance between features (AZIMUTHS, D) of assets of one prompt, compared side by side."""
     pairs = [np.linalg.norm(a - b, axis=-1).mean() for i, a in enumerate(seeds) for b in seeds[:i]]
     return float(np.mean(pairs))
 
 
 @dataclass(frozen=True)
 class Assets:
-    """Assets of one rule, or true ones. scores, rgb: an entry for each prompt. others: further seeds, or objects, of
-    the first prompts.
+    """Assets of one rule, or true ones.
+
+    scores, rgb: one entry per prompt. others: pictures of further seeds, or of further true objects, of the first
+    prompts.
     """
 
     scores: list[AssetScore]
@@ -109,7 +113,7 @@ class Assets:
 
 
 def true_assets(scorer: Scorer, specs: Sequence[Spec], first: int, others: int) -> Assets:
-    """True objects, number `first` of each prompt, and the `others` that follow it."""
+    """Return the true object number `first` of each prompt, and the `others` that follow it."""
     seed = 1000 + first
     objects = [truth(spec, seed) for spec in specs]
     return Assets(
@@ -128,7 +132,7 @@ def made_assets(
     overrides: list[str],
     report: Callable[[str, int, int], None],
 ) -> Assets:
-    """A preset's assets of all prompts, and SEEDS - 1 further seeds of the first `several`."""
+    """Make a preset's assets of all prompts, and SEEDS - 1 further seeds of the first `several`."""
     settings = [*_LIGHT, *overrides]
     made = list(bench_preset(preset, specs, scorer, root, settings, report))
     more = [
@@ -140,7 +144,7 @@ def made_assets(
 
 
 def compare(scorer: Scorer, assets: Assets, true: Assets) -> RuleScore:
-    """The figures of a rule."""
+    """Return the figures of a rule."""
     plain = summary(assets.scores)
     reference = np.concatenate([features(scorer, rgb) for objects in true.others for rgb in objects])
 
@@ -168,11 +172,10 @@ def bench(
     overrides: list[str] | None = None,
     report: Callable[[str, int, int], None] = lambda name, step, total: None,
 ) -> dict[str, RuleScore]:
-    """Measures rules, by the names of their presets, on n prompts; of the first `several`, SEEDS assets are made.
+    """Measure rules on n prompts. names: of the rules' presets. SEEDS assets are made of the first `several` prompts.
 
-    Writes guidance.json, guidance.md and one contact sheet guidance.png, a row for each rule, front and back of each
-    prompt. Finished runs are found again, so that a stopped benchmark goes on, and that several processes may share the
-    rules between them.
+    Writes guidance.json, guidance.md and a contact sheet guidance.png with a row per rule, front and back of each
+    prompt. Finished runs are not made again, so a stopped benchmark resumes, and several processes may share the rules.
     """
     specs, scorer = bench_prompts(n), load_scorer()
     reference = true_assets(scorer, specs, 0, _TRUE_OBJECTS)
@@ -194,7 +197,7 @@ HEADER = ("rule", "right", "no Janus", "saturation", "FID", "diversity", "IoU", 
 
 
 def cells(name: str, s: RuleScore) -> list[str]:
-    """A row of the table."""
+    """Return a row of the table."""
     diversity = "-" if s.diversity is None else f"{s.diversity:.2f}"
     right, faces = f"{s.recognised:.0%}", f"{s.without_janus:.0%}"
     return [name, right, faces, f"{s.saturation:.2f}", f"{s.fid:.0f}", diversity, f"{s.iou:.2f}", f"{s.seconds:.0f}"]

@@ -1,4 +1,4 @@
-"""What is gained when prompts are optimised together: their steps one by one, and in joint calls, in turns."""
+"""The speed of prompts that are optimised together, in joint calls of the prior, compared with one after another."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from sds3d.devices import pick_device, set_threads
-from sds3d.evaluation.rendering import interleaved, machine
+from sds3d.evaluation.kernel_speed import interleaved, machine
 from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.jobs.together import Task, drive_together
 from sds3d.priors.base import Prior
@@ -21,12 +21,12 @@ COUNTS = (1, 2, 4, 8)
 STEPS = 4
 """Steps of each run in one measurement."""
 SECONDS = 15.0
-"""That measurements of one kind take."""
+"""Time for each call that is measured."""
 
 
 @dataclass(frozen=True)
 class Gain:
-    """Medians of seconds that a step of one of `count` runs takes: alone, one run after the other, and together."""
+    """Median seconds per step and run of `count` runs: one run after another (`alone`), and `together`."""
 
     preset: str
     count: int
@@ -35,12 +35,12 @@ class Gain:
 
     @property
     def ratio(self) -> float:
-        """How many times as many assets are made together in the same time."""
+        """How many times as many assets the runs make together in the same time."""
         return self.alone / self.together
 
 
 def steps_of(config: RunConfig, seed: int) -> Task:
-    """A run's first STEPS steps, without previews, checkpoints and exports."""
+    """Return a task of a run's first STEPS steps, without previews, checkpoints and exports."""
 
     def task(prior: Prior) -> None:
         work = start_work(config.model_copy(update={"seed": seed}), prior)
@@ -54,7 +54,7 @@ def steps_of(config: RunConfig, seed: int) -> Task:
 
 
 def measure(preset: str, config: RunConfig, prior: Prior, counts: Sequence[int]) -> list[Gain]:
-    """The gain for each number of runs; measurements take turns, each for about SECONDS."""
+    """Return the gain for each number of runs. The measurements take turns, each for about SECONDS."""
     calls: list[Callable[[], object]] = []
     for count in counts:
         tasks = [steps_of(config, seed) for seed in range(count)]
@@ -81,7 +81,7 @@ def bench(
     threads: int = 0,
     report: Callable[[str, int, int], None] = lambda name, step, total: None,
 ) -> list[Gain]:
-    """Measures presets; writes together.json and together.md into `root`."""
+    """Measure presets. Write together.json and together.md into `root`."""
     threads = set_threads(threads)
     gains: list[Gain] = []
     for i, preset in enumerate(presets):
@@ -95,10 +95,10 @@ def bench(
     return gains
 
 
-HEADER = ("preset", "runs", "one by one, ms a step", "together, ms a step", "times as many assets")
+HEADER = ("preset", "runs", "one by one, ms per step", "together, ms per step", "times as many assets")
 
 
 def cells(gain: Gain) -> list[str]:
-    """A row of the table."""
+    """Return a row of the table."""
     milliseconds = f"{1e3 * gain.alone:.0f}", f"{1e3 * gain.together:.0f}"
     return [gain.preset, str(gain.count), *milliseconds, f"{gain.ratio:.2f}"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sds3d.evaluation.toybox import (
+from sds3d.evaluation.asset_scores import (
     AZIMUTHS,
     AssetScore,
     bench_prompts,

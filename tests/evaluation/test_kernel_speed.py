@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sds3d.evaluation import rendering
-from sds3d.evaluation.rendering import Machine, Row, Timing, bench, cells, header, interleaved
-from sds3d.evaluation.rendering_cases import _Splats, builders
+from sds3d.evaluation import kernel_speed
+from sds3d.evaluation.kernel_cases_splats import SplatScene
+from sds3d.evaluation.kernel_speed import Machine, Row, Timing, bench, builders, cells, header, interleaved
 from sds3d.rendering.splatting_blend_numba import MAX_ALPHA, MIN_TRANSMITTANCE
 from sds3d.rendering.splatting_tiles_numba import MIN_ALPHA
 
@@ -100,7 +100,7 @@ def test_a_row_tells_what_ran_on_cuda():
 
 def test_calls_take_turns_and_slow_ones_skip_rounds(monkeypatch: pytest.MonkeyPatch):
     clock, order = [0.0], []
-    monkeypatch.setattr(rendering.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(kernel_speed.time, "perf_counter", lambda: clock[0])
 
     def call(name: str, seconds: float):
         def run() -> None:
@@ -118,7 +118,7 @@ def test_calls_take_turns_and_slow_ones_skip_rounds(monkeypatch: pytest.MonkeyPa
 
 
 def test_pairs_are_those_of_a_plain_walk_over_pixels():
-    scene = _Splats(300, 32, 1, torch.device("cpu"))
+    scene = SplatScene(300, 32, 1, torch.device("cpu"))
     seen = scene.projected()
     visible = (seen.conics[0, :, 0] > 0) & (scene.leaves[3].detach() >= MIN_ALPHA)
     order = [int(i) for i in seen.depths[0].argsort(stable=True) if visible[i]]

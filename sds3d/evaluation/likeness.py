@@ -1,4 +1,4 @@
-"""How like true objects a mesh is: overlap of volumes and distance of surfaces."""
+"""The likeness of a mesh to true objects of a prompt: overlap of volumes and distance of surfaces."""
 
 from __future__ import annotations
 
@@ -14,37 +14,37 @@ from sds3d.representations.signed_distance import mesh_to_occupancy
 from sds3d.toybox.objects import build
 from sds3d.toybox.world import Spec
 
-_RESOLUTION = 48  # samples a side of the grid that volumes are compared on: 2.3 cm apart
+_RESOLUTION = 48  # samples per side of the grid on which volumes are compared, 2.3 cm apart
 _POINTS = 4096
 _OBJECTS = 8
 
 
 class Likeness(NamedTuple):
-    """iou: share of the joint volume that both fill, in [0, 1]. chamfer: see `chamfer`, in centimetres."""
+    """iou: see `volume_iou`, in [0, 1]. chamfer: see `chamfer`, in centimetres."""
 
     iou: float
     chamfer: float
 
 
 def volume_iou(a: Mesh, b: Mesh) -> float:
-    """Volume inside both meshes over volume inside either; 0 where neither has an inside."""
+    """Return the volume inside both meshes divided by the volume inside either, 0 if neither has an inside."""
     return _iou(mesh_to_occupancy(a, _RESOLUTION), mesh_to_occupancy(b, _RESOLUTION))
 
 
 def chamfer(a: Mesh, b: Mesh) -> float:
-    """Mean distance in metres from points of one surface to the nearest of the other, averaged over both directions."""
+    """Return the mean distance in metres from points of one surface to the other surface, averaged both ways."""
     return _chamfer(_tree(a), _tree(b))
 
 
 def true_objects(spec: Spec, n: int = _OBJECTS, seed: int = 1) -> list[Mesh]:
-    """n of the many objects that a prompt may mean."""
+    """Return n of the many objects that a prompt may mean."""
     return [build(spec, np.random.default_rng([seed, i])) for i in range(n)]
 
 
 def likeness(mesh: Mesh, spec: Spec) -> Likeness:
-    """The largest IoU and the smallest chamfer distance between a mesh and eight true objects of the prompt.
+    """Return the largest IoU and the smallest chamfer distance between a mesh and eight true objects of the prompt.
 
-    The mesh is taken as it stands: a toy object's size, place and front are part of the truth.
+    The mesh is not aligned first: a toy object's size, place and front are part of the truth.
     """
     inside, points = mesh_to_occupancy(mesh, _RESOLUTION), _tree(mesh)
     objects = true_objects(spec)

@@ -1,4 +1,4 @@
-"""How right are the assets? Held-out prompts of the toy world, measured by the scorer against ground truth."""
+"""The correctness of assets: held-out prompts of the toy world, measured by the scorer against the ground truth."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sds3d.cameras import turntable
-from sds3d.evaluation.geometry import likeness
+from sds3d.evaluation.likeness import likeness
 from sds3d.files import write_atomically
 from sds3d.formats.load import load_asset
 from sds3d.formats.pictures import contact_sheet
@@ -37,11 +37,11 @@ ELEVATION = 15.0
 
 @dataclass(frozen=True)
 class AssetScore:
-    """One asset, read by the scorer in AZIMUTHS pictures round it.
+    """The scores of one asset, from AZIMUTHS pictures around it.
 
-    recognised: share of the pictures whose category and colour are both right. janus: whether a face stands where
-    none should be (see `has_janus`); None for categories without a front. seconds: of the whole run. iou, chamfer: of
-    its mesh and true objects, see `likeness`.
+    recognised: share of the pictures in which the scorer reads the right category and colour.
+    janus: whether the asset has a face in a wrong place, or none (see `has_janus`). None for objects without a front.
+    seconds: of the whole run. iou, chamfer: likeness of its mesh to true objects, see `likeness`.
     """
 
     prompt: str
@@ -53,7 +53,7 @@ class AssetScore:
 
 
 def bench_prompts(n: int = 32) -> list[Spec]:
-    """The first n held-out combinations, taken in turns from every category and spread over the colours."""
+    """Return the first n held-out combinations, taken in turns from every category and spread over the colours."""
     by_category = {c: sorted((s for s in held_out() if s.category == c), key=prompt) for c in CATEGORIES}
     rng = np.random.default_rng(0)
     for specs in by_category.values():
@@ -65,10 +65,10 @@ def bench_prompts(n: int = 32) -> list[Spec]:
 
 
 def has_janus(azimuth: Tensor, read: Tensor) -> bool:
-    """Whether a second face is read, or none: (B,) true azimuths and (B,) azimuths that the scorer reads, in degrees.
+    """Return whether an object has a second face, or none.
 
-    The front must be read in the picture from the front or in one of its neighbours, and must not be read in any
-    picture from behind (135 degrees or more away).
+    azimuth: (B,) true azimuths in degrees. read: (B,) azimuths in degrees that the scorer reads. The front must be read
+    in the picture from the front or in one of its neighbours, and in no picture from behind (135 degrees or more away).
     """
     away = (azimuth + 180) % 360 - 180
     front = ((read + 180) % 360 - 180).abs() < 22.5
@@ -78,7 +78,7 @@ def has_janus(azimuth: Tensor, read: Tensor) -> bool:
 
 
 def score_asset(scorer: Scorer, spec: Spec, rgb: NDArray[np.float32], mesh: Mesh, seconds: float) -> AssetScore:
-    """Reads pictures (AZIMUTHS, 64, 64, 3) in [0, 1] of an asset, evenly round it from the front, and its mesh."""
+    """Score an asset by its mesh and pictures (AZIMUTHS, 64, 64, 3) in [0, 1], evenly around it from the front."""
     scores = score(scorer, torch.from_numpy(rgb))
     right = [c == spec.category and k == spec.color for c, k in zip(scores.category, scores.color, strict=True)]
     azimuth = torch.arange(AZIMUTHS) * (360.0 / AZIMUTHS)
@@ -87,7 +87,7 @@ def score_asset(scorer: Scorer, spec: Spec, rgb: NDArray[np.float32], mesh: Mesh
 
 
 def render_run(run: Run) -> NDArray[np.float32]:
-    """Pictures (AZIMUTHS, 64, 64, 3) of a run's scene over light grey."""
+    """Render a run's scene over light grey, (AZIMUTHS, 64, 64, 3)."""
     scene = load_scene(run, torch.device("cpu"))
     with torch.no_grad():
         rendering = scene.render(turntable(AZIMUTHS, ELEVATION), torch.full((3,), 0.8))
@@ -95,9 +95,9 @@ def render_run(run: Run) -> NDArray[np.float32]:
 
 
 def truth(spec: Spec, seed: int = 0) -> tuple[NDArray[np.float32], Mesh]:
-    """Pictures (AZIMUTHS, 64, 64, 3) of a true object of the prompt, over the same light grey, and the object.
+    """Return pictures (AZIMUTHS, 64, 64, 3) of a true object of the prompt over the same light grey, and the object.
 
-    seed: picks one of the many objects that the prompt may mean.
+    seed: chooses one of the many objects that the prompt may mean.
     """
     azimuths = [i * 360.0 / AZIMUTHS for i in range(AZIMUTHS)]
     pictures = render_prompt(spec, azimuths, seed, elevation=ELEVATION, background=(0.8, 0.8, 0.8))
@@ -112,7 +112,7 @@ def bench_preset(
     overrides: list[str],
     report: Callable[[str, int, int], None],
 ) -> Iterator[tuple[AssetScore, NDArray[np.float32]]]:
-    """Generates and reads every prompt with one preset, its prior loaded once; finished runs are not made again."""
+    """Generate every prompt with one preset and score it. The prior is loaded once. Finished runs are kept."""
     prior: Prior | None = None
     for i, spec in enumerate(specs):
         config = make_config(prompt(spec), preset, overrides, {"prompts": {"category": category_prompt(spec)}})
@@ -128,7 +128,7 @@ def bench_preset(
 
 
 def summary(scores: Sequence[AssetScore]) -> dict[str, float]:
-    """Mean share recognised, share without Janus among assets with a front, and medians of IoU, chamfer and seconds."""
+    """Return the mean share recognised, the share without Janus of assets with a front, and medians of the rest."""
     fronts = [not s.janus for s in scores if s.janus is not None]
     return {
         "recognised": float(np.mean([s.recognised for s in scores])),
@@ -146,9 +146,9 @@ def bench(
     overrides: list[str] | None = None,
     report: Callable[[str, int, int], None] = lambda name, step, total: None,
 ) -> dict[str, dict[str, float]]:
-    """Measures presets beside the ground truth.
+    """Measure presets and the ground truth.
 
-    Writes results.json, one contact sheet a preset, and all of them with four sides an asset, side_by_side.png.
+    Writes results.json, one contact sheet per preset, and side_by_side.png with four sides of every asset.
     """
     specs = bench_prompts(n)
     scorer = load_scorer()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import trimesh
 
-from sds3d.evaluation.geometry import chamfer, likeness, true_objects, volume_iou
+from sds3d.evaluation.likeness import chamfer, likeness, true_objects, volume_iou
 from sds3d.geometry.mesh import Mesh
 from sds3d.toybox.captions import parse
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from sds3d.cli.main import main
-from sds3d.evaluation.guidance import SEEDS, compare, frechet_distance, rule_presets, saturation, spread, true_assets
-from sds3d.evaluation.toybox import bench_prompts
+from sds3d.evaluation.asset_scores import bench_prompts
+from sds3d.evaluation.rule_scores import SEEDS, compare, frechet_distance, rule_presets, saturation, spread, true_assets
 from sds3d.toybox.scorer import load_scorer
 
 
