@@ -12,7 +12,8 @@ from sds3d.formats.pictures import contact_sheet
 from sds3d.representations.base import Start
 from sds3d.representations.contents import source_of
 from sds3d.representations.gaussians import GaussiansConfig
-from sds3d.toybox.objects import Spec, build
+from sds3d.toybox.objects import build
+from sds3d.toybox.world import Spec
 
 mesh = build(Spec("teapot", "blue", "red"), np.random.default_rng(0))
 start = Start(torch.Generator().manual_seed(0), steps=1, before=source_of(mesh))

@@ -12,7 +12,8 @@ import numpy as np
 
 import sds3d
 from sds3d.formats.stl import to_stl
-from sds3d.toybox.objects import Spec, build
+from sds3d.toybox.objects import build
+from sds3d.toybox.world import Spec
 
 STEPS = int(os.environ.get("SDS3D_STEPS", "150"))
 

@@ -80,7 +80,7 @@ class SplatScene:
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _pairs(packed, splat, start, end, n, rows, columns):
-    """Walk the tiles as `splatting_blend_numba._blend` does. Return how many pairs it evaluates and how many it blends."""
+    """Walk the tiles as `splatting_blend_numba._blend` does. Return the pairs it evaluates and the pairs it blends."""
     evaluated, inside = 0.0, 0.0
     transmittance = np.empty((TILE, TILE), np.float32)
     for item in range(len(start)):

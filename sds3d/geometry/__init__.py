@@ -1,1 +1,1 @@
-"""Meshes and Gaussian splats as plain arrays, and what can be done to them."""
+"""Meshes and Gaussian splats as plain arrays, and operations on them."""

@@ -1,4 +1,4 @@
-"""The triangle mesh that the toybox builds, representations extract and exporters write."""
+"""The triangle mesh that representations extract, and that formats read and write."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int32]
 
 FRAME = "right-handed, +Y up, front +Z, metres"
-"""The world frame, as the files that name no frame of their own say it in a comment."""
+"""The world frame, as a comment in files of formats that do not define a frame."""
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Mesh:
     vertices: (V, 3) float32 positions.
     faces: (F, 3) int32 vertex indices, counter-clockwise seen from outside.
     colors: (V, 3) float32 sRGB in [0, 1], or None.
-    normals: (V, 3) float32 unit vectors, or None (flat shading is then meant).
+    normals: (V, 3) float32 unit vectors, or None for flat shading.
     uv: (V, 2) float32 in [0, 1], glTF convention (v runs down from the image's top row), or None.
     texture: (H, W, 3) uint8 sRGB base colour sampled at `uv`, or None.
     metallic, roughness: the material's factors in [0, 1].
     metallic_roughness: (H, W, 3) uint8, linear, sampled at `uv`, in glTF's channels: roughness in G, metallic in B, R
-        is not used. Where it is there, it stands in place of the two factors. Or None.
+        unused. If present, it replaces the two factors. Or None.
     """
 
     vertices: FloatArray
@@ -40,14 +40,14 @@ class Mesh:
     metallic_roughness: NDArray[np.uint8] | None = None
 
     def is_colored(self) -> bool:
-        """Whether it has base colours: a texture with its uv, or colours of vertices."""
+        """Whether the mesh has base colours: a texture with its uv, or vertex colours."""
         return self.colors is not None or (self.texture is not None and self.uv is not None)
 
     def volume(self) -> float:
-        """Signed volume in cubic metres: positive when a closed mesh's faces look outwards."""
+        """Return the signed volume in cubic metres, positive if the faces of a closed mesh look outwards."""
         a, b, c = (self.vertices[self.faces[:, i]].astype(np.float64) for i in range(3))
         return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6.0)
 
 
 class EmptySurfaceError(RuntimeError):
-    """The scene holds nothing dense enough to be a surface."""
+    """Raised when a scene holds nothing dense enough to be a surface."""

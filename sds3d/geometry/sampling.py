@@ -1,4 +1,4 @@
-"""Points spread evenly over meshes, and the Gaussian splats that meshes and clouds of points become."""
+"""Points spread evenly over meshes, and Gaussian splats made from meshes and from clouds of points."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from scipy.spatial import KDTree
 
 from sds3d.geometry.mesh import FloatArray, Mesh
 from sds3d.geometry.splats import SH_C0, Splats
+from sds3d.geometry.triangles import surface_area
 
-_FLAT = 0.15  # thickness of a surface's splat over its width
-_SUNK = 1.5  # widths that a surface's splats lie below it: a disc on it reaches beyond the outline
-_COVER = 0.45  # standard deviation of a surface's splat over the width of its share of the surface
+_FLAT = 0.15  # thickness of a splat on a surface, relative to its width
+_SUNK = 1.5  # depth of splats below the surface, in widths: a disc on it would reach beyond the outline
+_COVER = 0.45  # standard deviation of a splat, relative to the width of its share of the surface
 
 
 class SurfaceSamples(NamedTuple):
-    """Points spread evenly over a mesh: places and unit normals (P, 3), faces (P,), barycentric weights (P, 3)."""
+    """Points spread evenly over a mesh: positions and unit normals (P, 3), faces (P,), barycentric weights (P, 3)."""
 
     points: NDArray[np.float64]
     normals: NDArray[np.float64]
@@ -29,7 +30,7 @@ class SurfaceSamples(NamedTuple):
 
 
 def splats_from_mesh(mesh: Mesh, count: int, generator: torch.Generator) -> Splats:
-    """`count` flat Gaussians evenly over a mesh's surface, in its colours (white when it has none).
+    """Return `count` flat Gaussians spread evenly over a mesh, in its colours (white if it has none).
 
     Raises ValueError for a mesh without area or with vertices that are not finite.
     """
@@ -39,18 +40,18 @@ def splats_from_mesh(mesh: Mesh, count: int, generator: torch.Generator) -> Spla
 
 
 def sample_surface(mesh: Mesh, count: int, shift: Sequence[float] = (0.5, 0.0, 0.0)) -> SurfaceSamples:
-    """`count` points spread evenly over a mesh. shift: three numbers in [0, 1) that choose another such spread.
+    """Return `count` points spread evenly over a mesh. shift: three numbers in [0, 1) that choose another spread.
 
     Raises ValueError for a mesh without area or with vertices that are not finite.
     """
     corners = mesh.vertices[mesh.faces].astype(np.float64)  # (F, 3, 3)
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     twice = np.linalg.norm(cross, axis=1)
-    # Even steps along the summed areas: no face is met too often by chance.
+    # Even steps along the cumulative area: no face gets too many points by chance.
     index = np.arange(count)
     steps = (index + shift[0]) / count * (2 * mesh_area(mesh))
     face = np.searchsorted(np.cumsum(twice), steps, side="right").clip(max=np.flatnonzero(twice)[-1])
-    # Multiples of these two numbers, modulo 1, fill the square evenly (Roberts' R2 sequence).
+    # Multiples of these two numbers modulo 1 fill the square evenly (Roberts' R2 sequence).
     u, v = (index * 0.7548776662466927 + shift[1]) % 1, (index * 0.5698402909980532 + shift[2]) % 1
     u, v = np.where(u + v > 1, [1 - u, 1 - v], [u, v])
     weights = np.stack([1 - u - v, u, v], axis=1)  # (P, 3)
@@ -59,16 +60,15 @@ def sample_surface(mesh: Mesh, count: int, shift: Sequence[float] = (0.5, 0.0, 0
 
 
 def mesh_area(mesh: Mesh) -> float:
-    """Square metres. Raises ValueError when there are none, or vertices that are not finite."""
-    a, b, c = (mesh.vertices[mesh.faces[:, k]].astype(np.float64) for k in range(3))
-    area = float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
+    """Return the area in square metres. Raises ValueError if it is zero, or if vertices are not finite."""
+    area = surface_area(mesh.vertices, mesh.faces)
     if not 0 < area < np.inf:
-        raise ValueError("the mesh has no area or vertices that are not finite, so it has no surface to start from")
+        raise ValueError("the mesh has no area, or vertices that are not finite: it has no surface to start from")
     return area
 
 
 def mesh_colors(mesh: Mesh, face: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Base colours (P, 3) in [0, 1] at barycentric points: face (P,), weights (P, 3)."""
+    """Return base colours (P, 3) in [0, 1] at barycentric points. face: (P,). weights: (P, 3)."""
     corners = mesh.faces[face]  # (P, 3)
     if mesh.texture is not None and mesh.uv is not None:
         height, width = mesh.texture.shape[:2]
@@ -82,7 +82,10 @@ def mesh_colors(mesh: Mesh, face: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 
 def surface_splats(means: np.ndarray, normals: np.ndarray, widths: np.ndarray, colors: np.ndarray) -> Splats:
-    """Nearly opaque discs: means (N, 3), unit normals (N, 3), standard deviations (N,) in metres, colours (N, 3)."""
+    """Return nearly opaque discs.
+
+    means: (N, 3). normals: (N, 3) unit. widths: (N,) standard deviations in metres. colors: (N, 3) in [0, 1].
+    """
     scales = widths[:, None] * np.array([1.0, 1.0, _FLAT])
     means = means - _SUNK * widths[:, None] * normals
     opacities = np.full(len(means), 0.9)
@@ -91,7 +94,7 @@ def surface_splats(means: np.ndarray, normals: np.ndarray, widths: np.ndarray, c
 
 
 def quats_to(normals: np.ndarray) -> np.ndarray:
-    """Unit quaternions (N, 4) w, x, y, z that turn +Z into the unit normals (N, 3)."""
+    """Return unit quaternions (N, 4) w, x, y, z that rotate +Z to the unit normals (N, 3)."""
     x, y, z = normals.T
     quats = np.stack([1 + z, -y, x, np.zeros_like(x)], axis=1)  # half-way between +Z and the normal
     quats[z < -1 + 1e-9] = [0.0, 1.0, 0.0, 0.0]
@@ -99,9 +102,10 @@ def quats_to(normals: np.ndarray) -> np.ndarray:
 
 
 def splats_from_points(points: FloatArray, colors: FloatArray | None = None) -> Splats:
-    """A round Gaussian a point (N, 3), as wide as its three nearest neighbours are far (2308.04079, sec. 5.1).
+    """Return a round Gaussian per point (N, 3), as wide as the mean distance to its three nearest neighbours.
 
-    colors: (N, 3) in [0, 1]; grey when left out. Raises ValueError for fewer than two points.
+    This is the initialisation of 3D Gaussian splatting (arXiv:2308.04079, sec. 5.1). colors: (N, 3) in [0, 1], grey if
+    None. Raises ValueError for fewer than two points.
     """
     if len(points) < 2:
         raise ValueError(f"a cloud needs at least two points, got {len(points)}")

@@ -1,4 +1,4 @@
-"""The cloud of 3D Gaussians that representations extract and exporters write."""
+"""The cloud of 3D Gaussians that representations extract, and that formats read and write."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sds3d.geometry.mesh import FloatArray, Mesh
 SH_C0 = 0.5 / math.sqrt(math.pi)
 """The constant spherical harmonic: colour = 0.5 + SH_C0 sh[:, 0]."""
 SMALLEST_SCALE = 1e-9
-"""Metres. A Gaussian may be flat, but formats hold logarithms of scales, and zero has none."""
+"""Metres. A Gaussian may be flat, but formats store logarithms of scales, and zero has none."""
 
 # Signs of the harmonics, degree 0 to 3, when x and y change sign: -1 for the odd in x and y together.
 _TURNED = np.array([1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1], np.float32)[:, None]
@@ -29,8 +29,8 @@ class Splats:
     scales: (N, 3) float32, standard deviations along the axes of the rotation, in metres (not their logarithms).
     opacities: (N,) float32 in [0, 1] (not their logits).
     sh: (N, K, 3) float32, spherical-harmonic coefficients of the sRGB colour in the sign and order of 3D Gaussian
-        splatting (Kerbl et al. 2023, arXiv:2308.04079), K = 1, 4, 9 or 16 for degree 0 to 3. The colour seen along
-        the direction from the camera to the Gaussian is 0.5 + SH_C0 sh[:, 0] + ..., cut off below 0.
+        splatting (Kerbl et al. 2023, arXiv:2308.04079), K = 1, 4, 9 or 16 for degree 0 to 3. The colour along the
+        direction from the camera to the Gaussian is 0.5 + SH_C0 sh[:, 0] + ..., clipped at 0 from below.
     """
 
     means: FloatArray
@@ -43,7 +43,7 @@ class Splats:
         return len(self.means)
 
     def __getitem__(self, rows: slice | NDArray[Any]) -> Splats:
-        """The Gaussians at a slice, at indices or where a mask is true."""
+        """Return the Gaussians of a slice, at indices, or where a mask is true."""
         return Splats(self.means[rows], self.quats[rows], self.scales[rows], self.opacities[rows], self.sh[rows])
 
     @property
@@ -52,15 +52,15 @@ class Splats:
         return math.isqrt(self.sh.shape[1]) - 1
 
     def colors(self) -> FloatArray:
-        """Colours (N, 3) float32, sRGB in [0, 1], without their dependence on the view."""
+        """Return the colours (N, 3) float32, sRGB in [0, 1], without their dependence on the view."""
         return np.clip(0.5 + np.float32(SH_C0) * self.sh[:, 0], 0, 1)
 
     def checked(self) -> Splats:
-        """The same Gaussians as float32, with unit quaternions and scales of at least SMALLEST_SCALE.
+        """Return the same Gaussians as float32, with unit quaternions and scales of at least SMALLEST_SCALE.
 
-        A quaternion of length zero becomes the identity. Raises ValueError, in one line, for arrays whose shapes do not
-        fit together, for no Gaussians at all, and for Gaussians with NaN, an infinity, a negative scale or an opacity
-        outside [0, 1]; `without_invalid` leaves these out.
+        A quaternion of length zero becomes the identity. Raises ValueError, in one line, if shapes do not fit together,
+        if there are no Gaussians, or if some have NaN, an infinity, a negative scale or an opacity outside [0, 1].
+        `without_invalid` leaves out such Gaussians.
         """
         splats = self._float32()
         for complaint, bad in splats._faults().items():
@@ -71,21 +71,21 @@ class Splats:
         if not len(splats):
             raise ValueError("there are no Gaussians")
         length = np.sqrt(np.einsum("ij,ij->i", splats.quats, splats.quats, dtype=np.float64))
-        still = length < 1e-30  # below, float32 holds too few digits for a direction
-        length[np.abs(length - 1) < 1e-6] = 1  # what is checked twice does not drift
+        still = length < 1e-30  # below that, float32 holds too few digits for a direction
+        length[np.abs(length - 1) < 1e-6] = 1  # checking twice changes nothing
         quats = splats.quats / np.where(still, 1, length).astype(np.float32)[:, None]
         quats[still] = [1, 0, 0, 0]
         scales = np.maximum(splats.scales, np.float32(SMALLEST_SCALE))
         return Splats(splats.means, quats, scales, splats.opacities, splats.sh)
 
     def without_invalid(self) -> tuple[Splats, int]:
-        """The Gaussians that `checked` does not refuse, and how many were left out. Raises ValueError for shapes."""
+        """Return the Gaussians that `checked` accepts, and how many were left out. Raises ValueError for shapes."""
         splats = self._float32()
         bad = np.any(list(splats._faults().values()), axis=0)
         return splats[~bad] if bad.any() else splats, int(bad.sum())
 
     def _float32(self) -> Splats:
-        with np.errstate(over="ignore"):  # float64 beyond float32 becomes an infinity, which is complained about
+        with np.errstate(over="ignore"):  # a float64 beyond float32 becomes an infinity, which is reported
             means, quats, scales, opacities, sh = (
                 np.asarray(array, dtype=np.float32)
                 for array in (self.means, self.quats, self.scales, self.opacities, self.sh)
@@ -100,7 +100,7 @@ class Splats:
         return Splats(means, quats, scales, opacities, sh)
 
     def _faults(self) -> dict[str, NDArray[Any]]:
-        """What `checked` complains about, with a mask (N,) of the Gaussians it is true of."""
+        """Return the complaints of `checked`, each with a mask (N,) of the Gaussians that it concerns."""
         infinite = np.zeros(len(self), np.bool_)
         for array in (self.means, self.quats, self.scales, self.opacities, self.sh):
             infinite |= ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
@@ -114,10 +114,10 @@ class Splats:
 
 
 def turned(splats: Splats) -> Splats:
-    """The same Gaussians, with sh that share no memory, turned by 180 degrees about Z: +Y comes to be down.
+    """Return the Gaussians turned by 180 degrees about Z, so that +Y becomes down. `sh` is copied.
 
-    This leads from the world frame to the frame that PLY and .splat files are usually in, and back. Positions,
-    rotations and harmonics are turned; the quaternions of two turns are those of none with the other sign.
+    This converts from the world frame to the usual frame of PLY and .splat files, and back. Positions, rotations and
+    harmonics are turned. Turning twice gives the same quaternions with the opposite sign.
     """
     w, x, y, z = splats.quats.T
     return Splats(
@@ -130,4 +130,4 @@ def turned(splats: Splats) -> Splats:
 
 
 Geometry = Mesh | Splats
-"""What files hold and representations begin as."""
+"""The content of a file of ours or of another program; a representation can start from it."""

@@ -1,4 +1,4 @@
-"""What can be done to any triangle mesh: normals, fewer faces, colours at its vertices."""
+"""Operations on any triangle mesh: colours at its vertices, normals, fewer faces."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BATCH = 1 << 18
 
 
 def sample_colors(color_fn: ColorFn, points: FloatArray) -> FloatArray:
-    """Colours (P, 3) float32 clipped to [0, 1], asked for in batches so that millions of points fit in memory."""
+    """Return colours (P, 3) float32, clipped to [0, 1]. They are computed in batches, to fit millions into memory."""
     parts = [np.asarray(color_fn(points[i : i + _BATCH]), np.float32) for i in range(0, len(points), _BATCH)]
     colors = np.concatenate(parts) if parts else np.zeros((0, 3), np.float32)
     if colors.shape != points.shape:
@@ -25,8 +25,14 @@ def sample_colors(color_fn: ColorFn, points: FloatArray) -> FloatArray:
     return np.clip(np.nan_to_num(colors), 0.0, 1.0)
 
 
+def surface_area(vertices: FloatArray, faces: IntArray) -> float:
+    """Return the area of all faces in square metres."""
+    a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
+    return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
+
+
 def vertex_normals(vertices: FloatArray, faces: IntArray) -> FloatArray:
-    """Unit vertex normals (V, 3) float32: means of the adjacent faces' normals, weighted by area."""
+    """Return unit vertex normals (V, 3) float32: means of the adjacent faces' normals, weighted by area."""
     corners = vertices[faces].astype(np.float64)  # (F, 3, 3)
     weighted = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals = np.zeros((len(vertices), 3))
@@ -38,7 +44,7 @@ def vertex_normals(vertices: FloatArray, faces: IntArray) -> FloatArray:
 
 
 def decimate(vertices: FloatArray, faces: IntArray, max_faces: int) -> tuple[FloatArray, IntArray]:
-    """Quadric edge collapse (Garland and Heckbert 1997) down to `max_faces`; smaller meshes come back as they are."""
+    """Reduce a mesh to `max_faces` by quadric edge collapse (Garland and Heckbert 1997). Smaller ones stay the same."""
     if len(faces) <= max_faces:
         return vertices, faces
     simplified = fast_simplification.simplify(vertices.astype(np.float64), faces, target_count=max_faces)
@@ -46,10 +52,10 @@ def decimate(vertices: FloatArray, faces: IntArray, max_faces: int) -> tuple[Flo
 
 
 def simplify(mesh: Mesh, max_faces: int) -> Mesh:
-    """The mesh with at most so many faces, by `decimate`; each vertex takes the colour of the nearest one before.
+    """Reduce a mesh to at most `max_faces` by `decimate`. Each new vertex takes the colour of the nearest old one.
 
-    Vertices that stand at one place are joined first. UVs and textures are left behind: bake new ones. A mesh that is
-    small enough comes back as it is.
+    Vertices at the same place are joined first. UVs and textures are dropped: bake new ones. A mesh that is small
+    enough is returned unchanged.
     """
     if len(mesh.faces) <= max_faces:
         return mesh

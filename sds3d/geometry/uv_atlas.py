@@ -1,4 +1,4 @@
-"""Baking: a UV atlas of a mesh and the base-colour texture that goes with it."""
+"""The UV atlas of a mesh, and baking of its base-colour texture."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from scipy import ndimage
 
 from sds3d.compiled import njit
 from sds3d.geometry.mesh import FloatArray, IntArray, Mesh
-from sds3d.geometry.triangles import ColorFn, sample_colors
+from sds3d.geometry.triangles import ColorFn, sample_colors, surface_area
 
-_GUTTER = 4  # texels between islands, which keeps the first two mipmap levels apart
+_GUTTER = 4  # texels between islands, so that the first two mipmap levels do not mix them
 
 
 def bake(mesh: Mesh, color_fn: ColorFn | None = None, size: int = 1024) -> Mesh:
-    """The mesh with `uv` and a (size, size, 3) sRGB texture; vertices on the seams of the atlas are doubled.
+    """Return the mesh with `uv` and a (size, size, 3) sRGB texture. Vertices on the seams of the atlas are doubled.
 
-    color_fn: sRGB (P, 3) in [0, 1] of world points (P, 3) on the surface; without it the vertex colours are
-    interpolated. Colours outside the islands continue those of the nearest island, so that filtering shows no seam.
+    color_fn: returns sRGB (P, 3) in [0, 1] of world points (P, 3) on the surface. Without it, vertex colours are
+    interpolated. The colours of an island continue outside it, so that filtering shows no seam.
 
-    Raises ValueError for a mesh without faces, or with neither color_fn nor vertex colours.
+    Raises ValueError for a mesh without faces, or without both color_fn and vertex colours.
     """
     if not len(mesh.faces):
         raise ValueError("a mesh without faces cannot be textured")
@@ -51,19 +51,22 @@ def bake(mesh: Mesh, color_fn: ColorFn | None = None, size: int = 1024) -> Mesh:
 
 
 def nearest_inside(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """The nearest texel of an island, itself included: numbers (H, W) that count row by row; inside: (H, W)."""
+    """Return each texel's nearest texel inside an island, itself included, as flat indices (H, W). inside: (H, W)."""
     nearest = np.zeros((2, *inside.shape), np.int32)
     ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True, indices=nearest)
     return nearest[0].astype(np.int64) * inside.shape[1] + nearest[1]
 
 
 def unwrap(vertices: FloatArray, faces: IntArray, size: int) -> tuple[NDArray[np.int64], IntArray, FloatArray]:
-    """An atlas without overlaps: the original vertex of each new one (V',), faces (F, 3) and uv (V', 2) in [0, 1]."""
+    """Make an atlas without overlaps.
+
+    Returns the original vertex of each new one (V',), faces (F, 3) and uv (V', 2) in [0, 1].
+    """
     atlas = xatlas.Atlas()
     atlas.add_mesh(vertices, faces.astype(np.uint32))
     charts = xatlas.ChartOptions()
-    # Growing a chart costs the square of its size: this cap makes 20k faces three times faster and adds few seams.
-    charts.max_chart_area = _area(vertices, faces) / 30
+    # Growing a chart takes time quadratic in its size. This cap makes 20k faces three times faster and adds few seams.
+    charts.max_chart_area = surface_area(vertices, faces) / 30
     packing = xatlas.PackOptions()
     packing.resolution = size
     packing.padding = _GUTTER
@@ -73,15 +76,10 @@ def unwrap(vertices: FloatArray, faces: IntArray, size: int) -> tuple[NDArray[np
     return origin.astype(np.int64), indices.astype(np.int32), np.clip(uv, 0.0, 1.0).astype(np.float32)
 
 
-def _area(vertices: FloatArray, faces: IntArray) -> float:
-    a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))
-    return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
-
-
 def rasterize_uv(uv: FloatArray, faces: IntArray, size: int) -> tuple[IntArray, FloatArray]:
-    """Face (size, size) int32 at each texel's centre, -1 outside, and its barycentric weights (size, size, 3).
+    """Return the face (size, size) int32 at each texel's centre, -1 outside, and barycentric weights (size, size, 3).
 
-    A face between the centres gets the texel of its middle, if that is free: a small island must own a colour, too.
+    A face that contains no centre gets the texel at its middle, if that is free, so that small islands have a colour.
     """
     face = np.full((size, size), -1, np.int32)
     weights = np.zeros((size, size, 3), np.float32)
@@ -105,7 +103,7 @@ def _rasterize_uv(texels: NDArray[np.float64], faces: IntArray, face: IntArray, 
                 u = ((bx - x) * (cy - y) - (by - y) * (cx - x)) / area
                 v = ((cx - x) * (ay - y) - (cy - y) * (ax - x)) / area
                 w = 1.0 - u - v
-                # A hair outside counts: a texel on a shared edge must not be lost to rounding.
+                # Slightly outside counts: rounding must not lose a texel on a shared edge.
                 if u >= -1e-6 and v >= -1e-6 and w >= -1e-6:
                     face[y, x], found[f] = f, True
                     weights[y, x, 0], weights[y, x, 1], weights[y, x, 2] = u, v, w

@@ -68,11 +68,6 @@ class Shape:
         """Give all vertices one sRGB colour, values in [0, 1]."""
         return replace(self, colors=np.tile(np.asarray(color, dtype=np.float64), (len(self.vertices), 1)))
 
-    def volume(self) -> float:
-        """Return the signed volume, positive if the faces look outwards."""
-        a, b, c = (self.vertices[self.faces[:, i]] for i in range(3))
-        return float(np.einsum("ij,ij->i", a, np.cross(b, c)).sum() / 6.0)
-
 
 def merge(shapes: Sequence[Shape]) -> Mesh:
     """Join shapes to one mesh with vertex colours and normals."""

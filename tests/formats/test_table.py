@@ -51,7 +51,7 @@ def test_an_unknown_format_names_the_nearest():
 def test_a_format_takes_what_it_holds(textured_ball, splats):
     with pytest.raises(ValueError, match="glb needs a mesh"):
         FORMATS["glb"].files(splats, "a")
-    with pytest.raises(ValueError, match=r"spz needs splats: .*as_splats makes some"):
+    with pytest.raises(ValueError, match=r"spz needs splats: .*splats_from_mesh makes some"):
         FORMATS["spz"].files(textured_ball, "a")
     with pytest.raises(ValueError, match="stl needs a mesh"):
         asset_files(["stl"], "a", None, splats)

@@ -40,14 +40,18 @@ def face_normals(shape: Shape | Mesh) -> np.ndarray:
     return np.cross(b - a, c - a)
 
 
+def volume(shape: Shape) -> float:
+    return merge([shape]).volume()
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes_are_closed_and_look_outwards(name: str) -> None:
     shape = SHAPES[name]
     mesh = welded(shape)
     assert mesh.is_watertight
     assert mesh.is_winding_consistent
-    assert shape.volume() > 0
-    assert shape.volume() == pytest.approx(mesh.volume, rel=1e-5)
+    assert volume(shape) > 0
+    assert volume(shape) == pytest.approx(mesh.volume, rel=1e-5)
     assert np.linalg.norm(face_normals(shape), axis=1).min() > 1e-8
     np.testing.assert_allclose(np.linalg.norm(shape.normals, axis=1), 1.0, atol=1e-9)
     # Shading normals stay on the outer side of every face that uses them.
@@ -57,15 +61,15 @@ def test_shapes_are_closed_and_look_outwards(name: str) -> None:
 def test_volumes_match_closed_forms() -> None:
     n = 64
     polygon = n / 2 * np.sin(2 * np.pi / n)  # area of a regular polygon in the unit circle
-    assert box(0.3, 0.5, 0.7).volume() == pytest.approx(0.3 * 0.5 * 0.7)
-    assert cylinder(0.4, 1.5, segments=n).volume() == pytest.approx(polygon * 0.16 * 1.5)
-    assert cylinder(0.4, 1.5, 0.0, segments=n).volume() == pytest.approx(polygon * 0.16 * 1.5 / 3)
+    assert volume(box(0.3, 0.5, 0.7)) == pytest.approx(0.3 * 0.5 * 0.7)
+    assert volume(cylinder(0.4, 1.5, segments=n)) == pytest.approx(polygon * 0.16 * 1.5)
+    assert volume(cylinder(0.4, 1.5, 0.0, segments=n)) == pytest.approx(polygon * 0.16 * 1.5 / 3)
     frustum = polygon * 1.5 / 3 * (0.4**2 + 0.4 * 0.2 + 0.2**2)
-    assert cylinder(0.4, 1.5, 0.2, segments=n).volume() == pytest.approx(frustum)
-    assert prism([(-1, 0), (1, 0), (0, 0.7)], 2.0).volume() == pytest.approx(1.4)
-    assert prism(rectangle(1, 1), 1.0, taper=0.5).volume() == pytest.approx((1 + 0.5 + 0.25) / 3)
-    assert ellipsoid(0.3, 0.5, 0.7, 48, 64).volume() == pytest.approx(4 / 3 * np.pi * 0.105, rel=0.005)
-    assert arc(1.0, 0.2, steps=96).volume() == pytest.approx(2 * np.pi * 5 * np.sin(2 * np.pi / 10) * 0.04, rel=0.005)
+    assert volume(cylinder(0.4, 1.5, 0.2, segments=n)) == pytest.approx(frustum)
+    assert volume(prism([(-1, 0), (1, 0), (0, 0.7)], 2.0)) == pytest.approx(1.4)
+    assert volume(prism(rectangle(1, 1), 1.0, taper=0.5)) == pytest.approx((1 + 0.5 + 0.25) / 3)
+    assert volume(ellipsoid(0.3, 0.5, 0.7, 48, 64)) == pytest.approx(4 / 3 * np.pi * 0.105, rel=0.005)
+    assert volume(arc(1.0, 0.2, steps=96)) == pytest.approx(2 * np.pi * 5 * np.sin(2 * np.pi / 10) * 0.04, rel=0.005)
 
 
 def test_ellipsoid_normals_are_gradients() -> None:
@@ -87,7 +91,7 @@ def test_rotation_is_right_handed() -> None:
 def test_merge_keeps_parts_and_colors() -> None:
     red, blue = box(1, 1, 1).paint((1, 0, 0)), ellipsoid(0.2).move(2).paint((0, 0, 1))
     mesh = merge([red, blue])
-    assert mesh.volume() == pytest.approx(red.volume() + blue.volume(), rel=1e-5)
+    assert mesh.volume() == pytest.approx(volume(red) + volume(blue), rel=1e-5)
     assert mesh.colors is not None
     left = mesh.vertices[:, 0] < 1
     np.testing.assert_array_equal(mesh.colors[left], np.tile([1, 0, 0], (left.sum(), 1)))
