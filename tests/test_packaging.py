@@ -14,10 +14,12 @@ from functools import cache
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import sds3d
+from sds3d.extras import Extra
 
 ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -77,6 +79,9 @@ class TestDependencies:
     @pytest.mark.parametrize("name", sorted(names(EXTRAS["test"]) - TOOLS))
     def test_every_dependency_of_the_tests_is_imported(self, name: str) -> None:
         assert provided(name) & imported("tests")
+
+    def test_extras_are_those_that_errors_name(self) -> None:
+        assert set(get_args(Extra)) == set(EXTRAS) - {"docs", "test"}
 
     def test_only_the_rooms_that_use_them_import_what_is_heavy(self) -> None:
         """A run imports neither the studio's toolkit nor what needs a GPU, a cluster or an extra."""
