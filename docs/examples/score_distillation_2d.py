@@ -1,8 +1,8 @@
 """Score distillation on a plain picture.
 
-The gradient of SDS in a dozen lines. The latent of one picture is optimised against the frozen prior. No 3D is involved, so this is the place to see what a
-guidance scale does: SDS (Poole et al. 2022, arXiv:2209.14988) gives soft colours at a small scale and over-saturates at
-DreamFusion's scale of 101.
+The gradient of SDS in a dozen lines. The latent of one picture is optimised against the frozen prior. No 3D is
+involved, so this is the place to see what a guidance scale does: SDS (Poole et al. 2022, arXiv:2209.14988) gives soft
+colours at a small scale and over-saturates at DreamFusion's scale of 101.
 """
 
 import os
