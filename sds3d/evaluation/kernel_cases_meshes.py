@@ -36,7 +36,7 @@ _MESHES = (
     (6, 256),
     (6, 512),
 )
-_PARTS = ((2, 32), (3, 64), (4, 64), (5, 128), (6, 256))  # meshes whose steps are measured one by one
+_PARTS = ((2, 32), (3, 64), (4, 64), (5, 128), (6, 256))  # meshes for the steps, which are measured one by one
 
 
 class _Lumps:

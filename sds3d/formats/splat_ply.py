@@ -110,7 +110,7 @@ def _block_splats(columns: dict[str, NDArray], rest: int, kept: int) -> Splats:
 
 
 def _recognises(data: bytes) -> bool:
-    """Whether data is a PLY whose vertices are Gaussians, compressed ones included."""
+    """Whether data is a PLY of Gaussians, compressed or not."""
     if not is_ply(data):
         return False
     _, elements, _ = read_header(data)

@@ -39,7 +39,7 @@ def vertex_normals(vertices: FloatArray, faces: IntArray) -> FloatArray:
     for corner in range(3):
         np.add.at(normals, faces[:, corner], weighted)
     length = np.linalg.norm(normals, axis=1, keepdims=True)
-    up = np.array([0.0, 1.0, 0.0])  # for the rare vertex whose faces cancel: glTF demands unit length
+    up = np.array([0.0, 1.0, 0.0])  # if the faces at a vertex cancel: glTF requires unit length
     return np.where(length > 1e-20, normals / np.maximum(length, 1e-20), up).astype(np.float32)
 
 

@@ -24,14 +24,14 @@ def test_prompts_are_held_out_and_cover_every_category_evenly() -> None:
     assert len(set(specs)) == 32
     assert set(specs) <= held_out()
     assert [specs[i].category for i in range(32)] == list(CATEGORIES) * 2
-    assert all(spec.accent is None for spec in specs[:16])  # combinations never seen come first
+    assert all(spec.accent is None for spec in specs[:16])  # combinations without an accent come first
     assert bench_prompts(5) == specs[:5]
     assert all(parse(prompt(spec)) == spec for spec in specs)
 
 
 def test_a_right_object_has_no_janus() -> None:
     assert not has_janus(AROUND, AROUND)
-    # Side views are often read as their neighbours: that is no second face.
+    # Side views are often read as their neighbours. That does not count as a second face.
     assert not has_janus(AROUND, torch.tensor([0.0, 0, 135, 180, 180, 180, 225, 0]))
 
 
@@ -69,7 +69,7 @@ def test_truth_shows_the_object_from_all_sides() -> None:
 
 
 def test_the_scorer_reads_true_objects_of_combinations_the_prior_never_saw() -> None:
-    """What measures must be right about the truth: also of held-out prompts, each from eight sides."""
+    """The scorer must be right about true objects, from eight sides and for held-out prompts too."""
     scorer = load_scorer()
     scores = [score_asset(scorer, spec, *truth(spec), 0.0) for spec in bench_prompts(48)]
     assert summary(scores)["recognised"] > 0.98

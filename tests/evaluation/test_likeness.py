@@ -19,12 +19,12 @@ def ball(radius: float, shift: float = 0.0) -> Mesh:
     return Mesh((np.asarray(sphere.vertices) + center).astype(np.float32), np.asarray(sphere.faces, np.int32))
 
 
-def test_balls_one_in_the_other() -> None:
+def test_a_ball_inside_another() -> None:
     assert volume_iou(ball(0.2), ball(0.4)) == pytest.approx(1 / 8, rel=0.03)
     assert chamfer(ball(0.2), ball(0.4)) == pytest.approx(0.2, rel=0.01)
 
 
-def test_balls_beside_each_other() -> None:
+def test_balls_side_by_side() -> None:
     radius, shift = 0.3, 0.2
     lens = math.pi * (4 * radius + shift) * (2 * radius - shift) ** 2 / 12  # the common volume
     union = 2 * 4 / 3 * math.pi * radius**3 - lens

@@ -29,7 +29,7 @@ def exact() -> GaussianPrior:
 
 @pytest.mark.parametrize("space", ["latents", "pixels"])
 def test_sds_ends_at_its_fixed_point(space):
-    """m + (S - 1) (m - m_null), in every value; the last steps' noise is what is left."""
+    """m + (S - 1) (m - m_null) in every value, up to the noise of the last steps."""
     config = rule_config("sds", "y", ["guidance.scale=3", "steps=400", "optimizer.final=0.01"])
     drawn = draw(exact(), config, count=4, space=space)
     assert drawn.shape == (4, 8, 8, 3)
@@ -116,7 +116,7 @@ def test_pictures_are_a_scene():
         scene.to_mesh(16)
 
 
-def test_wrong_names_tell_the_nearest():
+def test_wrong_names_get_the_nearest():
     with pytest.raises(ConfigError, match=r'no rule or preset "cfd-odd"; did you mean "cfd-ode"'):
         rule_config("cfd-odd", "y")
     with pytest.raises(ConfigError, match=r"use all, or some of: .*sds"):

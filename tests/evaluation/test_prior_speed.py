@@ -1,4 +1,4 @@
-"""The plain loops that this project's steps are timed beside: the same mathematics, and the command."""
+"""The plain loops that this project's steps are compared with do the same mathematics; and the command."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def test_the_architecture_is_stable_diffusion_2():
 
 
 @pytest.mark.parametrize("rule", ["sds", "vsd"])
-def test_the_plain_loop_says_what_the_rule_says(rule):
-    """The same timesteps and noise give the same gradient, at the start of VSD's network too."""
+def test_the_plain_loop_has_the_gradient_of_the_rule(rule):
+    """The same timesteps and noise give the same gradient, also at the start of VSD's network."""
     networks = random_networks(CPU, torch.float32, smaller=8)
     prior = prior_of(networks, 64)
     config = {"sds": SDSConfig(scale=SCALES["sds"]), "vsd": VSDConfig(scale=SCALES["vsd"])}[rule]
@@ -58,7 +58,7 @@ def test_the_plain_loop_says_what_the_rule_says(rule):
 
 @pytest.mark.parametrize("rule", ["sds", "vsd"])
 def test_both_loops_take_the_same_first_step(rule: Rule, monkeypatch: pytest.MonkeyPatch):
-    """Adam's first step has the size of the rate: what is compared is its direction, in each value of each pixel."""
+    """Adam's first step has the size of the rate, so its direction is compared, in each value of each pixel."""
     assert RATES["pixels"] == RATE
     networks = random_networks(CPU, torch.float32, smaller=16)
     ours, plain = our_steps(networks, rule, 1, 64), Plain(networks, rule)
@@ -72,13 +72,13 @@ def test_both_loops_take_the_same_first_step(rule: Rule, monkeypatch: pytest.Mon
     moved = next(plain.steps(1, 64)).detach().permute(0, 2, 3, 1) - 0.5  # (1, 64, 64, 3)
     step = next(ours)
     assert isinstance(step, Step)
-    pictures = step.rendering.rgb  # the parameters themselves, which the step has moved
+    pictures = step.rendering.rgb  # the parameters, which the step has changed
     assert ((pictures - 0.5).sign() == moved.sign()).float().mean() > 0.999
     if rule == "vsd":
         assert step.guided.metrics["variational_loss"] > 0
         ups = {name: p for name, p in plain.unet.named_parameters() if "lora_B" in name}
         assert len(ups) == 128  # 16 blocks with two attentions of four layers
-        # Zero at first. Attention to the only one of 1 x 1 places has nothing to learn of queries and keys.
+        # Zero at first. With one place (1 x 1), attention has nothing to learn about queries and keys.
         assert all(p.abs().sum() > 0 for name, p in ups.items() if "attn2" in name)
 
 

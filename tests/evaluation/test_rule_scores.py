@@ -1,4 +1,4 @@
-"""The figures that rules are compared by, and the whole benchmark on few steps."""
+"""The figures that compare rules, and the whole benchmark with few steps."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_true_objects_measure_as_the_truth() -> None:
     truth = true_assets(scorer, specs, 0, 8)
     others = compare(scorer, true_assets(scorer, specs, 20, SEEDS - 1), truth)
     assert others.recognised > 0.98
-    assert others.without_janus > 0.8  # the scorer errs on a true object now and then
+    assert others.without_janus > 0.8  # the scorer is sometimes wrong about a true object
     assert others.saturation == pytest.approx(1, abs=0.05)
     assert others.diversity == pytest.approx(1, abs=0.3)
     grey = true_assets(scorer, specs, 20, 0)

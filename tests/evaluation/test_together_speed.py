@@ -1,4 +1,4 @@
-"""The measurement of runs that are optimised together, on the smallest scene."""
+"""The measurement of runs that are optimised together, with the smallest scene."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ Transform = Callable[[bytes, str, str], bytes]
 
 
 def missing(program: str, why: Exception) -> NoReturn:
-    """A skip that says what to do, or a failure where nothing may be skipped."""
+    """Skip with a line that says what to do, or fail where nothing may be skipped."""
     if os.environ.get("CI", "").lower() == "true":
         raise why
     pytest.skip(f"{program} is missing (run `npm install` in {HERE}): {why}")
@@ -34,7 +34,7 @@ def missing(program: str, why: Exception) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def validate() -> Validate:
-    """The report of the Khronos Group's glTF validator on a GLB file."""
+    """A function that returns the report of the Khronos glTF validator on a GLB file."""
     environment = dict(os.environ)
     environment["NODE_PATH"] = os.pathsep.join([*map(str, NODE_MODULES), environment.get("NODE_PATH", "")])
 
@@ -57,7 +57,7 @@ def validate() -> Validate:
 
 @pytest.fixture(scope="session")
 def splat_transform(tmp_path_factory) -> Transform:
-    """PlayCanvas' splat-transform: (file, its ending, another ending) to the converted file."""
+    """A function that converts (file, its ending, another ending) with PlayCanvas' splat-transform."""
     programs = [folder / "@playcanvas/splat-transform/bin/cli.mjs" for folder in NODE_MODULES]
     program = next((path for path in programs if path.exists()), programs[0])
 
@@ -77,7 +77,7 @@ def splat_transform(tmp_path_factory) -> Transform:
 
 @pytest.fixture(scope="session")
 def colored() -> Mesh:
-    """A torus with vertex colours and normals, as a scene gives it."""
+    """A torus with vertex colours and normals."""
     return replace(torus_mesh(1500), roughness=0.6, metallic=0.1)
 
 
@@ -88,7 +88,7 @@ def textured(colored) -> Mesh:
 
 @pytest.fixture(scope="session")
 def metal(textured) -> Mesh:
-    """With a metallic-roughness texture of another size than the base colour's."""
+    """With a metallic-roughness texture that differs in size from the base colour's."""
     return replace(textured, metallic_roughness=np.random.default_rng(0).integers(0, 256, (32, 16, 3)).astype("u1"))
 
 
@@ -99,7 +99,7 @@ def colored_ball() -> Mesh:
 
 @pytest.fixture(scope="session")
 def textured_ball(colored_ball) -> Mesh:
-    """With a texture of both kinds."""
+    """With a base-colour and a metallic-roughness texture."""
     picture = np.random.default_rng(0).integers(0, 256, (32, 16, 3)).astype(np.uint8)
     return replace(bake(colored_ball, size=128), metallic_roughness=picture)
 

@@ -1,4 +1,4 @@
-"""Analytic density fields, colours and renders that the export tests compare with."""
+"""Analytic density fields, colours and renders as references for the tests of exports."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def sphere_density(points: FloatArray, radius: float = 0.35, width: float = 0.1,
 
 
 def torus_density(points: FloatArray, major: float = 0.3, minor: float = 0.1) -> FloatArray:
-    """A ring round the y axis whose density passes 10 at the surface, falling exponentially outwards."""
+    """A ring around the y axis. Its density is 10 at the surface and falls exponentially outwards."""
     ring = np.hypot(points[..., 0], points[..., 2]) - major
     return (10 * np.exp(np.clip(60 * (minor - np.hypot(ring, points[..., 1])), -15, 4))).astype(np.float32)
 
 
 def position_color(points: FloatArray) -> FloatArray:
-    """A colour that names its place: sRGB = position + 0.5, for points of the unit cube."""
+    """A colour that encodes the position: sRGB = position + 0.5, for points of the unit cube."""
     return np.clip(points + 0.5, 0, 1).astype(np.float32)
 
 
@@ -43,5 +43,5 @@ def sphere_alpha(cameras: Cameras, samples: int = 96, **sphere: float) -> FloatA
 
 
 def torus_mesh(max_faces: int = 4000) -> Mesh:
-    """A coloured torus as `extract_surface` makes it."""
+    """A coloured torus made by `extract_surface`."""
     return extract_surface(torus_density(grid(48)), position_color, max_faces=max_faces)

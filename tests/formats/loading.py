@@ -1,4 +1,4 @@
-"""Meshes to write, and files loaded back, with what every loaded asset must keep."""
+"""Meshes to write, and loaders of written files that check what holds for every loaded asset."""
 
 import json
 import struct
@@ -18,7 +18,7 @@ from sds3d.geometry.splats import Splats
 
 
 def ball(radius: float = 0.45) -> Mesh:
-    """A coloured ball with normals; the colour names the place."""
+    """A coloured ball with normals. The colour encodes the position."""
     shape = trimesh.creation.icosphere(subdivisions=2, radius=radius)
     vertices = shape.vertices.astype(np.float32)
     return Mesh(
@@ -58,7 +58,7 @@ def load(folder: Path, files: dict[str, bytes] | bytes, name: str) -> Mesh | Spl
 def load_mesh(folder: Path, files: dict[str, bytes] | bytes, name: str) -> Mesh:
     mesh = load(folder, files, name)
     assert isinstance(mesh, Mesh)
-    # What every asset keeps, whatever it came from.
+    # These hold for every loaded mesh.
     assert mesh.vertices.dtype == np.float32
     assert mesh.faces.dtype == np.int32
     assert np.isfinite(mesh.vertices).all()
@@ -82,7 +82,7 @@ def load_splats(folder: Path, data: bytes, name: str) -> Splats:
 
 
 def corners(mesh: Mesh, values: np.ndarray | None) -> np.ndarray:
-    """Values at the faces' corners: the same however vertices are numbered."""
+    """Values at the corners of the faces, which do not depend on the numbering of vertices."""
     assert values is not None
     return values[mesh.faces]
 

@@ -1,4 +1,4 @@
-"""Clouds of Gaussians, what each format keeps of them, and comparisons across frames."""
+"""Clouds of Gaussians, the precision of each format, and comparisons across frames."""
 
 import io
 from collections.abc import Callable
@@ -35,7 +35,7 @@ class Bounds(NamedTuple):
 
 FLOAT = Bounds(0, 1e-4, 3e-6, 1e-6, 1e-6, 1e-6)
 SPLAT = Bounds(0, 1.0, 0, 0.501 / 255, 0.501 / 255 / SH_C0, 0)
-THEIR_SPLAT = SPLAT._replace(angle=1.9, scales=1e-6)  # splat-transform takes 127.5 for a quaternion's zero, not 128
+THEIR_SPLAT = SPLAT._replace(angle=1.9, scales=1e-6)  # splat-transform reads 127.5 as a quaternion's zero, not 128
 SPZ = Bounds(0.501 / 2**16, 0.29, np.exp(0.501 / 16) - 1, 0.501 / 255, 0.501 / 255 / 0.15, 0.501 / 128)
 
 
@@ -77,7 +77,7 @@ def by_importance(splats: Splats) -> Splats:
 
 
 def expected_of(name: str, splats: Splats) -> Splats:
-    """What a format promises to keep: .splat sorts, and has no harmonics above the constant one."""
+    """The expected content of a file: .splat sorts, and has no harmonics above the constant one."""
     splats = splats.checked()
     return by_importance(replace(splats, sh=splats.sh[:, :1])) if name == "splat" else splats
 
@@ -94,10 +94,10 @@ def shade(sh: np.ndarray, directions: np.ndarray) -> np.ndarray:
 
 
 def assert_same(read: Splats, splats: Splats, bounds: Bounds, frame: Rotation = UPRIGHT) -> None:
-    """`read`, in a frame that `frame` leads to, is `splats`, in the world frame, within the bounds."""
+    """`read` equals `splats` within the bounds. frame: the rotation from the world frame to the frame of `read`."""
     assert len(read) == len(splats)
     np.testing.assert_allclose(read.means, frame.apply(splats.means), rtol=1e-6, atol=bounds.means)
-    # A half turn about an axis of its own leaves a Gaussian the same, and some programs do make it.
+    # A half turn about one of its axes leaves a Gaussian the same, and some programs apply it.
     difference = rotations(read).inv() * (frame * rotations(splats))
     angles = np.rad2deg([(difference * half_turn).magnitude() for half_turn in Rotation.from_quat(np.eye(4))])
     assert angles.min(axis=0).max() <= bounds.angle
@@ -109,7 +109,7 @@ def assert_same(read: Splats, splats: Splats, bounds: Bounds, frame: Rotation = 
         padded = sh.copy()
         padded[:, : read.sh.shape[1]], sh[:, : splats.sh.shape[1]] = read.sh, splats.sh
         np.testing.assert_allclose(padded[:, 1:], sh[:, 1:], rtol=1e-6, atol=bounds.others)
-    else:  # the colours of a turned cloud along turned directions; 15 harmonics add up to 15 / sqrt(4 pi) at most
+    else:  # compare the colours of a turned cloud along turned directions; 15 harmonics sum to at most 15 / sqrt(4 pi)
         directions = np.random.default_rng(0).normal(size=(20, 3))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
         expected, got = shade(splats.sh, directions), shade(read.sh, frame.apply(directions))
@@ -117,7 +117,7 @@ def assert_same(read: Splats, splats: Splats, bounds: Bounds, frame: Rotation = 
 
 
 def read_table(csv: bytes) -> Splats:
-    """The rows that splat-transform prints, in the frame that it prints them in, by the formulas of 3DGS."""
+    """The Gaussians of a table that splat-transform prints, in its frame, by the formulas of 3DGS."""
     table = np.genfromtxt(io.BytesIO(csv), delimiter=",", names=True)
     names = table.dtype.names or ()
 

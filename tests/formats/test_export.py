@@ -1,4 +1,4 @@
-"""Whole folders of exports."""
+"""Folders of exports."""
 
 import imageio.v3 as iio
 import numpy as np

@@ -1,4 +1,4 @@
-"""GLB of meshes: checked by the Khronos validator, read by trimesh, and scenes of other programs."""
+"""GLB of meshes: checked by the Khronos validator, read by trimesh; and scenes of other programs."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def load_glb(glb: bytes) -> trimesh.Trimesh:
 
 @pytest.mark.parametrize("kind", ["textured", "metal", "colored", "plain", "large"])
 def test_the_khronos_validator_finds_nothing(kind, textured, metal, colored, validate):
-    if kind == "large":  # more vertices than 16-bit indices can name
+    if kind == "large":  # more vertices than 16-bit indices can address
         copies = 70_000 // len(colored.vertices) + 1
         offsets = np.arange(copies)[:, None, None] * len(colored.vertices)
         mesh = Mesh(np.tile(colored.vertices, (copies, 1)), (colored.faces + offsets).reshape(-1, 3).astype(np.int32))
@@ -51,7 +51,7 @@ def test_a_textured_glb_reads_back_in_trimesh(textured):
     np.testing.assert_array_equal(loaded.vertices, textured.vertices)
     np.testing.assert_array_equal(loaded.faces, textured.faces)
     np.testing.assert_allclose(loaded.vertex_normals, textured.normals, atol=1e-6)
-    # trimesh's uv run up from the bottom row.
+    # In trimesh, v runs up from the bottom row.
     np.testing.assert_allclose(loaded.visual.uv, textured.uv * [1, -1] + [0, 1], atol=1e-6)
     material = loaded.visual.material
     np.testing.assert_array_equal(np.asarray(material.baseColorTexture.convert("RGB")), textured.texture)
@@ -115,7 +115,7 @@ def test_the_glb_names_its_material_and_its_buffers(textured):
 
 
 def test_the_exported_asset_fits_the_cube_and_faces_the_front():
-    """The colour names the place, so the bluest vertex of the file is the one furthest along +Z."""
+    """The colour encodes the position, so the bluest vertex of the file is the farthest along +Z."""
     loaded = load_glb(to_glb(torus_mesh(1000)))
     assert np.abs(loaded.bounds).max() <= 0.5
     assert loaded.is_watertight
@@ -123,7 +123,7 @@ def test_the_exported_asset_fits_the_cube_and_faces_the_front():
     assert loaded.visual.vertex_attributes["color"][:, 2].argmax() == loaded.vertices[:, 2].argmax()
 
 
-def test_the_parts_of_a_scene_stand_in_their_places(tmp_path):
+def test_the_parts_of_a_scene_are_in_their_places(tmp_path):
     aside = trimesh.transformations.compose_matrix(scale=[0.5, 1, 1], angles=[0, 0, np.pi / 2], translate=[3, 0, 0])
     mirrored = np.diag([-1.0, 1, 1, 1])
     mirrored[0, 3] = -3
@@ -131,7 +131,7 @@ def test_the_parts_of_a_scene_stand_in_their_places(tmp_path):
         tmp_path, scene_of((box((255, 0, 0)), aside), (box((0, 0, 255)), mirrored), (box(), np.eye(4))), "a.glb"
     )
     assert len(read.faces) == 36
-    assert read.volume() == pytest.approx(0.5 + 1 + 1)  # the mirrored box looks outwards, too
+    assert read.volume() == pytest.approx(0.5 + 1 + 1)  # the faces of the mirrored box look outwards, too
     assert read.colors is not None
     sides = {side: read.colors[np.abs(read.vertices[:, 0] - side) < 1] for side in (3, -3, 0)}
     np.testing.assert_allclose(sides[3], np.tile([1, 0, 0], (len(sides[3]), 1)), atol=0.01)
@@ -143,8 +143,8 @@ def test_the_parts_of_a_scene_stand_in_their_places(tmp_path):
     )
 
 
-def test_normals_are_turned_with_their_part(colored_ball, tmp_path):
-    """Under a scale that differs by axis a ball's normals are those of the ellipsoid."""
+def test_normals_are_transformed_with_their_part(colored_ball, tmp_path):
+    """Scaled differently along each axis, a ball's normals become those of an ellipsoid."""
     shape = trimesh.Trimesh(
         colored_ball.vertices, colored_ball.faces, vertex_normals=colored_ball.normals, process=False
     )

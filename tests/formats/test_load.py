@@ -1,4 +1,4 @@
-"""Files to assets: what we write comes back, and a wrong or damaged file gives one clear line."""
+"""Loading: what we write reads back, and a wrong or damaged file gives one clear line."""
 
 import tracemalloc
 import warnings
@@ -35,7 +35,7 @@ def test_a_textured_mesh_comes_back(kind, textured_ball, tmp_path):
     assert read.metallic_roughness is not None
     np.testing.assert_array_equal(read.metallic_roughness[..., 1:], textured_ball.metallic_roughness[..., 1:])
     assert read.volume() > 0
-    # The vertices have the texture's colours, to a texel.
+    # The vertices have the texture's colours, up to a texel.
     np.testing.assert_allclose(read.colors, np.clip(read.vertices + 0.5, 0, 1), atol=0.06)
     again = load_mesh(tmp_path, to_glb(read), "again.glb")
     np.testing.assert_array_equal(again.texture, textured_ball.texture)
@@ -73,8 +73,8 @@ def test_splats_come_back(name, splats, tmp_path):
     assert read.degree == (0 if name == "splat" else 1)
 
 
-def test_the_content_counts_where_it_tells(colored_ball, splats, tmp_path):
-    """A file of one kind under another's name."""
+def test_a_signature_counts_more_than_the_extension(colored_ball, splats, tmp_path):
+    """A file of one format with the extension of another."""
     assert isinstance(load(tmp_path, to_splat_ply(splats), "a.splat"), Splats)
     assert isinstance(load(tmp_path, to_glb(colored_ball), "a.obj"), Mesh)
     assert isinstance(load(tmp_path, to_ply(colored_ball), "A.STL"), Mesh)
@@ -152,7 +152,7 @@ KINDS += [f"splats.{name}" for name in SPLAT_FILES]
 
 
 def survives(folder: Path, name: str, data: bytes) -> None:
-    """An asset, or one line; nothing else may come out of a file."""
+    """Loading any bytes gives an asset or an error of one line, nothing else."""
     (folder / name).write_bytes(data)
     message = ""
     with warnings.catch_warnings():
@@ -239,7 +239,7 @@ def test_a_large_asset_is_centred_and_scaled(colored_ball, splats):
 )
 def test_what_is_fitted_fits_and_stays(scale, offset):
     vertices = (np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]) * scale + offset).astype(np.float32)
-    if len(np.unique(vertices, axis=0)) < 4:  # too small for its place: float32 holds one point
+    if len(np.unique(vertices, axis=0)) < 4:  # too small for its position: in float32 the points coincide
         return
     fitted, _ = fit_to_cube(Mesh(vertices, np.array([[0, 1, 2], [0, 3, 1]], np.int32)))
     assert isinstance(fitted, Mesh)

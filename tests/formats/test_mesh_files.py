@@ -1,4 +1,4 @@
-"""What all formats of meshes have in common."""
+"""Properties that all formats of meshes have in common."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""OBJ with MTL and textures: read by trimesh, and files of other programs."""
+"""OBJ with MTL and textures: read by trimesh; and files of other programs."""
 
 import io
 
@@ -15,7 +15,7 @@ from sds3d.geometry.mesh import Mesh
 
 
 def same_triangles(loaded: trimesh.Trimesh, mesh: Mesh, **tolerance: float) -> None:
-    """The triangles agree in order, winding and place, however a reader numbers its vertices."""
+    """The triangles have the same order, winding and positions, however a reader numbers its vertices."""
     np.testing.assert_allclose(loaded.vertices[loaded.faces], mesh.vertices[mesh.faces], **tolerance)
 
 
@@ -60,7 +60,7 @@ def test_the_texture_of_every_format_is_the_same_picture(textured):
 
 
 def test_an_obj_with_two_materials(tmp_path):
-    """Kd is a part's colour; quads become triangles; a file with Windows' line ends is the same."""
+    """Kd is a part's colour, quads become triangles, and Windows line endings make no difference."""
     obj = "mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nv 0 0 1\nusemtl red\nf 1 2 3 4\nusemtl blue\nf 1 3 5\n"
     mtl = "newmtl red\nKd 1 0 0\nPr 0.25\nPm 1\nnewmtl blue\nKd 0 0 1\nPr 0.25\n"
     for end in ("\n", "\r\n"):
@@ -101,7 +101,7 @@ def test_nothing_outside_of_the_folder_is_read(way, textured_ball, tmp_path):
         assert read.metallic_roughness is None
 
 
-def test_textures_in_folders_below_are_read_and_missing_ones_told(textured_ball, tmp_path):
+def test_textures_in_subfolders_are_read_and_missing_ones_are_reported(textured_ball, tmp_path):
     files = to_obj(textured_ball, "a")
     (tmp_path / "maps").mkdir()
     for name in ("a.png", "a_roughness.png", "a_metallic.png"):

@@ -36,7 +36,7 @@ def test_a_contact_sheet_holds_every_picture_in_order():
     places = [np.argwhere((sheet == c).all(axis=2)).mean(axis=0) for c in ([255, 0, 0], [0, 255, 0], [0, 255, 255])]
     assert places[0][0] == places[1][0] < places[2][0]  # rows downwards
     assert places[0][1] == places[2][1] < places[1][1]  # columns rightwards
-    # Labels stand to the left of the pictures, headings above them.
+    # Labels are to the left of the pictures, headings above them.
     first = np.argwhere((sheet == [255, 0, 0]).all(axis=2)).min(axis=0)
     assert (sheet[first[0] :, : first[1]] < 128).any()
     assert (sheet[: first[0], first[1] :] < 200).any()

@@ -1,4 +1,4 @@
-"""PLY of meshes and points: read by plyfile and trimesh, and files of other programs."""
+"""PLY of meshes and points: read by plyfile and trimesh; and files of other programs."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""What all formats of splats have in common: read by splat-transform and by ourselves, and rendered."""
+"""Properties that all formats of splats have in common: files read by splat-transform, by ourselves, and rendered."""
 
 import gzip
 import struct
@@ -45,14 +45,14 @@ from sds3d.rendering.splatting import rasterization, spherical_harmonics
     ids=["ply", "compact.ply", "splat", "spz"],
 )
 def test_splat_transform_reads_the_same_values(name, frame, degree, splat_transform):
-    """It prints PLY and .splat as they stand in the file, and turns .spz, right-up-back, to right-down-forward."""
+    """It prints PLY and .splat as stored, and turns .spz from right-up-back to right-down-forward."""
     splats = cloud(degree=degree)
     format = FORMATS[name]
     read = read_table(splat_transform(format.write(splats), name.split(".")[-1], "csv"))
     bounds = THEIR_SPLAT if name == "splat" else format.bounds
     assert_same(read, expected_of(name, splats), bounds, frame)
     if degree:
-        behind = Rotation.from_euler("y", 180, degrees=True) * frame  # upright as well, but seen from behind
+        behind = Rotation.from_euler("y", 180, degrees=True) * frame  # also upright, but from behind
         with pytest.raises(AssertionError):
             assert_same(read, expected_of(name, splats), bounds, behind)
         reordered = replace(read, quats=np.roll(read.quats, 1, axis=1))
@@ -61,8 +61,8 @@ def test_splat_transform_reads_the_same_values(name, frame, degree, splat_transf
 
 
 @pytest.mark.parametrize("name", ["ply", "compact.ply", "splat"])
-def test_what_splat_transform_makes_glb_of_stands_upright_and_faces_the_front(name, splat_transform):
-    """It turns PLY and .splat into glTF's frame as viewers do, with the harmonics; we read its GLB."""
+def test_glbs_converted_by_splat_transform_are_upright_and_face_the_front(name, splat_transform):
+    """It converts PLY and .splat to glTF's frame as viewers do, harmonics included. We read its GLB."""
     splats = cloud()
     format = FORMATS[name]
     glb = splat_transform(format.write(splats), name.split(".")[-1], "glb")
@@ -81,13 +81,13 @@ def test_the_spz_of_splat_transform_reads(splat_transform):
     theirs = from_spz(splat_transform(to_splat_ply(splats), "ply", "spz"))
     # Twelve fraction bits, and the harmonics in steps of 8/128 and 16/128.
     bounds = SPZ._replace(means=0.51 / 2**12, others=8.1 / 128)
-    # It takes a PLY for right-down-forward when it writes .spz, and for turned about Z when it writes GLB.
+    # It assumes that a PLY is right-down-forward when it writes .spz, but turned about Z when it writes GLB.
     assert_same(theirs, splats, bounds, RDF * Y_DOWN)
 
 
 @st.composite
 def clouds(draw) -> Splats:
-    """Clouds within the ranges that every format holds; quaternions of any length, zero too."""
+    """Clouds within the ranges that every format holds, with quaternions of any length, zero included."""
     n = draw(st.integers(1, 12))
     k = draw(st.sampled_from([1, 4, 9, 16]))
 
@@ -147,7 +147,7 @@ def test_spz_trades_precision_for_range():
 
 @pytest.mark.parametrize("name", ["compact.ply", "splat", "spz", "glb"])
 def test_two_million_gaussians_take_little_memory(name):
-    """Nothing is done a Gaussian at a time: memory stays a few times that of the cloud, on both ways."""
+    """Nothing loops over Gaussians, and memory stays below four times the cloud, for writing and reading."""
     n = 2_000_000
     rng = np.random.default_rng(0)
     means = rng.random((n, 3), np.float32)
@@ -190,18 +190,18 @@ def pictures(splats: Splats) -> np.ndarray:
 
 @every_format
 @pytest.mark.parametrize("degree", [0, 3])
-def test_a_file_renders_as_the_scene_does(name, degree):
+def test_a_file_renders_like_the_scene(name, degree):
     splats = cloud(200, degree)
     if name == "splat":
         splats = replace(splats, sh=splats.sh[:, :1])
     format = FORMATS[name]
     truth = pictures(splats)
     errors = np.abs(pictures(format.read(format.write(splats))) - truth)
-    # Float files err by rounding alone, but a Gaussian of just 1/255 may appear or vanish in a pixel by it.
+    # Float files only have rounding errors, but these may make a Gaussian of just 1/255 appear or vanish in a pixel.
     worst, mean = {"splat": (0.02, 0.001), "spz": (0.04, 0.003)}.get(name, (5e-3, 1e-6))
     assert errors.max() < worst
     assert errors.mean() < mean
-    # The bounds would not hold for a cloud that is upside down, or whose quaternions are in another order.
+    # The bounds fail for a cloud that is upside down, and for quaternions in another order.
     upside_down = np.abs(pictures(turned(splats)) - truth)
     reordered = np.abs(pictures(replace(splats, quats=np.roll(splats.quats, 1, axis=1))) - truth)
     for wrong in (upside_down, reordered):
@@ -264,7 +264,7 @@ def ply_with(old: bytes, new: bytes, count: int = -1) -> bytes:
 
 
 def gzipped(header: bytes, body: bytes = b"") -> bytes:
-    """The same bytes at every call: gzip writes the time of its making, unless it is given."""
+    """The same bytes at every call: without mtime, gzip writes the current time."""
     return gzip.compress(header + body, mtime=0)
 
 

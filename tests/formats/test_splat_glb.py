@@ -1,4 +1,4 @@
-"""Splats in GLB: checked by the Khronos validator, and files of other programs."""
+"""Splats in GLB: checked by the Khronos validator; and files of other programs."""
 
 import io
 
@@ -22,7 +22,7 @@ def test_the_khronos_validator_finds_only_the_names_of_the_extension(degree, val
     assert all("KHR_gaussian_splatting:" in message["pointer"] for message in errors)
     assert len(errors) == 3 + harmonics
     assert {message["code"] for message in messages if message["severity"] > 0} == {"UNSUPPORTED_EXTENSION"}
-    # Named as an application's own attributes, the same accessors are in order.
+    # With the names of application-specific attributes, the same accessors are valid.
     own = glb.replace(b'"KHR_gaussian_splatting:', b'"_HR_gaussian_splatting_')
     assert len(own) == len(glb)
     assert validate(own)["issues"]["numErrors"] == 0
@@ -37,7 +37,7 @@ def test_a_reader_without_the_extension_sees_coloured_points():
     np.testing.assert_allclose(points.colors / 255, colors, atol=1 / 255)
 
 
-def test_the_glb_says_what_the_extension_demands():
+def test_the_glb_has_what_the_extension_requires():
     splats = cloud(7, 1)
     glb = to_splat_glb(splats, "mug")
     document, binary = read_chunks(glb)

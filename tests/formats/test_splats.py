@@ -1,4 +1,4 @@
-"""Gaussians as arrays: what is checked, and what a turn does to them."""
+"""Gaussians as arrays: validation, and the turn about Z."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from sds3d.geometry.splats import Splats, turned
 
 
 def test_places_rotations_and_colours_turn_together():
-    """The frame of a PLY is the world's turned by 180 degrees about Z; and the comparison would see another turn."""
+    """The frame of a PLY is the world frame turned by 180 degrees about Z. The comparison detects other turns."""
     splats = cloud()
     assert_same(turned(splats), splats, FLOAT, Y_DOWN)
     assert_same(turned(turned(splats)), splats, FLOAT)

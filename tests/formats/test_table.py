@@ -18,7 +18,7 @@ HEAVY = ("torch", "scipy", "numba", "trimesh", "xatlas", "pxr", "imageio_ffmpeg"
 
 
 def test_the_order_of_the_formats_stays():
-    """It is part of a run's settings, and these name its folder."""
+    """The order is part of a run's settings, which determine the name of its folder."""
     assert list(FORMATS) == ["glb", "obj", "ply", "stl", "usdz", "splat-ply", "splat", "spz", "splat-glb"]
     assert get_args(Format) == EXPORT_FORMATS == tuple(FORMATS)
     assert tuple(name for name in FORMATS if name != "usdz") == DEFAULT_FORMATS
@@ -113,7 +113,7 @@ for name in (file, "triangle.obj"):  # known by its ending, and by its content
 
 
 def test_a_format_of_another_package_is_written_and_read(tmp_path):
-    """Also: a broken plug-in stops nothing, and the table imports nothing heavy."""
+    """A broken plug-in does not stop the others, and the table imports nothing heavy."""
     (tmp_path / "off_format.py").write_text(PLUG_IN)
     metadata = tmp_path / "off_format-1.0.dist-info"
     metadata.mkdir()

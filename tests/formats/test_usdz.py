@@ -1,4 +1,4 @@
-"""USDZ, opened and judged by OpenUSD itself."""
+"""USDZ, opened and checked by OpenUSD."""
 
 import builtins
 import io
@@ -44,7 +44,7 @@ def opened(data: bytes, folder: Path):
 
 
 def complaints(data: bytes, folder: Path) -> list[str]:
-    """What OpenUSD's own checks say: the compliance checker of older releases, the validators of newer ones."""
+    """The complaints of OpenUSD: of the compliance checker in older releases, of the validators in newer ones."""
     from pxr import UsdUtils
 
     stage = opened(data, folder)
@@ -78,7 +78,7 @@ def test_openusd_would_find_something(textured, tmp_path):
     with zipfile.ZipFile(io.BytesIO(data)) as package, zipfile.ZipFile(broken, "w", zipfile.ZIP_DEFLATED) as other:
         for name in package.namelist():
             other.writestr(name, package.read(name))
-    with pytest.raises(Exception, match=r".+"):  # what is compressed cannot even be opened
+    with pytest.raises(Exception, match=r".+"):  # a compressed package cannot even be opened
         assert complaints(broken.getvalue(), tmp_path) == []
 
 

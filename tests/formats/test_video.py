@@ -23,7 +23,7 @@ def test_a_video_decodes_to_the_frames_that_went_in(height, width, tmp_path):
 
 
 def test_a_video_starts_with_its_index():
-    """Browsers play a file as it arrives only when `moov` comes before `mdat`."""
+    """Browsers can play a file while it loads only if `moov` comes before `mdat`."""
     frames = np.broadcast_to(np.float32([0, 1])[:, None, None, None], (2, 32, 32, 3))
     data = turntable_mp4(frames)
     assert 0 < data.index(b"moov") < data.index(b"mdat")

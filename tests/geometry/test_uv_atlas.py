@@ -55,7 +55,7 @@ def test_the_texture_looked_up_at_surface_points_is_the_colour_there(baked):
     points, uv = surface_samples(baked)
     error = np.abs(bilinear(baked.texture, uv) - position_color(points)).max(axis=1)
     texel = np.sqrt(trimesh.Trimesh(baked.vertices, baked.faces).area / (SIZE * SIZE * 0.4))
-    # Half a quantum, and the texel or so that filtering reaches beyond an island's edge.
+    # Half a quantisation step, and about one texel that filtering reaches beyond an island's edge.
     assert np.quantile(error, 0.9) < 0.5 / 255 + 0.5 * texel
     assert error.max() < 2.5 * texel
 
@@ -67,7 +67,7 @@ def test_vertex_colours_are_interpolated_without_a_color_fn(torus, baked):
 
 
 def test_islands_do_not_overlap(baked):
-    """The texels that every face covers add up to the texels covered at all."""
+    """The texels covered by single faces add up to all covered texels."""
     face, _ = rasterize_uv(baked.uv, baked.faces, 1024)
     corners = baked.uv[baked.faces].astype(np.float64)
     a, b = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]

@@ -139,7 +139,7 @@ def test_held_out_is_a_tenth_spread_over_everything() -> None:
             assert kept(name) & held
             assert kept(name) - held
     assert {spec.color for spec in plain} == set(colors)
-    # A pair that is held out is never seen with an accent either.
+    # A held-out pair is never shown with an accent either.
     for spec in plain:
         assert {Spec(spec.category, spec.color, accent) for accent in colors} <= held
     assert held.isdisjoint({Spec("mug", "red"), Spec("snowman", "white", "green"), Spec("house", "blue", "red")})

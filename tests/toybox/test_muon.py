@@ -70,7 +70,7 @@ def test_convolutions_keep_their_memory_format() -> None:
     torch.testing.assert_close(layer.weight, plain.weight)
 
 
-def test_who_gets_which_optimiser() -> None:
+def test_which_optimiser_trains_which_parameters() -> None:
     model = nn.Sequential(nn.Embedding(64, 64), nn.Linear(64, 64), nn.Conv2d(64, 64, 3), nn.Linear(64, 8))
     model[2].weight.requires_grad_(False)
     matrices, others = split_parameters(model)

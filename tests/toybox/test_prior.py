@@ -1,4 +1,4 @@
-"""The prior that is shipped: what it draws is read by the scorer, which never saw a picture of it."""
+"""The shipped prior: the scorer, which never saw a picture of it, reads its samples."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def scorer() -> Scorer:
 
 
 def right(read: Scores, specs: list[Spec]) -> int:
-    """How many pictures are read as their own category and colour."""
+    """Return how many pictures are read as their true category and colour."""
     found = zip(read.category, read.color, strict=True)
     return sum(pair == (spec.category, spec.color) for pair, spec in zip(found, specs, strict=True))
 
@@ -43,7 +43,7 @@ def right(read: Scores, specs: list[Spec]) -> int:
 def test_the_stock_pipeline_draws_recognisable_pictures(scorer: Scorer) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(toybox_folder(), safety_checker=None, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
-    specs = bench_prompts(16)  # of every category one combination that training never showed
+    specs = bench_prompts(16)  # one combination per category that training never showed
     images = pipeline(
         [prompt(spec) for spec in specs],
         num_inference_steps=20,

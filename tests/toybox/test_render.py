@@ -70,7 +70,7 @@ class TestDataset:
             assert covered.min() > 0.02
 
     def test_view_i_looks_from_azimuth_i(self):
-        """The tail lights, the only red of a yellow car, show most in the view recorded as nearest to the back."""
+        """The tail lights, the only red of a yellow car, are largest in the view recorded as nearest to the back."""
         for seed in range(10):
             views = render_object(Spec("car", "yellow"), np.random.default_rng(seed))
             np.testing.assert_allclose((views.azimuth - views.azimuth[0]) % 360, [0, 90, 180, 270], atol=1e-3)
@@ -106,7 +106,7 @@ class TestDistributions:
         assert colors.mean() == pytest.approx(0.675, abs=0.03)
 
     def test_lights(self):
-        """Half stand still in the world, half turn with the camera; the sum of factors never overexposes."""
+        """Half of the lights are fixed in the world, half move with the camera. Their factors never overexpose."""
         rng = np.random.default_rng(0)
         cameras = orbit([0.0, 90.0, 180.0, 270.0], 20.0)
         toward = (cameras.position() / cameras.distance[:, None]).numpy()
@@ -133,14 +133,14 @@ class TestPrompts:
         assert np.array_equal(by_text, render_prompt(RED_MUG, [0.0, 90.0], seed=1, size=32))
         assert not np.array_equal(by_text, render_prompt("a red mug", [0.0, 90.0], seed=2, size=32))
 
-    def test_colour_is_the_prompt_s(self):
+    def test_the_colour_is_that_of_the_prompt(self):
         red = render_prompt("a red chair", size=32).reshape(-1, 3).mean(0)
         blue = render_prompt("a blue chair", size=32).reshape(-1, 3).mean(0)
         assert red[0] > red[2]
         assert blue[2] > blue[0]
 
-    def test_snowman_s_nose_points_forward(self):
-        """An orange nose: on the left of the picture from +X, on the right from -X, unseen from behind."""
+    def test_the_snowmans_nose_points_forward(self):
+        """An orange nose is on the left of the picture from +X, on the right from -X, and hidden from behind."""
         pictures = render_prompt("a white snowman", [90.0, 270.0, 180.0], elevation=0.0, size=64).astype(int)
         orange = (pictures[..., 0] - pictures[..., 2]) > 120
         columns = [np.nonzero(mask)[1] for mask in orange]

@@ -67,7 +67,7 @@ def test_weights_fit_the_size_limit(folder: Path) -> None:
 @pytest.mark.parametrize("stage", ["autoencoder", "unet"])
 def test_a_killed_training_ends_in_the_same_weights(folder: Path, tmp_path: Path, stage: str) -> None:
     def killer(name: str, step: int, total: int, figures: dict[str, float]) -> None:
-        # The report of step 4 comes before its checkpoint: the run then goes on from step 2's.
+        # The report of step 4 comes before its checkpoint, so the run resumes from the checkpoint of step 2.
         if name == stage and step == 4:
             raise Killed
 
@@ -108,7 +108,7 @@ def test_a_folder_begun_with_other_sizes_is_refused(folder: Path) -> None:
         train(folder, TINY.model_copy(update={"objects": 20, "seed": 1, "unet_steps": 5}), ignore)
 
 
-def test_training_goes_on_from_a_prior(folder: Path, tmp_path: Path) -> None:
+def test_training_continues_from_a_prior(folder: Path, tmp_path: Path) -> None:
     further = TINY.model_copy(update={"start_from": str(folder / "prior"), "unet_rate": 1e-12})
     again = train(tmp_path, further, ignore)
     for path in sorted((folder / "prior").rglob("*.safetensors")):
@@ -168,6 +168,6 @@ def test_augmentation_paints_only_the_background() -> None:
     out = scorer.augment(x, torch.Generator().manual_seed(0))
     middle = out[:, :, 6:10, 6:10].mean(dim=(1, 2, 3))
     assert middle.median() > 0.7  # 0.9 times at least 0.85, and noise
-    assert (middle > 0.2).all()  # some are made pale, none are painted over
+    assert (middle > 0.2).all()  # some become pale, none are painted over
     corner = out[:, :, :2, :2].mean(dim=(1, 2, 3))
     assert corner.std() > 0.2
