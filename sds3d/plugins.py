@@ -1,9 +1,11 @@
-"""Finds what can be plugged in: classes in a room of this package, and entry points of other installed packages.
+"""Rules, representations, priors and formats, found in their rooms and among other installed packages.
 
 A package that adds a guidance rule says so in its own pyproject.toml, and nothing here has to change:
 
     [project.entry-points."sds3d.guidance"]
     my_rule = "my_package.my_rule:MyRuleConfig"
+
+The other groups are `sds3d.priors`, `sds3d.representations` and `sds3d.formats`.
 """
 
 from __future__ import annotations
@@ -11,10 +13,62 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import warnings
-from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from importlib.metadata import EntryPoint, entry_points
+from operator import or_
+from typing import Annotated, Any, Literal, TypeVar, get_origin
+
+from pydantic import BaseModel, Field
+
+from sds3d.config import ConfigError
 
 T = TypeVar("T")
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def choices(room: str, base: type[ModelT], *, without: str) -> tuple[type[ModelT], ...]:
+    """Subclasses of `base` with a literal `name`: those in the room, in the order of its files, then other packages'.
+
+    room: a package of this project, which is the entry-point group as well. without: the module that asks, which
+    cannot import itself. A registered object that is no such subclass is left out with a warning.
+    Raises ConfigError if two have the same name.
+    """
+    ours = [found for found in classes_in(room, base, without=without) if _is_named(found)]
+    theirs = []
+    for point, registered in from_other_packages(room).items():
+        if isinstance(registered, type) and issubclass(registered, base) and _is_named(registered):
+            theirs.append(registered)
+        else:
+            problem = f"is no {base.__name__} with a literal name and is left out"
+            warnings.warn(f'the plug-in "{point}" of the group {room} {problem}', stacklevel=2)
+    found = (*ours, *theirs)
+    refuse_duplicates(room, [(name_of(one), f"{one.__module__}.{one.__qualname__}") for one in found])
+    return found
+
+
+def union_of(found: Sequence[type[BaseModel]]) -> Any:
+    """The type of a setting that is one of these, chosen by `name`."""
+    union = reduce(or_, found)
+    return Annotated[union, Field(discriminator="name")] if len(found) > 1 else union
+
+
+def name_of(config: type[BaseModel]) -> str:
+    """The literal name of a choice."""
+    return str(config.model_fields["name"].default)
+
+
+def _is_named(config: type[BaseModel]) -> bool:
+    return "name" in config.model_fields and get_origin(config.model_fields["name"].annotation) is Literal
+
+
+def refuse_duplicates(group: str, found: Iterable[tuple[str, str]]) -> None:
+    """Raise ConfigError if two of the (name, source) pairs have the same name and different sources."""
+    sources: dict[str, str] = {}
+    for name, source in found:
+        first = sources.setdefault(name, source)
+        if first != source:
+            raise ConfigError(f'two of {group} are named "{name}": {first} and {source}; rename or uninstall one')
 
 
 def classes_in(package: str, base: type[T], *, without: str) -> list[type[T]]:
@@ -38,12 +92,18 @@ def from_other_packages(group: str) -> dict[str, Any]:
     """What installed packages register under an entry-point group, by the entry point's name.
 
     One that cannot be imported is left out with a warning that names it, so that a broken plug-in stops nothing else.
+    Raises ConfigError if two packages register the same name.
     """
+    points = sorted(entry_points(group=group), key=lambda point: (point.name, _package(point)))
+    refuse_duplicates(group, [(point.name, f"{point.value} of {_package(point)}") for point in points])
     found: dict[str, Any] = {}
-    for point in sorted(entry_points(group=group), key=lambda point: point.name):
+    for point in points:
         try:
             found[point.name] = point.load()
         except Exception as error:  # whatever a foreign module raises while it is imported
-            source = point.dist.name if point.dist else point.value
-            warnings.warn(f'the plug-in "{point.name}" of {source} cannot be loaded: {error}', stacklevel=2)
+            warnings.warn(f'the plug-in "{point.name}" of {_package(point)} cannot be loaded: {error}', stacklevel=2)
     return found
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else point.value

@@ -19,8 +19,8 @@ LAYERS = [
     {"guidance", "representations"},
     {"priors", "rendering", "formats"},
     {"geometry", "prompts"},
-    {"cameras", "console", "devices", "presets"},
-    {"compiled", "config", "extras", "files", "plugins", "states", "version"},
+    {"cameras", "console", "devices", "plugins", "presets"},
+    {"compiled", "config", "extras", "files", "states", "version"},
 ]
 """Rooms from the top to the bottom; a room imports only rooms that stand below it."""
 

@@ -12,7 +12,7 @@ import torch
 from sds3d.config import build
 from sds3d.guidance.rules import rule_configs
 from sds3d.priors.base import Prior
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.prompts.prompt import encode_prompt
 from sds3d.run.config import RunConfig
 from sds3d.run.drive import start_work
@@ -36,8 +36,8 @@ REPRESENTATIONS: dict[str, dict[str, Any]] = {
 }
 PRIORS: dict[str, Callable[[Path], Prior]] = {
     "pixels": lambda folder: disc(),
-    "latents": lambda folder: load_prior(DiffusersConfig(model=str(folder))),
-    "views together": lambda folder: load_prior(DiffusersConfig(model="toybox")),
+    "latents": lambda folder: DiffusersConfig(model=str(folder)).load(),
+    "views together": lambda folder: DiffusersConfig(model="toybox").load(),
 }
 
 

@@ -17,7 +17,7 @@ from sds3d.guidance.rules import rule_configs
 from sds3d.run.config import RunConfig
 from sds3d.run.settings import Setting, settings_of
 
-ELSEWHERE = ("prompt", "seed", "start_from_sha256", "made_for", "prior.name")
+ELSEWHERE = ("prompt", "seed", "start_from_sha256", "made_for")
 """Settings that the advanced ones do not show: those with a place of their own, and those without a choice."""
 
 PROMINENT = ("representation.name", "guidance.name", "steps")

@@ -30,7 +30,8 @@ MAX_WAITING = 200
 """Runs in the queue; more are refused, lest one visitor fill it for days."""
 
 NAMES_OF_FILES = (
-    "prior.model", "prior.lora", "prompts.debias", "representation.sketch", "start_from", "start_from_sha256", "stages",
+    "prior.name", "prior.model", "prior.lora", "prompts.debias", "representation.sketch", "start_from",
+    "start_from_sha256", "stages",
 )  # fmt: skip
 """Settings that can name files of this machine or of the network: its own people's, and no visitors'."""
 

@@ -69,7 +69,7 @@ def warn_of_unknown_words(prompts: Sequence[tuple[RunConfig, str]]) -> None:
 
     places: dict[str, list[str]] = {}
     for config, place in prompts:
-        if config.prior.model == "toybox":
+        if config.prior.kind == "toybox":
             for word in unknown_words(config.prompt):
                 places.setdefault(word, []).append(place)
     if not places:

@@ -97,10 +97,10 @@ def toybox_sample(
     from sds3d.devices import pick_device
     from sds3d.formats.pictures import to_png
     from sds3d.guidance.sampling import sample_views
-    from sds3d.priors.diffusers import DiffusersConfig, load_prior
+    from sds3d.priors.diffusers import DiffusersConfig
     from sds3d.prompts.prompt import PromptConfig
 
-    prior = load_prior(DiffusersConfig(model=model), pick_device(device))
+    prior = DiffusersConfig(model=model).load(pick_device(device))
     pictures = sample_views(prior, prompt, PromptConfig(view_dependent=prior.n_views == 1), seed, steps, scale)
     out_path.write_bytes(to_png(pictures.numpy()))
     out.print(f"front, right, back, left: {out_path}", soft_wrap=True)

@@ -19,7 +19,6 @@ from sds3d.formats.load import load_asset
 from sds3d.formats.pictures import contact_sheet
 from sds3d.geometry.mesh import Mesh
 from sds3d.priors.base import Prior
-from sds3d.priors.diffusers import load_prior
 from sds3d.prompts.prompt import slug
 from sds3d.run.config import make_config, new_run
 from sds3d.run.drive import drive
@@ -118,7 +117,7 @@ def bench_preset(
         config = make_config(prompt(spec), preset, overrides, {"prompts": {"category": category_prompt(spec)}})
         run = new_run(root / preset, config)
         if run.state.status != "done" and prior is None:
-            prior = load_prior(config.prior)
+            prior = config.prior.load()
         for step in drive(run, prior=prior):
             report(f"{preset}: {config.prompt} ({i + 1}/{len(specs)})", step.step, step.total)
         rgb = render_run(run)

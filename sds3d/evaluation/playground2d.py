@@ -28,8 +28,7 @@ from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, Mesh
 from sds3d.guidance.base import Guidance, Guided, Views
 from sds3d.guidance.rules import rule_configs
 from sds3d.presets import RENAMED, presets
-from sds3d.priors.base import Prior
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.base import Prior, PriorConfig
 from sds3d.prompts.prompt import encode_prompt
 from sds3d.representations.base import Rendering, Scene
 from sds3d.run.config import RunConfig, make_config, stage_config
@@ -205,14 +204,14 @@ def compare(
     configs = {name: rule_config(name, prompt, overrides) for name in every}
     set_threads(threads)
     place = pick_device(device)
-    loaded: tuple[DiffusersConfig, Prior] | None = None
+    loaded: tuple[PriorConfig, Prior] | None = None
     drawn: dict[str, FloatArray] = {}
     written: dict[Path, float] = {}
     began = time.monotonic()
     for name, config in configs.items():
-        flat = config.prior.model_copy(update={"multiview": False})
+        flat = config.prior.view_by_view()
         if loaded is None or loaded[0] != flat:
-            loaded = flat, load_prior(flat, place)
+            loaded = flat, flat.load(place)
         start_of_rule = time.monotonic()
 
         def say(step: Step, name: str = name) -> None:

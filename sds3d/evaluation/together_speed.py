@@ -13,7 +13,6 @@ from sds3d.evaluation.kernel_speed import interleaved, machine
 from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.jobs.together import Task, drive_together
 from sds3d.priors.base import Prior
-from sds3d.priors.diffusers import load_prior
 from sds3d.run.config import RunConfig, make_config
 from sds3d.run.drive import optimize_work, start_work
 
@@ -86,7 +85,7 @@ def bench(
     gains: list[Gain] = []
     for i, preset in enumerate(presets):
         config = make_config("a red mug", preset, list(overrides))
-        prior = load_prior(config.prior, pick_device(device))
+        prior = config.prior.load(pick_device(device))
         gains += measure(preset, config, prior, counts)
         report("measuring", i + 1, len(presets))
     here = asdict(machine(threads))

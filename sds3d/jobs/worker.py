@@ -15,8 +15,7 @@ from sds3d.config import ConfigError
 from sds3d.devices import pick_device, set_threads
 from sds3d.jobs.queue import rest, runs_in, waiting
 from sds3d.jobs.together import drive_together
-from sds3d.priors.base import Prior
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.base import Prior, PriorConfig
 from sds3d.prompts.prompt import prompt_texts
 from sds3d.run.config import RunConfig, read_config
 from sds3d.run.drive import drive, prior_settings
@@ -40,7 +39,7 @@ class Worker:
     def __init__(self, device: str = "", threads: int = 0, retries: int = 2) -> None:
         self.device, self.threads, self.retries = device, threads, retries
         self.lost = False
-        self._prior: tuple[DiffusersConfig, Prior] | None = None
+        self._prior: tuple[PriorConfig, Prior] | None = None
 
     def carry_out(
         self, runs: Sequence[Run], wanted: Callable[[], bool] = lambda: True, upcoming: Sequence[Run] = ()
@@ -75,7 +74,7 @@ class Worker:
         if self._prior is None or self._prior[0] != settings:
             self._prior = None  # two of them might not fit
             gc.collect()
-            self._prior = settings, load_prior(settings, pick_device(self.device))
+            self._prior = settings, settings.load(pick_device(self.device))
         return self._prior[1]
 
     def _drive(self, run: Run, prior: Prior | None, wanted: Callable[[], bool]) -> None:

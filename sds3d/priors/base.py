@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras
+from sds3d.config import Config
+from sds3d.plugins import name_of
 from sds3d.prompts.conditioning import Conditioning, TextEncoder
 
 
@@ -102,6 +105,29 @@ class Prior(TextEncoder, Protocol):
         generator: draws their start on the CPU.
         """
         ...
+
+
+class PriorConfig(Config, ABC):
+    """Base of every prior's settings. A file in this package with a subclass that has a literal `name`, or such a
+    subclass that another package registers under `sds3d.priors`, is a prior that configurations can name.
+    """
+
+    @abstractmethod
+    def load(self, device: torch.device | str = "cpu") -> Prior:
+        """Load the model. Raises PriorError, in one line, if its files are missing or unfit."""
+
+    @property
+    def kind(self) -> str:
+        """What presets call this kind of prior, see `RunConfig.made_for`."""
+        return name_of(type(self))
+
+    def in_less_memory(self) -> Self:
+        """The same prior in as little memory as possible: slower, with results equal up to float error."""
+        return self
+
+    def view_by_view(self) -> Self:
+        """The same prior, which sees no camera and denoises every picture alone."""
+        return self
 
 
 def expand(value: Tensor, like: Tensor) -> Tensor:

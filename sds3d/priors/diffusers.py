@@ -6,19 +6,19 @@ import logging
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field
 
-from sds3d.config import Config
+from sds3d.priors.base import PriorConfig
 from sds3d.priors.loading import ALIASES, Dtype, find, pick_dtype, toybox_folder
 from sds3d.priors.lora import Lora
 from sds3d.priors.network import DiffusionPrior
 from sds3d.priors.pixels import Latents
 from sds3d.priors.unet_latent import DiffusersPrior
 
-__all__ = ["ALIASES", "DiffusersConfig", "DiffusersPrior", "load_prior", "toybox_folder"]
+__all__ = ["ALIASES", "DiffusersConfig", "DiffusersPrior", "toybox_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ COMPILED = {
 """The blocks that a network repeats: compiled once each, in a fraction of the time of the whole."""
 
 
-class DiffusersConfig(Config):
+class DiffusersConfig(PriorConfig):
     """A text-to-image diffusion model in diffusers' layout."""
 
     name: Literal["diffusers"] = "diffusers"
@@ -73,57 +73,63 @@ class DiffusersConfig(Config):
         trained_here = (Path(self.model).expanduser() / "camera_encoder").is_dir()
         return "toybox" if self.model == "toybox" or trained_here else self.name
 
+    def load(self, device: torch.device | str = "cpu") -> DiffusionPrior:
+        """Load the model.
 
-def load_prior(config: DiffusersConfig, device: torch.device | str = "cpu") -> DiffusionPrior:
-    """Loads a model, on a CPU in float32.
+        Raises PriorError, in one line, if the folder is missing, truncated, pickled or of another kind.
+        """
+        device = torch.device(device)
+        source = find(self.model, offline=self.offline, dtype=pick_dtype(self.dtype, device), device=device)
+        source = replace(source, offload=self.offload)
+        family = str(source.index().get("_class_name"))
+        if self.lora:
+            unet = source.config("unet") if family == "StableDiffusionXLPipeline" else None
+            source = replace(source, lora=Lora.read(self.lora, self.lora_scale, _pipeline_class(family), unet))
+        common: dict[str, Any] = {"steps": few_steps(self, family), "image_size": self.image_size}
+        guidance = self.embedded_guidance
+        match family:
+            case "StableDiffusionPipeline" | "LatentConsistencyModelPipeline" | "StableDiffusionXLPipeline":
+                from sds3d.priors.unet_latent import load_latent_unet
 
-    Raises PriorError, in one line, when the folder is missing, truncated, pickled or of another kind.
-    """
-    device = torch.device(device)
-    source = find(config.model, offline=config.offline, dtype=pick_dtype(config.dtype, device), device=device)
-    source = replace(source, offload=config.offload)
-    family = str(source.index().get("_class_name"))
-    if config.lora:
-        unet = source.config("unet") if family == "StableDiffusionXLPipeline" else None
-        source = replace(source, lora=Lora.read(config.lora, config.lora_scale, _pipeline_class(family), unet))
-    common: dict[str, Any] = {"steps": few_steps(config, family), "image_size": config.image_size}
-    guidance = config.embedded_guidance
-    match family:
-        case "StableDiffusionPipeline" | "LatentConsistencyModelPipeline" | "StableDiffusionXLPipeline":
-            from sds3d.priors.unet_latent import load_latent_unet
+                sdxl = family == "StableDiffusionXLPipeline"
+                prior = load_latent_unet(source, sdxl=sdxl, multiview=self.multiview, guidance=guidance, **common)
+            case "MVDreamPipeline":
+                from sds3d.priors.mvdream import load_mvdream
 
-            sdxl = family == "StableDiffusionXLPipeline"
-            prior = load_latent_unet(source, sdxl=sdxl, multiview=config.multiview, guidance=guidance, **common)
-        case "MVDreamPipeline":
-            from sds3d.priors.mvdream import load_mvdream
+                prior = load_mvdream(source, multiview=self.multiview, **common)
+            case "StableDiffusion3Pipeline":
+                from sds3d.priors.flow import load_sd3
 
-            prior = load_mvdream(source, multiview=config.multiview, **common)
-        case "StableDiffusion3Pipeline":
-            from sds3d.priors.flow import load_sd3
+                prior = load_sd3(source, **common)
+            case "FluxPipeline":
+                from sds3d.priors.flow import load_flux
 
-            prior = load_sd3(source, **common)
-        case "FluxPipeline":
-            from sds3d.priors.flow import load_flux
+                prior = load_flux(source, guidance=guidance, **common)
+            case "IFPipeline":
+                from sds3d.priors.deepfloyd import load_deepfloyd
 
-            prior = load_flux(source, guidance=guidance, **common)
-        case "IFPipeline":
-            from sds3d.priors.deepfloyd import load_deepfloyd
+                prior = load_deepfloyd(source, **common)
+            case _:
+                known = "StableDiffusion, -XL, -3, LatentConsistencyModel, Flux, IF and MVDream pipelines"
+                raise source.error(f"{family} is none of {known}")
+        if isinstance(prior.codec, Latents):
+            prior.codec.vae.use_slicing, prior.codec.vae.use_tiling = self.vae_slicing, self.vae_tiling
+        prior.chunk = self.chunk
+        if self.compile:
+            for module in prior.network.modules():
+                if type(module).__name__ in COMPILED:
+                    module.compile()
+        for notice in notices(self, family, prior):
+            logger.warning("%s: %s", self.model, notice)
+        return prior
 
-            prior = load_deepfloyd(source, **common)
-        case _:
-            raise source.error(
-                f"{family} is none of StableDiffusion, -XL, -3, LatentConsistencyModel, Flux, IF and MVDream pipelines"
-            )
-    if isinstance(prior.codec, Latents):
-        prior.codec.vae.use_slicing, prior.codec.vae.use_tiling = config.vae_slicing, config.vae_tiling
-    prior.chunk = config.chunk
-    if config.compile:
-        for module in prior.network.modules():
-            if type(module).__name__ in COMPILED:
-                module.compile()
-    for notice in notices(config, family, prior):
-        logger.warning("%s: %s", config.model, notice)
-    return prior
+    def in_less_memory(self) -> Self:
+        """One group of views and one picture at a time."""
+        return self.model_copy(update={"chunk": 1, "vae_slicing": True})
+
+    def view_by_view(self) -> Self:
+        """The plain 2D model."""
+        return self.model_copy(update={"multiview": False})
 
 
 def few_steps(config: DiffusersConfig, family: str) -> int:

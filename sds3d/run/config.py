@@ -18,6 +18,7 @@ from sds3d.guidance.multiview import MultiViewConfig
 from sds3d.guidance.rules import GuidanceConfig
 from sds3d.guidance.transforms import GradientTransform
 from sds3d.presets import load_preset
+from sds3d.priors.available import AnyPriorConfig
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.prompts.prompt import PromptConfig, checked_prompt, slug
 from sds3d.representations.make import AnyRepresentationConfig
@@ -70,7 +71,7 @@ class RunConfig(Config):
     """Seed of every random choice."""
     steps: int = Field(default=300, ge=1)
     """Optimisation steps."""
-    prior: DiffusersConfig = DiffusersConfig()
+    prior: AnyPriorConfig = DiffusersConfig()
     """The frozen diffusion model."""
     guidance: GuidanceConfig = MultiViewConfig()
     """The score-distillation rule."""
@@ -169,9 +170,13 @@ def _prior_mismatch(config: RunConfig) -> str:
         return ""
     views = "" if config.prompts.view_dependent else ", and prompts.view_dependent=true if the prior takes no camera"
     return (
-        f'the settings are made for the prior "{config.made_for}", not for {config.prior.model}: expect to change '
+        f'the settings are made for the prior "{config.made_for}", not for {_model_of(config)}: expect to change '
         f"guidance.scale, steps and cameras.size{views}"
     )
+
+
+def _model_of(config: RunConfig) -> str:
+    return config.prior.model if isinstance(config.prior, DiffusersConfig) else config.prior.kind
 
 
 def read_config(run: Run) -> RunConfig:

@@ -22,8 +22,7 @@ from torch.nn import functional
 from sds3d.devices import pick_device, set_threads
 from sds3d.files import RunError
 from sds3d.guidance.base import Guidance
-from sds3d.priors.base import Prior
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.base import Prior, PriorConfig
 from sds3d.prompts.prompt import encode_prompt
 from sds3d.representations.base import Scene, Source, Start
 from sds3d.representations.contents import source_of
@@ -173,7 +172,7 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None, close
     for index in range(stage, stage_count(config)):
         mine = stage_config(config, index)
         if priors[0] != (settings := prior_settings(mine, lean)):
-            priors = settings, load_prior(settings, device)
+            priors = settings, settings.load(device)
         prior = priors[1]
         assert prior is not None
         work = start_work(config, prior, checkpoint if index == stage else None, index, before)
@@ -189,9 +188,9 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None, close
     run.log(f"finished in {clock.seconds():.1f} s")
 
 
-def prior_settings(config: RunConfig, lean: bool) -> DiffusersConfig:
-    """How a run's prior is loaded. lean: with less memory, a view at a time; results are equal up to float error."""
-    return config.prior.model_copy(update={"chunk": 1, "vae_slicing": True}) if lean else config.prior
+def prior_settings(config: RunConfig, lean: bool) -> PriorConfig:
+    """How a run's prior is loaded. lean: in less memory, with results equal up to float error."""
+    return config.prior.in_less_memory() if lean else config.prior
 
 
 def starting_point(config: RunConfig, device: torch.device) -> Source | None:

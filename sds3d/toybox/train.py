@@ -29,7 +29,7 @@ from transformers import CLIPTokenizer
 from sds3d.cameras import orbit
 from sds3d.formats.pictures import contact_sheet, png
 from sds3d.guidance.sampling import sample_views
-from sds3d.priors.diffusers import DiffusersConfig, DiffusersPrior, load_prior
+from sds3d.priors.diffusers import DiffusersConfig, DiffusersPrior
 from sds3d.prompts.prompt import PromptConfig, view_name
 from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import VOCABULARY, caption, prompt, sample_any_spec, sample_spec
@@ -297,7 +297,7 @@ def train_denoiser(
     model = diffusion.Denoiser(tokenizer)
     path = folder / UNET_CHECKPOINT
     if config.start_from and not path.exists():
-        prior = load_prior(DiffusersConfig(model=config.start_from))
+        prior = DiffusersConfig(model=config.start_from).load()
         if not isinstance(prior, DiffusersPrior):
             raise ValueError(f"{config.start_from} is not a prior of this kind: it can't be trained further")
         model.load_prior(prior)

@@ -15,7 +15,7 @@ from sds3d.guidance.sid import SiDConfig
 from sds3d.guidance.variational import Learner, TrainedScore, TrainingConfig, VariationalConfig, target_error
 from sds3d.guidance.vsd import VSDConfig
 from sds3d.priors.base import Prediction, add_noise, expand
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from tests.guidance.scores import Listening, normal, seeded
 from tests.guidance.views import views_of
@@ -200,7 +200,7 @@ def test_an_optimiser_taken_up_again_goes_on_bit_for_bit() -> None:
 
 
 def test_low_rank_updates_go_through_a_file_bit_for_bit(tmp_path: Path) -> None:
-    prior = load_prior(DiffusersConfig(multiview=False))
+    prior = DiffusersConfig(multiview=False).load()
     x, views, generator = (
         prior.encode_image(torch.rand(2, 64, 64, 3)).detach(),
         views_of(prior, 2, "a red mug"),

@@ -16,7 +16,7 @@ from sds3d.jobs.queue import enqueue
 from sds3d.jobs.together import drive_together
 from sds3d.jobs.worker import Worker, next_group
 from sds3d.priors.base import Prediction, Prior
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.run.config import make_config, new_run, read_config
 from sds3d.run.drive import drive
@@ -55,7 +55,7 @@ class Counting:
 
 @pytest.fixture(scope="module")
 def toybox() -> Prior:
-    return load_prior(DiffusersConfig())
+    return DiffusersConfig().load()
 
 
 def runs(root: Path, *settings: str) -> list[Run]:

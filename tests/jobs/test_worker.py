@@ -9,14 +9,15 @@ import pytest
 import torch
 from torch import nn
 
-from sds3d.jobs import worker as worker_module
 from sds3d.jobs.queue import enqueue, runs_in
 from sds3d.jobs.worker import Worker, device_failed, lacks_memory, work
 from sds3d.priors.base import Prior
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.run.config import make_config, new_run
 from sds3d.run.folder import Run
 from tests.jobs.test_together import QUICK, assert_alike
+
+LOAD = DiffusersConfig.load
 
 
 def queued(root: Path, prompt: str, *settings: str) -> Run:
@@ -32,9 +33,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[DiffusersConfig]:
 
     def load(config: DiffusersConfig, device: Any) -> Prior:
         seen.append(config)
-        return load_prior(config, device)
+        return LOAD(config, device)
 
-    monkeypatch.setattr(worker_module, "load_prior", load)
+    monkeypatch.setattr(DiffusersConfig, "load", load)
     return seen
 
 
@@ -80,11 +81,11 @@ def test_a_run_that_lacks_memory_goes_on_with_less(
     rows: int, status: str, attempts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def load(config: DiffusersConfig, device: Any) -> Prior:
-        prior = load_prior(config, device)
+        prior = LOAD(config, device)
         short_of_memory(prior, rows)
         return prior
 
-    monkeypatch.setattr(worker_module, "load_prior", load)
+    monkeypatch.setattr(DiffusersConfig, "load", load)
     several = [queued(tmp_path, "a red mug"), queued(tmp_path, "a blue chair")]
     work(tmp_path, threads=1, together=2)
     for run in several:
@@ -109,7 +110,7 @@ def test_a_gpu_that_failed_needs_another_process(tmp_path: Path, monkeypatch: py
     first, second = queued(tmp_path, "a red mug"), queued(tmp_path, "a blue chair")
 
     def load(config: DiffusersConfig, device: Any) -> Prior:
-        prior: Any = load_prior(config, device)
+        prior: Any = LOAD(config, device)
 
         def fail(*_: Any) -> None:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -117,7 +118,7 @@ def test_a_gpu_that_failed_needs_another_process(tmp_path: Path, monkeypatch: py
         prior.network.register_forward_pre_hook(fail)
         return prior
 
-    monkeypatch.setattr(worker_module, "load_prior", load)
+    monkeypatch.setattr(DiffusersConfig, "load", load)
     for attempt in (1, 2):
         work(tmp_path, threads=1, retries=2)
         assert (first.state.status, first.state.attempts, first.state.lean) == ("queued", attempt, False)

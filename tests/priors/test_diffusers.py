@@ -17,7 +17,7 @@ from sds3d.files import PriorError
 from sds3d.guidance.base import guided_prediction
 from sds3d.guidance.sampling import ddim
 from sds3d.priors.base import add_noise
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.multiview import CameraEncoder
 from sds3d.toybox.diffusion import make_tokenizer
 from tests.guidance.views import views_of
@@ -77,7 +77,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def test_reproduces_the_pipelines_own_pictures(folder: Path) -> None:
     """DDIM on our predictions, at the pipeline's own timesteps, gives the picture of its `__call__`."""
-    prior = load_prior(DiffusersConfig(model=str(folder)))
+    prior = DiffusersConfig(model=str(folder)).load()
     pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
@@ -94,7 +94,7 @@ def test_reproduces_the_pipelines_own_pictures(folder: Path) -> None:
 
 
 def test_prediction_inverts_the_noising(folder: Path) -> None:
-    prior = load_prior(DiffusersConfig(model=str(folder)))
+    prior = DiffusersConfig(model=str(folder)).load()
     x_t = torch.randn(2, 4, 16, 16)
     t = torch.tensor([0.3, 0.8])
     out = prior.predict(x_t, t, prior.encode_text(["a red mug", ""]), None)
@@ -102,7 +102,7 @@ def test_prediction_inverts_the_noising(folder: Path) -> None:
 
 
 def test_encoding_is_differentiable_and_deterministic(folder: Path) -> None:
-    prior = load_prior(DiffusersConfig(model=str(folder)))
+    prior = DiffusersConfig(model=str(folder)).load()
     rgb = torch.rand(1, 32, 32, 3, requires_grad=True)
     x = prior.encode_image(rgb)
     assert x.shape == (1, 4, 16, 16)
@@ -118,7 +118,7 @@ def test_views_and_cameras_matter_only_in_a_multiview_folder(folder: Path, tmp_p
     torch.manual_seed(1)
     unet_time_dim = 128  # 4 x the first block's channels
     CameraEncoder(unet_time_dim).save(multi / "camera_encoder")
-    plain, joint = load_prior(DiffusersConfig(model=str(folder))), load_prior(DiffusersConfig(model=str(multi)))
+    plain, joint = DiffusersConfig(model=str(folder)).load(), DiffusersConfig(model=str(multi)).load()
     assert (plain.n_views, joint.n_views) == (1, 4)
     x_t, t = torch.randn(4, 4, 16, 16), torch.full((4,), 0.5)
     cond = plain.encode_text(["a red mug"] * 4)
@@ -134,28 +134,28 @@ def test_views_and_cameras_matter_only_in_a_multiview_folder(folder: Path, tmp_p
     assert (joint.predict(other, t, cond, cameras).eps[0] - with_cameras[0]).abs().max() > 1e-4
     torch.testing.assert_close(plain.predict(other, t, cond, cameras).eps[0], base[0], atol=1e-5, rtol=1e-4)
     # Asked as a 2D model, it has one view.
-    assert load_prior(DiffusersConfig(model=str(multi), multiview=False)).n_views == 1
+    assert DiffusersConfig(model=str(multi), multiview=False).load().n_views == 1
 
 
 def test_missing_and_truncated_weights_say_so_in_one_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(PriorError, match="can't load the model"):
-        load_prior(DiffusersConfig(model=str(tmp_path)))
+        DiffusersConfig(model=str(tmp_path)).load()
     broken = tmp_path / "broken"
     shutil.copytree(folder, broken)
     weights = broken / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
     with pytest.raises(PriorError) as error:
-        load_prior(DiffusersConfig(model=str(broken)))
+        DiffusersConfig(model=str(broken)).load()
     assert "\n" not in str(error.value)
     scheduler = broken / "scheduler" / "scheduler_config.json"
     scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "prediction_type": "sample"}))
     shutil.copy(folder / "unet" / "diffusion_pytorch_model.safetensors", weights)
     with pytest.raises(PriorError, match="prediction type"):
-        load_prior(DiffusersConfig(model=str(broken)))
+        DiffusersConfig(model=str(broken)).load()
 
 
 def test_ddim_of_a_multiview_prior_keeps_shapes(folder: Path) -> None:
-    prior = load_prior(DiffusersConfig(model=str(folder)))
+    prior = DiffusersConfig(model=str(folder)).load()
     noise = torch.randn(2, 4, 16, 16)
     cond, null = prior.encode_text(["a red mug"] * 2), prior.encode_text([""] * 2)
     sample = ddim(prior, noise, turntable(2), cond, null, steps=3)

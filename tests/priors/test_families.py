@@ -16,7 +16,7 @@ from torch import Tensor
 from sds3d.cameras import turntable
 from sds3d.guidance.sampling import ddim, sampling_times
 from sds3d.priors.base import add_noise
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.network import DiffusionPrior
 from sds3d.priors.pixels import Latents
 from tests.priors.tiny import FAMILIES, tiny_pipeline
@@ -44,7 +44,7 @@ class Case:
         self.pipeline: Any = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
         self.pipeline.set_progress_bar_config(disable=True)
         size = 16 if family.startswith("flux") else 0  # FLUX's own size is no part of its folder
-        self.prior = load_prior(DiffusersConfig(model=str(folder), image_size=size, **config))
+        self.prior = DiffusersConfig(model=str(folder), image_size=size, **config).load()
 
     def drawn(self, scale: float, times: list[float]) -> np.ndarray:
         """Our sampler's picture from the noise of `noise_like`, (1, H, W, 3)."""

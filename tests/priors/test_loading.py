@@ -20,7 +20,7 @@ from transformers import CLIPTextModel, PreTrainedModel, T5EncoderModel
 
 from sds3d.files import PriorError
 from sds3d.priors import loading
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.loading import ALIASES, MOVED, chosen_weights, find, pick_dtype, wanted_files
 from sds3d.priors.texts import KEPT
 from tests.priors.tiny import FAMILIES, tiny_pipeline
@@ -55,7 +55,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def failure(**config: object) -> str:
     with pytest.raises(PriorError) as error:
-        load_prior(DiffusersConfig(**config))
+        DiffusersConfig(**config).load()
     message = str(error.value)
     assert "\n" not in message
     assert message.startswith(("can't load the model", "prior."))
@@ -65,9 +65,9 @@ def failure(**config: object) -> str:
 @pytest.mark.usefixtures("no_network")
 def test_folders_never_touch_the_network(folders: Path) -> None:
     for family in FAMILIES:
-        prior = load_prior(DiffusersConfig(model=str(folders / family)))
+        prior = DiffusersConfig(model=str(folders / family)).load()
         assert len(prior.encode_text(["a red mug", ""])) == 2
-    load_prior(DiffusersConfig())
+    DiffusersConfig().load()
 
 
 @pytest.mark.usefixtures("no_network")
@@ -162,17 +162,17 @@ def test_what_the_hub_refuses_is_said_with_what_to_do(hub: list[str]) -> None:
 def test_an_id_is_downloaded_once_and_only_what_is_needed(
     hub: list[str], folders: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prior = load_prior(DiffusersConfig(model="me/whole"))
-    local = load_prior(DiffusersConfig(model=str(folders / "sd")))
+    prior = DiffusersConfig(model="me/whole").load()
+    local = DiffusersConfig(model=str(folders / "sd")).load()
     assert torch.equal(prior.encode_text(["a mug"]).hidden, local.encode_text(["a mug"]).hidden)
     fetched = {path.split("/resolve/")[-1] for path in hub if "/resolve/" in path}
     assert any(path.endswith("unet/diffusion_pytorch_model.safetensors") for path in fetched)
     assert not any(path.endswith((".bin", ".ckpt")) or "safety_checker" in path for path in fetched)
     hub.clear()
-    load_prior(DiffusersConfig(model="me/whole", offline=True)).encode_text(["a chair"])
+    DiffusersConfig(model="me/whole", offline=True).load().encode_text(["a chair"])
     assert hub == []
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", "http://127.0.0.1:9")  # nobody is there
-    load_prior(DiffusersConfig(model="me/whole"))
+    DiffusersConfig(model="me/whole").load()
 
 
 def test_wrong_names_are_said(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_wrong_folders_are_said(copy: Path) -> None:
     index.write_text(json.dumps({**told, "_class_name": "StableVideoDiffusionPipeline"}))
     assert "StableVideoDiffusionPipeline" in failure(model=str(copy))
     index.write_text(json.dumps({**told, "_class_name": "StableDiffusionXLPipeline"}))
-    prior = load_prior(DiffusersConfig(model=str(copy)))
+    prior = DiffusersConfig(model=str(copy)).load()
     with pytest.raises(PriorError, match="tokenizer_2"):
         prior.encode_text(["a mug"])
     index.write_text("{")
@@ -219,7 +219,7 @@ def test_text_encoders_are_freed_and_texts_are_encoded_once(folders: Path, tmp_p
     for family in ("sd", "sdxl", "sd3", "flux dev", "if"):
         folder = tmp_path / family
         shutil.copytree(folders / family, folder)
-        prior = load_prior(DiffusersConfig(model=str(folder)))
+        prior = DiffusersConfig(model=str(folder)).load()
         assert encoders() == []  # nothing is loaded before a text is asked for
         held: list[weakref.ref[PreTrainedModel]] = []
         load = prior.texts.load
@@ -248,7 +248,7 @@ def encoders() -> list[PreTrainedModel]:
 
 
 def test_only_so_many_texts_are_kept(folders: Path) -> None:
-    prior = load_prior(DiffusersConfig(model=str(folders / "sd")))
+    prior = DiffusersConfig(model=str(folders / "sd")).load()
     texts = [f"a mug {i}" for i in range(KEPT + 6)]
     rows = prior.encode_text(texts)
     assert len(rows) == KEPT + 6
@@ -285,7 +285,7 @@ def test_fp16_files_alone_are_loaded_in_the_type_asked_for(copy: Path) -> None:
         half = {name: value.half() if value.is_floating_point() else value for name, value in load_file(file).items()}
         save_file(half, file.with_suffix(".fp16.safetensors"), metadata={"format": "pt"})
         file.unlink()
-    prior = load_prior(DiffusersConfig(model=str(copy)))
+    prior = DiffusersConfig(model=str(copy)).load()
     assert {p.dtype for p in prior.network.parameters()} == {torch.float32}
     assert prior.encode_text(["a mug"]).hidden.dtype == torch.float32
 

@@ -16,7 +16,7 @@ from transformers import T5EncoderModel
 from sds3d.cameras import turntable
 from sds3d.files import PriorError
 from sds3d.guidance.sampling import ddim
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.flow import packed
 from tests.priors.tiny import tiny_pipeline
 
@@ -75,8 +75,8 @@ def test_draws_what_the_pipeline_draws_with_the_file(family: str, tmp_path: Path
     folder, file = saved(family, tmp_path)
     if layout:
         file = as_kohya(file, numbered="numbers" in layout)
-    prior = load_prior(DiffusersConfig(model=str(folder), lora=str(file), lora_scale=0.7, image_size=16))
-    plain = load_prior(DiffusersConfig(model=str(folder), image_size=16))
+    prior = DiffusersConfig(model=str(folder), lora=str(file), lora_scale=0.7, image_size=16).load()
+    plain = DiffusersConfig(model=str(folder), image_size=16).load()
     pipeline: Any = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.load_lora_weights(str(file))
@@ -107,8 +107,8 @@ def test_draws_what_the_pipeline_draws_with_the_file(family: str, tmp_path: Path
 def test_the_network_is_the_pipelines_with_the_file(family: str, tmp_path: Path) -> None:
     """Of models with samplers of their own: the pipeline's network, once it has the file, says what the prior says."""
     folder, file = saved(family, tmp_path)
-    prior = load_prior(DiffusersConfig(model=str(folder), lora=str(file), lora_scale=0.7))
-    plain = load_prior(DiffusersConfig(model=str(folder)))
+    prior = DiffusersConfig(model=str(folder), lora=str(file), lora_scale=0.7).load()
+    plain = DiffusersConfig(model=str(folder)).load()
     pipeline: Any = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipeline.load_lora_weights(str(file))
     pipeline.fuse_lora(components=["unet"], lora_scale=0.7)
@@ -136,5 +136,5 @@ def test_unusable_files_are_said_in_one_line(tmp_path: Path) -> None:
         (str(file), tmp_path / "xl", "another model"),
     ):
         with pytest.raises(PriorError, match=reason) as error:
-            load_prior(DiffusersConfig(model=str(model), lora=name))
+            DiffusersConfig(model=str(model), lora=name).load()
         assert "\n" not in str(error.value)

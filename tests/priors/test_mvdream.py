@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sds3d.cameras import Cameras, turntable
 from sds3d.files import PriorError
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.mvdream import poses
 from tests.priors.tiny import tiny_pipeline, unet
 
@@ -135,12 +135,12 @@ def test_the_front_is_on_x() -> None:
 
 
 def test_both_layouts_are_the_stock_u_net_with_views_and_poses(stock: Path, renamed: Path) -> None:
-    priors = [load_prior(DiffusersConfig(model=str(folder))) for folder in (stock, renamed)]
+    priors = [DiffusersConfig(model=str(folder)).load() for folder in (stock, renamed)]
     assert [prior.n_views for prior in priors] == [4, 4]
     assert [prior.image_size for prior in priors] == [16, 16]
     x_t, t, cameras = torch.randn(4, 4, 8, 8), torch.full((4,), 0.4), turntable(4)
     cond = priors[0].encode_text(["a red mug"] * 4)
-    plain = load_prior(DiffusersConfig(model=str(stock), multiview=False))
+    plain = DiffusersConfig(model=str(stock), multiview=False).load()
     with torch.no_grad():
         joint = [prior.predict(x_t, t, cond, cameras).eps for prior in priors]
         alone = [prior.predict(x_t, t, cond, None).eps for prior in priors]
@@ -161,7 +161,7 @@ def test_both_layouts_are_the_stock_u_net_with_views_and_poses(stock: Path, rena
 
 def test_the_joint_path_is_diffusers_own_attention_over_all_views(stock: Path) -> None:
     """The reference is diffusers' plain attention, given the tokens of four views as one, and its class embedding."""
-    prior = load_prior(DiffusersConfig(model=str(stock)))
+    prior = DiffusersConfig(model=str(stock)).load()
     x_t, t, cameras = torch.randn(8, 4, 8, 8), torch.tensor([0.4, 0.7]).repeat_interleave(4), turntable(4)
     both = Cameras.cat([cameras, turntable(4, elevation=40.0)])  # two objects
     cond = prior.encode_text(["a red mug"] * 4 + ["a blue chair"] * 4)
@@ -185,7 +185,7 @@ def test_imagedream_is_refused(renamed: Path, tmp_path: Path) -> None:
     shutil.copytree(renamed, tmp_path / "image")
     (tmp_path / "image" / "unet" / "config.json").write_text(json.dumps({**CONFIG, "ip_dim": 16}))
     with pytest.raises(PriorError, match="ImageDream"):
-        load_prior(DiffusersConfig(model=str(tmp_path / "image")))
+        DiffusersConfig(model=str(tmp_path / "image")).load()
 
 
 def test_a_lacking_camera_network_is_said(renamed: Path, tmp_path: Path) -> None:
@@ -193,4 +193,4 @@ def test_a_lacking_camera_network_is_said(renamed: Path, tmp_path: Path) -> None
     file = tmp_path / "lacking" / "unet" / WEIGHTS
     save_file({name: value for name, value in load_file(file).items() if "camera_embed" not in name}, file)
     with pytest.raises(PriorError, match="camera_embed"):
-        load_prior(DiffusersConfig(model=str(tmp_path / "lacking")))
+        DiffusersConfig(model=str(tmp_path / "lacking")).load()

@@ -13,7 +13,7 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from sds3d.cameras import turntable
 from sds3d.files import PriorError
 from sds3d.priors.base import Prediction
-from sds3d.priors.diffusers import DiffusersConfig, load_prior, toybox_folder
+from sds3d.priors.diffusers import DiffusersConfig, toybox_folder
 from sds3d.priors.multiview import CameraEncoder, ViewAttention, camera_embedding, camera_features
 from sds3d.priors.network import DiffusionPrior
 from sds3d.priors.pixels import Latents
@@ -31,7 +31,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
         if not folder.exists():
             tiny_pipeline(family).save_pretrained(folder)
         size = 0 if family == "if" else 16
-        return load_prior(DiffusersConfig(**{"model": str(folder), "image_size": size, **config}))
+        return DiffusersConfig(**{"model": str(folder), "image_size": size, **config}).load()
 
     return load
 
@@ -114,7 +114,7 @@ def test_a_network_asked_in_chunks_says_the_same(load: Load, family: str) -> Non
 
 
 def test_chunks_of_a_multi_view_model_are_whole_objects() -> None:
-    whole, chunked = load_prior(DiffusersConfig()), load_prior(DiffusersConfig(chunk=2))
+    whole, chunked = DiffusersConfig().load(), DiffusersConfig(chunk=2).load()
     rows: list[int] = []
     chunked.network.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
     shape = whole.encode_image(torch.full((8, 64, 64, 3), 0.5)).shape
@@ -144,7 +144,7 @@ def test_blocks_are_compiled(load: Load, family: str, blocks: int) -> None:
 
 def test_the_embedded_prior_is_its_networks_and_nothing_more() -> None:
     """Bit for bit what its U-Net and autoencoder say when they are asked directly, in float32 on a CPU."""
-    prior, folder = load_prior(DiffusersConfig()), str(toybox_folder())
+    prior, folder = DiffusersConfig().load(), str(toybox_folder())
     options: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
     unet: Any = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options)
     vae: Any = AutoencoderTiny.from_pretrained(folder, subfolder="vae", **options)
@@ -165,4 +165,4 @@ def test_the_embedded_prior_is_its_networks_and_nothing_more() -> None:
     assert torch.equal(ours.x0, alpha * x - sigma * out)
     together = prior.encode_text(["a red mug", "", "a blue chair"]).hidden
     assert torch.equal(together[0], cond.hidden[0])
-    assert torch.equal(load_prior(DiffusersConfig()).encode_text([""]).hidden[0], together[1])
+    assert torch.equal(DiffusersConfig().load().encode_text([""]).hidden[0], together[1])

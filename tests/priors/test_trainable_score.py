@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from sds3d.cameras import Cameras, turntable
 from sds3d.priors.base import Prior, add_noise
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.priors.multiview import CameraEncoder
 from tests.priors.tiny import tiny_pipeline
@@ -32,11 +32,11 @@ def prior(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             tiny_pipeline("sd v").save_pretrained(folder)
             torch.manual_seed(3)
             CameraEncoder(64).save(folder / "camera_encoder")
-            return load_prior(DiffusersConfig(model=str(folder)))
+            return DiffusersConfig(model=str(folder)).load()
         case family:
             folder = tmp_path_factory.mktemp("model")
             tiny_pipeline(family).save_pretrained(folder)
-            return load_prior(DiffusersConfig(model=str(folder), image_size=0 if family == "if" else 16))
+            return DiffusersConfig(model=str(folder), image_size=0 if family == "if" else 16).load()
 
 
 def noised(prior: Prior) -> torch.Tensor:
@@ -84,7 +84,7 @@ def test_learns_and_leaves_the_model_alone(prior: Prior, rank: int) -> None:
 
 
 def test_low_rank_updates_are_few(tmp_path: Path) -> None:
-    prior = load_prior(DiffusersConfig())
+    prior = DiffusersConfig().load()
     low, full = (prior.trainable_score(seeded(), rank) for rank in (4, 0))
     sizes = [sum(p.numel() for p in score.parameters()) for score in (low, full)]
     assert sizes[0] < 0.05 * sizes[1]
@@ -92,7 +92,7 @@ def test_low_rank_updates_are_few(tmp_path: Path) -> None:
 
 
 def test_one_seed_one_start() -> None:
-    prior = load_prior(DiffusersConfig())
+    prior = DiffusersConfig().load()
     states = [prior.trainable_score(seeded(seed)).state_dict() for seed in (0, 0, 1)]
     assert all(torch.equal(states[0][name], value) for name, value in states[1].items())
     assert any(not torch.equal(states[0][name], value) for name, value in states[2].items())

@@ -14,7 +14,7 @@ from sds3d.formats.load import load_asset
 from sds3d.geometry.mesh import Mesh
 from sds3d.presets import presets
 from sds3d.priors.base import Prior
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.run.config import RunConfig, make_config, new_run
 from sds3d.run.drive import drive
 from sds3d.toybox.captions import parse
@@ -25,7 +25,7 @@ SMALL = {"cameras": {"size": 32}, "export": {"resolution": 32, "texture_size": 6
 
 @pytest.fixture(scope="module")
 def prior() -> Prior:
-    return load_prior(DiffusersConfig())
+    return DiffusersConfig().load()
 
 
 @pytest.fixture(scope="module")

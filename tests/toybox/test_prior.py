@@ -10,7 +10,7 @@ from diffusers import StableDiffusionPipeline
 
 from sds3d.evaluation.asset_scores import bench_prompts
 from sds3d.guidance.sampling import sample_views
-from sds3d.priors.diffusers import DiffusersConfig, DiffusersPrior, load_prior, toybox_folder
+from sds3d.priors.diffusers import DiffusersConfig, DiffusersPrior, toybox_folder
 from sds3d.prompts.prompt import PromptConfig
 from sds3d.toybox import diffusion
 from sds3d.toybox.autoencoder import psnr
@@ -26,7 +26,7 @@ def ignore(stage: str, step: int, total: int, figures: dict[str, float]) -> None
 
 @pytest.fixture(scope="module")
 def prior() -> DiffusersPrior:
-    return load_prior(DiffusersConfig())
+    return DiffusersConfig().load()
 
 
 @pytest.fixture(scope="module")

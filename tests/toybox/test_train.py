@@ -11,7 +11,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from sds3d.cameras import turntable
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import VOCABULARY
 from sds3d.toybox.train import read_tensors, train, train_scorer
@@ -49,7 +49,7 @@ def test_the_folder_is_an_ordinary_stable_diffusion_folder(folder: Path) -> None
 
 
 def test_our_loader_joins_views_and_cameras(folder: Path) -> None:
-    prior = load_prior(DiffusersConfig(model=str(folder / "prior")))
+    prior = DiffusersConfig(model=str(folder / "prior")).load()
     assert (prior.n_views, prior.image_size) == (4, 64)
     x = prior.encode_image(torch.rand(4, 64, 64, 3))
     cond = prior.encode_text(["a red mug"] * 4)
