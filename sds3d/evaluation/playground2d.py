@@ -29,7 +29,7 @@ from sds3d.guidance.base import Guidance, Guided, Views
 from sds3d.guidance.rules import rule_configs
 from sds3d.presets import RENAMED, presets
 from sds3d.priors.base import Prior, PriorConfig
-from sds3d.prompts.prompt import encode_prompt
+from sds3d.prompts.prompt import encode_texts
 from sds3d.representations.base import Rendering, Scene
 from sds3d.run.config import RunConfig, make_config, stage_config
 from sds3d.run.optimize import Step, optimize, random_streams, start
@@ -143,14 +143,12 @@ def drawing(prior: Prior, config: RunConfig, count: int, space: str) -> tuple[Pi
     """Return `count` pictures, and the steps in which a rule changes them; see `draw`."""
     generators = random_streams(config.seed, "cameras", "guidance")
     scene = Pictures(prior, count, space)
-    rule = config.guidance
-    if space == "latents" and "space" in type(rule).model_fields:
-        rule = rule.model_copy(update={"space": "latent"})  # of rules that support both
+    rule = config.guidance.in_prior_space() if space == "latents" else config.guidance
     steps = optimize(
         scene,
         prior,
         FromTheFront(rule.make(prior), space),
-        encode_prompt(prior, config.prompt, config.prompts),
+        encode_texts(prior, rule.texts(config.prompt, config.prompts)),
         start(scene, config.optimizer, generators),
         steps=config.steps,
         cameras=CameraConfig(views=count, orthogonal=False, size=max(prior.image_size, 8)),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from sds3d.cameras import Cameras
 from sds3d.config import Config
 from sds3d.priors.base import Prediction, Prior, TrainableScore, expand
 from sds3d.prompts.conditioning import Conditioning
-from sds3d.prompts.prompt import EncodedPrompt
+from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, PromptTexts, prompt_texts
 
 Learn = Callable[[], dict[str, float]]
 Weighting = Literal["sds", "uniform", "fantasia3d", "lambda", "alpha"]
@@ -97,14 +98,24 @@ class Guidance(Protocol):
         """Takes back what `state_dict` gave."""
 
 
-class RuleConfig(Config):
-    """Base of every rule's settings: a file in this package with a subclass of it, which has a literal `name`, is a
-    rule that configurations can name.
+class RuleConfig(Config, ABC):
+    """Base of every rule's settings. A file in this package with a subclass that has a literal `name`, or such a
+    subclass that another package registers under `sds3d.guidance`, is a rule that configurations can name.
     """
 
+    @abstractmethod
     def make(self, prior: Prior) -> Guidance:
         """The rule on this prior."""
-        raise NotImplementedError
+
+    def texts(self, prompt: str, config: PromptConfig) -> PromptTexts:
+        """The texts that the prior is asked for. A rule that needs others replaces some, or adds to `extra`, where it
+        finds their embeddings: `views.prompt.extra`.
+        """
+        return prompt_texts(prompt, config)
+
+    def in_prior_space(self) -> Self:
+        """The same rule without losses in decoded pixels, where it can do without."""
+        return self
 
 
 @dataclass(frozen=True)

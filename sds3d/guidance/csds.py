@@ -9,6 +9,7 @@ What all things of the category share is taken off, what makes this one stays. T
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -28,6 +29,7 @@ from sds3d.guidance.base import (
 )
 from sds3d.guidance.schedules import Schedule, UniformSchedule
 from sds3d.priors.base import Prior, add_noise, expand
+from sds3d.prompts.prompt import PromptConfig, PromptTexts
 
 
 class CSDSConfig(RuleConfig):
@@ -41,6 +43,10 @@ class CSDSConfig(RuleConfig):
     """w(t) of the gradient."""
     schedule: Schedule = UniformSchedule()
     """Timesteps."""
+
+    def texts(self, prompt: str, config: PromptConfig) -> PromptTexts:
+        """The prompt's, and that of the category."""
+        return replace(super().texts(prompt, config), extra={"category": config.category})
 
     def make(self, prior: Prior) -> CSDS:
         """The rule on this prior."""
@@ -60,7 +66,7 @@ class CSDS(Guidance):
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
-        conditions = [views.positive, views.negative, views.prompt.category.repeat(len(x))]
+        conditions = [views.positive, views.negative, views.prompt.extra["category"].repeat(len(x))]
         positive, negative, category = predict_each(prior, x_t, t, conditions, views.cameras)
         guided = combine(positive, negative, config.scale)
         gradient = expand(weight(prior, t, config.weighting), x) * (guided.eps - category.eps)  # (B, C, h, w)

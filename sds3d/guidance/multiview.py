@@ -7,7 +7,7 @@ is decoded and pixels are compared, which keeps the encoder's grid out of the te
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from pydantic import Field
@@ -30,6 +30,10 @@ class MultiViewConfig(RuleConfig):
     """Part of the clean estimate put back to the contrast of the unguided one."""
     schedule: Schedule = AnnealedSchedule(min=(0.6, 0.05), max=(0.98, 0.45), until=0.85)
     """Timesteps."""
+
+    def in_prior_space(self) -> Self:
+        """The latent form."""
+        return self.model_copy(update={"space": "latent"})
 
     def make(self, prior: Prior) -> MultiView:
         """The rule on this prior."""

@@ -16,7 +16,6 @@ from sds3d.devices import pick_device, set_threads
 from sds3d.jobs.queue import rest, runs_in, waiting
 from sds3d.jobs.together import drive_together
 from sds3d.priors.base import Prior, PriorConfig
-from sds3d.prompts.prompt import prompt_texts
 from sds3d.run.config import RunConfig, read_config
 from sds3d.run.drive import drive, prior_settings
 from sds3d.run.folder import Run, RunBusyError
@@ -66,7 +65,7 @@ class Worker:
             return
         settings, prior = self._prior
         configs = [read_config(run) for run in runs]
-        texts = [prompt_texts(c.prompt, c.prompts) for c in configs if c.prior == settings]
+        texts = [c.guidance.texts(c.prompt, c.prompts).all() for c in configs if c.prior == settings]
         prior.encode_text(list(dict.fromkeys(text for several in texts for text in several)))
 
     def _load(self, runs: Sequence[Run]) -> Prior:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -84,35 +85,56 @@ def slug(prompt: str, max_length: int = 40) -> str:
 
 
 @dataclass(frozen=True)
-class EncodedPrompt:
-    """A prompt whose texts went through the text encoder once.
+class PromptTexts:
+    """The texts that a prior's text encoder is asked for.
 
-    views: one row per word of `VIEWS`. plain: the prompt as it is. negative, category: those of the configuration.
-    null: the empty text. One row each.
+    views: the prompt for each of `VIEWS`. plain: the prompt as it is. negative: the text of the negative branch of
+    classifier-free guidance. extra: further texts that a rule asks for, by names of its own. view_dependent: whether
+    the views are guided to `views` or to `plain`. front_threshold: see `PromptConfig`.
     """
 
+    views: tuple[str, ...]
+    plain: str
+    negative: str
+    view_dependent: bool
+    front_threshold: float
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def all(self) -> list[str]:
+        """Every text, the empty one included, in the order of the fields."""
+        return [*self.views, self.plain, self.negative, "", *self.extra.values()]
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """The embeddings of `PromptTexts`, each text encoded once.
+
+    views: one row per word of `VIEWS`. plain, negative and each of extra: one row. null: the empty text's row.
+    """
+
+    texts: PromptTexts
     views: Conditioning
     plain: Conditioning
     negative: Conditioning
-    category: Conditioning
     null: Conditioning
-    view_dependent: bool
-    front_threshold: float
+    extra: Mapping[str, Conditioning]
 
     def of_views(self, cameras: Cameras) -> Conditioning:
         """The prompt with the word of each of B views, B rows."""
         angles = zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True)
-        rows = [VIEWS.index(view_name(azimuth, elevation, self.front_threshold)) for azimuth, elevation in angles]
+        names = [view_name(azimuth, elevation, self.texts.front_threshold) for azimuth, elevation in angles]
+        rows = [VIEWS.index(name) for name in names]
         return self.views[torch.tensor(rows, device=self.views.hidden.device)]
 
     def positive(self, cameras: Cameras) -> Conditioning:
-        """What each of B views is guided to, B rows: with the words of the views when they are wanted."""
-        return self.of_views(cameras) if self.view_dependent else self.plain.repeat(len(cameras))
+        """What each of B views is guided to, B rows: with the words of the views if the prompt is view-dependent."""
+        return self.of_views(cameras) if self.texts.view_dependent else self.plain.repeat(len(cameras))
 
 
-def prompt_texts(prompt: str, config: PromptConfig) -> list[str]:
-    """All texts of a prompt that an encoder is asked for: a text for each of `VIEWS`, the prompt, the negative one, the
-    category and the empty text. Raises as `encode_prompt` does.
+def prompt_texts(prompt: str, config: PromptConfig) -> PromptTexts:
+    """The texts of a prompt. A rule may change them or add its own, see `RuleConfig.texts`.
+
+    Raises ValueError as `checked_prompt` does, and PriorError if the model of `config.debias` cannot be used.
     """
     prompt = checked_prompt(prompt)
     subjects = [prompt] * len(VIEWS)
@@ -120,17 +142,17 @@ def prompt_texts(prompt: str, config: PromptConfig) -> list[str]:
         from sds3d.prompts.debiasing import MaskedLanguageModel, debiased
 
         subjects = debiased(prompt, VIEWS, MaskedLanguageModel(config.debias, VIEWS, offline=config.debias_offline))
-    views = [view_dependent(subject)[view] for view, subject in zip(VIEWS, subjects, strict=True)]
-    return [*views, prompt, config.negative, config.category, ""]
+    views = tuple(view_dependent(subject)[view] for view, subject in zip(VIEWS, subjects, strict=True))
+    return PromptTexts(views, prompt, config.negative, config.view_dependent, config.front_threshold)
+
+
+def encode_texts(encoder: TextEncoder, texts: PromptTexts) -> EncodedPrompt:
+    """Encode all texts in one call of the prior's text encoder."""
+    rows = encoder.encode_text(texts.all())
+    plain, negative, null, *extra = (rows[i : i + 1] for i in range(len(VIEWS), len(rows)))
+    return EncodedPrompt(texts, rows[: len(VIEWS)], plain, negative, null, dict(zip(texts.extra, extra, strict=True)))
 
 
 def encode_prompt(encoder: TextEncoder, prompt: str, config: PromptConfig) -> EncodedPrompt:
-    """Asks the prior's text encoder once for all texts of a prompt.
-
-    Raises ValueError as `checked_prompt` does, and PriorError when the model of `config.debias` can't be used.
-    """
-    texts = prompt_texts(prompt, config)
-    rows = encoder.encode_text(texts)
-    words = len(VIEWS)
-    plain, negative, category, null = (rows[i : i + 1] for i in range(words, len(texts)))
-    return EncodedPrompt(rows[:words], plain, negative, category, null, config.view_dependent, config.front_threshold)
+    """Encode the texts of a prompt without those of a rule. Raises as `prompt_texts` does."""
+    return encode_texts(encoder, prompt_texts(prompt, config))

@@ -23,7 +23,7 @@ from sds3d.devices import pick_device, set_threads
 from sds3d.files import RunError
 from sds3d.guidance.base import Guidance
 from sds3d.priors.base import Prior, PriorConfig
-from sds3d.prompts.prompt import encode_prompt
+from sds3d.prompts.prompt import encode_texts
 from sds3d.representations.base import Scene, Source, Start
 from sds3d.representations.contents import source_of
 from sds3d.representations.field_nerf import fit_latent_rgb
@@ -97,7 +97,7 @@ def optimize_work(work: Work, prior: Prior) -> Iterator[Step]:
         work.scene,
         prior,
         work.guidance,
-        encode_prompt(prior, config.prompt, config.prompts),
+        encode_texts(prior, config.guidance.texts(config.prompt, config.prompts)),
         work.state,
         steps=config.steps,
         cameras=config.cameras,

@@ -34,6 +34,16 @@ class FlowPrior(ExactPrior):
         return t.to(self.dtype)
 
 
+class NoSignal(FlowPrior):
+    """A few-step flow's noisiest level, whatever is asked."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return super().alpha(torch.ones_like(t))
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return super().sigma(torch.ones_like(t))
+
+
 def exact_prior(
     dtype: torch.dtype = torch.float64,
     n_views: int = 1,

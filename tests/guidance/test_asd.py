@@ -7,6 +7,7 @@ from sds3d.guidance.base import guided_prediction, weight
 from sds3d.guidance.csd import CSD, CSDConfig
 from sds3d.guidance.schedules import AnnealedSchedule, UniformSchedule, draw
 from sds3d.priors.base import add_noise, expand
+from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, ExactPrior, FlowPrior, exact_prior, level, renders, seeded
 from tests.guidance.views import views_of
 
@@ -88,3 +89,7 @@ def test_views_of_an_object_share_both_times(n_views):
     assert torch.equal(guided.t, t)
     assert guided.metrics["t_later"] == pytest.approx(later.mean().item())
     assert guided.metrics["t_later"] > guided.metrics["t"]
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(ASDConfig()) == {"view": 2, "bad": 1}

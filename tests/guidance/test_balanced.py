@@ -7,6 +7,7 @@ from sds3d.guidance.balanced import Balanced, BalancedConfig, shortest_share
 from sds3d.guidance.base import predict_each
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.priors.base import add_noise, expand
+from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, exact_prior, renders, seeded
 from tests.guidance.views import views_of
 
@@ -85,3 +86,7 @@ def test_rule_by_its_formula(dtype, n_views):
         shares.append(a.item())
     assert guided.metrics["text_share"] == pytest.approx(sum(shares) / len(shares), abs=1e-6)
     assert any(0 < share < 1 for share in shares)
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(BalancedConfig()) == {"view": 1, "bad": 1}

@@ -13,6 +13,7 @@ from sds3d.guidance.variational import TrainedScore, VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.prompt import PromptConfig, encode_prompt, view_name
+from tests.guidance.asking import asked_by
 from tests.guidance.scores import Known, Listening, normal, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
@@ -166,3 +167,8 @@ def test_a_stop_changes_nothing(before):
     )
     make = lambda: Bootstrapped(config, prior)  # noqa: E731
     assert resumes_bit_identically(make, views_of(prior, 4), torch.rand(4, 3, 4, 4), before)
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    # To refine renders; for the gradient its tuned copy is asked.
+    assert asked_by(BootstrappedConfig()) == {"view": 25, "bad": 25}

@@ -20,6 +20,7 @@ from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.base import Prediction, Prior, add_noise, expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.conditioning import Conditioning
+from tests.guidance.asking import asked_by
 from tests.guidance.test_surface_noise import sphere
 from tests.guidance.views import views_of
 
@@ -246,3 +247,7 @@ def test_rescale_gives_the_estimate_the_spread_of_the_text_alone():
 def test_churn_of_everything_is_refused():
     with pytest.raises(ValidationError, match="churn needs a gamma below 1"):
         CFDConfig(gamma=1.0, churn=True)
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(CFDConfig()) == {"view": 1, "bad": 1}

@@ -10,6 +10,7 @@ from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.base import Prediction
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.asking import asked_by
 from tests.guidance.scores import Known, normal, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
@@ -131,3 +132,7 @@ def test_a_stop_changes_nothing():
     prior = prior_of()
     config = CoupledConfig(variational=VariationalConfig(lr=0.01))
     assert resumes_bit_identically(lambda: Coupled(config, prior), views_of(prior, 4), torch.rand(4, 3, 4, 4))
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(CoupledConfig()) == {"view": 2, "bad": 2}

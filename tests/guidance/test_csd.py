@@ -5,6 +5,7 @@ from pydantic import ValidationError
 from sds3d.guidance.csd import CSD, CSDConfig
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
+from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, exact_prior, level, renders, seeded
 from tests.guidance.views import views_of
 
@@ -65,3 +66,7 @@ def test_equal_texts_leave_nothing():
 def test_coefficients_have_to_sum_to_zero(wrong):
     with pytest.raises(ValidationError, match="make it 0"):
         CSDConfig(**wrong)
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(CSDConfig()) == {"view": 1, "bad": 1, "": 1}

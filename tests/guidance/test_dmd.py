@@ -11,6 +11,7 @@ from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.base import Prediction, add_noise
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.asking import asked_by
 from tests.guidance.exact import ExactPrior
 from tests.guidance.scores import Known, Listening, normal, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
@@ -132,3 +133,7 @@ def test_a_stop_changes_nothing(guidance_schedule):
     prior = prior_of()
     config = DMDConfig(guidance_schedule=guidance_schedule, variational=FakeScoreConfig(lr=0.01, updates=2))
     assert resumes_bit_identically(lambda: DMD(config, prior), views_of(prior, 4), torch.rand(4, 3, 4, 4))
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(DMDConfig()) == {"view": 1, "bad": 1}

@@ -8,6 +8,7 @@ from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.asking import asked_by
 from tests.guidance.scores import Known, normal, of_points, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
@@ -50,3 +51,7 @@ def test_a_stop_changes_nothing():
     prior = prior_of()
     config = DSDConfig(variational=VariationalConfig(lr=0.01))
     assert resumes_bit_identically(lambda: DSD(config, prior), views_of(prior, 4), torch.rand(4, 3, 4, 4))
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(DSDConfig()) == {"view": 1, "bad": 1}

@@ -21,6 +21,7 @@ from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.base import add_noise
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.asking import asked_by
 from tests.guidance.scores import Known, normal, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
@@ -179,3 +180,7 @@ def test_a_stop_changes_nothing():
     prior = prior_of()
     config = FDivergenceConfig(start=0.0, refresh_every=2, cache=2, sampling_steps=3)
     assert resumes_bit_identically(lambda: FDivergence(config, prior), views_of(prior, 4), torch.rand(4, 3, 4, 4))
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(FDivergenceConfig()) == {"view": 1 + 10, "bad": 1 + 10}  # ten to draw pictures

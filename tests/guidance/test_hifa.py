@@ -7,6 +7,7 @@ import torch
 from sds3d.guidance.hifa import HiFA, HiFAConfig
 from sds3d.guidance.multiview import MultiView, MultiViewConfig
 from sds3d.guidance.schedules import UniformSchedule
+from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, exact_prior, level, renders, seeded
 from tests.guidance.views import views_of
 
@@ -88,3 +89,7 @@ def test_objects_are_their_own_and_seeds_repeat():
     assert torch.equal(first.gradient, again.gradient)
     torch.testing.assert_close(first.gradient[:4], other.gradient[:4], atol=0, rtol=0)
     assert (first.gradient[4:] - other.gradient[4:]).abs().max() > 1e-3
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(HiFAConfig()) == {"view": 4, "bad": 4}

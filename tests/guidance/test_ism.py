@@ -6,6 +6,7 @@ import torch
 from sds3d.guidance.inversion import even_times
 from sds3d.guidance.ism import ISM, ISMConfig
 from sds3d.guidance.schedules import UniformSchedule
+from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, exact_prior, level, ode_factor, renders, seeded
 from tests.guidance.views import views_of
 
@@ -87,3 +88,11 @@ def test_t_below_the_interval_starts_from_the_render_itself():
     gradient = ISM(config, prior)(x, views_of(prior, 4), 0.0, seeded()).gradient
     lam = level(prior, torch.tensor(0.1))
     torch.testing.assert_close(gradient, lam / (0.25 + lam**2) * (x - 0.8), atol=1e-9, rtol=1e-9)
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(ISMConfig()) == {"view": 1, "bad": 1, "": 5 + 1}  # ceil(900 / 200) strides, and at s itself
+
+
+def test_the_default_weight_is_the_published_one():
+    assert ISMConfig().weighting == "lambda"  # LucidDreamer's guidance/sd_utils.py

@@ -5,6 +5,7 @@ from sds3d.guidance.multiview import MultiView, MultiViewConfig
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.asking import asked_by
 from tests.guidance.exact import ExactPrior
 from tests.guidance.views import views_of
 
@@ -86,3 +87,7 @@ def test_one_seed_one_target():
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert rule.state_dict() == {}
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(MultiViewConfig()) == {"view": 1, "bad": 1}

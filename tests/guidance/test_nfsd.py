@@ -5,6 +5,7 @@ from torch import Tensor
 from sds3d.guidance.csd import CSD, CSDConfig
 from sds3d.guidance.nfsd import NFSD, NFSDConfig
 from sds3d.guidance.schedules import UniformSchedule
+from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, ExactPrior, exact_prior, renders, seeded
 from tests.guidance.views import views_of
 
@@ -50,3 +51,7 @@ def test_no_injected_noise_is_taken_off():
     gradient = NFSD(config, prior)(renders(), views_of(prior, 4), 0.0, seeded()).gradient
     assert gradient is not None
     assert gradient.abs().max() < 1e-2
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(NFSDConfig()) == {"view": 1, "bad": 1, "": 1}

@@ -15,6 +15,7 @@ from sds3d.priors.base import Prediction, add_noise, expand
 from sds3d.priors.gaussian import Gaussian
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.prompts.prompt import VIEWS, PromptConfig, encode_prompt
+from tests.guidance.asking import Overheard, views_by_words
 from tests.guidance.exact import TOLERANCE, ExactPrior, exact_prior, renders, seeded
 from tests.guidance.views import views_of
 
@@ -176,3 +177,10 @@ def test_the_prior_is_asked_once_with_four_texts_a_view():
     prior = Counting({"y": Gaussian(0.8, 0.5), "": Gaussian(0.3, 0.5)}, (3, 4, 4), dtype=torch.float64)
     SDS(SDSConfig(perp_neg=True), prior)(renders(), views_of(prior, 4), 0.0, seeded())
     assert prior.rows == (16,)
+
+
+def test_the_negative_prompt_is_asked_in_place_of_the_empty_one():
+    prior, config = Overheard(), SDSConfig(perp_neg=True)
+    config.make(prior)(torch.rand(4, 3, 4, 4), views_by_words(prior, config), 0.0, seeded())
+    assert prior.asked["bad"] == 4
+    assert prior.asked[""] == 0

@@ -3,6 +3,7 @@ import torch
 
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sdi import SDI, SDIConfig
+from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, exact_prior, level, ode_factor, renders, seeded
 from tests.guidance.views import views_of
 
@@ -70,3 +71,11 @@ def test_default_timesteps_fall_with_a_jitter():
         assert t.unique().numel() == 2
         assert low - 1e-6 <= t.min() <= t.max() <= high + 1e-6
         assert rule.config.schedule.window(progress) == pytest.approx((low, high))
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(SDIConfig()) == {"view": 10 + 1, "bad": 10 + 1}
+
+
+def test_defaults_are_the_published_ones():
+    assert (SDIConfig().inversion_scale, SDIConfig().eta) == (-7.5, 0.3)  # threestudio's configs/sdi.yaml

@@ -14,7 +14,8 @@ from torch import Tensor
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.guidance.exact import ExactPrior, FlowPrior, exact_prior, renders, seeded
+from tests.guidance.asking import asked_by
+from tests.guidance.exact import ExactPrior, FlowPrior, NoSignal, exact_prior, renders, seeded
 from tests.guidance.views import views_of
 
 M, M_NULL, STD, STD_NULL = 0.8, 0.3, 0.5, 0.9
@@ -203,3 +204,14 @@ def test_the_rule_has_no_state():
     rule = SDS(SDSConfig(), prior)
     assert rule.state_dict() == {}
     rule.load_state_dict({})
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(SDSConfig()) == {"view": 1, "bad": 1}
+
+
+def test_gradients_weighted_by_lambda_are_finite_where_no_signal_is_left():
+    prior = exact_prior(kind=NoSignal)
+    guided = SDS(SDSConfig(weighting="lambda"), prior)(renders(), views_of(prior, len(renders())), 0.5, seeded())
+    assert guided.gradient is not None
+    assert guided.gradient.isfinite().all()

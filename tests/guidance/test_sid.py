@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from sds3d.guidance.schedules import UniformSchedule
@@ -9,6 +10,7 @@ from sds3d.guidance.sid import SiD, SiDConfig
 from sds3d.guidance.variational import VariationalConfig
 from sds3d.priors.base import expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.asking import asked_by
 from tests.guidance.scores import Known, normal, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
@@ -136,3 +138,13 @@ def test_a_stop_changes_nothing(fake_scale):
     prior = prior_of()
     config = SiDConfig(fake_scale=fake_scale, variational=VariationalConfig(lr=0.01, text_dropout=0.1))
     assert resumes_bit_identically(lambda: SiD(config, prior), views_of(prior, 4), torch.rand(4, 3, 4, 4))
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(SiDConfig()) == {"view": 1, "bad": 1}
+
+
+def test_phi_is_not_asked_what_it_never_learns() -> None:
+    with pytest.raises(ValidationError, match=r"asks phi without.*text_dropout"):
+        SiDConfig(fake_scale=2.0)
+    SiDConfig(fake_scale=2.0, variational=FROZEN)  # another's network is as it is

@@ -4,6 +4,7 @@ import torch
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.guidance.sjc import SJC, SJCConfig
+from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, exact_prior, level, renders, seeded
 from tests.guidance.views import views_of
 
@@ -58,3 +59,7 @@ def test_weights(weighting):
     lam = level(prior, plain.t)
     factor = lam if weighting == "lambda" else lam**2 / (1 + lam**2)
     torch.testing.assert_close(weighted.gradient, factor * plain.gradient, atol=1e-9, rtol=1e-9)
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(SJCConfig()) == {"view": 1, "bad": 1}

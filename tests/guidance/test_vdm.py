@@ -7,6 +7,7 @@ from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.guidance.vdm import VDM, MappingConfig, VDMConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.asking import asked_by
 from tests.guidance.scores import resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
@@ -100,3 +101,7 @@ def test_the_mapping_is_told_the_camera():
 def test_a_stop_changes_nothing():
     prior = prior_of()
     assert resumes_bit_identically(lambda: VDM(VDMConfig(), prior), views_of(prior, 4), torch.rand(4, 3, 4, 4))
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(VDMConfig()) == {"view": 1, "bad": 1}

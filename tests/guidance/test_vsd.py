@@ -1,7 +1,10 @@
 """VSD, ESD and PG-SB against closed forms on the exact Gaussian prior, with phi known or learned."""
 
+from typing import Any
+
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from sds3d.cameras import Cameras
@@ -13,6 +16,7 @@ from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.base import Prediction, expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.conditioning import Conditioning
+from tests.guidance.asking import asked_by
 from tests.guidance.scores import Known, normal, of_points, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
@@ -238,3 +242,26 @@ def test_a_stop_changes_nothing(settings):
 def test_what_does_not_fit_together_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         build(VSDConfig, settings)
+
+
+def test_the_prior_is_asked_by_these_texts_and_as_often():
+    assert asked_by(VSDConfig()) == {"view": 1, "bad": 1}
+
+
+def test_defaults_of_phi_are_the_published_ones():
+    assert VSDConfig().variational.lr == 1e-4  # threestudio's configs/prolificdreamer.yaml
+    assert VSDConfig().variational.rank == 4  # diffusers' LoRAAttnProcessor
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"random_scale": (0.5, 4.0)}, "text_dropout"),
+        ({"entropy": 0.5, "variational": {"camera_dropout": 0.0}}, "camera_dropout"),
+    ],
+)
+def test_phi_is_not_asked_what_it_never_learns(settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(ValidationError, match=f"asks phi without.*{match}"):
+        VSDConfig(**settings)
+    frozen = {**settings.get("variational", {}), "updates": 0}
+    VSDConfig(**{**settings, "variational": frozen})  # another's network is as it is

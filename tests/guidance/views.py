@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
 import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras, turntable
 from sds3d.guidance.base import Views
 from sds3d.priors.base import Prior
-from sds3d.prompts.prompt import PromptConfig, encode_prompt
+from sds3d.prompts.prompt import PromptConfig, encode_texts, prompt_texts
 
 
 def views_of(
@@ -17,17 +21,20 @@ def views_of(
     positive: str = "y",
     negative: str = "",
     *,
-    category: str = "",
+    extra: Mapping[str, str] = MappingProxyType({}),
     cameras: Cameras | None = None,
     rgb: Tensor | None = None,
 ) -> Views:
-    """Views of a batch on a turntable, 2.1 m from a surface that fills the picture, with one prompt for all of them."""
+    """Views of a batch on a turntable, 2.1 m from a surface that fills the picture, with one prompt for all of them.
+
+    extra: further texts by name, as a rule asks for them.
+    """
     size = prior.image_size
-    config = PromptConfig(view_dependent=False, negative=negative, category=category)
+    texts = prompt_texts(positive, PromptConfig(view_dependent=False, negative=negative))
     return Views(
         cameras=turntable(batch) if cameras is None else cameras,
         rgb=torch.zeros(batch, size, size, 3) if rgb is None else rgb,
         alpha=torch.ones(batch, size, size, 1),
         depth=torch.full((batch, size, size, 1), 2.1),
-        prompt=encode_prompt(prior, positive, config),
+        prompt=encode_texts(prior, replace(texts, extra=extra)),
     )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sds3d.cameras import turntable
 from sds3d.guidance.sampling import ddim, sampling_times
+from sds3d.priors import flow
 from sds3d.priors.base import add_noise
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.network import DiffusionPrior
@@ -252,3 +253,7 @@ def test_unusual_models_are_named_in_a_line(
     assert prior.noising.steps == steps
     messages = [record.getMessage() for record in caplog.records if record.name.startswith("sds3d")]
     assert [words in message for message in messages] == ([True] if words else [])
+
+
+def test_the_embedded_guidance_of_flux_is_the_one_it_was_distilled_for():
+    assert flow.FLUX_GUIDANCE == 3.5

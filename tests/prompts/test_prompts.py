@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,17 @@ from pydantic import ValidationError
 from sds3d.cameras import orbit
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.conditioning import Conditioning
-from sds3d.prompts.prompt import VIEWS, PromptConfig, checked_prompt, encode_prompt, slug, view_dependent, view_name
+from sds3d.prompts.prompt import (
+    VIEWS,
+    PromptConfig,
+    checked_prompt,
+    encode_prompt,
+    encode_texts,
+    prompt_texts,
+    slug,
+    view_dependent,
+    view_name,
+)
 
 
 @pytest.mark.parametrize(
@@ -75,11 +86,12 @@ def test_each_camera_gets_the_row_of_its_view():
     words = {text: Gaussian(float(i), 1.0) for i, text in enumerate(view_dependent("a mug").values())}
     others = {"a mug": Gaussian(7.0, 1.0), "blurry": Gaussian(-1.0, 1.0), "a thing": Gaussian(-2.0, 1.0)}
     prior = CountingGaussian({**words, **others, "": Gaussian(-3.0, 1.0)}, (3, 2, 2))
-    encoded = encode_prompt(prior, " a mug ", PromptConfig(negative="blurry", category="a thing"))
+    texts = replace(prompt_texts(" a mug ", PromptConfig(negative="blurry")), extra={"kind": "a thing"})
+    encoded = encode_texts(prior, texts)
     cameras = orbit([0.0, 90.0, 180.0, 270.0, 10.0], elevation=torch.tensor([0.0, 0.0, 0.0, 0.0, 80.0]))
     positive = encoded.positive(cameras)
     assert [VIEWS[int(mean)] for mean in positive.hidden[:, 0, 0]] == ["front", "side", "back", "side", "overhead"]
-    rest = (encoded.plain, encoded.negative, encoded.category, encoded.null)
+    rest = (encoded.plain, encoded.negative, encoded.extra["kind"], encoded.null)
     assert [row.hidden[:, 0, 0].tolist() for row in rest] == [[7.0], [-1.0], [-2.0], [-3.0]]
     encoded.positive(cameras)
     assert prior.calls == 1
