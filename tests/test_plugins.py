@@ -46,10 +46,12 @@ def generate(environment: dict[str, str], folder: Path, *settings: str) -> Path:
 
 def test_what_another_package_adds_makes_an_asset(environment: dict[str, str], tmp_path: Path):
     chosen = ["guidance=plain_sds", "prior=one_color", "prior.color=[0.1, 0.7, 0.2]", "export.formats=[geomview]"]
+    chosen += ["representation=mirrored", "representation.resolution=16"]
     run = generate(environment, tmp_path / "first", *chosen)
     config = load_yaml(run / "config.yaml")
     assert config["guidance"]["name"] == "plain_sds"
     assert config["prior"] == {"name": "one_color", "color": [0.1, 0.7, 0.2], "size": 16}
+    assert config["representation"]["name"] == "mirrored"
     written = run / "exports" / "a-red-mug.off"
     assert written.read_bytes().startswith(b"OFF\n")
     second = generate(environment, tmp_path / "second", f"start_from={written}", *chosen)

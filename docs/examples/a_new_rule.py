@@ -20,7 +20,6 @@ from sds3d.formats.pictures import contact_sheet
 from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, draw_noise, guided_prediction, weight
 from sds3d.guidance.schedules import AnnealedSchedule, Schedule
 from sds3d.priors.base import Prior, add_noise, expand
-from sds3d.priors.diffusers import load_prior
 from sds3d.run.config import make_config
 from sds3d.run.drive import optimize_work, start_work
 
@@ -61,7 +60,7 @@ class Antithetic(Guidance):
 
 if __name__ == "__main__":
     config = make_config("a red mug", "sjc", settings={"steps": STEPS})
-    prior = load_prior(config.prior)
+    prior = config.prior.load()
     work = start_work(config, prior)
     work.guidance = AntitheticConfig().make(prior)
     for step in optimize_work(work, prior):

@@ -8,12 +8,12 @@ import os
 
 import sds3d
 from sds3d.formats.pictures import contact_sheet
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.diffusers import DiffusersConfig
 
 STEPS = int(os.environ.get("SDS3D_STEPS", "150"))
 PROMPTS = ["a red mug", "a blue house with a red roof", "a green teapot"]
 
-prior = load_prior(DiffusersConfig(model="toybox"))
+prior = DiffusersConfig(model="toybox").load()
 rows = []
 for prompt in PROMPTS:
     asset = sds3d.generate(prompt, preset="splats", steps=STEPS, prior=prior)

@@ -17,7 +17,7 @@ from sds3d.formats.export import asset_files
 from sds3d.formats.pictures import contact_sheet
 from sds3d.geometry.mesh import EmptySurfaceError
 from sds3d.priors.base import add_noise, expand
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.prompts.prompt import view_dependent, view_name
 from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 
@@ -27,7 +27,7 @@ SCALE = 10.0  # of guidance; the paper's 100 suits Imagen and over-saturates her
 MULTIVIEW = False
 
 generator = torch.Generator().manual_seed(0)
-prior = load_prior(DiffusersConfig(model="toybox", multiview=MULTIVIEW))
+prior = DiffusersConfig(model="toybox", multiview=MULTIVIEW).load()
 scene = VoxelGridScene(VoxelGridConfig(resolution=48), generator)
 optimizer = torch.optim.Adam(scene.parameter_groups(), eps=1e-15)
 views = CameraConfig(views=4, size=prior.image_size)

@@ -11,12 +11,12 @@ import torch
 
 from sds3d.formats.pictures import contact_sheet
 from sds3d.priors.base import add_noise
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.diffusers import DiffusersConfig
 
 STEPS = int(os.environ.get("SDS3D_STEPS", "300"))
 SCALES = (1.0, 7.5, 101.0)
 
-prior = load_prior(DiffusersConfig(model="toybox", multiview=False))
+prior = DiffusersConfig(model="toybox", multiview=False).load()
 text = prior.encode_text(["a red mug, front view", ""])  # prompt and empty prompt
 size = prior.image_size
 

@@ -7,11 +7,11 @@ import os
 
 import sds3d
 from sds3d.formats.pictures import contact_sheet
-from sds3d.priors.diffusers import DiffusersConfig, load_prior
+from sds3d.priors.diffusers import DiffusersConfig
 
 STEPS = int(os.environ.get("SDS3D_STEPS", "150"))
 
-prior = load_prior(DiffusersConfig(model="toybox"))
+prior = DiffusersConfig(model="toybox").load()
 rows = []
 for name in ("nerf", "gaussians", "mesh"):
     asset = sds3d.generate("a purple duck", representation=name, steps=STEPS, prior=prior)

@@ -22,7 +22,7 @@ from sds3d.formats.stl import STL
 from sds3d.formats.usdz import USDZ
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.splats import Splats
-from sds3d.plugins import from_other_packages
+from sds3d.plugins import from_other_packages, refuse_duplicates
 
 AnyFormat: TypeAlias = FileFormat[Mesh] | FileFormat[Splats]
 
@@ -30,15 +30,14 @@ _OURS: tuple[AnyFormat, ...] = (GLB, OBJ, PLY, STL, USDZ, SPLAT_PLY, SPLAT, SPZ,
 
 
 def _of_other_packages() -> Iterator[AnyFormat]:
-    taken = {format_.name for format_ in _OURS}
+    sources = [(format_.name, "the one of sds3d") for format_ in _OURS]
     for point, registered in from_other_packages("sds3d.formats").items():
         if not isinstance(registered, FileFormat):
             warnings.warn(f'the plug-in "{point}" is no FileFormat and is left out', stacklevel=2)
-        elif registered.name in taken:
-            warnings.warn(f'the plug-in "{point}" repeats the format "{registered.name}" and is left out', stacklevel=2)
-        else:
-            taken.add(registered.name)
-            yield registered
+            continue
+        sources.append((registered.name, f'that of the plug-in "{point}"'))
+        refuse_duplicates("sds3d.formats", sources)
+        yield registered
 
 
 FORMATS: dict[str, AnyFormat] = {format_.name: format_ for format_ in (*_OURS, *_of_other_packages())}

@@ -7,28 +7,22 @@ register under the entry-point group `sds3d.representations`; see `sds3d.plugins
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import reduce
-from operator import or_
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from sds3d.plugins import classes_in, from_other_packages
+from sds3d.plugins import choices, union_of
 from sds3d.representations.base import RepresentationConfig, Scene, Start
 from sds3d.representations.particles import Particles
 
 
 def representation_configs() -> tuple[type[RepresentationConfig], ...]:
     """The settings of every representation: ours in the alphabetical order of their files, then other packages'."""
-    ours = classes_in("sds3d.representations", RepresentationConfig, without=__name__)
-    named = [config for config in ours if config.model_fields["name"].annotation is not Any]  # others are shared bases
-    return (*named, *from_other_packages("sds3d.representations").values())
+    return choices("sds3d.representations", RepresentationConfig, without=__name__)
 
 
 if TYPE_CHECKING:
     AnyRepresentationConfig = RepresentationConfig
 else:
-    AnyRepresentationConfig = Annotated[reduce(or_, representation_configs()), Field(discriminator="name")]
+    AnyRepresentationConfig = union_of(representation_configs())
 
 
 def make_scene(config: RepresentationConfig, start: Start, particles: int = 1) -> Scene:

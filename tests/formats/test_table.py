@@ -85,7 +85,6 @@ AGAIN = FileFormat("glb", ".glb", Mesh, to_off)
 
 ENTRY_POINTS = """[sds3d.formats]
 off = off_format:OFF
-again = off_format:AGAIN
 text = off_format:__doc__
 broken = off_format.missing:FORMAT
 """
@@ -112,23 +111,34 @@ for name in (file, "triangle.obj"):  # known by its ending, and by its content
 """
 
 
-def test_a_format_of_another_package_is_written_and_read(tmp_path):
-    """A broken plug-in does not stop the others, and the table imports nothing heavy."""
-    (tmp_path / "off_format.py").write_text(PLUG_IN)
-    metadata = tmp_path / "off_format-1.0.dist-info"
+def with_plug_ins(folder: Path, entry_points: str, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script where a package with these entry points is installed."""
+    (folder / "off_format.py").write_text(PLUG_IN)
+    metadata = folder / "off_format-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: off-format\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(ENTRY_POINTS)
+    (metadata / "entry_points.txt").write_text(entry_points)
     root = Path(__file__).parents[2]
-    script = f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(root)!r}]\n{SCRIPT}"
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    script = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(root)!r}]\n{script}"
+    return subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_second_format_of_one_name_is_refused(tmp_path):
+    done = with_plug_ins(tmp_path, "[sds3d.formats]\nagain = off_format:AGAIN\n", "import sds3d.formats.table")
+    assert done.returncode == 1
+    expected = 'two of sds3d.formats are named "glb": the one of sds3d and that of the plug-in "again"'
+    assert expected in done.stderr.splitlines()[-1]
+
+
+def test_a_format_of_another_package_is_written_and_read(tmp_path):
+    """A broken plug-in does not stop the others, and the table imports nothing heavy."""
+    done = with_plug_ins(tmp_path, ENTRY_POINTS, SCRIPT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
         "[]",
         str(
             [
                 'the plug-in "broken" of off-format cannot be loaded',
-                'the plug-in "again" repeats the format "glb" and is left out',
                 'the plug-in "text" is no FileFormat and is left out',
             ]
         ),
