@@ -11,20 +11,20 @@ import torch
 
 from sds3d.config import build
 from sds3d.guidance.rules import rule_configs
+from sds3d.plugins import name_of
+from sds3d.presets import presets
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.prompts.prompt import encode_prompt
-from sds3d.run.config import RunConfig
+from sds3d.prompts.prompt import encode_texts
+from sds3d.run.config import RunConfig, make_config, stage_config, stage_count
 from sds3d.run.drive import start_work
 from sds3d.run.optimize import NumericalError, optimize, pack
 from tests.priors.test_diffusers import tiny_pipeline
 from tests.run.tiny_runs import disc
 
 PROMPT = "a ball"
-GUIDANCE: dict[str, dict[str, Any]] = {
-    **{str(rule.model_fields["name"].default): {"name": rule.model_fields["name"].default} for rule in rule_configs()},
-    "multiview in latents": {"name": "multiview", "space": "latent"},
-}
+RULES: dict[str, dict[str, Any]] = {name_of(rule): {"name": name_of(rule)} for rule in rule_configs()}
+"""Every rule with its own settings."""
 REPRESENTATIONS: dict[str, dict[str, Any]] = {
     "nerf": {"name": "nerf", "resolution": 16, "samples": 16},
     "hash_nerf": {"name": "hash_nerf", "samples": 16, "levels": 3, "log2_entries": 9, "hidden": 8},
@@ -48,14 +48,29 @@ def priors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prior]:
     return {name: make(folder) for name, make in PRIORS.items()}
 
 
+def guidance_of_presets() -> dict[str, dict[str, Any]]:
+    """The other settings of rules that presets and their stages have: each takes its own way through a rule."""
+    found: dict[str, dict[str, Any]] = {}
+    for preset in presets():
+        config = make_config(PROMPT, preset.name, ["start_from=FILE"])
+        for stage in range(stage_count(config)):
+            guidance = stage_config(config, stage).guidance.model_dump()
+            if guidance not in found.values():
+                found[f"{preset.name} {stage}"] = guidance
+    return found
+
+
+PRESETS = guidance_of_presets()
+GUIDANCE = RULES | PRESETS
+FIRST_RULE = next(iter(RULES))
 TRIPLES = [
     (guidance, representation, prior)
-    for guidance in GUIDANCE
+    for guidance in RULES
     for representation in REPRESENTATIONS
     for prior in PRIORS
-    # Every pair of two is there; of all three, those that take no network, on every representation.
-    if prior == "pixels" or representation == "nerf" or guidance == "sds"
-]
+    # Every pair of two; and all three with the first rule, or with the prior that has no network.
+    if prior == "pixels" or representation == "nerf" or guidance == FIRST_RULE
+] + [(guidance, "nerf", "latents") for guidance in PRESETS]
 """What runs together. A rule sees neither the representation nor what kind of prior it asks."""
 
 
@@ -79,7 +94,7 @@ def test_every_triple(guidance: str, representation: str, prior: str, priors: di
             work.scene,
             model,
             work.guidance,
-            encode_prompt(model, PROMPT, config.prompts),
+            encode_texts(model, config.guidance.texts(PROMPT, config.prompts)),
             work.state,
             steps=2,
             cameras=config.cameras,
@@ -95,16 +110,16 @@ def test_every_triple(guidance: str, representation: str, prior: str, priors: di
     assert steps[-1].rendering.rgb.shape == (config.cameras.views, 16, 16, 3)
 
 
-@pytest.mark.parametrize("guidance", [*GUIDANCE.values(), {"name": "cfd", "gamma": 0.2}])
-def test_a_step_that_fails_leaves_everything_as_it_was(guidance: dict[str, Any], priors: dict[str, Prior]) -> None:
+@pytest.mark.parametrize("guidance", GUIDANCE)
+def test_a_step_that_fails_leaves_everything_as_it_was(guidance: str, priors: dict[str, Prior]) -> None:
     settings = {
         "prompt": PROMPT,
-        "guidance": guidance,
+        "guidance": GUIDANCE[guidance],
         "representation": REPRESENTATIONS["nerf"],
         "cameras": {"size": 8},
     }
     model, config = priors["pixels"], build(RunConfig, settings)
-    work, prompt = start_work(config, model), encode_prompt(priors["pixels"], PROMPT, config.prompts)
+    work, prompt = start_work(config, model), encode_texts(model, config.guidance.texts(PROMPT, config.prompts))
 
     def go_on(steps: int, most: float) -> None:
         optimizer = config.optimizer.model_copy(update={"max_grad_norm": most})

@@ -39,7 +39,8 @@ def ddim_step(
     fresh = torch.zeros_like(sigma)
     if eta > 0:
         less, more = torch.minimum(t, to), torch.maximum(t, to)
-        ratio = prior.alpha(more) / prior.alpha(less)
+        signal, left = prior.alpha(less), prior.alpha(more)
+        ratio = torch.where(signal > 0, left / signal, 1.0)  # few-step models have both levels without any signal
         # Of p(x_less | x_more, x0): the noise of the step between them, as far as the noisier one leaves it open.
         variance = 1 - (ratio * prior.sigma(less) / prior.sigma(more).clamp_min(1e-12)) ** 2
         fresh = torch.minimum(eta * prior.sigma(less) * variance.clamp_min(0).sqrt(), sigma)

@@ -62,7 +62,7 @@ def test_one_seed_one_picture_and_presets_are_rules():
 
 def test_a_rules_name_stands_for_its_papers_settings():
     names = rule_names()
-    assert {"vsd", "sid", "cfd"} <= set(names)
+    assert len(names) >= 20
     for name in names:
         config = rule_config(name, "y")
         assert config.guidance == type(config.guidance)()
@@ -119,11 +119,10 @@ def test_pictures_are_a_scene():
 def test_wrong_names_get_the_nearest():
     with pytest.raises(ConfigError, match=r'no rule or preset "cfd-odd"; did you mean "cfd-ode"'):
         rule_config("cfd-odd", "y")
-    with pytest.raises(ConfigError, match=r"use all, or some of: .*sds"):
+    with pytest.raises(ConfigError, match=f"use all, or some of: {', '.join(rule_names())}$"):
         rule_config("qqqqqq", "y")
     with pytest.raises(ConfigError, match=r'rule sds: unknown key "guidance.scal"; did you mean "guidance.scale"'):
         rule_config("sds", "y", ["guidance.scal=2"])
-    assert {"sds", "cfd", "multiview"} <= set(rule_names())
 
 
 def test_the_command_writes_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
