@@ -1,10 +1,10 @@
-"""How far a kernel in float32 may lie from its reference in float64: as far as rounding takes the reference itself.
+"""How far a float32 kernel may differ from its float64 reference: as far as rounding explains.
 
-A fixed tolerance is too tight for a sliver of a triangle, where rounding grows a thousandfold, and too loose for
-everything else. So each case measures its own conditioning: the plain-torch reference also runs in float32, several
-times, from inputs that are moved at random by a few units in the last place. Every trial rounds differently, as
-another order of operations, another vector width or a fused multiply-add does. Where a choice depends on rounding (the
-face of a pixel on an edge, an alpha at its threshold), some trials choose differently, and the bound is wide there.
+A fixed tolerance would be too tight for slivers of triangles, which magnify rounding a thousandfold, and too loose for
+everything else. So each test case measures its own conditioning: the plain-torch reference also runs in float32,
+several times, on inputs perturbed at random by a few units in the last place. Each trial rounds differently, as another
+order of operations, another vector width or a fused multiply-add would. Where a choice depends on rounding (the face of
+a pixel on an edge, an alpha at its threshold), some trials choose differently, and the bound is wide there.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +14,8 @@ from torch import Tensor
 
 EPS = torch.finfo(torch.float32).eps
 TRIALS = 8
-MOVED = 4  # units in the last place by which inputs move at most
-MARGIN = 4  # how many times the largest error of the trials at an element a kernel may be off there
+MOVED = 4  # perturbation of the inputs, in units in the last place
+MARGIN = 4  # allowed error at an element, in multiples of the largest error of the trials there
 
 Reference = Callable[..., Sequence[Tensor]]
 
@@ -26,13 +26,13 @@ def assert_within_rounding(
     *inputs: Tensor,
     condition: Callable[[Sequence[Tensor]], Mapping[int, Tensor]] = lambda exact: {},
 ) -> None:
-    """Assert that a kernel's results are those of its reference but for rounding.
+    """Assert that a kernel's results equal those of its reference except for rounding.
 
-    results: what the kernel makes of the inputs in float32. reference: computes the same in the dtype of its inputs.
-    inputs: floats are moved from trial to trial, whole numbers are not.
-    condition: from the reference's results in float64, how much more some results (by index) may be off. For kernels
-    whose formula is known to magnify rounding more than the reference's does.
-    Results that are whole numbers or booleans must equal those of float64 or those of a trial.
+    results: of the kernel for the inputs, float32. reference: computes the same in the dtype of its inputs.
+    inputs: floats are perturbed in each trial, integers are not.
+    condition: returns factors for the bounds of some results (by index), given the reference's results in float64. For
+    kernels with a formula that magnifies rounding more than that of the reference.
+    Integers and booleans among the results must equal those of float64 or of a trial.
     """
     exact = reference(*(_as(tensor, torch.float64) for tensor in inputs))
     trials = zip(*(reference(*(_moved(tensor, seed) for tensor in inputs)) for seed in range(TRIALS)), strict=True)
@@ -47,20 +47,20 @@ def assert_within_rounding(
 
 
 def strain(mine: Tensor, true: Tensor, trials: Tensor, factor: Tensor) -> float:
-    """Return the largest error of a kernel, relative to what the trials (T, ...) explain at the same element.
+    """Return the largest error of a kernel relative to its bound, given the results of trials (T, ...).
 
-    That is MARGIN times their largest error there plus, since all of them may have been lucky there, their largest
-    error in the tensor.
+    The bound of an element is MARGIN times the largest error of the trials there, plus their largest error in the whole
+    tensor, since all trials may happen to be accurate at one element.
     """
     errors = (trials - true).abs()
     explained = factor * (MARGIN * errors.amax(0) + errors.max() + EPS * true.abs()) if true.numel() else true
-    # A NaN in both is no error, and one in the kernel's result alone is an infinite one.
+    # NaN in both results is no error. NaN in the kernel's result only is an infinite error.
     off = torch.where(mine.isnan() & true.isnan(), 0.0, (mine - true).abs()).nan_to_num(torch.inf)
     return float(torch.where(off > 0, off / explained, 0.0).max()) if off.numel() else 0.0
 
 
 def rounding(operations: float, magnitude: float = 1.0) -> float:
-    """Return the error of so many roundings to float32 of values up to `magnitude`, if all point the same way."""
+    """Return the error of a number of roundings to float32 of values up to `magnitude`, if all have the same sign."""
     return operations * EPS / 2 * magnitude
 
 

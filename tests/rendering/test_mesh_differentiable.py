@@ -1,4 +1,4 @@
-"""Mesh rendering: the Numba kernels against plain torch, plain torch against finite differences and closed forms."""
+"""Differentiable meshes: kernels against plain torch, plain torch against finite differences and closed forms."""
 
 import math
 from functools import partial
@@ -28,11 +28,11 @@ Mesh = tuple[Tensor, Tensor]  # vertices, faces
 KERNELS = rasterize_mesh, interpolate, antialias
 REFERENCE = rasterize_mesh_reference, interpolate_reference, antialias_reference
 DISTANCE = 2.1
-FOCAL = 0.5 / math.tan(math.radians(15.0))  # of `orbit`'s cameras, in heights of the picture
+FOCAL = 0.5 / math.tan(math.radians(15.0))  # of the cameras of `orbit`, in picture heights
 
 
 def soup(n: int, seed: int = 0) -> Mesh:
-    """Open triangles that cross each other, up to three at a vertex, most edges with a face on one side only."""
+    """Return open triangles that intersect, up to three at a vertex; most edges have a face on one side only."""
     g = torch.Generator().manual_seed(seed)
     vertices = 0.9 * torch.rand(n, 3, generator=g) - 0.45
     return vertices, torch.stack([torch.randperm(n, generator=g) for _ in range(3)], dim=1)
@@ -50,7 +50,7 @@ def bumpy(subdivisions: int) -> Mesh:
 
 
 def square(half: float, z: float = 0.0, turn: float = 0.0) -> Mesh:
-    """A square of side 2 half, facing +Z, turned by `turn` degrees."""
+    """Return a square with side 2 half that faces +Z, rotated by `turn` degrees."""
     angle = math.radians(turn) + torch.tensor([225.0, 315.0, 45.0, 135.0]).deg2rad()
     corners = math.sqrt(2) * half * torch.stack([angle.cos(), angle.sin()], dim=1)
     return torch.cat([corners, torch.full((4, 1), z)], dim=1), torch.tensor([[0, 1, 2], [0, 2, 3]])
@@ -63,7 +63,7 @@ def joined(*meshes: Mesh) -> Mesh:
 
 
 def coverage(functions, vertices: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
-    """Antialiased masks, (B, H, W)."""
+    """Return antialiased masks (B, H, W)."""
     rasterize, _, smooth = functions
     raster = rasterize(vertices, faces, cameras)
     mask = (raster.face >= 0).to(vertices.dtype)[..., None]
@@ -71,7 +71,7 @@ def coverage(functions, vertices: Tensor, faces: Tensor, cameras: Cameras) -> Te
 
 
 def render(functions, vertices: Tensor, attributes: Tensor, faces: Tensor, cameras: Cameras) -> list[Tensor]:
-    """The raster, all pictures that can be made of it (interpolated, antialiased), and gradients of their sum."""
+    """Return the raster, the interpolated and antialiased pictures, and gradients of a weighted sum of them."""
     rasterize, look_up, smooth = functions
     leaves = vertices, attributes = vertices.clone().requires_grad_(), attributes.clone().requires_grad_()
     raster: Raster = rasterize(vertices, faces, cameras)
@@ -90,7 +90,7 @@ def colors_of(vertices: Tensor, channels: int = 4) -> Tensor:
 
 
 def assert_same(mesh: Mesh, cameras: Cameras, channels: int = 4) -> Tensor:
-    """The kernels give the pictures and gradients of the reference. Returns the faces they show."""
+    """Assert that kernels give the pictures and gradients of the reference. Returns the faces shown."""
     vertices, faces = mesh
     attributes = colors_of(vertices, channels)
     ours = render(KERNELS, vertices, attributes, faces, cameras)
@@ -115,12 +115,12 @@ class TestKernelsEqualTheReference:
     @pytest.mark.parametrize(("height", "width"), [(17, 40), (40, 17), (1, 9), (9, 1), (1, 1)])
     def test_oblong_pictures(self, height: int, width: int) -> None:
         vertices, faces = bumpy(2)
-        vertices = vertices + torch.tensor([0.013, 0.0, 0.007])  # else its poles are on the line of pixel centres
+        vertices = vertices + torch.tensor([0.013, 0.0, 0.007])  # otherwise its poles are on lines of pixel centres
         assert_same((vertices, faces), orbit([45.0, 200.0]).resized(height, width))
 
     def test_faces_around_and_behind_the_camera(self) -> None:
         vertices, faces = soup(60, 4)
-        vertices = vertices * 8  # some behind the camera at 2.1 m, many beside the picture
+        vertices = vertices * 8  # some behind the camera at 2.1 m, many outside the picture
         face = assert_same((vertices, faces), orbit([0.0, 200.0], size=24))
         hidden = (vertices @ orbit([0.0]).position()[0]) / DISTANCE > DISTANCE - 0.01
         assert hidden[faces].any(1).sum() > 5
@@ -166,62 +166,62 @@ class TestRaster:
         cameras = orbit([0.0, 100.0], 20.0, size=32)
 
         def gaps(functions, vertices: Tensor) -> list[Tensor]:
-            """Between the points of the mesh that pixels show and those at their depth on the pixels' rays."""
+            """Return vectors from points on pixels' rays, at their depth, to the interpolated points of the mesh."""
             raster = functions[0](vertices, faces, cameras)
             origins, directions = (ray.to(vertices) for ray in cameras.rays())
             points = functions[1](vertices, faces, raster)
             return [(points - origins - raster.depth * directions) * (raster.face >= 0)[..., None]]
 
-        assert gaps(REFERENCE, vertices.double())[0].abs().max() < 1e-6  # the rays are float32
+        assert gaps(REFERENCE, vertices.double())[0].abs().max() < 1e-6  # rays are float32
         assert_within_rounding(gaps(KERNELS, vertices), partial(gaps, REFERENCE), vertices)
         raster = rasterize_mesh(vertices, faces, cameras)
         hit = raster.face >= 0
-        # Three products and their sum, which is what they are divided by.
+        # Three products are divided by their sum.
         torch.testing.assert_close(raster.barycentric.sum(-1), hit.float(), atol=rounding(8), rtol=0)
         assert torch.equal(raster.depth[..., 0] > 0, hit)
         assert raster.face.dtype == torch.int32
 
     def test_depth_follows_a_wall(self) -> None:
-        """A wall across the view axis: pushed away by 1, it is 1 / cos farther along each ray."""
+        """A wall perpendicular to the view axis, moved away by 1, is 1 / cos farther along each ray."""
         vertices, faces = square(3.0)
         vertices.requires_grad_()
         cameras = orbit([0.0], 0.0, size=16)
         raster = rasterize_mesh(vertices, faces, cameras)
         cosine = -cameras.rays()[1][..., 2:]
-        # Two areas, of products of places on the screen, and a quotient: some thirty roundings, of places once a term.
+        # The quotient of two sums of areas, which are products of screen positions: about thirty roundings.
         torch.testing.assert_close(raster.depth, DISTANCE / cosine, atol=rounding(32, DISTANCE), rtol=0)
         (gradient,) = torch.autograd.grad(raster.depth.sum(), vertices)
-        # Of each of 256 pixels, summed one after the other into the corners.
+        # The gradients of 256 pixels are added to the corners one by one.
         expected = (1 / cosine).sum().item()
         assert gradient[:, 2].sum().item() == pytest.approx(-expected, abs=rounding(256 + 64, expected))
 
-    def test_attributes_get_the_weights_they_were_given(self) -> None:
+    def test_gradients_of_attributes_are_their_weights(self) -> None:
         vertices, faces = ball(3)
         attributes = torch.zeros(len(vertices), 1, requires_grad=True)
         raster = rasterize_mesh(vertices, faces, orbit([0.0, 40.0, 80.0], size=48))
         (gradient,) = torch.autograd.grad(interpolate(attributes, faces, raster).sum(), attributes)
-        covered = (raster.face >= 0).sum().item()  # a pixel's weights sum to 1, and a vertex sums fewer than 100
+        covered = (raster.face >= 0).sum().item()  # a pixel's weights sum to 1; a vertex has fewer than 100 pixels
         assert gradient.sum().item() == pytest.approx(covered, abs=rounding(100 + 8, covered))
-        assert (gradient == 0).any()  # no view is from behind
+        assert (gradient == 0).any()  # no camera sees the back
 
 
 class TestCoverage:
     @pytest.mark.parametrize("functions", [KERNELS, REFERENCE], ids=["kernels", "reference"])
     def test_rows_of_a_leaning_edge(self, functions) -> None:
-        """The left half of the picture, its edge leaning: a row's coverage is how far the edge reaches, exactly."""
+        """The shape covers the picture left of a slanted edge: a row's coverage is the position of the edge."""
         lean, n = 0.3, 32
         corners = [[-9.0, -9.0, 0.0], [-9.0 * lean, -9.0, 0.0], [9.0 * lean, 9.0, 0.0], [-9.0, 9.0, 0.0]]
         vertices = torch.tensor(corners, dtype=torch.float32, requires_grad=True)
         faces = torch.tensor([[0, 1, 2], [0, 2, 3]])
         alpha = coverage(functions, vertices, faces, orbit([0.0], 0.0, size=n))
-        rows = n / 2 - torch.arange(n) - 0.5  # y of the rows' centres in pixels, up
-        # The edge's ends are projected to some 290 pixels from the middle, and those places are rounded.
+        rows = n / 2 - torch.arange(n) - 0.5  # y of the row centres in pixels, pointing up
+        # The edge's ends are projected to about 290 pixels from the centre, and these positions are rounded.
         torch.testing.assert_close(alpha[0].sum(1), n / 2 + lean * rows, atol=rounding(8, 290), rtol=0)
         assert ((alpha > 0) & (alpha < 1)).sum() >= n - 3
-        # Moved to the right by 1 m, the edge passes each row farther right by the focal length over the distance.
+        # If the edge moves right by 1 m, it moves right in each row by the focal length over the distance.
         (gradient,) = torch.autograd.grad(alpha.sum(), vertices)
         assert gradient[:, 0].sum().item() == pytest.approx(n * n * FOCAL / DISTANCE, rel=1e-3)
-        assert gradient[[0, 3]].abs().max() == 0  # beside the picture
+        assert gradient[[0, 3]].abs().max() == 0  # outside the picture
 
     def test_area_of_a_turned_square(self) -> None:
         for turn in (10.0, 30.0, 45.0, 77.0):
@@ -231,12 +231,12 @@ class TestCoverage:
             area = coverage(KERNELS, vertices, faces, orbit([0.0], 0.0, size=128)).sum()
             assert area.item() == pytest.approx(side**2, rel=2e-3)
             (gradient,) = torch.autograd.grad(area, vertices)
-            growth = (gradient * vertices.detach()).sum().item()  # by a factor of the plane's coordinates
+            growth = (gradient * vertices.detach()).sum().item()  # of the area with a scale factor
             assert growth == pytest.approx(2 * side**2, rel=0.01)
 
     @pytest.mark.parametrize(("subdivisions", "size", "tolerance"), [(3, 128, 0.015), (5, 256, 0.004), (6, 128, 0.012)])
     def test_gradient_of_a_spheres_disc(self, subdivisions: int, size: int, tolerance: float) -> None:
-        """A disc of radius f r / sqrt(d^2 - r^2): of faces from many pixels to a quarter of one."""
+        """A sphere is a disc of radius f r / sqrt(d^2 - r^2), with faces from many pixels to a quarter of a pixel."""
         vertices, faces = ball(subdivisions)
         vertices.requires_grad_()
         area = coverage(KERNELS, vertices, faces, orbit([20.0], 15.0, size=size)).sum()
@@ -247,7 +247,7 @@ class TestCoverage:
         assert growth == pytest.approx(disc * (2 / 0.5 + 2 * 0.5 / square_root), rel=tolerance)
 
     def test_gradients_along_any_deformation_are_those_of_supersampled_pictures(self) -> None:
-        """Against differences of weighted areas at 1024 pixels, for 20k faces at 256, from four sides."""
+        """20k faces at 256 pixels, against finite differences of weighted areas at 1024 pixels, from four sides."""
         vertices, faces = bumpy(5)
         right = torch.tensor([[1.0, 0.0, 0.0]]).expand_as(vertices)
         waves = vertices * torch.sin(6 * vertices[:, :1] + 2 * vertices[:, 1:2])
@@ -271,10 +271,10 @@ class TestCoverage:
                 for field in fields
             ]
             errors.append([((gradient * f).sum().item() - t) / true[0] for f, t in zip(fields, true, strict=True)])
-        assert torch.tensor(errors).abs().max() < 0.01  # of growth's area
+        assert torch.tensor(errors).abs().max() < 0.01  # relative to the gradient of uniform growth
         assert torch.tensor(errors).mean(0).abs().max() < 0.003
 
-    def test_what_is_hidden_feels_nothing(self) -> None:
+    def test_hidden_surfaces_get_no_gradient(self) -> None:
         front, behind = square(0.4, 0.3), bumpy(2)
         behind = 0.4 * behind[0] - torch.tensor([0.0, 0.0, 0.3]), behind[1]
         vertices, faces = joined(front, behind)
@@ -285,7 +285,7 @@ class TestCoverage:
         assert (gradient[4:] == 0).all()
 
     def test_silhouettes_within_the_object(self) -> None:
-        """A white square before a black wall: the picture's brightness is the square's area, to its corners only."""
+        """A white square in front of a black wall: brightness is the square's area and depends only on its corners."""
         near, far = square(0.25, 0.2), square(2.0, -0.4)
         vertices, faces = joined(near, far)
         vertices.requires_grad_()
@@ -319,12 +319,12 @@ class TestCoverage:
             parted |= neighbours[:, rows : rows + 96, columns : columns + 96] != mask
         assert torch.equal(alpha[~parted], mask[~parted])
         assert (alpha[parted] != mask[parted]).float().mean() > 0.3
-        assert (alpha - mask).abs().max() <= 0.5 + rounding(96)  # of places up to 96 pixels
+        assert (alpha - mask).abs().max() <= 0.5 + rounding(96)  # positions are up to 96 pixels
 
     @settings(max_examples=40, deadline=None)
     @given(seed=st.integers(0, 2**16), size=st.integers(1, 24), scale=st.floats(0.02, 2.0))
     def test_smoothed_colors_stay_in_range(self, seed: int, size: int, scale: float) -> None:
-        """Also at tips of faces smaller than a pixel, which all four neighbours reach into."""
+        """Even at tips smaller than a pixel, where all four neighbours contribute."""
         vertices, faces = soup(20, seed)
         vertices = scale * vertices
         cameras = orbit([0.0, 90.0], size=size)
@@ -333,12 +333,12 @@ class TestCoverage:
         alpha = coverage(KERNELS, vertices, faces, cameras)
         smooth = antialias(colors, raster, vertices, faces, cameras)
         for picture in (alpha, smooth):
-            # A colour's weights are positive but for two roundings, and a pixel mixes five colours.
+            # Weights are at least 0 except for two roundings, and a pixel mixes five colours.
             assert picture.min() >= -rounding(16)
             assert picture.max() <= 1 + rounding(16)
 
     def test_a_shape_is_found_by_its_silhouettes(self) -> None:
-        """Masks of a displaced ellipsoid from four sides pull a sphere into its place and form."""
+        """Masks of a shifted ellipsoid from four sides deform a sphere into it."""
         vertices, faces = ball(3, 0.3)
         cameras = orbit([0.0, 90.0, 180.0, 270.0], torch.tensor([0.0, 20.0, 40.0, 20.0]), size=32)
         size, place = torch.tensor([1.3, 0.9, 1.1]), torch.tensor([0.05, -0.04, 0.06])
@@ -463,7 +463,7 @@ def test_threads_change_nothing_but_how_attributes_are_summed() -> None:
 
 
 class TestWarp:
-    """Warp's kernels on its CPU device; what follows from their choices is the reference's code."""
+    """Warp's kernels on its CPU device. They only make choices; the rest is the reference's code."""
 
     @pytest.mark.parametrize(
         "mesh",
@@ -481,7 +481,7 @@ class TestWarp:
         view = module._view(cameras, vertices)
         screen = module._project_reference(vertices, view)
         face = mesh_warp.nearest_faces(screen, faces, 40, 56)
-        assert (face != raster.face).sum() <= 1  # where two are equally near but for rounding
+        assert (face != raster.face).sum() <= 1  # where two faces are equally near except for rounding
         edges = mesh_edges(faces, len(vertices))
         crossing = mesh_warp.crossings(screen, faces, edges, module._distances(raster, view))
         arrays = tuple(tensor.numpy() for tensor in edges)

@@ -1,4 +1,4 @@
-"""Regularisers of shape: closed forms, invariances, finite differences, and meshes that are hard."""
+"""Regularisers of shape: closed forms, invariances, finite differences and difficult meshes."""
 
 import math
 
@@ -24,7 +24,7 @@ def tetrahedron(side: float = 1.0) -> tuple[Tensor, Tensor]:
 
 
 def plane(n: int = 6, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """A flat sheet, tilted and unevenly spaced."""
+    """Return a flat sheet, tilted and unevenly spaced."""
     g = torch.Generator().manual_seed(seed)
     line = torch.arange(n, dtype=torch.float64)
     grid = torch.cartesian_prod(line, line) + 0.3 * (torch.rand(n * n, 2, generator=g, dtype=torch.float64) - 0.5)
@@ -44,9 +44,9 @@ def test_regular_tetrahedron() -> None:
     vertices, faces = tetrahedron(side=0.7)
     assert edge_length(vertices, faces).item() == pytest.approx(0.49)
     assert edge_length(vertices, faces, target=0.5).item() == pytest.approx(0.04)
-    # Its faces meet at arccos(1/3): the normals are apart by the supplement, of cosine -1/3.
+    # Its faces meet at arccos(1/3), so the cosine between normals is -1/3.
     assert normal_consistency(vertices, faces).item() == pytest.approx(4 / 3)
-    # A vertex at circumradius R stands 4/3 R from the mean of the others; R^2 = 3/8 side^2.
+    # A vertex is 4/3 R from the mean of the others, with the circumradius R^2 = 3/8 side^2.
     expected = 16 / 9 * 3 / 8 * 0.49
     assert laplacian(vertices, faces).item() == pytest.approx(expected)
     assert cotangent_laplacian(vertices, faces).item() == pytest.approx(expected)
@@ -56,7 +56,7 @@ def test_flat_sheet() -> None:
     vertices, faces = plane()
     vertices.requires_grad_()
     assert normal_consistency(vertices, faces).item() == pytest.approx(0, abs=1e-12)
-    # Across the sheet nothing pulls; along it, the uniform Laplacian evens out the spacing.
+    # Nothing pulls perpendicular to the sheet. Along it, the uniform Laplacian evens out the spacing.
     normal = torch.linalg.cross(*(vertices.detach()[faces[0, 1:]] - vertices.detach()[faces[0, 0]]))
     for loss in (laplacian, cotangent_laplacian, normal_consistency):
         (gradient,) = torch.autograd.grad(loss(vertices, faces), vertices)
@@ -71,7 +71,7 @@ def test_flat_sheet() -> None:
 
 
 def test_only_the_rim_of_a_flat_sheet_counts_for_cotangents() -> None:
-    """Inside, the loss does not depend on where vertices stand in the sheet, as long as the triangles are acute."""
+    """Inside the sheet, the loss does not depend on the vertices' positions in it, if the triangles are acute."""
     line = torch.arange(7, dtype=torch.float64)
     rows, columns = torch.meshgrid(line, line, indexing="ij")
     regular = torch.stack([columns + 0.5 * rows, rows * math.sqrt(0.75), torch.zeros_like(rows)], -1).reshape(-1, 3)
@@ -91,7 +91,7 @@ def test_only_the_rim_of_a_flat_sheet_counts_for_cotangents() -> None:
     ids=["icosahedron", "octahedron"],
 )
 def test_regular_solids(solid: trimesh.Trimesh, reach: float) -> None:
-    """The neighbours' mean lies on the axis: at cos(arctan 2) of an icosahedron's radius, in an octahedron's centre."""
+    """The neighbours' mean is on the axis: at cos(arctan 2) of an icosahedron's radius, at an octahedron's centre."""
     vertices, faces = tensors(solid)
     radius = vertices[0].norm().item()
     for loss in (laplacian, cotangent_laplacian):
@@ -102,15 +102,15 @@ def test_regular_solids(solid: trimesh.Trimesh, reach: float) -> None:
 def test_sphere(radius: float) -> None:
     vertices, faces = tensors(trimesh.creation.icosphere(subdivisions=4, radius=radius))
     square = edge_length(vertices, faces).item()
-    # Neighbours at distance h stand h^2 / (2 r) below a vertex.
+    # Neighbours at distance h are h^2 / (2 r) below a vertex.
     assert cotangent_laplacian(vertices, faces).item() == pytest.approx((square / (2 * radius)) ** 2, rel=0.05)
-    # Centres of equal-sided faces are h / sqrt(3) apart, and the normals turn by that over r.
+    # Centres of equilateral faces are h / sqrt(3) apart, and the normals turn by that over r.
     angle = math.sqrt(square / 3) / radius
     assert normal_consistency(vertices, faces).item() == pytest.approx(1 - math.cos(angle), rel=0.03)
 
 
 def test_bends() -> None:
-    """Two triangles with a hinge: 1 - cos of the angle by which they bend, 0 to 180 degrees."""
+    """Two hinged triangles: 1 - cos of the bending angle, from 0 to 180 degrees."""
     faces = torch.tensor([[0, 1, 2], [1, 0, 3]])
     for degrees in (0.0, 30.0, 90.0, 150.0, 180.0):
         angle = math.radians(degrees)

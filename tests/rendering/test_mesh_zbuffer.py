@@ -1,4 +1,4 @@
-"""The rasteriser against ray casting in float64, closed forms and the camera conventions."""
+"""The z-buffer against ray casting in float64, closed forms and the camera conventions."""
 
 from functools import partial
 
@@ -25,7 +25,7 @@ def sphere(subdivisions: int = 4, radius: float = 0.5, center: tuple[float, floa
 
 
 def soup(n_faces: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Triangles that cross each other and share vertices, in the cube of side 0.9."""
+    """Return triangles that intersect and share vertices, in a cube of side 0.9."""
     rng = np.random.default_rng(seed)
     vertices = rng.uniform(-0.45, 0.45, (n_faces, 3)).astype(np.float32)
     faces = np.stack([rng.permutation(n_faces) for _ in range(3)], axis=1).astype(np.int32)
@@ -50,7 +50,7 @@ def cast(vertices: np.ndarray, faces: np.ndarray, cameras: Cameras) -> tuple[np.
 
 
 def reference(faces: np.ndarray, cameras: Cameras, vertices: torch.Tensor) -> list[torch.Tensor]:
-    """Face, barycentrics, depth and the points interpolated, in plain torch."""
+    """Return face, barycentrics, depth and interpolated positions, in plain torch."""
     raster = rasterize_mesh_reference(vertices, torch.from_numpy(faces), cameras)
     return [*raster, interpolate_reference(vertices, torch.from_numpy(faces), raster)]
 
@@ -59,7 +59,7 @@ class TestAgainstRayCasting:
     cameras = orbit([10.0, 130.0, 250.0], torch.tensor([-20.0, 15.0, 80.0]), size=32)
 
     def test_the_reference_casts_the_same_rays(self):
-        """In float64, at every pixel: face, depth and barycentrics, and so what is interpolated by them."""
+        """The plain-torch reference equals ray casting in float64 at every pixel."""
         vertices, faces = soup(60)
         distance, barycentric = cast(vertices, faces, self.cameras)
         nearest = np.where(np.isfinite(distance.min(-1)), distance.argmin(-1), -1)
@@ -69,12 +69,12 @@ class TestAgainstRayCasting:
         np.testing.assert_array_equal(face, nearest)
         hit = nearest >= 0
         assert 0.3 < hit.mean() < 0.9
-        # The rays are those of float32 cameras.
+        # The cameras are float32.
         np.testing.assert_allclose(depth[hit][:, 0], distance.min(-1)[hit], atol=1e-6)
         origins, directions = (x.double().numpy() for x in self.cameras.rays())
         np.testing.assert_allclose(points[hit], (origins + depth * directions)[hit], atol=1e-6)
         expected = np.take_along_axis(barycentric, nearest[..., None, None].clip(0), axis=-2)[..., 0, :]
-        np.testing.assert_allclose(weights[hit], expected[hit], atol=1e-4)  # of faces seen edge-on, too
+        np.testing.assert_allclose(weights[hit], expected[hit], atol=1e-4)  # includes faces seen edge-on
 
     @pytest.mark.parametrize("seed", [0, 1])
     def test_faces_depth_and_barycentrics(self, seed):
@@ -85,7 +85,7 @@ class TestAgainstRayCasting:
         assert_within_rounding([torch.from_numpy(x) for x in results], of_vertices, torch.from_numpy(vertices))
 
     def test_steep_perspective(self):
-        """A floor that runs from the near plane to the horizon: screen-linear interpolation would be far off."""
+        """On a floor from the near plane to the horizon, screen-linear interpolation would be far off."""
         floor = np.array([[-9, -0.3, 2], [9, -0.3, 2], [9, -0.3, -9], [-9, -0.3, -9]], np.float32)
         faces, cameras = np.array([[0, 1, 2], [0, 2, 3]], np.int32), orbit([0.0], 0.0, 2.1, 60.0, size=32)
         expected = -0.3 / cameras.rays()[1].double()[..., 1]
@@ -102,18 +102,18 @@ class TestAgainstRayCasting:
         vertices, faces = soup(40, seed=2)
         hits = rasterize(vertices, faces, vertices, self.cameras)
         hit = hits.face >= 0
-        # Three products and their sum, which is what they are divided by.
+        # Three products are divided by their sum.
         np.testing.assert_allclose(hits.barycentric.sum(-1), hit.astype(np.float32), atol=rounding(8))
         assert np.array_equal(hits.depth > 0, hit)
         assert not hits.attributes[~hit].any()
 
     def test_closed_mesh_has_no_cracks(self):
-        """Every pixel whose ray passes well inside the silhouette is covered, and by the side that faces the camera."""
+        """Every pixel well inside the silhouette is covered by the side that faces the camera."""
         ball = sphere(5)
         cameras = orbit([0.0, 37.0, 205.0], 21.0, size=256)
         hits = rasterize(ball.vertices, ball.faces, ball.vertices, cameras)
         origins, directions = (x.numpy() for x in cameras.rays())
-        closest = np.linalg.norm(np.cross(origins, directions), axis=-1)  # ray's distance from the centre
+        closest = np.linalg.norm(np.cross(origins, directions), axis=-1)  # distance of the ray from the centre
         hit = hits.face >= 0
         assert hit[closest < 0.495].all()
         assert not hit[closest > 0.5001].any()
@@ -122,7 +122,7 @@ class TestAgainstRayCasting:
 
 
 def test_edges_through_pixel_centres_leave_no_gap():
-    """Two triangles share an edge that passes through a pixel's centre up to rounding: one of them must own it."""
+    """Two triangles share an edge that passes through a pixel's centre except for rounding: one must cover it."""
     rng = np.random.default_rng(0)
     faces = np.array([[0, 1, 2], [1, 0, 3]], np.int32)
     for _ in range(500):
@@ -140,7 +140,7 @@ def test_edges_through_pixel_centres_leave_no_gap():
 
 
 def test_silhouette_area_of_a_sphere():
-    """A centred sphere of radius r at distance d projects to a disc of radius f r / sqrt(d^2 - r^2) pixels."""
+    """A centred sphere of radius r at distance d is a disc of radius f r / sqrt(d^2 - r^2) pixels."""
     cameras = orbit([0.0, 50.0], 30.0, size=128)
     _, alpha = shade_mesh(sphere(5), cameras, supersampling=4)
     focal = 64 / np.tan(np.radians(15.0))
@@ -150,7 +150,7 @@ def test_silhouette_area_of_a_sphere():
 
 class TestConventions:
     def seen(self, center: tuple[float, float, float], azimuth: float, elevation: float = 0.0) -> np.ndarray:
-        """Row and column, in [0, 1], of a small sphere's centroid in the picture."""
+        """Return row and column of a small sphere's centroid in the picture, in [0, 1]."""
         ball = sphere(2, 0.05, center)
         hits = rasterize(ball.vertices, ball.faces, ball.vertices, orbit([azimuth], elevation, size=65))
         rows, columns = np.nonzero(hits.face[0] >= 0)
@@ -172,7 +172,7 @@ class TestConventions:
         row, column = self.seen((0.3, 0.0, 0.0), 0)  # +X is on the right of the front view
         assert column > 0.7
         assert abs(row - 0.5) < 0.02
-        row, column = self.seen((0.0, 0.0, 0.3), 90)  # and the front is on the left of the view from +X
+        row, column = self.seen((0.0, 0.0, 0.3), 90)  # and the front is on the left when seen from +X
         assert column < 0.3
 
     def test_from_above_the_front_points_down(self):
@@ -186,7 +186,7 @@ class TestConventions:
         colors = np.where(red, RED, BLUE).astype(np.float32)
         mesh = Mesh(ball.vertices, ball.faces, colors, ball.normals)
         pictures, _ = shade_mesh(mesh, orbit([0.0, 90.0, 180.0, 270.0], 0.0), light=Light(np.array([0, 1, 0]), 1, 0))
-        # Of four samples, each a mixture of three equal colours, lit by 1.
+        # Means of four samples, each interpolated from three equal colours and lit by 1.
         np.testing.assert_allclose(pictures[:, 32, 32], [BLUE, RED, BLUE, BLUE], atol=rounding(16))
 
 
@@ -259,7 +259,7 @@ class TestAntialiasing:
             box_filter(pictures, 2)
 
     def test_alpha_converges_to_the_covered_area(self):
-        """A half-plane's edge, tilted: every pixel's coverage against exact polygon areas."""
+        """The coverage of a slanted half-plane, against exact polygon areas."""
         edge = np.array([[-9, -9, 0], [9, -9, 0], [9, 1.8, 0], [-9, -1.8, 0]], np.float32)  # y < 0.2 x
         faces = np.array([[0, 1, 2], [0, 2, 3]], np.int32)
         cameras = orbit([0.0], 0.0, size=16)
@@ -270,7 +270,7 @@ class TestAntialiasing:
         coverage = antialiased(alpha, cameras, 16)[0, ..., 0]
         x = np.arange(17.0) - 8
         rows = 8 - np.arange(16.0)[:, None]  # top edges of the pixel rows, y up, in pixels
-        # The mean height of the line above each pixel's bottom edge, exact where the line leaves through its sides.
+        # Mean height of the line above each pixel's bottom edge. Exact where the line leaves through the pixel's sides.
         middle = 0.2 * (x[:-1] + x[1:]) / 2
         low, high = middle - 0.1, middle + 0.1
         exact = np.clip(middle - (rows - 1), 0, 1)
@@ -281,7 +281,7 @@ class TestAntialiasing:
 
 class TestShading:
     def test_lambert_on_a_sphere(self):
-        """The pixel at the centre sees the normal that points at the camera: colour * (a + d n.l)."""
+        """The central pixel sees a normal that points at the camera: colour * (a + d n.l)."""
         ball = sphere(4)
         colors = np.tile(np.array([0.8, 0.4, 0.2], np.float32), (len(ball.vertices), 1))
         mesh = Mesh(ball.vertices, ball.faces, colors, ball.normals)
@@ -292,12 +292,12 @@ class TestShading:
         np.testing.assert_allclose(pictures[:, 32, 32], factors[:, None] * colors[0], atol=2e-3)
 
     def test_headlight_turns_with_the_camera(self):
-        """A sphere of one colour looks the same from everywhere."""
+        """A sphere of one colour looks the same from all sides."""
         ball = sphere(5)
         cameras = orbit([0.0, 77.0, 180.0, 300.0], torch.tensor([0.0, 30.0, -10.0, 70.0]), size=32)
         pictures, _ = shade_mesh(ball, cameras, supersampling=4)
         np.testing.assert_allclose(pictures, np.broadcast_to(pictures[:1], pictures.shape), atol=0.03)
-        assert pictures[0, 12, 12].mean() > pictures[0, 20, 20].mean() + 0.05  # it shines from the upper left
+        assert pictures[0, 12, 12].mean() > pictures[0, 20, 20].mean() + 0.05  # the light comes from the upper left
 
     def test_inside_is_lit_by_the_flipped_normal(self):
         ball = sphere(3)
@@ -305,7 +305,7 @@ class TestShading:
         cameras = orbit([25.0], 10.0)
         outside, _ = shade_mesh(ball, cameras)
         inside, _ = shade_mesh(turned, cameras)
-        np.testing.assert_allclose(inside, outside, atol=rounding(16))  # three vertices in another order
+        np.testing.assert_allclose(inside, outside, atol=rounding(16))  # the vertices are summed in another order
 
     def test_flat_shading_without_normals(self):
         cube = trimesh.creation.box((0.5, 0.5, 0.5))
@@ -346,7 +346,7 @@ class TestShading:
             padding_mode="border",
             align_corners=False,
         )[0, :, 0].T
-        # Places are up to 7.7 texels, and neighbours differ by up to 1; both sides round.
+        # Positions are up to 7.7 texels, and neighbours differ by up to 1. Both sides round.
         np.testing.assert_allclose(sample_texture(texture, uv), expected.numpy(), atol=2 * rounding(2 * 8 + 8))
 
     def test_headlight_direction_in_the_world(self):

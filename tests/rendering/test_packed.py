@@ -55,13 +55,13 @@ def field_of(grid: Tensor):
 
 
 def random_occupancy(n: int = 10, seed: int = 0) -> Occupancy:
-    """With an odd number of cells, so that no sample lies on a border, where rounding would decide."""
+    """Return an occupancy with an odd number of cells: no sample is on a border, where rounding would decide."""
     g = torch.Generator().manual_seed(seed)
     return occupancy_of(60 * torch.rand(n, n, n, generator=g).clamp(min=0.7) - 40, 8.0)
 
 
 def random_samples(n_rays: int, longest: int, seed: int = 0) -> tuple[Samples, Tensor, Tensor]:
-    """Packed samples, some rays empty, with densities and two features."""
+    """Return packed samples with densities and two features. Some rays are empty."""
     g = torch.Generator().manual_seed(seed)
     counts = torch.randint(0, longest + 1, (n_rays,), generator=g)
     counts[::3] = 0
@@ -76,7 +76,7 @@ def random_samples(n_rays: int, longest: int, seed: int = 0) -> tuple[Samples, T
 def outputs_and_gradients(
     function, parts: Sequence[str], samples: Samples, density: Tensor, features: Tensor, t: Tensor, dt: Tensor
 ) -> list[Tensor]:
-    """What `function` makes of samples at t, and the gradients of some parts of it in density and features."""
+    """Return the outputs of `function` for samples at t, and gradients of some of them in density and features."""
     leaves = [tensor.clone().requires_grad_() for tensor in (density, features)]
     out = function(*leaves, samples._replace(t=t, dt=dt), len(samples.offsets) - 1)
     g = torch.Generator().manual_seed(5)
@@ -130,7 +130,7 @@ def test_rays_end_behind_certain_matter_and_nothing_changes() -> None:
     whole = render_field(field_of(grid), origins, directions, samples=40)
     short = render_field(field_of(grid), origins, directions, samples=40, occupancy=occupancy)
     assert whole.alpha.max() > 0.999
-    # Behind the end at most MIN_TRANSMITTANCE of the light remains, for features up to 1.
+    # At most MIN_TRANSMITTANCE of the light passes the end of a ray, and features are at most 1.
     torch.testing.assert_close(short.features, whole.features, atol=MIN_TRANSMITTANCE, rtol=0)
     torch.testing.assert_close(short.alpha, whole.alpha, atol=MIN_TRANSMITTANCE, rtol=0)
 
@@ -164,7 +164,7 @@ def test_rays_that_meet_nothing(origin: list[float], direction: list[float]) -> 
 
 
 def test_a_direction_without_length_ends() -> None:
-    # The origin's cell is empty, and the next one is not.
+    # The origin's cell is empty, the next one is not.
     occupancy = Occupancy(torch.ones(9, 9, 9, dtype=torch.uint8), torch.zeros(9, 9, 9))
     assert len(march(torch.zeros(1, 3), torch.zeros(1, 3), occupancy, samples=16).t) == 0
     assert len(march(torch.zeros(1, 3), torch.zeros(1, 3), None, samples=16).t) <= 30
@@ -216,11 +216,11 @@ def test_even_density_in_closed_form(function) -> None:
     out = function(torch.full((n,), sigma), torch.tensor([[0.2, 3.0]]).expand(n, 2), samples, 1)
     through = math.exp(-sigma * length)
     alpha = 1 - through
-    # Each of the n factors of the transmittance is off by up to four roundings, those of its exp included.
+    # Each of the n factors of the transmittance has up to four roundings, including those in exp.
     off = rounding(4 * n, through)
     assert float(out.alpha) == pytest.approx(alpha, abs=off)
     assert out.features[0].tolist() == pytest.approx([0.2 * alpha, 3.0 * alpha], abs=3 * off)
-    mean = 1 / sigma - length * through / alpha  # of an exponential that is cut off
+    mean = 1 / sigma - length * through / alpha  # of a truncated exponential
     assert float(out.depth) == pytest.approx((1 + mean) * alpha, abs=2 * off + (sigma * length / n) ** 2)
 
 
@@ -306,7 +306,7 @@ def test_normals_point_out_of_a_ball_and_have_gradients() -> None:
     outward = torch.nn.functional.normalize(origins + (out.depth / out.alpha)[:, None] * directions, dim=-1)
     assert ((normal * outward).sum(-1)[hit] > 0.995).all()
     assert (normal[out.alpha < 0.01] == 0).all()
-    # Moving the ball to +x turns every normal towards -x.
+    # If the ball moves to +x, every normal turns to -x.
     (gradient,) = torch.autograd.grad(normal[hit][:, 0].mean(), shift)
     assert gradient[0] < -1
 

@@ -29,7 +29,7 @@ from sds3d.rendering.shading import (
 
 
 def directions(n: int, seed: int = 0) -> Tensor:
-    """Unit vectors, (1, 1, n, 3) float64."""
+    """Return unit vectors (1, 1, n, 3) float64."""
     g = torch.Generator().manual_seed(seed)
     return torch.nn.functional.normalize(torch.randn(1, 1, n, 3, generator=g, dtype=torch.float64), dim=-1)
 
@@ -39,13 +39,13 @@ def uniform(*shape: int, seed: int = 0) -> Tensor:
 
 
 def facing(n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Normals, and directions to a camera that sees them."""
+    """Return normals, and directions to a camera that sees them."""
     normal, to_camera = directions(n, seed), directions(n, seed + 100)
     return normal, toward_viewer(to_camera, normal)
 
 
 def panorama(radiance, height: int = 32) -> Tensor:
-    """Of a function of unit directions (N, 3): (height, 2 height, 3) float64, the middle column along +Z."""
+    """Return the panorama (height, 2 height, 3) float64 of a function of directions (N, 3); middle column along +Z."""
     polar = (torch.arange(height, dtype=torch.float64) + 0.5) * (math.pi / height)
     azimuth = (torch.arange(2 * height, dtype=torch.float64) + 0.5) * (math.pi / height) - math.pi
     theta, phi = torch.meshgrid(polar, azimuth, indexing="ij")
@@ -111,7 +111,7 @@ class TestNormalColors:
 class TestColorSpace:
     def test_agrees_with_scikit_image(self) -> None:
         srgb = uniform(8, 8, 3)
-        # Its only road to linear light is by XYZ.
+        # scikit-image converts to linear light only through XYZ.
         linear = skimage_color.rgb2xyz(srgb.numpy()) @ np.linalg.inv(skimage_color.colorconv.xyz_from_rgb).T
         np.testing.assert_allclose(srgb_to_linear(srgb), linear, atol=1e-7)
         torch.testing.assert_close(linear_to_srgb(srgb_to_linear(srgb)), srgb)
@@ -131,7 +131,7 @@ class TestEnvironment:
         assert torch.equal(shading._octahedron(torch.zeros(2)), torch.tensor([0.0, 1.0, 0.0]))
 
     def test_diffuse_light_that_grows_along_an_axis(self) -> None:
-        """Convolved with a clamped cosine, 1 + d.a becomes 1 + 2/3 n.a, the ratio of the harmonics' eigenvalues."""
+        """Convolution with a clamped cosine turns 1 + d.a into 1 + 2/3 n.a (2/3: ratio of eigenvalues of harmonics)."""
         normal = directions(300)
         for axis in torch.eye(3, dtype=torch.float64):
             environment = prefilter(panorama(lambda d, a=axis: 1 + d @ a), size=64)
@@ -150,11 +150,11 @@ class TestEnvironment:
             seen = metallic_roughness(
                 torch.ones_like(normal), metal, torch.zeros_like(metal), normal, to_camera, environment
             )
-            texel = math.pi / 32  # of the panorama: the light changes by up to 1 a radian
+            texel = math.pi / 32  # of the panorama, whose light changes by up to 1 per radian
             torch.testing.assert_close(seen[..., 0], 1 + mirrored @ axis, atol=0.7 * texel, rtol=0)
 
     def test_no_seam(self) -> None:
-        """Looked up along great circles, the maps change slowly, also across the octahedron's edges and corners."""
+        """Along great circles the maps change slowly, even across the octahedron's edges and corners."""
         environment = prefilter(panorama(lambda d: 2 + d @ d.new_tensor([0.5, -1.0, 0.7])), size=16)
         turn = torch.linspace(0, 2 * math.pi, 4001, dtype=torch.float64)
         axes = torch.tensor([[1, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 1], [1, 1, 0], [0, 1, 1]], dtype=torch.float64)
@@ -193,7 +193,7 @@ class TestMetallicRoughness:
     @pytest.mark.parametrize("metallic", [0.0, 1.0])
     @pytest.mark.parametrize("roughness", [0.0, 0.1, 0.5, 1.0])
     def test_white_furnace(self, metallic: float, roughness: float) -> None:
-        """What is white, in a white environment, cannot be told from it."""
+        """A white surface in a white environment is as bright as the environment."""
         normal, to_camera = facing(400)
         shaded = metallic_roughness(
             torch.ones_like(normal), spread(metallic, 400), spread(roughness, 400), normal, to_camera, WHITE
@@ -203,7 +203,7 @@ class TestMetallicRoughness:
     @settings(max_examples=25, deadline=None)
     @given(seed=st.integers(0, 2**16), specular=st.floats(0, 1))
     def test_no_energy_is_gained(self, seed: int, specular: float) -> None:
-        """Never brighter than the brightest light, nor negative."""
+        """Surfaces are never brighter than the brightest light, and never negative."""
         normal, to_camera = facing(64, seed)
         light = uniform(8, 16, 3, seed=seed)
         base, metallic, roughness = (uniform(1, 1, 64, c, seed=seed + c) for c in (3, 1, 2))
@@ -222,7 +222,7 @@ class TestMetallicRoughness:
 
     @pytest.mark.parametrize("roughness", [0.3, 0.6, 1.0])
     def test_directional_albedo_is_the_integral_of_the_lobe(self, roughness: float) -> None:
-        """Against quadrature over the hemisphere of light, which samples nothing."""
+        """Against quadrature over the hemisphere of light directions."""
         square = roughness**4
         for nv in (0.2, 0.6, 0.95):
             theta, phi = torch.meshgrid(

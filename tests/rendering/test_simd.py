@@ -1,4 +1,4 @@
-"""Vectors of eight floats: their arithmetic, and rows of arrays as columns."""
+"""Vectors of eight floats: arithmetic, and rows of arrays as columns."""
 
 import numpy as np
 from numba import njit

@@ -1,4 +1,4 @@
-"""Splatting: the Numba kernels against plain torch, plain torch against finite differences and closed forms."""
+"""Splatting: kernels against plain torch, plain torch against finite differences, closed forms and gsplat."""
 
 import inspect
 import math
@@ -52,26 +52,26 @@ def pictures_and_gradients(function, gaussians: Gaussians, cameras: Cameras, **o
     out = draw(function, leaves, cameras, **options)
     g = torch.Generator().manual_seed(7)
     weights = [torch.rand(picture.shape, generator=g).to(picture) for picture in out[:2]]
-    if "ED" in options.get("render_mode", ""):  # an expected depth is ill-conditioned where there is next to nothing
+    if "ED" in options.get("render_mode", ""):  # the expected depth is ill-conditioned where alpha is small
         weights[0][..., -1] *= out.alphas.detach()[..., 0]
     loss = (out.colors * weights[0]).sum() + (out.alphas * weights[1]).sum()
     return out, torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
 
 
 def assert_same(gaussians: Gaussians, cameras: Cameras, **options) -> None:
-    """The kernels give the pictures and gradients of the reference."""
+    """Assert that kernels give the pictures and gradients of the reference."""
 
     def results(function, *values: Tensor) -> list[Tensor]:
         given = {key: value.to(values[0]) if isinstance(value, Tensor) else value for key, value in options.items()}
         out, gradients = pictures_and_gradients(function, list(values), cameras, **given)
         colors = out.colors.detach().clone()
-        if "ED" in options.get("render_mode", ""):  # D = ED alpha, which is well-conditioned, as alpha is
+        if "ED" in options.get("render_mode", ""):  # D = ED alpha is well-conditioned
             colors[..., -1] *= out.alphas.detach()[..., 0]
         meta = (out.meta[key].detach() for key in ("means2d", "depths", "conics", "opacities"))
         return [colors, out.alphas.detach(), out.meta["radii"] > 0, *meta, *gradients]
 
     def condition(exact: Sequence[Tensor]) -> dict[int, Tensor]:
-        """Condition numbers of the conics: in the kernel's gradient of their inverse, that much of an entry cancels."""
+        """Condition numbers of the conics: gradients of their inverse cancel by this factor in the kernel."""
         a, b, c = exact[5].unbind(-1)
         number = (a + c).square() / (a * c - b * b).clamp(min=1e-30)  # (C, N), about the eigenvalues' quotient
         each = torch.where(a > 0, number / 4, 1.0).amax(0)[:, None]
@@ -118,7 +118,7 @@ def test_opaque_crowds_stop_early_alike() -> None:
 
 def test_gaussians_beside_behind_and_in_front_of_the_camera() -> None:
     gaussians = cloud(300, 6, size=0.1)
-    gaussians[0] = gaussians[0] * 12  # some behind the camera at 2.1 m, many beside the picture
+    gaussians[0] = gaussians[0] * 12  # some behind the camera at 2.1 m, many outside the picture
     assert_same(gaussians, orbit([0.0, 200.0], size=24), near_plane=0.3)
 
 
@@ -144,7 +144,7 @@ def test_the_reference_has_the_gradient_of_finite_differences() -> None:
 
     def picture(*leaves: Tensor) -> Tensor:
         out = draw(rasterization_reference, list(leaves), cameras, render_mode="RGB+ED", rasterize_mode="antialiased")
-        # Where a pixel meets the rim alpha = 1/255, the picture jumps: only its inside is smooth.
+        # The picture is discontinuous at the rim alpha = 1/255: compare only its inside.
         return torch.cat([out.colors, out.alphas], dim=-1) * inside
 
     inside = (draw(rasterization_reference, gaussians, cameras).alphas > 0.1).double()
@@ -164,10 +164,10 @@ def test_one_round_gaussian_in_closed_form() -> None:
     square = x[:, None] ** 2 + x[None] ** 2
     expected = opacity * np.exp(-square / (2 * variance))
     expected[expected < 1 / 255] = 0
-    # An exponent x is rounded some ten times, of which exp(-x) feels a third at most; exp2 itself is off by 2e-7.
+    # The exponent x has about ten roundings, which change exp(-x) by at most a third. exp2 itself is off by 2e-7.
     np.testing.assert_allclose(out.alphas[0, ..., 0], expected, atol=rounding(12), rtol=0)
     np.testing.assert_allclose(out.colors[0, ..., 1], 0.4 * expected, atol=rounding(12, 0.4), rtol=0)
-    # Alpha is 1 - transmittance, so that its rounding counts 1 / alpha times in a quotient.
+    # Alpha is 1 - transmittance, so its rounding counts 1 / alpha times in the quotient.
     off = np.abs(out.colors[0, ..., 3].numpy() - distance)[expected > 0]
     assert (off < rounding(8, distance) / expected[expected > 0]).all()
 
@@ -175,10 +175,10 @@ def test_one_round_gaussian_in_closed_form() -> None:
 def test_the_nearer_of_two_covers_the_other() -> None:
     cameras = orbit([0.0, 180.0], 0.0, size=17)
     quats, scales = torch.tensor([[1.0, 0, 0, 0]]).repeat(2, 1), torch.full((2, 3), 0.1)
-    means = torch.tensor([[0.0, 0.0, 0.2], [0.0, 0.0, -0.2]])  # red towards the front camera, blue towards the back
+    means = torch.tensor([[0.0, 0.0, 0.2], [0.0, 0.0, -0.2]])  # red faces the front camera, blue the back
     gaussians = [means, quats, scales, torch.full((2,), 0.9), torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])]
     middle = draw(rasterization, gaussians, cameras).colors[:, 8, 8]
-    few = rounding(16)  # the Gaussians' middles are that of the pixel but for rounding, and there the exponent is flat
+    few = rounding(16)  # the Gaussians' centres are the pixel's except for rounding, and the exponent is flat there
     torch.testing.assert_close(middle[0, [0, 2]], torch.tensor([0.9, 0.09]), atol=few, rtol=0)
     torch.testing.assert_close(middle[1, [2, 0]], torch.tensor([0.9, 0.09]), atol=few, rtol=0)
 
@@ -224,7 +224,7 @@ def test_projection_and_harmonics_agree_with_gsplat() -> None:
         return [radii, means2d, depths, conics, 0.99 * compensations]
 
     gaussians = cloud(200, 13)[:3]
-    # They measure a Gaussian's reach otherwise: only what both show is compared.
+    # gsplat measures a Gaussian's reach differently: compare only Gaussians that both show.
     both = (ours(*gaussians)[0] > 0).all(-1) & (theirs(*gaussians)[0] > 0).all(-1)
     assert both.sum() > 300
     mine = [value[both] for value in ours(*gaussians)[1:]]
@@ -244,7 +244,7 @@ def test_parameters_are_named_as_gsplats() -> None:
 
 
 def test_threads_change_nothing() -> None:
-    # Enough of them for several threads to be taken on.
+    # Enough Gaussians for several threads.
     gaussians, cameras = cloud(6000, 11, size=0.02), orbit([0.0, 90.0, 180.0], size=45)
     threads, results = torch.get_num_threads(), []
     try:
@@ -259,7 +259,7 @@ def test_threads_change_nothing() -> None:
 
 
 def test_gaussians_in_lanes_of_their_own() -> None:
-    """Eight at a time or fewer: what a Gaussian becomes does not depend on how many others there are."""
+    """Kernels take eight Gaussians at a time, but results do not depend on how many Gaussians there are."""
     gaussians, cameras = cloud(21, 15), orbit([0.0, 130.0], size=24)
     every = draw(rasterization, gaussians, cameras).meta
     for part in (slice(0, 3), slice(5, 13), slice(9, 20)):

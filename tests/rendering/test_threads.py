@@ -1,4 +1,4 @@
-"""Threads that run kernels: errors are raised here, and no thread waits for one that has not begun."""
+"""Threads that run kernels: errors are raised in the caller, and no thread waits for one that has not started."""
 
 from collections.abc import Iterator
 from threading import Event, current_thread
@@ -30,7 +30,7 @@ def test_errors_of_any_thread_are_raised(failing: int) -> None:
     assert threads.parallel_map(lambda i: i * i, 5) == [0, 1, 4, 9, 16]
 
 
-def test_parts_that_no_other_thread_has_begun_are_done_here() -> None:
+def test_parts_that_no_other_thread_has_started_run_here() -> None:
     free, begun, done = Event(), Event(), []
 
     def blocks(thread: int, n: int) -> None:

@@ -39,13 +39,13 @@ def two_threads():
 
 
 def lattice(n: int) -> Tensor:
-    """Positions of the voxels, (N, N, N, 3)."""
+    """Return the positions of voxels (N, N, N, 3)."""
     axis = torch.linspace(-BOUND, BOUND, n)
     return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
 
 
 def ball_grid(n: int = 20, radius: float = 0.35, seed: int = 0) -> Tensor:
-    """A fuzzy ball of random colours, with exactly nothing outside it."""
+    """Return a fuzzy ball of random colours, with zero density outside."""
     generator = torch.Generator().manual_seed(seed)
     grid = torch.rand(n, n, n, 4, generator=generator)
     grid[..., 0] = ((radius - lattice(n).norm(dim=-1)) * 60).clamp(0, 12) * (0.5 + grid[..., 0])
@@ -62,9 +62,9 @@ def jitter_for(cameras: Cameras) -> Tensor:
 
 
 def clear_rays(cameras: Cameras, jitter: Tensor, size: int, samples: int = 64) -> tuple[Tensor, Tensor]:
-    """Rays of the cameras without samples on a border of the grid's cells, where rounding would decide on the cell.
+    """Return rays of the cameras without samples on borders of cells, where rounding would decide on the cell.
 
-    The slope of the density jumps there. Other rays are turned round and see nothing.
+    The slope of the density is discontinuous there. The remaining rays are reversed, so that they see nothing.
     """
     origins, directions = cameras.rays()
     flat = (tensor.reshape(-1, 3).double() for tensor in (origins, directions))
@@ -79,13 +79,13 @@ def clear_rays(cameras: Cameras, jitter: Tensor, size: int, samples: int = 64) -
 
 
 def loss_of(pictures: RayPictures, parts: str) -> Tensor:
-    """A scalar that weighs every pixel of the chosen pictures differently."""
+    """Return a scalar with a different weight for each pixel of the chosen pictures."""
     generator = torch.Generator().manual_seed(11)
     total = pictures.rgb.new_zeros(())
     for name in ("rgb", "alpha", "depth", "normal", "depth_square"):
         picture = getattr(pictures, name)
         weight = torch.randn(picture.shape, generator=generator, dtype=torch.float64).to(picture)
-        if name == "normal":  # ill-conditioned where there is next to nothing to have a normal
+        if name == "normal":  # ill-conditioned where alpha is small
             weight = weight * pictures.alpha[..., None].detach()
         if name in parts.split():
             total = total + (weight * picture).sum()
@@ -104,10 +104,10 @@ def gradient_of(renderer: Renderer, grid: Tensor, parts: str, *rays: Tensor, **o
 def pictures_and_gradient(
     renderer: Renderer, parts: str, options: dict, grid: Tensor, origins: Tensor, directions: Tensor
 ) -> list[Tensor]:
-    """The pictures of a grid, and the gradient in it of a loss on some of them."""
+    """Return the pictures of a grid, and the gradient of a loss on some of them."""
     options = {key: value.to(grid) if key == "jitter" else value for key, value in options.items()}
     pictures = renderer(grid, origins, directions, **options)
-    # Where there is next to nothing, it has next to no normal.
+    # Normals are ill-conditioned where alpha is small.
     solid = pictures._replace(normal=pictures.normal * (pictures.alpha > 0.01)[..., None])
     return [*solid, gradient_of(renderer, grid, parts, origins, directions, **options)]
 
@@ -222,13 +222,13 @@ def test_homogeneous_cube_transmits_exp_minus_sigma_length(renderer: Renderer) -
     grid[..., 0] = sigma
     origins, directions = views(2).rays()
     pictures = renderer(grid, origins, directions, samples=16)
-    # Length inside the cube by slabs, in float64 and independently of the renderer.
+    # Length inside the cube by slabs, in float64, independent of the renderer.
     o, d = origins.double().numpy(), directions.double().numpy()
     planes = np.sort(np.stack([(-BOUND - o) / d, (BOUND - o) / d]), axis=0)
     length = np.maximum(planes[1].min(-1) - planes[0].max(-1), 0)
     assert length.max() > 1.2
     expected = 1 - np.exp(-sigma * length)
-    # Each of the factors of the transmittance is off by up to four roundings, those of its exp included.
+    # Each factor of the transmittance has up to four roundings, including those in exp.
     off = rounding(4) * (1 + np.ceil(length / (2 * BOUND / 16)) * np.exp(-sigma * length))
     assert (np.abs(pictures.alpha.numpy() - expected) <= off).all()
     assert (np.abs(pictures.rgb.numpy() - 0.25 * expected[..., None]) <= off[..., None]).all()
@@ -246,7 +246,7 @@ def test_depth_of_an_opaque_wall(renderer: Renderer) -> None:
     voxel = 2 * BOUND / (n - 1)
     assert ((pictures.depth - 2.0) / pictures.alpha).abs().max() < voxel
     torch.testing.assert_close(pictures.alpha, torch.ones(2), atol=MIN_TRANSMITTANCE, rtol=0)
-    # Slopes along x and y are 0 but for the rounding of weights that sum to 1.
+    # Slopes along x and y are 0 except for rounding of weights that sum to 1.
     expected = torch.tensor([[0.0, 0.0, 1.0]]).expand(2, 3)
     torch.testing.assert_close(pictures.normal, expected, atol=rounding(16), rtol=0)
 
@@ -262,13 +262,13 @@ def test_depth_is_weighted_by_opacity(renderer: Renderer) -> None:
     pictures = renderer(grid, origin, direction, samples=n)
     through = math.exp(-sigma * length)
     expected = start * (1 - through) + (1 - through * (1 + sigma * length)) / sigma
-    # Up to four roundings a sample and one of the sum, and what the midpoint rule leaves out.
+    # Up to four roundings per sample, one per addition, and the error of the midpoint rule.
     assert float(pictures.depth) == pytest.approx(expected, abs=rounding(5 * n, expected) + (sigma * length / n) ** 2)
 
 
 @both
 def test_normals_of_a_sphere_point_outwards(renderer: Renderer) -> None:
-    # A density that grows linearly inwards has radial slopes everywhere.
+    # A density that grows linearly towards the centre has radial slopes everywhere.
     n, radius = 64, 0.45
     grid = torch.full((n, n, n, 4), 0.5)
     grid[..., 0] = ((radius - lattice(n).norm(dim=-1)) * 400).clamp(min=0)
@@ -313,7 +313,7 @@ def test_skipping_truly_empty_cells_changes_nothing(renderer: Renderer) -> None:
     grid, cameras = ball_grid(24, radius=0.2), views(4, 16, 16)
     skip = empty_distance(grid[..., 0], 1e-9)
     assert (skip == 0).float().mean() < 0.2
-    assert skip.max() > 4  # so that leaps of many samples are taken
+    assert skip.max() > 4  # rays leap over many samples
     jitter = jitter_for(cameras)
     whole = renderer(grid, *cameras.rays(), jitter=jitter)
     skipped = renderer(grid, *cameras.rays(), jitter=jitter, skip=skip)
