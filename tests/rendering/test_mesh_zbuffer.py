@@ -206,6 +206,18 @@ class TestHardTriangles:
         assert np.array_equal(hits.face, clean.face)
         assert np.array_equal(hits.depth, clean.depth)
 
+    def test_a_vertex_before_the_near_plane_takes_its_faces_along(self):
+        triangle = np.array([[-0.3, -0.3, 1.8], [0.3, -0.3, 0], [0, 0.3, 0]], np.float32)  # the camera is at z = 2.1
+        for near, covered in ((0.2, True), (0.4, False)):
+            hits = rasterize(triangle, np.array([[0, 1, 2]], np.int32), triangle, self.cameras, near=near)
+            assert (hits.face == 0).any() == covered
+
+    def test_of_equal_faces_the_first_is_shown(self):
+        ball = sphere(1)
+        once = rasterize(ball.vertices, ball.faces, ball.vertices, self.cameras)
+        twice = rasterize(ball.vertices, np.concatenate([ball.faces, ball.faces]), ball.vertices, self.cameras)
+        assert np.array_equal(twice.face, once.face)
+
     def test_degenerate_and_broken_triangles_are_skipped(self):
         ball = sphere(2)
         clean = rasterize(ball.vertices, ball.faces, ball.vertices, self.cameras)

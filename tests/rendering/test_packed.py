@@ -90,18 +90,20 @@ def outputs_and_gradients(
 
 
 @pytest.mark.parametrize("jittered", [False, True])
-@pytest.mark.parametrize("occupied", [False, True])
-def test_march_kernel_equals_the_reference(jittered: bool, occupied: bool) -> None:
+@pytest.mark.parametrize("occupied", ["everywhere", "in parts", "opaque in parts"])
+def test_march_kernel_equals_the_reference(jittered: bool, occupied: str) -> None:
     origins, directions = rays()
     jitter = torch.rand(len(origins), generator=torch.Generator().manual_seed(1)) if jittered else None
-    occupancy = random_occupancy() if occupied else None
+    occupancy = None if occupied == "everywhere" else random_occupancy()
+    if occupancy and occupied == "opaque in parts":
+        occupancy = occupancy._replace(solid=40 * occupancy.solid)
 
     def marched(function, origins: Tensor, directions: Tensor) -> list[Tensor]:
         shifts = None if jitter is None else jitter.to(origins)
         return list(function(origins, directions, occupancy, samples=24, jitter=shifts))
 
     ours = marched(march, origins, directions)
-    assert len(ours[1]) > 500
+    assert len(ours[1]) > 300
     assert_within_rounding(ours, partial(marched, march_reference), origins, directions)
 
 
