@@ -1,13 +1,14 @@
-"""Settings of the test processes, and readable ids for parametrised values.
+"""Settings of the test processes, readable ids for parametrised values, and no skipped tests in CI.
 
 Each process uses one thread, and waiting threads sleep: torch reads these variables when it is imported.
 """
 
 import dataclasses
 import os
+from collections.abc import Generator
 from enum import Enum
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from pydantic import BaseModel
@@ -17,6 +18,29 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 LONGEST_NAME, EMPTY = 60, "empty"
 PLAIN = (str, int, float, complex, type(None), Enum, PurePath)
+
+
+Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """See `without_skips`."""
+    return without_skips((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """See `without_skips`."""
+    return without_skips((yield))
+
+
+def without_skips(report: Report) -> Report:
+    """Turn a skip into a failure if CI=true: CI has everything that tests need."""
+    if report.skipped and os.environ.get("CI", "").lower() == "true":
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid} must not be skipped in CI: {report.longrepr}"
+    return report
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str:

@@ -17,6 +17,8 @@ from sds3d.run.config import read_config
 from sds3d.run.folder import Run
 from tests.browser.studio import ROOT, Studio, serve, wait_for
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def client(studio: Studio, tmp_path: Path) -> Iterator[Any]:

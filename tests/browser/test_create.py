@@ -13,6 +13,8 @@ from sds3d.run.folder import list_runs
 from tests.browser.pages import fill, generate, n_colors, overflows, run_of, turn_to, type_number
 from tests.browser.studio import Studio, wait_for
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.browser.pages import Visit
 

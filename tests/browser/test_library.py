@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import trimesh
 
 from sds3d.run.config import read_config
 from sds3d.run.folder import Run, list_runs
 from tests.browser.pages import overflows, run_of, turn_to
 from tests.browser.studio import Studio, wait_for
+
+pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
     from tests.browser.pages import Visit

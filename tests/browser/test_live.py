@@ -11,6 +11,8 @@ from sds3d.run.folder import Run, list_runs
 from tests.browser.pages import generate, run_of, strip
 from tests.browser.studio import Studio, wait_for
 
+pytestmark = pytest.mark.slow
+
 if TYPE_CHECKING:
     from tests.browser.pages import Visit
 

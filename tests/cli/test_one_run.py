@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import trimesh
 
 from sds3d.run.folder import list_runs
@@ -71,6 +72,7 @@ def test_generate_writes_a_run_and_says_what(cli: Cli, model: Path, tmp_path: Pa
     assert 'the format "splat-pyl" is unknown; did you mean "splat-ply"?' in stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_resumes(cli: Cli, model: Path, tmp_path: Path):
     command = ["generate", "a red mug", f"prior.model={model}", "--steps", "100", "--out", str(tmp_path), *SMALL]
     process = subprocess.Popen(

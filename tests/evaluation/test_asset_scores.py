@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from sds3d.evaluation.asset_scores import (
@@ -68,6 +69,7 @@ def test_truth_shows_the_object_from_all_sides() -> None:
     assert np.linalg.norm(mesh.vertices, axis=1).max() <= 0.5
 
 
+@pytest.mark.slow
 def test_the_scorer_reads_true_objects_of_combinations_the_prior_never_saw() -> None:
     """The scorer must be right about true objects, from eight sides and for held-out prompts too."""
     scorer = load_scorer()

@@ -29,6 +29,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[Machine, list[Ro
     return machine, rows, root, reports
 
 
+@pytest.mark.slow
 def test_every_kernel_is_measured_once(measured):
     _, rows, _, reports = measured
     assert sorted(row.kernel for row in rows) == sorted(KERNELS)
@@ -36,6 +37,7 @@ def test_every_kernel_is_measured_once(measured):
     assert {total for *_, total in reports} == {len(rows)}
 
 
+@pytest.mark.slow
 def test_all_figures_are_finite_and_positive(measured):
     machine, rows, _, _ = measured
     assert machine.peak > 0
@@ -51,6 +53,7 @@ def test_all_figures_are_finite_and_positive(measured):
             assert row.both.operations > row.forward.operations > 0
 
 
+@pytest.mark.slow
 def test_kernels_render_what_their_references_do(measured):
     _, rows, _, _ = measured
     for row in rows:
@@ -58,6 +61,7 @@ def test_kernels_render_what_their_references_do(measured):
         assert row.difference < 1e-3, f"{row.kernel}: {row.difference}"
 
 
+@pytest.mark.slow
 def test_the_results_are_written(measured):
     machine, rows, root, _ = measured
     details = json.loads((root / "rendering.json").read_text())
@@ -69,6 +73,7 @@ def test_the_results_are_written(measured):
         assert f"| {' | '.join(cells(row, machine))} |" in text
 
 
+@pytest.mark.slow
 def test_threads_are_left_as_they_were(measured):
     before = torch.get_num_threads()
     interleaved([lambda: None], 0.0)

@@ -39,6 +39,7 @@ def test_sds_ends_at_its_fixed_point(space):
     np.testing.assert_allclose(drawn.mean(axis=0), expected, atol=0.06)
 
 
+@pytest.mark.slow
 def test_the_flow_keeps_the_spread_that_sds_loses():
     cfd = ["guidance.scale=1", "guidance.schedule={name: piecewise, knots: [[0, .98, .98], [1, .02, .02]]}"]
     sds = ["guidance.scale=1"]

@@ -86,6 +86,7 @@ def test_the_ratio_is_of_times():
     assert Speed("sds", 1, ours=0.2, plain=0.3, our_memory=None, plain_memory=None).ratio == pytest.approx(1.5)
 
 
+@pytest.mark.slow
 def test_the_benchmark_writes_what_it_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):

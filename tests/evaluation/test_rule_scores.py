@@ -47,6 +47,7 @@ def test_spread_is_the_mean_distance_of_pairs() -> None:
     assert spread([origin, origin + np.array([3, 4]), origin]) == pytest.approx(10 / 3)
 
 
+@pytest.mark.slow
 def test_true_objects_measure_as_the_truth() -> None:
     scorer, specs = load_scorer(), bench_prompts(8)
     truth = true_assets(scorer, specs, 0, 8)
@@ -70,6 +71,7 @@ def test_rules_are_the_presets_that_choose_nothing_else() -> None:
     assert not {"splats", "mesh", "texture", "magic3d"} & set(names)
 
 
+@pytest.mark.slow
 def test_the_benchmark_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["bench", "guidance", "toybox", "--prompts", "2", "--several", "1", "--set", "steps=2", "--out"]
     with pytest.raises(SystemExit) as end:

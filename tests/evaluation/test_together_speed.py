@@ -15,6 +15,7 @@ def test_the_gain_is_a_ratio_of_times() -> None:
     assert Gain("toybox", 4, alone=0.3, together=0.2).ratio == pytest.approx(1.5)
 
 
+@pytest.mark.slow
 def test_the_benchmark_writes_what_it_measured(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.representations.triplane_nerf import TriplaneNerfConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig
 from tests.rendering.bounds import rounding
+from tests.slow import slow_after
 
 PROMPT = encode_prompt(GaussianPrior({"y": Gaussian(0, 1), "": Gaussian(0, 1)}), "y", PromptConfig())
 RADIUS = 0.4
@@ -249,15 +250,18 @@ def ball() -> Mesh:
 
 @pytest.mark.parametrize(
     "config",
-    [
-        VoxelGridConfig(resolution=48),
-        GaussiansConfig(count=2000),
-        MeshConfig(geometry="dmtet", resolution=32),
-        MeshConfig(geometry="flexicubes", resolution=24),
-        MeshConfig(geometry="fixed"),
-        HashNerfConfig(levels=8),
-        TriplaneNerfConfig(),
-    ],
+    slow_after(
+        1,
+        [
+            GaussiansConfig(count=2000),
+            VoxelGridConfig(resolution=48),
+            MeshConfig(geometry="dmtet", resolution=32),
+            MeshConfig(geometry="flexicubes", resolution=24),
+            MeshConfig(geometry="fixed"),
+            HashNerfConfig(levels=8),
+            TriplaneNerfConfig(),
+        ],
+    ),
     ids=lambda config: getattr(config, "geometry", config.name),
 )
 def test_every_representation_of_a_ball(config):

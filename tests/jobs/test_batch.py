@@ -80,6 +80,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_failing_line_keeps_none_of_the_others(whole: Path):
     assert [(row["line"], row["prompt"], row["status"]) for row in manifest(whole)] == [
         (2, "a red mug", "done"),
@@ -94,6 +95,7 @@ def test_a_failing_line_keeps_none_of_the_others(whole: Path):
     assert {path.name for path in (whole / "out").glob("*.*")} >= {"index.html", "contact_sheet.png"}
 
 
+@pytest.mark.slow
 def test_again_leaves_finished_runs_and_tries_failed_ones(whole: Path, capsys: pytest.CaptureFixture[str]):
     done = [run for run in list_runs(whole / "out") if run.state.status == "done"]
     files = [path for run in done for path in run.folder.rglob("*") if path.name != "lock"]
@@ -105,6 +107,7 @@ def test_again_leaves_finished_runs_and_tries_failed_ones(whole: Path, capsys: p
     assert "line 3, a blue chair: failed: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ctrl_c_pauses_and_the_same_command_goes_on(whole: Path, tmp_path: Path):
     process = begin(tmp_path)
     wait_for(lambda: running(tmp_path) or process.poll() is not None)
@@ -121,6 +124,7 @@ def test_ctrl_c_pauses_and_the_same_command_goes_on(whole: Path, tmp_path: Path)
     assert results(tmp_path) == results(whole)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_its_run_goes_on(whole: Path, tmp_path: Path):
     process = begin(tmp_path, "--workers", "2")
     wait_for(lambda: running(tmp_path) or process.poll() is not None)
@@ -133,6 +137,7 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on(whole: Path, tmp_path: 
     assert results(tmp_path) == results(whole)
 
 
+@pytest.mark.slow
 def test_two_shards_are_the_whole(whole: Path, tmp_path: Path):
     first, second = begin(tmp_path, "--shard", "1/2"), begin(tmp_path, "--shard", "2/2")
     outputs = [process.communicate()[0] for process in (first, second)]

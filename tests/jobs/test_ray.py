@@ -50,6 +50,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     cluster.shutdown()
 
 
+@pytest.mark.slow
 def test_a_node_that_dies_takes_nothing_along(cluster: Any, tmp_path: Path):
     nodes = [cluster.add_node(num_cpus=1, object_store_memory=80_000_000) for _ in range(2)]
     (tmp_path / "ray").mkdir()

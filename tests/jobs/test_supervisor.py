@@ -17,6 +17,7 @@ import torch
 
 from sds3d.jobs.queue import enqueue, progress, stop
 from sds3d.jobs.supervisor import SPARE, Crew, ensure_workers, lock_of, memory_kills, supervise, supervised
+from sds3d.jobs.worker import work
 from sds3d.run.config import make_config, new_run
 from sds3d.run.folder import Run, RunBusyError, read_checkpoint
 from tests.jobs.test_together import QUICK
@@ -71,10 +72,11 @@ def test_a_killed_worker_takes_nothing_along(tmp_path: Path):
     assert (other.state.status, other.state.attempts) == ("done", 0)
     assert "signal 9; attempt 1 of 3" in (victim.folder / "run.log").read_text()
     straight = queued(tmp_path / "straight", "a red mug", 12)
-    drain(tmp_path / "straight")
+    work(tmp_path / "straight", threads=1)  # in this process
     assert same(victim, straight)
 
 
+@pytest.mark.slow
 def test_a_run_that_kills_every_worker_is_given_up_and_the_next_one_comes(tmp_path: Path):
     poison, other = queued(tmp_path, "a red mug", 9000), queued(tmp_path, "a blue chair", 2)
 
@@ -109,6 +111,7 @@ def test_a_worker_that_dies_before_it_comes_to_a_run_is_not_replaced_for_ever(
         assert "signal 9 (2 times)" in run.state.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("request_", "after"), [("pause", "paused"), ("cancel", "cancelled")])
 def test_a_request_acts_within_a_step_and_the_run_can_go_on(request_: str, after: str, tmp_path: Path):
     run, waiting = queued(tmp_path, "a red mug", 40), queued(tmp_path, "a blue chair", 2)
@@ -129,10 +132,11 @@ def test_a_request_acts_within_a_step_and_the_run_can_go_on(request_: str, after
     drain(tmp_path)
     assert run.state.status == waiting.state.status == "done"
     straight = queued(tmp_path / "straight", "a red mug", 40)
-    drain(tmp_path / "straight")
+    work(tmp_path / "straight", threads=1)  # in this process
     assert same(run, straight)
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_queue(tmp_path: Path):
     several = [queued(tmp_path, prompt, 6) for prompt in ("a red mug", "a blue chair", "a green hat", "a black boat")]
     drain(tmp_path, Crew(devices=["cpu", "cpu"], threads=1))
@@ -142,6 +146,7 @@ def test_two_workers_share_a_queue(tmp_path: Path):
         assert [event["step"] for event in run.events()] == list(range(1, 7)), "some steps were done twice"
 
 
+@pytest.mark.slow
 def test_whoever_stops_supervising_pauses_what_is_going_on(tmp_path: Path):
     run, waiting = queued(tmp_path, "a red mug", 9000), queued(tmp_path, "a blue chair", 2)
     for _ in supervise(tmp_path, crew=CREW):
@@ -155,6 +160,7 @@ def test_whoever_stops_supervising_pauses_what_is_going_on(tmp_path: Path):
     assert not run.busy()
 
 
+@pytest.mark.slow
 def test_what_a_dead_machine_left_running_is_found(tmp_path: Path):
     run, damaged, hopeless = (queued(tmp_path, prompt, 3) for prompt in ("a red mug", "a blue chair", "a green hat"))
     run.update(status="running")  # and nobody holds it
@@ -165,6 +171,7 @@ def test_what_a_dead_machine_left_running_is_found(tmp_path: Path):
     assert (hopeless.state.status, hopeless.state.attempts) == ("failed", SPARE + 1)
 
 
+@pytest.mark.slow
 def test_a_worker_that_the_system_ended_for_want_of_memory_is_followed_by_a_lean_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -193,6 +200,7 @@ def workers(root: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_workers_whose_supervisor_was_killed_put_their_run_back(tmp_path: Path):
     run = queued(tmp_path, "a red mug", 30)
     with workers(tmp_path) as process:
@@ -207,10 +215,11 @@ def test_workers_whose_supervisor_was_killed_put_their_run_back(tmp_path: Path):
     assert run.state.step == int(run.checkpoints[0].stem) >= 3
     drain(tmp_path)
     straight = queued(tmp_path / "straight", "a red mug", 30)
-    drain(tmp_path / "straight")
+    work(tmp_path / "straight", threads=1)  # in this process
     assert same(run, straight)
 
 
+@pytest.mark.slow
 def test_ctrl_c_pauses_and_says_so(tmp_path: Path):
     run = queued(tmp_path, "a red mug", 9000)
     command = [sys.executable, "-m", "sds3d", "worker", "--out", str(tmp_path), "--threads", "1"]
@@ -227,6 +236,7 @@ def test_ctrl_c_pauses_and_says_so(tmp_path: Path):
     assert run.state.status == "paused"
 
 
+@pytest.mark.slow
 def test_the_studios_workers_are_started_once_and_outlive_their_starter(tmp_path: Path):
     run = queued(tmp_path, "a red mug", 3)
     starter = (

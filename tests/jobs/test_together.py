@@ -22,6 +22,7 @@ from sds3d.run.config import make_config, new_run, read_config
 from sds3d.run.drive import drive
 from sds3d.run.folder import Run, read_checkpoint
 from tests.run.tiny_runs import disc
+from tests.slow import slow_after
 
 PROMPTS = ("a red mug", "a blue chair", "a green hat")
 QUICK = (
@@ -92,7 +93,7 @@ def assert_alike(ours: list[Run], theirs: list[Run]) -> None:
 RULES = sorted(config.model_fields["name"].default for config in rule_configs())
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", slow_after(1, RULES))
 def test_results_are_those_of_separate_runs(rule: str, tmp_path: Path):
     prior = disc()
     separate, joint = (balls(tmp_path / name, f"guidance={rule}", "steps=2") for name in ("separate", "joint"))
@@ -108,7 +109,7 @@ def test_results_are_those_of_separate_runs(rule: str, tmp_path: Path):
         assert 3 * len(rows) == len(counting.rows), "calls were not joined"
 
 
-@pytest.mark.parametrize("rule", ["multiview", "vsd"])
+@pytest.mark.parametrize("rule", slow_after(1, ["multiview", "vsd"]))
 def test_views_of_several_prompts_are_one_call_of_the_embedded_prior(rule: str, toybox: Prior, tmp_path: Path):
     separate, joint = (runs(tmp_path / name, f"guidance={rule}", "steps=2") for name in ("separate", "joint"))
     for run in separate:

@@ -53,6 +53,7 @@ def test_one_prior_serves_the_whole_queue_and_a_bad_run_is_in_nobodys_way(tmp_pa
     assert [config.model for config in loads if config.model == "toybox"] == ["toybox"] * 2  # once more after the bad
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_not_wanted_any_more_puts_its_run_back(tmp_path: Path):
     run, other = queued(tmp_path, "a red mug", "steps=6"), queued(tmp_path, "a blue chair", "steps=6")
     work(tmp_path, threads=1, together=2, wanted=lambda: run.state.step < 3)
@@ -76,6 +77,7 @@ def short_of_memory(prior: Any, rows: int) -> None:
     prior.network.register_forward_pre_hook(refuse)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rows", "status", "attempts"), [(4, "done", 1), (3, "failed", 1)])
 def test_a_run_that_lacks_memory_goes_on_with_less(
     rows: int, status: str, attempts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -106,6 +108,7 @@ def test_without_retries_a_lack_of_memory_is_the_end(tmp_path: Path):
     assert "out of memory" in run.state.error
 
 
+@pytest.mark.slow
 def test_a_gpu_that_failed_needs_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first, second = queued(tmp_path, "a red mug"), queued(tmp_path, "a blue chair")
 
