@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -146,9 +146,14 @@ def load_yaml(path: Path) -> Tree:
     return tree
 
 
-def dump_yaml(config: Config) -> str:
-    """The complete configuration as YAML, in the order of its fields."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+def dump_yaml(config: Config, *, include: Set[str] | None = None, exclude: Set[str] | None = None) -> str:
+    """The configuration as YAML, in the order of its fields. include, exclude: these fields only, or all but these."""
+    values = config.model_dump(mode="json", include=_names(include), exclude=_names(exclude))
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else ""
+
+
+def _names(fields: Set[str] | None) -> set[str] | None:
+    return None if fields is None else set(fields)
 
 
 def _defaults(model: type[BaseModel]) -> Tree:

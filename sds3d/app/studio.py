@@ -29,11 +29,11 @@ MAX_STEPS = 10_000
 MAX_WAITING = 200
 """Runs in the queue; more are refused, lest one visitor fill it for days."""
 
-NAMES_OF_FILES = (
+OWNERS_ONLY = (
     "prior.name", "prior.model", "prior.lora", "prompts.debias", "representation.sketch", "start_from",
-    "start_from_sha256", "stages",
+    "start_from_sha256", "stages", "log_to",
 )  # fmt: skip
-"""Settings that can name files of this machine or of the network: its own people's, and no visitors'."""
+"""Settings that read files of this machine or the network, or send data away: for its owner, not for visitors."""
 
 EXPORTS = (".glb", ".ply", ".splat", ".spz", ".obj", ".mtl", ".stl", ".usdz", ".zip", ".mp4", ".png")
 """Endings of the files handed out, in the order of the list."""
@@ -61,7 +61,7 @@ class Studio:
     def config(self, prompt: str, preset: str, *layers: Tree) -> RunConfig:
         """As `own_config`, for settings that anybody who can come may give."""
         for layer in layers:
-            self._refuse_names_of_files(layer)
+            self._refuse_owners_only(layer)
         return self.own_config(prompt, preset, *layers)
 
     def own_config(self, prompt: str, preset: str, *layers: Tree) -> RunConfig:
@@ -77,14 +77,16 @@ class Studio:
             raise ConfigError(f"steps = {config.steps}: give {MAX_STEPS} or fewer")
         return config
 
-    def _refuse_names_of_files(self, layer: Mapping[str, Any]) -> None:
+    def _refuse_owners_only(self, layer: Mapping[str, Any]) -> None:
         if self.local:
             return
         given = flat(layer)
-        for key in NAMES_OF_FILES:
+        for key in OWNERS_ONLY:
             # A section given as plain text is its name only, so nothing is missed.
             if any(name == key or name.startswith(f"{key}.") for name in given):
-                raise ConfigError(f"{key} may name files of this machine: a studio that is open to others takes none")
+                raise ConfigError(
+                    f"{key} cannot be set in a studio that is open to others: it reads files or sends data"
+                )
 
     def find(self, name: str) -> Run | None:
         """The run of this folder name, or None: a name that points anywhere but straight into `root` is no run."""

@@ -15,7 +15,7 @@ from sds3d.app.edits import Edits, choices_of, leaves_of, nested
 from sds3d.app.recipes import recipe
 from sds3d.app.result_panel import Updates
 from sds3d.app.run_panel import QUIET, RunPanel, said
-from sds3d.app.studio import MAX_SEED, NAMES_OF_FILES, Studio, checked
+from sds3d.app.studio import MAX_SEED, OWNERS_ONLY, Studio, checked
 from sds3d.config import ConfigError
 from sds3d.files import RunError
 from sds3d.run.folder import Run
@@ -176,7 +176,7 @@ def _settings(create: CreateTab) -> None:
 
         def fixed(field: Setting) -> bool:
             chosen = stages and field.key in settings_form.PROMINENT[:2]
-            return chosen or (not studio.local and field.key in NAMES_OF_FILES)
+            return chosen or (not studio.local and field.key in OWNERS_ONLY)
 
         widgets = settings_form.lay_out(fields, fixed, draft.unfolded)
         if stages:

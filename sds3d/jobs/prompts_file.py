@@ -21,7 +21,7 @@ from typing import Any
 
 from sds3d.config import ConfigError, nearest
 from sds3d.prompts.prompt import checked_prompt
-from sds3d.run.config import RunConfig, make_config
+from sds3d.run.config import NOT_IDENTITY, RunConfig, make_config
 
 KEYS = ("prompt", "seed", "preset", "overrides")
 """What a JSON line may say."""
@@ -81,7 +81,7 @@ def same_runs(entries: Sequence[Entry]) -> list[list[Entry]]:
     """Entries of the same configuration, which are one run, together; in the order of their first lines."""
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
-        groups.setdefault(entry.config.model_dump_json(), []).append(entry)
+        groups.setdefault(entry.config.model_dump_json(exclude=set(NOT_IDENTITY)), []).append(entry)
     return list(groups.values())
 
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -27,6 +27,15 @@ from sds3d.run.folder import Run, create_run
 from sds3d.run.optimize import OptimizerConfig
 
 Level = Annotated[float, Field(ge=0, le=1)]
+
+SinkName = Literal["tensorboard", "wandb"]
+"""Programs that show the progress of runs, see `sds3d.run.sinks`."""
+
+NOT_IDENTITY = frozenset({"log_to"})
+"""Settings that do not change the result: runs that differ in them alone are one run."""
+
+OF_THE_WHOLE_RUN = {"prompt", "seed", "export", "log_to", "start_from", "start_from_sha256", "stages"}
+"""Settings that a stage cannot change."""
 
 FILM = 64_000_000
 """Most pixels of a turntable video, whose frames are in memory together."""
@@ -95,6 +104,8 @@ class RunConfig(Config):
     """Steps between checkpoints."""
     export: ExportConfig = ExportConfig()
     """What is written at the end."""
+    log_to: tuple[SinkName, ...] = ()
+    """Programs that also get the losses, metrics and previews: tensorboard, wandb. Each needs the extra of its name."""
     start_from: str = ""
     """What the object begins as: a file of a mesh, of splats or of points, or the folder of another run."""
     start_from_sha256: str = ""
@@ -112,11 +123,11 @@ class RunConfig(Config):
         for i, stage in enumerate(self.stages):
             share = stage.get("share", 1)
             if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < math.inf:
-                raise ValueError(f"stages.{i}.share = {share!r}: give a number above 0, its part of the run's steps")
+                raise ValueError(f"stages.{i}.share = {share!r}: give a number above 0, its part of the steps")
             if {"share", "steps"} <= stage.keys():
-                raise ValueError(f"stages.{i}: it has steps of its own and a share of the run's, leave one out")
-            if wrong := stage.keys() & {"stages", "prompt", "seed", "export", "start_from", "start_from_sha256"}:
-                raise ValueError(f"stages.{i}.{min(wrong)}: that is the whole run's, set it outside of stages")
+                raise ValueError(f"stages.{i}: give either steps or share, not both")
+            if wrong := stage.keys() & OF_THE_WHOLE_RUN:
+                raise ValueError(f"stages.{i}.{min(wrong)}: it applies to the whole run, so set it outside of stages")
             try:
                 stage_config(self, i)
             except ConfigError as error:
@@ -189,4 +200,4 @@ def new_run(root: Path, config: RunConfig) -> Run:
     if (asset := Path(config.start_from)).is_file():
         digest = hashlib.sha256(asset.read_bytes()).hexdigest()
         config = config.model_copy(update={"start_from_sha256": digest})
-    return create_run(root, slug(config.prompt), config)
+    return create_run(root, slug(config.prompt), config, NOT_IDENTITY)

@@ -1,7 +1,4 @@
-"""From a configuration to a finished run folder: builds prior, scene and rule, and drives the loop.
-
-Every choice there is comes together here.
-"""
+"""From a configuration to a finished run folder: build prior, scene and rule, then drive the loop."""
 
 from __future__ import annotations
 
@@ -42,21 +39,31 @@ from sds3d.run.optimize import (
     undisturbed,
 )
 from sds3d.run.outputs import export_scene, load_scene, save_preview
+from sds3d.run.sinks import Sinks, sinks_of
 
 
 @dataclass
 class Work:
-    """The live objects of a run. stage: which of its stages, from 0; config: that stage's."""
+    """The live objects of a stage.
+
+    stage: its number, from 0. config: its settings. offset: steps of the stages before it.
+    """
 
     stage: int
     config: RunConfig
+    offset: int
     scene: Scene
     guidance: Guidance
     state: LoopState
 
+    @property
+    def steps_done(self) -> int:
+        """Steps done so far, earlier stages included."""
+        return self.offset + self.state.step
+
 
 def latent_rgb_of(prior: Prior) -> Tensor:
-    """The linear map (C, 3) from a prior's latents to colours in [-1, 1] that is right for smooth pictures."""
+    """Fit the linear map (C, 3) from a prior's latents to colours in [-1, 1] on smooth random pictures."""
     coarse = torch.rand(16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
     smooth = functional.interpolate(coarse, (prior.image_size,) * 2, mode="bicubic").clamp(0, 1)  # (16, 3, S, S)
     rgb = smooth.permute(0, 2, 3, 1).to(prior.device)
@@ -71,11 +78,11 @@ def start_work(
     stage: int = 0,
     before: Source | None = None,
 ) -> Work:
-    """A stage's live objects: before its first step, beginning as `before` if given, or from a checkpoint."""
+    """Build a stage's live objects: from a checkpoint, or new ones that start from `before` if given."""
     if checkpoint is not None:
         stage = int(checkpoint["stage"])
     mine = stage_config(config, stage)
-    # Each stage draws from streams of its own; a run of one stage from those of its seed.
+    # Each stage has its own streams; those of a run without stages depend on its seed alone.
     generators = random_streams(config.seed + 1_000_003 * stage, "cameras", "guidance", "scene")
     scene_start = Start(generators["scene"], mine.steps, prior.device)
     if checkpoint is None:
@@ -87,11 +94,11 @@ def start_work(
         state = start(scene, mine.optimizer, generators)
     else:
         state = resume(checkpoint, scene, guidance, mine.optimizer, generators)
-    return Work(stage, mine, scene, guidance, state)
+    return Work(stage, mine, total_steps(config, stage), scene, guidance, state)
 
 
 def optimize_work(work: Work, prior: Prior) -> Iterator[Step]:
-    """The steps of a stage, from where it is to its end; see `sds3d.run.optimize.optimize`."""
+    """Run the remaining steps of a stage; see `sds3d.run.optimize.optimize`."""
     config = work.config
     return optimize(
         work.scene,
@@ -116,25 +123,25 @@ def drive(
     claim: bool = False,
     closed: Status = "paused",
 ) -> Iterator[Step]:
-    """Start or resume a run and drive it to its exports, yielding each step; a finished run yields nothing.
+    """Start or resume a run and drive it to its exports, yielding each step. A finished run yields nothing.
 
-    device, threads: empty and 0 take what the run was started with, or the machine's defaults. prior: one that is
-    loaded already by `prior_settings`, as a worker has it. claim: only a run that is still queued is driven.
-    closed: the status that closing the generator leaves.
+    device, threads: "" and 0 use what the run was started with, or the machine's defaults. prior: a prior that a worker
+    has loaded with `prior_settings`. claim: drive the run only if it is still queued. closed: the run's status after
+    the generator is closed.
 
-    The run ends early, and can be resumed to the same result, when its `control` file asks for it, when the
-    consumer closes the generator, and when the process dies.
-    Raises RunError (locked, no such device), NumericalError, ConfigError, OSError (disk full) and
-    EmptySurfaceError; the state then says "failed" and the last good checkpoint is kept.
+    The run stops early, and can be resumed with the same result, when its `control` file requests it, when the
+    generator is closed, and when the process dies.
+    Raises RunError (locked, no such device, a sink's package is missing), PriorError, NumericalError, ConfigError,
+    OSError (disk full) and EmptySurfaceError. The status is then "failed", and the last good checkpoint is kept.
     """
     with run.locked():
         if not run.config_path.is_file():
-            raise RunError(f"{run.folder} is no run folder any more: it was deleted")
+            raise RunError(f"{run.folder} was deleted")
         before = run.state
         if before.status == "done" or (claim and before.status != "queued"):
             return
         if before.status != "queued":
-            run.clear_request()  # an old request was meant for another process; whoever queues a run clears it then
+            run.clear_request()  # it was meant for an earlier process; queueing a run clears it, too
         run.sweep()
         try:
             yield from _drive(run, device or before.device, threads or before.threads, prior, closed)
@@ -144,7 +151,7 @@ def drive(
             run.update(status="paused")
             raise
         except Exception as error:
-            with suppress(OSError):  # on a full disk the state of before stays
+            with suppress(OSError):  # on a full disk the previous state remains
                 run.log(traceback.format_exc())
                 run.update(status="failed", error=next(iter(str(error).splitlines()), type(error).__name__))
             raise
@@ -160,41 +167,53 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None, close
     for mismatch in prior_mismatches(config):
         run.log(f"warning: {mismatch}")
         warnings.warn(mismatch, stacklevel=2)
-    if _stops(run):
+    if _stopped(run):
         return
     checkpoint = run.load_checkpoint(mend=True)
-    stage = 0 if checkpoint is None else int(checkpoint["stage"])
-    lean = run.state.lean
-    priors = prior_settings(config, lean) if loaded else None, loaded
     clock = _Clock(run.state.seconds if checkpoint else 0.0)
-    scene: Scene | None = None
-    before = starting_point(config, device) if checkpoint is None else None
-    for index in range(stage, stage_count(config)):
-        mine = stage_config(config, index)
-        if priors[0] != (settings := prior_settings(mine, lean)):
-            priors = settings, settings.load(device)
-        prior = priors[1]
-        assert prior is not None
-        work = start_work(config, prior, checkpoint if index == stage else None, index, before)
-        named = f"stage {index + 1} of {stage_count(config)}: {mine.representation.name}, " if config.stages else ""
-        run.log(f"{named}{'resuming after' if work.state.step else 'starting at'} step {work.state.step}")
-        finished = yield from _drive_stage(run, work, prior, clock, total_steps(config, index), total, closed)
-        if not finished:
+    settings = prior_settings(config, run.state.lean) if loaded else None
+    with sinks_of(run, config, _steps_before(config, checkpoint)) as sinks:
+        record = _Record(run, total, clock, sinks, closed)
+        scene = yield from _drive_stages(record, config, checkpoint, _Priors(device, settings, loaded))
+        if scene is None:
             return
-        before = scene = work.scene
-    assert scene is not None  # there is always a stage
-    export_scene(run, config, scene, device)
+        export_scene(run, config, scene, device)
     run.update(status="done", step=total, seconds=clock.seconds())
     run.log(f"finished in {clock.seconds():.1f} s")
 
 
+def _steps_before(config: RunConfig, checkpoint: dict[str, Tensor] | None) -> int:
+    """Steps that a run has done before it continues from a checkpoint."""
+    return total_steps(config, int(checkpoint["stage"])) + int(checkpoint["step"]) if checkpoint else 0
+
+
+def _drive_stages(
+    record: _Record, config: RunConfig, checkpoint: dict[str, Tensor] | None, priors: _Priors
+) -> Generator[Step, None, Scene | None]:
+    """Optimise the remaining stages. Return the scene of the last one, or None if the run was stopped."""
+    first = 0 if checkpoint is None else int(checkpoint["stage"])
+    scene: Scene | None = None
+    before = starting_point(config, priors.device) if checkpoint is None else None
+    for index in range(first, stage_count(config)):
+        mine = stage_config(config, index)
+        prior = priors.load(prior_settings(mine, record.run.state.lean))
+        work = start_work(config, prior, checkpoint if index == first else None, index, before)
+        named = f"stage {index + 1} of {stage_count(config)}: {mine.representation.name}, " if config.stages else ""
+        record.run.log(f"{named}{'resuming after' if work.state.step else 'starting at'} step {work.state.step}")
+        finished = yield from _drive_stage(record, work, prior)
+        if not finished:
+            return None
+        before = scene = work.scene
+    return scene
+
+
 def prior_settings(config: RunConfig, lean: bool) -> PriorConfig:
-    """How a run's prior is loaded. lean: in less memory, with results equal up to float error."""
+    """How a run's prior is loaded. lean: with less memory; results are equal up to float error."""
     return config.prior.in_less_memory() if lean else config.prior
 
 
 def starting_point(config: RunConfig, device: torch.device) -> Source | None:
-    """What `start_from` names, scaled to fit the cube. Raises AssetError or RunError when it cannot be read."""
+    """Load what `start_from` names, scaled to fit the cube. Raises AssetError or RunError if it cannot be read."""
     if not config.start_from:
         return None
     path = Path(config.start_from)
@@ -204,6 +223,21 @@ def starting_point(config: RunConfig, device: torch.device) -> Source | None:
 
     asset, _ = fit_to_cube(load_asset(path))
     return source_of(asset)
+
+
+@dataclass
+class _Priors:
+    """Loads a prior when its settings change. settings: those of `loaded`, None if nothing is loaded."""
+
+    device: torch.device
+    settings: PriorConfig | None
+    loaded: Prior | None
+
+    def load(self, settings: PriorConfig) -> Prior:
+        """Return the prior with these settings."""
+        if self.loaded is None or self.settings != settings:
+            self.settings, self.loaded = settings, settings.load(self.device)
+        return self.loaded
 
 
 class _Clock:
@@ -216,57 +250,83 @@ class _Clock:
         return time.monotonic() - self._began
 
 
-def _drive_stage(
-    run: Run, work: Work, prior: Prior, clock: _Clock, offset: int, total: int, closed: Status
-) -> Generator[Step, None, bool]:
-    """Optimise one stage, `offset` steps of `total` being done before it; returns whether it was finished."""
-    config = work.config
-    previewed = -math.inf  # the first step is drawn: it shows that the run is alive
+@dataclass(frozen=True)
+class _Record:
+    """Writes what happens in a run into its folder and to its sinks.
 
-    def save() -> None:
+    total: steps of all stages. closed: the run's status after the generator is closed.
+    """
+
+    run: Run
+    total: int
+    clock: _Clock
+    sinks: Sinks
+    closed: Status
+
+    def event(self, step: Step) -> None:
+        event = event_of(step)
+        self.run.add_event(event)
+        self.sinks.write(event)
+
+    def progress(self, work: Work) -> None:
+        self.run.update(step=work.steps_done, seconds=self.clock.seconds())
+
+    def checkpoint(self, work: Work) -> None:
         tensors = pack(work.scene, work.guidance, work.state) | {"stage": torch.tensor(work.stage)}
-        run.save_checkpoint(offset + work.state.step, tensors)
-        run.update(step=offset + work.state.step, seconds=clock.seconds())
+        self.run.save_checkpoint(work.steps_done, tensors)
+        self.progress(work)
 
-    steps = optimize_work(work, prior)
+    def preview(self, work: Work) -> None:
+        """Draw the scene without changing the random streams of the run."""
+        device = work.state.optimizer.param_groups[0]["params"][0].device
+        with undisturbed(work.state.generators):
+            picture = save_preview(self.run, work.config.cameras, work.scene, device)
+        self.sinks.show(work.steps_done, picture)
+
+
+def _drive_stage(record: _Record, work: Work, prior: Prior) -> Generator[Step, None, bool]:
+    """Optimise one stage. Return whether it was finished."""
+    run, config = record.run, work.config
+    previewed = -math.inf  # the first step is drawn at once, to show that the run is alive
     saved = work.state.step
-    if _stops(run):
+    steps = optimize_work(work, prior)
+    if _stopped(run):
         return False
     try:
         for local in steps:
-            step = replace(local, step=offset + local.step, total=total)
-            run.add_event(event_of(step))
+            step = replace(local, step=work.steps_done, total=record.total)
+            record.event(step)
             if time.monotonic() - previewed >= config.preview_every:
-                _preview(run, work)
+                record.preview(work)
                 previewed = time.monotonic()
-                run.update(step=step.step, seconds=clock.seconds())
+                record.progress(work)
             if local.step % config.checkpoint_every == 0 or local.step == config.steps:
-                save()
+                record.checkpoint(work)
                 saved = local.step
             yield step
-            if run.requested() is not None and step.step < total:
-                save()
+            if run.requested() is not None and step.step < record.total:
+                record.checkpoint(work)
                 saved = local.step
-                if _stops(run):  # unless it was taken back meanwhile
+                if _stopped(run):  # unless the request was withdrawn meanwhile
                     return False
     except (GeneratorExit, NumericalError) as error:
-        # Both leave the state of a finished step behind, which is worth keeping.
+        # Both leave the state of a finished step, which is worth keeping.
         if work.state.step > saved:
-            save()
-        if isinstance(error, GeneratorExit) and not _stops(run):
-            run.update(status=closed)
+            record.checkpoint(work)
+        if isinstance(error, GeneratorExit) and not _stopped(run):
+            run.update(status=record.closed)
         raise
-    _preview(run, work)
+    record.preview(work)
     return True
 
 
-def _stops(run: Run) -> bool:
-    """Pauses or cancels the run if that was asked for, and says whether it was."""
+def _stopped(run: Run) -> bool:
+    """Pause or cancel the run if that was requested. Return whether it was."""
     request = run.requested()
     if request is None:
         return False
     state = run.update(status=STOPPED[request])
-    run.clear_request()  # last: killed before it, the run is stopped all the same
+    run.clear_request()  # last: if the process is killed before this line, the run is stopped all the same
     run.log(f"{request} after step {state.step}")
     return True
 
@@ -280,10 +340,3 @@ def event_of(step: Step) -> dict[str, object]:
         "losses": step.losses,
         "metrics": step.guided.metrics,
     }
-
-
-def _preview(run: Run, work: Work) -> None:
-    """Draw what there is; the run goes on as if it had not been drawn."""
-    device = work.state.optimizer.param_groups[0]["params"][0].device
-    with undisturbed(work.state.generators):
-        save_preview(run, work.config.cameras, work.scene, device)

@@ -19,7 +19,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -222,13 +222,16 @@ class Run:
         return is_held(self.folder / "lock")
 
 
-def create_run(root: Path, slug: str, config: Config) -> Run:
-    """The folder of this configuration under `root`, made when it is not there yet.
+def create_run(root: Path, slug: str, config: Config, aside: Set[str] = frozenset()) -> Run:
+    """Return the run folder of this configuration under `root`, and create it if it does not exist.
 
-    Raises RunError when the folder cannot be written.
+    aside: settings that do not tell runs apart. A run that differs in them alone is the same run with new values.
+    Raises RunError if the folder cannot be written.
     """
-    text = dump_yaml(config)
-    digest = hashlib.sha256(text.encode()).hexdigest()
+    identity = dump_yaml(config, exclude=aside)
+    given = {name for name in aside if getattr(config, name) != type(config).model_fields[name].default}
+    text = identity + dump_yaml(config, include=given)
+    digest = hashlib.sha256(identity.encode()).hexdigest()
     for attempt in range(100):
         name = f"{slug}-{digest[:8]}" + (f"-{attempt + 1}" if attempt else "")
         run = Run(root / name)
@@ -236,11 +239,21 @@ def create_run(root: Path, slug: str, config: Config) -> Run:
             if not run.config_path.exists():
                 run.folder.mkdir(parents=True, exist_ok=True)
                 write_atomically(run.config_path, text.encode())
-            if run.config_path.read_text(encoding="utf-8") == text:
+            before = run.config_path.read_text(encoding="utf-8")
+            if before == text:
+                return run
+            if before.startswith(identity) and _has_only(before.removeprefix(identity), aside):
+                write_atomically(run.config_path, text.encode())
                 return run
         except OSError as error:
             raise RunError(f"cannot write {run.folder}: {error.strerror}; choose another folder with --out") from error
     raise RunError(f"{root} holds a hundred other configurations of the name {slug}-{digest[:8]}")
+
+
+def _has_only(text: str, keys: Set[str]) -> bool:
+    """Whether YAML text that ends a file has no keys but these at its top level."""
+    outer = [line for number, line in enumerate(text.splitlines()) if number == 0 or line[:1] not in ("-", " ")]
+    return all(line.partition(":")[0] in keys for line in outer)
 
 
 def open_run(folder: Path) -> Run:

@@ -16,7 +16,12 @@ from sds3d.run.config import make_config, new_run
 
 def test_studios_open_to_others_take_no_names_of_files(studio: Studio):
     visitors = replace(studio, local=False)
-    for layer in ({"start_from": "/etc/passwd"}, {"prior": {"model": "/"}}, {"stages": [{"steps": 3}]}):
+    for layer in (
+        {"log_to": ["wandb"]},
+        {"start_from": "/etc/passwd"},
+        {"prior": {"model": "/"}},
+        {"stages": [{"steps": 3}]},
+    ):
         with pytest.raises(ConfigError, match="open to others"):
             visitors.config("a red mug", "toybox", layer)
     assert visitors.config("a red mug", "toybox", {"steps": 3}).steps == 3

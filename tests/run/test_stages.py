@@ -63,10 +63,10 @@ def test_stages_share_the_steps_of_the_run() -> None:
     [
         ({"share": 0}, r"stages\.0\.share = 0: give a number above 0"),
         ({"share": "half"}, r"stages\.0\.share = 'half': give a number above 0"),
-        ({"share": 1, "steps": 3}, r"stages\.0: it has steps of its own and a share"),
+        ({"share": 1, "steps": 3}, r"stages\.0: give either steps or share"),
         ({"representation": "blob"}, r'in stages\.0: representation\.name = "blob" is unknown'),
         ({"stepz": 3}, r'in stages\.0: unknown key "stepz"; did you mean "steps"\?'),
-        ({"prompt": "a mug"}, r"stages\.0\.prompt: that is the whole run's"),
+        ({"prompt": "a mug"}, r"stages\.0\.prompt: it applies to the whole run"),
     ],
 )
 def test_a_wrong_stage_is_named(stage: dict[str, Any], message: str) -> None:
