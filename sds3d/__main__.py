@@ -1,4 +1,4 @@
-"""`python -m sds3d` is the `sds3d` command."""
+"""`python -m sds3d` runs the `sds3d` command."""
 
 from sds3d.cli.main import main
 

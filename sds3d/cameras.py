@@ -1,8 +1,8 @@
-"""Cameras: one dataclass for a batch of views, the orbits they are sampled from, and their matrices.
+"""Cameras: a batch of views, the orbits they are sampled from, and their matrices.
 
-World frame (glTF's): right-handed, +Y up, the asset's front faces +Z, metres. Azimuth 0 looks at the
-front from +Z and grows counter-clockwise seen from above, so azimuth 90 is a camera on +X. All angles
-are in degrees. Cameras follow OpenGL: x right, y up, looking along -z.
+World frame, as in glTF: right-handed, +Y up, the front of the asset faces +Z, metres. A camera at azimuth 0 is on +Z
+and sees the front; at azimuth 90 it is on +X. All angles are in degrees. Camera frame, as in OpenGL: x right, y up,
+looking along -z.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sds3d.config import Config
 
 @dataclass(frozen=True)
 class Cameras:
-    """A batch of B pinhole cameras on orbits round the origin.
+    """A batch of B pinhole cameras on orbits around the origin.
 
     azimuth, elevation: (B,) float32, degrees. distance: (B,) metres from the origin.
     fovy: (B,) vertical field of view in degrees. height, width: picture size in pixels.
@@ -46,7 +46,7 @@ class Cameras:
         )
 
     def to(self, device: torch.device | str) -> Cameras:
-        """The same cameras on another device."""
+        """Return the same cameras on another device."""
         return replace(
             self,
             azimuth=self.azimuth.to(device),
@@ -57,7 +57,7 @@ class Cameras:
 
     @staticmethod
     def cat(parts: Sequence[Cameras]) -> Cameras:
-        """The parts' batches, one after the other, at the first one's picture size."""
+        """Concatenate batches; the picture size is that of the first."""
         return replace(
             parts[0],
             azimuth=torch.cat([part.azimuth for part in parts]),
@@ -67,11 +67,11 @@ class Cameras:
         )
 
     def resized(self, height: int, width: int) -> Cameras:
-        """The same views at another resolution."""
+        """Return the same views at another resolution."""
         return replace(self, height=height, width=width)
 
     def position(self) -> Tensor:
-        """Camera centres in the world, (B, 3)."""
+        """Return the camera centres in the world, (B, 3)."""
         azimuth, elevation = torch.deg2rad(self.azimuth), torch.deg2rad(self.elevation)
         direction = torch.stack(
             [elevation.cos() * azimuth.sin(), elevation.sin(), elevation.cos() * azimuth.cos()], dim=-1
@@ -79,10 +79,10 @@ class Cameras:
         return self.distance[:, None] * direction
 
     def c2w(self) -> Tensor:
-        """Camera-to-world matrices of OpenGL cameras, (B, 4, 4)."""
+        """Return camera-to-world matrices of OpenGL cameras, (B, 4, 4)."""
         azimuth, elevation = torch.deg2rad(self.azimuth), torch.deg2rad(self.elevation)
         zero = torch.zeros_like(azimuth)
-        # Written with angles rather than a look-at, so that straight up and down stay defined.
+        # From angles instead of a look-at, so that views straight up and down are defined.
         right = torch.stack([azimuth.cos(), zero, -azimuth.sin()], dim=-1)
         up = torch.stack([-elevation.sin() * azimuth.sin(), elevation.cos(), -elevation.sin() * azimuth.cos()], dim=-1)
         back = self.position() / self.distance[:, None]
@@ -93,12 +93,12 @@ class Cameras:
         return matrix
 
     def opencv_viewmats(self) -> Tensor:
-        """World-to-camera matrices of OpenCV cameras (x right, y down, z forward), (B, 4, 4)."""
+        """Return world-to-camera matrices of OpenCV cameras (x right, y down, z forward), (B, 4, 4)."""
         flip = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], device=self.azimuth.device))
         return flip.to(self.azimuth.dtype) @ torch.linalg.inv(self.c2w())
 
     def intrinsics(self) -> Tensor:
-        """Pinhole matrices K in pixels (pixel centres at half-integers), (B, 3, 3)."""
+        """Return pinhole matrices K in pixels, with pixel centres at half-integers, (B, 3, 3)."""
         focal = 0.5 * self.height / torch.tan(torch.deg2rad(self.fovy) / 2)
         matrix = torch.zeros(len(self), 3, 3, dtype=focal.dtype, device=focal.device)
         matrix[:, 0, 0], matrix[:, 1, 1] = focal, focal
@@ -106,7 +106,7 @@ class Cameras:
         return matrix
 
     def rays(self) -> tuple[Tensor, Tensor]:
-        """Ray origins and unit directions through pixel centres, row 0 at the top: two (B, H, W, 3)."""
+        """Return ray origins and unit directions through pixel centres, row 0 at the top: two (B, H, W, 3)."""
         tan = torch.tan(torch.deg2rad(self.fovy) / 2)[:, None, None]  # (B, 1, 1)
         device, dtype = self.azimuth.device, self.azimuth.dtype
         rows = 1 - 2 * (torch.arange(self.height, device=device, dtype=dtype) + 0.5) / self.height
@@ -126,7 +126,7 @@ def orbit(
     fovy: float | Tensor = 30.0,
     size: int = 64,
 ) -> Cameras:
-    """Cameras at the given azimuths (B values, degrees); the other values are shared or (B,) tensors."""
+    """Return cameras at the given azimuths (B values, degrees); the other values are shared or (B,) tensors."""
     azimuth = torch.as_tensor(azimuth, dtype=torch.float32)
 
     def spread(value: float | Tensor) -> Tensor:
@@ -138,21 +138,21 @@ def orbit(
 def turntable(
     n_views: int, elevation: float = 15.0, distance: float = 2.1, fovy: float = 30.0, size: int = 64
 ) -> Cameras:
-    """`n_views` cameras evenly round the object, starting at the front."""
+    """Return `n_views` cameras, evenly spaced around the object, starting at the front."""
     return orbit([360.0 * i / n_views for i in range(n_views)], elevation, distance, fovy, size)
 
 
 class CameraConfig(Config):
-    """The distribution that training cameras are drawn from."""
+    """The distribution of the training cameras."""
 
     views: int = Field(default=4, ge=1, le=256)
-    """Views per step. A multi-view prior needs a multiple of its own number of views."""
+    """Views per step. A multi-view prior needs a multiple of its number of views."""
     orthogonal: bool = True
-    """Views of a step stand 360/views degrees apart at one elevation and distance (MVDream, 2308.16512)."""
+    """Whether the views of a step are 360/views degrees apart, at one elevation and distance (MVDream, 2308.16512)."""
     elevation: tuple[float, float] = (0.0, 36.0)
     """Range of elevations in degrees."""
     distance: tuple[float, float] = (2.05, 2.15)
-    """Range of distances in metres; the asset fits a 1 m cube."""
+    """Range of distances in metres. The asset fits into a 1 m cube."""
     fovy: tuple[float, float] = (30.0, 30.0)
     """Range of vertical fields of view in degrees."""
     size: int = Field(default=64, ge=8, le=2048)
@@ -171,7 +171,7 @@ class CameraConfig(Config):
 
 
 def sample_cameras(config: CameraConfig, generator: torch.Generator) -> Cameras:
-    """One step's cameras, drawn on the CPU so that one seed gives one result on every device."""
+    """Draw the cameras of one step, on the CPU, so that a seed gives the same cameras on every device."""
 
     def uniform(bounds: tuple[float, float], n: int) -> Tensor:
         return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(n, generator=generator)

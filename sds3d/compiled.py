@@ -1,7 +1,7 @@
-"""numba.njit whose machine code lies in the user's cache folder.
+"""numba.njit with its machine code in the user's cache folder.
 
-Beside the source, where numba puts it, it would outlive the package: an installer removes what it installed and no
-more, and the folder that is left in site-packages hides the package from then on if it is installed from elsewhere.
+Numba's default is a folder next to the source. An uninstaller leaves that folder in site-packages, where it hides a
+later installation from another place.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 
 import numba
 
-_config: Any = numba.config  # whose attributes are made when it is imported
+_config: Any = numba.config  # its attributes are created on import
 
 
 def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """As numba.njit. Where NUMBA_CACHE_DIR is set, machine code goes there."""
+    """Compile like numba.njit. NUMBA_CACHE_DIR, if set, takes precedence over the user's cache folder."""
 
     def compiled(function: Callable[..., Any]) -> Any:
         chosen = _config.CACHE_DIR  # numba reads it when a function is decorated
@@ -31,7 +31,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 def cache_folder() -> str:
-    """The user's folder for machine code: `$XDG_CACHE_HOME/sds3d/numba`, or that of ~/.cache; empty without a home."""
+    """Return `$XDG_CACHE_HOME/sds3d/numba`, by default below ~/.cache; "" if the user has no home folder."""
     try:
         return str(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sds3d" / "numba")
     except RuntimeError:

@@ -177,10 +177,13 @@ def _complete(model: type[BaseModel], tree: Mapping[str, Any]) -> Tree:
     return full
 
 
-def meant(word: str, known: Sequence[str]) -> str:
-    """The rest of a sentence: the nearest known word, or all of them."""
+def meant(word: str, known: Sequence[str], otherwise: str = "") -> str:
+    """Return the end of an error message: the nearest known word or, if none is near, `otherwise`.
+
+    otherwise: by default, a list of all known words.
+    """
     close = nearest(word, known)
-    return f'did you mean "{close[0]}"?' if close else f"use one of: {', '.join(known)}"
+    return f'did you mean "{close[0]}"?' if close else otherwise or f"use one of: {', '.join(known)}"
 
 
 def _variants(annotation: Any) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""Files that are whole at every instant, and a full disk told clearly."""
+"""Atomic writes, clear errors on a full disk, and the errors of run folders and models."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> Path:
-    """Replace a file so that a crash at any instant leaves the old or the new one, whole.
+    """Replace a file atomically: a crash at any time leaves either the old or the new file.
 
-    Raises OSError; when the disk is full its message says so and the old file is still there.
+    Raises OSError. If the disk is full, its message says so, and the old file remains.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of its own: two writers at once must not write into each other's file.
+    # A name per writer, so that two concurrent writers use different files.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -31,7 +31,7 @@ def write_atomically(path: Path, data: bytes) -> Path:
 
 
 def sweep(folder: Path, seconds: float = 60.0) -> None:
-    """Remove what killed processes left half-written in a folder, if it is older than so many seconds."""
+    """Remove temporary files that killed processes left in a folder, if they are older than this many seconds."""
     for path in folder.glob(".*.tmp"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > seconds:
@@ -39,16 +39,16 @@ def sweep(folder: Path, seconds: float = 60.0) -> None:
 
 
 def disk_error(error: OSError, path: Path, size: int) -> OSError:
-    """What to raise for an error of writing `size` bytes: one that says what to do, when the disk is full."""
+    """Return the error to raise when writing `size` bytes failed; if the disk is full, it says what to do."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
         need = max(1, round(size / 1e6))
-        return OSError(error.errno, f"no space left to write {path} (about {need} MB); free some and resume")
+        return OSError(error.errno, f"no space left to write {path} (about {need} MB); free some space and resume")
     return error
 
 
 class RunError(RuntimeError):
-    """A run folder that cannot be used as asked; the message says what to do."""
+    """A run folder cannot be used as requested. The message says what to do."""
 
 
 class PriorError(RuntimeError):
-    """A model can't be loaded or used; the message says why and what to do, in one line."""
+    """A model cannot be loaded or used. The message is one line: why, and what to do."""

@@ -1,4 +1,4 @@
-"""States as flat tensors by name, "<part>/<name>": what checkpoints hold, of however many parts."""
+"""State dictionaries as flat tensors named "<part>/<name>", as checkpoints store them."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 
 
 def prefixed(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a part, named after it."""
+    """Prefix the names of a part's state with the name of the part."""
     return {f"{name}/{key}": value for key, value in state.items()}
 
 
 def part(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The inverse of `prefixed`: what belongs to the part of that name."""
+    """Return the state of one part: the inverse of `prefixed`."""
     return {key.removeprefix(f"{name}/"): value for key, value in state.items() if key.startswith(f"{name}/")}
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Step counts and moments, "<parameter's index>/<name>"."""
+    """Return step counts and moments, named "<index of the parameter>/<name>"."""
     state = optimizer.state_dict()["state"]
     return {
         f"{index}/{name}": torch.as_tensor(value) for index, moments in state.items() for name, value in moments.items()
@@ -27,7 +27,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
-    """Takes back what `optimizer_state` gave; rates and the like stay those of the optimiser."""
+    """Load the tensors of `optimizer_state`; learning rates and other options keep the optimiser's values."""
     moments: dict[int, dict[str, Tensor]] = {}
     for key, value in state.items():
         index, _, name = key.partition("/")

@@ -17,7 +17,7 @@ from sds3d.app.page import build_page
 from sds3d.app.studio import Studio
 from sds3d.app.theme import CSS, THEME
 from sds3d.config import ConfigError
-from sds3d.jobs.supervisor import tend
+from sds3d.jobs.supervisor import keep_workers
 
 
 def launch(
@@ -53,7 +53,7 @@ def launch(
     # What is handed out lies beside the runs, and not with what other programs of this machine hand out.
     os.environ["GRADIO_TEMP_DIR"] = str(root / ".served")
     page = build_page(Studio(root, tuple(overrides), local=local))
-    threading.Thread(target=tend, args=(root,), daemon=True).start()
+    threading.Thread(target=keep_workers, args=(root,), daemon=True).start()
     page.queue(default_concurrency_limit=None)
     try:
         _, address, public = page.launch(

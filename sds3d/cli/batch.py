@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -30,6 +31,7 @@ from sds3d.cli.options import (
 )
 from sds3d.config import parse_override
 from sds3d.console import STYLES, bars_by_stage, err, out, print_json
+from sds3d.jobs.worker_settings import WorkerSettings
 from sds3d.presets import load_preset
 
 if TYPE_CHECKING:
@@ -101,7 +103,8 @@ def batch(
     with bars_by_stage() as report:
         made = make_batch(root, entries, part, lambda done, total: report("run folders", done, total))
     watch = Watch(made.jobs)
-    stopped = _watch(made, watch, _engine(engine, address, workers, threads, retries, together))
+    settings = WorkerSettings((), threads, retries, together)
+    stopped = _watch(made, watch, _engine(engine, address, workers, settings))
     with err.status("writing the gallery"):
         from sds3d.jobs.gallery import write_gallery
 
@@ -116,21 +119,21 @@ def batch(
         raise typer.Exit(Exit.FAILED)
 
 
-def _engine(name: EngineName, address: str, workers: int, threads: int, retries: int, together: int) -> Engine:
-    from sds3d.jobs.supervisor import Crew, default_devices, supervise
-
+def _engine(name: EngineName, address: str, workers: int, settings: WorkerSettings) -> Engine:
+    """workers: how many, 0 for one per device. settings: without devices and log."""
     if name is EngineName.local:
+        from sds3d.jobs.supervisor import default_devices, supervise
+
         devices = default_devices(workers)
 
         def locally(root: Path, names: Sequence[str]) -> Iterator[None]:
             # Output of workers would break the live table; failures are shown there.
-            return supervise(root, names, Crew(devices, threads, retries, together, log=root / ".workers.log"))
+            return supervise(root, names, replace(settings, devices=devices, log=root / ".workers.log"))
 
         return locally
     from sds3d.jobs import ray_engine
 
-    crew = Crew((), threads, retries, together)
-    return lambda root, names: ray_engine.supervise(root, names, crew, address, workers)
+    return lambda root, names: ray_engine.supervise(root, names, settings, address, workers)
 
 
 def _watch(batch: Batch, watch: Watch, engine: Engine) -> bool:

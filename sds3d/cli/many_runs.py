@@ -43,12 +43,13 @@ def worker(
     idle: Annotated[float, typer.Option(min=0, help="Seconds to wait for more runs before ending.")] = 0.0,
 ) -> None:
     """Process the queued runs of a folder. The studio starts workers itself."""
-    from sds3d.jobs.supervisor import Crew, default_devices, supervise
+    from sds3d.jobs.supervisor import default_devices, supervise
+    from sds3d.jobs.worker_settings import WorkerSettings
 
-    crew = Crew(default_devices(workers), threads, retries, together, idle)
+    settings = WorkerSettings(default_devices(workers), threads, retries, together, idle)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background jobs ignore it
     try:
-        for _ in supervise(out_dir, crew=crew):
+        for _ in supervise(out_dir, settings=settings):
             pass
     except KeyboardInterrupt:
         err.print("paused; sds3d resume continues a run")

@@ -1,1 +1,1 @@
-"""Processes that work off runs."""
+"""Queues, workers, and batches of runs."""

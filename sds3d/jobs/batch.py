@@ -1,6 +1,6 @@
-"""A batch: the runs that a file of prompts asks for, in one folder, and how far they are.
+"""A batch: the runs of a file of prompts, in one folder, and their progress.
 
-It has no state of its own: runs are found again by their configurations, so the same batch goes on where it stopped.
+A batch stores no state: it finds its runs by their configurations, so the same batch continues where it stopped.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from sds3d.run.folder import Run
 
 POLL = 0.5  # seconds
 LOOKED_AT = 200
-"""Waiting jobs that are looked at each time, of thousands: half of them the next ones, half in turns."""
+"""Number of waiting jobs that are read at each look, of thousands: half are the next ones, half take turns."""
 
 Engine = Callable[[Path, Sequence[str]], Iterator[None]]
-"""Works off those queued runs of a folder that have these names, yielding now and then; closing it pauses them."""
+"""Processes the queued runs of a folder that have these names. Yields regularly; closing it pauses the runs."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A run and the lines that ask for it, the first of them first. steps: in all."""
+    """A run and the lines of the file that ask for it, in order. steps: of all its stages."""
 
     run: Run
     entries: tuple[Entry, ...]
@@ -37,7 +37,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Batch:
-    """The jobs of a folder, in the order of their lines. shard: (i, n) when they are the i-th of n shards."""
+    """The jobs of a folder, in the order of their lines. shard: (i, n) if they are the i-th of n shards."""
 
     root: Path
     jobs: tuple[Job, ...]
@@ -55,9 +55,9 @@ def make_batch(
     shard: tuple[int, int] = (1, 1),
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> Batch:
-    """The runs of a file's entries, or of the i-th of n shards: every n-th run. Makes their folders.
+    """Create the run folders of a file's entries, or of the i-th of n shards: every n-th run.
 
-    report: takes how many of them are there, and of how many. Raises RunError when a folder cannot be written.
+    report: receives the number of folders created so far, and of all. Raises RunError if a folder cannot be written.
     """
     index, count = shard
     jobs = []
@@ -74,18 +74,18 @@ def _steps(config: RunConfig) -> int:
 
 
 def carry_out(batch: Batch, engine: Engine) -> Generator[None]:
-    """Carry out all runs that are not done, those too that failed before; yields now and then until none goes on.
+    """Carry out all unfinished runs, including failed ones. Yields regularly until none is active.
 
-    Runs that somebody cancelled are left alone, and those that another process works at are waited for. Whoever stops
-    iterating pauses what is going on.
+    Cancelled runs are left alone. Runs that another process drives are waited for. Closing the generator pauses the
+    active runs.
     """
     for job in batch.jobs:
-        with suppress(RunError):  # a damaged state: that run is told as failed
+        with suppress(RunError):  # a damaged state: the run is reported as failed
             if job.run.state.status != "cancelled":
                 enqueue(job.run)
     while True:
         yield from engine(batch.root, batch.names)
-        seen = [look(job.run) for job in batch.jobs]
+        seen = [progress_of(job.run) for job in batch.jobs]
         if not any(one.active or one.status == "stopped" for one in seen):
             return
         yield
@@ -93,12 +93,12 @@ def carry_out(batch: Batch, engine: Engine) -> Generator[None]:
 
 
 def clipped(text: str, most: int) -> str:
-    """The text, cut where it is longer."""
+    """Return the text, cut to `most` characters."""
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def look(run: Run) -> Progress:
-    """How far a run is; one with a damaged state counts as failed."""
+def progress_of(run: Run) -> Progress:
+    """Read the progress of a run; a run with a damaged state counts as failed."""
     try:
         return progress(run)
     except RunError as error:
@@ -106,34 +106,34 @@ def look(run: Run) -> Progress:
 
 
 class Watch:
-    """How far a batch is, and how long it will take.
+    """Progress of a batch, and the time it will take.
 
-    seen: what was seen last of each job.
+    seen: the last known progress of each job.
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs = jobs
-        self.seen = [look(job.run) for job in jobs]
+        self.seen = [progress_of(job.run) for job in jobs]
         self._done_before, self._steps_before = self.counts["done"], self.steps
         self._began = 0.0  # when the first step was seen
         self._turn = 0
 
     def look(self, *, everywhere: bool = False) -> list[int]:
-        """Look at the jobs that are not done; returns the numbers of those whose status has changed.
+        """Read the progress of unfinished jobs. Return the numbers of those whose status has changed.
 
-        everywhere: at all of them, where otherwise of many that wait some are looked at.
+        everywhere: read all of them; otherwise only some of many waiting ones.
         """
         unfinished = [number for number, one in enumerate(self.seen) if one.status != "done"]
         if not everywhere:
             queued = [number for number in unfinished if self.seen[number].status == "queued"]
             turn = [queued[(self._turn + i) % len(queued)] for i in range(min(LOOKED_AT // 2, len(queued)))]
-            passed_over = set(queued[LOOKED_AT // 2 :]) - set(turn)
-            unfinished = [number for number in unfinished if number not in passed_over]
+            skipped = set(queued[LOOKED_AT // 2 :]) - set(turn)
+            unfinished = [number for number in unfinished if number not in skipped]
             self._turn += LOOKED_AT // 2
         changed = []
         for number in unfinished:
             before = self.seen[number]
-            now = self.seen[number] = look(self.jobs[number].run)
+            now = self.seen[number] = progress_of(self.jobs[number].run)
             if now.status != before.status:
                 changed.append(number)
         if not self._began and self.steps > self._steps_before:
@@ -142,23 +142,23 @@ class Watch:
 
     @property
     def counts(self) -> Counter[str]:
-        """How many jobs have each status."""
+        """Number of jobs by status."""
         return Counter(one.status for one in self.seen)
 
     @property
     def steps(self) -> int:
-        """Steps done, of all jobs."""
+        """Steps done in all jobs."""
         return sum(one.step for one in self.seen)
 
     @property
     def total(self) -> int:
-        """Steps that will have been done when no job fails further: those of ended jobs count as they are."""
+        """Steps at the end if no further job fails; ended jobs count with the steps they did."""
         pairs = zip(self.jobs, self.seen, strict=True)
         return sum(job.steps if one.active or one.status == "stopped" else one.step for job, one in pairs)
 
     @property
     def seconds_left(self) -> float:
-        """At the speed so far, exports included, once a job is done; before, at that of the steps. 0 if unknown."""
+        """Time left at the speed so far, exports included; before a job is done, at the speed of steps. 0: unknown."""
         if self.counts["done"] > self._done_before:
             rate = (self.steps - self._steps_before) / max(time.monotonic() - self._began, 0.1)
         else:

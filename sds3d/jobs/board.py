@@ -1,4 +1,4 @@
-"""What a batch shows while it goes on: a live table on a terminal, a line a change elsewhere."""
+"""Display of a batch in progress: a live table on a terminal, one line per change elsewhere."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from sds3d.jobs.batch import Job, Watch, clipped
 from sds3d.jobs.queue import Progress
 
 ORDER = ("done", "failed", "cancelled", "paused", "stopped", "exporting", "running", "starting", "queued", "new")
-GOING_ON = ("exporting", "running", "starting")
+ACTIVE = ("exporting", "running", "starting")
 FAILURES = 5
-"""Failures that stand under the table; all are told at the end."""
+"""Number of failures listed below the live table. At the end all are listed."""
 
 
 class Board:
-    """Shows a watch on a console."""
+    """Shows the progress of a batch on a console."""
 
     def __init__(self, watch: Watch, console: Console) -> None:
         self.watch, self.console = watch, console
         self._live: Live | None = None
-        self._said = self._percent()
+        self._reported = self._percent()
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """While it is seen."""
+        """Show the board during the block."""
         with ExitStack() as stack:
             if self.console.is_terminal:
                 self._live = stack.enter_context(Live(self, console=self.console, auto_refresh=False))
@@ -41,7 +41,7 @@ class Board:
         self._live = None
 
     def look(self, *, everywhere: bool = False) -> None:
-        """Look at the jobs, as `Watch.look`, and show what has changed."""
+        """Read the progress of the jobs, as `Watch.look`, and show what has changed."""
         before = list(self.watch.seen)
         changed = self.watch.look(everywhere=everywhere)
         if self._live is not None:
@@ -50,26 +50,26 @@ class Board:
         for number in changed:
             if (line := self._change(number, before[number])) is not None:
                 self.console.print(line, soft_wrap=True)
-        if (percent := self._percent()) // 10 > self._said // 10:
-            self._said = percent
+        if (percent := self._percent()) // 10 > self._reported // 10:
+            self._reported = percent
             self.console.print(f"{percent} %: {summary(self.watch)}", soft_wrap=True)
 
     def _percent(self) -> int:
         return 100 * self.watch.steps // max(self.watch.total, 1)
 
     def _change(self, number: int, before: Progress) -> str | None:
-        """The line about a job whose status has changed, if it is worth one."""
+        """Return the line about a job whose status has changed; None if it needs none."""
         job, now = self.watch.jobs[number], self.watch.seen[number]
         name = escape(title(job))
         match now.status:
-            case status if status in GOING_ON:
-                if before.status in GOING_ON:
+            case status if status in ACTIVE:
+                if before.status in ACTIVE:
                     return None
-                return f"{name}: goes on after step {before.step}" if before.step else f"{name}: started"
+                return f"{name}: continues after step {before.step}" if before.step else f"{name}: started"
             case "done":
                 return f"{name}: done in {duration(job.run.state.seconds)}"
             case "queued":
-                return f"{name}: back in the queue" if before.status in (*GOING_ON, "stopped") else None
+                return f"{name}: back in the queue" if before.status in (*ACTIVE, "stopped") else None
             case status:
                 return f"{name}: {status}" + f": {escape(now.error)}" * bool(now.error)
 
@@ -79,7 +79,7 @@ class Board:
         bar = ProgressBar(total=max(watch.total, 1), completed=watch.steps)
         head.add_row(bar, f"{self._percent()} %")
         yield Group(head, Text.from_markup(summary(watch, colours=True)))
-        active = [pair for pair in self._pairs() if pair[1].status in GOING_ON]
+        active = [pair for pair in self._pairs() if pair[1].status in ACTIVE]
         failed = [pair for pair in self._pairs() if pair[1].status == "failed"][-FAILURES:]
         most = max(console.height - 5 - len(failed), 3)
         table = Table.grid(
@@ -101,12 +101,12 @@ class Board:
 
 
 def title(job: Job) -> str:
-    """A job in a few words: its first line and its prompt, cut where it is long."""
+    """Return a short name of a job: its first line and its prompt, cut if it is long."""
     return f"line {job.entries[0].line}, {clipped(job.entries[0].config.prompt, 60)}"
 
 
 def summary(watch: Watch, *, colours: bool = False) -> str:
-    """How many jobs are in which state, and how long it will take."""
+    """Return how many jobs are in which state, and the time left."""
     counts = watch.counts
     parts = [
         f"[{STYLES[status]}]{counts[status]} {status}[/]" if colours else f"{counts[status]} {status}"

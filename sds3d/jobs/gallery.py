@@ -1,4 +1,4 @@
-"""What a batch hands over beside its run folders: a manifest, contact sheets and a page that opens from the disk."""
+"""The files of a batch next to its run folders: a manifest, contact sheets and a gallery page."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from PIL import Image
 
 from sds3d.files import RunError, write_atomically
 from sds3d.formats.pictures import contact_sheet, png
-from sds3d.jobs.batch import Batch, clipped, look
+from sds3d.jobs.batch import Batch, clipped, progress_of
 from sds3d.jobs.gallery_page import Row, page
 from sds3d.run.folder import Run, RunState
 from sds3d.run.outputs import PREVIEW_VIEWS
 
 FEW = 40
-"""Up to so many assets have a row of views each on the contact sheet; more have their front views side by side."""
+"""Up to this many assets get a row of views each on the contact sheet; more assets get one front view each."""
 COLUMNS, SHEET_ROWS = 16, 25
-"""Front views on a sheet."""
+"""Front views per row, and rows per sheet."""
 FEW_SIZE, MANY_SIZE = 128, 96  # pixels of a view
 
 
 def rows_of(batch: Batch) -> list[Row]:
-    """The manifest's rows, in the order of the file."""
+    """Return the rows of the manifest, in the order of the file."""
     rows = []
     for job in batch.jobs:
-        seen, state, name = look(job.run), _state(job.run), job.run.folder.name
+        seen, state, name = progress_of(job.run), _state(job.run), job.run.folder.name
         exports = [f"{name}/exports/{file}" for file in _files(job.run.exports)]
         for entry in job.entries:
             asked = entry.line, entry.config.prompt, entry.config.seed, entry.preset
@@ -38,7 +38,7 @@ def rows_of(batch: Batch) -> list[Row]:
 
 
 def write_gallery(batch: Batch, title: str) -> list[Path]:
-    """Write manifest, page and, when an asset is finished, contact sheets; returns their paths. Raises OSError."""
+    """Write the manifest, the page and contact sheets of finished assets. Return their paths. Raises OSError."""
     index, count = batch.shard
     mark = f"-{index}-of-{count}" if count > 1 else ""
     rows = rows_of(batch)
@@ -64,21 +64,21 @@ def _write_sheets(root: Path, stem: str, rows: Sequence[Row], title: str) -> lis
         heading = title if len(pages) == 1 else f"{title}, {number} of {len(pages)}"
         sheet = _sheet_of_views(part, root, heading) if few else _sheet_of_fronts(part, root, heading)
         write_atomically(path, png(sheet))
-    for old in root.glob(f"{stem}-page-*.png"):  # of a time when there were more
+    for old in root.glob(f"{stem}-page-*.png"):  # from a time with more assets
         if old not in paths:
             old.unlink()
     return paths
 
 
 def _sheet_of_views(rows: Sequence[Row], root: Path, title: str) -> Image.Image:
-    """A row of views for each asset."""
+    """Draw a row of views for each asset."""
     headings = [f"{360 * i / PREVIEW_VIEWS:.0f}°" for i in range(PREVIEW_VIEWS)]
     labelled = [(f"{row.line}: {clipped(row.prompt, 100)}", _views(root / row.run, FEW_SIZE)) for row in rows]
     return contact_sheet(labelled, headings, title, FEW_SIZE)
 
 
 def _sheet_of_fronts(rows: Sequence[Row], root: Path, title: str) -> Image.Image:
-    """The fronts of many assets, each row with the numbers of the lines that it begins and ends with."""
+    """Draw the front views of many assets; each row is labelled with its first and last line number."""
     labelled = []
     for begin in range(0, len(rows), COLUMNS):
         part = rows[begin : begin + COLUMNS]
@@ -88,7 +88,7 @@ def _sheet_of_fronts(rows: Sequence[Row], root: Path, title: str) -> Image.Image
 
 
 def _views(folder: Path, size: int) -> NDArray[np.float32]:
-    """The views of a run's preview, (PREVIEW_VIEWS, size, size, 3) in [0, 1]; grey ones when it cannot be read."""
+    """Read a run's preview as views, (PREVIEW_VIEWS, size, size, 3) in [0, 1]; grey if it cannot be read."""
     try:
         with Image.open(Run(folder).previews / "latest.png") as picture:
             side = picture.width // PREVIEW_VIEWS
@@ -109,6 +109,6 @@ def _state(run: Run) -> RunState:
 
 
 def _files(folder: Path) -> list[str]:
-    """Paths of the finished files under a folder, relative to it."""
+    """Return the paths of finished files in a folder, relative to it."""
     paths = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     return sorted(path.relative_to(folder).as_posix() for path in paths)

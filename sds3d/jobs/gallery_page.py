@@ -1,4 +1,4 @@
-"""The page of a batch: one HTML file that shows run folders beside it, without a server and without a network."""
+"""The gallery page of a batch: one HTML file that shows the run folders next to it, without server or network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from sds3d.jobs.queue import Status
+from sds3d.jobs.queue import LiveStatus
 
 NAMES = {"contact_sheet.png": "views", "turntable.mp4": "turntable"}
 KINDS = (
@@ -85,16 +85,16 @@ for (const video of document.querySelectorAll("video")) {
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the manifest: a prompt of the file and what has become of it.
+    """A line of the manifest: a prompt of the file, and its result so far.
 
-    seconds, steps: spent and done so far. run: its folder; exports: its files; both relative to the batch's folder.
+    seconds, steps: spent and done so far. run: its folder. exports: its files; paths relative to the batch's folder.
     """
 
     line: int
     prompt: str
     seed: int
     preset: str
-    status: Status
+    status: LiveStatus
     error: str
     seconds: float
     steps: int
@@ -103,10 +103,10 @@ class Row:
 
 
 def page(rows: Sequence[Row], title: str, root: Path) -> str:
-    """The page of a batch in the folder `root`; its links are relative."""
+    """Return the page of a batch in the folder `root`; its links are relative."""
     counts = Counter(row.status for row in rows)
-    told = ", ".join(f"{count} {status}" for status, count in counts.most_common())
-    return _HEAD.format(title=escape(title), counts=escape(told)) + "".join(_card(row, root) for row in rows) + _FOOT
+    summary = ", ".join(f"{count} {status}" for status, count in counts.most_common())
+    return _HEAD.format(title=escape(title), counts=escape(summary)) + "".join(_card(row, root) for row in rows) + _FOOT
 
 
 def _card(row: Row, root: Path) -> str:
@@ -125,12 +125,12 @@ def _card(row: Row, root: Path) -> str:
     named.sort(key=lambda pair: KINDS.index(pair[0]) if pair[0] in KINDS else len(KINDS))
     links = " ".join(f'<a href="{quote(path)}">{escape(name)}</a>' for name, path in named)
     prompt = escape(row.prompt)
-    told = f'<h2 title="{prompt}">{prompt}</h2><p>{escape(facts)}</p>{error}{links}'
-    return f'<article>{view}<div class="text">{told}</div></article>\n'
+    text = f'<h2 title="{prompt}">{prompt}</h2><p>{escape(facts)}</p>{error}{links}'
+    return f'<article>{view}<div class="text">{text}</div></article>\n'
 
 
 def _name(path: str) -> str:
-    """What a file is called on the page: by its kind, as the prompt stands above it."""
+    """Return the label of a file's link: its kind, since the prompt is shown above it."""
     _, _, *folders, file = path.split("/")
     kind = file.rpartition(".")[2]
     name = NAMES.get(file) or (f"splats.{kind}" if file.endswith(f"-splats.{kind}") else kind)

@@ -1,7 +1,7 @@
-"""Files of prompts: what a batch shall make, a line each, as text, CSV or JSON lines.
+"""Files of prompts for a batch: text, CSV or JSON lines, one prompt per line.
 
 prompts.txt     a red mug
-prompts.csv     prompt,seed,preset,guidance.scale      a header; any column beside the first three is a setting
+prompts.csv     prompt,seed,preset,guidance.scale      a header; further columns are settings
 prompts.jsonl   {"prompt": "a red mug", "seed": 1, "preset": "splats", "overrides": {"guidance.scale": 5}}
 """
 
@@ -19,12 +19,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from sds3d.config import ConfigError, nearest
+from sds3d.config import ConfigError, meant, nearest
 from sds3d.prompts.prompt import checked_prompt
 from sds3d.run.config import NOT_IDENTITY, RunConfig, make_config
 
 KEYS = ("prompt", "seed", "preset", "overrides")
-"""What a JSON line may say."""
+"""Keys of a JSON line."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class _Given:
-    """What a line says. seed: none leaves it to the settings."""
+    """The values of a line. seed: None: as in the settings."""
 
     prompt: str
     seed: int | None = None
@@ -47,13 +47,13 @@ class _Given:
 
 
 Lines = Iterator[tuple[int, Callable[[], _Given]]]
-"""Line numbers, and what reads the line; it raises ConfigError for a wrong one."""
+"""Line numbers, and functions that read the lines. They raise ConfigError for an invalid line."""
 
 
 def read_prompts(path: Path, preset: str = "toybox", overrides: Sequence[str] = ()) -> list[Entry]:
-    """The prompts of a file, in its order. preset, overrides: for lines that do not say otherwise themselves.
+    """Read the prompts of a file, in order. preset, overrides: for lines that do not set them.
 
-    Raises ConfigError with a line for each problem of the file, all of them, with the numbers of their lines.
+    Raises ConfigError that lists all problems of the file with their line numbers.
     """
     entries: list[Entry] = []
     problems: dict[str, list[int]] = {}
@@ -63,7 +63,7 @@ def read_prompts(path: Path, preset: str = "toybox", overrides: Sequence[str] = 
             given = read()
             prompt = _checked(given.prompt)
             key = given.preset or preset, (*overrides, *given.overrides)
-            if key not in known:  # thousands of lines have few settings
+            if key not in known:  # thousands of lines share few settings
                 known[key] = make_config(prompt, *key)
             changes = {"prompt": prompt} if given.seed is None else {"prompt": prompt, "seed": given.seed}
             entries.append(Entry(line, key[0], known[key].model_copy(update=changes)))
@@ -71,14 +71,14 @@ def read_prompts(path: Path, preset: str = "toybox", overrides: Sequence[str] = 
             for problem in str(error).splitlines():
                 problems.setdefault(problem, []).append(line)
     if problems:
-        raise ConfigError("\n".join(_told(path, problem, lines) for problem, lines in problems.items()))
+        raise ConfigError("\n".join(_located(path, problem, lines) for problem, lines in problems.items()))
     if not entries:
-        raise ConfigError(f"{path} holds no prompts: write one a line, for example: a red mug")
+        raise ConfigError(f"{path} has no prompts; write one per line, for example: a red mug")
     return entries
 
 
 def same_runs(entries: Sequence[Entry]) -> list[list[Entry]]:
-    """Entries of the same configuration, which are one run, together; in the order of their first lines."""
+    """Group entries with the same configuration, which share a run, in the order of their first lines."""
     groups: dict[str, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.config.model_dump_json(exclude=set(NOT_IDENTITY)), []).append(entry)
@@ -86,7 +86,7 @@ def same_runs(entries: Sequence[Entry]) -> list[list[Entry]]:
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """The i-th of n shards, from "i/n". Raises ConfigError."""
+    """Parse "i/n", the i-th of n shards. Raises ConfigError."""
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text.strip())
     index, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= index <= count:
@@ -97,7 +97,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 def _lines(path: Path) -> Lines:
     readers = {"": _text, ".txt": _text, ".csv": _csv, ".jsonl": _jsonl}
     if (suffix := path.suffix.lower()) not in readers:
-        raise ConfigError(f'{path}: "{suffix}" is no file of prompts; give a .txt, .csv or .jsonl')
+        raise ConfigError(f'{path}: "{suffix}" is not a file of prompts; give a .txt, .csv or .jsonl file')
     try:
         data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
@@ -127,19 +127,18 @@ def _of_json(text: str) -> _Given:
         values = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"not JSON: {error.msg} at character {error.colno}") from None
-    except (ValueError, RecursionError) as error:  # an endless number, brackets within brackets
-        raise ConfigError(f"not JSON that can be used: {error}") from None
+    except (ValueError, RecursionError) as error:  # a huge number, or deeply nested brackets
+        raise ConfigError(f"not usable JSON: {error}") from None
     if not isinstance(values, dict):
         raise ConfigError('not an object; write {"prompt": "a red mug"}')
     for key in values.keys() - set(KEYS):
-        close = nearest(key, KEYS)
-        hint = f'did you mean "{close[0]}"?' if close else 'settings belong into "overrides"'
+        hint = meant(key, KEYS, otherwise='settings belong in "overrides"')
         raise ConfigError(f'unknown key "{key}"; {hint}')
     if "prompt" not in values:
         raise ConfigError('"prompt" is missing')
     for key in ("prompt", "preset"):
         if not isinstance(values.get(key, ""), str):
-            raise ConfigError(f'"{key}" = {json.dumps(values[key])}: give a text')
+            raise ConfigError(f'"{key}" = {json.dumps(values[key])}: give a string')
     seed = values.get("seed")
     if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int) or seed < 0):
         raise _wrong_seed(json.dumps(seed))
@@ -147,8 +146,8 @@ def _of_json(text: str) -> _Given:
 
 
 def _overrides(given: Any) -> tuple[str, ...]:
-    """{"guidance.scale": 5} or ["guidance.scale=5"] as KEY=VALUE."""
-    if isinstance(given, dict):  # JSON is YAML
+    """Return {"guidance.scale": 5} or ["guidance.scale=5"] as KEY=VALUE texts."""
+    if isinstance(given, dict):  # JSON is valid YAML
         texts = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in given.items()]
     elif isinstance(given, list) and all(isinstance(text, str) for text in given):
         texts = given
@@ -158,7 +157,7 @@ def _overrides(given: Any) -> tuple[str, ...]:
 
 
 def _csv(path: Path, text: str) -> Lines:
-    # Spreadsheets of some countries separate with semicolons.
+    # In some countries spreadsheets separate with semicolons.
     first = text.partition("\n")[0]
     separator = next((s for s in ",;\t" if "prompt" in [_bare(name) for name in first.split(s)]), ",")
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -181,14 +180,13 @@ def _bare(name: str) -> str:
 def _check_header(path: Path, header: list[str]) -> None:
     fields = ("prompt", "seed", "preset", *RunConfig.model_fields)
     if "prompt" not in header:
-        close = nearest("prompt", header)
-        hint = f'; did you mean "{close[0]}"?' if close else ""
-        raise ConfigError(f'{path}:1: the header has no column "prompt"{hint}')
+        hint = meant("prompt", header, otherwise="add it")
+        raise ConfigError(f'{path}:1: the header has no column "prompt"; {hint}')
     for name in filter(None, header):
         if header.count(name) > 1:
             raise ConfigError(f'{path}:1: the header has the column "{name}" twice')
-        if name.partition(".")[0] not in fields and (close := nearest(name, fields)):
-            raise ConfigError(f'{path}:1: unknown column "{name}"; did you mean "{close[0]}"?')
+        if name.partition(".")[0] not in fields and nearest(name, fields):
+            raise ConfigError(f'{path}:1: unknown column "{name}"; {meant(name, fields)}')
 
 
 def _of_cells(header: list[str], cells: list[str]) -> _Given:
@@ -196,7 +194,7 @@ def _of_cells(header: list[str], cells: list[str]) -> _Given:
         raise ConfigError(f"{len(cells)} cells under {len(header)} columns; put a prompt with a comma in quotes")
     values = {name: cell.strip() for name, cell in zip(header, cells, strict=False) if cell.strip()}
     if "" in values:
-        raise ConfigError(f"{values['']!r} stands under a column without a name")
+        raise ConfigError(f"{values['']!r} is in a column without a name")
     prompt, seed, preset = (values.pop(name, "") for name in ("prompt", "seed", "preset"))
     if seed and not re.fullmatch(r"[0-9]{1,1000}", seed):
         raise _wrong_seed(seed)
@@ -207,7 +205,7 @@ def _of_cells(header: list[str], cells: list[str]) -> _Given:
 def _checked_setting(text: str) -> str:
     key = text.partition("=")[0].strip()
     if key in KEYS:
-        raise ConfigError(f'"{key}" is no setting of overrides; give it beside them')
+        raise ConfigError(f'"{key}" is not a setting; give it as a key or column, outside of overrides')
     return text
 
 
@@ -222,8 +220,8 @@ def _wrong_seed(text: str) -> ConfigError:
     return ConfigError(f"seed = {text}: give a whole number, 0 or more")
 
 
-def _told(path: Path, problem: str, lines: Sequence[int]) -> str:
-    """A problem with its first line, and the further lines that have it, as ranges."""
+def _located(path: Path, problem: str, lines: Sequence[int]) -> str:
+    """Return a problem with its first line number, and the further lines that have it, as ranges."""
     runs = [[line for _, line in group] for _, group in groupby(enumerate(lines[1:]), lambda pair: pair[1] - pair[0])]
     ranges = [f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs]
     more = f" (also in {'lines' if len(lines) > 2 else 'line'} {', '.join(ranges)})" if ranges else ""

@@ -1,9 +1,9 @@
-"""Workers as processes: one a device, each in a fresh interpreter (spawn), looked after.
+"""Supervised worker processes: one per device, each in a fresh interpreter (spawn).
 
-A worker that dies, by `kill -9` or for want of memory, takes nothing along: its runs go back into the queue with their
-last checkpoints, up to a number of retries, and another worker is started. When the supervisor itself dies, its workers
-put their runs back after the current step and end; when the machine dies, the next supervisor finds what is "running"
-and held by nobody. Nothing heavy is imported here: the supervisor waits, the workers work.
+When a worker dies, killed or out of memory, its runs are requeued with their last checkpoints, up to a number of
+retries, and a new worker is started. When the supervisor dies, its workers requeue their runs after the current step
+and end. After a power failure, the next supervisor finds the runs that are "running" but not locked. This module
+imports nothing heavy: the supervisor only waits.
 """
 
 from __future__ import annotations
@@ -16,49 +16,35 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from sds3d.files import RunError
 from sds3d.jobs.queue import recover, rest, runs_in, stop, waiting
+from sds3d.jobs.worker_settings import WorkerSettings
 from sds3d.run.folder import Run, hold, is_held
 
-_SPAWN = multiprocessing.get_context("spawn")  # forked processes cannot use CUDA, and inherit locks
+_SPAWN = multiprocessing.get_context("spawn")  # forked processes cannot use CUDA, and they inherit locks
 
 POLL = 0.25  # seconds
 LEFT_BEHIND = 3.0
-"""Seconds between looks for runs that nobody drives."""
+"""Seconds between searches for runs whose process died."""
 SPARE = 3
-"""Further retries of a run that was found so: its process may have died of something else."""
+"""Additional retries for such runs, because something else may have ended their process."""
 PATIENCE = 60.0
-"""Seconds that a worker has to end after its current step before it is ended; an export may take some."""
+"""Seconds that a worker has to end after its current step, before it is terminated; an export takes some."""
 IDLE = 600.0
-"""Seconds that the studio's workers keep their priors loaded for the next run."""
-
-
-@dataclass(frozen=True)
-class Crew:
-    """How a queue is worked off.
-
-    devices: a worker each, "cpu", "cuda:1" and so on. threads: CPU threads of each; 0 shares the cores out.
-    retries: how often a run is tried again whose worker died. together: runs of equal settings that are optimised
-    together. idle: seconds that workers wait for more. log: a file that takes what workers and their libraries say.
-    """
-
-    devices: Sequence[str] = ("",)
-    threads: int = 0
-    retries: int = 2
-    together: int = 1
-    idle: float = 0.0
-    log: Path | None = None
+"""Seconds that the studio's workers wait for another run with their priors loaded."""
 
 
 @dataclass
 class _Workers:
-    """The processes by device. leave: asks them to end after the current step. kills: how many processes the kernel had
-    ended for want of memory when it was asked last.
+    """The worker processes by device.
+
+    leave: set to ask them to end after the current step. kills: the last known number of processes that the kernel has
+    killed because memory ran out.
     """
 
     leave: Event
@@ -66,59 +52,60 @@ class _Workers:
     kills: int = 0
 
 
-def supervise(root: Path, names: Sequence[str] | None = None, crew: Crew | None = None) -> Iterator[None]:
-    """Work off the queued runs of a folder, or those of these names, yielding every POLL seconds until none is left.
+def supervise(root: Path, names: Sequence[str] | None = None, settings: WorkerSettings | None = None) -> Iterator[None]:
+    """Process the queued runs of a folder, or those with these names, yielding every POLL seconds until none is left.
 
-    Whoever stops iterating pauses the runs that are going on: each keeps a checkpoint of its last step.
-    Raises RunBusyError when another supervisor of this machine works off this folder.
+    Closing the generator pauses the running runs with a checkpoint of their last step.
+    Raises RunBusyError if another supervisor on this machine processes the same folder.
     """
-    crew = crew or Crew()
+    settings = settings or WorkerSettings()
     root.mkdir(parents=True, exist_ok=True)
     workers = _Workers(_SPAWN.Event(), kills=memory_kills())
     with ExitStack() as stack:
         if names is None:
-            stack.enter_context(hold(lock_of(root), f"the queue of {root} is worked off"))
-        stack.callback(_dismiss, root, names, workers)
+            stack.enter_context(hold(lock_of(root), f"the queue of {root} is processed"))
+        stack.callback(_stop_workers, root, names, workers)
         suspects: set[str] = set()
         looked = -LEFT_BEHIND
         while True:
             began = time.monotonic()
-            _reap(root, names, workers, crew)
+            _reap(root, names, workers, settings)
             if began - looked >= LEFT_BEHIND:
-                suspects, looked = _take_up(root, names, crew, suspects), began
+                suspects, looked = _recover_orphans(root, names, settings, suspects), began
             if waiting(runs_in(root, names)):
-                _staff(root, names, workers, crew)
+                _start_workers(root, names, workers, settings)
             elif not workers.processes and not suspects:
                 return
             yield
             rest(POLL, began)
 
 
-def _take_up(root: Path, names: Sequence[str] | None, crew: Crew, suspects: set[str]) -> set[str]:
-    """Runs that nobody drives though they are "running", as after a power cut, go back into the queue.
+def _recover_orphans(root: Path, names: Sequence[str] | None, settings: WorkerSettings, suspects: set[str]) -> set[str]:
+    """Requeue runs that are "running" although their process died, as after a power failure.
 
-    Only at the second look: a process that ends holds its run no longer shortly before it is known why. A run that ends
-    the machine each time is given up some time, too. Returns the names to look at again.
+    A run is requeued when it is found for the second time: a process that ends releases its run shortly before its exit
+    code is known. Retries are limited, in case the run itself crashes the machine. Return the names found for the first
+    time.
     """
     found = {run.folder.name: run for run in runs_in(root, names) if _is_orphan(run)}
     for name in found.keys() & suspects:
         with suppress(RunError, OSError):
-            recover(found[name], crew.retries + SPARE)
+            recover(found[name], settings.retries + SPARE)
     return found.keys() - suspects
 
 
-def _staff(root: Path, names: Sequence[str] | None, workers: _Workers, crew: Crew) -> None:
-    """A worker for each device that has none."""
-    for index, device in enumerate(crew.devices):
+def _start_workers(root: Path, names: Sequence[str] | None, workers: _Workers, settings: WorkerSettings) -> None:
+    """Start a worker for each device that has none."""
+    for index, device in enumerate(settings.devices):
         if index not in workers.processes:
-            arguments = (root, names, device, crew, os.getpid(), workers.leave)
+            arguments = (root, names, device, settings, os.getpid(), workers.leave)
             process = _SPAWN.Process(target=_work, args=arguments, name=f"sds3d-worker-{index}", daemon=True)
             process.start()
             workers.processes[index] = process
 
 
-def _reap(root: Path, names: Sequence[str] | None, workers: _Workers, crew: Crew) -> None:
-    """Take note of workers that ended, and put the runs of those that died back into the queue."""
+def _reap(root: Path, names: Sequence[str] | None, workers: _Workers, settings: WorkerSettings) -> None:
+    """Remove workers that ended, and requeue the runs of those that died."""
     died = [(index, process) for index, process in workers.processes.items() if not process.is_alive()]
     for index, process in died:
         del workers.processes[index]
@@ -129,71 +116,65 @@ def _reap(root: Path, names: Sequence[str] | None, workers: _Workers, crew: Crew
         kills = memory_kills()
         lean, workers.kills = code == -9 and kills > workers.kills, kills
         runs = runs_in(root, names)
-        taken = [_recovered(run, crew, lean, code) for run in runs]
-        if not any(taken):  # it died before it came to a run, as of the prior: that shall not go on for ever either
+        taken = [_recovered(run, settings, lean, code) for run in runs]
+        if not any(taken):  # it died before it took a run, loading the prior for example: limit these retries, too
             for run in waiting(runs)[:1]:
-                _recovered(run, crew, lean, code, unclaimed=True)
+                _recovered(run, settings, lean, code, unclaimed=True)
 
 
-def _recovered(run: Run, crew: Crew, lean: bool, code: int, unclaimed: bool = False) -> bool:
+def _recovered(run: Run, settings: WorkerSettings, lean: bool, code: int, unclaimed: bool = False) -> bool:
     with suppress(RunError, OSError):
-        return recover(run, crew.retries, lean=lean, why=_why(code, lean), unclaimed=unclaimed)
+        return recover(run, settings.retries, lean=lean, why=_why(code, lean), unclaimed=unclaimed)
     return False
 
 
 def _why(code: int, lean: bool) -> str:
     if lean:
-        return "its worker was ended by the system for want of memory"
-    return f"its worker was ended by signal {-code}" if code < 0 else f"its worker ended with exit code {code}"
+        return "its worker was killed by the system because memory ran out"
+    return f"its worker was killed by signal {-code}" if code < 0 else f"its worker ended with exit code {code}"
 
 
-def _dismiss(root: Path, names: Sequence[str] | None, workers: _Workers) -> None:
-    """End the workers after their current steps, and leave the runs they were at paused."""
+def _stop_workers(root: Path, names: Sequence[str] | None, workers: _Workers) -> None:
+    """End the workers after their current steps, and pause the runs they were driving."""
     ours = {process.pid for process in workers.processes.values()}
-    going_on = [run for run in runs_in(root, names) if run.holder() in ours and run.busy()] if ours else []
+    driven = [run for run in runs_in(root, names) if run.holder() in ours and run.busy()] if ours else []
     workers.leave.set()
     end = time.monotonic() + PATIENCE
     for process in workers.processes.values():
         process.join(max(end - time.monotonic(), 0))
         process.terminate()
         process.join()
-    for run in going_on:
+    for run in driven:
         with suppress(RunError):
             stop(run, "pause")
 
 
 def _is_orphan(run: Run) -> bool:
-    """Whether a run's process is gone, without a word."""
+    """Whether a run's process died without updating its state."""
     with suppress(RunError, OSError):
         return run.state.status == "running" and not run.busy()
     return False
 
 
-def _work(root: Path, names: Sequence[str] | None, device: str, crew: Crew, parent: int, leave: Event) -> None:
-    """The worker's process: it goes on as long as its supervisor lives."""
+def _work(
+    root: Path, names: Sequence[str] | None, device: str, settings: WorkerSettings, parent: int, leave: Event
+) -> None:
+    """The worker's process. It ends when its supervisor dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    if crew.log is not None:
-        with crew.log.open("ab") as log:
+    if settings.log is not None:
+        with settings.log.open("ab") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
     from sds3d.devices import default_threads
     from sds3d.jobs.worker import work
 
-    work(
-        root,
-        names,
-        device=device,
-        threads=crew.threads or max(1, default_threads() // len(crew.devices)),
-        retries=crew.retries,
-        together=crew.together,
-        idle=crew.idle,
-        wanted=lambda: os.getppid() == parent and not leave.is_set(),
-    )
+    threads = settings.threads or max(1, default_threads() // len(settings.devices))
+    work(root, names, replace(settings, threads=threads), device, lambda: os.getppid() == parent and not leave.is_set())
 
 
 def memory_kills() -> int:
-    """How many processes the kernel has ended for want of memory, here and in this container; 0 if unknown."""
+    """Return how many processes the kernel killed because memory ran out, here and in this container; 0: unknown."""
     total = 0
     for path, key in (("/proc/vmstat", "oom_kill"), ("/sys/fs/cgroup/memory.events", "oom_kill")):
         with suppress(OSError, ValueError):
@@ -203,7 +184,7 @@ def memory_kills() -> int:
 
 
 def lock_of(root: Path) -> Path:
-    """The file that the supervisor of a folder holds."""
+    """Return the lock file of a folder's supervisor."""
     return root / ".workers.lock"
 
 
@@ -211,9 +192,9 @@ _started: dict[Path, subprocess.Popen[bytes]] = {}
 
 
 def ensure_workers(root: Path, arguments: Sequence[str] = ()) -> None:
-    """See that somebody works off the queue of a folder, in a process that outlives this one (`sds3d worker`).
+    """Ensure that a process runs `sds3d worker` for a folder. It outlives this process.
 
-    arguments: its further options. Raises OSError when no process can be started.
+    arguments: more options of the command. Raises OSError if no process can be started.
     """
     root = root.resolve()
     before = _started.get(root)
@@ -229,8 +210,8 @@ def ensure_workers(root: Path, arguments: Sequence[str] = ()) -> None:
         )
 
 
-def tend(root: Path, every: float = 10.0) -> None:
-    """See to it, for ever, that queued runs and those that nobody drives any more have workers: for a thread."""
+def keep_workers(root: Path, every: float = 10.0) -> None:
+    """Ensure workers for queued runs and runs whose process died, again and again; meant for a thread."""
     while True:
         with suppress(OSError):
             runs = runs_in(root)
@@ -240,15 +221,15 @@ def tend(root: Path, every: float = 10.0) -> None:
 
 
 def supervised(root: Path) -> bool:
-    """Whether a supervisor of this machine works off the queue of a folder."""
+    """Whether a supervisor on this machine processes the queue of a folder."""
     return is_held(lock_of(root))
 
 
 def default_devices(workers: int = 0) -> list[str]:
-    """A worker for each GPU, or so many in turns on the GPUs there are; on a CPU so many, or one."""
-    drivers = ("/proc/driver/nvidia", "/dev/dxg", "/dev/kfd")  # NVIDIA's, Windows' for its Linux, AMD's
+    """Return a device per worker: each GPU once, or `workers` devices over all GPUs in turn; without a GPU, the CPU."""
+    drivers = ("/proc/driver/nvidia", "/dev/dxg", "/dev/kfd")  # NVIDIA, Windows' subsystem for Linux, AMD
     if sys.platform == "linux" and not any(Path(driver).exists() for driver in drivers):
-        return ["cpu"] * max(workers, 1)  # without the seconds that torch takes to say so
+        return ["cpu"] * max(workers, 1)  # saves the seconds of importing torch
     import torch
 
     gpus = torch.cuda.device_count()

@@ -1,9 +1,9 @@
-"""Several runs in one process, whose calls of the prior become one: this is what makes a large device busy.
+"""Several runs in one process, with their calls of the prior joined into one, which keeps a large device busy.
 
-Each run is driven as if it were alone, in a thread of its own. Of these threads one is awake at a time; it sleeps again
-where it asks the prior, and when all sleep, their views are asked about in one call (DreamFusion's and any other rule's
-mathematics are per view, so each run gets what it would have got alone, up to float error). Nothing else is shared:
-noise, networks of rules, checkpoints, requests to pause and errors are each run's own, and a run that ends leaves.
+Each run is driven in its own thread, as if it were alone. Only one thread is awake at a time. It sleeps when it calls
+the prior, and when all threads sleep, one call answers for all of them. Every rule treats views independently, so each
+run gets the same answer as alone, up to float error. Nothing else is shared: each run has its own noise, networks,
+checkpoints, requests and errors, and a finished run leaves the group.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sds3d.priors.base import Prediction, Prior, TrainableScore
 from sds3d.prompts.conditioning import Conditioning
 
 Task = Callable[[Prior], None]
-"""What a run does with the prior it is given."""
+"""Drives one run with the prior it receives."""
 
 
 @dataclass
@@ -34,14 +34,14 @@ class _Call:
 
     @property
     def kind(self) -> tuple[object, ...]:
-        """Calls of one kind can be one call."""
+        """Calls of the same kind can be joined."""
         hidden, pooled = self.cond.hidden, self.cond.pooled
         shapes = self.x_t.shape[1:], hidden.shape[1:], None if pooled is None else pooled.shape[1:]
         return *shapes, self.x_t.dtype, self.cameras is None
 
 
-class _Seat:
-    """A run's thread: awake while `wake` was given and until it gives `asleep`."""
+class _Turn:
+    """The state of a run's thread: awake from the release of `wake` to the release of `asleep`."""
 
     def __init__(self) -> None:
         self.wake, self.asleep = threading.Semaphore(0), threading.Semaphore(0)
@@ -50,61 +50,61 @@ class _Seat:
 
 
 class SharedPrior:
-    """A prior as one of several runs sees it: `predict` waits for the others, all else is the prior's own."""
+    """The prior that one of several runs sees: `predict` waits for the other runs; all else is the prior's."""
 
-    def __init__(self, prior: Prior, seat: _Seat) -> None:
-        self._prior, self._seat = prior, seat
+    def __init__(self, prior: Prior, turn: _Turn) -> None:
+        self._prior, self._turn = prior, turn
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._prior, name)
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
-        """As `Prior.predict`. What needs a gradient is asked alone: a graph belongs to one run."""
+        """See `Prior.predict`. Calls that need a gradient are not joined, because a graph belongs to one run."""
         if torch.is_grad_enabled() and x_t.requires_grad:
             return self._prior.predict(x_t, t, cond, cameras)
-        call = self._seat.call = _Call(x_t, t, cond, cameras)
-        self._seat.asleep.release()
-        self._seat.wake.acquire()
+        call = self._turn.call = _Call(x_t, t, cond, cameras)
+        self._turn.asleep.release()
+        self._turn.wake.acquire()
         if isinstance(call.answer, Exception):
             raise call.answer
         assert call.answer is not None
         return call.answer
 
     def trainable_score(self, generator: torch.Generator, rank: int = 4) -> TrainableScore:
-        """As `Prior.trainable_score`: a network of this run alone."""
+        """See `Prior.trainable_score`. The network belongs to this run alone."""
         return self._prior.trainable_score(generator, rank)
 
 
 def drive_together(prior: Prior, tasks: Sequence[Task]) -> None:
-    """Carry out all tasks, each with a prior whose calls are joined with the others'. A task handles its own errors.
+    """Run all tasks, each with a prior that joins its calls with those of the others.
 
-    Deterministic: tasks are woken in their order.
+    Tasks handle their own errors. Deterministic: tasks are woken in order.
     """
-    seats = [_Seat() for _ in tasks]
+    turns = [_Turn() for _ in tasks]
 
-    def sit(seat: _Seat, task: Task) -> None:
-        seat.wake.acquire()
+    def take(turn: _Turn, task: Task) -> None:
+        turn.wake.acquire()
         try:
-            task(cast(Prior, SharedPrior(prior, seat)))
+            task(cast(Prior, SharedPrior(prior, turn)))
         finally:
-            seat.ended = True
-            seat.asleep.release()
+            turn.ended = True
+            turn.asleep.release()
 
-    threads = [threading.Thread(target=sit, args=pair, daemon=True) for pair in zip(seats, tasks, strict=True)]
+    threads = [threading.Thread(target=take, args=pair, daemon=True) for pair in zip(turns, tasks, strict=True)]
     for thread in threads:
         thread.start()
-    while awake := [seat for seat in seats if not seat.ended]:
-        for seat in awake:
-            seat.wake.release()
-            seat.asleep.acquire()
-        _answer(prior, [seat.call for seat in awake if not seat.ended and seat.call is not None])
+    while awake := [turn for turn in turns if not turn.ended]:
+        for turn in awake:
+            turn.wake.release()
+            turn.asleep.acquire()
+        _answer(prior, [turn.call for turn in awake if not turn.ended and turn.call is not None])
     for thread in threads:
         thread.join()
 
 
 @torch.no_grad()
 def _answer(prior: Prior, calls: Sequence[_Call]) -> None:
-    """One call of the prior for all calls of a kind."""
+    """Answer the calls with one call of the prior for each kind."""
     by_kind: dict[tuple[object, ...], list[_Call]] = {}
     for call in calls:
         by_kind.setdefault(call.kind, []).append(call)

@@ -1,4 +1,4 @@
-"""A worker: it loads its prior once and works off a queue of run folders on one device."""
+"""A worker: loads its prior once and processes a queue of run folders on one device."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from sds3d.config import ConfigError
 from sds3d.devices import pick_device, set_threads
 from sds3d.jobs.queue import rest, runs_in, waiting
 from sds3d.jobs.together import drive_together
+from sds3d.jobs.worker_settings import WorkerSettings
 from sds3d.priors.base import Prior, PriorConfig
 from sds3d.run.config import RunConfig, read_config
 from sds3d.run.drive import drive, prior_settings
@@ -23,16 +24,16 @@ from sds3d.run.folder import Run, RunBusyError
 logger = logging.getLogger(__name__)
 
 AHEAD = 8
-"""Waiting runs whose texts are embedded with those of the first: text encoders are loaded once for all of them."""
+"""Number of runs whose texts are embedded at once, so that the text encoders are loaded only once for them."""
 POLL = 0.2  # seconds
-ASIDE = 5.0  # seconds
+ASIDE = 5.0  # seconds for which a run that could not be driven is skipped
 
 
 class Worker:
-    """Carries out runs on one device, one prior in memory.
+    """Drives runs on one device, with one prior in memory.
 
-    retries: how often a run is tried again that lacked memory, then with less, or whose GPU failed. threads: CPU
-    threads, 0 for the default. lost: whether the GPU failed, so that this process can carry out nothing more.
+    threads: CPU threads; 0: the default. retries: how often a run is retried after it ran out of memory (then with less
+    memory) or after the GPU failed. lost: whether the GPU failed, so that this process cannot drive further runs.
     """
 
     def __init__(self, device: str = "", threads: int = 0, retries: int = 2) -> None:
@@ -43,20 +44,20 @@ class Worker:
     def carry_out(
         self, runs: Sequence[Run], wanted: Callable[[], bool] = lambda: True, upcoming: Sequence[Run] = ()
     ) -> None:
-        """Drive queued runs of equal settings to their ends, together if they are several.
+        """Drive queued runs with equal settings to their ends; several runs are driven together.
 
-        A run's errors end in its state and are not raised. wanted: asked at each step; once it says no, runs are put
-        back into the queue with a checkpoint. upcoming: runs whose texts are embedded while the text encoders are here.
+        Errors of a run are written into its state, not raised. wanted: checked at each step; when it returns False, the
+        runs are requeued with a checkpoint. upcoming: runs whose texts are embedded while the text encoders are loaded.
         """
         prior: Prior | None = None
-        with suppress(Exception):  # what is wrong with its prior or its texts, the run says in its own state and log
+        with suppress(Exception):  # problems with the prior or the texts are reported when the run is driven
             prior = self._load(runs)
             self._embed([*runs, *upcoming][: max(AHEAD, len(runs))])
         if prior is None or len(runs) == 1:
             for run in runs:
                 self._drive(run, prior, wanted)
         else:
-            # The joint calls are made by this thread, and each thread has a number of its own.
+            # This thread makes the joint calls, and the number of threads is set per thread.
             set_threads(runs[0].state.threads or self.threads)
             drive_together(prior, [lambda shared, run=run: self._drive(run, shared, wanted) for run in runs])
 
@@ -71,14 +72,14 @@ class Worker:
     def _load(self, runs: Sequence[Run]) -> Prior:
         settings = prior_settings(read_config(runs[0]), runs[0].state.lean)
         if self._prior is None or self._prior[0] != settings:
-            self._prior = None  # two of them might not fit
+            self._prior = None  # two priors may not fit into memory
             gc.collect()
             self._prior = settings, settings.load(pick_device(self.device))
         return self._prior[1]
 
     def _drive(self, run: Run, prior: Prior | None, wanted: Callable[[], bool]) -> None:
         try:
-            # A run goes on with the threads it began with, which its bits depend on.
+            # The result depends on the number of threads, so a run keeps the number it started with.
             threads = run.state.threads or self.threads
             steps = drive(run, device=self.device, threads=threads, prior=prior, claim=True, closed="queued")
             for _ in steps:
@@ -86,7 +87,7 @@ class Worker:
                     steps.close()  # type: ignore[attr-defined]
                     return
         except RunBusyError:
-            return  # somebody else was faster
+            return  # another worker was faster
         except Exception as error:
             logger.warning("%s: %s", run.folder.name, error)
             if lacks_memory(error):
@@ -102,63 +103,60 @@ class Worker:
         with suppress(RunBusyError, OSError), run.locked():
             state = run.state
             if state.status == "failed" and state.attempts < self.retries and not (lean and state.lean):
-                run.log("once more, with less memory" if lean else "once more, from its last checkpoint")
+                run.log("retry with less memory" if lean else "retry from the last checkpoint")
                 run.update(status="queued", attempts=state.attempts + 1, lean=lean or state.lean, error="")
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error is one of memory: Python's, CUDA's or the CPU allocator's."""
+    """Whether an error means out of memory, in Python, CUDA or the CPU allocator."""
     words = str(error).lower()
     return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
 
 
 def device_failed(error: BaseException) -> bool:
-    """Whether CUDA failed, after which each further call of the process is likely to fail, too."""
+    """Whether CUDA failed, after which further calls of the process are likely to fail, too."""
     return "CUDA error" in str(error) and not lacks_memory(error)
 
 
 def work(
     root: Path,
     names: Sequence[str] | None = None,
-    *,
+    settings: WorkerSettings | None = None,
     device: str = "",
-    threads: int = 0,
-    retries: int = 2,
-    together: int = 1,
-    idle: float = 0.0,
     wanted: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Work off the queued runs of a folder, or those of these names; returns when none has come for `idle` seconds.
+    """Process the queued runs of a folder, or those with these names, on one device.
 
-    It returns earlier when the GPU failed: what waits needs another process then. together: how many runs of equal
-    settings are optimised together. wanted: see `Worker.carry_out`.
+    Returns when no run was queued for `settings.idle` seconds, when `wanted` returns False, and when the GPU failed, as
+    the other runs then need a new process. wanted: see `Worker.carry_out`.
     """
-    worker, configs = Worker(device, threads, retries), {}
+    settings = settings or WorkerSettings()
+    worker, configs = Worker(device, settings.threads, settings.retries), {}
     since = time.monotonic()
-    aside: dict[str, float] = {}  # until when runs are left alone that could not be taken up
+    aside: dict[str, float] = {}  # runs that could not be driven, and until when they are skipped
     while wanted():
         began = time.monotonic()
         queue = [run for run in waiting(runs_in(root, names)) if aside.get(run.folder.name, 0.0) <= began]
         if queue:
-            group = next_group(queue, together, configs)
+            group = next_group(queue, settings.together, configs)
             worker.carry_out(group, wanted, [run for run in queue[:AHEAD] if run not in group])
             if worker.lost:
                 return
             since = time.monotonic()
-            # Held by somebody, an export for instance, or the disk is full: others come first meanwhile.
+            # Another process holds the run, for an export for example, or the disk is full: continue with others.
             aside |= {run.folder.name: since + ASIDE for run in waiting(group)}
         elif any(until > began for until in aside.values()):
             rest(POLL, began)
-        elif time.monotonic() - since >= idle:
+        elif time.monotonic() - since >= settings.idle:
             return
         else:
             rest(POLL, began)
 
 
 def next_group(queue: Sequence[Run], most: int, configs: dict[str, RunConfig | None]) -> list[Run]:
-    """The first waiting run and, up to `most` in all, those behind it that differ in prompt and seed alone.
+    """Return the first waiting run and, up to `most` in all, later ones that differ only in prompt and seed.
 
-    configs: configurations read so far, by folder name. Runs that go on with less memory are carried out alone.
+    configs: configurations read so far, by folder name. Runs with less memory are driven alone.
     """
     first, *others = queue
     if most <= 1 or first.state.lean:

@@ -1,1 +1,1 @@
-"""One run: its settings, its folder, the loop and what it writes."""
+"""One run: its settings, its folder, the optimisation loop, and its output."""

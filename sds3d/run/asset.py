@@ -1,6 +1,6 @@
-"""From Python: `sds3d.generate("a red mug").save("mug.glb")`.
+"""The Python interface: `sds3d.generate("a red mug").save("mug.glb")`.
 
-Runs are the same folders that the command line makes: what one began, the other finds, resumes and opens.
+Runs are the same folders that the command line creates: each can find, resume and open the other's.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sds3d.run.outputs import SURFACE_SPLATS, load_scene, pictures
 
 @dataclass(frozen=True)
 class Asset:
-    """What a run has made so far, read from its folder."""
+    """The result of a run so far, read from its folder."""
 
     folder: Path
 
@@ -43,36 +43,38 @@ class Asset:
 
     @property
     def config(self) -> RunConfig:
-        """The complete settings that it was made with."""
+        """The complete settings of the run."""
         return read_config(self.run)
 
     def scene(self, device: str = "cpu") -> Scene:
-        """What was optimised, on `device`; it renders from any cameras. Raises RunError without a checkpoint."""
+        """Load the optimised scene on `device`; it renders from any cameras. Raises RunError without a checkpoint."""
         return load_scene(self.run, torch.device(device)).particles[0]
 
     def mesh(self, resolution: int | None = None) -> Mesh:
-        """The surface with vertex colours; samples a side of the grid it is found on, the run's own if None.
+        """Extract the surface with vertex colours.
 
-        Raises EmptySurfaceError when there is none.
+        resolution: samples per side of the extraction grid; None: the run's setting.
+        Raises EmptySurfaceError if there is no surface.
         """
         return self.scene().to_mesh(resolution or self.config.export.resolution)
 
     def splats(self, count: int = SURFACE_SPLATS) -> Splats:
-        """The Gaussians of a run of splats; of any other, `count` of them on its surface."""
+        """Return the Gaussians of a splat run; for other runs, place `count` Gaussians on the surface."""
         own = self.scene().splats()
         if own is not None:
             return own.without_invalid()[0]
         return splats_from_mesh(self.mesh(), count, torch.Generator().manual_seed(self.config.seed))
 
     def pictures(self, cameras: Cameras | None = None) -> FloatArray:
-        """Renders over white, (B, H, W, 3) float32 in [0, 1]; of eight sides when no cameras are given."""
+        """Render over white, (B, H, W, 3) float32 in [0, 1]; without cameras, from eight sides."""
         return pictures(self.scene(), turntable(8, size=256) if cameras is None else cameras, torch.device("cpu"))
 
     def save(self, path: str | Path, format: Format | None = None, texture_size: int | None = None) -> Path:
-        """Write the asset as the file's ending says: .glb, .obj, .ply, .stl, .usdz, .splat or .spz.
+        """Write the asset in the format of the file's ending: .glb, .obj, .ply, .stl, .usdz, .splat or .spz.
 
-        format: `splat-ply` and `splat-glb` write splats with endings that meshes have too. texture_size: pixels a side,
-        the run's own if None. Returns the path. Raises ValueError, with the nearest format, for an unknown ending.
+        format: chosen instead of the ending; `splat-ply` and `splat-glb` write splats into .ply and .glb files.
+        texture_size: pixels per side; None: the run's setting. Returns the path.
+        Raises ValueError, with the nearest format, for an unknown ending.
         """
         path = Path(path)
         chosen = format or path.suffix.removeprefix(".").lower()
@@ -83,12 +85,12 @@ class Asset:
             files = asset_files([chosen], path.stem, self.mesh(), texture_size=size)
         path.parent.mkdir(parents=True, exist_ok=True)
         (_, data), *belonging = files.items()
-        for name, more in belonging:  # materials and textures, which the file calls by these names
+        for name, more in belonging:  # materials and textures, which the file refers to by name
             write_atomically(path.parent / name, more)
         return write_atomically(path, data)
 
     def _repr_png_(self) -> bytes | None:
-        """What a notebook shows."""
+        """The picture that notebooks show."""
         for picture in (self.run.exports / "contact_sheet.png", self.run.previews / "latest.png"):
             if picture.is_file():
                 return picture.read_bytes()
@@ -97,10 +99,10 @@ class Asset:
 
 @dataclass(frozen=True)
 class Preview:
-    """A look at a run under way.
+    """A preview of a run in progress.
 
-    step, total: optimisation steps. rgb: (B, H, W, 3) float32 in [0, 1], the views of the step, or eight sides of what
-    is finished. losses: by name. asset: what it is the preview of; complete with the last one.
+    step, total: optimisation steps. rgb: (B, H, W, 3) float32 in [0, 1], the views of the step; in the last preview,
+    eight sides of the finished object. losses: by name. asset: the asset; complete in the last preview.
     """
 
     step: int
@@ -110,7 +112,7 @@ class Preview:
     asset: Asset
 
     def _repr_png_(self) -> bytes:
-        """What a notebook shows."""
+        """The picture that notebooks show."""
         return to_png(self.rgb)
 
 
@@ -124,12 +126,12 @@ def generate(
     prior: Prior | None = None,
     **settings: Any,
 ) -> Asset:
-    """Make a 3D asset from a prompt, or find it finished, or go on where it was stopped.
+    """Make a 3D asset from a prompt. A stopped run is continued, and a finished one is returned.
 
-    settings: those of `RunConfig`, on top of the preset: `steps=150`, `representation="gaussians"`,
-    `guidance={"scale": 5}`. device, threads: the fastest there is, and the physical cores, unless given. prior: one
-    that is loaded already, for many prompts.
-    Shows a progress bar on a terminal. Ctrl-C leaves a run that the same call resumes.
+    settings: fields of `RunConfig` on top of the preset, such as `steps=150`, `representation="gaussians"` or
+    `guidance={"scale": 5}`. device, threads: by default the fastest device and all physical cores, at most 8.
+    prior: a loaded prior, to be shared by many calls.
+    Shows a progress bar on a terminal. After Ctrl-C, the same call resumes the run.
 
     Raises ConfigError for a wrong setting, PriorError, NumericalError, OSError and EmptySurfaceError.
     """
@@ -152,9 +154,9 @@ def stream(
     prior: Prior | None = None,
     **settings: Any,
 ) -> Iterator[Preview]:
-    """As `generate`, step by step: yields a preview every so many seconds and one at the end, with the whole asset.
+    """Like `generate`, but yield a preview every `every` seconds, and a last one with the complete asset.
 
-    Whoever stops iterating leaves a paused run.
+    Breaking out of the loop pauses the run.
     """
     run = _new_run(prompt, preset, out, settings)
     asset, shown = Asset(run.folder), -float("inf")
@@ -175,5 +177,7 @@ def _new_run(prompt: str, preset: str, out: str | Path, settings: dict[str, Any]
 
 def _finished(run: Run) -> Asset:
     if run.state.status != "done":
-        raise RunError(f"the run was {run.state.status} after step {run.state.step}: call again to go on, {run.folder}")
+        raise RunError(
+            f"the run was {run.state.status} after step {run.state.step}; the same call continues it: {run.folder}"
+        )
     return Asset(run.folder)

@@ -1,4 +1,4 @@
-"""The settings of a run: what a YAML file and KEY=VALUE on the command line may say."""
+"""The settings of a run, as YAML files and KEY=VALUE on the command line give them."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ SinkName = Literal["tensorboard", "wandb"]
 """Programs that show the progress of runs, see `sds3d.run.sinks`."""
 
 NOT_IDENTITY = frozenset({"log_to"})
-"""Settings that do not change the result: runs that differ in them alone are one run."""
+"""Settings that do not change the result. Runs that differ only in these are the same run."""
 
 OF_THE_WHOLE_RUN = {"prompt", "seed", "export", "log_to", "start_from", "start_from_sha256", "stages"}
 """Settings that a stage cannot change."""
 
 FILM = 64_000_000
-"""Most pixels of a turntable video, whose frames are in memory together."""
+"""Largest number of pixels of a turntable video; all its frames are in memory at once."""
 
 
 class ExportConfig(Config):
-    """What is written when the optimisation is done, beside the pictures."""
+    """The files that are written after the optimisation."""
 
     formats: tuple[Format, ...] = DEFAULT_FORMATS
-    """Formats of the asset. What is no cloud of splats becomes one for theirs. usdz needs the extra `usd`."""
+    """Formats of the asset. For splat formats, splats are placed on a surface. usdz needs the extra `usd`."""
     resolution: int = Field(default=128, ge=16, le=1024)
-    """Samples a side of the grid that the surface is extracted from."""
+    """Samples per side of the grid from which the surface is extracted."""
     texture_size: int = Field(default=1024, ge=64, le=8192)
     """Height and width of the texture in pixels."""
     picture_size: int = Field(default=256, ge=32, le=2048)
@@ -59,7 +59,7 @@ class ExportConfig(Config):
     def _film_fits(self) -> Self:
         if (pixels := self.frames * self.picture_size**2) > FILM:
             raise ValueError(
-                f"{self.frames} frames of {self.picture_size} px are too many: {pixels / FILM:.1f} x the most"
+                f"{self.frames} frames of {self.picture_size} px are {pixels / FILM:.1f} times the limit; reduce one"
             )
         return self
 
@@ -77,7 +77,7 @@ class RunConfig(Config):
     prompt: Annotated[str, AfterValidator(checked_prompt)]
     """The object, for example "a red mug"."""
     seed: int = Field(default=0, ge=0)
-    """Seed of every random choice."""
+    """Seed of all random choices."""
     steps: int = Field(default=300, ge=1)
     """Optimisation steps."""
     prior: AnyPriorConfig = DiffusersConfig()
@@ -85,38 +85,38 @@ class RunConfig(Config):
     guidance: GuidanceConfig = MultiViewConfig()
     """The score-distillation rule."""
     gradient: tuple[GradientTransform, ...] = ()
-    """What is done to the rule's gradient, one after the other."""
+    """Transforms of the rule's gradient, applied in this order."""
     representation: AnyRepresentationConfig = VoxelGridConfig()
-    """What the object is made of while it is optimised."""
+    """What is optimised: a field, a mesh or splats."""
     particles: int = Field(default=1, ge=1, le=64)
-    """Objects that share the steps and the rule's networks (ProlificDreamer); all are written, the first is shown."""
+    """Objects that share the steps and the rule's networks (ProlificDreamer). Previews show the first."""
     cameras: CameraConfig = CameraConfig()
-    """The views of each step."""
+    """The cameras of each step."""
     prompts: PromptConfig = PromptConfig()
-    """How the prompt becomes text for each view."""
+    """How the prompt becomes a text for each view."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """Adam and its schedule."""
+    """Adam and its learning-rate schedule."""
     background: tuple[Level, Level, Level] | None = None
-    """Colour behind the renders in [0, 1]; none draws a light grey each step."""
+    """Colour behind the renders, in [0, 1]. null: a random light grey each step."""
     preview_every: float = Field(default=5.0, gt=0)
     """Seconds between preview pictures."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Steps between checkpoints."""
     export: ExportConfig = ExportConfig()
-    """What is written at the end."""
+    """The files that are written at the end."""
     log_to: tuple[SinkName, ...] = ()
-    """Programs that also get the losses, metrics and previews: tensorboard, wandb. Each needs the extra of its name."""
+    """Where losses, metrics and previews also go: tensorboard, wandb. Each needs the extra of that name."""
     start_from: str = ""
-    """What the object begins as: a file of a mesh, of splats or of points, or the folder of another run."""
+    """Where the object starts from: a file with a mesh, splats or points, or another run's folder."""
     start_from_sha256: str = ""
-    """Digest of that file, filled in when a run is made: another content is another run."""
+    """Digest of that file, filled in when the run is created, so that a changed file gives a new run."""
     made_for: str = ""
     """The kind of prior that these settings suit, such as toybox for the embedded one. A run with another kind warns
     before its first step. Empty: any."""
     stages: tuple[dict[str, Any], ...] = ()
-    """Partial configurations, carried out one after the other, each on top of this one: the scene of a stage begins as
-    what the stage before made, in another representation if it has another. `share` in a stage gives it that part of
-    the run's steps, beside the shares of the other stages."""
+    """Stages that run one after the other. Each is a partial configuration on top of this one, and its scene starts
+    from the result of the stage before, converted if its representation differs. `share` gives a stage a part of
+    the run's steps, in proportion to the shares of the other stages."""
 
     @model_validator(mode="after")
     def _stages_are_valid(self) -> Self:
@@ -141,22 +141,25 @@ def make_config(
     overrides: Sequence[str] = (),
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> RunConfig:
-    """Defaults, a preset's values, the prompt, settings and KEY=VALUE overrides, in this order. Raises ConfigError."""
+    """Build a configuration from defaults, a preset, the prompt, settings and KEY=VALUE overrides, in this order.
+
+    Raises ConfigError.
+    """
     chosen = load_preset(preset)
     layers = [chosen.values, {"prompt": prompt}, settings, *(parse_override(text) for text in overrides)]
     config = build(RunConfig, *layers)
     if chosen.about.needs_asset and not config.start_from:
-        raise ConfigError(f'the preset "{preset}" needs a mesh of yours: sds3d texture FILE PROMPT, or start_from=FILE')
+        raise ConfigError(f'the preset "{preset}" needs a mesh: sds3d texture FILE PROMPT, or start_from=FILE')
     return config
 
 
 def stage_count(config: RunConfig) -> int:
-    """How many stages a run has: one when none are named."""
+    """Number of stages of a run; a run without stages counts as one."""
     return max(len(config.stages), 1)
 
 
 def stage_config(config: RunConfig, stage: int) -> RunConfig:
-    """The complete configuration of a stage, itself without stages. Raises ConfigError."""
+    """Return the complete configuration of a stage, without stages. Raises ConfigError."""
     patch = dict(config.stages[stage]) if config.stages else {}
     if patch.pop("share", None) is not None:
         shares = [other.get("share", 0.0) for other in config.stages]
@@ -166,7 +169,7 @@ def stage_config(config: RunConfig, stage: int) -> RunConfig:
 
 
 def total_steps(config: RunConfig, stages: int | None = None) -> int:
-    """Steps of the first `stages` stages, or of all."""
+    """Number of steps of the first `stages` stages, or of all."""
     return sum(stage_config(config, i).steps for i in range(stage_count(config) if stages is None else stages))
 
 
@@ -191,12 +194,12 @@ def _model_of(config: RunConfig) -> str:
 
 
 def read_config(run: Run) -> RunConfig:
-    """The configuration of a run folder."""
+    """Read the configuration of a run folder. Raises ConfigError."""
     return build(RunConfig, load_yaml(run.config_path))
 
 
 def new_run(root: Path, config: RunConfig) -> Run:
-    """The run folder of this configuration under `root`, made when it is not there yet. Raises RunError."""
+    """Return the run folder of a configuration under `root`, and create it if it does not exist. Raises RunError."""
     if (asset := Path(config.start_from)).is_file():
         digest = hashlib.sha256(asset.read_bytes()).hexdigest()
         config = config.model_copy(update={"start_from_sha256": digest})

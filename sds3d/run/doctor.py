@@ -1,4 +1,4 @@
-"""What this machine can do, and why not more: one line a finding, for people and for bug reports."""
+"""What this machine can do and what is missing: one line per finding, for users and bug reports."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 
 from sds3d.config import assets_dir
 
-FREE_NEEDED = 0.5e9  # bytes: a run with its checkpoints and exports, with room to spare
+FREE_NEEDED = 0.5e9  # bytes: more than a run with its checkpoints and exports
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. ok: whether it works. needed: whether `sds3d generate` needs it."""
+    """The result of one check. ok: whether it works. needed: whether `sds3d generate` needs it."""
 
     name: str
     ok: bool
@@ -28,7 +28,7 @@ class Finding:
 
 
 def examine(folder: Path | None = None) -> list[Finding]:
-    """Look at everything that a run depends on. folder: where runs will be written, the working folder by default."""
+    """Check everything that a run depends on. folder: where runs are written; default: the working folder."""
     return [
         _python(),
         *_package("torch"),
@@ -38,8 +38,8 @@ def examine(folder: Path | None = None) -> list[Finding]:
         _threads(),
         _numba_layer(),
         _cuda(),
-        _cuda_backend("gsplat", "splats are drawn by plain torch"),
-        _cuda_backend("nerfacc", "radiance fields are drawn by the CPU kernel, or by plain torch on a GPU"),
+        _cuda_backend("gsplat", "splats are rendered by plain torch"),
+        _cuda_backend("nerfacc", "radiance fields are rendered by the CPU kernel, or by plain torch on a GPU"),
         _ffmpeg(),
         _prior(),
         _large_priors(),
@@ -48,13 +48,13 @@ def examine(folder: Path | None = None) -> list[Finding]:
 
 
 def can_generate(findings: list[Finding]) -> bool:
-    """Whether all that `sds3d generate` needs is there."""
+    """Whether everything that `sds3d generate` needs works."""
     return all(finding.ok for finding in findings if finding.needed)
 
 
 def _python() -> Finding:
     version = platform.python_version()
-    return Finding("Python", sys.version_info >= (3, 10), f"{version} on {platform.platform(terse=True)}", needed=True)
+    return Finding("Python", sys.version_info >= (3, 11), f"{version} on {platform.platform(terse=True)}", needed=True)
 
 
 def _package(name: str) -> list[Finding]:
@@ -68,11 +68,11 @@ def _package(name: str) -> list[Finding]:
 def _threads() -> Finding:
     from sds3d.devices import default_threads
 
-    return Finding("threads", True, f"{default_threads()} of {os.cpu_count()} logical cores are used by default")
+    return Finding("threads", True, f"{default_threads()} of {os.cpu_count()} logical cores by default")
 
 
 def _numba_layer() -> Finding:
-    """Compile and run a parallel loop, which is when numba looks for a threading layer."""
+    """Compile and run a parallel loop: numba looks for its threading layer only then."""
     try:
         import numba
         import numpy as np
@@ -103,17 +103,17 @@ def _cuda() -> Finding:
 
 
 def _cuda_backend(name: str, instead: str) -> Finding:
-    """Whether a package's CUDA kernels can be had. They are not imported here: that may compile them for minutes."""
+    """Whether a package's CUDA kernels can be used. Not imported here: that may compile them for minutes."""
     import torch
 
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, False, f"off: not installed (pip install {name}); {instead}")
+        return Finding(name, False, f"off: not installed; {instead}")
     if not torch.cuda.is_available():
-        return Finding(name, False, f"{version}, off: it needs CUDA; {instead}")
+        return Finding(name, False, f"{version}, off: needs CUDA; {instead}")
     if shutil.which("nvcc") is None:
-        return Finding(name, False, f"{version}, off: nvcc, which compiles its kernels, is not on PATH; {instead}")
+        return Finding(name, False, f"{version}, off: nvcc, which compiles its kernels, is not in PATH; {instead}")
     return Finding(name, True, f"{version}, on; its kernels are compiled once, at first use")
 
 
@@ -141,7 +141,7 @@ def _prior() -> Finding:
 
 
 def _large_priors() -> Finding:
-    """Which models of the table of short names are in the local cache; the network is not asked."""
+    """Which models with a short name are in the local cache. Does not use the network."""
     try:
         from sds3d.priors.loading import ALIASES, cached
 
@@ -149,11 +149,13 @@ def _large_priors() -> Finding:
     except Exception as error:
         return Finding("large priors", False, _first_line(error))
     found = ", ".join(f"prior.model={name}" for name in there) or "none in the local cache"
-    return Finding("large priors", bool(there), f"{found}; any diffusers folder will do: prior.model=FOLDER")
+    return Finding(
+        "large priors", bool(there), f"{found}; any model folder in diffusers format works: prior.model=FOLDER"
+    )
 
 
 def _digest(folder: Path, files: list[Path]) -> str:
-    """One hash of a folder's file names and contents."""
+    """Return one hash of a folder's file names and contents."""
     import hashlib
 
     digest = hashlib.sha256()
@@ -166,7 +168,7 @@ def _digest(folder: Path, files: list[Path]) -> str:
 def _disk(folder: Path) -> Finding:
     free = shutil.disk_usage(folder).free
     enough = free > FREE_NEEDED
-    detail = f"{free / 1e9:.1f} GB free in {folder}" + ("" if enough else "; a run wants about 0.5 GB")
+    detail = f"{free / 1e9:.1f} GB free in {folder}" + ("" if enough else "; a run needs about 0.5 GB")
     return Finding("disk", enough, detail, needed=True)
 
 

@@ -1,15 +1,15 @@
-"""The run folder: everything a run is, on disk, whole at every instant.
+"""The run folder: the complete state of a run, consistent on disk at any time.
 
     runs/<slug>-<hash of the configuration>/
         config.yaml            the complete configuration
-        state.json             what the run is doing, replaced atomically
-        events.jsonl           one line a step; a step that was done again after a crash has a later line
-        checkpoints/*.safetensors   all that the next step depends on; the newest two are kept
+        state.json             status and progress, replaced atomically
+        events.jsonl           one line per step; a step repeated after a crash has a later line
+        checkpoints/*.safetensors   everything the next step depends on; the newest two are kept
         previews/  exports/  run.log
         control                a request to the running process: pause or cancel
         lock                   held by the running process
 
-Nothing here knows what a scene or a prior is: checkpoints are flat tensors, the configuration is text.
+This module knows nothing of scenes and priors: checkpoints are flat tensors, the configuration is text.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 Status = Literal["new", "queued", "running", "paused", "cancelled", "failed", "done"]
 Request = Literal["pause", "cancel"]
 STOPPED: dict[Request, Status] = {"pause": "paused", "cancel": "cancelled"}
-"""What a run is after a request."""
+"""The status of a run after a request."""
 
 KEPT_CHECKPOINTS = 2
 CONFIGS = "[!.]*/config.yaml"
-"""Where runs are under their root; what is being deleted is hidden."""
+"""Pattern of run folders below their root. A folder that is being deleted is hidden."""
 EVENT_BYTES = 2048
-"""More than a line of `events.jsonl` takes."""
+"""Upper bound of the length of a line in `events.jsonl`."""
 
 
 class RunBusyError(RunError):
@@ -49,12 +49,12 @@ class RunBusyError(RunError):
 
 @dataclass(frozen=True)
 class RunState:
-    """What `state.json` holds.
+    """The contents of `state.json`.
 
-    status: "new" runs wait for nobody, "queued" ones for a worker; one that is "running" but not busy was killed.
-    step, total: optimisation steps done and wanted. seconds: spent so far, over all processes. threads: CPU threads
-    that the result depends on, 0 before the first start. error: one line, when failed. queued: when, in seconds since
-    1970: the queue's order. attempts: how many workers died of it since. lean: it goes on with less memory, slower.
+    status: "queued" runs wait for a worker, "new" ones do not; a run that is "running" but not busy was killed.
+    step, total: optimisation steps done and planned. seconds: time spent, over all processes. threads: CPU threads, on
+    which the result depends; 0 before the first start. error: one line, if failed. queued: time of queueing in seconds
+    since 1970, the order of the queue. attempts: workers that died since then. lean: use less memory, more slowly.
     """
 
     status: Status = "new"
@@ -70,7 +70,7 @@ class RunState:
 
 
 def _checked(state: RunState) -> RunState:
-    """The state, whose values have the types of their defaults. Raises ValueError."""
+    """Return the state if each value has the type of its default. Raises ValueError."""
     if state.status not in get_args(Status):
         raise ValueError(f"the status {state.status!r} is unknown")
     for field in fields(RunState):
@@ -82,7 +82,7 @@ def _checked(state: RunState) -> RunState:
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder. Reading needs no lock; writing is for the process inside `locked()`."""
+    """One run folder. Reading needs no lock; only the process inside `locked()` may write."""
 
     folder: Path
 
@@ -103,12 +103,12 @@ class Run:
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Checkpoints on disk, the newest first."""
+        """Checkpoint files, the newest first."""
         return sorted((self.folder / "checkpoints").glob("[0-9]*.safetensors"), reverse=True)
 
     @property
     def state(self) -> RunState:
-        """The state on disk; a fresh one when there is none yet."""
+        """The state on disk, or a new one if there is none. Raises RunError if it is damaged."""
         try:
             values = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
             known = {field.name for field in fields(RunState)}
@@ -116,10 +116,12 @@ class Run:
         except FileNotFoundError:
             return RunState()
         except (ValueError, TypeError, AttributeError) as error:
-            raise RunError(f"{self.folder / 'state.json'} is damaged: {error}; delete it and resume") from error
+            raise RunError(
+                f"{self.folder / 'state.json'} is damaged: {error}; delete it, then resume the run"
+            ) from error
 
     def update(self, **changes: Any) -> RunState:
-        """Replace fields of the state, atomically."""
+        """Replace fields of the state atomically."""
         state = replace(self.state, **changes)
         write_atomically(self.folder / "state.json", (json.dumps(asdict(state), indent=2) + "\n").encode())
         return state
@@ -134,7 +136,7 @@ class Run:
         _append(self.folder / "events.jsonl", json.dumps(event) + "\n")
 
     def events(self) -> list[dict[str, Any]]:
-        """Every whole event; the line that a killed process left torn is skipped."""
+        """Read all events; a line that a killed process left incomplete is skipped."""
         try:
             lines = (self.folder / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
@@ -142,7 +144,7 @@ class Run:
         return _parsed(lines)
 
     def last_events(self, count: int) -> list[dict[str, Any]]:
-        """The newest whole events, at most `count`, read from the end of the file."""
+        """Read the newest events, at most `count`, from the end of the file."""
         try:
             with (self.folder / "events.jsonl").open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
@@ -154,7 +156,7 @@ class Run:
         return _parsed(lines[1:] if start else lines)[-count:]
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Tensor]) -> Path:
-        """Write CPU tensors as the newest checkpoint and drop all but the newest two."""
+        """Write CPU tensors as the newest checkpoint, and delete all but the newest two."""
         from safetensors.torch import save
 
         data = save(dict(tensors), metadata={"step": str(step), "sha256": _fingerprint(tensors)})
@@ -164,29 +166,29 @@ class Run:
         return path
 
     def load_checkpoint(self, *, mend: bool = False) -> dict[str, Tensor] | None:
-        """The newest checkpoint that is whole, or None when there is none.
+        """Load the newest undamaged checkpoint; None if there is none.
 
-        mend: damaged ones are logged and set aside, as `<step>.damaged`; for the process inside `locked()`.
-        Raises OSError when one cannot be read for now.
+        mend: log damaged checkpoints and rename them to `<step>.damaged`; only for the process inside `locked()`.
+        Raises OSError if a checkpoint cannot be read at the moment.
         """
         for path in self.checkpoints:
             try:
                 return read_checkpoint(path)
             except FileNotFoundError:
-                continue  # a newer one has just taken its place
+                continue  # a newer one has just replaced it
             except RunError as error:
                 if mend:
-                    self.log(f"warning: {error}; falling back to the checkpoint before it")
+                    self.log(f"warning: {error}; using the previous checkpoint")
                     path.replace(path.with_suffix(".damaged"))
         return None
 
     def sweep(self) -> None:
-        """Remove what killed processes left half-written; for the process inside `locked()`."""
+        """Remove temporary files of killed processes; only for the process inside `locked()`."""
         for folder in (self.folder, self.folder / "checkpoints", self.previews, self.exports):
             sweep(folder)
 
     def request(self, what: Request) -> None:
-        """Ask the running process to pause or cancel; it does so after its current step."""
+        """Ask the running process to pause or cancel after its current step."""
         write_atomically(self.folder / "control", what.encode())
 
     def requested(self) -> Request | None:
@@ -198,27 +200,27 @@ class Run:
         return next((known for known in get_args(Request) if text == known), None)
 
     def clear_request(self) -> None:
-        """Forget the pending request."""
+        """Withdraw the pending request."""
         (self.folder / "control").unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder against other processes; the lock dies with its process, so none can be stale.
+        """Lock the folder against other processes. The lock ends with its process, so it cannot become stale.
 
-        Raises RunBusyError when another process holds it.
+        Raises RunBusyError if another process holds it.
         """
         with hold(self.folder / "lock", f"{self.folder} is in use"):
             yield
 
     def holder(self) -> int:
-        """The process that holds the folder or did so last, on its own machine; 0 if none ever did."""
+        """Process id of the current or last holder of the lock, on the holder's machine; 0 if there was none."""
         try:
             return int((self.folder / "lock").read_bytes()[:32])
         except (OSError, ValueError):
             return 0
 
     def busy(self) -> bool:
-        """Whether a process holds the folder. A run that is "running" but not busy was killed; it can be resumed."""
+        """Whether a process holds the lock. A run that is "running" but not busy was killed; it can be resumed."""
         return is_held(self.folder / "lock")
 
 
@@ -247,7 +249,7 @@ def create_run(root: Path, slug: str, config: Config, aside: Set[str] = frozense
                 return run
         except OSError as error:
             raise RunError(f"cannot write {run.folder}: {error.strerror}; choose another folder with --out") from error
-    raise RunError(f"{root} holds a hundred other configurations of the name {slug}-{digest[:8]}")
+    raise RunError(f"{root} has a hundred other configurations with the name {slug}-{digest[:8]}")
 
 
 def _has_only(text: str, keys: Set[str]) -> bool:
@@ -257,30 +259,30 @@ def _has_only(text: str, keys: Set[str]) -> bool:
 
 
 def open_run(folder: Path) -> Run:
-    """An existing run. Raises RunError, naming the runs beside it, when the folder is none."""
+    """Open an existing run. Raises RunError, naming a nearby run, if the folder is not a run."""
     run = Run(folder)
     if run.config_path.is_file():
         return run
     beside = list_runs(folder) or list_runs(folder.parent)
     hint = f"; did you mean {beside[0].folder}?" if beside else ""
-    raise RunError(f"{folder} is no run folder (it has no config.yaml){hint}")
+    raise RunError(f"{folder} is not a run folder (it has no config.yaml){hint}")
 
 
 def list_runs(root: Path) -> list[Run]:
-    """The runs under a folder, the one touched last first."""
+    """List the runs in a folder, the most recently changed first."""
     found = [Run(path.parent) for path in root.glob(CONFIGS)]
 
     def touched(run: Run) -> float:
         for path in (run.folder / "state.json", run.config_path):
             with suppress(OSError):
                 return path.stat().st_mtime
-        return 0.0  # deleted meanwhile
+        return 0.0  # deleted in the meantime
 
     return sorted(found, key=touched, reverse=True)
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint. Raises RunError when it is truncated or damaged, OSError when it cannot be read."""
+    """Read a checkpoint. Raises RunError if it is truncated or damaged, OSError if it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -290,7 +292,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     except (SafetensorError, ValueError) as error:
         raise RunError(f"{path} is damaged ({error})") from error
     if metadata.get("sha256") != _fingerprint(tensors):
-        raise RunError(f"{path} is damaged (its contents do not match their fingerprint)")
+        raise RunError(f"{path} is damaged (its contents do not match its checksum)")
     return tensors
 
 
@@ -305,7 +307,7 @@ def _fingerprint(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _parsed(lines: list[str]) -> list[dict[str, Any]]:
-    """The events of those lines that are whole."""
+    """Parse the lines that are complete events."""
     events = []
     for line in lines:
         try:
@@ -319,7 +321,7 @@ def _parsed(lines: list[str]) -> list[dict[str, Any]]:
 
 @contextmanager
 def hold(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock file, which tells the holder's process. Raises RunBusyError, beginning with `busy`, if it is held."""
+    """Hold a lock file, which contains the holder's process id. Raises RunBusyError, starting with `busy`, if held."""
     with path.open("ab+", buffering=0) as file:  # closing it releases the lock
         try:
             _lock_patiently(file.fileno())
@@ -334,8 +336,8 @@ def hold(path: Path, busy: str) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds a lock file; asking takes hold of it for an instant and leaves no trace."""
-    for mode in ("rb+", "rb"):  # a folder that is read-only is held by nobody for that
+    """Whether a process holds a lock file. The check itself holds it for an instant."""
+    for mode in ("rb+", "rb"):  # also works in a read-only folder
         with suppress(OSError), path.open(mode) as file:
             try:
                 _lock(file.fileno())
@@ -346,20 +348,20 @@ def is_held(path: Path) -> bool:
 
 
 def _append(path: Path, line: str) -> None:
-    """Append a line, after closing the line that a killed process may have left torn."""
+    """Append a line; first end the incomplete line that a killed process may have left."""
     try:
         with path.open("ab+", buffering=0) as file:
             torn = False
             if file.seek(0, os.SEEK_END) > 0:
                 file.seek(-1, os.SEEK_END)
                 torn = file.read(1) != b"\n"
-            file.write(("\n" * torn + line).encode())  # one write: lines of two processes never mix
+            file.write(("\n" * torn + line).encode())  # a single write, so that lines of two processes never mix
     except OSError as error:
         raise disk_error(error, path, len(line)) from error
 
 
 def _lock_patiently(descriptor: int) -> None:
-    """Lock, waiting out a `busy()` elsewhere, which holds the lock for an instant. Raises OSError."""
+    """Lock; retry for a moment, because a `busy()` elsewhere holds the lock for an instant. Raises OSError."""
     for _ in range(20):
         with suppress(OSError):
             return _lock(descriptor)
@@ -371,7 +373,7 @@ if sys.platform == "win32":
     import msvcrt
 
     def _lock(descriptor: int) -> None:
-        os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # Windows keeps others from reading what is locked
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # on Windows, others cannot read the locked range
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
 else:

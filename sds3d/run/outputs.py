@@ -1,4 +1,4 @@
-"""What a run shows and hands over: previews, pictures and exports."""
+"""Output of a run: previews, pictures and exports."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from sds3d.states import part
 
 PREVIEW_VIEWS = 8
 SURFACE_SPLATS = 30_000
-"""Gaussians that a surface becomes in the formats of splats."""
+"""Number of Gaussians that are placed on a surface for splat formats."""
 
 
 def pictures(scene: Scene, cameras: Cameras, device: torch.device) -> FloatArray:
-    """Renders over white without gradients, a few views at a time: (B, H, W, 3) float32 in [0, 1]."""
+    """Render over white without gradients, a few views at a time: (B, H, W, 3) float32 in [0, 1]."""
     white = torch.ones(3, device=device)
     with torch.no_grad():
         parts = [scene.render(cameras[i : i + 4].to(device), white).rgb.cpu() for i in range(0, len(cameras), 4)]
@@ -38,26 +38,26 @@ def pictures(scene: Scene, cameras: Cameras, device: torch.device) -> FloatArray
 
 
 def camera_distance(config: CameraConfig) -> tuple[float, float]:
-    """Middle of the ranges of distance (metres) and field of view (degrees): how previews look at the object."""
+    """Return the middle of the distance range (metres) and of the field-of-view range (degrees), for previews."""
     return sum(config.distance) / 2, sum(config.fovy) / 2
 
 
 def save_preview(run: Run, cameras: CameraConfig, scene: Scene, device: torch.device) -> Path:
-    """Eight views side by side, as `previews/latest.png`."""
+    """Write eight views side by side as `previews/latest.png`. Return its path."""
     distance, fovy = camera_distance(cameras)
     around = turntable(PREVIEW_VIEWS, distance=distance, fovy=fovy, size=min(cameras.size, 256))
     return write_atomically(run.previews / "latest.png", to_png(pictures(scene, around, device)))  # (8, H, W, 3)
 
 
 def export_scene(run: Run, config: RunConfig, scene: Scene, device: torch.device) -> dict[str, Path]:
-    """Write every export of a scene into the run's folder; those of further particles into `particle-2` and so on.
+    """Write all exports of a scene into the run's folder; those of further particles into `particle-2` and so on.
 
-    Returns the paths of the first by file name. Raises EmptySurfaceError when it holds no surface; what needs none is
-    written all the same.
+    Return the paths of the first particle's files by name. Raises EmptySurfaceError if it has no surface, after writing
+    what needs none.
     """
     first, *others = scene.particles
     for number, other in enumerate(others, start=2):
-        with suppress(EmptySurfaceError):  # the first one decides
+        with suppress(EmptySurfaceError):  # only the first particle decides whether the export failed
             _export(run.exports / f"particle-{number}", config, other, device)
     return _export(run.exports, config, first, device)
 
@@ -94,13 +94,15 @@ def _export(folder: Path, config: RunConfig, scene: Scene, device: torch.device)
 
 
 def load_scene(run: Run, device: torch.device) -> Scene:
-    """The scene of a run's newest checkpoint, without its prior. Raises RunError when there is no checkpoint yet."""
+    """Load the scene of a run's newest checkpoint, without its prior. Raises RunError if there is no checkpoint."""
     config = read_config(run)
     checkpoint = run.load_checkpoint()
     if checkpoint is None:
         if run.state.status == "done":
-            raise RunError(f"{run.folder} is finished, but its checkpoint is gone or damaged: its exports are left")
-        raise RunError(f"{run.folder} has no checkpoint yet: nothing to show; sds3d resume {run.folder}")
+            raise RunError(
+                f"{run.folder} is finished, but its checkpoint is missing or damaged; only its exports remain"
+            )
+        raise RunError(f"{run.folder} has no checkpoint yet; continue it with: sds3d resume {run.folder}")
     mine = stage_config(config, int(checkpoint["stage"]))
     stream = random_streams(config.seed, "scene")["scene"]
     scene = make_scene(mine.representation.for_loading(), Start(stream, mine.steps, device), mine.particles)
@@ -109,7 +111,7 @@ def load_scene(run: Run, device: torch.device) -> Scene:
 
 
 def export_run(run: Run, export: ExportConfig | None = None, device: str = "") -> dict[str, Path]:
-    """Export a run's newest checkpoint again, finished or not. Raises RunError when there is none yet."""
+    """Export a run's newest checkpoint again, finished or not. Raises RunError if there is none."""
     config = read_config(run)
     config = config.model_copy(update={"export": export or config.export})
     place = pick_device(device)

@@ -1,4 +1,4 @@
-"""All settings of a run as a list: keys, values, help texts and bounds, as the configuration models have them."""
+"""All settings of a run as a list: keys, values, help texts and bounds, from the configuration models."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sds3d.config import Config, alternatives
 
 @dataclass(frozen=True)
 class Setting:
-    """One of them.
+    """One setting.
 
-    key: dotted. info: pydantic's, with help text and bounds. value: as JSON has it. options: what a choice is made
-    from, if it is one.
+    key: dotted name. info: pydantic's field, with help text and bounds. value: as JSON. options: the possible values,
+    if they are a fixed list.
     """
 
     key: str
@@ -27,16 +27,16 @@ class Setting:
 
     @property
     def section(self) -> str:
-        """The outermost part of the key, empty for the run's own settings."""
+        """The first part of the key; "" for the run's own settings."""
         return self.key.split(".")[0] if "." in self.key else ""
 
     @property
     def is_choice(self) -> bool:
-        """Whether other settings depend on it."""
+        """Whether the setting chooses a variant that has other settings."""
         return self.key.endswith(".name")
 
     def help(self) -> str:
-        """The help text and the bounds."""
+        """The help text, with the bounds."""
         text = " ".join((self.info.description or "").split())
         signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
         bounds = [f"{s} {getattr(m, n):g}" for m in self.info.metadata for n, s in signs.items() if hasattr(m, n)]
@@ -44,7 +44,7 @@ class Setting:
 
 
 def settings_of(config: BaseModel, prefix: str = "") -> Iterator[Setting]:
-    """Those of a configuration in the order of its models, given the choices that it makes. prefix: of their keys."""
+    """Yield the settings of a configuration, for the variants it chooses. prefix: goes before their keys."""
     model = type(config)
     for name, info in model.model_fields.items():
         key, value = prefix + name, getattr(config, name)
@@ -59,7 +59,7 @@ def settings_of(config: BaseModel, prefix: str = "") -> Iterator[Setting]:
 
 
 def _literals(annotation: Any) -> tuple[Any, ...]:
-    """The words of a literal, or of a list of them."""
+    """The values of a Literal, or of a tuple of Literals."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     if get_origin(annotation) is tuple and get_args(annotation)[1:] == (Ellipsis,):

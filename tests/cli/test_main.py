@@ -33,8 +33,8 @@ Cli = Callable[..., tuple[int, str, str]]
         (["generate", "  "], "the prompt is empty"),
         (["generate", "a mug", "--device", "quantum"], 'device "quantum" cannot be used'),
         (["generate", "a mug", "prior.model=/nowhere", "prior.offline=true"], "can't load the model '/nowhere'"),
-        (["resume", "/nowhere"], "is no run folder"),
-        (["export", "/nowhere"], "is no run folder"),
+        (["resume", "/nowhere"], "is not a run folder"),
+        (["export", "/nowhere"], "is not a run folder"),
         (["toybox", "render", "a purple democracy"], "'a purple democracy'"),
     ],
 )

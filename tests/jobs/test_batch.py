@@ -120,7 +120,7 @@ def test_ctrl_c_pauses_and_the_same_command_goes_on(whole: Path, tmp_path: Path)
     process = begin(tmp_path)
     said, _ = process.communicate()
     assert process.returncode == 1, said
-    assert "goes on after step" in said
+    assert "continues after step" in said
     assert results(tmp_path) == results(whole)
 
 
@@ -268,7 +268,7 @@ def test_what_is_shown(terminal: bool, tmp_path: Path):
         assert text.splitlines() == [
             "line 1, a red mug 0: started",
             "16 %: 1 running, 2 queued; about 38 s left",
-            "line 1, a red mug 0: stopped: its process is gone",
+            "line 1, a red mug 0: stopped: its process died",
             "line 1, a red mug 0: failed: [red]no surface",
             "line 2, a red mug 1: done in 0 s",
             text.splitlines()[-1],

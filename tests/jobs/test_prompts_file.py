@@ -130,18 +130,18 @@ def test_all_wrong_lines_are_told_with_what_was_meant(tmp_path: Path):
     [
         ('{"prompt": ', "not JSON: Expecting value at character 12"),
         ('["a red mug"]', 'not an object; write {"prompt": "a red mug"}'),
-        ("[" * 100_000, "not JSON that can be used"),
+        ("[" * 100_000, "not usable JSON"),
         ('{"prompt": "x", "sed": 1}', 'unknown key "sed"; did you mean "seed"?'),
-        ('{"prompt": "x", "guidance.scale": 1}', 'unknown key "guidance.scale"; settings belong into "overrides"'),
+        ('{"prompt": "x", "guidance.scale": 1}', 'unknown key "guidance.scale"; settings belong in "overrides"'),
         ('{"seed": 1}', '"prompt" is missing'),
-        ('{"prompt": 3}', '"prompt" = 3: give a text'),
-        ('{"prompt": "x", "preset": 3}', '"preset" = 3: give a text'),
+        ('{"prompt": 3}', '"prompt" = 3: give a string'),
+        ('{"prompt": "x", "preset": 3}', '"preset" = 3: give a string'),
         ('{"prompt": "x", "seed": true}', "seed = true: give a whole number"),
         ('{"prompt": "x", "seed": 1.5}', "seed = 1.5: give a whole number"),
         ('{"prompt": "\\ud800"}', "the prompt holds the control character U+D800"),
         ('{"prompt": "x", "overrides": 3}', '"overrides": give {"guidance.scale": 5}'),
         ('{"prompt": "x", "overrides": ["steps"]}', '"steps" is not KEY=VALUE'),
-        ('{"prompt": "x", "overrides": {"prompt": "y"}}', '"prompt" is no setting of overrides'),
+        ('{"prompt": "x", "overrides": {"prompt": "y"}}', '"prompt" is not a setting'),
         ('{"prompt": "x", "overrides": {"guidance.name": "sdss"}}', 'did you mean "sds"?'),
     ],
 )
@@ -171,7 +171,7 @@ def test_cells_where_no_column_is(tmp_path: Path):
     path = written(tmp_path / "prompts.csv", "prompt,seed,\na red, green mug,1,2\nx,1,2\ny,,\n")
     assert problems(path) == [
         ":2: 4 cells under 3 columns; put a prompt with a comma in quotes",
-        ":3: '2' stands under a column without a name",
+        ":3: '2' is in a column without a name",
     ]
 
 
@@ -184,11 +184,11 @@ def test_semicolons_and_tabs_separate_as_well(tmp_path: Path):
 
 def test_a_file_that_is_none(tmp_path: Path):
     assert problems(written(tmp_path / "prompts.txt", "# nothing\n")) == [
-        " holds no prompts: write one a line, for example: a red mug"
+        " has no prompts; write one per line, for example: a red mug"
     ]
     assert problems(tmp_path / "missing.txt") == [": No such file or directory"]
     assert problems(written(tmp_path / "prompts.docx", "x")) == [
-        ': ".docx" is no file of prompts; give a .txt, .csv or .jsonl'
+        ': ".docx" is not a file of prompts; give a .txt, .csv or .jsonl file'
     ]
     (tmp_path / "latin.txt").write_bytes(b"\xef\xbb\xbfa mug\na caf\xe9\n")
     assert problems(tmp_path / "latin.txt") == [":2: not UTF-8 text (byte 0xe9); save it as UTF-8"]

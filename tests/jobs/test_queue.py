@@ -54,7 +54,7 @@ def test_a_run_that_is_held_takes_requests_back(tmp_path: Path):
     [
         ("new", "paused", "cancelled"),
         ("queued", "paused", "cancelled"),
-        ("running", "paused", "cancelled"),  # its process is gone
+        ("running", "paused", "cancelled"),  # its process died
         ("paused", "paused", "cancelled"),
         ("cancelled", "cancelled", "cancelled"),
         ("failed", "failed", "failed"),
@@ -151,7 +151,7 @@ def test_progress_is_read_from_the_folder(tmp_path: Path):
         assert seen.active
         run.add_event({"step": 40, "seconds": 0.5})
         assert progress(run).status == "exporting"
-    assert progress(run) == Progress("stopped", 40, 40, error="its process is gone")
+    assert progress(run) == Progress("stopped", 40, 40, error="its process died")
     run.update(status="failed", error="no such model", step=8)
     assert progress(run) == Progress("failed", 8, 40, error="no such model")
 

@@ -17,7 +17,7 @@ from sds3d.jobs.batch import make_batch
 from sds3d.jobs.prompts_file import read_prompts
 from sds3d.jobs.queue import enqueue
 from sds3d.jobs.ray_engine import RayWorker, places, supervise
-from sds3d.jobs.supervisor import Crew
+from sds3d.jobs.worker_settings import WorkerSettings
 from sds3d.run.folder import list_runs
 from tests.browser.studio import QUICK, wait_for
 from tests.jobs.test_batch import ROOT, manifest, results, running
@@ -84,14 +84,14 @@ def test_without_ray_the_way_to_it_is_told(tmp_path: Path, monkeypatch: pytest.M
     names = queued(tmp_path)
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(RunError, match=r'Ray is not installed: run pip install "\.\[ray\]"'):
-        next(supervise(tmp_path, names, Crew()))
+        next(supervise(tmp_path, names, WorkerSettings()))
 
 
 @pytest.mark.parametrize(("address", "why"), [("127.0.0.1:9", "refused"), ("nowhere.invalid:6379", "")])
 def test_a_cluster_that_does_not_answer(address: str, why: str, tmp_path: Path):
     pytest.importorskip("ray")
     with pytest.raises(RunError, match=f"no Ray cluster answers at {address}: .*{why}"):
-        next(supervise(tmp_path, queued(tmp_path), Crew(), address))
+        next(supervise(tmp_path, queued(tmp_path), WorkerSettings(), address))
 
 
 def test_a_node_that_does_not_share_the_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

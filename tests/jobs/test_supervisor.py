@@ -16,14 +16,15 @@ import pytest
 import torch
 
 from sds3d.jobs.queue import enqueue, progress, stop
-from sds3d.jobs.supervisor import SPARE, Crew, ensure_workers, lock_of, memory_kills, supervise, supervised
+from sds3d.jobs.supervisor import SPARE, ensure_workers, lock_of, memory_kills, supervise, supervised
 from sds3d.jobs.worker import work
+from sds3d.jobs.worker_settings import WorkerSettings
 from sds3d.run.config import make_config, new_run
 from sds3d.run.folder import Run, RunBusyError, read_checkpoint
 from tests.jobs.test_together import QUICK
 
 PATIENCE = 180  # seconds
-CREW = Crew(devices=["cpu"], threads=1)
+ONE_WORKER = WorkerSettings(devices=["cpu"], threads=1)
 
 
 def queued(root: Path, prompt: str, steps: int) -> Run:
@@ -52,8 +53,8 @@ def same(a: Run, b: Run) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def drain(root: Path, crew: Crew = CREW, each: Callable[[], object] = lambda: None) -> None:
-    for _ in supervise(root, crew=crew):
+def drain(root: Path, settings: WorkerSettings = ONE_WORKER, each: Callable[[], object] = lambda: None) -> None:
+    for _ in supervise(root, settings=settings):
         each()
 
 
@@ -85,7 +86,7 @@ def test_a_run_that_kills_every_worker_is_given_up_and_the_next_one_comes(tmp_pa
         if seen.status == "running" and seen.step > 5:
             os.kill(poison.holder(), signal.SIGKILL)
 
-    drain(tmp_path, Crew(devices=["cpu"], threads=1, retries=1), kill)
+    drain(tmp_path, WorkerSettings(devices=["cpu"], threads=1, retries=1), kill)
     assert (poison.state.status, poison.state.attempts) == ("failed", 2)
     assert "signal 9 (2 times)" in poison.state.error
     assert poison.checkpoints, "what was done until then is kept"
@@ -104,7 +105,7 @@ def test_a_worker_that_dies_before_it_comes_to_a_run_is_not_replaced_for_ever(
                 started.add(process.pid or 0)
                 process.kill()
 
-    drain(tmp_path, Crew(devices=["cpu"], threads=1, retries=1), kill)
+    drain(tmp_path, WorkerSettings(devices=["cpu"], threads=1, retries=1), kill)
     assert len(started) == 4
     for run in (first, second):
         assert (run.state.status, run.state.attempts) == ("failed", 2)
@@ -139,7 +140,7 @@ def test_a_request_acts_within_a_step_and_the_run_can_go_on(request_: str, after
 @pytest.mark.slow
 def test_two_workers_share_a_queue(tmp_path: Path):
     several = [queued(tmp_path, prompt, 6) for prompt in ("a red mug", "a blue chair", "a green hat", "a black boat")]
-    drain(tmp_path, Crew(devices=["cpu", "cpu"], threads=1))
+    drain(tmp_path, WorkerSettings(devices=["cpu", "cpu"], threads=1))
     assert [run.state.status for run in several] == ["done"] * 4
     assert len({run.holder() for run in several}) == 2
     for run in several:
@@ -149,9 +150,9 @@ def test_two_workers_share_a_queue(tmp_path: Path):
 @pytest.mark.slow
 def test_whoever_stops_supervising_pauses_what_is_going_on(tmp_path: Path):
     run, waiting = queued(tmp_path, "a red mug", 9000), queued(tmp_path, "a blue chair", 2)
-    for _ in supervise(tmp_path, crew=CREW):
-        with pytest.raises(RunBusyError, match="is worked off by process"):
-            next(supervise(tmp_path, crew=CREW))
+    for _ in supervise(tmp_path, settings=ONE_WORKER):
+        with pytest.raises(RunBusyError, match="is processed by process"):
+            next(supervise(tmp_path, settings=ONE_WORKER))
         if len(run.last_events(2)) == 2:
             break
     assert (run.state.status, waiting.state.status) == ("paused", "queued")
@@ -166,7 +167,7 @@ def test_what_a_dead_machine_left_running_is_found(tmp_path: Path):
     run.update(status="running")  # and nobody holds it
     hopeless.update(status="running", attempts=SPARE)
     (damaged.folder / "state.json").write_text("{")
-    drain(tmp_path, Crew(devices=["cpu"], threads=1, retries=0))
+    drain(tmp_path, WorkerSettings(devices=["cpu"], threads=1, retries=0))
     assert (run.state.status, run.state.attempts) == ("done", 1)
     assert (hopeless.state.status, hopeless.state.attempts) == ("failed", SPARE + 1)
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from sds3d.jobs.queue import enqueue, runs_in
 from sds3d.jobs.worker import Worker, device_failed, lacks_memory, work
+from sds3d.jobs.worker_settings import WorkerSettings
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.run.config import make_config, new_run
@@ -45,7 +46,7 @@ def test_one_prior_serves_the_whole_queue_and_a_bad_run_is_in_nobodys_way(tmp_pa
     broken = queued(tmp_path, "a white cat")
     broken.config_path.write_text("prompt: [")
     last = queued(tmp_path, "a black boat")
-    work(tmp_path, threads=1)
+    work(tmp_path, settings=WorkerSettings(threads=1))
     assert [run.state.status for run in (*good, last)] == ["done"] * 3
     assert (missing.state.status, broken.state.status) == ("failed", "failed")
     assert "nothing" in missing.state.error
@@ -56,13 +57,13 @@ def test_one_prior_serves_the_whole_queue_and_a_bad_run_is_in_nobodys_way(tmp_pa
 @pytest.mark.slow
 def test_a_worker_that_is_not_wanted_any_more_puts_its_run_back(tmp_path: Path):
     run, other = queued(tmp_path, "a red mug", "steps=6"), queued(tmp_path, "a blue chair", "steps=6")
-    work(tmp_path, threads=1, together=2, wanted=lambda: run.state.step < 3)
+    work(tmp_path, settings=WorkerSettings(threads=1, together=2), wanted=lambda: run.state.step < 3)
     assert (run.state.status, run.state.step) == ("queued", 3)
     assert other.state.status == "queued"
     assert other.state.step >= 2
-    work(tmp_path, threads=1)
+    work(tmp_path, settings=WorkerSettings(threads=1))
     straight = queued(tmp_path / "straight", "a red mug", "steps=6")
-    work(tmp_path / "straight", threads=1)
+    work(tmp_path / "straight", settings=WorkerSettings(threads=1))
     assert other.state.status == "done"
     assert_alike([run], [straight])
 
@@ -89,13 +90,13 @@ def test_a_run_that_lacks_memory_goes_on_with_less(
 
     monkeypatch.setattr(DiffusersConfig, "load", load)
     several = [queued(tmp_path, "a red mug"), queued(tmp_path, "a blue chair")]
-    work(tmp_path, threads=1, together=2)
+    work(tmp_path, settings=WorkerSettings(threads=1, together=2))
     for run in several:
         assert (run.state.status, run.state.attempts, run.state.lean) == (status, attempts, True)
     if status == "done":
         monkeypatch.undo()
         plain = [queued(tmp_path / "plain", "a red mug"), queued(tmp_path / "plain", "a blue chair")]
-        work(tmp_path / "plain", threads=1)
+        work(tmp_path / "plain", settings=WorkerSettings(threads=1))
         assert_alike(several, plain)
 
 
@@ -123,14 +124,14 @@ def test_a_gpu_that_failed_needs_another_process(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(DiffusersConfig, "load", load)
     for attempt in (1, 2):
-        work(tmp_path, threads=1, retries=2)
+        work(tmp_path, settings=WorkerSettings(threads=1, retries=2))
         assert (first.state.status, first.state.attempts, first.state.lean) == ("queued", attempt, False)
         assert (second.state.status, second.state.attempts) == ("queued", 0)
-    work(tmp_path, threads=1, retries=2)
+    work(tmp_path, settings=WorkerSettings(threads=1, retries=2))
     assert first.state.status == "failed"
     assert "illegal memory access" in first.state.error
     monkeypatch.undo()
-    work(tmp_path, threads=1, retries=2)
+    work(tmp_path, settings=WorkerSettings(threads=1, retries=2))
     assert (second.state.status, second.state.attempts) == ("done", 0)
 
 

@@ -194,7 +194,7 @@ def test_half_written_files_of_killed_processes_are_swept_up(tmp_path: Path):
 def test_a_deleted_run_is_not_driven(tmp_path: Path):
     run = new_run(tmp_path, tiny())
     run.config_path.unlink()
-    with pytest.raises(RunError, match="it was deleted"):
+    with pytest.raises(RunError, match="was deleted"):
         finish(run)
 
 
@@ -255,7 +255,7 @@ def test_a_full_disk_keeps_the_last_good_state(straight: Run, tmp_path: Path):
         next(steps)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
-        with pytest.raises(OSError, match=r"no space left to write .*free some and resume"):
+        with pytest.raises(OSError, match=r"no space left to write .*free some space and resume"):
             list(steps)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -274,7 +274,7 @@ def test_exports_can_be_written_again_without_the_prior(straight: Run, tmp_path:
     files = export_run(straight)
     assert files["a-ball.glb"].read_bytes() == before
     run.update(status="done")
-    with pytest.raises(RunError, match="its checkpoint is gone or damaged"):
+    with pytest.raises(RunError, match="its checkpoint is missing or damaged"):
         export_run(run)
 
 

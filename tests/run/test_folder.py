@@ -78,7 +78,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
     run = new_run(tmp_path, tiny())
     assert open_run(run.folder) == run
     assert list_runs(tmp_path) == [run]
-    with pytest.raises(RunError, match=rf"no run folder .* did you mean {run.folder}"):
+    with pytest.raises(RunError, match=rf"not a run folder .* did you mean {run.folder}"):
         open_run(tmp_path / "nothing")
 
 

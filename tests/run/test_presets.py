@@ -63,7 +63,7 @@ def test_a_preset_ends_in_files(name: str, prior: Prior, tmp_path: Path) -> None
 
 
 def test_painting_needs_a_mesh() -> None:
-    with pytest.raises(ConfigError, match=r'the preset "texture" needs a mesh of yours: sds3d texture FILE'):
+    with pytest.raises(ConfigError, match=r'the preset "texture" needs a mesh: sds3d texture FILE'):
         make_config("a red mug", "texture")
 
 
