@@ -186,7 +186,7 @@ def test_a_worker_that_the_system_ended_for_want_of_memory_is_followed_by_a_lean
 
     drain(tmp_path, each=kill_once)
     assert (run.state.status, run.state.attempts, run.state.lean) == ("done", 1, True)
-    assert "for want of memory" in (run.folder / "run.log").read_text()
+    assert "because memory ran out" in (run.folder / "run.log").read_text()
 
 
 @contextmanager
