@@ -1,8 +1,8 @@
-"""The studio: a web page that starts runs and shows what is in their folders. It keeps nothing of its own."""
+"""The studio: a web page that starts runs and shows their folders. It stores nothing itself."""
 
 import os
 
-# Before gradio is imported, which reads them then: nothing is reported to anybody, nothing recorded in the browser.
+# Gradio reads these on import: no usage reports, no history in the browser.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["GRADIO_RUN_HISTORY"] = "False"
 

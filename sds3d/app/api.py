@@ -1,4 +1,4 @@
-"""The HTTP API: what `gradio_client` can call. Everything else on the page is private."""
+"""The HTTP API that `gradio_client` calls. All other events of the page are private."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import gradio as gr
 from gradio.exceptions import Error
 
-from sds3d.app.studio import Studio, checked, files, served
+from sds3d.app.studio import Studio, files, one_line, served_copy
 from sds3d.app.tab_create import checked_seed
 from sds3d.config import ConfigError, parse_override
 from sds3d.files import RunError
@@ -17,33 +17,33 @@ from sds3d.jobs import queue
 
 ENDPOINTS = ("generate", "status", "files", "stop", "resume")
 
-_EXPECTED = (ValueError, RunError, OSError)  # told to the caller; ConfigError is a ValueError
+_EXPECTED = (ValueError, RunError, OSError)  # reported to the caller; ConfigError is a ValueError
 
 
 def lay_out(studio: Studio) -> None:
-    """The endpoints, in the Blocks that are open."""
+    """Add the endpoints to the open Blocks."""
 
     def generate(
         prompt: str, preset: str = "toybox", seed: int = 0, steps: int = 0, settings: list[str] | None = None
     ) -> str:
-        """Queue a run. steps: 0 takes the preset's own. settings: KEY=VALUE texts such as "guidance.scale=4".
-        Returns the run's name, which the other endpoints take; the same arguments give the same run."""
-        with _told(studio):
+        """Queue a run. steps: 0: the preset's. settings: KEY=VALUE texts such as "guidance.scale=4".
+        Returns the run's name for the other endpoints. The same arguments give the same run."""
+        with _reported(studio):
             if not isinstance(settings, list | None) or not all(isinstance(text, str) for text in settings or []):
-                raise ConfigError('settings must be a list of texts, such as ["guidance.scale=4"]')
+                raise ConfigError('settings must be a list of strings, such as ["guidance.scale=4"]')
             layers = [parse_override(text) for text in settings or []]
             if given := {"prompt", "seed"} & {key for layer in layers for key in layer}:
-                raise ConfigError(f"settings: give {min(given)} as an argument of its own")
+                raise ConfigError(f"settings: give {min(given)} as a separate argument")
             layers.append({"seed": checked_seed(seed)})
             if steps:
                 layers.append({"steps": steps})
-            return studio.start(studio.config(checked(prompt), preset, *layers)).folder.name
+            return studio.start(studio.config(one_line(prompt), preset, *layers)).folder.name
 
     def status(run: str) -> dict[str, Any]:
-        """How far a run is: status ("queued", "starting", "running", "exporting", "paused", "cancelled", "failed",
-        "done", "stopped" or "new"), step, total, seconds_left (0 when unknown), error, and position: runs before it
-        when it is queued."""
-        with _told(studio):
+        """Progress of a run: status ("queued", "starting", "running", "exporting", "paused", "cancelled", "failed",
+        "done", "stopped" or "new"), step, total, seconds_left (0 if unknown), error, and position: the number of runs
+        before it in the queue."""
+        with _reported(studio):
             found = studio.open(run)
             progress = queue.progress(found)
             return {
@@ -51,30 +51,30 @@ def lay_out(studio: Studio) -> None:
                 "step": progress.step,
                 "total": progress.total,
                 "seconds_left": progress.seconds_left,
-                "error": studio.told(progress.error),
+                "error": studio.redacted(progress.error),
                 "position": studio.place(found) if progress.status == "queued" else 0,
             }
 
     def exports(run: str) -> list[dict[str, Any]]:
-        """The files of a run, the mesh first; the client downloads them and returns their paths on your machine."""
-        with _told(studio):
+        """Files of a run, the mesh first. The client downloads them and returns their paths on your machine."""
+        with _reported(studio):
             return [
-                gr.FileData(path=served(path), orig_name=path.name, size=path.stat().st_size).model_dump()
+                gr.FileData(path=served_copy(path), orig_name=path.name, size=path.stat().st_size).model_dump()
                 for path in files(studio.open(run))
             ]
 
     def stop(run: str, request: Literal["pause", "cancel"] = "pause") -> str:
-        """Pause or cancel a run, after its current step. Returns its status."""
-        with _told(studio):
+        """Pause or cancel a run after its current step. Returns its status."""
+        with _reported(studio):
             if request not in ("pause", "cancel"):
-                raise ValueError(f'the request {request!r} is unknown: give "pause" or "cancel"')
+                raise ValueError(f'the request {request!r} is unknown; use "pause" or "cancel"')
             found = studio.open(run)
             queue.stop(found, request)
             return queue.progress(found).status
 
     def resume(run: str) -> str:
-        """Let a run go on that was paused, cancelled, stopped or failed. Returns its status."""
-        with _told(studio):
+        """Continue a run that was paused, cancelled, stopped or failed. Returns its status."""
+        with _reported(studio):
             found = studio.open(run)
             studio.resume(found)
             return queue.progress(found).status
@@ -84,8 +84,8 @@ def lay_out(studio: Studio) -> None:
 
 
 @contextmanager
-def _told(studio: Studio) -> Iterator[None]:
-    """Errors that callers can do something about are told to them, as one line."""
+def _reported(studio: Studio) -> Iterator[None]:
+    """Report expected errors to the caller, as one line."""
     try:
         yield
     except _EXPECTED as error:

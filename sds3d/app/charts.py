@@ -1,4 +1,4 @@
-"""Small line charts, drawn as SVG: nothing is loaded for them, and they follow the theme's colours."""
+"""Small line charts as SVG. They need no script and follow the colours of the theme."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ Points = Sequence[tuple[float, float]]
 
 COLORS = ("#4f46e5", "#0891b2", "#d97706", "#be185d", "#65a30d", "#7c3aed", "#64748b")
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 300, 120, 38, 16, 8
-_MOST = 160  # points of a line: more cannot be seen
+_MOST = 160  # points per line; more would not be visible
 
 
 def chart(title: str, lines: Mapping[str, Points], last: int) -> str:
-    """Lines over the steps 0 to `last`, with a logarithmic axis where values spread over decades.
+    """Draw lines over the steps 0 to `last`, on a logarithmic axis if the values span decades.
 
-    Values that are not finite are left out, and zeros of a logarithmic axis; without any the chart says that there is
-    nothing yet.
+    Values that are not finite are left out, as are zeros on a logarithmic axis. Without values the chart says so.
     """
     values = [y for points in lines.values() for _, y in points if math.isfinite(y)]
     positive = [y for y in values if y > 0]
@@ -29,7 +28,7 @@ def chart(title: str, lines: Mapping[str, Points], last: int) -> str:
     kept = {name: points for name, points in kept.items() if points}
     values = [y for points in kept.values() for _, y in points]
     if not values:
-        return _figure(title, '<div class="nothing">Nothing yet</div>', "")
+        return _figure(title, '<div class="nothing">No data yet</div>', "")
     place = math.log10 if decades else float
     low, high = place(min(values)), place(max(values))
     if high - low < 1e-12:
@@ -58,7 +57,7 @@ def chart(title: str, lines: Mapping[str, Points], last: int) -> str:
 
 
 def thinned(points: Points) -> Points:
-    """At most some 160 of the points, the last one among them."""
+    """Return at most about 160 of the points, including the last."""
     stride = max(1, math.ceil(len(points) / _MOST))
     return [*points[:-1:stride], *points[-1:]]
 
@@ -73,7 +72,7 @@ def _mark(value: float, share: float, decades: bool) -> str:
 
 
 def _number(value: float) -> str:
-    """A number in few characters: 0.012, 3.4, 1.2e5."""
+    """Format a number in few characters: 0.012, 3.4, 1.2e5."""
     if value == 0 or 0.01 <= abs(value) < 10_000:
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
     mantissa, exponent = f"{value:.0e}".split("e")

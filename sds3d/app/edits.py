@@ -1,4 +1,4 @@
-"""Settings by dotted keys: what a run has other than its preset, and which preset that is."""
+"""Settings by dotted key, and the differences between a run and its preset."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from sds3d.config import Tree
 from sds3d.run.config import RunConfig
 
 Edits = dict[str, Any]
-"""Values by dotted key, as JSON has them; the choice of a section is its `name`: {"guidance.name": "vsd"}."""
+"""JSON values by dotted key. The variant of a section is its `name`: {"guidance.name": "vsd"}."""
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> Edits:
-    """The leaves of a nested mapping by dotted key; lists are leaves."""
+    """Return the leaves of a nested mapping by dotted key; lists are leaves."""
     leaves: Edits = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -24,12 +24,12 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> Edits:
 
 
 def leaves_of(config: RunConfig) -> Edits:
-    """All settings of a run by dotted key."""
+    """Return all settings of a run by dotted key."""
     return flat(config.model_dump(mode="json"))
 
 
 def nested(edits: Mapping[str, Any]) -> Tree:
-    """The inverse of `flat`."""
+    """Return the nested mapping of dotted keys: the inverse of `flat`."""
     tree: Tree = {}
     for key, value in edits.items():
         *sections, leaf = key.split(".")
@@ -41,17 +41,17 @@ def nested(edits: Mapping[str, Any]) -> Tree:
 
 
 def choices_of(edits: Edits) -> Edits:
-    """The choices among them, which say what other keys there are."""
+    """Return only the variants that are chosen, on which the other keys depend."""
     return {key: value for key, value in edits.items() if key.endswith(".name")}
 
 
-def told(edits: Edits) -> str:
-    """Edits in one line: "guidance.scale=4, steps=100"; the choice of a section is told by the section's name."""
-    return ", ".join(f"{key.removesuffix('.name')}={shown(value)}" for key, value in edits.items())
+def in_one_line(edits: Edits) -> str:
+    """Return edits as a line: "guidance=vsd, steps=100"."""
+    return ", ".join(f"{key.removesuffix('.name')}={text_of(value)}" for key, value in edits.items())
 
 
-def shown(value: Any) -> str:
-    """A value as people write it."""
+def text_of(value: Any) -> str:
+    """Return a value as readable text."""
     match value:
         case bool():
             return "yes" if value else "no"
@@ -60,6 +60,6 @@ def shown(value: Any) -> str:
         case float():
             return f"{value:g}"
         case list() | tuple():
-            return "[" + ", ".join(shown(item) for item in value) + "]"
+            return "[" + ", ".join(text_of(item) for item in value) + "]"
         case _:
             return str(value)

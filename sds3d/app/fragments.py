@@ -1,4 +1,4 @@
-"""What the page says of a run, as HTML. Everything that came from a person or a run is escaped here."""
+"""HTML fragments about runs. Everything that comes from a user or a run is escaped here."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from sds3d.toybox.captions import unknown_words
 from sds3d.toybox.world import ACCENT_PART, CATEGORIES, COLORS
 
 VIEWS = 8  # pictures side by side in previews/latest.png
-WORDS = 8  # unknown ones that are named
+WORDS = 8  # at most this many unknown words are listed
 
 HEAD = """<div class="sds-head"><h1>sds3d</h1><p>Text to 3D by score distillation.
-Type an object, watch it take shape, take it away as a mesh or as splats.</p></div>"""
+Describe an object, watch it take shape, download it as a mesh or as splats.</p></div>"""
 
 CUBE = """<svg viewBox="0 0 24 24" fill="none" stroke="currentColor" stroke-width="1.2" stroke-linejoin="round"
 aria-hidden="true"><path d="M12 2.5 20.5 7v10L12 21.5 3.5 17V7Z"/><path d="M3.5 7 12 11.5 20.5 7M12 11.5v10"/></svg>"""
@@ -33,11 +33,11 @@ LABELS = {
     "stopped": "stopped", "paused": "paused", "cancelled": "cancelled", "failed": "failed", "done": "done",
     "damaged": "damaged",
 }  # fmt: skip
-"""States as the page calls them."""
+"""Names of the states on the page."""
 
 
 def empty(text: str) -> str:
-    """A place where something will be."""
+    """Return a placeholder for something that does not exist yet."""
     return f'<div class="sds-empty">{CUBE}<div>{escape(text)}</div></div>'
 
 
@@ -45,23 +45,23 @@ EMPTY = empty("Your object will take shape here.")
 
 
 def error(message: str) -> str:
-    """A message that something cannot be done; each line is a problem."""
+    """Return an error message; each line is a problem."""
     lines = "<br>".join(escape(line) for line in message.splitlines())
     return f'<div class="sds-note error" role="alert">{lines}</div>'
 
 
 def note(message: str) -> str:
-    """A message worth knowing."""
+    """Return a note."""
     return f'<div class="sds-note" role="status">{escape(message)}</div>'
 
 
 def good(message: str) -> str:
-    """A message that all is well."""
+    """Return a message that everything works."""
     return f'<div class="sds-note good" role="status">{escape(message)}</div>'
 
 
 def prompt_hint(prompt: str) -> str:
-    """A warning that names the words the embedded prior has never seen; empty when it knows them all."""
+    """Return a warning that lists the words the embedded prior does not know; "" if it knows them all."""
     unknown = unknown_words(prompt[:1000])
     if not unknown:
         return ""
@@ -69,7 +69,7 @@ def prompt_hint(prompt: str) -> str:
     verb = "does not know the word" if len(unknown) == 1 else "does not know the words"
     return note(
         f"The embedded prior {verb} {words}. It knows {known_objects()}. "
-        "For anything else it takes a large model: Advanced, Prior, model."
+        "For anything else use a large model: Advanced, Prior, Model."
     )
 
 
@@ -79,31 +79,31 @@ def _guess(word: str) -> str:
 
 
 def known_objects() -> str:
-    """What the embedded prior can be asked for, as the end of a sentence."""
+    """Return what the embedded prior can draw, as the end of a sentence."""
     *first, last = CATEGORIES
     *colors, color = COLORS
     return f"{', '.join(first)} and {last}, in {', '.join(colors)} and {color}"
 
 
 def status(prompt: str, progress: Progress, before: int = 0, request: str | None = None) -> str:
-    """The progress bar with step, total, speed and time left, or how the run ended.
+    """Return the progress bar with step, total, speed and time left, or the end of the run.
 
-    before: runs ahead of it. request: what it was asked to do after its step: "pause" or "cancel".
+    before: number of runs before it in the queue. request: the pending request, "pause" or "cancel".
     """
     at = f"step {progress.step} of {progress.total}"
-    left, right = f"{LABELS[progress.status].capitalize()} at {at}", "Resume goes on from there."
+    left, right = f"{LABELS[progress.status].capitalize()} at {at}", "Resume continues from there."
     match progress.status:
         case "queued":
-            left, right = f"Waiting: {ordinal(before + 1)} in line" if before else "Waiting for its turn …", prompt
+            left, right = f"Waiting: {ordinal(before + 1)} in the queue" if before else "Waiting to start …", prompt
         case "starting" | "running" if request:
-            left, right = f"Asked to {request}, after its step …", at
+            left, right = f"{'Pausing' if request == 'pause' else 'Cancelling'} after the current step …", at
         case "starting":
             left, right = "Loading the prior …", prompt
         case "running":
             left = f"Step {progress.step} of {progress.total}"
             right = f"{progress.seconds_per_step:.2f} s per step · {duration(progress.seconds_left)} left"
         case "exporting":
-            left, right = "Writing the mesh and its files …", at
+            left, right = "Writing the exports …", at
         case "done":
             left, right = f"Finished: {prompt}", f"{progress.total} steps"
         case "new":
@@ -119,7 +119,7 @@ def status(prompt: str, progress: Progress, before: int = 0, request: str | None
 
 
 def bar(progress: Progress) -> str:
-    """How far a run is."""
+    """Return the bar of a run's progress."""
     share = 100 if progress.status == "done" else 100 * progress.step / max(progress.total, 1)
     return (
         f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="{progress.total}"'
@@ -128,20 +128,20 @@ def bar(progress: Progress) -> str:
 
 
 def ordinal(n: int) -> str:
-    """1st, 2nd, 3rd, 4th, 11th, 21st."""
+    """Return 1st, 2nd, 3rd, 4th, 11th, 21st and so on."""
     ending = "th" if n % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(n % 10, "th")
     return f"{n}{ending}"
 
 
 def preview(path: Path) -> str:
-    """The strip of views as a grid of tiles, the picture inlined so that no file is served for it."""
+    """Return the strip of views as a grid of tiles. The picture is inlined, so that no file is served."""
     tiles = "".join(f'<i style="background-position:{100 * i / (VIEWS - 1):.3f}% 0"></i>' for i in range(VIEWS))
     label = f"The object so far, from {VIEWS} sides"
     return f'<div class="sds-views" role="img" aria-label="{label}" style="--strip:url({_png(path)})">{tiles}</div>'
 
 
 def turning(path: Path) -> str:
-    """The strip of views one after the other, in one place."""
+    """Return the strip of views as an animation of the turning object."""
     strip = f"--strip:url({_png(path)})"
     return f'<div class="sds-turning" role="img" aria-label="The object, turning" style="{strip}"></div>'
 
@@ -151,7 +151,7 @@ def _png(path: Path) -> str:
 
 
 def thumbnail(run: Run) -> str:
-    """The front view of a run as a picture, or a sign that there is none yet."""
+    """Return the front view of a run, or a placeholder if there is none yet."""
     path = run.previews / "latest.png"
     try:
         return f'<img alt="" src="{_front(path, path.stat().st_mtime_ns)}">'
@@ -159,9 +159,9 @@ def thumbnail(run: Run) -> str:
         return CUBE
 
 
-@lru_cache(maxsize=1 << 12)  # some kB each, and more than a page shows: fewer would be made anew each time
+@lru_cache(maxsize=1 << 12)  # some kB each; must be larger than a page, or every refresh would read all files again
 def _front(path: Path, changed: int) -> str:
-    """The first view of a strip, small. changed: when the file was."""
+    """Return the first view of a strip as a small picture. changed: time of the file, part of the cache key."""
     with Image.open(path) as strip:
         view = strip.convert("RGB").crop((0, 0, strip.width // VIEWS, strip.height))
     view.thumbnail((160, 160))
@@ -170,19 +170,21 @@ def _front(path: Path, changed: int) -> str:
 
 
 def plots(run: Run, total: int) -> str:
-    """Losses and gradient norm over the steps, from the run's events."""
-    events = {int(event["step"]): event for event in run.events() if "step" in event}  # a later line replaces
+    """Draw losses and gradient norm over the steps, from the run's events."""
+    # A later line of a repeated step replaces the earlier one.
+    events = {int(event["step"]): event for event in run.events() if "step" in event}
     steps = sorted(events)
     losses: dict[str, list[tuple[float, float]]] = {}
     for step in steps:
         for name, value in (events[step].get("losses") or {}).items():
             losses.setdefault(name, []).append((step, float(value)))
     norms = [(float(step), float(events[step]["grad_norm"])) for step in steps if "grad_norm" in events[step]]
-    return f'<div class="sds-charts">{chart("Losses", losses, total)}{chart("Gradient", {"norm": norms}, total)}</div>'
+    charts = chart("Losses", losses, total) + chart("Gradient norm", {"norm": norms}, total)
+    return f'<div class="sds-charts">{charts}</div>'
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:
-    """Rows of a name and values, all of them text."""
+    """Return a table of names and their values, all plain text."""
     body = "".join(
         f"<tr><th>{escape(name)}</th>{''.join(f'<td>{escape(value)}</td>' for value in values)}</tr>"
         for name, *values in rows

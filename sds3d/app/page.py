@@ -1,4 +1,4 @@
-"""The page: its tabs, and what happens between them."""
+"""The page: its tabs, and the events that concern several of them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import gradio as gr
 
 from sds3d.app import api, fragments, tab_compare, tab_create, tab_library, tab_system
 from sds3d.app.result_panel import Updates
-from sds3d.app.run_panel import QUIET, said
+from sds3d.app.run_panel import QUIET, block
 from sds3d.app.studio import Studio
 from sds3d.config import ConfigError
 from sds3d.files import RunError
 
 
 def build_page(studio: Studio) -> gr.Blocks:
-    """The page over the run folders of a studio. Raises ConfigError when an override of the studio's is wrong."""
+    """Build the page of a studio. Raises ConfigError if an override of the studio is wrong."""
     studio.config(tab_create.EXAMPLES[0], tab_create.DEFAULT_PRESET)
     with gr.Blocks(title="sds3d", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.HTML(fragments.HEAD)
@@ -51,23 +51,23 @@ class Between:
     system: tab_system.SystemTab
 
     def wire(self, page: gr.Blocks) -> None:
-        """Bind them."""
+        """Add the events."""
         shelf, comparing = self.library, self.compare
         given: list[Any] = [*shelf.inputs, comparing.runs]
         shown = [*shelf.outputs, shelf.message, *comparing.outputs]
         page.load(self.restore, None, self.create.outputs, **QUIET)
         turned = [shelf.timer, comparing.timer, self.system.view, *shown]
-        for tab in self.pages:  # an event each: one that is still being answered would swallow the next
+        for tab in self.pages:  # one event per tab: while a shared one is processed, the next would be lost
             tab.select(partial(self.turn_to, str(tab.id)), given, turned, **QUIET)
         shelf.cards.select(self.act, given, [self.tabs, *shown, *self.create.outputs], **QUIET)
 
     def restore(self, request: gr.Request) -> Updates:
-        """A visit: the run of the address, or a fresh form with a seed of its own."""
+        """Handle a visit: open the run of the address, or an empty form with a new seed."""
         name = str(request.query_params.get("run") or "")
         return self.create.open(name) if name else {self.create.seed: tab_create.new_seed()}
 
     def turn_to(self, tab: str, search: str, state: str, limit: float, runs: list[str]) -> Updates:
-        """A tab is shown: it begins to follow what it shows, and the others rest."""
+        """Handle the choice of a tab: its timer starts, and those of the others stop."""
         updates: Updates = {
             self.library.timer: gr.Timer(active=tab == "library"),
             self.compare.timer: gr.Timer(active=tab == "compare"),
@@ -81,7 +81,7 @@ class Between:
         return updates
 
     def act(self, event: gr.EventData, search: str, state: str, limit: float, runs: list[str]) -> Updates:
-        """A button of a card."""
+        """Handle a button of a card."""
         name = str(event.run)
         match event.action:
             case "open":
@@ -94,13 +94,13 @@ class Between:
                 return {**self.library.act(str(action), name), **self.library.show(search, state, limit)}
 
     def opened(self, name: str) -> Updates:
-        """A run in the tab "Create"."""
-        return {self.library.message: said(""), self.tabs: gr.Tabs(selected="create"), **self.create.open(name)}
+        """Open a run in the tab "Create"."""
+        return {self.library.message: block(""), self.tabs: gr.Tabs(selected="create"), **self.create.open(name)}
 
     def again(self, name: str) -> Updates:
-        """The same settings with a new seed."""
+        """Start a run with the same settings and a new seed."""
         try:
             run = self.create.again(name)
         except (RunError, ConfigError, OSError) as error:
-            return {self.library.message: said(fragments.error(self.studio.problem(error)))}
+            return {self.library.message: block(fragments.error(self.studio.problem(error)))}
         return self.opened(run.folder.name)

@@ -1,4 +1,4 @@
-"""Which preset a run was made from: runs keep their complete settings, and no name of a preset."""
+"""The preset of a run. Runs store their complete settings, but not the name of their preset."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sds3d.run.config import RunConfig, read_config
 from sds3d.run.folder import Run
 
 ITS_OWN = ("prompt", "seed", "start_from_sha256", "made_for")
-"""What every run has for itself, and no preset."""
+"""Settings that do not count as differences from a preset."""
 
 Base = Callable[[Edits], RunConfig]
-"""The configuration of a preset with these edits."""
+"""Builds the configuration of a preset with edits."""
 
 ANY = "a red mug"
 
@@ -26,7 +26,7 @@ _MISSING = object()
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run is made from: a preset, and what differs from it."""
+    """A run's settings: a preset, and the differences from it."""
 
     config: RunConfig
     preset: str
@@ -34,18 +34,18 @@ class Recipe:
 
 
 def recipe(studio: Studio, run: Run) -> Recipe:
-    """What a run is made from. Raises ConfigError when its settings cannot be read."""
+    """Return the recipe of a run. Raises ConfigError if its settings cannot be read."""
     try:
         changed = run.config_path.stat().st_mtime_ns
     except OSError as error:
-        raise ConfigError(f"{run.folder.name}: its settings are gone") from error
+        raise ConfigError(f"{run.folder.name}: its settings are missing") from error
     try:
         return _recipe(studio, run.folder, changed)
     except ConfigError as error:
-        raise ConfigError(studio.told(str(error))) from error
+        raise ConfigError(studio.redacted(str(error))) from error
 
 
-@lru_cache(maxsize=1 << 14)  # 10 kB each; runs are looked through in order, which a smaller one would never help
+@lru_cache(maxsize=1 << 14)  # 10 kB each; runs are read in order, so a smaller cache would never hit
 def _recipe(studio: Studio, folder: Path, changed: int) -> Recipe:
     config = read_config(Run(folder))
     preset = nearest_preset(config, _presets(studio))
@@ -54,7 +54,7 @@ def _recipe(studio: Studio, folder: Path, changed: int) -> Recipe:
 
 @lru_cache(maxsize=8)
 def _presets(studio: Studio) -> dict[str, Edits]:
-    """The settings of every preset that the studio's overrides go with."""
+    """Return the settings of all presets that accept the studio's overrides."""
     found = {}
     for name in studio.presets():
         try:
@@ -65,21 +65,21 @@ def _presets(studio: Studio) -> dict[str, Edits]:
 
 
 def edits_of(config: RunConfig, base: Base) -> Edits:
-    """What must be laid over a preset to get this configuration. Raises ConfigError when nothing will."""
+    """Return the edits that turn a preset into this configuration. Raises ConfigError if there are none."""
     wanted, chosen = leaves_of(config), {}
     while True:
         start = leaves_of(base(chosen))
         other = [k for k, v in wanted.items() if k.endswith(".name") and k not in chosen and start.get(k) != v]
         if not other:
             break
-        key = min(other, key=lambda name: name.count("."))  # an outer choice brings inner ones with it
+        key = min(other, key=lambda name: name.count("."))  # an outer variant determines its inner ones
         chosen[key] = wanted[key]
     values = {k: v for k, v in wanted.items() if k not in ITS_OWN and start.get(k, _MISSING) != v}
     return chosen | values
 
 
 def nearest_preset(config: RunConfig, presets: Mapping[str, Edits]) -> str:
-    """The preset that the fewest settings differ from. presets: their settings by name."""
+    """Return the preset with the fewest differing settings. presets: settings by preset name."""
     wanted = leaves_of(config)
 
     def differing(name: str) -> int:

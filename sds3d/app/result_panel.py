@@ -1,4 +1,4 @@
-"""A finished object: viewers, turntable, what the mesh is like, and files to take away."""
+"""The panel of a finished object: viewers, turntable, measurements, and files to download."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import quote
 import gradio as gr
 
 from sds3d.app import fragments
-from sds3d.app.studio import Studio, files, problem, served
+from sds3d.app.studio import Studio, files, problem, served_copy
 from sds3d.app.theme import GONE
 from sds3d.console import duration
 from sds3d.files import RunError, write_atomically
@@ -23,24 +23,24 @@ from sds3d.geometry.splats import Splats
 from sds3d.run.folder import Run
 
 Updates = dict[Any, Any]
-"""New values by the part of the page that takes them."""
+"""New values by widget."""
 
 MAX_TEXTURE = 4096
 MADE = "made"
-"""Folder in a run's exports for files made on demand."""
+"""Folder in a run's exports for files that are made on demand."""
 
 KINDS = ("Mesh", "Splats")
 
 SPLATS = """<canvas tabindex="0" role="img" aria-label="Gaussian splats: drag to turn, scroll to zoom"></canvas>
 <p></p>"""
-"""What `splat_viewer.js` draws on. Gradio's own viewer of splats draws on black, with a rolled camera, all the time."""
+"""The canvas of `splat_viewer.js`. Gradio's splat viewer has a black background and a rolled camera."""
 
 _SPLAT_BYTES = 32  # a Gaussian in a .splat file
 
 
 @dataclass(frozen=True)
 class ResultPanel:
-    """The widgets of a finished object, and the box they are in."""
+    """The widgets of a finished object, in a box."""
 
     box: gr.Column
     kind: gr.Radio
@@ -54,16 +54,16 @@ class ResultPanel:
     texture: gr.Number
     make: gr.Button
     download: gr.DownloadButton
-    said: gr.HTML
+    message: gr.HTML
 
     @property
     def outputs(self) -> list[Any]:
-        """What `shown` and `hidden` change."""
+        """The widgets that `show` and `hide` change."""
         return [self.box, self.kind, self.mesh, self.splats, self.video, self.measures, self.files, self.download,
-                self.said]  # fmt: skip
+                self.message]  # fmt: skip
 
-    def shown(self, run: Run) -> Updates:
-        """The files of a finished run in their viewers."""
+    def show(self, run: Run) -> Updates:
+        """Show the files of a finished run in their viewers."""
         found = files(run)
         own = [path for path in found if path.parent == run.exports]
         kind = "Mesh" if viewed(own, "Mesh") else "Splats"
@@ -71,33 +71,33 @@ class ResultPanel:
         return {
             self.box: gr.Column(elem_classes=""),
             self.kind: kind,
-            **self.look(run, kind),
-            self.video: served(video) if video else None,
+            **self.view(run, kind),
+            self.video: served_copy(video) if video else None,
             self.measures: fragments.table(measures(run)),
-            self.files: [served(path) for path in found],
+            self.files: [served_copy(path) for path in found],
             self.download: gr.DownloadButton(value=None, visible=False),
-            self.said: gr.HTML("", visible=False),
+            self.message: gr.HTML("", visible=False),
         }
 
-    def look(self, run: Run, kind: str) -> Updates:
-        """One viewer with its file; the other is emptied, so that only one draws."""
+    def view(self, run: Run, kind: str) -> Updates:
+        """Show one viewer and empty the other, so that only one draws."""
         own = [path for path in files(run) if path.parent == run.exports]
         path = viewed(own, kind)
         gone = {name: "" if name == kind else GONE for name in KINDS}
         return {
-            self.mesh: gr.Model3D(served(path) if path and kind == "Mesh" else None, elem_classes=gone["Mesh"]),
+            self.mesh: gr.Model3D(served_copy(path) if path and kind == "Mesh" else None, elem_classes=gone["Mesh"]),
             self.splats: gr.HTML(address(path) if kind == "Splats" else "", elem_classes=gone["Splats"]),
         }
 
-    def hidden(self) -> Updates:
-        """Nothing finished to show."""
+    def hide(self) -> Updates:
+        """Hide the panel."""
         empty: Updates = dict.fromkeys((self.mesh, self.video, self.files))
         return {self.box: gr.Column(elem_classes=GONE), self.splats: "", **empty}
 
 
 def lay_out() -> ResultPanel:
-    """The widgets, in the layout that is open."""
-    # Hidden by its class and not by `visible`: a viewer stays empty when it is mounted with its model.
+    """Add the widgets to the open layout."""
+    # Hidden by a class instead of `visible`: a viewer that is mounted together with its model stays empty.
     with gr.Column(elem_classes=GONE, elem_id="result") as box:
         kind = gr.Radio(list(KINDS), value="Mesh", show_label=False, container=False, elem_id="kind")
         mesh = gr.Model3D(
@@ -122,23 +122,23 @@ def lay_out() -> ResultPanel:
         with gr.Accordion("Export again, as another format or size", open=False, elem_id="export"):
             with gr.Row():
                 format_ = gr.Dropdown(list(EXPORT_FORMATS), value="glb", label="Format", min_width=110)
-                faces = gr.Number(0, label="Faces at most", info="0 keeps all", precision=0, min_width=110)
-                # No bounds here: Gradio would refuse what is outside of them before anybody could say why.
-                texture = gr.Number(1024, label="Texture", info="pixels a side", precision=0, min_width=110)
+                faces = gr.Number(0, label="Maximum faces", info="0: all", precision=0, min_width=110)
+                # No bounds here: Gradio would reject values without our error message.
+                texture = gr.Number(1024, label="Texture", info="pixels per side", precision=0, min_width=110)
             make = gr.Button("Make the file", elem_id="make")
             download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="made")
-            said = gr.HTML(visible=False)
+            message = gr.HTML(visible=False)
     return ResultPanel(
-        box, kind, mesh, splats, video, measures_, files_, format_, faces, texture, make, download, said
+        box, kind, mesh, splats, video, measures_, files_, format_, faces, texture, make, download, message
     )  # fmt: skip
 
 
 def wire(result: ResultPanel, studio: Studio, run: gr.Textbox) -> None:
-    """The events of the viewer's switch and of the export panel. run: holds the name of the run shown."""
+    """Add the events of the viewer switch and of the export form. run: holds the name of the run."""
 
     def switch(name: str, kind: str) -> Updates:
         try:
-            return result.look(studio.open(name), kind)
+            return result.view(studio.open(name), kind)
         except (RunError, OSError) as error:
             raise gr.Error(studio.problem(error), print_exception=False) from None
 
@@ -148,40 +148,42 @@ def wire(result: ResultPanel, studio: Studio, run: gr.Textbox) -> None:
             path = make_file(run, format_, faces or 0, texture or 0)
             size = path.stat().st_size / 1e6
             return {
-                result.download: gr.DownloadButton(f"Download {path.name} ({size:.1f} MB)", served(path), visible=True),
-                result.files: [served(path) for path in files(run)],
-                result.said: gr.HTML("", visible=False),
+                result.download: gr.DownloadButton(
+                    f"Download {path.name} ({size:.1f} MB)", served_copy(path), visible=True
+                ),
+                result.files: [served_copy(path) for path in files(run)],
+                result.message: gr.HTML("", visible=False),
             }
         except (ValueError, RuntimeError, ImportError, OSError) as error:
             return {
                 result.download: gr.DownloadButton(value=None, visible=False),
-                result.said: gr.HTML(fragments.error(studio.problem(error)), visible=True),
+                result.message: gr.HTML(fragments.error(studio.problem(error)), visible=True),
             }
 
     result.kind.input(
         switch, [run, result.kind], [result.mesh, result.splats], show_progress="hidden", api_visibility="private"
     )
     result.make.click(
-        export, [run, result.format, result.faces, result.texture], [result.download, result.files, result.said],
+        export, [run, result.format, result.faces, result.texture], [result.download, result.files, result.message],
         api_visibility="private", concurrency_limit=1, show_progress_on=result.make,
     )  # fmt: skip
 
 
 def viewed(own: list[Path], kind: str) -> Path | None:
-    """The file that a viewer shows."""
+    """Return the file that a viewer shows."""
     wanted = ".splat" if kind == "Splats" else ".glb"
     return next((p for p in own if p.suffix == wanted and not p.stem.endswith("-splats")), None)
 
 
 def address(path: Path | None) -> str:
-    """Where the page finds a run's file."""
-    return f"gradio_api/file={quote(served(path))}" if path else ""
+    """Return the address of a run's file for the page."""
+    return f"gradio_api/file={quote(served_copy(path))}" if path else ""
 
 
 def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path:
-    """Write a run's asset in one more format or size, into its exports; several files go into a .zip.
+    """Write a run's asset in another format or size into its exports; several files are packed into a .zip.
 
-    faces: at most so many, 0 for all. texture_size: pixels a side, 64 to 4096.
+    faces: maximum number; 0: all. texture_size: pixels per side, 64 to 4096.
     Raises RunError, ValueError, EmptySurfaceError, ImportError (usdz without usd-core) and OSError.
     """
     from sds3d.geometry.triangles import simplify
@@ -190,7 +192,7 @@ def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path
 
     of_splats = export_format(format_).holds is Splats
     if run.busy():
-        raise RunError("the run is going on: wait for it, or pause it")
+        raise RunError("the run is running; wait for it, or pause it")
     asset = Asset(run.folder)
     name = slug(asset.config.prompt)
     if of_splats:
@@ -198,9 +200,9 @@ def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path
     else:
         faces, texture_size = int(faces), int(texture_size)
         if faces and faces < 4:
-            raise ValueError(f"{faces} faces make no body: give 4 or more, or 0 for all")
+            raise ValueError(f"{faces} faces are too few; give 4 or more, or 0 for all")
         if not 64 <= texture_size <= MAX_TEXTURE:
-            raise ValueError(f"a texture of {texture_size} pixels: give 64 to {MAX_TEXTURE}")
+            raise ValueError(f"a texture of {texture_size} pixels is not possible; give 64 to {MAX_TEXTURE}")
         mesh = asset.mesh()
         mesh = simplify(mesh, faces) if faces else mesh
         name = f"{name}-{len(mesh.faces)}-faces-{texture_size}px"
@@ -217,7 +219,7 @@ def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path
 
 
 def measures(run: Run) -> list[tuple[str, str]]:
-    """What a finished run's exports are like: faces, size and so on, and how long they took."""
+    """Return measurements of a finished run: faces, size and so on, and its time."""
     rows: list[tuple[str, str]] = []
     for path in files(run):
         if path.parent == run.exports and path.suffix == ".glb" and not path.stem.endswith("-splats"):
@@ -230,7 +232,7 @@ def measures(run: Run) -> list[tuple[str, str]]:
 
 @lru_cache(maxsize=256)
 def _measured(path: Path, changed: int) -> tuple[tuple[str, str], ...]:
-    """Of a mesh file. changed: when it was."""
+    """Measure a mesh file. changed: time of the file, part of the cache key."""
     import trimesh
 
     from sds3d.formats.load import load_asset
@@ -243,7 +245,7 @@ def _measured(path: Path, changed: int) -> tuple[tuple[str, str], ...]:
     if not isinstance(mesh, Mesh):
         return ()
     body = trimesh.Trimesh(mesh.vertices, mesh.faces, process=False)
-    body.merge_vertices(merge_tex=True, merge_norm=True)  # a texture's seams are no holes
+    body.merge_vertices(merge_tex=True, merge_norm=True)  # seams of a texture are not holes
     size = " × ".join(f"{100 * side:.1f}" for side in body.extents)
     closed = bool(body.is_watertight)
     return (
@@ -251,6 +253,6 @@ def _measured(path: Path, changed: int) -> tuple[tuple[str, str], ...]:
         ("Faces", f"{len(body.faces):,}"),
         ("Watertight", "yes" if closed else "no"),
         ("Size", f"{size} cm"),
-        ("Volume", f"{1000 * abs(float(body.volume)):.2f} l" if closed else "open, so none"),
+        ("Volume", f"{1000 * abs(float(body.volume)):.2f} l" if closed else "none: not watertight"),
         *((("Texture", f"{mesh.texture.shape[1]} px"),) if mesh.texture is not None else ()),
     )

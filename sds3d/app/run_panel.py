@@ -1,4 +1,4 @@
-"""The run that a visitor looks at: how far it is, what it looks like, its curves, and its end."""
+"""The panel of the run that a visitor follows: progress, preview, curves and result."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from sds3d.jobs.queue import Progress
 from sds3d.run.folder import Run
 
 POLL = 1.0  # seconds
-REST = 5.0  # seconds; for a run that goes on only when somebody, who may look at another page, lets it
+REST = 5.0  # seconds; for stopped runs, which may be resumed from another page
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-"""Of events that nobody calls but the page."""
+"""Options of events that only the page triggers."""
 
-# Puts the run into the address, so that reloading the page or opening its address again finds it; on a phone, where it
-# stands below the form, it is brought into view.
+# Puts the run into the address, so that a reload or a bookmark finds it. On a phone, where the panel is below the form,
+# scrolls to it.
 REMEMBER = """(run) => { const url = new URL(window.location); url.searchParams.set('run', run);
 if (!run) return;
 window.history.replaceState(null, '', url);
@@ -37,8 +37,10 @@ RESUMABLE = ("new", "paused", "cancelled", "failed", "stopped")
 
 @dataclass(frozen=True)
 class RunPanel:
-    """The widgets. run: the run's folder name; shown: what of it the page shows. Both live in the page itself, so that
-    they outlive the server.
+    """The widgets of the panel.
+
+    run: holds the run's folder name. shown: holds a signature of what the page shows. Both are stored in the page, so
+    that they survive a restart of the server.
     """
 
     studio: Studio
@@ -58,7 +60,7 @@ class RunPanel:
 
     @staticmethod
     def lay_out(studio: Studio) -> RunPanel:
-        """The widgets in the layout that is open, with their events."""
+        """Add the widgets and their events to the open layout."""
         run, shown = gr.Textbox(visible="hidden", elem_id="run"), gr.Textbox(visible="hidden", elem_id="shown")
         timer = gr.Timer(POLL, active=False)
         message, status = gr.HTML(visible=False, elem_id="message"), gr.HTML(visible=False, elem_id="status")
@@ -78,23 +80,25 @@ class RunPanel:
         result_panel.wire(finished, studio, run)
         timer.tick(live.show, [run, shown], live.outputs, **QUIET)
         run.change(None, run, None, js=REMEMBER, api_visibility="private")
-        pause.click(lambda name: live.ask(name, "pause"), run, live.outputs, **QUIET)
-        cancel.click(lambda name: live.ask(name, "cancel"), run, live.outputs, **QUIET)
-        resume.click(lambda name: live.ask(name, "resume"), run, live.outputs, **QUIET)
+        pause.click(lambda name: live.request(name, "pause"), run, live.outputs, **QUIET)
+        cancel.click(lambda name: live.request(name, "cancel"), run, live.outputs, **QUIET)
+        resume.click(lambda name: live.request(name, "resume"), run, live.outputs, **QUIET)
         return live
 
     @property
     def outputs(self) -> list[Any]:
-        """What `opened`, `show` and `ask` change."""
+        """The widgets that `opened`, `show` and `request` change."""
         return [self.run, self.shown, self.timer, self.message, self.status, self.pause, self.resume, self.cancel,
                 self.more, self.preview, self.plots, self.curves, *self.result.outputs]  # fmt: skip
 
     def opened(self, name: str, again: bool = False) -> Updates:
-        """Begin to follow a run. again: say so when it was made, or is going on, already."""
+        """Start to follow a run. again: add a note if it was finished before."""
         text = ""
         if again and self._status(name) == "done":
-            text = fragments.note("Made before: the same settings give the same object. Another seed gives another.")
-        return {self.message: said(text), **self.result.hidden(), **self.show(name, ""), self.run: name}
+            text = fragments.note(
+                "This run was finished before. The same settings give the same object; another seed gives another one."
+            )
+        return {self.message: block(text), **self.result.hide(), **self.show(name, ""), self.run: name}
 
     def _status(self, name: str) -> str:
         try:
@@ -103,7 +107,7 @@ class RunPanel:
             return ""
 
     def show(self, name: str, shown: str) -> Updates:
-        """What changed of the run since `shown`; the timer that asks stops when nothing more can happen."""
+        """Update what changed since `shown`. The timer stops when the run cannot change any more."""
         if not name:
             return {self.timer: gr.Timer(active=False)}
         try:
@@ -112,11 +116,11 @@ class RunPanel:
             return {self.timer: gr.Timer(active=False), self.message: self._error(error)}
 
     def _changed(self, run: Run, shown: str) -> Updates:
-        """As `show`. Raises RunError, ConfigError, OSError when the run cannot be read."""
+        """Like `show`. Raises RunError, ConfigError, OSError if the run cannot be read."""
         progress = queue.progress(run)
         prompt = recipe(self.studio, run).config.prompt
         before = self.studio.place(run) if progress.status == "queued" else 0
-        updates: Updates = {self.status: said(fragments.status(prompt, progress, before, run.requested()))}
+        updates: Updates = {self.status: block(fragments.status(prompt, progress, before, run.requested()))}
         picture = run.previews / "latest.png"
         drawn = picture.stat().st_mtime_ns if picture.exists() else 0
         now = f"{progress.status} {drawn} {progress.step // max(progress.total // 100, 1)}"
@@ -129,18 +133,18 @@ class RunPanel:
                 updates[self.preview] = gr.HTML(html, visible=not done)
             if progress.status != before_status:
                 if progress.error:
-                    text = self.studio.told(f"The run {progress.status}: {progress.error}")
-                    updates[self.message] = said(fragments.error(text))
+                    text = self.studio.redacted(f"The run {progress.status}: {progress.error}")
+                    updates[self.message] = block(fragments.error(text))
                 elif before_status in ("failed", "stopped"):
-                    updates[self.message] = said("")
+                    updates[self.message] = block("")
                 try:
-                    updates |= self.result.shown(run) if done else self.result.hidden()
-                except OSError as error:  # the run itself is as it should be
-                    updates |= {**self.result.hidden(), self.message: self._error(error)}
+                    updates |= self.result.show(run) if done else self.result.hide()
+                except OSError as error:  # only the display failed, not the run
+                    updates |= {**self.result.hide(), self.message: self._error(error)}
         return updates
 
     def _error(self, error: Exception) -> gr.HTML:
-        return said(fragments.error(self.studio.problem(error)))
+        return block(fragments.error(self.studio.problem(error)))
 
     def _buttons(self, progress: Progress) -> Updates:
         status = progress.status
@@ -160,7 +164,7 @@ class RunPanel:
             self.curves: gr.Accordion(visible=seen),
         }
 
-    def ask(self, name: str, what: str) -> Updates:
+    def request(self, name: str, what: str) -> Updates:
         """Pause, cancel or resume the run."""
         try:
             run = self.studio.open(name)
@@ -170,9 +174,9 @@ class RunPanel:
                 queue.stop(run, "pause" if what == "pause" else "cancel")
         except (RunError, OSError) as error:
             return {self.message: self._error(error)}
-        return {self.message: said(""), **self.show(name, "")}
+        return {self.message: block(""), **self.show(name, "")}
 
 
-def said(html: str) -> gr.HTML:
-    """An HTML block that takes no room while it has nothing to say."""
+def block(html: str) -> gr.HTML:
+    """Return an HTML block that is hidden while it is empty."""
     return gr.HTML(html, visible=bool(html))

@@ -1,4 +1,4 @@
-"""Serving the page: to this machine unless asked otherwise, and nothing but the page and files handed out."""
+"""Serve the page: by default only to this machine, and only the page and copies of run files."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ def launch(
     auth: Sequence[str] = (),
     block: bool = True,
 ) -> str:
-    """Serve the page on `host`:`port` until interrupted; runs that are going on then go on.
+    """Serve the page on `host`:`port` until interrupted. Runs continue when it ends.
 
-    runs: the folder of run folders; only files that the page hands out are served. overrides: KEY=VALUE laid over every
-    preset. share: a public address through Gradio's servers. auth: USER:PASSWORD of those who may come, needed unless
-    only this machine reaches the address. block: wait until interrupted.
+    runs: the folder of run folders. overrides: KEY=VALUE on top of every preset. share: also a public address, through
+    Gradio's servers. auth: USER:PASSWORD logins, required unless only this machine can reach the address. block: wait
+    until interrupted.
 
-    Returns the address. Raises OSError when the port is taken, ConfigError when an override or a login is wrong.
+    Return the address. Raises OSError if the port is in use, ConfigError if an override or a login is wrong.
     """
     users = [login(text) for text in auth]
     if (share or not is_local(host)) and not users:
         where = "a public address" if share else f"the address {host}"
-        raise ConfigError(f"{where} without a password lets anybody in: add --auth USER:PASSWORD")
+        raise ConfigError(f"{where} without a password is open to everybody; add --auth USER:PASSWORD")
     root = runs.resolve()
     root.mkdir(parents=True, exist_ok=True)
-    # Behind a proxy this machine's address is everybody's: a password says so.
+    # A local address with a password may be behind a proxy, so its visitors are not trusted.
     local = is_local(host) and not share and not users
-    # A page from elsewhere, whose name is made to mean this machine, shall not speak for who sits at it.
+    # Refuse other host names, against DNS rebinding: a foreign page whose name resolves to this machine.
     hosts = (
         [Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])] if local else []
     )
-    # What is handed out lies beside the runs, and not with what other programs of this machine hand out.
+    # Keep served copies with the runs, apart from those of other Gradio programs.
     os.environ["GRADIO_TEMP_DIR"] = str(root / ".served")
     page = build_page(Studio(root, tuple(overrides), local=local))
     threading.Thread(target=keep_workers, args=(root,), daemon=True).start()
@@ -73,35 +73,35 @@ def launch(
             prevent_thread_lock=True,
         )
     except OSError as error:
-        raise OSError(f"cannot serve on {host}:{port}: is it taken? choose another with --port") from error
+        raise OSError(f"cannot serve on {host}:{port}; if the port is in use, choose another with --port") from error
     if block:
-        print(f"the studio is at {public or address}  (Ctrl-C ends it; runs that are going on go on)", flush=True)
+        print(f"the studio is at {public or address}  (Ctrl-C ends it; runs continue)", flush=True)
         page.block_thread()
     return address
 
 
 class NoUploads:
-    """Middleware that refuses files: the page takes none, and the server would keep whatever comes."""
+    """Middleware that refuses uploads: the page needs none, and the server would keep them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers the server's upload addresses with 403."""
+        """Answer uploads with 403."""
         refused = scope["type"] == "http" and scope["path"].rstrip("/").endswith("/upload")
-        await (PlainTextResponse("the studio takes no files", 403) if refused else self.app)(scope, receive, send)
+        await (PlainTextResponse("the studio accepts no uploads", 403) if refused else self.app)(scope, receive, send)
 
 
 def login(text: str) -> tuple[str, str]:
-    """The user and the password of USER:PASSWORD. Raises ConfigError, which does not repeat what was given."""
+    """Split USER:PASSWORD. Raises ConfigError, which does not repeat the text."""
     user, colon, password = text.partition(":")
     if not (user and colon and password):
-        raise ConfigError("--auth wants USER:PASSWORD, both of them not empty")
+        raise ConfigError("--auth must be USER:PASSWORD, neither of them empty")
     return user, password
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""The advanced settings: widgets made from the configuration models, with the models' own help texts."""
+"""The advanced settings: widgets built from the configuration models, with their help texts."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ from sds3d.run.config import RunConfig
 from sds3d.run.settings import Setting, settings_of
 
 ELSEWHERE = ("prompt", "seed", "start_from_sha256", "made_for")
-"""Settings that the advanced ones do not show: those with a place of their own, and those without a choice."""
+"""Settings without a widget here: they are elsewhere on the page, or cannot be changed."""
 
 PROMINENT = ("representation.name", "guidance.name", "steps")
-"""Settings shown before the others, in this order."""
+"""Settings that come before the others, in this order."""
 
 TITLES = {
     "": "Run", "guidance": "Guidance rule", "representation": "Representation", "prior": "Prior", "cameras": "Cameras",
-    "prompts": "Texts of the views", "optimizer": "Optimiser", "export": "Export",
+    "prompts": "View texts", "optimizer": "Optimiser", "export": "Export",
 }  # fmt: skip
 
 
-def fields_of(config: RunConfig) -> list[Setting]:
-    """All settings that can be changed, given the choices that the configuration makes."""
+def editable_settings(config: RunConfig) -> list[Setting]:
+    """Return the settings of a configuration that have a widget."""
     return [setting for setting in settings_of(config) if setting.key not in ELSEWHERE]
 
 
-def label(field: Setting) -> str:
-    """The key within its section, as words."""
-    inner = field.key.removeprefix(f"{field.section}.") if field.section else field.key
+def label(setting: Setting) -> str:
+    """Return the label of a setting: its key within the section, as words."""
+    inner = setting.key.removeprefix(f"{setting.section}.") if setting.section else setting.key
     words = inner.removesuffix(".name").replace("_", " ").replace(".", " · ")
-    return words[:1].upper() + words[1:] if inner != "name" else TITLES[field.section]
+    return words[:1].upper() + words[1:] if inner != "name" else TITLES[setting.section]
 
 
-def widget(field: Setting, interactive: bool = True) -> Component:
-    """The widget of a setting, in the layout that is open."""
-    common: dict[str, Any] = {"label": label(field), "info": field.help(), "interactive": interactive}
-    common["elem_id"] = f"set-{field.key.replace('.', '-')}"
-    kinds = _kinds(field.info.annotation)
-    if field.key == "guidance.name":
-        return gr.Dropdown(list(field.options), value=field.value, **{**common, "info": about_rule(field.value)})
-    if field.options:
-        many = isinstance(field.value, list)
-        return gr.Dropdown(list(field.options), value=field.value, multiselect=many, **common)
+def widget(setting: Setting, interactive: bool = True) -> Component:
+    """Add the widget of a setting to the open layout."""
+    common: dict[str, Any] = {"label": label(setting), "info": setting.help(), "interactive": interactive}
+    common["elem_id"] = f"set-{setting.key.replace('.', '-')}"
+    kinds = _kinds(setting.info.annotation)
+    if setting.key == "guidance.name":
+        return gr.Dropdown(list(setting.options), value=setting.value, **{**common, "info": about_rule(setting.value)})
+    if setting.options:
+        many = isinstance(setting.value, list)
+        return gr.Dropdown(list(setting.options), value=setting.value, multiselect=many, **common)
     if kinds == {bool}:
-        return gr.Checkbox(field.value, **common)
+        return gr.Checkbox(setting.value, **common)
     if kinds in ({int}, {float}):
-        return gr.Number(field.value, precision=0 if kinds == {int} else None, step=_step(kinds), **common)
+        return gr.Number(setting.value, precision=0 if kinds == {int} else None, step=_step(kinds), **common)
     if kinds == {str}:
-        return gr.Textbox(field.value, max_lines=3, **common)
-    return gr.Textbox(_yaml(field.value), max_lines=8, **common)
+        return gr.Textbox(setting.value, max_lines=3, **common)
+    return gr.Textbox(_yaml(setting.value), max_lines=8, **common)
 
 
 def _step(kinds: set[type]) -> float:
@@ -72,54 +72,54 @@ def _yaml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def read(field: Setting, given: Any) -> Any:
-    """What a widget holds, as JSON has it. Raises ConfigError for text that is no YAML, or nothing at all."""
-    if field.options or _kinds(field.info.annotation) <= {bool, str}:
+def read(setting: Setting, given: Any) -> Any:
+    """Return the value of a widget as JSON. Raises ConfigError if it is empty or not valid YAML."""
+    if setting.options or _kinds(setting.info.annotation) <= {bool, str}:
         return given
     if given is None:
-        raise ConfigError(f"{field.key} is empty: give a value")
+        raise ConfigError(f"{setting.key} is empty; give a value")
     if not isinstance(given, str):
         return given
     try:
         return parse_value(given)
     except ConfigError as error:
-        raise ConfigError(f"{field.key}: {error}; an example: {_yaml(field.value)}") from None
+        raise ConfigError(f"{setting.key}: {error}; an example: {_yaml(setting.value)}") from None
 
 
-def edited(fields: Sequence[Setting], base: Mapping[str, Any], values: Sequence[Any]) -> Edits:
-    """The settings whose widgets hold something else than the preset, the choices among them. Raises ConfigError."""
-    read_ = {field.key: read(field, value) for field, value in zip(fields, values, strict=True)}
+def edited(settings: Sequence[Setting], base: Mapping[str, Any], values: Sequence[Any]) -> Edits:
+    """Return the settings whose widgets differ from the preset. Raises ConfigError."""
+    read_ = {setting.key: read(setting, value) for setting, value in zip(settings, values, strict=True)}
     return {key: value for key, value in read_.items() if key not in base or not _same(base[key], value)}
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equal; the browser does not tell 1 from 1.0, but text is no number."""
+    """Whether two values are equal. The browser turns 1.0 into 1; text is never equal to a number."""
     return a == b and isinstance(a, str) == isinstance(b, str)
 
 
 def about_rule(name: str) -> str:
-    """The first sentence of the file that a rule stands in."""
+    """Return the first paragraph of the docstring of a rule's module."""
     module = next(rule.__module__ for rule in rule_configs() if rule.model_fields["name"].default == name)
     return " ".join((sys.modules[module].__doc__ or "").split("\n\n")[0].split())
 
 
 def lay_out(
-    fields: Sequence[Setting], fixed: Callable[[Setting], bool], unfolded: str | None = None
+    settings: Sequence[Setting], fixed: Callable[[Setting], bool], unfolded: str | None = None
 ) -> list[Component]:
-    """The widgets of all fields, in their order, the prominent ones first.
+    """Add the widgets of all settings to the open layout. Return them in the order of the settings.
 
-    fixed: those that cannot be changed. unfolded: the section that is open at first, if any.
+    fixed: whether a setting cannot be changed. unfolded: the section that is open at first, if any.
     """
     made: dict[str, Component] = {}
-    by_key = {field.key: field for field in fields}
+    by_key = {setting.key: setting for setting in settings}
     with gr.Row():
         for key in PROMINENT[:2]:
             made[key] = widget(by_key[key], not fixed(by_key[key]))
     made["steps"] = widget(by_key["steps"])
     with gr.Accordion("Advanced", open=unfolded is not None, elem_id="advanced"):
         for section, title in TITLES.items():
-            mine = [field for field in fields if field.section == section and field.key not in PROMINENT]
+            mine = [setting for setting in settings if setting.section == section and setting.key not in PROMINENT]
             if mine:
                 with gr.Accordion(title, open=section == unfolded):
-                    made |= {field.key: widget(field, not fixed(field)) for field in mine}
-    return [made[field.key] for field in fields]
+                    made |= {setting.key: widget(setting, not fixed(setting)) for setting in mine}
+    return [made[setting.key] for setting in settings]

@@ -1,5 +1,5 @@
-// Draws a .splat file: sorted Gaussians, blended back to front (EWA splatting), drawn anew only when something moves.
-// `element`, `props` and `watch` are given by the page; the value is the file's address, or empty.
+// Draws a .splat file: sorted Gaussians, blended back to front (EWA splatting). It redraws only when the view changes.
+// The page provides `element`, `props` and `watch`. The value is the address of the file, or empty.
 
 const VERTEX = `#version 300 es
 precision highp float;
@@ -41,9 +41,9 @@ void main() {
   if (alpha < 0.004) discard;
   result = vec4(color.rgb * alpha, alpha);
 }`;
-const WIDTH = 1024;  // texels a row
+const WIDTH = 1024;  // texels per row
 
-// 32 bytes a splat: position, scale, RGBA, quaternion (w, x, y, z); the file is turned by 180 degrees about z.
+// 32 bytes per splat: position, scale, RGBA, quaternion (w, x, y, z). The file is rotated by 180 degrees about z.
 function unpack(bytes) {
   const count = Math.floor(bytes.byteLength / 32), floats = new Float32Array(bytes, 0, count * 8);
   const octets = new Uint8Array(bytes), rows = Math.max(1, Math.ceil((count * 4) / WIDTH));
@@ -63,7 +63,7 @@ function unpack(bytes) {
   return {count, texels, rows};
 }
 
-function order(splats, view, into) {  // the farthest first, by counting sort of 16 bits
+function order(splats, view, into) {  // farthest first, by a counting sort of 16 bits
   const {count, texels} = splats, depths = new Float32Array(count), starts = new Uint32Array(65537);
   let low = Infinity, high = -Infinity;
   for (let i = 0; i < count; i++) {
@@ -90,7 +90,7 @@ function program(gl) {
     gl.attachShader(made, shader);
   }
   gl.linkProgram(made);
-  if (!gl.getProgramParameter(made, gl.LINK_STATUS)) throw new Error(gl.getProgramInfoLog(made) || 'no WebGL');
+  if (!gl.getProgramParameter(made, gl.LINK_STATUS)) throw new Error(gl.getProgramInfoLog(made) || 'WebGL failed');
   return made;
 }
 
@@ -107,7 +107,7 @@ function attribute(gl, shader, name, data, size, divisor) {
 
 function viewer(canvas, bytes) {
   const gl = canvas.getContext('webgl2', {alpha: false, antialias: false});
-  if (!gl) throw new Error('this browser has no WebGL 2');
+  if (!gl) throw new Error('this browser does not support WebGL 2');
   const splats = unpack(bytes), shader = program(gl), sorted = new Uint32Array(splats.count);
   gl.useProgram(shader);
   attribute(gl, shader, 'corner', new Float32Array([-1, -1, 1, -1, -1, 1, 1, 1]), 2, 0);
@@ -118,7 +118,7 @@ function viewer(canvas, bytes) {
   gl.enable(gl.BLEND);
   gl.blendFunc(gl.ONE, gl.ONE_MINUS_SRC_ALPHA);
   const place = name => gl.getUniformLocation(shader, name);
-  let azimuth = 0.45, elevation = 0.25, distance = 1.7, asked = false;  // radians and metres; the front is +Z
+  let azimuth = 0.45, elevation = 0.25, distance = 1.7, asked = false;  // radians and metres; the front faces +Z
 
   function draw() {
     asked = false;
@@ -127,7 +127,7 @@ function viewer(canvas, bytes) {
     canvas.width = width;
     canvas.height = height;
     const [sa, ca, se, ce] = [Math.sin(azimuth), Math.cos(azimuth), Math.sin(elevation), Math.cos(elevation)];
-    const view = [ca, -sa * se, sa * ce, 0, 0, ce, se, 0, -sa, -ca * se, ca * ce, 0, 0, 0, -distance, 1];  // by columns
+    const view = [ca, -sa * se, sa * ce, 0, 0, ce, se, 0, -sa, -ca * se, ca * ce, 0, 0, 0, -distance, 1];  // column by column
     order(splats, view, sorted);
     gl.viewport(0, 0, width, height);
     gl.clearColor(0.945, 0.961, 0.976, 1);
@@ -178,19 +178,19 @@ function viewer(canvas, bytes) {
 }
 
 async function show() {
-  const address = props.value, canvas = element.querySelector('canvas'), said = element.querySelector('p');
+  const address = props.value, canvas = element.querySelector('canvas'), message = element.querySelector('p');
   if (!canvas || !address || canvas.dataset.shown === address) return;
-  const fresh = canvas.cloneNode();  // a canvas for each file: nothing of the one before is left
+  const fresh = canvas.cloneNode();  // a new canvas for each file, without state of the previous one
   delete fresh.dataset.drawn;
   fresh.dataset.shown = address;
   canvas.replaceWith(fresh);
-  said.textContent = '';
+  message.textContent = '';
   try {
     const answer = await fetch(address);
-    if (!answer.ok) throw new Error('the file is not there any more');
+    if (!answer.ok) throw new Error('the file no longer exists');
     viewer(fresh, await answer.arrayBuffer());
   } catch (error) {
-    said.textContent = `The splats cannot be shown: ${error.message}`;
+    message.textContent = `The splats cannot be shown: ${error.message}`;
   }
 }
 watch('value', show);

@@ -1,4 +1,4 @@
-"""The tab "Compare": two to four runs side by side, and one prompt under several presets."""
+"""The tab "Compare": two to four runs side by side, or one prompt with several presets."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 import gradio as gr
 
 from sds3d.app import fragments
-from sds3d.app.edits import leaves_of, shown
+from sds3d.app.edits import leaves_of, text_of
 from sds3d.app.result_panel import Updates, address, measures
-from sds3d.app.run_panel import POLL, QUIET, said
-from sds3d.app.studio import Studio, checked, files
+from sds3d.app.run_panel import POLL, QUIET, block
+from sds3d.app.studio import Studio, files, one_line
 from sds3d.app.tab_create import EXAMPLES, checked_seed
 from sds3d.app.tab_library import RunCard, card_of
 from sds3d.config import ConfigError
@@ -23,12 +23,12 @@ from sds3d.files import RunError
 from sds3d.run.folder import Run
 
 MOST = 4  # runs side by side
-CHOICES = 200  # runs offered, the newest ones
+CHOICES = 200  # at most this many runs are offered, the newest first
 
 
 @dataclass(frozen=True)
 class CompareTab:
-    """The tab's widgets that others need."""
+    """The widgets of the tab that other tabs use."""
 
     studio: Studio
     runs: gr.Dropdown
@@ -39,11 +39,11 @@ class CompareTab:
 
     @property
     def outputs(self) -> list[Any]:
-        """What `choose` and `show` change."""
+        """The widgets that `choose` and `show` change."""
         return [self.runs, self.view, self.signature, self.message]
 
     def choose(self, names: Sequence[str]) -> Updates:
-        """Put these runs side by side."""
+        """Show these runs side by side."""
         names = [name for name in dict.fromkeys(names) if self.studio.find(name)][-MOST:]
         offered = [card_of(self.studio, run) for run in self.studio.runs()[:CHOICES]]
         listed = [(f"{e.title} · {e.about} · {e.name[-8:]}", e.name) for e in offered]
@@ -52,7 +52,7 @@ class CompareTab:
         return {self.runs: gr.Dropdown(choices=listed, value=names), **self.show(names, "")}
 
     def show(self, names: Sequence[str] | None, signature: str) -> Updates:
-        """The runs, when something of them changed since `signature`."""
+        """Update the runs if they changed since `signature`."""
         entries = [card_of(self.studio, run) for name in (names or [])[:MOST] if (run := self.studio.find(name))]
         now = " ".join(f"{e.name} {e.status} {_step(e)} {_drawn(e.run)}" for e in entries) or "none"
         if now == signature:
@@ -60,7 +60,7 @@ class CompareTab:
         return {self.signature: now, self.view: side_by_side(entries)}
 
     def start(self, prompt: str, presets: Sequence[str] | None, seed: float | None, steps: float | None) -> Updates:
-        """One run of the prompt for each preset."""
+        """Start a run of the prompt with each preset."""
         try:
             presets = list(presets or [])
             if not 2 <= len(presets) <= MOST:
@@ -68,28 +68,30 @@ class CompareTab:
             layer: dict[str, Any] = {"seed": checked_seed(seed)}
             if steps:
                 layer["steps"] = steps
-            configs = [self.studio.config(checked(prompt), preset, layer) for preset in presets]  # all, or none
+            configs = [
+                self.studio.config(one_line(prompt), preset, layer) for preset in presets
+            ]  # before any run starts
             runs = [self.studio.start(config) for config in configs]
         except (ValueError, RunError, OSError) as error:
-            return {self.message: said(fragments.error(self.studio.problem(error)))}
-        return {self.message: said(""), **self.choose([run.folder.name for run in runs])}
+            return {self.message: block(fragments.error(self.studio.problem(error)))}
+        return {self.message: block(""), **self.choose([run.folder.name for run in runs])}
 
 
 def lay_out(studio: Studio) -> CompareTab:
-    """The tab, in the layout that is open, with its events."""
-    with gr.Accordion("One prompt under several rules", open=False, elem_id="several"):
+    """Add the tab and its events to the open layout."""
+    with gr.Accordion("One prompt with several presets", open=False, elem_id="several"):
         prompt = gr.Textbox(label="Prompt", placeholder=EXAMPLES[0], elem_id="compare-prompt")
         with gr.Row():
             presets = gr.Dropdown(
                 list(studio.presets()), value=["toybox", "dreamfusion"], multiselect=True, max_choices=MOST, scale=3,
-                label="Presets", info=f"2 to {MOST}: a run each, one after the other", elem_id="compare-presets",
+                label="Presets", info=f"2 to {MOST}; one run each", elem_id="compare-presets",
             )  # fmt: skip
-            seed = gr.Number(0, label="Seed", info="the same for all", precision=0, min_width=110)
-            steps = gr.Number(None, label="Steps", info="empty: each preset's own", precision=0, min_width=110)
+            seed = gr.Number(0, label="Seed", info="the same for all runs", precision=0, min_width=110)
+            steps = gr.Number(None, label="Steps", info="empty: as in each preset", precision=0, min_width=110)
         start = gr.Button("Generate side by side", variant="primary", elem_id="compare-start")
     message = gr.HTML(visible=False, elem_id="compare-message")
     runs = gr.Dropdown(
-        [], value=[], multiselect=True, max_choices=MOST, label="Runs", info=f"2 to {MOST} of the library",
+        [], value=[], multiselect=True, max_choices=MOST, label="Runs", info=f"2 to {MOST} runs of the library",
         elem_id="compare-runs",
     )  # fmt: skip
     view = gr.HTML(side_by_side([]), elem_id="side-by-side")
@@ -103,10 +105,10 @@ def lay_out(studio: Studio) -> CompareTab:
 
 
 def side_by_side(entries: Sequence[RunCard]) -> str:
-    """Columns of pictures with the settings that differ and the figures of each run."""
+    """Return columns with the pictures, differing settings and figures of each run."""
     if not entries:
         return fragments.empty(
-            "Choose runs above, press Compare in the library, or let several presets make one prompt."
+            "Choose runs above, press Compare in the library, or run one prompt with several presets."
         )
     columns = "".join(_column(e) for e in entries)
     settings = differing(entries)
@@ -120,14 +122,14 @@ def side_by_side(entries: Sequence[RunCard]) -> str:
 
 
 def differing(entries: Sequence[RunCard]) -> list[tuple[str, list[str]]]:
-    """The settings that are not the same in all runs, the prompt aside, with each run's value."""
+    """Return the settings that differ between the runs, except the prompt, with the value of each run."""
     leaves = [leaves_of(e.recipe.config) if e.recipe else {} for e in entries]
     presets = [e.recipe.preset if e.recipe else "" for e in entries]
-    rows = [("preset, or the nearest", presets)] if len(set(presets)) > 1 else []
+    rows = [("preset (nearest)", presets)] if len(set(presets)) > 1 else []
     for key in dict.fromkeys(key for settings in leaves for key in settings):
         if key in ("prompt", "start_from_sha256") or not all(key in settings for settings in leaves):
-            continue  # what only one choice of a section has is no difference beside the choice
-        values = [shown(settings[key]) for settings in leaves]
+            continue  # settings of only one variant: the variant itself is listed
+        values = [text_of(settings[key]) for settings in leaves]
         if len(set(values)) > 1:
             rows.append((key.removesuffix(".name"), values))
     return rows
@@ -178,10 +180,10 @@ def _left(e: RunCard) -> str:
 
 
 def _moving(e: RunCard) -> str:
-    """The turntable of a finished run, or the views so far one after the other."""
+    """Return the turntable of a finished run, or an animation of the views so far."""
     video = next((path for path in files(e.run) if path.name == "turntable.mp4"), None) if e.status == "done" else None
     if video is not None:
-        with suppress(OSError):  # where it cannot be copied the views do
+        with suppress(OSError):  # if it cannot be copied, show the views
             source, label = escape(address(video), quote=True), "The object, turning"
             return f'<video src="{source}" autoplay loop muted playsinline aria-label="{label}"></video>'
     picture = e.run.previews / "latest.png"

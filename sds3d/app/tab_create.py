@@ -1,4 +1,4 @@
-"""The tab "Create": a form on the left, the run it started on the right."""
+"""The tab "Create": a form on the left, the run on the right."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sds3d.app import fragments, settings_form
 from sds3d.app.edits import Edits, choices_of, leaves_of, nested
 from sds3d.app.recipes import recipe
 from sds3d.app.result_panel import Updates
-from sds3d.app.run_panel import QUIET, RunPanel, said
-from sds3d.app.studio import MAX_SEED, OWNERS_ONLY, Studio, checked
+from sds3d.app.run_panel import QUIET, RunPanel, block
+from sds3d.app.studio import MAX_SEED, OWNERS_ONLY, Studio, one_line
 from sds3d.config import ConfigError
 from sds3d.files import RunError
 from sds3d.run.folder import Run
@@ -31,16 +31,16 @@ EXAMPLES = (
 )
 DEFAULT_PRESET = "toybox"
 
-# Gradio's dropdowns tell a choice twice. Answered at the same time, both would change the draft, and the settings would
-# be made anew a second time, under the hands of whoever opens a section by then.
+# Gradio's dropdowns send each choice twice. Processed at the same time, both would change the draft, and the settings
+# would be rebuilt a second time, possibly while the visitor opens a section.
 ONE_BY_ONE: dict[str, Any] = {**QUIET, "concurrency_limit": 1}
 
 
 @dataclass(frozen=True)
 class Draft:
-    """What the advanced settings show: a preset with edits on top, which are JSON, so that drafts can be compared.
+    """The content of the advanced settings: a preset with edits on top.
 
-    unfolded: the section that is open, if any.
+    changes: the edits as JSON, so that drafts can be compared. unfolded: the section that is open, if any.
     """
 
     preset: str = DEFAULT_PRESET
@@ -49,18 +49,18 @@ class Draft:
 
     @staticmethod
     def of(preset: str, edits: Edits, unfolded: str | None = None) -> Draft:
-        """A draft that the page's state can hold."""
+        """Make a draft that the page's state can hold."""
         return Draft(preset, json.dumps(edits), unfolded)
 
     @property
     def edits(self) -> Edits:
-        """What differs from the preset."""
+        """The differences from the preset."""
         return json.loads(self.changes)
 
 
 @dataclass(frozen=True)
 class CreateTab:
-    """The tab's widgets that others need."""
+    """The widgets of the tab that other tabs use."""
 
     studio: Studio
     live: RunPanel
@@ -73,16 +73,16 @@ class CreateTab:
 
     @property
     def outputs(self) -> list[Any]:
-        """What `open` changes."""
+        """The widgets that `open` changes."""
         return [*self.live.outputs, self.prompt, self.preset, self.draft, self.seed]
 
     def open(self, name: str) -> Updates:
-        """Show a run, with its settings in the form."""
+        """Show a run, and its settings in the form."""
         try:
             run = self.studio.open(name)
             made = recipe(self.studio, run)
         except (RunError, ConfigError, OSError) as error:
-            return {self.live.message: said(fragments.error(self.studio.problem(error)))}
+            return {self.live.message: block(fragments.error(self.studio.problem(error)))}
         return {
             self.prompt: made.config.prompt,
             self.preset: gr.Dropdown(value=made.preset, info=self.studio.presets()[made.preset]),
@@ -92,13 +92,13 @@ class CreateTab:
         }
 
     def again(self, name: str) -> Run:
-        """Queue a run's settings with a new seed. Raises RunError, ConfigError, OSError."""
+        """Queue a run with the same settings and a new seed. Raises RunError, ConfigError, OSError."""
         config = recipe(self.studio, self.studio.open(name)).config
         return self.studio.start(config.model_copy(update={"seed": new_seed()}))
 
 
 def lay_out(studio: Studio) -> CreateTab:
-    """The tab, in the layout that is open, with its events."""
+    """Add the tab and its events to the open layout."""
     presets = studio.presets()
     draft = gr.State(Draft())
     with gr.Row():
@@ -107,11 +107,14 @@ def lay_out(studio: Studio) -> CreateTab:
                 label="Prompt", placeholder=EXAMPLES[0], lines=1, max_lines=4, interactive=True, elem_id="prompt"
             )
             examples = gr.Examples(
-                [[text] for text in EXAMPLES], prompt, label="The embedded prior knows things like", elem_id="examples"
+                [[text] for text in EXAMPLES],
+                prompt,
+                label="Examples for the embedded prior",
+                elem_id="examples",
             )
             examples.dataset.api_visibility = "private"  # type: ignore[attr-defined]
             hint = gr.HTML(visible=False)
-            # Enabled when the form is filled in: before that, what is submitted would not be what is shown.
+            # Enabled when the form is complete; before that, the page would submit other values than it shows.
             generate = gr.Button("Generate", variant="primary", size="lg", interactive=False, elem_id="generate")
             preset = gr.Dropdown(
                 list(presets),
@@ -143,13 +146,13 @@ def _wire(create: CreateTab, new: gr.Button) -> None:
 
     def warn(prompt: str, draft: Draft) -> gr.HTML:
         model = draft.edits.get("prior.model", "toybox")
-        return said(fragments.prompt_hint(prompt) if model == "toybox" else "")
+        return block(fragments.prompt_hint(prompt) if model == "toybox" else "")
 
     def more(name: str) -> Updates:
         try:
             run = create.again(name)
         except (RunError, ConfigError, OSError) as error:
-            return {live.message: said(fragments.error(studio.problem(error)))}
+            return {live.message: block(fragments.error(studio.problem(error)))}
         return create.open(run.folder.name)
 
     create.preset.input(choose, create.preset, [create.preset, create.draft], **ONE_BY_ONE)
@@ -159,7 +162,7 @@ def _wire(create: CreateTab, new: gr.Button) -> None:
 
 
 def _settings(create: CreateTab) -> None:
-    """The settings of the draft; they and what depends on them are made anew when the draft changes."""
+    """The settings of the draft. They and their events are rebuilt when the draft changes."""
     studio, live = create.studio, create.live
 
     @gr.render(inputs=[create.draft], show_progress="hidden")
@@ -171,58 +174,61 @@ def _settings(create: CreateTab) -> None:
         except ConfigError as error:
             gr.HTML(fragments.error(studio.problem(error)))
             return
-        fields, start = settings_form.fields_of(full), leaves_of(base) | dict.fromkeys(choices_of(edits), None)
+        settings, start = (
+            settings_form.editable_settings(full),
+            leaves_of(base) | dict.fromkeys(choices_of(edits), None),
+        )
         stages = bool(full.stages)
 
-        def fixed(field: Setting) -> bool:
-            chosen = stages and field.key in settings_form.PROMINENT[:2]
-            return chosen or (not studio.local and field.key in OWNERS_ONLY)
+        def fixed(setting: Setting) -> bool:
+            chosen = stages and setting.key in settings_form.PROMINENT[:2]
+            return chosen or (not studio.local and setting.key in OWNERS_ONLY)
 
-        widgets = settings_form.lay_out(fields, fixed, draft.unfolded)
+        widgets = settings_form.lay_out(settings, fixed, draft.unfolded)
         if stages:
             gr.HTML(fragments.note("This preset has stages, which choose their own representations and rules."))
 
         def submit(prompt: str, preset: str, seed: float | None, *values: Any) -> Updates:
             try:
                 if preset != draft.preset:
-                    raise ConfigError("the settings are still loading: try again in a moment")
-                chosen = settings_form.edited(fields, start, values) | {"seed": checked_seed(seed)}
-                config = studio.config(checked(prompt), preset, nested(chosen))
+                    raise ConfigError("the settings are still loading; try again in a moment")
+                chosen = settings_form.edited(settings, start, values) | {"seed": checked_seed(seed)}
+                config = studio.config(one_line(prompt), preset, nested(chosen))
                 run = studio.start(config)
             except (ValueError, RunError, OSError) as error:
-                return {live.message: said(fragments.error(studio.problem(error)))}
+                return {live.message: block(fragments.error(studio.problem(error)))}
             return live.opened(run.folder.name, again=True)
 
         def rechoose(chosen: Setting, *values: Any) -> Draft:
             try:
-                now = settings_form.edited(fields, start, values)
-            except ConfigError:  # what cannot be read is given up with the choice
+                now = settings_form.edited(settings, start, values)
+            except ConfigError:  # values that cannot be read are dropped with the former variant
                 now = edits
             unfolded = draft.unfolded if chosen.key in settings_form.PROMINENT else chosen.section
             return Draft.of(draft.preset, consistent(now, edits), unfolded)
 
         given = [create.prompt, create.preset, create.seed, *widgets]
         gr.on([create.generate.click, create.prompt.submit], submit, given, live.outputs, trigger_mode="once", **QUIET)
-        for field, widget in zip(fields, widgets, strict=True):
-            if field.is_choice:
-                widget.input(partial(rechoose, field), widgets, create.draft, **ONE_BY_ONE)  # type: ignore[attr-defined]
+        for setting, widget in zip(settings, widgets, strict=True):
+            if setting.is_choice:
+                widget.input(partial(rechoose, setting), widgets, create.draft, **ONE_BY_ONE)  # type: ignore[attr-defined]
         gr.on(None, lambda: gr.Button(interactive=True), None, create.generate, **QUIET)
 
 
 def consistent(now: Edits, before: Edits) -> Edits:
-    """Edits after a choice was changed: those within the section that was chosen anew are dropped."""
+    """Return the edits after a variant has changed: edits of the former variant's section are dropped."""
     changed = [k for k, v in now.items() if k.endswith(".name") and before.get(k) != v]
     sections = tuple(key.removesuffix("name") for key in changed)
     return {k: v for k, v in now.items() if k in changed or not (sections and k.startswith(sections))}
 
 
 def new_seed() -> int:
-    """A seed short enough to be remembered."""
+    """Return a random seed that is short enough to remember."""
     return random.randrange(10_000)
 
 
 def checked_seed(seed: float | None) -> int:
-    """A whole number that can be a seed. Raises ConfigError."""
+    """Return the seed as an int. Raises ConfigError if it is not a whole number in range."""
     if seed is None or not 0 <= seed <= MAX_SEED or seed != int(seed):
         raise ConfigError(f"the seed must be a whole number from 0 to {MAX_SEED}")
     return int(seed)

@@ -1,4 +1,4 @@
-"""The tab "Library": all runs, to search, open, make again and delete."""
+"""The tab "Library": search, open, repeat and delete runs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import gradio as gr
 
 from sds3d.app import fragments
-from sds3d.app.edits import told
+from sds3d.app.edits import in_one_line
 from sds3d.app.recipes import Recipe, recipe
 from sds3d.app.result_panel import Updates
-from sds3d.app.run_panel import QUIET, RESUMABLE, STOPPABLE, said
+from sds3d.app.run_panel import QUIET, RESUMABLE, STOPPABLE, block
 from sds3d.app.studio import Studio
 from sds3d.config import ConfigError
 from sds3d.files import RunError
@@ -23,16 +23,16 @@ from sds3d.jobs import queue
 from sds3d.jobs.queue import Progress
 from sds3d.run.folder import Run
 
-PAGE = 24  # cards at first, and more at each press of "Show more"
+PAGE = 24  # cards at first; "Show more" adds as many
 REFRESH = 3.0  # seconds
 
 FILTERS = {
-    "All": (), "Going on": ("queued", "starting", "running", "exporting", "stopped"), "Done": ("done",),
+    "All": (), "Active": ("queued", "starting", "running", "exporting", "stopped"), "Done": ("done",),
     "Paused": ("paused", "new"), "Cancelled": ("cancelled",), "Failed": ("failed", "damaged"),
 }  # fmt: skip
-"""States by what the filter calls them."""
+"""States by the name of the filter."""
 
-# One listener for all cards. Deleting is asked about first.
+# One listener for all cards. Deletion needs a confirmation.
 CLICKS = """element.addEventListener('click', event => {
 const button = event.target.closest('[data-action]');
 if (!button || (button.dataset.confirm && !window.confirm(button.dataset.confirm))) return;
@@ -41,7 +41,7 @@ trigger('select', {action: button.dataset.action, run: button.dataset.run}); });
 
 @dataclass(frozen=True)
 class RunCard:
-    """A run as the library shows it. recipe: None when its settings cannot be read."""
+    """A run in the library. recipe: None if its settings cannot be read."""
 
     run: Run
     progress: Progress | None
@@ -60,20 +60,20 @@ class RunCard:
 
     @property
     def title(self) -> str:
-        """The prompt, or the folder's name where that cannot be read."""
+        """The prompt, or the folder's name if the prompt cannot be read."""
         return self.recipe.config.prompt if self.recipe else self.name
 
     @property
     def about(self) -> str:
-        """Preset, seed and what differs, in a line."""
+        """Preset, seed and differences from the preset, in one line."""
         if self.recipe is None:
             return "damaged"
-        edits = told({k: v for k, v in self.recipe.edits.items() if k != "prior.model" or v != "toybox"})
+        edits = in_one_line({k: v for k, v in self.recipe.edits.items() if k != "prior.model" or v != "toybox"})
         return f"{self.recipe.preset} · seed {self.recipe.config.seed}" + (f" · {edits}" if edits else "")
 
 
 def card_of(studio: Studio, run: Run) -> RunCard:
-    """What the library says of a run."""
+    """Read what the library shows of a run."""
     try:
         state = run.folder / "state.json"
         changed = (state if state.exists() else run.config_path).stat().st_mtime
@@ -82,10 +82,10 @@ def card_of(studio: Studio, run: Run) -> RunCard:
         return RunCard(run, None, None, 0.0)
 
 
-def found(studio: Studio, search: str, state: str) -> Iterator[RunCard]:
-    """The runs that a search and a filter leave, the one touched last first. All words of the search must be there.
+def matching(studio: Studio, search: str, state: str) -> Iterator[RunCard]:
+    """Yield the runs that match all words of a search and a filter, the most recently changed first.
 
-    They are read as they are taken: of thousands of runs a page shows the first few.
+    Runs are read only when they are taken: of thousands of runs, a page shows the first few.
     """
     words, states = search.casefold().split(), FILTERS.get(state, ())
     for run in studio.runs():
@@ -98,7 +98,7 @@ def found(studio: Studio, search: str, state: str) -> Iterator[RunCard]:
 
 @dataclass(frozen=True)
 class LibraryTab:
-    """The tab's widgets that others need."""
+    """The widgets of the tab that other tabs use."""
 
     studio: Studio
     search: gr.Textbox
@@ -111,25 +111,25 @@ class LibraryTab:
 
     @property
     def inputs(self) -> list[Any]:
-        """What `show` takes."""
+        """The widgets that `show` reads."""
         return [self.search, self.state, self.limit]
 
     @property
     def outputs(self) -> list[Any]:
-        """What `show` changes."""
+        """The widgets that `show` changes."""
         return [self.cards, self.more]
 
     def show(self, search: str, state: str, limit: float) -> Updates:
-        """The cards."""
-        entries = list(islice(found(self.studio, search or "", state), int(limit) + 1))
+        """Show the cards."""
+        entries = list(islice(matching(self.studio, search or "", state), int(limit) + 1))
         html = cards(entries[: int(limit)])
         if not entries:
             searched = search or state != "All"
-            html = fragments.empty("Nothing like that here." if searched else "What you make will be here.")
+            html = fragments.empty("No run matches." if searched else "Your runs will appear here.")
         return {self.cards: html, self.more: gr.Button(visible=len(entries) > limit)}
 
     def act(self, action: str, name: str) -> Updates:
-        """Delete, cancel or resume a run, or say why not."""
+        """Delete, cancel or resume a run, or show why that is not possible."""
         try:
             run = self.studio.open(name)
             match action:
@@ -142,19 +142,19 @@ class LibraryTab:
                 case _:
                     pass
         except (RunError, OSError) as error:
-            return {self.message: said(fragments.error(self.studio.problem(error)))}
-        return {self.message: said("")}
+            return {self.message: block(fragments.error(self.studio.problem(error)))}
+        return {self.message: block("")}
 
 
 def lay_out(studio: Studio) -> LibraryTab:
-    """The tab, in the layout that is open, with the events that are its own."""
+    """Add the tab and its own events to the open layout."""
     with gr.Row(elem_id="library-bar"):
         search = gr.Textbox(
-            label="Search", placeholder="words of the prompt, the preset or a setting", scale=3, elem_id="search"
+            label="Search", placeholder="Words of the prompt, the preset or a setting", scale=3, elem_id="search"
         )
         state = gr.Dropdown(list(FILTERS), value="All", label="State", scale=1, min_width=140, elem_id="state-filter")
     message = gr.HTML(visible=False, elem_id="library-message")
-    view = gr.HTML(fragments.empty("Looking …"), js_on_load=CLICKS, elem_id="cards")
+    view = gr.HTML(fragments.empty("Loading …"), js_on_load=CLICKS, elem_id="cards")
     more = gr.Button("Show more", visible=False)
     limit = gr.Number(PAGE, visible="hidden")
     timer = gr.Timer(REFRESH, active=False)
@@ -166,7 +166,7 @@ def lay_out(studio: Studio) -> LibraryTab:
 
 
 def cards(entries: Sequence[RunCard]) -> str:
-    """A card for each run."""
+    """Return a card for each run."""
     return f'<div class="sds-cards">{"".join(_card(e) for e in entries)}</div>'
 
 
@@ -201,7 +201,7 @@ def _action(label: str, action: str, name: str, kind: str = "", more: str = "") 
 
 
 def ago(when: float) -> str:
-    """How long ago a time in seconds since 1970 was."""
+    """Return how long ago a time in seconds since 1970 was."""
     if not when:
         return ""
     seconds = max(0.0, time.time() - when)

@@ -1,4 +1,4 @@
-"""The tab "System": what this machine can do, and what the studio is doing."""
+"""The tab "System": what this machine can do, and the state of the studio."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from sds3d.version import __version__
 
 @dataclass(frozen=True)
 class SystemTab:
-    """The tab's widgets. view: what was found."""
+    """The widgets of the tab. view: the findings."""
 
     studio: Studio
     view: gr.HTML
 
     def show(self) -> str:
-        """Look at the machine, which takes some seconds."""
+        """Examine the machine, which takes some seconds."""
         findings = examine(self.studio.root)
         rows = "".join(
             f'<tr><td><span class="sds-badge {kind}">{mark}</span></td><th>{escape(finding.name)}</th>'
-            f"<td>{escape(self.studio.told(finding.detail))}</td></tr>"
+            f"<td>{escape(self.studio.redacted(finding.detail))}</td></tr>"
             for finding in findings
             for mark, kind in [_mark(finding.ok, finding.needed)]
         )
         verdict = fragments.good("This machine can generate.") if can_generate(findings) else ""
         if not verdict:
-            verdict = fragments.error("Something that every run needs is missing: see the lines below.")
+            verdict = fragments.error("Something that every run needs is missing; see the table below.")
         return (
             f'{verdict}<div class="sds-scroll"><table class="sds-table wide">{rows}</table></div>'
-            f"{fragments.table(going_on(self.studio))}"
+            f"{fragments.table(facts(self.studio))}"
         )
 
 
-def going_on(studio: Studio) -> list[tuple[str, str]]:
-    """The studio itself: versions, runs by state, and whether a worker is there."""
+def facts(studio: Studio) -> list[tuple[str, str]]:
+    """Return facts about the studio: versions, runs by state, and whether a worker is running."""
     counts: dict[str, int] = {}
     for run in studio.runs():
         try:
@@ -56,7 +56,7 @@ def going_on(studio: Studio) -> list[tuple[str, str]]:
         ("sds3d", __version__),
         ("Gradio", importlib.metadata.version("gradio")),
         ("Runs", runs),
-        ("Worker", "ready, or at work" if supervised(studio.root) else "none; one is started with the next run"),
+        ("Worker", "running" if supervised(studio.root) else "none; the next run starts one"),
         ("Folder of runs", str(studio.root) if studio.local else studio.root.name),
     ]
 
@@ -68,9 +68,9 @@ def _mark(ok: bool, needed: bool) -> tuple[str, str]:
 
 
 def lay_out(studio: Studio) -> SystemTab:
-    """The tab, in the layout that is open."""
-    view = gr.HTML(fragments.empty("Looking at the machine …"), elem_id="system")
-    again = gr.Button("Look again", elem_id="look-again")
+    """Add the tab to the open layout."""
+    view = gr.HTML(fragments.empty("Examining the machine …"), elem_id="system")
+    again = gr.Button("Check again", elem_id="check-again")
     system = SystemTab(studio, view)
     again.click(system.show, None, view, api_visibility="private", concurrency_limit=1)
     return system

@@ -1,4 +1,4 @@
-"""Looks: a theme and a style sheet that load nothing from the network."""
+"""The theme and the style sheet. They load nothing from the network."""
 
 from gradio.themes import Base, LocalFont
 
@@ -26,7 +26,7 @@ THEME = Base(
 )
 
 GONE = "sds-gone"
-"""Class of what is there but not seen."""
+"""Class of hidden elements."""
 
 CSS = """
 .sds-gone { display: none !important; }

@@ -4,6 +4,8 @@ A sink receives each line of `events.jsonl` and the preview pictures. The settin
 watch: a sink that fails is dropped with one warning, and the run continues.
 """
 
+# pyright: reportMissingImports=false
+
 from __future__ import annotations
 
 import secrets

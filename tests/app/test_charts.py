@@ -12,7 +12,7 @@ def test_charts_show_finite_values_and_few_points():
     assert "<b>" not in svg.replace("<figcaption><b>", "")
     (line,) = re.findall(r'points="([^"]+ [^"]+)"', svg)
     assert len(line.split()) == 2
-    assert "Nothing yet" in chart("Losses", {"a": [(1, float("inf"))]}, 1)
+    assert "No data yet" in chart("Losses", {"a": [(1, float("inf"))]}, 1)
     many = [(float(i), 1.0) for i in range(9001)]
     assert len(thinned(many)) < 200
     assert thinned(many)[-1] == many[-1]

@@ -6,14 +6,14 @@ import gradio as gr
 import pytest
 
 from sds3d.app.edits import choices_of, leaves_of
-from sds3d.app.settings_form import edited, fields_of, lay_out
+from sds3d.app.settings_form import editable_settings, edited, lay_out
 from sds3d.app.studio import Studio
 
 
 @pytest.mark.parametrize("preset", ["toybox", "splats", "vsd", "prolificdreamer", "perp-neg"])
 def test_widgets_that_nobody_touched_change_nothing(preset: str, studio: Studio):
     config = studio.config("a red mug", preset)
-    fields = fields_of(config)
+    fields = editable_settings(config)
     assert {field.key for field in fields} >= {"steps", "guidance.name", "representation.name", "export.formats"}
     assert all(field.help() for field in fields if not field.is_choice)
     with gr.Blocks():

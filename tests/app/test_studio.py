@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sds3d.app.recipes import recipe
-from sds3d.app.studio import Studio, files, served
+from sds3d.app.studio import Studio, files, served_copy
 from sds3d.config import ConfigError
 from sds3d.files import RunError
 from sds3d.run.config import make_config, new_run
@@ -71,7 +71,7 @@ def test_deleting_a_run_takes_back_what_was_served_of_it(
         (run.exports / "made").mkdir(parents=True)
         for path in (run.exports / "mug.glb", run.exports / "made" / "mug.obj"):
             path.write_text(f"{run.folder.name} {path.suffix}")
-        copies.append([Path(served(path)) for path in files(run)])
+        copies.append([Path(served_copy(path)) for path in files(run)])
     studio.delete(one)  # the other's stay
     assert [[copy.exists() for copy in of_run] for of_run in copies] == [[False, False], [True, True]]
     for copy in copies[1]:
@@ -84,8 +84,8 @@ def test_studios_open_to_others_tell_no_folders_of_this_machine(studio: Studio):
     visitors = replace(studio, local=False)
     text = f"free in {studio.root}, /usr/lib/x/prior: {studio.root}/mug/config.yaml is wrong at 1/2, see https://x.y/z/"
     told = f"free in {studio.root.name}, prior: mug/config.yaml is wrong at 1/2, see https://x.y/z/"
-    assert visitors.told(text) == told
-    assert studio.told(text) == text
+    assert visitors.redacted(text) == told
+    assert studio.redacted(text) == text
     run = new_run(studio.root, make_config("a red mug"))
     run.config_path.write_text("prompt: [")
     for of_whom, known in ((studio, True), (visitors, False)):

@@ -6,7 +6,7 @@ import pytest
 
 from sds3d.app.recipes import Recipe, recipe
 from sds3d.app.studio import Studio
-from sds3d.app.tab_library import found
+from sds3d.app.tab_library import matching
 from sds3d.run.config import make_config, new_run
 from sds3d.run.folder import Run
 
@@ -20,6 +20,6 @@ def test_the_library_reads_the_runs_it_shows(studio: Studio, monkeypatch: pytest
         return recipe(studio, run)
 
     monkeypatch.setattr("sds3d.app.tab_library.recipe", counted)
-    assert next(found(studio, "", "All")).name == read[0]
+    assert next(matching(studio, "", "All")).name == read[0]
     assert len(read) == 1
-    assert len(list(found(studio, "mug seed", "All"))) == len(runs)
+    assert len(list(matching(studio, "mug seed", "All"))) == len(runs)

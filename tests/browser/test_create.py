@@ -83,7 +83,7 @@ def test_a_generation_ends_in_a_mesh_to_look_at_and_to_take_away(
 
     # The same settings again show it at once.
     page.locator("#generate").click()
-    expect(page.locator("#message")).to_contain_text("Made before")
+    expect(page.locator("#message")).to_contain_text("finished before")
     expect(page.locator("[data-status=done]")).to_be_visible()
 
     # Its address opens it again, on a phone too, with its settings in the form.
@@ -109,7 +109,7 @@ def test_a_file_can_be_made_in_another_size(visit: Visit, expect: Any, studio: S
     expect(page.locator("[data-status=done]")).to_be_visible()
     made = run_of(page, studio).exports / "made"
     page.get_by_role("button", name="Export again").click()
-    type_number(page, page.get_by_label("Faces at most"), 500)
+    type_number(page, page.get_by_label("Maximum faces"), 500)
     page.locator("#make").click()
     expect(page.locator("#made")).to_contain_text("-faces-")
     with page.expect_download() as download:
@@ -123,14 +123,16 @@ def test_a_file_can_be_made_in_another_size(visit: Visit, expect: Any, studio: S
     choose(page, "#export", "obj")
     page.locator("#make").click()
     expect(page.locator("#made")).to_contain_text(".zip")
-    type_number(page, page.get_by_label("Faces at most"), 2)
+    type_number(page, page.get_by_label("Maximum faces"), 2)
     page.locator("#make").click()
-    expect(page.locator("#export [role=alert]")).to_contain_text("2 faces make no body")
+    expect(page.locator("#export [role=alert]")).to_contain_text("2 faces are too few")
     expect(page.locator("#made")).to_have_count(0)  # a file that was made before is not what was asked for
-    type_number(page, page.get_by_label("Faces at most"), 0)
+    type_number(page, page.get_by_label("Maximum faces"), 0)
     type_number(page, page.locator("#export").get_by_label("Texture", exact=True), 99_999)
     page.locator("#make").click()
-    expect(page.locator("#export [role=alert]")).to_contain_text("texture of 99999 pixels: give 64 to 4096")
+    expect(page.locator("#export [role=alert]")).to_contain_text(
+        "texture of 99999 pixels is not possible; give 64 to 4096"
+    )
 
 
 def test_settings_come_from_the_models_and_differ_from_the_preset_where_they_were_changed(

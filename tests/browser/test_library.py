@@ -116,11 +116,11 @@ def test_runs_are_compared_side_by_side(visit: Visit, expect: Any, studio: Studi
     assert min(widths) >= 112
 
 
-def test_one_prompt_under_several_rules(visit: Visit, expect: Any, studio: Studio):
+def test_one_prompt_with_several_presets(visit: Visit, expect: Any, studio: Studio):
     before = set(list_runs(studio.runs))
     page = visit()
     turn_to(page, "Compare")
-    page.get_by_role("button", name="One prompt under several rules").click()
+    page.get_by_role("button", name="One prompt with several presets").click()
     page.locator("#compare-start").click()
     expect(page.locator("#compare-message [role=alert]")).to_contain_text("The prompt is empty")
     page.locator("#compare-prompt textarea, #compare-prompt input").fill("a white hat")

@@ -40,7 +40,7 @@ def test_a_run_outlives_its_page_and_its_server_pauses_and_is_cancelled(visit: V
     expect(other.get_by_text("Your object will take shape here.")).to_be_visible()
     assert other.locator("[data-status]").count() == 0
     generate(other, "an orange car", steps=LONG)
-    expect(other.locator("[data-status=queued]")).to_contain_text("2nd in line")
+    expect(other.locator("[data-status=queued]")).to_contain_text("2nd in the queue")
     other.locator("#cancel").click()
     expect(other.locator("[data-status=cancelled]")).to_be_visible()
 
@@ -63,7 +63,7 @@ def test_a_run_outlives_its_page_and_its_server_pauses_and_is_cancelled(visit: V
 
     # It pauses within a step, goes on from there, and is cancelled within a step.
     page.locator("#pause").click()
-    expect(page.locator("[data-status=paused]")).to_contain_text("Resume goes on from there")
+    expect(page.locator("[data-status=paused]")).to_contain_text("Resume continues from there")
     paused = run.state
     assert (paused.status, paused.step) == ("paused", len(run.events()))
     page.locator("#resume").click()

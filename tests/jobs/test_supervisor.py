@@ -73,7 +73,7 @@ def test_a_killed_worker_takes_nothing_along(tmp_path: Path):
     assert (other.state.status, other.state.attempts) == ("done", 0)
     assert "signal 9; attempt 1 of 3" in (victim.folder / "run.log").read_text()
     straight = queued(tmp_path / "straight", "a red mug", 12)
-    work(tmp_path / "straight", threads=1)  # in this process
+    work(tmp_path / "straight", settings=WorkerSettings(threads=1))  # in this process
     assert same(victim, straight)
 
 
@@ -133,7 +133,7 @@ def test_a_request_acts_within_a_step_and_the_run_can_go_on(request_: str, after
     drain(tmp_path)
     assert run.state.status == waiting.state.status == "done"
     straight = queued(tmp_path / "straight", "a red mug", 40)
-    work(tmp_path / "straight", threads=1)  # in this process
+    work(tmp_path / "straight", settings=WorkerSettings(threads=1))  # in this process
     assert same(run, straight)
 
 
@@ -216,7 +216,7 @@ def test_workers_whose_supervisor_was_killed_put_their_run_back(tmp_path: Path):
     assert run.state.step == int(run.checkpoints[0].stem) >= 3
     drain(tmp_path)
     straight = queued(tmp_path / "straight", "a red mug", 30)
-    work(tmp_path / "straight", threads=1)  # in this process
+    work(tmp_path / "straight", settings=WorkerSettings(threads=1))  # in this process
     assert same(run, straight)
 
 
