@@ -132,15 +132,21 @@ class RunPanel:
                 html = fragments.preview(picture) if drawn else fragments.EMPTY
                 updates[self.preview] = gr.HTML(html, visible=not done)
             if progress.status != before_status:
-                if progress.error:
-                    text = self.studio.redacted(f"The run {progress.status}: {progress.error}")
-                    updates[self.message] = block(fragments.error(text))
-                elif before_status in ("failed", "stopped"):
-                    updates[self.message] = block("")
-                try:
-                    updates |= self.result.show(run) if done else self.result.hide()
-                except OSError as error:  # only the display failed, not the run
-                    updates |= {**self.result.hide(), self.message: self._error(error)}
+                updates |= self._status_changed(run, progress, before_status)
+        return updates
+
+    def _status_changed(self, run: Run, progress: Progress, before: str) -> Updates:
+        """Update message and result after a change of the status. before: the former status."""
+        updates: Updates = {}
+        if progress.error:
+            text = self.studio.redacted(f"The run {progress.status}: {progress.error}")
+            updates[self.message] = block(fragments.error(text))
+        elif before in ("failed", "stopped"):
+            updates[self.message] = block("")
+        try:
+            updates |= self.result.show(run) if progress.status == "done" else self.result.hide()
+        except OSError as error:  # only the display failed, not the run
+            updates |= {**self.result.hide(), self.message: self._error(error)}
         return updates
 
     def _error(self, error: Exception) -> gr.HTML:
