@@ -86,7 +86,9 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="The object, for example 'a red mug'.", show_default=False)],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="The object, for example 'a red mug'.", show_default=False)
+    ],
     overrides: Overrides = None,
     preset: PresetName = "toybox",
     out_dir: RunsFolder = Path("runs"),
@@ -109,8 +111,12 @@ def generate(
 
 
 def texture(
-    mesh: Annotated[Path, typer.Argument(help="The mesh: .glb, .obj, .ply or .stl.", show_default=False)],
-    prompt: Annotated[str, typer.Argument(help="What it becomes, for example 'a red mug'.", show_default=False)],
+    mesh: Annotated[
+        Path, typer.Argument(metavar="MESH", help="The mesh: .glb, .obj, .ply or .stl.", show_default=False)
+    ],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="What it becomes, for example 'a red mug'.", show_default=False)
+    ],
     overrides: Overrides = None,
     preset: PresetName = "texture",
     out_dir: RunsFolder = Path("runs"),

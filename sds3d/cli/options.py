@@ -39,14 +39,12 @@ Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1 and so on. Default: the fastest available.", show_default=False)
 ]
 Threads = Annotated[
-    int, typer.Option(min=0, help="CPU threads. 0: all physical cores, at most 8. The result depends on the number.")
+    int, typer.Option(min=0, help="CPU threads; the result depends on them. 0: physical cores, at most 8.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 
 Retries = Annotated[int, typer.Option(min=0, help="How often a run is retried after its worker died.")]
-Together = Annotated[
-    int, typer.Option(min=1, help="Runs with equal settings that are optimised together, in one call of the prior.")
-]
+Together = Annotated[int, typer.Option(min=1, help="Runs with equal settings that share each call of the prior.")]
 Workers = Annotated[int, typer.Option(min=0, help="Worker processes. 0: one per GPU, or one on a CPU.")]
 
 WORDS = 10

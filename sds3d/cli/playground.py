@@ -21,7 +21,9 @@ EXAMPLES = examples(
 
 
 def playground2d(
-    prompt: Annotated[str, typer.Argument(help="What to draw, for example 'a red mug'.", show_default=False)],
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="What to draw, for example 'a red mug'.", show_default=False)
+    ],
     overrides: Overrides = None,
     rules: Annotated[
         list[str] | None,

@@ -156,8 +156,8 @@ def test_a_wrong_json_line(line: str, problem: str, tmp_path: Path):
     ("header", "problem"),
     [
         ("promt,seed", ':1: the header has no column "prompt"; did you mean "promt"?'),
-        ("a,b", ':1: the header has no column "prompt"'),
-        ("", ':1: the header has no column "prompt"'),
+        ("a,b", ':1: the header has no column "prompt"; add it'),
+        ("", ':1: the header has no column "prompt"; add it'),
         ("prompt,sed", ':1: unknown column "sed"; did you mean "seed"?'),
         ("prompt,preset,preset", ':1: the header has the column "preset" twice'),
         ('prompt,"seed', ":2: not CSV: unexpected end of data"),

@@ -98,7 +98,7 @@ def test_a_node_that_does_not_share_the_folder_is_told(tmp_path: Path, monkeypat
     names = queued(tmp_path)
     monkeypatch.setattr(ray_engine, "SHARED", 0.0)
     worker = RayWorker()
-    with pytest.raises(RunError, match="does not see /nowhere; put --out on a file system that all nodes share"):
+    with pytest.raises(RunError, match="cannot see /nowhere; choose an --out on a file system that all nodes mount"):
         worker.ready("/nowhere", names[0], "/", "cpu", 1, 2)
     monkeypatch.chdir(tmp_path)
     worker.ready(str(tmp_path), names[0], "/no/such/folder", "cpu", 1, 2)
