@@ -15,13 +15,13 @@ from gradio.processing_utils import hash_file, save_file_to_cache
 from gradio.utils import get_upload_folder
 
 from sds3d.app.edits import flat
-from sds3d.config import ConfigError, Tree, build, meant, parse_override
+from sds3d.config import ConfigError, Tree, meant, parse_override
 from sds3d.files import RunError
 from sds3d.jobs import queue
 from sds3d.jobs.supervisor import ensure_workers
 from sds3d.presets import current_name, load_preset, presets
 from sds3d.prompts.prompt import checked_prompt
-from sds3d.run.config import RunConfig, new_run
+from sds3d.run.config import RunConfig, new_run, run_config
 from sds3d.run.folder import Run, RunBusyError, list_runs
 
 MAX_SEED = 2**31 - 1
@@ -70,7 +70,7 @@ class Studio:
         if preset not in known:  # paths of files are not accepted
             raise ConfigError(f'there is no preset "{preset[:80]}"; {meant(preset, list(known))}')
         base = [parse_override(text) for text in self.overrides]
-        config = build(RunConfig, load_preset(preset).values, *base, {"prompt": prompt}, *layers)
+        config = run_config(load_preset(preset).values, *base, {"prompt": prompt}, *layers)
         if config.seed > MAX_SEED:
             raise ConfigError(f"seed = {config.seed}: give a whole number from 0 to {MAX_SEED}")
         if config.steps > MAX_STEPS:

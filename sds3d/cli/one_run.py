@@ -62,7 +62,7 @@ def add_commands(app: typer.Typer) -> None:
         epilog=examples(
             "sds3d texture mug.obj 'a red mug'",
             "sds3d texture statue.glb 'a wooden statue' prior.model=FOLDER  # a large model in diffusers format",
-            "sds3d texture mug.obj 'a red mug' representation.texture_size=1024  # finer",
+            "sds3d texture mug.obj 'a red mug' representation.appearance.size=1024  # finer",
             notes=("The mesh keeps its triangles and its UVs, if it has any. Its front must face +Z and its top +Y.",),
         ),
     )(texture)

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from sds3d.cameras import CameraConfig, Cameras, turntable
-from sds3d.config import ConfigError, build, nearest, parse_override
+from sds3d.config import ConfigError, nearest, parse_override
 from sds3d.console import StageReport
 from sds3d.devices import pick_device, set_threads
 from sds3d.files import write_atomically
@@ -31,7 +31,7 @@ from sds3d.presets import RENAMED, presets
 from sds3d.priors.base import Prior, PriorConfig
 from sds3d.prompts.prompt import encode_texts
 from sds3d.representations.base import Rendering, Scene
-from sds3d.run.config import RunConfig, make_config, stage_config
+from sds3d.run.config import RunConfig, make_config, run_config, stage_config
 from sds3d.run.optimize import Step, optimize, random_streams, start
 
 RATES = {"latents": 0.05, "pixels": 0.02}
@@ -134,7 +134,7 @@ def rule_config(name: str, prompt: str, overrides: Sequence[str] = ()) -> RunCon
         raise ConfigError(f'there is no rule or preset "{name}"; {hint}')
     plain = {"prompt": prompt, "guidance": {"name": name}, "prompts": {"view_dependent": False}}
     try:
-        return build(RunConfig, plain, *(parse_override(text) for text in overrides))
+        return run_config(plain, *(parse_override(text) for text in overrides))
     except ConfigError as error:
         raise ConfigError(f"rule {name}: {error}") from None
 

@@ -32,7 +32,7 @@ class Layout(NamedTuple):
         return Layout(*(tensor.to(device) for tensor in self))
 
 
-class Texels(NamedTuple):
+class TexelMap(NamedTuple):
     """What the texels of a texture of S x S stand for, numbered row by row.
 
     source: (S * S,) int64, the texel itself where its centre lies on a face, else the nearest that does: the gutter
@@ -71,8 +71,8 @@ def with_uv(vertices: Tensor, layout: Layout, size: int) -> Layout:
     return Layout(*(torch.from_numpy(array) for array in (origin, corners.astype(np.int64), uv)))
 
 
-def texels_of(layout: Layout, size: int) -> Texels:
-    """See `Texels`. Raises ValueError where no texel's centre lies on the mesh."""
+def texel_map(layout: Layout, size: int) -> TexelMap:
+    """See `TexelMap`. Raises ValueError where no texel's centre lies on the mesh."""
     uv, faces = layout.uv.cpu().numpy(), layout.faces.cpu().numpy()
     face, weights = rasterize_uv(uv, faces.astype(np.int32), size)
     inside = face >= 0
@@ -91,7 +91,7 @@ def texels_of(layout: Layout, size: int) -> Texels:
         ]
     )
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-    return Texels(torch.from_numpy(source.ravel()), torch.from_numpy(pairs), face, weights)
+    return TexelMap(torch.from_numpy(source.ravel()), torch.from_numpy(pairs), face, weights)
 
 
 def _seam_texels(
@@ -118,7 +118,7 @@ def _seam_texels(
     return np.stack(texels, axis=1)
 
 
-def start_colors(mesh: Mesh, texels: Texels) -> Tensor:
+def start_colors(mesh: Mesh, texels: TexelMap) -> Tensor:
     """Pre-activations (S, S, 3) of the mesh's texture, or of its vertex colours; grey when it has neither."""
     inside = texels.face >= 0
     values = torch.zeros(*inside.shape, 3)
@@ -132,7 +132,7 @@ def start_colors(mesh: Mesh, texels: Texels) -> Tensor:
 def look_up(texels: Tensor, source: Tensor, uv: Tensor) -> Tensor:
     """Bilinear look-ups of sigmoid(texels), clamped at the borders: (P, C), differentiable in both.
 
-    texels: (S, S, C) pre-activations. source: (S * S,), see `Texels`. uv: (P, 2), texel centres at half-integers / S.
+    texels: (S, S, C) pre-activations. source: (S * S,), see `TexelMap`. uv: (P, 2), texel centres at half-integers / S.
     """
     size, channels = texels.shape[1:]
     place = (uv * size - 0.5).clamp(0, size - 1)  # (P, 2)
@@ -152,7 +152,7 @@ def picture(texels: Tensor, source: Tensor) -> NDArray[np.uint8]:
 
 
 def roughening(texels: Tensor, neighbours: Tensor) -> Tensor:
-    """Mean squared difference of neighbours: a scalar. texels: (S, S, C). neighbours: (E, 2), see `Texels`."""
+    """Mean squared difference of neighbours: a scalar. texels: (S, S, C). neighbours: (E, 2), see `TexelMap`."""
     flat = texels.reshape(-1, texels.shape[2])
     one, other = (flat.index_select(0, index) for index in neighbours.unbind(1))
     return (one - other).square().sum() / max(len(neighbours) * flat.shape[1], 1)

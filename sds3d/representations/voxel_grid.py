@@ -44,7 +44,7 @@ _REFRESH = 8  # steps between two sweeps over the whole grid
 class VoxelGridConfig(RepresentationConfig):
     """A dense-grid radiance field. The weights balance the loop's data term, 1/2 sum |rgb - target|^2 per view."""
 
-    name: Literal["nerf"] = "nerf"
+    name: Literal["voxel_grid"] = "voxel_grid"
     resolution: int = Field(default=48, ge=4, le=256)
     """Voxels along an edge of the cube [-0.55, 0.55]^3 metres."""
     samples: int = Field(default=64, ge=8, le=1024)
@@ -208,7 +208,7 @@ class VoxelGridScene(Scene):
         """Take over a `state_dict` of the same resolution; raises ValueError for another or for missing tensors."""
         missing = sorted(self.state_dict().keys() - state.keys())
         if missing:
-            raise ValueError(f"the state of a nerf scene lacks {', '.join(missing)}: is it of another representation?")
+            raise ValueError(f"the state of a voxel grid lacks {', '.join(missing)}: is it of another representation?")
         if state["density"].shape != self.density.shape:
             raise ValueError(
                 f"the state holds {tuple(state['density'].shape)} voxels, the scene {tuple(self.density.shape)}: "

@@ -24,6 +24,7 @@ from sds3d.prompts.prompt import PromptConfig, checked_prompt, slug
 from sds3d.representations.make import AnyRepresentationConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig
 from sds3d.run.folder import Run, create_run
+from sds3d.run.migration import migrated
 from sds3d.run.optimize import OptimizerConfig
 
 Level = Annotated[float, Field(ge=0, le=1)]
@@ -135,6 +136,11 @@ class RunConfig(Config):
         return self
 
 
+def run_config(*layers: Mapping[str, Any]) -> RunConfig:
+    """Defaults with `layers` on top, the last on top of all; former names still work. Raises ConfigError."""
+    return build(RunConfig, *migrated(*layers))
+
+
 def make_config(
     prompt: str,
     preset: str = "toybox",
@@ -147,7 +153,7 @@ def make_config(
     """
     chosen = load_preset(preset)
     layers = [chosen.values, {"prompt": prompt}, settings, *(parse_override(text) for text in overrides)]
-    config = build(RunConfig, *layers)
+    config = run_config(*layers)
     if chosen.about.needs_asset and not config.start_from:
         raise ConfigError(f'the preset "{preset}" needs a mesh: sds3d texture FILE PROMPT, or start_from=FILE')
     return config
@@ -165,7 +171,7 @@ def stage_config(config: RunConfig, stage: int) -> RunConfig:
         shares = [other.get("share", 0.0) for other in config.stages]
         begin, end = (round(config.steps * sum(shares[:n]) / sum(shares)) for n in (stage, stage + 1))
         patch["steps"] = max(end - begin, 1)
-    return build(RunConfig, config.model_dump(exclude={"stages"}), patch)
+    return run_config(config.model_dump(exclude={"stages"}), patch)
 
 
 def total_steps(config: RunConfig, stages: int | None = None) -> int:
@@ -195,7 +201,7 @@ def _model_of(config: RunConfig) -> str:
 
 def read_config(run: Run) -> RunConfig:
     """Read the configuration of a run folder. Raises ConfigError."""
-    return build(RunConfig, load_yaml(run.config_path))
+    return run_config(load_yaml(run.config_path))
 
 
 def new_run(root: Path, config: RunConfig) -> Run:

@@ -1,0 +1,106 @@
+"""Geometry with triangles that stay the same: the vertices may move, or stay in place as well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.triangles import vertex_normals
+from sds3d.representations.fields import trilinear
+from sds3d.representations.isosurface import Surface, dmtet, grid_points
+from sds3d.representations.isosurface_flexicubes import DualSurface
+from sds3d.representations.mesh_geometry import GeometryConfig, Losses, MeshGeometry, coarse_lattices, learnable
+from sds3d.representations.mesh_texture import Layout, welded, with_uv
+
+_LAYOUT = "layout_"
+
+
+class FixedConfig(GeometryConfig):
+    """One mesh of fixed connectivity."""
+
+    name: Literal["fixed"] = "fixed"
+    vertices_lr: float = Field(default=0.001, ge=0)
+    """Learning rate of the vertices, in metres; 0 leaves them where they are."""
+
+    def make(self, device: torch.device) -> FixedTriangles:
+        """A ball."""
+        return FixedTriangles(self, device)
+
+
+class FixedTriangles(MeshGeometry[FixedConfig]):
+    """Triangles of fixed connectivity.
+
+    parameters: vertices (V, 3) metres, each place once; coarse_K (K, K, K, 3) metres, lattices whose interpolated
+    values move the vertices. faces: (F, 3) int64.
+    """
+
+    def __init__(self, config: FixedConfig, device: torch.device) -> None:
+        self.config, self.device = config, device
+        vertices, faces = dmtet(grid_points(config.resolution).norm(dim=-1) - config.radius)
+        start = {"vertices": vertices, **coarse_lattices(config.resolution, 3)}
+        self.parameters = learnable(start, device, moves=config.vertices_lr > 0)
+        self._set_layout(Layout(torch.arange(len(vertices)), faces, torch.zeros(0, 2)))
+
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each parameter."""
+        return dict.fromkeys(self.parameters, self.config.vertices_lr)
+
+    def vertices(self) -> Tensor:
+        """Where the vertices are now, (V, 3) metres."""
+        vertices, *lattices = self.parameters.values()
+        return vertices + sum((trilinear(coarse, vertices) for coarse in lattices), torch.zeros_like(vertices))
+
+    def surface(self) -> Surface:
+        """The triangles as they are now, differentiable in the parameters."""
+        return Surface(self.vertices(), self.faces)
+
+    def losses(self, surface: Surface | DualSurface | None, normals: Tensor | None) -> Losses:
+        """Losses on the triangles, unless they stay in place."""
+        if surface is None or self.config.vertices_lr == 0:
+            return {}
+        return self.surface_losses(surface, normals)
+
+    def after_step(self) -> None:
+        """Nothing: triangles cannot vanish."""
+
+    def mesh(self) -> Mesh:
+        """The triangles in their own order, with a vertex doubled where the texture has a seam."""
+        vertices, faces = self.vertices().detach().cpu().numpy(), self.faces.cpu().numpy().astype(np.int32)
+        normals, origin = vertex_normals(vertices, faces), self._layout.origin.cpu().numpy()
+        return Mesh(vertices[origin], self._layout.faces.cpu().numpy().astype(np.int32), normals=normals[origin])
+
+    def start_from(self, mesh: Mesh) -> None:
+        """Become exactly `mesh`, with its UVs if it has any."""
+        vertices, layout = welded(mesh)
+        self.load_state_dict(self.state_dict() | {"vertices": vertices} | _layout_state(layout))
+
+    def layout(self, size: int) -> Layout:
+        """How the mesh lies in a texture of size x size texels; unwrapped if it has no UVs.
+
+        Raises ValueError for UVs beyond [0, 1].
+        """
+        self._set_layout(with_uv(self.vertices(), self._layout, size))
+        return self._layout
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The parameters, and the triangles with their UVs."""
+        return super().state_dict() | _layout_state(self._layout)
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned; the mesh may be another one."""
+        super().load_state_dict(state)
+        self._set_layout(Layout(*(state[_LAYOUT + name].clone() for name in Layout._fields)))
+
+    def _set_layout(self, layout: Layout) -> None:
+        self._layout = layout.to(self.device)
+        self.faces = self._layout.origin[self._layout.faces]
+
+
+def _layout_state(layout: Layout) -> dict[str, Tensor]:
+    return {_LAYOUT + name: tensor.clone() for name, tensor in layout._asdict().items()}

@@ -1,0 +1,181 @@
+"""The geometry of a mesh scene: the contract of its kinds, and the losses on shape that they share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from sds3d.config import Config
+from sds3d.geometry.mesh import Mesh
+from sds3d.rendering.mesh_losses import edge_length, laplacian
+from sds3d.rendering.mesh_differentiable import mesh_edges
+from sds3d.rendering.volume import BOUND
+from sds3d.representations.isosurface import Surface
+from sds3d.representations.isosurface_flexicubes import DualSurface
+from sds3d.representations.mesh_texture import Layout
+
+Losses = dict[str, tuple[float, Callable[[], Tensor]]]
+"""Weights and losses by name; a loss is computed only if its weight is positive."""
+
+
+Parameters = dict[str, torch.nn.Parameter]
+
+
+class GeometryConfig(Config):
+    """Settings of every kind of geometry."""
+
+    name: Any
+    """The word that chooses the kind, a `Literal` in every subclass."""
+    resolution: int = Field(default=48, ge=8, le=256)
+    """Samples along an edge of the grid that fills the cube [-0.55, 0.55]^3 metres."""
+    radius: float = Field(default=0.3, gt=0, le=0.5)
+    """Radius in metres of the ball that the mesh starts as."""
+    normal_consistency: float = Field(default=0.02, ge=0)
+    """Weight, times a view's number of pixels, of the mean of 1 - cos of the angles between neighbouring triangles."""
+    laplacian: float = Field(default=0.0, ge=0)
+    """Weight, times a view's number of pixels, of the mean squared distance, in voxels, of vertices from the mean of
+    their neighbours."""
+    edge_length: float = Field(default=0.0, ge=0)
+    """Weight, times a view's number of pixels, of the mean squared length of the triangles' edges, in voxels."""
+
+    @property
+    def voxel(self) -> float:
+        """Metres between two samples of the grid."""
+        return 2 * BOUND / (self.resolution - 1)
+
+    def make(self, device: torch.device) -> MeshGeometry:
+        """A ball."""
+        raise NotImplementedError
+
+
+C = TypeVar("C", bound=GeometryConfig)
+
+
+class MeshGeometry(ABC, Generic[C]):
+    """Triangles that are differentiable in `parameters`.
+
+    parameters: by name; those that stay as they are need no gradient.
+    """
+
+    config: C
+    parameters: Parameters
+
+    @abstractmethod
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each parameter."""
+
+    @abstractmethod
+    def surface(self) -> Surface | DualSurface | None:
+        """The triangles as they are now; None if there are none."""
+
+    @abstractmethod
+    def losses(self, surface: Surface | DualSurface | None, normals: Tensor | None) -> Losses:
+        """Losses on the shape. surface: as `surface` returned it. normals: its `face_normals`, if known."""
+
+    @abstractmethod
+    def mesh(self) -> Mesh:
+        """The triangles as they are drawn, with vertex normals.
+
+        Raises EmptySurfaceError if there is no surface or only a speck of one.
+        """
+
+    @abstractmethod
+    def start_from(self, mesh: Mesh) -> None:
+        """Become `mesh`, as closely as this kind can.
+
+        Raises ValueError for a mesh without area, EmptySurfaceError for one that is too small or thin.
+        """
+
+    def layout(self, size: int) -> Layout:
+        """How the mesh lies in a texture of size x size texels. Raises ValueError if the triangles change."""
+        raise ValueError(f"geometry={self.config.name} has no texture, because its triangles change")
+
+    @abstractmethod
+    def after_step(self) -> None:
+        """Repair the geometry after a step of the optimiser, if it has to be."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of everything that the next step depends on."""
+        return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        self.parameters = loaded(self.parameters, state)
+
+    def surface_losses(self, surface: Surface | DualSurface, normals: Tensor | None) -> Losses:
+        """Losses on the triangles of a surface."""
+        if normals is None:
+            normals = face_normals(surface.vertices, surface.faces)
+        bent = normals, surface.faces, len(surface.vertices)
+        mesh = surface.vertices / self.config.voxel, surface.faces
+        return {
+            "normal_consistency": (self.config.normal_consistency, lambda: bending(*bent)),
+            "laplacian": (self.config.laplacian, lambda: laplacian(*mesh)),
+            "edge_length": (self.config.edge_length, lambda: edge_length(*mesh)),
+        }
+
+
+def learnable(start: Mapping[str, Tensor], device: torch.device, moves: bool = True) -> Parameters:
+    """Parameters with these initial values. moves: whether they need gradients."""
+    return {name: torch.nn.Parameter(value.to(device), requires_grad=moves) for name, value in start.items()}
+
+
+def loaded(parameters: Parameters, state: Mapping[str, Tensor]) -> Parameters:
+    """Parameters like these with copies of the values of `state`, which may have other shapes."""
+    return {
+        name: torch.nn.Parameter(state[name].detach().clone().to(old), requires_grad=old.requires_grad)
+        for name, old in parameters.items()
+    }
+
+
+def coarse_lattices(resolution: int, *channels: int) -> dict[str, Tensor]:
+    """Zeros on the lattices below a grid, coarse_K (K, K, K, *channels): halved as long as four samples are left.
+
+    Pictures only tell about the few samples near an outline. With these lattices the surface moves as a whole.
+    """
+    lattices = {}
+    k = resolution
+    while k // 2 >= 4:
+        k //= 2
+        lattices[f"coarse_{k}"] = torch.zeros(k, k, k, *channels)
+    return lattices
+
+
+def bending(normals: Tensor, faces: Tensor, n_vertices: int) -> Tensor:
+    """Mean over the edges between two faces of 1 - cos of the angle by which the surface bends there.
+
+    `mesh_losses.normal_consistency` of a mesh with known face normals (F, 3) of any length; several times faster.
+    """
+    edges = mesh_edges(faces, n_vertices)
+    first = edges.starts[:-1][edges.starts.diff() == 2]  # (I,)
+    corner = edges.corners[torch.stack([first, first + 1]).long()].long()  # (2, I), opposite to the edge
+    face = corner // 3
+    # Faces that run along the edge the same way look to different sides of the surface.
+    begin = faces.reshape(-1)[3 * face + (corner + 1) % 3]
+    turned = 1 - 2 * (begin[0] == begin[1]).to(normals)
+    normals = functional.normalize(normals, dim=-1, eps=1e-30)
+    one, other = (normals.index_select(0, index) for index in face)
+    whole = (one.detach().abs().sum(1) > 0) & (other.detach().abs().sum(1) > 0)  # no area, no angle
+    cosines = turned * (one * other).sum(1)
+    return ((1 - cosines) * whole).sum() / max(len(cosines), 1)
+
+
+def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Normals (F, 3), each as long as twice its face's area."""
+    a, b, c = (vertices.index_select(0, corner) for corner in faces.unbind(1))
+    (ux, uy, uz), (vx, vy, vz) = (b - a).unbind(1), (c - a).unbind(1)  # faster than torch.linalg.cross
+    return torch.stack([uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx], dim=1)
+
+
+def smooth_normals(weighted: Tensor, faces: Tensor, n_vertices: int) -> Tensor:
+    """Unit vertex normals (V, 3): means of the adjacent faces' normals (F, 3), weighted by their lengths."""
+    normals = weighted.new_zeros(n_vertices, 3)
+    for corner in faces.unbind(1):
+        normals = normals.index_add(0, corner, weighted)
+    return functional.normalize(normals, dim=-1, eps=1e-20)

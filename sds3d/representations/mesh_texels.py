@@ -1,0 +1,97 @@
+"""Appearance kept in a texture, for a mesh of fixed connectivity (Metzer et al. 2022, "Latent-Paint",
+arXiv:2211.07600)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from sds3d.geometry.mesh import Mesh
+from sds3d.rendering.mesh_differentiable import Raster, interpolate
+from sds3d.rendering.shading import sample_texture
+from sds3d.representations.mesh_appearance import Appearance, AppearanceConfig
+from sds3d.representations.mesh_geometry import MeshGeometry
+from sds3d.representations.mesh_texture import Layout, TexelMap, look_up, picture, roughening, start_colors, texel_map
+
+_PAIRS = 65_536  # neighbouring texels whose smoothness a step looks at
+
+
+class TexelsConfig(AppearanceConfig):
+    """Colours kept in a texture. A given mesh keeps its UVs, if it has any."""
+
+    name: Literal["texels"] = "texels"
+    size: int = Field(default=256, ge=16, le=4096)
+    """Texels along an edge of the texture."""
+    smoothness: float = Field(default=0.03, ge=0)
+    """Weight, times a view's number of pixels, of the mean squared difference of neighbouring texels' colour
+    pre-activations."""
+
+    def make(self, geometry: MeshGeometry, generator: torch.Generator, device: torch.device) -> Texels:
+        """Grey with a little noise."""
+        return Texels(self, geometry, generator, device)
+
+
+class Texels(Appearance[TexelsConfig]):
+    """Colours and materials in textures, (S, S, C)."""
+
+    size_setting = "size"
+
+    def __init__(
+        self, config: TexelsConfig, geometry: MeshGeometry, generator: torch.Generator, device: torch.device
+    ) -> None:
+        super().__init__(config, (config.size,) * 2, generator, device)
+        self._geometry, self._device = geometry, device
+        self._known: tuple[Layout, TexelMap] | None = None
+
+    def atlas(self) -> tuple[Layout, TexelMap]:
+        """Where the mesh lies in its texture; unwrapped when it is first needed."""
+        if self._known is None:
+            layout = self._geometry.layout(self.config.size)
+            texels = texel_map(layout, self.config.size)
+            source, neighbours = texels.source.to(self._device), texels.neighbours.to(self._device)
+            self._known = layout, texels._replace(source=source, neighbours=neighbours)
+        return self._known
+
+    def values(self, name: str, raster: Raster, points: Tensor, hit: Tensor) -> Tensor:
+        """Values (P, C) of the texels that the covered pixels show."""
+        layout, texels = self.atlas()
+        raster = raster._replace(barycentric=raster.barycentric.detach())
+        return look_up(self.parameters[name], texels.source, interpolate(layout.uv, layout.faces, raster)[hit])
+
+    def roughening(self, generator: torch.Generator) -> Tensor:
+        """How much neighbouring texels differ."""
+        pairs = self.atlas()[1].neighbours
+        if len(pairs) > _PAIRS:  # some at a time: a large texture has millions
+            pairs = pairs[torch.randint(len(pairs), (_PAIRS,), generator=generator).to(pairs.device)]
+        return torch.stack([roughening(value, pairs) for value in self.parameters.values()]).sum()
+
+    def painted(self) -> Mesh:
+        """The mesh with the texture, and with the texture's colours at the vertices."""
+        layout, texels = self.atlas()
+        texture, uv = picture(self.parameters["color"], texels.source), layout.uv.cpu().numpy()
+        mesh = replace(self._geometry.mesh(), colors=sample_texture(texture, uv), uv=uv, texture=texture)
+        if "material" not in self.parameters:
+            return mesh
+        factors = picture(self.parameters["material"], texels.source)  # (S, S, 2)
+        metallic, roughness = (factors[texels.face >= 0].mean(0) / 255).tolist()
+        channels = np.stack([np.zeros_like(factors[..., 0]), factors[..., 1], factors[..., 0]], axis=-1)
+        return replace(mesh, metallic=metallic, roughness=roughness, metallic_roughness=channels)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Copies of the textures. The geometry's state then has the UVs that belong to them."""
+        self.atlas()
+        return super().state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state_dict` returned; the geometry is already restored."""
+        super().load_state_dict(state)
+        self._known = None
+
+    def _start_colors(self, mesh: Mesh) -> dict[str, Tensor]:
+        return {"color": start_colors(mesh, self.atlas()[1])}

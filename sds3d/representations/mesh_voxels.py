@@ -1,0 +1,77 @@
+"""Appearance kept in voxels, for any geometry."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.sampling import sample_surface
+from sds3d.rendering.mesh_differentiable import Raster
+from sds3d.rendering.volume import smoothness
+from sds3d.representations.fields import trilinear
+from sds3d.representations.mesh_appearance import Appearance, AppearanceConfig
+from sds3d.representations.mesh_geometry import MeshGeometry
+from sds3d.representations.signed_distance import mesh_to_colors
+
+_SAMPLES = 4096  # points of the surface that the material's means are taken of
+
+
+class VoxelsConfig(AppearanceConfig):
+    """Colours kept in voxels."""
+
+    name: Literal["voxels"] = "voxels"
+    resolution: int = Field(default=64, ge=4, le=256)
+    """Voxels along an edge of the cube [-0.55, 0.55]^3 metres."""
+    smoothness: float = Field(default=4.7e-5, ge=0)
+    """Weight, times a view's number of pixels, of the mean squared difference of neighbours' colour pre-activations."""
+
+    def make(self, geometry: MeshGeometry, generator: torch.Generator, device: torch.device) -> Voxels:
+        """Grey with a little noise."""
+        return Voxels(self, geometry, generator, device)
+
+
+class Voxels(Appearance[VoxelsConfig]):
+    """Colours and materials in voxels, (M, M, M, C), axes x, y, z."""
+
+    size_setting = "resolution"
+
+    def __init__(
+        self, config: VoxelsConfig, geometry: MeshGeometry, generator: torch.Generator, device: torch.device
+    ) -> None:
+        super().__init__(config, (config.resolution,) * 3, generator, device)
+        self._geometry = geometry
+
+    def values(self, name: str, raster: Raster, points: Tensor, hit: Tensor) -> Tensor:
+        """Values (P, C) of the voxels where the covered pixels are."""
+        return torch.sigmoid(trilinear(self.parameters[name], points[hit]))
+
+    def roughening(self, generator: torch.Generator) -> Tensor:
+        """How much neighbouring voxels differ."""
+        return torch.stack([smoothness(value) for value in self.parameters.values()]).sum()
+
+    @torch.no_grad()
+    def painted(self) -> Mesh:
+        """The mesh with colours at the vertices, and the material's means over the surface."""
+
+        def values(name: str, points: NDArray[np.floating]) -> Tensor:
+            parameter = self.parameters[name]
+            return torch.sigmoid(trilinear(parameter, torch.from_numpy(points).float().to(parameter.device)))
+
+        mesh = self._geometry.mesh()
+        mesh = replace(mesh, colors=values("color", mesh.vertices).nan_to_num().cpu().numpy())
+        if "material" not in self.parameters:
+            return mesh
+        metallic, roughness = values("material", sample_surface(mesh, _SAMPLES).points).mean(0).tolist()
+        return replace(mesh, metallic=metallic, roughness=roughness)
+
+    def _start_colors(self, mesh: Mesh) -> dict[str, Tensor]:
+        if not mesh.is_colored():
+            return {}
+        return {"color": torch.logit(torch.from_numpy(mesh_to_colors(mesh, self.config.resolution)), eps=0.02)}
