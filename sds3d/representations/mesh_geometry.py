@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from sds3d.config import Config
 from sds3d.geometry.mesh import Mesh
-from sds3d.rendering.mesh_losses import edge_length, laplacian
 from sds3d.rendering.mesh_differentiable import mesh_edges
+from sds3d.rendering.mesh_losses import edge_length, laplacian
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.isosurface import Surface
 from sds3d.representations.isosurface_flexicubes import DualSurface
