@@ -25,14 +25,15 @@ from tests.run.tiny_runs import disc
 PROMPT = "a ball"
 RULES: dict[str, dict[str, Any]] = {name_of(rule): {"name": name_of(rule)} for rule in rule_configs()}
 """Every rule with its own settings."""
+VOXELS = {"resolution": 8}
 REPRESENTATIONS: dict[str, dict[str, Any]] = {
-    "nerf": {"name": "nerf", "resolution": 16, "samples": 16},
+    "voxel_grid": {"name": "voxel_grid", "resolution": 16, "samples": 16},
     "hash_nerf": {"name": "hash_nerf", "samples": 16, "levels": 3, "log2_entries": 9, "hidden": 8},
     "triplane_nerf": {"name": "triplane_nerf", "samples": 16, "resolution": 16, "features": 8, "hidden": 8},
     "gaussians": {"name": "gaussians", "count": 200},
-    "dmtet": {"name": "mesh", "resolution": 16, "color_resolution": 8},
-    "flexicubes": {"name": "mesh", "geometry": "flexicubes", "resolution": 12, "color_resolution": 8},
-    "fixed mesh": {"name": "mesh", "geometry": "fixed", "resolution": 12, "color_resolution": 8},
+    "dmtet": {"name": "mesh", "geometry": {"resolution": 16}, "appearance": VOXELS},
+    "flexicubes": {"name": "mesh", "geometry": {"name": "flexicubes", "resolution": 12}, "appearance": VOXELS},
+    "fixed mesh": {"name": "mesh", "geometry": {"name": "fixed", "resolution": 12}, "appearance": VOXELS},
 }
 PRIORS: dict[str, Callable[[Path], Prior]] = {
     "pixels": lambda folder: disc(),
@@ -69,8 +70,8 @@ TRIPLES = [
     for representation in REPRESENTATIONS
     for prior in PRIORS
     # Every pair of two; and all three with the first rule, or with the prior that has no network.
-    if prior == "pixels" or representation == "nerf" or guidance == FIRST_RULE
-] + [(guidance, "nerf", "latents") for guidance in PRESETS]
+    if prior == "pixels" or representation == "voxel_grid" or guidance == FIRST_RULE
+] + [(guidance, "voxel_grid", "latents") for guidance in PRESETS]
 """What runs together. A rule sees neither the representation nor what kind of prior it asks."""
 
 
@@ -115,7 +116,7 @@ def test_a_step_that_fails_leaves_everything_as_it_was(guidance: str, priors: di
     settings = {
         "prompt": PROMPT,
         "guidance": GUIDANCE[guidance],
-        "representation": REPRESENTATIONS["nerf"],
+        "representation": REPRESENTATIONS["voxel_grid"],
         "cameras": {"size": 8},
     }
     model, config = priors["pixels"], build(RunConfig, settings)

@@ -108,7 +108,7 @@ def test_degenerate_rotations_and_sizes() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"name": "nerf", "blob_height": -14.0, "blob_radius": 100.0},
+        {"name": "voxel_grid", "blob_height": -14.0, "blob_radius": 100.0},
         {"name": "hash_nerf", "blob_height": -14.0, "blob_radius": 100.0},
         {"name": "triplane_nerf", "blob_height": -14.0, "blob_radius": 100.0},
         {"name": "gaussians", "opacity_start": 1e-5},

@@ -31,6 +31,9 @@ from sds3d.representations.base import Scene, Start
 from sds3d.representations.contents import source_of
 from sds3d.representations.gaussians import GaussiansConfig
 from sds3d.representations.hash_nerf import HashNerfConfig
+from sds3d.representations.mesh_dmtet import DMTetConfig
+from sds3d.representations.mesh_fixed import FixedConfig
+from sds3d.representations.mesh_flexicubes import FlexiCubesConfig
 from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.representations.triplane_nerf import TriplaneNerfConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig
@@ -255,9 +258,9 @@ def ball() -> Mesh:
         [
             GaussiansConfig(count=2000),
             VoxelGridConfig(resolution=48),
-            MeshConfig(geometry="dmtet", resolution=32),
-            MeshConfig(geometry="flexicubes", resolution=24),
-            MeshConfig(geometry="fixed"),
+            MeshConfig(geometry=DMTetConfig(resolution=32)),
+            MeshConfig(geometry=FlexiCubesConfig(resolution=24)),
+            MeshConfig(geometry=FixedConfig()),
             HashNerfConfig(levels=8),
             TriplaneNerfConfig(),
         ],

@@ -2,16 +2,17 @@
 
 import io
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import trimesh
 from PIL import Image
-from pydantic import ValidationError
 from torch import Tensor
 
 from sds3d.cameras import Cameras, orbit, turntable
+from sds3d.config import ConfigError
 from sds3d.formats.glb import to_glb
 from sds3d.formats.glb_chunks import read_chunks
 from sds3d.geometry.mesh import Mesh
@@ -27,12 +28,13 @@ from sds3d.rendering.shading import (
     srgb_to_linear,
     studio,
 )
-from sds3d.representations.mesh_scene import MeshConfig, MeshScene
-from sds3d.representations.mesh_texture import look_up, roughening, texels_of, welded, with_uv
+from sds3d.representations.mesh_scene import MeshScene
+from sds3d.representations.mesh_texture import look_up, roughening, texel_map, welded, with_uv
+from tests.representations.mesh_settings import mesh_config
 
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
 UNLIT = Light(np.float32([0, 0, 1]), ambient=1.0, diffuse=0.0)
-TEXELS = {"geometry": "fixed", "texture": "texels", "vertices_lr": 0.0}
+TEXELS = {"appearance": "texels", "vertices_lr": 0.0}
 
 
 def pattern(points: np.ndarray) -> np.ndarray:
@@ -51,9 +53,10 @@ def baked() -> Mesh:
     return bake(torus(), pattern, 256)
 
 
-def scene_from(mesh: Mesh, **options: object) -> MeshScene:
-    options = {"geometry": "fixed", "texture_size": 256, "resolution": 24, "color_resolution": 24} | options
-    return MeshScene.from_mesh(mesh, MeshConfig.model_validate(options), torch.Generator().manual_seed(0))
+def scene_from(mesh: Mesh, appearance: str = "voxels", size: int = 256, **options: Any) -> MeshScene:
+    """A fixed mesh. size: texels along an edge; there are always 24 voxels."""
+    config = mesh_config("fixed", appearance, size=24 if appearance == "voxels" else size, **options)
+    return MeshScene.from_mesh(mesh, config, torch.Generator().manual_seed(0))
 
 
 def pictures(scene: MeshScene, cameras: Cameras) -> Tensor:
@@ -103,7 +106,7 @@ def test_gradients_of_look_ups_and_smoothness_by_finite_differences() -> None:
 
 
 def test_a_texture_gets_its_gradient_by_finite_differences() -> None:
-    scene, cameras = scene_from(torus(), **TEXELS, texture_size=64), orbit([0.0], size=32)
+    scene, cameras = scene_from(torus(), **TEXELS, size=64), orbit([0.0], size=32)
     weights = torch.rand(32, 32, 3, generator=torch.Generator().manual_seed(0))
     color = scene.parameters["color"]
     (scene.render(cameras, BACKGROUND).rgb[0] * weights).sum().backward()
@@ -124,7 +127,7 @@ def test_texels_begin_as_the_given_texture_and_geometry_is_kept_exactly(baked: M
         np.testing.assert_array_equal(getattr(again, name), getattr(baked, name))
     assert again.texture is not None
     assert baked.texture is not None
-    inside = texels_of(welded(baked)[1], 256).face >= 0
+    inside = texel_map(welded(baked)[1], 256).face >= 0
     assert np.abs(again.texture.astype(int) - baked.texture)[inside].max() <= 1
 
 
@@ -149,7 +152,7 @@ def test_neighbours_lie_side_by_side_or_on_both_sides_of_a_seam() -> None:
     mesh = torus()
     vertices, layout = welded(mesh)
     layout = with_uv(vertices, layout, 128)
-    texels = texels_of(layout, 128)
+    texels = texel_map(layout, 128)
     inside = torch.from_numpy(texels.face >= 0).reshape(-1)
     assert bool(inside[texels.source].all())
     assert torch.equal(texels.source[inside], torch.arange(128 * 128)[inside])
@@ -168,7 +171,7 @@ def test_fits_a_known_texture_from_renders(baked: Mesh) -> None:
     cameras = orbit([22.5 * i for i in range(16)], elevation=torch.tensor([-40.0, 0.0, 30.0, 60.0] * 4), size=96)
     target = torch.from_numpy(shade_mesh(baked, cameras, BACKGROUND, UNLIT)[0])
     bare = Mesh(baked.vertices, baked.faces, uv=baked.uv)
-    scene = scene_from(bare, **TEXELS, texture_size=128)
+    scene = scene_from(bare, **TEXELS, size=128)
     fit(scene, cameras, target, 80)
     unseen = orbit([10.0, 130.0, 250.0], elevation=20.0, size=96)
     ours, theirs = pictures(scene, unseen), torch.from_numpy(shade_mesh(baked, unseen, BACKGROUND, UNLIT)[0])
@@ -195,7 +198,7 @@ def test_exported_texture_looks_like_the_scene(baked: Mesh) -> None:
 
 @pytest.mark.parametrize("options", [TEXELS, TEXELS | {"material": "pbr"}, {"material": "pbr"}])
 def test_resuming_is_bit_identical(options: dict[str, object]) -> None:
-    scene, cameras = scene_from(torus(), **options, texture_size=64), turntable(4, size=24)
+    scene, cameras = scene_from(torus(), **options, size=64), turntable(4, size=24)
     target = torch.full((4, 24, 24, 3), 0.3)
     fit(scene, cameras, target, 2)
     state = scene.state_dict()
@@ -210,7 +213,7 @@ def test_resuming_is_bit_identical(options: dict[str, object]) -> None:
 
 
 def test_texels_on_the_starting_ball() -> None:
-    config = MeshConfig(geometry="fixed", texture="texels", resolution=12, texture_size=64)
+    config = mesh_config("fixed", "texels", resolution=12, size=64)
     scene = MeshScene(config, torch.Generator().manual_seed(0))
     mesh = scene.to_mesh(64)
     assert mesh.texture is not None
@@ -219,17 +222,15 @@ def test_texels_on_the_starting_ball() -> None:
 
 
 def test_choices_that_do_not_go_together_are_refused() -> None:
-    with pytest.raises(ValidationError, match="set geometry=fixed"):
-        MeshConfig(texture="texels")
-    with pytest.raises(ValidationError, match="lit by a studio"):
-        MeshConfig(material="pbr", shading="lambert")
+    with pytest.raises(ConfigError, match="set geometry=fixed"):
+        mesh_config(appearance="texels")
+    with pytest.raises(ConfigError, match="lit by a studio"):
+        mesh_config(material="pbr", shading="lambert")
     repeated = Mesh(torus().vertices, torus().faces, uv=torus().vertices[:, :2] * 9)
     with pytest.raises(ValueError, match=r"uv leave \[0, 1\]"):
         scene_from(repeated, **TEXELS)
-    with pytest.raises(ValueError, match=r"representation\.texture_size=64"):
-        scene_from(torus(), **TEXELS, texture_size=32).load_state_dict(
-            scene_from(torus(), **TEXELS, texture_size=64).state_dict()
-        )
+    with pytest.raises(ValueError, match=r"representation\.appearance\.size=64"):
+        scene_from(torus(), **TEXELS, size=32).load_state_dict(scene_from(torus(), **TEXELS, size=64).state_dict())
 
 
 # ---- metallic-roughness ----
@@ -240,10 +241,10 @@ def set_material(scene: MeshScene, metallic: float, roughness: float) -> None:
         scene.parameters["material"].copy_(torch.logit(torch.tensor([metallic, roughness])))
 
 
-@pytest.mark.parametrize("texture", ["field", "texels"])
-def test_pbr_is_metallic_roughness_under_the_studio(texture: str) -> None:
+@pytest.mark.parametrize("appearance", ["voxels", "texels"])
+def test_pbr_is_metallic_roughness_under_the_studio(appearance: str) -> None:
     mesh, cameras = torus(), orbit([0.0, 100.0], elevation=50.0, size=48)
-    scene = scene_from(mesh, material="pbr", texture=texture)
+    scene = scene_from(mesh, material="pbr", appearance=appearance)
     set_material(scene, 0.7, 0.3)
     with torch.no_grad():
         render = scene.render(cameras, BACKGROUND)
@@ -251,7 +252,7 @@ def test_pbr_is_metallic_roughness_under_the_studio(texture: str) -> None:
         raster = rasterize_mesh(vertices, faces, cameras)
         normals = torch.from_numpy(trimesh.Trimesh(mesh.vertices, mesh.faces).vertex_normals.copy()).float()
         normal = torch.nn.functional.normalize(interpolate(normals, faces, raster), dim=-1)
-        plain = scene_from(mesh, texture=texture).render(cameras, BACKGROUND).rgb
+        plain = scene_from(mesh, appearance=appearance).render(cameras, BACKGROUND).rgb
         factor = torch.ones_like(render.alpha)
         to_camera = -cameras.rays()[1]
         light = metallic_roughness(
@@ -263,9 +264,9 @@ def test_pbr_is_metallic_roughness_under_the_studio(texture: str) -> None:
     assert float(difference.quantile(0.99)) < 0.03
 
 
-@pytest.mark.parametrize("texture", ["field", "texels"])
-def test_metallic_and_roughness_get_gradients_by_finite_differences(texture: str) -> None:
-    scene = scene_from(torus(), material="pbr", texture=texture, texture_size=64)
+@pytest.mark.parametrize("appearance", ["voxels", "texels"])
+def test_metallic_and_roughness_get_gradients_by_finite_differences(appearance: str) -> None:
+    scene = scene_from(torus(), material="pbr", appearance=appearance, size=64)
     set_material(scene, 0.4, 0.5)
     cameras = orbit([30.0], size=32)
     weights = torch.rand(32, 32, 3, generator=torch.Generator().manual_seed(0))
@@ -284,14 +285,14 @@ def test_metallic_and_roughness_get_gradients_by_finite_differences(texture: str
         assert float(material.grad[..., channel].sum()) == pytest.approx(slope, rel=0.03)
 
 
-@pytest.mark.parametrize("texture", ["field", "texels"])
-def test_materials_are_fitted_and_exported(texture: str) -> None:
+@pytest.mark.parametrize("appearance", ["voxels", "texels"])
+def test_materials_are_fitted_and_exported(appearance: str) -> None:
     cameras = orbit([45.0 * i for i in range(8)], elevation=torch.tensor([10.0, 50.0] * 4), size=48)
-    truth = scene_from(torus(), material="pbr", texture=texture, texture_size=64)
+    truth = scene_from(torus(), material="pbr", appearance=appearance, size=64)
     set_material(truth, 0.9, 0.25)
     # A bright dielectric and a dark metal are hard to tell apart, so the colours are held.
-    rates = {"vertices_lr": 0.0, "color_lr": 1e-9, "material_lr": 0.1}
-    scene = scene_from(torus(), material="pbr", texture=texture, texture_size=64, **rates)
+    rates = {"vertices_lr": 0.0, "lr": 1e-9, "material": {"name": "pbr", "lr": 0.1}}
+    scene = scene_from(torus(), appearance=appearance, size=64, **rates)
     before = scene.to_mesh(64)
     assert before.metallic == pytest.approx(0.05, abs=0.01)  # the given mesh's, as far as a sigmoid goes
     assert before.roughness == pytest.approx(0.8, abs=0.01)
@@ -300,4 +301,4 @@ def test_materials_are_fitted_and_exported(texture: str) -> None:
     assert mesh.metallic > 0.75
     assert mesh.roughness < 0.45  # where nothing shines, rough and smooth look alike
     assert psnr(pictures(scene, cameras), pictures(truth, cameras)) > 33
-    assert (mesh.metallic_roughness is not None) == (texture == "texels")
+    assert (mesh.metallic_roughness is not None) == (appearance == "texels")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,17 +17,19 @@ from sds3d.rendering.mesh_zbuffer import rasterize
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import Rendering, Start
 from sds3d.representations.isosurface import dmtet, grid_points
-from sds3d.representations.mesh_scene import MeshConfig, MeshScene, bending, eikonal, face_normals
+from sds3d.representations.mesh_distances import Distances, eikonal
+from sds3d.representations.mesh_geometry import bending, face_normals
+from sds3d.representations.mesh_scene import MeshConfig, MeshScene
 from sds3d.representations.signed_distance import mesh_to_colors, mesh_to_sdf
 from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
+from tests.representations.mesh_settings import mesh_config
 
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
 GEOMETRIES = ["dmtet", "flexicubes", "fixed"]
 
 
-def scene_of(seed: int = 0, **options: object) -> MeshScene:
-    options = {"resolution": 24, "color_resolution": 24} | options
-    return MeshScene(MeshConfig.model_validate(options), torch.Generator().manual_seed(seed))
+def scene_of(seed: int = 0, **options: Any) -> MeshScene:
+    return MeshScene(mesh_config(**options), torch.Generator().manual_seed(seed))
 
 
 def two_tone(shape: trimesh.Trimesh) -> Mesh:
@@ -45,8 +48,8 @@ def torus() -> Mesh:
     return two_tone(trimesh.creation.torus(0.3, 0.12, 64, 48).apply_transform(turn))
 
 
-def scene_from(mesh: Mesh, **options: object) -> MeshScene:
-    config = MeshConfig.model_validate({"geometry": "fixed", "color_resolution": 48} | options)
+def scene_from(mesh: Mesh, geometry: str = "fixed", **options: Any) -> MeshScene:
+    config = mesh_config(geometry, **({"resolution": 48, "size": 48} | options))
     return MeshScene.from_mesh(mesh, config, torch.Generator().manual_seed(0))
 
 
@@ -61,6 +64,11 @@ def psnr(one: Tensor, other: Tensor) -> float:
 
 def iou(one: Tensor, other: Tensor) -> float:
     return float(((one > 0.5) & (other > 0.5)).sum() / ((one > 0.5) | (other > 0.5)).sum())
+
+
+def distances(scene: MeshScene) -> Distances:
+    assert isinstance(scene.geometry, Distances)
+    return scene.geometry
 
 
 def adam(scene: MeshScene) -> torch.optim.Adam:
@@ -140,8 +148,8 @@ def test_normals_as_colors_of_each_camera() -> None:
 @pytest.mark.parametrize("shading", ["lambert", "textureless"])
 def test_light_at_the_camera_in_closed_form(shading: str) -> None:
     cameras = orbit([0.0, 120.0], size=32)
-    options = {"resolution": 64, "ambient": 0.25}
-    lit, plain = (pictures(scene_of(shading=name, **options), cameras) for name in (shading, "none"))
+    light = {"name": shading, "ambient": 0.25}
+    lit, plain = (pictures(scene_of(shading=each, resolution=64), cameras) for each in (light, "none"))
     origins, directions = cameras.rays()
     points = origins + lit.depth * directions
     cosine = (torch.nn.functional.normalize(points, dim=-1) * -directions).sum(-1, keepdim=True)  # the ball's normals
@@ -228,30 +236,32 @@ def test_bending_is_normal_consistency() -> None:
 
 def test_coarse_lattices_are_added_trilinearly() -> None:
     scene = scene_of(resolution=25)
-    before, generator = scene.sdf().detach(), torch.Generator().manual_seed(0)
+    before, generator = distances(scene).sdf().detach(), torch.Generator().manual_seed(0)
     with torch.no_grad():
         scene.parameters["coarse_12"].copy_(torch.randn(12, 12, 12, generator=generator) * 0.01)
     expected = torch.nn.functional.interpolate(
         scene.parameters["coarse_12"][None, None], (25, 25, 25), mode="trilinear", align_corners=True
     )
     inner = (slice(1, -1),) * 3
-    torch.testing.assert_close((scene.sdf() - before)[inner], expected[0, 0][inner], atol=1e-6, rtol=0)
+    torch.testing.assert_close((distances(scene).sdf() - before)[inner], expected[0, 0][inner], atol=1e-6, rtol=0)
     with torch.no_grad():  # a linear function stays one through all levels
         scene.parameters["coarse_12"].zero_()
         scene.parameters["coarse_6"].copy_(grid_points(6)[..., 0])
-    torch.testing.assert_close((scene.sdf() - before)[inner], grid_points(25)[..., 0][inner], atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        (distances(scene).sdf() - before)[inner], grid_points(25)[..., 0][inner], atol=1e-6, rtol=0
+    )
 
 
 def test_regularisers_are_scaled_by_weights_and_pixels() -> None:
-    weights = dict.fromkeys(["normal_consistency", "laplacian", "edge_length", "eikonal", "color_smoothness"], 1.0)
-    scene = scene_of(geometry="flexicubes", deviation=1.0, **weights)
+    names = ["normal_consistency", "laplacian", "edge_length", "eikonal", "deviation"]
+    scene = scene_of(geometry="flexicubes", smoothness=1.0, **dict.fromkeys(names, 1.0))
     small, large = torch.zeros(2, 4, 6, 1), torch.zeros(2, 8, 6, 1)
     with torch.no_grad():
         few = scene.regularisers(Rendering(small, small, small, small), 0.0)
         many = scene.regularisers(Rendering(large, large, large, large), 0.0)
-        scene.config = scene.config.model_copy(update={"laplacian": 3.0, "edge_length": 0.0})
+        scene.geometry.config = scene.geometry.config.model_copy(update={"laplacian": 3.0, "edge_length": 0.0})
         other = scene.regularisers(Rendering(small, small, small, small), 0.0)
-    assert few.keys() == {*weights, "deviation"}
+    assert few.keys() == {*names, "color_smoothness"}
     for name, loss in few.items():
         assert float(loss) > 0
         assert float(many[name]) == pytest.approx(2 * float(loss))
@@ -274,7 +284,7 @@ def test_fits_shape_and_color_from_eight_views(geometry: str, mesh: Mesh, least:
     truth = scene_from(mesh)
     azimuths = [0.0, 45.0, 90.0, 135.0, 180.0, 225.0, 270.0, 315.0]
     cameras = orbit(azimuths, elevation=torch.tensor([0.0, 30.0] * 4), size=48)
-    scene = scene_of(geometry=geometry, resolution=32, color_resolution=32)
+    scene = scene_of(geometry=geometry, resolution=32, size=32)
     fit(scene, cameras, pictures(truth, cameras).rgb, 100, adam(scene))
     unseen = orbit([20.0, 110.0, 250.0], elevation=15.0, size=48)
     ours, theirs = pictures(scene, unseen), pictures(truth, unseen)
@@ -317,10 +327,10 @@ def test_state_is_a_copy() -> None:
 
 
 def test_a_state_that_does_not_fit_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"representation\.resolution=12"):
+    with pytest.raises(ValueError, match=r"representation\.geometry\.resolution=12"):
         scene_of().load_state_dict(scene_of(resolution=12).state_dict())
-    with pytest.raises(ValueError, match=r"representation\.color_resolution=12"):
-        scene_of().load_state_dict(scene_of(color_resolution=12).state_dict())
+    with pytest.raises(ValueError, match=r"representation\.appearance\.resolution=12"):
+        scene_of().load_state_dict(scene_of(size=12).state_dict())
     with pytest.raises(ValueError, match="lacks weights: is it of another"):
         scene_of(geometry="flexicubes").load_state_dict(scene_of().state_dict())
     with pytest.raises(ValueError, match="lacks coarse_12, coarse_6, color, offsets, sdf, seed, step"):
@@ -452,7 +462,7 @@ def test_nothing_to_start_from() -> None:
     with pytest.raises(EmptySurfaceError):
         MeshConfig().make(Start(generator, steps=1, before=empty))
     with pytest.raises(EmptySurfaceError, match="no surface"):
-        MeshScene.from_mesh(ball(0.001, (0.01, 0.0, 0.0)), MeshConfig(resolution=16), generator)
+        MeshScene.from_mesh(ball(0.001, (0.01, 0.0, 0.0)), mesh_config(resolution=16), generator)
     with pytest.raises(ValueError, match="no area"):
         MeshScene.from_mesh(Mesh(np.zeros((3, 3), np.float32), np.int32([[0, 1, 2]])), MeshConfig(), generator)
 

@@ -64,10 +64,10 @@ def test_even_matter_in_closed_form(config: Any) -> None:
     )
 
 
-@pytest.mark.parametrize("scene_of", ["hash_nerf", "nerf"])
+@pytest.mark.parametrize("scene_of", ["hash_nerf", "voxel_grid"])
 def test_it_is_left_out_when_it_has_no_weight(scene_of: str) -> None:
     config = CONFIGS[ids.index(scene_of)].model_copy(update={"z_variance": 0.0})
-    scene = (VoxelGridScene if scene_of == "nerf" else FieldNerfScene)(config, generator())
+    scene = (VoxelGridScene if scene_of == "voxel_grid" else FieldNerfScene)(config, generator())
     rendering = scene.render(orbit([0.0], size=8), torch.ones(3))
     assert rendering.depth_variance is None
     assert "z_variance" not in scene.regularisers(rendering, 1.0)
@@ -140,7 +140,7 @@ def test_gradient_agrees_with_finite_differences(name: str) -> None:
         scene: Any = GaussiansScene(GaussiansConfig(count=100, opacity_start=0.3, z_variance=1.0), generator())
     else:
         config = CONFIGS[ids.index(name)].model_copy(update={"samples": 48})
-        scene = (VoxelGridScene if name == "nerf" else FieldNerfScene)(config, generator())
+        scene = (VoxelGridScene if name == "voxel_grid" else FieldNerfScene)(config, generator())
     parameters = [parameter for group in scene.parameter_groups() for parameter in group["params"]]
 
     cameras = orbit([40.0], size=16)
@@ -159,5 +159,5 @@ def test_gradient_agrees_with_finite_differences(name: str) -> None:
     gradient = torch.autograd.grad(loss(), parameters, allow_unused=True, materialize_grads=True)
     starts = [parameter.detach().clone() for parameter in parameters]
     norm = torch.nn.utils.get_total_norm(gradient).item()
-    h = 0.02 if name == "nerf" else 2e-3
+    h = 0.02 if name == "voxel_grid" else 2e-3
     assert (at(h) - at(-h)) / (2 * h) == pytest.approx(norm, rel=0.03)

@@ -17,6 +17,7 @@ from sds3d.geometry.mesh import Mesh
 from sds3d.representations.base import Scene, Start
 from sds3d.representations.contents import source_of
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
+from sds3d.representations.mesh_dmtet import DMTetConfig
 from sds3d.representations.mesh_scene import MeshConfig, MeshScene
 from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 from sds3d.run.config import RunConfig, make_config, new_run, stage_config, total_steps
@@ -26,7 +27,8 @@ from sds3d.toybox.objects import build as build_object
 from sds3d.toybox.world import Spec
 from tests.run.tiny_runs import TINY, disc, finish, same
 
-MESH = {"representation": {"name": "mesh", "resolution": 16, "color_resolution": 16}, "steps": 5}
+SMALL_MESH = {"geometry": {"resolution": 16}, "appearance": {"resolution": 16}}
+MESH = {"representation": {"name": "mesh", **SMALL_MESH}, "steps": 5}
 SPLATS = {"representation": {"name": "gaussians", "count": 300}, "steps": 6}
 STAGES = (dict[str, Any](steps=8), MESH, SPLATS)
 
@@ -44,7 +46,7 @@ def test_stages_lie_on_top_of_the_run() -> None:
     assert [stage_config(config, i).steps for i in range(3)] == [8, 5, 6]
     assert total_steps(config) == 19
     assert stage_config(config, 0).representation == config.representation
-    assert stage_config(config, 1).representation == MeshConfig(resolution=16, color_resolution=16)
+    assert stage_config(config, 1).representation == build(MeshConfig, SMALL_MESH)
     assert stage_config(config, 1).guidance == config.guidance
     alone = build(RunConfig, TINY)
     assert (stage_config(alone, 0), total_steps(alone)) == (alone, 12)
@@ -85,7 +87,7 @@ def test_every_stage_is_carried_out(straight) -> None:
     assert straight.state.status == "done"
     assert (straight.state.step, straight.state.total) == (19, 19)
     log = (straight.folder / "run.log").read_text()
-    for line in ("stage 1 of 3: nerf", "stage 2 of 3: mesh", "stage 3 of 3: gaussians"):
+    for line in ("stage 1 of 3: voxel_grid", "stage 2 of 3: mesh", "stage 3 of 3: gaussians"):
         assert line in log
     assert isinstance(load_scene(straight, torch.device("cpu")), GaussiansScene)
     assert (straight.exports / "a-ball.glb").stat().st_size > 0
@@ -140,9 +142,9 @@ def test_a_sketch_keeps_the_shape(tmp_path: Path) -> None:
 # ---- a scene begins as another ----
 
 CONFIGS = {
-    "nerf": VoxelGridConfig(resolution=64, samples=96),
+    "voxel_grid": VoxelGridConfig(resolution=64, samples=96),
     "gaussians": GaussiansConfig(count=6000),
-    "mesh": MeshConfig(resolution=64, color_resolution=64),
+    "mesh": MeshConfig(geometry=DMTetConfig(resolution=64)),
 }
 
 
@@ -166,7 +168,7 @@ def pictures(scene: Scene) -> torch.Tensor:
 @pytest.mark.parametrize("target", CONFIGS)
 def test_every_representation_begins_as_every_other(source: str, target: str, sources: dict[str, Scene]) -> None:
     scene = CONFIGS[target].make(Start(generator(), steps=10, before=sources[source]))
-    assert isinstance(scene, {"nerf": VoxelGridScene, "gaussians": GaussiansScene, "mesh": MeshScene}[target])
+    assert isinstance(scene, {"voxel_grid": VoxelGridScene, "gaussians": GaussiansScene, "mesh": MeshScene}[target])
     error = (pictures(scene) - pictures(sources[source])).square().mean()
     assert -10 * torch.log10(error) > 22
     # and can be optimised at once: gradients reach what it is made of

@@ -6,7 +6,6 @@ import torch
 
 from sds3d.config import build, merge
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from sds3d.representations.voxel_grid import VoxelGridConfig
 from sds3d.run.config import RunConfig
 from sds3d.run.drive import drive
 from sds3d.run.folder import Run, read_checkpoint
@@ -18,7 +17,7 @@ TINY = {
     "checkpoint_every": 4,
     "cameras": {"size": SIZE},
     "prompts": {"view_dependent": False},
-    "representation": {"name": VoxelGridConfig().name, "resolution": 12, "samples": 16, "warmup": 2},
+    "representation": {"name": "voxel_grid", "resolution": 12, "samples": 16, "warmup": 2},
     "guidance": {"name": "sds", "scale": 3.0},
     "export": {"resolution": 24, "texture_size": 64, "picture_size": 32, "frames": 4},
 }
