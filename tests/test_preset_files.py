@@ -11,7 +11,8 @@ from sds3d import presets as presets_module
 from sds3d.cli.main import main
 from sds3d.config import ConfigError, build, configs_dir, merge
 from sds3d.presets import RENAMED, load_preset, presets
-from sds3d.priors.diffusers import DiffusersConfig, toybox_folder
+from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.loading import toybox_folder
 from sds3d.run.config import RunConfig, make_config, new_run, prior_mismatches
 from sds3d.run.drive import drive
 from tests.run.tiny_runs import TINY, disc

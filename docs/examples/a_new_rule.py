@@ -36,7 +36,7 @@ class AntitheticConfig(RuleConfig):
     """Timesteps."""
 
     def make(self, prior: Prior) -> "Antithetic":
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return Antithetic(self, prior)
 
 

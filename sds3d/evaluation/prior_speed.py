@@ -25,7 +25,7 @@ from sds3d.evaluation.kernel_speed import interleaved, machine, synchronised
 from sds3d.evaluation.playground2d import drawing, rule_config
 from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.priors.loading import pick_dtype
-from sds3d.priors.network import DiffusionPrior, frozen
+from sds3d.priors.network import DiffusionPrior, Family, frozen
 from sds3d.priors.noising import Diffusion
 from sds3d.priors.pixels import Latents
 from sds3d.priors.texts import Texts
@@ -109,7 +109,8 @@ def prior_of(networks: Networks, size: int) -> DiffusionPrior:
         return Conditioning(embedding(text, unet))
 
     noising, texts = Diffusion(networks.scheduler, device), Texts(lambda: encode, device)
-    return DiffusionPrior(unet, asking(), noising, Latents(vae), texts, size, device, memory_format=torch.channels_last)
+    family = Family(asking(), noising, Latents(vae), texts, size, memory_format=torch.channels_last)
+    return DiffusionPrior(family, unet, device)
 
 
 def our_steps(networks: Networks, rule: Rule, batch: int, size: int) -> Iterator[object]:

@@ -1,11 +1,12 @@
 """Asynchronous score distillation (ScaleDreamer, Ma et al. 2024, arXiv:2407.02040, sec. 3).
 
-VSD's second network predicts the noise of renders less well than the prior does; ASD takes the prior itself, asked at a
-later, noisier time, where it predicts the same injected noise better:
+VSD compares the prior with a trained network that predicts the noise of renders. ASD trains none. It compares the prior
+with itself at a later, noisier timestep, where the prior predicts the same injected noise better:
 
     G = w(t) (eps_S(x_t; y, t) - eps(x_t'; y, t')),    t' = t + u eta (t - t_min),  u ~ U[0, 1]
 
-with one noise for both times and no guidance in the second term. eta = 0 leaves (S - 1) (eps_cond - eps_null): CSD.
+Both timesteps have the same noise. The second term has no classifier-free guidance. With eta = 0 the gradient is
+(S - 1) (eps_cond - eps_null), which is CSD.
 """
 
 from __future__ import annotations
@@ -38,14 +39,14 @@ class ASDConfig(RuleConfig):
     scale: float = Field(default=7.5, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null) of the first term."""
     shift: float = Field(default=0.1, ge=0.0)
-    """eta: largest shift of the second time, as a share of what t is above the least noise of the schedule."""
+    """eta: largest shift of the second timestep, as a share of t - t_min, where t_min is the schedule's least noise."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""
     schedule: Schedule = AnnealedSchedule(min=(0.5, 0.02), max=(0.98, 0.5))
     """Timesteps of the first term."""
 
     def make(self, prior: Prior) -> ASD:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return ASD(self, prior)
 
 

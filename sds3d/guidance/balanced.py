@@ -1,11 +1,12 @@
-"""Balanced score distillation (PlacidDreamer, Huang et al. 2024, arXiv:2407.13976): two aims, neither outvoted.
+"""Balanced score distillation (PlacidDreamer, Huang et al. 2024, arXiv:2407.13976).
 
-Guidance pulls to the text, g_c = L (eps_cond - eps_null), the null prediction to pictures at all, g_d = eps_null. Of
-their convex combinations the shortest (MGDA's, for two objectives) is followed, which ascends neither:
+Guidance pulls the render to the text, g_c = L (eps_cond - eps_null). The null prediction pulls it to pictures in
+general, g_d = eps_null. The rule follows their shortest convex combination (MGDA for two objectives), which works
+against neither:
 
     G = w(t) (a g_c + (1 - a) g_d),    a = clip(<g_d - g_c, g_d> / |g_d - g_c|^2, 0, 1)
 
-so that <G, g_c> and <G, g_d> are at least |G|^2 for w = 1. No injected noise is taken off.
+For w = 1, <G, g_c> and <G, g_d> are at least |G|^2. The injected noise is not subtracted.
 """
 
 from __future__ import annotations
@@ -32,23 +33,23 @@ from sds3d.priors.base import Prior, add_noise, expand
 
 
 class BalancedConfig(RuleConfig):
-    """Settings of `Balanced`; the defaults are those of the paper's code, whose loss has a weight of 0.1."""
+    """Settings of `Balanced`; the defaults are those of the paper's code, which weights the loss by 0.1."""
 
     name: Literal["balanced"] = "balanced"
     scale: float = Field(default=15.0, ge=0.0)
-    """L, factor on the direction of guidance before the two are weighed; the code's own, whatever its options say."""
+    """L: factor on the direction of guidance. 15 is fixed in the paper's code, whatever its options say."""
     weighting: Weighting = "alpha"
     """w(t) of the gradient."""
     schedule: Schedule = AnnealedSchedule(min=(0.02, 0.02), max=(0.98, 0.5), until=0.3)
     """Timesteps."""
 
     def make(self, prior: Prior) -> Balanced:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return Balanced(self, prior)
 
 
 class Balanced(Guidance):
-    """Gradient w(t) times the shortest convex combination of guidance and the null prediction, for each object."""
+    """Gradient w(t) times the shortest convex combination of guidance and the null prediction, per object."""
 
     def __init__(self, config: BalancedConfig, prior: Prior) -> None:
         self.config = config
@@ -74,9 +75,9 @@ class Balanced(Guidance):
 
 
 def shortest_share(first: Tensor, second: Tensor, n_views: int = 1) -> Tensor:
-    """a in [0, 1] that makes a first + (1 - a) second shortest, jointly over each object's views: (B,).
+    """Return a in [0, 1] that makes a first + (1 - a) second shortest, jointly over each object's views: (B,).
 
-    first, second: (B, C, h, w), view-fastest groups of `n_views`. Two equal ones give 0.
+    first, second: (B, C, h, w), view-fastest groups of `n_views`. Equal tensors give 0.
     """
     objects = group_count(len(first), n_views)
     apart, end = (second - first).reshape(objects, -1), second.reshape(objects, -1)

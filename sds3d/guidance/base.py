@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol, Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -83,19 +83,19 @@ class Guided:
         return replace(self, metrics=self.metrics | self.learn(), learn=None)
 
 
-class Guidance(Protocol):
-    """A score-distillation rule. Rules with networks of their own keep them, and their optimisers, in the state."""
+class Guidance(ABC):
+    """A score-distillation rule. A rule with networks or other memory returns them from `state_dict`."""
 
+    @abstractmethod
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """One step: x (B, C, h, w) detached, progress 0 at the first step and 1 at the last."""
-        ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed run needs: own networks, optimiser states; nothing for most rules."""
+        """What a resumed run needs: the rule's networks and their optimisers; nothing for most rules."""
         return {}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:  # noqa: B027 (most rules have no state)
+        """Restore what `state_dict` returned."""
 
 
 class RuleConfig(Config, ABC):
@@ -105,7 +105,7 @@ class RuleConfig(Config, ABC):
 
     @abstractmethod
     def make(self, prior: Prior) -> Guidance:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
 
     def texts(self, prompt: str, config: PromptConfig) -> PromptTexts:
         """The texts that the prior is asked for. A rule that needs others replaces some, or adds to `extra`, where it

@@ -1,12 +1,14 @@
 """Bootstrapped score distillation (DreamCraft3D, Sun et al. 2023, arXiv:2310.16818, sec. 3.3).
 
-VSD whose prior is a copy that is tuned (DreamBooth, arXiv:2208.12242) on pictures which the prior itself made of the
-renders: noised and denoised, they have better texture and are still of this object, from these views. The tuned copy
-guides the scene, the scene's renders are refined again, and so on.
+The prior refines renders: it noises and denoises them, which improves the texture and keeps object and view. A copy of
+the prior is tuned on the refined renders (DreamBooth, arXiv:2208.12242) and guides the scene by VSD. Then new renders
+are refined, and so on:
 
-The paper halts the scene while it tunes, for 200 of each 1000 steps, and refines renders at every 25th of them. Here a
-step at which a render is refined also does the updates that belong to it, and no step is without guidance. The paper's
-phi is a full copy without a camera: rank 0 and camera_dropout 1.
+    G = w(t) (eps_S(x_t; y, t) of the tuned copy - eps_phi(x_t; c, t))
+
+Ours: the paper stops the scene while it tunes, for 200 of each 1000 steps, and refines renders at every 25th of them.
+Here the step that refines renders also does the updates that belong to them, so every step guides the scene. The
+paper's phi is a full copy without a camera: rank 0 and camera_dropout 1.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from sds3d.guidance.base import (
     weight,
 )
 from sds3d.guidance.cache import ViewCache
-from sds3d.guidance.sampling import ddim, sampling_times
+from sds3d.guidance.sampling import Conditions, sample, sampling_times
 from sds3d.guidance.schedules import AnnealedSchedule, Schedule
 from sds3d.guidance.variational import TrainedScore, VariationalConfig
 from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
@@ -41,7 +43,7 @@ class FullCopyConfig(VariationalConfig):
     """A full copy of the prior."""
 
     rank: int = Field(default=0, ge=0, le=1024)
-    """Rank of low-rank updates of it (LoRA); 0 trains all weights."""
+    """Rank of the low-rank updates (LoRA); 0 trains all weights."""
     lr: float = Field(default=1e-5, gt=0)
     """Learning rate."""
 
@@ -50,25 +52,25 @@ class TuningConfig(FullCopyConfig):
     """The copy of the prior that is tuned on refined renders."""
 
     updates: int = Field(default=25, ge=0, le=1000)
-    """Updates after each refinement; without any, it is the prior and nothing is refined."""
+    """Updates after each refinement. 0: the copy stays the prior, and nothing is refined."""
     camera_dropout: float = Field(default=0.0, ge=0, le=1)
-    """How often a whole batch is learned from without its cameras."""
+    """Probability that a batch is learned without its cameras."""
     text_dropout: float = Field(default=0.1, ge=0, le=1)
-    """How often a whole batch is learned from with the empty text."""
+    """Probability that a batch is learned with the empty text."""
 
 
 class BootstrappedConfig(RuleConfig):
-    """Settings of `Bootstrapped`; the defaults are the paper's, over the whole run where it counts steps."""
+    """Settings of `Bootstrapped`; the defaults are the paper's, with its step counts as shares of the whole run."""
 
     name: Literal["bootstrapped"] = "bootstrapped"
     scale: float = Field(default=2.0, ge=0.0)
     """Classifier-free guidance scale S of the tuned copy in eps_null + S (eps_cond - eps_null)."""
     refine_every: int = Field(default=100, ge=1)
-    """Steps between two refinements of the renders, each followed by `tuning.updates` of the tuned copy."""
+    """Steps between two refinements of the renders. `tuning.updates` updates of the tuned copy follow each."""
     refine_steps: int = Field(default=25, ge=1, le=1000)
-    """Steps of DDIM that refine renders, from the noisiest timestep of the schedule on."""
+    """DDIM steps of a refinement, which starts at the noisiest timestep of the schedule."""
     refine_scale: float = Field(default=7.5, ge=0.0)
-    """Guidance scale of the prior in refining."""
+    """Guidance scale of the prior in a refinement."""
     cache: int = Field(default=10, ge=1, le=1000)
     """Batches of refined renders that are kept."""
     weighting: Weighting = "sds"
@@ -78,17 +80,17 @@ class BootstrappedConfig(RuleConfig):
     tuning: TuningConfig = TuningConfig()
     """The copy of the prior that is tuned on refined renders."""
     variational: FullCopyConfig = FullCopyConfig()
-    """The network phi, which learns from the renders as they are."""
+    """The network phi, which learns from the renders before refinement."""
 
     def make(self, prior: Prior) -> Bootstrapped:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return Bootstrapped(self, prior)
 
 
 class Bootstrapped(Guidance):
     """Gradient w(t) (eps_S(x_t; y, t) of the tuned copy - eps_phi(x_t; c, t)).
 
-    score: another network for phi than the prior's trainable copy.
+    score: the network phi; None for a trainable copy of the prior.
     """
 
     def __init__(self, config: BootstrappedConfig, prior: Prior, score: TrainableScore | None = None) -> None:
@@ -123,12 +125,12 @@ class Bootstrapped(Guidance):
 
     @torch.no_grad()
     def _guided(self, x_t: Tensor, t: Tensor, views: Views) -> GuidedPrediction:
-        """The tuned copy under classifier-free guidance."""
+        """The prediction of the tuned copy under classifier-free guidance."""
         asked, null = predict_each(self.tuned.score, x_t, t, [views.positive, views.negative], views.cameras)
         return combine(asked, null, self.config.scale)
 
     def _tune(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> float:
-        """Refine the renders x (B, C, h, w) and tune the copy on them and those before; the last loss."""
+        """Refine the renders x (B, C, h, w), and tune the copy on these and earlier ones. Returns the last loss."""
         config, loss = self.config, 0.0
         self.cache.add(self._refined(x, views, progress, generator), views.cameras)
         for _ in range(config.tuning.updates):
@@ -138,22 +140,21 @@ class Bootstrapped(Guidance):
         return loss
 
     def _refined(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Tensor:
-        """The renders noised to the schedule's noisiest timestep and denoised by the prior as it was (SDEdit)."""
+        """Noise the renders to the schedule's noisiest timestep and denoise them by the original prior (SDEdit)."""
         config, prior = self.config, self.prior
         start = config.schedule.window(progress)[1]
         x_t = add_noise(prior, x, draw_noise(x, generator), torch.full((len(x),), start, device=x.device))
-        times = (start * sampling_times(prior, config.refine_steps)).tolist()
-        texts = views.positive, views.negative
-        return ddim(prior, x_t, views.cameras, *texts, scale=config.refine_scale, times=times)
+        conditions = Conditions(views.cameras, views.positive, views.negative, config.refine_scale)
+        return sample(prior, x_t, conditions, start * sampling_times(prior, config.refine_steps))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Both networks with their optimisers, and the refined renders."""
+        """Both networks with their optimisers, the refined renders, and the number of steps."""
         parts = {"phi": self.phi, "tuned": self.tuned, "cache": self.cache}
         state = {key: value for name, one in parts.items() for key, value in prefixed(name, one.state_dict()).items()}
         return state | {"step": torch.tensor(self.step)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.phi.load_state_dict(part(state, "phi"))
         self.tuned.load_state_dict(part(state, "tuned"))
         self.cache.load_state_dict(part(state, "cache"), self.prior.device)

@@ -1,4 +1,4 @@
-"""Pictures that a rule keeps to learn from, the newest few."""
+"""The newest pictures, kept for a rule to learn from."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from sds3d.cameras import Cameras
 
 
 class ViewCache:
-    """The newest `size` batches of pictures in the prior's space with their cameras, first in, first out."""
+    """The newest `size` batches of pictures in the prior's space, with their cameras."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.batches: list[tuple[Tensor, Cameras]] = []
 
     def add(self, x: Tensor, cameras: Cameras) -> None:
-        """Keep x (B, C, h, w) of B cameras; the oldest goes when there are too many."""
+        """Add x (B, C, h, w) of B cameras, and drop the oldest batch if there are too many."""
         self.batches = [*self.batches, (x.detach(), cameras)][-self.size :]
 
     def draw(self, generator: torch.Generator) -> tuple[Tensor, Cameras]:
-        """One of the batches, each as likely as the others."""
+        """Return one of the batches, drawn uniformly."""
         return self.batches[int(torch.randint(len(self.batches), (), generator=generator))]
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -35,7 +35,7 @@ class ViewCache:
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.batches = []
         for index in range(len(state) // 3):
             height, width = state[f"{index}/size"].tolist()

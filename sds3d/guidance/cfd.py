@@ -1,11 +1,17 @@
-"""Consistent flow distillation (Yan et al. 2025, arXiv:2501.05445): every render follows a clean flow of the prior.
+"""Consistent flow distillation (Yan et al. 2025, arXiv:2501.05445).
 
-With x^c = x_t / alpha - lambda eps~, lambda = sigma / alpha, the prior's probability-flow ODE reads
-dx^c = (eps(alpha x^c + sigma eps~, t) - eps~) dlambda and x^c looks clean all the way, so that a render can take its
-place: SDS with a deterministic t that falls, and with a noise eps~ that is locked to the surface (`surface_noise`), so
-that the flows of all views are those of one object. Let the noise slowly change and it is the flow's SDE.
+Let x^c = x_t / alpha - lambda eps~ with lambda = sigma / alpha and a fixed noise eps~. The prior's probability-flow ODE
+is then
 
-The equation, the noise and the schedules are those of the code the authors released.
+    dx^c = (eps(alpha x^c + sigma eps~, t) - eps~) dlambda
+
+x^c looks clean at every t, so a render can take its place. The rule is SDS with a deterministic, falling t and with a
+noise that is locked to the surface (`surface_noise`), so that the flows of all views belong to one object:
+
+    G = w(t) (eps_S(alpha x + sigma eps~; y, t) - eps~)
+
+If the noise changes slowly (gamma above 0), the flow is that of the SDE. Equation, noise and schedules are those of the
+code that the authors released.
 """
 
 from __future__ import annotations
@@ -24,44 +30,44 @@ from sds3d.priors.base import Prior, add_noise, expand
 
 
 class CFDConfig(RuleConfig):
-    """Settings of `CFD`; the defaults are the released ones of its first stage, on MVDream."""
+    """Settings of `CFD`; the defaults are the released ones of the first stage, on MVDream."""
 
     name: Literal["cfd"] = "cfd"
     scale: float = Field(default=50.0, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null). Released: 50 on MVDream, and 71 on Stable
-    Diffusion, where its code says 70 of S - 1."""
+    Diffusion, for which the code gives S - 1 = 70."""
     rescale: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Part of the clean estimate put back to the contrast of the unguided one."""
+    """Share of x0 that is rescaled to the contrast of the unguided x0, see `guided_prediction`."""
     weighting: Weighting = "uniform"
     """w(t) of the gradient. Released: uniform on MVDream, lambda on Stable Diffusion."""
     gamma: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of the noise's variance that is drawn anew each step: 0 is the ODE, above it the SDE, 1 is SDS. Released:
-    0.0001 in 10,000 steps; what counts is the sum over the steps."""
+    """Share of the noise's variance that is drawn anew in each step. 0: the ODE. Above 0: the SDE. 1: SDS. Released:
+    0.0001 in 10,000 steps; the sum over all steps matters."""
     churn: bool = False
-    """Ask the prior at the noise level lambda / sqrt(1 - gamma), where the step of the exact SDE begins (Karras et al.
+    """Ask the prior at the noise level lambda / sqrt(1 - gamma), where a step of the exact SDE begins (Karras et al.
     2022, arXiv:2206.00364, algorithm 2). Without it, as in the released 3D code, samples vary less than they should."""
     oversampling: int = Field(default=4, ge=1, le=64)
-    """Texels along an edge of a map of the reference noise, for each noise pixel of a view's height. With 4 they take
-    25 MB for Stable Diffusion's 64 x 64 x 4, and 400 MB for the 128 x 128 x 16 of SD3: take 1 or 2 for those. Released:
-    32."""
+    """Texels along an edge of a map of the reference noise, per noise pixel of a view's height. 4 takes 25 MB for the
+    64 x 64 x 4 latents of Stable Diffusion and 400 MB for the 128 x 128 x 16 latents of SD3: take 1 or 2 for those.
+    Released: 32."""
     schedule: Schedule = PiecewiseSchedule(knots=((0.0, 0.98, 0.98), (0.5, 0.596, 0.596), (1.0, 0.308, 0.308)))
     """Timesteps, one for all views."""
 
     @model_validator(mode="after")
     def _churn_is_finite(self) -> Self:
         if self.churn and self.gamma == 1:
-            raise ValueError("churn needs a gamma below 1: with 1 all of the noise is new each step")
+            raise ValueError("churn needs a gamma below 1: with 1 all noise is new in each step")
         return self
 
     def make(self, prior: Prior) -> CFD:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return CFD(self, prior)
 
 
 class CFD(Guidance):
-    """Gradient w(t) (eps_S(alpha x + sigma eps~; y, t) - eps~) with t falling and eps~ locked to the surface.
+    """Gradient w(t) (eps_S(alpha x + sigma eps~; y, t) - eps~) with a falling t and eps~ locked to the surface.
 
-    With gamma above 0 each step moves the noise on, for good once it has gone well (`Guided.learn`).
+    With gamma above 0 each step changes the noise. A step that fails leaves it as it was (`Guided.learn`).
     """
 
     def __init__(self, config: CFDConfig, prior: Prior) -> None:
@@ -70,7 +76,7 @@ class CFD(Guidance):
         self.noise: SurfaceNoise | None = None  # drawn when the shape of x is known
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space, B the same in all steps; progress in [0, 1]."""
+        """One step: x (B, C, h, w) detached, in the prior's space, with the same B in all steps; progress in [0, 1]."""
         config, prior = self.config, self.prior
         batch, channels, height, width = x.shape
         t = config.schedule.sample(progress, batch, batch, generator).to(x.device)  # (B,), all the same
@@ -103,14 +109,14 @@ class CFD(Guidance):
         return {} if self.noise is None else self.noise.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.noise = SurfaceNoise.from_state(state) if state else None
 
 
 def churned(prior: Prior, t: Tensor, gamma: float) -> Tensor:
-    """Timesteps (B,) with lambda = sigma / alpha larger by 1 / sqrt(1 - gamma) than at t (B,), at most 1.
+    """Return timesteps (B,) with lambda = sigma / alpha larger by 1 / sqrt(1 - gamma) than at t (B,), at most 1.
 
-    To the last bits of float32, or the next level up that a prior of discrete levels has.
+    Exact to the last bits of float32; for a prior with discrete levels, the next higher level.
     """
     low, high = t, torch.ones_like(t)
     alpha, sigma = prior.alpha(t) * math.sqrt(1 - gamma), prior.sigma(t)

@@ -1,13 +1,15 @@
-"""Coupled score distillation (2025, arXiv:2505.04262), reconstructed: its equation could not be checked.
+"""Coupled score distillation (2025, arXiv:2505.04262).
 
-The views of an object shall have the likelihood of the prior view by view, by the words of the views, and all together,
-by their cameras. From KL(q || p_2D p_MV^lambda) follows, for each view v, at one timestep for all of them,
+The views of an object become likely under the prior one by one, by the words of the views, and all together, by their
+cameras. From KL(q || p_2D p_MV^lambda) follows, for each view v and with one timestep for all views,
 
-    w(t) [image (eps_2D - eps_phi) + coupling (eps_MV - eps_phi)]_v
+    G_v = w(t) [image (eps_2D - eps_phi) + coupling (eps_MV - eps_phi)]_v
 
-with phi learning the joint score of the renders. The prior is asked twice: as a plain 2D model, without cameras, and as
-the multi-view model it is. A plain prior knows no cameras: both are then its one prediction, but for the text, and the
-rule is VSD of the weight image + coupling.
+where phi learns the joint score of the renders. The prior is asked twice: as a plain 2D model without cameras, and as a
+multi-view model. A prior without cameras gives the same prediction twice, except for the text, and the rule is VSD with
+the weight image + coupling.
+
+Reconstructed: the equation could not be compared with the paper's.
 """
 
 from __future__ import annotations
@@ -36,15 +38,15 @@ from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
 
 
 class CoupledConfig(RuleConfig):
-    """Settings of `Coupled`; reconstructed, the scale and the timesteps are VSD's."""
+    """Settings of `Coupled`; scale and timesteps are those of VSD."""
 
     name: Literal["coupled"] = "coupled"
     scale: float = Field(default=7.5, ge=0.0)
     """Classifier-free guidance scale S of both predictions in eps_null + S (eps_cond - eps_null)."""
     image: float = Field(default=1.0, ge=0.0)
-    """Weight of the views one by one, asked without cameras and with the words of the views."""
+    """Weight of the views one by one, without cameras and with the words of the views."""
     coupling: float = Field(default=1.0, ge=0.0)
-    """Weight lambda of the views together, asked with their cameras; the paper shows 0.1 to 2."""
+    """Weight lambda of the views together, with their cameras; the paper shows 0.1 to 2."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""
     schedule: Schedule = UniformSchedule()
@@ -53,14 +55,14 @@ class CoupledConfig(RuleConfig):
     """The network phi."""
 
     def make(self, prior: Prior) -> Coupled:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return Coupled(self, prior)
 
 
 class Coupled(VariationalRule):
     """Gradient w(t) [image (eps_2D - eps_phi) + coupling (eps_MV - eps_phi)].
 
-    score: another network for phi than the prior's trainable copy.
+    score: the network phi; None for a trainable copy of the prior.
     """
 
     def __init__(self, config: CoupledConfig, prior: Prior, score: TrainableScore | None = None) -> None:
@@ -86,7 +88,7 @@ class Coupled(VariationalRule):
 
     @torch.no_grad()
     def _view_by_view(self, x_t: Tensor, t: Tensor, views: Views) -> GuidedPrediction:
-        """The guided prediction of the prior as a plain 2D model, which only words tell the view."""
+        """The guided prediction of the prior as a plain 2D model, which knows the view by words alone."""
         texts = [views.prompt.of_views(views.cameras), views.negative]
         asked, null = predict_each(self.prior, x_t, t, texts, cameras=None)
         return combine(asked, null, self.config.scale)

@@ -1,10 +1,12 @@
-"""Classifier score distillation (Yu et al. 2023, arXiv:2310.19415): guidance alone, without a generative part.
+"""Classifier score distillation (Yu et al. 2023, arXiv:2310.19415).
+
+Guidance alone, without a generative part:
 
     G = w(t) (a eps_pos + b eps_neg + n eps_null),    a + b + n = 0
 
-No injected noise is taken off: what remains is the gradient of an implicit classifier, log p(y | x_t). It has no rest
-of its own (for Gaussians of one variance it is the same everywhere), so the run's length and the optimiser's rates
-decide how far it goes.
+The injected noise is not subtracted. The gradient is that of an implicit classifier, log p(y | x_t). It has no fixed
+point (for Gaussians of one variance it is the same everywhere), so the number of steps and the learning rates decide
+how far the scene moves.
 """
 
 from __future__ import annotations
@@ -22,16 +24,17 @@ from sds3d.priors.base import Prior, add_noise, expand
 
 
 class CSDConfig(RuleConfig):
-    """Settings of `CSD`; the defaults are the paper's for its first stage, whose changes take half of the run and here
-    all of it. Coefficients are those at the start and at the end of the run, linear between, and sum to 0."""
+    """Settings of `CSD`; the defaults are the paper's for its first stage, where coefficients change over half of the
+    run, here over all of it. Each pair is the coefficient at the start and at the end, linear between; the three
+    coefficients sum to 0."""
 
     name: Literal["csd"] = "csd"
     positive: tuple[float, float] = (1.0, 1.0)
-    """a, of what the views are guided to."""
+    """a: coefficient of the prompt."""
     negative: tuple[float, float] = (0.0, -1.0)
-    """b, of the negative prompt."""
+    """b: coefficient of the negative prompt."""
     empty: tuple[float, float] = (-1.0, 0.0)
-    """n, of the empty prompt, eps_null."""
+    """n: coefficient of the empty prompt."""
     weighting: Weighting = "uniform"
     """w(t) of the gradient."""
     schedule: Schedule = AnnealedSchedule(min=(0.02, 0.02), max=(0.98, 0.5))
@@ -50,7 +53,7 @@ class CSDConfig(RuleConfig):
         return self
 
     def make(self, prior: Prior) -> CSD:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return CSD(self, prior)
 
 

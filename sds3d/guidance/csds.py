@@ -1,10 +1,13 @@
-"""Category-score distillation (C-SDS, Sparse3D, Zou et al. 2023, arXiv:2308.14078). Reconstructed from the abstract.
+"""Category-score distillation (C-SDS in Sparse3D, Zou et al. 2023, arXiv:2308.14078).
 
-In VSD's place of a network that learns the score of renders stands the prior itself, asked for the object's category:
+VSD compares the prior with a network that learns the score of renders. C-SDS compares it with the prior's prediction
+for the object's category:
 
     G = w(t) (eps_S(x_t; y) - eps(x_t; category))
 
-What all things of the category share is taken off, what makes this one stays. The paper's weights are not known here.
+The difference drops what all objects of the category share, and keeps what is special about this one.
+
+Reconstructed from the abstract; the paper's weights are unknown.
 """
 
 from __future__ import annotations
@@ -33,8 +36,8 @@ from sds3d.prompts.prompt import PromptConfig, PromptTexts
 
 
 class CSDSConfig(RuleConfig):
-    """Settings of `CSDS`. The category's text is the run's `prompts.category`; when it is empty, the empty text stands
-    in its place, and guidance alone is left: S (eps_cond - eps_null) without a negative prompt."""
+    """Settings of `CSDS`. The category's text is `prompts.category`. If it is empty, only guidance remains:
+    S (eps_cond - eps_null), unless there is a negative prompt."""
 
     name: Literal["csds"] = "csds"
     scale: float = Field(default=7.5, ge=0.0)
@@ -45,11 +48,11 @@ class CSDSConfig(RuleConfig):
     """Timesteps."""
 
     def texts(self, prompt: str, config: PromptConfig) -> PromptTexts:
-        """The prompt's, and that of the category."""
+        """Those of the prompt, and the category."""
         return replace(super().texts(prompt, config), extra={"category": config.category})
 
     def make(self, prior: Prior) -> CSDS:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return CSDS(self, prior)
 
 

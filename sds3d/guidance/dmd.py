@@ -1,14 +1,16 @@
-"""Distribution matching distillation (Yin et al. 2023, arXiv:2311.18828, eq. 7) as a rule, and its decoupled variant.
+"""Distribution matching distillation (DMD, Yin et al. 2023, arXiv:2311.18828, eq. 7).
 
-The gradient is what the renders' own score and the prior's disagree about, in clean estimates and normalised for each
-sample by how far the prior's lies from the render:
+The gradient is the difference of the clean estimates of the renders' own score and of the prior, divided for each
+sample by the mean distance of the prior's estimate from the render:
 
-    [(x - x0_S) - (x - x0_phi)] / mean |x - x0_S| = sigma/alpha (eps_S - eps_phi) / mean |x - x0_S|
+    G = [(x - x0_S) - (x - x0_phi)] / mean |x - x0_S| = sigma/alpha (eps_S - eps_phi) / mean |x - x0_S|
 
-Decoupled DMD (Liu et al. 2025, arXiv:2511.22677) takes this apart and draws a timestep for each part: matching,
+Decoupled DMD (Liu et al. 2025, arXiv:2511.22677) splits it and draws a timestep for each part: matching,
 eps_cond - eps_phi, at any noise; and guidance, (S - 1) (eps_cond - eps_null), at less noise. With one timestep for both
-it is DMD. The paper restricts guidance to levels cleaner than those of the generator's input, which a render does not
-have: here it has a schedule of its own.
+it is DMD.
+
+Ours: the papers train a generator, here the rule optimises renders. Decoupled DMD restricts guidance to levels cleaner
+than the generator's input. A render has no such level, so guidance has a schedule here.
 """
 
 from __future__ import annotations
@@ -26,34 +28,34 @@ from sds3d.priors.base import Prior, TrainableScore, add_noise
 
 
 class FakeScoreConfig(VariationalConfig):
-    """The network phi; DMD2 (arXiv:2405.14867) updates it 5 to 10 times a step."""
+    """The network phi; DMD2 (arXiv:2405.14867) updates it 5 to 10 times per step."""
 
     updates: int = Field(default=5, ge=0, le=1000)
     """Updates in each step of the scene; 0 leaves the network as it is."""
 
 
 class DMDConfig(RuleConfig):
-    """Settings of `DMD`; the scale is that of the paper's Stable Diffusion 1.5."""
+    """Settings of `DMD`; the scale is the paper's for Stable Diffusion 1.5."""
 
     name: Literal["dmd"] = "dmd"
     scale: float = Field(default=1.75, ge=0.0)
-    """Classifier-free guidance scale S of the prior in eps_null + S (eps_cond - eps_null); phi is asked without."""
+    """Classifier-free guidance scale S of the prior in eps_null + S (eps_cond - eps_null); phi has none."""
     schedule: Schedule = UniformSchedule()
-    """Timesteps; of the matching part alone when guidance has its own."""
+    """Timesteps; of the matching part alone if `guidance_schedule` is given."""
     guidance_schedule: Schedule | None = None
-    """Timesteps of the part that guidance adds (Decoupled DMD); without it, those of `schedule`."""
+    """Timesteps of the part that guidance adds (Decoupled DMD); None: those of `schedule`."""
     variational: FakeScoreConfig = FakeScoreConfig()
     """The network phi."""
 
     def make(self, prior: Prior) -> DMD:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return DMD(self, prior)
 
 
 class DMD(VariationalRule):
-    """Gradient (x0_phi - x0_S) / mean |x - x0_S| for each sample.
+    """Gradient (x0_phi - x0_S) / mean |x - x0_S| of each sample.
 
-    score: another network for phi than the prior's trainable copy.
+    score: the network phi; None for a trainable copy of the prior.
     """
 
     def __init__(self, config: DMDConfig, prior: Prior, score: TrainableScore | None = None) -> None:
@@ -84,6 +86,6 @@ class DMD(VariationalRule):
 
 
 def normalised(direction: Tensor, x: Tensor, real: GuidedPrediction) -> Tensor:
-    """direction (B, C, h, w) over the mean distance of each sample's x from the prior's clean estimate."""
+    """Divide direction (B, C, h, w) by the mean distance of each sample's x from the prior's clean estimate."""
     distance = (x - real.x0).abs().mean(dim=(1, 2, 3), keepdim=True)  # (B, 1, 1, 1)
     return direction / distance.clamp_min(1e-5)

@@ -1,11 +1,12 @@
-"""Domain score distillation (DreamPolish, Cheng et al. 2024, arXiv:2411.01602), reconstructed.
+"""Domain score distillation (DreamPolish, Cheng et al. 2024, arXiv:2411.01602).
 
-The paper combines the direction of classifier-free guidance with that of the variational score, each with a weight of
-its own; its equation and its weights could not be checked. Here the gradient is
+The direction of classifier-free guidance and that of the variational score, with separate weights:
 
-    w(t) [classifier (eps_cond - eps_null) + domain (eps_cond - eps_phi)]
+    G = w(t) [classifier (eps_cond - eps_null) + domain (eps_cond - eps_phi)]
 
-which with (S - 1, 1) is VSD at the guidance scale S, and with (1, 0) the classifier's direction alone.
+With the weights (S - 1, 1) it is VSD at the guidance scale S. With (1, 0) it is the classifier's direction alone.
+
+Reconstructed: the paper's equation and weights could not be checked.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
 
 
 class DSDConfig(RuleConfig):
-    """Settings of `DSD`; reconstructed, the weights are ours."""
+    """Settings of `DSD`; the weights are ours."""
 
     name: Literal["dsd"] = "dsd"
     classifier: float = Field(default=6.5, ge=0.0)
-    """Weight of what the text adds: eps_cond - eps_null."""
+    """Weight of guidance, eps_cond - eps_null."""
     domain: float = Field(default=1.0, ge=0.0)
-    """Weight of what tells the renders from the prior's pictures: eps_cond - eps_phi."""
+    """Weight of the variational score, eps_cond - eps_phi."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""
     schedule: Schedule = UniformSchedule()
@@ -38,14 +39,14 @@ class DSDConfig(RuleConfig):
     """The network phi."""
 
     def make(self, prior: Prior) -> DSD:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return DSD(self, prior)
 
 
 class DSD(VariationalRule):
     """Gradient w(t) [classifier (eps_cond - eps_null) + domain (eps_cond - eps_phi)].
 
-    score: another network for phi than the prior's trainable copy.
+    score: the network phi; None for a trainable copy of the prior.
     """
 
     def __init__(self, config: DSDConfig, prior: Prior, score: TrainableScore | None = None) -> None:

@@ -1,13 +1,16 @@
-"""Distillation by any f-divergence (f-distill, Xu et al. 2025, arXiv:2502.15681; Uni-Instruct, 2025, arXiv:2505.20755).
+"""f-divergence distillation (f-distill, Xu et al. 2025, arXiv:2502.15681; Uni-Instruct, 2025, arXiv:2505.20755).
 
-For D_f(p || q) = E_q f(p / q) of the prior's p and the renders' q, noised alike, the gradient is VSD's with the weight
+For D_f(p || q) = E_q f(p / q), with the prior's p and the renders' q noised alike, the gradient is VSD's with a weight
+for each sample:
 
-    h(r) = r^2 f''(r),        r = p_t(x_t) / q_t(x_t)
+    G = w(t) h(r) / mean h(r) (eps_S - eps_phi),    h(r) = r^2 f''(r),    r = p_t(x_t) / q_t(x_t)
 
-of each sample: 1 for the reverse KL divergence, which seeks modes and is VSD, and more where the prior finds a render
-likely for those that cover them. The ratio is that of a discriminator D between pictures sampled from the prior and
-renders, both noised: r = D / (1 - D). It sees one view at a time. Weights are divided by their mean over the batch:
-with one view a step, this is VSD.
+h is 1 for the reverse KL divergence, which seeks modes and is VSD. Divergences that cover modes give more weight to
+renders that are likely under the prior. A discriminator D between pictures sampled from the prior and renders, both
+noised, gives the ratio: r = D / (1 - D).
+
+Ours: D sees one view at a time. Weights are divided by their mean over the batch, so with one view per step the rule is
+VSD.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from sds3d.cameras import Cameras
 from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, guided_prediction, weight
 from sds3d.guidance.cache import ViewCache
 from sds3d.guidance.networks import ViewConv, channels_of
-from sds3d.guidance.sampling import ddim
+from sds3d.guidance.sampling import Conditions, sample, sampling_times
 from sds3d.guidance.schedules import Schedule, UniformSchedule, draw
 from sds3d.guidance.variational import Learner, TrainedScore, TrainingConfig, VariationalConfig
 from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
@@ -45,7 +48,7 @@ WEIGHTS: dict[Divergence, Callable[[Tensor], Tensor]] = {
 
 
 class DiscriminatorConfig(TrainingConfig):
-    """The network that tells the prior's pictures from renders; its size is ours."""
+    """The network D between the prior's pictures and renders; its size is ours."""
 
     lr: float = Field(default=1e-3, gt=0)
     """Learning rate."""
@@ -58,17 +61,17 @@ class FDivergenceConfig(RuleConfig):
 
     name: Literal["fdivergence"] = "fdivergence"
     divergence: Divergence = "forward_kl"
-    """Which f: reverse_kl (VSD), forward_kl, jeffreys, jensen_shannon, hellinger (squared) or chi_square."""
+    """f: reverse_kl (VSD), forward_kl, jeffreys, jensen_shannon, hellinger (squared) or chi_square."""
     scale: float = Field(default=7.5, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null), of the gradient and of the samples."""
     start: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of the run until which samples are weighted alike: the discriminator knows little at first."""
+    """Share of the run in which all samples have the same weight, since the discriminator knows little at first."""
     refresh_every: int = Field(default=50, ge=1)
-    """Steps between two draws of pictures from the prior, for the cameras of that step."""
+    """Steps between two draws of pictures from the prior, with the cameras of that step."""
     sampling_steps: int = Field(default=10, ge=1, le=1000)
-    """Steps of DDIM that draw them."""
+    """DDIM steps of a draw."""
     cache: int = Field(default=4, ge=1, le=1000)
-    """Draws that are kept."""
+    """Number of draws that are kept."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""
     schedule: Schedule = UniformSchedule()
@@ -79,22 +82,22 @@ class FDivergenceConfig(RuleConfig):
     """The network D."""
 
     def make(self, prior: Prior) -> FDivergence:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return FDivergence(self, prior)
 
 
 class LogRatio(Protocol):
-    """log p_t(x_t) / q_t(x_t) of pictures."""
+    """Gives log p_t(x_t) / q_t(x_t) of pictures."""
 
     def __call__(self, x_t: Tensor, t: Tensor, cameras: Cameras) -> Tensor:
-        """x_t (B, C, h, w) at t (B,) of B cameras to (B,)."""
+        """Map x_t (B, C, h, w) at t (B,) of B cameras to (B,)."""
         ...
 
 
 class FDivergence(Guidance):
-    """Gradient w(t) h(r) / mean h(r) (eps_S - eps_phi), phi and the ratio's discriminator learning on the way.
+    """Gradient w(t) h(r) / mean h(r) (eps_S - eps_phi), while phi and the discriminator learn.
 
-    score, log_ratio: what is taken for phi and for the logit of D in place of networks of the rule's own.
+    score, log_ratio: phi and the logit of D; None for networks that the rule trains.
     """
 
     def __init__(
@@ -145,14 +148,14 @@ class FDivergence(Guidance):
         return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=learn)
 
     def _discriminate(self, x: Tensor, views: Views, generator: torch.Generator) -> float:
-        """Updates of D between pictures of the prior, sampled now and then, and renders; the last loss."""
+        """Update D on renders and on pictures of the prior, which are sampled at times. Returns the last loss."""
         config, loss = self.config, 0.0
         if self.learner is None:
             return loss
         if self.step % config.refresh_every == 0:
             noise = draw_noise(x, generator)
-            texts = views.positive, views.negative
-            real = ddim(self.prior, noise, views.cameras, *texts, config.sampling_steps, config.scale)
+            conditions = Conditions(views.cameras, views.positive, views.negative, config.scale)
+            real = sample(self.prior, noise, conditions, sampling_times(self.prior, config.sampling_steps))
             self.cache.add(real, views.cameras)
         for _ in range(config.discriminator.updates):
             real, cameras = self.cache.draw(generator)
@@ -175,7 +178,7 @@ class FDivergence(Guidance):
         return state | {"step": torch.tensor(self.step)}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.phi.load_state_dict(part(state, "phi"))
         self.cache.load_state_dict(part(state, "cache"), self.prior.device)
         if self.network is not None and self.learner is not None:
@@ -185,7 +188,7 @@ class FDivergence(Guidance):
 
 
 class Discriminator(nn.Module):
-    """The logit of D: the mean over a picture's places of what convolutions say, 0 at first."""
+    """The logit of D: the mean of a convolutional network's output over a picture, 0 at first."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()

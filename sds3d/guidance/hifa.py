@@ -1,12 +1,12 @@
-"""HiFA (Zhu and Zhuang 2023, arXiv:2305.18766): a clean estimate of several steps, met in latents and in pixels.
+"""HiFA (Zhu and Zhuang 2023, arXiv:2305.18766).
 
-The noised render is denoised not at once but in a few steps of ancestral sampling (DDIM with eta = 1). Its result x0 is
-what the render is pulled to, in the prior's space and, decoded, in pixels:
+The noised render is denoised in a few steps of ancestral sampling (DDIM with eta = 1). The render is pulled to the
+result x0, in the prior's space and, decoded, in pixels:
 
-    1/2 |x - x0|^2 + w_image 1/2 |rgb - D(x0)|^2
+    w_latent 1/2 |x - x0|^2 + w_image 1/2 |rgb - D(x0)|^2
 
-at timesteps that fall with the square root of the progress. The paper's third part, little variance of the depth along
-a ray, belongs to the representation: its `z_variance`.
+Timesteps fall with the square root of the progress. The paper's third part, a small variance of the depth along a ray,
+is a setting of the representation, `z_variance`.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from sds3d.priors.base import Prediction, Prior, add_noise
 
 
 class HiFAConfig(RuleConfig):
-    """Settings of `HiFA`; the defaults are the paper's, whose losses have a common factor of 0.05."""
+    """Settings of `HiFA`; the defaults are the paper's, which weights both losses by 0.05."""
 
     name: Literal["hifa"] = "hifa"
     scale: float = Field(default=100.0, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
     rescale: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Part of each step's clean estimate put back to the contrast of the unguided one."""
+    """Share of each step's clean estimate that gets the contrast of the unguided one, see `guided_prediction`."""
     denoising_steps: int = Field(default=4, ge=1, le=1000)
-    """Steps from the noised render to the clean estimate; 1 takes the model's estimate as it is."""
+    """Steps from the noised render to the clean estimate; 1: the model's estimate itself."""
     eta: float = Field(default=1.0, ge=0.0, le=1.0)
-    """Fresh noise in these steps: 1 is ancestral, 0 deterministic."""
+    """Fresh noise in these steps: 1 is ancestral sampling, 0 is deterministic."""
     latent_weight: float = Field(default=1.0, ge=0.0)
     """Factor on the loss in the prior's space."""
     image_weight: float = Field(default=0.1, ge=0.0)
-    """Factor on the loss in pixels; 0 leaves the decoder out."""
+    """Factor on the loss in pixels; 0 skips the decoder."""
     schedule: Schedule = SqrtSchedule()
     """Timesteps."""
 
     def make(self, prior: Prior) -> HiFA:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return HiFA(self, prior)
 
 
 class HiFA(Guidance):
-    """Pulls renders to a clean estimate of several denoising steps."""
+    """Pulls renders to the clean estimate of several denoising steps."""
 
     def __init__(self, config: HiFAConfig, prior: Prior) -> None:
         self.config = config

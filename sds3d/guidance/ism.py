@@ -1,11 +1,11 @@
 """Interval score matching (LucidDreamer, Liang et al. 2023, arXiv:2311.11284, sec. 3.2).
 
-The render is not noised at random but inverted by unconditional DDIM, in a few long strides to s and one more step to
-t = s + interval. What is compared are neighbouring points of one deterministic trajectory:
+The render is not noised at random. Unconditional DDIM inverts it, in a few long strides to s and one more step to
+t = s + interval. The rule compares these neighbouring points of one deterministic trajectory:
 
     G = w(t) (eps_S(x_t; y, t) - eps(x_s; null, s))
 
-so that targets are the same whenever the same view is rendered, and are not averaged into blur.
+The same view always has the same target, so targets are not averaged into blur.
 """
 
 from __future__ import annotations
@@ -32,28 +32,28 @@ from sds3d.priors.base import Prediction, Prior, expand
 
 
 class ISMConfig(RuleConfig):
-    """Settings of `ISM`; the defaults are LucidDreamer's, whose interval begins at 0.1 and whose loss has a weight of
+    """Settings of `ISM`; the defaults are LucidDreamer's, which starts with an interval of 0.1 and weights the loss by
     0.1."""
 
     name: Literal["ism"] = "ism"
     scale: float = Field(default=7.5, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
     interval: float = Field(default=0.08, gt=0.0, lt=1.0)
-    """t - s: how far the two compared noise levels lie apart."""
+    """t - s, the distance of the two noise levels."""
     stride: float = Field(default=0.2, gt=0.0, le=1.0)
-    """Longest step of the inversion to s; shorter ones cost more and follow the trajectory more closely."""
+    """Longest step of the inversion to s. Shorter steps cost more and follow the trajectory more closely."""
     weighting: Weighting = "lambda"
     """w(t) of the gradient."""
     schedule: Schedule = AnnealedSchedule(min=(0.02, 0.02), max=(0.98, 0.5), until=0.3)
     """Timesteps t."""
 
     def make(self, prior: Prior) -> ISM:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return ISM(self, prior)
 
 
 class ISM(Guidance):
-    """Gradient w(t) (eps_S(x_t; y, t) - eps(x_s; null, s)) on an inverted render."""
+    """Gradient w(t) (eps_S(x_t; y, t) - eps(x_s; null, s)) of an inverted render."""
 
     def __init__(self, config: ISMConfig, prior: Prior) -> None:
         self.config = config
@@ -61,7 +61,7 @@ class ISM(Guidance):
 
     @torch.no_grad()
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]. Draws nothing but t."""
+        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]. Only t is random."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         s = (t - config.interval).clamp_min(0.0)  # (B,)
@@ -70,7 +70,7 @@ class ISM(Guidance):
         def unconditional(x_t: Tensor, time: Tensor) -> Prediction:
             return predict_each(prior, x_t, time, [null], views.cameras)[0]
 
-        # As many steps for all objects, by the schedule alone: one object's t must not change another's trajectory.
+        # The number of steps depends on the schedule alone: the t of one object must not change the others.
         steps = steps_of(config.schedule.window(progress)[1] - config.interval, config.stride)
         x_s = ddim(prior, x, even_times(s, steps), unconditional)
         start = unconditional(x_s, s)

@@ -1,8 +1,11 @@
-"""Distillation of the clean estimate of a multi-view prior (MVDream, Shi et al. 2023, arXiv:2308.16512, sec. 3.3).
+"""Multi-view distillation (MVDream, Shi et al. 2023, arXiv:2308.16512, sec. 3.3).
 
-The render is pulled to x0, the model's clean estimate of the noised render: 1/2 |x - x0|^2. In the prior's own
-space this is SDS with weight sigma / alpha, since x - x0 = sigma/alpha (eps_S - eps). In image space the estimate
-is decoded and pixels are compared, which keeps the encoder's grid out of the texture.
+The views of an object are pulled to x0, the prior's joint clean estimate of the noised renders:
+
+    1/2 |x - x0|^2,    x - x0 = sigma/alpha (eps_S - eps)
+
+In the prior's space this is SDS with the weight sigma / alpha. In image space the estimate is decoded and compared with
+the renders in pixels, which keeps the encoder's grid out of the texture.
 """
 
 from __future__ import annotations
@@ -23,11 +26,11 @@ class MultiViewConfig(RuleConfig):
 
     name: Literal["multiview"] = "multiview"
     space: Literal["image", "latent"] = "image"
-    """Where the render meets the clean estimate: decoded pixels, or the prior's own space."""
+    """Where render and clean estimate are compared: in decoded pixels, or in the prior's space."""
     scale: float = Field(default=6.0, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
     rescale: float = Field(default=0.5, ge=0.0, le=1.0)
-    """Part of the clean estimate put back to the contrast of the unguided one."""
+    """Share of x0 that is rescaled to the contrast of the unguided x0, see `guided_prediction`."""
     schedule: Schedule = AnnealedSchedule(min=(0.6, 0.05), max=(0.98, 0.45), until=0.85)
     """Timesteps."""
 
@@ -36,12 +39,12 @@ class MultiViewConfig(RuleConfig):
         return self.model_copy(update={"space": "latent"})
 
     def make(self, prior: Prior) -> MultiView:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return MultiView(self, prior)
 
 
 class MultiView(Guidance):
-    """Pulls the views of an object together to their joint clean estimate, one timestep for all of them."""
+    """Pulls the views of an object to their joint clean estimate, with one timestep for all of them."""
 
     def __init__(self, config: MultiViewConfig, prior: Prior) -> None:
         self.config = config

@@ -1,4 +1,4 @@
-"""The small network that rules train from scratch in the prior's space, told the timestep and the camera."""
+"""The small network that rules train from scratch in the prior's space, conditioned on timestep and camera."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FREQUENCIES = 8
 class ViewConv(nn.Module):
     """Convolutions whose middle channels are scaled and shifted by timestep and camera (FiLM, arXiv:1709.07871).
 
-    The last layer is zero at first. generator: draws the others on the CPU.
+    The last layer starts at zero. generator: draws the other layers on the CPU.
     """
 
     def __init__(self, channels: int, width: int, out_channels: int, generator: torch.Generator) -> None:
@@ -34,7 +34,7 @@ class ViewConv(nn.Module):
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, t: Tensor, cameras: Cameras) -> Tensor:
-        """x (B, C, h, w) at t (B,) in [0, 1] of B cameras to (B, out_channels, h, w)."""
+        """Map x (B, C, h, w) at t (B,) in [0, 1] of B cameras to (B, out_channels, h, w)."""
         angles = math.pi * t[:, None] * 2 ** torch.arange(FREQUENCIES, device=t.device) / 2  # (B, F)
         told = torch.cat([angles.sin(), angles.cos(), camera_features(cameras).to(t)], dim=-1).to(self.first.weight)
         scale, shift = self.told(told)[:, :, None, None].chunk(2, dim=1)  # (B, width, 1, 1) each
@@ -45,6 +45,6 @@ class ViewConv(nn.Module):
 
 @torch.no_grad()
 def channels_of(prior: Prior) -> int:
-    """C of the prior's space (B, C, h, w)."""
+    """Return C of the prior's space (B, C, h, w)."""
     picture = torch.zeros(1, prior.image_size, prior.image_size, 3, device=prior.device)
     return prior.encode_image(picture).shape[1]

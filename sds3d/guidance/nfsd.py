@@ -1,10 +1,15 @@
-"""Noise-free score distillation (Katzir et al. 2023, arXiv:2310.17590). Unverified: written without the paper's code.
+"""Noise-free score distillation (NFSD, Katzir et al. 2023, arXiv:2310.17590).
+
+The injected noise is not part of the gradient. A direction to the text and a direction into the domain of pictures
+remain:
 
     G = w(t) (d_D + S d_C),    d_C = eps_pos - eps_null
     d_D = eps_null below t = 0.2, else eps_null - eps_neg
 
-At little noise the null prediction is close to what pulls the render into the domain of pictures; at more noise, where
-it also holds the injected noise, the negative prompt ("unrealistic, blurry, low quality") stands for what is outside.
+At little noise the null prediction itself approximates the direction into the domain. At more noise it also contains
+the injected noise, so the prediction for a negative prompt ("unrealistic, blurry, low quality") is subtracted.
+
+Unverified: written without access to the paper's code.
 """
 
 from __future__ import annotations
@@ -21,26 +26,26 @@ from sds3d.priors.base import Prior, add_noise, expand
 
 
 class NFSDConfig(RuleConfig):
-    """Settings of `NFSD`. The negative prompt is the run's `prompts.negative`; when it is empty, only guidance is left
-    above the threshold."""
+    """Settings of `NFSD`. The negative prompt is `prompts.negative`. If it is empty, only guidance remains above the
+    threshold."""
 
     name: Literal["nfsd"] = "nfsd"
     scale: float = Field(default=7.5, ge=0.0)
-    """S, factor on the direction of guidance eps_pos - eps_null."""
+    """S: factor on the direction of guidance, eps_pos - eps_null."""
     threshold: float = Field(default=0.2, ge=0.0, le=1.0)
-    """Timestep below which the null prediction itself is the domain's part."""
+    """Timestep below which d_D is the null prediction itself."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""
     schedule: Schedule = UniformSchedule()
     """Timesteps."""
 
     def make(self, prior: Prior) -> NFSD:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return NFSD(self, prior)
 
 
 class NFSD(Guidance):
-    """Gradient w(t) (d_D + S (eps_pos - eps_null)), from which the injected noise is gone."""
+    """Gradient w(t) (d_D + S (eps_pos - eps_null))."""
 
     def __init__(self, config: NFSDConfig, prior: Prior) -> None:
         self.config = config

@@ -1,7 +1,7 @@
-"""Perp-Neg (Armandpour et al. 2023, arXiv:2304.04968): view words that other views' words do not outvote.
+"""Perp-Neg (Armandpour et al. 2023, arXiv:2304.04968): guidance away from the words of neighbouring views.
 
-The positive text of a view lies between those of its two neighbouring views, and guidance moves away from these:
-of each negative's direction only what is perpendicular to the positive's counts, so that what both share is kept:
+The positive text of a view is interpolated between those of its two neighbouring views, which are the negatives. Of a
+negative's direction only the part perpendicular to the positive's counts, so that what both texts share is kept:
 
     eps = eps_null + S (d_pos + sum_i w_i (d_i - <d_i, d_pos> / |d_pos|^2 d_pos)),    d = eps_text - eps_null
 """
@@ -25,7 +25,7 @@ _FLOOR = 1e-6  # of |d_pos|^2: without a positive direction nothing is projected
 
 @dataclass(frozen=True)
 class PerpNegTexts:
-    """What B views are guided by: positive (B rows), two negatives (B rows each) and their weights (B, 2), at most 0
+    """The texts of B views: positive (B rows), two negatives (B rows each) and their weights (B, 2), which are at most 0
     up to rounding."""
 
     positive: Conditioning
@@ -34,10 +34,10 @@ class PerpNegTexts:
 
 
 def perp_neg_texts(prompt: EncodedPrompt, cameras: Cameras, overhead: float = 60.0) -> PerpNegTexts:
-    """Interpolated texts and weights of each view (sec. 4.3, with threestudio's constants).
+    """Return the interpolated texts and the weights of each view (sec. 4.3, with threestudio's constants).
 
-    Between front (azimuth 0) and side (90) both are negatives, between side and back (180) side and front are; a
-    weight is -(a exp(-b r) + c). Views from above `overhead` degrees have their own word and no negatives.
+    Between front (azimuth 0) and side (90) the negatives are front and side; between side and back (180) they are side
+    and front. A weight is -(a exp(-b r) + c). Views from above `overhead` degrees have one word and no negatives.
     """
     away = (180.0 - (180.0 - cameras.azimuth) % 360.0).abs() / 90  # (B,) from the front, in quarter turns
     ahead, above = away < 1, cameras.elevation > overhead
@@ -60,13 +60,13 @@ def perp_neg_texts(prompt: EncodedPrompt, cameras: Cameras, overhead: float = 60
 
 @torch.no_grad()
 def perp_neg_prediction(prior: Prior, x_t: Tensor, t: Tensor, views: Views, scale: float) -> GuidedPrediction:
-    """Guidance of x_t (B, C, h, w) at t (B,) by Perp-Neg, in one call of the prior with four texts a view."""
+    """Guide x_t (B, C, h, w) at t (B,) by Perp-Neg, in one call of the prior with four texts per view."""
     texts = perp_neg_texts(views.prompt, views.cameras)
     conditions = [texts.positive, views.negative, *texts.negatives]
     positive, null, *others = predict_each(prior, x_t, t, conditions, views.cameras)
     direction = (positive.eps - null.eps).flatten(1)  # (B, E)
     length = direction.square().sum(dim=1).clamp_min(_FLOOR)  # (B,)
-    # All is linear in the predictions, so x0 is combined with the very same factors as eps.
+    # Guidance is linear in the predictions, so x0 is combined with the same factors as eps.
     eps, x0, along = null.eps, null.x0, torch.ones_like(length)
     for other, w in zip(others, texts.weights.to(x_t).unbind(dim=1), strict=True):
         along = along - w * ((other.eps - null.eps).flatten(1) * direction).sum(dim=1) / length
@@ -78,7 +78,7 @@ def perp_neg_prediction(prior: Prior, x_t: Tensor, t: Tensor, views: Views, scal
 
 
 def _between(first: Conditioning, second: Conditioning, share: Tensor) -> Conditioning:
-    """share (B,) of the first's embeddings, the rest of the second's."""
+    """Blend embeddings: share (B,) of the first, the rest of the second."""
 
     def blend(a: Tensor, b: Tensor) -> Tensor:
         return b + expand(share.to(a), a) * (a - b)

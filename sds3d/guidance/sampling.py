@@ -1,49 +1,53 @@
-"""Sampling pictures from a prior: deterministic DDIM over the prior's own contract."""
+"""Sample pictures from a prior by deterministic DDIM, through the `Prior` contract alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras, turntable
-from sds3d.guidance import inversion
 from sds3d.guidance.base import combine, predict_each
+from sds3d.guidance.inversion import ddim
 from sds3d.priors.base import Prediction, Prior
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.prompts.prompt import PromptConfig, encode_prompt
 
 
-@torch.no_grad()
-def ddim(
-    prior: Prior,
-    x_T: Tensor,
-    cameras: Cameras,
-    positive: Conditioning,
-    negative: Conditioning,
-    steps: int = 25,
-    scale: float = 5.0,
-    times: Sequence[float] | None = None,
-) -> Tensor:
-    """Clean samples (B, C, h, w) from noise x_T by DDIM (Song et al., arXiv:2010.02502, eq. 12 with eta = 0).
+@dataclass(frozen=True)
+class Conditions:
+    """What B samples are drawn under: cameras and texts, one row for each, and the guidance scale S.
 
-    On a rectified flow these are Euler's steps. cameras, positive, negative: one row for each of the B samples,
-    view-fastest for a multi-view prior. times: from the noise to 0, in place of `sampling_times`.
+    Rows are in view-fastest groups for a prior that denoises several views together.
+    """
+
+    cameras: Cameras
+    positive: Conditioning
+    negative: Conditioning
+    scale: float = 5.0
+
+
+@torch.no_grad()
+def sample(prior: Prior, noise: Tensor, conditions: Conditions, times: Tensor) -> Tensor:
+    """Draw samples (B, C, h, w) from noise of that shape by DDIM (Song et al. 2020, arXiv:2010.02502, eq. 12, eta = 0).
+
+    On a rectified flow these are Euler's steps. times: falling timesteps, from that of the noise to the last one; 0
+    gives clean samples.
     """
 
     def guided(x: Tensor, t: Tensor) -> Prediction:
-        asked, null = predict_each(prior, x, t, [positive, negative], cameras)
-        return combine(asked, null, scale)
+        texts = [conditions.positive, conditions.negative]
+        positive, negative = predict_each(prior, x, t, texts, conditions.cameras)
+        return combine(positive, negative, conditions.scale)
 
-    path = sampling_times(prior, steps) if times is None else torch.tensor(times)
-    noisy = [t.expand(len(x_T)) for t in path.to(x_T.device) if t > 0]  # (B,) each
-    x = inversion.ddim(prior, x_T, noisy, guided)
-    return guided(x, noisy[-1]).x0 if path[-1] == 0 else x
+    noisy = [t.expand(len(noise)) for t in times.to(noise.device) if t > 0]  # (B,) each
+    x = ddim(prior, noise, noisy, guided)
+    return guided(x, noisy[-1]).x0 if times[-1] == 0 else x
 
 
 def sampling_times(prior: Prior, steps: int) -> Tensor:
-    """steps + 1 timesteps from 1 to 0, even but for the prior's shift towards noise."""
+    """steps + 1 timesteps from 1 to 0: even ones, moved by the prior's shift towards noise."""
     even = torch.linspace(1.0, 0.0, steps + 1)
     return prior.shift * even / (1 + (prior.shift - 1) * even)
 
@@ -52,10 +56,10 @@ def sampling_times(prior: Prior, steps: int) -> Tensor:
 def sample_views(
     prior: Prior, prompt: str, config: PromptConfig, seed: int = 0, steps: int = 25, scale: float = 5.0
 ) -> Tensor:
-    """What the prior itself draws from the front, right, back and left: (4, S, S, 3) in [0, 1] on the CPU."""
+    """Draw a prompt from the front, right, back and left by the prior alone: (4, S, S, 3) in [0, 1] on the CPU."""
     cameras = turntable(4, size=prior.image_size).to(prior.device)
     encoded = encode_prompt(prior, prompt, config)
     like = prior.encode_image(torch.zeros(4, prior.image_size, prior.image_size, 3, device=prior.device))
     noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
-    positive, negative = encoded.positive(cameras), encoded.negative.repeat(4)
-    return prior.decode(ddim(prior, noise, cameras, positive, negative, steps, scale)).cpu()
+    conditions = Conditions(cameras, encoded.positive(cameras), encoded.negative.repeat(4), scale)
+    return prior.decode(sample(prior, noise, conditions, sampling_times(prior, steps))).cpu()

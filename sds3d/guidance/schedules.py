@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
@@ -18,14 +19,14 @@ Timestep = Annotated[float, Field(gt=0.0, le=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
-class WindowSchedule(Config):
-    """Base of all schedules: t ~ U[min, max] with ends that are a function of the progress alone. Ends that are equal
-    make t deterministic, the same for all objects.
+class WindowSchedule(Config, ABC):
+    """Base of all schedules: t ~ U[min, max], where min and max depend on the progress alone. If they are equal, t is
+    deterministic and the same for all objects.
     """
 
+    @abstractmethod
     def window(self, progress: float) -> tuple[float, float]:
-        """The interval t is drawn from at `progress` in [0, 1]."""
-        raise NotImplementedError
+        """The interval that t is drawn from at `progress` in [0, 1]."""
 
     def sample(self, progress: float, batch: int, n_views: int, generator: torch.Generator) -> Tensor:
         """Timesteps (batch,) float32; see `draw`."""

@@ -1,8 +1,8 @@
-"""Score distillation via inversion (Lukoianov et al. 2024, arXiv:2405.15891): DDIM seen from its clean estimates.
+"""Score distillation via inversion (SDI, Lukoianov et al. 2024, arXiv:2405.15891).
 
-SDS differs from DDIM sampling by the noise alone: it injects fresh noise where sampling has the one of its trajectory.
-SDI infers that noise by inverting the render with the text as condition, under a negative scale of guidance, and pulls
-the render to the clean estimate from there:
+SDS differs from DDIM sampling in the noise alone: SDS injects fresh noise, DDIM has the noise of its trajectory. SDI
+infers that noise. It inverts the render under the text with a negative guidance scale, and pulls the render to the
+clean estimate from there:
 
     G = x - x0_S(x_t; y, t),    x_t = inversion of x to t
 """
@@ -22,22 +22,22 @@ from sds3d.priors.base import Prediction, Prior
 
 
 class SDIConfig(RuleConfig):
-    """Settings of `SDI`; the defaults are the paper's, whose loss is the mean over the latent and not the sum."""
+    """Settings of `SDI`; the defaults are the paper's, which takes the mean over the latent and not the sum."""
 
     name: Literal["sdi"] = "sdi"
     scale: float = Field(default=7.5, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null) of the clean estimate."""
     inversion_scale: float = -7.5
-    """The same of the inversion; of the opposite sign, it takes back what guidance would add."""
+    """Guidance scale of the inversion. With the opposite sign it undoes what guidance adds."""
     inversion_steps: int = Field(default=10, ge=1, le=1000)
     """Steps of the inversion from the clean render to t."""
     eta: float = Field(default=0.3, ge=0.0, le=1.0)
-    """Fresh noise in the inversion, as a share of DDPM's; the noise as a whole keeps its variance."""
+    """Fresh noise in the inversion, as a share of DDPM's; the total variance stays the same."""
     schedule: Schedule = PiecewiseSchedule(knots=((0.0, 0.98, 1.0), (8 / 73, 0.9, 1.0), (1.0, 0.25, 0.35)))
-    """Timesteps: a line from 0.98 down to 0.25, with a jitter of 0.1 above it, at most 1."""
+    """Timesteps: a line from 0.98 down to 0.25, plus a jitter of up to 0.1, at most 1."""
 
     def make(self, prior: Prior) -> SDI:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return SDI(self, prior)
 
 

@@ -1,4 +1,10 @@
-"""Score distillation sampling (Poole et al. 2022, arXiv:2209.14988, eq. 3)."""
+"""Score distillation sampling (DreamFusion, Poole et al. 2022, arXiv:2209.14988, eq. 3).
+
+The render is noised, and the prior predicts the noise. Their difference is the gradient; the Jacobian of the prior's
+network is left out:
+
+    G = w(t) (eps_S(x_t; y, t) - eps),    x_t = alpha x + sigma eps
+"""
 
 from __future__ import annotations
 
@@ -25,29 +31,30 @@ from sds3d.priors.base import Prior, add_noise, expand
 
 
 class SDSConfig(RuleConfig):
-    """Settings of `SDS`; the defaults are those that DreamFusion's reproductions have for latent models, whose scale of
-    100 in eps_cond + s (eps_cond - eps_null) is S = 101 here."""
+    """Settings of `SDS`; the defaults are those of DreamFusion's reproductions with latent models. Their scale s = 100 in
+    eps_cond + s (eps_cond - eps_null) is S = 101 here."""
 
     name: Literal["sds"] = "sds"
     scale: float = Field(default=101.0, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
     rescale: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Part of the clean estimate put back to the contrast of the unguided one; 0.5 tames colours at a high scale."""
+    """Share of x0 that is rescaled to the contrast of the unguided x0, see `guided_prediction`. 0.5 tames the colours of a
+    high scale."""
     perp_neg: bool = False
-    """Guide by the words of neighbouring views with Perp-Neg (arXiv:2304.04968), against a second face: for priors
-    asked without cameras. Four texts a view in place of two."""
+    """Use the words of neighbouring views as negatives (Perp-Neg, arXiv:2304.04968), against second faces. For priors
+    without cameras. The prior is asked for four texts per view instead of two."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""
     schedule: Schedule = UniformSchedule()
     """Timesteps."""
 
     def make(self, prior: Prior) -> SDS:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return SDS(self, prior)
 
 
 class SDS(Guidance):
-    """Gradient w(t) (eps_S(x_t; y, t) - eps): the teacher's score with its Jacobian left out."""
+    """Gradient w(t) (eps_S(x_t; y, t) - eps)."""
 
     def __init__(self, config: SDSConfig, prior: Prior) -> None:
         self.config = config

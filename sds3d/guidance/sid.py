@@ -1,12 +1,14 @@
-"""Score identity distillation (SiD, Zhou et al. 2024, arXiv:2404.04057, eq. 23; with guidance in SiD-LSG,
-arXiv:2406.01561) as a rule.
+"""Score identity distillation (SiD, Zhou et al. 2024, arXiv:2404.04057, eq. 23).
 
 With the clean estimates f of the prior and f_phi of a network that learns from the renders, the loss of a sample is
 
     (f - f_phi) . [(f - x) - a (f - f_phi)] / omega,        omega = mean |x - f|, held fixed
 
-and its gradient is taken through x_t into both networks, whose Jacobians other rules drop: a step costs their backward
-passes and memory. With a = 1 the loss is (f - f_phi) . (f_phi - x) / omega.
+Its gradient is taken through x_t into both networks, whose Jacobians other rules drop. A step costs their backward
+passes and memory. With a = 1 the loss is (f - f_phi) . (f_phi - x) / omega. Guidance is that of SiD-LSG
+(arXiv:2406.01561).
+
+Ours: the papers train a generator, here the rule optimises renders.
 """
 
 from __future__ import annotations
@@ -30,10 +32,10 @@ class SiDConfig(RuleConfig):
     scale: float = Field(default=2.0, ge=0.0)
     """Classifier-free guidance scale S of the prior in eps_null + S (eps_cond - eps_null)."""
     fake_scale: float = Field(default=1.0, ge=0.0)
-    """The same of phi. SiD-LSG takes that of the prior, and also trains phi with it, which is left out here; give
-    variational.text_dropout with any but 1."""
+    """Guidance scale of phi. SiD-LSG takes that of the prior and also trains phi with it, which is left out here. Any
+    scale but 1 needs variational.text_dropout."""
     alpha: float = 1.0
-    """Weight a of the squared difference; 0 is the plain loss, 1 that of the paper's examples."""
+    """Weight a of the squared difference; 0 is the plain loss, 1 the one of the paper's examples."""
     schedule: Schedule = UniformSchedule()
     """Timesteps."""
     variational: VariationalConfig = VariationalConfig()
@@ -46,14 +48,14 @@ class SiDConfig(RuleConfig):
         return self
 
     def make(self, prior: Prior) -> SiD:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return SiD(self, prior)
 
 
 class SiD(VariationalRule):
     """Gradient of (f - f_phi) . [(f - x) - a (f - f_phi)] / omega with respect to x, through both networks.
 
-    score: another network for phi than the prior's trainable copy.
+    score: the network phi; None for a trainable copy of the prior.
     """
 
     def __init__(self, config: SiDConfig, prior: Prior, score: TrainableScore | None = None) -> None:
@@ -81,7 +83,7 @@ class SiD(VariationalRule):
         return Guided(t=t, gradient=gradient, x0=real.detach(), metrics=metrics, learn=learn)
 
     def _estimates(self, x_t: Tensor, t: Tensor, views: Views) -> tuple[Tensor, Tensor]:
-        """Clean estimates of the prior and of phi, both under their guidance and differentiable in x_t."""
+        """Clean estimates of the prior and of phi, each with its guidance and differentiable in x_t."""
         config, count = self.config, len(x_t)
         asked, null = predict_each(self.prior, x_t, t, [views.positive, views.negative], views.cameras)
         real = combine(asked, null, config.scale).x0

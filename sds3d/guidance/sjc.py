@@ -1,10 +1,13 @@
-"""Score Jacobian chaining (Wang et al. 2022, arXiv:2212.00774): the score of noised renders, chained to the scene.
+"""Score Jacobian chaining (SJC, Wang et al. 2022, arXiv:2212.00774, sec. 4.2).
 
-In the space of x / alpha the render is noised as z = x + lambda eps, lambda = sigma / alpha, and the denoiser gives
-D = z - lambda eps_S. Perturb-and-average scoring takes the score at x from that at z (sec. 4.2):
+The score of the noised render is chained to the scene. In the space of x / alpha the render is noised as
+z = x + lambda eps with lambda = sigma / alpha, and the denoiser gives D = z - lambda eps_S. Perturb-and-average scoring
+takes the score at x from that at z:
 
-    G = w (z - D) / lambda = w eps_S                          as it is, or
-    G = w (x - D) / lambda = w (eps_S - eps)                  with the variance reduced: SDS of another derivation
+    G = w (z - D) / lambda = w eps_S
+    G = w (x - D) / lambda = w (eps_S - eps)        with reduced variance
+
+The second form is SDS, derived in another way.
 """
 
 from __future__ import annotations
@@ -35,17 +38,17 @@ class SJCConfig(RuleConfig):
 
     name: Literal["sjc"] = "sjc"
     scale: float = Field(default=101.0, ge=0.0)
-    """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null); 100 in the paper's form, which counts
-    from eps_cond."""
+    """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null); the paper's form counts from eps_cond and
+    has 100."""
     variance_reduced: bool = True
-    """Measure the denoised render from the render, not from its noised copy: the same in the mean."""
+    """Compare the denoised render with the render and not with its noised copy; the mean is the same."""
     weighting: Weighting = "uniform"
     """w(t) of the gradient."""
     schedule: Schedule = UniformSchedule(min=0.01, max=0.97)
     """Timesteps."""
 
     def make(self, prior: Prior) -> SJC:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return SJC(self, prior)
 
 

@@ -1,5 +1,6 @@
-"""Networks that rules train while they guide: the score of the renders themselves (ProlificDreamer, Wang et al. 2023,
-arXiv:2305.16213, eq. 9), and what every such network needs to be trained, saved and taken up again.
+"""Networks that rules train while they guide: how they are trained, saved and resumed.
+
+The most common one, phi, learns the score of the renders (ProlificDreamer, Wang et al. 2023, arXiv:2305.16213, eq. 9).
 """
 
 from __future__ import annotations
@@ -20,31 +21,31 @@ from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
 
 
 class TrainingConfig(Config):
-    """AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) of a rule's own network."""
+    """AdamW (Loshchilov and Hutter 2017, arXiv:1711.05101) for a network of a rule."""
 
     lr: float = Field(default=1e-4, gt=0)
-    """Learning rate; runs of a few hundred steps need more than the papers', about 1e-3."""
+    """Learning rate. Runs of a few hundred steps need about 1e-3, more than in the papers."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of the two moments."""
     weight_decay: float = Field(default=0.01, ge=0)
     """Decoupled weight decay."""
     updates: int = Field(default=1, ge=0, le=1000)
-    """Updates in each step of the scene; 0 leaves the network as it is."""
+    """Updates per step of the scene; 0: the network is not trained."""
 
 
 class VariationalConfig(TrainingConfig):
-    """The network phi whose noise prediction is the score of the renders."""
+    """The network phi, which learns to predict the noise of noised renders."""
 
     rank: int = Field(default=4, ge=0, le=1024)
-    """Rank of the low-rank updates of the prior's copy (LoRA); 0 trains all weights of it."""
+    """Rank of the low-rank updates of the prior's copy (LoRA); 0 trains all weights."""
     camera_dropout: float = Field(default=0.1, ge=0, le=1)
-    """How often a whole batch is learned from without its cameras."""
+    """Probability that a batch is learned without its cameras."""
     text_dropout: float = Field(default=0.0, ge=0, le=1)
-    """How often a whole batch is learned from with the empty text; above 0 where a rule asks phi for it."""
+    """Probability that a batch is learned with the empty text. Rules that ask phi for the empty text need more than 0."""
 
 
 class Learner:
-    """Parameters with their AdamW: what is trained, and all of it as flat tensors."""
+    """AdamW for some parameters; its state is a flat mapping of tensors."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], config: TrainingConfig) -> None:
         self.optimizer = torch.optim.AdamW(
@@ -52,10 +53,10 @@ class Learner:
         )
 
     def step(self, loss: Tensor) -> float:
-        """One update down the gradient of a scalar loss, which is returned."""
+        """Do one update along the gradient of a scalar loss. Returns the loss."""
         loss.backward()
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)  # as large as the parameters, and not needed until the next update
+        self.optimizer.zero_grad(set_to_none=True)  # gradients are as large as the parameters
         return loss.item()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -63,37 +64,37 @@ class Learner:
         return {name: value.clone() for name, value in optimizer_state(self.optimizer).items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         load_optimizer_state(self.optimizer, {name: value.clone() for name, value in state.items()})
 
 
 class TrainedScore:
-    """A copy of the prior that learns what it is shown, and its optimiser.
+    """A network that learns a score, and its optimiser.
 
-    score: another network than the prior's own copy.
+    score: the network; None for a trainable copy of the prior.
     """
 
     def __init__(self, config: VariationalConfig, prior: Prior, score: TrainableScore | None = None) -> None:
         self.config = config
         self.prior = prior
-        # A fixed seed: low-rank updates begin at zero whatever is drawn, so that phi begins as the prior.
+        # A fixed seed will do: low-rank updates start at zero whatever is drawn, so phi starts as the prior.
         self.score = score or prior.trainable_score(torch.Generator().manual_seed(0), config.rank)
         self.learner = Learner(self.score.parameters(), config) if config.updates else None
 
     @torch.no_grad()
     def predict(self, x_t: Tensor, t: Tensor, views: Views, *, camera: bool = True) -> Prediction:
-        """What phi says of x_t (B, C, h, w) at t (B,), told the prompt without words of the view."""
+        """Predict x_t (B, C, h, w) at t (B,) under the prompt without view words."""
         return self.score.predict(x_t, t, views.prompt.plain.repeat(len(x_t)), views.cameras if camera else None)
 
     @torch.no_grad()
     def predict_text_and_null(self, x_t: Tensor, t: Tensor, views: Views) -> tuple[Prediction, Prediction]:
-        """`predict`, and the same with the empty text."""
+        """Return `predict`, and the same under the empty text."""
         texts = [views.prompt.plain.repeat(len(x_t)), views.prompt.null.repeat(len(x_t))]
         with_text, without = predict_each(self.score, x_t, t, texts, views.cameras)
         return with_text, without
 
     def train(self, x: Tensor, views: Views, generator: torch.Generator) -> float:
-        """A step's updates on x (B, C, h, w), told the prompt without words of the view; the last loss, or 0 of none.
+        """Do a step's updates on x (B, C, h, w) under the prompt without view words. Returns the last loss, 0 for none.
 
         No gradient reaches x.
         """
@@ -103,17 +104,17 @@ class TrainedScore:
         return loss
 
     def learning(self, x: Tensor, views: Views, generator: torch.Generator) -> Learn:
-        """`train`, when its time has come."""
+        """Return what calls `train`, for `Guided.learn`."""
         return lambda: {"variational_loss": self.train(x, views, generator)}
 
     def update(
         self, x: Tensor, cameras: Cameras, cond: Conditioning, null: Conditioning, generator: torch.Generator
     ) -> float:
-        """One update on x (B, C, h, w) with noise and timesteps of its own; returns its loss.
+        """Do one update on x (B, C, h, w) with fresh noise and timesteps. Returns its loss.
 
-        The error is a mean square in the prior's own target. cond: B rows; null: the empty text's one.
+        The loss is `target_error`. cond: B rows; null: the empty text's row.
         """
-        assert self.learner is not None  # there are no updates without
+        assert self.learner is not None  # None only if there are no updates
         dropped = torch.rand(2, generator=generator)
         t = draw((0.0, 1.0), len(x), self.prior.n_views, generator).to(x.device)  # (B,)
         eps = draw_noise(x, generator)
@@ -125,23 +126,23 @@ class TrainedScore:
             return self.learner.step(target_error(self.prior, prediction, x.detach(), eps, t))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The trained weights, and the optimiser's moments."""
+        """The trained weights and the optimiser's state."""
         state = {f"score/{name}": value.clone() for name, value in self.score.state_dict().items()}
         if self.learner is not None:
             state |= prefixed("optimizer", self.learner.state_dict())
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.score.load_state_dict(part(state, "score"))
         if self.learner is not None:
             self.learner.load_state_dict(part(state, "optimizer"))
 
 
 class VariationalRule(Guidance):
-    """A rule whose only memory is the network phi.
+    """Base of rules whose only state is the network phi.
 
-    score: another network for phi than the prior's trainable copy.
+    score: the network phi; None for a trainable copy of the prior.
     """
 
     def __init__(self, variational: VariationalConfig, prior: Prior, score: TrainableScore | None = None) -> None:
@@ -153,15 +154,15 @@ class VariationalRule(Guidance):
         return self.phi.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         self.phi.load_state_dict(state)
 
 
 def target_error(prior: Prior, prediction: Prediction, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-    """Mean squared error of a prediction for x, eps (B, C, h, w) at t (B,), in what the network gives: a scalar.
+    """Return the mean squared error of a prediction for x, eps (B, C, h, w) at t (B,) in the network's own target.
 
-    With alpha, sigma = alpha(t), sigma(t), an error of v = alpha eps - sigma x (v-prediction) or of eps - x (rectified
-    flows) is one of (alpha eps - sigma x0) / (alpha^2 + sigma^2) for both.
+    For v-prediction, v = alpha eps - sigma x, and for rectified flows, eps - x, the error is that of
+    (alpha eps - sigma x0) / (alpha^2 + sigma^2), with alpha and sigma at t.
     """
     noise_error = prediction.eps - eps
     if prior.prediction_type == "epsilon":

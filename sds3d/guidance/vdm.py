@@ -1,15 +1,16 @@
-"""Variational distribution mapping with distribution coefficient annealing (DreamMapping, Cai et al. 2024,
-arXiv:2409.05099), reconstructed.
+"""Variational distribution mapping (VDM in DreamMapping, Cai et al. 2024, arXiv:2409.05099).
 
-The render is taken for a degraded picture of the prior's: a small network M, trained beside the scene, maps the clean
-estimate x0 = (x_t - sigma eps_cond) / alpha to the render, which needs no gradient of a U-Net. The noise that leads
-from M(x0) to x_t stands for the score of the renders,
+The render is seen as a degraded picture of the prior. A small network M, trained together with the scene, maps the
+clean estimate x0 = (x_t - sigma eps_cond) / alpha to the render, which needs no gradient of a U-Net. The noise that
+leads from M(x0) to x_t approximates the score of the renders, with a coefficient a(t) (distribution coefficient
+annealing):
 
     eps_M = (x_t - alpha M(x0)) / sigma
-    gradient = w(t) [eps_S - (a(t) eps_M + (1 - a(t)) eps)]
+    G = w(t) [eps_S - (a(t) eps_M + (1 - a(t)) eps)]
 
-With M(x0) = x it is SDS; with M the identity and a = 1 only what guidance adds is left. The paper's network and the
-course of its coefficient a(t) could not be checked: here a is linear in t.
+With M(x0) = x the rule is SDS. With M the identity and a = 1, only guidance remains.
+
+Reconstructed: the paper's network and its coefficient a(t) could not be checked. Here a is linear in t.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ class MappingConfig(TrainingConfig):
 
 
 class VDMConfig(RuleConfig):
-    """Settings of `VDM`; reconstructed."""
+    """Settings of `VDM`."""
 
     name: Literal["vdm"] = "vdm"
     scale: float = Field(default=7.5, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
     coefficient: tuple[Coefficient, Coefficient] = (1.0, 0.0)
-    """a(t) without noise and at the most of it, linear between: at much noise x0 says little of the render."""
+    """a(t) at t = 0 and at t = 1, linear between. At much noise x0 says little about the render."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""
     schedule: Schedule = UniformSchedule()
@@ -56,22 +57,22 @@ class VDMConfig(RuleConfig):
     """The network M."""
 
     def make(self, prior: Prior) -> VDM:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return VDM(self, prior)
 
 
 class Mapping(Protocol):
-    """What makes a render of a clean estimate."""
+    """Maps clean estimates to renders."""
 
     def __call__(self, x0: Tensor, t: Tensor, cameras: Cameras) -> Tensor:
-        """x0 (B, C, h, w) at t (B,) of B cameras to a picture of the same shape."""
+        """Map x0 (B, C, h, w) at t (B,) of B cameras to a picture of the same shape."""
         ...
 
 
 class VDM(Guidance):
-    """Gradient w(t) [eps_S - (a eps_M + (1 - a) eps)], M learning to map clean estimates to renders on the way.
+    """Gradient w(t) [eps_S - (a eps_M + (1 - a) eps)], while M learns to map clean estimates to renders.
 
-    mapping: what is taken for M in place of a network that is trained.
+    mapping: M; None for a network that the rule trains.
     """
 
     def __init__(self, config: VDMConfig, prior: Prior, mapping: Mapping | None = None) -> None:
@@ -110,7 +111,7 @@ class VDM(Guidance):
         return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=learn)
 
     def _learn(self, estimate: Tensor, x: Tensor, t: Tensor, cameras: Cameras) -> float:
-        """Updates of M towards the mean of x given the clean estimate; the last mean squared error."""
+        """Update M towards the mean of x given the clean estimate. Returns the last mean squared error."""
         loss = 0.0
         if self.learner is None:
             return loss
@@ -127,14 +128,14 @@ class VDM(Guidance):
         return prefixed("mapping", weights) | prefixed("optimizer", self.learner.state_dict())
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         if self.network is not None and self.learner is not None:
             self.network.load_state_dict(part(state, "mapping"))
             self.learner.load_state_dict(part(state, "optimizer"))
 
 
 class ResidualMapping(nn.Module):
-    """M(x0) = x0 + a small network, which is zero at first."""
+    """M(x0) = x0 + a small network, which starts at zero."""
 
     def __init__(self, channels: int, width: int) -> None:
         super().__init__()

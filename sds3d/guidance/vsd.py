@@ -1,9 +1,18 @@
-"""Variational score distillation (ProlificDreamer, Wang et al. 2023, arXiv:2305.16213, eq. 9) and two of its kin.
+"""Variational score distillation (VSD in ProlificDreamer, Wang et al. 2023, arXiv:2305.16213, eq. 9).
 
-Entropic score distillation (Taming Mode Collapse, Wang et al. 2024, arXiv:2401.00909) asks phi for more of the score
-that all cameras share, so that views do not all become alike. PG-SB (SNOOPI, Nguyen et al. 2024, arXiv:2412.02687)
-draws the guidance scale anew in each step, for the prior and for phi. Whether the paper draws one scale for both or two
-is unverified: here it is one.
+The prior is compared with a network phi that learns the score of the renders from each camera c:
+
+    G = w(t) (eps_S(x_t; y, t) - eps_phi(x_t; c, t))
+
+Entropic score distillation (ESD in Taming Mode Collapse, Wang et al. 2024, arXiv:2401.00909) mixes in the score without
+a camera, so that views do not all become alike. It replaces eps_phi by
+
+    lambda eps_phi(x_t; t) + (1 - lambda) eps_phi(x_t; c, t)
+
+PG-SB (SNOOPI, Nguyen et al. 2024, arXiv:2412.02687) draws the guidance scale anew in each step, for the prior and for
+phi.
+
+Unverified: whether PG-SB draws one scale for both or two. Here it is one.
 """
 
 from __future__ import annotations
@@ -30,17 +39,17 @@ from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
 
 
 class VSDConfig(RuleConfig):
-    """Settings of `VSD`; the defaults are ProlificDreamer's, but for timesteps: there they are at most 0.5 from a fifth
-    of the run on, as in a plain `PiecewiseSchedule`."""
+    """Settings of `VSD`; the defaults are ProlificDreamer's except for timesteps, which the paper limits to 0.5 after a
+    fifth of the run, as `PiecewiseSchedule` does by default."""
 
     name: Literal["vsd"] = "vsd"
     scale: float = Field(default=7.5, ge=0.0)
-    """Classifier-free guidance scale S of the prior in eps_null + S (eps_cond - eps_null); phi is asked without."""
+    """Classifier-free guidance scale S of the prior in eps_null + S (eps_cond - eps_null); phi has none."""
     random_scale: tuple[float, float] | None = None
-    """PG-SB: bounds of the scale that each step draws for both, in place of `scale`; the paper's are (0.5, 4)."""
+    """PG-SB: bounds of the scale that each step draws for both, instead of `scale`; the paper's are (0.5, 4)."""
     entropy: float = Field(default=0.0, ge=0.0, le=1.0)
-    """ESD: weight lambda of the score without a camera, that is, guidance of phi by the camera with scale 1 - lambda;
-    0 is VSD."""
+    """ESD: weight lambda of phi's score without a camera, which is guidance of phi by the camera with the scale
+    1 - lambda; 0 is VSD."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""
     schedule: Schedule = UniformSchedule()
@@ -53,9 +62,9 @@ class VSDConfig(RuleConfig):
         if self.random_scale is not None:
             low, high = self.random_scale
             if not 0 <= low <= high:
-                raise ValueError(f"random_scale is ({low:g}, {high:g}): give the lower bound first, from 0 on")
+                raise ValueError(f"random_scale is ({low:g}, {high:g}): give the lower bound first, 0 or more")
             if self.entropy:
-                raise ValueError("random_scale and entropy are of different rules: leave one of them out")
+                raise ValueError("random_scale and entropy belong to different rules: remove one of them")
             if self.variational.updates and not self.variational.text_dropout:
                 raise ValueError("random_scale asks phi without the text: give variational.text_dropout, such as 0.1")
         if self.entropy and self.variational.updates and not self.variational.camera_dropout:
@@ -63,14 +72,14 @@ class VSDConfig(RuleConfig):
         return self
 
     def make(self, prior: Prior) -> VSD:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return VSD(self, prior)
 
 
 class VSD(VariationalRule):
-    """Gradient w(t) (eps_S(x_t; y, t) - eps_phi(x_t; c, t)), phi learning the score of the renders on the way.
+    """Gradient w(t) (eps_S(x_t; y, t) - eps_phi(x_t; c, t)), while phi learns the score of the renders.
 
-    score: another network for phi than the prior's trainable copy.
+    score: the network phi; None for a trainable copy of the prior.
     """
 
     def __init__(self, config: VSDConfig, prior: Prior, score: TrainableScore | None = None) -> None:
@@ -97,7 +106,7 @@ class VSD(VariationalRule):
         return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=learn)
 
     def _of_renders(self, x_t: Tensor, t: Tensor, views: Views, scale: float) -> Tensor:
-        """eps_phi under the guidance of the variant."""
+        """eps_phi, with the guidance of the variant."""
         config, phi = self.config, self.phi
         if config.random_scale is not None:
             return combine(*phi.predict_text_and_null(x_t, t, views), scale).eps

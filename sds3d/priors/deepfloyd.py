@@ -17,8 +17,8 @@ from transformers import (
 )
 
 from sds3d.files import PriorError
-from sds3d.priors.loading import Source
-from sds3d.priors.network import DiffusionPrior, frozen
+from sds3d.priors.loading import ModelFiles
+from sds3d.priors.network import DiffusionPrior, Family, frozen
 from sds3d.priors.noising import Diffusion
 from sds3d.priors.pixels import Pixels
 from sds3d.priors.texts import Encode, Texts, t5_embedding
@@ -28,22 +28,16 @@ from sds3d.prompts.conditioning import Conditioning
 TOKENS = 77
 
 
-def load_deepfloyd(source: Source, *, steps: int, image_size: int) -> DiffusionPrior:
-    """A folder of IFPipeline."""
-    unet = frozen(source.denoiser(UNet2DConditionModel, "unet"), source.device, torch.channels_last)
+def load_deepfloyd(files: ModelFiles) -> DiffusionPrior:
+    """Load a folder of IFPipeline."""
+    unet = frozen(files.denoiser(UNet2DConditionModel, "unet"), files.device, torch.channels_last)
     size: int = unet.config["sample_size"]
-    if image_size not in (0, size):
-        raise PriorError(f"prior.image_size={image_size}: this model draws {size} pixels and nothing else")
-    return DiffusionPrior(
-        unet,
-        ask_pixels,
-        Diffusion(load_scheduler(source), source.device, steps),
-        Pixels(),
-        Texts(lambda: load_texts(source), source.device),
-        size,
-        source.device,
-        memory_format=torch.channels_last,
-    )
+    if files.image_size not in (0, size):
+        raise PriorError(f"prior.image_size={files.image_size}: this model draws {size} pixels and nothing else")
+    noising = Diffusion(load_scheduler(files), files.device, files.steps)
+    texts = Texts(lambda: load_texts(files), files.device)
+    family = Family(ask_pixels, noising, Pixels(), texts, size, memory_format=torch.channels_last)
+    return DiffusionPrior(family, unet, files.device)
 
 
 def ask_pixels(unet: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
@@ -51,7 +45,7 @@ def ask_pixels(unet: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_v
     return unet(x_t, timestep, cond.hidden, return_dict=False)[0][:, : x_t.shape[1]]
 
 
-def load_texts(source: Source) -> Encode:
+def load_texts(files: ModelFiles) -> Encode:
     """T5's last hidden states of the text in lower case, padding not attended to."""
-    t5 = source.plain(T5TokenizerFast, "tokenizer"), source.text_encoder(T5EncoderModel, "text_encoder")
+    t5 = files.plain(T5TokenizerFast, "tokenizer"), files.text_encoder(T5EncoderModel, "text_encoder")
     return lambda text: Conditioning(t5_embedding(*t5, text.lower().strip(), TOKENS, masked=True))

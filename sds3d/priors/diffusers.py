@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -12,13 +13,14 @@ import torch
 from pydantic import Field
 
 from sds3d.priors.base import PriorConfig
-from sds3d.priors.loading import ALIASES, Dtype, find, pick_dtype, toybox_folder
+from sds3d.priors.deepfloyd import load_deepfloyd
+from sds3d.priors.flow import load_flux, load_sd3
+from sds3d.priors.loading import Dtype, ModelFiles, find, pick_dtype
 from sds3d.priors.lora import Lora
+from sds3d.priors.mvdream import load_mvdream
 from sds3d.priors.network import DiffusionPrior
 from sds3d.priors.pixels import Latents
-from sds3d.priors.unet_latent import DiffusersPrior
-
-__all__ = ["ALIASES", "DiffusersConfig", "DiffusersPrior", "toybox_folder"]
+from sds3d.priors.unet_latent import load_latent_unet, load_sdxl
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +32,18 @@ COMPILED = {
     "FluxSingleTransformerBlock",
 }  # fmt: skip
 """The blocks that a network repeats: compiled once each, in a fraction of the time of the whole."""
+
+
+FAMILIES: dict[str, Callable[[ModelFiles], DiffusionPrior]] = {
+    "StableDiffusionPipeline": load_latent_unet,
+    "LatentConsistencyModelPipeline": load_latent_unet,
+    "StableDiffusionXLPipeline": load_sdxl,
+    "StableDiffusion3Pipeline": load_sd3,
+    "FluxPipeline": load_flux,
+    "IFPipeline": load_deepfloyd,
+    "MVDreamPipeline": load_mvdream,
+}
+"""What loads a folder, by the class that its model_index.json names."""
 
 
 class DiffusersConfig(PriorConfig):
@@ -79,41 +93,22 @@ class DiffusersConfig(PriorConfig):
         Raises PriorError, in one line, if the folder is missing, truncated, pickled or of another kind.
         """
         device = torch.device(device)
-        source = find(self.model, offline=self.offline, dtype=pick_dtype(self.dtype, device), device=device)
-        source = replace(source, offload=self.offload)
-        family = str(source.index().get("_class_name"))
-        if self.lora:
-            unet = source.config("unet") if family == "StableDiffusionXLPipeline" else None
-            source = replace(source, lora=Lora.read(self.lora, self.lora_scale, _pipeline_class(family), unet))
-        common: dict[str, Any] = {"steps": few_steps(self, family), "image_size": self.image_size}
-        guidance = self.embedded_guidance
-        match family:
-            case "StableDiffusionPipeline" | "LatentConsistencyModelPipeline" | "StableDiffusionXLPipeline":
-                from sds3d.priors.unet_latent import load_latent_unet
-
-                sdxl = family == "StableDiffusionXLPipeline"
-                prior = load_latent_unet(source, sdxl=sdxl, multiview=self.multiview, guidance=guidance, **common)
-            case "MVDreamPipeline":
-                from sds3d.priors.mvdream import load_mvdream
-
-                prior = load_mvdream(source, multiview=self.multiview, **common)
-            case "StableDiffusion3Pipeline":
-                from sds3d.priors.flow import load_sd3
-
-                prior = load_sd3(source, **common)
-            case "FluxPipeline":
-                from sds3d.priors.flow import load_flux
-
-                prior = load_flux(source, guidance=guidance, **common)
-            case "IFPipeline":
-                from sds3d.priors.deepfloyd import load_deepfloyd
-
-                prior = load_deepfloyd(source, **common)
-            case _:
-                known = "StableDiffusion, -XL, -3, LatentConsistencyModel, Flux, IF and MVDream pipelines"
-                raise source.error(f"{family} is none of {known}")
-        if isinstance(prior.codec, Latents):
-            prior.codec.vae.use_slicing, prior.codec.vae.use_tiling = self.vae_slicing, self.vae_tiling
+        files = find(self.model, offline=self.offline, dtype=pick_dtype(self.dtype, device), device=device)
+        family = str(files.index().get("_class_name"))
+        if family not in FAMILIES:
+            raise files.error(f"its pipeline is {family}; supported are {', '.join(FAMILIES)}")
+        files = replace(
+            files,
+            lora=self._lora(files, family),
+            offload=self.offload,
+            multiview=self.multiview,
+            image_size=self.image_size,
+            embedded_guidance=self.embedded_guidance,
+            steps=few_steps(self, family),
+        )
+        prior = FAMILIES[family](files)
+        if isinstance(codec := prior.family.codec, Latents):
+            codec.vae.use_slicing, codec.vae.use_tiling = self.vae_slicing, self.vae_tiling
         prior.chunk = self.chunk
         if self.compile:
             for module in prior.network.modules():
@@ -122,6 +117,13 @@ class DiffusersConfig(PriorConfig):
         for notice in notices(self, family, prior):
             logger.warning("%s: %s", self.model, notice)
         return prior
+
+    def _lora(self, files: ModelFiles, family: str) -> Lora | None:
+        """The updates in the file `lora`, if there is one. Raises PriorError if they cannot be read."""
+        if not self.lora:
+            return None
+        unet = files.config("unet") if family == "StableDiffusionXLPipeline" else None
+        return Lora.read(self.lora, self.lora_scale, _pipeline_class(family), unet)
 
     def in_less_memory(self) -> Self:
         """One group of views and one picture at a time."""

@@ -22,8 +22,8 @@ from transformers import (
     T5TokenizerFast,  # type: ignore[attr-defined]
 )
 
-from sds3d.priors.loading import Source
-from sds3d.priors.network import Ask, DiffusionPrior, frozen
+from sds3d.priors.loading import ModelFiles
+from sds3d.priors.network import Ask, DiffusionPrior, Family, frozen
 from sds3d.priors.noising import Flow
 from sds3d.priors.pixels import Latents
 from sds3d.priors.texts import Encode, Texts, clip_embedding, t5_embedding, tokens_of
@@ -36,21 +36,21 @@ FLUX_GUIDANCE = 3.5
 FLUX_SIZE = 128  # latents a side of the 1024 px that it draws by default
 
 
-def load_sd3(source: Source, *, steps: int, image_size: int) -> DiffusionPrior:
-    """A folder of Stable Diffusion 3 or 3.5; without its T5 encoder, that part of the text is zeros."""
-    transformer = frozen(source.denoiser(SD3Transformer2DModel, "transformer"), source.device)
-    vae = frozen(load_vae(source), source.device, torch.channels_last)
+def load_sd3(files: ModelFiles) -> DiffusionPrior:
+    """Load a folder of Stable Diffusion 3 or 3.5. Without its T5 encoder, that part of the text is zeros."""
+    transformer = frozen(files.denoiser(SD3Transformer2DModel, "transformer"), files.device)
+    vae = frozen(load_vae(files), files.device, torch.channels_last)
     config = transformer.config
-    size = image_size_of(vae, image_size, config["sample_size"], config["patch_size"])
+    size = image_size_of(vae, files.image_size, config["sample_size"], config["patch_size"])
     width: int = config["joint_attention_dim"]
-    texts = Texts(lambda: load_sd3_texts(source, width), source.device)
-    noising = Flow(steps, shift_of(source))
-    return DiffusionPrior(transformer, ask_sd3, noising, Latents(vae), texts, size, source.device)
+    texts = Texts(lambda: load_sd3_texts(files, width), files.device)
+    family = Family(ask_sd3, Flow(files.steps, shift_of(files)), Latents(vae), texts, size)
+    return DiffusionPrior(family, transformer, files.device)
 
 
-def shift_of(source: Source, tokens: int = 0) -> float:
+def shift_of(files: ModelFiles, tokens: int = 0) -> float:
     """How far the folder's sampler moves timesteps towards noise; where it says so, by a picture's number of tokens."""
-    config = source.config("scheduler", "scheduler_config.json")
+    config = files.config("scheduler", "scheduler_config.json")
     if not config.get("use_dynamic_shifting", False):
         return float(config.get("shift", 1.0))
     few, many = config["base_image_seq_len"], config["max_image_seq_len"]
@@ -63,15 +63,15 @@ def ask_sd3(transformer: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning,
     return transformer(x_t, cond.hidden, cond.pooled, timestep, return_dict=False)[0]
 
 
-def load_sd3_texts(source: Source, width: int) -> Encode:
+def load_sd3_texts(files: ModelFiles, width: int) -> Encode:
     """Two CLIP encoders side by side, padded to T5's width, then T5; the CLIPs' pooled outputs."""
     clips = [
-        (source.plain(CLIPTokenizer, f"tokenizer{n}"), source.text_encoder(CLIPTextModelWithProjection, part))
+        (files.plain(CLIPTokenizer, f"tokenizer{n}"), files.text_encoder(CLIPTextModelWithProjection, part))
         for n, part in (("", "text_encoder"), ("_2", "text_encoder_2"))
     ]
     t5 = None
-    if (source.index().get("text_encoder_3") or [None])[0] is not None:
-        t5 = source.plain(T5TokenizerFast, "tokenizer_3"), source.text_encoder(T5EncoderModel, "text_encoder_3")
+    if (files.index().get("text_encoder_3") or [None])[0] is not None:
+        t5 = files.plain(T5TokenizerFast, "tokenizer_3"), files.text_encoder(T5EncoderModel, "text_encoder_3")
 
     def encode(text: str) -> Conditioning:
         parts = [clip_embedding(*clip, text) for clip in clips]
@@ -83,17 +83,17 @@ def load_sd3_texts(source: Source, width: int) -> Encode:
     return encode
 
 
-def load_flux(source: Source, *, guidance: float | None, steps: int, image_size: int) -> DiffusionPrior:
-    """A folder of FLUX.1; `guidance` is embedded where the model takes it (dev), see above."""
-    transformer = frozen(source.denoiser(FluxTransformer2DModel, "transformer"), source.device)
-    vae = frozen(load_vae(source), source.device, torch.channels_last)
+def load_flux(files: ModelFiles) -> DiffusionPrior:
+    """Load a folder of FLUX.1. The embedded guidance reaches the models that take it (dev), see above."""
+    transformer = frozen(files.denoiser(FluxTransformer2DModel, "transformer"), files.device)
+    vae = frozen(load_vae(files), files.device, torch.channels_last)
     told = None
     if transformer.config["guidance_embeds"]:
-        told = FLUX_GUIDANCE if guidance is None else guidance
-    size = image_size_of(vae, image_size, FLUX_SIZE, patch=2)
-    texts = Texts(lambda: load_flux_texts(source), source.device)
-    noising = Flow(steps, shift_of(source, (size // 2 ** len(vae.config["block_out_channels"])) ** 2))
-    return DiffusionPrior(transformer, ask_flux(told), noising, Latents(vae), texts, size, source.device)
+        told = FLUX_GUIDANCE if files.embedded_guidance is None else files.embedded_guidance
+    size = image_size_of(vae, files.image_size, FLUX_SIZE, patch=2)
+    texts = Texts(lambda: load_flux_texts(files), files.device)
+    noising = Flow(files.steps, shift_of(files, (size // 2 ** len(vae.config["block_out_channels"])) ** 2))
+    return DiffusionPrior(Family(ask_flux(told), noising, Latents(vae), texts, size), transformer, files.device)
 
 
 def ask_flux(guidance: float | None) -> Ask:
@@ -131,10 +131,10 @@ def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), -1, height, width)
 
 
-def load_flux_texts(source: Source) -> Encode:
+def load_flux_texts(files: ModelFiles) -> Encode:
     """T5's last hidden states, as long as the folder's tokenizer allows (dev 512, schnell 256), and CLIP's pooled."""
-    tokenizer, encoder = source.plain(CLIPTokenizer, "tokenizer"), source.text_encoder(CLIPTextModel, "text_encoder")
-    t5 = source.plain(T5TokenizerFast, "tokenizer_2"), source.text_encoder(T5EncoderModel, "text_encoder_2")
+    tokenizer, encoder = files.plain(CLIPTokenizer, "tokenizer"), files.text_encoder(CLIPTextModel, "text_encoder")
+    t5 = files.plain(T5TokenizerFast, "tokenizer_2"), files.text_encoder(T5EncoderModel, "text_encoder_2")
     length = min(t5[0].model_max_length, FLUX_TOKENS)
 
     def encode(text: str) -> Conditioning:

@@ -163,7 +163,7 @@ class GaussianScore:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         for name, value in self._trained.items():
             value.copy_(state[name])
 

@@ -62,11 +62,13 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 @dataclass(frozen=True)
-class Source:
-    """A model's files. name: what was asked for. folder: where they lie. dtype, device: what they are loaded to.
+class ModelFiles:
+    """A model's files, and how they are loaded.
 
-    lora: low-rank updates for the denoising network and the text encoders. offload: the denoising network's weights
-    stay in main memory, each layer's are brought to the device for its turn.
+    name: what the user asked for. folder: where the files are. dtype, device: what the networks compute in, and where.
+    lora: low-rank updates for the denoising network and the text encoders. offload: keep the denoising network's
+    weights in main memory and bring each layer's to the device for its turn. multiview, image_size, embedded_guidance:
+    the settings of `DiffusersConfig`. steps: see `Diffusion`.
     """
 
     name: str
@@ -75,6 +77,10 @@ class Source:
     device: torch.device
     lora: Lora | None = None
     offload: bool = False
+    multiview: bool = True
+    image_size: int = 0
+    embedded_guidance: float | None = None
+    steps: int = 0
 
     def index(self) -> dict[str, Any]:
         """model_index.json: the pipeline's class and parts."""
@@ -189,7 +195,7 @@ def toybox_folder() -> Path:
     return assets_dir() / "toybox" / "prior"
 
 
-def find(model: str, *, offline: bool, dtype: torch.dtype, device: torch.device) -> Source:
+def find(model: str, *, offline: bool, dtype: torch.dtype, device: torch.device) -> ModelFiles:
     """The files of `toybox`, a folder, an alias or an id; the network is asked for ids alone, and never if offline.
 
     Raises PriorError.
@@ -199,10 +205,10 @@ def find(model: str, *, offline: bool, dtype: torch.dtype, device: torch.device)
             raise PriorError(
                 f"the embedded prior is missing at {toybox_folder()}: reinstall sds3d, or run `sds3d toybox train`"
             )
-        return Source(model, toybox_folder(), dtype, device)
+        return ModelFiles(model, toybox_folder(), dtype, device)
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return Source(model, folder, dtype, device)
+        return ModelFiles(model, folder, dtype, device)
     if folder.is_file():
         raise PriorError(
             f"can't load the model {model!r}: a single file is no diffusers folder (load it once with diffusers' "
@@ -213,7 +219,7 @@ def find(model: str, *, offline: bool, dtype: torch.dtype, device: torch.device)
         close = nearest(model, ["toybox", *ALIASES])
         meant = f'did you mean "{close[0]}"?' if close else f"short names: toybox, {', '.join(ALIASES)}"
         raise PriorError(f"can't load the model {model!r}: there is no such folder, and it is no id ({meant})")
-    return Source(model, fetched(model, model_id, offline, dtype != torch.float32), dtype, device)
+    return ModelFiles(model, fetched(model, model_id, offline, dtype != torch.float32), dtype, device)
 
 
 def fetched(model: str, model_id: str, offline: bool, half: bool) -> Path:

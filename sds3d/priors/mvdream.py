@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sds3d.cameras import Cameras
-from sds3d.priors.loading import Source, chosen_weights
+from sds3d.priors.loading import ModelFiles, chosen_weights
 from sds3d.priors.multiview import CameraEncoder
-from sds3d.priors.unet_latent import DiffusersPrior, load_scheduler, load_vae
+from sds3d.priors.unet_latent import DiffusersPrior, Networks, Variant, load_scheduler, load_vae
 
 POSE = 16  # values of a 4 x 4 matrix
 
@@ -51,54 +51,52 @@ def poses(cameras: Cameras) -> Tensor:
     return (frame @ matrix).flatten(1)
 
 
-def load_mvdream(source: Source, *, multiview: bool, steps: int, image_size: int) -> DiffusersPrior:
-    """A folder of MVDreamPipeline. Raises PriorError when it is ImageDream, which wants a picture."""
-    if source.config("unet").get("ip_dim"):
-        raise source.error("this is ImageDream, which is conditioned on a picture: use MVDream")
-    unet, encoder = _stock(source) if source.has("camera_proj") else _renamed(source)
-    return DiffusersPrior(
-        load_vae(source),
-        source.plain(CLIPTokenizer, "tokenizer"),
-        lambda: source.text_encoder(CLIPTextModel, "text_encoder"),
-        source.ready(unet, "unet"),
-        load_scheduler(source),
-        encoder if multiview else None,
-        source.device,
-        steps=steps,
-        image_size=image_size,
+def load_mvdream(files: ModelFiles) -> DiffusersPrior:
+    """Load a folder of MVDreamPipeline. Raises PriorError if it is ImageDream, which needs a picture."""
+    if files.config("unet").get("ip_dim"):
+        raise files.error("this is ImageDream, which is conditioned on a picture: use MVDream")
+    unet, encoder = _stock(files) if files.has("camera_proj") else _renamed(files)
+    networks = Networks(
+        load_vae(files),
+        files.plain(CLIPTokenizer, "tokenizer"),
+        lambda: files.text_encoder(CLIPTextModel, "text_encoder"),
+        files.ready(unet, "unet"),
+        load_scheduler(files),
+        encoder if files.multiview else None,
     )
+    return DiffusersPrior(networks, files.device, Variant(steps=files.steps, image_size=files.image_size))
 
 
-def _weights(source: Source, part: str) -> dict[str, Tensor]:
-    source.variant(part)  # checks them
-    names = [path.name for path in (source.folder / part).glob("*")]
-    files = chosen_weights(names, source.dtype != torch.float32)
-    with source.explained():
-        return {key: value for name in files for key, value in load_file(source.folder / part / name).items()}
+def _weights(files: ModelFiles, part: str) -> dict[str, Tensor]:
+    files.variant(part)  # checks them
+    names = [path.name for path in (files.folder / part).glob("*")]
+    chosen = chosen_weights(names, files.dtype != torch.float32)
+    with files.explained():
+        return {key: value for name in chosen for key, value in load_file(files.folder / part / name).items()}
 
 
-def _pose_encoder(source: Source, weights: dict[str, Tensor], first: str, last: str) -> PoseEncoder:
-    with source.explained():
+def _pose_encoder(files: ModelFiles, weights: dict[str, Tensor], first: str, last: str) -> PoseEncoder:
+    with files.explained():
         state = {f"layers.{i}.{k}": weights[f"{n}.{k}"] for i, n in ((0, first), (2, last)) for k in ("weight", "bias")}
         encoder = PoseEncoder(len(state["layers.0.bias"]), len(state["layers.2.bias"]))
         encoder.load_state_dict({name: value.float() for name, value in state.items()})
     return encoder
 
 
-def _stock(source: Source) -> tuple[UNet2DConditionModel, PoseEncoder]:
-    encoder = _pose_encoder(source, _weights(source, "camera_proj"), "linear_1", "linear_2")
-    return source.network(UNet2DConditionModel, "unet"), encoder
+def _stock(files: ModelFiles) -> tuple[UNet2DConditionModel, PoseEncoder]:
+    encoder = _pose_encoder(files, _weights(files, "camera_proj"), "linear_1", "linear_2")
+    return files.network(UNet2DConditionModel, "unet"), encoder
 
 
-def _renamed(source: Source) -> tuple[UNet2DConditionModel, PoseEncoder]:
-    weights = _weights(source, "unet")
-    with source.explained():
-        config = stock_config(source.config("unet"))
+def _renamed(files: ModelFiles) -> tuple[UNet2DConditionModel, PoseEncoder]:
+    weights = _weights(files, "unet")
+    with files.explained():
+        config = stock_config(files.config("unet"))
         unet: Any = UNet2DConditionModel.from_config(config)
         prefixed = {f"model.diffusion_model.{name}": value for name, value in weights.items()}
         unet.load_state_dict(convert_ldm_unet_checkpoint(prefixed, unet.config))
-    encoder = _pose_encoder(source, weights, "camera_embed.0", "camera_embed.2")
-    nn.Module.to(unet, dtype=source.dtype)
+    encoder = _pose_encoder(files, weights, "camera_embed.0", "camera_embed.2")
+    nn.Module.to(unet, dtype=files.dtype)
     return unet, encoder
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -33,95 +34,106 @@ ATTENTION = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "ad
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 
+@dataclass(frozen=True)
+class Denoiser:
+    """A denoising network as it is asked.
+
+    network: on the device. dtype: the type it computes in; all else is float32. camera_encoders: the networks whose
+    outputs are added to the time embedding if cameras are given: the model's, and that of a trained copy.
+    """
+
+    network: Any
+    dtype: torch.dtype
+    camera_encoders: tuple[CameraEncoder, ...] = ()
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between families of models.
+
+    ask: how the network is asked. noising: its noise levels, and what its output means. codec: pictures to x and back.
+    texts: the embeddings of texts. image_size: height and width in pixels. n_views: views that are denoised together
+    when cameras are given. memory_format: of the network's inputs.
+    """
+
+    ask: Ask
+    noising: Noising
+    codec: Codec
+    texts: Texts
+    image_size: int
+    n_views: int = 1
+    memory_format: torch.memory_format = torch.contiguous_format
+
+
 class DiffusionPrior:
     """A frozen diffusion model behind the `Prior` contract.
 
-    network: frozen, on the device, in the type it computes in. All else is float32: x, alpha, sigma, guidance.
-    camera_encoder: gives what is added to the time embedding; with one, `n_views` views are denoised together.
-    n_views: 1 without a camera encoder.
+    network: frozen, on the device, in the type it computes in. camera_encoder: for a model that sees cameras.
     """
 
     def __init__(
-        self,
-        network: Any,
-        ask: Ask,
-        noising: Noising,
-        codec: Codec,
-        texts: Texts,
-        image_size: int,
-        device: torch.device,
-        camera_encoder: CameraEncoder | None = None,
-        n_views: int = 1,
-        memory_format: torch.memory_format = torch.contiguous_format,
+        self, family: Family, network: Any, device: torch.device, camera_encoder: CameraEncoder | None = None
     ) -> None:
+        self.family = family
         self.network = network
-        self.ask = ask
-        self.noising = noising
-        self.prediction_type: PredictionType = noising.prediction_type
-        self.codec = codec
-        self.texts = texts
-        self.image_size = image_size
         self.device = device
         self.camera_encoder = camera_encoder
-        self.n_views = n_views
-        self.memory_format = memory_format
-        self.shift = noising.shift
+        encoders = () if camera_encoder is None else (camera_encoder,)
+        self.denoiser = Denoiser(network, network.dtype, encoders)
+        self.prediction_type: PredictionType = family.noising.prediction_type
+        self.image_size = family.image_size
+        self.n_views = family.n_views
+        self.shift = family.noising.shift
         self.chunk = 0
-        self.dtype: torch.dtype = network.dtype
+        """Rows of a batch that the network is asked at a time, in whole groups of views; 0: all."""
 
     def encode_text(self, prompts: Sequence[str]) -> Conditioning:
         """Embeddings of B texts; longer ones are cut at the model's length."""
-        return self.texts(prompts)
+        return self.family.texts(prompts)
 
     def encode_image(self, rgb: Tensor) -> Tensor:
         """rgb (B, H, W, 3) in [0, 1] to x (B, C, h, w); nothing is random."""
-        return self.codec.encode(rgb)
+        return self.family.codec.encode(rgb)
 
     def decode(self, x: Tensor) -> Tensor:
         """x (B, C, h, w) to rgb (B, H, W, 3) in [0, 1]."""
-        return self.codec.decode(x)
+        return self.family.codec.decode(x)
 
     def timestep(self, t: Tensor) -> Tensor:
         """The model's own timesteps of t in [0, 1]."""
-        return self.noising.timestep(t)
+        return self.family.noising.timestep(t)
 
     def alpha(self, t: Tensor) -> Tensor:
         """Signal scale at t."""
-        return self.noising.alpha(t)
+        return self.family.noising.alpha(t)
 
     def sigma(self, t: Tensor) -> Tensor:
         """Noise scale at t."""
-        return self.noising.sigma(t)
+        return self.family.noising.sigma(t)
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
         """Noise and clean estimate for x_t (B, C, h, w) at t (B,); B is a multiple of `n_views` when cameras count."""
-        return self.predict_by(self.network, self.dtype, [self.camera_encoder], x_t, t, cond, cameras)
+        return self.predict_by(self.denoiser, x_t, t, cond, cameras)
 
     def predict_by(
-        self,
-        network: Any,
-        dtype: torch.dtype,
-        camera_encoders: Sequence[CameraEncoder | None],
-        x_t: Tensor,
-        t: Tensor,
-        cond: Conditioning,
-        cameras: Cameras | None,
+        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None
     ) -> Prediction:
-        """`predict` by this network, which is told of the cameras what the encoders make of them."""
+        """`predict` by another denoiser of the same family."""
+        family, dtype = self.family, denoiser.dtype
         n_views = 1 if cameras is None else self.n_views
 
         def ask(rows: slice) -> Prediction:
-            x = x_t[rows].contiguous(memory_format=self.memory_format)
+            x = x_t[rows].contiguous(memory_format=family.memory_format)
             embedding = None
-            if cameras is not None:
+            if cameras is not None and denoiser.camera_encoders:
                 seen = cameras[rows].to(self.device)
-                told = [encoder.embed(seen) for encoder in camera_encoders if encoder is not None]  # (B, D) each
-                embedding = torch.stack(told).sum(dim=0) if told else None
+                embedded = [encoder.embed(seen) for encoder in denoiser.camera_encoders]  # (B, D) each
+                embedding = torch.stack(embedded).sum(dim=0)
             text = cond[rows]
             text = Conditioning(text.hidden.to(dtype), None if text.pooled is None else text.pooled.to(dtype))
-            with nullcontext() if embedding is None else camera_embedding(network, embedding):
-                out = self.ask(network, x.to(dtype), self.timestep(t[rows]), text, n_views)
-            return self.noising.prediction(out.float(), x, t[rows])
+            with nullcontext() if embedding is None else camera_embedding(denoiser.network, embedding):
+                out = family.ask(denoiser.network, x.to(dtype), self.timestep(t[rows]), text, n_views)
+            return family.noising.prediction(out.float(), x, t[rows])
 
         size = self.n_views * -(-self.chunk // self.n_views) or len(x_t)
         parts = [ask(slice(i, i + size)) for i in range(0, len(x_t), size)]
@@ -148,7 +160,7 @@ class TrainableCopy:
         self.prior = prior
         frozen = {id(tensor): tensor for tensor in [*prior.network.parameters(), *prior.network.buffers()]}
         self.network = copy.deepcopy(prior.network, {} if rank == 0 else frozen)
-        self.dtype = torch.float32 if rank == 0 else prior.dtype
+        dtype = torch.float32 if rank == 0 else prior.denoiser.dtype
         with torch.random.fork_rng([]):
             torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
             self.camera_encoder = CameraEncoder(time_embedding_of(prior.network)[1])
@@ -161,6 +173,7 @@ class TrainableCopy:
         for parameter in self.network.parameters():
             if parameter.requires_grad:  # low-rank updates come in the type of the layer they belong to
                 parameter.data = parameter.data.float()
+        self.denoiser = Denoiser(self.network, dtype, (*prior.denoiser.camera_encoders, self.camera_encoder))
         self._trained = {
             f"{part}.{name}": parameter
             for part, network in (("network", self.network), ("camera", self.camera_encoder))
@@ -170,8 +183,7 @@ class TrainableCopy:
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
         """As `DiffusionPrior.predict`, with gradients to `parameters`."""
-        encoders = [self.prior.camera_encoder, self.camera_encoder]
-        return self.prior.predict_by(self.network, self.dtype, encoders, x_t, t, cond, cameras)
+        return self.prior.predict_by(self.denoiser, x_t, t, cond, cameras)
 
     def parameters(self) -> list[nn.Parameter]:
         """Low-rank updates (or all weights) and the camera's network."""
@@ -183,7 +195,7 @@ class TrainableCopy:
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Takes back what `state_dict` gave."""
+        """Restore what `state_dict` returned."""
         for name, parameter in self._trained.items():
             parameter.copy_(state[name])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from sds3d.files import PriorError
-from sds3d.priors.loading import Source
+from sds3d.priors.loading import ModelFiles
 from sds3d.priors.multiview import CameraEncoder, ViewAttention
-from sds3d.priors.network import Ask, DiffusionPrior, frozen
+from sds3d.priors.network import Ask, DiffusionPrior, Family, frozen
 from sds3d.priors.noising import Diffusion
 from sds3d.priors.pixels import Latents
 from sds3d.priors.texts import Encode, Texts, clip_embedding, tokens_of
@@ -23,49 +24,55 @@ VIEWS = 4  # denoised together by multi-view models
 LCM_GUIDANCE = 8.5
 
 
+@dataclass(frozen=True)
+class Networks:
+    """The parts of a latent diffusion model. text_encoder: the network, or what loads it when a text is encoded."""
+
+    vae: AutoencoderKL | AutoencoderTiny
+    tokenizer: CLIPTokenizer
+    text_encoder: CLIPTextModel | Callable[[], CLIPTextModel]
+    unet: UNet2DConditionModel
+    scheduler: DDIMScheduler
+    camera_encoder: CameraEncoder | None = None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a latent diffusion model differs from Stable Diffusion.
+
+    texts: loads another encoding of texts. ask: asks the U-Net otherwise. steps: see `Diffusion`. image_size: pixels a
+    side; 0 for the model's own.
+    """
+
+    texts: Callable[[], Encode] | None = None
+    ask: Ask | None = None
+    steps: int = 0
+    image_size: int = 0
+
+
 class DiffusersPrior(DiffusionPrior):
     """A frozen latent U-Net behind the `Prior` contract; x is the scaled latent."""
 
-    def __init__(
-        self,
-        vae: AutoencoderKL | AutoencoderTiny,
-        tokenizer: CLIPTokenizer,
-        text_encoder: CLIPTextModel | Callable[[], CLIPTextModel],
-        unet: UNet2DConditionModel,
-        scheduler: DDIMScheduler,
-        camera_encoder: CameraEncoder | None = None,
-        device: torch.device | str = "cpu",
-        *,
-        texts: Callable[[], Encode] | None = None,
-        ask: Ask | None = None,
-        steps: int = 0,
-        image_size: int = 0,
-    ) -> None:
-        """Takes over the networks: freezes them, moves them to `device`, joins views when there is a camera encoder.
-
-        text_encoder: the network, or what loads it when a text is to be encoded. texts, ask: in place of Stable
-        Diffusion's own. steps: see `Diffusion`. image_size: in pixels, 0 for the model's own.
-        """
-        device = torch.device(device)
-        self.vae = frozen(vae, device, torch.channels_last)
-        self.unet = frozen(unet, device, torch.channels_last)
-        self.tokenizer = tokenizer
-        self._text_encoder = text_encoder
+    def __init__(self, networks: Networks, device: torch.device | str = "cpu", variant: Variant = Variant()) -> None:
+        """Freeze the networks, move them to `device`, and join the views if there is a camera encoder."""
+        device, camera_encoder = torch.device(device), networks.camera_encoder
+        self.vae = frozen(networks.vae, device, torch.channels_last)
+        self.unet = frozen(networks.unet, device, torch.channels_last)
+        self.tokenizer = networks.tokenizer
+        self._text_encoder = networks.text_encoder
         if camera_encoder is not None:
             self.unet.set_attn_processor(ViewAttention())  # type: ignore[arg-type]
             frozen(camera_encoder, device)
-        super().__init__(
-            self.unet,
-            ask or asking(views=camera_encoder is not None),
-            Diffusion(scheduler, device, steps),
-            Latents(vae),
-            Texts(texts or self._load_texts, device),
-            image_size_of(vae, image_size, self.unet.config["sample_size"]),
-            device,
-            camera_encoder,
+        family = Family(
+            variant.ask or asking(views=camera_encoder is not None),
+            Diffusion(networks.scheduler, device, variant.steps),
+            Latents(self.vae),
+            Texts(variant.texts or self._load_texts, device),
+            image_size_of(self.vae, variant.image_size, self.unet.config["sample_size"]),
             1 if camera_encoder is None else VIEWS,
             torch.channels_last,
         )
+        super().__init__(family, self.unet, device, camera_encoder)
 
     @property
     def text_encoder(self) -> CLIPTextModel:
@@ -119,60 +126,70 @@ def image_size_of(vae: Any, wanted: int, sample_size: int, patch: int = 1) -> in
     return wanted or sample_size * factor
 
 
-def load_vae(source: Source) -> Any:
+def load_vae(files: ModelFiles) -> Any:
     """AutoencoderKL or AutoencoderTiny. In float32 where the model runs in float16, which overflows SDXL's."""
-    tiny = source.config("vae")["_class_name"] == "AutoencoderTiny"
-    dtype = torch.float32 if source.dtype == torch.float16 and not tiny else source.dtype
-    return source.network(AutoencoderTiny if tiny else AutoencoderKL, "vae", dtype)
+    tiny = files.config("vae")["_class_name"] == "AutoencoderTiny"
+    dtype = torch.float32 if files.dtype == torch.float16 and not tiny else files.dtype
+    return files.network(AutoencoderTiny if tiny else AutoencoderKL, "vae", dtype)
 
 
-def load_scheduler(source: Source) -> Any:
+def load_scheduler(files: ModelFiles) -> Any:
     """The noise levels that the folder's scheduler was trained with, whichever sampler it is."""
-    path = source.folder / "scheduler" / "scheduler_config.json"
+    path = files.folder / "scheduler" / "scheduler_config.json"
     if path.is_file() and "EDM" in path.read_text(encoding="utf-8"):
-        raise source.error("its scheduler is of EDM's kind, which scales its inputs otherwise: not supported")
-    return source.plain(DDIMScheduler, "scheduler")
+        raise files.error("its scheduler is of EDM's kind, which scales its inputs otherwise: not supported")
+    return files.plain(DDIMScheduler, "scheduler")
 
 
-def load_latent_unet(
-    source: Source, *, sdxl: bool, multiview: bool, guidance: float | None, steps: int, image_size: int
-) -> DiffusersPrior:
-    """A folder of Stable Diffusion 1 or 2, of SDXL, of LCM's kind, or one with a `camera_encoder` beside the U-Net."""
-    unet, vae = source.denoiser(UNet2DConditionModel, "unet"), load_vae(source)
+def load_latent_unet(files: ModelFiles) -> DiffusersPrior:
+    """Load a folder of Stable Diffusion 1 or 2, of LCM's kind, or one with a `camera_encoder` beside the U-Net."""
+    networks = _networks(files)
+    variant = Variant(ask=_asking(networks, files), steps=files.steps, image_size=files.image_size)
+    return DiffusersPrior(networks, files.device, variant)
+
+
+def load_sdxl(files: ModelFiles) -> DiffusersPrior:
+    """Load a folder of SDXL."""
+    networks = _networks(files)
+    size = image_size_of(networks.vae, files.image_size, networks.unet.config["sample_size"])
+    variant = Variant(lambda: load_sdxl_texts(files), _asking(networks, files, size), files.steps, files.image_size)
+    return DiffusersPrior(networks, files.device, variant)
+
+
+def _asking(networks: Networks, files: ModelFiles, size: int = 0) -> Ask:
+    told, scale = None, files.embedded_guidance
+    if (width := networks.unet.config["time_cond_proj_dim"]) is not None:
+        told = guidance_embedding((LCM_GUIDANCE if scale is None else scale) - 1, width)  # the paper's w is S - 1
+    return asking(views=networks.camera_encoder is not None, size=size, guidance=told)
+
+
+def _networks(files: ModelFiles) -> Networks:
+    unet, vae = files.denoiser(UNet2DConditionModel, "unet"), load_vae(files)
     channels = unet.config["in_channels"]
     if channels != vae.config["latent_channels"]:
-        raise source.error(f"its U-Net wants {channels} channels, more than latents have: use a text-to-image model")
+        raise files.error(f"its U-Net wants {channels} channels, more than latents have: use a text-to-image model")
     camera_encoder = None
-    if multiview and source.has("camera_encoder"):
-        with source.explained():
-            camera_encoder = CameraEncoder.load(source.folder / "camera_encoder")
-    size = image_size_of(vae, image_size, unet.config["sample_size"])
-    told = None
-    if (width := unet.config["time_cond_proj_dim"]) is not None:
-        told = guidance_embedding((LCM_GUIDANCE if guidance is None else guidance) - 1, width)  # the paper's w is S - 1
-    return DiffusersPrior(
+    if files.multiview and files.has("camera_encoder"):
+        with files.explained():
+            camera_encoder = CameraEncoder.load(files.folder / "camera_encoder")
+    return Networks(
         vae,
-        source.plain(CLIPTokenizer, "tokenizer"),
-        lambda: source.text_encoder(CLIPTextModel, "text_encoder"),
+        files.plain(CLIPTokenizer, "tokenizer"),
+        lambda: files.text_encoder(CLIPTextModel, "text_encoder"),
         unet,
-        load_scheduler(source),
+        load_scheduler(files),
         camera_encoder,
-        source.device,
-        texts=(lambda: load_sdxl_texts(source)) if sdxl else None,
-        ask=asking(views=camera_encoder is not None, size=size if sdxl else 0, guidance=told),
-        steps=steps,
-        image_size=image_size,
     )
 
 
-def load_sdxl_texts(source: Source) -> Encode:
+def load_sdxl_texts(files: ModelFiles) -> Encode:
     """SDXL's two text encoders; the empty text is zeros where the folder says so."""
     kinds = {"": CLIPTextModel, "_2": CLIPTextModelWithProjection}
     encoders = [
-        (source.plain(CLIPTokenizer, f"tokenizer{n}"), source.text_encoder(kind, f"text_encoder{n}"))
+        (files.plain(CLIPTokenizer, f"tokenizer{n}"), files.text_encoder(kind, f"text_encoder{n}"))
         for n, kind in kinds.items()
     ]
-    zeros = source.index().get("force_zeros_for_empty_prompt", True)
+    zeros = files.index().get("force_zeros_for_empty_prompt", True)
 
     def encode(text: str) -> Conditioning:
         (first, _), (second, pooled) = [clip_embedding(*pair, text) for pair in encoders]

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sds3d.cameras import Cameras
-from sds3d.priors.diffusers import DiffusersPrior
 from sds3d.priors.multiview import CameraEncoder, ViewAttention, camera_embedding, camera_features
+from sds3d.priors.unet_latent import DiffusersPrior
 from sds3d.toybox.autoencoder import LATENT_CHANNELS
 
 TEXT_WIDTH = 128

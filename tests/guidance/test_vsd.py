@@ -236,7 +236,7 @@ def test_a_stop_changes_nothing(settings):
     ("settings", "message"),
     [
         ({"random_scale": (4.0, 0.5)}, r"random_scale is \(4, 0\.5\): give the lower bound first"),
-        ({"random_scale": (0.5, 4.0), "entropy": 0.5}, "random_scale and entropy are of different rules"),
+        ({"random_scale": (0.5, 4.0), "entropy": 0.5}, "random_scale and entropy belong to different rules"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(settings, message):

@@ -15,7 +15,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from sds3d.cameras import turntable
 from sds3d.files import PriorError
 from sds3d.guidance.base import guided_prediction
-from sds3d.guidance.sampling import ddim
+from sds3d.guidance.sampling import Conditions, sample, sampling_times
 from sds3d.priors.base import add_noise
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.multiview import CameraEncoder
@@ -158,6 +158,6 @@ def test_ddim_of_a_multiview_prior_keeps_shapes(folder: Path) -> None:
     prior = DiffusersConfig(model=str(folder)).load()
     noise = torch.randn(2, 4, 16, 16)
     cond, null = prior.encode_text(["a red mug"] * 2), prior.encode_text([""] * 2)
-    sample = ddim(prior, noise, turntable(2), cond, null, steps=3)
-    assert sample.shape == noise.shape
-    assert torch.isfinite(sample).all()
+    x = sample(prior, noise, Conditions(turntable(2), cond, null), sampling_times(prior, 3))
+    assert x.shape == noise.shape
+    assert torch.isfinite(x).all()

@@ -14,7 +14,7 @@ from diffusers import DiffusionPipeline, EulerDiscreteScheduler
 from torch import Tensor
 
 from sds3d.cameras import turntable
-from sds3d.guidance.sampling import ddim, sampling_times
+from sds3d.guidance.sampling import Conditions, sample, sampling_times
 from sds3d.priors import flow
 from sds3d.priors.base import add_noise
 from sds3d.priors.diffusers import DiffusersConfig
@@ -50,7 +50,9 @@ class Case:
     def drawn(self, scale: float, times: list[float]) -> np.ndarray:
         """Our sampler's picture from the noise of `noise_like`, (1, H, W, 3)."""
         positive, negative = self.prior.encode_text(["a red mug"]), self.prior.encode_text([""])
-        x = ddim(self.prior, noise_like(self.prior), turntable(1), positive, negative, scale=scale, times=times)
+        x = sample(
+            self.prior, noise_like(self.prior), Conditions(turntable(1), positive, negative, scale), torch.tensor(times)
+        )
         return self.prior.decode(x).numpy()
 
     def theirs(self, **options: Any) -> np.ndarray:
@@ -136,7 +138,9 @@ def test_turbo_draws_the_pipelines_picture(cases: Callable[..., Case]) -> None:
     assert case.pipeline.scheduler.timesteps.tolist() == steps
     texts = case.prior.encode_text(["a red mug"]), case.prior.encode_text([""])
     noise = case.prior.sigma(torch.tensor(1.0)) * noise  # it begins from noise alone, though some signal is left at 999
-    x = ddim(case.prior, noise, turntable(1), *texts, scale=1.0, times=[*(step / 999 for step in steps), 0.0])
+    x = sample(
+        case.prior, noise, Conditions(turntable(1), *texts, 1.0), torch.tensor([*(step / 999 for step in steps), 0.0])
+    )
     np.testing.assert_allclose(case.prior.decode(x).numpy(), theirs, atol=ATOL)
 
 
@@ -168,7 +172,7 @@ def test_pictures_go_round_as_through_the_vae(case: Case) -> None:
     size = case.prior.image_size
     rgb = torch.rand(2, size, size, 3, generator=seeded(), requires_grad=True)
     x = case.prior.encode_image(rgb)
-    if isinstance(case.prior.codec, Latents):
+    if isinstance(case.prior.family.codec, Latents):
         vae, config = case.pipeline.vae, case.pipeline.vae.config
         with torch.no_grad():
             mode = vae.encode(2 * rgb.permute(0, 3, 1, 2) - 1).latent_dist.mode()
@@ -207,7 +211,7 @@ def test_predictions_invert_the_noising(case: Case) -> None:
 @pytest.mark.parametrize("family", FLOWS)
 def test_flow_identities(family: str, cases: Callable[..., Case]) -> None:
     """v = eps - x gives eps' - eps = (1 - t)(v' - v) and x - x0' = t (v' - v), whatever the network says."""
-    noising = cases(family).prior.noising
+    noising = cases(family).prior.family.noising
     t = torch.rand(5, generator=seeded()).double().clamp(0.02, 0.98)
     x, eps, off = (torch.randn(5, 2, 3, 3, generator=seeded(s), dtype=torch.float64) for s in (1, 2, 3))
     shaped = t.reshape(5, 1, 1, 1)
@@ -250,7 +254,7 @@ def test_unusual_models_are_named_in_a_line(
     family: str, named: str, words: str, steps: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     prior = Case(family, tmp_path / named).prior
-    assert prior.noising.steps == steps
+    assert prior.family.noising.steps == steps
     messages = [record.getMessage() for record in caplog.records if record.name.startswith("sds3d")]
     assert [words in message for message in messages] == ([True] if words else [])
 

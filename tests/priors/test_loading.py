@@ -222,14 +222,14 @@ def test_text_encoders_are_freed_and_texts_are_encoded_once(folders: Path, tmp_p
         prior = DiffusersConfig(model=str(folder)).load()
         assert encoders() == []  # nothing is loaded before a text is asked for
         held: list[weakref.ref[PreTrainedModel]] = []
-        load = prior.texts.load
+        load = prior.family.texts.load
 
         def watched(load=load, held=held):
             encode = load()
             held.extend(weakref.ref(encoder) for encoder in encoders())
             return encode
 
-        prior.texts.load = watched
+        prior.family.texts.load = watched
         first = prior.encode_text(["a red mug", "", "a red mug"])
         assert len(held) >= {"sdxl": 2, "sd3": 3, "flux dev": 2}.get(family, 1)
         assert all(encoder() is None for encoder in held)

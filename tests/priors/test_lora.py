@@ -15,7 +15,7 @@ from transformers import T5EncoderModel
 
 from sds3d.cameras import turntable
 from sds3d.files import PriorError
-from sds3d.guidance.sampling import ddim
+from sds3d.guidance.sampling import Conditions, sample
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.flow import packed
 from tests.priors.tiny import tiny_pipeline
@@ -93,7 +93,9 @@ def test_draws_what_the_pipeline_draws_with_the_file(family: str, tmp_path: Path
 
     def drawn(prior: Any) -> np.ndarray:
         cond, null = prior.encode_text(["a red mug"]), prior.encode_text([""])
-        return prior.decode(ddim(prior, noise, turntable(1), cond, null, scale=4.0, times=times)).numpy()
+        return prior.decode(
+            sample(prior, noise, Conditions(turntable(1), cond, null, 4.0), torch.tensor(times))
+        ).numpy()
 
     np.testing.assert_allclose(drawn(prior), theirs, atol=2e-5)
     assert np.abs(drawn(plain) - theirs).max() > 1e-3

@@ -13,7 +13,8 @@ from diffusers import AutoencoderTiny, UNet2DConditionModel
 from sds3d.cameras import turntable
 from sds3d.files import PriorError
 from sds3d.priors.base import Prediction
-from sds3d.priors.diffusers import DiffusersConfig, toybox_folder
+from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.loading import toybox_folder
 from sds3d.priors.multiview import CameraEncoder, ViewAttention, camera_embedding, camera_features
 from sds3d.priors.network import DiffusionPrior
 from sds3d.priors.pixels import Latents
@@ -69,9 +70,10 @@ def test_a_narrow_type_stays_inside_the_networks(load: Load, family: str) -> Non
 def test_the_vae_does_not_run_in_float16(load: Load) -> None:
     for family in ("sdxl", "flux dev"):
         prior = load(family, dtype="float16")
-        assert isinstance(prior.codec, Latents)
-        assert prior.codec.vae.dtype == torch.float32
-        assert prior.dtype == torch.float16
+        codec = prior.family.codec
+        assert isinstance(codec, Latents)
+        assert codec.vae.dtype == torch.float32
+        assert prior.denoiser.dtype == torch.float16
     x = load("sdxl", dtype="float16").encode_image(pictures(prior))
     torch.testing.assert_close(x, load("sdxl").encode_image(pictures(prior)))
 

@@ -10,7 +10,9 @@ from diffusers import StableDiffusionPipeline
 
 from sds3d.evaluation.asset_scores import bench_prompts
 from sds3d.guidance.sampling import sample_views
-from sds3d.priors.diffusers import DiffusersConfig, DiffusersPrior, toybox_folder
+from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.loading import toybox_folder
+from sds3d.priors.unet_latent import DiffusersPrior
 from sds3d.prompts.prompt import PromptConfig
 from sds3d.toybox import diffusion
 from sds3d.toybox.autoencoder import psnr

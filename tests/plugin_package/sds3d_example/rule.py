@@ -23,7 +23,7 @@ class PlainSDSConfig(RuleConfig):
     """Timesteps."""
 
     def make(self, prior: Prior) -> PlainSDS:
-        """The rule on this prior."""
+        """Return the rule on this prior."""
         return PlainSDS(self, prior)
 
 
