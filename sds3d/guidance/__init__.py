@@ -1,1 +1,1 @@
-"""Score-distillation rules, one file each."""
+"""Score-distillation rules, one file each; timestep schedules, and transforms of gradients."""

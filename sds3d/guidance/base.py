@@ -1,4 +1,4 @@
-"""What every guidance rule takes and gives, and classifier-free guidance, in its one convention."""
+"""The contract of guidance rules, and classifier-free guidance: eps_null + S (eps_cond - eps_null), everywhere."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ Weighting = Literal["sds", "uniform", "fantasia3d", "lambda", "alpha"]
 """Weights w(t): sigma^2 (DreamFusion), 1, alpha sigma^2 (Fantasia3D), sigma / alpha (x0 reconstruction), alpha."""
 
 LEAST_ALPHA = 1e-3
-"""Where alpha is a divisor: few-step flows and schedules of zero terminal SNR have a level without any signal."""
+"""Smallest divisor alpha: few-step flows and schedules with zero terminal SNR have a level without any signal."""
 
 
 @dataclass(frozen=True)
 class Views:
-    """The B renders of a step, beside their pixels in the prior's space.
+    """What a rule knows of the B renders of a step besides x.
 
     rgb: (B, H, W, 3) detached renders in [0, 1], composited on their background, at the prior's size.
-    alpha, depth: (B, h', w', 1) detached, at the render's own size: opacity, and the distance along the ray in metres,
-        weighted by it. With the cameras they say where the surface is.
-    prompt: all texts of the prompt, from which positive and negative (B rows each) follow.
+    alpha, depth: (B, h', w', 1) detached, at the size of the render: opacity, and the distance along the ray in metres,
+        weighted by it. With the cameras they locate the surface.
+    prompt: the embeddings of all texts, from which `positive` and `negative` follow.
     """
 
     cameras: Cameras
@@ -42,30 +42,30 @@ class Views:
 
     @property
     def positive(self) -> Conditioning:
-        """What each view is guided to, B rows."""
+        """The text that each view is guided to, B rows."""
         return self.prompt.positive(self.cameras)
 
     @property
     def negative(self) -> Conditioning:
-        """What each view is guided away from, B rows."""
+        """The text that each view is guided away from, B rows."""
         return self.prompt.negative.repeat(len(self.cameras))
 
 
 @dataclass(frozen=True)
 class Guided:
-    """What a rule says of a step.
+    """The result of a rule's step.
 
-    t: (B,) timesteps used.
-    gradient: (B, C, h, w) per-sample gradient with respect to x in the prior's space, or None when the rule
-        works on pixels. The loop divides by B.
-    image_target: (B, H, W, 3) pictures in [0, 1] that the renders are pulled to by 1/2 |rgb - target|^2,
-        or None. The loop composites the render on the target's own border colour first, so that a
-        background the prior likes is not explained by fog.
+    t: (B,) timesteps.
+    gradient: (B, C, h, w) gradient of each sample with respect to x in the prior's space, or None if the rule works on
+        pixels. The loop divides by B.
+    image_target: (B, H, W, 3) pictures in [0, 1] that the renders are pulled to by 1/2 |rgb - target|^2, or None. The
+        loop first composites the render on the target's border colour, so that fog does not imitate the background of
+        the prior's pictures.
     image_weight: factor on that loss.
     x0: (B, C, h, w) the clean estimate, for previews. metrics: scalars to log.
-    learn: what the rule keeps of the step, updates of its own networks above all, which give losses to log. The loop
-        calls it when the scene was updated: a step that fails leaves the rule as it was, and the graph of the render
-        and that of a network are not in memory at once.
+    learn: updates the rule's state, mostly its networks, and returns losses to log. The loop calls it after the scene's
+        update. So a step that fails leaves the rule unchanged, and the graphs of the render and of a network are not in
+        memory at the same time.
     """
 
     t: Tensor
@@ -77,7 +77,7 @@ class Guided:
     learn: Learn | None = None
 
     def learned(self) -> Guided:
-        """The same after `learn`, whose losses are among the metrics."""
+        """Call `learn`, and return the result with its losses among the metrics."""
         if self.learn is None:
             return self
         return replace(self, metrics=self.metrics | self.learn(), learn=None)
@@ -108,19 +108,19 @@ class RuleConfig(Config, ABC):
         """Return the rule on this prior."""
 
     def texts(self, prompt: str, config: PromptConfig) -> PromptTexts:
-        """The texts that the prior is asked for. A rule that needs others replaces some, or adds to `extra`, where it
-        finds their embeddings: `views.prompt.extra`.
+        """Return the texts of a prompt. A rule that needs other texts overrides this: it replaces some, or adds to
+        `extra`. Their embeddings are `views.prompt` and `views.prompt.extra`.
         """
         return prompt_texts(prompt, config)
 
     def in_prior_space(self) -> Self:
-        """The same rule without losses in decoded pixels, where it can do without."""
+        """Return the rule without losses in decoded pixels, if it has such a form; else the rule itself."""
         return self
 
 
 @dataclass(frozen=True)
 class GuidedPrediction(Prediction):
-    """A prediction under classifier-free guidance, with the two it was made of, each (B, C, h, w)."""
+    """A prediction under classifier-free guidance, and the two predictions that it combines, each (B, C, h, w)."""
 
     positive: Prediction
     negative: Prediction
@@ -129,9 +129,9 @@ class GuidedPrediction(Prediction):
 def predict_each(
     prior: Prior | TrainableScore, x_t: Tensor, t: Tensor, conditions: Sequence[Conditioning], cameras: Cameras | None
 ) -> list[Prediction]:
-    """What the model says of the same x_t (B, C, h, w) under several conditions of B rows each, in one call of it.
+    """Predict the same x_t (B, C, h, w) under several conditions of B rows each, in one call of the model.
 
-    Raises ValueError when t, cameras or a condition have not one row for each of the B views.
+    Raises ValueError if t, cameras or a condition do not have one row for each of the B views.
     """
     batch, n = x_t.shape[0], len(conditions)
     sizes = {len(t), *map(len, conditions)} | (set() if cameras is None else {len(cameras)})
@@ -147,16 +147,15 @@ def predict_each(
 def guided_prediction(
     prior: Prior, x_t: Tensor, t: Tensor, views: Views, scale: float, *, rescale: float = 0.0
 ) -> GuidedPrediction:
-    """Classifier-free guidance eps_null + S (eps_cond - eps_null), in one call of the prior.
+    """Predict by classifier-free guidance, eps_null + S (eps_cond - eps_null), in one call of the prior.
 
-    x_t: (B, C, h, w), view-fastest groups of `prior.n_views`. t: (B,) in [0, 1]. scale: S; 1 is the plain
-    conditional model. The negative branch drops the text and keeps the camera: what guidance amplifies is the
-    text, never the pose.
-    rescale: phi in [0, 1], the part of x0 whose standard deviation, over all views of an object, is put back to
-    that of the conditional x0, against over-saturation (Lin et al. 2023, arXiv:2305.08891, sec. 3.4; on x0 in
-    MVDream, arXiv:2308.16512). eps then follows x0, and sigma(t) has to be above 0.
+    x_t: (B, C, h, w), view-fastest groups of `prior.n_views`. t: (B,) in [0, 1]. scale: S; 1 is the plain conditional
+    model. The negative branch drops the text and keeps the camera: guidance amplifies the text, never the pose.
+    rescale: share phi in [0, 1] of rescaled guidance, against over-saturation (Lin et al. 2023, arXiv:2305.08891,
+    sec. 3.4; on x0 in MVDream, arXiv:2308.16512). That share of x0 gets the standard deviation of the conditional x0,
+    over all views of an object. eps then follows from x0, and sigma(t) must be above 0.
 
-    Raises ValueError when B is no multiple of the prior's views or differs between the arguments.
+    Raises ValueError if B is not a multiple of the prior's views or differs between the arguments.
     """
     positive, negative = predict_each(prior, x_t, t, [views.positive, views.negative], views.cameras)
     guided = combine(positive, negative, scale)
@@ -166,15 +165,15 @@ def guided_prediction(
 
 
 def combine(positive: Prediction, negative: Prediction, scale: float | Tensor) -> GuidedPrediction:
-    """negative + S (positive - negative). scale: a number, or (B, 1, 1, 1)."""
-    # x0 is affine in eps, so guiding it is guiding eps, and stays finite where alpha is 0.
+    """Return negative + S (positive - negative). scale: S, a number or (B, 1, 1, 1)."""
+    # x0 is affine in eps, so both are guided alike; x0 stays finite where alpha is 0.
     eps = negative.eps + scale * (positive.eps - negative.eps)
     x0 = negative.x0 + scale * (positive.x0 - negative.x0)
     return GuidedPrediction(eps, x0, positive, negative)
 
 
 def rescaled(prior: Prior, guided: GuidedPrediction, t: Tensor, rescale: float) -> GuidedPrediction:
-    """The part `rescale` of x0 with the standard deviation of the conditional x0; see `guided_prediction`."""
+    """Rescale the share `rescale` of x0, see `guided_prediction`."""
     factor = rescale_factor(guided.positive.x0, guided.x0, prior.n_views)  # (B,)
     x0 = guided.x0 * expand(1 + rescale * (factor - 1), guided.x0)
     eps = guided.eps + expand(prior.alpha(t) / prior.sigma(t), x0) * (guided.x0 - x0)
@@ -182,7 +181,7 @@ def rescaled(prior: Prior, guided: GuidedPrediction, t: Tensor, rescale: float) 
 
 
 def rescale_factor(x0_positive: Tensor, x0_guided: Tensor, n_views: int) -> Tensor:
-    """std(x0_positive) / std(x0_guided), jointly over each object's `n_views` views and all their values: (B,)."""
+    """Return std(x0_positive) / std(x0_guided), over all values of each object's `n_views` views: (B,)."""
     objects = group_count(x0_guided.shape[0], n_views)
     target = x0_positive.reshape(objects, -1).std(dim=1)
     factor = target / x0_guided.reshape(objects, -1).std(dim=1).clamp_min(1e-8)
@@ -190,7 +189,7 @@ def rescale_factor(x0_positive: Tensor, x0_guided: Tensor, n_views: int) -> Tens
 
 
 def group_count(batch: int, n_views: int) -> int:
-    """Objects in a batch of views; ValueError when it does not divide into groups of `n_views`."""
+    """Return the number of objects in a batch of views. Raises ValueError if it is not a multiple of `n_views`."""
     if batch % n_views:
         raise ValueError(
             f"the prior denoises {n_views} views together and got {batch}: make the number of views a multiple"
@@ -199,7 +198,7 @@ def group_count(batch: int, n_views: int) -> int:
 
 
 def weight(prior: Prior, t: Tensor, weighting: Weighting) -> Tensor:
-    """w(t) for t (B,), same shape."""
+    """Return w(t) for t (B,), same shape."""
     alpha, sigma = prior.alpha(t), prior.sigma(t)
     match weighting:
         case "sds":
@@ -215,5 +214,5 @@ def weight(prior: Prior, t: Tensor, weighting: Weighting) -> Tensor:
 
 
 def draw_noise(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise like x, drawn on the CPU so that one seed gives one result on every device."""
+    """Return standard normal noise like x, drawn on the CPU so that a seed gives the same noise on every device."""
     return torch.randn(x.shape, generator=generator).to(x)

@@ -25,8 +25,8 @@ _FLOOR = 1e-6  # of |d_pos|^2: without a positive direction nothing is projected
 
 @dataclass(frozen=True)
 class PerpNegTexts:
-    """The texts of B views: positive (B rows), two negatives (B rows each) and their weights (B, 2), which are at most 0
-    up to rounding."""
+    """The texts of B views: positive (B rows), two negatives (B rows each) and their weights (B, 2), at most 0 up to
+    rounding."""
 
     positive: Conditioning
     negatives: tuple[Conditioning, Conditioning]

@@ -1,6 +1,6 @@
-"""All guidance rules: the `RuleConfig` subclasses in this package, and those that other packages register.
+"""All guidance rules: the `RuleConfig` subclasses in this package and in other packages.
 
-Other packages use the entry-point group `sds3d.guidance`; see `sds3d.plugins`.
+Other packages register theirs in the entry-point group `sds3d.guidance`; see `sds3d.plugins`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sds3d.plugins import choices, union_of
 
 
 def rule_configs() -> tuple[type[RuleConfig], ...]:
-    """The settings of every rule: ours in the alphabetical order of their files, then those of other packages."""
+    """Return the settings of every rule: ours in the alphabetical order of their files, then other packages'."""
     return choices("sds3d.guidance", RuleConfig, without=__name__)
 
 

@@ -1,4 +1,4 @@
-"""Timestep schedules: which noise level a step of guidance asks the prior at. Every rule takes any of them."""
+"""Timestep schedules: the noise levels at which a rule asks the prior. Any rule can have any schedule."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class WindowSchedule(Config, ABC):
 
     @abstractmethod
     def window(self, progress: float) -> tuple[float, float]:
-        """The interval that t is drawn from at `progress` in [0, 1]."""
+        """Return the interval that t is drawn from at `progress` in [0, 1]."""
 
     def sample(self, progress: float, batch: int, n_views: int, generator: torch.Generator) -> Tensor:
-        """Timesteps (batch,) float32; see `draw`."""
+        """Draw timesteps (batch,) float32; see `draw`."""
         return draw(self.window(progress), batch, n_views, generator)
 
 
@@ -49,12 +49,12 @@ class UniformSchedule(WindowSchedule):
         return self
 
     def window(self, progress: float) -> tuple[float, float]:
-        """The same interval at any progress."""
+        """Return the same interval at any progress."""
         return self.min, self.max
 
 
 class AnnealedSchedule(WindowSchedule):
-    """t ~ U[min, max], both ends moving linearly (MVDream, 2308.16512, until 0.8): first layout, then detail."""
+    """t ~ U[min, max] with ends that move linearly: first layout, then detail (MVDream, arXiv:2308.16512, until 0.8)."""
 
     name: Literal["annealed"] = "annealed"
     min: tuple[Timestep, Timestep] = (0.98, 0.02)
@@ -62,7 +62,7 @@ class AnnealedSchedule(WindowSchedule):
     max: tuple[Timestep, Timestep] = (0.98, 0.5)
     """Most noise at the start and at the end."""
     until: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Share of the run after which the window rests at its end."""
+    """Share of the run after which the ends no longer move."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -72,7 +72,7 @@ class AnnealedSchedule(WindowSchedule):
         return self
 
     def window(self, progress: float) -> tuple[float, float]:
-        """The interval t is drawn from at `progress` in [0, 1]."""
+        """Return the interval that t is drawn from at `progress` in [0, 1]."""
         share = min(progress / self.until, 1.0)
 
         def between(ends: tuple[float, float]) -> float:
@@ -82,17 +82,18 @@ class AnnealedSchedule(WindowSchedule):
 
 
 class PiecewiseSchedule(WindowSchedule):
-    """t ~ U[min, max], both ends linear between knots; before the first and after the last they rest.
+    """t ~ U[min, max] with ends that are linear between knots, and constant before the first and after the last.
 
-    Two knots at one progress make a hard switch (ProlificDreamer, 2305.16213, takes U[.02, .98] and then U[.02, .5]);
-    knots with min = max a deterministic t (a line in SDI, 2405.15891, broken lines in CFD, 2501.05445).
+    Two knots at the same progress are a hard switch (ProlificDreamer, arXiv:2305.16213: U[.02, .98], then U[.02, .5]).
+    Knots with min = max give a deterministic t (a line in SDI, arXiv:2405.15891; broken lines in CFD,
+    arXiv:2501.05445).
     """
 
     name: Literal["piecewise"] = "piecewise"
     knots: tuple[tuple[Share, Timestep, Timestep], ...] = Field(
         default=((0.0, 0.02, 0.98), (0.2, 0.02, 0.98), (0.2, 0.02, 0.5)), min_length=1
     )
-    """Progress, least noise and most noise of each knot; ProlificDreamer's by default."""
+    """Progress, least noise and most noise of each knot; the default is ProlificDreamer's."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -101,11 +102,11 @@ class PiecewiseSchedule(WindowSchedule):
                 raise ValueError(f"in the knot at {progress}, min {low} is above max {high}: swap them")
         for (before, _, _), (after, _, _) in pairwise(self.knots):
             if before > after:
-                raise ValueError(f"the knot at {after} comes after that at {before}: sort them by progress")
+                raise ValueError(f"the knot at {after} follows the one at {before}: sort them by progress")
         return self
 
     def window(self, progress: float) -> tuple[float, float]:
-        """The interval between the knots on both sides; at a hard switch, already what follows it."""
+        """Return the interval at `progress` in [0, 1]; at a hard switch, the one after it."""
         before = [knot for knot in self.knots if knot[0] <= progress]
         after = [knot for knot in self.knots if knot[0] > progress]
         if not before or not after:
@@ -118,7 +119,7 @@ class PiecewiseSchedule(WindowSchedule):
 
 
 class SqrtSchedule(WindowSchedule):
-    """t = max - (max - min) sqrt(progress), deterministic: quick through much noise (HiFA, 2305.18766)."""
+    """t = max - (max - min) sqrt(progress), deterministic: it leaves high noise quickly (HiFA, arXiv:2305.18766)."""
 
     name: Literal["sqrt"] = "sqrt"
     min: Timestep = 0.3
@@ -133,24 +134,24 @@ class SqrtSchedule(WindowSchedule):
         return self
 
     def window(self, progress: float) -> tuple[float, float]:
-        """A single t, twice."""
+        """Return t twice."""
         t = self.max - (self.max - self.min) * math.sqrt(progress)
         return t, t
 
 
 class DreamTimeSchedule(WindowSchedule):
-    """A deterministic t that falls slowly where the weight W is large (DreamTime, 2306.12422).
+    """A deterministic t that falls slowly where the weight W is large (DreamTime, arXiv:2306.12422).
 
-    W(t) = 1 on [m2, m1], exp(-((t - m1) / s1)^2) above it, exp(-((t - m2) / s2)^2) below it; t is where the share of W
-    that lies above t is the progress, W taken on [min, max]. W and the defaults are those of CFD's code (2501.05445),
-    which takes m1 0.7, m2 0.4, s1 0.1, s2 0.2 for the geometry of meshes.
+    W(t) is 1 on [m2, m1], exp(-((t - m1) / s1)^2) above it and exp(-((t - m2) / s2)^2) below it. At each step, the
+    share of W above t, on [min, max], equals the progress. W and the defaults are those of CFD's code
+    (arXiv:2501.05445), which has m1 = 0.7, m2 = 0.4, s1 = 0.1, s2 = 0.2 for the geometry of meshes.
     """
 
     name: Literal["dreamtime"] = "dreamtime"
     m1: Timestep = 0.8
-    """Upper end of the range that most steps are spent in."""
+    """Upper end of the range with weight 1, in which most steps fall."""
     m2: Timestep = 0.4
-    """Lower end of it."""
+    """Lower end of that range."""
     s1: float = Field(default=0.1, gt=0.0)
     """Width of the slope above it."""
     s2: float = Field(default=0.15, gt=0.0)
@@ -163,23 +164,23 @@ class DreamTimeSchedule(WindowSchedule):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if not self.min <= self.m2 <= self.m1 <= self.max:
-            raise ValueError(f"min {self.min}, m2 {self.m2}, m1 {self.m1} and max {self.max} have to be in this order")
+            raise ValueError(f"min {self.min}, m2 {self.m2}, m1 {self.m1}, max {self.max}: they must be in this order")
         return self
 
     def window(self, progress: float) -> tuple[float, float]:
-        """A single t, twice."""
+        """Return t twice."""
         half_bell = math.sqrt(math.pi) / 2  # the integral of exp(-u^2) from 0 to infinity
         above = self.s1 * half_bell * float(erf((self.max - self.m1) / self.s1))
         between = self.m1 - self.m2
         below = self.s2 * half_bell * float(erf((self.m2 - self.min) / self.s2))
-        passed = progress * (above + between + below)  # the weight that lies above t
+        passed = progress * (above + between + below)  # the weight above t
         if passed < above:
             t = self.m1 + self.s1 * float(erfinv(min((above - passed) / (self.s1 * half_bell), 1.0)))
         elif passed <= above + between:
             t = self.m1 - (passed - above)
         else:
             t = self.m2 - self.s2 * float(erfinv(min((passed - above - between) / (self.s2 * half_bell), 1.0)))
-        t = min(max(t, self.min), self.max)  # far out on a slope the inverse of erf is rounded, or infinite
+        t = min(max(t, self.min), self.max)  # at the ends, the inverse of erf is rounded or infinite
         return t, t
 
 
@@ -190,7 +191,7 @@ Schedule = Annotated[
 
 
 def draw(window: tuple[float, float], batch: int, n_views: int, generator: torch.Generator) -> Tensor:
-    """Uniform timesteps (batch,) float32, drawn on the CPU: one for each object, shared by its `n_views` views."""
+    """Draw uniform timesteps (batch,) float32 on the CPU: one for each object, shared by its `n_views` views."""
     low, high = window
     t = low + (high - low) * torch.rand(group_count(batch, n_views), generator=generator)  # (objects,)
     return t.repeat_interleave(n_views)

@@ -31,15 +31,15 @@ from sds3d.priors.base import Prior, add_noise, expand
 
 
 class SDSConfig(RuleConfig):
-    """Settings of `SDS`; the defaults are those of DreamFusion's reproductions with latent models. Their scale s = 100 in
-    eps_cond + s (eps_cond - eps_null) is S = 101 here."""
+    """Settings of `SDS`; the defaults are those of DreamFusion's reproductions with latent models. Their scale
+    s = 100 in eps_cond + s (eps_cond - eps_null) is S = 101 here."""
 
     name: Literal["sds"] = "sds"
     scale: float = Field(default=101.0, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
     rescale: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of x0 that is rescaled to the contrast of the unguided x0, see `guided_prediction`. 0.5 tames the colours of a
-    high scale."""
+    """Share of x0 that is rescaled to the contrast of the unguided x0, see `guided_prediction`. 0.5 tames the colours
+    of a high scale."""
     perp_neg: bool = False
     """Use the words of neighbouring views as negatives (Perp-Neg, arXiv:2304.04968), against second faces. For priors
     without cameras. The prior is asked for four texts per view instead of two."""

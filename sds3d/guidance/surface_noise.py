@@ -1,23 +1,23 @@
-"""Noise that is locked to an object's surface: views that see the same piece of it get the same noise there.
+"""Noise that is locked to an object's surface: views of the same piece of surface have the same noise there.
 
-A reference noise W of independent normals lies on texels of space: 6 maps of a hemisphere each (about +-x, +-y and +-z)
-in 4 radial shells, R x R texels a map and shell, as the noise of Consistent Flow Distillation (Yan et al. 2025,
-arXiv:2501.05445). The corners of a view's noise pixels are carried along its rays to the surface, and from there to the
-maps, where each pixel covers a set of texels, Omega. Its noise is
+A reference noise W of independent normals is stored in texels of space: 6 maps of a hemisphere each (about +-x, +-y and
++-z) in 4 radial shells, with R x R texels per map and shell, as in Consistent Flow Distillation (Yan et al. 2025,
+arXiv:2501.05445). The corners of a view's noise pixels are projected along the rays to the surface, and from there to
+the maps, where each pixel covers a set of texels, Omega. Its noise is
 
-    eps = sum of W over Omega / sqrt(|Omega|),
+    eps = sum of W over Omega / sqrt(|Omega|)
 
-the rule of integral noise (Chang et al. 2024, "How I Warped Your Noise", ICLR). It is exactly N(0, 1); pixels of a view
-never share a texel, so it is white within a view; and two views' pixels have the covariance
-|Omega and Omega'| / sqrt(|Omega| |Omega'|). Looking W up, with any filter, would have none of the three.
+as in integral noise (Chang et al. 2024, "How I Warped Your Noise", ICLR). This noise is exactly N(0, 1). It is white
+within a view, because pixels of a view never share a texel. Pixels of two views have the covariance
+|Omega and Omega'| / sqrt(|Omega| |Omega'|). A lookup of W, with any filter, has none of these three properties.
 
-A direction lies in three of the hemispheres, so that a triangle that crosses the rim of one is whole in another.
-Pixels without texels (the background, silhouettes, surfaces seen edge-on from the world's centre) take a noise of their
-own, which stays for each place in the batch: a background that never moves is a solution of the same flow as the
-object, views of one step stay independent of each other there, and nothing has to be found out about what is behind.
+Every direction belongs to three hemispheres, so a triangle that crosses the rim of one is complete in another. Pixels
+without texels (background, silhouettes, surfaces seen edge-on from the world's centre) have another noise, constant for
+each place in the batch. A constant background noise follows the same flow as the object, and the views of a step stay
+independent of each other there.
 
-W is kept, not hashed anew at each look: it evolves as an autoregressive process whose present depends on all its past,
-so a generator by counter would have to be asked once for every step so far.
+W is stored and not computed from a hash, because it evolves as an autoregressive process: its value depends on all
+earlier steps.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ from sds3d.rendering.volume import BOUND
 
 MAPS, SHELLS = 6, 4
 VISIBLE = 0.1
-"""Opacity above which a pixel shows the surface."""
+"""Opacity above which a pixel counts as surface."""
 
-_REACH = np.float32(math.sqrt(3) * BOUND)  # radius in metres at which the outermost shell ends: the cube's corners
+_REACH = np.float32(math.sqrt(3) * BOUND)  # outer radius of the last shell in metres: the corners of the cube
 _ONE, _HALF, _ZERO = np.float32(1.0), np.float32(0.5), np.float32(0.0)
 _WEDGE = np.float32(4 / math.pi)
 _KERNEL: Any = {"nogil": True, "cache": True, "error_model": "numpy"}
 
 
 class SurfaceNoise:
-    """The noise of a batch's views, float32 on the CPU, from one seed.
+    """The noise of a batch of views, float32 on the CPU, from one seed.
 
-    shape: (B, C, h, w) of the noise. resolution: R, texels along an edge of a map, of which 24 R^2 C floats are kept;
-    with four times h, a pixel covers some 60 of them.
+    shape: (B, C, h, w) of the noise. resolution: R, texels along an edge of a map. 24 R^2 C floats are stored; with
+    R = 4 h, a pixel covers about 60 texels.
     """
 
     def __init__(self, shape: tuple[int, int, int, int], resolution: int, seed: int) -> None:
@@ -60,19 +60,21 @@ class SurfaceNoise:
         self.texels = torch.randn(MAPS, SHELLS, resolution, resolution, shape[1], generator=generator)
 
     def __call__(self, views: Views) -> tuple[Tensor, Tensor]:
-        """Noise (B, C, h, w), and which of its pixels are locked to the surface, bool (B, h, w).
+        """Return the noise (B, C, h, w), and which of its pixels are locked to the surface, bool (B, h, w).
 
-        Raises ValueError when there are not B views.
+        Raises ValueError if there are not B views.
         """
         batch, _, height, width = self.background.shape
         if len(views.cameras) != batch:
-            raise ValueError(f"the noise is that of {batch} views a step, got {len(views.cameras)}: keep their number")
+            raise ValueError(
+                f"the noise was made for {batch} views per step, got {len(views.cameras)}: keep the number of views"
+            )
         noise, count = integrate(self.texels, *surface_corners(views, height, width))
         locked = count > 0  # (B, h, w)
         return torch.where(locked[:, None], noise, self.background), locked
 
     def evolved(self, gamma: float, generator: torch.Generator) -> SurfaceNoise:
-        """sqrt(1 - gamma) W + sqrt(gamma) fresh, everywhere once: still N(0, 1), whatever is looked at when."""
+        """Return the noise after a step: sqrt(1 - gamma) W + sqrt(gamma) fresh, which is N(0, 1) again."""
         noise = copy.copy(self)
         for name in ("background", "texels"):
             old: Tensor = getattr(self, name)
@@ -82,7 +84,7 @@ class SurfaceNoise:
         return noise
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Seed and background; the texels too once they have evolved, since before that the seed tells them."""
+        """Seed and background; the texels too after they evolved. Before that, they follow from the seed."""
         state = {
             "seed": torch.tensor(self._seed),
             "resolution": torch.tensor(self._resolution),
@@ -92,7 +94,7 @@ class SurfaceNoise:
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> SurfaceNoise:
-        """The noise that gave this `state_dict`."""
+        """Return the noise of a `state_dict`."""
         batch, channels, height, width = state["background"].shape
         noise = cls((batch, channels, height, width), int(state["resolution"]), int(state["seed"]))
         if "texels" in state:
@@ -102,10 +104,10 @@ class SurfaceNoise:
 
 
 def surface_corners(views: Views, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Where the corners of B x height x width noise pixels lie on the surface, on the CPU.
+    """Project the corners of B x height x width noise pixels to the surface, on the CPU.
 
-    Returns points (B, height + 1, width + 1, 3) in metres, the means of the visible points round each corner, and
-    whether there are any and the mean opacity round it is above `VISIBLE`, bool (B, height + 1, width + 1).
+    Returns points (B, height + 1, width + 1, 3) in metres, the means of the visible points around each corner, and
+    bool (B, height + 1, width + 1): whether there are visible points and the mean opacity is above `VISIBLE`.
     """
     alpha, depth = views.alpha[..., 0].float().cpu(), views.depth[..., 0].float().cpu()  # (B, H, W)
     origins, directions = views.cameras.to("cpu").resized(*alpha.shape[1:]).rays()  # (B, H, W, 3)
@@ -119,10 +121,10 @@ def surface_corners(views: Views, height: int, width: int) -> tuple[Tensor, Tens
 
 
 def integrate(texels: Tensor, corners: Tensor, solid: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of texels over noise pixels, divided by the roots of their numbers.
+    """Return sums of texels over noise pixels, divided by the square roots of their numbers.
 
-    texels: (6, 4, R, R, C) float32. corners, solid: of `surface_corners`. Returns (B, C, h, w) float32, 0 where there
-    is no texel, and the numbers of texels, int32 (B, h, w).
+    texels: (6, 4, R, R, C) float32. corners, solid: of `surface_corners`. Returns (B, C, h, w) float32, 0 for pixels
+    without texels, and the numbers of texels, int32 (B, h, w).
     """
     batch, rows, columns = solid.shape
     resolution, channels = texels.shape[2], texels.shape[-1]
@@ -139,10 +141,10 @@ def integrate(texels: Tensor, corners: Tensor, solid: Tensor) -> tuple[Tensor, T
 
 @njit(**_KERNEL)
 def hemisphere_to_square(a: np.float32, b: np.float32, c: np.float32) -> tuple[np.float32, np.float32]:
-    """The hemisphere c > 0 of directions (a, b, c) of any length onto the square [-1, 1]^2, equal areas to equal areas.
+    """Map the hemisphere c > 0 of directions (a, b, c) of any length to the square [-1, 1]^2, with equal areas.
 
-    A circle round the pole goes to a square round the middle: half its side is sqrt(1 - cos theta), the wedge of 90
-    degrees round +-a or +-b is one of its sides.
+    A circle around the pole becomes a square around the centre: half its side is sqrt(1 - cos theta), and the wedge of
+    90 degrees around +-a or +-b is one of its sides.
     """
     length = np.sqrt(a * a + b * b + c * c)
     # 1 - cos theta without cancellation near the pole.
@@ -158,8 +160,8 @@ def hemisphere_to_square(a: np.float32, b: np.float32, c: np.float32) -> tuple[n
 
 @njit(**_KERNEL)
 def _window(index: int, cells: int, pixels: int) -> tuple[int, int]:
-    """First and last pixel (exclusive) round corner `index` of `cells` cells on `pixels` pixels; two at least, if the
-    picture does not end there.
+    """Return the first and last pixel (exclusive) around corner `index` of `cells` cells on `pixels` pixels: at least
+    two, except at the border.
     """
     stride = pixels / cells
     reach = max(stride / 2, 1.0)
@@ -240,10 +242,10 @@ def _integrate(
 
 @njit(**_KERNEL)
 def _claim(a: FloatArray, b: FloatArray, c: FloatArray, pixel: int, owner: IntArray, radius: FloatArray) -> None:
-    """Give `pixel` the texels whose middles lie in the triangle, unless they belong to one farther out.
+    """Assign the texels with their centre in the triangle to `pixel`, unless they belong to a pixel farther out.
 
-    A triangle lies whole in the shell of its mean radius, lest those across two shells be lost. Outermost first is the
-    same for all views, and a texel on an edge that two triangles share stays with the first.
+    A whole triangle belongs to the shell of its mean radius, so that triangles across two shells are not lost. The
+    outermost triangle wins in every view. A texel on a shared edge of two triangles stays with the first.
     """
     if min(a[2], b[2], c[2]) < _ZERO:
         return

@@ -41,7 +41,7 @@ class VariationalConfig(TrainingConfig):
     camera_dropout: float = Field(default=0.1, ge=0, le=1)
     """Probability that a batch is learned without its cameras."""
     text_dropout: float = Field(default=0.0, ge=0, le=1)
-    """Probability that a batch is learned with the empty text. Rules that ask phi for the empty text need more than 0."""
+    """Probability that a batch is learned with the empty text; above 0 for rules that ask phi for the empty text."""
 
 
 class Learner:

@@ -241,7 +241,7 @@ def test_state_is_bit_identical(evolved):
 
 
 def test_another_number_of_views_is_told():
-    with pytest.raises(ValueError, match="that of 2 views a step, got 3"):
+    with pytest.raises(ValueError, match="made for 2 views, got 3"):
         SurfaceNoise((2, 4, 8, 8), 16, 0)(sphere(turntable(3, size=16)))
 
 
