@@ -54,7 +54,7 @@ class UniformSchedule(WindowSchedule):
 
 
 class AnnealedSchedule(WindowSchedule):
-    """t ~ U[min, max] with ends that move linearly: first layout, then detail (MVDream, arXiv:2308.16512, until 0.8)."""
+    """t ~ U[min, max] with ends that move linearly: layout first, details later (MVDream, arXiv:2308.16512)."""
 
     name: Literal["annealed"] = "annealed"
     min: tuple[Timestep, Timestep] = (0.98, 0.02)

@@ -67,7 +67,7 @@ class SurfaceNoise:
         batch, _, height, width = self.background.shape
         if len(views.cameras) != batch:
             raise ValueError(
-                f"the noise was made for {batch} views per step, got {len(views.cameras)}: keep the number of views"
+                f"the noise was made for {batch} views, got {len(views.cameras)}: keep the number of views"
             )
         noise, count = integrate(self.texels, *surface_corners(views, height, width))
         locked = count > 0  # (B, h, w)
