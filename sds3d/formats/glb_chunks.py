@@ -120,7 +120,7 @@ def read_chunks(data: bytes) -> tuple[dict[str, Any], memoryview]:
         raise ValueError("the GLB is truncated: its header is not complete")
     version, size, length, kind = struct.unpack_from("<III4s", data, 4)
     if version != 2:
-        raise ValueError(f"only GLB of version 2 can be read, this one has version {version}")
+        raise ValueError(f"this GLB has version {version}, but only version 2 can be read: export it as glTF 2.0")
     if len(data) < size:
         raise ValueError(f"the GLB is truncated: it promises {size} bytes and has {len(data)}")
     if kind != b"JSON" or 20 + length > size:

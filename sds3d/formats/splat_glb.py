@@ -72,7 +72,7 @@ def from_splat_glb(data: bytes) -> Splats:
             raise ValueError(f"Gaussian splats with colours in {_COLOR_SPACE} can be read, not in {space}")
         moves = {"matrix", "translation", "rotation", "scale"}
         if any(moves & node.keys() for node in document.get("nodes", [])):
-            raise ValueError("the GLB moves its Gaussian splats by a node, which cannot be read")
+            raise ValueError("the GLB moves its Gaussian splats by a node: apply the transform and export it again")
         attributes = clouds[0]["attributes"]
         degree = max(degree for degree in range(4) if not degree or _harmonics(degree)[-1] in attributes)
 

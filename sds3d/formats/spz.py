@@ -65,7 +65,7 @@ def from_spz(data: bytes) -> Splats:
     Raises ValueError, in one line, if data is truncated or not such a file.
     """
     if data[:4] == _NAME:
-        raise ValueError("this .spz has version 4 or later, but only version 3 can be read")
+        raise ValueError("this .spz has version 4 or later, but only version 3 can be read: convert it")
     if data[:2] != _GZIP_SIGNATURE:
         raise ValueError("this is not a .spz file: it must begin with gzip's 1f 8b")
     decompressor = zlib.decompressobj(wbits=_GZIP)

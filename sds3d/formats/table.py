@@ -33,7 +33,7 @@ def _of_other_packages() -> Iterator[AnyFormat]:
     sources = [(format_.name, "the one of sds3d") for format_ in _OURS]
     for point, registered in from_other_packages("sds3d.formats").items():
         if not isinstance(registered, FileFormat):
-            warnings.warn(f'the plug-in "{point}" is no FileFormat and is left out', stacklevel=2)
+            warnings.warn(f'the plug-in "{point}" is not a FileFormat and is left out', stacklevel=2)
             continue
         sources.append((registered.name, f'that of the plug-in "{point}"'))
         refuse_duplicates("sds3d.formats", sources)

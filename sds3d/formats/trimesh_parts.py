@@ -75,7 +75,7 @@ class _Neighbours(Resolver):
     def get(self, key: str) -> bytes:
         path = (self.folder / key.strip().replace("\\", "/")).resolve()
         if not path.is_relative_to(self.folder):
-            warnings.warn(f"{key.strip()} is outside of the asset's folder and is left out", stacklevel=2)
+            warnings.warn(f"{key.strip()} is outside the asset's folder and is left out", stacklevel=2)
             raise PermissionError(key)
         if not path.is_file():
             warnings.warn(f"{key.strip()} is missing in the asset's folder and is left out", stacklevel=2)

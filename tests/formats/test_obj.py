@@ -94,7 +94,7 @@ def test_nothing_outside_of_the_folder_is_read(way, textured_ball, tmp_path):
     (inside / "own.mtl").write_text(f"newmtl secret\nKd 1 1 1\nmap_Kd {way.format(folder=tmp_path)}.png\n")
     for library in (f"{way.format(folder=tmp_path)}.mtl", "own.mtl"):
         obj = files["secret.obj"].replace(b"mtllib secret.mtl", f"mtllib {library}".encode())
-        with pytest.warns(UserWarning, match=r"outside of the asset's folder"):
+        with pytest.warns(UserWarning, match=r"outside the asset's folder"):
             read = load_mesh(inside, obj, "a.obj")
         same(read, textured_ball)
         assert read.texture is None

@@ -139,7 +139,7 @@ def test_a_format_of_another_package_is_written_and_read(tmp_path):
         str(
             [
                 'the plug-in "broken" of off-format cannot be loaded',
-                'the plug-in "text" is no FileFormat and is left out',
+                'the plug-in "text" is not a FileFormat and is left out',
             ]
         ),
         "off .off False sds3d.formats.glb",
