@@ -117,6 +117,16 @@ def test_quantised_and_interleaved_glbs_of_others_read():
         from_splat_glb(one_mesh_glb(primitive, binary, "", {}))
 
 
+def test_a_cloud_that_would_be_misread_is_refused():
+    data = to_splat_glb(cloud(3), "twelve-chars")
+    assert len(from_splat_glb(data)) == 3
+    moved = data.replace(b'"name":"twelve-chars"', b'"translation":[0,0,1]', 1)  # the node's name comes first
+    with pytest.raises(ValueError, match="moves its Gaussian splats by a node"):
+        from_splat_glb(moved)
+    with pytest.raises(ValueError, match="not in lin__rec709_display"):
+        from_splat_glb(data.replace(b"srgb_rec709_display", b"lin__rec709_display"))
+
+
 def test_a_glb_beyond_4_gib_is_refused():
     binary = Binary()
     binary.data = np.broadcast_to(np.uint8(0), (2**32,))  # type: ignore[assignment]  # takes one byte
