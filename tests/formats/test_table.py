@@ -60,28 +60,9 @@ def test_a_format_takes_what_it_holds(textured_ball, splats):
     assert FileFormat("x", "-low.OFF", Mesh).extension == ".off"
 
 
-PLUG_IN = """
-import numpy as np
-from sds3d.formats.base import FileFormat
-from sds3d.geometry.mesh import Mesh
-
-
-def to_off(mesh, name):
-    rows = [" ".join(map(str, v)) for v in mesh.vertices.tolist()]
-    rows += [" ".join(map(str, [3, *f])) for f in mesh.faces.tolist()]
-    return "\\n".join(["OFF", f"{len(mesh.vertices)} {len(mesh.faces)} 0", *rows]).encode()
-
-
-def from_off(data, folder):
-    rows = data.decode().splitlines()
-    count = int(rows[1].split()[0])
-    vertices, faces = (np.loadtxt(part, ndmin=2) for part in (rows[2 : 2 + count], rows[2 + count :]))
-    return Mesh(vertices.astype(np.float32), faces[:, 1:].astype(np.int32))
-
-
-OFF = FileFormat("off", ".off", Mesh, to_off, from_off, recognises=lambda data: data.startswith(b"OFF"))
-AGAIN = FileFormat("glb", ".glb", Mesh, to_off)
-"""
+ROOT = Path(__file__).parents[2]
+OFF = (ROOT / "tests/plugin_package/sds3d_example/off.py").read_text()
+AGAIN = 'AGAIN = FileFormat("glb", ".glb", Mesh, to_off)'
 
 ENTRY_POINTS = """[sds3d.formats]
 off = off_format:OFF
@@ -96,7 +77,7 @@ with warnings.catch_warnings(record=True) as told:
     from sds3d.formats.table import DEFAULT_FORMATS, EXPORT_FORMATS, EXTENSIONS, FORMATS, export_format
 print([name for name in {HEAVY} if name in sys.modules])
 print([str(warning.message).split(":")[0] for warning in told if "plug-in" in str(warning.message)])
-print(EXPORT_FORMATS[-1], EXTENSIONS[-1], "off" in DEFAULT_FORMATS, FORMATS["glb"].write.__module__)
+print(EXPORT_FORMATS[-1], EXTENSIONS[-1], "geomview" in DEFAULT_FORMATS, FORMATS["glb"].write.__module__)
 
 import numpy as np
 from pathlib import Path
@@ -104,7 +85,7 @@ from sds3d.formats.export import asset_files
 from sds3d.formats.load import load_asset
 from sds3d.geometry.mesh import Mesh
 mesh = Mesh(np.eye(3, dtype=np.float32), np.array([[0, 1, 2]], np.int32))
-(file, data), = asset_files(["off"], "triangle", mesh).items()
+(file, data), = asset_files(["geomview"], "triangle", mesh).items()
 for name in (file, "triangle.obj"):  # known by its ending, and by its content
     Path(name).write_bytes(data)
     print(name, load_asset(name).vertices.tolist() == mesh.vertices.tolist())
@@ -113,13 +94,12 @@ for name in (file, "triangle.obj"):  # known by its ending, and by its content
 
 def with_plug_ins(folder: Path, entry_points: str, script: str) -> subprocess.CompletedProcess[str]:
     """Run a script where a package with these entry points is installed."""
-    (folder / "off_format.py").write_text(PLUG_IN)
+    (folder / "off_format.py").write_text(f"{OFF}\n{AGAIN}\n")
     metadata = folder / "off_format-1.0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: off-format\nVersion: 1.0\n")
     (metadata / "entry_points.txt").write_text(entry_points)
-    root = Path(__file__).parents[2]
-    script = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(root)!r}]\n{script}"
+    script = f"import sys; sys.path[:0] = [{str(folder)!r}, {str(ROOT)!r}]\n{script}"
     return subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
 
 
@@ -142,7 +122,7 @@ def test_a_format_of_another_package_is_written_and_read(tmp_path):
                 'the plug-in "text" is not a FileFormat and is left out',
             ]
         ),
-        "off .off False sds3d.formats.glb",
+        "geomview .off False sds3d.formats.glb",
         "triangle.off True",
         "triangle.obj True",
     ]
