@@ -116,6 +116,18 @@ def test_opaque_crowds_stop_early_alike() -> None:
     assert_same(gaussians, orbit([0.0], size=32))
 
 
+def test_alphas_are_clamped_and_then_have_no_gradient() -> None:
+    gaussians = cloud(12, 18, size=10.0)  # flat over the whole picture
+    gaussians[3] = torch.linspace(0.9, 1.0, 12)
+    cameras = orbit([0.0, 120.0], size=16)
+    first = [tensor[-1:] for tensor in gaussians]
+    out = draw(rasterization, first, cameras)
+    assert out.alphas.max().item() == pytest.approx(0.999)
+    assert (out.alphas > 0.9989).float().mean() > 0.3
+    assert_same(first, cameras)
+    assert_same(gaussians, cameras)
+
+
 def test_gaussians_beside_behind_and_in_front_of_the_camera() -> None:
     gaussians = cloud(300, 6, size=0.1)
     gaussians[0] = gaussians[0] * 12  # some behind the camera at 2.1 m, many outside the picture
