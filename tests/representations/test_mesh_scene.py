@@ -269,6 +269,7 @@ def test_regularisers_are_scaled_by_weights_and_pixels() -> None:
     assert "edge_length" not in other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("geometry", "mesh", "least"),
     [

@@ -19,6 +19,7 @@ from sds3d.run.config import RunConfig, make_config, new_run
 from sds3d.run.drive import drive
 from sds3d.toybox.captions import parse
 from sds3d.toybox.objects import build as build_object
+from tests.slow import slow_after
 
 SMALL = {"cameras": {"size": 32}, "export": {"resolution": 32, "texture_size": 64, "picture_size": 32, "frames": 4}}
 
@@ -51,7 +52,7 @@ def short(name: str, **changes: Any) -> RunConfig:
     return build(RunConfig, merge(config, SMALL | {"steps": steps, "stages": stages} | changes))
 
 
-@pytest.mark.parametrize("name", [preset.name for preset in presets() if not preset.about.needs_asset])
+@pytest.mark.parametrize("name", slow_after(1, [preset.name for preset in presets() if not preset.about.needs_asset]))
 def test_a_preset_ends_in_files(name: str, prior: Prior, tmp_path: Path) -> None:
     run = new_run(tmp_path, short(name))
     steps = list(drive(run, threads=1, prior=prior))

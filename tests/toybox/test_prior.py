@@ -42,6 +42,7 @@ def right(read: Scores, specs: list[Spec]) -> int:
     return sum(pair == (spec.category, spec.color) for pair, spec in zip(found, specs, strict=True))
 
 
+@pytest.mark.slow
 def test_the_stock_pipeline_draws_recognisable_pictures(scorer: Scorer) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(toybox_folder(), safety_checker=None, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
@@ -62,6 +63,7 @@ def test_the_stock_pipeline_draws_recognisable_pictures(scorer: Scorer) -> None:
     assert sum(right) >= 0.9 * len(specs), list(zip(specs, read.category, read.color, strict=True))
 
 
+@pytest.mark.slow
 def test_four_views_show_one_object_from_their_sides(prior: DiffusersPrior, scorer: Scorer) -> None:
     specs = [spec for spec in bench_prompts(16) if spec.category in HAS_FRONT]
     recognised = turned = 0
@@ -77,6 +79,7 @@ def test_four_views_show_one_object_from_their_sides(prior: DiffusersPrior, scor
     assert turned >= 0.85 * 4 * len(specs)
 
 
+@pytest.mark.slow
 def test_poses_are_known(prior: DiffusersPrior, tmp_path: Path) -> None:
     data = render_stage(tmp_path / "views.safetensors", 32, 77, 1, ignore)
     views = encode_views(tmp_path / "latents.safetensors", prior.vae, data, prior.tokenizer, ignore)
