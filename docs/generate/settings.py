@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from . import write
 
@@ -15,6 +15,8 @@ def write_page(docs: Path) -> None:
 def page() -> str:
     """Every setting of a run. Those of guidance rules are on the rules' own pages."""
     from sds3d.config import alternatives
+    from sds3d.guidance.sds import SDSConfig
+    from sds3d.guidance.transforms import GradientTransform
     from sds3d.run.config import RunConfig
     from sds3d.run.settings import settings_of
 
@@ -23,17 +25,46 @@ def page() -> str:
     parts = ["# Settings", intro, "## The run", rows([s for s in whole if not s.section])]
     for name, info in RunConfig.model_fields.items():
         models = alternatives(RunConfig, name)
-        if name == "gradient" or not models:
+        if not models or name == "gradient":
             continue
         parts += [f"## {name}", info.description or ""]
         if name == "guidance":
             parts.append("The settings of each rule are on its page, see [Methods](../methods.md).")
         elif len(models) == 1:
-            parts.append(table(models[0](), f"{name}."))
+            parts += section(models[0], f"{name}.")
         else:
             for model in models:
-                parts += [f"### {name}={model.model_fields['name'].default}", table(model(), f"{name}.")]
+                parts += [f"### {name}={word(model)}", *section(model, f"{name}.")]
+    parts += ["## guidance.schedule", "Timesteps, for every rule."]
+    for model in alternatives(SDSConfig, "schedule"):
+        parts += [f"### guidance.schedule={word(model)}", *section(model, "guidance.schedule.")]
+    parts += ["## gradient", "A list of transforms, such as `gradient='[{name: clamp, limit: [2.0, 8.0]}]'`."]
+    for model in get_args(get_args(GradientTransform)[0]):
+        parts += [f"### name: {word(model)}", *section(model, "")]
     return "\n\n".join(parts) + "\n"
+
+
+def word(model: Any) -> str:
+    """The name by which a choice is chosen."""
+    return model.model_fields["name"].default
+
+
+def section(model: Any, prefix: str) -> list[str]:
+    """A model's settings, and those of choices within it that are not the default."""
+    from sds3d.config import alternatives
+
+    parts = [summary(model), table(model(), prefix)]
+    for name, info in model.model_fields.items():
+        chosen = type(info.get_default(call_default_factory=True))
+        others = [other for other in alternatives(model, name) if other is not chosen]
+        for other in filter(lambda other: other.model_fields.keys() - {"name"}, others):
+            parts += [f"With `{prefix}{name}={word(other)}`:", table(other(), f"{prefix}{name}.")]
+    return parts
+
+
+def summary(model: Any) -> str:
+    """The first line of a model's docstring."""
+    return " ".join((model.__doc__ or "").strip().split("\n\n")[0].split()).replace("|", "\\|")
 
 
 def table(config: Any, prefix: str = "") -> str:
