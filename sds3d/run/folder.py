@@ -227,7 +227,7 @@ class Run:
 def create_run(root: Path, slug: str, config: Config, aside: Set[str] = frozenset()) -> Run:
     """Return the run folder of this configuration under `root`, and create it if it does not exist.
 
-    aside: settings that do not tell runs apart. A run that differs in them alone is the same run with new values.
+    aside: settings that do not identify a run: if only these differ, it is the same run, with the new values.
     Raises RunError if the folder cannot be written.
     """
     identity = dump_yaml(config, exclude=aside)
@@ -263,8 +263,8 @@ def open_run(folder: Path) -> Run:
     run = Run(folder)
     if run.config_path.is_file():
         return run
-    beside = list_runs(folder) or list_runs(folder.parent)
-    hint = f"; did you mean {beside[0].folder}?" if beside else ""
+    nearby = list_runs(folder) or list_runs(folder.parent)
+    hint = f"; did you mean {nearby[0].folder}?" if nearby else ""
     raise RunError(f"{folder} is not a run folder (it has no config.yaml){hint}")
 
 
