@@ -18,7 +18,7 @@ from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.prompts.prompt import encode_texts
 from sds3d.run.config import RunConfig, make_config, stage_config, stage_count
 from sds3d.run.drive import start_work
-from sds3d.run.optimize import NumericalError, optimize, pack
+from sds3d.run.optimize import NumericalError, Setup, optimize, pack
 from tests.priors.test_diffusers import tiny_pipeline
 from tests.run.tiny_runs import disc
 
@@ -90,18 +90,9 @@ def test_every_triple(guidance: str, representation: str, prior: str, priors: di
     )
     work = start_work(config, model)
     before = work.scene.state_dict()
-    steps = list(
-        optimize(
-            work.scene,
-            model,
-            work.guidance,
-            encode_texts(model, config.guidance.texts(PROMPT, config.prompts)),
-            work.state,
-            steps=2,
-            cameras=config.cameras,
-            config=config.optimizer,
-        )
-    )
+    prompt = encode_texts(model, config.guidance.texts(PROMPT, config.prompts))
+    setup = Setup(work.scene, model, work.guidance, prompt, 2, config.cameras, config.optimizer)
+    steps = list(optimize(setup, work.state))
     assert [step.step for step in steps] == [1, 2]
     after = work.scene.state_dict()
     assert all(value.isfinite().all() for value in after.values())
@@ -124,8 +115,8 @@ def test_a_step_that_fails_leaves_everything_as_it_was(guidance: str, priors: di
 
     def go_on(steps: int, most: float) -> None:
         optimizer = config.optimizer.model_copy(update={"max_grad_norm": most})
-        parts = work.scene, model, work.guidance, prompt, work.state
-        list(optimize(*parts, steps=steps, cameras=config.cameras, config=optimizer))
+        setup = Setup(work.scene, model, work.guidance, prompt, steps, config.cameras, optimizer)
+        list(optimize(setup, work.state))
 
     go_on(1, most=1e8)
     before = {name: value.clone() for name, value in pack(work.scene, work.guidance, work.state).items()}

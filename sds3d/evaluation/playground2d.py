@@ -32,7 +32,7 @@ from sds3d.priors.base import Prior, PriorConfig
 from sds3d.prompts.prompt import encode_texts
 from sds3d.representations.base import Rendering, Scene
 from sds3d.run.config import RunConfig, make_config, run_config, stage_config
-from sds3d.run.optimize import Step, optimize, random_streams, start
+from sds3d.run.optimize import Setup, Step, optimize, random_streams, start
 
 RATES = {"latents": 0.05, "pixels": 0.02}
 """Learning rates by the space in which pictures are optimised."""
@@ -144,18 +144,17 @@ def drawing(prior: Prior, config: RunConfig, count: int, space: str) -> tuple[Pi
     generators = random_streams(config.seed, "cameras", "guidance")
     scene = Pictures(prior, count, space)
     rule = config.guidance.in_prior_space() if space == "latents" else config.guidance
-    steps = optimize(
+    setup = Setup(
         scene,
         prior,
         FromTheFront(rule.make(prior), space),
         encode_texts(prior, rule.texts(config.prompt, config.prompts)),
-        start(scene, config.optimizer, generators),
         steps=config.steps,
         cameras=CameraConfig(views=count, orthogonal=False, size=max(prior.image_size, 8)),
-        config=config.optimizer,
+        optimizer=config.optimizer,
         transforms=config.gradient,
     )
-    return scene, steps
+    return scene, optimize(setup, start(scene, config.optimizer, generators))
 
 
 def draw(

@@ -30,6 +30,7 @@ from sds3d.run.folder import STOPPED, Run, Status, open_run
 from sds3d.run.optimize import (
     LoopState,
     NumericalError,
+    Setup,
     Step,
     optimize,
     pack,
@@ -100,18 +101,18 @@ def start_work(
 def optimize_work(work: Work, prior: Prior) -> Iterator[Step]:
     """Run the remaining steps of a stage; see `sds3d.run.optimize.optimize`."""
     config = work.config
-    return optimize(
+    setup = Setup(
         work.scene,
         prior,
         work.guidance,
         encode_texts(prior, config.guidance.texts(config.prompt, config.prompts)),
-        work.state,
         steps=config.steps,
         cameras=config.cameras,
-        config=config.optimizer,
+        optimizer=config.optimizer,
         background=config.background,
         transforms=config.gradient,
     )
+    return optimize(setup, work.state)
 
 
 def drive(

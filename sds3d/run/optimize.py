@@ -34,7 +34,7 @@ class OptimizerConfig(Config):
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of the two moments."""
     eps: float = Field(default=1e-15, gt=0)
-    """Added to the root of the second moment; tiny, because gradients of far-off voxels are tiny too."""
+    """Added to the root of the second moment; tiny, because gradients of distant voxels are tiny too."""
     warmup: int = Field(default=10, ge=0)
     """Steps over which the learning rates rise linearly from zero."""
     final: float = Field(default=0.2, gt=0, le=1)
@@ -44,7 +44,7 @@ class OptimizerConfig(Config):
 
 
 class NumericalError(ArithmeticError):
-    """Something of a step was not finite, or exploded; the parameters are still those of the step before."""
+    """Raised when a loss or gradient is not finite or too large. The parameters keep the values of the step before."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Step:
 
 @dataclass
 class LoopState:
-    """What the loop itself must remember: steps done, Adam's moments and the random streams."""
+    """The state of the loop itself: steps done, Adam's moments and the random streams."""
 
     step: int
     optimizer: torch.optim.Adam
@@ -77,7 +77,7 @@ class LoopState:
 
 
 def random_streams(seed: int, *names: str) -> dict[str, torch.Generator]:
-    """Independent CPU generators, one a name, so that one consumer's draws never shift another's."""
+    """Independent CPU generators, one per name, so that one consumer's draws never shift another's."""
     streams = {}
     for name in names:
         entropy = np.random.SeedSequence([seed, *name.encode()]).generate_state(1, np.uint64)[0]
@@ -91,34 +91,41 @@ def start(scene: Scene, config: OptimizerConfig, generators: Mapping[str, torch.
     return LoopState(0, optimizer, dict(generators))
 
 
-def optimize(
-    scene: Scene,
-    prior: Prior,
-    guidance: Guidance,
-    prompt: EncodedPrompt,
-    state: LoopState,
-    *,
-    steps: int,
-    cameras: CameraConfig,
-    config: OptimizerConfig,
-    background: tuple[float, float, float] | None = None,
-    transforms: Sequence[GradientTransform] = (),
-) -> Iterator[Step]:
-    """Optimise `scene` in place from `state.step` to `steps`, one event a step.
+@dataclass(frozen=True)
+class Setup:
+    """What is optimised, and how.
 
-    background: colour behind the renders in [0, 1]; None draws a light tinted grey each step. transforms: of the rule's
-    gradient, applied in this order.
-    At every yield scene, guidance and state are those of a finished step: save, stop or draw there.
-
-    Raises NumericalError when something is not finite or the gradient explodes; scene and random streams are
-    then those of the last finished step.
+    steps: in total. cameras: the views of each step. background: colour behind the renders in [0, 1]; None draws a
+    light tinted grey in each step. transforms: applied to the rule's gradient, in this order.
     """
-    rates = [group["lr"] for group in scene.parameter_groups()]
-    while state.step < steps:
+
+    scene: Scene
+    prior: Prior
+    guidance: Guidance
+    prompt: EncodedPrompt
+    steps: int
+    cameras: CameraConfig
+    optimizer: OptimizerConfig
+    background: tuple[float, float, float] | None = None
+    transforms: Sequence[GradientTransform] = ()
+
+
+def optimize(setup: Setup, state: LoopState) -> Iterator[Step]:
+    """Optimise the scene in place from `state.step` to `setup.steps`, yielding after each step.
+
+    At every yield, scene, guidance and state are those of a finished step: save, stop or draw there.
+    Raises NumericalError if a value is not finite or the gradient is too large. Scene and random streams are then those
+    of the last finished step.
+    """
+    rates = [group["lr"] for group in setup.scene.parameter_groups()]
+    while state.step < setup.steps:
         began = time.perf_counter()
         streams = {name: stream.get_state() for name, stream in state.generators.items()}
+        factor = learning_rate_factor(state.step, setup.steps, setup.optimizer)
+        for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * factor
         try:
-            event = _step(scene, prior, guidance, prompt, state, steps, cameras, config, background, transforms, rates)
+            event = _step(setup, state)
         except NumericalError:
             for name, stream in streams.items():
                 state.generators[name].set_state(stream)
@@ -126,88 +133,117 @@ def optimize(
         yield replace(event, seconds=time.perf_counter() - began)
 
 
-def _step(
-    scene: Scene,
-    prior: Prior,
-    guidance: Guidance,
-    prompt: EncodedPrompt,
-    state: LoopState,
-    steps: int,
-    camera_config: CameraConfig,
-    config: OptimizerConfig,
-    fixed_background: tuple[float, float, float] | None,
-    transforms: Sequence[GradientTransform],
-    rates: list[float],
-) -> Step:
-    progress = state.step / max(steps - 1, 1)
-    name = f"step {state.step + 1}"
-    for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate * learning_rate_factor(state.step, steps, config)
+def _step(setup: Setup, state: LoopState) -> Step:
+    progress, name = state.step / max(setup.steps - 1, 1), f"step {state.step + 1}"
     state.optimizer.zero_grad(set_to_none=True)
-
-    cameras = sample_cameras(camera_config, state.generators["cameras"])
-    drawn = sample_background(state.generators["cameras"])  # drawn in any case: the streams stay comparable
-    background = (drawn if fixed_background is None else torch.tensor(fixed_background)).to(prior.device)  # (3,)
-    cameras = cameras.to(prior.device)
-    rendering = scene.render(cameras, background)
-    _check(rendering.rgb, "the render", name)
-
-    rgb = resize(rendering.rgb, prior.image_size)  # (B, S, S, 3)
-    # (B, C, h, w); its graph is dropped unused when the rule works on pixels
-    x = prior.encode_image(rgb) if rendering.latent is None else rendering.latent
-    views = Views(cameras, rgb.detach(), rendering.alpha.detach(), rendering.depth.detach(), prompt)
-    guided = guidance(x.detach(), views, progress, state.generators["guidance"])
-
-    def on_picture(gradient: Tensor) -> Tensor:
-        for transform in transforms:
-            gradient = transform.on_picture(gradient * len(cameras), progress) / len(cameras)
-        return gradient
-
-    # The rule's gradient enters the graph at x as it is; everything with a value is a loss.
-    roots: list[Tensor] = []
-    seeds: list[Tensor | None] = []
-    losses = scene.regularisers(rendering, progress)
-    if guided.gradient is not None:
-        gradient = guided.gradient
-        for transform in transforms:
-            gradient = transform.on_x(gradient, progress)
-        _check(gradient, "the guidance gradient", name)
-        roots, seeds = [x], [gradient / len(cameras)]
-    if guided.image_target is not None:
-        _check(guided.image_target, "the image target", name)
-        losses["image"] = guided.image_weight * image_loss(rendering, background, guided.image_target)
-    for term, loss in losses.items():
-        _check(loss, f'the loss "{term}"', name)
-    roots += losses.values()
-    seeds += [None] * len(losses)
-    on_pictures = rendering.rgb.register_hook(on_picture) if transforms and rendering.rgb.requires_grad else None
-    torch.autograd.backward(roots, seeds)
-    if on_pictures is not None:
-        on_pictures.remove()  # a scene may give the same pictures again
-
-    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-    grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-    if not grad_norm <= config.max_grad_norm:  # also true of NaN
-        raise NumericalError(
-            f"{name}: the gradient's norm is {grad_norm:.3g}; lower the guidance scale or the learning rates"
-        )
-    state.optimizer.step()
-    scene.after_step(state.step, state.optimizer)
+    shown = _render(setup, state.generators["cameras"], name)
+    guided, gradient = _guide(setup, shown, progress, state.generators["guidance"], name)
+    losses = _regularise(setup, shown, guided, progress, name)
+    _backward(setup, shown, gradient, losses, progress)
+    grad_norm = _move(setup, state, name)
     guided = guided.learned()
     state.step += 1
+    pictures = shown.rendering
     return Step(
         step=state.step,
-        total=steps,
-        cameras=cameras,
-        background=background,
+        total=setup.steps,
+        cameras=shown.cameras,
+        background=shown.background,
         rendering=Rendering(
-            rendering.rgb.detach(), rendering.alpha.detach(), rendering.depth.detach(), rendering.normal.detach()
+            pictures.rgb.detach(), pictures.alpha.detach(), pictures.depth.detach(), pictures.normal.detach()
         ),
         guided=guided,
         losses={term: loss.item() for term, loss in losses.items()},
         grad_norm=grad_norm,
         seconds=0.0,
     )
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The renders of a step. x: (B, C, h, w) in the prior's space. rgb: (B, S, S, 3) at the prior's size."""
+
+    cameras: Cameras
+    background: Tensor
+    rendering: Rendering
+    rgb: Tensor
+    x: Tensor
+
+
+def _render(setup: Setup, generator: torch.Generator, name: str) -> _Shown:
+    """Render the scene from sampled cameras, and encode the pictures."""
+    prior = setup.prior
+    cameras = sample_cameras(setup.cameras, generator)
+    drawn = sample_background(generator)  # drawn in any case: the streams stay comparable
+    background = (drawn if setup.background is None else torch.tensor(setup.background)).to(prior.device)  # (3,)
+    cameras = cameras.to(prior.device)
+    rendering = setup.scene.render(cameras, background)
+    _check(rendering.rgb, "the render", name)
+    rgb = resize(rendering.rgb, prior.image_size)  # (B, S, S, 3)
+    # The graph of x is dropped unused if the rule works on pixels.
+    x = prior.encode_image(rgb) if rendering.latent is None else rendering.latent
+    return _Shown(cameras, background, rendering, rgb, x)
+
+
+def _guide(
+    setup: Setup, shown: _Shown, progress: float, generator: torch.Generator, name: str
+) -> tuple[Guided, Tensor | None]:
+    """Return what the rule says, and its transformed gradient with respect to x, if it has one."""
+    rendering = shown.rendering
+    views = Views(shown.cameras, shown.rgb.detach(), rendering.alpha.detach(), rendering.depth.detach(), setup.prompt)
+    guided = setup.guidance(shown.x.detach(), views, progress, generator)
+    gradient = guided.gradient
+    if gradient is not None:
+        for transform in setup.transforms:
+            gradient = transform.on_x(gradient, progress)
+        _check(gradient, "the guidance gradient", name)
+    return guided, gradient
+
+
+def _regularise(setup: Setup, shown: _Shown, guided: Guided, progress: float, name: str) -> dict[str, Tensor]:
+    """The losses of a step by name: the scene's regularisers and, for a rule on pixels, "image"."""
+    losses = setup.scene.regularisers(shown.rendering, progress)
+    if guided.image_target is not None:
+        _check(guided.image_target, "the image target", name)
+        loss = image_loss(shown.rendering, shown.background, guided.image_target)
+        losses["image"] = guided.image_weight * loss
+    for term, loss in losses.items():
+        _check(loss, f'the loss "{term}"', name)
+    return losses
+
+
+def _backward(setup: Setup, shown: _Shown, gradient: Tensor | None, losses: dict[str, Tensor], progress: float) -> None:
+    """Leave the gradients of all parameters: the rule's enters the graph at x as it is, the rest are losses."""
+    views, rgb = len(shown.cameras), shown.rendering.rgb
+
+    def on_picture(gradient: Tensor) -> Tensor:
+        for transform in setup.transforms:
+            gradient = transform.on_picture(gradient * views, progress) / views
+        return gradient
+
+    roots: list[Tensor] = []
+    seeds: list[Tensor | None] = []
+    if gradient is not None:
+        roots, seeds = [shown.x], [gradient / views]
+    roots += losses.values()
+    seeds += [None] * len(losses)
+    hook = rgb.register_hook(on_picture) if setup.transforms and rgb.requires_grad else None
+    torch.autograd.backward(roots, seeds)
+    if hook is not None:
+        hook.remove()  # a scene may return the same pictures again
+
+
+def _move(setup: Setup, state: LoopState, name: str) -> float:
+    """Step the optimiser and update the scene; return the norm of all gradients."""
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+    if not grad_norm <= setup.optimizer.max_grad_norm:  # also true of NaN
+        raise NumericalError(
+            f"{name}: the gradient's norm is {grad_norm:.3g}; lower the guidance scale or the learning rates"
+        )
+    state.optimizer.step()
+    setup.scene.after_step(state.step, state.optimizer)
+    return grad_norm
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
@@ -217,9 +253,9 @@ def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> floa
 
 
 def sample_background(generator: torch.Generator) -> Tensor:
-    """A grey with a tint, (3,) in [0, 1], as behind the toybox's objects, though less often white, as parts may be.
+    """Draw a tinted grey, (3,) in [0, 1], like the backgrounds of the toybox but less often white.
 
-    The wider its range, the worse can fog of a middling colour pass for it.
+    Parts of an object may be white. The wider the range, the harder it is for grey fog to pass for background.
     """
     grey = 0.35 + 0.65 * torch.rand(1, generator=generator) ** 1.5
     tint = 0.16 * torch.rand(3, generator=generator) - 0.08
@@ -258,7 +294,7 @@ def _check(value: Tensor, what: str, step: str) -> None:
 
 @contextmanager
 def undisturbed(generators: Mapping[str, torch.Generator]) -> Iterator[None]:
-    """Draws inside the block leave no trace: drawing a preview must not change the run."""
+    """Restore the generators after the block: drawing a preview must not change the run."""
     states = {name: generator.get_state() for name, generator in generators.items()}
     try:
         yield
@@ -268,7 +304,7 @@ def undisturbed(generators: Mapping[str, torch.Generator]) -> Iterator[None]:
 
 
 def pack(scene: Scene, guidance: Guidance, state: LoopState) -> dict[str, Tensor]:
-    """Everything that the rest of a run depends on, as flat CPU tensors; `resume` is the inverse."""
+    """Return everything that the rest of a run depends on, as flat CPU tensors; `resume` is the inverse."""
     tensors = prefixed("scene", scene.state_dict()) | prefixed("guidance", guidance.state_dict())
     tensors |= {f"generator/{key}": generator.get_state() for key, generator in state.generators.items()}
     tensors |= prefixed("optimizer", optimizer_state(state.optimizer))
@@ -283,7 +319,7 @@ def resume(
     config: OptimizerConfig,
     generators: Mapping[str, torch.Generator],
 ) -> LoopState:
-    """Put `pack`'s tensors back into scene, guidance and generators, and return the loop's state."""
+    """Load `pack`'s tensors into scene, guidance and generators, and return the loop's state."""
     scene.load_state_dict(part(tensors, "scene"))
     guidance.load_state_dict(part(tensors, "guidance"))
     for name, generator in generators.items():

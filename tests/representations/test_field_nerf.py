@@ -20,7 +20,7 @@ from sds3d.representations.field_nerf import STABLE_DIFFUSION_RGB, FieldNerfScen
 from sds3d.representations.fields import activate
 from sds3d.representations.hash_nerf import HashNerfConfig
 from sds3d.representations.triplane_nerf import TriplaneNerfConfig
-from sds3d.run.optimize import OptimizerConfig, optimize, random_streams, start
+from sds3d.run.optimize import OptimizerConfig, Setup, optimize, random_streams, start
 
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
 HASH = {"name": "hash_nerf", "samples": 32, "levels": 4, "log2_entries": 11, "finest": 32, "hidden": 16}
@@ -364,10 +364,8 @@ def test_latents_are_what_guidance_sees() -> None:
     config = OptimizerConfig()
     state = start(scene, config, random_streams(0, "cameras", "guidance"))
     prompt = encode_prompt(prior, "a ball", PromptConfig(view_dependent=False))
-    steps = optimize(
-        scene, prior, SDS(SDSConfig(scale=1.0), prior), prompt, state,
-        steps=40, cameras=CameraConfig(views=2, size=8), config=config,
-    )  # fmt: skip
+    rule = SDS(SDSConfig(scale=1.0), prior)
+    steps = optimize(Setup(scene, prior, rule, prompt, 40, CameraConfig(views=2, size=8), config), state)
 
     def error() -> float:
         with torch.no_grad():

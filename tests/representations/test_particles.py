@@ -18,7 +18,7 @@ from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 from sds3d.run.config import RunConfig, new_run
 from sds3d.run.drive import drive, start_work
 from sds3d.run.folder import Run
-from sds3d.run.optimize import optimize
+from sds3d.run.optimize import Setup, optimize
 from sds3d.run.outputs import export_run, load_scene
 from tests.run.tiny_runs import TINY, disc, finish, same
 
@@ -53,9 +53,8 @@ def test_particles_begin_apart_and_each_step_moves_one_of_them() -> None:
     before = densities()
     assert not torch.equal(before[0], before[1])
     prompt = encode_prompt(prior, config.prompt, config.prompts)
-    steps = optimize(
-        work.scene, prior, work.guidance, prompt, work.state, steps=12, cameras=config.cameras, config=config.optimizer
-    )
+    setup = Setup(work.scene, prior, work.guidance, prompt, 12, config.cameras, config.optimizer)
+    steps = optimize(setup, work.state)
     for _ in range(12):
         drawn = work.scene.drawn
         next(steps)

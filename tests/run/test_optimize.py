@@ -20,6 +20,7 @@ from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 from sds3d.run.optimize import (
     NumericalError,
     OptimizerConfig,
+    Setup,
     Step,
     border_color,
     image_loss,
@@ -85,7 +86,7 @@ def encoded(prior: GaussianPrior) -> EncodedPrompt:
 def run(scene: Any, prior: Any, rule: Any, steps: int = 5, stop: int | None = None, **options: Any) -> list[Step]:
     config = options.pop("config", OptimizerConfig())
     state = options.pop("state", None) or start(scene, config, random_streams(0, "cameras", "guidance"))
-    loop = optimize(scene, prior, rule, encoded(prior), state, steps=steps, cameras=CAMERAS, config=config, **options)
+    loop = optimize(Setup(scene, prior, rule, encoded(prior), steps, CAMERAS, config, **options), state)
     return list(itertools.islice(loop, stop))
 
 
