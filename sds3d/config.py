@@ -1,7 +1,7 @@
 """Configuration without side effects: frozen pydantic models, YAML, dotted overrides, helpful errors.
 
-A configuration is built from plain mappings, later ones on top of earlier ones: the model's defaults, a preset
-(a partial YAML file) and overrides such as `guidance.scale=7.5`.
+A configuration is built from layers of plain mappings: the model's defaults, a preset (a partial YAML file) and
+overrides such as `guidance.scale=7.5`. Later layers replace values of earlier ones.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 Tree = dict[str, Any]
-"""A nested mapping as YAML gives it."""
+"""A nested mapping, as read from YAML."""
 
 
 class ConfigError(ValueError):
-    """A key or value that cannot be used; one line a problem, each saying what was probably meant."""
+    """A key or value that cannot be used: one line per problem, with the nearest valid key or value."""
 
 
 class Config(BaseModel):
-    """Base of every configuration model: frozen, unknown keys refused, attribute docstrings are help texts."""
+    """Base of all configuration models: frozen, without unknown keys; attribute docstrings are help texts."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
@@ -36,27 +36,27 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 def _data_dir(name: str) -> Path:
     package = Path(__file__).resolve().parent
-    installed = package / f"_{name}"  # a wheel carries the folder inside the package, a checkout beside it
+    installed = package / f"_{name}"  # inside the package in a wheel, beside it in a checkout
     return installed if installed.is_dir() else package.parent / name
 
 
 def assets_dir() -> Path:
-    """Folder of the shipped assets (embedded prior, sample prompts), in a checkout and in an installed wheel."""
+    """Return the folder of the shipped assets, such as the embedded prior, in a checkout or an installed wheel."""
     return _data_dir("assets")
 
 
 def configs_dir() -> Path:
-    """Folder of the presets, one YAML each, in a checkout and in an installed wheel."""
+    """Return the folder of the presets, in a checkout or an installed wheel."""
     return _data_dir("configs")
 
 
 def nearest(word: str, known: Sequence[str], n: int = 1) -> list[str]:
-    """Up to `n` of the known words that look most like `word`, the nearest first."""
+    """Return up to `n` known words that look like `word`, the nearest first."""
     return difflib.get_close_matches(word, known, n=n, cutoff=0.6)
 
 
 def merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> Tree:
-    """`patch` laid over `base`, section by section.
+    """Return `base` with the values of `patch`, section by section.
 
     A section is replaced as a whole if its `name` changes, since its other keys belong to the former choice. Keys of a
     section without a name are kept. A plain word in place of a named section is its name: representation=gaussians.
@@ -74,11 +74,11 @@ def merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> Tree:
 
 
 MAX_VALUE = 10_000
-"""Characters of a value that is given as text; the longest texts are prompts of a thousand."""
+"""Longest text of a value in characters; the longest prompts have a thousand."""
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Reads no aliases: a few of them within each other stand for gigabytes."""
+    """Refuses aliases: a few nested ones expand to gigabytes."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -87,19 +87,22 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def parse_value(text: str) -> Any:
-    """A value as YAML has it, anybody's. Raises ConfigError when it is none, too long, too deep or has aliases."""
+    """Parse an untrusted value written as YAML.
+
+    Raises ConfigError if it is not valid YAML, is too long or too deeply nested, or uses aliases.
+    """
     if len(text) > MAX_VALUE:
         raise ConfigError(f"a value of {len(text)} characters is too long: {MAX_VALUE} at most")
     try:
         return yaml.load(text, Loader=_PlainLoader)
-    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that there is not
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: a date that does not exist
         raise ConfigError(f"{_clipped(text)!r} is not a YAML value") from None
 
 
 def parse_override(text: str) -> Tree:
-    """`a.b=value` as {"a": {"b": value}}, the value read as YAML.
+    """Parse `a.b=value` to {"a": {"b": value}}, with the value in YAML.
 
-    Raises ConfigError when there is no "=", the key is empty or the value is not YAML.
+    Raises ConfigError if "=" is missing, the key is empty or the value is not YAML.
     """
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
@@ -115,9 +118,9 @@ def parse_override(text: str) -> Tree:
 
 
 def build(model: type[ConfigT], *layers: Mapping[str, Any]) -> ConfigT:
-    """The model's defaults with `layers` on top, the last on top of all.
+    """Build a configuration from the model's defaults and `layers`, of which the last has precedence.
 
-    Raises ConfigError with one line a problem.
+    Raises ConfigError with one line per problem.
     """
     tree = _defaults(model)
     for layer in layers:
@@ -125,16 +128,16 @@ def build(model: type[ConfigT], *layers: Mapping[str, Any]) -> ConfigT:
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        # A union without a discriminator reports one problem once per variant.
+        # A union without a discriminator reports a problem once per variant.
         lines = dict.fromkeys(_explain(model, tree, problem) for problem in error.errors())
         raise ConfigError("\n".join(lines)) from None
 
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where PyYAML has it
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, but not in every build of PyYAML
 
 
 def load_yaml(path: Path) -> Tree:
-    """The mapping in a YAML file. Raises ConfigError when it cannot be read or holds something else."""
+    """Read the mapping in a YAML file. Raises ConfigError if it cannot be read or is not a mapping."""
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
     except OSError as error:
@@ -142,12 +145,12 @@ def load_yaml(path: Path) -> Tree:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds no mapping of keys to values")
+        raise ConfigError(f"{path} is not a mapping of keys to values")
     return tree
 
 
 def dump_yaml(config: Config, *, include: Set[str] | None = None, exclude: Set[str] | None = None) -> str:
-    """The configuration as YAML, in the order of its fields. include, exclude: these fields only, or all but these."""
+    """Return the configuration as YAML, in the order of its fields. include, exclude: these fields only, or all but these."""
     values = config.model_dump(mode="json", include=_names(include), exclude=_names(exclude))
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else ""
 
@@ -157,7 +160,7 @@ def _names(fields: Set[str] | None) -> set[str] | None:
 
 
 def _defaults(model: type[BaseModel]) -> Tree:
-    """Defaults of every field that has one, so that a layer may name one key of a section."""
+    """Return the defaults of all fields, so that a layer may give a single key of a section."""
     tree: Tree = {}
     for name, info in model.model_fields.items():
         if not info.is_required():
@@ -167,7 +170,7 @@ def _defaults(model: type[BaseModel]) -> Tree:
 
 
 def _complete(model: type[BaseModel], tree: Mapping[str, Any]) -> Tree:
-    """`tree` with the defaults of every section of it that is there in part, by the choice its `name` makes."""
+    """Return `tree` with the defaults of the sections that it gives in part, as chosen by their `name`."""
     full = merge(_defaults(model), tree)
     for name, info in model.model_fields.items():
         section, models = full.get(name), _models(info.annotation)
@@ -187,7 +190,7 @@ def meant(word: str, known: Sequence[str], otherwise: str = "") -> str:
 
 
 def _variants(annotation: Any) -> Iterator[Any]:
-    """The members of a union, `Annotated` and `Optional` peeled off."""
+    """Yield the members of a union, without `Annotated` and `Optional`."""
     if get_origin(annotation) is Annotated:
         yield from _variants(get_args(annotation)[0])
     elif get_origin(annotation) in {Union, types.UnionType}:
@@ -198,7 +201,7 @@ def _variants(annotation: Any) -> Iterator[Any]:
 
 
 def alternatives(model: type[BaseModel], field: str) -> list[type[BaseModel]]:
-    """The sections that a field may hold: several for a choice by `name`, none for a plain value."""
+    """Return the models that a field may hold: several for a choice by `name`, none for a plain value."""
     return _models(model.model_fields[field].annotation)
 
 
@@ -207,21 +210,21 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _called(model: type[BaseModel], tag: str) -> bool:
-    """Whether pydantic's error location `tag` stands for this variant: its `name`, or its class."""
+    """Whether `tag` in a pydantic error location names this variant: by its `name`, or by its class."""
     name = model.model_fields.get("name")
     tags = get_args(name.annotation) if name is not None and get_origin(name.annotation) is Literal else ()
     return tag in tags or tag == model.__name__
 
 
 def _locate(model: type[BaseModel], location: Sequence[int | str]) -> tuple[list[str], type[BaseModel] | None]:
-    """The dotted path a user would write for a pydantic error location, and the model its last key belongs to."""
+    """Return the dotted key of a pydantic error location, as a user writes it, and the model of its last part."""
     path: list[str] = []
     owner: type[BaseModel] | None = None
     current: list[type[BaseModel]] = [model]
     for part in location:
         chosen = [m for m in current if _called(m, str(part))]
         if chosen and len(path) > 0 and part not in current[0].model_fields:
-            current = chosen  # the tag of a union: not part of what the user writes
+            current = chosen  # the tag of a union, which users do not write
             continue
         path.append(str(part))
         owner = current[0] if current else None
@@ -231,7 +234,7 @@ def _locate(model: type[BaseModel], location: Sequence[int | str]) -> tuple[list
 
 
 def _keys(model: type[BaseModel], tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Every dotted key that is valid, given the choices of unions that `tree` makes."""
+    """Yield every valid dotted key, given the choices of unions in `tree`."""
     for name, info in model.model_fields.items():
         yield prefix + name
         section = tree.get(name)
@@ -243,7 +246,7 @@ def _keys(model: type[BaseModel], tree: Mapping[str, Any], prefix: str = "") -> 
 
 
 def _explain(model: type[BaseModel], tree: Mapping[str, Any], problem: Any) -> str:
-    """One line for one pydantic error."""
+    """Describe a pydantic error in one line."""
     path, owner = _locate(model, problem["loc"])
     key = ".".join(path)
     context = problem.get("ctx", {})
@@ -251,7 +254,7 @@ def _explain(model: type[BaseModel], tree: Mapping[str, Any], problem: Any) -> s
         case "extra_forbidden":
             siblings = list(owner.model_fields) if owner else []
             close = [".".join([*path[:-1], name]) for name in nearest(path[-1], siblings)]
-            # Nothing like it here: the key may belong to another section ("scale" for "guidance.scale").
+            # No similar key: it may belong to another section ("scale" for "guidance.scale").
             if not close:
                 leaves = {key.rpartition(".")[2]: key for key in reversed(list(_keys(model, tree)))}
                 close = [leaves[name] for name in nearest(path[-1], list(leaves))]

@@ -1,6 +1,6 @@
-"""Rules, representations, priors and formats, found in their rooms and among other installed packages.
+"""Find rules, representations, priors and formats in this package and in other installed packages.
 
-A package that adds a guidance rule says so in its own pyproject.toml, and nothing here has to change:
+A package that adds a guidance rule registers it in its own pyproject.toml:
 
     [project.entry-points."sds3d.guidance"]
     my_rule = "my_package.my_rule:MyRuleConfig"
@@ -28,10 +28,10 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
 def choices(room: str, base: type[ModelT], *, without: str) -> tuple[type[ModelT], ...]:
-    """Subclasses of `base` with a literal `name`: those in the room, in the order of its files, then other packages'.
+    """Return the subclasses of `base` with a literal `name`: ours in the order of their files, then other packages'.
 
-    room: a package of this project, which is the entry-point group as well. without: the module that asks, which
-    cannot import itself. A registered object that is no such subclass is left out with a warning.
+    room: the package of this project that holds ours, whose name is also the entry-point group. without: the calling
+    module, which cannot import itself. A registered object that is not such a subclass is left out with a warning.
     Raises ConfigError if two have the same name.
     """
     ours = [found for found in classes_in(room, base, without=without) if _is_named(found)]
@@ -48,13 +48,13 @@ def choices(room: str, base: type[ModelT], *, without: str) -> tuple[type[ModelT
 
 
 def union_of(found: Sequence[type[BaseModel]]) -> Any:
-    """The type of a setting that is one of these, chosen by `name`."""
+    """Return the type of a setting that is one of these, chosen by `name`."""
     union = reduce(or_, found)
     return Annotated[union, Field(discriminator="name")] if len(found) > 1 else union
 
 
 def name_of(config: type[BaseModel]) -> str:
-    """The literal name of a choice."""
+    """Return the literal name of a choice."""
     return str(config.model_fields["name"].default)
 
 
@@ -72,9 +72,9 @@ def refuse_duplicates(group: str, found: Iterable[tuple[str, str]]) -> None:
 
 
 def classes_in(package: str, base: type[T], *, without: str) -> list[type[T]]:
-    """Subclasses of `base` that are defined in the modules of `package`, in the order of the modules' names.
+    """Return the subclasses of `base` that the modules of `package` define, in the order of the modules' names.
 
-    without: the full name of the module that asks, which cannot import itself. `base` itself is left out.
+    without: the full name of the calling module, which cannot import itself. `base` itself is left out.
     """
     folder = importlib.import_module(package).__path__
     names = sorted(f"{package}.{info.name}" for info in pkgutil.iter_modules(folder))
@@ -89,9 +89,9 @@ def classes_in(package: str, base: type[T], *, without: str) -> list[type[T]]:
 
 
 def from_other_packages(group: str) -> dict[str, Any]:
-    """What installed packages register under an entry-point group, by the entry point's name.
+    """Return what installed packages register in an entry-point group, by the entry point's name.
 
-    One that cannot be imported is left out with a warning that names it, so that a broken plug-in stops nothing else.
+    An entry point that cannot be imported is left out with a warning, so that a broken plug-in does not affect others.
     Raises ConfigError if two packages register the same name.
     """
     points = sorted(entry_points(group=group), key=lambda point: (point.name, _package(point)))
@@ -100,7 +100,7 @@ def from_other_packages(group: str) -> dict[str, Any]:
     for point in points:
         try:
             found[point.name] = point.load()
-        except Exception as error:  # whatever a foreign module raises while it is imported
+        except Exception as error:  # importing another package may raise anything
             warnings.warn(f'the plug-in "{point.name}" of {_package(point)} cannot be loaded: {error}', stacklevel=2)
     return found
 

@@ -1,7 +1,7 @@
 """Presets: partial configurations in YAML files, with what is known of each.
 
-A preset file holds settings, and the keys of `About`. Files with a leading underscore hold what other presets share,
-and are not listed:
+A preset file has settings and the keys of `About`. Files with a leading underscore hold the settings that other presets
+share, and are not listed. An example:
 
     description: "Score Jacobian chaining (2022)."
     status: verified
@@ -22,23 +22,23 @@ from pydantic import Field
 from sds3d.config import Config, ConfigError, Tree, build, configs_dir, load_yaml, meant, merge
 
 Status = Literal["verified", "reconstructed", "unverified"]
-"""Whether a rule's equation is the paper's. verified: it was compared with the paper. reconstructed: the paper's public
-material does not give it, so it is ours. unverified: it could not be compared with the paper."""
+"""How a rule's equation relates to its paper. verified: compared with the paper. reconstructed: the paper's public
+material does not give the equation, so it is ours. unverified: it could not be compared with the paper."""
 
 
 class About(Config):
-    """What a preset file says of itself; all else in it are settings."""
+    """The keys of a preset file that are not settings."""
 
     description: str = ""
     """Its purpose, in one line."""
     status: Status | None = None
-    """Whether its rule's equation is the paper's."""
+    """How the equation of its rule relates to the paper."""
     seconds: float | None = Field(default=None, gt=0)
-    """About how long a run takes with it on two CPU cores; None: not measured."""
+    """About how long a run takes on two CPU cores; None: not measured."""
     needs_asset: bool = False
     """Whether it needs start_from=FILE."""
     base: str = ""
-    """The file of the presets' folder, without its ending, whose settings lie below these."""
+    """Another file of the presets' folder, without its ending. This preset's settings replace those of its base."""
 
 
 RENAMED = {
@@ -50,12 +50,12 @@ RENAMED = {
     "snoopi-unverified": "snoopi",
     "vdm-reconstructed": "vdm",
 }
-"""Former names of presets, which still work, and their new names."""
+"""Former names of presets and their new names; the former ones still work."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A partial configuration with a name. values: the settings, those of its bases included."""
+    """A partial configuration with a name. values: its settings and those of its bases."""
 
     name: str
     about: About
@@ -68,7 +68,7 @@ class Preset:
 
 
 def presets() -> list[Preset]:
-    """The shipped presets, by name."""
+    """Return the shipped presets, sorted by name."""
     return [_read(path) for path in shipped().values()]
 
 

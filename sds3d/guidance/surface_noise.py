@@ -66,9 +66,7 @@ class SurfaceNoise:
         """
         batch, _, height, width = self.background.shape
         if len(views.cameras) != batch:
-            raise ValueError(
-                f"the noise was made for {batch} views, got {len(views.cameras)}: keep the number of views"
-            )
+            raise ValueError(f"the noise was made for {batch} views, got {len(views.cameras)}: keep their number")
         noise, count = integrate(self.texels, *surface_corners(views, height, width))
         locked = count > 0  # (B, h, w)
         return torch.where(locked[:, None], noise, self.background), locked

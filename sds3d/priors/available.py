@@ -1,6 +1,6 @@
-"""All priors: the `PriorConfig` subclasses in this package, and those that other packages register.
+"""All kinds of priors: the `PriorConfig` subclasses in this package and in other packages.
 
-Other packages use the entry-point group `sds3d.priors`; see `sds3d.plugins`.
+Other packages register theirs in the entry-point group `sds3d.priors`; see `sds3d.plugins`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sds3d.priors.base import PriorConfig
 
 
 def prior_configs() -> tuple[type[PriorConfig], ...]:
-    """The settings of every kind of prior: ours in the alphabetical order of their files, then other packages'."""
+    """Return the settings of every kind of prior: ours in the alphabetical order of their files, then others'."""
     return choices("sds3d.priors", PriorConfig, without=__name__)
 
 

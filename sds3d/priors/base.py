@@ -1,4 +1,4 @@
-"""The contract between frozen 2D diffusion priors and everything that uses them."""
+"""The contract of frozen 2D diffusion priors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sds3d.prompts.conditioning import Conditioning, TextEncoder
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of x_t: the noise and the clean estimate, each shaped like x_t (B, C, H, W)."""
+    """A model's prediction for x_t: the noise and the clean estimate, each shaped like x_t (B, C, H, W)."""
 
     eps: Tensor
     x0: Tensor
@@ -28,7 +28,7 @@ class Prediction:
 
     @staticmethod
     def cat(parts: Sequence[Prediction]) -> Prediction:
-        """The parts' batches, one after the other."""
+        """Concatenate the batches of the parts."""
         return Prediction(torch.cat([part.eps for part in parts]), torch.cat([part.x0 for part in parts]))
 
 
@@ -36,20 +36,20 @@ PredictionType = Literal["epsilon", "v_prediction", "flow"]
 
 
 class TrainableScore(Protocol):
-    """A network that starts as a copy of a prior's and learns the score of something else: of renders (VSD's LoRA,
+    """A network that starts as a copy of a prior's network and learns another score: of renders (VSD's LoRA,
     arXiv:2305.16213), or of refined pictures (DreamBooth).
     """
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
-        """As `Prior.predict`, with gradients to `parameters`; cameras None: asked without a camera."""
+        """Predict as `Prior.predict` does, with gradients to `parameters`. cameras: None to ask without a camera."""
         ...
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """What is trained, in float32."""
+        """The trained parameters, in float32."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The trained weights alone."""
+        """The trained parameters by name."""
         ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -60,27 +60,27 @@ class TrainableScore(Protocol):
 class Prior(TextEncoder, Protocol):
     """A frozen diffusion model. Epsilon-, v- and flow-prediction differ only inside `predict`.
 
-    x lives in the prior's own space: latents, pixels in [-1, 1], or anything else of shape (B, C, H, W).
-    Timesteps t are float in [0, 1]: 0 is clean, 1 is the noisiest the model was trained on.
+    x is in the prior's space: latents, pixels in [-1, 1], or anything else of shape (B, C, H, W).
+    Timesteps t are floats in [0, 1]: 0 is clean, 1 is the most noise that the model was trained with.
     x_t = alpha(t) x + sigma(t) eps.
     """
 
     device: torch.device
     image_size: int
-    """Height and width in pixels that `encode_image` expects."""
+    """Height and width in pixels of the pictures that `encode_image` takes."""
     prediction_type: PredictionType
-    """What the network itself gives: eps, v = alpha eps - sigma x, or a rectified flow's eps - x."""
+    """The target of the network: eps, v = alpha eps - sigma x, or eps - x of a rectified flow."""
     n_views: int
-    """Views the model denoises together; 1 for a plain 2D model. Batches hold view-fastest groups of this size."""
+    """Views that the model denoises together; 1 for a plain 2D model. Batches consist of view-fastest groups."""
     shift: float
-    """How far sampling from the model moves even timesteps t towards noise, shift t / (1 + (shift - 1) t); 1: not."""
+    """Sampling moves even timesteps t towards noise, to shift t / (1 + (shift - 1) t); 1: not at all."""
 
     def encode_image(self, rgb: Tensor) -> Tensor:
-        """rgb (B, H, W, 3) in [0, 1] to x (B, C, h, w); differentiable."""
+        """Map rgb (B, H, W, 3) in [0, 1] to x (B, C, h, w); differentiable."""
         ...
 
     def decode(self, x: Tensor) -> Tensor:
-        """x (B, C, h, w) to rgb (B, H, W, 3) in [0, 1]; no gradient."""
+        """Map x (B, C, h, w) to rgb (B, H, W, 3) in [0, 1]; no gradient."""
         ...
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -92,17 +92,17 @@ class Prior(TextEncoder, Protocol):
         ...
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
-        """Denoise x_t (B, C, h, w) at t (B,). cameras None: the model is asked without a camera, view by view.
+        """Denoise x_t (B, C, h, w) at t (B,). cameras: None to ask without a camera, view by view.
 
-        Differentiable in x_t (few rules want that: call it under no_grad), never in the frozen weights.
+        Differentiable in x_t, never in the frozen weights. Most rules call it under no_grad.
         """
         ...
 
     def trainable_score(self, generator: torch.Generator, rank: int = 4) -> TrainableScore:
-        """A trainable copy that begins as this model; it is told the camera's pose, whether the model itself is or not.
+        """Return a trainable copy that starts as this model and sees cameras, whether the model does or not.
 
-        rank: of the low-rank updates (LoRA, arXiv:2106.09685) that are trained; 0 trains all weights of a full copy.
-        generator: draws their start on the CPU.
+        rank: rank of the low-rank updates (LoRA, arXiv:2106.09685); 0 trains all weights of a full copy. generator:
+        draws the initial values on the CPU.
         """
         ...
 
@@ -114,27 +114,27 @@ class PriorConfig(Config, ABC):
 
     @abstractmethod
     def load(self, device: torch.device | str = "cpu") -> Prior:
-        """Load the model. Raises PriorError, in one line, if its files are missing or unfit."""
+        """Load the model. Raises PriorError if its files are missing or cannot be used."""
 
     @property
     def kind(self) -> str:
-        """What presets call this kind of prior, see `RunConfig.made_for`."""
+        """The word for this kind of prior in presets, see `RunConfig.made_for`."""
         return name_of(type(self))
 
     def in_less_memory(self) -> Self:
-        """The same prior in as little memory as possible: slower, with results equal up to float error."""
+        """Return settings of the same prior with less memory: slower, with results equal up to float error."""
         return self
 
     def view_by_view(self) -> Self:
-        """The same prior, which sees no camera and denoises every picture alone."""
+        """Return settings of the same prior without cameras, which denoises every picture alone."""
         return self
 
 
 def expand(value: Tensor, like: Tensor) -> Tensor:
-    """(B,) shaped to broadcast against `like` (B, ...)."""
+    """Return value (B,) in a shape that broadcasts against `like` (B, ...)."""
     return value.reshape(-1, *[1] * (like.dim() - 1))
 
 
 def add_noise(prior: Prior, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
-    """x_t = alpha(t) x + sigma(t) eps for x, eps (B, C, H, W) and t (B,)."""
+    """Return x_t = alpha(t) x + sigma(t) eps for x, eps (B, C, H, W) and t (B,)."""
     return expand(prior.alpha(t), x) * x + expand(prior.sigma(t), x) * eps

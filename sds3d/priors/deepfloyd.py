@@ -1,7 +1,7 @@
-"""DeepFloyd IF's first stage: a U-Net on pixels at 64 px that reads T5.
+"""DeepFloyd IF's first stage: a U-Net on pixels at 64 px, conditioned on T5.
 
-Its output has three channels more than a picture, for a learned variance that only ancestral samplers use: dropped.
-Its own sampler clips bright estimates (dynamic thresholding); estimates here are the model's, unclipped.
+Three of its output channels are a learned variance, which only ancestral samplers use; they are dropped. Its sampler
+clips bright estimates (dynamic thresholding); estimates here are not clipped.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ def load_deepfloyd(files: ModelFiles) -> DiffusionPrior:
 
 
 def ask_pixels(unet: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
-    """eps (B, 3, H, W)."""
+    """Return eps (B, 3, H, W)."""
     return unet(x_t, timestep, cond.hidden, return_dict=False)[0][:, : x_t.shape[1]]
 
 
 def load_texts(files: ModelFiles) -> Encode:
-    """T5's last hidden states of the text in lower case, padding not attended to."""
+    """Return what encodes texts: T5's last hidden states of the text in lower case, without attention to padding."""
     t5 = files.plain(T5TokenizerFast, "tokenizer"), files.text_encoder(T5EncoderModel, "text_encoder")
     return lambda text: Conditioning(t5_embedding(*t5, text.lower().strip(), TOKENS, masked=True))

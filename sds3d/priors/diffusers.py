@@ -1,4 +1,4 @@
-"""The setting `prior`: any diffusers folder or id, told apart by what its model_index.json says it is."""
+"""Diffusion models in diffusers' layout: their settings, and what loads each family."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ COMPILED = {
     "BasicTransformerBlock", "ResnetBlock2D", "JointTransformerBlock", "FluxTransformerBlock",
     "FluxSingleTransformerBlock",
 }  # fmt: skip
-"""The blocks that a network repeats: compiled once each, in a fraction of the time of the whole."""
+"""Blocks that a network repeats: each kind is compiled once, in a fraction of the time of the whole network."""
 
 
 FAMILIES: dict[str, Callable[[ModelFiles], DiffusionPrior]] = {
@@ -43,7 +43,7 @@ FAMILIES: dict[str, Callable[[ModelFiles], DiffusionPrior]] = {
     "IFPipeline": load_deepfloyd,
     "MVDreamPipeline": load_mvdream,
 }
-"""What loads a folder, by the class that its model_index.json names."""
+"""Functions that load a folder, by the pipeline class in its model_index.json."""
 
 
 class DiffusersConfig(PriorConfig):
@@ -51,47 +51,45 @@ class DiffusersConfig(PriorConfig):
 
     name: Literal["diffusers"] = "diffusers"
     model: str = "toybox"
-    """`toybox` (the embedded prior), a diffusers folder, a short name such as sd21, or an id of the Hugging Face hub:
-    Stable Diffusion 1, 2, XL, 3 and 3.5, FLUX.1, DeepFloyd IF, MVDream, LCM, Turbo."""
+    """`toybox` (the embedded prior), a diffusers folder, a short name such as sd21, or an id of the Hugging Face hub.
+    Stable Diffusion 1, 2, XL, 3 and 3.5, FLUX.1, DeepFloyd IF, MVDream, LCM and Turbo are supported."""
     multiview: bool = True
-    """Denoise 4 views together with their cameras, where the model can; false asks it as a plain 2D model."""
+    """Denoise 4 views together with their cameras, if the model can. false: ask it as a plain 2D model."""
     offline: bool = False
-    """Never touch the network; a model id must then be in the local cache. Local folders never do."""
+    """Never use the network. A model id must then be in the local cache. Local folders never need the network."""
     lora: str = ""
     """A .safetensors file of low-rank updates for the model and its text encoders."""
     lora_scale: float = 1.0
-    """Factor on them."""
+    """Factor on the updates of `lora`."""
     image_size: int = Field(default=0, ge=0, le=4096)
-    """Pixels a side that the model sees; 0 takes its own. Fewer are faster: FLUX and SD3 take 512, U-Nets lose much."""
+    """Height and width of the model's pictures in pixels; 0: the model's own. Fewer pixels are faster. FLUX and SD3
+    work at 512; U-Nets lose much quality."""
     embedded_guidance: float | None = None
-    """Guidance scale that FLUX.1-dev (3.5) and LCM (8.5) are told; it is no classifier-free guidance. None: these."""
+    """Guidance scale that FLUX.1-dev and LCM take as an input, besides classifier-free guidance. None: 3.5 and 8.5."""
     few_steps: int | None = Field(default=None, ge=0, le=1000)
-    """How many evenly spaced timesteps a few-step model was trained at: t is rounded to them. 0: at all. None: 50 for
-    LCM, 4 for a U-Net with `turbo` in its id or folder's name, all for others."""
+    """Number of evenly spaced timesteps that a few-step model was trained at; t is rounded to these. 0: all timesteps.
+    None: 50 for LCM, 4 for a U-Net with `turbo` in its id or folder name, 0 for others."""
     dtype: Dtype = "auto"
-    """What the networks compute in. auto: float32, on CUDA bfloat16 where the GPU has it and float16 where not."""
+    """Type that the networks compute in. auto: float32 on a CPU; on CUDA bfloat16, or float16 if the GPU lacks it."""
     offload: bool = False
-    """Keep the weights in main memory and bring each layer to the GPU when it is its turn: slow, and small."""
+    """Keep the weights in main memory and move each layer to the GPU when it is needed: slow, but little memory."""
     vae_slicing: bool = False
-    """Decode and encode pictures one after the other: less memory."""
+    """Encode and decode pictures one by one: less memory."""
     vae_tiling: bool = False
-    """Decode and encode large pictures in overlapping tiles: less memory, seams are blended."""
+    """Encode and decode large pictures in overlapping, blended tiles: less memory."""
     chunk: int = Field(default=0, ge=0)
-    """Rows of a batch that the network is asked at a time, in whole groups of views: less memory. 0: all."""
+    """Rows of a batch per call of the network, in whole groups of views: less memory. 0: all rows."""
     compile: bool = False
-    """Compile the network's blocks with torch.compile at their first use, for minutes; faster on CUDA."""
+    """Compile the network's blocks with torch.compile. The first use takes minutes; then it is faster on CUDA."""
 
     @property
     def kind(self) -> str:
-        """The kind of prior, which presets name: toybox for the embedded one and those trained as it was."""
+        """`toybox` for the embedded prior and those that this project trained, else `diffusers`."""
         trained_here = (Path(self.model).expanduser() / "camera_encoder").is_dir()
         return "toybox" if self.model == "toybox" or trained_here else self.name
 
     def load(self, device: torch.device | str = "cpu") -> DiffusionPrior:
-        """Load the model.
-
-        Raises PriorError, in one line, if the folder is missing, truncated, pickled or of another kind.
-        """
+        """Load the model. Raises PriorError if the folder is missing, truncated, pickled or of another kind."""
         device = torch.device(device)
         files = find(self.model, offline=self.offline, dtype=pick_dtype(self.dtype, device), device=device)
         family = str(files.index().get("_class_name"))
@@ -119,23 +117,23 @@ class DiffusersConfig(PriorConfig):
         return prior
 
     def _lora(self, files: ModelFiles, family: str) -> Lora | None:
-        """The updates in the file `lora`, if there is one. Raises PriorError if they cannot be read."""
+        """Read the updates in the file `lora`, if any. Raises PriorError if they cannot be read."""
         if not self.lora:
             return None
         unet = files.config("unet") if family == "StableDiffusionXLPipeline" else None
         return Lora.read(self.lora, self.lora_scale, _pipeline_class(family), unet)
 
     def in_less_memory(self) -> Self:
-        """One group of views and one picture at a time."""
+        """Return settings that process one group of views and one picture at a time."""
         return self.model_copy(update={"chunk": 1, "vae_slicing": True})
 
     def view_by_view(self) -> Self:
-        """The plain 2D model."""
+        """Return settings of the plain 2D model."""
         return self.model_copy(update={"multiview": False})
 
 
 def few_steps(config: DiffusersConfig, family: str) -> int:
-    """The number of timesteps that the model was trained at, as far as it can be told; 0 for all."""
+    """Return the number of timesteps that the model was trained at, as far as known; 0 for all."""
     if config.few_steps is not None:
         return config.few_steps
     if family == "LatentConsistencyModelPipeline":
@@ -145,17 +143,17 @@ def few_steps(config: DiffusersConfig, family: str) -> int:
 
 
 def notices(config: DiffusersConfig, family: str, prior: DiffusionPrior) -> list[str]:
-    """What is to be known of an unusual model, a line each."""
+    """Return warnings about an unusual model, one line each."""
     if family == "FluxPipeline" and prior.network.config["guidance_embeds"]:
         return [
-            "guidance-distilled: it is told prior.embedded_guidance, and there is no true unconditional branch; "
-            "guidance.scale=1 asks it as it was trained, and rules that compare with the empty prompt lose their ground"
+            "this model is guidance-distilled: it takes prior.embedded_guidance and has no true unconditional branch. "
+            "guidance.scale=1 uses it as it was trained; rules that compare with the empty prompt work less well"
         ]
     steps = few_steps(config, family)
     if steps or STUDENTS.search(f"{Path(config.model).name} {Path(config.lora).name}".lower()):
         return [
-            f"a few-step model{f', asked at {steps} timesteps' if steps else ''}; it was made to do without classifier-"
-            "free guidance, which its own pipeline leaves off: start with guidance.scale=1"
+            f"this is a few-step model{f', used at {steps} timesteps' if steps else ''}. It was trained to need no "
+            "classifier-free guidance: start with guidance.scale=1"
         ]
     return []
 

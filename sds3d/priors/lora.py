@@ -1,4 +1,4 @@
-"""LoRA files (arXiv:2106.09685) on top of a model, read by diffusers' own code: its layout, kohya's and others'."""
+"""LoRA files (arXiv:2106.09685) for a model, read by diffusers' code: its layout, kohya's and others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sds3d.files import PriorError
 
 @dataclass(frozen=True)
 class Lora:
-    """Low-rank updates of one file. scale: factor on them. pipeline: diffusers' class of the model's family."""
+    """The low-rank updates in a file. scale: factor on them. pipeline: diffusers' class of the model's family."""
 
     file: Path
     scale: float
@@ -25,17 +25,17 @@ class Lora:
 
     @staticmethod
     def read(file: str, scale: float, pipeline: Any, unet: dict[str, Any] | None = None) -> Lora:
-        """Reads a safetensors file; raises PriorError, in one line, when it is none or holds no LoRA.
+        """Read a safetensors file. Raises PriorError if it is not one or holds no LoRA.
 
-        unet: the configuration of SDXL's U-Net, by which blocks are found that kohya's layout numbers throughout.
+        unet: the configuration of SDXL's U-Net, which maps the consecutive block numbers of kohya's layout to blocks.
         """
         path = Path(file).expanduser()
         if path.suffix != ".safetensors":
             raise PriorError(f"can't load the LoRA {file!r}: give a .safetensors file; pickled ones are not read")
         if not path.is_file():
-            raise PriorError(f"can't load the LoRA {file!r}: there is no such file")
+            raise PriorError(f"can't load the LoRA {file!r}: the file does not exist")
         if not hasattr(pipeline, "lora_state_dict"):
-            raise PriorError(f"can't load the LoRA {file!r}: {pipeline.__name__} takes none")
+            raise PriorError(f"can't load the LoRA {file!r}: {pipeline.__name__} supports none")
         try:
             weights = load_file(path)
             if pipeline.__name__ == "FluxPipeline":
@@ -49,7 +49,7 @@ class Lora:
         return Lora(path, scale, pipeline, state, alphas)
 
     def into_denoiser(self, network: Any, part: str) -> Any:
-        """The network with the updates added to its weights, so that they cost nothing from then on."""
+        """Return the network with the updates added to its weights, where they cost nothing."""
         if not any(name.startswith(f"{part}.") for name in self.state):
             if any(name.startswith("text_encoder") for name in self.state):
                 return network
@@ -63,7 +63,7 @@ class Lora:
         return network
 
     def into_text_encoder(self, encoder: Any, part: str) -> Any:
-        """The text encoder with the updates beside its weights; it does not live long."""
+        """Return the text encoder with the updates as separate weights; it is freed soon."""
         if not any(name.startswith(f"{part}.") for name in self.state):
             return encoder
         try:
@@ -79,5 +79,5 @@ class Lora:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its kind."""
+    """Return the first line of an error's message, or its class."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

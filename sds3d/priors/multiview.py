@@ -1,7 +1,7 @@
-"""What turns a plain UNet2DConditionModel into a camera-conditioned multi-view model (MVDream, arXiv:2308.16512).
+"""A plain UNet2DConditionModel as a camera-conditioned multi-view model (MVDream, arXiv:2308.16512).
 
-Self-attention runs across the views of an object, and an embedding of the camera is added to the time
-embedding. The weights are those of a stock U-Net: without cameras and with one view, nothing is changed.
+Self-attention runs across the views of an object, and an embedding of the camera is added to the time embedding. The
+weights are those of a stock U-Net. Without cameras and with one view, nothing changes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CAMERA_FEATURES = 9
 
 
 class ViewAttention:
-    """Attention processor whose self-attention sees all `n_views` views of an object at once."""
+    """An attention processor whose self-attention runs across all `n_views` views of an object."""
 
     def __call__(
         self,
@@ -33,7 +33,7 @@ class ViewAttention:
         temb: Tensor | None = None,
         n_views: int = 1,
     ) -> Tensor:
-        """hidden_states: (B, N, C), view-fastest; text attention (encoder_hidden_states given) stays per view."""
+        """hidden_states: (B, N, C), view-fastest. Text attention (with encoder_hidden_states) is per view."""
         batch, tokens, channels = hidden_states.shape
         if encoder_hidden_states is None:
             hidden_states = hidden_states.reshape(batch // n_views, n_views * tokens, channels)
@@ -50,13 +50,13 @@ class ViewAttention:
 
 
 class CameraEncoder(nn.Module):
-    """A camera as a vector that is added to the U-Net's time embedding."""
+    """Maps a camera to a vector that is added to the U-Net's time embedding."""
 
     def __init__(self, time_embedding_dim: int, width: int = 128) -> None:
         super().__init__()
         first, second = nn.Linear(CAMERA_FEATURES, width), nn.Linear(width, time_embedding_dim)
-        # Vectors start with a variance of 1 over views, beside text that has it too: drowned by the text, or normalised
-        # with a part that all views share, cameras are ignored for long.
+        # Vectors start with a variance of 1 over views, as text embeddings do. With less, or with a large part that all
+        # views share, training ignores cameras for long.
         nn.init.normal_(first.weight, std=0.5)  # features have a squared length of about 4
         nn.init.normal_(second.weight, std=(0.31 * width) ** -0.5)  # SiLU of a normal variable has variance 0.31
         for layer in (first, second):
@@ -64,15 +64,15 @@ class CameraEncoder(nn.Module):
         self.layers = nn.Sequential(first, nn.SiLU(), second)
 
     def forward(self, features: Tensor) -> Tensor:
-        """features (B, 9) of `camera_features` to (B, time_embedding_dim)."""
+        """Map features (B, 9) of `camera_features` to (B, time_embedding_dim)."""
         return self.layers(features)
 
     def embed(self, cameras: Cameras) -> Tensor:
-        """B cameras to (B, time_embedding_dim)."""
+        """Map B cameras to (B, time_embedding_dim)."""
         return self(camera_features(cameras))
 
     def save(self, folder: Path) -> None:
-        """Writes config.json and model.safetensors."""
+        """Write config.json and model.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
         dim, width = self.state_dict()["layers.2.weight"].shape
         (folder / "config.json").write_text(json.dumps({"time_embedding_dim": dim, "width": width}, indent=2) + "\n")
@@ -80,14 +80,14 @@ class CameraEncoder(nn.Module):
 
     @classmethod
     def load(cls, folder: Path) -> CameraEncoder:
-        """Reads what `save` wrote, in float32."""
+        """Read what `save` wrote, in float32."""
         encoder = cls(**json.loads((folder / "config.json").read_text()))
         encoder.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
         return encoder
 
 
 def camera_features(cameras: Cameras) -> Tensor:
-    """Harmonics of azimuth and elevation, and the apparent size of a unit object: (B, 9) float32."""
+    """Return harmonics of azimuth and elevation, and the apparent size of a unit object: (B, 9) float32."""
     azimuth, elevation = torch.deg2rad(cameras.azimuth), torch.deg2rad(cameras.elevation)
     half_frame = cameras.distance * torch.tan(torch.deg2rad(cameras.fovy) / 2)  # metres
     harmonics = [f(k * azimuth) for k in (1, 2, 4) for f in (torch.sin, torch.cos)]
@@ -96,15 +96,15 @@ def camera_features(cameras: Cameras) -> Tensor:
 
 
 def time_embedding_of(network: Any) -> tuple[nn.Module, int]:
-    """The module of a U-Net or a transformer whose output is its time embedding, and the width of that."""
-    if hasattr(network, "time_text_embed"):  # SD3, FLUX: of time and pooled text together
+    """Return the module of a U-Net or transformer that makes its time embedding, and the embedding's width."""
+    if hasattr(network, "time_text_embed"):  # SD3, FLUX: time and pooled text together
         return network.time_text_embed, network.time_text_embed.timestep_embedder.linear_2.out_features
     return network.time_embedding, network.time_embedding.linear_2.out_features
 
 
 @contextmanager
 def camera_embedding(network: nn.Module, embedding: Tensor) -> Iterator[None]:
-    """Adds `embedding` (B, time_embedding_dim) to the network's time embedding inside the block."""
+    """Add `embedding` (B, time_embedding_dim) to the network's time embedding inside the `with` block."""
     module: Any = time_embedding_of(network)[0]
     hook = module.register_forward_hook(lambda module, args, output: output + embedding.to(output.dtype))
     try:

@@ -1,9 +1,9 @@
-"""MVDream (arXiv:2308.16512) as others converted it to diffusers' layout, on a stock U-Net.
+"""MVDream (arXiv:2308.16512) in diffusers' layout, on a stock U-Net.
 
-Two layouts are read. In one the U-Net keeps the names of the original code and a class that comes with the model as
-Python code, which is not run: the weights are renamed to the stock U-Net's (`camera_embed` is the camera's network).
-In the other the U-Net is a stock one and the camera's network lies in `camera_proj`. Self-attention across views is
-`ViewAttention`, as in the embedded prior. The original checkpoints are pickled and are not read.
+Two public conversions are read. In one, the weights have the names of the original code, and the model brings its class
+as Python code. That code is not run: the weights are renamed to those of the stock U-Net (`camera_embed` is the
+camera's network). In the other, the U-Net is a stock one, and the camera's network is in `camera_proj`. Self-attention
+across views is `ViewAttention`, as in the embedded prior. The original checkpoints are pickled and are not read.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ POSE = 16  # values of a 4 x 4 matrix
 
 
 class PoseEncoder(CameraEncoder):
-    """MVDream's camera network: camera-to-world matrices, with the camera on the unit sphere, to the time embedding.
+    """MVDream's camera network, from camera-to-world matrices, with cameras on the unit sphere, to the time embedding.
 
-    Distance and field of view are not told.
+    It does not see distance and field of view.
     """
 
     def __init__(self, width: int, time_embedding_dim: int) -> None:
@@ -41,9 +41,9 @@ class PoseEncoder(CameraEncoder):
 
 
 def poses(cameras: Cameras) -> Tensor:
-    """Camera-to-world matrices of OpenGL cameras in MVDream's frame (Z up, the front on +X), flattened: (B, 16).
+    """Return camera-to-world matrices of OpenGL cameras in MVDream's frame (Z up, front on +X), flattened: (B, 16).
 
-    That objects face +X is what its own example of sampling says, whose first camera is there; no weights were tried.
+    That objects face +X follows from its sampling example, whose first camera is on +X; no weights were tried.
     """
     matrix = cameras.c2w().clone()
     matrix[:, :3, 3] /= cameras.distance[:, None]
@@ -101,7 +101,7 @@ def _renamed(files: ModelFiles) -> tuple[UNet2DConditionModel, PoseEncoder]:
 
 
 def stock_config(given: dict[str, Any]) -> dict[str, Any]:
-    """The stock U-Net's configuration of one in the original code's terms."""
+    """Return the stock U-Net's configuration for one in the original code's terms."""
     channels = [given["model_channels"] * factor for factor in given["channel_mult"]]
     attends = [2**level in given["attention_resolutions"] for level in range(len(channels))]
     heads = [c // given["num_head_channels"] if given.get("num_head_channels", -1) > 0 else given["num_heads"]
@@ -114,7 +114,7 @@ def stock_config(given: dict[str, Any]) -> dict[str, Any]:
         "layers_per_block": given["num_res_blocks"],
         "down_block_types": ["CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends],
         "up_block_types": ["CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)],
-        "attention_head_dim": heads,  # a number of heads, whatever its name says
+        "attention_head_dim": heads,  # despite its name, the number of heads
         "cross_attention_dim": given["context_dim"],
         "transformer_layers_per_block": given.get("transformer_depth", 1),
         "use_linear_projection": True,

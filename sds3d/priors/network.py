@@ -1,7 +1,7 @@
 """A frozen denoising network behind the `Prior` contract, and trainable copies of it.
 
-What differs between model families is handed over: how the network is asked, what its output means (`noising`), how
-pictures become x (`pixels`) and texts embeddings (`texts`).
+`Family` holds what differs between model families: how the network is asked, what its output means (`noising`), how
+pictures become x (`pixels`), and how texts become embeddings (`texts`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from sds3d.priors.texts import Texts
 from sds3d.prompts.conditioning import Conditioning
 
 Ask = Callable[[Any, Tensor, Tensor, Conditioning, int], Tensor]
-"""(network, x_t (B, C, h, w), timestep (B,), cond, n_views) to the network's output (B, C, h, w)."""
+"""Maps (network, x_t (B, C, h, w), timestep (B,), cond, n_views) to the network's output (B, C, h, w)."""
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
-"""Layers with low-rank updates; those with `add` are the text's in transformers and in pixel U-Nets."""
+"""Layers with low-rank updates; those with `add` process text in transformers and in pixel U-Nets."""
 
 NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
@@ -88,19 +88,19 @@ class DiffusionPrior:
         """Rows of a batch that the network is asked at a time, in whole groups of views; 0: all."""
 
     def encode_text(self, prompts: Sequence[str]) -> Conditioning:
-        """Embeddings of B texts; longer ones are cut at the model's length."""
+        """Return embeddings of B texts; long ones are cut at the model's length."""
         return self.family.texts(prompts)
 
     def encode_image(self, rgb: Tensor) -> Tensor:
-        """rgb (B, H, W, 3) in [0, 1] to x (B, C, h, w); nothing is random."""
+        """Map rgb (B, H, W, 3) in [0, 1] to x (B, C, h, w), without randomness."""
         return self.family.codec.encode(rgb)
 
     def decode(self, x: Tensor) -> Tensor:
-        """x (B, C, h, w) to rgb (B, H, W, 3) in [0, 1]."""
+        """Map x (B, C, h, w) to rgb (B, H, W, 3) in [0, 1]."""
         return self.family.codec.decode(x)
 
     def timestep(self, t: Tensor) -> Tensor:
-        """The model's own timesteps of t in [0, 1]."""
+        """Return the model's timesteps for t in [0, 1]."""
         return self.family.noising.timestep(t)
 
     def alpha(self, t: Tensor) -> Tensor:
@@ -112,13 +112,13 @@ class DiffusionPrior:
         return self.family.noising.sigma(t)
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
-        """Noise and clean estimate for x_t (B, C, h, w) at t (B,); B is a multiple of `n_views` when cameras count."""
+        """Predict noise and clean estimate of x_t (B, C, h, w) at t (B,); B is a multiple of `n_views` with cameras."""
         return self.predict_by(self.denoiser, x_t, t, cond, cameras)
 
     def predict_by(
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None
     ) -> Prediction:
-        """`predict` by another denoiser of the same family."""
+        """Predict as `predict` does, by another denoiser of the same family."""
         family, dtype = self.family, denoiser.dtype
         n_views = 1 if cameras is None else self.n_views
 
@@ -140,9 +140,9 @@ class DiffusionPrior:
         return parts[0] if len(parts) == 1 else Prediction.cat(parts)
 
     def trainable_score(self, generator: torch.Generator, rank: int = 4) -> TrainableCopy:
-        """A copy with low-rank updates of its attention layers (or, with rank 0, trained as a whole) and a camera.
+        """Return a copy with a camera network and low-rank updates of its attention layers; rank 0: all weights.
 
-        Raises PriorError when the network is offloaded.
+        Raises PriorError if the network is offloaded.
         """
         if hasattr(self.network, "_hf_hook"):
             raise PriorError("a copy of an offloaded model can't be trained: set prior.offload=false, or another rule")
@@ -150,10 +150,10 @@ class DiffusionPrior:
 
 
 class TrainableCopy:
-    """A copy of a prior's network that is trained; unless it is trained as a whole, it shares all weights but its own.
+    """A trainable copy of a prior's network. With low-rank updates, it shares the other weights with the prior.
 
-    The trained weights are float32, whatever the network computes in. The camera reaches it by a vector of its own on
-    the time embedding, zero at first.
+    The trained weights are float32, whatever the network computes in. A camera network adds a vector to the time
+    embedding; the vector starts at zero.
     """
 
     def __init__(self, prior: DiffusionPrior, generator: torch.Generator, rank: int = 4) -> None:
@@ -171,7 +171,7 @@ class TrainableCopy:
         if rank == 0:
             self.network.float().requires_grad_(True)
         for parameter in self.network.parameters():
-            if parameter.requires_grad:  # low-rank updates come in the type of the layer they belong to
+            if parameter.requires_grad:  # low-rank updates have the type of their layer
                 parameter.data = parameter.data.float()
         self.denoiser = Denoiser(self.network, dtype, (*prior.denoiser.camera_encoders, self.camera_encoder))
         self._trained = {
@@ -182,7 +182,7 @@ class TrainableCopy:
         }
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
-        """As `DiffusionPrior.predict`, with gradients to `parameters`."""
+        """Predict as `DiffusionPrior.predict` does, with gradients to `parameters`."""
         return self.prior.predict_by(self.denoiser, x_t, t, cond, cameras)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -201,7 +201,7 @@ class TrainableCopy:
 
 
 def frozen(network: NetworkT, device: torch.device, memory_format: torch.memory_format | None = None) -> NetworkT:
-    """The network without gradients or dropout, on the device; an offloaded one brings its layers there itself."""
+    """Return the network without gradients or dropout, on the device. An offloaded network moves its layers itself."""
     network.eval().requires_grad_(False)
     if hasattr(network, "_hf_hook"):
         return network

@@ -1,4 +1,4 @@
-"""Pictures to a model's own space and back: latents of a VAE, or pixels in [-1, 1]."""
+"""Pictures to a model's space and back: latents of a VAE, or pixels in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor
 
 
 class Codec(Protocol):
-    """Pictures (B, H, W, 3) in [0, 1] to x (B, C, h, w) in float32 and back."""
+    """Maps pictures (B, H, W, 3) in [0, 1] to x (B, C, h, w) in float32 and back."""
 
     def encode(self, rgb: Tensor) -> Tensor:
-        """x of pictures; differentiable."""
+        """Return x of pictures; differentiable."""
         ...
 
     def decode(self, x: Tensor) -> Tensor:
-        """Pictures of x, in [0, 1]; no gradient."""
+        """Return pictures of x, in [0, 1]; no gradient."""
         ...
 
 
 class Latents:
-    """Scaled latents of a VAE: (posterior's mode - shift) * scale, so that nothing is random.
+    """Scaled latents of a VAE: (the posterior's mode - shift) * scale, without randomness.
 
-    vae: AutoencoderKL, or AutoencoderTiny, which has no posterior. In its own type, often wider than the U-Net's.
+    vae: AutoencoderKL, or AutoencoderTiny, which has no posterior. Its type is often wider than the U-Net's.
     """
 
     def __init__(self, vae: Any) -> None:
@@ -32,7 +32,7 @@ class Latents:
         self.shift: float = vae.config.get("shift_factor") or 0.0
 
     def encode(self, rgb: Tensor) -> Tensor:
-        """Latents (B, C, h, w)."""
+        """Return latents (B, C, h, w)."""
         x = (2 * rgb.permute(0, 3, 1, 2) - 1).contiguous(memory_format=torch.channels_last)
         out = self.vae.encode(x.to(self.vae.dtype), return_dict=False)[0]
         latents = (out if isinstance(out, Tensor) else out.mode()).float()
@@ -40,7 +40,7 @@ class Latents:
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
-        """Pictures (B, H, W, 3)."""
+        """Return pictures (B, H, W, 3)."""
         latents = x / self.scale + self.shift if self.shift else x / self.scale
         latents = latents.contiguous(memory_format=torch.channels_last)
         decoded = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0].float()
@@ -51,10 +51,10 @@ class Pixels:
     """x is the picture itself, in [-1, 1]."""
 
     def encode(self, rgb: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1]."""
+        """Return x (B, 3, H, W) in [-1, 1]."""
         return 2 * rgb.permute(0, 3, 1, 2) - 1
 
     @torch.no_grad()
     def decode(self, x: Tensor) -> Tensor:
-        """Pictures (B, H, W, 3), clamped."""
+        """Return pictures (B, H, W, 3), clamped."""
         return (x.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)

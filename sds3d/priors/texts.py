@@ -1,4 +1,4 @@
-"""Embeddings of texts: each is computed once, alone, and the text encoders are in memory only meanwhile."""
+"""Embeddings of texts. Each text is encoded once and alone; the text encoders are freed afterwards."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 
 from sds3d.prompts.conditioning import Conditioning
 
-KEPT = 64  # texts; those of FLUX take 8 MB each
+KEPT = 64  # texts, of 8 MB each for FLUX
 
 Encode = Callable[[str], Conditioning]
-"""One text to one row. It holds the text encoders: they are freed with it."""
+"""Maps a text to one row. It holds the text encoders, which are freed with it."""
 
 
 class Texts:
-    """Rows of texts, kept on the CPU; `load` gives the encoders when a text is new.
+    """A cache of the rows of texts, on the CPU. load: loads the encoders when a text is new.
 
-    A row does not depend on what else is asked for with it, so a resumed run sees the same bits.
+    A row does not depend on the other texts of a call, so a resumed run has the same bits.
     """
 
     def __init__(self, load: Callable[[], Encode], device: torch.device) -> None:
@@ -31,13 +31,13 @@ class Texts:
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
-        """Embeddings of B texts in float32, B rows."""
+        """Return embeddings of B texts in float32, B rows."""
         rows = {text: self._rows[text] for text in prompts if text in self._rows}
         if missing := [text for text in dict.fromkeys(prompts) if text not in rows]:
             encode = self.load()
             rows |= {text: _moved(encode(text), "cpu") for text in missing}
             del encode
-            gc.collect()  # networks hold themselves in cycles
+            gc.collect()  # networks are in reference cycles
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
         for text in dict.fromkeys(prompts):
@@ -49,19 +49,19 @@ class Texts:
 
 
 def tokens_of(tokenizer: Any, text: str, length: int) -> Any:
-    """Input ids and attention mask of one text, (1, length), padded, cut when too long."""
+    """Return input ids and attention mask of a text, (1, length), padded or cut."""
     return tokenizer([text], padding="max_length", truncation=True, max_length=length, return_tensors="pt")
 
 
 def clip_embedding(tokenizer: Any, encoder: Any, text: str) -> tuple[Tensor, Tensor]:
-    """What SDXL and SD3 take of a CLIP text encoder: states before the last layer (1, L, D), first output."""
+    """Return what SDXL and SD3 use of a CLIP text encoder: states before the last layer (1, L, D), first output."""
     ids = tokens_of(tokenizer, text, tokenizer.model_max_length).input_ids
     out = encoder(ids.to(encoder.device), output_hidden_states=True)
     return out.hidden_states[-2], out[0]
 
 
 def t5_embedding(tokenizer: Any, encoder: Any, text: str, length: int, *, masked: bool = False) -> Tensor:
-    """Last hidden states of a T5 encoder, (1, length, D). masked: padding is not attended to."""
+    """Return the last hidden states of a T5 encoder, (1, length, D). masked: without attention to padding."""
     tokens = tokens_of(tokenizer, text, length)
     mask = tokens.attention_mask.to(encoder.device) if masked else None
     return encoder(tokens.input_ids.to(encoder.device), attention_mask=mask)[0]

@@ -76,7 +76,7 @@ class DiffusersPrior(DiffusionPrior):
 
     @property
     def text_encoder(self) -> CLIPTextModel:
-        """The text encoder, loaded anew when the prior does not keep it."""
+        """The text encoder, loaded again if the prior does not keep it."""
         encoder = self._text_encoder if isinstance(self._text_encoder, CLIPTextModel) else self._text_encoder()
         return frozen(encoder, self.device)
 
@@ -91,11 +91,11 @@ class DiffusersPrior(DiffusionPrior):
 
 
 def asking(*, views: bool = False, size: int = 0, guidance: Tensor | None = None) -> Ask:
-    """How a latent U-Net is asked.
+    """Return what asks a latent U-Net.
 
-    views: it has `ViewAttention`. size: pixels a side that SDXL (arXiv:2307.01952, sec. 2.2) is told as original and
-    target size, with nothing cropped; 0 for others. guidance: (1, D), what a student is told of the guidance scale
-    beside the time (LCM, arXiv:2310.04378, sec. 4.2).
+    views: whether it has `ViewAttention`. size: height and width in pixels that SDXL takes as original and target size,
+    without cropping (arXiv:2307.01952, sec. 2.2); 0 for other models. guidance: (1, D), the embedding of the guidance
+    scale for a student that takes it besides the time (LCM, arXiv:2310.04378, sec. 4.2).
     """
 
     def ask(unet: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
@@ -111,7 +111,7 @@ def asking(*, views: bool = False, size: int = 0, guidance: Tensor | None = None
 
 
 def guidance_embedding(scale: float, width: int) -> Tensor:
-    """Sines and cosines of 1000 `scale`, (1, width)."""
+    """Return sines and cosines of 1000 `scale`, (1, width)."""
     half = width // 2
     frequencies = torch.exp(-torch.log(torch.tensor(10000.0)) / (half - 1) * torch.arange(half))
     angles = 1000 * scale * frequencies
@@ -119,25 +119,25 @@ def guidance_embedding(scale: float, width: int) -> Tensor:
 
 
 def image_size_of(vae: Any, wanted: int, sample_size: int, patch: int = 1) -> int:
-    """Pixels a side: those wanted, or the model's own. Raises PriorError when they are no multiple of a patch's."""
+    """Return the height and width in pixels, as wanted or the model's own. Raises PriorError if patches do not fit."""
     factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
     if wanted % (factor * patch):
-        raise PriorError(f"prior.image_size={wanted}: this model wants a multiple of {factor * patch} pixels")
+        raise PriorError(f"prior.image_size={wanted}: this model needs a multiple of {factor * patch} pixels")
     return wanted or sample_size * factor
 
 
 def load_vae(files: ModelFiles) -> Any:
-    """AutoencoderKL or AutoencoderTiny. In float32 where the model runs in float16, which overflows SDXL's."""
+    """Load AutoencoderKL or AutoencoderTiny, in float32 for a model in float16, which overflows SDXL's."""
     tiny = files.config("vae")["_class_name"] == "AutoencoderTiny"
     dtype = torch.float32 if files.dtype == torch.float16 and not tiny else files.dtype
     return files.network(AutoencoderTiny if tiny else AutoencoderKL, "vae", dtype)
 
 
 def load_scheduler(files: ModelFiles) -> Any:
-    """The noise levels that the folder's scheduler was trained with, whichever sampler it is."""
+    """Load the noise levels of the folder's scheduler, whatever its sampler."""
     path = files.folder / "scheduler" / "scheduler_config.json"
     if path.is_file() and "EDM" in path.read_text(encoding="utf-8"):
-        raise files.error("its scheduler is of EDM's kind, which scales its inputs otherwise: not supported")
+        raise files.error("its scheduler is EDM's, which scales inputs in another way and is not supported")
     return files.plain(DDIMScheduler, "scheduler")
 
 
@@ -167,7 +167,7 @@ def _networks(files: ModelFiles) -> Networks:
     unet, vae = files.denoiser(UNet2DConditionModel, "unet"), load_vae(files)
     channels = unet.config["in_channels"]
     if channels != vae.config["latent_channels"]:
-        raise files.error(f"its U-Net wants {channels} channels, more than latents have: use a text-to-image model")
+        raise files.error(f"its U-Net takes {channels} channels, more than latents have: use a text-to-image model")
     camera_encoder = None
     if files.multiview and files.has("camera_encoder"):
         with files.explained():
@@ -183,7 +183,7 @@ def _networks(files: ModelFiles) -> Networks:
 
 
 def load_sdxl_texts(files: ModelFiles) -> Encode:
-    """SDXL's two text encoders; the empty text is zeros where the folder says so."""
+    """Return what encodes texts: SDXL's two encoders. The empty text is zeros if the folder says so."""
     kinds = {"": CLIPTextModel, "_2": CLIPTextModelWithProjection}
     encoders = [
         (files.plain(CLIPTokenizer, f"tokenizer{n}"), files.text_encoder(kind, f"text_encoder{n}"))

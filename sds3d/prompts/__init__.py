@@ -1,1 +1,1 @@
-"""From a prompt to the texts that a prior is asked for."""
+"""From a prompt to the texts and embeddings that a prior is asked with."""

@@ -1,4 +1,4 @@
-"""What a text encoder makes of prompts, and what encodes them."""
+"""Embeddings of texts, and the contract of text encoders."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ class Conditioning:
         return Conditioning(self.hidden[index], None if self.pooled is None else self.pooled[index])
 
     def repeat(self, count: int) -> Conditioning:
-        """All rows, `count` times over."""
+        """Return all rows, repeated `count` times."""
         return Conditioning.cat([self] * count)
 
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:
-        """The parts' batches, one after the other."""
+        """Concatenate the batches of the parts."""
         pooled = [part.pooled for part in parts if part.pooled is not None]
         return Conditioning(torch.cat([part.hidden for part in parts]), torch.cat(pooled) if pooled else None)
 
 
 class TextEncoder(Protocol):
-    """Encodes prompts: every prior does."""
+    """Encodes texts, as every prior does."""
 
     def encode_text(self, prompts: Sequence[str]) -> Conditioning:
-        """Embeddings of B prompts, B rows; the empty prompt is the null condition."""
+        """Return embeddings of B texts, B rows; the empty text is the null condition."""
         ...

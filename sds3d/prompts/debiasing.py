@@ -1,8 +1,8 @@
-"""Prompt debiasing (D-SDS, Hong et al. 2023, arXiv:2303.15413, sec. 4.2): words that contradict a view leave its text.
+"""Prompt debiasing (D-SDS, Hong et al. 2023, arXiv:2303.15413, sec. 4.2).
 
-"A smiling dog, back view" asks for a face at the back. A masked language model says how probable each view's word is in
-a sentence about the prompt; a word that makes a view less probable than the prompt without it is dropped from that
-view's text. (The paper's score debiasing is the gradient transform `clamp`.)
+"A smiling dog, back view" asks for a face at the back. A masked language model gives the probability of each view's
+word in a sentence about the prompt. A word that makes a view less probable is removed from that view's text. (The
+paper's score debiasing is the gradient transform `clamp`.)
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor
 from sds3d.files import PriorError
 
 ViewProbabilities = Callable[[Sequence[str]], Tensor]
-"""N prompts to the probabilities (N, V) of the V view words in a sentence about each."""
+"""Maps N prompts to the probabilities (N, V) of the V view words in a sentence about each."""
 
 THRESHOLD = 0.95
-"""Ratio below which a word goes: of the view's probability to the mean of that with and without the word."""
+"""A word is removed below this ratio of the view's probability with the word to the mean with and without it."""
 
 
 def debiased(prompt: str, views: Sequence[str], probabilities: ViewProbabilities) -> list[str]:
-    """The prompt for each of the V views, without the words that contradict it; whole if none would be left."""
+    """Return the prompt for each of the V views without the words that contradict it; unchanged if all would go."""
     words = prompt.split()
     without = [" ".join(words[:i] + words[i + 1 :]) for i in range(len(words))]
     whole, *parts = probabilities([" ".join(words), *without])  # (V,) each
@@ -40,10 +40,10 @@ def debiased(prompt: str, views: Sequence[str], probabilities: ViewProbabilities
 
 
 class MaskedLanguageModel:
-    """View words' probabilities by a BERT-like model in a local folder, or of the Hugging Face hub.
+    """Probabilities of view words by a BERT-like model in a local folder or on the Hugging Face hub.
 
-    Local folders never touch the network; with `offline`, an id must be in the local cache. Only safetensors are read.
-    Raises PriorError, in one line, when the model can't be loaded or has no single token for one of the views.
+    Local folders never use the network; with `offline`, an id must be in the local cache. Only safetensors are read.
+    Raises PriorError if the model cannot be loaded or has no single token for one of the views.
     """
 
     def __init__(self, source: str, views: Sequence[str], *, offline: bool = False) -> None:
@@ -55,7 +55,7 @@ class MaskedLanguageModel:
             options = {"local_files_only": local or offline}
             self._tokenizer: Any = AutoTokenizer.from_pretrained(source, **options)
             model: Any = AutoModelForMaskedLM.from_pretrained(source, use_safetensors=True, **options)
-        except Exception as error:  # the libraries raise a dozen kinds, all of which mean: this model can't be used
+        except Exception as error:  # the libraries raise many kinds
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             hint = "check the folder" if local else "check the id, your network, or give a local folder"
             raise PriorError(f"can't load the masked language model {source!r}: {reason} ({hint})") from error
@@ -63,11 +63,11 @@ class MaskedLanguageModel:
         self._tokens = self._tokenizer.convert_tokens_to_ids(list(views))
         for view, token in zip(views, self._tokens, strict=True):
             if token in (None, self._tokenizer.unk_token_id):
-                raise PriorError(f'the masked language model {source!r} has no token for "{view}": take an English one')
+                raise PriorError(f'the masked language model {source!r} has no token for "{view}": use an English one')
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Tensor:
-        """Probabilities (N, V) of the views in a sentence about each of N prompts; each row sums to 1."""
+        """Return probabilities (N, V) of the views in a sentence about each of N prompts; each row sums to 1."""
         mask = self._tokenizer.mask_token
         sentences = [f"The picture shows the {mask} view of {prompt}." for prompt in prompts]
         inputs = self._tokenizer(sentences, return_tensors="pt", padding=True, truncation=True)

@@ -1,4 +1,4 @@
-"""Prompts as text: what the text encoder is asked for each view, checks, and names for folders."""
+"""Prompts: their checks, the texts of each view, their embeddings, and names for folders."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ MAX_LENGTH = 1000  # characters
 
 
 class PromptConfig(Config):
-    """How the text of a prompt becomes the conditioning of each view."""
+    """How a prompt becomes the conditioning of each view."""
 
     view_dependent: bool = True
-    """Add ", front view" and the like, by the camera (DreamFusion, 2209.14988); not for camera-conditioned priors."""
+    """Add words such as ", front view" by the camera (DreamFusion, arXiv:2209.14988); not for priors with cameras."""
     negative: str = ""
-    """Prompt of the negative branch of classifier-free guidance."""
+    """Text of the negative branch of classifier-free guidance."""
     category: str = ""
-    """What kind of thing the object is ("a mug"), for rules that compare with it (C-SDS)."""
+    """Category of the object, for example "a mug", for rules that compare with it (C-SDS)."""
     debias: str = ""
-    """A masked language model that drops words which contradict a view from its text (arXiv:2303.15413): a local folder
-    or an id such as bert-base-uncased; empty leaves texts alone."""
+    """A masked language model that removes words from a view's text that contradict the view (arXiv:2303.15413): a
+    local folder or an id such as bert-base-uncased. Empty: texts stay as they are."""
     debias_offline: bool = False
-    """Never touch the network for it; an id must then be in the local cache. Local folders never do."""
+    """Never use the network for `debias`. An id must then be in the local cache."""
     front_threshold: float = Field(default=45.0, gt=0.0, le=90.0)
-    """Half the width of the front and of the back in degrees of azimuth; ProlificDreamer and MVDream take 30."""
+    """Half the width of the front and of the back view in degrees of azimuth; ProlificDreamer and MVDream have 30."""
 
 
 def view_name(azimuth: float, elevation: float, threshold: float = 45.0, overhead: float = 60.0) -> View:
-    """The word for a view from (azimuth, elevation) in degrees: above `overhead`, or by the azimuth from the front."""
+    """Return the word for a view from (azimuth, elevation) in degrees: above `overhead`, or by the azimuth."""
     if elevation > overhead:
         return "overhead"
     from_front = abs(180.0 - (180.0 - azimuth) % 360.0)  # azimuth wrapped to (-180, 180]
@@ -50,15 +50,15 @@ def view_name(azimuth: float, elevation: float, threshold: float = 45.0, overhea
 
 
 def view_dependent(prompt: str) -> dict[View, str]:
-    """The prompt with the word of each view added."""
+    """Return the prompt with the word of each view."""
     return {view: f"{prompt}, {view} view" for view in VIEWS}
 
 
 def checked_prompt(prompt: str) -> str:
-    """The prompt without space around it.
+    """Return the prompt without surrounding space.
 
-    Raises ValueError when nothing is left, when it is longer than 1000 characters, or when it holds control
-    characters (line breaks and tabs among them).
+    Raises ValueError if it is empty, longer than 1000 characters, or contains control characters (such as line breaks
+    and tabs).
     """
     text = prompt.strip()
     if not text:
@@ -67,12 +67,12 @@ def checked_prompt(prompt: str) -> str:
         raise ValueError(f"the prompt has {len(text)} characters: shorten it to {MAX_LENGTH} or fewer")
     for position, character in enumerate(text):
         if unicodedata.category(character) in ("Cc", "Cs"):  # controls, unpaired surrogates
-            raise ValueError(f"the prompt holds the control character U+{ord(character):04X} at {position}: remove it")
+            raise ValueError(f"the prompt has the control character U+{ord(character):04X} at {position}: remove it")
     return text
 
 
 def slug(prompt: str, max_length: int = 40) -> str:
-    """A folder name: lower-case ASCII words joined by '-', whole words up to `max_length`; "prompt" if none is left."""
+    """Return a folder name: lower-case ASCII words joined by '-', up to `max_length`; "prompt" if there are none."""
     ascii_text = unicodedata.normalize("NFKD", prompt).encode("ascii", "ignore").decode()
     words = re.findall(r"[a-z0-9]+", ascii_text.lower())
     name = ""
@@ -88,9 +88,9 @@ def slug(prompt: str, max_length: int = 40) -> str:
 class PromptTexts:
     """The texts that a prior's text encoder is asked for.
 
-    views: the prompt for each of `VIEWS`. plain: the prompt as it is. negative: the text of the negative branch of
-    classifier-free guidance. extra: further texts that a rule asks for, by names of its own. view_dependent: whether
-    the views are guided to `views` or to `plain`. front_threshold: see `PromptConfig`.
+    views: the prompt for each of `VIEWS`. plain: the prompt itself. negative: the text of the negative branch of
+    classifier-free guidance. extra: further texts of a rule, by names that the rule chooses. view_dependent: whether
+    views are guided to `views` or to `plain`. front_threshold: see `PromptConfig`.
     """
 
     views: tuple[str, ...]
@@ -101,7 +101,7 @@ class PromptTexts:
     extra: Mapping[str, str] = field(default_factory=dict)
 
     def all(self) -> list[str]:
-        """Every text, the empty one included, in the order of the fields."""
+        """Return every text, the empty one included, in the order of `EncodedPrompt`."""
         return [*self.views, self.plain, self.negative, "", *self.extra.values()]
 
 
@@ -120,19 +120,19 @@ class EncodedPrompt:
     extra: Mapping[str, Conditioning]
 
     def of_views(self, cameras: Cameras) -> Conditioning:
-        """The prompt with the word of each of B views, B rows."""
+        """Return the prompt with the word of each of B views, B rows."""
         angles = zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True)
         names = [view_name(azimuth, elevation, self.texts.front_threshold) for azimuth, elevation in angles]
         rows = [VIEWS.index(name) for name in names]
         return self.views[torch.tensor(rows, device=self.views.hidden.device)]
 
     def positive(self, cameras: Cameras) -> Conditioning:
-        """What each of B views is guided to, B rows: with the words of the views if the prompt is view-dependent."""
+        """Return what each of B views is guided to, B rows: with view words if the texts are view-dependent."""
         return self.of_views(cameras) if self.texts.view_dependent else self.plain.repeat(len(cameras))
 
 
 def prompt_texts(prompt: str, config: PromptConfig) -> PromptTexts:
-    """The texts of a prompt. A rule may change them or add its own, see `RuleConfig.texts`.
+    """Return the texts of a prompt. A rule may change them or add others, see `RuleConfig.texts`.
 
     Raises ValueError as `checked_prompt` does, and PriorError if the model of `config.debias` cannot be used.
     """

@@ -112,8 +112,8 @@ class RunConfig(Config):
     start_from_sha256: str = ""
     """Digest of that file, filled in when the run is created, so that a changed file gives a new run."""
     made_for: str = ""
-    """The kind of prior that these settings suit, such as toybox for the embedded one. A run with another kind warns
-    before its first step. Empty: any."""
+    """The kind of prior that these settings suit, for example toybox for the embedded one. A run with another kind of
+    prior warns before its first step. Empty: any kind."""
     stages: tuple[dict[str, Any], ...] = ()
     """Stages that run one after the other. Each is a partial configuration on top of this one, and its scene starts
     from the result of the stage before, converted if its representation differs. `share` gives a stage a part of
@@ -180,7 +180,7 @@ def total_steps(config: RunConfig, stages: int | None = None) -> int:
 
 
 def prior_mismatches(config: RunConfig) -> list[str]:
-    """One line for each stage whose prior is of another kind than its settings are made for; equal lines once."""
+    """Return a line for each stage whose prior is not the kind that its settings suit; equal lines once."""
     stages = [stage_config(config, index) for index in range(stage_count(config))]
     return list(dict.fromkeys(filter(None, map(_prior_mismatch, stages))))
 

@@ -138,7 +138,7 @@ def test_all_wrong_lines_are_told_with_what_was_meant(tmp_path: Path):
         ('{"prompt": "x", "preset": 3}', '"preset" = 3: give a string'),
         ('{"prompt": "x", "seed": true}', "seed = true: give a whole number"),
         ('{"prompt": "x", "seed": 1.5}', "seed = 1.5: give a whole number"),
-        ('{"prompt": "\\ud800"}', "the prompt holds the control character U+D800"),
+        ('{"prompt": "\\ud800"}', "the prompt has the control character U+D800"),
         ('{"prompt": "x", "overrides": 3}', '"overrides": give {"guidance.scale": 5}'),
         ('{"prompt": "x", "overrides": ["steps"]}', '"steps" is not KEY=VALUE'),
         ('{"prompt": "x", "overrides": {"prompt": "y"}}', '"prompt" is not a setting'),

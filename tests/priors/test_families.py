@@ -243,7 +243,7 @@ def test_few_step_models_are_asked_at_their_own_timesteps(family: str, cases: Ca
 @pytest.mark.parametrize(
     ("family", "named", "words", "steps"),
     [
-        ("sd", "sd-turbo", "asked at 4 timesteps", 4),
+        ("sd", "sd-turbo", "used at 4 timesteps", 4),
         ("sd3", "sd35-turbo", "guidance.scale=1", 0),
         ("flux schnell", "FLUX.1-schnell", "guidance.scale=1", 0),
         ("flux dev", "FLUX.1-dev", "no true unconditional branch", 0),

@@ -107,10 +107,10 @@ def test_conditioning_carries_the_distribution():
 def test_wrong_input_is_refused():
     with pytest.raises(ValueError, match="no Gaussian for the prompt 'b'"):
         GaussianPrior({"a": Gaussian(0, 1)}).encode_text(["b"])
-    with pytest.raises(ValueError, match="std has to be above 0"):
+    with pytest.raises(ValueError, match="std must be above 0"):
         Gaussian(0, 0)
     for rho in (-1 / 3, 1.0, math.nan):
-        with pytest.raises(ValueError, match="rho has to be in"):
+        with pytest.raises(ValueError, match="rho must be in"):
             GaussianPrior({}, n_views=4, rho=rho)
 
 

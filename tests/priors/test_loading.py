@@ -177,10 +177,10 @@ def test_an_id_is_downloaded_once_and_only_what_is_needed(
 
 def test_wrong_names_are_said(tmp_path: Path) -> None:
     assert 'did you mean "sd21"' in failure(model="sd-21")
-    assert "no such folder" in failure(model=str(tmp_path / "nowhere"))
+    assert "neither a folder nor an id" in failure(model=str(tmp_path / "nowhere"))
     (tmp_path / "model.ckpt").write_bytes(b"")
     assert "from_single_file" in failure(model=str(tmp_path / "model.ckpt"))
-    assert "no model_index.json" in failure(model=str(tmp_path))
+    assert "model_index.json is missing" in failure(model=str(tmp_path))
 
 
 def test_wrong_folders_are_said(copy: Path) -> None:
@@ -210,7 +210,7 @@ def test_weights_are_checked(copy: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
     assert "unet/diffusion_pytorch_model.safetensors is truncated" in failure(model=str(copy))
     weights.unlink()
-    assert "no weights in unet" in failure(model=str(copy))
+    assert "unet has no weights" in failure(model=str(copy))
     torch.save(state, copy / "unet" / "diffusion_pytorch_model.bin")
     assert "pickled" in failure(model=str(copy))
 

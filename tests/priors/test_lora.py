@@ -131,7 +131,7 @@ def test_unusable_files_are_said_in_one_line(tmp_path: Path) -> None:
     broken.write_bytes(file.read_bytes()[:200])
     tiny_pipeline("sdxl").save_pretrained(tmp_path / "xl")
     for name, model, reason in (
-        ("missing.safetensors", folder, "there is no such file"),
+        ("missing.safetensors", folder, "the file does not exist"),
         ("weights.bin", folder, "pickled ones are not read"),
         (str(other), folder, "LoRA"),
         (str(broken), folder, "can't load the LoRA"),
