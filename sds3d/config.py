@@ -150,7 +150,7 @@ def load_yaml(path: Path) -> Tree:
 
 
 def dump_yaml(config: Config, *, include: Set[str] | None = None, exclude: Set[str] | None = None) -> str:
-    """Return the configuration as YAML, in the order of its fields. include, exclude: these fields only, or all but these."""
+    """Return the configuration as YAML, in the order of its fields. include, exclude: names of fields, or None."""
     values = config.model_dump(mode="json", include=_names(include), exclude=_names(exclude))
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True) if values else ""
 

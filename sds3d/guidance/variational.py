@@ -119,10 +119,10 @@ class TrainedScore:
         t = draw((0.0, 1.0), len(x), self.prior.n_views, generator).to(x.device)  # (B,)
         eps = draw_noise(x, generator)
         x_t = add_noise(self.prior, x.detach(), eps, t)
-        told = null.repeat(len(x)) if dropped[0] < self.config.text_dropout else cond
+        text = null.repeat(len(x)) if dropped[0] < self.config.text_dropout else cond
         seen = None if dropped[1] < self.config.camera_dropout else cameras
         with torch.enable_grad():
-            prediction = self.score.predict(x_t, t, told, seen)
+            prediction = self.score.predict(x_t, t, text, seen)
             return self.learner.step(target_error(self.prior, prediction, x.detach(), eps, t))
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -87,13 +87,13 @@ def load_flux(files: ModelFiles) -> DiffusionPrior:
     """Load a folder of FLUX.1. The embedded guidance reaches the models that take it (dev), see above."""
     transformer = frozen(files.denoiser(FluxTransformer2DModel, "transformer"), files.device)
     vae = frozen(load_vae(files), files.device, torch.channels_last)
-    told = None
+    guidance = None
     if transformer.config["guidance_embeds"]:
-        told = FLUX_GUIDANCE if files.embedded_guidance is None else files.embedded_guidance
+        guidance = FLUX_GUIDANCE if files.embedded_guidance is None else files.embedded_guidance
     size = image_size_of(vae, files.image_size, FLUX_SIZE, patch=2)
     texts = Texts(lambda: load_flux_texts(files), files.device)
     noising = Flow(files.steps, shift_of(files, (size // 2 ** len(vae.config["block_out_channels"])) ** 2))
-    return DiffusionPrior(Family(ask_flux(told), noising, Latents(vae), texts, size), transformer, files.device)
+    return DiffusionPrior(Family(ask_flux(guidance), noising, Latents(vae), texts, size), transformer, files.device)
 
 
 def ask_flux(guidance: float | None) -> Ask:

@@ -109,8 +109,8 @@ class ModelFiles:
         options |= {named: dtype or self.dtype, "variant": self.variant(part), "output_loading_info": True}
         with self.explained(), without_bars():
             loaded: Any = kind.from_pretrained(str(self.folder), **options)
-        network, told = loaded
-        if missing := sorted(told["missing_keys"]):
+        network, report = loaded
+        if missing := sorted(report["missing_keys"]):
             raise self.error(f"{part} lacks {len(missing)} weights, first {missing[0]}: it is of another architecture")
         return network
 

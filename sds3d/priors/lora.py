@@ -41,8 +41,8 @@ class Lora:
             if pipeline.__name__ == "FluxPipeline":
                 state, alphas = pipeline.lora_state_dict(weights, return_alphas=True)
             else:
-                told = {} if unet is None else {"unet_config": SimpleNamespace(**unet)}
-                read = pipeline.lora_state_dict(weights, **told)
+                options = {} if unet is None else {"unet_config": SimpleNamespace(**unet)}
+                read = pipeline.lora_state_dict(weights, **options)
                 state, alphas = read if isinstance(read, tuple) else (read, None)
         except Exception as error:
             raise PriorError(f"can't load the LoRA {file!r}: {first_line(error)}") from error

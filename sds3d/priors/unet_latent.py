@@ -99,13 +99,13 @@ def asking(*, views: bool = False, size: int = 0, guidance: Tensor | None = None
     """
 
     def ask(unet: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
-        told: dict[str, Any] = {"cross_attention_kwargs": {"n_views": n_views} if views else None}
+        options: dict[str, Any] = {"cross_attention_kwargs": {"n_views": n_views} if views else None}
         if size:
             sizes = torch.tensor([[size, size, 0, 0, size, size]], device=x_t.device, dtype=x_t.dtype)
-            told["added_cond_kwargs"] = {"text_embeds": cond.pooled, "time_ids": sizes.expand(len(x_t), -1)}
+            options["added_cond_kwargs"] = {"text_embeds": cond.pooled, "time_ids": sizes.expand(len(x_t), -1)}
         if guidance is not None:
-            told["timestep_cond"] = guidance.to(x_t).expand(len(x_t), -1)
-        return unet(x_t, timestep, cond.hidden, **told, return_dict=False)[0]
+            options["timestep_cond"] = guidance.to(x_t).expand(len(x_t), -1)
+        return unet(x_t, timestep, cond.hidden, **options, return_dict=False)[0]
 
     return ask
 
@@ -157,10 +157,10 @@ def load_sdxl(files: ModelFiles) -> DiffusersPrior:
 
 
 def _asking(networks: Networks, files: ModelFiles, size: int = 0) -> Ask:
-    told, scale = None, files.embedded_guidance
+    embedding, scale = None, files.embedded_guidance
     if (width := networks.unet.config["time_cond_proj_dim"]) is not None:
-        told = guidance_embedding((LCM_GUIDANCE if scale is None else scale) - 1, width)  # the paper's w is S - 1
-    return asking(views=networks.camera_encoder is not None, size=size, guidance=told)
+        embedding = guidance_embedding((LCM_GUIDANCE if scale is None else scale) - 1, width)  # the paper's w is S - 1
+    return asking(views=networks.camera_encoder is not None, size=size, guidance=embedding)
 
 
 def _networks(files: ModelFiles) -> Networks:
