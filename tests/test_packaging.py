@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import yaml
 
 import sds3d
 from sds3d.extras import Extra
@@ -94,6 +95,9 @@ class TestDependencies:
 class TestInstalled:
     def test_version(self) -> None:
         assert metadata.version("sds3d") == sds3d.__version__
+
+    def test_citation(self) -> None:
+        assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == sds3d.__version__
 
     def test_command(self) -> None:
         (command,) = metadata.entry_points(group="console_scripts", name="sds3d")
