@@ -36,6 +36,7 @@ autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 100
 toc_object_entries = False
+suppress_warnings = ["ref.python"]  # two rooms may have a class of one name: a type in a signature links to the first
 add_module_names = False
 
 for write in (api.write_pages, commands.write_page, settings.write_page, examples.write_pages, methods.write_pages):
