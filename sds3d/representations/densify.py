@@ -1,7 +1,7 @@
-"""Where Gaussians are added and removed while they are optimised.
+"""Adding and removing Gaussians while they are optimised.
 
-Each strategy is a pure function from the Gaussians and what was noted of them to an `Edit`; `apply_edit` carries it
-out on the parameters and on Adam's moments alike.
+Each strategy is a pure function from the Gaussians and the recorded pull to an `Edit`; `apply_edit` applies it to the
+parameters and to Adam's moments.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ others with N rows."""
 
 
 class FixedConfig(Config):
-    """The Gaussians of the start, no more and no fewer."""
+    """Keep the Gaussians of the start."""
 
     name: Literal["fixed"] = "fixed"
 
@@ -48,13 +48,13 @@ class AdaptiveConfig(Config):
     reset_every: int = Field(default=0, ge=0)
     """Steps between two resets of all opacities to 0.01; 0 for none."""
     limit: int = Field(default=20_000, ge=1, le=10_000_000)
-    """Gaussians at the most."""
+    """Largest number of Gaussians."""
 
 
 class DistillationConfig(Config):
-    """For score distillation, whose gradients are noisy and have no fixed scale: the most pulled share is split.
+    """Split the share of Gaussians that is pulled most, for score distillation with its noisy gradients of any scale.
 
-    A fixed threshold, as captures use it, is crossed by all Gaussians or by none when the guidance scale changes.
+    With a fixed threshold, as for photographs, a change of the guidance scale would split all Gaussians or none.
     """
 
     name: Literal["distillation"] = "distillation"
@@ -71,12 +71,12 @@ class DistillationConfig(Config):
     prune: float = Field(default=0.02, gt=0, lt=1)
     """Opacity under which a Gaussian is removed."""
     limit: int = Field(default=12_000, ge=1, le=10_000_000)
-    """Gaussians at the most."""
+    """Largest number of Gaussians."""
 
 
 class MCMCConfig(Config):
-    """3D Gaussians as samples (Kheradmand et al. 2024, 2404.09591): dead ones are moved onto living ones, all are
-    shaken a little."""
+    """3D Gaussians as samples (Kheradmand et al. 2024, 2404.09591): transparent ones move onto opaque ones, and noise
+    moves all of them a little."""
 
     name: Literal["mcmc"] = "mcmc"
     start: float = Field(default=0.05, ge=0, le=1)
@@ -90,9 +90,9 @@ class MCMCConfig(Config):
     dead: float = Field(default=0.005, gt=0, lt=1)
     """Opacity under which a Gaussian is moved."""
     noise: float = Field(default=5e5, ge=0)
-    """Strength of the shaking, times the learning rate of the means."""
+    """Strength of the noise, times the learning rate of the means."""
     limit: int = Field(default=12_000, ge=1, le=10_000_000)
-    """Gaussians at the most."""
+    """Largest number of Gaussians."""
 
 
 DensifyConfig = Annotated[FixedConfig | AdaptiveConfig | DistillationConfig | MCMCConfig, Field(discriminator="name")]
@@ -102,8 +102,8 @@ DensifyConfig = Annotated[FixedConfig | AdaptiveConfig | DistillationConfig | MC
 class Edit:
     """The Gaussians after an edit.
 
-    source: (M,) the old Gaussian that each new one is a copy of. fresh: (M,) bool, whether Adam forgets what it knew
-    of it. values: rows (M, ...) that replace the copied ones, by parameter.
+    source: (M,) the old Gaussian that each new one is a copy of. fresh: (M,) bool, whether Adam's moments of it are
+    reset. values: rows (M, ...) that replace the copied ones, by parameter.
     """
 
     source: Tensor
@@ -123,7 +123,7 @@ class Pull:
 
     @classmethod
     def none(cls, n: int, device: torch.device | str = "cpu") -> Pull:
-        """Nothing noted yet of n Gaussians."""
+        """Nothing recorded yet for n Gaussians."""
         return cls(torch.zeros(n, device=device), torch.zeros(n, device=device))
 
     def note(self, gradient: Tensor, radii: Tensor, width: int, height: int) -> None:
@@ -148,7 +148,7 @@ def due(config: DensifyConfig, step: int, progress: float) -> bool:
 
 
 def densify(config: DensifyConfig, splats: Splats, pull: Pull, step: int, generator: torch.Generator) -> Edit | None:
-    """What is to be done after a step at which an edit is `due`."""
+    """The edit after a step at which one is `due`; None if nothing changes."""
     match config:
         case AdaptiveConfig():
             return adaptive(config, splats, pull, step, generator)

@@ -1,7 +1,7 @@
 """Scenes made of any radiance field, rendered by occupancy-grid ray marching, with colours or with latents.
 
-`hash_nerf` and `triplane_nerf` are the fields there are. A dense grid has a scene of its own, `voxel_grid`, with a
-faster fused kernel.
+The fields are in `hash_nerf` and `triplane_nerf`. A dense grid has a separate scene, `voxel_grid`, with a faster fused
+kernel.
 
 A scene of latents is that of Latent-NeRF (Metzer et al. 2022, arXiv:2211.07600): it renders latents directly, so that
 the prior's encoder does not run. Its colours are a linear map of the latents. With `refine` that map is learnt too,
@@ -86,25 +86,25 @@ class FieldNerfConfig(RepresentationConfig):
     """Weight, times a view's number of pixels, of the mean squared difference of colours between places 2.3 cm
     apart."""
     z_variance: float = Field(default=0.0, ge=0)
-    """Weight of the variance of the depth along rays (square metres, HiFA), summed over a view's opaque pixels: draws
-    what is spread along a ray into one surface. Reached linearly in the middle of the run; the paper's is 3."""
+    """Weight of the variance of the depth along rays (square metres, HiFA), summed over a view's opaque pixels: gathers
+    the matter along a ray in one surface. Rises linearly until the middle of the run; the paper's is 3."""
     latent_channels: int = Field(default=0, ge=0, le=64)
     """Channels of the prior's latents to render in place of colours, as in Latent-NeRF: 4 for Stable Diffusion, 12 for
     the embedded prior; 0 renders colours. Set cameras.size to the latents' height then (image size / 8, or / 4)."""
     normals: bool = False
-    """Normals by finite differences of the density in training, too, for rules that look at normals; a third slower.
-    Otherwise they are made from the noisy depth there."""
+    """Compute normals in training by finite differences of the density, for rules that use normals; a third slower.
+    Otherwise they are computed from the depth, which is noisy."""
     refine: bool = False
-    """Latents are rendered as the colours that a linear map makes of them, and the map learns, too: Latent-NeRF's last
-    stage. It takes over the state of the stage of latents; set cameras.size to the picture's height again."""
+    """Map latents to colours before guidance sees them, and learn the linear map: the last stage of Latent-NeRF. It
+    continues the stage of latents; set cameras.size to the picture's height again."""
     refine_lr: float = Field(default=0.01, gt=0)
     """Learning rate of the map from latents to colours."""
     sketch: str = ""
-    """File of a coarse mesh to keep to: the Sketch-Shape of Latent-NeRF."""
+    """File of a coarse mesh that the shape stays close to: the Sketch-Shape of Latent-NeRF."""
     sketch_weight: float = Field(default=0.05, ge=0)
     """Weight, times a view's number of pixels, of the mean cross-entropy of occupancies with the sketch's inside."""
     sketch_slack: float = Field(default=0.05, gt=0)
-    """Metres within which the shape may leave the sketch."""
+    """Distance in metres by which the shape may leave the sketch."""
 
     @model_validator(mode="after")
     def _refine_needs_latents(self) -> Self:
@@ -162,12 +162,12 @@ def fit_latent_rgb(latents: Tensor, pictures: Tensor) -> Tensor:
 class FieldNerfScene(Scene):
     """A scene of a radiance field.
 
-    With gradients enabled, `render` jitters the samples along each ray, anew after each step, and knows where matter
-    was a few steps ago: what was empty is left out, except for some cells that are drawn by chance. Under
-    `torch.no_grad` it takes the middles, and looks where matter is now.
+    With gradients enabled, `render` jitters the samples along each ray, anew after each step, and skips cells that were
+    empty a few steps ago, except for some random ones. Under `torch.no_grad` it samples at the middles and skips cells
+    that are empty now.
 
     latent_rgb: (C, 3), colours in [-1, 1] of each channel of the latents; Stable Diffusion's by default.
-    sketch: a coarse shape to keep to.
+    sketch: a coarse shape to stay close to.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class FieldNerfScene(Scene):
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
         """Pictures of the B views over `background`, (B, 3) or (3,) in [0, 1].
 
-        A scene of latents also gives these, over the latents of the background's colour.
+        A scene of latents also returns its latents, over the latents of the background's colour.
         """
         origins, directions = cameras.to(self.device).rays()  # (B, H, W, 3)
         look = self._train if torch.is_grad_enabled() else self._look
@@ -244,7 +244,7 @@ class FieldNerfScene(Scene):
         return losses
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Look where matter is, now and then."""
+        """Update the occupancy grid every few steps."""
         self._step = step + 1
         if self._step % _REFRESH == 0:
             self._occupancy = self._survey(explore=True)
@@ -290,7 +290,7 @@ class FieldNerfScene(Scene):
         return self.render(cameras, torch.zeros(3)).alpha[..., 0].cpu().numpy()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters, and what the next step needs to be the same as without a stop."""
+        """Parameters, occupancy and random stream: everything that the next step depends on."""
         state = {f"field/{name}": value.detach().clone() for name, value in self.field.state_dict().items()}
         if self.config.latent_channels:
             state["latent_rgb"] = self.latent_rgb.detach().clone()
@@ -303,7 +303,7 @@ class FieldNerfScene(Scene):
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over a `state_dict` of the same settings; raises ValueError for others or for missing tensors."""
+        """Restore a `state_dict` of the same settings. Raises ValueError for others or for missing tensors."""
         own = self.state_dict()
         missing = sorted(own.keys() - state.keys())
         if missing:
@@ -338,14 +338,14 @@ class FieldNerfScene(Scene):
             normal = normals_from_depth(depth, alpha, origins, directions)
         if not self.config.z_variance:
             return seen.features, alpha, depth, normal, None
-        # Seen from the ray's point nearest to the origin: squares of the distance to the camera would cancel.
+        # Measured from the ray's point nearest to the origin: squares of the distance to the camera would cancel.
         nearest = -(origins * directions).sum(-1, keepdim=True)  # (B, H, W, 1) metres along the ray
         aside = origins.square().sum(-1, keepdim=True) - nearest**2
         spread = depth_variance(depth - alpha * nearest, seen.features[..., -1:] - alpha * aside, alpha)
         return seen.features[..., :-1], alpha, depth, normal, spread
 
     def _look(self, origins: Tensor, directions: Tensor) -> _Seen:
-        """As `_train`, of what is there now; in parts, so that large pictures fit in memory."""
+        """As `_train`, with the current occupancy; in parts, so that large pictures fit in memory."""
         occupancy, samples = self._survey(explore=False), self.config.samples
         parts = []
         flat = (rays.reshape(-1, 3).split(_RAYS_AT_ONCE) for rays in (origins, directions))
@@ -359,7 +359,7 @@ class FieldNerfScene(Scene):
 
     @torch.no_grad()
     def _survey(self, explore: bool) -> Occupancy:
-        """Where matter is; with `explore`, some empty places count as occupied."""
+        """The current occupancy; with `explore`, some random empty cells count as occupied."""
         density = torch.cat([self.field(part)[0] for part in _lattice(_CORNERS, self.device).split(_POINTS_AT_ONCE)])
         if explore:
             chosen = torch.rand(density.shape, generator=self._generator("explore")) < _EXPLORED
@@ -367,7 +367,7 @@ class FieldNerfScene(Scene):
         return occupancy_of(density.reshape(_CORNERS, _CORNERS, _CORNERS), _OCCUPIED)
 
     def _smoothness(self) -> Tensor:
-        """Weighted squared differences between random places and random neighbours, as the sum over the three axes."""
+        """Weighted squared differences between random points and random neighbours, as the sum over the three axes."""
         generator = self._generator("smoothness")
         points = BOUND * (2 * torch.rand(_SMOOTH_POINTS, 3, generator=generator) - 1)
         away = _NEIGHBOUR * functional.normalize(torch.randn(_SMOOTH_POINTS, 3, generator=generator), dim=-1)

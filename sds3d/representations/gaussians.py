@@ -49,7 +49,7 @@ class GaussiansConfig(RepresentationConfig):
 
     name: Literal["gaussians"] = "gaussians"
     count: int = Field(default=4000, ge=1, le=1_000_000)
-    """Gaussians at the start, drawn in a ball."""
+    """Number of Gaussians at the start, placed at random in a ball."""
     radius: float = Field(default=0.4, gt=0, le=BOUND)
     """Radius of the ball in metres."""
     opacity_start: float = Field(default=0.1, gt=0, lt=1)
@@ -59,7 +59,7 @@ class GaussiansConfig(RepresentationConfig):
     densify: DensifyConfig = DistillationConfig()
     """How Gaussians are added and removed."""
     means_lr: float = Field(default=0.004, gt=0)
-    """Learning rate of the places, in metres."""
+    """Learning rate of the centres, in metres."""
     scales_lr: float = Field(default=0.02, gt=0)
     """Learning rate of the scales' logarithms."""
     quats_lr: float = Field(default=0.02, gt=0)
@@ -67,18 +67,18 @@ class GaussiansConfig(RepresentationConfig):
     opacities_lr: float = Field(default=0.05, gt=0)
     """Learning rate of the opacities' logits."""
     colors_lr: float = Field(default=0.05, gt=0)
-    """Learning rate of the colours' logits; view dependence moves at a twentieth of it."""
+    """Learning rate of the colours' logits; that of the view dependence is a twentieth of it."""
     opacity: float = Field(default=0.04, ge=0)
     """Weight of the opacity summed over a view's pixels: against fog."""
     entropy: float = Field(default=0.02, ge=0)
     """Weight at the last step of the binary entropy of the opacity (nats) summed over a view's pixels; grows linearly
     from 0."""
     z_variance: float = Field(default=0.0, ge=0)
-    """Weight of the variance of the depth along rays (square metres, HiFA), summed over a view's opaque pixels: draws
-    what is spread along a ray into one surface. Reached linearly in the middle of the run; the paper's is 3."""
+    """Weight of the variance of the depth along rays (square metres, HiFA), summed over a view's opaque pixels: gathers
+    the matter along a ray in one surface. Rises linearly until the middle of the run; the paper's is 3."""
     size: float = Field(default=0.1, ge=0)
-    """Weight, times a view's number of pixels, of the mean of what the largest scales exceed 0.05 metres by: against
-    needles and blankets."""
+    """Weight, times a view's number of pixels, of the mean excess of the largest scales over 0.05 metres: against
+    needles and sheets."""
 
     def make(self, start: Start) -> GaussiansScene:
         """A ball of random Gaussians, or the Gaussians of `start.before`."""
@@ -122,7 +122,7 @@ class GaussiansScene(Scene):
     def from_splats(
         cls, splats: Splats, config: GaussiansConfig, generator: torch.Generator, device: torch.device | str, steps: int
     ) -> GaussiansScene:
-        """A scene that starts from given Gaussians; colours are cut off to [0, 1], harmonics to the scene's degree."""
+        """A scene that starts as given Gaussians; colours are clamped to [0, 1], harmonics cut to its degree."""
         scene = cls(config.model_copy(update={"count": 1}), generator, device, steps)
         scene.config = config
         sh, n = torch.from_numpy(splats.sh), len(splats)
@@ -245,7 +245,7 @@ class GaussiansScene(Scene):
         }
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Note how strongly the pictures pulled; add and remove Gaussians when it is time."""
+        """Record how strongly the pictures pulled at each Gaussian; add and remove Gaussians when an edit is due."""
         if self._seen is not None and self._seen[0].grad is not None:
             means2d, radii, width, height = self._seen
             self._pull.note(means2d.grad, radii, width, height)  # type: ignore[arg-type]
@@ -284,7 +284,7 @@ class GaussiansScene(Scene):
         return self.render(cameras, torch.zeros(3)).alpha[..., 0].cpu().numpy()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters, and what the next step needs to be the same as without a stop."""
+        """Parameters, recorded pull and random stream: everything that the next step depends on."""
         return {
             **{name: parameter.detach().clone() for name, parameter in self.parameters.items()},
             "pull_total": self._pull.total.clone(),
@@ -293,7 +293,7 @@ class GaussiansScene(Scene):
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over a `state_dict` of any number of Gaussians; raises ValueError for missing tensors."""
+        """Restore a `state_dict` of any number of Gaussians. Raises ValueError for missing tensors."""
         missing = sorted(self.state_dict().keys() - state.keys())
         if missing:
             raise ValueError(

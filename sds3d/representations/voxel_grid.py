@@ -37,7 +37,7 @@ from sds3d.representations.grid_mesh import grid_mesh
 _DENSITY_SCALE = 20.0  # per metre: a pre-activation of 3 is opaque within a few centimetres
 _FLOOR = -7.0  # of the pre-activation at the start: keeps the gradient of the softplus alive in the corners
 _OCCUPIED = 0.04  # density per metre under which a cell counts as empty: 4 % opacity over a whole metre
-_BETAS = (0.9, 0.95)  # a voxel is seen rarely, so the second moment must not remember for long
+_BETAS = (0.9, 0.95)  # a voxel is seen rarely, so the second moment must have a short memory
 _REFRESH = 8  # steps between two sweeps over the whole grid
 
 
@@ -68,11 +68,11 @@ class VoxelGridConfig(RepresentationConfig):
     color_smoothness: float = Field(default=4.7e-5, ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of neighbours' colour pre-activations."""
     z_variance: float = Field(default=0.0, ge=0)
-    """Weight of the variance of the depth along rays (square metres, HiFA), summed over a view's opaque pixels: draws
-    what is spread along a ray into one surface. Reached linearly in the middle of the run; the paper's is 3."""
+    """Weight of the variance of the depth along rays (square metres, HiFA), summed over a view's opaque pixels: gathers
+    the matter along a ray in one surface. Rises linearly until the middle of the run; the paper's is 3."""
     warmup: int = Field(default=120, ge=0)
-    """Steps that render the whole grid; later, empty cells are skipped except in every 8th step, in which matter may
-    grow anywhere."""
+    """Number of first steps that render the whole grid. Later, empty cells are skipped except in every 8th step, in
+    which matter may appear anywhere."""
 
     def make(self, start: Start) -> VoxelGridScene:
         """A density blob, or a grid resampled from `start.before`."""
@@ -110,7 +110,7 @@ class VoxelGridScene(Scene):
     def from_grid(
         cls, grid: Tensor, config: VoxelGridConfig, generator: torch.Generator, device: torch.device | str = "cpu"
     ) -> VoxelGridScene:
-        """A scene that starts as a grid (M, M, M, 4) of density per metre and r, g, b in [0, 1], resampled."""
+        """A scene resampled from a grid (M, M, M, 4) of density per metre and r, g, b in [0, 1]."""
         scene = cls(config, generator, device)
         size = (config.resolution,) * 3
         planes = functional.interpolate(grid.permute(3, 0, 1, 2)[None], size, mode="trilinear", align_corners=True)[0]
@@ -162,7 +162,7 @@ class VoxelGridScene(Scene):
         }
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Note which cells are empty, now and then, after a step that saw all of them."""
+        """Update which cells are empty every few steps, after a step that rendered all of them."""
         self._step = step + 1
         if self._step == self.config.warmup or self._step % _REFRESH == 1:
             self._skip = self._empty_distance()
@@ -195,7 +195,7 @@ class VoxelGridScene(Scene):
         return self.render(cameras, torch.zeros(3)).alpha[..., 0].cpu().numpy()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters, and what the next step needs to be the same as without a stop."""
+        """Parameters, empty cells and random stream: everything that the next step depends on."""
         return {
             "density": self.density.detach().clone(),
             "color": self.color.detach().clone(),
@@ -205,7 +205,7 @@ class VoxelGridScene(Scene):
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over a `state_dict` of the same resolution; raises ValueError for another or for missing tensors."""
+        """Restore a `state_dict` of the same resolution. Raises ValueError for another or for missing tensors."""
         missing = sorted(self.state_dict().keys() - state.keys())
         if missing:
             raise ValueError(f"the state of a voxel grid lacks {', '.join(missing)}: is it of another representation?")
