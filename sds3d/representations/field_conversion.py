@@ -1,7 +1,7 @@
-"""Turns one representation into another by distillation (Fang et al. 2022, "PVD", arXiv:2211.15977).
+"""Distillation of one representation into another (Fang et al. 2022, "PVD", arXiv:2211.15977).
 
-The student learns densities and colours at points, where both sides have any, and pictures: points tell where matter
-is, pictures say what of it counts.
+The student learns pictures and, if both scenes are radiance fields, densities and colours at points. Points locate the
+matter, and pictures weigh it by how much is visible.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def distil(
 
 
 def point_loss(taught: FieldFunction, learnt: FieldFunction, points: Tensor) -> Tensor:
-    """Sum over points (P, 3) of squared differences of opacities over 2 cm, and of colours as far as they are seen."""
+    """Sum over points (P, 3) of squared differences of opacities over 2 cm, and of colours weighted by opacity."""
     with torch.no_grad():
         density, colors = taught(points)
         opacity = -torch.expm1(-_LENGTH * density)  # (P,)

@@ -1,7 +1,7 @@
-"""Radiance fields as functions of points, whatever they are stored in: one protocol, and the dense grid.
+"""Radiance fields as functions of points: their base class, and the dense grid.
 
-`fields_hash` and `fields_triplane` hold the others. All start as DreamFusion's blob of density (2209.14988, appendix
-A.2), and all have density 20 softplus(.) per metre and, when they hold colours, sigmoid(.) for these.
+The other fields are in `fields_hash` and `fields_triplane`. All start as DreamFusion's density blob (2209.14988,
+appendix A.2). The density is 20 softplus(.) per metre, and colours are sigmoid(.).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sds3d.rendering.volume import BOUND
 DENSITY_SCALE = 20.0
 """Per metre: a pre-activation of 3 is opaque within a few centimetres."""
 BETAS = (0.9, 0.95)
-"""Adam's, as a place in space is seen rarely: the second moment must not remember for long."""
+"""Adam's decay rates. A point in space is seen rarely, so the second moment must have a short memory."""
 
 
 class RadianceField(nn.Module):
@@ -38,8 +38,8 @@ class RadianceField(nn.Module):
 
 
 class Blob(NamedTuple):
-    """What is added to the pre-activation of the density: height at the centre, falling linearly to 0 at `radius`
-    metres and on to -7, which keeps the gradient of the softplus alive in the corners."""
+    """A term of the density's pre-activation: `height` at the centre, falling linearly to 0 at `radius` metres and
+    further to -7, where the softplus still has a gradient."""
 
     height: float = 3.0
     radius: float = 0.275
@@ -82,7 +82,7 @@ def trilinear(grid: Tensor, points: Tensor) -> Tensor:
 class GridField(RadianceField):
     """Values on a dense grid, interpolated after their activation, as `volume.render_rays` does. Slow and exact.
 
-    values: (N, N, N, 1 + C) pre-activations of density and features. Differentiable in the points, too.
+    values: (N, N, N, 1 + C) pre-activations of density and features. Also differentiable in the points.
     """
 
     def __init__(

@@ -39,7 +39,7 @@ def hash_encode(points: Tensor, table: Tensor, cells: Tensor) -> Tensor:
 
 
 def hash_encode_reference(points: Tensor, table: Tensor, cells: Tensor) -> Tensor:
-    """`hash_encode` in plain torch, for any device and floating dtype; differentiable in the points, too."""
+    """`hash_encode` in plain torch, for any device and floating dtype; also differentiable in the points."""
     entries = table.shape[1]
     outputs = []
     for values, resolution in zip(table, cells.tolist(), strict=True):

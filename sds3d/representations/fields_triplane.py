@@ -29,7 +29,7 @@ def triplane_encode(points: Tensor, planes: Tensor) -> Tensor:
 
 
 def triplane_encode_reference(points: Tensor, planes: Tensor) -> Tensor:
-    """`triplane_encode` in plain torch, for any device and floating dtype; differentiable in the points, too."""
+    """`triplane_encode` in plain torch, for any device and floating dtype; also differentiable in the points."""
     # grid_sample's x runs along the last axis of a picture, and its coordinates are in [-1, 1].
     places = torch.stack([points[:, [v, u]] for u, v in AXES])[:, None] * 2 - 1  # (3, 1, P, 2)
     values = functional.grid_sample(

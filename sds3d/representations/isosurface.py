@@ -1,8 +1,8 @@
 """Deep marching tetrahedra (Shen et al. 2021, arXiv:2111.04276): a mesh out of signed distances, differentiably.
 
-A grid's cubes are cut into six tetrahedra each along one diagonal (Kuhn 1960), so that neighbours share their faces;
-every edge whose ends differ in sign carries a vertex where the linearly interpolated distance is zero. The triangles
-of all 256 cases of a cube are worked out from this construction when they are first needed.
+Each cube of the grid is cut into six tetrahedra along one diagonal (Kuhn 1960), so that neighbours share their faces.
+An edge with ends of different sign carries a vertex where the linearly interpolated distance is zero. The triangles of
+all 256 cases of a cube are derived from this construction when they are first needed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def dmtet(sdf: Tensor, offsets: Tensor | None = None, bound: float = BOUND) -> S
 
     sdf: (N, N, N) floating, negative inside, axes x, y, z, sampled at `grid_points(N, bound)`; a sample of exactly 0
     is outside. offsets: (N, N, N, 3) moves the grid's points by half a voxel times tanh of it, or None.
-    The surface is a closed manifold, but for where it leaves the grid: there it ends.
+    The surface is a closed manifold, except where it leaves the grid: there it ends.
     Raises EmptySurfaceError where no two neighbours differ in sign, ValueError for shapes that do not fit.
     """
     check_grid(sdf, offsets)

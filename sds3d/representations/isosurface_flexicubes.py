@@ -48,7 +48,7 @@ EDGES = np.array(_edges())
 
 
 class DualSurface(NamedTuple):
-    """A `Surface` that knows what it was made from.
+    """A `Surface` with the crossings that it was made from.
 
     vertices: (V, 3) metres, first one of each sheet in a cube, then quads' middles. faces: (F, 3) int64.
     crossings: (K, 3) metres, where the surface crosses the edges of cubes. sheets: (K,) int64, the vertices that the
@@ -76,7 +76,7 @@ def flexicubes(
     weights: (N - 1, N - 1, N - 1, 21) pre-activations of each cube's weights, 8 alpha in the order of `CORNERS`, 12
     beta in the order of `EDGES` and gamma (paper, section 4.2), or None for equal ones. middles: cut each quad into
     four triangles about a vertex that gamma places, for gradients, instead of in two along its stronger diagonal.
-    The surface is a closed manifold, but for where it leaves the grid: there it ends.
+    The surface is a closed manifold, except where it leaves the grid: there it ends.
     Raises EmptySurfaceError where no two neighbours differ in sign, ValueError for shapes that do not fit.
     """
     check_grid(sdf, offsets)

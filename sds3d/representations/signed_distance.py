@@ -40,7 +40,7 @@ def mesh_to_colors(mesh: Mesh, resolution: int, bound: float = BOUND) -> FloatAr
 
 
 def mesh_to_sdf_and_colors(mesh: Mesh, resolution: int, bound: float = BOUND) -> tuple[FloatArray, FloatArray]:
-    """`mesh_to_sdf` and `mesh_to_colors` at once: what is closest is searched for only once."""
+    """`mesh_to_sdf` and `mesh_to_colors` with a single search for the closest faces."""
     distance, face, weights = closest_faces(_corners_in_voxels(mesh, resolution, bound), resolution)
     return _signed(mesh, distance, bound), _colored(mesh, face, weights)
 

@@ -15,8 +15,8 @@ def closest_faces(corners: FloatArray, resolution: int) -> tuple[FloatArray, NDA
     """Distance to the closest point of F triangles, its face and its barycentric weights, at the points of a grid.
 
     corners: (F, 3, 3) in voxels. Returns (N, N, N) in voxels, (N, N, N) and (N, N, N, 3), axes x, y, z.
-    Exact within a voxel of a triangle. From there the closest faces are handed on from point to point, in sweeps along
-    all eight diagonals (Zhao 2005, "A fast sweeping method for eikonal equations", as Bridson's level sets do it).
+    Exact within a voxel of a triangle. From there the closest faces spread from point to point, in sweeps along all
+    eight diagonals (Zhao 2005, "A fast sweeping method for eikonal equations", as in Bridson's level sets).
     """
     n = resolution
     square = np.full((n, n, n), np.inf)
@@ -25,7 +25,7 @@ def closest_faces(corners: FloatArray, resolution: int) -> tuple[FloatArray, NDA
     low, high = np.zeros(3, np.int64), np.zeros(3, np.int64)
     for f in range(len(corners)):
         for k in range(3):
-            # Of a face outside of the grid, the grid's nearest points still learn.
+            # A face outside the grid is still offered to the grid's nearest points.
             low[k] = min(max(np.ceil(corners[f, :, k].min()) - 1, 0), n - 1)
             high[k] = min(max(np.floor(corners[f, :, k].max()) + 1, 0), n - 1)
         for x in range(low[0], high[0] + 1):

@@ -1,7 +1,7 @@
 """Sketch-Shape: keeps a field near a coarse mesh (Metzer et al. 2022, "Latent-NeRF", arXiv:2211.07600, section 3.2).
 
-The further a point is from the mesh, the more it costs to be full outside or empty inside; at the surface, where the
-sketch knows nothing, it is free.
+Matter outside the mesh and empty space inside it cost more, the further they are from the surface. At the surface,
+where a coarse mesh says nothing, they cost nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def load_sketch(path: str, weight: float, slack: float) -> SketchShape:
 
 
 class SketchShape:
-    """A pool of points in the cube that know how far from the mesh they are, and whether inside.
+    """A pool of points in the cube, with their distances from the mesh and whether they are inside.
 
     mesh: in the world frame, within the cube [-0.55, 0.55]^3 metres; it may be open or cut itself. weight: of `loss`.
     slack: metres within which the field may leave the mesh. points: size of the pool. batch: points of a step.

@@ -1,4 +1,4 @@
-"""A cloud of Gaussians as a grid of densities and colours, the form that surfaces are found in."""
+"""A cloud of Gaussians as a grid of densities and colours, from which a surface can be extracted."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def voxelize(
 
 
 def fill_hidden(grid: Tensor) -> Tensor:
-    """The grid (R, R, R, 4) with what cannot be seen from outside made solid: shells of splats become bodies."""
+    """The grid (R, R, R, 4) with everything solid that is hidden from outside: shells of splats become bodies."""
     resolution = grid.shape[0]
     density = grid[..., 0]
     if not (density > 0).any():
