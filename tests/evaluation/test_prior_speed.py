@@ -121,4 +121,4 @@ def test_sizes_that_do_not_fit_are_refused(wrong: list[str], capsys: pytest.Capt
     with pytest.raises(SystemExit) as end:
         main(["bench", "priors", *wrong])
     assert end.value.code != 0
-    assert "--size takes a multiple of 64" in capsys.readouterr().err
+    assert "--size must be a multiple of 64" in capsys.readouterr().err

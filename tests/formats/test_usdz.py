@@ -183,5 +183,5 @@ def test_it_is_deterministic_and_refuses_bad_input(textured, monkeypatch):
 
     import_ = builtins.__import__
     monkeypatch.setattr(builtins, "__import__", without_usd)
-    with pytest.raises(ImportError, match=r'pip install "sds3d\[usd\]"'):
+    with pytest.raises(ImportError, match=r'pip install "\.\[usd\]"'):
         to_usdz(textured)

@@ -167,8 +167,8 @@ def test_texts_of_waiting_runs_are_embedded_with_the_first(tmp_path: Path):
     worker = Worker(threads=1)
     prior: Any = worker._load(several)
     loaded: list[int] = []
-    encoders = prior.texts.load
-    prior.texts.load = lambda: loaded.append(1) or encoders()
+    encoders = prior.family.texts.load
+    prior.family.texts.load = lambda: loaded.append(1) or encoders()
     for run in several:
         worker.carry_out([run], upcoming=runs_in(tmp_path))
     assert [run.state.status for run in several] == ["done"] * 3

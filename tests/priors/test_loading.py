@@ -196,8 +196,10 @@ def test_wrong_folders_are_said(copy: Path) -> None:
     assert str(copy) in failure(model=str(copy))
     index.write_text(json.dumps(told))
     scheduler = copy / "scheduler" / "scheduler_config.json"
-    scheduler.write_text(json.dumps({**json.loads(scheduler.read_text()), "_class_name": "EDMEulerScheduler"}))
+    before = scheduler.read_text()
+    scheduler.write_text(json.dumps({**json.loads(before), "_class_name": "EDMEulerScheduler"}))
     assert "EDM" in failure(model=str(copy))
+    scheduler.write_text(before)
     assert "multiple of 2" in failure(model=str(copy), image_size=15)
 
 

@@ -18,6 +18,7 @@ from sds3d.files import PriorError
 from sds3d.guidance.sampling import Conditions, sample
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.flow import packed
+from sds3d.priors.network import Denoiser
 from tests.priors.tiny import tiny_pipeline
 
 
@@ -118,7 +119,7 @@ def test_the_network_is_the_pipelines_with_the_file(family: str, tmp_path: Path)
     t, cond = torch.tensor([0.3, 0.8]), plain.encode_text(["a red mug", ""])
     with torch.no_grad():
         ours, without = prior.predict(x, t, cond, None), plain.predict(x, t, cond, None)
-        theirs = prior.predict_by(pipeline.unet, torch.float32, [], x, t, cond, None)
+        theirs = prior.predict_by(Denoiser(pipeline.unet, torch.float32), x, t, cond, None)
     torch.testing.assert_close(ours.eps, theirs.eps, atol=1e-5, rtol=1e-5)
     assert (ours.eps - without.eps).abs().max() > 1e-3
 
