@@ -26,9 +26,9 @@ def test_the_library_finds_opens_makes_again_and_deletes(visit: Visit, expect: A
     cancelled = studio.put("a purple boat", "seed=12", "optimizer.warmup=3")
     paused = studio.put("a purple table", status="paused", step=2)
     going = studio.put("a purple cat", status="running", step=1)
-    page = visit()
-    turn_to(page, "Library")
-    with going.locked():  # as its process would
+    with going.locked():  # as its process would, and before the studio looks: it resumes runs that lost their process
+        page = visit()
+        turn_to(page, "Library")
         page.locator("#search textarea, #search input").fill("PURPLE")
         expect(page.locator(".sds-card")).to_have_count(3)
         expect(card(page, cancelled)).to_contain_text("toybox · seed 12 · optimizer.warmup=3")
