@@ -114,7 +114,7 @@ def test_ctrl_c_pauses_and_the_same_command_goes_on(whole: Path, tmp_path: Path)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
     said, _ = process.communicate()
     assert process.returncode == 130, said
-    assert "paused; the same command goes on:" in said
+    assert "paused; continue with the same command:" in said
     assert f"sds3d batch {tmp_path}/prompts.csv" in said
     assert "paused" in [row["status"] for row in manifest(tmp_path)]
     process = begin(tmp_path)
