@@ -23,7 +23,7 @@ from sds3d.run.config import make_config, new_run
 from sds3d.run.folder import Run, RunBusyError, read_checkpoint
 from tests.jobs.test_together import QUICK
 
-PATIENCE = 180  # seconds
+PATIENCE = 600  # seconds after which a test counts as hung, on a busy machine too
 ONE_WORKER = WorkerSettings(devices=["cpu"], threads=1)
 
 
