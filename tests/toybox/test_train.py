@@ -64,6 +64,7 @@ def test_weights_fit_the_size_limit(folder: Path) -> None:
     assert size <= 40e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["autoencoder", "unet"])
 def test_a_killed_training_ends_in_the_same_weights(folder: Path, tmp_path: Path, stage: str) -> None:
     def killer(name: str, step: int, total: int, figures: dict[str, float]) -> None:
@@ -81,6 +82,7 @@ def test_a_killed_training_ends_in_the_same_weights(folder: Path, tmp_path: Path
             assert torch.equal(value, resumed[key]), f"{path.name}: {key}"
 
 
+@pytest.mark.slow
 def test_two_processes_train_together_and_resume(folder: Path, tmp_path: Path) -> None:
     two = TINY.model_copy(update={"workers": 2})
 
@@ -108,6 +110,7 @@ def test_a_folder_begun_with_other_sizes_is_refused(folder: Path) -> None:
         train(folder, TINY.model_copy(update={"objects": 20, "seed": 1, "unet_steps": 5}), ignore)
 
 
+@pytest.mark.slow
 def test_training_continues_from_a_prior(folder: Path, tmp_path: Path) -> None:
     further = TINY.model_copy(update={"start_from": str(folder / "prior"), "unet_rate": 1e-12})
     again = train(tmp_path, further, ignore)
