@@ -42,7 +42,7 @@ def test_the_library_finds_opens_makes_again_and_deletes(visit: Visit, expect: A
         page.locator("#state-filter input").click()
         page.get_by_role("option", name="All", exact=True).click()
         expect(page.locator(".sds-card")).to_have_count(3)
-        # What is going on cannot be deleted.
+        # A running run cannot be deleted.
         expect(card(page, going).locator("[data-action=delete]")).to_have_count(0)
         expect(card(page, going).locator("[data-action=cancel]")).to_be_visible()
         assert not overflows(page)

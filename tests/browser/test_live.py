@@ -44,7 +44,7 @@ def test_a_run_outlives_its_page_and_its_server_pauses_and_is_cancelled(visit: V
     other.locator("#cancel").click()
     expect(other.locator("[data-status=cancelled]")).to_be_visible()
 
-    # A reload finds the same run, still going on.
+    # A reload finds the same run, still running.
     before = len(run.events())
     page.reload()
     expect(page.locator("[data-status=running]")).to_be_visible()

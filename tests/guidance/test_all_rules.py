@@ -36,7 +36,7 @@ def test_phi_learns_from_the_renders_and_is_asked_of_them_by_the_plain_prompt(ru
         return normal(prior, 0.1, 0.4, x_t, t)
 
     config = rule()
-    variational: VariationalConfig = config.variational  # noqa: B009: of these rules alone
+    variational: VariationalConfig = config.variational  # only these rules have one
     variational = variational.model_copy(update={"camera_dropout": 0.0, "updates": 1})
     views, guidance = views_by_words(prior, config), config.make(prior)
     setattr(guidance, "phi", TrainedScore(variational, prior, Listening(listen)))  # noqa: B010

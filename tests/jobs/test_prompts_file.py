@@ -1,4 +1,4 @@
-"""Files of prompts: what is written is read, in every format, and every wrong line is told at once."""
+"""Files of prompts: every format reads back what was written, and all invalid lines are listed at once."""
 
 from __future__ import annotations
 
