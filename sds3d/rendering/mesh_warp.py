@@ -7,7 +7,10 @@ CPU. No gradient passes through a choice; the differentiable part is plain torch
 Warp compiles at the first call, with the compiler in its wheel.
 """
 
-# pyright: reportInvalidTypeForm=false, reportMissingImports=false
+# Kernels are Warp's language: pyright reads them as Python and finds errors where there are none.
+# pyright: reportInvalidTypeForm=false, reportMissingImports=false, reportOperatorIssue=false
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
+# pyright: reportOptionalMemberAccess=false
 
 import torch
 from torch import Tensor
