@@ -1,4 +1,4 @@
-"""An exact prior whose noise levels are as exact as its predictions, and what is known of it."""
+"""An exact prior whose noise levels are as exact as its predictions, and closed forms for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
 
 
 class ExactPrior(GaussianPrior):
-    """Timesteps are drawn in float32; alpha and sigma are worked out in the prior's own dtype."""
+    """Computes alpha and sigma in the prior's own dtype. Timesteps are drawn in float32."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return super().alpha(t.to(self.dtype))
@@ -35,7 +35,7 @@ class FlowPrior(ExactPrior):
 
 
 class NoSignal(FlowPrior):
-    """A few-step flow's noisiest level, whatever is asked."""
+    """A flow with no signal at every t: alpha = 0, sigma = 1, as at the first step of few-step models."""
 
     def alpha(self, t: Tensor) -> Tensor:
         return super().alpha(torch.ones_like(t))
@@ -50,14 +50,17 @@ def exact_prior(
     kind: type[ExactPrior] = ExactPrior,
     **prompts: tuple[float, float],
 ) -> ExactPrior:
-    """Means and standard deviations by prompt, "null" for the empty one; with several views, correlated by 0.6."""
+    """Return a prior with a (mean, standard deviation) for each prompt; "null" is the empty prompt.
+
+    Several views are correlated by 0.6.
+    """
     named = {"y": (0.8, 0.5), "null": (0.3, 0.9)} | prompts
     gaussians = {"" if name == "null" else name: Gaussian(*value) for name, value in named.items()}
     return kind(gaussians, (3, 4, 4), n_views=n_views, rho=0.6 if n_views > 1 else 0.0, dtype=dtype)
 
 
 def renders(batch: int = 4, dtype: torch.dtype = torch.float64, seed: int = 3) -> Tensor:
-    """Random x (batch, 3, 4, 4)."""
+    """Return random x (batch, 3, 4, 4)."""
     return torch.randn(batch, 3, 4, 4, generator=seeded(seed), dtype=dtype)
 
 
@@ -66,14 +69,14 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def level(prior: GaussianPrior, t: Tensor | float) -> Tensor:
-    """lambda = sigma / alpha at t, (B, 1, 1, 1)."""
+    """Return lambda = sigma / alpha at t, (B, 1, 1, 1)."""
     t = torch.as_tensor(t).reshape(-1)
     ratio = prior.sigma(t) / prior.alpha(t)
     return expand(ratio, ratio.new_empty(len(ratio), 1, 1, 1))
 
 
 def ode_factor(prior: GaussianPrior, std: float, times: list[float]) -> float:
-    """What x / alpha - mean is multiplied by when DDIM steps through these times on N(mean, std^2).
+    """Return the factor that DDIM steps through these times multiply x / alpha - mean by, on N(mean, std^2).
 
     With y = x / alpha and lambda = sigma / alpha, a step adds (lambda' - lambda) eps, and eps = lambda (y - mean) /
     (std^2 + lambda^2).

@@ -1,4 +1,4 @@
-"""Scores that are known exactly, in place of the networks of rules, and what all rules with networks are tested for."""
+"""Exactly known scores that replace the networks of rules, and a test of resuming for all rules with networks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Denoiser = Callable[[Tensor, Tensor, Conditioning, Cameras | None], Prediction]
 
 
 class Known:
-    """A `TrainableScore` that needs no training: it says what the function says."""
+    """A `TrainableScore` that needs no training: it returns what the function returns."""
 
     def __init__(self, denoise: Denoiser) -> None:
         self.denoise = denoise
@@ -33,23 +33,23 @@ class Known:
     def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
 
-class Listening(Known):
-    """A `Known` that can be trained: it has a weight, 0 at first, which is added to its noise."""
+class KnownTrainable(Known):
+    """A `Known` that can be trained: its only weight, 0 at first, is added to the predicted noise."""
 
     def __init__(self, denoise: Denoiser) -> None:
         super().__init__(denoise)
         self.weight = torch.nn.Parameter(torch.zeros(()))
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
-        said = super().predict(x_t, t, cond, cameras)
-        return Prediction(said.eps + self.weight, said.x0)
+        known = super().predict(x_t, t, cond, cameras)
+        return Prediction(known.eps + self.weight, known.x0)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         return [self.weight]
 
 
 def normal(prior: Prior, mean: Tensor | float, std: Tensor | float, x_t: Tensor, t: Tensor) -> Prediction:
-    """The exact prediction when the values of x are independent and N(mean, std^2); std may be 0."""
+    """Return the exact prediction for independent values of x from N(mean, std^2); std may be 0."""
     alpha, sigma = (expand(scale, x_t).to(x_t.dtype) for scale in (prior.alpha(t), prior.sigma(t)))
     variance = torch.as_tensor(std, dtype=x_t.dtype) ** 2
     whitened = (x_t - alpha * mean) / (alpha**2 * variance + sigma**2)
@@ -57,7 +57,7 @@ def normal(prior: Prior, mean: Tensor | float, std: Tensor | float, x_t: Tensor,
 
 
 def of_points(prior: Prior, points: Tensor) -> Known:
-    """Each row of x is known to be one point: points (B, C, h, w)."""
+    """Return the score of a point distribution per row: points (B, C, h, w)."""
     return Known(lambda x_t, t, cond, cameras: normal(prior, points, 0.0, x_t, t))
 
 
@@ -66,7 +66,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def resumes_bit_identically(make: Callable[[], Guidance], views: Views, x: Tensor, before: int = 3) -> bool:
-    """Whether a rule whose state is taken up by a fresh one gives the same next steps, and ends in the same state."""
+    """Return whether a fresh rule that loads the state continues with the same gradients to the same final state."""
 
     def steps(rule: Guidance, generator: torch.Generator, count: int) -> list[Tensor]:
         gradients = [rule(x, views, i / 10, generator).learned().gradient for i in range(count)]

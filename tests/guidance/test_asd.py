@@ -7,15 +7,15 @@ from sds3d.guidance.base import guided_prediction, weight
 from sds3d.guidance.csd import CSD, CSDConfig
 from sds3d.guidance.schedules import AnnealedSchedule, UniformSchedule, draw
 from sds3d.priors.base import add_noise, expand
-from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, ExactPrior, FlowPrior, exact_prior, level, renders, seeded
+from tests.guidance.queries import queries_of
 from tests.guidance.views import views_of
 
 SCHEDULE = UniformSchedule(min=0.1, max=0.9)
 
 
 def draws(prior: ExactPrior, x: Tensor, config: ASDConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """t, t' and the noise that the rule draws with the seed 0."""
+    """Return t, t' and the noise that the rule draws with seed 0."""
     generator = seeded()
     t = config.schedule.sample(0.0, len(x), prior.n_views, generator)
     later = t + draw((0.0, config.shift), len(x), prior.n_views, generator) * (t - config.schedule.window(0.0)[0])
@@ -30,7 +30,7 @@ def test_without_a_shift_it_is_classifier_score_distillation(dtype, n_views, sca
     x, views, schedule = renders(8, dtype), views_of(prior, 8), UniformSchedule(min=0.4, max=0.4)
     asd = ASD(ASDConfig(scale=scale, shift=0.0, schedule=schedule), prior)(x, views, 0.0, seeded())
     generator = seeded()
-    torch.rand(8 // n_views, generator=generator)  # ASD's second draw before the noise, that of the shift
+    torch.rand(8 // n_views, generator=generator)  # ASD draws the shift before the noise
     csd = CSD(CSDConfig(weighting="sds", schedule=schedule), prior)(x, views, 0.0, generator)
     assert csd.gradient is not None
     tolerance = TOLERANCE[dtype]
@@ -38,8 +38,8 @@ def test_without_a_shift_it_is_classifier_score_distillation(dtype, n_views, sca
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_when_the_second_time_is_all_noise_it_is_sds(dtype):
-    # alpha(1) = 0: what the prior sees is the injected noise, and it says so.
+def test_if_the_second_timestep_is_pure_noise_it_is_sds(dtype):
+    # alpha(1) = 0, so at t' = 1 the prior's input and its exact prediction are the injected noise.
     prior, x = exact_prior(dtype), renders(4, dtype)
     views, config = views_of(prior, 4), ASDConfig(scale=3.0, shift=1e9, schedule=SCHEDULE)
     guided = ASD(config, prior)(x, views, 0.0, seeded())
@@ -52,9 +52,9 @@ def test_when_the_second_time_is_all_noise_it_is_sds(dtype):
 
 @pytest.mark.parametrize("kind", [ExactPrior, FlowPrior])
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_mean_gradient_attracts_only_at_much_noise(dtype, kind):
-    # S = 1: E[G] = (k(t) - k(t')) (theta - m), k = lambda / (s^2 + lambda^2), which is largest at lambda = s. The noise
-    # is averaged out exactly: with theta and the means mirrored, all but the noise changes its sign.
+def test_mean_gradient_attracts_only_at_high_noise(dtype, kind):
+    # S = 1: E[G] = (k(t) - k(t')) (theta - m), with k = lambda / (s^2 + lambda^2), largest at lambda = s. Mirroring
+    # theta and the means changes the sign of everything but the noise, which averages the noise out exactly.
     x, config = renders(16, dtype), ASDConfig(scale=1.0, shift=0.1, weighting="uniform", schedule=SCHEDULE)
     gradients = []
     for sign in (1.0, -1.0):
@@ -71,8 +71,8 @@ def test_mean_gradient_attracts_only_at_much_noise(dtype, kind):
     assert pull[level(prior, later).flatten() < 0.5].max() < 1e-6
 
 
-def test_at_the_least_noise_of_the_moment_nothing_is_shifted():
-    # t' - t is a share of t - t_min of the window that the schedule has come to, not of the one it began with.
+def test_at_the_current_lowest_noise_nothing_is_shifted():
+    # t' - t is a share of t - t_min, where t_min belongs to the schedule's current window, not to its first one.
     prior, schedule = exact_prior(), AnnealedSchedule(min=(0.1, 0.5), max=(0.1, 0.5))
     for progress, t in ((0.0, 0.1), (0.5, 0.3), (1.0, 0.5)):
         guided = ASD(ASDConfig(schedule=schedule), prior)(renders(), views_of(prior, 4), progress, seeded())
@@ -91,5 +91,5 @@ def test_views_of_an_object_share_both_times(n_views):
     assert guided.metrics["t_later"] > guided.metrics["t"]
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(ASDConfig()) == {"view": 2, "bad": 1}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(ASDConfig()) == {"view": 2, "bad": 1}

@@ -7,8 +7,8 @@ from sds3d.guidance.balanced import Balanced, BalancedConfig, shortest_share
 from sds3d.guidance.base import predict_each
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.priors.base import add_noise, expand
-from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, exact_prior, renders, seeded
+from tests.guidance.queries import queries_of
 from tests.guidance.views import views_of
 
 
@@ -24,7 +24,7 @@ def combined(first: torch.Tensor, second: torch.Tensor, n_views: int = 1) -> tor
     alike=st.floats(-1, 1),
     n_views=st.sampled_from([1, 2, 4]),
 )
-def test_it_descends_both(seed, scales, alike, n_views):
+def test_it_descends_both_objectives(seed, scales, alike, n_views):
     first = renders(4, seed=seed)
     second = scales[1] * (alike * first + (1 - abs(alike)) * renders(4, seed=seed + 1))
     first = scales[0] * first
@@ -45,19 +45,19 @@ def test_no_other_combination_is_shorter(seed, share):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_opposed_aims_cancel(dtype):
+def test_opposite_gradients_cancel(dtype):
     first = renders(4, dtype)
     torch.testing.assert_close(combined(first, -3 * first), torch.zeros_like(first), atol=TOLERANCE[dtype], rtol=0)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_orthonormal_aims_are_averaged(dtype):
+def test_orthonormal_gradients_are_averaged(dtype):
     q, _ = torch.linalg.qr(torch.randn(48, 2, generator=seeded(), dtype=dtype))
     first, second = (column.reshape(1, 3, 4, 4) for column in q.T)
     torch.testing.assert_close(combined(first, second), (first + second) / 2, atol=TOLERANCE[dtype], rtol=0)
 
 
-def test_of_parallel_aims_the_shorter_is_taken():
+def test_of_parallel_gradients_the_shorter_is_taken():
     first = renders(4)
     assert torch.equal(combined(first, 5 * first), first)
     assert torch.equal(combined(5 * first, first), first)
@@ -88,5 +88,5 @@ def test_rule_by_its_formula(dtype, n_views):
     assert any(0 < share < 1 for share in shares)
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(BalancedConfig()) == {"view": 1, "bad": 1}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(BalancedConfig()) == {"view": 1, "bad": 1}

@@ -1,4 +1,4 @@
-"""Bootstrapped score distillation: VSD without its tuning, and what tuning on refined renders does."""
+"""Bootstrapped score distillation: it is VSD without tuning, and tuning on refined renders moves the copy."""
 
 from dataclasses import replace
 
@@ -13,28 +13,28 @@ from sds3d.guidance.variational import TrainedScore, VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.prompt import PromptConfig, encode_prompt, view_name
-from tests.guidance.asking import asked_by
-from tests.guidance.scores import Known, Listening, normal, resumes_bit_identically, seeded
+from tests.guidance.queries import queries_of
+from tests.guidance.scores import Known, KnownTrainable, normal, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
 M, STD = 0.8, 0.5
 FROZEN = FullCopyConfig(updates=0)
 TUNING = TuningConfig(lr=0.02, updates=30, text_dropout=0.0)
-WORDS = {f"y, {view} view": 0.5 * i for i, view in enumerate(("front", "side", "back"), 1)}
+VIEW_MEANS = {f"y, {view} view": 0.5 * i for i, view in enumerate(("front", "side", "back"), 1)}
 
 
-def prior_by_words() -> GaussianPrior:
-    """Every text has a mean of its own, and all have a small spread."""
-    means = {"y": M, "": 0.3, "bad": -0.4} | WORDS
+def prior_by_text() -> GaussianPrior:
+    """Return a prior whose texts each have their own mean and a small spread."""
+    means = {"y": M, "": 0.3, "bad": -0.4} | VIEW_MEANS
     return GaussianPrior({text: Gaussian(mean, 0.1) for text, mean in means.items()}, (3, 4, 4))
 
 
-def of_words(azimuth: float) -> float:
-    """The mean of the text for a view from there."""
-    return WORDS[f"y, {view_name(azimuth, 0.0)} view"]
+def mean_of_view(azimuth: float) -> float:
+    """Return the mean of the text for a view at this azimuth."""
+    return VIEW_MEANS[f"y, {view_name(azimuth, 0.0)} view"]
 
 
-def views_by_words(prior: GaussianPrior, azimuths: list[float]) -> Views:
+def views_by_text(prior: GaussianPrior, azimuths: list[float]) -> Views:
     prompt = encode_prompt(prior, "y", PromptConfig(negative="bad"))
     return replace(views_of(prior, len(azimuths), cameras=orbit(azimuths)), prompt=prompt)
 
@@ -61,8 +61,8 @@ def test_without_tuning_it_is_vsd(dtype, tolerance, n_views):
 
 
 @pytest.mark.parametrize("n_views", [1, 4])
-def test_of_a_copy_tuned_elsewhere_it_is_vsd_on_that(n_views):
-    """The copy whose mean has moved by 0.5 guides as a prior whose means lie there would."""
+def test_with_a_copy_tuned_elsewhere_it_is_vsd_on_that_prior(n_views):
+    """A copy whose means have moved by 0.5 guides like a prior with those means."""
     texts = [
         {"y": Gaussian(M + off, STD), "": Gaussian(off, 0.9), "bad": Gaussian(off - 0.4, 0.7)} for off in (0.0, 0.5)
     ]
@@ -81,38 +81,38 @@ def test_of_a_copy_tuned_elsewhere_it_is_vsd_on_that(n_views):
     torch.testing.assert_close(ours.x0, theirs.x0, atol=1e-9, rtol=1e-9)
 
 
-def test_renders_are_refined_to_the_texts_of_their_views_and_away_from_the_negative_one():
-    """From noise alone DDIM ends at the guided Gaussian: of equal spreads, m_neg + S (m - m_neg)."""
-    prior, azimuths = prior_by_words(), [0.0, 90.0, 180.0, 270.0]
+def test_refined_renders_follow_their_views_texts_and_the_negative_prompt():
+    """From pure noise DDIM ends at the guided Gaussian. With equal spreads its mean is m_neg + S (m - m_neg)."""
+    prior, azimuths = prior_by_text(), [0.0, 90.0, 180.0, 270.0]
     config = BootstrappedConfig(schedule=UniformSchedule(min=0.02, max=1.0), refine_scale=2.0, refine_steps=50)
-    views = views_by_words(prior, azimuths)
+    views = views_by_text(prior, azimuths)
     refined = Bootstrapped(config, prior)._refined(torch.full((4, 3, 4, 4), 3.0), views, 0.0, seeded())
-    expected = torch.tensor([-0.4 + 2.0 * (of_words(azimuth) + 0.4) for azimuth in azimuths])
+    expected = torch.tensor([-0.4 + 2.0 * (mean_of_view(azimuth) + 0.4) for azimuth in azimuths])
     torch.testing.assert_close(refined.mean(dim=(1, 2, 3)), expected, atol=0.06, rtol=0)  # 4 x 0.1 / sqrt(48)
 
 
-def test_the_copy_is_told_the_cameras_and_the_texts_of_the_pictures_it_is_tuned_on():
-    prior, told = prior_by_words(), []
+def test_the_copy_is_tuned_with_the_cameras_and_texts_of_its_pictures():
+    prior, azimuths_seen = prior_by_text(), []
 
-    def listen(x_t, t, cond, cameras):
-        if torch.is_grad_enabled():  # tuned, not asked
-            told.append(cameras.azimuth.tolist())
-            expected = torch.tensor([of_words(azimuth) for azimuth in told[-1]])
+    def record(x_t, t, cond, cameras):
+        if torch.is_grad_enabled():  # in tuning only
+            azimuths_seen.append(cameras.azimuth.tolist())
+            expected = torch.tensor([mean_of_view(azimuth) for azimuth in azimuths_seen[-1]])
             torch.testing.assert_close(cond.hidden[..., 0], expected[:, None].expand(-1, 48))
         return normal(prior, 0.0, 1.0, x_t, t)
 
     tuning = TuningConfig(updates=20, text_dropout=0.0)
     rule = Bootstrapped(BootstrappedConfig(refine_every=1, refine_steps=2, tuning=tuning), prior)
-    rule.tuned = TrainedScore(tuning, prior, Listening(listen))
+    rule.tuned = TrainedScore(tuning, prior, KnownTrainable(record))
     generator = seeded()
     for azimuths in ([0.0, 90.0], [180.0, 10.0]):
-        rule(torch.rand(2, 3, 4, 4, generator=generator), views_by_words(prior, azimuths), 0.0, generator).learned()
-    assert told[:20] == [[0.0, 90.0]] * 20
-    assert {tuple(azimuths) for azimuths in told[20:]} == {(0.0, 90.0), (180.0, 10.0)}
+        rule(torch.rand(2, 3, 4, 4, generator=generator), views_by_text(prior, azimuths), 0.0, generator).learned()
+    assert azimuths_seen[:20] == [[0.0, 90.0]] * 20
+    assert {tuple(azimuths) for azimuths in azimuths_seen[20:]} == {(0.0, 90.0), (180.0, 10.0)}
 
 
 def test_renders_are_refined_from_the_noisiest_timestep_with_the_untuned_prior():
-    """DDIM keeps (x_t - alpha m) / sqrt(D): little noise keeps the render, much noise leaves none of it."""
+    """DDIM keeps (x_t - alpha m) / sqrt(D): little noise keeps the render, and full noise removes it."""
     prior, x = prior_of(), torch.full((16, 3, 4, 4), 3.0)
     views = views_of(prior, 16)
     for most, expected in ((0.05, 3.0), (1.0, M)):
@@ -124,7 +124,7 @@ def test_renders_are_refined_from_the_noisiest_timestep_with_the_untuned_prior()
             assert refined.std().item() == pytest.approx(STD, abs=0.05)
 
 
-def test_renders_are_refined_in_their_turn_and_the_newest_kept():
+def test_renders_are_refined_every_few_steps_and_the_newest_are_kept():
     prior = prior_of()
     config = BootstrappedConfig(
         refine_every=3, cache=2, refine_steps=2, tuning=TUNING.model_copy(update={"updates": 1})
@@ -136,7 +136,7 @@ def test_renders_are_refined_in_their_turn_and_the_newest_kept():
         assert ("tuning_loss" in guided.metrics) == (step % 3 == 0)
 
 
-def test_tuning_moves_the_copy_towards_refined_renders_and_leaves_the_prior():
+def test_tuning_moves_the_copy_towards_refined_renders_but_not_the_prior():
     prior, x = prior_of(), torch.full((16, 3, 4, 4), 2.0)
     views, t = views_of(prior, 16), torch.full((16,), 0.8)
     config = BootstrappedConfig(
@@ -153,14 +153,14 @@ def test_tuning_moves_the_copy_towards_refined_renders_and_leaves_the_prior():
     refined = torch.cat([pictures for pictures, _ in rule.cache.batches]).mean()
     assert refined > 1.5
     assert (after - refined).abs() < 0.5 * (before - refined).abs()
-    # The scene follows the copy, towards the refined renders: phi is the prior, which alone would not move it.
+    # The scene follows the copy towards the refined renders. phi is the prior, so without tuning it would not move.
     gradient = rule(torch.full((16, 3, 4, 4), M), views, 0.0, generator).gradient
     assert gradient is not None
     assert gradient.mean() < -1e-3
 
 
 @pytest.mark.parametrize("before", [1, 3])
-def test_a_stop_changes_nothing(before):
+def test_resuming_changes_nothing(before):
     prior = prior_of()
     config = BootstrappedConfig(
         refine_every=2, cache=2, refine_steps=3, tuning=TUNING.model_copy(update={"updates": 3})
@@ -169,6 +169,6 @@ def test_a_stop_changes_nothing(before):
     assert resumes_bit_identically(make, views_of(prior, 4), torch.rand(4, 3, 4, 4), before)
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    # To refine renders; for the gradient its tuned copy is asked.
-    assert asked_by(BootstrappedConfig()) == {"view": 25, "bad": 25}
+def test_queries_of_the_prior_per_view():
+    # These are the calls that refine renders. The gradient uses the tuned copy.
+    assert queries_of(BootstrappedConfig()) == {"view": 25, "bad": 25}

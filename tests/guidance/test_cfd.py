@@ -1,6 +1,6 @@
 """Consistent flow distillation against DDIM, Euler sampling, the exact flow, SDS and the exact SDE.
 
-With a picture as the scene and steps of the size that lambda = sigma / alpha falls by, the rule is a sampler.
+If the scene is a picture and each step is as long as the decrease of lambda = sigma / alpha, the rule is a sampler.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.base import Prediction, Prior, add_noise, expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.conditioning import Conditioning
-from tests.guidance.asking import asked_by
+from tests.guidance.queries import queries_of
 from tests.guidance.test_surface_noise import sphere
 from tests.guidance.views import views_of
 
@@ -59,12 +59,12 @@ def levels(prior: Prior, t: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def timesteps(schedule: PiecewiseSchedule, steps: int) -> list[Tensor]:
-    """(1,) each, the same to the bit as the rule's."""
+    """Return the timesteps of all steps, (1,) each, bit for bit those of the rule."""
     return [schedule.sample(i / (steps - 1), 1, 1, torch.Generator()) for i in range(steps)]
 
 
 def descend(rule: CFD, views: Views, steps: int, generator: torch.Generator) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Gradient descent by lambda_t - lambda_s from x = 0: the end, x_t of each step, and the noise."""
+    """Descend from x = 0 with step sizes lambda_t - lambda_s. Return the final x, x_t of each step, and the noise."""
     assert isinstance(rule.prior, GaussianPrior)
     batch = len(views.cameras)
     x, noised = torch.zeros(batch, *rule.prior.shape, dtype=DOUBLE), []
@@ -90,9 +90,9 @@ def test_fixed_noise_is_ddim():
     x_t = levels(prior, ts[0])[1] * eps
     for now, then, ours in zip(ts[:-1], ts[1:], noised, strict=False):
         torch.testing.assert_close(ours, x_t, atol=1e-10, rtol=0)
-        said = guided_prediction(prior, x_t, now.expand(4), views, 3.0).eps
+        predicted = guided_prediction(prior, x_t, now.expand(4), views, 3.0).eps
         (alpha, sigma), (next_alpha, next_sigma) = levels(prior, now), levels(prior, then)
-        x_t = next_alpha * (x_t - sigma * said) / alpha + next_sigma * said  # DDIM, eta = 0
+        x_t = next_alpha * (x_t - sigma * predicted) / alpha + next_sigma * predicted  # DDIM, eta = 0
 
 
 def test_a_flow_prior_is_sampled_by_euler_steps():
@@ -116,14 +116,14 @@ def test_the_end_is_the_exact_flow_and_keeps_diversity():
     x, _, eps = descend(rule, views_of(prior, 8), 200, torch.Generator().manual_seed(0))
     alpha, sigma = levels(prior, torch.tensor([0.98]))
     expected = M + STD * (sigma * eps - alpha * M) / (alpha**2 * STD**2 + sigma**2).sqrt()
-    torch.testing.assert_close(x, expected, atol=0.03, rtol=0)  # of first order in the step
-    assert x.std().item() == pytest.approx(STD, abs=0.03)  # 1536 values; SDS ends at the mean, with no spread
+    torch.testing.assert_close(x, expected, atol=0.03, rtol=0)  # the error is of first order in the step
+    assert x.std().item() == pytest.approx(STD, abs=0.03)  # over 1536 values; SDS would end at the mean, with no spread
 
 
 @pytest.mark.parametrize(("n_views", "batch"), [(1, 1), (4, 4)])
-def test_all_noise_new_each_step_is_annealed_sds(n_views, batch):
+def test_with_new_noise_in_each_step_it_is_annealed_sds(n_views, batch):
     prior = prior_of(n_views=n_views, rho=0.5 if n_views > 1 else 0.0)
-    views = no_surface(views_of(prior, batch))  # noise pixel by pixel, as SDS draws it
+    views = no_surface(views_of(prior, batch))  # noise is drawn per pixel, as in SDS
     ours = CFD(CFDConfig(scale=3.0, gamma=1.0, schedule=LINE), prior)
     sds = SDS(SDSConfig(scale=3.0, weighting="uniform", schedule=LINE), prior)
     x = torch.zeros(batch, 3, 8, 8, dtype=DOUBLE)
@@ -141,7 +141,7 @@ def no_surface(views: Views) -> Views:
 
 
 def predicted_std(gamma: float, steps: int, churn: bool) -> float:
-    """Standard deviation of x at the end: all is linear, so the covariance of (x, eps) follows in closed form."""
+    """Return the final standard deviation of x, from the covariance of (x, eps), as every step is linear."""
     lambdas = [torch.tan(torch.pi / 2 * t.to(DOUBLE)).item() for t in timesteps(LINE, steps)] + [0.0]
     covariance = torch.diag(torch.tensor([0.0, 1.0], dtype=DOUBLE))
     for i in range(steps):
@@ -157,7 +157,7 @@ def predicted_std(gamma: float, steps: int, churn: bool) -> float:
 
 @pytest.mark.parametrize(("churn", "std"), [(False, 0.336), (True, 0.492)])
 def test_the_sde_needs_churn_to_keep_its_spread(churn, std):
-    """The target's standard deviation is 0.5; without churn the noise that was added is taken away too often."""
+    """The target's standard deviation is 0.5. Without churn, more noise is removed than was added."""
     gamma, steps = 0.05, 200
     assert predicted_std(gamma, steps, churn) == pytest.approx(std, abs=1e-3)
     prior = GaussianPrior({"y": Gaussian(M, STD), "": Gaussian(0.3, 0.9)}, (3, 32, 32), dtype=DOUBLE)
@@ -172,14 +172,14 @@ def test_the_sde_needs_churn_to_keep_its_spread(churn, std):
 @pytest.mark.parametrize("gamma", [1e-4, 0.01, 0.5, 0.999])
 def test_churned_levels(gamma):
     prior, t = prior_of(), torch.tensor([0.02, 0.3, 0.6])
-    asked = churned(prior, t, gamma)
-    before, after = (prior.sigma(at.double()) / prior.alpha(at.double()) for at in (t, asked))
+    noisier = churned(prior, t, gamma)
+    before, after = (prior.sigma(at.double()) / prior.alpha(at.double()) for at in (t, noisier))
     torch.testing.assert_close(after, before / (1 - gamma) ** 0.5, rtol=2e-5, atol=0)
-    assert churned(prior, torch.tensor([1.0]), gamma) == 1  # there is nothing noisier
+    assert churned(prior, torch.tensor([1.0]), gamma) == 1  # t = 1 is the noisiest level
 
 
-def test_one_piece_of_surface_is_pulled_alike_in_all_views():
-    """With the same x everywhere, what differs between two views is the noise: of one camera it is the same."""
+def test_views_of_the_same_surface_get_the_same_gradient():
+    """With the same x everywhere, views differ only in their noise, and views of the same camera share it."""
     prior = prior_of(torch.float32)
     views = replace(sphere(orbit([10.0, 190.0, 10.0], size=8)), prompt=views_of(prior, 3).prompt)
     rule, generator = CFD(CFDConfig(schedule=UniformSchedule()), prior), torch.Generator().manual_seed(0)
@@ -196,7 +196,7 @@ def test_one_piece_of_surface_is_pulled_alike_in_all_views():
 
 @pytest.mark.parametrize("gamma", [0.0, 0.2])
 @pytest.mark.parametrize("after", [0, 2])
-def test_a_resumed_rule_goes_on_bit_identically(gamma, after):
+def test_a_resumed_rule_continues_bit_identically(gamma, after):
     prior = prior_of(torch.float32, n_views=4)
     views = replace(sphere(turntable(4, size=16)), prompt=views_of(prior, 4).prompt)
     x, config = torch.full((4, 3, 8, 8), 0.2), CFDConfig(gamma=gamma)
@@ -229,8 +229,8 @@ def test_weights():
     torch.testing.assert_close(weighted.gradient, factor * plain.gradient)
 
 
-def test_rescale_gives_the_estimate_the_spread_of_the_text_alone():
-    """With phi = 1, std(x0) is that of x0_y; the gradient is of that x0: (x - x0) / lambda."""
+def test_rescale_gives_the_spread_of_the_conditional_estimate():
+    """With phi = 1, std(x0) = std(x0_y), and the gradient is (x - x0) / lambda for this x0."""
     prior = prior_of()
     views, x = views_of(prior, 1), torch.rand(1, 3, 8, 8, dtype=DOUBLE)
     rule = CFD(CFDConfig(scale=7.5, rescale=1.0, schedule=LINE), prior)
@@ -238,8 +238,8 @@ def test_rescale_gives_the_estimate_the_spread_of_the_text_alone():
     assert guided.x0 is not None
     assert rule.noise is not None
     x_t = add_noise(prior, x, rule.noise(views)[0].to(DOUBLE), guided.t)
-    asked = prior.predict(x_t, guided.t, prior.encode_text(["y"]), views.cameras).x0
-    torch.testing.assert_close(guided.x0.std(), asked.std())
+    positive = prior.predict(x_t, guided.t, prior.encode_text(["y"]), views.cameras).x0
+    torch.testing.assert_close(guided.x0.std(), positive.std())
     alpha, sigma = levels(prior, guided.t)
     torch.testing.assert_close(guided.gradient, alpha / sigma * (x - guided.x0))
 
@@ -249,5 +249,5 @@ def test_churn_of_everything_is_refused():
         CFDConfig(gamma=1.0, churn=True)
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(CFDConfig()) == {"view": 1, "bad": 1}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(CFDConfig()) == {"view": 1, "bad": 1}

@@ -1,4 +1,4 @@
-"""The reconstructed coupled rule on a joint Gaussian of four views, whose covariance is known."""
+"""The coupled rule, reconstructed from its paper, on a joint Gaussian of four views with known covariance."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.base import Prediction
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.guidance.asking import asked_by
+from tests.guidance.queries import queries_of
 from tests.guidance.scores import Known, normal, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
@@ -27,11 +27,13 @@ def prior_of(dtype: torch.dtype = torch.float32, n_views: int = 4) -> GaussianPr
 
 
 def law(prior: GaussianPrior, image: float, coupling: float) -> tuple[float, float]:
-    """Eigenvalues of the covariance of four views, of what they share and of what differs, at which the rule rests.
+    """Return the two eigenvalues of the covariance of four views at which the rule's gradient is zero.
 
-    Noised, both have precisions, which the weights average: 1 / a_q = (image / d + coupling / a) / (image + coupling).
+    The first belongs to the mean over the views, the second to the differences between views. The noised variance
+    a_q follows from a weighted mean of precisions, 1 / a_q = (image / d + coupling / a) / (image + coupling), where d
+    is the noised variance of single views and a that of the eigenvalue.
     """
-    t = torch.tensor(T)  # float32, as the rule has it
+    t = torch.tensor(T)  # float32, as in the rule
     alpha, sigma = prior.alpha(t).item(), prior.sigma(t).item()
 
     def variance(eigenvalue: float) -> float:
@@ -42,7 +44,10 @@ def law(prior: GaussianPrior, image: float, coupling: float) -> tuple[float, flo
 
 
 def joint(prior: GaussianPrior, common: float, between: float, mean: float = M) -> Known:
-    """The exact score of four views whose covariance has these eigenvalues, of what they share and of what differs."""
+    """Return the exact score of four views.
+
+    common, between: eigenvalues of their covariance, for the mean over the views and for differences between views.
+    """
 
     def known(x_t: Tensor, t: Tensor, cond, cameras) -> Prediction:
         views = x_t.reshape(-1, 4, *x_t.shape[1:])
@@ -58,7 +63,7 @@ def joint(prior: GaussianPrior, common: float, between: float, mean: float = M) 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 @pytest.mark.parametrize(("image", "coupling"), [(0.0, 1.0), (1.0, 0.0), (1.0, 0.5), (1.0, 2.0)])
-def test_it_rests_at_the_views_whose_precisions_are_averaged(dtype, tolerance, image, coupling):
+def test_fixed_point_averages_the_precisions(dtype, tolerance, image, coupling):
     prior, x = prior_of(dtype), torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype)
     config = CoupledConfig(scale=1.0, image=image, coupling=coupling, schedule=SINGLE, variational=FROZEN)
     phi = joint(prior, *law(prior, image, coupling))
@@ -67,7 +72,7 @@ def test_it_rests_at_the_views_whose_precisions_are_averaged(dtype, tolerance, i
 
 
 @pytest.mark.parametrize(("image", "coupling"), [(0.0, 1.0), (1.0, 0.0), (1.0, 1.0)])
-def test_only_the_views_together_make_them_agree(image, coupling):
+def test_only_coupling_makes_views_agree(image, coupling):
     prior, steps = prior_of(), 250
     x = 1.2 * torch.randn(256, 3, 4, 4, generator=seeded(8))
     views, generator = views_of(prior, 256), seeded()
@@ -76,7 +81,7 @@ def test_only_the_views_together_make_them_agree(image, coupling):
     )
 
     def moments() -> tuple[float, float]:
-        """Both eigenvalues of the covariance of the views as they are."""
+        """Return both eigenvalues of the current covariance of the views."""
         objects = x.reshape(-1, 4, 48)
         middle = objects.mean(dim=1)
         return 4 * middle.var().item(), 4 / 3 * (objects - middle[:, None]).square().mean().item()
@@ -101,7 +106,7 @@ def test_only_the_views_together_make_them_agree(image, coupling):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
-def test_a_plain_prior_makes_it_vsd_of_both_weights(dtype, tolerance):
+def test_with_a_single_view_prior_it_is_vsd_with_both_weights(dtype, tolerance):
     prior, x = prior_of(dtype, n_views=1), torch.rand(4, 3, 4, 4, generator=seeded(3)).to(dtype)
     views, phi = views_of(prior, 4), Known(lambda x_t, t, cond, cameras: normal(prior, 0.1, 0.4, x_t, t))
     ours = Coupled(CoupledConfig(image=1.0, coupling=0.5, variational=FROZEN), prior, phi)(x, views, 0.0, seeded())
@@ -110,7 +115,7 @@ def test_a_plain_prior_makes_it_vsd_of_both_weights(dtype, tolerance):
     torch.testing.assert_close(ours.gradient, 1.5 * vsd, atol=tolerance, rtol=tolerance)
 
 
-def test_views_one_by_one_are_told_apart_by_words():
+def test_single_views_use_view_dependent_texts():
     prior = GaussianPrior(
         {"y": Gaussian(M, STD), "y, front view": Gaussian(0.2, STD), "": Gaussian(0.3, STD)}, (3, 4, 4), n_views=4
     )
@@ -128,11 +133,11 @@ def test_the_views_of_an_object_share_the_timestep():
     assert guided.t[:4].unique().numel() == guided.t[4:].unique().numel() == 1
 
 
-def test_a_stop_changes_nothing():
+def test_resuming_changes_nothing():
     prior = prior_of()
     config = CoupledConfig(variational=VariationalConfig(lr=0.01))
     assert resumes_bit_identically(lambda: Coupled(config, prior), views_of(prior, 4), torch.rand(4, 3, 4, 4))
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(CoupledConfig()) == {"view": 2, "bad": 2}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(CoupledConfig()) == {"view": 2, "bad": 2}

@@ -5,16 +5,16 @@ from pydantic import ValidationError
 from sds3d.guidance.csd import CSD, CSDConfig
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
-from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, exact_prior, level, renders, seeded
+from tests.guidance.queries import queries_of
 from tests.guidance.views import views_of
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("n_views", [1, 4])
 def test_drift_of_equal_variances_is_the_same_everywhere(dtype, n_views):
-    # eps_y - eps_null = -sigma alpha (m - m_null) / D, whatever the render is. A contrast between views that both
-    # means lack changes nothing; of a joint prior the common shift has the variance s^2 (1 + (n - 1) rho).
+    # eps_y - eps_null = -sigma alpha (m - m_null) / D for every render. Here the means are equal in all views, so
+    # only the common shift counts: under a joint prior its variance is s^2 (1 + (n - 1) rho).
     prior = exact_prior(dtype, n_views, y=(0.8, 0.5), null=(0.3, 0.5))
     rule = CSD(CSDConfig(schedule=UniformSchedule()), prior)
     variance = 0.25 * (1 + (n_views - 1) * prior.rho)
@@ -26,8 +26,8 @@ def test_drift_of_equal_variances_is_the_same_everywhere(dtype, n_views):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_it_is_sds_without_what_is_generative(dtype):
-    # SDS is linear in S; its slope is classifier score distillation.
+def test_it_is_the_slope_of_sds_in_the_scale(dtype):
+    # SDS is linear in the scale S; its slope is classifier score distillation.
     prior = exact_prior(dtype)
     x, views, schedule = renders(4, dtype), views_of(prior, 4), UniformSchedule()
     one, two = (SDS(SDSConfig(scale=scale, schedule=schedule), prior)(x, views, 0.0, seeded()) for scale in (1.0, 2.0))
@@ -55,7 +55,7 @@ def test_coefficients_ramp(progress):
     torch.testing.assert_close(gradient, expected, atol=1e-9, rtol=1e-9)
 
 
-def test_equal_texts_leave_nothing():
+def test_equal_texts_give_zero():
     prior = exact_prior(null=(0.8, 0.5))
     gradient = CSD(CSDConfig(), prior)(renders(), views_of(prior, 4), 0.3, seeded()).gradient
     assert gradient is not None
@@ -63,10 +63,10 @@ def test_equal_texts_leave_nothing():
 
 
 @pytest.mark.parametrize("wrong", [{"positive": (1.05, 1.05)}, {"empty": (-1.0, -1.0)}, {"negative": (0.5, -1.0)}])
-def test_coefficients_have_to_sum_to_zero(wrong):
+def test_coefficients_must_sum_to_zero(wrong):
     with pytest.raises(ValidationError, match="make it 0"):
         CSDConfig(**wrong)
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(CSDConfig()) == {"view": 1, "bad": 1, "": 1}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(CSDConfig()) == {"view": 1, "bad": 1, "": 1}

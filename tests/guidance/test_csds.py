@@ -7,14 +7,14 @@ from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.base import add_noise, expand
 from sds3d.prompts.prompt import PromptConfig
-from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, exact_prior, level, renders, seeded
+from tests.guidance.queries import queries_of
 from tests.guidance.views import views_of
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("scale", [1.0, 7.5])
-def test_equal_predictors_leave_nothing(dtype, scale):
+def test_equal_predictors_give_zero(dtype, scale):
     prior = exact_prior(dtype, 4, y=(0.8, 0.5), null=(0.8, 0.5), thing=(0.8, 0.5))
     views = views_of(prior, 8, extra={"category": "thing"})
     gradient = CSDS(CSDSConfig(scale=scale), prior)(renders(8, dtype), views, 0.0, seeded()).gradient
@@ -24,7 +24,7 @@ def test_equal_predictors_leave_nothing(dtype, scale):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("n_views", [1, 4])
-def test_with_the_injected_noise_in_the_categorys_place_it_is_sds(dtype, n_views):
+def test_with_the_injected_noise_in_place_of_the_category_it_is_sds(dtype, n_views):
     # G_C-SDS + w (eps_category - eps) is SDS, sample by sample.
     prior, x = exact_prior(dtype, n_views, thing=(0.5, 0.7)), renders(8, dtype)
     views, schedule = views_of(prior, 8, extra={"category": "thing"}), UniformSchedule()
@@ -41,8 +41,8 @@ def test_with_the_injected_noise_in_the_categorys_place_it_is_sds(dtype, n_views
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_fixed_point_of_a_wider_category(dtype):
-    # S = 1: G = k (x - m) - k_cat (x - m_cat) + noise's part; zero at (k m - k_cat m_cat) / (k - k_cat) when averaged,
-    # which mirroring does exactly.
+    # S = 1: G = k (x - m) - k_cat (x - m_cat) + a noise term. Its mean is zero at (k m - k_cat m_cat) / (k - k_cat).
+    # Mirroring averages the noise out exactly.
     t, x = torch.full((4,), 0.4), torch.empty(4, 3, 4, 4, dtype=dtype)
     prior = exact_prior(dtype)
     lam = level(prior, t)[0].item()
@@ -56,7 +56,7 @@ def test_fixed_point_of_a_wider_category(dtype):
     assert (gradients[0] - gradients[1]).abs().max() < TOLERANCE[dtype]
 
 
-def test_without_a_category_guidance_is_left():
+def test_without_a_category_only_guidance_remains():
     prior, x, schedule = exact_prior(), renders(), UniformSchedule()
     views = views_of(prior, 4, extra={"category": ""})
     csds = CSDS(CSDSConfig(scale=3.0, schedule=schedule), prior)(x, views, 0.0, seeded())
@@ -64,9 +64,9 @@ def test_without_a_category_guidance_is_left():
     torch.testing.assert_close(csds.gradient, 3 * csd.gradient, atol=1e-9, rtol=1e-9)
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(CSDSConfig()) == {"view": 1, "bad": 1, "mug": 1}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(CSDSConfig()) == {"view": 1, "bad": 1, "mug": 1}
 
 
-def test_the_categorys_text_is_that_of_the_settings():
+def test_the_category_text_comes_from_the_settings():
     assert CSDSConfig().texts("a red mug", PromptConfig(category="a mug")).extra == {"category": "a mug"}

@@ -1,4 +1,4 @@
-"""DMD and its decoupled variant: the normaliser, and what they come to in special cases."""
+"""DMD and its decoupled variant: the normaliser and special cases."""
 
 import pytest
 import torch
@@ -11,9 +11,9 @@ from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.base import Prediction, add_noise
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.guidance.asking import asked_by
 from tests.guidance.exact import ExactPrior
-from tests.guidance.scores import Known, Listening, normal, resumes_bit_identically, seeded
+from tests.guidance.queries import queries_of
+from tests.guidance.scores import Known, KnownTrainable, normal, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
 FROZEN = FakeScoreConfig(updates=0)
@@ -38,7 +38,7 @@ def renders(dtype: torch.dtype = torch.float32) -> Tensor:
 
 @DTYPES
 @pytest.mark.parametrize("n_views", [1, 4])
-def test_it_is_vsd_in_clean_estimates_normalised(dtype, tolerance, n_views):
+def test_it_is_normalised_vsd_of_clean_estimates(dtype, tolerance, n_views):
     prior, x = prior_of(dtype, n_views), renders(dtype)
     views, phi = views_of(prior, 8), phi_of(prior)
     ours = DMD(DMDConfig(scale=3.0, schedule=SINGLE, variational=FROZEN), prior, phi)(x, views, 0.0, seeded())
@@ -54,10 +54,10 @@ def test_it_is_vsd_in_clean_estimates_normalised(dtype, tolerance, n_views):
 @DTYPES
 @pytest.mark.parametrize("factor", [0.01, 3.0, 1000.0])
 def test_the_scale_of_the_space_does_not_matter(dtype, tolerance, factor):
-    x, asked, null, fake = (torch.rand(4, 3, 4, 4, generator=seeded(i)).to(dtype) for i in range(4))
+    x, positive, null, fake = (torch.rand(4, 3, 4, 4, generator=seeded(i)).to(dtype) for i in range(4))
 
     def gradient(scale: float) -> Tensor:
-        real = combine(Prediction(x, scale * asked), Prediction(x, scale * null), 3.0)
+        real = combine(Prediction(x, scale * positive), Prediction(x, scale * null), 3.0)
         return normalised(scale * fake - real.x0, scale * x, real)
 
     torch.testing.assert_close(gradient(factor), gradient(1.0), atol=tolerance, rtol=tolerance)
@@ -74,12 +74,12 @@ def test_decoupled_at_one_timestep_it_is_dmd(dtype, tolerance, n_views):
     torch.testing.assert_close(decoupled.gradient, plain.gradient, atol=tolerance, rtol=tolerance)
 
 
-def test_decoupled_guidance_is_asked_at_its_own_noise():
+def test_decoupled_guidance_uses_its_own_timesteps():
     prior, x = prior_of(n_views=4), renders()
     views = views_of(prior, 8)
     clean = UniformSchedule(min=0.05, max=0.3)
     config = DMDConfig(scale=4.0, guidance_schedule=clean, variational=FROZEN)
-    # phi is the prior itself: of the matching part nothing is left.
+    # phi is the prior itself, so the matching part is zero.
     guided = DMD(config, prior)(x, views, 0.0, seeded())
     assert 0.05 <= guided.t.min() <= guided.t.max() <= 0.3
     assert guided.t[:4].unique().numel() == 1
@@ -103,37 +103,37 @@ def test_decoupled_by_its_formula(dtype, tolerance):
     assert torch.equal(guided.t, cleaner)
 
     def estimates(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x_t, x0_y, x0_S and the distance."""
+        """Return x_t, x0_y, x0_S and the mean distance |x - x0_S|."""
         x_t = add_noise(prior, x, eps, t)
-        asked, null = normal(prior, 0.8, 0.5, x_t, t).x0, normal(prior, 0.3, 0.9, x_t, t).x0
-        real = null + scale * (asked - null)
-        return x_t, asked, real, (x - real).abs().mean(dim=(1, 2, 3), keepdim=True)
+        positive, null = normal(prior, 0.8, 0.5, x_t, t).x0, normal(prior, 0.3, 0.9, x_t, t).x0
+        real = null + scale * (positive - null)
+        return x_t, positive, real, (x - real).abs().mean(dim=(1, 2, 3), keepdim=True)
 
-    x_t, asked, _, distance = estimates(t)
-    matching = (normal(prior, 0.1, 0.4, x_t, t).x0 - asked) / distance
-    _, asked, real, distance = estimates(cleaner)
-    expected = matching + (asked - real) / distance
+    x_t, positive, _, distance = estimates(t)
+    matching = (normal(prior, 0.1, 0.4, x_t, t).x0 - positive) / distance
+    _, positive, real, distance = estimates(cleaner)
+    expected = matching + (positive - real) / distance
     torch.testing.assert_close(guided.gradient, expected, atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(guided.x0, real, atol=tolerance, rtol=tolerance)
 
 
 def test_phi_is_updated_several_times_a_step():
-    prior, asked = prior_of(), []
+    prior, calls = prior_of(), []
 
     def count(x_t, t, cond, cameras):
-        asked.append(torch.is_grad_enabled())
+        calls.append(torch.is_grad_enabled())
         return normal(prior, 0.1, 0.4, x_t, t)
 
-    DMD(DMDConfig(), prior, Listening(count))(renders(), views_of(prior, 8), 0.0, seeded()).learned()
-    assert asked == [False] + [True] * 5
+    DMD(DMDConfig(), prior, KnownTrainable(count))(renders(), views_of(prior, 8), 0.0, seeded()).learned()
+    assert calls == [False] + [True] * 5
 
 
 @pytest.mark.parametrize("guidance_schedule", [None, SINGLE], ids=["dmd", "decoupled"])
-def test_a_stop_changes_nothing(guidance_schedule):
+def test_resuming_changes_nothing(guidance_schedule):
     prior = prior_of()
     config = DMDConfig(guidance_schedule=guidance_schedule, variational=FakeScoreConfig(lr=0.01, updates=2))
     assert resumes_bit_identically(lambda: DMD(config, prior), views_of(prior, 4), torch.rand(4, 3, 4, 4))
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(DMDConfig()) == {"view": 1, "bad": 1}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(DMDConfig()) == {"view": 1, "bad": 1}

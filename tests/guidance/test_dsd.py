@@ -1,4 +1,4 @@
-"""The reconstructed DSD against the rules it contains."""
+"""DSD, reconstructed from its paper, compared with the rules that it contains as special cases."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.guidance.asking import asked_by
+from tests.guidance.queries import queries_of
 from tests.guidance.scores import Known, normal, of_points, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
@@ -26,7 +26,7 @@ def renders(dtype: torch.dtype) -> torch.Tensor:
 
 @DTYPES
 @pytest.mark.parametrize("scale", [1.0, 7.5])
-def test_with_the_weights_of_guidance_it_is_vsd(dtype, tolerance, scale):
+def test_with_the_weights_of_classifier_free_guidance_it_is_vsd(dtype, tolerance, scale):
     prior, x = prior_of(dtype), renders(dtype)
     views, phi = views_of(prior, 8), Known(lambda x_t, t, cond, cameras: normal(prior, 0.1, 0.4, x_t, t))
     ours = DSD(DSDConfig(classifier=scale - 1, variational=FROZEN), prior, phi)(x, views, 0.0, seeded())
@@ -36,22 +36,22 @@ def test_with_the_weights_of_guidance_it_is_vsd(dtype, tolerance, scale):
 
 
 @DTYPES
-def test_without_the_domain_only_the_classifier_is_left(dtype, tolerance):
+def test_without_the_domain_part_only_the_classifier_remains(dtype, tolerance):
     prior, x = prior_of(dtype), renders(dtype)
     views, phi = views_of(prior, 8), of_points(prior, x)
     ours = DSD(DSDConfig(classifier=1.0, domain=0.0, variational=FROZEN), prior, phi)(x, views, 0.0, seeded())
-    # Two scales of guidance differ by what the text adds.
+    # SDS is linear in its scale, so the difference of two scales is the classifier's part.
     two, one = (SDS(SDSConfig(scale=scale), prior)(x, views, 0.0, seeded()).gradient for scale in (2.0, 1.0))
     assert two is not None
     assert one is not None
     torch.testing.assert_close(ours.gradient, two - one, atol=tolerance, rtol=tolerance)
 
 
-def test_a_stop_changes_nothing():
+def test_resuming_changes_nothing():
     prior = prior_of()
     config = DSDConfig(variational=VariationalConfig(lr=0.01))
     assert resumes_bit_identically(lambda: DSD(config, prior), views_of(prior, 4), torch.rand(4, 3, 4, 4))
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(DSDConfig()) == {"view": 1, "bad": 1}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(DSDConfig()) == {"view": 1, "bad": 1}

@@ -1,4 +1,4 @@
-"""Weights of all divergences by finite differences, the rule with known networks, and its discriminator."""
+"""Weights of all divergences by finite differences, the rule with known networks, and its discriminator's training."""
 
 import math
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.base import add_noise
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.guidance.asking import asked_by
+from tests.guidance.queries import queries_of
 from tests.guidance.scores import Known, normal, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
@@ -47,7 +47,7 @@ def density(x: Tensor, mean: float, std: float) -> Tensor:
 
 @pytest.mark.parametrize("divergence", WEIGHTS)
 def test_weights_give_the_slope_of_their_divergence(divergence):
-    """d D_f / d mu of q = N(mu, 1.3^2) against p = N(0.7, 1): -E_q h(r) (s_p - s_q)."""
+    """d D_f / d mu = -E_q h(r) (s_p - s_q), for q = N(mu, 1.3^2) and p = N(0.7, 1)."""
     x, h = torch.linspace(-12, 12, 20001, dtype=torch.float64), 1e-4
     p = density(x, 0.7, 1.0)
 
@@ -76,7 +76,7 @@ def phi_of(prior: GaussianPrior) -> Known:
 
 @DTYPES
 @pytest.mark.parametrize("divergence", WEIGHTS)
-def test_the_gradient_is_vsd_weighted(dtype, tolerance, divergence):
+def test_the_gradient_is_weighted_vsd(dtype, tolerance, divergence):
     prior, x = prior_of(dtype), torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype)
     views, log_ratio = views_of(prior, 8), torch.linspace(-2, 2, 8, dtype=dtype)
     config = FDivergenceConfig(divergence=divergence, start=0.0, variational=FROZEN)
@@ -90,7 +90,7 @@ def test_the_gradient_is_vsd_weighted(dtype, tolerance, divergence):
         torch.testing.assert_close(ours, vsd, atol=tolerance, rtol=tolerance)
 
 
-def test_ratios_are_kept_within_bounds_and_left_out_at_first():
+def test_ratios_are_clamped_and_unused_before_start():
     prior, x = prior_of(torch.float64), torch.rand(4, 3, 4, 4, generator=seeded(3), dtype=torch.float64)
     views, far = views_of(prior, 4), torch.tensor([-80.0, 80.0, 0.0, 200.0])
     rule = FDivergence(FDivergenceConfig(start=0.5, variational=FROZEN), prior, phi_of(prior), lambda *_: far)
@@ -98,7 +98,7 @@ def test_ratios_are_kept_within_bounds_and_left_out_at_first():
     vsd = VSD(VSDConfig(variational=FROZEN), prior, phi_of(prior))(x, views, 0.0, seeded()).gradient
     assert vsd is not None
     torch.testing.assert_close(early, vsd)
-    h = torch.tensor([1e-3, 1e3, 1.0, 1e3], dtype=torch.float64)  # of forward KL it is the ratio itself
+    h = torch.tensor([1e-3, 1e3, 1.0, 1e3], dtype=torch.float64)  # for forward KL, h is the ratio itself
     torch.testing.assert_close(late, (h / h.mean()).reshape(4, 1, 1, 1) * vsd, atol=0, rtol=1e-6)
 
 
@@ -110,13 +110,13 @@ def test_the_ratio_is_that_of_noised_renders():
     vsd = VSD(VSDConfig(variational=FROZEN), prior, phi_of(prior))(x, views, 0.0, seeded()).gradient
     generator = seeded()
     t = config.schedule.sample(0.0, 8, 1, generator)
-    h = (add_noise(prior, x, draw_noise(x, generator), t).mean(dim=(1, 2, 3)) + t).exp()  # of forward KL
+    h = (add_noise(prior, x, draw_noise(x, generator), t).mean(dim=(1, 2, 3)) + t).exp()  # for forward KL
     assert vsd is not None
     torch.testing.assert_close(ours, (h / h.mean()).reshape(8, 1, 1, 1) * vsd, atol=1e-9, rtol=1e-9)
 
 
 def test_the_discriminator_learns_the_ratio():
-    """Pictures of one place: log p_t / q_t is a known parabola of the three values."""
+    """With pictures of one pixel, log(p_t / q_t) is a known parabola of its three values."""
     prior, t = prior_of(size=1), 0.4
     schedule = UniformSchedule(min=t, max=t)
     mean, std = 0.3, 0.8  # of the renders
@@ -147,7 +147,7 @@ def test_the_discriminator_learns_the_ratio():
 
 @pytest.mark.parametrize(("scale", "mean"), [(1.0, 0.8), (3.0, 0.4 + 3.0 * (0.8 - 0.4))])
 def test_pictures_come_from_the_prior_itself(scale, mean):
-    """Guided by S away from a text of the same spread, they are of the mean m_bad + S (m - m_bad)."""
+    """Guided by S away from a text of the same spread, pictures have the mean m_bad + S (m - m_bad)."""
     prompts = {"y": Gaussian(0.8, 0.5), "bad": Gaussian(0.4, 0.5), "": Gaussian(0.3, 0.9)}
     prior, x = GaussianPrior(prompts, (3, 8, 8)), torch.zeros(16, 3, 8, 8)
     config = FDivergenceConfig(scale=scale, refresh_every=2, cache=3, sampling_steps=80, variational=FROZEN)
@@ -160,7 +160,7 @@ def test_pictures_come_from_the_prior_itself(scale, mean):
     assert pictures.std().item() == pytest.approx(0.5, abs=0.03)
 
 
-def test_a_cache_keeps_the_newest_and_comes_back_whole():
+def test_a_cache_keeps_the_newest_and_is_restored_whole():
     prior, cache = prior_of(), ViewCache(2)
     for value in range(3):
         cache.add(torch.full((4, 3, 4, 4), float(value)), views_of(prior, 4).cameras)
@@ -176,11 +176,11 @@ def test_a_cache_keeps_the_newest_and_comes_back_whole():
     assert {cache.draw(seeded(i))[0].mean().item() for i in range(20)} == {1.0, 2.0}
 
 
-def test_a_stop_changes_nothing():
+def test_resuming_changes_nothing():
     prior = prior_of()
     config = FDivergenceConfig(start=0.0, refresh_every=2, cache=2, sampling_steps=3)
     assert resumes_bit_identically(lambda: FDivergence(config, prior), views_of(prior, 4), torch.rand(4, 3, 4, 4))
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(FDivergenceConfig()) == {"view": 1 + 10, "bad": 1 + 10}  # ten to draw pictures
+def test_queries_of_the_prior_per_view():
+    assert queries_of(FDivergenceConfig()) == {"view": 1 + 10, "bad": 1 + 10}  # ten of them draw pictures

@@ -12,7 +12,7 @@ from tests.guidance.views import views_of
 
 
 class PosedGaussian(GaussianPrior):
-    """Means that move by cos(azimuth) when a camera is given: a Gaussian shifts with its mean."""
+    """Means that move by cos(azimuth) when a camera is given. The prediction moves with them."""
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
         if cameras is None:
@@ -57,7 +57,7 @@ def test_guidance_leads_away_from_the_negative_prompt():
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.5, 1.0])
-def test_eps_and_x0_stay_one_prediction(rescale):
+def test_eps_and_x0_stay_consistent(rescale):
     teacher = prior(4)
     x_t, t = noised(8)
     guided = guided_prediction(teacher, x_t, t, views_of(teacher, 8), 6.0, rescale=rescale)
@@ -91,8 +91,8 @@ def test_negative_branch_keeps_the_camera():
     views = views_of(teacher, 4)  # azimuths 0, 90, 180, 270
     _, t = noised(4)
     scale = 3.0
-    # At the fixed point of equal variances the guided noise of x_t = alpha theta is zero. Were the camera
-    # dropped with the text, guidance would amplify the pose: S cos instead of cos.
+    # At the fixed point of equal variances the guided noise of x_t = alpha theta is zero. If the negative branch
+    # lost its camera, guidance would amplify the pose: S cos instead of cos.
     pose = torch.deg2rad(views.cameras.azimuth).cos().double()
     fixed_point = (0.7 + (scale - 1) * 0.9 + pose).reshape(4, 1, 1, 1).expand(4, 3, 4, 4)
     x_t = expand(teacher.alpha(t), fixed_point) * fixed_point
@@ -100,7 +100,7 @@ def test_negative_branch_keeps_the_camera():
     torch.testing.assert_close(guided.eps, torch.zeros_like(x_t), atol=1e-9, rtol=0)
 
 
-def test_rows_of_the_arguments_have_to_agree():
+def test_arguments_must_have_equal_numbers_of_rows():
     teacher = prior()
     x_t, t = noised(4)
     views = views_of(teacher, 4)
@@ -110,7 +110,7 @@ def test_rows_of_the_arguments_have_to_agree():
         predict_each(teacher, x_t, t[:3], [views.positive], views.cameras)
 
 
-def test_batch_has_to_hold_whole_objects():
+def test_a_batch_must_contain_whole_objects():
     teacher = prior(4)
     x_t, t = noised(8)
     with pytest.raises(ValueError, match="4 views together and got 6"):

@@ -7,8 +7,8 @@ import torch
 from sds3d.guidance.hifa import HiFA, HiFAConfig
 from sds3d.guidance.multiview import MultiView, MultiViewConfig
 from sds3d.guidance.schedules import UniformSchedule
-from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, exact_prior, level, renders, seeded
+from tests.guidance.queries import queries_of
 from tests.guidance.views import views_of
 
 
@@ -28,7 +28,7 @@ def test_one_step_without_pixels_is_the_reconstruction(dtype, rescale):
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("steps", [2, 4])
 def test_deterministic_steps_by_their_closed_form(dtype, steps):
-    # Unguided and with eta = 0 each step is affine: y = x_t / alpha - m is multiplied, the last x0 is a share of it.
+    # Unguided and with eta = 0, each step multiplies y = x_t / alpha - m by a factor; the last x0 - m is a share of y.
     prior, x = exact_prior(dtype), renders(4, dtype)
     schedule = UniformSchedule(min=0.8, max=0.8)
     config = HiFAConfig(scale=1.0, denoising_steps=steps, eta=0.0, schedule=schedule)
@@ -46,7 +46,7 @@ def test_deterministic_steps_by_their_closed_form(dtype, steps):
 
 
 def test_ancestral_estimates_are_samples_of_the_posterior():
-    # Many steps from x_t end at draws from p(x | x_t): mean x0(x_t), variance s^2 sigma^2 / D.
+    # Many steps from x_t end at samples of p(x | x_t), with mean x0(x_t) and variance s^2 sigma^2 / D.
     prior, t = exact_prior(), 0.6
     x = torch.full((128, 3, 4, 4), 0.5, dtype=torch.float64)
     schedule = UniformSchedule(min=t, max=t)
@@ -81,7 +81,7 @@ def test_timesteps_fall_with_the_square_root(progress, t):
     torch.testing.assert_close(guided.t, torch.full((8,), t))
 
 
-def test_objects_are_their_own_and_seeds_repeat():
+def test_objects_are_independent_and_seeds_repeat():
     prior = exact_prior(n_views=4)
     rule, x = HiFA(HiFAConfig(scale=5.0), prior), renders(8)
     changed = torch.cat([x[:4], x[4:] + 1])
@@ -91,5 +91,5 @@ def test_objects_are_their_own_and_seeds_repeat():
     assert (first.gradient[4:] - other.gradient[4:]).abs().max() > 1e-3
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(HiFAConfig()) == {"view": 4, "bad": 4}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(HiFAConfig()) == {"view": 4, "bad": 4}

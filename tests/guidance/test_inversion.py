@@ -27,8 +27,8 @@ def test_inversion_by_its_discrete_closed_form(dtype):
 
 
 def test_small_steps_follow_the_ode():
-    # On N(m, s^2) the trajectory keeps (x_t - alpha m) / sqrt(D). Euler's error halves with the steps, so that twice
-    # the finer result less the coarser one is right to the second order.
+    # On N(m, s^2), (x_t - alpha m) / sqrt(D) is constant along the trajectory. Halving the step halves the Euler
+    # error, so twice the finer result minus the coarser one is accurate to second order.
     prior, x, t = exact_prior(), renders(), torch.full((4,), 0.6)
     alpha, sigma = prior.alpha(t)[0], prior.sigma(t)[0]
     expected = alpha * 0.8 + (alpha**2 * 0.25 + sigma**2).sqrt() * (x - 0.8) / 0.5
@@ -37,7 +37,7 @@ def test_small_steps_follow_the_ode():
     torch.testing.assert_close(2 * fine - coarse, expected, atol=1e-3, rtol=0)
 
 
-def test_sampling_undoes_inversion():
+def test_sampling_reverses_inversion():
     prior, x, t = exact_prior(), renders(), torch.full((4,), 0.7)
     returned = []
     for steps in (100, 200):
@@ -61,8 +61,8 @@ def test_a_step_with_true_predictions_moves_the_noise_level(dtype, to):
 
 @pytest.mark.parametrize("eta", [0.3, 1.0])
 @pytest.mark.parametrize(("t", "to"), [(0.6, 0.4), (0.4, 0.6), (0.05, 0.95)])
-def test_fresh_noise_is_ddims_share(eta, t, to):
-    # With predictions of 0 only the fresh noise is left: DDIM's eta sqrt((1 - a_s) / (1 - a_t)) sqrt(1 - a_t / a_s).
+def test_fresh_noise_has_the_scale_of_ddim(eta, t, to):
+    # With predictions of 0, only the fresh noise remains: DDIM's eta sqrt((1 - a_s) / (1 - a_t)) sqrt(1 - a_t / a_s).
     prior = exact_prior()
     zeros = torch.zeros(4, 3, 4, 4, dtype=torch.float64)
     times = torch.full((4,), t), torch.full((4,), to)
@@ -90,7 +90,7 @@ def test_noise_keeps_its_variance_with_eta():
 
 
 def test_ancestral_sampling_ends_at_the_distribution():
-    # eta = 1 on the exact prior: independent values, so moments over all of them are those of N(m, s^2).
+    # With eta = 1 on the exact prior all values are independent, so their moments are those of N(m, s^2).
     prior = exact_prior()
     x = torch.randn(256, 3, 4, 4, generator=seeded(4), dtype=torch.float64)
     cond = views_of(prior, 1).positive.repeat(256)
@@ -107,7 +107,7 @@ def test_eta_needs_a_generator():
 
 
 @pytest.mark.parametrize(("most", "stride", "steps"), [(0.9, 0.2, 5), (0.8, 0.2, 4), (0.1, 0.2, 1), (-0.1, 0.2, 1)])
-def test_numbers_of_strides(most, stride, steps):
+def test_number_of_strides(most, stride, steps):
     assert steps_of(most, stride) == steps
 
 

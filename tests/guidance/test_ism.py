@@ -6,21 +6,21 @@ import torch
 from sds3d.guidance.inversion import even_times
 from sds3d.guidance.ism import ISM, ISMConfig
 from sds3d.guidance.schedules import UniformSchedule
-from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, exact_prior, level, ode_factor, renders, seeded
+from tests.guidance.queries import queries_of
 from tests.guidance.views import views_of
 
 T = 0.6
 AT_T = UniformSchedule(min=T, max=T)
-T_EXACT = torch.tensor(T).double().item()  # as float32 holds it
+T_EXACT = torch.tensor(T).double().item()  # rounded to float32
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("n_views", [1, 4])
 @pytest.mark.parametrize(("interval", "strides"), [(0.1, 3), (0.2, 2)])  # ceil((t - interval) / 0.2)
 def test_by_its_discrete_closed_form(dtype, n_views, interval, strides):
-    # One Gaussian for all texts: y = x / alpha - m is multiplied along the trajectory, and eps = lambda y / (s^2 +
-    # lambda^2). The joint prior's common shift of all views has the variance s^2 (1 + (n - 1) rho).
+    # With one Gaussian for all texts, each step multiplies y = x / alpha - m by a factor, and eps = lambda y / (s^2 +
+    # lambda^2). Under a joint prior, a common shift of all views has the variance s^2 (1 + (n - 1) rho).
     prior = exact_prior(dtype, n_views, y=(0.8, 0.5), null=(0.8, 0.5))
     std = 0.5 * math.sqrt(1 + (n_views - 1) * prior.rho)
     x = renders(1, dtype).repeat(4, 1, 1, 1)
@@ -35,7 +35,7 @@ def test_by_its_discrete_closed_form(dtype, n_views, interval, strides):
 
 
 def test_small_strides_give_the_interval_of_the_ode():
-    # G = (theta - m) / s (sigma_t / sqrt(D_t) - sigma_s / sqrt(D_s)), but for the one step of the interval itself.
+    # G = (theta - m) / s (sigma_t / sqrt(D_t) - sigma_s / sqrt(D_s)), up to the single step over the interval.
     prior, x = exact_prior(y=(0.8, 0.5), null=(0.8, 0.5)), renders()
     config = ISMConfig(interval=0.02, stride=0.002, weighting="uniform", schedule=AT_T)
     gradient = ISM(config, prior)(x, views_of(prior, 4), 0.0, seeded()).gradient
@@ -47,7 +47,7 @@ def test_small_strides_give_the_interval_of_the_ode():
     torch.testing.assert_close(gradient, expected, atol=2e-4, rtol=0.03)
 
 
-def test_it_vanishes_with_the_interval():
+def test_the_gradient_vanishes_with_the_interval():
     prior, x = exact_prior(y=(0.8, 0.5), null=(0.8, 0.5)), renders()
     sizes = []
     for interval in (0.04, 0.02, 0.01):
@@ -60,7 +60,7 @@ def test_it_vanishes_with_the_interval():
 
 
 def test_inversion_is_unconditional_and_guidance_is_not():
-    # S = 0 leaves the text out altogether; the slope in S is the direction of guidance at x_t.
+    # S = 0 ignores the text; the slope in S is the direction of guidance at x_t.
     prior, x = exact_prior(), renders()
     other = exact_prior(y=(-3.0, 0.2))
     views = views_of(prior, 4), views_of(other, 4)
@@ -71,7 +71,7 @@ def test_inversion_is_unconditional_and_guidance_is_not():
     assert (guided.gradient - first.gradient).abs().max() > 0.01
 
 
-def test_only_t_is_random_and_objects_are_their_own():
+def test_only_t_is_random_and_objects_are_independent():
     prior = exact_prior(n_views=4)
     rule = ISM(ISMConfig(schedule=UniformSchedule(min=0.1, max=0.9)), prior)
     x = renders(8)
@@ -90,8 +90,8 @@ def test_t_below_the_interval_starts_from_the_render_itself():
     torch.testing.assert_close(gradient, lam / (0.25 + lam**2) * (x - 0.8), atol=1e-9, rtol=1e-9)
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(ISMConfig()) == {"view": 1, "bad": 1, "": 5 + 1}  # ceil(900 / 200) strides, and at s itself
+def test_queries_of_the_prior_per_view():
+    assert queries_of(ISMConfig()) == {"view": 1, "bad": 1, "": 5 + 1}  # ceil(900 / 200) strides, plus one call at s
 
 
 def test_the_default_weight_is_the_published_one():

@@ -5,8 +5,8 @@ from sds3d.guidance.multiview import MultiView, MultiViewConfig
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.guidance.asking import asked_by
 from tests.guidance.exact import ExactPrior
+from tests.guidance.queries import queries_of
 from tests.guidance.views import views_of
 
 
@@ -71,7 +71,7 @@ def test_following_the_estimate_leads_to_the_mean():
     assert (x.mean(dim=(0, 1)) - mean.mean(dim=0)).abs().mean() < 0.05
 
 
-def test_a_plain_prior_will_do():
+def test_a_single_view_prior_works():
     prior = GaussianPrior({"y": Gaussian(0.5, 0.3), "": Gaussian(0.5, 0.4)})
     guided = MultiView(MultiViewConfig(), prior)(torch.rand(3, 3, 8, 8), views_of(prior, 3), 0.0, seeded())
     assert guided.t.unique().numel() == 3
@@ -89,5 +89,5 @@ def test_one_seed_one_target():
     assert rule.state_dict() == {}
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(MultiViewConfig()) == {"view": 1, "bad": 1}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(MultiViewConfig()) == {"view": 1, "bad": 1}

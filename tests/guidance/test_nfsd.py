@@ -5,13 +5,13 @@ from torch import Tensor
 from sds3d.guidance.csd import CSD, CSDConfig
 from sds3d.guidance.nfsd import NFSD, NFSDConfig
 from sds3d.guidance.schedules import UniformSchedule
-from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, ExactPrior, exact_prior, renders, seeded
+from tests.guidance.queries import queries_of
 from tests.guidance.views import views_of
 
 
 def three_predictions(prior: ExactPrior, x: Tensor, config: NFSDConfig) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Timesteps, eps of positive, negative and null, and w, under the rule's own draws."""
+    """Return timesteps, eps for the positive, negative and null text, and w, from the same random draws as the rule."""
     generator = seeded()
     t = config.schedule.sample(0.0, len(x), prior.n_views, generator)
     eps = torch.randn(x.shape, generator=generator).to(x)
@@ -36,7 +36,7 @@ def test_by_its_formula(dtype, n_views, low, high):
         torch.testing.assert_close(gradient[b], expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
-def test_without_a_negative_prompt_guidance_is_left_above_the_threshold():
+def test_without_a_negative_prompt_only_guidance_remains_above_the_threshold():
     prior, x = exact_prior(), renders()
     schedule = UniformSchedule(min=0.2, max=0.98)
     nfsd = NFSD(NFSDConfig(scale=3.0, schedule=schedule), prior)(x, views_of(prior, 4), 0.0, seeded())
@@ -44,8 +44,8 @@ def test_without_a_negative_prompt_guidance_is_left_above_the_threshold():
     torch.testing.assert_close(nfsd.gradient, 3 * csd.gradient, atol=1e-9, rtol=1e-9)
 
 
-def test_no_injected_noise_is_taken_off():
-    # At hardly any noise eps_null vanishes with sigma on the exact prior; the injected noise, of size 1, would not.
+def test_injected_noise_is_not_subtracted():
+    # Near t = 0, eps_null vanishes with sigma on the exact prior; injected noise, of size 1, would not.
     prior = exact_prior(null=(0.8, 0.5))
     config = NFSDConfig(weighting="uniform", schedule=UniformSchedule(min=1e-4, max=1e-4))
     gradient = NFSD(config, prior)(renders(), views_of(prior, 4), 0.0, seeded()).gradient
@@ -53,5 +53,5 @@ def test_no_injected_noise_is_taken_off():
     assert gradient.abs().max() < 1e-2
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(NFSDConfig()) == {"view": 1, "bad": 1, "": 1}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(NFSDConfig()) == {"view": 1, "bad": 1, "": 1}

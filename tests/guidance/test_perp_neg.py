@@ -15,13 +15,13 @@ from sds3d.priors.base import Prediction, add_noise, expand
 from sds3d.priors.gaussian import Gaussian
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.prompts.prompt import VIEWS, PromptConfig, encode_prompt
-from tests.guidance.asking import Overheard, views_by_words
 from tests.guidance.exact import TOLERANCE, ExactPrior, exact_prior, renders, seeded
+from tests.guidance.queries import CountingPrior, views_by_text
 from tests.guidance.views import views_of
 
 
 def prior_with_views(dtype: torch.dtype = torch.float64, n_views: int = 1, spread: float = 1.0) -> ExactPrior:
-    """Every view's text has its own random mean."""
+    """Return a prior with its own random mean for each view's text."""
     means = torch.randn(6, 3, 4, 4, generator=seeded(5), dtype=dtype)
     prompts = {f"y, {view} view": Gaussian(spread * means[i], 0.5) for i, view in enumerate(VIEWS)}
     prompts |= {"y": Gaussian(means[4], 0.5), "": Gaussian(means[5], 0.5)}
@@ -33,7 +33,7 @@ def decay(r: float, a: float, b: float, c: float) -> float:
 
 
 def rows(condition: Conditioning, prior: ExactPrior) -> Tensor:
-    """Means of a conditioning, (B, E)."""
+    """Return the means of a conditioning, (B, E)."""
     return condition.hidden[..., 0]
 
 
@@ -56,7 +56,7 @@ def test_texts_and_weights(azimuth):
     for given_text, expected in zip(texts.negatives, negatives, strict=True):
         assert torch.equal(rows(given_text, prior)[0], expected)
     torch.testing.assert_close(texts.weights, torch.tensor([weights]), atol=1e-5, rtol=0)
-    assert texts.weights.max() < 1e-3  # negatives repel, but for the rounding of the paper's constants
+    assert texts.weights.max() < 1e-3  # negatives repel, within the rounding of the paper's constants
 
 
 def test_exact_views_do_not_repel_their_own_word():
@@ -66,7 +66,7 @@ def test_exact_views_do_not_repel_their_own_word():
     assert weights[1, 0].abs() < 1e-3  # the side from the side
 
 
-def test_from_above_nothing_repels():
+def test_overhead_views_have_no_negatives():
     prior = prior_with_views()
     texts = perp_neg_texts(encode_prompt(prior, "y", PromptConfig()), orbit([10.0, 100.0], elevation=80.0))
     assert torch.equal(texts.weights, torch.zeros(2, 2))
@@ -98,7 +98,7 @@ def test_by_its_formula(dtype, n_views):
 
 @settings(max_examples=30, deadline=None)
 @given(azimuth=st.floats(0, 360), t=st.floats(0.05, 0.95))
-def test_what_is_added_is_perpendicular(azimuth, t):
+def test_the_added_part_is_perpendicular(azimuth, t):
     prior = prior_with_views()
     views, x_t, times = views_of(prior, 1, cameras=orbit([azimuth])), renders(1), torch.tensor([t])
     got = perp_neg_prediction(prior, x_t, times, views, 5.0)
@@ -107,8 +107,8 @@ def test_what_is_added_is_perpendicular(azimuth, t):
     assert (added * direction).sum().abs() < 1e-9 * direction.square().sum() + 1e-9
 
 
-def test_equal_words_make_it_plain_guidance():
-    # With one text for all views every negative is parallel to the positive: nothing is perpendicular.
+def test_equal_texts_give_plain_guidance():
+    # With one text for all views every negative is parallel to the positive, so nothing is perpendicular.
     prior = exact_prior()
     views, x_t, t = views_of(prior, 4), renders(), torch.tensor([0.2, 0.4, 0.6, 0.8])
     plain = combine(*predict_each(prior, x_t, t, [views.positive, views.negative], views.cameras), 7.5)
@@ -117,7 +117,7 @@ def test_equal_words_make_it_plain_guidance():
     torch.testing.assert_close(got.x0, plain.x0, atol=1e-9, rtol=1e-9)
 
 
-def test_without_a_direction_there_is_no_nan():
+def test_a_zero_direction_gives_no_nan():
     prior = exact_prior(null=(0.8, 0.5))
     views, x_t, t = views_of(prior, 2), renders(2), torch.full((2,), 0.5)
     got = perp_neg_prediction(prior, x_t, t, views, 7.5)
@@ -125,7 +125,7 @@ def test_without_a_direction_there_is_no_nan():
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.5])
-def test_sds_takes_it_as_an_option(rescale):
+def test_sds_with_perp_neg(rescale):
     prior = prior_with_views()
     views, x = views_of(prior, 4, cameras=turntable(4)), renders()
     schedule = UniformSchedule(min=0.5, max=0.5)
@@ -135,14 +135,14 @@ def test_sds_takes_it_as_an_option(rescale):
     assert guided.gradient is not None
     assert guided.x0 is not None
     assert plain.gradient is not None
-    # x0 and the gradient are one prediction of the noised render: x - x0 = sigma / alpha (eps - noise).
+    # x0 and the gradient come from the same prediction: x - x0 = sigma / alpha (eps - noise).
     torch.testing.assert_close(x - guided.x0, guided.gradient, atol=1e-9, rtol=1e-9)  # sigma = alpha at t = 0.5
     assert (guided.gradient - plain.gradient).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("n_views", [1, 4])
-def test_rescale_gives_it_the_spread_of_the_text_alone(n_views):
-    """x0 (1 + phi (f - 1)), f = std(x0_y) / std(x0) over an object's views, for phi = 1 and 1/2."""
+def test_rescale_gives_the_spread_of_the_conditional_estimate(n_views):
+    """x0 becomes x0 (1 + phi (f - 1)), f = std(x0_y) / std(x0) over an object's views, for phi = 1 and 1/2."""
     prior = prior_with_views(n_views=n_views)
     views, x = views_of(prior, 4, cameras=turntable(4)), renders()
     config = SDSConfig(scale=5.0, perp_neg=True, schedule=UniformSchedule(min=0.5, max=0.5))
@@ -155,16 +155,16 @@ def test_rescale_gives_it_the_spread_of_the_text_alone(n_views):
     generator = seeded()
     t = config.schedule.sample(0.0, 4, n_views, generator)
     x_t = add_noise(prior, x, draw_noise(x, generator), t)
-    asked = prior.predict(x_t, t, perp_neg_texts(views.prompt, views.cameras).positive, views.cameras).x0
+    positive = prior.predict(x_t, t, perp_neg_texts(views.prompt, views.cameras).positive, views.cameras).x0
     plain, full = estimate(0.0), estimate(1.0)
-    spreads = [x0.reshape(4 // n_views, -1).std(dim=1) for x0 in (full, asked, plain)]
+    spreads = [x0.reshape(4 // n_views, -1).std(dim=1) for x0 in (full, positive, plain)]
     torch.testing.assert_close(spreads[0], spreads[1], atol=1e-9, rtol=1e-9)
     assert (spreads[2] - spreads[1]).abs().min() > 0.1
     torch.testing.assert_close(estimate(0.5), (plain + full) / 2, atol=1e-9, rtol=1e-9)
 
 
 class Counting(ExactPrior):
-    """Notes how many rows each call has."""
+    """Records how many rows each call has."""
 
     rows: tuple[int, ...] = ()
 
@@ -173,14 +173,14 @@ class Counting(ExactPrior):
         return super().predict(x_t, t, cond, cameras)
 
 
-def test_the_prior_is_asked_once_with_four_texts_a_view():
+def test_the_prior_is_called_once_with_four_texts_per_view():
     prior = Counting({"y": Gaussian(0.8, 0.5), "": Gaussian(0.3, 0.5)}, (3, 4, 4), dtype=torch.float64)
     SDS(SDSConfig(perp_neg=True), prior)(renders(), views_of(prior, 4), 0.0, seeded())
     assert prior.rows == (16,)
 
 
-def test_the_negative_prompt_is_asked_in_place_of_the_empty_one():
-    prior, config = Overheard(), SDSConfig(perp_neg=True)
-    config.make(prior)(torch.rand(4, 3, 4, 4), views_by_words(prior, config), 0.0, seeded())
-    assert prior.asked["bad"] == 4
-    assert prior.asked[""] == 0
+def test_the_negative_prompt_replaces_the_empty_one():
+    prior, config = CountingPrior(), SDSConfig(perp_neg=True)
+    config.make(prior)(torch.rand(4, 3, 4, 4), views_by_text(prior, config), 0.0, seeded())
+    assert prior.queries["bad"] == 4
+    assert prior.queries[""] == 0

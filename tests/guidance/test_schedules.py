@@ -45,7 +45,7 @@ def test_annealed_stays_in_its_window(start, end, until, progress):
     assert high <= max(start[1], end[1]) + 1e-9
 
 
-def test_annealed_window_moves_linearly_and_then_rests():
+def test_annealed_window_moves_linearly_and_then_stays():
     schedule = AnnealedSchedule(min=(0.6, 0.05), max=(0.98, 0.45), until=0.85)
     assert schedule.window(0.0) == (0.6, 0.98)
     assert schedule.window(0.425) == pytest.approx((0.325, 0.715))
@@ -65,7 +65,7 @@ def test_views_of_an_object_share_their_timestep():
     assert t[:, 0].unique().numel() == 3
 
 
-def test_single_views_have_their_own():
+def test_single_views_have_their_own_timestep():
     assert UniformSchedule().sample(0.0, 8, 1, generator()).unique().numel() == 8
 
 
@@ -76,7 +76,7 @@ def test_one_seed_one_draw():
     assert not torch.equal(first, other)
 
 
-def test_batch_has_to_hold_whole_objects():
+def test_a_batch_must_contain_whole_objects():
     with pytest.raises(ValueError, match="4 views together and got 6"):
         UniformSchedule().sample(0.0, 6, 4, generator())
 
@@ -107,7 +107,7 @@ def test_wrong_settings_are_refused(wrong):
         TypeAdapter(Schedule).validate_python(wrong)
 
 
-def test_the_name_tells_schedules_apart_and_round_trips():
+def test_schedules_round_trip_by_name():
     adapter = TypeAdapter(Schedule)
     for schedule in (
         UniformSchedule(max=0.5),
@@ -150,7 +150,7 @@ def test_two_knots_at_one_progress_are_a_hard_switch():
         assert schedule.window(progress) == pytest.approx((0.02, 0.5))
 
 
-def test_equal_ends_make_a_deterministic_broken_line():
+def test_equal_bounds_make_a_deterministic_polyline():
     schedule = PiecewiseSchedule(knots=((0.0, 0.98, 0.98), (0.5, 0.6, 0.6), (1.0, 0.3, 0.3)))
     for progress, expected in ((0.0, 0.98), (0.25, 0.79), (0.5, 0.6), (0.75, 0.45), (1.0, 0.3)):
         t = schedule.sample(progress, 8, 4, generator())
@@ -181,7 +181,7 @@ def weights(schedule: DreamTimeSchedule, t: np.ndarray) -> np.ndarray:
 
 @settings(deadline=None, max_examples=50)
 @given(schedule=dreamtimes(), progress=st.floats(0, 1))
-def test_dreamtime_leaves_the_progress_above_it(schedule, progress):
+def test_the_weight_above_dreamtimes_t_is_the_progress(schedule, progress):
     t, same = schedule.window(progress)
     assert t == same
     assert schedule.min <= t <= schedule.max
@@ -197,7 +197,7 @@ def test_dreamtime_leaves_the_progress_above_it(schedule, progress):
 
 @settings(deadline=None, max_examples=50)
 @given(schedule=dreamtimes(), progress=st.tuples(st.floats(0, 1), st.floats(0, 1)))
-def test_dreamtime_only_falls(schedule, progress):
+def test_dreamtime_never_rises(schedule, progress):
     earlier, later = sorted(progress)
     assert schedule.window(later)[0] <= schedule.window(earlier)[0] + 1e-9
 

@@ -3,8 +3,8 @@ import torch
 
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sdi import SDI, SDIConfig
-from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, exact_prior, level, ode_factor, renders, seeded
+from tests.guidance.queries import queries_of
 from tests.guidance.views import views_of
 
 AT_T = UniformSchedule(min=0.6, max=0.6)
@@ -13,7 +13,7 @@ T_EXACT = torch.tensor(0.6).double().item()
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_target_by_its_discrete_closed_form(dtype):
-    # Without guidance: x_t / alpha - m = f (x - m) along the trajectory, and x0 - m = s^2 / (s^2 + lambda^2) of that.
+    # Without guidance, y = x_t / alpha - m = f (x - m) along the trajectory, and x0 - m = s^2 / (s^2 + lambda^2) y.
     prior, x = exact_prior(dtype), renders(4, dtype)
     config = SDIConfig(scale=1.0, inversion_scale=1.0, eta=0.0, schedule=AT_T)
     guided = SDI(config, prior)(x, views_of(prior, 4), 0.0, seeded())
@@ -25,7 +25,7 @@ def test_target_by_its_discrete_closed_form(dtype):
 
 
 def test_target_of_the_exact_inversion():
-    # m + (theta - m) alpha s / sqrt(D): a contraction, from which DDIM leads back to theta.
+    # Exact inversion gives x0 = m + (theta - m) alpha s / sqrt(D), with D = alpha^2 s^2 + sigma^2.
     prior, x = exact_prior(), renders()
     config = SDIConfig(scale=1.0, inversion_scale=1.0, inversion_steps=400, eta=0.0, schedule=AT_T)
     x0 = SDI(config, prior)(x, views_of(prior, 4), 0.0, seeded()).x0
@@ -34,9 +34,9 @@ def test_target_of_the_exact_inversion():
     torch.testing.assert_close(x0, expected, atol=5e-3, rtol=5e-3)
 
 
-def test_the_opposite_scale_takes_guidance_back():
-    # Equal variances: guidance by S means a Gaussian of mean m_null + S (m - m_null). The inversion under S' and the
-    # estimate under S leave x0 = m_S + c ((x - m_S') f), each with its own mean.
+def test_inversion_with_the_opposite_scale():
+    # With equal variances, guidance by S is a Gaussian with the mean m_S = m_null + S (m - m_null). Inversion by S'
+    # gives y = m_S' + f (x - m_S'), and the estimate by S gives x0 = m_S + s^2 / (s^2 + lambda^2) (y - m_S).
     prior, x = exact_prior(null=(0.3, 0.5)), renders()
     config = SDIConfig(scale=7.5, inversion_scale=-7.5, eta=0.0, schedule=AT_T)
     x0 = SDI(config, prior)(x, views_of(prior, 4), 0.0, seeded()).x0
@@ -73,8 +73,8 @@ def test_default_timesteps_fall_with_a_jitter():
         assert rule.config.schedule.window(progress) == pytest.approx((low, high))
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(SDIConfig()) == {"view": 10 + 1, "bad": 10 + 1}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(SDIConfig()) == {"view": 10 + 1, "bad": 10 + 1}
 
 
 def test_defaults_are_the_published_ones():

@@ -1,8 +1,8 @@
 """SDS against closed forms on the exact Gaussian prior.
 
 For x = theta, E[eps_S - eps] = S k (theta - m) - (S - 1) k_u (theta - m_u) with k = alpha sigma / D.
-The gradient is affine in the noise, and with theta and both means negated it changes its sign except for the
-noise: half the difference of the two, under one seed, is the exact expectation.
+The gradient is affine in the noise. Negating theta and both means changes the sign of every term but the noise, so
+half the difference of the two gradients, under one seed, is the exact expectation.
 """
 
 import pytest
@@ -14,8 +14,8 @@ from torch import Tensor
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.guidance.asking import asked_by
 from tests.guidance.exact import ExactPrior, FlowPrior, NoSignal, exact_prior, renders, seeded
+from tests.guidance.queries import queries_of
 from tests.guidance.views import views_of
 
 M, M_NULL, STD, STD_NULL = 0.8, 0.3, 0.5, 0.9
@@ -33,7 +33,7 @@ def expected_gradient(
     n_views: int = 1,
     kind: type[ExactPrior] = ExactPrior,
 ) -> Tensor:
-    """The rule's gradient with the noise averaged out exactly."""
+    """Return the rule's gradient with the noise averaged out exactly."""
     gradients = []
     for sign in (1.0, -1.0):
         prior = kind(
@@ -55,11 +55,11 @@ def expected_gradient(
 @pytest.mark.parametrize("n_views", [1, 4])
 def test_fixed_point_of_equal_variances(dtype, tolerance, weighting, n_views):
     scale = 3.0
-    config = SDSConfig(scale=scale, weighting=weighting)  # t in [0.02, 0.98], its own for each object
+    config = SDSConfig(scale=scale, weighting=weighting)  # each object has its own t in [0.02, 0.98]
     theta = torch.full((4, 3, 2, 2), M + (scale - 1) * (M - M_NULL), dtype=dtype)
     gradient = expected_gradient(theta, config, M, M_NULL, STD, STD, n_views)
     assert gradient.abs().max() < tolerance
-    # ... and the other convention's fixed point, m + S (m - m_u), is none.
+    # m + S (m - m_u), the fixed point under the other convention of guidance, is not a fixed point here.
     assert expected_gradient(theta + (M - M_NULL), config, M, M_NULL, STD, STD, n_views).abs().min() > 1e-3
 
 
@@ -76,7 +76,7 @@ def test_expected_gradient(scale, mean, mean_null, theta, t):
 
 
 def slopes(t: float) -> tuple[float, float]:
-    """k = alpha sigma / D of both branches under the cosine schedule, at the float32 that stands for t."""
+    """Return k = alpha sigma / D of both branches under the cosine schedule, at t rounded to float32."""
     angle = torch.tensor(t, dtype=torch.float32).double() * torch.pi / 2
     alpha, sigma = angle.cos().item(), angle.sin().item()
     k, k_null = (alpha * sigma / (alpha**2 * std**2 + sigma**2) for std in (STD, STD_NULL))
@@ -96,23 +96,23 @@ def test_fixed_point_of_unequal_variances(t):
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.8])
 @pytest.mark.parametrize("n_views", [1, 4])
 def test_the_fixed_point_of_a_rectified_flow_is_the_same(t, n_views):
-    """m + (S - 1) (m - m_u) for equal variances, and around it the slope k = lambda / (s^2 + lambda^2).
+    """It is m + (S - 1) (m - m_u) for equal variances, with the slope k = lambda / (v + lambda^2) around it.
 
-    lambda = t / (1 - t); for a shift of all n views together, s^2 is s^2 (1 + (n - 1) rho).
+    lambda = t / (1 - t), and v = s^2 (1 + (n - 1) rho) for a common shift of all n views.
     """
     config = SDSConfig(scale=3.0, weighting="uniform", schedule=UniformSchedule(min=t, max=t))
     fixed_point, variance = M + 2.0 * (M - M_NULL), STD**2 * (1 + (n_views - 1) * 0.6)
     for offset in (0.0, 0.7):
         theta = torch.full((4, 3, 2, 2), fixed_point + offset, dtype=torch.float64)
         gradient = expected_gradient(theta, config, M, M_NULL, STD, STD, n_views, FlowPrior)
-        exact = torch.tensor(t).double().item()  # the float32 that stands for t
+        exact = torch.tensor(t).double().item()  # t rounded to float32
         level = exact / (1 - exact)
         expected = torch.full_like(theta, level / (variance + level**2) * offset)
         torch.testing.assert_close(gradient, expected, atol=1e-9, rtol=1e-9)
 
 
-def test_on_a_rectified_flow_it_is_the_error_of_the_velocity():
-    """eps_S - eps = (1 - t) (v_S - (eps - x)), with v = E[eps - x | x_t] worked out by itself."""
+def test_on_a_rectified_flow_it_is_the_velocity_error():
+    """eps_S - eps = (1 - t) (v_S - (eps - x)), with v = E[eps - x | x_t] computed independently."""
     prior, x = exact_prior(kind=FlowPrior), renders()
     guided = SDS(SDSConfig(scale=4.0, weighting="uniform"), prior)(x, views_of(prior, 4), 0.0, seeded())
     generator = seeded()
@@ -124,8 +124,8 @@ def test_on_a_rectified_flow_it_is_the_error_of_the_velocity():
         slope = (t - (1 - t) * std**2) / ((1 - t) ** 2 * std**2 + t**2)  # cov(eps - x, x_t) / var(x_t)
         return -mean + slope * (x_t - (1 - t) * mean)
 
-    asked, null = velocity(0.8, 0.5), velocity(0.3, 0.9)
-    expected = (1 - t) * (null + 4.0 * (asked - null) - (eps - x))
+    positive, null = velocity(0.8, 0.5), velocity(0.3, 0.9)
+    expected = (1 - t) * (null + 4.0 * (positive - null) - (eps - x))
     torch.testing.assert_close(guided.gradient, expected, atol=1e-9, rtol=1e-9)
 
 
@@ -173,7 +173,7 @@ def test_weighting_scales_each_sample():
 
 @pytest.mark.parametrize("n_views", [1, 4])
 @pytest.mark.parametrize("rescale", [0.0, 0.5])
-def test_objects_of_a_batch_do_not_touch_each_other(n_views, rescale):
+def test_objects_of_a_batch_are_independent(n_views, rescale):
     prior = GaussianPrior(
         {"y": Gaussian(M, STD), "": Gaussian(M_NULL, STD_NULL)}, (3, 4, 4), n_views=n_views, rho=0.5 * (n_views > 1)
     )
@@ -206,11 +206,11 @@ def test_the_rule_has_no_state():
     rule.load_state_dict({})
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(SDSConfig()) == {"view": 1, "bad": 1}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(SDSConfig()) == {"view": 1, "bad": 1}
 
 
-def test_gradients_weighted_by_lambda_are_finite_where_no_signal_is_left():
+def test_gradients_weighted_by_lambda_are_finite_without_signal():
     prior = exact_prior(kind=NoSignal)
     guided = SDS(SDSConfig(weighting="lambda"), prior)(renders(), views_of(prior, len(renders())), 0.5, seeded())
     assert guided.gradient is not None

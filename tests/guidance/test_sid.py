@@ -1,4 +1,4 @@
-"""SiD against its closed form for Gaussians, through both networks."""
+"""SiD against its closed form for Gaussians, with gradients through both networks."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from sds3d.guidance.sid import SiD, SiDConfig
 from sds3d.guidance.variational import VariationalConfig
 from sds3d.priors.base import expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.guidance.asking import asked_by
+from tests.guidance.queries import queries_of
 from tests.guidance.scores import Known, normal, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
@@ -31,7 +31,7 @@ def phi_of(prior: GaussianPrior) -> Known:
 @DTYPES
 @pytest.mark.parametrize("a", [0.0, 1.0, 1.2])
 def test_the_gradient_goes_through_both_networks(dtype, tolerance, a):
-    """Clean estimates f = m + A (x_t - alpha m) with A = alpha s^2 / D, and likewise f_phi with B."""
+    """The clean estimate is f = m + A (x_t - alpha m) with A = alpha s^2 / D; f_phi has the same form with B."""
     prior, x, seen = prior_of(dtype), torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype), []
 
     def known(x_t, t, cond, cameras):
@@ -55,14 +55,16 @@ def test_the_gradient_goes_through_both_networks(dtype, tolerance, a):
 
 
 @DTYPES
-def test_each_network_has_a_scale_of_its_own(dtype, tolerance):
-    """Of equal spreads, guidance by S is asking for the mean m_null + S (m - m_null): of phi away from the empty text,
-    of the prior from the negative one."""
+def test_each_network_has_its_own_scale(dtype, tolerance):
+    """With equal spreads, guidance by S is the same as the mean m_null + S (m - m_null) without guidance.
 
-    def gradient(scale: float, fake_scale: float, prior: GaussianPrior, asked: float, null: float) -> Tensor:
+    For phi, null is the empty text; for the prior it is the negative prompt.
+    """
+
+    def gradient(scale: float, fake_scale: float, prior: GaussianPrior, positive: float, null: float) -> Tensor:
         def phi(x_t, t, cond, cameras):
             empty = (cond.hidden[:, 0, 0] == -1.0).to(dtype)  # (B,)
-            return normal(prior, expand(asked + empty * (null - asked), x_t), Q_STD, x_t, t)
+            return normal(prior, expand(positive + empty * (null - positive), x_t), Q_STD, x_t, t)
 
         x, views = torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype), views_of(prior, 8, negative="bad")
         config = SiDConfig(scale=scale, fake_scale=fake_scale, variational=FROZEN)
@@ -74,8 +76,8 @@ def test_each_network_has_a_scale_of_its_own(dtype, tolerance):
         prompts = {"y": Gaussian(mean, STD), "bad": Gaussian(0.3, STD), "": Gaussian(-1.0, STD)}
         return GaussianPrior(prompts, (3, 4, 4), dtype=dtype)
 
-    ours = gradient(3.0, 2.0, prior_at(M), asked=0.5, null=0.1)
-    theirs = gradient(1.0, 1.0, prior_at(0.3 + 3.0 * (M - 0.3)), asked=0.1 + 2.0 * (0.5 - 0.1), null=0.0)
+    ours = gradient(3.0, 2.0, prior_at(M), positive=0.5, null=0.1)
+    theirs = gradient(1.0, 1.0, prior_at(0.3 + 3.0 * (M - 0.3)), positive=0.1 + 2.0 * (0.5 - 0.1), null=0.0)
     torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
 
 
@@ -98,7 +100,7 @@ def test_the_gradient_is_that_of_the_loss_by_finite_differences():
         omega = (moved - real).abs().mean() if omega is None else omega
         return ((real - fake) * (fake - moved)).sum() / omega
 
-    loss(0.0)  # omega is held fixed
+    loss(0.0)  # the loss treats omega as constant
     numeric = (loss(1e-4) - loss(-1e-4)) / 2e-4
     assert t_and_noise.gradient is not None
     torch.testing.assert_close((t_and_noise.gradient * direction).sum(), numeric, rtol=1e-7, atol=1e-7)
@@ -106,7 +108,7 @@ def test_the_gradient_is_that_of_the_loss_by_finite_differences():
 
 @pytest.mark.parametrize("t", [0.2, 0.5, 0.8])
 def test_with_phi_exact_the_cross_term_is_zero(t):
-    """E (f - f_phi) . (f_phi - x) = 0 where f_phi is the mean of x given x_t: the loss of a = 1 has no bias."""
+    """E (f - f_phi) . (f_phi - x) = 0 if f_phi is the mean of x given x_t, so the loss with a = 1 has no bias."""
     prior = GaussianPrior({"y": Gaussian(M, STD), "": Gaussian(0.3, 0.9)}, (3, 64, 64))
     x = Q_MEAN + Q_STD * torch.randn(64, 3, 64, 64, generator=seeded(3))
     views, schedule = views_of(prior, 64), UniformSchedule(min=t, max=t)
@@ -115,18 +117,18 @@ def test_with_phi_exact_the_cross_term_is_zero(t):
         rule = SiD(SiDConfig(scale=1.0, alpha=a, schedule=schedule, variational=FROZEN), prior, phi_of(prior))
         return rule(x, views, 0.0, seeded()).metrics["loss"]
 
-    # The loss is the cross term at a = 1 and differs from it by (1 - a) E |f - f_phi|^2 / omega elsewhere.
+    # The loss is the cross term plus (1 - a) E |f - f_phi|^2 / omega, which is zero at a = 1.
     assert abs(loss(1.0)) < 0.02 * abs(loss(0.0))
 
 
-def test_nothing_moves_when_the_renders_are_the_priors_own():
+def test_the_gradient_is_zero_if_phi_equals_the_prior():
     prior = prior_of(torch.float64)
     x = torch.rand(4, 3, 4, 4, dtype=torch.float64)
     gradient = SiD(SiDConfig(scale=1.0, variational=FROZEN), prior)(x, views_of(prior, 4), 0.0, seeded()).gradient
     torch.testing.assert_close(gradient, torch.zeros_like(x), atol=1e-9, rtol=0)
 
 
-def test_the_weights_of_phi_are_not_touched_by_the_scene():
+def test_the_scene_gradient_does_not_reach_the_weights_of_phi():
     prior = prior_of()
     rule = SiD(SiDConfig(variational=FROZEN), prior)
     rule(torch.rand(4, 3, 4, 4), views_of(prior, 4), 0.0, seeded()).learned()
@@ -134,17 +136,17 @@ def test_the_weights_of_phi_are_not_touched_by_the_scene():
 
 
 @pytest.mark.parametrize("fake_scale", [1.0, 2.0])
-def test_a_stop_changes_nothing(fake_scale):
+def test_resuming_changes_nothing(fake_scale):
     prior = prior_of()
     config = SiDConfig(fake_scale=fake_scale, variational=VariationalConfig(lr=0.01, text_dropout=0.1))
     assert resumes_bit_identically(lambda: SiD(config, prior), views_of(prior, 4), torch.rand(4, 3, 4, 4))
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(SiDConfig()) == {"view": 1, "bad": 1}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(SiDConfig()) == {"view": 1, "bad": 1}
 
 
-def test_phi_is_not_asked_what_it_never_learns() -> None:
+def test_phi_must_be_trained_for_every_way_it_is_queried() -> None:
     with pytest.raises(ValidationError, match=r"asks phi without.*text_dropout"):
         SiDConfig(fake_scale=2.0)
-    SiDConfig(fake_scale=2.0, variational=FROZEN)  # another's network is as it is
+    SiDConfig(fake_scale=2.0, variational=FROZEN)  # allowed: phi is not trained here

@@ -4,8 +4,8 @@ import torch
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.guidance.sjc import SJC, SJCConfig
-from tests.guidance.asking import asked_by
 from tests.guidance.exact import TOLERANCE, exact_prior, level, renders, seeded
+from tests.guidance.queries import queries_of
 from tests.guidance.views import views_of
 
 SCHEDULE = UniformSchedule(min=0.1, max=0.97)
@@ -13,7 +13,7 @@ SCHEDULE = UniformSchedule(min=0.1, max=0.97)
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("n_views", [1, 4])
-def test_with_the_variance_reduced_it_is_sds(dtype, n_views):
+def test_the_variance_reduced_variant_is_sds(dtype, n_views):
     prior = exact_prior(dtype, n_views)
     x, views = renders(8, dtype), views_of(prior, 8)
     sjc = SJC(SJCConfig(scale=3.0, schedule=SCHEDULE), prior)(x, views, 0.0, seeded())
@@ -38,8 +38,8 @@ def test_the_variants_differ_by_the_noise(dtype):
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_unguided_score_of_a_gaussian(dtype):
-    # E over the noise of eps_hat is k (x - m), k = lambda / (s^2 + lambda^2); here it is exact for noise and its
-    # opposite, which mirrored renders of the mirrored Gaussian see.
+    # The mean of eps_hat over the noise is k (x - m), k = lambda / (s^2 + lambda^2). Mirroring renders and Gaussian
+    # under the same noise averages the noise out exactly.
     gradients = []
     for sign in (1.0, -1.0):
         prior = exact_prior(dtype, y=(sign * 0.8, 0.5), null=(0.0, 0.5))
@@ -61,5 +61,5 @@ def test_weights(weighting):
     torch.testing.assert_close(weighted.gradient, factor * plain.gradient, atol=1e-9, rtol=1e-9)
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(SJCConfig()) == {"view": 1, "bad": 1}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(SJCConfig()) == {"view": 1, "bad": 1}

@@ -1,7 +1,7 @@
-"""Noise on surfaces: N(0, 1), white within a view, and between views the covariance of the texels they share.
+"""Noise on surfaces: N(0, 1), white within a view, and correlated between views by the texels that they share.
 
-Noise is linear in the texels: with the identity for them, each texel its own channel, it is the matrix of weights
-itself, in which every covariance can be read exactly.
+Noise is linear in the texels. If each texel is its own channel (the identity), the result is the matrix of weights,
+from which every covariance follows exactly.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def views_at(cameras: Cameras, alpha: Tensor, depth: Tensor) -> Views:
 
 
 def sphere(cameras: Cameras, radius: float = RADIUS, opacity: float = 1.0) -> Views:
-    """What a sphere round the origin looks like, exactly."""
+    """Return exact renders of a sphere around the origin."""
     origins, directions = cameras.rays()  # (B, H, W, 3)
     along = -(origins * directions).sum(-1)
     below = along**2 - (origins**2).sum(-1) + radius**2
@@ -58,7 +58,7 @@ def sphere(cameras: Cameras, radius: float = RADIUS, opacity: float = 1.0) -> Vi
 
 
 def weights(views: Views, pixels: int = 8, resolution: int = 8) -> Tensor:
-    """The matrix (B, pixels^2, texels) that makes noise of texels."""
+    """Return the matrix (B, pixels^2, texels) that maps texels to noise."""
     texels = MAPS * SHELLS * resolution**2
     identity = torch.eye(texels).reshape(MAPS, SHELLS, resolution, resolution, texels)
     noise, _ = integrate(identity, *surface_corners(views, pixels, pixels))
@@ -66,7 +66,7 @@ def weights(views: Views, pixels: int = 8, resolution: int = 8) -> Tensor:
 
 
 def samples(views: Views, pixels: int = 8, resolution: int = 32, seeds: int = 500) -> tuple[Tensor, Tensor]:
-    """Noise of many seeds at once, as channels: (B, seeds, pixels, pixels), and which of it is locked."""
+    """Return noise of many seeds as channels, (B, seeds, pixels, pixels), and the mask of locked pixels."""
     noise = SurfaceNoise((len(views.cameras), seeds, pixels, pixels), resolution, 0)
     return noise(views)
 
@@ -75,14 +75,14 @@ def test_the_map_keeps_areas():
     generator = np.random.default_rng(0)
     directions = generator.standard_normal((100_000, 3)).astype(np.float32)
     directions[:, 2] = np.abs(directions[:, 2])
-    directions *= generator.uniform(0.1, 10, (len(directions), 1)).astype(np.float32)  # their length does not count
+    directions *= generator.uniform(0.1, 10, (len(directions), 1)).astype(np.float32)  # the length must not matter
     square = np.array([hemisphere_to_square(*direction) for direction in directions])
-    few = rounding(16)  # of a length, a root, an arc tangent and three products
+    few = rounding(16)  # a length, a root, an arc tangent and three products
     assert np.abs(square).max() <= 1 + few
     counts, _, _ = np.histogram2d(*square.T, bins=8, range=[[-1, 1], [-1, 1]])
-    # Uniform directions are uniform on the square: 64 counts round 1562, of standard deviation 39.
+    # Uniform directions are uniform on the square: 64 counts near 1562, with standard deviation 39.
     np.testing.assert_allclose(counts, len(directions) / 64, atol=5 * 39.2)
-    # ... and the pole is in the middle, the rim on the edge, neighbours beside each other across the diagonals.
+    # The pole maps to the centre and the rim to the edge, and the map is continuous across the diagonals.
     assert hemisphere_to_square(np.float32(0), np.float32(0), np.float32(2)) == (0, 0)
     for angle in np.linspace(0, 2 * np.pi, 64):
         at = np.array([hemisphere_to_square(*np.float32([np.cos(a), np.sin(a), 0])) for a in (angle, angle + 1e-3)])
@@ -95,10 +95,10 @@ def test_a_pixel_is_the_sum_of_its_texels_over_the_root_of_their_number():
     _, count = integrate(torch.ones(MAPS, SHELLS, 8, 8, 1), *surface_corners(sphere(turntable(3, size=32)), 8, 8))
     owned = a > 0
     torch.testing.assert_close(owned.sum(dim=-1), count.flatten(1).long())
-    # A root and a quotient: sums of ones are exact.
+    # Rounding of a root and a quotient; sums of ones are exact.
     expected = owned / owned.sum(-1, keepdim=True).clamp(min=1).double().sqrt()
     torch.testing.assert_close(a, expected, atol=rounding(4), rtol=0)
-    for view in a:  # white, and of variance 1 where there is anything
+    for view in a:  # white, with variance 1 wherever a pixel has texels
         covariance = view @ view.T
         torch.testing.assert_close(covariance, torch.diag((view.sum(-1) > 0).double()), atol=rounding(8), rtol=0)
 
@@ -111,7 +111,7 @@ def test_covariance_between_views_is_the_share_of_common_texels():
     first, second = weights(views)
     torch.testing.assert_close(first @ second.T, expected, atol=rounding(8), rtol=0)
     assert expected.max() > 0.5
-    # ... and so it is measured in noise that is drawn: 20,000 samples, standard error below 0.008.
+    # Drawn noise has the same covariance: 20,000 samples, standard error below 0.008.
     noise, _ = integrate(
         torch.randn(MAPS, SHELLS, 8, 8, 20_000, generator=torch.Generator().manual_seed(0)),
         *surface_corners(views, 8, 8),
@@ -133,7 +133,7 @@ def test_statistics_of_a_view():
 
 
 def test_noise_moves_with_the_surface():
-    """Where a pixel's noise is after a turn by 20 degrees: where the piece of surface went that it shows."""
+    """After the camera turns by 20 degrees, a pixel's noise appears where its piece of surface appears."""
     cameras = turntable(18, elevation=10, size=64)[:2]
     views = sphere(cameras)
     noise, _ = samples(views, 16, 32, seeds=1000)
@@ -150,7 +150,7 @@ def test_noise_moves_with_the_surface():
             correlation = torch.einsum("s,sij->ij", first[:, row, column], second) / len(first)  # (16, 16)
             near = (places - expected).norm(dim=-1) < 1.6
             assert correlation[~near].abs().max() < 0.16  # five standard errors
-            assert correlation[near].sum() > 0.5  # about 1 if pixels are alike in size; standard error 0.1
+            assert correlation[near].sum() > 0.5  # about 1 if pixels have similar sizes; standard error 0.1
             shares = correlation[near].clamp(min=0)
             centre = (shares[:, None] * places[near]).sum(dim=0) / shares.sum()
             assert (centre - expected).norm() < 0.5
@@ -161,7 +161,7 @@ def test_the_same_camera_sees_the_same_noise():
     noise, locked = samples(sphere(camera), seeds=4)
     assert torch.equal(noise[0][:, locked[0]], noise[2][:, locked[0]])
     assert not torch.equal(noise[0], noise[1])
-    # The background is a place's own, and the same in the next step.
+    # The background has its own noise in each view, the same in every step.
     background = ~locked[0]
     assert background.any()
     assert (noise[0] - noise[2])[:, background].abs().min() > 0
@@ -169,21 +169,21 @@ def test_the_same_camera_sees_the_same_noise():
     assert torch.equal(noise, again)
 
 
-def test_fog_and_nothing():
+def test_fog_and_empty_renders():
     cameras = turntable(4, size=32)
     empty = views_at(cameras, torch.zeros(4, 32, 32, 1), torch.zeros(4, 32, 32, 1))
     noise = SurfaceNoise((4, 3, 8, 8), 32, 0)
     drawn, locked = noise(empty)
     assert not locked.any()
     assert torch.equal(drawn, noise.background)
-    # Depth is weighted by opacity: thin matter is where solid matter is, and thinner than a tenth it is nowhere.
+    # Depth is weighted by opacity: thin matter has the same surface as solid matter, and below 0.1 it has none.
     solid, thin, too_thin = (sphere(cameras, opacity=opacity) for opacity in (1.0, 0.3, 0.09))
     (points, seen), (expected, _) = surface_corners(thin, 8, 8), surface_corners(solid, 8, 8)
-    # A depth times an opacity, divided by it, times a direction: of two metres. Then the mean of up to 16 points.
+    # Rounding: a depth times an opacity, divided by it, times a direction (2 m); then the mean of up to 16 points.
     torch.testing.assert_close(points[seen], expected[seen], atol=rounding(16, 2.1), rtol=0)
     assert seen.any()
     assert not noise(too_thin)[1].any()
-    # Values that are no numbers count as background, a whole surface in the camera too.
+    # Values that are not finite count as background. A surface right at the camera must work too.
     broken = replace(solid, alpha=solid.alpha.clone(), depth=solid.depth.clone())
     broken.alpha[:, :16], broken.depth[:, :20] = float("nan"), float("inf")
     drawn, locked = noise(broken)
@@ -196,11 +196,11 @@ def test_fog_and_nothing():
 
 @pytest.mark.parametrize("size", [8, 12, 16, 30, 64])
 def test_renders_of_any_size(size):
-    """Fewer pixels than noise, as many, more, no multiple: corners lie on the sphere, or inside it by their blur."""
+    """Corners are on or slightly inside the sphere, whether the noise has more, as many or fewer pixels."""
     views = sphere(turntable(2, size=size))
     corners, solid = surface_corners(views, 16, 16)
     radius = corners.norm(dim=-1)
-    assert radius[solid].max() < RADIUS + rounding(32, 2.1)  # points at the ends of rays two metres long
+    assert radius[solid].max() < RADIUS + rounding(32, 2.1)  # end points of rays that are two metres long
     assert radius[:, 7:10, 7:10].min() > 0.9 * RADIUS
     assert samples(views, 16, 32, seeds=2)[1][:, 6:10, 6:10].all()
 
@@ -213,7 +213,7 @@ def test_evolution_is_autoregressive():
     for _ in range(2):
         noise = noise.evolved(gamma, generator)
     after, _ = noise(views)
-    # Correlation (1 - gamma)^(n / 2), variance 1, for surface and background alike; standard errors 0.02 to 0.03.
+    # Surface and background have correlation (1 - gamma)^(n / 2) and variance 1; standard errors 0.02 to 0.03.
     for where in (locked, ~locked):
         x, y = (value.permute(0, 2, 3, 1)[where] for value in (before, after))  # (pixels, 2000)
         torch.testing.assert_close((x * y).mean(dim=1), torch.full((len(x),), 1 - gamma), atol=0.12, rtol=0)
@@ -228,7 +228,7 @@ def test_state_is_bit_identical(evolved):
     for _ in range(evolved):
         noise = noise.evolved(0.1, generator)
     state = noise.state_dict()
-    assert ("texels" in state) == (evolved > 0)  # what a seed tells is not kept
+    assert ("texels" in state) == (evolved > 0)  # texels that follow from the seed are not saved
     drawn = generator.get_state()
     expected = [noise(views)[0].clone()]
     noise = noise.evolved(0.1, generator)
@@ -240,7 +240,7 @@ def test_state_is_bit_identical(evolved):
     assert torch.equal(resumed(views)[0], expected[1])
 
 
-def test_another_number_of_views_is_told():
+def test_another_number_of_views_is_refused():
     with pytest.raises(ValueError, match="made for 2 views, got 3"):
         SurfaceNoise((2, 4, 8, 8), 16, 0)(sphere(turntable(3, size=16)))
 
@@ -268,7 +268,7 @@ def ball() -> Mesh:
     ids=lambda config: getattr(config, "geometry", config.name),
 )
 def test_every_representation_of_a_ball(config):
-    """What a scene renders of a ball leads to the noise of a ball, nearly: correlation with the true one's."""
+    """Noise on a scene's render of a ball correlates with the noise on the exact ball."""
     scene: Scene = config.make(Start(torch.Generator().manual_seed(0), steps=100, before=source_of(ball())))
     cameras = turntable(4, size=32)
     with torch.no_grad():
@@ -283,7 +283,7 @@ def test_every_representation_of_a_ball(config):
 
 @pytest.mark.parametrize("config", [HashNerfConfig(levels=4), TriplaneNerfConfig(), HashNerfConfig(latent_channels=8)])
 def test_fields_and_fields_of_latents(config):
-    """The fog that a field starts as is no surface, and yet neighbouring views share most of their noise."""
+    """A field starts as fog without a surface, but neighbouring views still share most of their noise."""
     scene = config.make(Start(torch.Generator().manual_seed(0), steps=100))
     cameras = orbit([0.0, 5.0, 180.0, 0.0], size=32)
     with torch.no_grad():

@@ -70,7 +70,7 @@ def test_each_leaves_the_other_space_alone():
 
 
 class MixingPrior(GaussianPrior):
-    """An encoder that mixes colours and neighbours, so that a gradient behind it is another than before it."""
+    """Its encoder mixes colours and neighbouring pixels, so gradients before and behind it differ."""
 
     matrix = torch.tensor([[3.0, -1.0, 0.0], [0.5, 2.0, 0.0], [0.0, 1.0, -4.0]])
 
@@ -79,12 +79,12 @@ class MixingPrior(GaussianPrior):
         return x + 0.5 * x.roll(1, dims=-1)
 
     def back(self, gradient: Tensor) -> Tensor:
-        """Gradient (B, 3, H, W) carried back to the colours (B, H, W, 3)."""
+        """Propagate a gradient (B, 3, H, W) back to the colours (B, H, W, 3)."""
         return (gradient + 0.5 * gradient.roll(-1, dims=-1)).permute(0, 2, 3, 1) @ self.matrix.T
 
 
 def step(rule: GradientRule, *transforms: PixelClip | Clamp | Normalize) -> Tensor:
-    """Gradient of a canvas's colours (H, W, 3) after one step over 4 views, averaged over them."""
+    """Return the gradient of a canvas's colours (H, W, 3) after one step, averaged over 4 views."""
     prior, scene = MixingPrior({"a ball": Gaussian(0.7, 0.2), "": Gaussian(0.4, 0.2)}, (3, SIZE, SIZE)), Canvas()
     config = OptimizerConfig()
     state = start(scene, config, random_streams(0, "cameras", "guidance"))
@@ -100,7 +100,7 @@ def rule_gradient(scale: float = 0.1) -> Tensor:
     return scale * torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
 
 
-def test_pixel_clip_acts_behind_the_encoder_on_each_view_of_its_own():
+def test_pixel_clip_acts_behind_the_encoder_on_each_view_alone():
     gradient = rule_gradient()
     prior = MixingPrior({"": Gaussian(0.4, 0.2)}, (3, SIZE, SIZE))
     whole = prior.back(gradient)  # (4, H, W, 3)
@@ -110,7 +110,7 @@ def test_pixel_clip_acts_behind_the_encoder_on_each_view_of_its_own():
     torch.testing.assert_close(step(GradientRule(gradient), PixelClip(limit=0.4)), clipped.mean(dim=0))
 
 
-def test_clamp_and_normalize_act_in_the_priors_space_in_their_order():
+def test_clamp_and_normalize_act_in_the_priors_space_in_the_given_order():
     gradient, prior = rule_gradient(), MixingPrior({"": Gaussian(0.4, 0.2)}, (3, SIZE, SIZE))
     clamp, normalize = Clamp(limit=(0.05, 0.1)), Normalize(rms=(0.3, 0.3))
 
@@ -124,7 +124,7 @@ def test_clamp_and_normalize_act_in_the_priors_space_in_their_order():
 
 
 class PullToTarget(GradientRule):
-    """A rule on pixels."""
+    """A rule that pulls rendered pixels towards a target."""
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         return Guided(t=torch.ones(len(x)), image_target=self.target)

@@ -1,4 +1,4 @@
-"""What rules train: the score of the renders, in closed form on the exact Gaussian prior."""
+"""The trained score phi of the renders, against closed forms on the exact Gaussian prior."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from sds3d.guidance.variational import Learner, TrainedScore, TrainingConfig, Va
 from sds3d.priors.base import Prediction, add_noise, expand
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.guidance.scores import Listening, normal, seeded
+from tests.guidance.scores import KnownTrainable, normal, seeded
 from tests.guidance.views import views_of
 
 MEAN, STD = 1.2, 0.3  # of the renders; the prior's are 0.2 and 0.6
@@ -44,14 +44,14 @@ def test_phi_learns_the_score_of_the_renders() -> None:
         phi.train(x, views, generator)
     best = error(normal(prior, MEAN, STD, x_t, t))
     assert best < before - 0.1
-    # It knows these very samples, and may be a little better on them than what they were drawn from.
+    # phi was trained on these samples, so it may be slightly better on them than the true distribution.
     assert error(phi.predict(x_t, t, views)) < best + 0.01
     assert error(phi.predict(x_t, t, views, camera=False)) < best + 0.01
     off = phi.predict(x_t, t, views).eps - normal(prior, MEAN, STD, x_t, t).eps
     assert off.square().mean().sqrt() < 0.15
 
 
-def test_phi_tells_cameras_apart_and_forgets_them_when_asked_without() -> None:
+def test_phi_distinguishes_cameras_unless_queried_without() -> None:
     prior = prior_of()
     views = views_of(prior, 4)
     x = torch.tensor([0.0, 0.5, 1.0, 0.5]).reshape(4, 1, 1, 1).expand(4, 3, 4, 4).contiguous()
@@ -61,47 +61,49 @@ def test_phi_tells_cameras_apart_and_forgets_them_when_asked_without() -> None:
         phi.train(x, views, generator)
     t = torch.full((4,), 0.9)
     x_t = draw_noise(x, seeded(3))[:1].expand(4, 3, 4, 4)
-    told = phi.predict(x_t, t, views).x0.mean(dim=(1, 2, 3))
-    torch.testing.assert_close(told, x.mean(dim=(1, 2, 3)), atol=0.12, rtol=0)
-    untold = phi.predict(x_t, t, views, camera=False).x0.mean(dim=(1, 2, 3))
-    torch.testing.assert_close(untold, torch.full((4,), 0.5), atol=0.12, rtol=0)
+    with_camera = phi.predict(x_t, t, views).x0.mean(dim=(1, 2, 3))
+    torch.testing.assert_close(with_camera, x.mean(dim=(1, 2, 3)), atol=0.12, rtol=0)
+    without = phi.predict(x_t, t, views, camera=False).x0.mean(dim=(1, 2, 3))
+    torch.testing.assert_close(without, torch.full((4,), 0.5), atol=0.12, rtol=0)
 
 
-def test_camera_and_text_are_dropped_as_often_as_asked() -> None:
-    prior, asked = prior_of(), []
+def test_camera_and_text_are_dropped_as_often_as_configured() -> None:
+    prior, calls = prior_of(), []
 
-    def listen(x_t, t, cond, cameras):
-        asked.append((cameras is None, bool(cond.hidden[0, 0, 1] == 1.0)))  # only the empty text has this spread
+    def record(x_t, t, cond, cameras):
+        calls.append((cameras is None, bool(cond.hidden[0, 0, 1] == 1.0)))  # only the empty text has this spread
         return normal(prior, 0.0, 1.0, x_t, t)
 
-    phi = TrainedScore(VariationalConfig(camera_dropout=0.3, text_dropout=0.1, updates=2), prior, Listening(listen))
+    phi = TrainedScore(
+        VariationalConfig(camera_dropout=0.3, text_dropout=0.1, updates=2), prior, KnownTrainable(record)
+    )
     generator = seeded()
     for _ in range(300):
         phi.train(torch.zeros(2, 3, 4, 4), views_of(prior, 2, negative="bad"), generator)
-    assert len(asked) == 600
-    no_camera, no_text = torch.tensor(asked).float().mean(dim=0).tolist()
-    neither = torch.tensor(asked).all(dim=1).float().mean().item()
-    assert neither == pytest.approx(0.3 * 0.1, abs=0.03)  # independently: one coin for both would give 0.1
+    assert len(calls) == 600
+    no_camera, no_text = torch.tensor(calls).float().mean(dim=0).tolist()
+    neither = torch.tensor(calls).all(dim=1).float().mean().item()
+    assert neither == pytest.approx(0.3 * 0.1, abs=0.03)  # the two draws are independent; a shared draw would give 0.1
     assert no_camera == pytest.approx(0.3, abs=0.06)
     assert no_text == pytest.approx(0.1, abs=0.04)
 
 
-def test_phi_learns_at_all_timesteps_with_noise_of_its_own_for_each_render() -> None:
-    prior, x, asked = prior_of(), renders(256), []
+def test_phi_is_trained_at_all_timesteps_with_independent_noise() -> None:
+    prior, x, calls = prior_of(), renders(256), []
 
-    def listen(x_t, t, cond, cameras):
-        asked.append((x_t, t))
+    def record(x_t, t, cond, cameras):
+        calls.append((x_t, t))
         return normal(prior, 0.0, 1.0, x_t, t)
 
-    phi = TrainedScore(VariationalConfig(), prior, Listening(listen))
+    phi = TrainedScore(VariationalConfig(), prior, KnownTrainable(record))
     phi.train(x, views_of(prior, 256), seeded())
-    ((x_t, t),) = asked
+    ((x_t, t),) = calls
     torch.testing.assert_close(t.sort().values, torch.linspace(0.0, 1.0, 256), atol=0.08, rtol=0)
     assert t.min() < 0.02
     assert t.max() > 0.98
-    noisy = t > 0.1  # where x_t - alpha x is not of rounding
+    noisy = t > 0.1  # at less noise, rounding dominates x_t - alpha x
     eps = ((x_t - expand(prior.alpha(t), x) * x) / expand(prior.sigma(t), x))[noisy].flatten(1)  # (B, 48)
-    # Of rows that are independent the products are 0 +- 1 / sqrt(48); of one noise for all they are 1.
+    # Products of independent rows are 0 +- 1 / sqrt(48); if all renders shared one noise they would be 1.
     products = eps @ eps.T / 48
     off = products[~torch.eye(len(eps), dtype=torch.bool)]
     assert off.mean().abs() < 0.02
@@ -109,9 +111,11 @@ def test_phi_learns_at_all_timesteps_with_noise_of_its_own_for_each_render() -> 
     assert products.diagonal().mean().item() == pytest.approx(1.0, abs=0.03)
 
 
-def test_the_optimiser_is_adamw_with_the_settings_it_is_given() -> None:
-    """At first both corrected moments are those of the slope: w' = w (1 - lr decay) - lr. When it is 0 afterwards, b1 /
-    (1 + b1) and b2 / (1 + b2) of them are left."""
+def test_the_optimiser_is_adamw_with_the_given_settings() -> None:
+    """In the first step the corrected moments equal the slope and its square: w' = w (1 - lr decay) - lr.
+
+    If the slope is 0 in the second step, the shares b1 / (1 + b1) and b2 / (1 + b2) of them remain.
+    """
     parameter = torch.nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
     learner = Learner([parameter], TrainingConfig(lr=0.1, betas=(0.6, 0.7), weight_decay=0.3))
     learner.step(5.0 * parameter.sum())
@@ -145,7 +149,7 @@ def test_without_updates_nothing_is_learned() -> None:
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "flow"])
-def test_the_error_is_that_of_what_the_network_gives(kind: str) -> None:
+def test_the_error_is_measured_in_the_networks_output(kind: str) -> None:
     class Schedule(GaussianPrior):
         def __init__(self, *args, **kwargs) -> None:
             super().__init__(*args, **kwargs)
@@ -174,12 +178,12 @@ def test_the_error_is_that_of_what_the_network_gives(kind: str) -> None:
     torch.testing.assert_close(error, (given - target).square().mean(), rtol=1e-9, atol=1e-9)
 
 
-def test_an_optimiser_taken_up_again_goes_on_bit_for_bit() -> None:
+def test_a_restored_optimiser_continues_bit_for_bit() -> None:
     def fresh() -> tuple[list[torch.nn.Parameter], Learner]:
         parameters = [torch.nn.Parameter(start) for start in (torch.ones(3), torch.zeros(2, 2), torch.ones(1))]
         return parameters, Learner(parameters, TrainingConfig(lr=0.1))
 
-    def loss(parameters: list[torch.nn.Parameter], step: int) -> Tensor:  # the last is never asked
+    def loss(parameters: list[torch.nn.Parameter], step: int) -> Tensor:  # the last parameter is never used
         return (parameters[0] * step).square().sum() + (parameters[1] - step).abs().sum()
 
     ours, learner = fresh()
@@ -195,7 +199,7 @@ def test_an_optimiser_taken_up_again_goes_on_bit_for_bit() -> None:
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_low_rank_updates_go_through_a_file_bit_for_bit(tmp_path: Path) -> None:
+def test_low_rank_updates_are_restored_from_a_file_bit_for_bit(tmp_path: Path) -> None:
     prior = DiffusersConfig(multiview=False).load()
     x, views, generator = (
         prior.encode_image(torch.rand(2, 64, 64, 3)).detach(),

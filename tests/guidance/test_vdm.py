@@ -1,4 +1,4 @@
-"""The reconstructed VDM against the rules it lies between, and its network against a closed form."""
+"""VDM, reconstructed from its paper, against the rules that it interpolates, and its network against a closed form."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.guidance.vdm import VDM, MappingConfig, VDMConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.guidance.asking import asked_by
+from tests.guidance.queries import queries_of
 from tests.guidance.scores import resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
@@ -34,7 +34,7 @@ def test_with_a_mapping_that_finds_the_render_it_is_sds(dtype, tolerance, coeffi
 
 
 @DTYPES
-def test_with_the_identity_only_guidance_is_left(dtype, tolerance):
+def test_with_the_identity_only_guidance_remains(dtype, tolerance):
     prior, x = prior_of(dtype, n_views=4), torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype)
     views, config = views_of(prior, 8), VDMConfig(scale=7.5, coefficient=(1.0, 1.0), schedule=MIDDLE)
     ours = VDM(config, prior, lambda x0, t, cameras: x0)(x, views, 0.0, seeded())
@@ -48,7 +48,7 @@ def test_with_the_identity_only_guidance_is_left(dtype, tolerance):
 
 @DTYPES
 @pytest.mark.parametrize("t", [0.25, 0.75])
-def test_its_coefficient_goes_from_the_first_without_noise_to_the_second_at_the_most(dtype, tolerance, t):
+def test_its_coefficient_is_interpolated_over_t(dtype, tolerance, t):
     prior, x = prior_of(dtype), torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype)
 
     def gradient(coefficient: tuple[float, float]) -> torch.Tensor:
@@ -63,7 +63,7 @@ def test_its_coefficient_goes_from_the_first_without_noise_to_the_second_at_the_
 
 
 @DTYPES
-def test_without_its_coefficient_it_is_sds(dtype, tolerance):
+def test_with_coefficient_zero_it_is_sds(dtype, tolerance):
     prior, x = prior_of(dtype), torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype)
     views, config = views_of(prior, 8), VDMConfig(scale=3.0, coefficient=(0.0, 0.0))
     ours = VDM(config, prior)(x, views, 0.0, seeded())
@@ -72,7 +72,7 @@ def test_without_its_coefficient_it_is_sds(dtype, tolerance):
 
 
 def test_the_mapping_learns_the_mean_of_renders_given_the_estimate():
-    """x0 is affine in x_t, so the best a mapping of it can do is the posterior's variance."""
+    """x0 is affine in x_t, so the lowest loss of a mapping from x0 is the posterior variance of the render."""
     prior, t, mean, std = prior_of(), 0.5, 0.1, 0.6
     views, schedule = views_of(prior, 64), UniformSchedule(min=t, max=t)
     rule = VDM(VDMConfig(schedule=schedule, mapping=MappingConfig(lr=0.005, width=16)), prior)
@@ -80,12 +80,12 @@ def test_the_mapping_learns_the_mean_of_renders_given_the_estimate():
     for _ in range(200):
         x = mean + std * torch.randn(64, 3, 4, 4, generator=generator)
         losses.append(rule(x, views, 0.0, generator).learned().metrics["mapping_loss"])
-    best = 0.5 * std**2 / (0.5 * std**2 + 0.5)  # alpha^2 = sigma^2 = 1/2: sigma^2 std^2 / D
+    best = 0.5 * std**2 / (0.5 * std**2 + 0.5)  # sigma^2 std^2 / D, with alpha^2 = sigma^2 = 1/2
     assert losses[0] > 1.3 * best
     assert sum(losses[-20:]) / 20 == pytest.approx(best, rel=0.08)
 
 
-def test_the_mapping_is_told_the_camera():
+def test_the_mapping_depends_on_the_camera():
     prior = prior_of()
     views, rule = views_of(prior, 4), VDM(VDMConfig(mapping=MappingConfig(lr=0.01)), prior)
     x = torch.tensor([0.0, 1.0, 0.0, 1.0]).reshape(4, 1, 1, 1).expand(4, 3, 4, 4).contiguous()
@@ -98,10 +98,10 @@ def test_the_mapping_is_told_the_camera():
     torch.testing.assert_close(mapped, x.mean(dim=(1, 2, 3)), atol=0.25, rtol=0)
 
 
-def test_a_stop_changes_nothing():
+def test_resuming_changes_nothing():
     prior = prior_of()
     assert resumes_bit_identically(lambda: VDM(VDMConfig(), prior), views_of(prior, 4), torch.rand(4, 3, 4, 4))
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(VDMConfig()) == {"view": 1, "bad": 1}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(VDMConfig()) == {"view": 1, "bad": 1}

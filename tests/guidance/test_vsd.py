@@ -16,7 +16,7 @@ from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.base import Prediction, expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.conditioning import Conditioning
-from tests.guidance.asking import asked_by
+from tests.guidance.queries import queries_of
 from tests.guidance.scores import Known, normal, of_points, resumes_bit_identically, seeded
 from tests.guidance.views import views_of
 
@@ -40,39 +40,39 @@ def close(a: Tensor | None, b: Tensor | None, tolerance: float) -> None:
 
 @DTYPES
 @pytest.mark.parametrize("n_views", [1, 4])
-def test_of_single_points_it_is_sds(dtype, tolerance, n_views):
+def test_with_a_phi_of_single_points_it_is_sds(dtype, tolerance, n_views):
     prior = prior_of(dtype, n_views=n_views)
     x, views = torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype), views_of(prior, 8)
     rule = VSD(VSDConfig(variational=FROZEN), prior, of_points(prior, x))
     ours, theirs = rule(x, views, 0.0, seeded()), SDS(SDSConfig(scale=7.5), prior)(x, views, 0.0, seeded())
-    # (x_t - alpha x) / sigma: at little noise, rounding in x_t counts sigma^-1 times, at most 32 here.
+    # (x_t - alpha x) / sigma multiplies the rounding error of x_t by 1 / sigma, at most 32 here.
     close(ours.gradient, theirs.gradient, tolerance)
     assert torch.equal(ours.t, theirs.t)
 
 
 @DTYPES
 @pytest.mark.parametrize("n_views", [1, 4])
-def test_nothing_moves_when_the_renders_are_the_priors_own(dtype, tolerance, n_views):
+def test_the_gradient_is_zero_if_phi_equals_the_prior(dtype, tolerance, n_views):
     prior = prior_of(dtype, n_views=n_views)
-    rule = VSD(VSDConfig(scale=1.0, variational=FROZEN), prior)  # phi begins as the prior
+    rule = VSD(VSDConfig(scale=1.0, variational=FROZEN), prior)  # phi starts as a copy of the prior
     guided = rule(torch.rand(8, 3, 4, 4).to(dtype), views_of(prior, 8), 0.0, seeded())
     close(guided.gradient, torch.zeros(8, 3, 4, 4, dtype=dtype), tolerance)
 
 
 class Mixture(GaussianPrior):
-    """Each value of x is of N(-1, 0.3^2) or of N(0.8, 0.5^2), as likely, whatever the text."""
+    """Each value of x comes from N(-1, 0.3^2) or N(0.8, 0.5^2), with equal probability, whatever the text."""
 
     parts = ((-1.0, 0.3), (0.8, 0.5))
 
     def log_density(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """log p_t of each value."""
+        """Return log p_t of each value."""
         alpha, sigma = (expand(scale, x_t).to(x_t) for scale in (self.alpha(t), self.sigma(t)))
         spreads = [(mean, (alpha**2 * std**2 + sigma**2).sqrt()) for mean, std in self.parts]
         logs = [torch.distributions.Normal(alpha * mean, spread).log_prob(x_t) for mean, spread in spreads]
         return torch.stack(logs).logsumexp(dim=0)
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
-        """The mean of both components' predictions by what x_t says of which it is."""
+        """Return the mean of both components' predictions, weighted by their posterior probabilities given x_t."""
         alpha, sigma = (expand(scale, x_t).to(x_t) for scale in (self.alpha(t), self.sigma(t)))
         eps, share = [], []
         for mean, std in self.parts:
@@ -83,8 +83,8 @@ class Mixture(GaussianPrior):
         return Prediction(mixed, (x_t - sigma * mixed) / alpha)
 
 
-def test_nothing_moves_when_the_renders_are_the_priors_own_mixture():
-    """phi knows -sigma times the slope of log q_t, whose two modes the prior weighs; of one of them, it moves."""
+def test_the_gradient_is_zero_if_phi_equals_a_mixture_prior():
+    """phi is -sigma d log q_t / dx of the same mixture, so the gradient is zero. With one mode alone it is not."""
     prior = Mixture({"y": Gaussian(M, STD), "": Gaussian(M_NULL, STD)}, (3, 4, 4), dtype=torch.float64)
     x, views = 2 * torch.randn(8, 3, 4, 4, generator=seeded(3), dtype=torch.float64), views_of(prior, 8)
 
@@ -103,13 +103,13 @@ def test_nothing_moves_when_the_renders_are_the_priors_own_mixture():
 
 
 def ensemble(rule_of, prior, rate: float) -> Tensor:
-    """Where 128 renders end that phi knows the mean and the spread of at every step; the rate falls to a tenth."""
+    """Return where 128 renders end if phi knows their mean and spread at every step. The rate falls to a tenth."""
     count, steps = 128, 300
     x = -1 + 1.2 * torch.randn(count, 3, 4, 4, generator=seeded(8))
     views, generator = views_of(prior, count), seeded()
 
     def known(x_t, t, cond, cameras):
-        # Without a camera phi knows of all renders together, with one it knows which render it is.
+        # Without a camera phi models all renders together; with one it knows which render it is.
         return normal(prior, x.mean() if cameras is None else x, x.std() if cameras is None else 0.0, x_t, t)
 
     rule = rule_of(Known(known))
@@ -121,9 +121,9 @@ def ensemble(rule_of, prior, rate: float) -> Tensor:
 
 
 @pytest.mark.parametrize(("scale", "mean"), [(1.0, M), (2.0, 2 * M - M_NULL)])
-def test_an_ensemble_ends_as_the_prior(scale, mean):
+def test_an_ensemble_ends_at_the_prior(scale, mean):
     prior = prior_of(std_null=STD)
-    config = VSDConfig(scale=scale, entropy=1.0, variational=FROZEN)  # entropy 1: phi is asked of all renders together
+    config = VSDConfig(scale=scale, entropy=1.0, variational=FROZEN)  # entropy 1: phi models all renders together
     x = ensemble(lambda phi: VSD(config, prior, phi), prior, rate=0.6)
     assert x.mean().item() == pytest.approx(mean, abs=0.02)
     assert x.std().item() == pytest.approx(STD, abs=0.02)
@@ -131,7 +131,7 @@ def test_an_ensemble_ends_as_the_prior(scale, mean):
 
 @pytest.mark.parametrize("entropy", [1.0, 0.9, 0.8, 0.5, 0.1])
 def test_entropy_decides_how_far_views_spread(entropy):
-    """v^2 = max(0, lambda s^2 - (1 - lambda) (sigma / alpha)^2) at a single t: at 0.1, views collapse into one."""
+    """At a single t, v^2 = max(0, lambda s^2 - (1 - lambda) (sigma / alpha)^2): with lambda = 0.1, views collapse."""
     prior, t = prior_of(), 0.2
     config = VSDConfig(
         scale=1.0, entropy=entropy, schedule=UniformSchedule(min=t, max=t), weighting="uniform", variational=FROZEN
@@ -140,7 +140,7 @@ def test_entropy_decides_how_far_views_spread(entropy):
     ratio = torch.tan(torch.tensor(torch.pi * t / 2)).item()
     law = max(0.0, entropy * STD**2 - (1 - entropy) * ratio**2)
     assert x.mean().item() == pytest.approx(M, abs=0.02)
-    # The noise of the steps themselves spreads collapsed views a little.
+    # The noise of the steps spreads collapsed views slightly.
     assert x.var().item() == pytest.approx(law, abs=0.01)
 
 
@@ -166,9 +166,9 @@ def test_esd_is_guidance_of_phi_by_the_camera(dtype, tolerance):
 
 @DTYPES
 @pytest.mark.parametrize("scale", [1.0, 3.0])
-def test_pg_sb_with_one_scale_is_guidance_of_both(dtype, tolerance, scale):
+def test_pg_sb_with_a_fixed_scale_guides_both_networks(dtype, tolerance, scale):
     prior, x = prior_of(dtype), torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype)
-    views = views_of(prior, 8, negative="bad")  # of the prior; phi is guided away from the empty text
+    views = views_of(prior, 8, negative="bad")  # for the prior; phi is guided away from the empty text
 
     def known(x_t, t, cond, cameras):
         return normal(prior, cond.hidden[..., 0].reshape(x_t.shape) + 0.2, 0.4, x_t, t)
@@ -180,7 +180,7 @@ def test_pg_sb_with_one_scale_is_guidance_of_both(dtype, tolerance, scale):
         with_text, null = (normal(prior, mean + 0.2, 0.4, x_t, t) for mean in (M, M_NULL))
         return type(null)(null.eps + scale * (with_text.eps - null.eps), null.x0)
 
-    # The other rule draws no scale: its noise is the same, being drawn before it.
+    # The other rule draws no scale. Its noise is the same, because noise is drawn before the scale.
     both = VSD(VSDConfig(scale=scale, variational=FROZEN), prior, Known(guided_phi))(x, views, 0.0, seeded())
     close(ours, both.gradient, tolerance)
     if scale == 1:
@@ -200,9 +200,9 @@ def test_pg_sb_draws_a_scale_within_its_bounds():
     scales = []
     for _ in range(300):
         x0 = rule(x, views, 0.0, generator).x0
-        asked, null = (prior.predict(*noised[-1], text, None).x0 for text in (views.positive, views.negative))
+        positive, null = (prior.predict(*noised[-1], text, None).x0 for text in (views.positive, views.negative))
         assert x0 is not None
-        scales.append(((x0 - null) / (asked - null)).mean())
+        scales.append(((x0 - null) / (positive - null)).mean())
     found = torch.stack(scales)
     assert found.min() > 0.5 - 1e-3
     assert found.max() < 4 + 1e-3
@@ -226,7 +226,7 @@ def test_one_network_leads_single_points_to_the_mean():
 
 
 @pytest.mark.parametrize("settings", [{}, {"entropy": 0.5}, {"random_scale": (0.5, 4.0)}], ids=["vsd", "esd", "snoopi"])
-def test_a_stop_changes_nothing(settings):
+def test_resuming_changes_nothing(settings):
     prior = prior_of()
     config = VSDConfig(variational=VariationalConfig(lr=0.01, text_dropout=0.1), **settings)
     assert resumes_bit_identically(lambda: VSD(config, prior), views_of(prior, 4), torch.rand(4, 3, 4, 4))
@@ -239,13 +239,13 @@ def test_a_stop_changes_nothing(settings):
         ({"random_scale": (0.5, 4.0), "entropy": 0.5}, "random_scale and entropy belong to different rules"),
     ],
 )
-def test_what_does_not_fit_together_is_refused(settings, message):
+def test_incompatible_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         build(VSDConfig, settings)
 
 
-def test_the_prior_is_asked_by_these_texts_and_as_often():
-    assert asked_by(VSDConfig()) == {"view": 1, "bad": 1}
+def test_queries_of_the_prior_per_view():
+    assert queries_of(VSDConfig()) == {"view": 1, "bad": 1}
 
 
 def test_defaults_of_phi_are_the_published_ones():
@@ -260,8 +260,8 @@ def test_defaults_of_phi_are_the_published_ones():
         ({"entropy": 0.5, "variational": {"camera_dropout": 0.0}}, "camera_dropout"),
     ],
 )
-def test_phi_is_not_asked_what_it_never_learns(settings: dict[str, Any], match: str) -> None:
+def test_phi_must_be_trained_for_every_way_it_is_queried(settings: dict[str, Any], match: str) -> None:
     with pytest.raises(ValidationError, match=f"asks phi without.*{match}"):
         VSDConfig(**settings)
     frozen = {**settings.get("variational", {}), "updates": 0}
-    VSDConfig(**{**settings, "variational": frozen})  # another's network is as it is
+    VSDConfig(**{**settings, "variational": frozen})  # allowed: phi is not trained here

@@ -1,4 +1,4 @@
-"""Views for rules that are asked without a scene."""
+"""Views for rules that are tested without a scene."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def views_of(
     cameras: Cameras | None = None,
     rgb: Tensor | None = None,
 ) -> Views:
-    """Views of a batch on a turntable, 2.1 m from a surface that fills the picture, with one prompt for all of them.
+    """Return views on a turntable, 2.1 m from a surface that fills each picture, with one prompt for all views.
 
-    extra: further texts by name, as a rule asks for them.
+    extra: further texts that the rule uses, by name.
     """
     size = prior.image_size
     texts = prompt_texts(positive, PromptConfig(view_dependent=False, negative=negative))

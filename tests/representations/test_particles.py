@@ -126,7 +126,7 @@ def test_all_are_exported_and_differ(straight: Run) -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 7])
-def test_a_stop_changes_nothing(stop: int, straight: Run, tmp_path: Path) -> None:
+def test_resuming_changes_nothing(stop: int, straight: Run, tmp_path: Path) -> None:
     run = new_run(tmp_path, shared())
     assert finish(run, stop)[-1] == stop
     assert finish(run)[0] == stop + 1
