@@ -16,7 +16,7 @@ from sds3d.geometry.mesh import EmptySurfaceError
 from sds3d.geometry.splats import Splats
 from sds3d.representations.base import Start
 from sds3d.representations.contents import source_of
-from sds3d.representations.densify import FixedConfig
+from sds3d.representations.densify import FixedCountConfig
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
 from sds3d.run.config import RunConfig, new_run
 from sds3d.run.folder import Run
@@ -141,7 +141,7 @@ def test_a_truncated_file_to_start_from(keep: int, tmp_path: Path) -> None:
 def test_two_million_gaussians_are_read_drawn_moved_and_written(tmp_path: Path) -> None:
     file = tmp_path / "cloud.ply"
     file.write_bytes(to_splat_ply(cloud(2_000_000)))
-    config = GaussiansConfig(densify=FixedConfig())
+    config = GaussiansConfig(densify=FixedCountConfig())
     scene = config.make(Start(torch.Generator().manual_seed(0), steps=10, before=source_of(load_asset(file))))
     state = start(scene, OptimizerConfig(), random_streams(0, "cameras", "guidance"))
     rendering = scene.render(CAMERAS[:1], GREY)

@@ -131,7 +131,7 @@ class Start:
     latent_rgb: Tensor | None = None
 
 
-class RepresentationConfig(Config):
+class RepresentationConfig(Config, ABC):
     """Base of the settings of every representation.
 
     A file in this package with a subclass that has a literal `name` adds a representation that configurations can name.
@@ -149,9 +149,9 @@ class RepresentationConfig(Config):
         """The settings that suffice to load a checkpoint and look at it: no files that only training reads."""
         return self
 
+    @abstractmethod
     def make(self, start: Start) -> Scene:
-        """A new scene. Raises EmptySurfaceError or ValueError if `start.before` is empty."""
-        raise NotImplementedError
+        """Make a new scene. Raises EmptySurfaceError or ValueError if `start.before` is empty."""
 
 
 def opacity_losses(rendering: Rendering, opacity: float, entropy: float) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ Splats = Mapping[str, Tensor]
 others with N rows."""
 
 
-class FixedConfig(Config):
+class FixedCountConfig(Config):
     """Keep the Gaussians of the start."""
 
     name: Literal["fixed"] = "fixed"
@@ -95,7 +95,9 @@ class MCMCConfig(Config):
     """Largest number of Gaussians."""
 
 
-DensifyConfig = Annotated[FixedConfig | AdaptiveConfig | DistillationConfig | MCMCConfig, Field(discriminator="name")]
+DensifyConfig = Annotated[
+    FixedCountConfig | AdaptiveConfig | DistillationConfig | MCMCConfig, Field(discriminator="name")
+]
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Pull:
 
 def due(config: DensifyConfig, step: int, progress: float) -> bool:
     """Whether an edit follows this step (0-based), `progress` of the run being done."""
-    if isinstance(config, FixedConfig):
+    if isinstance(config, FixedCountConfig):
         return False
     return config.start <= progress < config.until and (step + 1) % config.every == 0
 
@@ -156,7 +158,7 @@ def densify(config: DensifyConfig, splats: Splats, pull: Pull, step: int, genera
             return distillation(config, splats, pull, generator)
         case MCMCConfig():
             return relocation(config, splats, generator)
-        case FixedConfig():
+        case FixedCountConfig():
             return None
 
 

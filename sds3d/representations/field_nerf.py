@@ -10,6 +10,7 @@ and the encoder sees pictures again.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -121,9 +122,9 @@ class FieldNerfConfig(RepresentationConfig):
         """The settings without the sketch, which only training reads: its file may be gone."""
         return self.model_copy(update={"sketch": ""})
 
+    @abstractmethod
     def make_field(self, generator: torch.Generator) -> RadianceField:
-        """A new field with initial values drawn from `generator`."""
-        raise NotImplementedError
+        """Make a new field with initial values drawn from `generator`."""
 
     def make(self, start: Start) -> FieldNerfScene:
         """A density blob, or a field that looks like `start.before`."""

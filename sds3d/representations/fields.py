@@ -7,6 +7,7 @@ appendix A.2). The density is 20 softplus(.) per metre, and colours are sigmoid(
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, NamedTuple
 
 import torch
@@ -21,20 +22,20 @@ BETAS = (0.9, 0.95)
 """Adam's decay rates. A point in space is seen rarely, so the second moment must have a short memory."""
 
 
-class RadianceField(nn.Module):
+class RadianceField(nn.Module, ABC):
     """A radiance field in the cube [-0.55, 0.55]^3 metres; a point outside takes the values of the border."""
 
+    @abstractmethod
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Densities (P,) >= 0 per metre and features (P, C) at points (P, 3) in metres.
 
         Features are sRGB colours in [0, 1], or latents of any number of channels without bounds. Differentiable in
         the parameters; in the points only where an implementation says so.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters with their learning rates and betas, as torch optimisers take them."""
-        raise NotImplementedError
 
 
 class Blob(NamedTuple):

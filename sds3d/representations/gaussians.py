@@ -29,7 +29,7 @@ from sds3d.representations.base import (
 from sds3d.representations.densify import (
     DensifyConfig,
     DistillationConfig,
-    FixedConfig,
+    FixedCountConfig,
     MCMCConfig,
     Pull,
     apply_edit,
@@ -251,7 +251,7 @@ class GaussiansScene(Scene):
             self._pull.note(means2d.grad, radii, width, height)  # type: ignore[arg-type]
         self._seen = None
         config = self.config.densify
-        if isinstance(config, FixedConfig):
+        if isinstance(config, FixedCountConfig):
             return
         # A function of the step alone: a step that is repeated, or resumed, draws the same.
         generator = torch.Generator().manual_seed(self._seed + step)

@@ -34,7 +34,7 @@ class PBRMaterial(Config):
     """Learning rate of the pre-activations of metallic and roughness."""
 
 
-class AppearanceConfig(Config):
+class AppearanceConfig(Config, ABC):
     """Settings of every kind of appearance."""
 
     name: Any
@@ -44,9 +44,9 @@ class AppearanceConfig(Config):
     lr: float = Field(default=0.1, gt=0)
     """Learning rate of the pre-activation of the colour."""
 
+    @abstractmethod
     def make(self, geometry: MeshGeometry, generator: torch.Generator, device: torch.device) -> Appearance:
         """Grey with a little noise drawn from `generator`, on this geometry."""
-        raise NotImplementedError
 
 
 C = TypeVar("C", bound=AppearanceConfig)

@@ -21,7 +21,7 @@ from sds3d.representations.mesh_texture import Layout, welded, with_uv
 _LAYOUT = "layout_"
 
 
-class FixedConfig(GeometryConfig):
+class FixedTrianglesConfig(GeometryConfig):
     """One mesh of fixed connectivity."""
 
     name: Literal["fixed"] = "fixed"
@@ -33,14 +33,14 @@ class FixedConfig(GeometryConfig):
         return FixedTriangles(self, device)
 
 
-class FixedTriangles(MeshGeometry[FixedConfig]):
+class FixedTriangles(MeshGeometry[FixedTrianglesConfig]):
     """Triangles of fixed connectivity.
 
     parameters: vertices (V, 3) metres, each place once; coarse_K (K, K, K, 3) metres, lattices whose interpolated
     values move the vertices. faces: (F, 3) int64.
     """
 
-    def __init__(self, config: FixedConfig, device: torch.device) -> None:
+    def __init__(self, config: FixedTrianglesConfig, device: torch.device) -> None:
         self.config, self.device = config, device
         vertices, faces = dmtet(grid_points(config.resolution).norm(dim=-1) - config.radius)
         start = {"vertices": vertices, **coarse_lattices(config.resolution, 3)}

@@ -27,7 +27,7 @@ Losses = dict[str, tuple[float, Callable[[], Tensor]]]
 Parameters = dict[str, torch.nn.Parameter]
 
 
-class GeometryConfig(Config):
+class GeometryConfig(Config, ABC):
     """Settings of every kind of geometry."""
 
     name: Any
@@ -49,9 +49,9 @@ class GeometryConfig(Config):
         """Metres between two samples of the grid."""
         return 2 * BOUND / (self.resolution - 1)
 
+    @abstractmethod
     def make(self, device: torch.device) -> MeshGeometry:
         """A ball."""
-        raise NotImplementedError
 
 
 C = TypeVar("C", bound=GeometryConfig)

@@ -17,7 +17,7 @@ from sds3d.representations.isosurface import Surface
 from sds3d.representations.isosurface_flexicubes import DualSurface
 from sds3d.representations.mesh_appearance import PBRMaterial
 from sds3d.representations.mesh_dmtet import DMTetConfig
-from sds3d.representations.mesh_fixed import FixedConfig
+from sds3d.representations.mesh_fixed import FixedTrianglesConfig
 from sds3d.representations.mesh_flexicubes import FlexiCubesConfig
 from sds3d.representations.mesh_geometry import face_normals, smooth_normals
 from sds3d.representations.mesh_shading import LambertShading, NoShading, Shading, shaded
@@ -31,7 +31,9 @@ class MeshConfig(RepresentationConfig):
     """A learnable mesh. The weights balance the loop's data term, 1/2 sum |rgb - target|^2 per view."""
 
     name: Literal["mesh"] = "mesh"
-    geometry: Annotated[DMTetConfig | FlexiCubesConfig | FixedConfig, Field(discriminator="name")] = DMTetConfig()
+    geometry: Annotated[DMTetConfig | FlexiCubesConfig | FixedTrianglesConfig, Field(discriminator="name")] = (
+        DMTetConfig()
+    )
     """What makes the triangles: marching tetrahedra, FlexiCubes, or one mesh whose triangles stay the same."""
     appearance: Annotated[VoxelsConfig | TexelsConfig, Field(discriminator="name")] = VoxelsConfig()
     """Where colours and materials are kept: in voxels, or in the texture of a fixed mesh."""
@@ -40,7 +42,7 @@ class MeshConfig(RepresentationConfig):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if isinstance(self.appearance, TexelsConfig) and not isinstance(self.geometry, FixedConfig):
+        if isinstance(self.appearance, TexelsConfig) and not isinstance(self.geometry, FixedTrianglesConfig):
             raise ValueError(
                 "appearance=texels needs triangles that stay the same: set geometry=fixed, or appearance=voxels"
             )

@@ -6,6 +6,7 @@ before it is laid over the layers before it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -77,13 +78,14 @@ def _representation(given: Any, before: Tree) -> Any:
 
 
 def _mesh(section: Mapping[str, Any], before: Tree) -> Tree:
-    """A mesh's settings, the former ones in their present places.
+    """A mesh's settings, with the former ones in their present places.
 
     Former settings that do not apply to the chosen geometry, appearance, material or shading had no effect. They are
-    left out.
+    left out with a warning.
     """
     new: Tree = {key: value for key, value in section.items() if key not in MESH or isinstance(value, Mapping)}
     former = [key for key in section if key not in new]
+    left_out = []
     for key in sorted(former, key=lambda key: not MESH[key].endswith(".name")):  # choices first
         *sections, leaf = MESH[key].split(".")
         value = section[key]
@@ -92,11 +94,15 @@ def _mesh(section: Mapping[str, Any], before: Tree) -> Tree:
         else:
             chosen = _chosen(merge(before, {"representation": new})["representation"], sections)
             if chosen is not None and not _applies(key, leaf, chosen):
+                left_out.append(key)
                 continue
         tree = {leaf: value}
         for part in reversed(sections):
             tree = {part: tree}
         new = merge(new, tree)
+    if left_out:
+        problem = "do not apply to the chosen geometry, appearance, material or shading and are left out"
+        warnings.warn(f"old settings of a mesh {problem}: {', '.join(left_out)}", stacklevel=2)
     return new
 
 

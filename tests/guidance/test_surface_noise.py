@@ -32,7 +32,7 @@ from sds3d.representations.contents import source_of
 from sds3d.representations.gaussians import GaussiansConfig
 from sds3d.representations.hash_nerf import HashNerfConfig
 from sds3d.representations.mesh_dmtet import DMTetConfig
-from sds3d.representations.mesh_fixed import FixedConfig
+from sds3d.representations.mesh_fixed import FixedTrianglesConfig
 from sds3d.representations.mesh_flexicubes import FlexiCubesConfig
 from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.representations.triplane_nerf import TriplaneNerfConfig
@@ -260,7 +260,7 @@ def ball() -> Mesh:
             VoxelGridConfig(resolution=48),
             MeshConfig(geometry=DMTetConfig(resolution=32)),
             MeshConfig(geometry=FlexiCubesConfig(resolution=24)),
-            MeshConfig(geometry=FixedConfig()),
+            MeshConfig(geometry=FixedTrianglesConfig()),
             HashNerfConfig(levels=8),
             TriplaneNerfConfig(),
         ],

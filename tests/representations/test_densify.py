@@ -13,7 +13,7 @@ from sds3d.representations.densify import (
     AdaptiveConfig,
     DistillationConfig,
     Edit,
-    FixedConfig,
+    FixedCountConfig,
     MCMCConfig,
     Pull,
     adaptive,
@@ -187,4 +187,4 @@ def test_when_edits_are_due() -> None:
     config = DistillationConfig(start=0.1, until=0.5, every=10)
     steps = [step for step in range(100) if due(config, step, step / 99)]
     assert steps == [19, 29, 39, 49]
-    assert not due(FixedConfig(), 19, 0.2)
+    assert not due(FixedCountConfig(), 19, 0.2)

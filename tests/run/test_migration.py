@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import trimesh
 
 from sds3d.config import ConfigError, build, load_yaml
-from sds3d.representations.mesh_fixed import FixedConfig
+from sds3d.representations.mesh_fixed import FixedTrianglesConfig
 from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.representations.mesh_texels import TexelsConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig
@@ -82,10 +83,21 @@ def test_two_former_settings_share_a_place() -> None:
     assert representation(texels, {"color_smoothness": 3.0}).appearance == TexelsConfig()
 
 
+def test_former_settings_without_effect_are_reported() -> None:
+    message = r"^old settings of a mesh do not apply to .* and are left out: deviation, texture_size$"
+    with pytest.warns(UserWarning, match=message) as given:
+        left = representation({"name": "mesh", "deviation": 0.1, "texture_size": 64, "sdf_lr": 0.2})
+    assert len(given) == 1
+    assert left == mesh(geometry={"sdf_lr": 0.2})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        representation({"name": "mesh", "geometry": "flexicubes", "deviation": 0.1})
+
+
 def test_present_and_former_settings_mix() -> None:
-    assert representation({"name": "mesh", "geometry": {"name": "fixed"}, "radius": 0.2}).geometry == FixedConfig(
-        radius=0.2
-    )
+    assert representation(
+        {"name": "mesh", "geometry": {"name": "fixed"}, "radius": 0.2}
+    ).geometry == FixedTrianglesConfig(radius=0.2)
     section = {"name": "mesh", "geometry": "fixed", "appearance": "texels", "texture_size": 64}
     assert representation(section).appearance == TexelsConfig(size=64)
 
