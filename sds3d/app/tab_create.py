@@ -24,7 +24,7 @@ from sds3d.run.settings import Setting
 EXAMPLES = (
     "a red mug",
     "a blue chair",
-    "a white snowman with a green hat",
+    "a yellow snowman with a green hat",
     "a yellow duck",
     "an orange car",
     "a red mushroom with a white stem",

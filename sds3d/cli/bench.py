@@ -33,9 +33,7 @@ def bench_toybox(
     out_dir: ResultsFolder = Path("bench-toybox"),
 ) -> None:
     """Measure presets against the toy world's ground truth: right object, right colour, one face."""
-    chosen = names or ["toybox", "dreamfusion"]
-    for name in chosen:
-        load_preset(name)
+    chosen = _existing(names) or ["toybox", "dreamfusion"]
     from sds3d.evaluation.asset_scores import bench as run_bench
 
     with bars_by_stage() as report:
@@ -63,12 +61,11 @@ def bench_guidance(
     out_dir: ResultsFolder = Path("bench-guidance"),
 ) -> None:
     """Compare guidance rules: accuracy, faces, saturation, FID to true pictures, diversity, time."""
-    for name in names or []:
-        load_preset(name)
+    chosen = _existing(names)
     from sds3d.evaluation import rule_scores
 
     with bars_by_stage() as report:
-        results = rule_scores.bench(names or rule_scores.rule_presets(), out_dir, prompts, several, settings, report)
+        results = rule_scores.bench(chosen or rule_scores.rule_presets(), out_dir, prompts, several, settings, report)
     _print_table(rule_scores.HEADER, (rule_scores.cells(name, figures) for name, figures in results.items()))
     out.print(f"guidance.md, guidance.json and guidance.png: {out_dir}", soft_wrap=True)
 
@@ -120,9 +117,7 @@ def bench_together(
     out_dir: ResultsFolder = Path("bench-together"),
 ) -> None:
     """Time steps of several prompts one by one, and together in one call of the prior."""
-    chosen = names or ["toybox"]
-    for name in chosen:
-        load_preset(name)
+    chosen = _existing(names) or ["toybox"]
     from sds3d.evaluation import together_speed
 
     counts = sorted({max(runs >> i, 1) for i in range(runs.bit_length())})
@@ -164,6 +159,13 @@ def bench_priors(
         )  # fmt: skip
     _print_table(prior_speed.HEADER, (prior_speed.cells(row) for row in rows))
     out.print(f"priors.json and priors.md: {out_dir}", soft_wrap=True)
+
+
+def _existing(presets: list[str] | None) -> list[str]:
+    """The given presets; a misspelt one is reported before the slow imports."""
+    for name in presets or []:
+        load_preset(name)
+    return presets or []
 
 
 def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

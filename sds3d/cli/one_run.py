@@ -43,7 +43,7 @@ def add_commands(app: typer.Typer) -> None:
         rich_help_panel=PANEL,
         epilog=examples(
             "sds3d generate 'a red mug'",
-            "sds3d generate 'a snowman with a green hat' --seed 3  # another seed, another object",
+            "sds3d generate 'a yellow snowman with a green hat' --seed 3  # another seed, another object",
             "sds3d generate 'a blue chair' --steps 150  # a draft in half the time",
             "sds3d generate 'a red mug' --preset splats  # Gaussian splats",
             "sds3d generate 'a red mug' --preset dreamfusion guidance.scale=50  # another rule and scale",
