@@ -1,4 +1,4 @@
-"""From one representation to another, judged by re-rendering."""
+"""Conversions between representations, checked by rendering the result."""
 
 import math
 
@@ -32,7 +32,7 @@ def scene_of(splats: Splats, degree: int = 0) -> GaussiansScene:
 
 
 def drawn(splats: Splats) -> NDArray[np.float32]:
-    """Pictures (B, H, W, 4) over black, the last channel the opacity."""
+    """Render pictures (B, H, W, 4) over black; the last channel is the opacity."""
     with torch.no_grad():
         out = scene_of(splats).render(CAMERAS, torch.zeros(3))
     return torch.cat([out.rgb, out.alpha], dim=-1).numpy()
@@ -87,7 +87,7 @@ def test_splats_as_a_mesh_and_back(mug: Mesh) -> None:
     assert psnr(mesh_pictures(again), drawn(splats)) > 20
 
 
-def test_a_scene_gives_back_its_splats() -> None:
+def test_a_scene_returns_its_splats() -> None:
     rng = np.random.default_rng(0)
     sh = np.concatenate([rng.uniform(-1, 1, (50, 1, 3)), 0.2 * rng.normal(size=(50, 8, 3))], axis=1)
     splats = Splats(
@@ -118,7 +118,7 @@ def test_points_get_the_width_of_their_neighbourhood() -> None:
         splats_from_points(points[:1])
 
 
-def test_nothing_becomes_nothing() -> None:
+def test_empty_inputs_are_refused() -> None:
     flat = Mesh(np.zeros((3, 3), np.float32), np.array([[0, 1, 2]], np.int32))
     with pytest.raises(ValueError, match="no area"):
         splats_from_mesh(flat, 10, generator())

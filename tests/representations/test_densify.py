@@ -1,4 +1,4 @@
-"""Adding and removing Gaussians: what each strategy promises, on parameters and on Adam's moments."""
+"""Adding and removing Gaussians: the guarantees of each strategy for parameters and for Adam's moments."""
 
 import math
 
@@ -45,18 +45,18 @@ def pulled(*strength: float) -> Pull:
     return Pull(torch.tensor(strength), torch.ones(len(strength)))
 
 
-def test_pull_is_the_mean_over_the_views_that_saw_it_in_half_pictures() -> None:
+def test_pull_is_the_mean_over_views_where_visible_in_half_pictures() -> None:
     pull = Pull.none(3)
     gradient = torch.zeros(2, 3, 2)
-    gradient[0, 0] = torch.tensor([3.0, 4.0])  # seen by both views, pulled in one
-    gradient[1, 1] = torch.tensor([1.0, 0.0])  # seen and pulled by the second view only
-    gradient[:, 2] = 9.0  # seen by none
+    gradient[0, 0] = torch.tensor([3.0, 4.0])  # visible in both views, pulled in one
+    gradient[1, 1] = torch.tensor([1.0, 0.0])  # visible and pulled in the second view only
+    gradient[:, 2] = 9.0  # visible in no view
     radii = torch.tensor([[[1, 1], [0, 0], [0, 0]], [[1, 1], [5, 5], [0, 0]]])
     pull.note(gradient, radii, width=20, height=20)
     torch.testing.assert_close(pull.mean, torch.tensor([2 * 50.0 / 2, 2 * 10.0, 0.0]))
 
 
-def test_small_ones_are_cloned_and_large_ones_split() -> None:
+def test_small_gaussians_are_cloned_and_large_ones_split() -> None:
     before = splats(3)
     before["scales"][1] = math.log(0.2)
     config = AdaptiveConfig(threshold=1.0, large=0.05)
@@ -66,13 +66,13 @@ def test_small_ones_are_cloned_and_large_ones_split() -> None:
     means, scales = edit.values["means"], edit.values["scales"]
     assert torch.equal(means[:3], before["means"][[0, 2, 0]])
     torch.testing.assert_close(scales[3:], (before["scales"][1] - math.log(1.6)).expand(2, 3))
-    # The halves are drawn from the Gaussian they replace.
+    # The halves are sampled from the Gaussian that they replace.
     axes = rotation_matrices(before["quats"][1:2])[0]
     offsets = (means[3:] - before["means"][1]) @ axes / 0.2
     assert 0 < offsets.abs().max() < 5
 
 
-def test_the_transparent_are_pruned_but_never_all() -> None:
+def test_transparent_gaussians_are_pruned_but_never_all() -> None:
     before = splats(4)
     before["opacities"][:3] = -9.0
     edit = adaptive(AdaptiveConfig(), before, pulled(0, 0, 0, 0), 0, generator())
@@ -87,7 +87,7 @@ def test_growth_stops_at_the_limit_with_the_most_pulled_first() -> None:
     assert edit.source.tolist() == [0, 1, 2, 3, 1]
 
 
-def test_opacities_are_reset_now_and_then() -> None:
+def test_opacities_are_reset_periodically() -> None:
     config = AdaptiveConfig(reset_every=40, every=20)
     reset = adaptive(config, splats(3), pulled(0, 0, 0), 39, generator())
     torch.testing.assert_close(torch.sigmoid(reset.values["opacities"]), torch.full((3,), 0.01))
@@ -102,13 +102,13 @@ def test_distillation_grows_by_a_share_whatever_the_gradients_scale(strength: fl
     assert edit.source.tolist() == [*range(50), 49, 48, 47, 46, 45]
 
 
-def test_distillation_leaves_what_nothing_pulled() -> None:
+def test_distillation_does_not_grow_without_pull() -> None:
     assert len(distillation(DistillationConfig(share=1.0), splats(5), pulled(0, 0, 0, 0, 0), generator()).source) == 5
 
 
 @pytest.mark.parametrize("copies", [1, 2, 3, 7])
 def test_split_gaussians_look_like_the_one_they_replace(copies: int) -> None:
-    """Their joint opacity along a line through the centre has the integral that the old Gaussian's had."""
+    """The integral of opacity along a line through the centre stays the same."""
     opacity, scale = 0.8, 0.3
     new_opacity, new_scale = split_in_place(
         torch.tensor([opacity], dtype=torch.float64),
@@ -121,13 +121,13 @@ def test_split_gaussians_look_like_the_one_they_replace(copies: int) -> None:
     assert joint == pytest.approx(opacity * scale * math.sqrt(2 * math.pi), rel=1e-6)
 
 
-def test_the_dead_move_onto_the_living_and_the_picture_stays() -> None:
+def test_dead_gaussians_move_onto_living_ones_and_the_picture_stays() -> None:
     before = splats(60, opacity=0.6, scale=0.05)
     before["opacities"][::3] = -9.0
     edit = relocation(MCMCConfig(growth=0.0), before, generator())
     assert edit is not None
     assert len(edit.source) == 60
-    assert not set(edit.source.tolist()) & set(range(0, 60, 3))  # no copy of a dead one is left
+    assert not set(edit.source.tolist()) & set(range(0, 60, 3))  # no copy of a dead Gaussian remains
     after = {name: edit.values.get(name, value[edit.source]) for name, value in before.items()}
     cameras = orbit([0.0, 90.0], size=48)
 
@@ -142,7 +142,7 @@ def test_the_dead_move_onto_the_living_and_the_picture_stays() -> None:
     assert change < 0.2 * (picture(naive) - picture(before)).abs().mean()
 
 
-def test_relocation_grows_to_its_limit_and_has_nothing_to_do_there() -> None:
+def test_relocation_grows_to_its_limit_and_stops_there() -> None:
     config = MCMCConfig(growth=0.5, limit=12)
     edit = relocation(config, splats(10), generator())
     assert edit is not None
@@ -152,7 +152,7 @@ def test_relocation_grows_to_its_limit_and_has_nothing_to_do_there() -> None:
     assert relocation(config, dead, generator()) is None
 
 
-def test_shaking_follows_each_gaussians_shape_and_spares_the_opaque() -> None:
+def test_noise_follows_each_gaussians_shape_and_spares_opaque_ones() -> None:
     n = 4000
     before = {**splats(n), "quats": torch.tensor([[1.0, 0, 0, 0]]).repeat(n, 1)}
     before["scales"] = torch.tensor([0.1, 0.01, 0.001]).log().repeat(n, 1)
@@ -180,7 +180,7 @@ def test_an_edit_carries_parameters_and_moments() -> None:
     assert [group["params"][0] for group in optimizer.param_groups] == list(new.values())
     assert len(optimizer.state) == len(new)
     sum((p * p).sum() for p in new.values()).backward()
-    optimizer.step()  # Adam goes on with the new ones
+    optimizer.step()  # Adam continues with the new parameters
 
 
 def test_when_edits_are_due() -> None:

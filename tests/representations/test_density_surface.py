@@ -40,7 +40,7 @@ def test_grid_points_run_x_slowest_between_the_bounds():
 
 @pytest.mark.parametrize("resolution", [32, 65])
 def test_a_sphere_has_its_radius_normals_and_colours(resolution):
-    def ball(points):  # passes 1 at radius 0.3, log-linear
+    def ball(points):  # log-linear in the radius, 1 at 0.3 m
         return np.exp(np.clip(40 * (0.3 - np.linalg.norm(points, axis=-1)), -6, 6)).astype(np.float32)
 
     # Two plateaus of equal weight in log density: Otsu's threshold lies between them.
@@ -69,7 +69,7 @@ def test_decimation_keeps_the_shape():
 
 
 def test_the_isovalue_is_the_one_whose_silhouettes_match_the_render():
-    # Opaque only deep inside the ramp, so that a fixed low threshold would be 10 % too wide.
+    # The ball is opaque only deep inside the ramp, so a fixed low threshold would be 10 % too wide.
     sphere = {"radius": 0.45, "width": 0.4, "peak": 30.0}
     mesh = extract_surface(
         sphere_density(grid(64), **sphere), position_color, alpha_of=lambda c: sphere_alpha(c, **sphere)
@@ -98,7 +98,7 @@ def test_the_silhouettes_match_for_other_bounds_too():
     mesh = extract_surface(sphere_density(points, **sphere), lambda p: p * 0 + 0.5, (-2, 2), alpha_of=alpha_of)
     assert as_trimesh(mesh).is_watertight
 
-    def optical_depth(impact):  # of a ray that passes the centre at this distance
+    def optical_depth(impact):  # of a ray at this distance from the centre
         half = np.sqrt(1.5**2 - impact**2)
         return 2 * integrate.quad(lambda s: 20 * (1.5 - np.hypot(impact, s)), 0, half)[0]
 
@@ -107,7 +107,7 @@ def test_the_silhouettes_match_for_other_bounds_too():
     assert np.linalg.norm(mesh.vertices, axis=1).mean() == pytest.approx(edge, abs=half_a_pixel)
 
 
-def test_separate_parts_stay_and_dust_goes():
+def test_separate_parts_are_kept_and_specks_removed():
     points = grid(64)
     density = sphere_density(points - [-0.15, 0, 0], radius=0.25, width=0.05)
     density += sphere_density(points - [0.3, 0, 0], radius=0.1, width=0.05)
@@ -141,7 +141,7 @@ def test_a_noisy_field_still_gives_a_closed_manifold(seed):
     assert len(mesh.faces) <= 3000
 
 
-def test_axes_are_not_mixed_up():
+def test_axes_keep_their_order():
     points = grid(48)
     density = sphere_density(points - [0.1, 0.2, 0.3], radius=0.15, width=0.05)
     mesh = extract_surface(density, position_color)
@@ -149,7 +149,7 @@ def test_axes_are_not_mixed_up():
 
 
 def test_the_front_faces_plus_z_in_a_render():
-    """A red cap on +Z is seen by the camera at azimuth 0 and hidden from the one at 180."""
+    """A red cap on +Z is visible from azimuth 0 and hidden from azimuth 180."""
 
     def color(points):
         return np.where(points[:, 2:] > 0.1, [[1.0, 0, 0]], [[0, 0, 1.0]]).astype(np.float32)
@@ -165,7 +165,7 @@ def test_the_result_is_deterministic():
     np.testing.assert_array_equal(first.faces, second.faces)
 
 
-def test_an_empty_scene_says_what_to_do():
+def test_the_error_for_an_empty_scene_names_the_cure():
     with pytest.raises(EmptySurfaceError, match="train longer"):
         extract_surface(np.zeros((16, 16, 16), np.float32), position_color)
     fog = np.full((16, 16, 16), 1e-3, np.float32)

@@ -1,4 +1,4 @@
-"""Distillation: each representation becomes another and looks the same from views that it was not shown."""
+"""Distillation of one representation into another, compared in views that were not used for training."""
 
 import math
 
@@ -26,7 +26,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def grid_scene(n: int = 32) -> VoxelGridScene:
-    """A two-tone ball with a bar through it."""
+    """Return a two-tone ball with a bar through it."""
     scene = VoxelGridScene(VoxelGridConfig(resolution=n, samples=32, warmup=0), generator())
     axis = torch.linspace(-BOUND, BOUND, n)
     x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
@@ -44,7 +44,7 @@ def run(teacher: Scene, student: Scene, steps: int, points: int = 4096) -> list[
 
 
 def psnr(a: Scene, b: Scene) -> float:
-    """Between renders from views of their own, over a background that neither knows."""
+    """Return the PSNR in dB between renders, in views and over a background that were not used for training."""
     cameras, background = orbit([10.0, 130.0, 250.0], 33.0, size=32), torch.tensor([0.9, 0.2, 0.4])
     with torch.no_grad():
         error = (a.render(cameras, background).rgb - b.render(cameras, background).rgb).square().mean()
@@ -71,7 +71,7 @@ def test_a_field_becomes_a_grid() -> None:
     assert psnr(middle, student) > 30
 
 
-def test_what_has_no_densities_teaches_by_pictures() -> None:
+def test_scenes_without_densities_are_distilled_from_pictures() -> None:
     teacher = GaussiansScene(GaussiansConfig(count=300, opacity_start=0.9), generator(4))
     student = FieldNerfScene(TRIPLANE, generator(2))
     before = psnr(teacher, student)
@@ -79,7 +79,7 @@ def test_what_has_no_densities_teaches_by_pictures() -> None:
     assert psnr(teacher, student) > before + 5
 
 
-def test_nothing_to_learn_from_oneself() -> None:
+def test_the_loss_to_itself_is_zero() -> None:
     same = grid_scene().radiance_field()
     assert float(point_loss(same, same, BOUND * (2 * torch.rand(200, 3, generator=generator()) - 1))) < 1e-6
 
@@ -93,7 +93,7 @@ def test_colours_of_empty_space_hardly_count() -> None:
     empty = float(point_loss(field(0.0, 0.0), field(0.0, 1.0), points))
     assert full == pytest.approx(10 * 3 * 1.02, rel=1e-5)
     assert empty == pytest.approx(10 * 3 * 0.02, rel=1e-4)
-    # Opaque is opaque: twice the density is no difference.
+    # Opaque matter stays opaque: doubling its density makes no difference.
     assert float(point_loss(field(1e3, 0.0), field(2e3, 0.0), points)) < 1e-6
 
 
@@ -107,7 +107,7 @@ def test_one_seed_one_student() -> None:
         assert torch.equal(value, results[1][name]), name
 
 
-def test_an_empty_teacher_and_a_broken_one() -> None:
+def test_empty_and_nan_teachers() -> None:
     empty = grid_scene(16)
     with torch.no_grad():
         empty.density.fill_(-20.0)

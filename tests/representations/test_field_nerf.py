@@ -1,58 +1,24 @@
-"""Scenes of radiance fields: contract, regularisers in closed form, resuming, fitting, meshing, latents."""
+"""Scenes of hash and triplane fields: regularisers in closed form, fitting, resuming, grids, and latents."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from sds3d.cameras import CameraConfig, Cameras, orbit, turntable
-from sds3d.geometry.mesh import EmptySurfaceError
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.prompt import PromptConfig, encode_prompt
-from sds3d.rendering.mesh_zbuffer import rasterize
 from sds3d.rendering.volume import BOUND, render_rays
 from sds3d.representations.base import Rendering
 from sds3d.representations.field_nerf import STABLE_DIFFUSION_RGB, FieldNerfScene, fit_latent_rgb
 from sds3d.representations.fields import activate
-from sds3d.representations.hash_nerf import HashNerfConfig
-from sds3d.representations.triplane_nerf import TriplaneNerfConfig
 from sds3d.run.optimize import OptimizerConfig, Setup, optimize, random_streams, start
+from tests.representations.radiance_scenes import BACKGROUND, HASH, TRIPLANE, Ball, adam, field_ball, field_scene
 
-BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
-HASH = {"name": "hash_nerf", "samples": 32, "levels": 4, "log2_entries": 11, "finest": 32, "hidden": 16}
-TRIPLANE = {"name": "triplane_nerf", "samples": 32, "resolution": 24, "features": 8, "hidden": 16}
 both = pytest.mark.parametrize("kind", [HASH, TRIPLANE], ids=["hash", "triplane"])
-
-
-def scene_of(kind: dict[str, object], seed: int = 0, **options: object) -> FieldNerfScene:
-    config = (HashNerfConfig if kind is HASH else TriplaneNerfConfig).model_validate(kind | options)
-    return FieldNerfScene(config, torch.Generator().manual_seed(seed))
-
-
-class Ball:
-    """A field that is known: red where x > 0, blue where x < 0."""
-
-    radius = 0.3
-
-    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        density = 200 * torch.sigmoid((self.radius - points.norm(dim=-1)) * 150)
-        red = torch.sigmoid(points[:, 0] * 200)
-        return density, torch.stack([red, torch.zeros_like(red), 1 - red], dim=-1)
-
-
-def ball(**options: object) -> FieldNerfScene:
-    scene = scene_of(HASH, **options)
-    scene.field = Ball()  # type: ignore[assignment]
-    scene._occupancy = scene._survey(explore=True)
-    return scene
-
-
-def adam(scene: FieldNerfScene) -> torch.optim.Adam:
-    return torch.optim.Adam(scene.parameter_groups(), eps=1e-15)
 
 
 def fit(scene: FieldNerfScene, cameras: Cameras, target: Tensor, optimizer: torch.optim.Adam, steps: range) -> None:
@@ -69,45 +35,8 @@ def psnr(a: Tensor, b: Tensor) -> float:
     return -10 * math.log10(float((a - b).square().mean()))
 
 
-def test_pictures_keep_the_contract() -> None:
-    scene, cameras = ball(), orbit([0.0, 90.0, 200.0]).resized(20, 28)
-    for training in (False, True):
-        with torch.set_grad_enabled(training):
-            out = scene.render(cameras, BACKGROUND)
-        assert out.rgb.shape == (3, 20, 28, 3)
-        assert out.alpha.shape == out.depth.shape == (3, 20, 28, 1)
-        assert out.normal.shape == (3, 20, 28, 3)
-        assert out.latent is None
-        assert out.rgb.min() >= 0
-        assert out.rgb.max() <= 1
-        # The corner shows the background; the middle the ball's front, 2.1 - 0.3 m away, facing the camera.
-        torch.testing.assert_close(out.rgb[0, 0, 0], BACKGROUND, atol=1e-3, rtol=0)
-        assert float(out.alpha[0, 10, 14]) > 0.999
-        assert float(out.depth[0, 10, 14]) == pytest.approx(1.8, abs=0.04)
-        toward = cameras.position() / cameras.position().norm(dim=-1, keepdim=True)
-        # In training they are made from depths of few samples.
-        assert ((out.normal[:, 10, 14] * toward).sum(-1) > (0.7 if training else 0.97)).all()
-
-
-def test_camera_on_plus_x_sees_the_side_at_plus_x() -> None:
-    with torch.no_grad():
-        rgb = ball().render(orbit([90.0, 270.0, 0.0], size=32), torch.zeros(3)).rgb
-    assert rgb[0, 16, 16, 0] > 0.9
-    assert rgb[1, 16, 16, 2] > 0.9
-    # From the front, +X is on the right.
-    assert rgb[2, 16, 20, 0] > 0.9
-    assert rgb[2, 16, 11, 2] > 0.9
-
-
-def test_background_may_differ_between_views() -> None:
-    backgrounds = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
-    with torch.no_grad():
-        rgb = ball().render(orbit([0.0, 90.0], size=16), backgrounds).rgb
-    torch.testing.assert_close(rgb[:, 0, 0], backgrounds, atol=1e-3, rtol=0)
-
-
 def test_large_pictures_are_drawn_in_parts() -> None:
-    scene, cameras = ball(), orbit([0.0, 120.0], size=150)  # 45000 rays
+    scene, cameras = field_ball(), orbit([0.0, 120.0], size=150)  # 45000 rays
     with torch.no_grad():
         whole, second = scene.render(cameras, BACKGROUND), scene.render(cameras[1:], BACKGROUND)
     for name in ("rgb", "alpha", "depth", "normal"):
@@ -115,43 +44,9 @@ def test_large_pictures_are_drawn_in_parts() -> None:
 
 
 @both
-def test_samples_are_jittered_in_training_only(kind: dict[str, object]) -> None:
-    scene, cameras = scene_of(kind), orbit([0.0], size=16)
-
-    def before_and_after_a_step() -> tuple[Tensor, Tensor]:
-        before = scene.render(cameras, BACKGROUND).rgb
-        scene.after_step(0, adam(scene))
-        after = scene.render(cameras, BACKGROUND).rgb
-        scene.load_state_dict(begin)
-        return before, after
-
-    begin = scene.state_dict()
-    with torch.no_grad():
-        assert torch.equal(*before_and_after_a_step())
-    assert not torch.equal(*before_and_after_a_step())
-
-
-@both
-def test_one_seed_one_scene(kind: dict[str, object]) -> None:
-    one, same, other = scene_of(kind, 3), scene_of(kind, 3), scene_of(kind, 4)
-    cameras = orbit([10.0], size=16)
-    pictures = [scene.render(cameras, BACKGROUND).rgb for scene in (one, same, other)]
-    assert torch.equal(pictures[0], pictures[1])
-    assert not torch.equal(pictures[0], pictures[2])
-
-
-@both
-def test_starts_as_a_blob_in_the_middle(kind: dict[str, object]) -> None:
-    with torch.no_grad():
-        alpha = scene_of(kind).render(orbit([0.0, 90.0], size=32), BACKGROUND).alpha[..., 0]
-    assert alpha[:, 16, 16].min() > 0.99
-    assert alpha[:, 0, 0].max() < 0.01
-
-
-@both
 def test_gradients_reach_every_parameter_through_every_picture(kind: dict[str, object]) -> None:
     for normals in (False, True):
-        scene = scene_of(kind, normals=normals)
+        scene = field_scene(kind, normals=normals)
         parameters = [p for group in scene.parameter_groups() for p in group["params"]]
         out = scene.render(orbit([0.0, 90.0], size=24), BACKGROUND)
         for picture in (out.rgb, out.alpha, out.depth, out.normal[..., 0]):
@@ -161,7 +56,7 @@ def test_gradients_reach_every_parameter_through_every_picture(kind: dict[str, o
 
 
 def test_regularisers_in_closed_form() -> None:
-    scene = scene_of(HASH, opacity=2.0, entropy=3.0, density_smoothness=5.0, color_smoothness=7.0)
+    scene = field_scene(HASH, opacity=2.0, entropy=3.0, density_smoothness=5.0, color_smoothness=7.0)
     slope = torch.tensor([3.0, -4.0, 0.0])
 
     def linear(points: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,7 +67,7 @@ def test_regularisers_in_closed_form() -> None:
     alpha = torch.full((2, 4, 6, 1), 0.25)
     smoothness = 0.0
     with torch.no_grad():
-        for _ in range(20):  # random places and directions: only their mean is known
+        for _ in range(20):  # the points and directions are random, so only the mean is known
             losses = scene.regularisers(Rendering(alpha.expand(-1, -1, -1, 3), alpha, alpha, alpha), progress=0.5)
             smoothness += float(losses["smoothness"]) / 20
             scene._step += 1
@@ -184,8 +79,8 @@ def test_regularisers_in_closed_form() -> None:
     assert smoothness == pytest.approx(24 * voxel**2 * (5.0 * 25 + 7.0 * (1 + 4) / 3), rel=0.02)
 
 
-def test_matter_may_begin_where_nothing_was() -> None:
-    scene, cameras = ball(), orbit([0.0], size=40)
+def test_matter_can_appear_in_empty_cells() -> None:
+    scene, cameras = field_ball(), orbit([0.0], size=40)
 
     class Grown(Ball):
         def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -198,10 +93,10 @@ def test_matter_may_begin_where_nothing_was() -> None:
     for step in range(9):
         alpha = scene.render(cameras, BACKGROUND).alpha[top]
         seen.append(float((alpha > 0.5).float().mean()))
-        scene.after_step(step, adam(scene_of(HASH)))
-    assert 0.2 < min(seen[:8]) <= max(seen[:8]) < 0.8  # in cells that are explored by chance
+        scene.after_step(step, adam(field_scene(HASH)))
+    assert 0.2 < min(seen[:8]) <= max(seen[:8]) < 0.8  # in the cells that were explored at random
     assert seen[8] == 1.0
-    scene._occupancy = ball()._occupancy
+    scene._occupancy = field_ball()._occupancy
     with torch.no_grad():
         assert scene.render(cameras, BACKGROUND).alpha[top].min() > 0.99
 
@@ -209,11 +104,11 @@ def test_matter_may_begin_where_nothing_was() -> None:
 @both
 def test_fits_a_two_tone_ball(kind: dict[str, object]) -> None:
     cameras, unseen = turntable(6, size=32), orbit([33.0, 170.0], elevation=25.0, size=32)
-    truth, scene = ball(), scene_of(kind)
+    truth, scene = field_ball(), field_scene(kind)
     with torch.no_grad():
         target = truth.render(cameras, BACKGROUND).rgb
     fit(scene, cameras, target, adam(scene), range(60))
-    least = 26 if kind is HASH else 30  # dB; measured 28.1 and 31.6, and as much from unseen views
+    least = 26 if kind is HASH else 30  # dB; measured 28.1 and 31.6, the same in unseen views
     with torch.no_grad():
         assert psnr(scene.render(cameras, BACKGROUND).rgb, target) > least
         assert psnr(scene.render(unseen, BACKGROUND).rgb, truth.render(unseen, BACKGROUND).rgb) > least
@@ -223,16 +118,16 @@ def test_fits_a_two_tone_ball(kind: dict[str, object]) -> None:
 def test_resumed_training_is_bit_identical(kind: dict[str, object]) -> None:
     cameras = turntable(2, size=12)
     with torch.no_grad():
-        target = ball().render(cameras, BACKGROUND).rgb
+        target = field_ball().render(cameras, BACKGROUND).rgb
 
     def run(stop: int | None) -> dict[str, Tensor]:
-        scene = scene_of(kind, 1)
+        scene = field_scene(kind, 1)
         optimizer = adam(scene)
         for step in range(12):
             if step == stop:
                 state = {name: tensor.clone() for name, tensor in scene.state_dict().items()}
                 moments = optimizer.state_dict()
-                scene = scene_of(kind, 9)
+                scene = field_scene(kind, 9)
                 scene.load_state_dict(state)
                 optimizer = adam(scene)
                 optimizer.load_state_dict(moments)
@@ -245,61 +140,34 @@ def test_resumed_training_is_bit_identical(kind: dict[str, object]) -> None:
         assert torch.equal(tensor, resumed[name]), name
 
 
-def test_states_of_others_are_refused() -> None:
+def test_states_of_other_scenes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"lacks field/decoder"):
-        scene_of(HASH).load_state_dict({"means": torch.zeros(3), "step": torch.tensor(0)})
+        field_scene(HASH).load_state_dict({"means": torch.zeros(3), "step": torch.tensor(0)})
     with pytest.raises(ValueError, match="lacks field/planes"):
-        scene_of(TRIPLANE).load_state_dict(scene_of(HASH).state_dict())
+        field_scene(TRIPLANE).load_state_dict(field_scene(HASH).state_dict())
     with pytest.raises(ValueError, match=r"field/table is \(4, 2048, 2\), the scene's \(6, 2048, 2\)"):
-        scene_of(HASH, levels=6).load_state_dict(scene_of(HASH).state_dict())
+        field_scene(HASH, levels=6).load_state_dict(field_scene(HASH).state_dict())
 
 
 @both
 def test_the_grid_is_the_field(kind: dict[str, object]) -> None:
-    scene = scene_of(kind)
+    scene = field_scene(kind)
     grid = scene.to_grid(12)
     axis = torch.linspace(-BOUND, BOUND, 12)
     with torch.no_grad():
         density, colors = scene.at(torch.stack([axis[2], axis[5], axis[9]])[None])
     torch.testing.assert_close(grid[2, 5, 9], torch.cat([density, colors[0]]))
-    # A fine grid renders as the field does, but for the rounding of its edge.
+    # A fine grid renders like the field, except for its rounded edge.
     cameras = orbit([30.0], size=24)
     with torch.no_grad():
-        ours = ball().render(cameras, torch.zeros(3))
-        theirs = render_rays(ball().to_grid(80), *cameras.rays())
+        ours = field_ball().render(cameras, torch.zeros(3))
+        theirs = render_rays(field_ball().to_grid(80), *cameras.rays())
     assert psnr(ours.rgb, theirs.rgb) > 30
-
-
-def test_mesh_looks_like_the_render() -> None:
-    scene, cameras = ball(samples=64), orbit([20.0, 100.0, 250.0], elevation=10.0, size=96)
-    mesh = scene.to_mesh(64)
-    # Where half of the light is stopped, which is a little outside of where the density is half.
-    assert 0.3 < (mesh.volume() * 3 / (4 * math.pi)) ** (1 / 3) < 0.33
-    assert mesh.colors is not None
-    picture = rasterize(mesh.vertices, mesh.faces, mesh.colors, cameras)
-    with torch.no_grad():
-        render = scene.render(cameras, torch.zeros(3))
-    mask, alpha = picture.face >= 0, render.alpha[..., 0].numpy()
-    assert (mask & (alpha > 0.5)).sum() / (mask | (alpha > 0.5)).sum() > 0.95
-    inside = mask & (alpha > 0.99)
-    assert np.abs(picture.attributes - render.rgb.numpy())[inside].mean() < 0.03
-
-
-@both
-def test_empty_scene_has_no_mesh(kind: dict[str, object]) -> None:
-    scene = scene_of(kind)
-    with torch.no_grad():
-        scene.field.decoder.out.bias[0] = -40.0
-        out = scene.render(orbit([0.0], size=8), BACKGROUND)
-    assert float(out.alpha.max()) < 1e-6
-    torch.testing.assert_close(out.rgb, BACKGROUND.expand_as(out.rgb))
-    with pytest.raises(EmptySurfaceError):
-        scene.to_mesh(24)
 
 
 @both
 def test_nan_parameters_do_not_crash(kind: dict[str, object]) -> None:
-    scene = scene_of(kind)
+    scene = field_scene(kind)
     with torch.no_grad():
         scene.field.decoder.hidden.weight[0, 0] = math.nan
     out = scene.render(orbit([0.0], size=16), BACKGROUND)
@@ -315,7 +183,7 @@ def test_nan_parameters_do_not_crash(kind: dict[str, object]) -> None:
 
 
 def test_latents_are_rendered_over_the_backgrounds_latents() -> None:
-    scene = scene_of(HASH, latent_channels=4)
+    scene = field_scene(HASH, latent_channels=4)
     cameras = orbit([0.0, 90.0], size=16)
     out = scene.render(cameras, BACKGROUND)
     assert out.latent is not None
@@ -330,7 +198,7 @@ def test_latents_are_rendered_over_the_backgrounds_latents() -> None:
 
 
 def test_colours_out_of_bounds_still_have_gradients() -> None:
-    scene = scene_of(TRIPLANE, latent_channels=4)
+    scene = field_scene(TRIPLANE, latent_channels=4)
     with torch.no_grad():
         scene.field.decoder.out.bias[1:] = torch.tensor([20.0, 20.0, 0.0, 0.0])  # far beyond white
     out = scene.render(orbit([0.0], size=16), BACKGROUND)
@@ -341,8 +209,8 @@ def test_colours_out_of_bounds_still_have_gradients() -> None:
 
 
 def test_refining_learns_the_map_to_colours() -> None:
-    latent = scene_of(HASH, latent_channels=4)
-    refined = scene_of(HASH, seed=5, latent_channels=4, refine=True)
+    latent = field_scene(HASH, latent_channels=4)
+    refined = field_scene(HASH, seed=5, latent_channels=4, refine=True)
     refined.load_state_dict(latent.state_dict())
     cameras = orbit([0.0], size=16)
     with torch.no_grad():
@@ -357,10 +225,10 @@ def test_refining_learns_the_map_to_colours() -> None:
     assert refined.latent_rgb.grad.abs().max() > 0
 
 
-def test_latents_are_what_guidance_sees() -> None:
+def test_guidance_gets_the_latents() -> None:
     mean = torch.tensor([0.5, -1.0, 0.3, 0.8])[:, None, None]
     prior = GaussianPrior({"": Gaussian(0.0, 1.0), "a ball": Gaussian(mean, 0.2)}, shape=(4, 8, 8))
-    scene = scene_of(HASH, latent_channels=4)
+    scene = field_scene(HASH, latent_channels=4)
     config = OptimizerConfig()
     state = start(scene, config, random_streams(0, "cameras", "guidance"))
     prompt = encode_prompt(prior, "a ball", PromptConfig(view_dependent=False))
@@ -375,10 +243,10 @@ def test_latents_are_what_guidance_sees() -> None:
 
     before = error()
     assert len(list(steps)) == 40
-    assert error() < 0.4 * before  # the middle of the pictures takes on the prior's mean
+    assert error() < 0.4 * before  # the middle of the picture moves to the prior's mean
 
 
-def test_the_map_to_colours_is_found_by_least_squares() -> None:
+def test_the_map_to_colours_is_fitted_by_least_squares() -> None:
     g = torch.Generator().manual_seed(0)
     matrix = 0.1 * torch.randn(5, 3, generator=g)
     latents = torch.randn(2, 5, 6, 6, generator=g)
@@ -389,8 +257,8 @@ def test_the_map_to_colours_is_found_by_least_squares() -> None:
     assert 0 < (noisy - matrix).abs().max() < 0.03
 
 
-def test_latents_that_do_not_fit() -> None:
+def test_invalid_latent_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="latent_channels = 12, but the map from latents to colours is for 4"):
-        scene_of(HASH, latent_channels=12)
+        field_scene(HASH, latent_channels=12)
     with pytest.raises(ValidationError, match="set latent_channels"):
-        scene_of(HASH, refine=True)
+        field_scene(HASH, refine=True)

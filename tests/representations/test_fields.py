@@ -1,4 +1,4 @@
-"""Radiance fields: kernels against plain torch, encodings against closed forms, starts, broken values."""
+"""Radiance fields: kernels against plain torch, encodings against closed forms, initial fields, and NaN."""
 
 import math
 from functools import partial
@@ -23,7 +23,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def unit_points(n: int, seed: int = 1) -> Tensor:
-    """In the unit cube, some outside, some exactly on its borders."""
+    """Return points in the unit cube, some outside, and some exactly on its border."""
     points = 1.2 * torch.rand(n, 3, generator=generator(seed)) - 0.1
     points[:: max(n // 10, 1), 0] = 1.0
     points[1 :: max(n // 10, 1), 1] = 0.0
@@ -34,7 +34,7 @@ def metres(n: int, seed: int = 2) -> Tensor:
     return BOUND * (2 * torch.rand(n, 3, generator=generator(seed)) - 1)
 
 
-CELLS = torch.tensor([3, 7, 20, 61])  # of 4^3 and 8^3 corners, and two that do not fit into 2^10 entries
+CELLS = torch.tensor([3, 7, 20, 61])  # 4^3 and 8^3 corners, and two levels that exceed 2^10 entries
 
 
 def table_of(seed: int = 3, entries: int = 1 << 10) -> Tensor:
@@ -87,12 +87,12 @@ def test_kernels_equal_the_reference(encode, values: Tensor, n: int) -> None:
 
 @encodings
 def test_the_gradient_is_the_adjoint(encode, values: Tensor) -> None:
-    # An encoding is linear in what it looks up, so <w, E(v)> = <E^T(w), v>.
+    # An encoding is linear in its table, so <w, E(v)> = <E^T(w), v>.
     points = unit_points(300)
     out, _ = output_and_gradient(encode, False, points, values)
     weight = torch.randn(out.shape, generator=generator(5)).double()
     _, gradient = output_and_gradient(encode, False, points, torch.zeros_like(values))
-    # An element of either is rounded up to 300 times, once a point, relative to the sum of its terms' magnitudes.
+    # Each element is rounded up to 300 times, once per point, relative to the sum of its terms' magnitudes.
     magnitude = (weight.abs() * encode(False, points, values.abs())).sum().item()
     forward, backward = (weight * out).sum().item(), (gradient.double() * values).sum().item()
     assert forward == pytest.approx(backward, abs=rounding(300, magnitude))
@@ -112,20 +112,20 @@ def test_threads_change_nothing(encode, values: Tensor) -> None:
 
 
 def test_a_coarse_level_is_a_grid() -> None:
-    # Corners hold x + 10 y - z, which trilinear interpolation reproduces.
+    # Corners hold x + 10 y - z, which trilinear interpolation reproduces exactly.
     corners = torch.cartesian_prod(*[torch.arange(8.0)] * 3) / 7
     linear = torch.tensor([1.0, 10.0, -1.0])
     table = torch.zeros(1, 1 << 10, 2)
     table[0, : len(corners), 1] = corners @ linear
     points = torch.rand(100, 3, generator=generator())
     encoded = hash_encode(points, table, torch.tensor([7]))
-    # Of values up to 11: a place and a weight of each axis, eight corners, their sum.
+    # Rounding for values up to 11: a position and a weight per axis, eight corners, and their sum.
     torch.testing.assert_close(encoded[:, 1], points @ linear, atol=rounding(16, 11), rtol=0)
     assert encoded[:, 0].abs().max() == 0
 
 
 @pytest.mark.parametrize("reference", [False, True])
-def test_a_fine_level_hashes_as_the_paper_says(reference: bool) -> None:
+def test_a_fine_level_hashes_as_in_the_paper(reference: bool) -> None:
     entries, cells = 1 << 12, 300
     table = torch.arange(2.0 * entries).reshape(1, entries, 2)
     for corner in [(0, 0, 0), (1, 2, 3), (299, 150, 7), (300, 300, 300)]:
@@ -133,7 +133,7 @@ def test_a_fine_level_hashes_as_the_paper_says(reference: bool) -> None:
         entry = (x ^ (y * 2654435761) ^ (z * 805459861)) % entries  # Python's integers do not overflow
         place = torch.tensor([corner], dtype=torch.float32) / cells
         encoded = (hash_encode_reference if reference else hash_encode)(place, table, torch.tensor([cells]))
-        # The place is rounded, so a trace of a neighbour is mixed in.
+        # The position is rounded, so a little of a neighbour is mixed in.
         assert encoded[0].tolist() == pytest.approx([2 * entry, 2 * entry + 1], abs=0.5)
 
 
@@ -154,13 +154,13 @@ def test_planes_are_indexed_by_xy_xz_and_yz() -> None:
     x, y, z = points.unbind(-1)
     encoded = triplane_encode(points, planes)
     for channel, expected in enumerate([x + 10 * y, 100 * x + 1000 * z, 1e4 * y + 1e5 * z]):
-        # Of four corners: a place and a weight of both axes, the products and their sum.
+        # Rounding for four corners: a position and a weight per axis, the products and their sum.
         torch.testing.assert_close(encoded[:, channel], expected, rtol=0, atol=rounding(12, expected.max().item()))
     assert encoded[:, 3:].abs().max() == 0
 
 
 @encodings
-def test_outside_sees_the_border(encode, values: Tensor) -> None:
+def test_outside_points_get_border_values(encode, values: Tensor) -> None:
     points = torch.tensor([[-3.0, 0.4, 0.6], [0.2, 5.0, 9.0]])
     for reference in (False, True):
         torch.testing.assert_close(encode(reference, points, values), encode(reference, points.clamp(0, 1), values))
@@ -176,7 +176,7 @@ def test_no_points(encode, values: Tensor) -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(broken=st.sampled_from([math.nan, math.inf, -math.inf, 1e30, -1e30]), axis=st.integers(0, 2), both=st.booleans())
-def test_broken_points_and_values_never_crash(broken: float, axis: int, both: bool) -> None:
+def test_nan_points_and_values_never_crash(broken: float, axis: int, both: bool) -> None:
     for encode, values in ((encode_with_hash, table_of()), (encode_with_planes, planes_of())):
         points = unit_points(20)
         points[3, axis] = broken
@@ -196,7 +196,7 @@ def test_trilinear_agrees_with_scipy() -> None:
     axis = np.linspace(-BOUND, BOUND, 6)
     points = metres(40)
     expected = RegularGridInterpolator((axis, axis, axis), grid.numpy())(points.numpy())
-    np.testing.assert_allclose(trilinear(grid, points), expected, atol=rounding(64), rtol=0)  # places are up to 5 cells
+    np.testing.assert_allclose(trilinear(grid, points), expected, atol=rounding(64), rtol=0)  # positions up to 5 cells
 
 
 @fields
@@ -223,7 +223,7 @@ def test_parameters_have_the_gradients_of_finite_differences(make) -> None:
 
 
 @fields
-def test_fields_keep_the_protocol(make) -> None:
+def test_fields_follow_the_protocol(make) -> None:
     field: RadianceField = make(channels=3)
     density, features = field(metres(50))
     assert density.shape == (50,)
@@ -273,7 +273,7 @@ def test_a_field_of_nan_does_not_crash(make) -> None:
     (density.sum() + features.sum()).backward()
 
 
-def test_the_grid_interpolates_what_it_activates() -> None:
+def test_the_grid_interpolates_before_activation() -> None:
     field = GridField(generator(), resolution=5)
     points = metres(30)
     density, colors = field(points)
@@ -293,12 +293,12 @@ def test_deactivation_is_the_inverse() -> None:
 
 
 @pytest.mark.parametrize("shape", [(4, 1000, 2), (4, 1024, 4), (3, 1024, 2)])
-def test_tables_that_do_not_fit(shape: tuple[int, int, int]) -> None:
+def test_invalid_tables_are_refused(shape: tuple[int, int, int]) -> None:
     with pytest.raises(ValueError, match="must be"):
         hash_encode(unit_points(3), torch.zeros(shape), CELLS)
 
 
-def test_planes_that_do_not_fit() -> None:
+def test_invalid_planes_are_refused() -> None:
     for planes in (torch.zeros(3, 8, 8, 12), torch.zeros(2, 8, 8, 8), torch.zeros(3, 8, 9, 8)):
         with pytest.raises(ValueError, match="planes must be"):
             triplane_encode(unit_points(3), planes)

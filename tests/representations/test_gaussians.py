@@ -1,4 +1,4 @@
-"""The cloud of Gaussians: contract, fitting, densification, resuming, meshing."""
+"""The cloud of Gaussians: pictures, fitting, densification, resuming, and meshing."""
 
 import math
 
@@ -23,7 +23,7 @@ def scene_of(seed: int = 0, steps: int = 100, **options: object) -> GaussiansSce
 
 
 def two_tone_ball(cameras: Cameras, radius: float = 0.3) -> tuple[Tensor, Tensor]:
-    """True pictures (B, H, W, 3) and distances (B, H, W) of an opaque ball, red where x > 0 and blue elsewhere."""
+    """Return exact pictures (B, H, W, 3) and distances (B, H, W) of an opaque ball, red where x > 0, blue elsewhere."""
     origins, directions = cameras.rays()
     along = -(origins * directions).sum(-1)
     inside = radius**2 - (origins.square().sum(-1) - along**2)
@@ -58,7 +58,7 @@ def ball() -> GaussiansScene:
     return scene
 
 
-def test_a_ball_is_fitted_also_from_sides_never_shown(ball: GaussiansScene) -> None:
+def test_a_fitted_ball_is_right_in_unseen_views_too(ball: GaussiansScene) -> None:
     cameras = orbit([36.0, 180.0], 25.0, size=48)
     target, distance = two_tone_ball(cameras)
     with torch.no_grad():
@@ -66,7 +66,7 @@ def test_a_ball_is_fitted_also_from_sides_never_shown(ball: GaussiansScene) -> N
     psnr = -10 * math.log10((out.rgb - target).square().mean().item())
     assert psnr > 23
     middle = out.alpha[..., 0] > 0.95
-    assert ((out.depth / out.alpha)[..., 0] - distance).abs()[middle].mean() < 0.05  # a soft skin
+    assert ((out.depth / out.alpha)[..., 0] - distance).abs()[middle].mean() < 0.05  # the surface is soft
     points = cameras.rays()[0] + distance[..., None] * cameras.rays()[1]
     agreement = (out.normal * torch.nn.functional.normalize(points, dim=-1)).sum(-1)[middle]
     assert agreement.mean() > 0.8
@@ -126,7 +126,7 @@ def test_normals_of_a_plane() -> None:
     assert normals_from_depth(0 * distance, 0 * alpha, origins, directions).abs().max() == 0
 
 
-def test_harmonics_change_with_the_view_and_colours_without_them_do_not() -> None:
+def test_colours_depend_on_the_view_only_with_harmonics() -> None:
     def pictures(degree: int) -> Tensor:
         scene = scene_of(count=1, sh_degree=degree)
         with torch.no_grad():

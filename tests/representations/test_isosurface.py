@@ -1,4 +1,4 @@
-"""Surfaces of signed distances: closed, manifold, outward, near the truth, differentiable; FlexiCubes keep edges."""
+"""Surfaces of signed distances: closed, manifold, outward, accurate and differentiable; FlexiCubes keep edges."""
 
 from collections.abc import Callable
 
@@ -56,23 +56,23 @@ def mesh_of(vertices: Tensor, faces: Tensor) -> Mesh:
 
 
 def open_edges(faces: Tensor) -> Tensor:
-    """Edges (E, 2) that no face runs along the other way; raises when two faces run along one the same way."""
+    """Return the edges (E, 2) of only one face. Fails if two faces run along an edge in the same direction."""
     edges = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     n = int(faces.max()) + 1
     there, back = edges[:, 0] * n + edges[:, 1], edges[:, 1] * n + edges[:, 0]
-    assert len(there.unique()) == len(there), "an edge belongs to two faces that are wound alike"
+    assert len(there.unique()) == len(there), "an edge belongs to two faces with the same winding"
     return edges[~torch.isin(there, back)]
 
 
 def fans(faces: Tensor) -> int:
-    """How many fans of faces a closed surface has: as many as vertices when no two sheets meet in a point."""
+    """Return the number of face fans of a closed surface: the number of vertices, unless sheets touch in a point."""
     corner = np.arange(faces.numel()).reshape(-1, 3)
     following = np.roll(corner, -1, axis=1).ravel()
     start, end = faces.numpy().ravel(), faces.roll(-1, 1).numpy().ravel()  # edge k starts at corner k
     there, back = start * 2**31 + end, end * 2**31 + start
     order = np.argsort(there)
-    other = order[np.searchsorted(there[order], back)]  # the same edge in the neighbour, from its end
-    # Where two faces share an edge, their corners at each of its ends belong together.
+    other = order[np.searchsorted(there[order], back)]  # the same edge in the neighbouring face, reversed
+    # If two faces share an edge, their corners at each end of it belong to the same fan.
     rows, columns = np.concatenate([corner.ravel(), following]), np.concatenate([following[other], other])
     return int(connected_components(coo_matrix((np.ones(len(rows)), (rows, columns))))[0])
 
@@ -152,8 +152,8 @@ def test_random_distances_end_at_the_border_only(seed: int) -> None:
         assert float(to_border.max()) <= reach
 
 
-def test_tetrahedra_part_inside_samples_from_outside_ones() -> None:
-    """The winding number of the surface at a sample is 1 inside and 0 outside."""
+def test_tetrahedra_separate_inside_from_outside_samples() -> None:
+    """The winding number of the surface is 1 at inside samples and 0 at outside ones."""
     g = torch.Generator().manual_seed(5)
     inner = torch.randn(4, 4, 4, generator=g, dtype=torch.float64)
     sdf = torch.nn.functional.pad(inner, (1,) * 6, value=1.0)
@@ -161,15 +161,15 @@ def test_tetrahedra_part_inside_samples_from_outside_ones() -> None:
     points = grid_points(6).double().reshape(-1, 1, 1, 3)
     a, b, c = (surface.vertices[surface.faces] - points).unbind(2)  # each (P, F, 3)
     la, lb, lc = a.norm(dim=-1), b.norm(dim=-1), c.norm(dim=-1)
-    # The solid angle of a triangle after Van Oosterom and Strackee (1983).
+    # Solid angle of a triangle (Van Oosterom and Strackee, 1983).
     above = (a * torch.linalg.cross(b, c)).sum(-1)
     below = la * lb * lc + (a * b).sum(-1) * lc + (b * c).sum(-1) * la + (c * a).sum(-1) * lb
     winding = 2 * torch.atan2(above, below).sum(-1) / (4 * torch.pi)
     torch.testing.assert_close(winding, (sdf.reshape(-1) < 0).double(), atol=1e-9, rtol=0)
 
 
-def test_two_pinched_cubes_are_cut_apart() -> None:
-    """Full layers on both sides of a checkered face: without the cut, four quads would meet in one edge."""
+def test_two_touching_cubes_are_separated() -> None:
+    """Full layers lie on both sides of a checkered face. Without the cut, four quads would share an edge."""
     layers = torch.tensor([[[1, 1], [1, 1]], [[1, 0], [0, 1]], [[1, 1], [1, 1]]])
     sdf = torch.nn.functional.pad(1.0 - 2.0 * layers, (2, 2, 2, 2, 2, 1), value=1.0)
     for middles in (False, True):
@@ -202,7 +202,7 @@ def test_gradients_of_dmtet() -> None:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_growing_the_distance_moves_vertices_inwards(method: Method) -> None:
-    """Vertices of a ball move by as much as the distances do: the gradient of the radius is -1 in total."""
+    """Vertices of a ball move as far as the distances change: the gradients of the radius sum to -1."""
     sdf = ball(grid_points(24)).requires_grad_()
     method(sdf).vertices.norm(dim=-1).mean().backward()
     assert sdf.grad is not None
@@ -210,7 +210,7 @@ def test_growing_the_distance_moves_vertices_inwards(method: Method) -> None:
 
 
 def fitted_box(method: Callable[..., Surface | DualSurface], weights: Tensor | None, steps: int = 100) -> Mesh:
-    """A surface whose every point is drawn to the nearest point of the box, by the same steps for every method."""
+    """Fit a surface by pulling its points to the nearest points of the box, with the same steps for every method."""
     sdf = box(grid_points(13)).requires_grad_()
     offsets = torch.zeros(13, 13, 13, 3, requires_grad=True)
     leaves = [sdf, offsets] if weights is None else [sdf, offsets, weights]
@@ -231,7 +231,7 @@ def fitted_box(method: Callable[..., Surface | DualSurface], weights: Tensor | N
 
 
 def lost(mesh: Mesh) -> float:
-    """Mean distance in metres of the box's edges from the mesh's nearest point."""
+    """Return the mean distance in metres from the box's edges to the mesh."""
     t = torch.linspace(-1, 1, 41)
     half = torch.tensor([0.31, 0.23, 0.27])
     edges = []
@@ -267,7 +267,7 @@ def test_deviation_is_zero_on_a_plane_and_counts_every_sheet_alike() -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_no_surface_says_what_to_do(method: Method) -> None:
+def test_the_error_for_an_empty_surface_names_the_cure(method: Method) -> None:
     with pytest.raises(EmptySurfaceError, match=r"is outside, .* start from a shape"):
         method(torch.ones(5, 5, 5))
     with pytest.raises(EmptySurfaceError, match="is inside"):

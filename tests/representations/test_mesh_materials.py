@@ -30,7 +30,7 @@ from sds3d.rendering.shading import (
 )
 from sds3d.representations.mesh_scene import MeshScene
 from sds3d.representations.mesh_texture import look_up, roughening, texel_map, welded, with_uv
-from tests.representations.mesh_settings import mesh_config
+from tests.representations.mesh_scenes import mesh_config
 
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
 UNLIT = Light(np.float32([0, 0, 1]), ambient=1.0, diffuse=0.0)
@@ -38,7 +38,7 @@ TEXELS = {"appearance": "texels", "vertices_lr": 0.0}
 
 
 def pattern(points: np.ndarray) -> np.ndarray:
-    """Smooth stripes of all three channels, a few to a metre."""
+    """Return colors of smooth stripes in all three channels, a few per metre."""
     return (0.5 + 0.4 * np.sin(points * [14.0, 11.0, 9.0] + [0.0, 1.0, 2.0])).astype(np.float32)
 
 
@@ -54,7 +54,7 @@ def baked() -> Mesh:
 
 
 def scene_from(mesh: Mesh, appearance: str = "voxels", size: int = 256, **options: Any) -> MeshScene:
-    """A fixed mesh. size: texels along an edge; there are always 24 voxels."""
+    """Return a scene with a fixed mesh. size: texels along an edge; voxel grids always have 24."""
     config = mesh_config("fixed", appearance, size=24 if appearance == "voxels" else size, **options)
     return MeshScene.from_mesh(mesh, config, torch.Generator().manual_seed(0))
 
@@ -83,7 +83,7 @@ def fit(scene: MeshScene, cameras: Cameras, target: Tensor, steps: int) -> None:
 # ---- texels ----
 
 
-def test_look_ups_are_those_of_the_exported_texture() -> None:
+def test_look_ups_agree_with_the_exported_texture() -> None:
     generator = torch.Generator().manual_seed(0)
     texels, uv = torch.randn(16, 16, 3, generator=generator), torch.rand(500, 2, generator=generator) * 1.2 - 0.1
     values = look_up(texels, torch.arange(256), uv)
@@ -121,7 +121,7 @@ def test_a_texture_gets_its_gradient_by_finite_differences() -> None:
     assert float((color.grad * moved).sum()) == pytest.approx((sums[0] - sums[1]) / 0.02, rel=0.01)
 
 
-def test_texels_begin_as_the_given_texture_and_geometry_is_kept_exactly(baked: Mesh) -> None:
+def test_texels_start_as_the_given_texture_and_geometry_is_kept_exactly(baked: Mesh) -> None:
     again = scene_from(baked, **TEXELS).to_mesh(64)
     for name in ("vertices", "faces", "uv"):
         np.testing.assert_array_equal(getattr(again, name), getattr(baked, name))
@@ -131,7 +131,7 @@ def test_texels_begin_as_the_given_texture_and_geometry_is_kept_exactly(baked: M
     assert np.abs(again.texture.astype(int) - baked.texture)[inside].max() <= 1
 
 
-def test_seams_are_no_silhouettes(baked: Mesh) -> None:
+def test_seams_are_not_silhouettes(baked: Mesh) -> None:
     split, whole = (scene_from(mesh, shading="normal") for mesh in (baked, torus()))
     cameras = turntable(2, size=64)
     torch.testing.assert_close(pictures(split, cameras), pictures(whole, cameras), atol=1e-5, rtol=0)
@@ -139,7 +139,7 @@ def test_seams_are_no_silhouettes(baked: Mesh) -> None:
     np.testing.assert_array_equal(split.to_mesh(64).faces, baked.faces)
 
 
-def test_texels_begin_as_vertex_colors_on_an_atlas_of_their_own() -> None:
+def test_texels_start_as_vertex_colors_on_a_new_atlas() -> None:
     mesh, cameras = torus(), turntable(3, size=96)
     again = scene_from(mesh, **TEXELS).to_mesh(64)
     assert again.uv is not None
@@ -148,7 +148,7 @@ def test_texels_begin_as_vertex_colors_on_an_atlas_of_their_own() -> None:
     assert psnr(one, other) > 40
 
 
-def test_neighbours_lie_side_by_side_or_on_both_sides_of_a_seam() -> None:
+def test_neighbouring_texels_are_adjacent_or_across_a_seam() -> None:
     mesh = torus()
     vertices, layout = welded(mesh)
     layout = with_uv(vertices, layout, 128)
@@ -164,7 +164,7 @@ def test_neighbours_lie_side_by_side_or_on_both_sides_of_a_seam() -> None:
     beside = (step == 1) | (step == 128)
     texel = float(apart[beside].median())
     assert float(apart.max()) < 4 * texel
-    assert (~beside).sum() > 100  # there are seams, and they are sewn up
+    assert (~beside).sum() > 100  # the seams are welded
 
 
 def test_fits_a_known_texture_from_renders(baked: Mesh) -> None:
@@ -180,7 +180,10 @@ def test_fits_a_known_texture_from_renders(baked: Mesh) -> None:
 
 
 def test_exported_texture_looks_like_the_scene(baked: Mesh) -> None:
-    scene, cameras = scene_from(baked, **TEXELS), orbit([0.0, 8.0, 180.0], elevation=0.0, size=128)  # none hides itself
+    scene, cameras = (
+        scene_from(baked, **TEXELS),
+        orbit([0.0, 8.0, 180.0], elevation=0.0, size=128),
+    )  # no self-occlusion
     with torch.no_grad():
         noise = torch.randn(scene.parameters["color"].shape, generator=torch.Generator().manual_seed(0))
         scene.parameters["color"].add_(0.3 * noise)
@@ -221,7 +224,7 @@ def test_texels_on_the_starting_ball() -> None:
     assert scene.render(orbit([0.0], size=24), BACKGROUND).alpha.sum().item() > 50
 
 
-def test_choices_that_do_not_go_together_are_refused() -> None:
+def test_incompatible_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="set geometry=fixed"):
         mesh_config(appearance="texels")
     with pytest.raises(ConfigError, match="lit by a studio"):
@@ -260,7 +263,7 @@ def test_pbr_is_metallic_roughness_under_the_studio(appearance: str) -> None:
         )
     solid = render.alpha[..., 0] == 1
     difference = (render.rgb - linear_to_srgb(light).clamp(max=1))[solid].abs()
-    assert float(difference.mean()) < 0.005  # their vertex normals are weighted by angles, ours by areas
+    assert float(difference.mean()) < 0.005  # trimesh weights vertex normals by angle, the scene by area
     assert float(difference.quantile(0.99)) < 0.03
 
 
@@ -290,15 +293,15 @@ def test_materials_are_fitted_and_exported(appearance: str) -> None:
     cameras = orbit([45.0 * i for i in range(8)], elevation=torch.tensor([10.0, 50.0] * 4), size=48)
     truth = scene_from(torus(), material="pbr", appearance=appearance, size=64)
     set_material(truth, 0.9, 0.25)
-    # A bright dielectric and a dark metal are hard to tell apart, so the colours are held.
+    # A bright dielectric and a dark metal look similar, so the colours stay fixed.
     rates = {"vertices_lr": 0.0, "lr": 1e-9, "material": {"name": "pbr", "lr": 0.1}}
     scene = scene_from(torus(), appearance=appearance, size=64, **rates)
     before = scene.to_mesh(64)
-    assert before.metallic == pytest.approx(0.05, abs=0.01)  # the given mesh's, as far as a sigmoid goes
+    assert before.metallic == pytest.approx(0.05, abs=0.01)  # the given mesh's 0, as close as the sigmoid gets
     assert before.roughness == pytest.approx(0.8, abs=0.01)
     fit(scene, cameras, pictures(truth, cameras), 120)
     mesh = scene.to_mesh(64)
     assert mesh.metallic > 0.75
-    assert mesh.roughness < 0.45  # where nothing shines, rough and smooth look alike
+    assert mesh.roughness < 0.45  # without highlights, rough and smooth look the same
     assert psnr(pictures(scene, cameras), pictures(truth, cameras)) > 33
     assert (mesh.metallic_roughness is not None) == (appearance == "texels")

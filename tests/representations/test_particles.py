@@ -1,4 +1,4 @@
-"""Scenes side by side: each step moves one of them, all are saved, taken up again and exported."""
+"""Particles, several scenes in one run: each step trains one of them; all are saved, resumed and exported."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def shared(**changes: object) -> RunConfig:
     return build(RunConfig, merge(TINY, {"particles": 2, "guidance": guidance} | changes))
 
 
-def test_particles_begin_apart_and_each_step_moves_one_of_them() -> None:
+def test_particles_start_different_and_each_step_moves_one() -> None:
     config, prior = shared(particles=3), disc()
     work = start_work(config, prior)
     assert isinstance(work.scene, Particles)
@@ -67,7 +67,7 @@ def test_particles_begin_apart_and_each_step_moves_one_of_them() -> None:
     assert work.scene.state_dict()["steps"].tolist() == [moved.count(i) for i in range(3)]
 
 
-def test_scenes_are_drawn_alike() -> None:
+def test_scenes_are_drawn_with_equal_probability() -> None:
     scene, optimizer = particles(4), torch.optim.Adam([torch.zeros(1)])
     drawn = []
     for step in range(400):
@@ -76,7 +76,7 @@ def test_scenes_are_drawn_alike() -> None:
     assert all(70 < drawn.count(i) < 130 for i in range(4))
 
 
-def test_to_look_at_it_is_to_see_the_first() -> None:
+def test_rendering_shows_the_first_particle() -> None:
     scene, cameras = particles(), turntable(2, size=8)
     with torch.no_grad():
         assert torch.equal(scene.render(cameras, WHITE).rgb, scene.scenes[0].render(cameras, WHITE).rgb)
@@ -84,7 +84,7 @@ def test_to_look_at_it_is_to_see_the_first() -> None:
     assert list(scene.scenes[1].particles) == [scene.scenes[1]]
 
 
-def test_the_state_brings_everything_back() -> None:
+def test_the_state_restores_everything() -> None:
     scene, again, optimizer = particles(), particles(seed=1), torch.optim.Adam([torch.zeros(1)])
     for step in range(5):
         scene.after_step(step, optimizer)
@@ -99,7 +99,7 @@ def test_the_state_brings_everything_back() -> None:
 @pytest.mark.parametrize(
     "given", [particles(2).state_dict(), particles(2).scenes[0].state_dict()], ids=["two particles", "one scene"]
 )
-def test_a_state_of_others_is_refused(given: dict[str, torch.Tensor]) -> None:
+def test_a_state_with_another_number_of_particles_is_refused(given: dict[str, torch.Tensor]) -> None:
     with pytest.raises(ValueError, match=r"the state holds [12] particles, not 3: set particles=[12]"):
         particles(3).load_state_dict(given)
     with pytest.raises(ValueError, match="at least one scene"):
@@ -133,7 +133,7 @@ def test_resuming_changes_nothing(stop: int, straight: Run, tmp_path: Path) -> N
     assert same(run, straight)
 
 
-def test_clouds_that_grow_keep_their_moments(tmp_path: Path) -> None:
+def test_growing_clouds_keep_their_moments(tmp_path: Path) -> None:
     cloud = {"name": "gaussians", "count": 300, "densify": {"name": "distillation", "every": 2, "start": 0.0}}
     config = shared(representation=cloud)
     runs = [new_run(tmp_path / name, config) for name in ("straight", "stopped")]
@@ -146,7 +146,7 @@ def test_clouds_that_grow_keep_their_moments(tmp_path: Path) -> None:
     assert {len(one.splats()) for one in scene.scenes if isinstance(one, GaussiansScene)} != {300}
 
 
-def test_a_later_stage_goes_on_with_the_first_or_with_each(tmp_path: Path) -> None:
+def test_a_later_stage_continues_with_the_first_or_all_particles(tmp_path: Path) -> None:
     stages = [{"steps": 6}, {"steps": 2, "particles": 1}]
     run = new_run(tmp_path, shared(stages=stages))
     assert len(list(drive(run, threads=1, prior=disc()))) == 8

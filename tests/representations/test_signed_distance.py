@@ -1,4 +1,4 @@
-"""Closest faces on a grid, against every face at every point."""
+"""Closest faces on a grid, compared with a brute-force search."""
 
 import numpy as np
 import trimesh
@@ -10,14 +10,14 @@ N = 16
 
 
 def closest_of_all(corners: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Distances (P,) from points (P, 3) to the closest of triangles (F, 3, 3)."""
+    """Return the distances (P,) from points (P, 3) to the closest of the triangles (F, 3, 3)."""
     f, p = len(corners), len(points)
     closest = trimesh.triangles.closest_point(np.tile(corners, (p, 1, 1)), np.repeat(points, f, axis=0))
     return np.linalg.norm(closest.reshape(p, f, 3) - points[:, None], axis=-1).min(axis=1)
 
 
 def test_distances_faces_and_weights() -> None:
-    """Exact within a voxel of a triangle's box; farther away the closest faces are handed from point to point."""
+    """Distances are exact within a voxel of a triangle's box. Beyond it, closest faces spread from point to point."""
     rng = np.random.default_rng(0)
     middles = rng.uniform(1, N - 2, (20, 1, 3))
     corners = middles + rng.uniform(-3, 3, (20, 3, 3))  # long and short, some beyond the grid
@@ -30,7 +30,7 @@ def test_distances_faces_and_weights() -> None:
     np.testing.assert_allclose(distance[within], true[within], atol=1e-9)
     assert (distance - true).max() < 0.1
     assert (distance > true + 1e-9).mean() < 0.02
-    # The point of the face that the weights name is that far away; weights are float32, of corners up to N voxels.
+    # The weights give the closest point at this distance. They are float32, and corners are up to N voxels away.
     assert (weights > -1e-6).all()
     named = (weights[..., None] * corners[face]).sum(axis=-2)
     gap = np.linalg.norm(named - points.reshape(N, N, N, 3), axis=-1)

@@ -1,4 +1,4 @@
-"""Sketch-Shape: inside and outside in closed form, the loss as the formula says, fields that take the shape."""
+"""Sketch-Shape: inside and outside in closed form, the loss by its formula, and a field fitted to a sketch."""
 
 import math
 
@@ -36,7 +36,7 @@ def test_winding_number_of_a_ball() -> None:
 
 
 def test_winding_number_of_an_open_mesh() -> None:
-    # One side of a cube is a sixth of all directions from its middle.
+    # From the middle of a cube, one side covers a sixth of all directions.
     box = trimesh.creation.box(extents=(0.4, 0.4, 0.4))
     side = box.faces[box.face_normals[:, 1] > 0.5].astype("int32")
     middle = winding_number(torch.zeros(1, 3), box.vertices.astype("float32"), side)
@@ -50,7 +50,7 @@ def test_overlapping_parts_are_inside_once_or_twice() -> None:
     assert number.tolist() == pytest.approx([2.0, 1.0, 0.0], abs=1e-9)
 
 
-def test_the_pool_knows_inside_and_distance() -> None:
+def test_the_pool_has_insides_and_distances() -> None:
     sketch = sketch_of(sphere(), points=1000)
     radius = sketch.points.norm(dim=-1)
     near = (radius - 0.3).abs() < 0.004
@@ -60,7 +60,7 @@ def test_the_pool_knows_inside_and_distance() -> None:
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_slope_in_closed_form(inside: bool) -> None:
-    # d loss / d occupancy is the weight times log 99, up outside and down inside; 0 on the surface.
+    # d loss / d occupancy is the weight times log 99, positive outside and negative inside; 0 on the surface.
     density = torch.full((3,), 4.0, requires_grad=True)
     distance, slack = torch.tensor([0.0, 0.1, 1e3]), 0.15
     loss = sketch_shape_loss(density, torch.full((3,), inside), distance, slack)
@@ -71,7 +71,7 @@ def test_slope_in_closed_form(inside: bool) -> None:
     torch.testing.assert_close(gradient, slope, atol=1e-5, rtol=1e-5)
 
 
-def test_least_where_the_field_is_the_sketch() -> None:
+def test_the_loss_is_lowest_where_the_field_is_the_sketch() -> None:
     inside, distance = torch.tensor([True, False, True]), torch.tensor([0.1, 0.2, 0.3])
 
     def loss(*density: float) -> float:
@@ -82,7 +82,7 @@ def test_least_where_the_field_is_the_sketch() -> None:
         assert loss(*worse) > best
 
 
-def test_a_field_takes_the_shape() -> None:
+def test_a_field_is_fitted_to_the_shape() -> None:
     box = trimesh.creation.box(extents=(0.7, 0.3, 0.3))
     sketch = sketch_of(to_mesh(box), points=4096, batch=1024)
     generator = torch.Generator().manual_seed(2)
@@ -93,7 +93,7 @@ def test_a_field_takes_the_shape() -> None:
         sketch.loss(field, generator).backward()
         optimizer.step()
     points = BOUND * (2 * torch.rand(2000, 3, generator=generator) - 1)
-    gap = (points.abs() - torch.tensor([0.35, 0.15, 0.15])).amax(-1)  # to the box's sides, negative inside
+    gap = (points.abs() - torch.tensor([0.35, 0.15, 0.15])).amax(-1)  # distance to the box's sides, negative inside
     with torch.no_grad():
         occupied = 1 - torch.exp(-0.2 * field(points)[0]) > 0.5
     sure = gap.abs() > 0.05
@@ -108,7 +108,7 @@ def test_one_generator_state_one_loss() -> None:
     assert not torch.equal(one, other)
 
 
-def test_sketches_that_do_not_fit() -> None:
+def test_invalid_sketches_are_refused() -> None:
     with pytest.raises(ValueError, match="scale it down"):
         sketch_of(sphere(0.7))
     with pytest.raises(ValueError, match="no faces"):

@@ -1,4 +1,4 @@
-"""Clouds of Gaussians as grids: optical depths in closed form, hollow bodies made solid."""
+"""Clouds of Gaussians as grids: optical depths in closed form, and hollow bodies that are filled."""
 
 import math
 
@@ -17,7 +17,7 @@ def positions(n: int) -> Tensor:
     return torch.cartesian_prod(axis, axis, axis).reshape(n, n, n, 3)
 
 
-@pytest.mark.parametrize(("opacity", "scale"), [(0.1, 0.08), (0.9, 0.08), (0.5, 0.002)])  # the last within a voxel
+@pytest.mark.parametrize(("opacity", "scale"), [(0.1, 0.08), (0.9, 0.08), (0.5, 0.002)])  # the last: within a voxel
 def test_a_ray_through_a_gaussians_middle_meets_its_opacity(opacity: float, scale: float) -> None:
     grid = voxelize(
         torch.zeros(1, 3), torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 3), scale), torch.tensor([opacity]),
@@ -30,7 +30,7 @@ def test_a_ray_through_a_gaussians_middle_meets_its_opacity(opacity: float, scal
 
 
 def voxelize_reference(means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor) -> list[Tensor]:
-    """Densities and densities times colours of `voxelize` on 24^3 voxels, every Gaussian at every voxel."""
+    """Return densities, and densities times colours, of `voxelize` on 24^3 voxels, summed over all Gaussians."""
     n, voxel = 24, 2 * BOUND / 23
     wide = (scales.square() + (0.6 * voxel) ** 2).sqrt()
     peak = -torch.log1p(-opacities) / (wide.amin(-1) * math.sqrt(2 * math.pi))
@@ -42,10 +42,10 @@ def voxelize_reference(means: Tensor, quats: Tensor, scales: Tensor, opacities: 
     return [density.sum(-1).reshape(n, n, n), (density @ colors).reshape(n, n, n, 3)]
 
 
-def test_the_kernel_is_the_reference() -> None:
+def test_the_kernel_agrees_with_the_reference() -> None:
     g = torch.Generator().manual_seed(0)
     gaussians = [
-        0.25 * torch.randn(40, 3, generator=g),  # some reach beyond the grid
+        0.25 * torch.randn(40, 3, generator=g),  # some extend beyond the grid
         torch.randn(40, 4, generator=g),
         0.06 * torch.exp(0.5 * torch.randn(40, 3, generator=g)),
         0.99 * torch.rand(40, generator=g),
@@ -58,9 +58,9 @@ def test_the_kernel_is_the_reference() -> None:
     assert_within_rounding(ours, voxelize_reference, *gaussians)
 
 
-def test_a_turned_gaussian_lies_where_it_should() -> None:
+def test_a_rotated_gaussian_is_in_the_right_place() -> None:
     half = math.sqrt(0.5)
-    quarter_turn = torch.tensor([[half, 0.0, 0.0, half]])  # round z: the long x axis points along y
+    quarter_turn = torch.tensor([[half, 0.0, 0.0, half]])  # about z: the long x axis then points along y
     grid = voxelize(
         torch.tensor([[0.1, 0.0, -0.2]]), quarter_turn, torch.tensor([[0.15, 0.03, 0.03]]), torch.tensor([0.8]),
         torch.ones(1, 3), 64,

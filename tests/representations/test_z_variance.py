@@ -1,4 +1,4 @@
-"""Variance of the depth along rays against closed forms, in every representation that has rays."""
+"""Variance of the depth along rays against closed forms, in every representation with rays."""
 
 import math
 from typing import Any
@@ -17,7 +17,7 @@ from sds3d.representations.hash_nerf import HashNerfConfig
 from sds3d.representations.triplane_nerf import TriplaneNerfConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 
-SIGMA = 4.0  # per metre: the cube of 1.1 m is all but opaque, and matter lies well spread along a ray
+SIGMA = 4.0  # per metre: the cube of 1.1 m is almost opaque, and its visible matter is spread along a ray
 CONFIGS: list[Any] = [
     VoxelGridConfig(resolution=12, samples=400, z_variance=2.0),
     HashNerfConfig(samples=400, levels=2, log2_entries=8, hidden=8, z_variance=2.0),
@@ -31,12 +31,12 @@ def generator() -> torch.Generator:
 
 
 def front(size: int = 9) -> Cameras:
-    """Rays that meet the cube's front at right angles, or nearly so."""
+    """Return cameras whose rays are almost perpendicular to a face of the cube."""
     return orbit([0.0, 90.0], elevation=0.0, fovy=0.5, size=size)
 
 
-def even_cube(config: Any) -> VoxelGridScene | FieldNerfScene:
-    """The cube filled with one density."""
+def uniform_cube(config: Any) -> VoxelGridScene | FieldNerfScene:
+    """Return a scene that fills the cube with one density."""
     if isinstance(config, VoxelGridConfig):
         scene = VoxelGridScene(config, generator())
         with torch.no_grad():
@@ -53,10 +53,10 @@ def even_cube(config: Any) -> VoxelGridScene | FieldNerfScene:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=ids)
-def test_even_matter_in_closed_form(config: Any) -> None:
-    rendering = even_cube(config).render(front(), torch.ones(3))
+def test_uniform_density_in_closed_form(config: Any) -> None:
+    rendering = uniform_cube(config).render(front(), torch.ones(3))
     length, left = 2 * BOUND, math.exp(-SIGMA * 2 * BOUND)
-    variance = 1 / SIGMA**2 - length**2 * left / (1 - left) ** 2  # of an exponential distribution that is cut off
+    variance = 1 / SIGMA**2 - length**2 * left / (1 - left) ** 2  # of a truncated exponential distribution
     assert rendering.depth_variance is not None
     assert rendering.depth_variance.shape == rendering.alpha.shape
     torch.testing.assert_close(
@@ -65,7 +65,7 @@ def test_even_matter_in_closed_form(config: Any) -> None:
 
 
 @pytest.mark.parametrize("scene_of", ["hash_nerf", "voxel_grid"])
-def test_it_is_left_out_when_it_has_no_weight(scene_of: str) -> None:
+def test_it_is_skipped_without_a_weight(scene_of: str) -> None:
     config = CONFIGS[ids.index(scene_of)].model_copy(update={"z_variance": 0.0})
     scene = (VoxelGridScene if scene_of == "voxel_grid" else FieldNerfScene)(config, generator())
     rendering = scene.render(orbit([0.0], size=8), torch.ones(3))
@@ -74,8 +74,9 @@ def test_it_is_left_out_when_it_has_no_weight(scene_of: str) -> None:
 
 
 def two_gaussians(degree: int = 0) -> tuple[GaussiansScene, float, float]:
-    """Two flat blobs behind each other on the line of sight, 0.2 m before and 0.1 m behind the origin, with the shares
-    that the middle pixel sees of them."""
+    """Return two blobs on the line of sight, 0.2 m before and 0.1 m behind the origin, and their weights in the middle
+    pixel.
+    """
     scene = GaussiansScene(GaussiansConfig(count=2, sh_degree=degree, z_variance=2.0), generator())
     with torch.no_grad():
         scene.parameters["means"].copy_(torch.tensor([[0.0, 0.0, 0.2], [0.0, 0.0, -0.1]]))
@@ -90,13 +91,13 @@ def test_two_gaussians_in_closed_form(degree: int) -> None:
     scene, first, second = two_gaussians(degree)
     rendering = scene.render(orbit([0.0, 180.0], elevation=0.0, size=65), torch.ones(3))
     assert rendering.depth_variance is not None
-    # p q (z1 - z2)^2, whatever the two are seen from.
+    # p q (z1 - z2)^2, the same from both sides.
     p = first / (first + second)
     middle = rendering.depth_variance[:, 32, 32, 0]
     torch.testing.assert_close(middle, torch.full((2,), p * (1 - p) * 0.3**2), atol=1e-5, rtol=1e-3)
 
 
-def test_gradient_draws_gaussians_together() -> None:
+def test_gradient_pulls_gaussians_together() -> None:
     scene, first, second = two_gaussians()
     rendering = scene.render(orbit([0.0], elevation=0.0, size=65), torch.ones(3))
     assert rendering.depth_variance is not None
@@ -110,7 +111,7 @@ def test_gradient_draws_gaussians_together() -> None:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=ids)
 def test_loss_sums_over_opaque_pixels_and_rises(config: Any) -> None:
-    scene = even_cube(config)
+    scene = uniform_cube(config)
     rendering = scene.render(front(), torch.ones(3))
     assert rendering.depth_variance is not None
     whole = 2.0 * rendering.depth_variance.sum().item() / 2
@@ -119,7 +120,7 @@ def test_loss_sums_over_opaque_pixels_and_rises(config: Any) -> None:
         assert loss.item() == pytest.approx(share * whole, rel=1e-5)
 
 
-def test_pixels_that_are_half_transparent_do_not_count() -> None:
+def test_half_transparent_pixels_do_not_count() -> None:
     alpha = torch.tensor([0.9, 0.4, 0.0]).reshape(1, 1, 3, 1)
     spread = torch.full((1, 1, 3, 1), 0.25)
     rendering = Rendering(alpha, alpha, alpha, alpha, depth_variance=spread)
@@ -144,10 +145,10 @@ def test_gradient_agrees_with_finite_differences(name: str) -> None:
     parameters = [parameter for group in scene.parameter_groups() for parameter in group["params"]]
 
     cameras = orbit([40.0], size=16)
-    covered = scene.render(cameras, torch.ones(3)).alpha.detach()  # held fixed, as the loss holds its mask
+    covered = scene.render(cameras, torch.ones(3)).alpha.detach()  # constant, like the mask of the loss
 
     def loss() -> Tensor:
-        # The samples' jitter is the same until a step is done.
+        # The jitter of the samples changes only after a step.
         return (covered * scene.render(cameras, torch.ones(3)).depth_variance).sum()
 
     def at(distance: float) -> float:

@@ -1,4 +1,4 @@
-"""The exported mesh looks like the scene's own render."""
+"""A baked mesh looks like the scene's own render."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from sds3d.cameras import turntable
-from sds3d.geometry.mesh import EmptySurfaceError
 from sds3d.geometry.uv_atlas import bake
 from sds3d.rendering.shading import Light, shade_mesh
 from sds3d.rendering.volume import BOUND
@@ -17,7 +16,7 @@ UNLIT = Light(np.array([0.0, 0.0, 1.0], np.float32), ambient=1.0, diffuse=0.0)
 
 
 def dumbbell(softness: float) -> VoxelGridScene:
-    """A large ball below a small one, striped; `softness` in metres is the width of its skin."""
+    """Return a striped scene of a large ball below a small one. softness: width of the surface, m."""
     scene = VoxelGridScene(VoxelGridConfig(resolution=64), torch.Generator().manual_seed(0))
     axis = torch.linspace(-BOUND, BOUND, 64)
     x, y, z = torch.meshgrid(axis, axis, axis, indexing="ij")
@@ -32,7 +31,7 @@ def dumbbell(softness: float) -> VoxelGridScene:
 
 
 @pytest.mark.parametrize("softness", [0.01, 0.04])
-def test_mesh_and_render_look_alike(softness: float) -> None:
+def test_a_baked_mesh_looks_like_the_render(softness: float) -> None:
     scene = dumbbell(softness)
     cameras = turntable(4, elevation=20.0, size=96)
     with torch.no_grad():
@@ -43,11 +42,3 @@ def test_mesh_and_render_look_alike(softness: float) -> None:
     assert (seen & solid).sum() / (seen | solid).sum() > 0.96
     error = np.square(rgb - rendering.rgb.numpy()).mean()
     assert -10 * np.log10(error) > 24
-
-
-def test_an_empty_scene_says_so() -> None:
-    scene = dumbbell(0.02)
-    with torch.no_grad():
-        scene.density.fill_(-20)
-    with pytest.raises(EmptySurfaceError):
-        scene.to_mesh(48)
