@@ -1,4 +1,4 @@
-"""A tiny untrained diffusers folder as the prior, and a way to call commands."""
+"""A tiny untrained diffusers folder as the prior, and a fixture that runs commands."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Cli = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A diffusers folder with the smallest networks that fit together; the weights are random."""
+    """Write a diffusers folder with very small, randomly initialised networks."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer(VOCABULARY)
     text_config = CLIPTextConfig(
@@ -62,7 +62,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cli:
-    """Runs a command and returns exit code, stdout and stderr."""
+    """Return a function that runs a command and returns its exit code, stdout and stderr."""
     monkeypatch.setenv("COLUMNS", "100")
 
     def run(*arguments: str) -> tuple[int, str, str]:

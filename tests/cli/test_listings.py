@@ -1,4 +1,4 @@
-"""Commands that list presets, settings, and what the machine can do."""
+"""Commands that list presets and settings, and `sds3d doctor`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_presets_are_listed(cli: Cli):
 
 
 @pytest.mark.parametrize("chosen", [(), ("guidance=vsd", "representation=gaussians", "gradient=[{name: clamp}]")])
-def test_settings_are_listed_as_they_can_be_given(chosen: tuple[str, ...], cli: Cli):
+def test_listed_settings_can_be_given_as_arguments(chosen: tuple[str, ...], cli: Cli):
     code, stdout, _ = cli("settings", *chosen)
     assert code == 0
     lines = [line.split(" = ", 1) for line in stdout.splitlines() if not line.startswith(" ") and " = " in line]
@@ -41,7 +41,7 @@ def test_settings_are_listed_as_they_can_be_given(chosen: tuple[str, ...], cli: 
     assert "sds" in next(s for s in json.loads(stdout) if s["key"] == "guidance")["options"]
 
 
-def test_settings_of_a_section_that_there_is_not(cli: Cli):
+def test_settings_of_an_unknown_section(cli: Cli):
     code, stdout, stderr = cli("settings", "cameras", "giudance")
     assert (code, stdout) == (1, "")
     assert 'no setting begins with "giudance"; did you mean "guidance"?' in stderr
@@ -50,7 +50,7 @@ def test_settings_of_a_section_that_there_is_not(cli: Cli):
     assert all(line.startswith(("cameras.", " ")) for line in stdout.splitlines())
 
 
-def test_doctor_tells_what_works(cli: Cli, tmp_path: Path):
+def test_doctor_reports_what_works(cli: Cli, tmp_path: Path):
     findings = {finding.name: finding for finding in examine(tmp_path)}
     assert findings["torch"].detail == torch.__version__
     assert findings["CUDA"].ok == torch.cuda.is_available()

@@ -50,7 +50,7 @@ def test_errors_are_one_line(
     assert "Traceback" not in stderr
 
 
-def test_debug_shows_where_an_error_came_from():
+def test_debug_shows_the_traceback():
     result = subprocess.run(
         [sys.executable, "-m", "sds3d", "resume", "/nowhere", "--debug"],
         capture_output=True,
@@ -63,7 +63,7 @@ def test_debug_shows_where_an_error_came_from():
 
 
 def pages(command: Any = None, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Every command, and `sds3d` itself."""
+    """Yield the words of every command, and () for `sds3d` itself."""
     command = command or typer.main.get_command(app)
     inner = getattr(command, "commands", {})
     if not inner or not words:
@@ -79,7 +79,7 @@ def test_every_help_page_has_examples(command: tuple[str, ...], cli: Cli):
     assert f"sds3d {' '.join(command)}".strip() in stdout.split("Examples")[1]
 
 
-def test_exit_codes_are_documented_and_kept(cli: Cli):
+def test_exit_codes_are_documented_and_used(cli: Cli):
     assert {code.name: int(code) for code in Exit} == {"DONE": 0, "FAILED": 1, "WRONG_USAGE": 2, "INTERRUPTED": 130}
     _, stdout, _ = cli("--help")
     for code, meaning in MEANINGS.items():
@@ -132,7 +132,7 @@ HEAVY = ("torch", "numba", "diffusers", "transformers", "gradio", "gsplat", "ner
 
 
 def imported(script: str) -> str:
-    """Which of the heavy packages a script has imported when it ends."""
+    """Return the list, as text, of the heavy packages that a script has imported when it ends."""
     watch = f"\nimport sys\nprint([name for name in {HEAVY} if name in sys.modules])"
     result = subprocess.run(
         [sys.executable, "-c", script + watch], capture_output=True, text=True, cwd=ROOT, check=True

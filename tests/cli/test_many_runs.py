@@ -1,4 +1,4 @@
-"""Commands about many runs; batches and workers are tested in tests/jobs."""
+"""Commands that list, pause and cancel runs. Batches and workers are tested in tests/jobs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line as a user meets it, with a tiny untrained diffusers folder as the prior."""
+"""Commands for one run, with a tiny untrained diffusers folder as the prior."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SMALL = [
 Cli = Callable[..., tuple[int, str, str]]
 
 
-def test_generate_writes_a_run_and_says_what(cli: Cli, model: Path, tmp_path: Path):
+def test_generate_writes_a_run_and_lists_its_files(cli: Cli, model: Path, tmp_path: Path):
     command = ["generate", "a red mug", f"prior.model={model}", "--steps", "3", "--out", str(tmp_path), *SMALL]
     code, stdout, stderr = cli(*command)
     assert code == 0, stderr
@@ -96,7 +96,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(cli: Cli, model: Path, tmp_path: Path)
     assert 0 < run.state.step < 100
     stopped = run.state.step
 
-    # A shorter end: resuming all 100 steps would only repeat what test_drive proves.
+    # Fewer steps save time; test_drive tests resuming in full.
     run.config_path.write_text(run.config_path.read_text().replace("steps: 100", f"steps: {stopped + 2}"))
     code, _, stderr = cli("resume", str(run.folder))
     assert code == 0, stderr
@@ -104,7 +104,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(cli: Cli, model: Path, tmp_path: Path)
     assert run.events()[-2]["step"] == stopped + 1
 
 
-def test_only_meshes_are_painted(cli: Cli, tmp_path: Path):
+def test_only_meshes_can_be_textured(cli: Cli, tmp_path: Path):
     code, _, stderr = cli("texture", str(tmp_path / "mug.obj"), "a red mug")
     assert code == 1
     assert "mug.obj" in stderr
@@ -116,7 +116,7 @@ def test_only_meshes_are_painted(cli: Cli, tmp_path: Path):
     assert len(stderr.splitlines()) == 1
 
 
-def test_unknown_words_are_named_with_the_nearest_known(cli: Cli, tmp_path: Path):
+def test_unknown_words_are_listed_with_the_nearest_known(cli: Cli, tmp_path: Path):
     code, _, stderr = cli("generate", "a red mugg on the moon", "--out", str(tmp_path), "--device", "quantum")
     assert code == 1
     assert "does not know: mugg (like mug" in stderr
@@ -124,6 +124,6 @@ def test_unknown_words_are_named_with_the_nearest_known(cli: Cli, tmp_path: Path
     assert "prior.model=" in stderr
 
 
-def test_a_large_model_is_not_asked_about_toy_words(cli: Cli, model: Path, tmp_path: Path):
+def test_large_models_are_not_checked_for_toy_words(cli: Cli, model: Path, tmp_path: Path):
     _, _, stderr = cli("generate", "a corgi", f"prior.model={model}", "--out", str(tmp_path), "--device", "quantum")
     assert "does not know" not in stderr

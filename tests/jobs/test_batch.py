@@ -1,4 +1,4 @@
-"""A batch from its file to its folder: what fails, is stopped, is killed or is sharded ends as if nothing had been."""
+"""Batches: failed lines, pauses, killed workers and shards do not change the results of the other runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def command(folder: Path, *more: str) -> list[str]:
 
 
 def begin(folder: Path, *more: str) -> subprocess.Popen[str]:
-    """The command in a process of its own."""
+    """Start the command in its own process."""
     (folder / "prompts.csv").write_text(PROMPTS)
     return subprocess.Popen(
         [sys.executable, "-m", "sds3d", *command(folder, *more)],
@@ -52,7 +52,7 @@ def manifest(folder: Path, name: str = "manifest.jsonl") -> list[dict[str, Any]]
 
 
 def results(folder: Path) -> dict[str, bytes]:
-    """Exports and the tensors of last checkpoints, by their paths."""
+    """Return exports and the tensors of the last checkpoints, by path."""
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.glob("out/*/exports/*")}
     for path in folder.glob("out/*/checkpoints/00000008.safetensors"):
         tensors = read_checkpoint(path)
@@ -61,27 +61,27 @@ def results(folder: Path) -> dict[str, bytes]:
 
 
 def running(folder: Path) -> Run | None:
-    """A run that has done some steps and is not yet at its end."""
+    """Return a run that has finished some steps but is not near its end."""
     return next((run for run in list_runs(folder / "out") if 2 <= len(run.events()) < 6 and run.busy()), None)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A batch that nobody interrupted."""
+    """The folder of an uninterrupted batch."""
     folder = tmp_path_factory.mktemp("whole")
     process = begin(folder)
-    said, _ = process.communicate()
-    assert process.returncode == 1, said
-    assert "same settings as line 2, so they share its run: line 5" in said
-    assert "line 3, a blue chair: failed: " in said
-    assert "missing.glb" in said
-    assert "line 2, a red mug: done in " in said
-    assert "2 done, 1 failed in " in said
+    output, _ = process.communicate()
+    assert process.returncode == 1, output
+    assert "same settings as line 2, so they share its run: line 5" in output
+    assert "line 3, a blue chair: failed: " in output
+    assert "missing.glb" in output
+    assert "line 2, a red mug: done in " in output
+    assert "2 done, 1 failed in " in output
     return folder
 
 
 @pytest.mark.slow
-def test_a_failing_line_keeps_none_of_the_others(whole: Path):
+def test_a_failing_line_does_not_stop_the_others(whole: Path):
     assert [(row["line"], row["prompt"], row["status"]) for row in manifest(whole)] == [
         (2, "a red mug", "done"),
         (3, "a blue chair", "failed"),
@@ -96,7 +96,7 @@ def test_a_failing_line_keeps_none_of_the_others(whole: Path):
 
 
 @pytest.mark.slow
-def test_again_leaves_finished_runs_and_tries_failed_ones(whole: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_second_batch_keeps_finished_runs_and_retries_failed_ones(whole: Path, capsys: pytest.CaptureFixture[str]):
     done = [run for run in list_runs(whole / "out") if run.state.status == "done"]
     files = [path for run in done for path in run.folder.rglob("*") if path.name != "lock"]
     before = [path.stat().st_mtime_ns for path in files]
@@ -108,37 +108,37 @@ def test_again_leaves_finished_runs_and_tries_failed_ones(whole: Path, capsys: p
 
 
 @pytest.mark.slow
-def test_ctrl_c_pauses_and_the_same_command_goes_on(whole: Path, tmp_path: Path):
+def test_ctrl_c_pauses_and_the_same_command_continues(whole: Path, tmp_path: Path):
     process = begin(tmp_path)
     wait_for(lambda: running(tmp_path) or process.poll() is not None)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it too
-    said, _ = process.communicate()
-    assert process.returncode == 130, said
-    assert "paused; continue with the same command:" in said
-    assert f"sds3d batch {tmp_path}/prompts.csv" in said
+    os.killpg(process.pid, signal.SIGINT)  # like a terminal: the workers get it too
+    output, _ = process.communicate()
+    assert process.returncode == 130, output
+    assert "paused; continue with the same command:" in output
+    assert f"sds3d batch {tmp_path}/prompts.csv" in output
     assert "paused" in [row["status"] for row in manifest(tmp_path)]
     process = begin(tmp_path)
-    said, _ = process.communicate()
-    assert process.returncode == 1, said
-    assert "continues after step" in said
+    output, _ = process.communicate()
+    assert process.returncode == 1, output
+    assert "continues after step" in output
     assert results(tmp_path) == results(whole)
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_its_run_goes_on(whole: Path, tmp_path: Path):
+def test_a_killed_worker_is_replaced_and_its_run_continues(whole: Path, tmp_path: Path):
     process = begin(tmp_path, "--workers", "2")
     wait_for(lambda: running(tmp_path) or process.poll() is not None)
     run = running(tmp_path)
     assert run is not None
     os.kill(int((run.folder / "lock").read_text()), signal.SIGKILL)
-    said, _ = process.communicate()
-    assert process.returncode == 1, said
+    output, _ = process.communicate()
+    assert process.returncode == 1, output
     assert "signal 9; attempt 1 of 3" in (run.folder / "run.log").read_text()
     assert results(tmp_path) == results(whole)
 
 
 @pytest.mark.slow
-def test_two_shards_are_the_whole(whole: Path, tmp_path: Path):
+def test_two_shards_give_the_whole_batch(whole: Path, tmp_path: Path):
     first, second = begin(tmp_path, "--shard", "1/2"), begin(tmp_path, "--shard", "2/2")
     outputs = [process.communicate()[0] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 1), outputs
@@ -153,7 +153,7 @@ def jobs(folder: Path, count: int = 3) -> Batch:
 
 
 def engine_of(act: Callable[[Run], object]) -> Callable[[Path, Sequence[str]], Iterator[None]]:
-    """An engine that does something with each run that waits."""
+    """Return an engine that calls `act` for each waiting run."""
 
     def engine(root: Path, names: Sequence[str]) -> Iterator[None]:
         for run in waiting([Run(root / name) for name in names]):
@@ -167,7 +167,7 @@ def finish(run: Run) -> None:
     run.update(status="done", step=10, total=10)
 
 
-def test_cancelled_runs_are_left_alone_and_stopped_ones_go_on(tmp_path: Path):
+def test_cancelled_runs_stay_cancelled_and_others_continue(tmp_path: Path):
     batch = jobs(tmp_path, 4)
     statuses = ("cancelled", "paused", "running", "failed")
     for job, status in zip(batch.jobs, statuses, strict=True):
@@ -177,7 +177,7 @@ def test_cancelled_runs_are_left_alone_and_stopped_ones_go_on(tmp_path: Path):
     assert [job.run.state.status for job in batch.jobs] == ["cancelled", "done", "done", "done"]
 
 
-def test_a_run_that_another_process_has_is_waited_for(tmp_path: Path):
+def test_the_batch_waits_for_a_run_in_another_process(tmp_path: Path):
     batch = jobs(tmp_path, 2)
     other = batch.jobs[0].run
     other.update(status="running", total=10)
@@ -190,7 +190,7 @@ def test_a_run_that_another_process_has_is_waited_for(tmp_path: Path):
     assert list(steps) == []
 
 
-def test_a_run_that_is_paused_meanwhile_has_ended(tmp_path: Path):
+def test_a_run_paused_during_the_batch_counts_as_ended(tmp_path: Path):
     batch = jobs(tmp_path, 2)
     for _ in carry_out(batch, engine_of(lambda run: stop(run, "pause"))):
         pass
@@ -203,7 +203,7 @@ def event(job: Job, step: int, seconds: float = 2.0) -> None:
     job.run.add_event({"step": step, "seconds": seconds})
 
 
-def test_the_watch_tells_how_long_it_will_take(tmp_path: Path):
+def test_the_watch_estimates_the_remaining_time(tmp_path: Path):
     batch = jobs(tmp_path, 4)
     for job in batch.jobs:
         job.run.update(status="queued", total=0)
@@ -215,14 +215,14 @@ def test_the_watch_tells_how_long_it_will_take(tmp_path: Path):
             job.run.update(status="running", total=10)
             event(job, 5)
         assert watch.look() == [0, 1]
-        assert watch.seconds_left == pytest.approx(30)  # 30 steps, two at a time, of 2 s
+        assert watch.seconds_left == pytest.approx(30)  # 30 steps of 2 s, two at a time
     first.update(status="failed", error="no surface", step=5)
     second.update(status="cancelled", step=6)
     watch.look()
     assert (watch.steps, watch.total) == (11, 31)
 
 
-def test_of_thousands_that_wait_some_are_looked_at_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_watch_checks_some_of_many_waiting_runs_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("sds3d.jobs.batch.LOOKED_AT", 4)
     batch = jobs(tmp_path, 9)
     for job in batch.jobs:
@@ -238,7 +238,7 @@ def test_of_thousands_that_wait_some_are_looked_at_each_time(tmp_path: Path, mon
     for job in batch.jobs[:5]:
         job.run.update(status="failed")
     assert watch.look() == []
-    assert watch.counts == {"done": 5}  # what is done stays done
+    assert watch.counts == {"done": 5}  # finished runs stay counted as done
 
 
 def screen(tmp_path: Path, *, terminal: bool) -> tuple[Batch, Board, Console]:
@@ -250,7 +250,7 @@ def screen(tmp_path: Path, *, terminal: bool) -> tuple[Batch, Board, Console]:
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_what_is_shown(terminal: bool, tmp_path: Path):
+def test_displayed_progress(terminal: bool, tmp_path: Path):
     batch, board, console = screen(tmp_path, terminal=terminal)
     runs = [job.run for job in batch.jobs]
     with board.shown():
@@ -278,7 +278,7 @@ def test_what_is_shown(terminal: bool, tmp_path: Path):
     assert "[red]no surface" in text
 
 
-def test_durations_for_people():
+def test_readable_durations():
     assert [duration(s) for s in (0, 99.4, 99.6, 3599, 6001, 36000)] == [
         "0 s",
         "99 s",
@@ -289,12 +289,12 @@ def test_durations_for_people():
     ]
 
 
-def test_a_file_with_wrong_lines_begins_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_file_with_invalid_lines_starts_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "prompts.csv").write_text("prompt,seed\na red mug,x\n,1\n")
     with pytest.raises(SystemExit) as ended:
         main(command(tmp_path))
     assert ended.value.code == 1
-    said = capsys.readouterr().err
-    assert f"error: {tmp_path}/prompts.csv:2: seed = x" in said
-    assert f"error: {tmp_path}/prompts.csv:3: the prompt is empty" in said
+    output = capsys.readouterr().err
+    assert f"error: {tmp_path}/prompts.csv:2: seed = x" in output
+    assert f"error: {tmp_path}/prompts.csv:3: the prompt is empty" in output
     assert not (tmp_path / "out").exists()

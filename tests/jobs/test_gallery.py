@@ -1,4 +1,4 @@
-"""What a batch hands over: a manifest, sheets, and a page that is safe whatever prompts and errors say."""
+"""The output of a batch: a manifest, contact sheets, and a page that escapes prompts and errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVIL = ["<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "it's & a
 
 
 def batch_of(root: Path, prompts: Sequence[str], shard: tuple[int, int] = (1, 1)) -> Batch:
-    """Runs that are done, with what the gallery looks at."""
+    """Make a batch of finished runs with the files that the gallery reads."""
     (root / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
     batch = make_batch(root / "out", read_prompts(root / "prompts.jsonl"), shard)
     for number, job in enumerate(batch.jobs):
@@ -37,7 +37,7 @@ def batch_of(root: Path, prompts: Sequence[str], shard: tuple[int, int] = (1, 1)
 
 
 class Page(HTMLParser):
-    """Elements, addresses and text of a page."""
+    """Collects the elements, links and text of a page."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ def test_the_page_is_safe_and_its_links_exist(tmp_path: Path):
         assert path.resolve().is_relative_to(batch.root.resolve())
 
 
-def test_the_manifest_has_a_line_a_prompt_in_the_order_of_the_file(tmp_path: Path):
+def test_the_manifest_has_one_line_per_prompt_in_the_order_of_the_file(tmp_path: Path):
     batch = batch_of(tmp_path, ["b", "a", "b", "c"])
     batch.jobs[2].run.update(status="failed", error="no surface", step=3)
     write_gallery(batch, "prompts")
@@ -92,7 +92,7 @@ def test_the_manifest_has_a_line_a_prompt_in_the_order_of_the_file(tmp_path: Pat
     assert rows[0]["exports"] == [f"{rows[0]['run']}/exports/{name}" for name in names]
 
 
-def test_what_has_not_begun_is_shown_too(tmp_path: Path):
+def test_runs_that_have_not_started_are_listed_too(tmp_path: Path):
     (tmp_path / "prompts.txt").write_text("a red mug\na blue chair\n")
     batch = make_batch(tmp_path / "out", read_prompts(tmp_path / "prompts.txt"))
     (batch.jobs[1].run.folder / "state.json").write_text("{")
@@ -103,13 +103,13 @@ def test_what_has_not_begun_is_shown_too(tmp_path: Path):
     assert "state.json is damaged" in page.text
 
 
-def test_shards_do_not_write_over_each_other(tmp_path: Path):
+def test_shards_do_not_overwrite_each_others_files(tmp_path: Path):
     names = [{path.name for path in write_gallery(batch_of(tmp_path, "abc", (i, 2)), "x")} for i in (1, 2)]
     assert names[0] == {"manifest-1-of-2.jsonl", "index-1-of-2.html", "contact_sheet-1-of-2.png"}
     assert not names[0] & names[1]
 
 
-def test_many_assets_have_their_fronts_on_several_sheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_many_assets_fill_several_sheets_with_front_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(gallery, "FEW", 2)
     monkeypatch.setattr(gallery, "COLUMNS", 2)
     monkeypatch.setattr(gallery, "SHEET_ROWS", 1)

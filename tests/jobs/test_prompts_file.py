@@ -1,4 +1,4 @@
-"""Files of prompts: every format reads back what was written, and all invalid lines are listed at once."""
+"""Files of prompts: all formats round-trip, and all invalid lines are listed at once."""
 
 from __future__ import annotations
 
@@ -43,16 +43,16 @@ def written(path: Path, text: str) -> Path:
 
 
 def problems(path: Path, *overrides: str) -> list[str]:
-    with pytest.raises(ConfigError) as told:
+    with pytest.raises(ConfigError) as caught:
         read_prompts(path, overrides=overrides)
-    return [line.removeprefix(str(path)) for line in str(told.value).splitlines()]
+    return [line.removeprefix(str(path)) for line in str(caught.value).splitlines()]
 
 
 @few
 @given(texts=st.lists(prompts, min_size=1), end=st.sampled_from(["\n", "\r\n"]), bom=st.booleans())
-def test_a_text_file_is_a_prompt_a_line(texts: list[str], end: str, bom: bool, tmp_path: Path):
+def test_a_text_file_has_one_prompt_per_line(texts: list[str], end: str, bom: bool, tmp_path: Path):
     lines = ["# a remark", "", *(f"  {text} " for text in texts), "   "]
-    # Only a mark that is not there can be taken for the beginning of a text.
+    # If the text itself starts with U+FEFF, it needs a byte-order mark before it.
     mark = BOM if bom or lines[0].startswith(BOM) else ""
     found = read_prompts(written(tmp_path / "prompts.txt", mark + end.join(lines)))
     assert [(entry.line, entry.config.prompt) for entry in found] == list(enumerate(texts, start=3))
@@ -60,7 +60,7 @@ def test_a_text_file_is_a_prompt_a_line(texts: list[str], end: str, bom: bool, t
 
 @few
 @given(rows=rows)
-def test_csv_and_json_lines_say_the_same(rows: Lines, tmp_path: Path):
+def test_csv_and_json_lines_give_the_same_runs(rows: Lines, tmp_path: Path):
     table = io.StringIO()
     writer = csv.writer(table)
     writer.writerow(["prompt", "seed", "guidance.scale", "preset", "steps", ""])
@@ -100,7 +100,7 @@ def test_every_run_is_in_exactly_one_shard(seeds: list[int], count: int, tmp_pat
     assert sum(len(group) for group in same_runs(entries)) == len(seeds)
 
 
-def test_all_wrong_lines_are_told_with_what_was_meant(tmp_path: Path):
+def test_all_invalid_lines_are_listed_with_suggestions(tmp_path: Path):
     path = written(
         tmp_path / "prompts.csv",
         "prompt,seed,preset,guidance.scal,steps\n"
@@ -145,11 +145,11 @@ def test_all_wrong_lines_are_told_with_what_was_meant(tmp_path: Path):
         ('{"prompt": "x", "overrides": {"guidance.name": "sdss"}}', 'did you mean "sds"?'),
     ],
 )
-def test_a_wrong_json_line(line: str, problem: str, tmp_path: Path):
-    told = problems(written(tmp_path / "prompts.jsonl", '{"prompt": "a red mug"}\n\n' + line))
-    assert len(told) == 1
-    assert told[0].startswith(":3: ")
-    assert problem in told[0]
+def test_an_invalid_json_line(line: str, problem: str, tmp_path: Path):
+    found = problems(written(tmp_path / "prompts.jsonl", '{"prompt": "a red mug"}\n\n' + line))
+    assert len(found) == 1
+    assert found[0].startswith(":3: ")
+    assert problem in found[0]
 
 
 @pytest.mark.parametrize(
@@ -163,11 +163,11 @@ def test_a_wrong_json_line(line: str, problem: str, tmp_path: Path):
         ('prompt,"seed', ":2: not CSV: unexpected end of data"),
     ],
 )
-def test_a_wrong_csv_header(header: str, problem: str, tmp_path: Path):
+def test_an_invalid_csv_header(header: str, problem: str, tmp_path: Path):
     assert problems(written(tmp_path / "prompts.csv", header + "\na red mug,1\n")) == [problem]
 
 
-def test_cells_where_no_column_is(tmp_path: Path):
+def test_cells_without_a_column(tmp_path: Path):
     path = written(tmp_path / "prompts.csv", "prompt,seed,\na red, green mug,1,2\nx,1,2\ny,,\n")
     assert problems(path) == [
         ":2: 4 cells under 3 columns; put a prompt with a comma in quotes",
@@ -175,14 +175,14 @@ def test_cells_where_no_column_is(tmp_path: Path):
     ]
 
 
-def test_semicolons_and_tabs_separate_as_well(tmp_path: Path):
+def test_semicolons_and_tabs_are_separators_too(tmp_path: Path):
     for separator in ";\t":
         text = f'"prompt"{separator}seed\r\na red, green mug{separator}4\r\n'
         (entry,) = read_prompts(written(tmp_path / "prompts.csv", text))
         assert (entry.config.prompt, entry.config.seed) == ("a red, green mug", 4)
 
 
-def test_a_file_that_is_none(tmp_path: Path):
+def test_unusable_files(tmp_path: Path):
     assert problems(written(tmp_path / "prompts.txt", "# nothing\n")) == [
         " has no prompts; write one per line, for example: a red mug"
     ]
@@ -194,13 +194,13 @@ def test_a_file_that_is_none(tmp_path: Path):
     assert problems(tmp_path / "latin.txt") == [":2: not UTF-8 text (byte 0xe9); save it as UTF-8"]
 
 
-def test_a_wrong_setting_of_the_command_line_is_told_once(tmp_path: Path):
+def test_an_invalid_setting_on_the_command_line_is_reported_once(tmp_path: Path):
     path = written(tmp_path / "prompts.txt", "x\n" * 2 + "\n" + "x\n" * 3)
     assert problems(path, "stepz=3") == [':1: unknown key "stepz"; did you mean "steps"? (also in lines 2, 4-6)']
 
 
 @pytest.mark.parametrize("text", ["", "0/2", "3/2", "1", "1/0", "a/b", "-1/2", "1/2/3", "1.5/2"])
-def test_a_wrong_shard(text: str):
+def test_an_invalid_shard(text: str):
     with pytest.raises(ConfigError, match="give i/n"):
         parse_shard(text)
     assert parse_shard(" 2/4 ") == (2, 4)

@@ -1,4 +1,4 @@
-"""The queue: what may be asked of a run in which state, who is next, and runs whose process died."""
+"""The queue: allowed requests in each state, the order of runs, and runs whose process died."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run_of(root: Path, seed: int = 0, **state: object) -> Run:
 
 
 @pytest.mark.parametrize("before", ["new", "paused", "cancelled", "failed", "running"])
-def test_whatever_has_ended_can_be_queued(before: str, tmp_path: Path):
+def test_stopped_runs_can_be_queued(before: str, tmp_path: Path):
     run = run_of(tmp_path, status=before, error="it was late", attempts=3, step=7, total=9)
     run.request("cancel")
     enqueue(run)
@@ -29,7 +29,7 @@ def test_whatever_has_ended_can_be_queued(before: str, tmp_path: Path):
     assert run.requested() is None
 
 
-def test_what_is_done_is_not_queued_and_what_waits_keeps_its_place(tmp_path: Path):
+def test_done_runs_are_not_queued_and_waiting_ones_keep_their_place(tmp_path: Path):
     done, first, second = run_of(tmp_path, 0, status="done"), run_of(tmp_path, 1), run_of(tmp_path, 2)
     for run in (done, first, second, first):
         enqueue(run)
@@ -38,7 +38,7 @@ def test_what_is_done_is_not_queued_and_what_waits_keeps_its_place(tmp_path: Pat
     assert waiting(runs_in(tmp_path, [second.folder.name])) == [second]
 
 
-def test_a_run_that_is_held_takes_requests_back(tmp_path: Path):
+def test_queueing_a_running_run_withdraws_its_requests(tmp_path: Path):
     run = run_of(tmp_path, status="running")
     with run.locked():
         stop(run, "pause")
@@ -61,7 +61,7 @@ def test_a_run_that_is_held_takes_requests_back(tmp_path: Path):
         ("done", "done", "done"),
     ],
 )
-def test_what_waits_is_stopped_at_once(before: str, pause: str, cancel: str, tmp_path: Path):
+def test_waiting_runs_stop_immediately(before: str, pause: str, cancel: str, tmp_path: Path):
     for seed, request, after in ((0, "pause", pause), (1, "cancel", cancel)):
         run = run_of(tmp_path, seed, status=before)
         stop(run, request)
@@ -69,7 +69,7 @@ def test_what_waits_is_stopped_at_once(before: str, pause: str, cancel: str, tmp
         assert run.requested() is None
 
 
-def test_a_damaged_state_is_in_nobodys_way(tmp_path: Path):
+def test_a_damaged_state_does_not_block_other_runs(tmp_path: Path):
     damaged, run = run_of(tmp_path, 0), run_of(tmp_path, 1, status="queued")
     (damaged.folder / "state.json").write_text("{")
     assert waiting(runs_in(tmp_path)) == [run]
@@ -92,16 +92,16 @@ def test_a_run_whose_process_died_keeps_its_place_until_its_retries_are_spent(tm
     assert "attempt 2 of 3" in (run.folder / "run.log").read_text()
 
 
-def test_a_death_may_ask_for_less_memory(tmp_path: Path):
+def test_recovery_can_request_less_memory(tmp_path: Path):
     run = run_of(tmp_path, status="running")
     recover(run, 1, lean=True)
     assert (run.state.status, run.state.attempts, run.state.lean) == ("queued", 1, True)
     run.update(status="running")
     recover(run, 2)
-    assert run.state.lean, "it must not be forgotten"
+    assert run.state.lean, "a later death must not clear it"
 
 
-def test_a_worker_that_never_came_to_its_run_counts_too(tmp_path: Path):
+def test_deaths_before_a_worker_claims_its_run_count_too(tmp_path: Path):
     run = run_of(tmp_path, status="queued", queued=5.0)
     recover(run, 1, why="signal 9")
     assert run.state.attempts == 0
@@ -111,7 +111,7 @@ def test_a_worker_that_never_came_to_its_run_counts_too(tmp_path: Path):
     assert (run.state.status, run.state.error) == ("failed", "signal 9 (2 times)")
 
 
-def test_a_run_whose_process_died_does_what_was_asked_of_it(tmp_path: Path):
+def test_a_run_whose_process_died_follows_its_request(tmp_path: Path):
     run = run_of(tmp_path, status="running")
     run.request("cancel")
     recover(run, 2)
@@ -132,7 +132,7 @@ def test_only_runs_that_were_running_are_recovered(status: str, tmp_path: Path):
     assert recover(run, 2)
 
 
-def test_a_run_that_is_held_for_something_else_cannot_be_queued(tmp_path: Path):
+def test_a_run_in_use_by_an_export_cannot_be_queued(tmp_path: Path):
     run = run_of(tmp_path, status="paused")
     with run.locked(), pytest.raises(RunBusyError, match="is in use"):  # an export
         enqueue(run)
@@ -141,7 +141,7 @@ def test_a_run_that_is_held_for_something_else_cannot_be_queued(tmp_path: Path):
 
 def test_progress_is_read_from_the_folder(tmp_path: Path):
     run = run_of(tmp_path, status="running", step=5, total=40)
-    with run.locked():  # as the running process does
+    with run.locked():  # like the running process
         assert progress(run) == Progress("starting", 5, 40)
         for step in range(1, 9):
             run.add_event({"step": step, "seconds": 0.5})
@@ -162,6 +162,6 @@ def test_the_newest_events_are_read_from_the_end_of_a_long_file(tmp_path: Path):
     for step in range(1, 400):
         run.add_event({"step": step, "seconds": 0.5, "metrics": {"note": "x" * (step % 100)}})
     with (run.folder / "events.jsonl").open("a") as file:
-        file.write('{"step": 400, "seco')  # torn by a kill
+        file.write('{"step": 400, "seco')  # a line cut off by a kill
     assert [event["step"] for event in run.last_events(3)] == [397, 398, 399]
     assert run.last_events(1000) == run.events()

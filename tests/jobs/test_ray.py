@@ -27,7 +27,7 @@ PROMPTS = "a red mug\na blue chair\na green mug\n"
 
 
 def begin(folder: Path, *more: str) -> subprocess.Popen[str]:
-    """A batch in a process of its own."""
+    """Start a batch in its own process."""
     (folder / "prompts.txt").write_text(PROMPTS)
     command = ["batch", str(folder / "prompts.txt"), "--out", str(folder / "out"), "--threads", "1", *SETTINGS, *more]
     return subprocess.Popen(
@@ -42,7 +42,7 @@ def begin(folder: Path, *more: str) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A head that does no work itself."""
+    """A Ray cluster whose head node runs no work."""
     utils = pytest.importorskip("ray.cluster_utils")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     cluster = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80_000_000})
@@ -51,29 +51,29 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_takes_nothing_along(cluster: Any, tmp_path: Path):
+def test_a_dying_node_changes_no_results(cluster: Any, tmp_path: Path):
     nodes = [cluster.add_node(num_cpus=1, object_store_memory=80_000_000) for _ in range(2)]
     (tmp_path / "ray").mkdir()
     process = begin(tmp_path / "ray", "--engine", "ray", "--address", cluster.address)
     wait_for(lambda: running(tmp_path / "ray") or process.poll() is not None)
     cluster.remove_node(nodes[0], allow_graceful=False)
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
     assert [row["status"] for row in manifest(tmp_path / "ray")] == ["done"] * 3
-    assert "raylet" not in said  # Ray's own remarks go to a file
+    assert "raylet" not in output  # Ray's own messages go to a file
 
     (tmp_path / "local").mkdir()
     process = begin(tmp_path / "local")
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
     assert results(tmp_path / "ray") == results(tmp_path / "local")
     logs = [(run.folder / "run.log").read_text() for run in list_runs(tmp_path / "ray" / "out")]
     assert all(log.count("finished in") == 1 for log in logs)
     deaths = [log for log in logs if "its Ray worker on" in log]
-    assert len(deaths) <= 1  # no run at all, if that node was between two
+    assert len(deaths) <= 1  # none, if the node was between two runs
 
 
-def test_without_ray_the_way_to_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_without_ray_the_error_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     real = builtins.__import__
 
     def without(name: str, *rest: Any) -> Any:
@@ -88,13 +88,13 @@ def test_without_ray_the_way_to_it_is_told(tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(("address", "why"), [("127.0.0.1:9", "refused"), ("nowhere.invalid:6379", "")])
-def test_a_cluster_that_does_not_answer(address: str, why: str, tmp_path: Path):
+def test_a_cluster_that_does_not_respond(address: str, why: str, tmp_path: Path):
     pytest.importorskip("ray")
     with pytest.raises(RunError, match=f"no Ray cluster answers at {address}: .*{why}"):
         next(supervise(tmp_path, queued(tmp_path), WorkerSettings(), address))
 
 
-def test_a_node_that_does_not_share_the_folder_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_node_that_cannot_see_the_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     names = queued(tmp_path)
     monkeypatch.setattr(ray_engine, "SHARED", 0.0)
     worker = RayWorker()
@@ -119,7 +119,7 @@ def node(name: str, alive: bool = True, **resources: float) -> dict[str, Any]:
     return {"NodeID": name, "NodeManagerAddress": name, "Alive": alive, "Resources": resources}
 
 
-def test_an_actor_for_each_gpu_or_for_a_few_cpus():
+def test_one_actor_per_gpu_or_per_few_cpus():
     cpus = [node("a", CPU=20), node("b", CPU=2), node("c", CPU=0), node("d", alive=False, CPU=8)]
     assert [(place.node, place.number, place.cpus) for place in places(cpus)] == [("a", 0, 8), ("a", 1, 8), ("b", 0, 2)]
     assert [(place.node, place.cpus) for place in places(cpus, threads=10)] == [("a", 10), ("a", 10), ("b", 2)]

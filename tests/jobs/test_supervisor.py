@@ -1,4 +1,4 @@
-"""Workers as processes: killed, retried, given up, stopped within a step; supervisors that are killed themselves."""
+"""Worker processes that are killed, retried, given up or stopped within a step, and supervisors that are killed."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def queued(root: Path, prompt: str, steps: int) -> Run:
 def wait_for(condition: Callable[[], object]) -> None:
     end = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < end, "it took too long"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.05)
 
 
 def alive(pid: int) -> bool:
-    """Whether it runs; a process that has ended and is not waited for does not."""
+    """Return whether a process is running. A zombie counts as ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
@@ -58,7 +58,7 @@ def drain(root: Path, settings: WorkerSettings = ONE_WORKER, each: Callable[[], 
         each()
 
 
-def test_a_killed_worker_takes_nothing_along(tmp_path: Path):
+def test_a_killed_worker_changes_no_results(tmp_path: Path):
     victim, other = queued(tmp_path, "a red mug", 12), queued(tmp_path, "a blue chair", 2)
     killed: list[int] = []
 
@@ -78,7 +78,7 @@ def test_a_killed_worker_takes_nothing_along(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_run_that_kills_every_worker_is_given_up_and_the_next_one_comes(tmp_path: Path):
+def test_a_run_that_kills_its_workers_is_given_up_and_the_next_one_runs(tmp_path: Path):
     poison, other = queued(tmp_path, "a red mug", 9000), queued(tmp_path, "a blue chair", 2)
 
     def kill() -> None:
@@ -89,11 +89,11 @@ def test_a_run_that_kills_every_worker_is_given_up_and_the_next_one_comes(tmp_pa
     drain(tmp_path, WorkerSettings(devices=["cpu"], threads=1, retries=1), kill)
     assert (poison.state.status, poison.state.attempts) == ("failed", 2)
     assert "signal 9 (2 times)" in poison.state.error
-    assert poison.checkpoints, "what was done until then is kept"
+    assert poison.checkpoints, "checkpoints must be kept"
     assert other.state.status == "done"
 
 
-def test_a_worker_that_dies_before_it_comes_to_a_run_is_not_replaced_for_ever(
+def test_workers_that_die_before_any_run_are_not_replaced_forever(
     tmp_path: Path,
 ):
     first, second = queued(tmp_path, "a red mug", 2), queued(tmp_path, "a blue chair", 2)
@@ -114,19 +114,19 @@ def test_a_worker_that_dies_before_it_comes_to_a_run_is_not_replaced_for_ever(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("request_", "after"), [("pause", "paused"), ("cancel", "cancelled")])
-def test_a_request_acts_within_a_step_and_the_run_can_go_on(request_: str, after: str, tmp_path: Path):
+def test_a_request_takes_effect_within_a_step_and_the_run_can_continue(request_: str, after: str, tmp_path: Path):
     run, waiting = queued(tmp_path, "a red mug", 40), queued(tmp_path, "a blue chair", 2)
-    asked: list[int] = []
+    requested_at: list[int] = []
 
-    def ask() -> None:
-        if not asked and len(run.last_events(3)) == 3:
+    def request() -> None:
+        if not requested_at and len(run.last_events(3)) == 3:
             stop(waiting, request_)
             stop(run, request_)
-            asked.append(int(run.last_events(1)[0]["step"]))
+            requested_at.append(int(run.last_events(1)[0]["step"]))
 
-    drain(tmp_path, each=ask)
+    drain(tmp_path, each=request)
     assert run.state.status == waiting.state.status == after
-    assert asked[0] <= run.state.step <= asked[0] + 1
+    assert requested_at[0] <= run.state.step <= requested_at[0] + 1
     assert waiting.state.step == 0
     for again in (run, waiting):
         enqueue(again)
@@ -144,11 +144,11 @@ def test_two_workers_share_a_queue(tmp_path: Path):
     assert [run.state.status for run in several] == ["done"] * 4
     assert len({run.holder() for run in several}) == 2
     for run in several:
-        assert [event["step"] for event in run.events()] == list(range(1, 7)), "some steps were done twice"
+        assert [event["step"] for event in run.events()] == list(range(1, 7)), "some steps ran twice"
 
 
 @pytest.mark.slow
-def test_whoever_stops_supervising_pauses_what_is_going_on(tmp_path: Path):
+def test_a_supervisor_that_stops_pauses_its_runs(tmp_path: Path):
     run, waiting = queued(tmp_path, "a red mug", 9000), queued(tmp_path, "a blue chair", 2)
     for _ in supervise(tmp_path, settings=ONE_WORKER):
         with pytest.raises(RunBusyError, match="is processed by process"):
@@ -162,9 +162,9 @@ def test_whoever_stops_supervising_pauses_what_is_going_on(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_what_a_dead_machine_left_running_is_found(tmp_path: Path):
+def test_runs_left_running_by_a_crash_are_recovered(tmp_path: Path):
     run, damaged, hopeless = (queued(tmp_path, prompt, 3) for prompt in ("a red mug", "a blue chair", "a green hat"))
-    run.update(status="running")  # and nobody holds it
+    run.update(status="running")  # but no process holds it
     hopeless.update(status="running", attempts=SPARE)
     (damaged.folder / "state.json").write_text("{")
     drain(tmp_path, WorkerSettings(devices=["cpu"], threads=1, retries=0))
@@ -173,11 +173,9 @@ def test_what_a_dead_machine_left_running_is_found(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_the_system_ended_for_want_of_memory_is_followed_by_a_lean_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_worker_killed_for_lack_of_memory_is_followed_by_a_lean_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     run, killed = queued(tmp_path, "a red mug", 12), []
-    monkeypatch.setattr("sds3d.jobs.supervisor.memory_kills", lambda: len(killed))  # what the kernel would count
+    monkeypatch.setattr("sds3d.jobs.supervisor.memory_kills", lambda: len(killed))  # replaces the kernel's count
 
     def kill_once() -> None:
         if not killed and run.state.step >= 5 and run.busy():
@@ -191,7 +189,7 @@ def test_a_worker_that_the_system_ended_for_want_of_memory_is_followed_by_a_lean
 
 @contextmanager
 def workers(root: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`sds3d worker` as a process of its own."""
+    """Run `sds3d worker` in its own process."""
     command = [sys.executable, "-m", "sds3d", "worker", "--out", str(root), "--threads", "1"]
     process = subprocess.Popen(command, start_new_session=True)
     try:
@@ -202,7 +200,7 @@ def workers(root: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.slow
-def test_workers_whose_supervisor_was_killed_put_their_run_back(tmp_path: Path):
+def test_workers_whose_supervisor_was_killed_requeue_their_run(tmp_path: Path):
     run = queued(tmp_path, "a red mug", 30)
     with workers(tmp_path) as process:
         wait_for(lambda: len(run.last_events(3)) == 3)
@@ -221,19 +219,19 @@ def test_workers_whose_supervisor_was_killed_put_their_run_back(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_pauses_and_says_so(tmp_path: Path):
+def test_ctrl_c_pauses_and_reports_it(tmp_path: Path):
     run = queued(tmp_path, "a red mug", 9000)
     command = [sys.executable, "-m", "sds3d", "worker", "--out", str(tmp_path), "--threads", "1"]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
     try:
         wait_for(lambda: len(run.last_events(2)) == 2)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
-        said = process.communicate(timeout=PATIENCE)[1]
+        os.killpg(process.pid, signal.SIGINT)  # like a terminal: the workers get it too
+        output = process.communicate(timeout=PATIENCE)[1]
     finally:
         process.kill()
     assert process.returncode == 130
-    assert "paused" in said
-    assert "Traceback" not in said
+    assert "paused" in output
+    assert "Traceback" not in output
     assert run.state.status == "paused"
 
 
@@ -248,10 +246,10 @@ def test_the_studios_workers_are_started_once_and_outlive_their_starter(tmp_path
     wait_for(lambda: supervised(tmp_path))
     supervisor = int(lock_of(tmp_path).read_text())
     try:
-        ensure_workers(tmp_path)  # there are some
+        ensure_workers(tmp_path)  # they are running already
         wait_for(lambda: run.state.status == "done")
         assert int(lock_of(tmp_path).read_text()) == supervisor
-        again = queued(tmp_path, "a blue chair", 2)  # they wait for more
+        again = queued(tmp_path, "a blue chair", 2)  # idle workers wait for new runs
         wait_for(lambda: again.state.status == "done")
         assert again.holder() == run.holder(), "the prior was loaded twice"
     finally:
@@ -259,6 +257,6 @@ def test_the_studios_workers_are_started_once_and_outlive_their_starter(tmp_path
     wait_for(lambda: not alive(again.holder()))
 
 
-def test_kills_for_want_of_memory_are_what_the_kernel_counts():
+def test_out_of_memory_kills_are_read_from_the_kernel():
     lines = [line.split() for line in Path("/proc/vmstat").read_text().splitlines()]
     assert memory_kills() >= sum(int(count) for key, count in lines if key == "oom_kill")

@@ -1,4 +1,4 @@
-"""Runs that are optimised together get what they would have got alone."""
+"""Runs that are optimised together get the same results as runs that are optimised alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROMPTS = ("a red mug", "a blue chair", "a green hat")
 QUICK = (
     "steps=3",
     "checkpoint_every=1",
-    "optimizer.eps=1e-6",  # lest a gradient that is nothing but rounding moves a voxel by a whole learning rate
+    "optimizer.eps=1e-6",  # else a gradient of pure rounding error moves a voxel by a whole learning rate
     "preview_every=1000",
     "representation.resolution=16",
     "representation.samples=16",
@@ -41,7 +41,7 @@ QUICK = (
 
 
 class Counting:
-    """A prior that remembers how many rows it was asked at a time."""
+    """A prior that records the number of rows of each call."""
 
     def __init__(self, prior: Prior) -> None:
         self.prior, self.rows = prior, []
@@ -64,7 +64,7 @@ def runs(root: Path, *settings: str) -> list[Run]:
 
 
 def balls(root: Path, *settings: str) -> list[Run]:
-    """Runs of what `disc` knows, which differ in their seeds."""
+    """Make runs that differ in their seeds, with the prompt that the prior `disc` knows."""
     tiny = ["cameras.size=16", "prompts.view_dependent=false", *settings]
     return [new_run(root, make_config("a ball", overrides=[*QUICK, *tiny, f"seed={seed}"])) for seed in range(3)]
 
@@ -75,7 +75,7 @@ def alone(run: Run, prior: Prior) -> None:
 
 
 def together(prior: Prior, several: list[Run], each: Callable[[Run, Prior], None] = alone) -> list[int]:
-    """Drive them with one prior; the rows of each of its calls."""
+    """Drive the runs together with one prior. Return the number of rows of each of its calls."""
     counting = Counting(prior)
     drive_together(cast(Any, counting), [lambda shared, run=run: each(run, shared) for run in several])
     return counting.rows
@@ -94,7 +94,7 @@ RULES = sorted(config.model_fields["name"].default for config in rule_configs())
 
 
 @pytest.mark.parametrize("rule", slow_after(1, RULES))
-def test_results_are_those_of_separate_runs(rule: str, tmp_path: Path):
+def test_results_equal_those_of_separate_runs(rule: str, tmp_path: Path):
     prior = disc()
     separate, joint = (balls(tmp_path / name, f"guidance={rule}", "steps=2") for name in ("separate", "joint"))
     counting = Counting(prior)
@@ -103,10 +103,10 @@ def test_results_are_those_of_separate_runs(rule: str, tmp_path: Path):
     rows = together(prior, joint)
     assert_alike(joint, separate)
     assert sum(rows) == sum(counting.rows)
-    if rule == "sid":  # its gradients pass through the prior, whose graph would be one for all runs
+    if rule == "sid":  # its gradients pass through the prior, and a joint call would join the runs' graphs
         assert rows == counting.rows
     else:
-        assert 3 * len(rows) == len(counting.rows), "calls were not joined"
+        assert 3 * len(rows) == len(counting.rows), "calls were not batched"
 
 
 @pytest.mark.parametrize("rule", slow_after(1, ["multiview", "vsd"]))
@@ -114,11 +114,11 @@ def test_views_of_several_prompts_are_one_call_of_the_embedded_prior(rule: str, 
     separate, joint = (runs(tmp_path / name, f"guidance={rule}", "steps=2") for name in ("separate", "joint"))
     for run in separate:
         alone(run, toybox)
-    assert together(toybox, joint) == [24, 24]  # 3 prompts, 4 views, with and without the text
+    assert together(toybox, joint) == [24, 24]  # 3 prompts, 4 views, with and without text
     assert_alike(joint, separate)
 
 
-def test_a_run_that_pauses_or_fails_leaves_the_others_alone(tmp_path: Path):
+def test_a_run_that_pauses_or_fails_does_not_affect_the_others(tmp_path: Path):
     prior = disc()
     separate, joint = (balls(tmp_path / name, "guidance=sds", "steps=8") for name in ("separate", "joint"))
     for run in separate:
@@ -129,7 +129,7 @@ def test_a_run_that_pauses_or_fails_leaves_the_others_alone(tmp_path: Path):
             if run == joint[0] and step.step == 3:
                 run.request("pause")
             if run == joint[1] and step.step == 5:
-                return  # as after an error: it takes no further part
+                return  # like after an error: the run stops here
 
     rows = together(prior, joint, each)
     assert (joint[0].state.status, joint[0].state.step) == ("paused", 3)
@@ -137,11 +137,11 @@ def test_a_run_that_pauses_or_fails_leaves_the_others_alone(tmp_path: Path):
     assert joint[2].state.status == "done"
     views = rows[0] // 3
     assert rows == [3 * views] * 3 + [2 * views] * 2 + [views] * 3
-    together(prior, joint[:2])  # at different steps, and still in one call
+    together(prior, joint[:2])  # at different steps, but still in one call
     assert_alike(joint, separate)
 
 
-def test_an_error_of_the_prior_reaches_every_run_that_asked(tmp_path: Path):
+def test_an_error_of_the_prior_reaches_every_run_of_the_call(tmp_path: Path):
     class Broken(Counting):
         def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
             raise MemoryError("out of memory")
@@ -161,7 +161,7 @@ def test_an_error_of_the_prior_reaches_every_run_that_asked(tmp_path: Path):
     assert [run.state.status for run in joint] == ["failed"] * 2
 
 
-def test_a_worker_takes_runs_of_equal_settings_together(tmp_path: Path):
+def test_a_worker_groups_runs_with_equal_settings(tmp_path: Path):
     mugs = runs(tmp_path)
     other = new_run(tmp_path, make_config("a red mug", overrides=[*QUICK, "guidance.scale=4"]))
     lean = new_run(tmp_path, make_config("a yellow duck", overrides=list(QUICK)))

@@ -1,4 +1,4 @@
-"""A worker: one prior for many runs, errors that end in a run's own state, less memory when there is too little."""
+"""A worker: one prior for many runs, errors that fail only their own run, and retries with less memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def queued(root: Path, prompt: str, *settings: str) -> Run:
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[DiffusersConfig]:
-    """What priors workers load from now on."""
+    """The configs of the priors that workers load from now on."""
     seen: list[DiffusersConfig] = []
 
     def load(config: DiffusersConfig, device: Any) -> Prior:
@@ -40,7 +40,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[DiffusersConfig]:
     return seen
 
 
-def test_one_prior_serves_the_whole_queue_and_a_bad_run_is_in_nobodys_way(tmp_path: Path, loads: list[DiffusersConfig]):
+def test_one_prior_serves_the_whole_queue_and_failed_runs_do_not_block_it(tmp_path: Path, loads: list[DiffusersConfig]):
     good = [queued(tmp_path, "a red mug"), queued(tmp_path, "a blue chair")]
     missing = queued(tmp_path, "a green hat", f"prior.model={tmp_path / 'nothing'}", "prior.offline=true")
     broken = queued(tmp_path, "a white cat")
@@ -51,11 +51,11 @@ def test_one_prior_serves_the_whole_queue_and_a_bad_run_is_in_nobodys_way(tmp_pa
     assert (missing.state.status, broken.state.status) == ("failed", "failed")
     assert "nothing" in missing.state.error
     assert "not YAML" in broken.state.error
-    assert [config.model for config in loads if config.model == "toybox"] == ["toybox"] * 2  # once more after the bad
+    assert [config.model for config in loads if config.model == "toybox"] == ["toybox"] * 2  # again after the failure
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_not_wanted_any_more_puts_its_run_back(tmp_path: Path):
+def test_a_worker_that_is_no_longer_wanted_requeues_its_runs(tmp_path: Path):
     run, other = queued(tmp_path, "a red mug", "steps=6"), queued(tmp_path, "a blue chair", "steps=6")
     work(tmp_path, settings=WorkerSettings(threads=1, together=2), wanted=lambda: run.state.step < 3)
     assert (run.state.status, run.state.step) == ("queued", 3)
@@ -69,7 +69,7 @@ def test_a_worker_that_is_not_wanted_any_more_puts_its_run_back(tmp_path: Path):
 
 
 def short_of_memory(prior: Any, rows: int) -> None:
-    """From now on the network has memory for so many rows at a time and no more."""
+    """Make the network run out of memory if a call has more than this number of rows."""
 
     def refuse(_: nn.Module, args: tuple[Any, ...]) -> None:
         if len(args[0]) > rows:
@@ -80,7 +80,7 @@ def short_of_memory(prior: Any, rows: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("rows", "status", "attempts"), [(4, "done", 1), (3, "failed", 1)])
-def test_a_run_that_lacks_memory_goes_on_with_less(
+def test_a_run_out_of_memory_continues_with_less(
     rows: int, status: str, attempts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def load(config: DiffusersConfig, device: Any) -> Prior:
@@ -100,7 +100,7 @@ def test_a_run_that_lacks_memory_goes_on_with_less(
         assert_alike(several, plain)
 
 
-def test_without_retries_a_lack_of_memory_is_the_end(tmp_path: Path):
+def test_without_retries_a_run_out_of_memory_fails(tmp_path: Path):
     run = queued(tmp_path, "a red mug")
     worker = Worker(threads=1, retries=0)
     short_of_memory(worker._load([run]), 4)
@@ -110,7 +110,7 @@ def test_without_retries_a_lack_of_memory_is_the_end(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_gpu_that_failed_needs_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failed_gpu_needs_a_new_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     first, second = queued(tmp_path, "a red mug"), queued(tmp_path, "a blue chair")
 
     def load(config: DiffusersConfig, device: Any) -> Prior:
@@ -136,7 +136,7 @@ def test_a_gpu_that_failed_needs_another_process(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("error", "so"),
+    ("error", "expected"),
     [
         (RuntimeError("CUDA error: device-side assert triggered"), True),
         (torch.OutOfMemoryError("CUDA out of memory."), False),
@@ -144,12 +144,12 @@ def test_a_gpu_that_failed_needs_another_process(tmp_path: Path, monkeypatch: py
         (RuntimeError("shape mismatch"), False),
     ],
 )
-def test_failures_of_a_gpu_are_told_from_others(error: Exception, so: bool):
-    assert device_failed(error) == so
+def test_gpu_failures_are_recognised(error: Exception, expected: bool):
+    assert device_failed(error) == expected
 
 
 @pytest.mark.parametrize(
-    ("error", "so"),
+    ("error", "expected"),
     [
         (MemoryError(), True),
         (torch.OutOfMemoryError("CUDA out of memory."), True),
@@ -158,11 +158,11 @@ def test_failures_of_a_gpu_are_told_from_others(error: Exception, so: bool):
         (OSError("no space left"), False),
     ],
 )
-def test_errors_of_memory_are_told_from_others(error: Exception, so: bool):
-    assert lacks_memory(error) == so
+def test_out_of_memory_errors_are_recognised(error: Exception, expected: bool):
+    assert lacks_memory(error) == expected
 
 
-def test_texts_of_waiting_runs_are_embedded_with_the_first(tmp_path: Path):
+def test_texts_of_waiting_runs_are_embedded_with_those_of_the_first(tmp_path: Path):
     several = [queued(tmp_path, prompt) for prompt in ("a red mug", "a blue chair", "a green hat")]
     worker = Worker(threads=1)
     prior: Any = worker._load(several)

@@ -126,9 +126,7 @@ def test_starts_as_a_blob_in_the_middle(make: Callable[[], RadianceScene], most_
     [(voxel_ball, 0.3 + 2 * BOUND / 31, 0.02), (lambda: field_ball(samples=64), 0.33, 0.03)],
     ids=["voxel_grid", "field"],
 )
-def test_mesh_looks_like_the_render(
-    make: Callable[[], RadianceScene], largest_radius: float, most_error: float
-) -> None:
+def test_mesh_looks_like_the_render(make: Callable[[], RadianceScene], largest_radius: float, error: float) -> None:
     scene, cameras = make(), orbit([20.0, 100.0, 250.0], elevation=10.0, size=96)
     mesh = scene.to_mesh(64)
     assert 0.3 < (mesh.volume() * 3 / (4 * math.pi)) ** (1 / 3) < largest_radius
