@@ -13,5 +13,5 @@ KEYS = st.dictionaries(
 
 
 @given(st.dictionaries(st.text("xyz", min_size=1, max_size=2), KEYS | st.integers()))
-def test_dotted_keys_stand_for_nested_settings(tree: dict[str, object]):
+def test_dotted_keys_round_trip_nested_settings(tree: dict[str, object]):
     assert nested(flat(tree)) == tree

@@ -10,7 +10,7 @@ from sds3d.files import RunError
 from sds3d.run.config import make_config, new_run
 
 
-def test_what_cannot_be_made_is_refused(studio: Studio):
+def test_impossible_files_are_refused(studio: Studio):
     run = new_run(studio.root, make_config("a red mug"))
     with pytest.raises(ValueError, match='format "exe" is unknown'):
         make_file(run, "exe", 0, 1024)

@@ -1,4 +1,4 @@
-"""The run that a visitor follows."""
+"""The panel of the run that a visitor watches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sds3d.app.studio import Studio
 from sds3d.run.config import make_config, new_run
 
 
-def test_a_finished_run_is_shown_as_one_when_its_files_cannot_be_served(
+def test_a_finished_run_is_shown_as_finished_even_if_its_files_cannot_be_served(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ):
     run = new_run(studio.root, make_config("a red mug"))
@@ -33,7 +33,7 @@ def test_a_finished_run_is_shown_as_one_when_its_files_cannot_be_served(
         assert not updates[live.timer].active
 
 
-def test_the_page_goes_on_looking_while_a_run_can_go_on(studio: Studio):
+def test_the_page_polls_while_a_run_can_continue(studio: Studio):
     run = new_run(studio.root, make_config("a red mug"))
     with gr.Blocks():
         live = RunPanel.lay_out(studio)

@@ -11,7 +11,7 @@ from sds3d.app.studio import Studio
 
 
 @pytest.mark.parametrize("preset", ["toybox", "splats", "vsd", "prolificdreamer", "perp-neg"])
-def test_widgets_that_nobody_touched_change_nothing(preset: str, studio: Studio):
+def test_untouched_widgets_change_nothing(preset: str, studio: Studio):
     config = studio.config("a red mug", preset)
     fields = editable_settings(config)
     assert {field.key for field in fields} >= {"steps", "guidance.name", "representation.name", "export.formats"}

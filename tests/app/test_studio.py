@@ -1,4 +1,4 @@
-"""The folder of runs: what is found, started, deleted and served."""
+"""The folder of runs: finding, deleting and serving runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sds3d.files import RunError
 from sds3d.run.config import make_config, new_run
 
 
-def test_studios_open_to_others_take_no_names_of_files(studio: Studio):
+def test_public_studios_accept_no_file_names(studio: Studio):
     visitors = replace(studio, local=False)
     for layer in (
         {"log_to": ["wandb"]},
@@ -25,7 +25,7 @@ def test_studios_open_to_others_take_no_names_of_files(studio: Studio):
         with pytest.raises(ConfigError, match="open to others"):
             visitors.config("a red mug", "toybox", layer)
     assert visitors.config("a red mug", "toybox", {"steps": 3}).steps == 3
-    # Its own presets may.
+    # The studio's own presets may name files.
     made = recipe(visitors, new_run(studio.root, make_config("a red mug", "prolificdreamer")))
     assert made.preset == "prolificdreamer"
 
@@ -35,7 +35,7 @@ def test_only_names_of_runs_are_found(name: str, studio: Studio):
     assert studio.find(name) is None
 
 
-def test_links_lead_nowhere(studio: Studio, tmp_path_factory: pytest.TempPathFactory):
+def test_links_out_of_the_folder_are_ignored(studio: Studio, tmp_path_factory: pytest.TempPathFactory):
     outside = new_run(tmp_path_factory.mktemp("outside"), make_config("a red mug"))
     (studio.root / "link").symlink_to(outside.folder)
     assert studio.find("link") is None
@@ -46,9 +46,7 @@ def test_links_lead_nowhere(studio: Studio, tmp_path_factory: pytest.TempPathFac
     assert files(run) == []
 
 
-def test_deleting_spares_what_is_going_on_and_what_is_elsewhere(
-    studio: Studio, tmp_path_factory: pytest.TempPathFactory
-):
+def test_deleting_spares_active_runs_and_linked_folders(studio: Studio, tmp_path_factory: pytest.TempPathFactory):
     run, outside = new_run(studio.root, make_config("a red mug")), tmp_path_factory.mktemp("outside")
     (outside / "kept").touch()
     (run.folder / "link").symlink_to(outside)
@@ -61,7 +59,7 @@ def test_deleting_spares_what_is_going_on_and_what_is_elsewhere(
     assert (outside / "kept").exists()
 
 
-def test_deleting_a_run_takes_back_what_was_served_of_it(
+def test_deleting_a_run_deletes_its_served_copies(
     studio: Studio, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("served")))
@@ -72,23 +70,23 @@ def test_deleting_a_run_takes_back_what_was_served_of_it(
         for path in (run.exports / "mug.glb", run.exports / "made" / "mug.obj"):
             path.write_text(f"{run.folder.name} {path.suffix}")
         copies.append([Path(served_copy(path)) for path in files(run)])
-    studio.delete(one)  # the other's stay
+    studio.delete(one)  # the copies of the other run stay
     assert [[copy.exists() for copy in of_run] for of_run in copies] == [[False, False], [True, True]]
     for copy in copies[1]:
         copy.unlink()
-    studio.delete(two)  # what is gone already is no error
+    studio.delete(two)  # missing copies are no error
     assert studio.runs() == []
 
 
-def test_studios_open_to_others_tell_no_folders_of_this_machine(studio: Studio):
+def test_public_studios_show_no_folders_of_this_machine(studio: Studio):
     visitors = replace(studio, local=False)
     text = f"free in {studio.root}, /usr/lib/x/prior: {studio.root}/mug/config.yaml is wrong at 1/2, see https://x.y/z/"
-    told = f"free in {studio.root.name}, prior: mug/config.yaml is wrong at 1/2, see https://x.y/z/"
-    assert visitors.redacted(text) == told
+    redacted = f"free in {studio.root.name}, prior: mug/config.yaml is wrong at 1/2, see https://x.y/z/"
+    assert visitors.redacted(text) == redacted
     assert studio.redacted(text) == text
     run = new_run(studio.root, make_config("a red mug"))
     run.config_path.write_text("prompt: [")
-    for of_whom, known in ((studio, True), (visitors, False)):
+    for reader, known in ((studio, True), (visitors, False)):
         with pytest.raises(ConfigError, match=r"config\.yaml") as error:
-            recipe(of_whom, run)
+            recipe(reader, run)
         assert (str(studio.root) in str(error.value)) == known

@@ -11,7 +11,7 @@ from sds3d.run.config import make_config, new_run
 from sds3d.run.folder import Run
 
 
-def test_the_library_reads_the_runs_it_shows(studio: Studio, monkeypatch: pytest.MonkeyPatch):
+def test_the_library_reads_only_the_runs_it_shows(studio: Studio, monkeypatch: pytest.MonkeyPatch):
     runs = [new_run(studio.root, make_config("a red mug", overrides=[f"seed={seed}"])) for seed in range(3)]
     read: list[str] = []
 

@@ -1,4 +1,4 @@
-"""A studio and a Chromium to visit it with; without one these tests are skipped, but never when CI=true."""
+"""A studio, and a Chromium that visits it. Without Chromium these tests are skipped, or fail if CI=true."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def playwright() -> Any:
 
 @pytest.fixture(scope="session")
 def studio(playwright: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
-    """A studio whose presets are made quick."""
+    """A studio whose runs take few steps."""
     with serve(tmp_path_factory.mktemp("studio")) as running:
         yield running
 
@@ -56,8 +56,8 @@ def chromium(playwright: Any) -> Iterator[Browser]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_over(studio: Studio) -> Iterator[None]:
-    """What a test left running is cancelled, so that the next one's runs need not wait."""
+def cancel_remaining_runs(studio: Studio) -> Iterator[None]:
+    """Cancel the runs that a test leaves, so that the next test's runs need not wait."""
     yield
     for run in list_runs(studio.runs):
         with suppress(RunError):
@@ -72,8 +72,8 @@ def expect(playwright: Any) -> Any:
 
 @pytest.fixture
 def visit(playwright: Any, chromium: Browser, studio: Studio) -> Iterator[Callable[..., Page]]:
-    """Opens the studio, each time as another visitor; at the end no page may have asked another host for anything."""
-    asked: list[str] = []
+    """Return a function that opens the studio as a new visitor. Fails if a page sends a request to another host."""
+    requested: list[str] = []
     contexts = []
 
     def open_page(query: str = "", width: int = 1280) -> Page:
@@ -81,7 +81,7 @@ def visit(playwright: Any, chromium: Browser, studio: Studio) -> Iterator[Callab
         context.set_default_timeout(1000 * PATIENCE)
         contexts.append(context)
         page = context.new_page()
-        page.on("request", lambda request: asked.append(request.url))
+        page.on("request", lambda request: requested.append(request.url))
         page.goto(f"{studio.url}/{query}")
         playwright.expect(page.locator("#generate")).to_be_enabled()
         return page
@@ -89,4 +89,4 @@ def visit(playwright: Any, chromium: Browser, studio: Studio) -> Iterator[Callab
     yield open_page
     for context in contexts:
         context.close()
-    assert [url for url in asked if not url.startswith((studio.url, "blob:", "data:"))] == []
+    assert [url for url in requested if not url.startswith((studio.url, "blob:", "data:"))] == []

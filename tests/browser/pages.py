@@ -1,4 +1,4 @@
-"""What visitors do and see, for several tests."""
+"""Actions of visitors, and views of pages, for several tests."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 def run_of(page: Page, studio: Studio) -> Run:
-    """The run in the page's address."""
+    """Return the run in the page's address."""
     return Run(studio.runs / parse_qs(urlparse(page.url).query)["run"][0])
 
 
 def type_number(page: Page, field: Locator, value: int | float) -> None:
-    """Type a number and leave its field; again when the page, which was still changing, took it back.
+    """Type a number and leave the field. Repeat if the page, still changing, discards the number.
 
-    Gradio lays its tree out anew whenever something becomes visible, and what was typed while it does is lost.
+    Gradio rebuilds its component tree when something becomes visible, and loses text that is typed meanwhile.
     """
     for _ in range(20):
         field.fill(str(value))
@@ -47,7 +47,7 @@ def fill(page: Page, prompt: str, seed: int | None = None, steps: int | None = N
 
 
 def generate(page: Page, prompt: str, seed: int | None = None, steps: int | None = None) -> None:
-    """Fill in the form and press Generate; returns when the run is in the address."""
+    """Fill in the form and press Generate. Return when the run is in the address."""
     fill(page, prompt, seed, steps)
     page.locator("#generate").click()
     page.wait_for_url("**run=*")
@@ -59,15 +59,15 @@ def turn_to(page: Page, tab: str) -> None:
 
 
 def strip(page: Page) -> str:
-    """The preview picture on the page, as a data URL."""
+    """Return the preview picture on the page as a data URL."""
     return page.locator("#preview .sds-views").evaluate("element => element.style.getPropertyValue('--strip')")
 
 
 def overflows(page: Page) -> bool:
-    """Whether the page is wider than the window."""
+    """Return whether the page is wider than the window."""
     return page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
 
 
 def n_colors(png: bytes) -> int:
-    """How many colours a picture has."""
+    """Return the number of colours of a picture."""
     return len(np.unique(np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).reshape(-1, 3), axis=0))

@@ -1,4 +1,4 @@
-"""What the browser tests share: a studio on a free port of this machine."""
+"""A studio on a free port of this machine, for browser tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sds3d.run.config import RunConfig, make_config, new_run, total_steps
 from sds3d.run.folder import Run
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120  # seconds; nothing takes as long unless the machine is busy with other things
+PATIENCE = 120  # seconds; only a busy machine needs as long
 
 SERVER = """
 import json, sys
@@ -29,7 +29,7 @@ from sds3d.app import launch
 launch(Path(sys.argv[1]), "127.0.0.1", int(sys.argv[2]), sys.argv[4:], auth=json.loads(sys.argv[3]))
 """
 
-# A run of seconds. Everything else, the prior's class and the kernels among it, is what users have.
+# Settings of runs that take seconds. Everything else is as users have it, including the prior and the kernels.
 QUICK = (
     "steps=4",
     "preview_every=0.1",
@@ -44,7 +44,7 @@ QUICK = (
 
 @dataclass
 class Studio:
-    """A studio that can be stopped and started again, as if its machine had been."""
+    """A studio that can be stopped and started again, as if the machine restarted."""
 
     folder: Path
     overrides: tuple[str, ...] = QUICK
@@ -65,7 +65,7 @@ class Studio:
         return self.folder / "server.log"
 
     def start(self) -> None:
-        """Start the server and wait until it answers."""
+        """Start the server and wait until it responds."""
         if not self.port:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
@@ -82,13 +82,13 @@ class Studio:
         assert running.poll() is None, self.log.read_text()
 
     def stop(self) -> None:
-        """End the server, and not what works on its runs."""
+        """Stop the server, but not the workers."""
         assert self.server is not None
         self.server.kill()
         self.server.wait()
 
     def end_workers(self) -> None:
-        """End the process that works off the runs, and wait until it has; its own children end with it."""
+        """Stop the process that supervises the workers, and wait until it has ended. The workers end with it."""
         try:
             pid = int((self.runs / ".workers.lock").read_text())
         except (OSError, ValueError):
@@ -98,11 +98,11 @@ class Studio:
             wait_for(lambda: not supervised(self.runs))
 
     def config(self, prompt: str, *more: str) -> RunConfig:
-        """The settings that the studio gives a prompt."""
+        """Return the settings that the studio uses for a prompt."""
         return make_config(prompt, overrides=[*self.overrides, *more])
 
     def put(self, prompt: str, *more: str, **state: object) -> Run:
-        """A run of which nothing was carried out, in any state."""
+        """Make a run with no finished step, in any state."""
         run = new_run(self.runs, self.config(prompt, *more))
         run.update(**{"status": "cancelled", "total": total_steps(self.config(prompt, *more)), **state})
         return run
@@ -110,7 +110,7 @@ class Studio:
 
 @contextmanager
 def serve(folder: Path, overrides: tuple[str, ...] = QUICK, auth: str = "[]") -> Iterator[Studio]:
-    """A studio in a process of its own, its files in `folder`; what it started ends with it."""
+    """Run a studio in its own process, with its files in `folder`. Its workers end with it."""
     studio = Studio(folder, overrides, auth)
     try:
         studio.start()
@@ -123,7 +123,7 @@ def serve(folder: Path, overrides: tuple[str, ...] = QUICK, auth: str = "[]") ->
 
 
 def answers(url: str) -> bool:
-    """Whether a server is there."""
+    """Return whether a server responds."""
     try:
         with urllib.request.urlopen(url):
             return True
@@ -134,8 +134,8 @@ def answers(url: str) -> bool:
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    """Wait until something is so; fails when it takes too long."""
+    """Wait until a condition holds. Fails after `PATIENCE` seconds."""
     end = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < end, "it took too long"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The HTTP API, called by `gradio_client` as its users call it, and what nobody may get over HTTP."""
+"""The HTTP API, called with `gradio_client`, and files that must not be available over HTTP."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def client(studio: Studio, tmp_path: Path) -> Iterator[Any]:
-    """A caller with a folder for downloads."""
+    """An API client with a folder for downloads."""
     calling = Client(studio.url, verbose=False, download_files=str(tmp_path))
     yield calling
     calling.close()
@@ -65,11 +65,11 @@ def test_a_script_stops_and_resumes(client: Any, studio: Studio):
     wait_for(lambda: run.state.status == "cancelled")
 
 
-ALIASES = "[&a [1, 1], &b [*a, *a], *b]"  # eight of them within each other, of ten each, would be gigabytes
+ALIASES = "[&a [1, 1], &b [*a, *a], *b]"  # eight nested levels of ten aliases each would need gigabytes
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({"prompt": ""}, "prompt is empty"),
         ({"prompt": "x" * 100_000}, "shorten it"),
@@ -85,8 +85,8 @@ ALIASES = "[&a [1, 1], &b [*a, *a], *b]"  # eight of them within each other, of 
         ({"prompt": "a mug", "steps": 10**9}, "10000 or fewer"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_a_line(arguments: dict[str, Any], told: str, client: Any):
-    with pytest.raises(Exception, match=told):
+def test_invalid_requests_are_refused_in_one_line(arguments: dict[str, Any], message: str, client: Any):
+    with pytest.raises(Exception, match=message):
         client.predict(**arguments, api_name="/generate")
 
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_done_is_told_in_a_line(arguments: dict[str, Any], told: 
 def test_only_runs_have_files(name: str, client: Any, studio: Studio, tmp_path: Path):
     link = studio.runs / "link"
     if not link.is_symlink():
-        link.symlink_to(tmp_path)  # a run folder outside of the runs
+        link.symlink_to(tmp_path)  # a run folder outside the folder of runs
     (tmp_path / "config.yaml").write_text("prompt: a red mug\n")
     for endpoint in ("/files", "/status", "/resume"):
         with pytest.raises(Exception, match="no run of that name"):
@@ -122,7 +122,7 @@ def test_files_are_not_served_by_path(studio: Studio):
         f"{studio.runs}/../server.log",
         f"{studio.runs}/.served/../../server.log",
         run.exports / "link.glb",
-        run.exports / "mine.glb",  # handed out as a copy only
+        run.exports / "mine.glb",  # served only as a copy
         run.config_path,
     ]
     for path in paths:
@@ -148,7 +148,7 @@ def test_nothing_can_be_uploaded(studio: Studio):
         urllib.request.urlopen(request)
 
 
-def test_other_names_of_this_machine_are_refused(studio: Studio):
+def test_other_host_names_are_refused(studio: Studio):
     for host, answer in (("localhost", 200), ("evil.example", 400)):
         request = urllib.request.Request(studio.url, headers={"Host": f"{host}:{studio.port}"})
         if answer == 200:
@@ -158,7 +158,7 @@ def test_other_names_of_this_machine_are_refused(studio: Studio):
                 urllib.request.urlopen(request)
 
 
-def test_a_password_keeps_others_out_and_is_nowhere_written(tmp_path: Path):
+def test_a_password_is_required_and_never_logged(tmp_path: Path):
     with serve(tmp_path, auth='["ada:love:lace"]') as studio:
         with pytest.raises(Exception, match=r"[Cc]redentials|auth|401"):
             Client(studio.url, verbose=False)

@@ -1,4 +1,4 @@
-"""The tab "Create" in a real browser: first visit, a whole generation, its viewers and files, settings, errors."""
+"""The "Create" tab in a real browser: first visit, a whole generation, its viewers and files, settings, errors."""
 
 from __future__ import annotations
 
@@ -43,9 +43,7 @@ def test_the_first_visit_shows_what_to_do(width: int, visit: Visit, expect: Any)
     expect(page.locator("#system")).to_contain_text("This machine can generate")
 
 
-def test_a_generation_ends_in_a_mesh_to_look_at_and_to_take_away(
-    visit: Visit, expect: Any, studio: Studio, tmp_path: Path
-):
+def test_a_generation_ends_with_a_mesh_to_view_and_download(visit: Visit, expect: Any, studio: Studio, tmp_path: Path):
     page = visit()
     generate(page, "a red mug", seed=0)
     expect(page.locator("[data-status=done]")).to_contain_text("Finished: a red mug")
@@ -54,7 +52,7 @@ def test_a_generation_ends_in_a_mesh_to_look_at_and_to_take_away(
     assert read_config(run) == studio.config("a red mug")
     expect(page.locator("#curves svg")).to_have_count(2)
 
-    # The mesh is shown: the viewer's picture is not one colour. Then the splats are, and the viewer turns them.
+    # The viewer shows the mesh, so its picture has many colours. Then it shows the splats and rotates them.
     wait_for(lambda: n_colors(page.locator("#model canvas").screenshot()) > 50)
     page.locator("#kind").get_by_text("Splats").click()
     splats = page.locator("#splats canvas")
@@ -103,9 +101,9 @@ def test_a_generation_ends_in_a_mesh_to_look_at_and_to_take_away(
     assert other.model_copy(update={"seed": 0}) == read_config(run)
 
 
-def test_a_file_can_be_made_in_another_size(visit: Visit, expect: Any, studio: Studio, tmp_path: Path):
+def test_a_file_can_be_exported_in_another_size(visit: Visit, expect: Any, studio: Studio, tmp_path: Path):
     page = visit()
-    generate(page, "a red mug", seed=0)  # made before, or now
+    generate(page, "a red mug", seed=0)  # finished before, or now
     expect(page.locator("[data-status=done]")).to_be_visible()
     made = run_of(page, studio).exports / "made"
     page.get_by_role("button", name="Export again").click()
@@ -119,14 +117,14 @@ def test_a_file_can_be_made_in_another_size(visit: Visit, expect: Any, studio: S
     (file,) = made.iterdir()
     assert file.read_bytes() == (tmp_path / "small.glb").read_bytes()
     expect(page.locator("#files a")).to_have_count(13)
-    # Several files come in one; what makes no sense is said.
+    # Several files come in one zip, and impossible values are reported.
     choose(page, "#export", "obj")
     page.locator("#make").click()
     expect(page.locator("#made")).to_contain_text(".zip")
     type_number(page, page.get_by_label("Maximum faces"), 2)
     page.locator("#make").click()
     expect(page.locator("#export [role=alert]")).to_contain_text("2 faces are too few")
-    expect(page.locator("#made")).to_have_count(0)  # a file that was made before is not what was asked for
+    expect(page.locator("#made")).to_have_count(0)  # the older file is not the requested one
     type_number(page, page.get_by_label("Maximum faces"), 0)
     type_number(page, page.locator("#export").get_by_label("Texture", exact=True), 99_999)
     page.locator("#make").click()
@@ -135,14 +133,12 @@ def test_a_file_can_be_made_in_another_size(visit: Visit, expect: Any, studio: S
     )
 
 
-def test_settings_come_from_the_models_and_differ_from_the_preset_where_they_were_changed(
-    visit: Visit, expect: Any, studio: Studio
-):
+def test_settings_come_from_the_models_and_keep_edits(visit: Visit, expect: Any, studio: Studio):
     page = visit()
     page.get_by_role("button", name="Advanced").click()
     page.get_by_role("button", name="Guidance rule").click()
     expect(page.locator("#advanced")).to_contain_text("Classifier-free guidance scale S")
-    # Another rule has other settings, and another schedule has too.
+    # Rules have different settings, and so do schedules.
     expect(page.locator("#set-guidance-weighting")).to_have_count(0)
     choose(page, "#set-guidance-name", "sds")
     expect(page.locator("#set-guidance-name")).to_contain_text("Score distillation sampling")
@@ -159,7 +155,7 @@ def test_settings_come_from_the_models_and_differ_from_the_preset_where_they_wer
     page.locator("#cancel").click()
     expect(page.locator("[data-status=cancelled]")).to_be_visible()
 
-    # Its address brings them back.
+    # Its address restores them.
     page.reload()
     expect(page.locator("#set-guidance-name input")).to_have_value("sds")
     expect(page.locator("#set-steps input")).to_have_value("9000")
@@ -169,12 +165,12 @@ def test_settings_come_from_the_models_and_differ_from_the_preset_where_they_wer
     expect(page.locator("#set-guidance-schedule-name input")).to_have_value("sqrt")
 
 
-def test_a_choice_makes_the_settings_anew_once(visit: Visit, expect: Any):
+def test_a_choice_rebuilds_the_settings_once(visit: Visit, expect: Any):
     page = visit()
     page.wait_for_timeout(1000)
     renders: list[str] = []
 
-    def note(request: Any) -> None:  # the settings are the only event that is given a state and nothing else
+    def note(request: Any) -> None:  # only the settings event has a state as its single input
         if "/queue/join" in request.url and '"data":[null],' in request.post_data:
             renders.append(request.post_data)
 
@@ -195,33 +191,33 @@ def choose(page: Any, dropdown: str, option: str) -> None:
     page.get_by_role("option", name=option, exact=True).click()
 
 
-def test_what_cannot_be_done_is_said_kindly(visit: Visit, expect: Any, studio: Studio):
+def test_invalid_input_is_explained(visit: Visit, expect: Any, studio: Studio):
     page = visit()
     runs = len(list_runs(studio.runs))
     press = page.locator("#generate").click
-    said = page.locator("#message [role=alert]")
+    shown = page.locator("#message [role=alert]")
     press()
-    expect(said).to_contain_text("The prompt is empty")
+    expect(shown).to_contain_text("The prompt is empty")
     fill(page, "a red mug " * 101)
     press()
-    expect(said).to_contain_text("shorten it to 1000 or fewer")
+    expect(shown).to_contain_text("shorten it to 1000 or fewer")
     fill(page, "a red \x07 mug")
     press()
-    expect(said).to_contain_text("control character U+0007")
+    expect(shown).to_contain_text("control character U+0007")
     fill(page, "a red mug", seed=-3)
     press()
-    expect(said).to_contain_text("seed must be a whole number from 0")
+    expect(shown).to_contain_text("seed must be a whole number from 0")
     fill(page, "a red mug", seed=3, steps=0)
     press()
-    expect(said).to_contain_text("Steps = 0")
+    expect(shown).to_contain_text("Steps = 0")
     fill(page, "a red mug", steps=1_000_000)
     press()
-    expect(said).to_contain_text("10000 or fewer")
+    expect(shown).to_contain_text("10000 or fewer")
     assert len(list_runs(studio.runs)) == runs
     assert "run=" not in page.url
 
 
-def test_unknown_words_are_named_before_anything_starts(visit: Visit, expect: Any):
+def test_unknown_words_are_listed_before_a_run_starts(visit: Visit, expect: Any):
     page = visit()
     fill(page, "a red dragon with a green hat")
     expect(page.locator(".sds-note")).to_contain_text("does not know the word “dragon”")

@@ -1,4 +1,4 @@
-"""A batch's gallery in a real browser, opened from the disk."""
+"""A batch's gallery, opened from disk in a real browser."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-def test_prompts_are_text_and_can_be_searched_for(chromium: Browser, tmp_path: Path):
+def test_prompts_are_text_and_can_be_searched(chromium: Browser, tmp_path: Path):
     batch = batch_of(tmp_path, [*EVIL, "a red mug"])
     write_gallery(batch, "prompts.txt")
     page = chromium.new_page()
-    said: list[str] = []
-    page.on("dialog", lambda dialog: (said.append(dialog.message), dialog.dismiss()))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: request.url.startswith("file:") or said.append(request.url))
+    problems: list[str] = []
+    page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("request", lambda request: request.url.startswith("file:") or problems.append(request.url))
     page.goto((batch.root / "index.html").as_uri())
     cards = page.locator("article:visible")
     assert cards.count() == len(batch.jobs)
@@ -33,4 +33,4 @@ def test_prompts_are_text_and_can_be_searched_for(chromium: Browser, tmp_path: P
     page.fill("input", "nothing like it")
     assert cards.count() == 0
     page.close()
-    assert said == []
+    assert problems == []

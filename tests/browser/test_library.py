@@ -1,4 +1,4 @@
-"""The tabs "Library" and "Compare" in a real browser."""
+"""The "Library" and "Compare" tabs in a real browser."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def card(page: Any, run: Run) -> Any:
     return page.locator(f".sds-card[data-run='{run.folder.name}']")
 
 
-def test_the_library_finds_opens_makes_again_and_deletes(visit: Visit, expect: Any, studio: Studio):
+def test_the_library_finds_opens_repeats_and_deletes_runs(visit: Visit, expect: Any, studio: Studio):
     cancelled = studio.put("a purple boat", "seed=12", "optimizer.warmup=3")
     paused = studio.put("a purple table", status="paused", step=2)
     going = studio.put("a purple cat", status="running", step=1)
-    with going.locked():  # as its process would, and before the studio looks: it resumes runs that lost their process
+    with going.locked():  # like a running process; the studio resumes runs that have lost theirs
         page = visit()
         turn_to(page, "Library")
         page.locator("#search textarea, #search input").fill("PURPLE")
@@ -60,7 +60,7 @@ def test_the_library_finds_opens_makes_again_and_deletes(visit: Visit, expect: A
     assert not paused.folder.exists()
     assert cancelled.config_path.exists()
 
-    # Opening shows it; a new seed is another run.
+    # Opening shows the run, and a new seed makes another run.
     card(page, cancelled).locator(".actions [data-action=open]").click()
     page.wait_for_url(f"**run={cancelled.folder.name}*")
     expect(page.locator("[data-status=cancelled]")).to_be_visible()
@@ -73,7 +73,7 @@ def test_the_library_finds_opens_makes_again_and_deletes(visit: Visit, expect: A
     assert again.model_copy(update={"seed": 12}) == read_config(cancelled)
 
 
-def test_what_was_handed_out_of_a_run_is_gone_when_it_is_deleted(visit: Visit, expect: Any, studio: Studio):
+def test_served_files_are_gone_when_their_run_is_deleted(visit: Visit, expect: Any, studio: Studio):
     run = studio.put("a grey hat", status="done", step=4)
     run.exports.mkdir(exist_ok=True)
     trimesh.creation.icosphere(radius=0.3).export(run.exports / "a-grey-hat.glb")
@@ -87,7 +87,7 @@ def test_what_was_handed_out_of_a_run_is_gone_when_it_is_deleted(visit: Visit, e
     page.once("dialog", lambda dialog: dialog.accept())
     card(page, run).locator("[data-action=delete]").click()
     expect(card(page, run)).to_have_count(0)
-    assert page.request.get(address).status == 403  # Gradio says no 404 of files
+    assert page.request.get(address).status == 403  # Gradio never answers 404 for files
 
 
 def test_runs_are_compared_side_by_side(visit: Visit, expect: Any, studio: Studio):
@@ -102,10 +102,10 @@ def test_runs_are_compared_side_by_side(visit: Visit, expect: Any, studio: Studi
     expect(rows.filter(has_text="guidance.scale")).to_contain_text("3")
     expect(rows.filter(has_text="seed")).to_contain_text("31")
     expect(rows.filter(has_text="optimizer")).to_have_count(0)
-    for run in (one, two):  # the prompt is the title, and what differs stands below it
+    for run in (one, two):  # the title is the prompt, with the differing settings below it
         expect(page.locator(f"#side-by-side article[data-run='{run.folder.name}'] b")).to_have_text("a green duck")
     expect(page.locator("#side-by-side article .about").last).to_contain_text("seed 32 · guidance.scale=3")
-    # On a phone the table is scrolled, and breaks no word.
+    # On a phone the table scrolls and breaks no words.
     phone = visit(width=390)
     for run in (one, two):
         turn_to(phone, "Library")

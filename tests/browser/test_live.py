@@ -1,4 +1,4 @@
-"""A run under way in a real browser: it outlives its page and its server, pauses, resumes, is cancelled, waits."""
+"""Runs watched in a real browser: they outlive page and server, and are queued, paused, resumed and cancelled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 if TYPE_CHECKING:
     from tests.browser.pages import Visit
 
-LONG = 9000  # steps; such a run is cancelled
+LONG = 9000  # steps; runs this long are cancelled
 
 
 def test_a_run_outlives_its_page_and_its_server_pauses_and_is_cancelled(visit: Visit, expect: Any, studio: Studio):
@@ -28,14 +28,14 @@ def test_a_run_outlives_its_page_and_its_server_pauses_and_is_cancelled(visit: V
     expect(running).to_contain_text("left")
     run = run_of(page, studio)
 
-    # The preview follows the run, and so do the curves.
+    # The preview and the curves follow the run.
     page.locator("#preview .sds-views").wait_for()
     first = strip(page)
     assert "data:image/png" in first
     wait_for(lambda: strip(page) != first)
     expect(page.locator("#curves polyline").first).to_be_visible()
 
-    # A second run waits, and says so; nobody else sees what this visitor does.
+    # A second run is shown as queued. Visitors do not see each other's runs.
     other = visit()
     expect(other.get_by_text("Your object will take shape here.")).to_be_visible()
     assert other.locator("[data-status]").count() == 0
@@ -53,7 +53,7 @@ def test_a_run_outlives_its_page_and_its_server_pauses_and_is_cancelled(visit: V
     assert run_of(page, studio) == run
     wait_for(lambda: len(run.events()) > before)
 
-    # So does whoever comes back after the server was restarted; the run went on meanwhile.
+    # A visitor who returns after a restart of the server finds it too. The run continued meanwhile.
     before = len(run.events())
     studio.stop()
     wait_for(lambda: len(run.events()) > before)
@@ -61,7 +61,7 @@ def test_a_run_outlives_its_page_and_its_server_pauses_and_is_cancelled(visit: V
     page.goto(f"{studio.url}/?run={run.folder.name}")
     expect(page.locator("[data-status=running]")).to_be_visible()
 
-    # It pauses within a step, goes on from there, and is cancelled within a step.
+    # It pauses within a step, continues from there, and is cancelled within a step.
     page.locator("#pause").click()
     expect(page.locator("[data-status=paused]")).to_contain_text("Resume continues from there")
     paused = run.state
@@ -72,14 +72,14 @@ def test_a_run_outlives_its_page_and_its_server_pauses_and_is_cancelled(visit: V
     assert [event["step"] for event in run.events()] == list(range(1, len(run.events()) + 1))
     page.locator("#cancel").click()
     wait_for(lambda: run.requested() is not None or run.state.status == "cancelled")
-    asked = len(run.events())
+    requested_at = len(run.events())
     expect(page.locator("[data-status=cancelled]")).to_be_visible()
     assert run.state.status == "cancelled"
-    assert run.state.step == len(run.events()) <= asked + 1
+    assert run.state.step == len(run.events()) <= requested_at + 1
     expect(page.locator("#cancel")).to_have_count(0)
 
 
-def test_a_page_follows_a_run_that_somebody_else_pauses_and_resumes(visit: Visit, expect: Any, studio: Studio):
+def test_a_page_follows_a_run_that_another_visitor_pauses_and_resumes(visit: Visit, expect: Any, studio: Studio):
     page = visit()
     generate(page, "a red chair", steps=LONG)
     expect(page.locator("[data-status=running]")).to_be_visible()
@@ -92,7 +92,7 @@ def test_a_page_follows_a_run_that_somebody_else_pauses_and_resumes(visit: Visit
     expect(other.locator("[data-status=running]")).to_be_visible()
     expect(other.locator("#pause")).to_be_visible()
     expect(other.locator("#resume")).to_have_count(0)
-    # From then on it follows the run as the other does.
+    # From then on both pages follow the run.
     step = "document.querySelector('[data-step]').dataset.step"
     before = other.evaluate(step)
     other.wait_for_function(f"{step} !== '{before}'")
@@ -101,7 +101,7 @@ def test_a_page_follows_a_run_that_somebody_else_pauses_and_resumes(visit: Visit
         expect(each.locator("[data-status=cancelled]")).to_be_visible()
 
 
-def test_a_run_whose_process_was_killed_goes_on_when_somebody_looks(visit: Visit, expect: Any, studio: Studio):
+def test_a_run_whose_process_was_killed_continues_when_it_is_opened(visit: Visit, expect: Any, studio: Studio):
     run = studio.put("a yellow duck", status="running", step=2)
     studio.end_workers()
     page = visit(f"?run={run.folder.name}")
@@ -109,7 +109,7 @@ def test_a_run_whose_process_was_killed_goes_on_when_somebody_looks(visit: Visit
     assert run.state.status == "done"
 
 
-def test_two_visitors_of_one_second_watch_one_run_or_two(visit: Visit, expect: Any, studio: Studio):
+def test_simultaneous_visitors_share_a_run_or_get_two(visit: Visit, expect: Any, studio: Studio):
     runs = len(list_runs(studio.runs))
     pages = [visit(), visit(), visit()]
     for page, seed in zip(pages, (71, 71, 72), strict=True):
@@ -117,7 +117,7 @@ def test_two_visitors_of_one_second_watch_one_run_or_two(visit: Visit, expect: A
         page.locator("#seed input").fill(str(seed))
         page.locator("#seed input").press("Tab")
     for page in pages:
-        page.locator("#generate").dblclick()  # impatience makes no further run
+        page.locator("#generate").dblclick()  # a double click starts no second run
     for page in pages:
         page.wait_for_url("**run=*")
     one, same, other = (run_of(page, studio) for page in pages)
@@ -125,7 +125,7 @@ def test_two_visitors_of_one_second_watch_one_run_or_two(visit: Visit, expect: A
     assert len(list_runs(studio.runs)) == runs + 2
     for page in pages:
         expect(page.locator("[data-status=done]")).to_be_visible()
-    # Prompts that differ in their signs alone are two runs.
+    # Prompts that differ only in punctuation are different runs.
     generate(pages[0], "a green hat!", seed=71)
     pages[0].wait_for_function("name => !window.location.search.includes(name)", arg=one.folder.name)
     marked = run_of(pages[0], studio)
@@ -134,7 +134,7 @@ def test_two_visitors_of_one_second_watch_one_run_or_two(visit: Visit, expect: A
     expect(pages[0].locator("[data-status=done]")).to_contain_text("a green hat!")
 
 
-def test_a_prompt_is_text_wherever_it_is_shown(visit: Visit, expect: Any, studio: Studio):
+def test_a_prompt_is_shown_as_text_everywhere(visit: Visit, expect: Any, studio: Studio):
     prompt = "<img src=x onerror=window.hacked=1> ${window.hacked=1} {{window.hacked=1}} 'dragon\" ../../x"
     run = studio.put(prompt, status="failed", error=f"no {prompt}", step=3)
     page = visit(f"?run={run.folder.name}")
@@ -153,12 +153,12 @@ def test_a_prompt_is_text_wherever_it_is_shown(visit: Visit, expect: Any, studio
 
 
 @pytest.mark.parametrize("name", ["../runs", "a%00b", "no-such-run", "%2Fetc", "..%2F..%2Fetc", "<script>"])
-def test_an_address_opens_runs_only(name: str, visit: Visit, expect: Any):
+def test_an_address_opens_only_runs(name: str, visit: Visit, expect: Any):
     page = visit(f"?run={name}")
     expect(page.locator("#message [role=alert]")).to_contain_text("no run of that name")
 
 
-def test_a_run_that_is_damaged_is_told_and_harms_nothing(visit: Visit, expect: Any, studio: Studio):
+def test_a_damaged_run_is_reported_and_breaks_nothing(visit: Visit, expect: Any, studio: Studio):
     run = Run(studio.put("a white cat").folder)
     (run.folder / "state.json").write_text("{")
     page = visit(f"?run={run.folder.name}")

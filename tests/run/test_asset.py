@@ -1,4 +1,4 @@
-"""The Python interface: what the README shows, on a prior that is known exactly."""
+"""The Python interface of the README, with an exactly known prior."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def asset(tmp_path_factory: pytest.TempPathFactory) -> sds3d.Asset:
     return sds3d.generate("a ball", out=tmp_path_factory.mktemp("runs"), prior=disc(), threads=1, **SETTINGS)
 
 
-def test_an_asset_gives_what_it_is_made_of(asset: sds3d.Asset) -> None:
+def test_an_asset_gives_its_run_mesh_splats_and_pictures(asset: sds3d.Asset) -> None:
     assert asset.run.state.status == "done"
     assert asset.config.prompt == "a ball"
     assert asset.mesh(24).vertices.shape[1] == 3
@@ -42,7 +42,7 @@ def test_an_asset_gives_what_it_is_made_of(asset: sds3d.Asset) -> None:
 
 
 @pytest.mark.parametrize("name", ["ball.glb", "ball.OBJ", "ball.ply", "ball.stl", "deeper/ball.usdz"])
-def test_a_mesh_is_saved_as_its_ending_says(name: str, asset: sds3d.Asset, tmp_path: Path) -> None:
+def test_the_suffix_chooses_the_format_of_a_mesh(name: str, asset: sds3d.Asset, tmp_path: Path) -> None:
     path = asset.save(tmp_path / name, texture_size=64)
     assert path == tmp_path / name
     if path.suffix == ".usdz":
@@ -61,17 +61,17 @@ def test_splats_are_saved(name: str, format: Any, asset: sds3d.Asset, tmp_path: 
     assert isinstance(load_asset(path), Splats)
 
 
-def test_an_unknown_ending_names_the_formats(asset: sds3d.Asset, tmp_path: Path) -> None:
+def test_an_unknown_suffix_lists_the_formats(asset: sds3d.Asset, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'the format "fbx" is unknown; use one of: glb, obj'):
         asset.save(tmp_path / "ball.fbx")
 
 
-def test_what_is_finished_is_found(asset: sds3d.Asset) -> None:
+def test_a_finished_run_is_found(asset: sds3d.Asset) -> None:
     again = sds3d.generate("a ball", out=asset.folder.parent, prior=None, threads=1, **SETTINGS)
     assert again == asset
 
 
-def test_a_stream_shows_the_object_form(asset: sds3d.Asset, tmp_path: Path) -> None:
+def test_a_stream_gives_previews(asset: sds3d.Asset, tmp_path: Path) -> None:
     previews = list(sds3d.stream("a ball", out=tmp_path, every=0.0, prior=disc(), threads=1, **SETTINGS))
     total = previews[-1].total
     assert [preview.step for preview in previews] == [*range(1, total), total]
@@ -83,7 +83,7 @@ def test_a_stream_shows_the_object_form(asset: sds3d.Asset, tmp_path: Path) -> N
     np.testing.assert_array_equal(ours.vertices, theirs.vertices)
 
 
-def test_whoever_stops_watching_can_go_on(asset: sds3d.Asset, tmp_path: Path) -> None:
+def test_a_closed_stream_can_be_continued(asset: sds3d.Asset, tmp_path: Path) -> None:
     watching = sds3d.stream("a ball", out=tmp_path, every=0.0, prior=disc(), threads=1, **SETTINGS)
     first = [next(watching), next(watching)][-1]
     watching.close()  # type: ignore[attr-defined]
@@ -92,7 +92,7 @@ def test_whoever_stops_watching_can_go_on(asset: sds3d.Asset, tmp_path: Path) ->
     torch.testing.assert_close(done.scene().state_dict(), asset.scene().state_dict(), rtol=0, atol=0)
 
 
-def test_a_wrong_setting_names_the_right_one(tmp_path: Path) -> None:
+def test_an_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='unknown key "stepz"; did you mean "steps"'):
         sds3d.generate("a ball", out=tmp_path, stepz=3)
     with pytest.raises(ConfigError, match='did you mean "vsd"'):
@@ -100,7 +100,7 @@ def test_a_wrong_setting_names_the_right_one(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_importing_it_is_light() -> None:
+def test_importing_sds3d_does_not_import_torch() -> None:
     code = "import sys, sds3d; print(sds3d.__version__, 'torch' in sys.modules, callable(sds3d.generate))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [sds3d.__version__, "False", "True"]

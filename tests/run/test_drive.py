@@ -24,7 +24,7 @@ from tests.run.tiny_runs import disc, finish, same, tiny
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that nothing interrupted."""
+    """An uninterrupted run."""
     run = new_run(tmp_path_factory.mktemp("straight"), tiny())
     finish(run)
     return run
@@ -44,7 +44,7 @@ def test_a_finished_run_has_everything(straight: Run):
     assert "finished" in (straight.folder / "run.log").read_text()
 
 
-def test_a_finished_run_is_not_done_again(straight: Run):
+def test_a_finished_run_is_not_repeated(straight: Run):
     checkpoint = straight.checkpoints[0].stat().st_mtime_ns
     again = new_run(straight.folder.parent, tiny())
     assert again == straight
@@ -98,7 +98,7 @@ def spawn(root: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_killed_in_the_middle_it_ends_the_same(straight: Run, tmp_path: Path):
+def test_a_killed_run_ends_the_same(straight: Run, tmp_path: Path):
     process = spawn(tmp_path)
     assert process.stdout is not None
     for line in process.stdout:
@@ -112,12 +112,12 @@ def test_killed_in_the_middle_it_ends_the_same(straight: Run, tmp_path: Path):
     assert run.checkpoints
     done = finish(run)
     assert done[-1] == 12
-    assert done[0] in {5, 9}  # from the newest checkpoint, depending on when the signal arrived
+    assert done[0] in {5, 9}  # after the newest checkpoint, which depends on when the signal arrived
     assert same(run, straight)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage: str, straight: Run, tmp_path: Path):
+def test_a_damaged_checkpoint_falls_back_to_the_previous_one(damage: str, straight: Run, tmp_path: Path):
     run = new_run(tmp_path, tiny())
     finish(run, 8)
     newest, older = run.checkpoints
@@ -131,34 +131,34 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(damage: str, straight
             data = bytearray()
     newest.write_bytes(data)
     assert run.load_checkpoint() is not None
-    assert newest.exists(), "looking changes nothing"
+    assert newest.exists(), "reading must not delete it"
     assert finish(run)[0] == int(older.stem) + 1
     assert newest.with_suffix(".damaged").read_bytes() == bytes(data)
     assert "is damaged" in (run.folder / "run.log").read_text()
     assert same(run, straight)
 
 
-def test_a_checkpoint_that_cannot_be_read_for_now_is_kept(tmp_path: Path):
+def test_a_temporarily_unreadable_checkpoint_is_kept(tmp_path: Path):
     run = new_run(tmp_path, tiny())
     finish(run, 8)
     names = [path.name for path in run.checkpoints]
     for path in run.checkpoints:
         path.rename(path.with_suffix(".kept"))
-        path.mkdir()  # reading it is an OSError, whoever reads
+        path.mkdir()  # reading a folder is an OSError, even for root
     with pytest.raises(OSError, match=r"directory|device"):
         finish(run)
     assert run.state.status == "failed"
     assert [path.name for path in run.checkpoints] == names
 
 
-def test_a_pause_that_is_taken_back_while_the_run_saves_is_none(
+def test_a_pause_withdrawn_while_the_run_saves_has_no_effect(
     straight: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     save = Run.save_checkpoint
 
     def save_slowly(run: Run, *arguments: Any) -> Path:
         path = save(run, *arguments)
-        run.clear_request()  # as a viewer does who presses Resume just then
+        run.clear_request()  # like a user who presses Resume at this moment
         return path
 
     monkeypatch.setattr(Run, "save_checkpoint", save_slowly)
@@ -168,7 +168,7 @@ def test_a_pause_that_is_taken_back_while_the_run_saves_is_none(
     assert same(run, straight)
 
 
-def test_a_request_wins_over_what_closing_the_generator_leaves(tmp_path: Path):
+def test_a_request_overrides_the_state_after_closing_the_generator(tmp_path: Path):
     for request, status in (("cancel", "cancelled"), (None, "queued")):
         run = new_run(tmp_path / status, tiny())
         steps = drive(run, threads=1, prior=disc(), closed="queued")
@@ -180,7 +180,7 @@ def test_a_request_wins_over_what_closing_the_generator_leaves(tmp_path: Path):
         assert run.requested() is None
 
 
-def test_half_written_files_of_killed_processes_are_swept_up(tmp_path: Path):
+def test_half_written_files_of_killed_processes_are_deleted(tmp_path: Path):
     run = new_run(tmp_path, tiny(steps=1))
     old, young = run.folder / ".state.json.1-1.tmp", run.folder / ".control.2-2.tmp"
     for path in (old, young):
@@ -188,7 +188,7 @@ def test_half_written_files_of_killed_processes_are_swept_up(tmp_path: Path):
     os.utime(old, (0, 0))
     finish(run)
     assert not old.exists()
-    assert young.exists(), "somebody may be writing it"
+    assert young.exists(), "another process may still be writing it"
 
 
 def test_a_deleted_run_is_not_driven(tmp_path: Path):
@@ -198,7 +198,7 @@ def test_a_deleted_run_is_not_driven(tmp_path: Path):
         finish(run)
 
 
-def test_without_a_whole_checkpoint_it_starts_over(straight: Run, tmp_path: Path):
+def test_without_a_complete_checkpoint_it_starts_over(straight: Run, tmp_path: Path):
     run = new_run(tmp_path, tiny())
     finish(run, 8)
     for path in run.checkpoints:
@@ -241,7 +241,7 @@ def test_a_diverged_run_fails_with_its_last_good_state(tmp_path: Path):
     assert run.state.status == "failed"
     assert run.state.step == 6
     assert int(run.checkpoints[0].stem) == 6
-    assert finish(run)[0] == 7  # with the fault gone it goes on
+    assert finish(run)[0] == 7  # without the fault it continues
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX limits")

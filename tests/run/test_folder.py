@@ -1,4 +1,4 @@
-"""The run folder: names, locks, states, events, and what a killed process leaves in it."""
+"""The run folder: names, locks, states, events, and remains of killed processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_two_processes_cannot_run_one_folder(tmp_path: Path):
         pass
 
 
-def test_the_same_run_may_be_made_by_many_at_once(tmp_path: Path):
+def test_threads_can_create_the_same_run_together(tmp_path: Path):
     config = tiny()
     with ThreadPoolExecutor(8) as pool:
         made = list(pool.map(lambda _: new_run(tmp_path, config), range(32)))
@@ -43,7 +43,7 @@ def test_a_torn_event_is_skipped_and_closed(tmp_path: Path):
     assert run.events() == [{"step": 1}, {"step": 3}]
 
 
-def test_what_a_killed_write_left_is_no_checkpoint(tmp_path: Path):
+def test_a_half_written_file_is_not_a_checkpoint(tmp_path: Path):
     run = new_run(tmp_path, tiny())
     (run.folder / "checkpoints").mkdir()
     (run.folder / "checkpoints" / ".00000004.safetensors.tmp").write_bytes(b"half")
@@ -51,7 +51,7 @@ def test_what_a_killed_write_left_is_no_checkpoint(tmp_path: Path):
     assert run.load_checkpoint() is None
 
 
-def test_a_folder_whose_making_was_killed_is_made_again(tmp_path: Path):
+def test_a_half_created_folder_is_created_again(tmp_path: Path):
     run = new_run(tmp_path, tiny())
     run.config_path.unlink()
     assert new_run(tmp_path, tiny()) == run
@@ -66,7 +66,7 @@ def test_names_of_runs(tmp_path: Path):
     assert len(long.folder.name) < 60
 
 
-def test_two_configurations_of_one_name_get_two_folders(tmp_path: Path):
+def test_two_configurations_with_one_name_get_two_folders(tmp_path: Path):
     first = create_run(tmp_path, "ball", tiny())
     first.config_path.write_text("prompt: another of the same hash\n")
     second = create_run(tmp_path, "ball", tiny())
@@ -74,7 +74,7 @@ def test_two_configurations_of_one_name_get_two_folders(tmp_path: Path):
     assert create_run(tmp_path, "ball", tiny()) == second
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path):
+def test_a_folder_without_a_run_is_refused(tmp_path: Path):
     run = new_run(tmp_path, tiny())
     assert open_run(run.folder) == run
     assert list_runs(tmp_path) == [run]
@@ -94,7 +94,7 @@ def test_state_is_replaced_as_a_whole(tmp_path: Path):
             _ = run.state
 
 
-def test_what_cannot_be_opened_is_held_by_nobody(tmp_path: Path):
+def test_a_file_that_cannot_be_opened_is_not_held(tmp_path: Path):
     assert not is_held(tmp_path / "nothing")
     assert not is_held(tmp_path)
     run = new_run(tmp_path, tiny())

@@ -1,4 +1,4 @@
-"""Former names and places of settings, and the run folders of the version before."""
+"""Former names and places of settings, and run folders of the previous version."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_former_settings_of_a_mesh_have_a_place() -> None:
     assert representation(former) == mesh(
         geometry={"name": "fixed", "vertices_lr": 0}, appearance={"name": "texels", "size": 64}
     )
-    # The order of keys does not matter, nor does in which layer the choice was made.
+    # Neither the order of keys matters, nor the layer that has the choice.
     assert representation(dict(reversed(former.items()))) == representation(former)
     assert representation(former, {"texture_size": 32}).appearance == TexelsConfig(size=32)
 
@@ -109,7 +109,7 @@ def test_settings_of_other_representations_stay() -> None:
     assert migrated({"prompt": "a mug", "steps": 3}) == [{"prompt": "a mug", "steps": 3}]
 
 
-def test_plain_words_choose_geometry_appearance_and_shading() -> None:
+def test_names_choose_geometry_appearance_and_shading() -> None:
     words = ["representation=mesh", "representation.geometry=fixed", "representation.appearance=texels"]
     config = make_config("a ball", overrides=[*words, "representation.shading=normal"]).representation
     assert config == mesh(geometry="fixed", appearance="texels", shading="normal")
@@ -131,7 +131,7 @@ def test_wrong_settings_are_still_reported(wrong: Any, message: str) -> None:
         representation(wrong)
 
 
-def test_every_place_exists() -> None:
+def test_every_new_place_exists() -> None:
     places = set()
     choices = [(g, "voxels", "pbr", s) for g in ("dmtet", "flexicubes", "fixed") for s in ("none", "textureless")]
     for geometry, appearance, material, shading in [*choices, ("fixed", "texels", "pbr", "none")]:
@@ -147,11 +147,11 @@ def test_every_place_exists() -> None:
 def old_run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     shutil.copytree(OLD_RUNS / request.param, tmp_path / request.param)
     monkeypatch.chdir(tmp_path)
-    trimesh.creation.icosphere(2, 0.3).export("ball.ply")  # the sketch of one
+    trimesh.creation.icosphere(2, 0.3).export("ball.ply")  # the sketch of one of the runs
     return Run(tmp_path / request.param)
 
 
-def test_a_run_of_the_version_before_opens_resumes_and_exports(old_run: Run) -> None:
+def test_a_run_of_the_previous_version_opens_resumes_and_exports(old_run: Run) -> None:
     stored = read_checkpoint(old_run.checkpoints[0])
     scene = load_scene(old_run, torch.device("cpu"))
     expected, opened = part(stored, "scene"), scene.state_dict()
@@ -165,7 +165,7 @@ def test_a_run_of_the_version_before_opens_resumes_and_exports(old_run: Run) -> 
     assert {"a-ball.glb", "a-ball.ply", "contact_sheet.png"} <= {path.name for path in old_run.exports.iterdir()}
 
 
-def test_settings_of_old_runs_are_what_they_were() -> None:
+def test_old_runs_keep_their_settings() -> None:
     def config(name: str) -> Any:
         return read_config(Run(OLD_RUNS / name)).representation
 
@@ -186,5 +186,5 @@ def test_settings_of_old_runs_are_what_they_were() -> None:
         VoxelGridConfig(resolution=12, samples=16, warmup=2, blob_radius=0.4),
         mesh(geometry={"resolution": 12, "sdf_lr": 0.004, "offsets_lr": 0.005}, appearance=colors),
     ]
-    # All of it is really of the version before.
+    # The files must really come from the previous version.
     assert load_yaml(OLD_RUNS / "voxel-grid" / "config.yaml")["representation"]["name"] == "nerf"

@@ -40,7 +40,7 @@ CAMERAS = CameraConfig(views=4, size=SIZE)
 
 
 class Canvas:
-    """A scene that looks the same from everywhere: one picture and one opacity for every pixel."""
+    """A scene that looks the same from every camera: one picture with one opacity for all pixels."""
 
     def __init__(self, rgb: float = 0.5, alpha: float = 1.0, lr: float = 0.05) -> None:
         self.rgb = torch.nn.Parameter(torch.full((SIZE, SIZE, 3), rgb))
@@ -90,8 +90,8 @@ def run(scene: Any, prior: Any, rule: Any, steps: int = 5, stop: int | None = No
     return list(itertools.islice(loop, stop))
 
 
-def test_sds_ends_at_the_fixed_point_of_guidance():
-    # With equal variances SDS with scale S rests at m + (S - 1) (m - m_null), whatever t and the weighting.
+def test_sds_ends_at_its_fixed_point():
+    # With equal variances, the fixed point of SDS is m + (S - 1) (m - m_null) for every t and weighting.
     prior = gaussian_prior(mean=0.6, null=0.55)
     scene = Canvas()
     run(scene, prior, SDS(SDSConfig(scale=3.0), prior), steps=200, config=OptimizerConfig(eps=1e-8))
@@ -99,7 +99,7 @@ def test_sds_ends_at_the_fixed_point_of_guidance():
 
 
 class GradientRule:
-    """Hands out given gradients or targets, whatever it is shown."""
+    """Returns the given gradient or target, whatever the render."""
 
     def __init__(self, gradient: Tensor | None = None, target: Tensor | None = None) -> None:
         self.gradient, self.target = gradient, target
@@ -123,15 +123,15 @@ def test_the_rules_gradient_is_averaged_over_views():
     torch.testing.assert_close(scene.rgb.grad, expected)
 
 
-def test_networks_learn_when_the_renders_graph_is_gone():
-    """What the encoder keeps for its backward pass and what a network's own takes are not in memory at once."""
+def test_networks_are_trained_after_the_renders_graph_is_freed():
+    """The encoder's saved tensors are freed before a network's backward pass, so both are never in memory together."""
     prior, scene, kept, alive = gaussian_prior(), Canvas(), [], []
     encode = prior.encode_image
 
     def encode_image(rgb: Tensor) -> Tensor:
         half = rgb.sqrt()
         kept.append(weakref.ref(half))
-        return encode(half * half)  # the product keeps its factors
+        return encode(half * half)  # autograd saves both factors
 
     class Learning(GradientRule):
         def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
@@ -149,7 +149,7 @@ def test_networks_learn_when_the_renders_graph_is_gone():
     assert [step.guided.metrics for step in steps] == [{"t": 1.0, "loss": 3.0}] * 2
 
 
-def test_a_step_that_diverges_teaches_nothing():
+def test_a_diverging_step_trains_no_network():
     class Learning(GradientRule):
         def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
             return Guided(
@@ -160,8 +160,8 @@ def test_a_step_that_diverges_teaches_nothing():
         run(Canvas(), gaussian_prior(), Learning(), steps=1)
 
 
-def test_transforms_see_the_same_picture_once_a_step():
-    """A scene whose pictures are its parameters gives the same tensor in each step."""
+def test_transforms_get_each_picture_once_per_step():
+    """If a scene's pictures are its parameters, it returns the same tensor in every step."""
 
     class Bare(Canvas):
         def render(self, cameras: Cameras, background: Tensor) -> Rendering:
@@ -187,9 +187,9 @@ def test_transforms_see_the_same_picture_once_a_step():
 def test_an_image_target_is_compared_over_its_own_border_color():
     prior, scene = gaussian_prior(), Canvas(rgb=0.2, alpha=0.25)
     target = torch.full((4, SIZE, SIZE, 3), 0.9)
-    target[:, 4:12, 4:12] = 0.3  # the border's colour stays 0.9
+    target[:, 4:12, 4:12] = 0.3  # the border colour stays 0.9
     step = run(scene, prior, GradientRule(target=target), steps=1, background=(0.5, 0.1, 0.0))[0]
-    residual = 0.25 * 0.2 + 0.75 * 0.9 - target  # the background of the render is gone
+    residual = 0.25 * 0.2 + 0.75 * 0.9 - target  # the render's own background is replaced
     assert step.losses["image"] == pytest.approx(0.5 * residual.square().sum().item() / 4, rel=1e-5)
     assert scene.rgb.grad is not None
     torch.testing.assert_close(scene.rgb.grad, 0.25 * residual.mean(dim=0))
@@ -212,7 +212,7 @@ def test_border_color_is_the_median_of_the_outermost_pixels():
     pictures = torch.zeros(2, 5, 5, 3)
     pictures[0, 1:-1, 1:-1] = 1.0
     pictures[1] = torch.tensor([0.1, 0.2, 0.3])
-    pictures[1, 0, :3] = 0.9  # three of sixteen
+    pictures[1, 0, :3] = 0.9  # three of sixteen border pixels
     torch.testing.assert_close(border_color(pictures), torch.tensor([[0.0, 0.0, 0.0], [0.1, 0.2, 0.3]]))
 
 
@@ -252,7 +252,7 @@ def test_random_streams_differ_between_names_and_seeds():
     assert len({draw(0, "cameras"), draw(0, "guidance"), draw(1, "cameras")}) == 3
 
 
-def test_draws_inside_undisturbed_leave_no_trace():
+def test_draws_inside_undisturbed_change_no_stream():
     streams = random_streams(0, "cameras")
     expected = torch.rand(3, generator=random_streams(0, "cameras")["cameras"])
     with undisturbed(streams):
@@ -291,7 +291,7 @@ def test_resuming_from_a_checkpoint_is_bit_identical(space: Any):
 
 
 class Broken(Canvas):
-    """A scene with a fault that shows at one step."""
+    """A scene with a fault at one step."""
 
     def __init__(self, fault: str, at: int) -> None:
         super().__init__()

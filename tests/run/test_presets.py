@@ -1,4 +1,4 @@
-"""Every shipped preset takes the embedded prior from a prompt to files, in a few steps a stage."""
+"""Every preset runs with the embedded prior from a prompt to files, with a few steps per stage."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def prior() -> Prior:
 
 @pytest.fixture(scope="module")
 def object_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A mug without colours, far from the origin and too large."""
+    """A file of a mug without colours, too large and far from the origin."""
     spec = parse("a red mug")
     assert spec is not None
     mesh = build_object(spec, np.random.default_rng(0))
@@ -41,7 +41,10 @@ def object_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def short(name: str, **changes: Any) -> RunConfig:
-    """A preset, small: four steps; of stages twelve of the first, in which the shape must not get lost, and three."""
+    """Return a preset with few steps and small sizes.
+
+    Presets without stages get four steps. The first stage gets twelve, so that the shape does not vanish, others three.
+    """
     config = make_config("a red mug", name, ["start_from=later"]).model_dump() | {"start_from": ""}
     stages = [stage | {"share": 12 if i == 0 else 3} for i, stage in enumerate(config["stages"])]
     for stage in stages:
@@ -53,7 +56,7 @@ def short(name: str, **changes: Any) -> RunConfig:
 
 
 @pytest.mark.parametrize("name", slow_after(1, [preset.name for preset in presets() if not preset.about.needs_asset]))
-def test_a_preset_ends_in_files(name: str, prior: Prior, tmp_path: Path) -> None:
+def test_a_preset_writes_files(name: str, prior: Prior, tmp_path: Path) -> None:
     run = new_run(tmp_path, short(name))
     steps = list(drive(run, threads=1, prior=prior))
     assert run.state.status == "done"
@@ -64,12 +67,12 @@ def test_a_preset_ends_in_files(name: str, prior: Prior, tmp_path: Path) -> None
     assert np.abs(mesh.vertices).max() < 0.6
 
 
-def test_painting_needs_a_mesh() -> None:
+def test_texturing_needs_a_mesh() -> None:
     with pytest.raises(ConfigError, match=r'the preset "texture" needs a mesh: sds3d texture FILE'):
         make_config("a red mug", "texture")
 
 
-def test_another_content_of_the_file_is_another_run(object_file: Path, tmp_path: Path) -> None:
+def test_changed_file_content_makes_another_run(object_file: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.obj"
     mine.write_bytes(object_file.read_bytes())
     config = make_config("a red mug", "texture", [f"start_from={mine}"])
@@ -79,9 +82,7 @@ def test_another_content_of_the_file_is_another_run(object_file: Path, tmp_path:
     assert new_run(tmp_path, config).folder != first.folder
 
 
-def test_a_mesh_that_is_brought_keeps_its_shape_and_gets_a_texture(
-    object_file: Path, prior: Prior, tmp_path: Path
-) -> None:
+def test_a_users_mesh_keeps_its_shape_and_gets_a_texture(object_file: Path, prior: Prior, tmp_path: Path) -> None:
     run = new_run(tmp_path, short("texture", start_from=str(object_file), steps=6))
     list(drive(run, threads=1, prior=prior))
     ours, given = load_asset(run.exports / "a-red-mug.glb"), trimesh.load(object_file, force="mesh", process=False)

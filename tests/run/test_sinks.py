@@ -1,4 +1,4 @@
-"""Sinks of a run's events: what they get, what is continued, and that none of them can harm a run."""
+"""Sinks of a run's events: what they receive, how they resume, and that a failing sink never stops a run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.run.tiny_runs import disc, finish, tiny
 
 
 def numbers(run: Run) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard reads from a run's folder: for each name, steps and values."""
+    """Return steps and values by name, as TensorBoard reads them from a run's folder."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     read = EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0})
@@ -29,7 +29,7 @@ def numbers(run: Run) -> dict[str, list[tuple[int, float]]]:
 
 
 def pictures(run: Run) -> list[int]:
-    """The steps of the pictures that TensorBoard reads."""
+    """Return the steps of the pictures that TensorBoard reads."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     read = EventAccumulator(str(run.folder / "tensorboard"), size_guidance={"images": 0})
@@ -38,7 +38,7 @@ def pictures(run: Run) -> list[int]:
 
 
 def expected(run: Run) -> dict[str, list[tuple[int, float]]]:
-    """The same of events.jsonl; of steps that were repeated the later ones, as float32 like TensorBoard's."""
+    """Return the same from events.jsonl, in float32. Later events replace earlier ones of a repeated step."""
     events = {event["step"]: event for event in run.events()}
     found: dict[str, list[tuple[int, float]]] = {}
     for step in sorted(events):
@@ -52,7 +52,7 @@ class TestTensorBoard:
     def installed(self) -> None:
         pytest.importorskip("tensorboard", reason='TensorBoard is not installed: pip install ".[tensorboard]"')
 
-    def test_it_reads_what_events_hold(self, tmp_path: Path):
+    def test_it_reads_the_events(self, tmp_path: Path):
         run = new_run(tmp_path, tiny(log_to=["tensorboard"], preview_every=1e-6))
         finish(run)
         assert numbers(run) == expected(run)
@@ -63,16 +63,16 @@ class TestTensorBoard:
     def test_a_resumed_run_continues_the_axis_and_replaces_repeated_steps(self, tmp_path: Path):
         run = new_run(tmp_path, tiny(log_to=["tensorboard"]))
         finish(run, 7)
-        run.checkpoints[0].unlink()  # as if the process had been killed before it wrote the one of step 7
+        run.checkpoints[0].unlink()  # like a process that is killed before it writes that of step 7
         assert finish(run)[0] == 5
         assert [step for step, _ in numbers(run)["grad_norm"]] == list(range(1, 13))
         assert numbers(run) == expected(run)
 
 
-def test_sinks_do_not_change_which_run_it_is(tmp_path: Path):
+def test_sinks_do_not_change_a_runs_identity(tmp_path: Path):
     plain = new_run(tmp_path, tiny())
     before = plain.config_path.read_text()
-    assert "log_to" not in before, "runs of versions without sinks stay the same runs"
+    assert "log_to" not in before, "the hash of runs without sinks must not change"
     logged = new_run(tmp_path, tiny(log_to=["wandb"]))
     assert logged == plain
     assert read_config(plain).log_to == ("wandb",)
@@ -98,7 +98,7 @@ def test_a_missing_package_is_reported_before_the_first_step(
 
 
 class Broken:
-    """A sink that fails at its third event."""
+    """A sink that fails at the third event."""
 
     def __init__(self, *_: object) -> None:
         self.got: list[int] = []

@@ -1,4 +1,4 @@
-"""Runs of several stages: each begins as what the one before made, and is paused and resumed like any other."""
+"""Runs of several stages: each stage starts from the previous result, and can be paused and resumed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def test_stages_lie_on_top_of_the_run() -> None:
+def test_stages_override_the_settings_of_the_run() -> None:
     config = staged()
     assert [stage_config(config, i).steps for i in range(3)] == [8, 5, 6]
     assert total_steps(config) == 19
@@ -71,7 +71,7 @@ def test_stages_share_the_steps_of_the_run() -> None:
         ({"prompt": "a mug"}, r"stages\.0\.prompt: it applies to the whole run"),
     ],
 )
-def test_a_wrong_stage_is_named(stage: dict[str, Any], message: str) -> None:
+def test_an_invalid_stage_is_named(stage: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         staged(stage)
 
@@ -83,7 +83,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory):
     return run
 
 
-def test_every_stage_is_carried_out(straight) -> None:
+def test_every_stage_runs(straight) -> None:
     assert straight.state.status == "done"
     assert (straight.state.step, straight.state.total) == (19, 19)
     log = (straight.folder / "run.log").read_text()
@@ -93,8 +93,8 @@ def test_every_stage_is_carried_out(straight) -> None:
     assert (straight.exports / "a-ball.glb").stat().st_size > 0
 
 
-@pytest.mark.parametrize("stop", [3, 8, 9, 13, 17])  # within stages and exactly at their ends
-def test_a_stop_anywhere_changes_nothing(stop: int, straight, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [3, 8, 9, 13, 17])  # within a stage, and exactly at the end of one
+def test_pausing_anywhere_changes_nothing(stop: int, straight, tmp_path: Path) -> None:
     run = new_run(tmp_path, staged())
     assert finish(run, stop)[-1] == stop
     assert (run.state.status, run.state.step) == ("paused", stop)
@@ -107,8 +107,8 @@ def test_a_stop_anywhere_changes_nothing(stop: int, straight, tmp_path: Path) ->
 HASH = {"name": "hash_nerf", "samples": 16, "levels": 3, "log2_entries": 9, "hidden": 8}
 
 
-def test_latents_and_then_their_colours(tmp_path: Path) -> None:
-    """The latents of a prior of pixels are its three colours, so that the map to colours does not mix them."""
+def test_a_latent_stage_and_then_a_stage_of_colours(tmp_path: Path) -> None:
+    """With a pixel prior the latents are the three colours, so the map to colours must stay near the identity."""
     latents = HASH | {"latent_channels": 3}
     config = staged({"steps": 6, "representation": latents}, {"steps": 4, "representation": latents | {"refine": True}})
     runs = [new_run(tmp_path / name, config) for name in ("straight", "stopped")]
@@ -121,7 +121,7 @@ def test_latents_and_then_their_colours(tmp_path: Path) -> None:
     assert same(*runs)
     refined = load_scene(runs[1], torch.device("cpu")).state_dict()
     moved = (refined["latent_rgb"] - first["latent_rgb"]).abs()
-    assert 0 < moved.max() < 0.1  # the map learns, from where it was
+    assert 0 < moved.max() < 0.1  # the map is trained, starting from its old value
 
 
 def test_a_sketch_keeps_the_shape(tmp_path: Path) -> None:
@@ -132,14 +132,14 @@ def test_a_sketch_keeps_the_shape(tmp_path: Path) -> None:
     finish(run, 20)
     finish(run)
     extents = np.ptp(load_asset(run.exports / "a-ball.ply").vertices, axis=0)  # type: ignore[union-attr]
-    size = box.extents / np.linalg.norm(box.extents)  # fitted into the sphere of radius 0.5
-    voxel = 1.1 / 23  # of the grid that the surface is found on
+    size = box.extents / np.linalg.norm(box.extents)  # scaled to fit the sphere of radius 0.5
+    voxel = 1.1 / 23  # of the grid for surface extraction
     np.testing.assert_allclose(extents, size, atol=3 * voxel)
     (tmp_path / "box.ply").unlink()
-    assert load_scene(run, torch.device("cpu"))  # to look at it needs no sketch
+    assert load_scene(run, torch.device("cpu"))  # loading the scene needs no sketch
 
 
-# ---- a scene begins as another ----
+# ---- a scene starts from another ----
 
 CONFIGS = {
     "voxel_grid": VoxelGridConfig(resolution=64, samples=96),
@@ -166,12 +166,12 @@ def pictures(scene: Scene) -> torch.Tensor:
 
 @pytest.mark.parametrize("source", CONFIGS)
 @pytest.mark.parametrize("target", CONFIGS)
-def test_every_representation_begins_as_every_other(source: str, target: str, sources: dict[str, Scene]) -> None:
+def test_every_representation_starts_from_every_other(source: str, target: str, sources: dict[str, Scene]) -> None:
     scene = CONFIGS[target].make(Start(generator(), steps=10, before=sources[source]))
     assert isinstance(scene, {"voxel_grid": VoxelGridScene, "gaussians": GaussiansScene, "mesh": MeshScene}[target])
     error = (pictures(scene) - pictures(sources[source])).square().mean()
     assert -10 * torch.log10(error) > 22
-    # and can be optimised at once: gradients reach what it is made of
+    # It can be optimised at once: gradients reach its parameters.
     out = scene.render(orbit([20.0], size=32), torch.zeros(3))
     out.rgb.square().sum().backward()
     gradients = [p.grad for group in scene.parameter_groups() for p in group["params"]]

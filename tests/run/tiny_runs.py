@@ -1,4 +1,4 @@
-"""Runs that take a second: tiny settings, and a prior that is known exactly."""
+"""Runs that take a second: tiny settings, and an exactly known prior."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TINY = {
 
 
 def disc() -> GaussianPrior:
-    """A prior that knows one picture: a dark disc on white."""
+    """Return a prior of one picture: a dark disc on white."""
     axis = torch.linspace(-1, 1, SIZE)
     inside = (axis[:, None] ** 2 + axis**2 < 0.4).float()
     picture = (1 - 0.7 * inside).expand(3, SIZE, SIZE)
@@ -36,7 +36,7 @@ def tiny(**changes: object) -> RunConfig:
 
 
 def finish(run: Run, stop: int | None = None) -> list[int]:
-    """Drive a run, asking it to pause after step `stop`."""
+    """Drive a run and pause it after step `stop`. Return the finished steps."""
     done = []
     for step in drive(run, threads=1, prior=disc()):
         done.append(step.step)
@@ -46,6 +46,6 @@ def finish(run: Run, stop: int | None = None) -> list[int]:
 
 
 def same(a: Run, b: Run) -> bool:
-    """Whether two runs ended with the same bits."""
+    """Return whether the last checkpoints of two runs are bit-identical."""
     ours, theirs = read_checkpoint(a.checkpoints[0]), read_checkpoint(b.checkpoints[0])
     return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
