@@ -27,7 +27,7 @@ def one(azimuth: float, elevation: float, height: int = 6, width: int = 10, fovy
         (90, 45, (0.5**0.5, 0.5**0.5, 0)),
     ],
 )
-def test_where_cameras_stand(azimuth, elevation, direction):
+def test_camera_positions(azimuth, elevation, direction):
     position = one(azimuth, elevation).position()
     torch.testing.assert_close(position, 2.0 * torch.tensor([direction], dtype=torch.float32), atol=1e-6, rtol=0)
 
@@ -123,7 +123,7 @@ def test_selecting_and_repeating_views():
     assert cameras.to("cpu").azimuth.tolist() == [0.0, 90.0, 180.0, 270.0]
 
 
-def test_orthogonal_views_stand_evenly_apart():
+def test_orthogonal_views_are_evenly_spaced():
     cameras = sample_cameras(CameraConfig(views=4), torch.Generator().manual_seed(0))
     gaps = (cameras.azimuth.roll(-1) - cameras.azimuth) % 360
     torch.testing.assert_close(gaps, torch.full((4,), 90.0), atol=1e-3, rtol=0)
@@ -152,7 +152,7 @@ def test_samples_stay_in_their_ranges(seed, orthogonal, views):
         assert value.max() <= high
 
 
-def test_free_views_are_drawn_one_by_one():
+def test_free_views_are_drawn_independently():
     config = CameraConfig(views=64, orthogonal=False)
     cameras = sample_cameras(config, torch.Generator().manual_seed(0))
     assert cameras.azimuth.unique().numel() > 60

@@ -28,7 +28,7 @@ def collection(hash_seed: int) -> subprocess.Popen[str]:
 @pytest.mark.slow
 def test_two_collections_are_equal_and_readable() -> None:
     first = collection(1)
-    time.sleep(3)  # the clock is part of what must not matter: gzip headers, for example, hold the second
+    time.sleep(3)  # the time must not matter either: gzip headers, for example, have a timestamp in seconds
     both = [process.communicate(timeout=600)[0] for process in (first, collection(2))]
     ids = [[line for line in output.splitlines() if "::" in line] for output in both]
     assert len(ids[0]) > 2000, both[0][-2000:]

@@ -102,17 +102,17 @@ def test_the_nearest_key_or_value_is_named(override: str, expected: str):
     assert complaint(override) == expected
 
 
-def test_a_key_like_no_other_lists_the_valid_ones():
+def test_an_unknown_key_without_a_near_one_lists_the_valid_ones():
     assert complaint("rule.qqq=1") == 'unknown key "rule.qqq"; valid keys: name, scale, schedule'
 
 
-def test_a_wrong_value_says_what_is_wanted():
+def test_an_invalid_value_names_the_required_type():
     assert complaint("rule.scale=-1") == "rule.scale = -1: input should be greater than 0"
     assert complaint("steps=many").startswith("steps = 'many': input should be a valid integer")
     assert complaint("bounds=[0, x]").startswith("bounds.1 = 'x': ")
 
 
-def test_every_problem_has_its_line():
+def test_every_problem_has_its_own_line():
     assert len(complaint("stepz=3", "rule.scal=1", "rule.schedule.kind=x").splitlines()) == 3
 
 
@@ -127,12 +127,12 @@ def test_overrides_need_a_key_and_a_value(text: str):
         parse_override(text)
 
 
-def test_a_value_that_is_no_yaml_is_refused():
+def test_a_value_that_is_not_yaml_is_refused():
     with pytest.raises(ConfigError, match="not a YAML value"):
         parse_override("prompt=[1, 2")
 
 
-def test_a_plain_word_is_the_name_of_a_section():
+def test_a_plain_string_is_the_name_of_a_section():
     assert made("rule=beta").rule == Beta()
     assert made("rule.scale=3", "rule=alpha").rule == Alpha(scale=3.0)
     assert made("rule=beta", "rule.rate=2").rule == Beta(rate=2.0)
@@ -144,7 +144,7 @@ def test_a_section_without_a_name_keeps_its_keys_below_one_with_a_name():
     assert merge({"rule": {"name": "beta", "scale": 5}}, {"rule": {"name": "alpha"}}) == {"rule": {"name": "alpha"}}
 
 
-def test_merge_leaves_its_arguments_alone():
+def test_merge_does_not_change_its_arguments():
     base, patch = {"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}
     assert merge(base, patch) == {"a": {"b": 3, "c": 2}}
     assert (base, patch) == ({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}})
@@ -158,7 +158,7 @@ def test_yaml_round_trip(tmp_path: Path):
 
 
 @pytest.mark.parametrize("text", ["[1, 2]", "", "a: [", "3"])
-def test_a_file_that_is_no_mapping_is_refused(text: str, tmp_path: Path):
+def test_a_file_that_is_not_a_mapping_is_refused(text: str, tmp_path: Path):
     path = tmp_path / "x.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"x\.yaml"):
@@ -190,7 +190,7 @@ def test_a_wheel_holds_every_package():
 
 
 def test_a_part_of_a_section_keeps_the_rest_of_its_own_defaults():
-    """Also where the section belongs to another choice than the default one."""
+    """This also holds if the section belongs to a choice that is not the default."""
     base = {"prompt": "a mug", "guidance": {"name": "sds"}}
     config = build(RunConfig, base, {"guidance": {"schedule": {"max": 0.5}}})
     assert config.guidance == SDSConfig(schedule=UniformSchedule(max=0.5))
@@ -201,24 +201,24 @@ def test_a_part_of_a_section_keeps_the_rest_of_its_own_defaults():
 
 
 @pytest.mark.parametrize(
-    ("value", "said"),
+    ("value", "message"),
     [
-        ("[&a [1, 1], *a]", "not a YAML value"),  # aliases within aliases stand for gigabytes
-        ("[" * 5000, "not a YAML value"),  # deeper than the reader goes
+        ("[&a [1, 1], *a]", "not a YAML value"),  # nested aliases can expand to gigabytes
+        ("[" * 5000, "not a YAML value"),  # deeper than the parser allows
         ("x" * 20_000, "20000 characters is too long"),
-        ("2026-13-45", "not a YAML value"),  # a date that there is not
+        ("2026-13-45", "not a YAML value"),  # an impossible date
     ],
 )
-def test_values_that_are_meant_to_break_the_reader_are_refused_in_one_short_line(value: str, said: str):
-    told = complaint(f"limit={value}")
-    assert said in told
-    assert len(told) < 250
+def test_malicious_values_are_refused_in_one_short_line(value: str, message: str):
+    error = complaint(f"limit={value}")
+    assert message in error
+    assert len(error) < 250
 
 
-def test_long_values_are_told_in_part():
-    told = complaint(f"rule.scale={'y' * 5000}")
-    assert told.startswith("rule.scale = 'yyy")
-    assert len(told) < 300
+def test_long_values_are_shortened_in_errors():
+    error = complaint(f"rule.scale={'y' * 5000}")
+    assert error.startswith("rule.scale = 'yyy")
+    assert len(error) < 300
 
 
 @pytest.mark.parametrize("number", [".nan", ".inf", "-.inf"])
@@ -227,9 +227,9 @@ def test_numbers_are_finite(number: str):
 
 
 def test_settings_of_a_run_are_bounded():
-    for wrong, said in (
+    for wrong, message in (
         ({"background": (2.0, 0.0, 0.0)}, "background"),
         ({"export": {"frames": 3600, "picture_size": 2048}}, "3600 frames of 2048 px are 235.9 times the limit"),
     ):
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(ConfigError, match=message):
             build(RunConfig, {"prompt": "a mug", **wrong})

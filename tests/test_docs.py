@@ -1,4 +1,4 @@
-"""The documentation says what is true: links lead somewhere, commands and presets exist, pages are made from code."""
+"""The documentation is correct: links have targets, commands and presets exist, and generated pages match the code."""
 
 import re
 import shlex
@@ -27,7 +27,7 @@ def page_id(path: Path) -> str:
 
 
 def command_lines(text: str) -> list[str]:
-    """The sds3d commands in a page's bash blocks and in its inline code."""
+    """Return the sds3d commands in a page's bash blocks and inline code."""
     blocks = "\n".join(re.findall(r"```bash\n(.*?)```", text, flags=re.S)).replace("\\\n", " ")
     lines = [line for part in blocks.split("\n") for line in re.split(r" && | \| ", part)]
     lines += re.findall(r"`(sds3d [^`]+)`", re.sub(r"```.*?```", "", text, flags=re.S))
@@ -46,7 +46,7 @@ def test_commands_are_accepted(line):
     words = shlex.split(line, comments=True)[1:]
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):
-        assert words[0] in command.commands, f"{words[0]} is no command"
+        assert words[0] in command.commands, f"{words[0]} is not a command"
         command = command.commands[words.pop(0)]
     if words in ([], ["--help"]):
         return
@@ -63,7 +63,7 @@ def test_commands_are_accepted(line):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_id)
-def test_links_lead_somewhere(path):
+def test_links_have_targets(path):
     text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.S)
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         if "://" in target or (path.parent == ROOT / "docs" and target.startswith(GENERATED)):

@@ -1,4 +1,4 @@
-"""Every script and notebook of docs/examples runs, in few steps, and writes what it promises."""
+"""Every script and notebook of docs/examples runs with few steps and writes a result."""
 
 import os
 import runpy
@@ -23,7 +23,7 @@ def test_scripts_run(script, tmp_path, monkeypatch, capsys):
     runpy.run_path(str(script), run_name="__main__")
     assert capsys.readouterr().out.strip()
     written = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(tmp_path / "runs")]
-    assert written, "an example writes a picture or an asset into the working folder"
+    assert written, "an example must write a picture or an asset into the working folder"
     assert all(path.stat().st_size > 100 for path in written)
     for path in tmp_path.glob("*.png"):
         assert np.asarray(Image.open(path).convert("RGB")).std() > 5, f"{path.name} is blank"
@@ -41,18 +41,18 @@ def test_notebooks_run(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("SDS3D_STEPS", STEPS)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(EXAMPLES.parent.parent), os.environ.get("PYTHONPATH", "")]))
     content = nbformat.read(notebook, as_version=4)
-    assert not any(cell.get("outputs") for cell in content.cells), "outputs are stripped"
+    assert not any(cell.get("outputs") for cell in content.cells), "notebooks must not contain outputs"
     NotebookClient(content, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     outputs = [output for cell in content.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
 
 
-def test_there_are_enough():
+def test_number_of_examples():
     assert len(SCRIPTS) >= 8
     assert len(NOTEBOOKS) >= 2
 
 
-def test_dreamfusion_has_about_100_lines_and_a_loop_of_its_own():
+def test_dreamfusion_has_about_100_lines_and_its_own_loop():
     text = (EXAMPLES / "dreamfusion_in_100_lines.py").read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 100
     assert "optimize(" not in text

@@ -1,6 +1,6 @@
-"""Rooms stand in layers and imports lead down only. The source is read as text; nothing of it is imported.
+"""Rooms are arranged in layers, and imports only lead down. The source is parsed, not imported.
 
-`python tests/test_layers.py` prints the number of rooms, floors, arrows and circles.
+`python tests/test_layers.py` prints the number of rooms, layers, imports between rooms, and circles.
 """
 
 import ast
@@ -26,7 +26,7 @@ LAYERS = [
 
 
 def modules() -> dict[str, Path]:
-    """Every module of the package by its dotted name."""
+    """Return every module of the package by its dotted name."""
     found = {}
     for path in PACKAGE.rglob("*.py"):
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
@@ -35,7 +35,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports() -> dict[str, set[str]]:
-    """The modules of the package that each of its modules imports anywhere, in functions and for types too."""
+    """Return the modules of the package that each module imports, also within functions and for types."""
     known = modules()
     edges: dict[str, set[str]] = defaultdict(set)
     for name, path in known.items():
@@ -54,13 +54,13 @@ def imports() -> dict[str, set[str]]:
 
 
 def room(module: str) -> str:
-    """The folder or the single file of the package that a module belongs to."""
+    """Return the room of a module: its folder or single file in the package."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else parts[0]
 
 
 def circles(edges: dict[str, set[str]]) -> list[list[str]]:
-    """Groups of more than one node that reach each other (Tarjan 1972)."""
+    """Return groups of several nodes that reach each other (Tarjan, 1972)."""
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -87,7 +87,7 @@ def circles(edges: dict[str, set[str]]) -> list[list[str]]:
 
 
 def rooms() -> dict[str, set[str]]:
-    """The other rooms that each room imports."""
+    """Return the other rooms that each room imports."""
     edges: dict[str, set[str]] = {room(name): set() for name in modules()}
     for name, targets in imports().items():
         edges[room(name)] |= {room(target) for target in targets} - {room(name)}

@@ -1,4 +1,4 @@
-"""What is installed: declared dependencies, version, entry point, and the files of distributions."""
+"""Packaging: declared dependencies, version, entry point, and the files of distributions."""
 
 import ast
 import inspect
@@ -33,13 +33,13 @@ UNLIKE_THEIR_MODULES = {"usd-core": "pxr", "warp-lang": "warp"}
 
 
 def names(requirements: Iterable[str]) -> set[str]:
-    """Names of the distributions in a list of requirements, without this project."""
+    """Return the names of the distributions in a list of requirements, without this project."""
     return {re.split(r"[^\w.-]", each, maxsplit=1)[0].lower() for each in requirements} - {"sds3d"}
 
 
 @cache
 def imported(folder: str) -> set[str]:
-    """Top-level modules of other distributions that the Python files below a folder import, also within functions."""
+    """Return the top-level modules of other distributions that files in a folder import, also within functions."""
     found = set()
     paths = list((ROOT / folder).rglob("*.py"))
     for path in paths:
@@ -53,7 +53,7 @@ def imported(folder: str) -> set[str]:
 
 
 def provided(distribution: str) -> set[str]:
-    """Top-level modules of a distribution; of one that is not installed, its name."""
+    """Return the top-level modules of a distribution, or its name if it is not installed."""
     try:
         files = metadata.files(distribution) or []
     except metadata.PackageNotFoundError:
@@ -85,7 +85,7 @@ class TestDependencies:
         assert set(get_args(Extra)) == set(EXTRAS) - {"docs", "test"}
 
     def test_only_the_rooms_that_use_them_import_what_is_heavy(self) -> None:
-        """A run imports neither the studio's toolkit nor what needs a GPU, a cluster or an extra."""
+        """A run imports neither the studio's toolkit nor packages that need a GPU, a cluster or an extra."""
         heavy = ["gradio", "gsplat", "nerfacc", "pxr", "ray", "warp"]
         code = f"import sys, sds3d.run.asset; print(*(name for name in {heavy} if name in sys.modules))"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -112,7 +112,7 @@ class TestContents:
 
 
 def tracked() -> list[str]:
-    """Files of the checkout, relative to its root."""
+    """Return the files of the checkout, relative to its root."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
     return [name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
 
@@ -121,7 +121,7 @@ def tracked() -> list[str]:
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
 @pytest.mark.skipif(shutil.which("uv") is None, reason="uv is missing: pip install uv")
 class TestDistributions:
-    """A source distribution holds the checkout; the wheel made of it holds the package, its assets and its presets."""
+    """A source distribution has all files of the checkout. Its wheel has the package, its assets and its presets."""
 
     @pytest.fixture(scope="class")
     @staticmethod

@@ -1,4 +1,4 @@
-"""Any guidance, any representation, any prior: every triple takes steps that move the scene and nothing else."""
+"""Every combination of guidance, representation and prior takes finite steps that change the scene."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def priors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prior]:
 
 
 def guidance_of_presets() -> dict[str, dict[str, Any]]:
-    """The other settings of rules that presets and their stages have: each takes its own way through a rule."""
+    """Return further settings of rules from presets and their stages. Each takes its own path through a rule."""
     found: dict[str, dict[str, Any]] = {}
     for preset in presets():
         config = make_config(PROMPT, preset.name, ["start_from=FILE"])
@@ -69,10 +69,10 @@ TRIPLES = [
     for guidance in RULES
     for representation in REPRESENTATIONS
     for prior in PRIORS
-    # Every pair of two; and all three with the first rule, or with the prior that has no network.
+    # All pairs, and all triples with the first rule or with the prior without a network.
     if prior == "pixels" or representation == "voxel_grid" or guidance == FIRST_RULE
 ] + [(guidance, "voxel_grid", "latents") for guidance in PRESETS]
-"""What runs together. A rule sees neither the representation nor what kind of prior it asks."""
+"""The tested combinations. Rules depend neither on the representation nor on the kind of prior."""
 
 
 @pytest.mark.parametrize(("guidance", "representation", "prior"), TRIPLES)
@@ -103,7 +103,7 @@ def test_every_triple(guidance: str, representation: str, prior: str, priors: di
 
 
 @pytest.mark.parametrize("guidance", GUIDANCE)
-def test_a_step_that_fails_leaves_everything_as_it_was(guidance: str, priors: dict[str, Prior]) -> None:
+def test_a_failing_step_changes_nothing(guidance: str, priors: dict[str, Prior]) -> None:
     settings = {
         "prompt": PROMPT,
         "guidance": GUIDANCE[guidance],
@@ -113,15 +113,15 @@ def test_a_step_that_fails_leaves_everything_as_it_was(guidance: str, priors: di
     model, config = priors["pixels"], build(RunConfig, settings)
     work, prompt = start_work(config, model), encode_texts(model, config.guidance.texts(PROMPT, config.prompts))
 
-    def go_on(steps: int, most: float) -> None:
+    def continue_to(steps: int, most: float) -> None:
         optimizer = config.optimizer.model_copy(update={"max_grad_norm": most})
         setup = Setup(work.scene, model, work.guidance, prompt, steps, config.cameras, optimizer)
         list(optimize(setup, work.state))
 
-    go_on(1, most=1e8)
+    continue_to(1, most=1e8)
     before = {name: value.clone() for name, value in pack(work.scene, work.guidance, work.state).items()}
     with pytest.raises(NumericalError, match="step 2: the gradient's norm"):
-        go_on(2, most=1e-30)
+        continue_to(2, most=1e-30)
     after = pack(work.scene, work.guidance, work.state)
     assert after.keys() == before.keys()
     assert [name for name, value in before.items() if not torch.equal(after[name], value)] == []

@@ -1,4 +1,4 @@
-"""Rules, priors, representations and formats of other packages: a whole one, and what goes wrong with them."""
+"""Rules, priors, representations and formats of other packages: a complete package, and faulty ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TESTS = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a process that has tests/plugin_package installed."""
+    """The environment variables of a process in which tests/plugin_package is installed."""
     folder = tmp_path_factory.mktemp("installed")
     source = shutil.copytree(TESTS / "plugin_package", folder / "source")  # building leaves files in it
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
@@ -36,7 +36,7 @@ def sds3d(environment: dict[str, str], *arguments: str) -> subprocess.CompletedP
 
 
 def generate(environment: dict[str, str], folder: Path, *settings: str) -> Path:
-    """Make a small asset of two steps; returns its run folder."""
+    """Make a small asset in two steps. Return its run folder."""
     small = ["cameras.size=16", "export.resolution=24", "export.frames=4", "export.picture_size=32"]
     made = sds3d(environment, "generate", "a red mug", *settings, *small, "--steps", "2", "--out", str(folder))
     assert made.returncode == 0, made.stderr
@@ -44,7 +44,7 @@ def generate(environment: dict[str, str], folder: Path, *settings: str) -> Path:
     return run
 
 
-def test_what_another_package_adds_makes_an_asset(environment: dict[str, str], tmp_path: Path):
+def test_parts_of_another_package_make_an_asset(environment: dict[str, str], tmp_path: Path):
     chosen = ["guidance=plain_sds", "prior=one_color", "prior.color=[0.1, 0.7, 0.2]", "export.formats=[geomview]"]
     chosen += ["representation=mirrored", "representation.resolution=16"]
     run = generate(environment, tmp_path / "first", *chosen)
@@ -86,11 +86,11 @@ class Unnamed(RuleConfig):
 
 
 class AnotherSDS(SDSConfig):
-    """A rule whose name is taken."""
+    """A rule with the name of another rule."""
 
 
 class Named(Config):
-    """No rule, though it has a name."""
+    """Not a rule, although it has a name."""
 
     name: Literal["named"] = "named"
 
@@ -126,7 +126,7 @@ def test_two_rules_of_one_name_are_both_named(tmp_path: Path, monkeypatch: pytes
         ("missing", "cannot be loaded: "),
     ],
 )
-def test_an_unfit_plug_in_is_left_out_with_a_warning(
+def test_an_unusable_plug_in_is_skipped_with_a_warning(
     target: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     before = choices(GROUP, RuleConfig, without="sds3d.guidance.rules")

@@ -1,4 +1,4 @@
-"""What is known of presets, what they share, and their former names."""
+"""Metadata of presets, shared settings, and former names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHIPPED = {preset.name: preset for preset in presets()}
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder in the place of the shipped presets'."""
+    """An empty folder that replaces the folder of shipped presets."""
     monkeypatch.setattr(presets_module, "configs_dir", lambda: tmp_path)
     return tmp_path
 
@@ -34,7 +34,7 @@ def preset_file(folder: Path, name: str, text: str) -> Path:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_every_shipped_preset_makes_a_configuration_and_says_what_it_is(name: str):
+def test_every_shipped_preset_makes_a_configuration_and_describes_itself(name: str):
     preset = SHIPPED[name]
     config = make_config("a red mug", name, ["start_from=FILE"])
     assert preset.about.description
@@ -44,7 +44,7 @@ def test_every_shipped_preset_makes_a_configuration_and_says_what_it_is(name: st
     assert preset == load_preset(name) == load_preset(str(configs_dir() / f"{name}.yaml"))
 
 
-def test_files_that_only_share_settings_are_no_presets():
+def test_files_with_shared_settings_are_not_presets():
     assert not any(name.startswith("_") for name in SHIPPED)
     with pytest.raises(ConfigError, match='there is no preset "_rule"'):
         load_preset("_rule")
@@ -56,7 +56,7 @@ def test_an_unknown_preset_names_the_nearest():
 
 
 @pytest.mark.parametrize("name", RENAMED)
-def test_a_former_name_is_the_new_preset_and_warns_of_it(name: str):
+def test_a_former_name_loads_the_new_preset_with_a_warning(name: str):
     with pytest.warns(FutureWarning, match=f'the preset "{name}" is now named "{RENAMED[name]}"'):
         assert load_preset(name) == SHIPPED[RENAMED[name]]
     with warnings.catch_warnings():
@@ -70,14 +70,14 @@ def test_a_preset_may_be_a_file(tmp_path: Path):
     assert (preset.about.status, preset.about.seconds, preset.made_for) == (None, None, "")
 
 
-def test_a_file_of_anyone_may_have_a_shipped_preset_as_its_base(tmp_path: Path):
+def test_a_users_file_may_have_a_shipped_preset_as_its_base(tmp_path: Path):
     preset = load_preset(str(preset_file(tmp_path, "mine", "base: sjc\nguidance: {scale: 7}\nsteps: 9\n")))
     guidance = SHIPPED["sjc"].values["guidance"] | {"scale": 7}
     assert preset.values == SHIPPED["sjc"].values | {"guidance": guidance, "steps": 9}
-    assert preset.about.status is None  # a claim about the settings as they are shipped
+    assert preset.about.status is None  # a status only applies to the unchanged preset
 
 
-def test_settings_lie_on_top_of_those_of_all_bases(folder: Path):
+def test_settings_override_those_of_all_bases(folder: Path):
     preset_file(folder, "_lowest", "steps: 1\nseed: 1\nguidance: {scale: 5}\n")
     preset_file(folder, "_lower", "base: _lowest\nsteps: 2\ngradient: [{name: clamp}]\n")
     preset_file(folder, "top", "description: Top.\nbase: _lower\nguidance: {name: sds}\ngradient: []\n")
@@ -96,7 +96,7 @@ def test_settings_lie_on_top_of_those_of_all_bases(folder: Path):
         ("seconds: quick", r"wrong\.yaml: seconds = 'quick': input should be a valid number"),
     ],
 )
-def test_a_wrong_key_about_a_preset_is_one_line(text: str, problem: str, folder: Path):
+def test_invalid_metadata_of_a_preset_is_reported_in_one_line(text: str, problem: str, folder: Path):
     preset_file(folder, "_rule", "steps: 3\n")
     preset_file(folder, "_a", "base: _b\n")
     preset_file(folder, "_b", "base: _a\n")
@@ -105,19 +105,19 @@ def test_a_wrong_key_about_a_preset_is_one_line(text: str, problem: str, folder:
     assert len(str(caught.value).splitlines()) == 1
 
 
-def test_settings_that_meet_another_kind_of_prior_are_named(tmp_path: Path):
-    def told(*overrides: str, preset: str = "toybox") -> list[str]:
+def test_settings_made_for_another_kind_of_prior_are_named(tmp_path: Path):
+    def mismatches(*overrides: str, preset: str = "toybox") -> list[str]:
         return prior_mismatches(make_config("a red mug", preset, overrides))
 
-    (line,) = told(f"prior.model={tmp_path}")
+    (line,) = mismatches(f"prior.model={tmp_path}")
     assert line.startswith(f'the settings are made for the prior "toybox", not for {tmp_path}: ')
     assert "prompts.view_dependent=true" in line
-    (line,) = told("prior.model=sd21", preset="dreamfusion")  # which has words for the views
+    (line,) = mismatches("prior.model=sd21", preset="dreamfusion")  # it uses view-dependent prompts
     assert "view_dependent" not in line
-    assert told("prior.model=sd21", 'made_for=""') == []
-    assert told(f"prior.model={toybox_folder()}") == []  # the embedded prior, or one that was trained as it was
+    assert mismatches("prior.model=sd21", 'made_for=""') == []
+    assert mismatches(f"prior.model={toybox_folder()}") == []  # a folder with the embedded prior
     stages = 'stages=[{}, {"prior": {"model": "sd21"}}, {"prior": {"model": "sd21"}}]'
-    assert len(told(stages)) == 1
+    assert len(mismatches(stages)) == 1
 
 
 def test_the_kind_of_a_prior_is_known_without_loading_it():
@@ -136,7 +136,7 @@ def test_a_run_with_another_kind_of_prior_warns_before_its_first_step(tmp_path: 
     assert log.index("warning: the settings are made for the prior") < log.index("starting at step")
 
 
-def test_the_command_line_lists_what_is_known_of_presets(capsys: pytest.CaptureFixture[str]):
+def test_the_command_line_lists_the_metadata_of_presets(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["presets"])
     lines = capsys.readouterr().out.splitlines()
@@ -146,12 +146,12 @@ def test_the_command_line_lists_what_is_known_of_presets(capsys: pytest.CaptureF
     assert "not measured" in row
 
 
-def test_the_command_line_says_the_new_name_of_a_preset_in_one_line(capsys: pytest.CaptureFixture[str]):
+def test_the_command_line_reports_the_new_name_of_a_preset_in_one_line(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:
         main(["settings", "guidance", "--preset", "dsd-reconstructed"])
     assert end.value.code == 0
-    said = capsys.readouterr()
-    assert [line for line in said.err.splitlines() if "warning" in line] == [
+    output = capsys.readouterr()
+    assert [line for line in output.err.splitlines() if "warning" in line] == [
         'warning: the preset "dsd-reconstructed" is now named "dsd"'
     ]
-    assert 'guidance = "dsd"' in said.out
+    assert 'guidance = "dsd"' in output.out

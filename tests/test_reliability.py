@@ -1,4 +1,4 @@
-"""What goes wrong in 3D: nothing left, nothing to see, nonsense in files and far too much of everything."""
+"""Failures in 3D: empty scenes, invisible scenes, degenerate values, damaged files, and very large scenes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GREY = torch.full((3,), 0.5)
 
 
 def cloud(n: int, seed: int = 0) -> Splats:
-    """n small Gaussians in a ball."""
+    """Return n small Gaussians in a ball."""
     rng = np.random.default_rng(seed)
     means = rng.normal(size=(n, 3))
     means *= 0.45 * rng.uniform(size=(n, 1)) ** (1 / 3) / np.linalg.norm(means, axis=1, keepdims=True)
@@ -53,7 +53,7 @@ def gaussians(n: int = 40) -> GaussiansScene:
     return GaussiansScene(GaussiansConfig(count=n), torch.Generator().manual_seed(0))
 
 
-def test_no_gaussian_is_left() -> None:
+def test_a_cloud_without_gaussians() -> None:
     scene = GaussiansScene.from_splats(
         cloud(0), GaussiansConfig(), torch.Generator().manual_seed(0), torch.device("cpu"), 10
     )
@@ -71,7 +71,7 @@ def test_no_gaussian_is_left() -> None:
     assert len(scene.splats().means) == 0
 
 
-def test_all_transparent() -> None:
+def test_a_fully_transparent_cloud() -> None:
     scene = gaussians()
     with torch.no_grad():
         scene.parameters["opacities"].fill_(-30.0)
@@ -94,7 +94,7 @@ def test_degenerate_rotations_and_sizes() -> None:
         scene.parameters["quats"][10:20] *= 1e-30
         scene.parameters["scales"][20:25] = -200.0
         scene.parameters["scales"][25:30] = 50.0
-        scene.parameters["means"][30] = torch.tensor([0.0, 0.0, 2.1])  # in the first camera
+        scene.parameters["means"][30] = torch.tensor([0.0, 0.0, 2.1])  # at the first camera
     rendering = scene.render(CAMERAS, GREY)
     (rendering.rgb.square().sum() + rendering.alpha.square().sum()).backward()
     for picture in (rendering.rgb, rendering.alpha, rendering.depth, rendering.normal):
@@ -115,7 +115,7 @@ def test_degenerate_rotations_and_sizes() -> None:
     ],
     ids=lambda settings: str(settings["name"]),
 )
-def test_a_run_without_a_surface_says_so_and_keeps_its_pictures(settings: dict[str, object], tmp_path: Path) -> None:
+def test_a_run_without_a_surface_fails_and_keeps_its_pictures(settings: dict[str, object], tmp_path: Path) -> None:
     run = new_run(tmp_path, build(RunConfig, merge(TINY, {"representation": settings, "steps": 2})))
     with pytest.raises(EmptySurfaceError):
         finish(run)
@@ -126,7 +126,7 @@ def test_a_run_without_a_surface_says_so_and_keeps_its_pictures(settings: dict[s
 
 
 @pytest.mark.parametrize("keep", [0, 30, 200, 5000])
-def test_a_truncated_file_to_start_from(keep: int, tmp_path: Path) -> None:
+def test_starting_from_a_truncated_file(keep: int, tmp_path: Path) -> None:
     file = tmp_path / "cloud.ply"
     file.write_bytes(to_splat_ply(cloud(200))[:keep])
     run = run_from(tmp_path, file)
@@ -134,7 +134,7 @@ def test_a_truncated_file_to_start_from(keep: int, tmp_path: Path) -> None:
         finish(run)
     assert run.state.status == "failed"
     file.write_bytes(to_splat_ply(cloud(200)))
-    assert finish(run) == [1, 2]  # mended, the same run goes on
+    assert finish(run) == [1, 2]  # with the file repaired, the same run continues
     assert run.state.status == "done"
 
 

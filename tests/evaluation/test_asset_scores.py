@@ -30,7 +30,7 @@ def test_prompts_are_held_out_and_cover_every_category_evenly() -> None:
     assert all(parse(prompt(spec)) == spec for spec in specs)
 
 
-def test_a_right_object_has_no_janus() -> None:
+def test_a_correct_object_has_no_janus_problem() -> None:
     assert not has_janus(AROUND, AROUND)
     # Side views are often read as their neighbours. That does not count as a second face.
     assert not has_janus(AROUND, torch.tensor([0.0, 0, 135, 180, 180, 180, 225, 0]))

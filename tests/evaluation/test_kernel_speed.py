@@ -143,5 +143,5 @@ def test_pairs_are_those_of_a_plain_walk_over_pixels():
     assert counted <= evaluated <= 32 * 32 * len(order)
 
 
-def test_the_full_bench_has_the_quick_one_in_it():
+def test_the_full_benchmark_contains_the_quick_one():
     assert len(builders()) > 3 * len(builders(quick=True))

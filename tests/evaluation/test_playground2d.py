@@ -1,4 +1,4 @@
-"""Flat pictures under the real loop: the exact prior's fixed points, and the command with the embedded prior."""
+"""Optimised 2D pictures in the real loop: fixed points of the exact prior, and the command with the embedded prior."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_one_seed_one_picture_and_presets_are_rules():
     assert not np.array_equal(first, draw(exact(), config.model_copy(update={"seed": 1}), count=2))
 
 
-def test_a_rules_name_stands_for_its_papers_settings():
+def test_a_rules_name_selects_the_settings_of_its_paper():
     names = rule_names()
     assert len(names) >= 20
     for name in names:
@@ -103,7 +103,7 @@ def test_the_multiview_rule_works_in_either_space():
         assert draw(exact(), config, space=space).mean() == pytest.approx(M, abs=0.05)
 
 
-def test_pictures_are_a_scene():
+def test_pictures_are_a_scene_of_the_loop():
     scene = Pictures(exact(), 3, "pixels")
     rendering = scene.render(turntable(3, size=8), torch.ones(3))
     assert rendering.rgb.shape == (3, 8, 8, 3)

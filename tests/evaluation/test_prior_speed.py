@@ -1,4 +1,4 @@
-"""The plain loops that this project's steps are compared with do the same mathematics; and the command."""
+"""The plain reference loops of the benchmark compute the same steps as this project; and the command."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CPU = torch.device("cpu")
 
 
 def test_the_architecture_is_stable_diffusion_2():
-    """866 and 84 million parameters, as in the model's own files; nothing is computed."""
+    """866 and 84 million parameters, as in the model's own files. The networks are built without memory."""
     with torch.device("meta"):
         networks = random_networks(torch.device("meta"), torch.float32)
     assert sum(p.numel() for p in networks.unet.parameters()) == 865_910_724
@@ -58,7 +58,7 @@ def test_the_plain_loop_has_the_gradient_of_the_rule(rule):
 
 @pytest.mark.parametrize("rule", ["sds", "vsd"])
 def test_both_loops_take_the_same_first_step(rule: Rule, monkeypatch: pytest.MonkeyPatch):
-    """Adam's first step has the size of the rate, so its direction is compared, in each value of each pixel."""
+    """Adam's first step has the size of the learning rate, so only its sign is compared, at every value."""
     assert RATES["pixels"] == RATE
     networks = random_networks(CPU, torch.float32, smaller=16)
     ours, plain = our_steps(networks, rule, 1, 64), Plain(networks, rule)
@@ -72,13 +72,13 @@ def test_both_loops_take_the_same_first_step(rule: Rule, monkeypatch: pytest.Mon
     moved = next(plain.steps(1, 64)).detach().permute(0, 2, 3, 1) - 0.5  # (1, 64, 64, 3)
     step = next(ours)
     assert isinstance(step, Step)
-    pictures = step.rendering.rgb  # the parameters, which the step has changed
+    pictures = step.rendering.rgb  # the parameters after the step
     assert ((pictures - 0.5).sign() == moved.sign()).float().mean() > 0.999
     if rule == "vsd":
         assert step.guided.metrics["variational_loss"] > 0
         ups = {name: p for name, p in plain.unet.named_parameters() if "lora_B" in name}
         assert len(ups) == 128  # 16 blocks with two attentions of four layers
-        # Zero at first. With one place (1 x 1), attention has nothing to learn about queries and keys.
+        # They are zero at first. With one position (1 x 1), queries and keys get no gradient.
         assert all(p.abs().sum() > 0 for name, p in ups.items() if "attn2" in name)
 
 
@@ -117,7 +117,7 @@ def test_the_benchmark_writes_what_it_measured(
 
 
 @pytest.mark.parametrize("wrong", [["--size", "100"], ["--smaller", "3"]])
-def test_sizes_that_do_not_fit_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]):
+def test_invalid_sizes_are_refused(wrong: list[str], capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as end:
         main(["bench", "priors", *wrong])
     assert end.value.code != 0

@@ -28,7 +28,7 @@ def test_frechet_distance_of_known_gaussians() -> None:
     expected = 3 * 0.5**2 + ((np.sqrt(first) - np.sqrt(second)) ** 2).sum()
     assert frechet_distance(*samples) == pytest.approx(expected, rel=1e-9)
     assert frechet_distance(samples[0], samples[0]) == pytest.approx(0, abs=1e-9)
-    few = rng.normal(size=(5, 40))  # fewer pictures than features: singular, and still a distance
+    few = rng.normal(size=(5, 40))  # fewer pictures than features: the covariance is singular, but the distance exists
     assert frechet_distance(few, few) == pytest.approx(0, abs=1e-4)
     assert frechet_distance(few, few + 1) == pytest.approx(40, rel=1e-6)
 
@@ -48,7 +48,7 @@ def test_spread_is_the_mean_distance_of_pairs() -> None:
 
 
 @pytest.mark.slow
-def test_true_objects_measure_as_the_truth() -> None:
+def test_true_objects_get_the_true_scores() -> None:
     scorer, specs = load_scorer(), bench_prompts(8)
     truth = true_assets(scorer, specs, 0, 8)
     others = compare(scorer, true_assets(scorer, specs, 20, SEEDS - 1), truth)

@@ -1,4 +1,4 @@
-"""Assets to write, and readers of other projects, which `npm install` in this folder provides."""
+"""Assets to write, and readers of other projects that `npm install` in this folder provides."""
 
 import json
 import os
@@ -26,7 +26,7 @@ Transform = Callable[[bytes, str, str], bytes]
 
 
 def missing(program: str, why: Exception) -> NoReturn:
-    """Skip with a line that says what to do, or fail where nothing may be skipped."""
+    """Skip the test and name the cure, or fail if CI=true."""
     if os.environ.get("CI", "").lower() == "true":
         raise why
     pytest.skip(f"{program} is missing (run `npm install` in {HERE}): {why}")
@@ -34,7 +34,7 @@ def missing(program: str, why: Exception) -> NoReturn:
 
 @pytest.fixture(scope="session")
 def validate() -> Validate:
-    """A function that returns the report of the Khronos glTF validator on a GLB file."""
+    """Return a function that returns the Khronos glTF validator's report on a GLB file."""
     environment = dict(os.environ)
     environment["NODE_PATH"] = os.pathsep.join([*map(str, NODE_MODULES), environment.get("NODE_PATH", "")])
 
@@ -57,7 +57,7 @@ def validate() -> Validate:
 
 @pytest.fixture(scope="session")
 def splat_transform(tmp_path_factory) -> Transform:
-    """A function that converts (file, its ending, another ending) with PlayCanvas' splat-transform."""
+    """Return a function that converts (file, its suffix, new suffix) with PlayCanvas' splat-transform."""
     programs = [folder / "@playcanvas/splat-transform/bin/cli.mjs" for folder in NODE_MODULES]
     program = next((path for path in programs if path.exists()), programs[0])
 
@@ -88,7 +88,7 @@ def textured(colored) -> Mesh:
 
 @pytest.fixture(scope="session")
 def metal(textured) -> Mesh:
-    """With a metallic-roughness texture that differs in size from the base colour's."""
+    """A torus with a metallic-roughness texture whose size differs from that of the base colour."""
     return replace(textured, metallic_roughness=np.random.default_rng(0).integers(0, 256, (32, 16, 3)).astype("u1"))
 
 
@@ -99,7 +99,7 @@ def colored_ball() -> Mesh:
 
 @pytest.fixture(scope="session")
 def textured_ball(colored_ball) -> Mesh:
-    """With a base-colour and a metallic-roughness texture."""
+    """A ball with a base-colour and a metallic-roughness texture."""
     picture = np.random.default_rng(0).integers(0, 256, (32, 16, 3)).astype(np.uint8)
     return replace(bake(colored_ball, size=128), metallic_roughness=picture)
 

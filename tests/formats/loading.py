@@ -1,4 +1,4 @@
-"""Meshes to write, and loaders of written files that check what holds for every loaded asset."""
+"""Meshes to write, and loaders that check the properties of every loaded asset."""
 
 import json
 import struct

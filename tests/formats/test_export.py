@@ -42,7 +42,7 @@ def test_everything_is_written_to_the_folder(tmp_path):
     np.testing.assert_allclose(render_torus(turntable(1, size=64)).mean(), first.mean() / 255, atol=0.2)
 
 
-def test_only_the_formats_that_are_asked_for_are_written(tmp_path):
+def test_only_the_requested_formats_are_written(tmp_path):
     mesh = torus_mesh(300)
     splats = splats_from_mesh(mesh, 50, torch.Generator().manual_seed(0))
     files = {
@@ -70,7 +70,7 @@ def test_only_the_formats_that_are_asked_for_are_written(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def test_usdz_is_written_when_it_is_asked_for(tmp_path):
+def test_usdz_is_written_on_request(tmp_path):
     pytest.importorskip("pxr", reason='usd-core is missing: pip install ".[usd]"')
     mesh = torus_mesh(300)
     paths = write_exports(tmp_path, mesh, render_torus, "torus", formats=["usdz"], texture_size=64, size=32, frames=4)

@@ -206,7 +206,7 @@ def test_factors_multiply_pictures_in_linear_light(textured_ball, tmp_path):
     assert read.metallic_roughness[0, 0].tolist() == [200, 200, 100]  # roughness factor 1, metallic factor 0.5
 
 
-def test_a_glb_does_not_reach_outside_either(textured_ball, tmp_path):
+def test_a_glb_reads_nothing_outside_its_folder(textured_ball, tmp_path):
     glb = to_glb(textured_ball)
     length = struct.unpack_from("<I", glb, 12)[0]
     document = json.loads(glb[20 : 20 + length])

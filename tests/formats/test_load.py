@@ -237,7 +237,7 @@ def test_a_large_asset_is_centred_and_scaled(colored_ball, splats):
     scale=st.floats(1e-3, 1e3),
     offset=st.tuples(*[st.floats(-100, 100)] * 3),
 )
-def test_what_is_fitted_fits_and_stays(scale, offset):
+def test_fitted_assets_fit_and_do_not_change_again(scale, offset):
     vertices = (np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]) * scale + offset).astype(np.float32)
     if len(np.unique(vertices, axis=0)) < 4:  # too small for its position: in float32 the points coincide
         return
@@ -248,7 +248,7 @@ def test_what_is_fitted_fits_and_stays(scale, offset):
     assert fit_to_cube(fitted) == (fitted, False)
 
 
-def test_what_no_triangle_uses_does_not_count_and_one_point_is_centred(colored_ball):
+def test_unused_vertices_do_not_count_and_one_point_is_centred(colored_ball):
     stray = replace(colored_ball, vertices=np.concatenate([colored_ball.vertices, np.float32([[50, 0, 0]])]))
     assert fit_to_cube(stray) == (stray, False)
     point = Splats(*(np.ones(shape, np.float32) for shape in ((1, 3), (1, 4), (1, 3), (1,), (1, 1, 3)))).checked()

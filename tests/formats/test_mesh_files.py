@@ -1,4 +1,4 @@
-"""Properties that all formats of meshes have in common."""
+"""Properties of all formats of meshes."""
 
 from dataclasses import replace
 

@@ -24,7 +24,7 @@ def test_png_is_lossless_and_lays_batches_side_by_side():
         to_png(np.zeros((5, 7)))
 
 
-def test_a_contact_sheet_holds_every_picture_in_order():
+def test_a_contact_sheet_shows_every_picture_in_order():
     rows = [
         ("a red mug", solid([[1, 0, 0], [0, 1, 0], [0, 0, 1]])),
         ("a snowman with a green hat and a very long description", solid([[0, 1, 1], [1, 0, 1]])),
@@ -43,7 +43,7 @@ def test_a_contact_sheet_holds_every_picture_in_order():
     assert Image.open(io.BytesIO(png(contact_sheet(rows)))).format == "PNG"
 
 
-def test_a_contact_sheet_refuses_what_it_cannot_lay_out():
+def test_a_contact_sheet_refuses_empty_rows_and_single_pictures():
     with pytest.raises(ValueError, match="at least one row"):
         contact_sheet([])
     with pytest.raises(ValueError, match="mug"):

@@ -1,4 +1,4 @@
-"""Properties that all formats of splats have in common: files read by splat-transform, by ourselves, and rendered."""
+"""Properties of all formats of splats: files are read by splat-transform and by our readers, and rendered."""
 
 import gzip
 import struct
@@ -104,7 +104,7 @@ def clouds(draw) -> Splats:
 @every_format
 @given(splats=clouds())
 @settings(max_examples=60, deadline=None)
-def test_what_is_written_reads_back(name, splats):
+def test_written_files_read_back(name, splats):
     format = FORMATS[name]
     read = format.read(format.write(splats))
     for array in (read.means, read.quats, read.scales, read.opacities, read.sh):
@@ -124,7 +124,7 @@ def test_each_format_has_its_size():
     assert sizes["spz"] < 21
 
 
-def test_splat_files_begin_with_what_matters_most():
+def test_splat_files_start_with_the_most_important_gaussians():
     splats = cloud(500)
     read = from_splat(to_splat(splats))
     volume = read.scales.prod(axis=1, dtype=np.float64)
@@ -201,7 +201,7 @@ def test_a_file_renders_like_the_scene(name, degree):
     worst, mean = {"splat": (0.02, 0.001), "spz": (0.04, 0.003)}.get(name, (5e-3, 1e-6))
     assert errors.max() < worst
     assert errors.mean() < mean
-    # The bounds fail for a cloud that is upside down, and for quaternions in another order.
+    # The bounds detect an upside-down cloud, and quaternions in another order.
     upside_down = np.abs(pictures(turned(splats)) - truth)
     reordered = np.abs(pictures(replace(splats, quats=np.roll(splats.quats, 1, axis=1))) - truth)
     for wrong in (upside_down, reordered):
@@ -305,7 +305,7 @@ WRONG_FILES = {
 
 
 @pytest.mark.parametrize("wrong", WRONG_FILES)
-def test_each_complaint_says_what_is_wrong(wrong):
+def test_each_error_names_its_cause(wrong):
     data, message = WRONG_FILES[wrong]
     read = {"ply": from_splat_ply, "spz": from_spz, "glb": from_splat_glb}[wrong[:3]]
     with pytest.raises(ValueError, match=message) as error:
@@ -314,7 +314,7 @@ def test_each_complaint_says_what_is_wrong(wrong):
 
 
 @every_format
-def test_gaussians_that_make_no_sense_are_not_written(name):
+def test_invalid_gaussians_are_not_written(name):
     write = FORMATS[name].write
     with pytest.raises(ValueError, match="1 of 5 Gaussians, first number 3, have NaN"):
         write(spoilt(3, means=np.nan))
@@ -328,7 +328,7 @@ def test_gaussians_that_make_no_sense_are_not_written(name):
         write(cloud(5)[:0])
 
 
-def test_lengthless_quaternions_and_flat_gaussians_are_written():
+def test_zero_quaternions_and_flat_gaussians_are_written():
     splats = spoilt(2, quats=0.0, scales=0.0)
     splats.quats[1] *= 1e15
     checked = splats.checked()

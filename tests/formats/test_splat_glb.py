@@ -28,7 +28,7 @@ def test_the_khronos_validator_finds_only_the_names_of_the_extension(degree, val
     assert validate(own)["issues"]["numErrors"] == 0
 
 
-def test_a_reader_without_the_extension_sees_coloured_points():
+def test_readers_without_the_extension_show_coloured_points():
     splats = cloud(50)
     (points,) = trimesh.load(io.BytesIO(to_splat_glb(splats)), file_type="glb").geometry.values()  # type: ignore
     assert isinstance(points, trimesh.PointCloud)

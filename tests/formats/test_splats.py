@@ -1,4 +1,4 @@
-"""Gaussians as arrays: validation, and the turn about Z."""
+"""Gaussians as arrays: validation, and the rotation about Z."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,7 +11,7 @@ from splat_clouds import FLOAT, RDF, UPRIGHT, Y_DOWN, assert_same, cloud, spoilt
 from sds3d.geometry.splats import Splats, turned
 
 
-def test_places_rotations_and_colours_turn_together():
+def test_positions_rotations_and_colours_are_rotated_together():
     """The frame of a PLY is the world frame turned by 180 degrees about Z. The comparison detects other turns."""
     splats = cloud()
     assert_same(turned(splats), splats, FLOAT, Y_DOWN)
@@ -47,7 +47,7 @@ def test_without_invalid_keeps_the_rest():
     assert cloud(5).without_invalid()[1] == 0
 
 
-def test_float64_and_lists_of_lists_are_taken():
+def test_float64_and_lists_are_accepted():
     splats = cloud(5)
     arrays: list[Any] = [splats.means, splats.quats, splats.scales, splats.opacities, splats.sh]
     lists = Splats(*(array.tolist() for array in arrays))

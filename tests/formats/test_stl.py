@@ -1,4 +1,4 @@
-"""STL: read by trimesh, by the definition of the format, and by ourselves."""
+"""STL: read by trimesh, by the definition of the format, and by our reader."""
 
 import io
 from dataclasses import replace
@@ -32,7 +32,7 @@ def test_an_stl_reads_back_in_trimesh(torus):
 def test_the_bytes_are_those_of_the_format(torus):
     data = to_stl(torus)
     assert len(data) == 84 + 50 * len(torus.faces)
-    assert not data.startswith(b"solid")  # that begins the text form
+    assert not data.startswith(b"solid")  # text files start with it
     assert b"+Y up" in data[:80]
     assert b"metres" in data[:80]
     assert int.from_bytes(data[80:84], "little") == len(torus.faces)

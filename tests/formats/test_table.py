@@ -26,7 +26,7 @@ def test_the_order_of_the_formats_stays():
 
 
 @pytest.mark.parametrize("name", [name for name, format_ in FORMATS.items() if format_.read is not None])
-def test_what_a_format_writes_is_read_as_that_format(name, textured_ball, splats, tmp_path):
+def test_a_written_file_is_recognised_as_its_format(name, textured_ball, splats, tmp_path):
     files = asset_files([name], "asset", textured_ball, splats)
     main = next(iter(files))
     assert main == f"asset{FORMATS[name].ending}"
@@ -48,7 +48,7 @@ def test_an_unknown_format_names_the_nearest():
         export_format({"name": "glb"})
 
 
-def test_a_format_takes_what_it_holds(textured_ball, splats):
+def test_a_format_accepts_only_its_kind_of_asset(textured_ball, splats):
     with pytest.raises(ValueError, match="glb needs a mesh"):
         FORMATS["glb"].files(splats, "a")
     with pytest.raises(ValueError, match=r"spz needs splats: .*splats_from_mesh makes some"):

@@ -44,7 +44,7 @@ def opened(data: bytes, folder: Path):
 
 
 def complaints(data: bytes, folder: Path) -> list[str]:
-    """The complaints of OpenUSD: of the compliance checker in older releases, of the validators in newer ones."""
+    """Return OpenUSD's complaints: from the compliance checker in older releases, from the validators in newer ones."""
     from pxr import UsdUtils
 
     stage = opened(data, folder)
@@ -82,7 +82,7 @@ def test_openusd_would_find_something(textured, tmp_path):
         assert complaints(broken.getvalue(), tmp_path) == []
 
 
-def test_the_stage_says_its_frame_and_its_unit(textured, tmp_path):
+def test_the_stage_declares_its_frame_and_unit(textured, tmp_path):
     from pxr import UsdGeom
 
     stage = opened(to_usdz(textured, "torus"), tmp_path)

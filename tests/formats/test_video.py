@@ -8,7 +8,7 @@ from sds3d.formats.video import turntable_mp4
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (33, 47)])
-def test_a_video_decodes_to_the_frames_that_went_in(height, width, tmp_path):
+def test_a_video_decodes_to_its_frames(height, width, tmp_path):
     ramp = np.linspace(0.1, 0.9, 12)
     frames = np.broadcast_to(ramp[:, None, None, None], (12, height, width, 3)).copy()
     frames[..., 2] = 0.5

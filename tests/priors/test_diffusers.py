@@ -1,4 +1,4 @@
-"""The latent prior against diffusers' own pipeline, on tiny random models saved and loaded from disk."""
+"""The latent prior against diffusers' own pipeline, on tiny random models saved to and loaded from disk."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_reproduces_the_pipelines_own_pictures(folder: Path) -> None:
     x = noise
     for timestep in pipeline.scheduler.timesteps.tolist():
         guided = guided_prediction(prior, x, torch.tensor([timestep / 999]), views, 7.5)
-        following = timestep - 1000 // 5  # where the scheduler's own step goes to; beyond the last one is no noise
+        following = timestep - 1000 // 5  # the scheduler's next timestep; after the last one there is no noise
         alpha_bar = prior.alpha(torch.tensor(following / 999)) ** 2 if following >= 0 else torch.tensor(1.0)
         x = alpha_bar.sqrt() * guided.x0 + (1 - alpha_bar).sqrt() * guided.eps
     theirs = pipeline("a red mug", num_inference_steps=5, guidance_scale=7.5, latents=noise, output_type="np").images
@@ -124,20 +124,20 @@ def test_views_and_cameras_matter_only_in_a_multiview_folder(folder: Path, tmp_p
     cond = plain.encode_text(["a red mug"] * 4)
     cameras = turntable(4)
     base = plain.predict(x_t, t, cond, cameras).eps
-    # Asked without cameras, the multi-view model is the plain one.
+    # Without cameras, the multi-view model equals the plain one.
     torch.testing.assert_close(joint.predict(x_t, t, cond, None).eps, base, atol=1e-5, rtol=1e-4)
     with_cameras = joint.predict(x_t, t, cond, cameras).eps
     assert (with_cameras - base).abs().max() > 1e-3
-    # Views see each other: changing the last view changes the first one's prediction.
+    # Views attend to each other: changing the last view changes the first one's prediction.
     other = x_t.clone()
     other[3] += 1
     assert (joint.predict(other, t, cond, cameras).eps[0] - with_cameras[0]).abs().max() > 1e-4
     torch.testing.assert_close(plain.predict(other, t, cond, cameras).eps[0], base[0], atol=1e-5, rtol=1e-4)
-    # Asked as a 2D model, it has one view.
+    # Loaded as a 2D model, it has one view.
     assert DiffusersConfig(model=str(multi), multiview=False).load().n_views == 1
 
 
-def test_missing_and_truncated_weights_say_so_in_one_line(folder: Path, tmp_path: Path) -> None:
+def test_missing_and_truncated_weights_are_reported_in_one_line(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(PriorError, match="can't load the model"):
         DiffusersConfig(model=str(tmp_path)).load()
     broken = tmp_path / "broken"

@@ -1,4 +1,4 @@
-"""Every family of models against its own pipeline of diffusers, on tiny random models saved and loaded from disk."""
+"""Every family of models against its diffusers pipeline, on tiny random models saved to and loaded from disk."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Case:
             tiny_pipeline(family).save_pretrained(folder)
         self.pipeline: Any = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
         self.pipeline.set_progress_bar_config(disable=True)
-        size = 16 if family.startswith("flux") else 0  # FLUX's own size is no part of its folder
+        size = 16 if family.startswith("flux") else 0  # a FLUX folder does not store the picture size
         self.prior = DiffusersConfig(model=str(folder), image_size=size, **config).load()
 
     def drawn(self, scale: float, times: list[float]) -> np.ndarray:
-        """Our sampler's picture from the noise of `noise_like`, (1, H, W, 3)."""
+        """Return our sampler's picture from the noise of `noise_like`, (1, H, W, 3)."""
         positive, negative = self.prior.encode_text(["a red mug"]), self.prior.encode_text([""])
         x = sample(
             self.prior, noise_like(self.prior), Conditions(turntable(1), positive, negative, scale), torch.tensor(times)
@@ -89,29 +89,29 @@ def test_sd3_draws_the_pipelines_picture(cases: Callable[..., Case]) -> None:
     theirs = case.theirs(num_inference_steps=4, guidance_scale=5.0, latents=noise_like(case.prior))
     np.testing.assert_allclose(case.drawn(5.0, sigmas), theirs, atol=ATOL)
     assert case.prior.shift == 3
-    # Ours are even from 1 to 0 before they are shifted; that sampler's end at 0.001, and then comes 0.
+    # Before the shift, our timesteps are even from 1 to 0. Those of diffusers end at 0.001, followed by 0.
     np.testing.assert_allclose(sampling_times(case.prior, 3), [1, 6 / 7, 3 / 5, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize(("family", "length"), [("flux dev", 24), ("flux schnell", 16)])
 def test_flux_draws_the_pipelines_picture(family: str, length: int, cases: Callable[..., Case]) -> None:
-    """With its true guidance, which asks the model twice, and with the embedded one alone."""
+    """With true classifier-free guidance, which calls the model twice, and with embedded guidance alone."""
     case = cases(family, embedded_guidance=2.0)
     packed = case.pipeline._pack_latents(noise_like(case.prior), 1, 16, 8, 8)
     options = {"height": 16, "width": 16, "latents": packed, "max_sequence_length": length, "guidance_scale": 2.0}
     theirs = case.theirs(num_inference_steps=3, true_cfg_scale=3.0, negative_prompt="", **options)
     sigmas = case.pipeline.scheduler.sigmas.tolist()
-    assert (case.prior.shift == 1) == (family == "flux schnell")  # dev's goes by the picture's size
+    assert (case.prior.shift == 1) == (family == "flux schnell")  # the shift of dev depends on the picture's size
     np.testing.assert_allclose(sampling_times(case.prior, 3), sigmas, atol=1e-6)
     np.testing.assert_allclose(case.drawn(3.0, sigmas), theirs, atol=ATOL)
     theirs = case.theirs(num_inference_steps=3, **options)
     np.testing.assert_allclose(case.drawn(1.0, sigmas), theirs, atol=ATOL)
     other = cases(family, embedded_guidance=7.0).drawn(1.0, sigmas)
-    assert np.array_equal(other, case.drawn(1.0, sigmas)) == (family == "flux schnell")  # which has no such input
+    assert np.array_equal(other, case.drawn(1.0, sigmas)) == (family == "flux schnell")  # schnell has no guidance input
 
 
 def test_lcm_draws_the_pipelines_picture(cases: Callable[..., Case]) -> None:
-    """Consistency steps: x0 through the boundary condition, then noise again."""
+    """Consistency steps: x0 by the boundary condition, then new noise."""
     case = cases("lcm", embedded_guidance=6.0)
     noise, steps = noise_like(case.prior), [999, 759, 499, 259]
     theirs = case.theirs(num_inference_steps=4, guidance_scale=6.0, latents=noise, generator=seeded(3))
@@ -137,7 +137,7 @@ def test_turbo_draws_the_pipelines_picture(cases: Callable[..., Case]) -> None:
     theirs = case.theirs(num_inference_steps=4, guidance_scale=0.0, latents=noise)
     assert case.pipeline.scheduler.timesteps.tolist() == steps
     texts = case.prior.encode_text(["a red mug"]), case.prior.encode_text([""])
-    noise = case.prior.sigma(torch.tensor(1.0)) * noise  # it begins from noise alone, though some signal is left at 999
+    noise = case.prior.sigma(torch.tensor(1.0)) * noise  # the pipeline starts without any signal
     x = sample(
         case.prior, noise, Conditions(turntable(1), *texts, 1.0), torch.tensor([*(step / 999 for step in steps), 0.0])
     )
@@ -168,7 +168,7 @@ def test_deepfloyd_draws_the_pipelines_picture(cases: Callable[..., Case]) -> No
     np.testing.assert_allclose(prior.decode(x).numpy(), theirs, atol=ATOL)
 
 
-def test_pictures_go_round_as_through_the_vae(case: Case) -> None:
+def test_pictures_round_trip_as_through_the_vae(case: Case) -> None:
     size = case.prior.image_size
     rgb = torch.rand(2, size, size, 3, generator=seeded(), requires_grad=True)
     x = case.prior.encode_image(rgb)
@@ -197,7 +197,7 @@ def test_predictions_invert_the_noising(case: Case) -> None:
     square = prior.alpha(t) ** 2 + prior.sigma(t) ** 2 if case.family not in FLOWS else prior.alpha(t) + prior.sigma(t)
     torch.testing.assert_close(square, torch.ones(3))
     assert (prior.sigma(torch.linspace(0, 1, 40)).diff() >= 0).all()
-    # Rows do not see each other, and the text counts.
+    # Rows are independent, and the text matters.
     with torch.no_grad():
         alone = prior.predict(x_t[1:2], t[1:2], cond[1:2], turntable(1))
         other = prior.predict(x_t[1:2], t[1:2], cond[2:3], None)
@@ -210,7 +210,7 @@ def test_predictions_invert_the_noising(case: Case) -> None:
 
 @pytest.mark.parametrize("family", FLOWS)
 def test_flow_identities(family: str, cases: Callable[..., Case]) -> None:
-    """v = eps - x gives eps' - eps = (1 - t)(v' - v) and x - x0' = t (v' - v), whatever the network says."""
+    """v = eps - x gives eps' - eps = (1 - t)(v' - v) and x - x0' = t (v' - v), for every output of the network."""
     noising = cases(family).prior.family.noising
     t = torch.rand(5, generator=seeded()).double().clamp(0.02, 0.98)
     x, eps, off = (torch.randn(5, 2, 3, 3, generator=seeded(s), dtype=torch.float64) for s in (1, 2, 3))
@@ -225,7 +225,7 @@ def test_flow_identities(family: str, cases: Callable[..., Case]) -> None:
 
 
 @pytest.mark.parametrize("family", ["sd", "sd3"])
-def test_few_step_models_are_asked_at_their_own_timesteps(family: str, cases: Callable[..., Case]) -> None:
+def test_few_step_models_are_called_at_their_own_timesteps(family: str, cases: Callable[..., Case]) -> None:
     prior = cases(family, few_steps=4).prior
     t = torch.linspace(0, 1, 101)
     told = prior.timestep(t).unique().tolist()

@@ -71,12 +71,12 @@ def test_views_may_differ_in_their_timestep():
 
 @pytest.mark.parametrize(("n_views", "rho"), [(1, 0.0), (4, 0.0), (4, 0.6), (4, -0.2)])
 def test_sampling_gives_the_views_their_covariance(n_views, rho):
-    """Deterministic sampling is a linear map of the noise: pushed through, a basis gives the covariance of samples."""
+    """Deterministic sampling maps noise linearly, so mapping a basis gives the covariance of the samples."""
     std, steps = 0.5, 500
     prior = GaussianPrior({"y": Gaussian(0.0, std)}, (1, n_views, 1), n_views=n_views, rho=rho, dtype=torch.float64)
     cond = prior.encode_text(["y"] * n_views)
     times = torch.linspace(1 - 1e-9, 0, steps + 1, dtype=torch.float64)
-    x = torch.eye(n_views, dtype=torch.float64).reshape(n_views, 1, n_views, 1)  # place j holds basis vector j
+    x = torch.eye(n_views, dtype=torch.float64).reshape(n_views, 1, n_views, 1)  # position j has basis vector j
     for now, after in itertools.pairwise(times):
         prediction = prior.predict(x, now.expand(n_views), cond, turntable(n_views))
         x = prior.alpha(after) * prediction.x0 + prior.sigma(after) * prediction.eps
@@ -114,7 +114,7 @@ def test_wrong_input_is_refused():
             GaussianPrior({}, n_views=4, rho=rho)
 
 
-def test_without_cameras_every_view_stands_alone():
+def test_without_cameras_views_are_independent():
     joint = GaussianPrior({"y": Gaussian(0.2, 0.5)}, n_views=4, rho=0.7)
     alone = GaussianPrior({"y": Gaussian(0.2, 0.5)})
     x_t, t = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.full((3,), 0.4)

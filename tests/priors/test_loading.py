@@ -1,4 +1,4 @@
-"""Where models are found, what is read of them, and that everything else is one clear line."""
+"""Finding and loading models, and errors in one clear line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def copy(folders: Path, tmp_path: Path) -> Path:
-    """A folder of Stable Diffusion to be damaged."""
+    """A copy of a Stable Diffusion folder that tests may damage."""
     shutil.copytree(folders / "sd", tmp_path / "model")
     return tmp_path / "model"
 
@@ -71,13 +71,13 @@ def test_folders_never_touch_the_network(folders: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_network")
-def test_offline_ids_are_sought_in_the_cache_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_ids_are_searched_only_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     assert "not in the local cache" in failure(model="sdxl", offline=True)
     assert "stabilityai/stable-diffusion-xl-base-1.0" in failure(model="sdxl", offline=True)
 
 
-def test_deleted_ids_have_their_copies() -> None:
+def test_deleted_ids_have_replacements() -> None:
     for name in ("stable-diffusion-2", "stable-diffusion-2-base", "stable-diffusion-2-1", "stable-diffusion-2-1-base"):
         assert MOVED[f"stabilityai/{name}"] == f"sd2-community/{name}"
     assert ALIASES["sd21"] == MOVED["stabilityai/stable-diffusion-2-1"]
@@ -86,16 +86,16 @@ def test_deleted_ids_have_their_copies() -> None:
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-    """Answers as the hub does: `me/gated` and `me/nothing` are refused, `me/pickled` and `me/whole` have files."""
+    """Imitates the hub: it refuses `me/gated` and `me/nothing`, and serves `me/pickled` and `me/whole`."""
 
     folder: Path
-    asked: list[str]
+    requested: list[str]
 
     def do_HEAD(self) -> None:
         self.do_GET()
 
     def do_GET(self) -> None:
-        self.asked.append(self.path)
+        self.requested.append(self.path)
         if self.path.startswith("/api/models/me/"):
             name = self.path.split("/")[4].partition("?")[0]
             match name:
@@ -137,8 +137,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What was asked of a hub on this machine, whose cache is empty."""
-    handler = type("Handler", (Hub,), {"folder": folders / "sd", "asked": []})
+    """The requests to a local hub; the cache starts empty."""
+    handler = type("Handler", (Hub,), {"folder": folders / "sd", "requested": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
@@ -148,12 +148,12 @@ def hub(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     )
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", address)
-    yield handler.asked
+    yield handler.requested
     server.shutdown()
     server.server_close()
 
 
-def test_what_the_hub_refuses_is_said_with_what_to_do(hub: list[str]) -> None:
+def test_refusals_of_the_hub_name_the_cure(hub: list[str]) -> None:
     assert "accept its licence at https://huggingface.co/me/gated" in failure(model="me/gated")
     assert "no such model" in failure(model="me/nothing")
     assert "its unet is pickled" in failure(model="me/pickled")
@@ -171,11 +171,11 @@ def test_an_id_is_downloaded_once_and_only_what_is_needed(
     hub.clear()
     DiffusersConfig(model="me/whole", offline=True).load().encode_text(["a chair"])
     assert hub == []
-    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", "http://127.0.0.1:9")  # nobody is there
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", "http://127.0.0.1:9")  # no server responds there
     DiffusersConfig(model="me/whole").load()
 
 
-def test_wrong_names_are_said(tmp_path: Path) -> None:
+def test_wrong_names_are_reported(tmp_path: Path) -> None:
     assert 'did you mean "sd21"' in failure(model="sd-21")
     assert "neither a folder nor an id" in failure(model=str(tmp_path / "nowhere"))
     (tmp_path / "model.ckpt").write_bytes(b"")
@@ -183,18 +183,18 @@ def test_wrong_names_are_said(tmp_path: Path) -> None:
     assert "model_index.json is missing" in failure(model=str(tmp_path))
 
 
-def test_wrong_folders_are_said(copy: Path) -> None:
+def test_wrong_folders_are_reported(copy: Path) -> None:
     index = copy / "model_index.json"
-    told = json.loads(index.read_text())
-    index.write_text(json.dumps({**told, "_class_name": "StableVideoDiffusionPipeline"}))
+    original = json.loads(index.read_text())
+    index.write_text(json.dumps({**original, "_class_name": "StableVideoDiffusionPipeline"}))
     assert "StableVideoDiffusionPipeline" in failure(model=str(copy))
-    index.write_text(json.dumps({**told, "_class_name": "StableDiffusionXLPipeline"}))
+    index.write_text(json.dumps({**original, "_class_name": "StableDiffusionXLPipeline"}))
     prior = DiffusersConfig(model=str(copy)).load()
     with pytest.raises(PriorError, match="tokenizer_2"):
         prior.encode_text(["a mug"])
     index.write_text("{")
     assert str(copy) in failure(model=str(copy))
-    index.write_text(json.dumps(told))
+    index.write_text(json.dumps(original))
     scheduler = copy / "scheduler" / "scheduler_config.json"
     before = scheduler.read_text()
     scheduler.write_text(json.dumps({**json.loads(before), "_class_name": "EDMEulerScheduler"}))
@@ -222,7 +222,7 @@ def test_text_encoders_are_freed_and_texts_are_encoded_once(folders: Path, tmp_p
         folder = tmp_path / family
         shutil.copytree(folders / family, folder)
         prior = DiffusersConfig(model=str(folder)).load()
-        assert encoders() == []  # nothing is loaded before a text is asked for
+        assert encoders() == []  # nothing is loaded before the first text is encoded
         held: list[weakref.ref[PreTrainedModel]] = []
         load = prior.family.texts.load
 
@@ -249,15 +249,15 @@ def encoders() -> list[PreTrainedModel]:
             and isinstance(thing, (CLIPTextModel, T5EncoderModel, PreTrainedModel))]  # fmt: skip
 
 
-def test_only_so_many_texts_are_kept(folders: Path) -> None:
+def test_the_number_of_kept_texts_is_limited(folders: Path) -> None:
     prior = DiffusersConfig(model=str(folders / "sd")).load()
     texts = [f"a mug {i}" for i in range(KEPT + 6)]
     rows = prior.encode_text(texts)
     assert len(rows) == KEPT + 6
-    assert torch.equal(prior.encode_text(texts[:2]).hidden, rows.hidden[:2])  # gone, and encoded anew
+    assert torch.equal(prior.encode_text(texts[:2]).hidden, rows.hidden[:2])  # dropped, and encoded again
 
 
-def test_one_set_of_weights_a_part_is_chosen() -> None:
+def test_one_set_of_weights_per_part_is_chosen() -> None:
     both = ["model.safetensors", "model.fp16.safetensors", "model.bin", "model.non_ema.safetensors"]
     assert chosen_weights(both, half=False) == ["model.safetensors"]
     assert chosen_weights(both, half=True) == ["model.fp16.safetensors"]
@@ -277,7 +277,7 @@ def test_one_set_of_weights_a_part_is_chosen() -> None:
     }  # fmt: skip
 
 
-def test_fp16_files_alone_are_loaded_in_the_type_asked_for(copy: Path) -> None:
+def test_fp16_files_are_loaded_in_the_requested_type(copy: Path) -> None:
     for part, stem in (
         ("unet", "diffusion_pytorch_model"),
         ("vae", "diffusion_pytorch_model"),

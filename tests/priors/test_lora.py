@@ -1,4 +1,4 @@
-"""LoRA files on a model: the same pictures as diffusers' own pipeline with the file loaded."""
+"""LoRA files: pictures equal those of diffusers' own pipeline with the file loaded."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def random_updates(network: Any, targets: list[str]) -> dict[str, torch.Tensor]:
 
 
 def saved(family: str, folder: Path) -> tuple[Path, Path]:
-    """The folder of a pipeline, and a file of random updates of its networks."""
+    """Save a pipeline, and a LoRA file with random updates of its networks. Return folder and file."""
     tiny_pipeline(family).save_pretrained(folder / "model")
-    pipeline = tiny_pipeline(family)  # to be updated
+    pipeline = tiny_pipeline(family)  # gets the updates
     torch.manual_seed(4)
     layers = {}
     for part in ("unet", "transformer", "text_encoder", "text_encoder_2"):
         if (network := getattr(pipeline, part, None)) is not None and not (family == "sd3" and "text" in part):
             targets = ["q_proj", "v_proj", "out_proj"] if "text" in part else ["to_q", "to_v"]
-            if not isinstance(network, T5EncoderModel):  # FLUX's, which takes no updates
+            if not isinstance(network, T5EncoderModel):  # FLUX's T5, which has no LoRA layers
                 layers[f"{part}_lora_layers"] = random_updates(network, targets)
     pipeline.save_lora_weights(folder, **layers)
     return folder / "model", folder / "pytorch_lora_weights.safetensors"
 
 
 def as_kohya(file: Path, *, numbered: bool) -> Path:
-    """A file of diffusers' layout in kohya's, with an alpha for each layer.
+    """Convert a LoRA file from diffusers' layout to kohya's, with an alpha for each layer.
 
-    numbered: with SDXL's blocks counted throughout, as they are there (of the tiny U-Net, which has one layer a block).
+    numbered: number SDXL's blocks consecutively, as in the original code. The tiny U-Net has one layer per block.
     """
     parts = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
     names = {"lora_A": "lora_down", "lora_B": "lora_up", "lora.down": "lora_down", "lora.up": "lora_up"}
@@ -59,13 +59,13 @@ def as_kohya(file: Path, *, numbered: bool) -> Path:
         part, layer = name.split(".", 1)
         ((old, new),) = [pair for pair in names.items() if f".{pair[0]}." in layer]
         layer = layer.removesuffix(f".{old}.weight").replace(".", "_")
-        if "text" in part:  # CLIP's encoder has lost this level in transformers, the files have not
+        if "text" in part:  # transformers dropped this level of CLIP's names, but the files keep it
             layer = f"text_model_{layer.removeprefix('text_model_')}"
         if numbered and part == "unet":
             ((block, number),) = [pair for pair in blocks.items() if layer.startswith(pair[0])]
             layer = layer.replace(block, number)
         renamed[f"{parts[part]}_{layer}.{new}.weight"] = value
-        renamed[f"{parts[part]}_{layer}.alpha"] = torch.tensor(1.0)  # of rank 2: half of it
+        renamed[f"{parts[part]}_{layer}.alpha"] = torch.tensor(1.0)  # at rank 2, this scales the update by 1/2
     save_file(renamed, file.with_name("kohya.safetensors"))
     return file.with_name("kohya.safetensors")
 
@@ -100,15 +100,15 @@ def test_draws_what_the_pipeline_draws_with_the_file(family: str, tmp_path: Path
 
     np.testing.assert_allclose(drawn(prior), theirs, atol=2e-5)
     assert np.abs(drawn(plain) - theirs).max() > 1e-3
-    if family == "sdxl":  # its text encoders are updated too
+    if family == "sdxl":  # the file updates its text encoders too
         ours, without = (one.encode_text(["a red mug"]) for one in (prior, plain))
         assert (ours.hidden - without.hidden).abs().amax(dim=(0, 1)).gt(1e-4).float().mean() > 0.9
     assert not any("lora" in name for name, _ in prior.network.named_parameters())
 
 
 @pytest.mark.parametrize("family", ["lcm", "if"])
-def test_the_network_is_the_pipelines_with_the_file(family: str, tmp_path: Path) -> None:
-    """Of models with samplers of their own: the pipeline's network, once it has the file, says what the prior says."""
+def test_the_network_equals_the_pipelines_with_the_file(family: str, tmp_path: Path) -> None:
+    """If models have their own samplers, the pipeline's network with the file loaded predicts the same."""
     folder, file = saved(family, tmp_path)
     prior = DiffusersConfig(model=str(folder), lora=str(file), lora_scale=0.7).load()
     plain = DiffusersConfig(model=str(folder)).load()
@@ -124,7 +124,7 @@ def test_the_network_is_the_pipelines_with_the_file(family: str, tmp_path: Path)
     assert (ours.eps - without.eps).abs().max() > 1e-3
 
 
-def test_unusable_files_are_said_in_one_line(tmp_path: Path) -> None:
+def test_unusable_files_are_reported_in_one_line(tmp_path: Path) -> None:
     folder, file = saved("sd", tmp_path)
     other = tmp_path / "other.safetensors"
     save_file({"weight": torch.zeros(2)}, other)

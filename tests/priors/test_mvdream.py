@@ -1,4 +1,4 @@
-"""MVDream folders in the two layouts that are around, made from a tiny stock U-Net whose weights get other names."""
+"""MVDream folders in both published layouts, made from a tiny stock U-Net by renaming its weights."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CONFIG = {
 
 
 def original_name(name: str) -> str:
-    """A stock U-Net's weight by the name of the original code: blocks in one list, ResNets' layers by number."""
+    """Return the original code's name of a stock U-Net's weight: one list of blocks, and numbered ResNet layers."""
     for new, old in (
         ("time_embedding.linear_1", "time_embed.0"), ("time_embedding.linear_2", "time_embed.2"),
         ("conv_in", "input_blocks.0.0"), ("conv_norm_out", "out.0"), ("conv_out", "out.2"),
@@ -71,7 +71,7 @@ def pose_network() -> nn.Sequential:
 
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The layout of a stock U-Net with the camera's network in `camera_proj`."""
+    """A folder in the layout of a stock U-Net, with the camera network in `camera_proj`."""
     folder = tmp_path_factory.mktemp("mvdream") / "stock"
     tiny_pipeline("sd").save_pretrained(folder)
     torch.manual_seed(2)
@@ -93,7 +93,7 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def renamed(stock: Path) -> Path:
-    """The layout with the original code's names in the U-Net, the camera's network among them."""
+    """A folder with the original code's names in the U-Net, including the camera network."""
     folder = stock.parent / "renamed"
     shutil.copytree(stock, folder)
     shutil.rmtree(folder / "camera_proj")
@@ -106,9 +106,9 @@ def renamed(stock: Path) -> Path:
 
 
 def test_poses_are_those_of_the_paper() -> None:
-    """Camera-to-world from a look-at in OpenGL's frame, then Y up to Z up, as MVDream's code builds them.
+    """MVDream builds camera-to-world matrices from a look-at in OpenGL's frame, then turns Y up into Z up.
 
-    Its example of sampling begins at azimuth 90: there is the front, from which we count.
+    Its sampling example starts at azimuth 90, which is the front and thus our azimuth 0.
     """
     cameras = Cameras(
         torch.tensor([0.0, 37.0, 200.0]), torch.tensor([15.0, -20.0, 60.0]), torch.tensor([1.5, 2.1, 3.0]),
@@ -128,7 +128,7 @@ def test_poses_are_those_of_the_paper() -> None:
         np.testing.assert_allclose(row.reshape(4, 4).numpy(), matrix, atol=1e-6)
 
 
-def test_the_front_is_on_x() -> None:
+def test_the_front_is_on_the_x_axis() -> None:
     front, side = poses(turntable(4, elevation=0.0))[:2].reshape(2, 4, 4)
     torch.testing.assert_close(front[:3, 3], torch.tensor([1.0, 0.0, 0.0]), atol=1e-6, rtol=0)
     torch.testing.assert_close(side[:3, 3], torch.tensor([0.0, 1.0, 0.0]), atol=1e-6, rtol=0)
@@ -148,7 +148,7 @@ def test_both_layouts_are_the_stock_u_net_with_views_and_poses(stock: Path, rena
     assert torch.equal(joint[0], joint[1])
     for eps in (*alone, plain.predict(x_t, t, cond, cameras).eps):
         torch.testing.assert_close(eps, stock_eps, atol=1e-5, rtol=1e-5)
-    # Views see each other, and poses count.
+    # Views attend to each other, and poses matter.
     other = x_t.clone()
     other[3] += 1
     with torch.no_grad():
@@ -156,11 +156,11 @@ def test_both_layouts_are_the_stock_u_net_with_views_and_poses(stock: Path, rena
         turned = priors[1].predict(x_t, t, cond, cameras[torch.tensor([2, 3, 0, 1])]).eps
         farther = priors[1].predict(x_t, t, cond, turntable(4, distance=3.0)).eps
     assert (turned - joint[1]).abs().max() > 1e-4
-    torch.testing.assert_close(farther, joint[1])  # the distance is not told
+    torch.testing.assert_close(farther, joint[1])  # the distance is not an input
 
 
 def test_the_joint_path_is_diffusers_own_attention_over_all_views(stock: Path) -> None:
-    """The reference is diffusers' plain attention, given the tokens of four views as one, and its class embedding."""
+    """The reference is diffusers' plain attention over the tokens of four views as one, with its class embedding."""
     prior = DiffusersConfig(model=str(stock)).load()
     x_t, t, cameras = torch.randn(8, 4, 8, 8), torch.tensor([0.4, 0.7]).repeat_interleave(4), turntable(4)
     both = Cameras.cat([cameras, turntable(4, elevation=40.0)])  # two objects
@@ -188,7 +188,7 @@ def test_imagedream_is_refused(renamed: Path, tmp_path: Path) -> None:
         DiffusersConfig(model=str(tmp_path / "image")).load()
 
 
-def test_a_lacking_camera_network_is_said(renamed: Path, tmp_path: Path) -> None:
+def test_a_missing_camera_network_is_reported(renamed: Path, tmp_path: Path) -> None:
     shutil.copytree(renamed, tmp_path / "lacking")
     file = tmp_path / "lacking" / "unet" / WEIGHTS
     save_file({name: value for name, value in load_file(file).items() if "camera_embed" not in name}, file)

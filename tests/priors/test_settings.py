@@ -1,4 +1,4 @@
-"""Settings that are about memory and speed: types, offloading, slices and tiles, compiled blocks."""
+"""Settings for memory and speed: dtypes, offloading, slices and tiles, compiled blocks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def pictures(prior: DiffusionPrior) -> torch.Tensor:
     return torch.rand(2, prior.image_size, prior.image_size, 3, generator=torch.Generator().manual_seed(0))
 
 
-def asked(prior: DiffusionPrior) -> Prediction:
+def predicted(prior: DiffusionPrior) -> Prediction:
     x_t, t = prior.encode_image(pictures(prior)), torch.tensor([0.3, 0.8])
     with torch.no_grad():
         return prior.predict(x_t, t, prior.encode_text(["a red mug", ""]), None)
@@ -51,7 +51,7 @@ def asked(prior: DiffusionPrior) -> Prediction:
 def test_a_narrow_type_stays_inside_the_networks(load: Load, family: str) -> None:
     wide, narrow = load(family), load(family, dtype="bfloat16")
     assert {p.dtype for p in narrow.network.parameters()} == {torch.bfloat16}
-    ours, exact = asked(narrow), asked(wide)
+    ours, exact = predicted(narrow), predicted(wide)
     cond = narrow.encode_text(["a red mug"] * 2)
     x, t = narrow.encode_image(pictures(narrow)), torch.tensor([0.3, 0.8])
     for value in (ours.eps, ours.x0, x, narrow.decode(x), narrow.alpha(t), narrow.sigma(t), cond.hidden):
@@ -79,10 +79,10 @@ def test_the_vae_does_not_run_in_float16(load: Load) -> None:
 
 
 @pytest.mark.parametrize("family", ["sd", "flux dev"])
-def test_offloaded_layers_say_the_same(load: Load, family: str) -> None:
+def test_offloaded_layers_give_the_same_results(load: Load, family: str) -> None:
     prior, offloaded = load(family), load(family, offload=True)
     assert all(p.device.type == "meta" for p in offloaded.network.parameters())
-    assert torch.equal(asked(offloaded).eps, asked(prior).eps)
+    assert torch.equal(predicted(offloaded).eps, predicted(prior).eps)
     t, cond, grads = torch.tensor([0.3, 0.8]), prior.encode_text(["a red mug"] * 2), []
     for one in (prior, offloaded):
         x = prior.encode_image(pictures(prior)).detach().requires_grad_()
@@ -94,8 +94,8 @@ def test_offloaded_layers_say_the_same(load: Load, family: str) -> None:
 
 
 @pytest.mark.parametrize("setting", ["vae_slicing", "vae_tiling"])
-def test_slices_and_tiles_say_the_same(load: Load, setting: str) -> None:
-    """Pictures this small are one tile."""
+def test_slices_and_tiles_give_the_same_results(load: Load, setting: str) -> None:
+    """Pictures as small as here have only one tile."""
     prior, other = load("sdxl"), load("sdxl", **{setting: True})
     x = prior.encode_image(pictures(prior))
     torch.testing.assert_close(other.encode_image(pictures(prior)), x, atol=1e-5, rtol=1e-5)
@@ -103,13 +103,13 @@ def test_slices_and_tiles_say_the_same(load: Load, setting: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_network_asked_in_chunks_says_the_same(load: Load, family: str) -> None:
+def test_chunks_give_the_same_results(load: Load, family: str) -> None:
     whole, chunked = load(family), load(family, chunk=1)
     rows: list[int] = []
     chunked.network.register_forward_pre_hook(
         lambda _, args, kwargs: rows.append(len(args[0] if args else kwargs["hidden_states"])), with_kwargs=True
     )
-    expected, found = asked(whole), asked(chunked)
+    expected, found = predicted(whole), predicted(chunked)
     assert rows == [1] * len(found.eps)
     torch.testing.assert_close(found.eps, expected.eps, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(found.x0, expected.x0, atol=1e-5, rtol=1e-5)
@@ -125,7 +125,7 @@ def test_chunks_of_a_multi_view_model_are_whole_objects() -> None:
     expected, found = whole.predict(x, t, cond, cameras), chunked.predict(x, t, cond, cameras)
     assert rows == [4, 4]
     torch.testing.assert_close(found.eps, expected.eps, atol=1e-4, rtol=1e-4)
-    # A trained copy begins as the prior, and is asked as it is; the hook is copied too.
+    # A trainable copy starts as the prior and uses the same chunks. The hook is copied too.
     copied = chunked.trainable_score(torch.Generator()).predict(x, t, cond, cameras)
     assert rows == [4, 4] * 2
     torch.testing.assert_close(copied.eps, expected.eps, atol=1e-4, rtol=1e-4)
@@ -133,19 +133,19 @@ def test_chunks_of_a_multi_view_model_are_whole_objects() -> None:
 
 @pytest.mark.parametrize(("family", "blocks"), [("sd", 7), ("flux dev", 2)])
 def test_blocks_are_compiled(load: Load, family: str, blocks: int) -> None:
-    """That they are marked so; a compiler is not needed here, for the blocks then run as they are."""
+    """Only checks that blocks are marked for compilation. They run eagerly here, so no compiler is needed."""
     prior = load(family, compile=True)
     compiled = [module for module in prior.network.modules() if module._compiled_call_impl is not None]
     assert len(compiled) >= blocks
     with torch.compiler.set_stance("force_eager"):
-        assert torch.equal(asked(prior).eps, asked(load(family)).eps)
+        assert torch.equal(predicted(prior).eps, predicted(load(family)).eps)
         prior.trainable_score(torch.Generator().manual_seed(0)).predict(
             prior.encode_image(pictures(prior)), torch.tensor([0.3, 0.8]), prior.encode_text(["a", ""]), turntable(2)
         )
 
 
-def test_the_embedded_prior_is_its_networks_and_nothing_more() -> None:
-    """Bit for bit what its U-Net and autoencoder say when they are asked directly, in float32 on a CPU."""
+def test_the_embedded_prior_equals_direct_calls_of_its_networks() -> None:
+    """Its results equal those of direct calls of its U-Net and autoencoder, bit for bit, in float32 on a CPU."""
     prior, folder = DiffusersConfig().load(), str(toybox_folder())
     options: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
     unet: Any = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options)

@@ -1,4 +1,4 @@
-"""Trainable copies of every kind of model: they begin as it, learn the score of something else, and leave it alone."""
+"""Trainable copies of every kind of model: they start equal to it, learn another score, and do not change it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def noised(prior: Prior) -> torch.Tensor:
 
 @pytest.mark.parametrize("rank", [0, 4])
 @pytest.mark.parametrize("cameras", [None, turntable(4)], ids=["no camera", "cameras"])
-def test_begins_as_the_model(prior: Prior, rank: int, cameras) -> None:
+def test_starts_as_the_model(prior: Prior, rank: int, cameras) -> None:
     x_t, cond = noised(prior), prior.encode_text(["a red mug"] * 4)
     score = prior.trainable_score(seeded(), rank)
     ours, theirs = score.predict(x_t, T, cond, cameras), prior.predict(x_t, T, cond, cameras)
@@ -57,16 +57,16 @@ def test_begins_as_the_model(prior: Prior, rank: int, cameras) -> None:
 
 
 @pytest.mark.parametrize("rank", [0, 4])
-def test_learns_and_leaves_the_model_alone(prior: Prior, rank: int) -> None:
+def test_learns_without_changing_the_model(prior: Prior, rank: int) -> None:
     x_t, cond, cameras = noised(prior), prior.encode_text(["a red mug"] * 4), turntable(4)
     before = prior.predict(x_t, T, cond, cameras).eps
     score = prior.trainable_score(seeded(), rank)
     picture = prior.encode_image(torch.full((4, prior.image_size, prior.image_size, 3), 0.2))
     optimizer = torch.optim.AdamW(score.parameters(), lr=1e-2 if rank else 1e-4)
 
-    def loss_of(seed: int, told: Cameras | None) -> torch.Tensor:
+    def loss_of(seed: int, given: Cameras | None) -> torch.Tensor:
         eps = torch.randn(picture.shape, generator=seeded(seed))
-        return F.mse_loss(score.predict(add_noise(prior, picture, eps, T), T, cond, told).eps, eps)
+        return F.mse_loss(score.predict(add_noise(prior, picture, eps, T), T, cond, given).eps, eps)
 
     first = loss_of(99, cameras).item()
     for step in range(12):
@@ -78,7 +78,7 @@ def test_learns_and_leaves_the_model_alone(prior: Prior, rank: int) -> None:
     learned = score.predict(x_t, T, cond, cameras).eps
     assert not torch.equal(learned, before)
     assert not torch.equal(learned, score.predict(x_t, T, cond, turntable(4)[torch.tensor([2, 3, 0, 1])]).eps)
-    again = prior.trainable_score(seeded(7), rank)  # another start, overwritten by the state
+    again = prior.trainable_score(seeded(7), rank)  # another initial copy, which the state overwrites
     again.load_state_dict(score.state_dict())
     assert torch.equal(again.predict(x_t, T, cond, cameras).eps, learned)
 

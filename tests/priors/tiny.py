@@ -1,4 +1,4 @@
-"""Tiny random pipelines of diffusers' real classes, some hundred thousand parameters each."""
+"""Tiny random pipelines of diffusers' real classes, with a few hundred thousand parameters each."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FAMILIES = ("sd", "sd v", "lcm", "sdxl", "sd3", "flux dev", "flux schnell", "if"
 
 
 def tiny_pipeline(family: str) -> Any:
-    """A pipeline of one of `FAMILIES`; the same weights at every call."""
+    """Return a pipeline of one of `FAMILIES`, with the same weights in every call."""
     torch.manual_seed(0)
     match family:
         case "sd" | "sd v":
@@ -104,7 +104,7 @@ def tiny_pipeline(family: str) -> Any:
 
 
 def unet(**changes: Any) -> UNet2DConditionModel:
-    """A latent U-Net for 8 x 8 latents of 4 channels."""
+    """Return a latent U-Net for 8 x 8 latents with 4 channels."""
     options: dict[str, Any] = {
         "sample_size": 8, "block_out_channels": (16, 32), "norm_num_groups": 8, "layers_per_block": 1,
         "cross_attention_dim": 32,
@@ -115,7 +115,7 @@ def unet(**changes: Any) -> UNet2DConditionModel:
 
 
 def vae(channels: int = 4) -> AutoencoderKL:
-    """Halves the size; with 16 channels, latents have SD3's and FLUX's shift."""
+    """Return an autoencoder that halves the size. With 16 channels, latents have the shift of SD3 and FLUX."""
     shift: dict[str, Any] = {"shift_factor": 0.0609, "scaling_factor": 1.5305, "use_quant_conv": False,
                              "use_post_quant_conv": False} if channels == 16 else {}  # fmt: skip
     return AutoencoderKL(
@@ -125,7 +125,7 @@ def vae(channels: int = 4) -> AutoencoderKL:
 
 
 def ddim(prediction_type: str) -> DDIMScheduler:
-    """Stable Diffusion's noise levels, sampled from the last one on."""
+    """Return a scheduler with Stable Diffusion's noise levels that samples from the last one down."""
     return DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type=prediction_type,
         clip_sample=False, set_alpha_to_one=True, timestep_spacing="trailing", steps_offset=1,
@@ -133,7 +133,7 @@ def ddim(prediction_type: str) -> DDIMScheduler:
 
 
 def clip(*, projected: bool = False) -> Any:
-    """A text encoder 32 wide."""
+    """Return a text encoder with 32 channels."""
     tokenizer = make_tokenizer(WORDS)
     config = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
@@ -144,7 +144,7 @@ def clip(*, projected: bool = False) -> Any:
 
 
 def t5(width: int) -> T5EncoderModel:
-    """A T5 encoder."""
+    """Return a T5 encoder."""
     config = T5Config(
         vocab_size=len(t5_tokenizer()), d_model=width, d_ff=37, d_kv=8, num_layers=2, num_heads=4,
         feed_forward_proj="gated-gelu",
@@ -153,6 +153,6 @@ def t5(width: int) -> T5EncoderModel:
 
 
 def t5_tokenizer(length: int = 512) -> T5TokenizerFast:
-    """Knows `WORDS`."""
+    """Return a tokenizer whose vocabulary is `WORDS`."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), *((f"▁{word}", -1.0) for word in WORDS), ("▁", -2.0)]
     return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=length)

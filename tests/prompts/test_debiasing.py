@@ -1,4 +1,4 @@
-"""Prompt debiasing with known probabilities, with a model made by hand, and with transformers' own reading of one."""
+"""Prompt debiasing with known probabilities, with a handmade model, and compared with transformers' own pipeline."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ WORDS = (
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A tiny random BERT on disk, whose opinions are strong."""
+    """A tiny random BERT on disk with strongly varying probabilities."""
     vocabulary = tmp_path / "words.txt"
     vocabulary.write_text("\n".join(WORDS.split()))
     BertTokenizerFast(str(vocabulary)).save_pretrained(tmp_path / "bert")
@@ -36,7 +36,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def known(table: dict[str, Sequence[float]], otherwise: Sequence[float]):
-    """Probabilities by a word that the prompt lacks."""
+    """Return a function that looks up probabilities by the word that is missing from a prompt."""
 
     def probabilities(prompts: Sequence[str]) -> Tensor:
         rows = [next((p for word, p in table.items() if word not in prompt.split()), otherwise) for prompt in prompts]
@@ -45,7 +45,7 @@ def known(table: dict[str, Sequence[float]], otherwise: Sequence[float]):
     return probabilities
 
 
-def test_words_that_contradict_a_view_leave_its_text():
+def test_words_that_contradict_a_view_are_removed_from_its_text():
     # Without "smiling" the back is twice as probable: 0.1 / ((0.1 + 0.2) / 2) = 0.67 is below 0.95.
     probabilities = known({"smiling": [0.5, 0.2, 0.2, 0.1]}, [0.6, 0.2, 0.1, 0.1])
     assert debiased("a smiling dog", VIEWS, probabilities) == [
@@ -68,7 +68,7 @@ def test_a_text_is_never_emptied():
     assert debiased("dog", VIEWS, probabilities) == ["dog"] * 4
 
 
-def test_repeated_words_are_told_apart():
+def test_repeated_words_are_treated_separately():
     seen: list[str] = []
 
     def probabilities(prompts: Sequence[str]) -> Tensor:
@@ -79,8 +79,8 @@ def test_repeated_words_are_told_apart():
     assert seen == ["red dog red", "dog red", "red red", "red dog"]
 
 
-def test_probabilities_are_those_of_a_model_made_by_hand(folder: Path):
-    # With a head that has nothing but its bias, logits are the bias, whatever the sentence.
+def test_probabilities_of_a_handmade_model(folder: Path):
+    # A head with only a bias gives the same logits for every sentence.
     model = BertForMaskedLM.from_pretrained(folder)
     bias = torch.linspace(-3, 2, model.config.vocab_size)
     with torch.no_grad():
@@ -93,7 +93,7 @@ def test_probabilities_are_those_of_a_model_made_by_hand(folder: Path):
     torch.testing.assert_close(got, (views.exp() / views.exp().sum()).expand(2, 4))
 
 
-def test_it_reads_a_model_as_transformers_does(folder: Path):
+def test_probabilities_agree_with_transformers(folder: Path):
     prompt = "a smiling red dog with big eyes"
     words = prompt.split()
     fill = pipeline("fill-mask", model=str(folder), tokenizer=str(folder))
@@ -111,30 +111,30 @@ def test_it_reads_a_model_as_transformers_does(folder: Path):
     torch.testing.assert_close(mine(prompts), probabilities(prompts), atol=1e-5, rtol=1e-4)
     texts = debiased(prompt, VIEWS, mine)
     assert texts == debiased(prompt, VIEWS, probabilities)
-    assert len(set(texts)) > 1  # its opinions are strong enough to drop something
+    assert len(set(texts)) > 1  # its probabilities vary enough to drop a word
 
 
-class Listener(GaussianPrior):
-    """Notes what the text encoder is asked."""
+class RecordingPrior(GaussianPrior):
+    """Records the texts that it encodes."""
 
     def encode_text(self, prompts: Sequence[str]):
-        self.asked = list(prompts)
+        self.texts = list(prompts)
         return super().encode_text(["" for _ in prompts])
 
 
-def test_the_setting_changes_the_texts_of_views_alone(folder: Path):
-    prior = Listener({"": Gaussian(0.0, 1.0)})
+def test_the_setting_changes_only_the_texts_of_views(folder: Path):
+    prior = RecordingPrior({"": Gaussian(0.0, 1.0)})
     prompt = "a smiling red dog with big eyes"
     encode_prompt(prior, prompt, PromptConfig())
-    plain = prior.asked
+    plain = prior.texts
     encoded = encode_prompt(prior, prompt, PromptConfig(debias=str(folder)))
     expected = debiased(prompt, VIEWS, MaskedLanguageModel(str(folder), VIEWS))
-    assert prior.asked == [*(f"{text}, {view} view" for text, view in zip(expected, VIEWS, strict=True)), *plain[4:]]
+    assert prior.texts == [*(f"{text}, {view} view" for text, view in zip(expected, VIEWS, strict=True)), *plain[4:]]
     assert plain[:4] == [f"{prompt}, {view} view" for view in VIEWS]
     assert len(encoded.of_views(orbit([0.0, 90.0, 180.0]))) == 3
 
 
-def test_errors_are_one_line_that_says_what_to_do(folder: Path, tmp_path: Path):
+def test_errors_are_one_line_that_names_the_cure(folder: Path, tmp_path: Path):
     (tmp_path / "empty").mkdir()
     for source, hint in ((str(tmp_path / "empty"), "check the folder"), ("nobody/no-such-model", "check the id")):
         with pytest.raises(PriorError, match=hint) as caught:

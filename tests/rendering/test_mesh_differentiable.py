@@ -379,7 +379,7 @@ class TestEdges:
             assert edges.starts.tolist() == [0]
             assert edges.corners.shape == (0,)
 
-    def test_the_kept_answer_is_not_that_of_changed_faces(self) -> None:
+    def test_the_cached_edges_are_not_used_for_changed_faces(self) -> None:
         faces = torch.tensor([[0, 1, 2]])
         assert mesh_edges(faces, 4) is mesh_edges(faces, 4)
         assert mesh_edges(faces, 4).vertices.tolist() == [[0, 1], [0, 2], [1, 2]]

@@ -193,7 +193,7 @@ class TestConventions:
 class TestHardTriangles:
     cameras = orbit([0.0], 0.0, size=32)
 
-    def test_triangles_behind_or_across_the_near_plane_do_no_harm(self):
+    def test_triangles_behind_or_across_the_near_plane_are_ignored(self):
         ball = sphere(2)
         clean = rasterize(ball.vertices, ball.faces, ball.vertices, self.cameras)
         behind = [[-1, -1, 3], [1, -1, 3], [0, 1, 4]]
@@ -206,7 +206,7 @@ class TestHardTriangles:
         assert np.array_equal(hits.face, clean.face)
         assert np.array_equal(hits.depth, clean.depth)
 
-    def test_a_vertex_before_the_near_plane_takes_its_faces_along(self):
+    def test_a_vertex_before_the_near_plane_removes_its_faces(self):
         triangle = np.array([[-0.3, -0.3, 1.8], [0.3, -0.3, 0], [0, 0.3, 0]], np.float32)  # the camera is at z = 2.1
         for near, covered in ((0.2, True), (0.4, False)):
             hits = rasterize(triangle, np.array([[0, 1, 2]], np.int32), triangle, self.cameras, near=near)

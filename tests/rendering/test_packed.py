@@ -107,7 +107,7 @@ def test_march_kernel_equals_the_reference(jittered: bool, occupied: str) -> Non
     assert_within_rounding(ours, partial(marched, march_reference), origins, directions)
 
 
-def test_samples_lie_where_the_occupancy_says() -> None:
+def test_samples_are_in_occupied_cells() -> None:
     origins, directions = rays()
     occupancy = random_occupancy()._replace(solid=torch.zeros(10, 10, 10))
     every, some = (march(origins, directions, o, samples=24) for o in (None, occupancy))
@@ -279,7 +279,7 @@ def test_a_full_grid_renders_as_the_dense_renderer_does(jittered: bool) -> None:
     assert_within_rounding(ours, partial(with_gradient, False), grid, origins, directions)
 
 
-def test_empty_cells_are_the_dense_renderers() -> None:
+def test_empty_cells_agree_with_the_dense_renderer() -> None:
     grid, (origins, directions) = ball_grid(), rays()
     occupancy = occupancy_of(grid[..., 0], 0.5)
 
@@ -368,7 +368,7 @@ def test_nan_shows() -> None:
     assert out.alpha.isnan().sum() == 1
 
 
-def test_what_does_not_fit() -> None:
+def test_wrong_inputs_are_refused() -> None:
     origins, directions = rays(4, 1)
     samples = march(origins, directions, None, samples=8)
     n = len(samples.t)

@@ -69,7 +69,7 @@ class TestLambert:
         torch.testing.assert_close(lambert(color, normal, light), expected)
         torch.testing.assert_close(textureless(normal, light, 0.3, 0.5)[0, 0, :, 0], torch.tensor([0.8, 0.7, 0.3]))
 
-    def test_a_light_at_the_camera_shines_on_what_faces_it(self) -> None:
+    def test_a_light_at_the_camera_lights_surfaces_that_face_it(self) -> None:
         cameras = orbit([0.0, 90.0], 30.0)
         points = torch.zeros(2, 1, 1, 3)
         to_light = from_points(points, cameras.position())
@@ -100,7 +100,7 @@ class TestNormalColors:
         normal = torch.tensor([[[[1.0, 0, 0], [0, -1, 0]]]])
         torch.testing.assert_close(normal_colors(normal)[0, 0], torch.tensor([[1.0, 0.5, 0.5], [0.5, 0.0, 0.5]]))
 
-    def test_what_faces_a_camera_is_light_blue_in_its_frame(self) -> None:
+    def test_surfaces_that_face_a_camera_are_light_blue_in_its_frame(self) -> None:
         cameras = orbit([0.0, 77.0, 200.0], torch.tensor([0.0, 45.0, -20.0]))
         normal = (cameras.position() / cameras.distance[:, None])[:, None, None]
         torch.testing.assert_close(normal_colors(normal, cameras), torch.tensor([0.5, 0.5, 1.0]).expand(3, 1, 1, 3))

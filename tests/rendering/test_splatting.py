@@ -107,7 +107,7 @@ def test_any_number_of_channels(channels: int) -> None:
     assert_same(gaussians, orbit([45.0], size=24), render_mode="RGB+D")
 
 
-def test_opaque_crowds_stop_early_alike() -> None:
+def test_opaque_clouds_stop_early_like_the_reference() -> None:
     gaussians = cloud(400, 5, size=0.15)
     gaussians[3] = torch.full((400,), 0.9995)  # clipped to 0.999: pixels end after a few
     out, gradients = pictures_and_gradients(rasterization, gaussians, orbit([0.0], size=32))
@@ -270,7 +270,7 @@ def test_threads_change_nothing() -> None:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-def test_gaussians_in_lanes_of_their_own() -> None:
+def test_results_do_not_depend_on_vector_lanes() -> None:
     """Kernels take eight Gaussians at a time, but results do not depend on how many Gaussians there are."""
     gaussians, cameras = cloud(21, 15), orbit([0.0, 130.0], size=24)
     every = draw(rasterization, gaussians, cameras).meta
@@ -292,7 +292,7 @@ def test_renders_are_differentiated_in_any_order() -> None:
             assert all(torch.equal(a, b) for a, b in zip(now, before, strict=True))
 
 
-def test_the_gradient_of_the_places_in_the_picture_is_kept() -> None:
+def test_the_gradient_of_positions_in_the_picture_is_kept() -> None:
     leaves = [tensor.requires_grad_() for tensor in cloud(50, 12)]
     out = draw(rasterization, leaves, orbit([0.0, 90.0], size=24))
     out.meta["means2d"].retain_grad()
@@ -336,7 +336,7 @@ def test_broken_values_never_crash(seed: int, broken: float, which: int) -> None
     ],
     ids=["quats", "opacities", "colors"],
 )
-def test_shapes_that_do_not_fit(index: int, value: Tensor, message: str) -> None:
+def test_wrong_shapes_of_inputs_are_refused(index: int, value: Tensor, message: str) -> None:
     gaussians = cloud(5)
     gaussians[index] = value
     with pytest.raises(ValueError, match=message):

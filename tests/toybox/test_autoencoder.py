@@ -31,7 +31,7 @@ def test_the_first_channels_are_mean_colours() -> None:
     torch.testing.assert_close(latents[:, :3], 1.5 * nn.functional.avg_pool2d(x, 4), atol=1e-5, rtol=1e-5)
 
 
-def test_no_linear_map_of_as_many_channels_loses_less_of_what_the_means_leave() -> None:
+def test_no_linear_map_with_as_many_channels_loses_less_besides_the_means() -> None:
     pictures = toybox_pictures()
     patches = nn.functional.unfold(autoencoder.to_input(pictures), 4, stride=4).transpose(1, 2).reshape(-1, 48)
     means = patches.reshape(-1, 3, 16).mean(dim=-1).repeat_interleave(16, dim=1)
@@ -49,10 +49,10 @@ def test_details_vary_less_than_colours() -> None:
     latents = autoencoder.make_autoencoder(pictures).encode(autoencoder.to_input(pictures), return_dict=False)[0]
     deviations = latents.std(dim=(0, 2, 3))
     assert deviations[:3].min() > deviations[3:].max()
-    assert deviations[3:].min() > 0.15  # and are not lost
+    assert deviations[3:].min() > 0.15  # but not too little
 
 
-def test_training_leaves_the_encoder_alone() -> None:
+def test_training_does_not_change_the_encoder() -> None:
     model = autoencoder.make_autoencoder(PICTURES)
     autoencoder.train_step(model, autoencoder.to_input(PICTURES), torch.Generator().manual_seed(0)).backward()
     assert all(p.grad is None for p in model.encoder.parameters())

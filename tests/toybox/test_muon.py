@@ -43,13 +43,13 @@ def test_first_step_by_hand() -> None:
     before, gradient = weight.detach().clone(), matrix(40, 90, seed=1).float()
     weight.grad = gradient
     Muon([weight], lr=0.1, momentum=0.95, weight_decay=0.5).step()
-    expected = before * 0.95 - 0.1 * 0.2 * 90**0.5 * orthogonalised(gradient)  # the direction has no length
+    expected = before * 0.95 - 0.1 * 0.2 * 90**0.5 * orthogonalised(gradient)  # a direction, without its length
     torch.testing.assert_close(weight.detach(), expected, rtol=1e-4, atol=1e-5)
     assert (weight.detach() - before * 0.95).square().mean().sqrt() == pytest.approx(0.1 * 0.2, rel=0.2)
 
 
 def test_rare_directions_learn_as_fast_as_common_ones() -> None:
-    # One direction's gradient is a hundred times the other's: SGD's first step on them would differ as much.
+    # One direction's gradient is a hundred times the other's, and so would be the first steps of SGD.
     u, v = torch.linalg.qr(matrix(40, 2))[0], torch.linalg.qr(matrix(90, 2, seed=1))[0]
     weight = nn.Parameter(torch.zeros(40, 90, dtype=torch.float64))
     weight.grad = u @ torch.diag(torch.tensor([1.0, 0.01], dtype=torch.float64)) @ v.T

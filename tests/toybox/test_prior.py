@@ -1,4 +1,4 @@
-"""The shipped prior: the scorer, which never saw a picture of it, reads its samples."""
+"""The embedded prior: the scorer, which was not trained on its pictures, recognises its samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A prior that knows pictures of one colour, whatever the prompt: exact, and loaded from no file."""
+"""An exact prior of pictures of one colour, whatever the prompt. It needs no files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class OneColorConfig(PriorConfig):
 
 
 class OneColorPrior(GaussianPrior):
-    """Pictures of the colour, of any colour for the empty prompt. x is the picture itself."""
+    """A prior of pictures of one colour, or of any colour for the empty prompt. x is the picture itself."""
 
     def __init__(self, config: OneColorConfig, device: torch.device | str) -> None:
         mean = torch.tensor(config.color)[:, None, None].expand(3, config.size, config.size)
@@ -38,5 +38,5 @@ class OneColorPrior(GaussianPrior):
         super().__init__(known, (3, config.size, config.size), device=device)
 
     def encode_text(self, prompts: Sequence[str]) -> Conditioning:
-        """Embeddings of B prompts: every prompt but the empty one is the colour."""
+        """Return embeddings of B prompts: every prompt except the empty one means the colour."""
         return super().encode_text(["color" if prompt else "" for prompt in prompts])

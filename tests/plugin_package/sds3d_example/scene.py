@@ -1,4 +1,4 @@
-"""A voxel grid whose left and right sides are alike: for chairs, cars and animals."""
+"""A voxel grid that is mirror-symmetric from left to right, for chairs, cars and animals."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class MirroredScene(Scene):
 
     def whole(self) -> Tensor:
         """Both halves of the values, (N, N, N, 4)."""
-        other = self.values if self.config.resolution % 2 == 0 else self.values[1:]  # the middle is there once
+        other = self.values if self.config.resolution % 2 == 0 else self.values[1:]  # both halves share the middle
         return torch.cat([other.flip(0), self.values])
 
     def grid(self) -> Tensor:
