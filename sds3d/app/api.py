@@ -9,11 +9,13 @@ from typing import Any, Literal
 import gradio as gr
 from gradio.exceptions import Error
 
+from sds3d.app import estimates
 from sds3d.app.studio import Studio, files, one_line, served_copy
 from sds3d.app.tab_create import checked_seed
 from sds3d.config import ConfigError, parse_override
 from sds3d.files import RunError
 from sds3d.jobs import queue
+from sds3d.jobs.queue import Wait
 
 ENDPOINTS = ("generate", "status", "files", "stop", "resume")
 
@@ -41,18 +43,22 @@ def lay_out(studio: Studio) -> None:
 
     def status(run: str) -> dict[str, Any]:
         """Progress of a run: status ("queued", "starting", "running", "exporting", "paused", "cancelled", "failed",
-        "done", "stopped" or "new"), step, total, seconds_left (0 if unknown), error, and position: the number of runs
-        before it in the queue."""
+        "done", "stopped" or "new"), step, total, error, position: the number of runs before it in the queue,
+        starts_in: seconds until it starts, and seconds_left: from its start or from now until it is done, its export
+        included. Both are estimates, and 0 if unknown."""
         with _reported(studio):
             found = studio.open(run)
-            progress = queue.progress(found)
+            progress = estimates.planned(studio, found, queue.progress(found))
+            ahead = estimates.wait(studio, found) if progress.status == "queued" else Wait(0, 0.0)
+            left = estimates.seconds_left(progress, estimates.cost_of(studio, found)) if progress.active else 0.0
             return {
                 "status": progress.status,
                 "step": progress.step,
                 "total": progress.total,
-                "seconds_left": progress.seconds_left,
+                "seconds_left": round(left, 1),
+                "starts_in": round(ahead.seconds, 1),
                 "error": studio.redacted(progress.error),
-                "position": studio.place(found) if progress.status == "queued" else 0,
+                "position": ahead.place,
             }
 
     def exports(run: str) -> list[dict[str, Any]]:

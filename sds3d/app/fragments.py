@@ -14,7 +14,7 @@ from PIL import Image
 from sds3d.app.charts import chart
 from sds3d.config import nearest
 from sds3d.console import duration
-from sds3d.jobs.queue import Progress
+from sds3d.jobs.queue import Progress, Wait
 from sds3d.run.folder import Run
 from sds3d.toybox.captions import unknown_words
 from sds3d.toybox.world import ACCENT_PART, CATEGORIES, COLORS
@@ -85,25 +85,37 @@ def known_objects() -> str:
     return f"{', '.join(first)} and {last}, in {', '.join(colors)} and {color}"
 
 
-def status(prompt: str, progress: Progress, before: int = 0, request: str | None = None) -> str:
+def status(
+    prompt: str,
+    progress: Progress,
+    share: float,
+    seconds_left: float = 0.0,
+    before: Wait | None = None,
+    request: str | None = None,
+) -> str:
     """Return the progress bar with step, total, speed and time left, or the end of the run.
 
-    before: number of runs before it in the queue. request: the pending request, "pause" or "cancel".
+    share: part of the run's time that is over, 0 to 1. seconds_left: 0 if unknown. before: what is ahead of a queued
+    run. request: the pending request, "pause" or "cancel".
     """
+    kind = progress.status
     at = f"step {progress.step} of {progress.total}"
     left, right = f"{LABELS[progress.status].capitalize()} at {at}", "Resume continues from there."
     match progress.status:
-        case "queued":
-            left, right = f"Waiting: {ordinal(before + 1)} in the queue" if before else "Waiting to start …", prompt
+        case "queued" if before and before.place:
+            left = f"Waiting for its turn: {ordinal(before.place + 1)} in the queue"
+            right = f"starts in {about(before.seconds)}" if before.seconds else prompt
         case "starting" | "running" if request:
             left, right = f"{'Pausing' if request == 'pause' else 'Cancelling'} after the current step …", at
-        case "starting":
-            left, right = "Loading the prior …", prompt
+        case "queued" | "starting":
+            kind = "starting"
+            left, right = "Loading the prior …", f"{about(seconds_left)} in all" if seconds_left else prompt
         case "running":
             left = f"Step {progress.step} of {progress.total}"
-            right = f"{progress.seconds_per_step:.2f} s per step · {duration(progress.seconds_left)} left"
+            speed = [f"{progress.seconds_per_step:.2f} s per step"] if progress.seconds_per_step else []
+            right = " · ".join([*speed, f"{about(seconds_left)} left"] if seconds_left else speed)
         case "exporting":
-            left, right = "Writing the exports …", at
+            left, right = "Writing the files …", f"{about(seconds_left)} left" if seconds_left else at
         case "done":
             left, right = f"Finished: {prompt}", f"{progress.total} steps"
         case "new":
@@ -113,18 +125,34 @@ def status(prompt: str, progress: Progress, before: int = 0, request: str | None
         case _:
             pass
     return (
-        f'<div class="sds-progress {progress.status}" data-status="{progress.status}" data-step="{progress.step}">'
-        f'<div class="line"><b>{escape(left)}</b><span>{escape(right)}</span></div>{bar(progress)}</div>'
+        f'<div class="sds-progress {kind}" data-status="{progress.status}" data-step="{progress.step}">'
+        f'<div class="line"><b>{escape(left)}</b><span>{escape(right)}</span></div>{bar(share)}</div>'
     )
 
 
-def bar(progress: Progress) -> str:
-    """Return the bar of a run's progress."""
-    share = 100 if progress.status == "done" else 100 * progress.step / max(progress.total, 1)
+def bar(share: float) -> str:
+    """Return a progress bar. share: 0 to 1."""
     return (
-        f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="{progress.total}"'
-        f' aria-valuenow="{progress.step}"><i style="width:{min(share, 100):.1f}%"></i></div>'
+        '<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100"'
+        f' aria-valuenow="{100 * share:.0f}"><i style="width:{100 * share:.1f}%"></i></div>'
     )
+
+
+def about(seconds: float) -> str:
+    """Return an estimated duration in round numbers: "about 50 s", "about 3 min"."""
+    if seconds < 10:
+        return "a few seconds"
+    return f"about {duration(5 * round(seconds / 5))}"
+
+
+def plan(seconds: float, wait: Wait) -> str:
+    """Return how long a new run would take and wait, as a line. seconds: 0 if unknown."""
+    takes = f"Takes {about(seconds)}" if seconds else "How long it takes is not known yet"
+    if not wait.place:
+        return f'<p class="sds-plan">{takes}; starts at once.</p>'
+    ahead = f"{wait.place} run{'s' if wait.place > 1 else ''} ahead"
+    start = f", starts in {about(wait.seconds)}" if wait.seconds else ""
+    return f'<p class="sds-plan">{takes}; {ahead}{start}.</p>'
 
 
 def ordinal(n: int) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from sds3d.app import fragments, result_panel
+from sds3d.app import estimates, fragments, result_panel
 from sds3d.app.recipes import recipe
 from sds3d.app.result_panel import ResultPanel, Updates
 from sds3d.app.studio import Studio
@@ -118,9 +118,11 @@ class RunPanel:
     def _changed(self, run: Run, shown: str) -> Updates:
         """Like `show`. Raises RunError, ConfigError, OSError if the run cannot be read."""
         progress = queue.progress(run)
-        prompt = recipe(self.studio, run).config.prompt
-        before = self.studio.place(run) if progress.status == "queued" else 0
-        updates: Updates = {self.status: block(fragments.status(prompt, progress, before, run.requested()))}
+        prompt, cost = recipe(self.studio, run).config.prompt, estimates.cost_of(self.studio, run)
+        planned = estimates.planned(self.studio, run, progress)
+        left, share = estimates.seconds_left(planned, cost), estimates.share_done(planned, cost)
+        before = estimates.wait(self.studio, run) if progress.status == "queued" else None
+        updates: Updates = {self.status: block(fragments.status(prompt, planned, share, left, before, run.requested()))}
         picture = run.previews / "latest.png"
         drawn = picture.stat().st_mtime_ns if picture.exists() else 0
         now = f"{progress.status} {drawn} {progress.step // max(progress.total // 100, 1)}"

@@ -120,18 +120,6 @@ class Studio:
         queue.enqueue(run)
         ensure_workers(self.root)
 
-    def place(self, run: Run) -> int:
-        """Return how many runs are before a queued one, including those that are running."""
-        names, before = [], 0
-        runs = queue.runs_in(self.root)
-        for other in runs:
-            try:
-                before += other.state.status == "running"
-            except RunError:
-                continue
-        names = [other.folder.name for other in queue.waiting(runs)]
-        return before + (names.index(run.folder.name) if run.folder.name in names else 0)
-
     def delete(self, run: Run) -> None:
         """Delete a run's folder. Raises RunError if it is running or queued, and OSError."""
         try:

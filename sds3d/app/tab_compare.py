@@ -12,13 +12,13 @@ import gradio as gr
 
 from sds3d.app import fragments
 from sds3d.app.edits import leaves_of, text_of
+from sds3d.app.estimates import seconds_left
 from sds3d.app.result_panel import Updates, address, measures
 from sds3d.app.run_panel import POLL, QUIET, block
 from sds3d.app.studio import Studio, files, one_line
 from sds3d.app.tab_create import EXAMPLES, checked_seed
 from sds3d.app.tab_library import RunCard, card_of
 from sds3d.config import ConfigError
-from sds3d.console import duration
 from sds3d.files import RunError
 from sds3d.run.folder import Run
 
@@ -162,7 +162,7 @@ def _section(title: str, rows: Sequence[tuple[str, list[str]]], columns: int) ->
 
 def _column(e: RunCard) -> str:
     status = fragments.LABELS[e.status]
-    bar = fragments.bar(e.progress) if e.progress else ""
+    bar = fragments.bar(e.share) if e.progress else ""
     kind = e.progress.status if e.progress else "failed"
     return (
         f'<article data-run="{escape(e.name, quote=True)}" data-state="{e.status}">{_moving(e)}'
@@ -176,7 +176,8 @@ def _left(e: RunCard) -> str:
     p = e.progress
     if p is None or p.status != "running":
         return ""
-    return f"step {p.step} of {p.total}" + (f" · {duration(p.seconds_left)} left" if p.seconds_left else "")
+    left = seconds_left(p, e.cost)
+    return f"step {p.step} of {p.total}" + (f" · {fragments.about(left)} left" if left else "")
 
 
 def _moving(e: RunCard) -> str:

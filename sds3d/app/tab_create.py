@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from sds3d.app import fragments, settings_form
+from sds3d.app import estimates, fragments, settings_form
 from sds3d.app.edits import Edits, choices_of, leaves_of, nested
 from sds3d.app.recipes import recipe
 from sds3d.app.result_panel import Updates
@@ -18,6 +18,7 @@ from sds3d.app.run_panel import QUIET, RunPanel, block
 from sds3d.app.studio import MAX_SEED, OWNERS_ONLY, Studio, one_line
 from sds3d.config import ConfigError
 from sds3d.files import RunError
+from sds3d.run.config import total_steps
 from sds3d.run.folder import Run
 from sds3d.run.settings import Setting
 
@@ -30,6 +31,7 @@ EXAMPLES = (
     "a red mushroom with a white stem",
 )
 DEFAULT_PRESET = "toybox"
+REPLAN = 5.0  # seconds between looks at the queue
 
 # Gradio's dropdowns send each choice twice. Processed at the same time, both would change the draft, and the settings
 # would be rebuilt a second time, possibly while the visitor opens a section.
@@ -70,6 +72,8 @@ class CreateTab:
     draft: gr.State
     seed: gr.Number
     generate: gr.Button
+    plan: gr.HTML
+    clock: gr.Timer
 
     @property
     def outputs(self) -> list[Any]:
@@ -116,6 +120,7 @@ def lay_out(studio: Studio) -> CreateTab:
             hint = gr.HTML(visible=False)
             # Enabled when the form is complete; before that, the page would submit other values than it shows.
             generate = gr.Button("Generate", variant="primary", size="lg", interactive=False, elem_id="generate")
+            plan = gr.HTML(elem_id="plan")
             preset = gr.Dropdown(
                 list(presets),
                 value=DEFAULT_PRESET,
@@ -130,7 +135,7 @@ def lay_out(studio: Studio) -> CreateTab:
             settings = gr.Column(elem_id="settings")
         with gr.Column(scale=3, min_width=320):
             live = RunPanel.lay_out(studio)
-    create = CreateTab(studio, live, prompt, hint, preset, draft, seed, generate)
+    create = CreateTab(studio, live, prompt, hint, preset, draft, seed, generate, plan, gr.Timer(REPLAN))
     with settings:
         _settings(create)
     _wire(create, new)
@@ -207,12 +212,19 @@ def _settings(create: CreateTab) -> None:
             unfolded = draft.unfolded if chosen.key in settings_form.PROMINENT else chosen.section
             return Draft.of(draft.preset, consistent(now, edits), unfolded)
 
+        def plan(steps: float | None) -> str:
+            config = full.model_copy(update={"steps": int(steps or full.steps)})
+            cost = estimates.expected(studio, draft.preset, edits, config)
+            return fragments.plan(cost.seconds(total_steps(config)), estimates.wait(studio))
+
         given = [create.prompt, create.preset, create.seed, *widgets]
         gr.on([create.generate.click, create.prompt.submit], submit, given, live.outputs, trigger_mode="once", **QUIET)
         for setting, widget in zip(settings, widgets, strict=True):
             if setting.is_choice:
                 widget.input(partial(rechoose, setting), widgets, create.draft, **ONE_BY_ONE)  # type: ignore[attr-defined]
-        gr.on(None, lambda: gr.Button(interactive=True), None, create.generate, **QUIET)
+        steps = widgets[[setting.key for setting in settings].index("steps")]
+        gr.on([create.clock.tick, steps.change], plan, steps, create.plan, trigger_mode="always_last", **QUIET)  # type: ignore[attr-defined]
+        gr.on(None, lambda n: (gr.Button(interactive=True), plan(n)), steps, [create.generate, create.plan], **QUIET)
 
 
 def consistent(now: Edits, before: Edits) -> Edits:

@@ -13,6 +13,7 @@ import gradio as gr
 
 from sds3d.app import fragments
 from sds3d.app.edits import in_one_line
+from sds3d.app.estimates import UNKNOWN, Cost, cost_of, planned, share_done
 from sds3d.app.recipes import Recipe, recipe
 from sds3d.app.result_panel import Updates
 from sds3d.app.run_panel import QUIET, RESUMABLE, STOPPABLE, block
@@ -41,12 +42,13 @@ trigger('select', {action: button.dataset.action, run: button.dataset.run}); });
 
 @dataclass(frozen=True)
 class RunCard:
-    """A run in the library. recipe: None if its settings cannot be read."""
+    """A run in the library. recipe: None if its settings cannot be read. cost: its expected times."""
 
     run: Run
     progress: Progress | None
     recipe: Recipe | None
     changed: float
+    cost: Cost = UNKNOWN
 
     @property
     def name(self) -> str:
@@ -64,6 +66,11 @@ class RunCard:
         return self.recipe.config.prompt if self.recipe else self.name
 
     @property
+    def share(self) -> float:
+        """Share of the run's time that is over, 0 to 1."""
+        return share_done(self.progress, self.cost) if self.progress else 0.0
+
+    @property
     def about(self) -> str:
         """Preset, seed and differences from the preset, in one line."""
         if self.recipe is None:
@@ -77,7 +84,8 @@ def card_of(studio: Studio, run: Run) -> RunCard:
     try:
         state = run.folder / "state.json"
         changed = (state if state.exists() else run.config_path).stat().st_mtime
-        return RunCard(run, queue.progress(run), recipe(studio, run), changed)
+        progress, made = planned(studio, run, queue.progress(run)), recipe(studio, run)
+        return RunCard(run, progress, made, changed, cost_of(studio, run))
     except (RunError, ConfigError, OSError):
         return RunCard(run, None, None, 0.0)
 
@@ -184,7 +192,7 @@ def _card(e: RunCard) -> str:
         confirm = escape(f"Delete “{e.title[:80]}” ({e.name}) and all its files? This cannot be undone.", quote=True)
         actions.append(_action("Delete", "delete", name, "delete", f' data-confirm="{confirm}"'))
     going = e.progress is not None and e.progress.active
-    progress = fragments.bar(e.progress) if going and e.progress else ""
+    progress = fragments.bar(e.share) if going else ""
     return (
         f'<article class="sds-card" data-run="{name}" data-state="{e.status}">'
         f'<button class="picture" data-action="open" data-run="{name}" aria-label="Open {title}">'

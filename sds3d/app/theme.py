@@ -64,8 +64,11 @@ CSS = """
 .sds-progress.done .bar i { background: #16a34a; }
 .sds-progress.failed .bar i, .sds-progress.stopped .bar i { background: #dc2626; }
 .sds-progress.cancelled .bar i, .sds-progress.paused .bar i { background: #94a3b8; }
-.sds-progress.starting .bar i { width: 100% !important; background: linear-gradient(90deg, transparent, #818cf8,
-                       transparent); animation: sds-slide 1.4s linear infinite; }
+.sds-progress.starting .bar::after { content: ""; display: block; height: 100%;
+                       animation: sds-slide 1.4s linear infinite;
+                       background: linear-gradient(90deg, transparent, #818cf8, transparent); }
+.sds-progress.starting .bar i { display: none; }
+.sds-plan { margin: 0; font-size: .85rem; color: var(--body-text-color-subdued); }
 @keyframes sds-slide { from { transform: translateX(-100%); } to { transform: translateX(100%); } }
 
 .sds-views { display: grid; grid-template-columns: repeat(4, 1fr); gap: 6px; }
@@ -147,5 +150,6 @@ CSS = """
                       overflow-wrap: anywhere; }
 @media (max-width: 640px) { .sds-views { gap: 4px; } .sds-empty { min-height: 12rem; }
                             .sds-columns { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
-@media (prefers-reduced-motion: reduce) { .bar i, .sds-turning { animation: none !important; transition: none; } }
+@media (prefers-reduced-motion: reduce) { .bar i, .bar::after, .sds-turning { animation: none !important;
+                                          transition: none; } }
 """

@@ -16,6 +16,10 @@ from sds3d.geometry.triangles import ColorFn
 from sds3d.geometry.uv_atlas import bake
 
 
+def silent(share: float) -> None:
+    """Report no progress."""
+
+
 def write_exports(
     folder: Path,
     mesh: Mesh | None,
@@ -29,6 +33,7 @@ def write_exports(
     texture_size: int = 1024,
     size: int = 256,
     frames: int = 60,
+    report: Callable[[float], object] = silent,
 ) -> dict[str, Path]:
     """Write an asset in some formats, with its pictures `contact_sheet.png` and `turntable.mp4`.
 
@@ -40,7 +45,7 @@ def write_exports(
     color_fn: colours of surface points, sharper than vertex colours, to bake from.
     splats: Gaussians for the formats of splats.
     title: of the contact sheet, `name` if empty. size: pixels of the video and of the sheet's pictures. frames: of one
-        turn, shown at 30 per second.
+        turn, shown at 30 per second. report: called with the share that is done, 0 to 1.
 
     Returns the paths by file name. A file is written completely or not at all. Raises ValueError for a format of splats
     without splats, ImportError for `usdz` without usd-core, and OSError, which names the folder, if the disk is full.
@@ -50,11 +55,14 @@ def write_exports(
     if mesh is None:
         formats = [f for f in formats if export_format(f).holds is Splats]
     files = asset_files(formats, name, mesh, splats, color_fn=color_fn, texture_size=texture_size)
+    report(0.5)  # the shares are those of a field on a CPU
     azimuths = turntable(8, size=size)
     headings = [f"{azimuth:.0f}°" for azimuth in azimuths.azimuth.tolist()]
     sheet = contact_sheet([("", render(azimuths))], headings, title or name, size=min(size, 192))
     files["contact_sheet.png"] = png(sheet)
+    report(0.6)
     files["turntable.mp4"] = turntable_mp4(render(turntable(frames, size=size)), fps=30)
+    report(0.95)
     return {file: write_atomically(folder / file, data) for file, data in files.items()}
 
 

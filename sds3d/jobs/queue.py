@@ -27,13 +27,18 @@ RECENT = 20  # steps; their median is the speed that is shown
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a run: steps done and planned, seconds per step (0 if unknown), and the error of a failed run."""
+    """Progress of a run.
+
+    step, total: steps done and planned. seconds_per_step: 0 if unknown; the run's first step, which also compiles,
+    does not count. error: of a failed run. exported: share of the export that is done, 0 to 1.
+    """
 
     status: LiveStatus
     step: int
     total: int
     seconds_per_step: float = 0.0
     error: str = ""
+    exported: float = 0.0
 
     @property
     def active(self) -> bool:
@@ -44,6 +49,14 @@ class Progress:
     def seconds_left(self) -> float:
         """Time left for the optimisation at the recent speed; 0 if unknown."""
         return self.seconds_per_step * max(self.total - self.step, 0)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """What is ahead of a queued run. place: runs before it. seconds: until it starts; 0 if unknown."""
+
+    place: int
+    seconds: float
 
 
 def enqueue(run: Run) -> None:
@@ -123,14 +136,15 @@ def progress(run: Run) -> Progress:
         return Progress(state.status, state.step, state.total, error=state.error)
     events = run.last_events(RECENT)
     step = max(state.step, int(events[-1]["step"])) if events else state.step
-    speed = statistics.median(float(event["seconds"]) for event in events) if events else 0.0
+    seconds = [float(event["seconds"]) for event in events if int(event["step"]) > 1]
+    speed = statistics.median(seconds) if seconds else 0.0
     if not run.busy():
         state = run.state  # it may have ended in the meantime
         if state.status != "running":
             return Progress(state.status, state.step, state.total, error=state.error)
         return Progress("stopped", step, state.total, error="its process died")
     status: LiveStatus = "starting" if not events else "exporting" if step >= state.total else "running"
-    return Progress(status, step, state.total, speed)
+    return Progress(status, step, state.total, speed, exported=state.exported)
 
 
 def runs_in(root: Path, names: Iterable[str] | None = None) -> list[Run]:

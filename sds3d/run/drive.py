@@ -178,8 +178,10 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None, close
         scene = yield from _drive_stages(record, config, checkpoint, _Priors(device, settings, loaded))
         if scene is None:
             return
-        export_scene(run, config, scene, device)
-    run.update(status="done", step=total, seconds=clock.seconds())
+        optimised = clock.seconds()
+        run.update(step=total, seconds=optimised, optimised=optimised, exported=0.0)
+        export_scene(run, config, scene, device, lambda share: run.update(exported=share))
+    run.update(status="done", step=total, seconds=clock.seconds(), exported=1.0)
     run.log(f"finished in {clock.seconds():.1f} s")
 
 

@@ -55,6 +55,7 @@ class RunState:
     step, total: optimisation steps done and planned. seconds: time spent, over all processes. threads: CPU threads, on
     which the result depends; 0 before the first start. error: one line, if failed. queued: time of queueing in seconds
     since 1970, the order of the queue. attempts: workers that died since then. lean: use less memory, more slowly.
+    optimised: seconds until the export began; 0 before. exported: share of the export that is done, 0 to 1.
     """
 
     status: Status = "new"
@@ -67,6 +68,8 @@ class RunState:
     queued: float = 0.0
     attempts: int = 0
     lean: bool = False
+    optimised: float = 0.0
+    exported: float = 0.0
 
 
 def _checked(state: RunState) -> RunState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from sds3d.cameras import CameraConfig, Cameras, turntable
 from sds3d.devices import pick_device
 from sds3d.files import RunError, write_atomically
-from sds3d.formats.export import write_exports
+from sds3d.formats.export import silent, write_exports
 from sds3d.formats.pictures import to_png
 from sds3d.formats.table import export_format
 from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, Mesh
@@ -27,6 +28,8 @@ from sds3d.states import part
 PREVIEW_VIEWS = 8
 SURFACE_SPLATS = 30_000
 """Number of Gaussians that are placed on a surface for splat formats."""
+SURFACE_SHARE = 0.3
+"""About the part of an export's time that the extraction of the surface takes."""
 
 
 def pictures(scene: Scene, cameras: Cameras, device: torch.device) -> FloatArray:
@@ -49,26 +52,33 @@ def save_preview(run: Run, cameras: CameraConfig, scene: Scene, device: torch.de
     return write_atomically(run.previews / "latest.png", to_png(pictures(scene, around, device)))  # (8, H, W, 3)
 
 
-def export_scene(run: Run, config: RunConfig, scene: Scene, device: torch.device) -> dict[str, Path]:
+def export_scene(
+    run: Run, config: RunConfig, scene: Scene, device: torch.device, report: Callable[[float], object] = silent
+) -> dict[str, Path]:
     """Write all exports of a scene into the run's folder; those of further particles into `particle-2` and so on.
 
-    Return the paths of the first particle's files by name. Raises EmptySurfaceError if it has no surface, after writing
-    what needs none.
+    report: called with the share that is done, 0 to 1. Return the paths of the first particle's files by name.
+    Raises EmptySurfaceError if it has no surface, after writing what needs none.
     """
     first, *others = scene.particles
     for number, other in enumerate(others, start=2):
         with suppress(EmptySurfaceError):  # only the first particle decides whether the export failed
             _export(run.exports / f"particle-{number}", config, other, device)
-    return _export(run.exports, config, first, device)
+        report((number - 1) / len(scene.particles))
+    before = len(others) / len(scene.particles)
+    return _export(run.exports, config, first, device, lambda share: report(before + share / len(scene.particles)))
 
 
-def _export(folder: Path, config: RunConfig, scene: Scene, device: torch.device) -> dict[str, Path]:
+def _export(
+    folder: Path, config: RunConfig, scene: Scene, device: torch.device, report: Callable[[float], object] = silent
+) -> dict[str, Path]:
     mesh: Mesh | None = None
     missing: EmptySurfaceError | None = None
     try:
         mesh = scene.to_mesh(config.export.resolution)
     except EmptySurfaceError as error:
         missing = error
+    report(SURFACE_SHARE)
     of_splats = {name for name in config.export.formats if export_format(name).holds is Splats}
     splats = scene.splats()
     if splats is not None:
@@ -87,6 +97,7 @@ def _export(folder: Path, config: RunConfig, scene: Scene, device: torch.device)
         texture_size=config.export.texture_size,
         size=config.export.picture_size,
         frames=config.export.frames,
+        report=lambda share: report(SURFACE_SHARE + (1 - SURFACE_SHARE) * share),
     )
     if missing is not None:
         raise missing

@@ -39,7 +39,15 @@ def test_a_script_generates_waits_and_downloads(client: Any, studio: Studio):
         return status["status"] not in ("queued", "starting", "running", "exporting")
 
     wait_for(finished)
-    assert status == {"status": "done", "step": 4, "total": 4, "seconds_left": 0.0, "error": "", "position": 0}
+    assert status == {
+        "status": "done",
+        "step": 4,
+        "total": 4,
+        "error": "",
+        "position": 0,
+        "starts_in": 0.0,
+        "seconds_left": 0.0,
+    }
     files = [Path(path) for path in client.predict(name, api_name="/files")]
     assert {path.name for path in files} == {path.name for path in run.exports.iterdir()}
     assert files[0].name == "a-red-hat.glb"

@@ -40,7 +40,7 @@ def test_a_run_outlives_its_page_and_its_server_pauses_and_is_cancelled(visit: V
     expect(other.get_by_text("Your object will take shape here.")).to_be_visible()
     assert other.locator("[data-status]").count() == 0
     generate(other, "an orange car", steps=LONG)
-    expect(other.locator("[data-status=queued]")).to_contain_text("2nd in the queue")
+    expect(other.locator("[data-status=queued]")).to_contain_text("Waiting for its turn: 2nd in the queue")
     other.locator("#cancel").click()
     expect(other.locator("[data-status=cancelled]")).to_be_visible()
 

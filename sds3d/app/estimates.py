@@ -1,0 +1,189 @@
+"""How long runs take and wait: from the times of their presets, finished runs and the steps done so far."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
+
+from sds3d.app.edits import Edits
+from sds3d.app.recipes import ANY, recipe
+from sds3d.app.studio import Studio
+from sds3d.config import ConfigError
+from sds3d.files import RunError
+from sds3d.jobs import queue
+from sds3d.jobs.queue import Progress, Wait
+from sds3d.jobs.supervisor import default_devices
+from sds3d.presets import load_preset, presets
+from sds3d.run.config import RunConfig, run_config, total_steps
+from sds3d.run.folder import Run
+
+LOADING = 4.0
+"""Seconds until the first step: the prior is loaded."""
+EXPORT = 6.0
+"""Seconds of an export, until a run of this machine tells."""
+NEWEST = 60
+"""Number of runs whose times are read."""
+FRESH = 20.0
+"""Seconds after which they are read again."""
+TRUSTED = 10
+"""Number of steps after which the time of the steps so far counts as much as the expected time."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Expected seconds of a run: of a step and of the export. step: 0 if unknown."""
+
+    step: float
+    export: float = EXPORT
+
+    def seconds(self, steps: int) -> float:
+        """Expected seconds of a whole run; 0 if unknown."""
+        return LOADING + steps * self.step + self.export if self.step else 0.0
+
+
+UNKNOWN = Cost(0.0)
+
+
+@dataclass(frozen=True)
+class _History:
+    """Times of finished runs.
+
+    costs: by settings. export: median seconds of an export. slowness: seconds of a step on this machine, divided by
+    those that the presets state.
+    """
+
+    costs: dict[str, Cost]
+    export: float
+    slowness: float
+
+
+def expected(studio: Studio, preset: str, edits: Edits, config: RunConfig) -> Cost:
+    """Return the expected cost of a run: that of finished runs with equal settings, or else of its preset."""
+    known = _history(studio, int(time.monotonic() / FRESH))
+    same = known.costs.get(_settings(preset, edits))
+    return same or Cost(known.slowness * stated_step(preset, config), known.export)
+
+
+def cost_of(studio: Studio, run: Run) -> Cost:
+    """Return the expected cost of a run. Raises ConfigError if its settings cannot be read."""
+    made = recipe(studio, run)
+    return expected(studio, made.preset, made.edits, made.config)
+
+
+def seconds_left(progress: Progress, cost: Cost) -> float:
+    """Return the seconds until a started run is done, its export included; 0 if unknown.
+
+    The steps so far count the more, the more there are.
+    """
+    if progress.status == "exporting":
+        return cost.export * (1 - progress.exported)
+    measured, trust = progress.seconds_per_step, progress.step / (progress.step + TRUSTED)
+    step = trust * measured + (1 - trust) * cost.step if measured and cost.step else measured or cost.step
+    loading = LOADING if progress.status in ("queued", "starting") else 0.0
+    return loading + step * max(progress.total - progress.step, 0) + cost.export if step else 0.0
+
+
+def share_done(progress: Progress, cost: Cost) -> float:
+    """Return the share of a run's time that is over, 0 to 1: its steps, then its export."""
+    if progress.status == "done":
+        return 1.0
+    whole = cost.seconds(progress.total)
+    export = min(cost.export / whole, 0.5) if whole else 0.1
+    steps = min(progress.step / max(progress.total, 1), 1.0)
+    return steps * (1 - export) + export * (progress.exported if progress.status == "exporting" else 0.0)
+
+
+def wait(studio: Studio, run: Run | None = None) -> Wait:
+    """Return what is ahead of a queued run, or of a new one. One run per device is carried out at the same time."""
+    runs = queue.runs_in(studio.root)
+    waiting = queue.waiting(runs)
+    if run is not None:
+        names = [other.folder.name for other in waiting]
+        waiting = waiting[: names.index(run.folder.name)] if run.folder.name in names else []
+    left, unknown = [], False
+    for other in [*_running(runs), *waiting]:
+        with suppress(RunError, ConfigError, OSError):
+            progress = queue.progress(other)
+            if progress.active:
+                left.append(seconds_left(planned(studio, other, progress), cost_of(studio, other)))
+                unknown = unknown or not left[-1]
+    place = max(0, len(left) - devices() + 1)
+    return Wait(place, 0.0 if unknown or not place else sum(left) / devices())
+
+
+def _running(runs: Sequence[Run]) -> Iterator[Run]:
+    for run in runs:
+        with suppress(RunError, OSError):
+            if run.state.status == "running":
+                yield run
+
+
+def planned(studio: Studio, run: Run, progress: Progress) -> Progress:
+    """Return a progress with the planned steps of a run that has not started."""
+    return progress if progress.total else replace(progress, total=total_steps(recipe(studio, run).config))
+
+
+@cache
+def devices() -> int:
+    """Number of runs that are carried out at the same time."""
+    return len(default_devices())
+
+
+@lru_cache(maxsize=4)
+def _history(studio: Studio, now: int) -> _History:
+    """Read the times of finished runs. now: part of the cache key."""
+    by_settings: dict[str, list[tuple[float, float]]] = {}
+    exports, slowness = [], []
+    for run in studio.runs()[:NEWEST]:
+        with suppress(RunError, ConfigError, OSError):
+            state = run.state
+            if state.status != "done" or not state.optimised or not state.total:
+                continue
+            made = recipe(studio, run)
+            step, export = state.optimised / state.total, state.seconds - state.optimised
+            by_settings.setdefault(_settings(made.preset, made.edits), []).append((step, export))
+            exports.append(export)
+            if stated := stated_step(made.preset, made.config):
+                slowness.append(step / stated)
+    costs = {key: Cost(*map(statistics.median, zip(*times, strict=True))) for key, times in by_settings.items()}
+    return _History(
+        costs,
+        statistics.median(exports) if exports else EXPORT,
+        statistics.median(slowness) if slowness else 1.0,
+    )
+
+
+def stated_step(preset: str, config: RunConfig) -> float:
+    """Return the seconds of a step on two CPU cores, by what the preset states; 0 if the prior is another one.
+
+    Presets that state no time are taken for the median of the others. More pixels take more time.
+    """
+    own = _config_of(preset)
+    if config.prior.kind != own.prior.kind:
+        return 0.0
+    pixels, usual = (c.particles * c.cameras.views * c.cameras.size**2 for c in (config, own))
+    return (_stated_steps().get(preset) or statistics.median(_stated_steps().values())) * pixels / usual
+
+
+@cache
+def _stated_steps() -> dict[str, float]:
+    """Return seconds per step by preset, of those that state their time."""
+    return {
+        preset.name: max(preset.about.seconds - LOADING - EXPORT, 1.0) / total_steps(_config_of(preset.name))
+        for preset in presets()
+        if preset.about.seconds
+    }
+
+
+@cache
+def _config_of(preset: str) -> RunConfig:
+    return run_config(load_preset(preset).values, {"prompt": ANY})
+
+
+def _settings(preset: str, edits: Edits) -> str:
+    return json.dumps([preset, {key: value for key, value in edits.items() if key != "steps"}], sort_keys=True)
