@@ -95,11 +95,11 @@ def test_runs_ahead_are_counted_with_their_time(studio: Studio, monkeypatch: pyt
         left = 50 * cost.step + EXPORT
         second, third = (put(studio, f"seed={n}", status="queued", queued=float(n)) for n in (2, 3))
         assert wait(studio, second) == Wait(1, pytest.approx(left))
-        assert wait(studio, third) == Wait(2, pytest.approx(left + cost.seconds(200)))
-        assert wait(studio) == Wait(3, pytest.approx(left + 2 * cost.seconds(200)))
+        assert wait(studio, third) == Wait(2, pytest.approx(left + cost.seconds(300)))
+        assert wait(studio) == Wait(3, pytest.approx(left + 2 * cost.seconds(300)))
         monkeypatch.setattr(estimates, "devices", lambda: 2)  # the second starts at once, beside the first
         assert wait(studio, second) == Wait(0, 0.0)
-        assert wait(studio, third) == Wait(1, pytest.approx((left + cost.seconds(200)) / 2))
+        assert wait(studio, third) == Wait(1, pytest.approx((left + cost.seconds(300)) / 2))
 
 
 def test_waiting_is_said_only_of_those_who_wait():
