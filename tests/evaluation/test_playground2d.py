@@ -84,7 +84,7 @@ def test_steps_of_latents_decode_nothing():
     assert decoded == [2]  # the result
 
 
-def test_a_rule_of_pixels_alone_asks_for_pixels():
+def test_a_rule_with_only_an_image_target_needs_pixels():
     class Bright(Guidance):
         def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
             assert (views.cameras.azimuth == 0).all()

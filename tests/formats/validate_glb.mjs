@@ -3,7 +3,7 @@ import { createRequire } from "node:module";
 
 const chunks = [];
 for await (const chunk of process.stdin) chunks.push(chunk);
-// NODE_PATH is honoured by require alone, not by import.
+// Only require uses NODE_PATH, import does not.
 const validator = createRequire(import.meta.url)("gltf-validator");
 const report = await validator.validateBytes(new Uint8Array(Buffer.concat(chunks)));
 console.log(JSON.stringify(report));

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from sds3d.priors.base import expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
+DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), list(TOLERANCE.items()))
 
 
 class ExactPrior(GaussianPrior):

@@ -14,7 +14,7 @@ from sds3d.priors.base import Prediction
 from sds3d.priors.gaussian import Gaussian, GaussianPrior, GaussianScore
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.prompts.prompt import PromptConfig, encode_texts
-from tests.guidance.scores import seeded
+from tests.guidance.exact import seeded
 from tests.guidance.views import views_of
 
 TEXTS = ("y", "bad", "", "mug", "y, front view", "y, side view", "y, back view")

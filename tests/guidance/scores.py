@@ -11,6 +11,7 @@ from sds3d.cameras import Cameras
 from sds3d.guidance.base import Guidance, Views
 from sds3d.priors.base import Prediction, Prior, expand
 from sds3d.prompts.conditioning import Conditioning
+from tests.guidance.exact import seeded
 
 Denoiser = Callable[[Tensor, Tensor, Conditioning, Cameras | None], Prediction]
 
@@ -59,10 +60,6 @@ def normal(prior: Prior, mean: Tensor | float, std: Tensor | float, x_t: Tensor,
 def of_points(prior: Prior, points: Tensor) -> Known:
     """Return the score of a point distribution per row: points (B, C, h, w)."""
     return Known(lambda x_t, t, cond, cameras: normal(prior, points, 0.0, x_t, t))
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def resumes_bit_identically(make: Callable[[], Guidance], views: Views, x: Tensor, before: int = 3) -> bool:

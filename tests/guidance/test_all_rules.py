@@ -13,9 +13,9 @@ from sds3d.guidance.variational import TrainedScore, VariationalConfig
 from sds3d.plugins import name_of
 from sds3d.priors.base import Prediction, expand
 from sds3d.prompts.conditioning import Conditioning
-from tests.guidance.exact import NoSignal, exact_prior, renders
+from tests.guidance.exact import NoSignal, exact_prior, renders, seeded
 from tests.guidance.queries import CountingPrior, views_by_text
-from tests.guidance.scores import KnownTrainable, normal, seeded
+from tests.guidance.scores import KnownTrainable, normal
 
 RULES = rule_configs()
 WITH_PHI = [rule for rule in RULES if "variational" in rule.model_fields]

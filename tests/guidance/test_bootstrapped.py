@@ -13,8 +13,9 @@ from sds3d.guidance.variational import TrainedScore, VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.prompt import PromptConfig, encode_prompt, view_name
+from tests.guidance.exact import DTYPES, seeded
 from tests.guidance.queries import queries_of
-from tests.guidance.scores import Known, KnownTrainable, normal, resumes_bit_identically, seeded
+from tests.guidance.scores import Known, KnownTrainable, normal, resumes_bit_identically
 from tests.guidance.views import views_of
 
 M, STD = 0.8, 0.5
@@ -46,7 +47,7 @@ def prior_of(dtype: torch.dtype = torch.float32, n_views: int = 1) -> GaussianPr
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+@DTYPES
 @pytest.mark.parametrize("n_views", [1, 4])
 def test_without_tuning_it_is_vsd(dtype, tolerance, n_views):
     prior, x = prior_of(dtype, n_views), torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype)

@@ -10,8 +10,9 @@ from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.base import Prediction
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.exact import DTYPES, seeded
 from tests.guidance.queries import queries_of
-from tests.guidance.scores import Known, normal, resumes_bit_identically, seeded
+from tests.guidance.scores import Known, normal, resumes_bit_identically
 from tests.guidance.views import views_of
 
 M, STD, RHO, T = 0.8, 0.5, 0.6, 0.3
@@ -61,7 +62,7 @@ def joint(prior: GaussianPrior, common: float, between: float, mean: float = M) 
     return Known(known)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+@DTYPES
 @pytest.mark.parametrize(("image", "coupling"), [(0.0, 1.0), (1.0, 0.0), (1.0, 0.5), (1.0, 2.0)])
 def test_fixed_point_averages_the_precisions(dtype, tolerance, image, coupling):
     prior, x = prior_of(dtype), torch.rand(8, 3, 4, 4, generator=seeded(3)).to(dtype)
@@ -105,7 +106,7 @@ def test_only_coupling_makes_views_agree(image, coupling):
         assert correlation == pytest.approx(0, abs=0.03)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+@DTYPES
 def test_with_a_single_view_prior_it_is_vsd_with_both_weights(dtype, tolerance):
     prior, x = prior_of(dtype, n_views=1), torch.rand(4, 3, 4, 4, generator=seeded(3)).to(dtype)
     views, phi = views_of(prior, 4), Known(lambda x_t, t, cond, cameras: normal(prior, 0.1, 0.4, x_t, t))

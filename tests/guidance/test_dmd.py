@@ -11,13 +11,12 @@ from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.base import Prediction, add_noise
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.guidance.exact import ExactPrior
+from tests.guidance.exact import DTYPES, ExactPrior, seeded
 from tests.guidance.queries import queries_of
-from tests.guidance.scores import Known, KnownTrainable, normal, resumes_bit_identically, seeded
+from tests.guidance.scores import Known, KnownTrainable, normal, resumes_bit_identically
 from tests.guidance.views import views_of
 
 FROZEN = FakeScoreConfig(updates=0)
-DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 SINGLE = UniformSchedule(min=0.4, max=0.4)
 
 

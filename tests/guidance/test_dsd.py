@@ -8,12 +8,12 @@ from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.exact import DTYPES, seeded
 from tests.guidance.queries import queries_of
-from tests.guidance.scores import Known, normal, of_points, resumes_bit_identically, seeded
+from tests.guidance.scores import Known, normal, of_points, resumes_bit_identically
 from tests.guidance.views import views_of
 
 FROZEN = VariationalConfig(updates=0)
-DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 
 
 def prior_of(dtype: torch.dtype = torch.float32) -> GaussianPrior:

@@ -21,12 +21,12 @@ from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.base import add_noise
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.exact import DTYPES, seeded
 from tests.guidance.queries import queries_of
-from tests.guidance.scores import Known, normal, resumes_bit_identically, seeded
+from tests.guidance.scores import Known, normal, resumes_bit_identically
 from tests.guidance.views import views_of
 
 FROZEN = VariationalConfig(updates=0)
-DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 GENERATORS: dict[Divergence, Callable[[Tensor], Tensor]] = {
     "reverse_kl": lambda r: -r.log(),
     "forward_kl": lambda r: r * r.log(),

@@ -5,7 +5,7 @@ from sds3d.guidance.multiview import MultiView, MultiViewConfig
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.guidance.exact import ExactPrior
+from tests.guidance.exact import ExactPrior, seeded
 from tests.guidance.queries import queries_of
 from tests.guidance.views import views_of
 
@@ -13,10 +13,6 @@ from tests.guidance.views import views_of
 def joint_prior(dtype: torch.dtype = torch.float32) -> ExactPrior:
     ramp = torch.linspace(0.2, 0.8, 3 * 8 * 8).reshape(3, 8, 8)
     return ExactPrior({"y": Gaussian(ramp, 0.3), "": Gaussian(0.5, 0.4)}, n_views=4, rho=0.6, dtype=dtype)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.5])

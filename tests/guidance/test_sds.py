@@ -14,7 +14,7 @@ from torch import Tensor
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.guidance.exact import ExactPrior, FlowPrior, NoSignal, exact_prior, renders, seeded
+from tests.guidance.exact import DTYPES, ExactPrior, FlowPrior, NoSignal, exact_prior, renders, seeded
 from tests.guidance.queries import queries_of
 from tests.guidance.views import views_of
 
@@ -50,7 +50,7 @@ def expected_gradient(
     return (gradients[0] - gradients[1]) / 2
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
+@DTYPES
 @pytest.mark.parametrize("weighting", ["sds", "uniform", "fantasia3d", "alpha"])
 @pytest.mark.parametrize("n_views", [1, 4])
 def test_fixed_point_of_equal_variances(dtype, tolerance, weighting, n_views):

@@ -10,14 +10,14 @@ from sds3d.guidance.sid import SiD, SiDConfig
 from sds3d.guidance.variational import VariationalConfig
 from sds3d.priors.base import expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.exact import DTYPES, seeded
 from tests.guidance.queries import queries_of
-from tests.guidance.scores import Known, normal, resumes_bit_identically, seeded
+from tests.guidance.scores import Known, normal, resumes_bit_identically
 from tests.guidance.views import views_of
 
 M, STD = 0.8, 0.5
 Q_MEAN, Q_STD = 0.1, 0.7
 FROZEN = VariationalConfig(updates=0)
-DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 
 
 def prior_of(dtype: torch.dtype = torch.float32) -> GaussianPrior:

@@ -13,7 +13,8 @@ from sds3d.guidance.variational import Learner, TrainedScore, TrainingConfig, Va
 from sds3d.priors.base import Prediction, add_noise, expand
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from tests.guidance.scores import KnownTrainable, normal, seeded
+from tests.guidance.exact import seeded
+from tests.guidance.scores import KnownTrainable, normal
 from tests.guidance.views import views_of
 
 MEAN, STD = 1.2, 0.3  # of the renders; the prior's are 0.2 and 0.6

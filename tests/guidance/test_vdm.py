@@ -7,12 +7,12 @@ from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.guidance.vdm import VDM, MappingConfig, VDMConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from tests.guidance.exact import DTYPES, seeded
 from tests.guidance.queries import queries_of
-from tests.guidance.scores import resumes_bit_identically, seeded
+from tests.guidance.scores import resumes_bit_identically
 from tests.guidance.views import views_of
 
 M, STD = 0.8, 0.5
-DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 MIDDLE = UniformSchedule(min=0.2, max=0.9)
 
 

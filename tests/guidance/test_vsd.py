@@ -16,13 +16,13 @@ from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.base import Prediction, expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.conditioning import Conditioning
+from tests.guidance.exact import DTYPES, seeded
 from tests.guidance.queries import queries_of
-from tests.guidance.scores import Known, normal, of_points, resumes_bit_identically, seeded
+from tests.guidance.scores import Known, normal, of_points, resumes_bit_identically
 from tests.guidance.views import views_of
 
 M, M_NULL, STD, STD_NULL = 0.8, 0.3, 0.5, 0.9
 FROZEN = VariationalConfig(updates=0)
-DTYPES = pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-9)])
 
 
 def prior_of(dtype: torch.dtype = torch.float32, std_null: float = STD_NULL, n_views: int = 1) -> GaussianPrior:

@@ -156,8 +156,8 @@ def test_deepfloyd_draws_the_pipelines_picture(cases: Callable[..., Case]) -> No
     for step in (750, 500, 250, 0):
         t = torch.tensor([step / 999])
         with torch.no_grad():
-            asked, null = (prior.predict(x, t, c, None) for c in cond)
-        x0 = null.x0 + 4.0 * (asked.x0 - null.x0)
+            positive, null = (prior.predict(x, t, c, None) for c in cond)
+        x0 = null.x0 + 4.0 * (positive.x0 - null.x0)
         a = prior.alpha(t).double() ** 2
         a_next = prior.alpha(torch.tensor([(step - 250) / 999])).double() ** 2 if step else torch.ones(1).double()
         beta = 1 - a / a_next

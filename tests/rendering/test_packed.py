@@ -360,7 +360,7 @@ def test_broken_values_never_crash(seed: int, broken: float, which: str) -> None
     assert out.features.shape == (36, 3)
 
 
-def test_nan_shows() -> None:
+def test_nan_is_not_hidden() -> None:
     samples, density, features = random_samples(10, 8)
     density[3] = math.nan
     out = composite(density, features, samples, 10)

@@ -39,7 +39,7 @@ def test_gradients_reach_every_parameter(geometry: str) -> None:
 
 @pytest.mark.parametrize("geometry", ["dmtet", "flexicubes"])
 def test_slope_of_a_silhouettes_area(geometry: str) -> None:
-    """A ball of radius r seen from d covers pi f^2 r^2 / (d^2 - r^2) pixels; its slope is minus the sdf's gradient."""
+    """A ball of radius r covers pi f^2 r^2 / (d^2 - r^2) pixels at distance d; the sdf gradient is minus its slope."""
     cameras, radius, distance = orbit([0.0], elevation=0.0, distance=2.1, size=64), 0.3, 2.1
     scene = scene_of(geometry=geometry, resolution=40, radius=radius)
     area = scene.render(cameras, BACKGROUND).alpha.sum()

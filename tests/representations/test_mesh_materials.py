@@ -1,7 +1,6 @@
 """Textures and metallic-roughness materials of the mesh scene."""
 
 import io
-import math
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from sds3d.rendering.shading import (
 )
 from sds3d.representations.mesh_scene import MeshScene
 from sds3d.representations.mesh_texture import look_up, roughening, texel_map, welded, with_uv
-from tests.representations.mesh_scenes import mesh_config
+from tests.representations.mesh_scenes import mesh_config, psnr
 
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
 UNLIT = Light(np.float32([0, 0, 1]), ambient=1.0, diffuse=0.0)
@@ -62,10 +61,6 @@ def scene_from(mesh: Mesh, appearance: str = "voxels", size: int = 256, **option
 def pictures(scene: MeshScene, cameras: Cameras) -> Tensor:
     with torch.no_grad():
         return scene.render(cameras, BACKGROUND).rgb
-
-
-def psnr(one: Tensor, other: Tensor) -> float:
-    return -10 * math.log10(float((one - other).square().mean()))
 
 
 def fit(scene: MeshScene, cameras: Cameras, target: Tensor, steps: int) -> None:
@@ -164,7 +159,7 @@ def test_neighbouring_texels_are_adjacent_or_across_a_seam() -> None:
     beside = (step == 1) | (step == 128)
     texel = float(apart[beside].median())
     assert float(apart.max()) < 4 * texel
-    assert (~beside).sum() > 100  # the seams are welded
+    assert (~beside).sum() > 100  # pairs across welded seams
 
 
 def test_fits_a_known_texture_from_renders(baked: Mesh) -> None:
