@@ -1,4 +1,4 @@
-"""How long runs take and wait."""
+"""Estimates of the time that runs take and wait."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def put(studio: Studio, *overrides: str, preset: str = "toybox", **state: object
     return run
 
 
-def test_a_run_is_expected_to_take_what_its_preset_states(studio: Studio):
+def test_estimates_agree_with_the_time_stated_by_presets(studio: Studio):
     for preset in presets():
         if preset.about.needs_asset:
             continue
@@ -38,23 +38,23 @@ def test_a_run_is_expected_to_take_what_its_preset_states(studio: Studio):
 
 def test_another_size_or_prior_changes_the_estimate(studio: Studio):
     step = cost_of(studio, put(studio)).step
-    assert cost_of(studio, put(studio, "cameras.size=128")).step == pytest.approx(4 * step)  # of 64 x 64 pixels
+    assert cost_of(studio, put(studio, "cameras.size=128")).step == pytest.approx(4 * step)  # by default 64 pixels
     assert cost_of(studio, put(studio, "particles=2")).step == pytest.approx(2 * step)
     assert cost_of(studio, put(studio, "prior.model=stable-diffusion-2-1")).step == 0
 
 
-def test_finished_runs_of_this_machine_are_believed(studio: Studio):
+def test_finished_runs_of_this_machine_replace_stated_times(studio: Studio):
     stated = cost_of(studio, put(studio)).step
     put(studio, "seed=1", status="done", total=200, step=200, seconds=420.0, optimised=400.0)
     estimates._history.cache_clear()
     assert cost_of(studio, put(studio, "seed=2", "steps=50")) == Cost(2.0, 20.0)
-    # Other presets are slower on this machine by the same factor.
+    # The estimates of other presets are scaled by the same factor.
     other = cost_of(studio, put(studio, preset="sjc"))
     assert other.step == pytest.approx(estimates.stated_step("sjc", make_config("a mug", "sjc")) * 2.0 / stated)
     assert other.export == 20.0
 
 
-def test_a_slow_first_step_is_no_measure(studio: Studio):
+def test_a_slow_first_step_is_not_used_for_estimates(studio: Studio):
     run = put(studio, status="running", total=200)
     stated = cost_of(studio, run)
     with run.locked():
@@ -70,7 +70,7 @@ def test_a_slow_first_step_is_no_measure(studio: Studio):
     assert seconds_left(later, estimates.UNKNOWN) == pytest.approx(100 * 0.1 + EXPORT)
 
 
-def test_the_bar_begins_at_nothing_and_covers_the_export():
+def test_the_progress_bar_starts_at_zero_and_includes_the_export():
     cost = Cost(0.5, 20.0)
     whole = LOADING + 100 * 0.5 + 20
     export = 20 / whole
@@ -86,7 +86,7 @@ def test_the_bar_begins_at_nothing_and_covers_the_export():
     assert seconds_left(Progress("exporting", 100, 100, exported=0.75), cost) == 5
 
 
-def test_runs_ahead_are_counted_with_their_time(studio: Studio, monkeypatch: pytest.MonkeyPatch):
+def test_the_wait_includes_runs_ahead_in_the_queue(studio: Studio, monkeypatch: pytest.MonkeyPatch):
     cost = cost_of(studio, put(studio))
     assert wait(studio) == Wait(0, 0.0)
     first = put(studio, "seed=1", status="running", total=200, step=0)
@@ -97,12 +97,12 @@ def test_runs_ahead_are_counted_with_their_time(studio: Studio, monkeypatch: pyt
         assert wait(studio, second) == Wait(1, pytest.approx(left))
         assert wait(studio, third) == Wait(2, pytest.approx(left + cost.seconds(300)))
         assert wait(studio) == Wait(3, pytest.approx(left + 2 * cost.seconds(300)))
-        monkeypatch.setattr(estimates, "devices", lambda: 2)  # the second starts at once, beside the first
+        monkeypatch.setattr(estimates, "devices", lambda: 2)  # the second run starts at once
         assert wait(studio, second) == Wait(0, 0.0)
         assert wait(studio, third) == Wait(1, pytest.approx((left + cost.seconds(300)) / 2))
 
 
-def test_waiting_is_said_only_of_those_who_wait():
+def test_only_waiting_runs_are_shown_as_waiting():
     queued = Progress("queued", 0, 200)
     alone = status("a red mug", queued, 0.0, 80.0, Wait(0, 0.0))
     assert "Loading the prior" in alone

@@ -84,7 +84,7 @@ def test_simple_materials_of_trimesh_are_understood(tmp_path):
 
 
 @pytest.mark.parametrize("way", ["../secret", "{folder}/secret", "link"])
-def test_nothing_outside_of_the_folder_is_read(way, textured_ball, tmp_path):
+def test_nothing_outside_the_folder_is_read(way, textured_ball, tmp_path):
     inside = tmp_path / "asset"
     inside.mkdir()
     files = to_obj(textured_ball, "secret")

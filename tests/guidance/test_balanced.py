@@ -57,7 +57,7 @@ def test_orthonormal_gradients_are_averaged(dtype):
     torch.testing.assert_close(combined(first, second), (first + second) / 2, atol=TOLERANCE[dtype], rtol=0)
 
 
-def test_of_parallel_gradients_the_shorter_is_taken():
+def test_the_shorter_of_parallel_gradients_is_taken():
     first = renders(4)
     assert torch.equal(combined(first, 5 * first), first)
     assert torch.equal(combined(5 * first, first), first)

@@ -301,7 +301,7 @@ class TestCoverage:
         assert growth == pytest.approx(2 * side**2, rel=0.02)
         assert gradient[4:].abs().max() < 1e-3
 
-    def test_flat_pictures_stay_as_they_are(self) -> None:
+    def test_flat_pictures_do_not_change(self) -> None:
         vertices, faces = bumpy(3)
         cameras = orbit([0.0, 120.0], size=40)
         raster = rasterize_mesh(vertices, faces, cameras)

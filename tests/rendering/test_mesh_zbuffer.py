@@ -159,7 +159,7 @@ class TestConventions:
     @pytest.mark.parametrize(
         ("center", "azimuth"), [((0, 0, 0.4), 0), ((0.4, 0, 0), 90), ((0, 0, -0.4), 180), ((-0.4, 0, 0), 270)]
     )
-    def test_camera_stands_on_its_azimuth(self, center, azimuth):
+    def test_the_camera_is_at_its_azimuth(self, center, azimuth):
         ball = sphere(2, 0.05, center)
         cameras = orbit([azimuth], 0.0, size=65)
         hits = rasterize(ball.vertices, ball.faces, ball.vertices, cameras)
@@ -172,7 +172,7 @@ class TestConventions:
         row, column = self.seen((0.3, 0.0, 0.0), 0)  # +X is on the right of the front view
         assert column > 0.7
         assert abs(row - 0.5) < 0.02
-        row, column = self.seen((0.0, 0.0, 0.3), 90)  # and the front is on the left when seen from +X
+        row, column = self.seen((0.0, 0.0, 0.3), 90)  # and from +X the front is on the left
         assert column < 0.3
 
     def test_from_above_the_front_points_down(self):
@@ -180,7 +180,7 @@ class TestConventions:
         assert row > 0.7
         assert abs(column - 0.5) < 0.02
 
-    def test_patch_at_plus_x_is_seen_at_azimuth_90(self):
+    def test_a_patch_at_plus_x_is_visible_at_azimuth_90(self):
         ball = sphere(4)
         red = ball.vertices[:, :1] > 0.45
         colors = np.where(red, RED, BLUE).astype(np.float32)
@@ -212,7 +212,7 @@ class TestHardTriangles:
             hits = rasterize(triangle, np.array([[0, 1, 2]], np.int32), triangle, self.cameras, near=near)
             assert (hits.face == 0).any() == covered
 
-    def test_of_equal_faces_the_first_is_shown(self):
+    def test_the_first_of_equal_faces_is_shown(self):
         ball = sphere(1)
         once = rasterize(ball.vertices, ball.faces, ball.vertices, self.cameras)
         twice = rasterize(ball.vertices, np.concatenate([ball.faces, ball.faces]), ball.vertices, self.cameras)

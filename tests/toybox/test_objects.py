@@ -160,14 +160,14 @@ def test_symmetric_objects_look_the_same_from_behind(category: str) -> None:
     assert front_back_difference(category, 0) < 0.01
 
 
-def test_mug_has_its_handle_on_the_right_seen_from_the_front() -> None:
+def test_the_handle_of_a_mug_is_on_the_right_in_the_front_view() -> None:
     colors, covered = pictures(build(Spec("mug", "red", "blue"), np.random.default_rng(0)), [0.0])
     columns = np.nonzero(covered[0] & (colors[0, ..., 2] > 0.6) & (colors[0, ..., 0] < 0.4))[1]
     assert columns.min() > 32
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
-def test_both_colors_are_seen(category: str) -> None:
+def test_both_colors_are_visible(category: str) -> None:
     main, accent = ("purple", "green") if category != "snowman" else ("white", "green")
     colors, covered = pictures(build(Spec(category, main, accent), np.random.default_rng(1)), [0.0, 90.0, 180.0, 270.0])
 
