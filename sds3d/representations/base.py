@@ -1,4 +1,4 @@
-"""The contract of 3D representations: whatever a scene is made of, it renders the same four pictures."""
+"""The contract of 3D representations: every scene renders the same four pictures, whatever it consists of."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from sds3d.rendering.packed import FieldFunction
 from sds3d.representations.convert import grid_from_mesh
 
 SURFACE = 96
-"""Samples along an edge of the grid on which a surface is extracted when one representation becomes another."""
+"""Samples per side of the grid on which a surface is extracted to convert one representation into another."""
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """Pictures of B views, row 0 at the top, all differentiable.
+    """Pictures of B views, with row 0 at the top. All are differentiable.
 
     rgb: (B, H, W, 3) in [0, 1], composited on the background. alpha: (B, H, W, 1) opacity in [0, 1].
     depth: (B, H, W, 1) expected distance along the ray in metres, alpha-weighted, 0 where nothing is hit.
@@ -43,34 +43,38 @@ class Rendering:
 
 
 class Source(ABC):
-    """What a new scene can start as: another scene, or the contents of a file."""
+    """What a new scene can start from: another scene, or the contents of a file."""
 
     @abstractmethod
     def to_mesh(self, resolution: int) -> Mesh:
-        """The surface with vertex colours.
+        """Return the surface with vertex colours.
 
-        resolution: samples along an edge of the grid on which a surface is extracted, where one has to be.
+        resolution: samples per side of the grid on which the surface is extracted; ignored if there is a mesh already.
         Raises EmptySurfaceError if there is no surface.
         """
 
     def to_splats(self, count: int, generator: torch.Generator) -> Splats:
-        """Gaussians that look like this: its own if it consists of Gaussians, else `count` new ones."""
+        """Return Gaussians that look like this source: its own if it has any, else `count` new ones."""
         return splats_from_mesh(self.to_mesh(SURFACE), count, generator)
 
     def to_grid(self, resolution: int) -> Tensor:
-        """Density per metre and r, g, b in [0, 1] on a grid, (R, R, R, 4), as `render_rays` takes it.
+        """Return density per metre and r, g, b in [0, 1] on a grid for `render_rays`, (R, R, R, 4).
 
-        R is `resolution`, except that a dense grid is returned at its own size. Raises EmptySurfaceError.
+        R is `resolution`, except that a scene that is a dense grid returns it at its own size.
+        Raises EmptySurfaceError if there is no surface.
         """
         return grid_from_mesh(self.to_mesh(SURFACE), resolution)
 
     def radiance_field(self) -> FieldFunction | None:
-        """Density (P,) per metre and r, g, b (P, 3) as a function of points (P, 3) in metres; None without any."""
+        """Return the radiance field, or None if this source has none.
+
+        The field maps points (P, 3) in metres to densities (P,) per metre and r, g, b (P, 3) in [0, 1].
+        """
         return None
 
     @property
     def particles(self) -> Sequence[Source]:
-        """The separate objects in here; usually just one."""
+        """The separate objects of this source; usually one."""
         return (self,)
 
 
@@ -79,38 +83,41 @@ class Scene(Source):
 
     @abstractmethod
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
-        """Pictures of the B views over `background`, (B, 3) or (3,) in [0, 1]."""
+        """Render the B views over `background`, (B, 3) or (3,) in [0, 1]."""
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters with their learning rates, as torch optimisers take them."""
+        """Return the parameters with their learning rates, in the form that torch optimisers take."""
 
     @abstractmethod
     def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
-        """Weighted scalar losses of this step by name; the loop adds them up."""
+        """Return the weighted scalar losses of this step by name; the loop adds them up.
+
+        progress: 0 at the first step, 1 at the last.
+        """
 
     @abstractmethod
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Update occupancy, densify or prune. Called after each optimiser step, counted from 0.
+        """Update the occupancy, densify or prune. Called after each step of the optimiser; steps count from 0.
 
-        A scene with parameters that grow or shrink puts the new ones, and their moments, into `optimizer`.
+        A scene whose parameters change in size puts the new ones and their moments into `optimizer`.
         """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
-        """Everything that the next step depends on."""
+        """Return everything that the next step depends on."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned. Raises ValueError for the state of another kind of scene."""
 
     def splats(self) -> Splats | None:
-        """The Gaussians that the scene consists of; None if it does not consist of Gaussians."""
+        """Return the Gaussians that the scene consists of; None if it does not consist of Gaussians."""
         return None
 
     @property
     def particles(self) -> Sequence[Scene]:
-        """The separate objects in the scene; usually just one."""
+        """The separate objects of the scene; usually one."""
         return (self,)
 
 
@@ -118,10 +125,10 @@ class Scene(Source):
 class Start:
     """What a new scene starts from.
 
-    generator: random stream of the initial values. steps: steps the scene will be optimised for, which densification
-    plans by. before: what the scene looks like at the start; None leaves that to the representation.
-    latent_rgb: (C, 3) initial map from latents to colours in [-1, 1], for a scene that renders latents. Without it the
-    scene is incomplete until a checkpoint is loaded.
+    generator: random stream of the initial values. steps: number of steps that the scene will be optimised for;
+    densification is scheduled by it. before: what the scene looks like at the start; None: the representation's
+    default. latent_rgb: (C, 3) initial map from latents to colours in [-1, 1], for a scene that renders latents.
+    Without it, the scene is incomplete until a checkpoint is loaded.
     """
 
     generator: torch.Generator
@@ -134,11 +141,11 @@ class Start:
 class RepresentationConfig(Config, ABC):
     """Base of the settings of every representation.
 
-    A file in this package with a subclass that has a literal `name` adds a representation that configurations can name.
+    Each subclass with a literal `name` in a file of this package is a representation that configurations can choose.
     """
 
     name: Any
-    """The word that chooses the representation, a `Literal` in every subclass that can be chosen."""
+    """The word that chooses the representation: a `Literal` in every subclass that can be chosen."""
 
     @property
     def renders_latents(self) -> bool:
@@ -146,7 +153,7 @@ class RepresentationConfig(Config, ABC):
         return False
 
     def for_loading(self) -> Self:
-        """The settings that suffice to load a checkpoint and look at it: no files that only training reads."""
+        """Return the settings that suffice to load and render a checkpoint, without files that only training reads."""
         return self
 
     @abstractmethod
@@ -155,9 +162,10 @@ class RepresentationConfig(Config, ABC):
 
 
 def opacity_losses(rendering: Rendering, opacity: float, entropy: float) -> dict[str, Tensor]:
-    """Weighted opacity and weighted entropy of the opacity, each summed over a view's pixels and averaged over views.
+    """Return the weighted losses "opacity" and "entropy", each summed over a view's pixels and averaged over views.
 
-    Both act against fog: the first makes it costly, the second (in nats) pushes pixels to be either full or empty.
+    Both prevent fog: the opacity itself makes it costly, and the binary entropy of the opacity (in nats) pushes pixels
+    to be either opaque or empty. opacity, entropy: their weights.
     """
     alpha, views = rendering.alpha, len(rendering.alpha)
     inside = alpha.clamp(1e-3, 1 - 1e-3)  # the entropy's slope is infinite at 0 and 1
@@ -166,16 +174,20 @@ def opacity_losses(rendering: Rendering, opacity: float, entropy: float) -> dict
 
 
 def depth_variance(depth: Tensor, depth_square: Tensor, alpha: Tensor) -> Tensor:
-    """Variance of the distance along a ray from its alpha-weighted mean and mean square; all of one shape."""
+    """Return the variance of the distance along a ray. All tensors have the same shape.
+
+    depth, depth_square: alpha-weighted means of the distance and of its square. alpha: opacity in [0, 1].
+    """
     covered = alpha.clamp_min(0.01)
     return (depth_square / covered - (depth / covered) ** 2).clamp_min(0.0)
 
 
 def z_variance_loss(rendering: Rendering, weight: float, progress: float) -> dict[str, Tensor]:
-    """Variance of the depth (HiFA, arXiv:2305.18766, sec. 3.3), summed over a view's pixels that are more than half
-    opaque and averaged over the views. The weight rises linearly from 0 to `weight` in the first half of the run.
+    """Return the loss on the variance of the depth (HiFA, arXiv:2305.18766, sec. 3.3), empty if there is none.
 
-    It gathers the matter along each ray in one place, so that surfaces are no clouds.
+    It is summed over a view's pixels that are more than half opaque and averaged over the views. The weight rises
+    linearly from 0 to `weight` in the first half of the run. The loss gathers the matter along each ray in one place,
+    which makes surfaces sharp.
     """
     if rendering.depth_variance is None:
         return {}

@@ -1,4 +1,4 @@
-"""The contents of files as what a scene can start as."""
+"""The contents of files, as sources that a scene can start from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
 
 
 def source_of(geometry: Geometry) -> Source:
-    """A mesh or splats as the start of a scene."""
+    """Return a mesh or splats as a source that a scene can start from."""
     match geometry:
         case Mesh():
             return _MeshSource(geometry)

@@ -1,4 +1,4 @@
-"""Conversions between representations: a mesh to a grid of densities, and a grid to splats."""
+"""Conversions between representations: from a mesh to a grid of densities, and from a grid to splats."""
 
 from __future__ import annotations
 
@@ -20,28 +20,30 @@ _COVER = 0.45  # standard deviation of a splat over the width of its share of th
 
 
 def grid_from_mesh(mesh: Mesh, resolution: int) -> Tensor:
-    """A solid field that looks like a mesh, (R, R, R, 4): density per metre and r, g, b, as `render_rays` takes it.
+    """Return a solid field that looks like a mesh: density per metre and r, g, b on a grid for `render_rays`.
+
+    The grid is (R, R, R, 4), where R is `resolution`.
 
     Raises ValueError for a mesh without area or with vertices that are not finite.
     """
     sdf, color = (torch.from_numpy(array) for array in mesh_to_sdf_and_colors(mesh, resolution))
     voxel = 2 * BOUND / (resolution - 1)
-    # A little below the surface, because a ray that only grazes the soft skin travels far within it.
+    # A little below the surface, because a ray that only grazes the soft skin travels far inside it.
     inside = torch.sigmoid(-(sdf / voxel + 0.9) / 0.3)
     return torch.cat([_SOLID * inside[..., None], color], dim=-1).float()
 
 
 @torch.no_grad()
 def splats_from_grid(grid: Tensor, count: int, generator: torch.Generator) -> Splats:
-    """`count` flat Gaussians on the visible surface of a grid.
+    """Return `count` flat Gaussians on the visible surface of a grid.
 
-    grid: (N, N, N, 4) density per metre and r, g, b, as `render_rays` takes it. Raises ValueError if it is empty.
+    grid: (N, N, N, 4) density per metre and r, g, b, as for `render_rays`. Raises ValueError if it is empty.
     """
     size = (128, 128, 128)
     fine = functional.interpolate(grid.permute(3, 0, 1, 2)[None], size, mode="trilinear", align_corners=True)[0]
     density = fine[0]  # (128, 128, 128)
     voxel = 2 * BOUND / 127
-    # The share of a ray that this voxel stops, seen from the most open side of the object.
+    # The share of a ray that this voxel stops, when it comes from the most open side of the object.
     seen = torch.exp(-(outward_depth(density) - 0.5 * voxel * density)) * -torch.expm1(-voxel * density)
     if not seen.max() > 1e-3:
         raise ValueError("the field is empty: there is nothing to turn into splats")
@@ -54,7 +56,7 @@ def splats_from_grid(grid: Tensor, count: int, generator: torch.Generator) -> Sp
     at = tuple(index.unbind(-1))
     normals = functional.normalize(-slopes[at] + 1e-9, dim=-1)
     colors = fine[1:].permute(1, 2, 3, 0)[at]
-    # Each splat covers an equal share of the surface, which is the visible voxels, one layer thick.
+    # Each splat covers an equal share of the surface: one layer of visible voxels.
     area = (weights.sum() / weights.max()).item() * voxel**2
     widths = torch.full((count,), _COVER * math.sqrt(area / count) + 0.15 * voxel)
     return surface_splats(*(value.cpu().double().numpy() for value in (means, normals, widths, colors)))

@@ -1,7 +1,7 @@
 """Adding and removing Gaussians while they are optimised.
 
-Each strategy is a pure function from the Gaussians and the recorded pull to an `Edit`; `apply_edit` applies it to the
-parameters and to Adam's moments.
+Each strategy is a pure function: it takes the Gaussians and the recorded pull, and returns an `Edit`. `apply_edit`
+applies the edit to the parameters and to Adam's moments.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ others with N rows."""
 
 
 class FixedCountConfig(Config):
-    """Keep the Gaussians of the start."""
+    """Keep the number of Gaussians: none is added or removed."""
 
     name: Literal["fixed"] = "fixed"
 
 
 class AdaptiveConfig(Config):
-    """Adaptive density control (Kerbl et al. 2023, 2308.04079, sec. 5): clone or split what the pictures pull at."""
+    """Adaptive density control (Kerbl et al. 2023, arXiv:2308.04079, sec. 5): clone or split Gaussians with large
+    gradients."""
 
     name: Literal["adaptive"] = "adaptive"
     start: float = Field(default=0.1, ge=0, le=1)
@@ -40,21 +41,22 @@ class AdaptiveConfig(Config):
     every: int = Field(default=20, ge=1)
     """Steps between two edits."""
     threshold: float = Field(default=0.02, gt=0)
-    """Mean gradient of a Gaussian's place in the picture, in half-pictures, above which it is cloned or split."""
+    """Mean gradient of a Gaussian's position in the picture, in half-pictures, above which it is cloned or split."""
     large: float = Field(default=0.03, gt=0)
     """Largest standard deviation in metres above which a Gaussian is split, and otherwise cloned."""
     prune: float = Field(default=0.01, gt=0, lt=1)
     """Opacity under which a Gaussian is removed."""
     reset_every: int = Field(default=0, ge=0)
-    """Steps between two resets of all opacities to 0.01; 0 for none."""
+    """Steps between two resets of all opacities to 0.01; 0: no resets."""
     limit: int = Field(default=20_000, ge=1, le=10_000_000)
     """Largest number of Gaussians."""
 
 
 class DistillationConfig(Config):
-    """Split the share of Gaussians that is pulled most, for score distillation with its noisy gradients of any scale.
+    """Split the Gaussians with the largest gradients, a fixed share each time: for score distillation.
 
-    With a fixed threshold, as for photographs, a change of the guidance scale would split all Gaussians or none.
+    The gradients of score distillation are noisy and of any scale. With a fixed threshold, as for photographs, a change
+    of the guidance scale would split all Gaussians or none.
     """
 
     name: Literal["distillation"] = "distillation"
@@ -65,7 +67,7 @@ class DistillationConfig(Config):
     every: int = Field(default=20, ge=1)
     """Steps between two edits."""
     share: float = Field(default=0.1, gt=0, le=1)
-    """Share of the Gaussians that is cloned or split each time."""
+    """Share of the Gaussians that are cloned or split in each edit."""
     large: float = Field(default=0.03, gt=0)
     """Largest standard deviation in metres above which a Gaussian is split, and otherwise cloned."""
     prune: float = Field(default=0.02, gt=0, lt=1)
@@ -75,8 +77,8 @@ class DistillationConfig(Config):
 
 
 class MCMCConfig(Config):
-    """3D Gaussians as samples (Kheradmand et al. 2024, 2404.09591): transparent ones move onto opaque ones, and noise
-    moves all of them a little."""
+    """3D Gaussians as samples (Kheradmand et al. 2024, arXiv:2404.09591): transparent Gaussians move onto opaque ones,
+    and noise moves all of them a little."""
 
     name: Literal["mcmc"] = "mcmc"
     start: float = Field(default=0.05, ge=0, le=1)
@@ -86,11 +88,11 @@ class MCMCConfig(Config):
     every: int = Field(default=20, ge=1)
     """Steps between two relocations."""
     growth: float = Field(default=0.05, ge=0)
-    """Share of new Gaussians at each relocation."""
+    """Number of Gaussians added at each relocation, as a share of their present number."""
     dead: float = Field(default=0.005, gt=0, lt=1)
-    """Opacity under which a Gaussian is moved."""
+    """Opacity below which a Gaussian is moved onto another."""
     noise: float = Field(default=5e5, ge=0)
-    """Strength of the noise, times the learning rate of the means."""
+    """Strength of the noise, as a factor on the learning rate of the means."""
     limit: int = Field(default=12_000, ge=1, le=10_000_000)
     """Largest number of Gaussians."""
 
@@ -104,8 +106,8 @@ DensifyConfig = Annotated[
 class Edit:
     """The Gaussians after an edit.
 
-    source: (M,) the old Gaussian that each new one is a copy of. fresh: (M,) bool, whether Adam's moments of it are
-    reset. values: rows (M, ...) that replace the copied ones, by parameter.
+    source: (M,) index of the old Gaussian that each new one is a copy of. fresh: (M,) bool, whether Adam's moments of
+    the copy are reset. values: rows (M, ...) that replace the copied ones, by parameter.
     """
 
     source: Tensor
@@ -115,9 +117,10 @@ class Edit:
 
 @dataclass
 class Pull:
-    """How strongly pictures pulled at each Gaussian since the last edit.
+    """The gradients of the Gaussians' positions in the pictures since the last edit.
 
-    total: (N,) lengths of d loss/d means2d in half-pictures, summed over the views that saw it. views: (N,) how many.
+    total: (N,) lengths of d loss/d means2d in half-pictures, summed over the views that show the Gaussian.
+    views: (N,) number of these views.
     """
 
     total: Tensor
@@ -138,19 +141,19 @@ class Pull:
 
     @property
     def mean(self) -> Tensor:
-        """(N,) mean length over the views that saw a Gaussian."""
+        """(N,) mean length over the views that show a Gaussian."""
         return self.total / self.views.clamp(min=1)
 
 
 def due(config: DensifyConfig, step: int, progress: float) -> bool:
-    """Whether an edit follows this step (0-based), `progress` of the run being done."""
+    """Return whether an edit follows this step. step: 0-based. progress: share of the run that is done."""
     if isinstance(config, FixedCountConfig):
         return False
     return config.start <= progress < config.until and (step + 1) % config.every == 0
 
 
 def densify(config: DensifyConfig, splats: Splats, pull: Pull, step: int, generator: torch.Generator) -> Edit | None:
-    """The edit after a step at which one is `due`; None if nothing changes."""
+    """Return the edit after a step at which one is `due`; None if nothing changes."""
     match config:
         case AdaptiveConfig():
             return adaptive(config, splats, pull, step, generator)
@@ -163,7 +166,7 @@ def densify(config: DensifyConfig, splats: Splats, pull: Pull, step: int, genera
 
 
 def adaptive(config: AdaptiveConfig, splats: Splats, pull: Pull, step: int, generator: torch.Generator) -> Edit:
-    """Clone small and split large Gaussians that are pulled beyond the threshold; prune the transparent."""
+    """Clone small and split large Gaussians with gradients above the threshold; prune transparent ones."""
     edit = _grow(splats, pull.mean > config.threshold, pull, config.large, config.prune, config.limit, generator)
     if config.reset_every and (step + 1) % config.reset_every < config.every:
         opacities = edit.values.get("opacities", splats["opacities"][edit.source])
@@ -173,7 +176,7 @@ def adaptive(config: AdaptiveConfig, splats: Splats, pull: Pull, step: int, gene
 
 
 def distillation(config: DistillationConfig, splats: Splats, pull: Pull, generator: torch.Generator) -> Edit:
-    """Clone or split the share that is pulled most; prune the transparent."""
+    """Clone or split the share with the largest gradients; prune transparent ones."""
     count = max(1, round(config.share * len(pull.total)))
     chosen = torch.zeros_like(pull.total, dtype=torch.bool)
     chosen[pull.mean.topk(count).indices] = True
@@ -183,10 +186,11 @@ def distillation(config: DistillationConfig, splats: Splats, pull: Pull, generat
 def _grow(
     splats: Splats, chosen: Tensor, pull: Pull, large: float, prune: float, limit: int, generator: torch.Generator
 ) -> Edit:
-    """Split or clone the chosen, as many of the most pulled as `limit` allows, and leave out the transparent."""
+    """Split or clone the chosen Gaussians, those with the largest gradients first, up to `limit`; prune transparent
+    ones."""
     device = chosen.device
     solid = torch.sigmoid(splats["opacities"]) >= prune
-    if not solid.any():  # better a thin scene than none
+    if not solid.any():  # a thin scene is better than none
         solid[splats["opacities"].argmax()] = True
     chosen = chosen & solid
     room = max(limit - int(solid.sum()), 0)
@@ -207,7 +211,7 @@ def _grow(
 
 
 def relocation(config: MCMCConfig, splats: Splats, generator: torch.Generator) -> Edit | None:
-    """Move the dead onto living ones, drawn by opacity, and add some; what then shares a place keeps its look."""
+    """Move dead Gaussians onto living ones, drawn by opacity, and add some. The scene looks the same afterwards."""
     opacity = torch.sigmoid(splats["opacities"])
     n = len(opacity)
     dead = (opacity <= config.dead).nonzero()[:, 0]
@@ -218,7 +222,7 @@ def relocation(config: MCMCConfig, splats: Splats, generator: torch.Generator) -
     drawn = torch.multinomial(alive.cpu(), len(dead) + added, replacement=True, generator=generator).to(dead.device)
     source = torch.arange(n + added, device=dead.device)
     source[dead], source[n:] = drawn[: len(dead)], drawn[len(dead) :]
-    copies = torch.bincount(source, minlength=n)[source]  # (M,) how many share each one's place
+    copies = torch.bincount(source, minlength=n)[source]  # (M,) number of Gaussians at the same place
     shared = copies > 1
     opacities, scales = split_in_place(opacity[source], splats["scales"][source].exp(), copies)
     values = {
@@ -229,9 +233,9 @@ def relocation(config: MCMCConfig, splats: Splats, generator: torch.Generator) -
 
 
 def split_in_place(opacity: Tensor, scale: Tensor, copies: Tensor) -> tuple[Tensor, Tensor]:
-    """Opacity (M,) and scales (M, 3) of each of `copies` (M,) Gaussians at one place that look like one (eq. 9).
+    """Return opacity (M,) and scales (M, 3) of each of `copies` (M,) equal Gaussians that replace one (eq. 9).
 
-    Their joint opacity at the centre is the old one, and so is the integral of their joint opacity along a line.
+    Together they look like the one: they have its opacity at the centre and its integral of opacity along a line.
     """
     most = int(copies.max())
     new = 1 - (1 - opacity) ** (1 / copies.to(opacity))
@@ -245,7 +249,10 @@ def split_in_place(opacity: Tensor, scale: Tensor, copies: Tensor) -> tuple[Tens
 
 
 def shake(config: MCMCConfig, splats: Splats, rate: float, generator: torch.Generator) -> Tensor:
-    """Random moves (N, 3) of the means in metres (eq. 8): along each Gaussian's axes, the less opaque the farther."""
+    """Return random moves (N, 3) of the means in metres (eq. 8), along each Gaussian's axes.
+
+    Transparent Gaussians move farther than opaque ones.
+    """
     opacity = torch.sigmoid(splats["opacities"])
     axes = rotation_matrices(splats["quats"]) * splats["scales"].exp()[:, None]  # (N, 3, 3)
     covariance = axes @ axes.transpose(1, 2)
@@ -257,7 +264,7 @@ def shake(config: MCMCConfig, splats: Splats, rate: float, generator: torch.Gene
 def apply_edit(
     edit: Edit, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> dict[str, torch.nn.Parameter]:
-    """New parameters after an edit, which take the old ones' places and moments in the optimiser."""
+    """Return the new parameters after an edit. They replace the old ones in the optimiser and keep their moments."""
     result = {}
     for name, old in parameters.items():
         rows = edit.values.get(name, old.detach()[edit.source])

@@ -1,8 +1,8 @@
-"""A clean triangle mesh out of a density grid, with the isovalue found by comparing silhouettes.
+"""Extract a clean triangle mesh from a density grid, with the isovalue found by comparing silhouettes.
 
-Marching cubes after Lewiner et al., "Efficient Implementation of Marching Cubes' Cases with Topological Guarantees"
-(Journal of Graphics Tools 2003); smoothing after Taubin, "A Signal Processing Approach to Fair Surface Design"
-(SIGGRAPH 1995); the fallback threshold after Otsu (1979).
+Marching cubes: Lewiner et al., "Efficient Implementation of Marching Cubes' Cases with Topological Guarantees"
+(Journal of Graphics Tools 2003). Smoothing: Taubin, "A Signal Processing Approach to Fair Surface Design"
+(SIGGRAPH 1995). Isovalue without silhouettes: Otsu, "A Threshold Selection Method from Gray-Level Histograms" (1979).
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from sds3d.geometry.triangles import ColorFn, decimate, sample_colors, vertex_no
 from sds3d.rendering.mesh_zbuffer import rasterize
 
 _CANDIDATES = 24
-_DECADES = 3.5  # candidates reach from the highest densities this many powers of ten down
-_COARSE = 64  # grid size that candidates are judged at
+_DECADES = 3.5  # candidate isovalues span this many powers of ten below the highest density
+_COARSE = 64  # samples per side of the grid on which candidates are compared
 _DUST = 0.01  # a component with a smaller share of the surface area is dropped
 
 
 def grid_points(resolution: int, bounds: tuple[float, float] = (-0.5, 0.5)) -> FloatArray:
-    """World points at which `extract_surface` expects densities: (N^3, 3) float32, x slowest and z fastest.
+    """Return the points at which `extract_surface` expects densities: (N^3, 3) float32 metres, z varying fastest.
 
-    Samples lie on the corners: index 0 is at bounds[0] and index N - 1 at bounds[1], on each axis.
+    On each axis, sample 0 is at bounds[0] and sample N - 1 at bounds[1].
     """
     axis = np.linspace(bounds[0], bounds[1], resolution, dtype=np.float32)
     return np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
@@ -45,15 +45,15 @@ def extract_surface(
     alpha_of: Callable[[Cameras], FloatArray] | None = None,
     max_faces: int = 20_000,
 ) -> Mesh:
-    """The closed surface of a density grid, with vertex colours and normals.
+    """Return the closed surface of a density grid, with vertex colours and normals.
 
-    density: (N, N, N) float32 >= 0 in 1/metre, axes x, y, z, sampled at `grid_points(N, bounds)`.
-    color_fn: sRGB (P, 3) in [0, 1] of world points (P, 3). bounds: lowest and highest coordinate of the grid, metres.
-    alpha_of: renders the opacity (B, H, W) of given cameras; the isovalue is then the one whose silhouettes match it
-    best. Without it, Otsu's threshold on log density is taken. max_faces: triangles left after decimation.
+    density: (N, N, N) float32 >= 0 per metre, axes x, y, z, sampled at `grid_points(N, bounds)`.
+    color_fn: maps world points (P, 3) to sRGB (P, 3) in [0, 1]. bounds: lowest and highest coordinate of the grid in
+    metres. alpha_of: renders the opacity (B, H, W) of given cameras; the isovalue whose silhouettes match it best is
+    used. Without it, the isovalue is Otsu's threshold on log density. max_faces: largest number of triangles.
 
-    The mesh is watertight, wound outwards, inside `bounds`, free of specks and of cavities that cannot be seen.
-    Raises EmptySurfaceError when nothing is dense enough, ValueError for arrays of the wrong shape or with NaN.
+    The mesh is watertight, wound outwards and inside `bounds`, without specks and hidden cavities.
+    Raises EmptySurfaceError if nothing is dense enough, ValueError for arrays of the wrong shape or with NaN.
     """
     density = np.asarray(density, dtype=np.float32)
     if density.ndim != 3 or len(set(density.shape)) != 1 or density.shape[0] < 4:
@@ -70,7 +70,7 @@ def extract_surface(
             "initialisation, or lower the weight of the sparsity regulariser"
         )
     isovalue = _isovalue_by_silhouette(density, bounds, alpha_of) if alpha_of else _isovalue_by_otsu(density)
-    # Decimating a sponge can pinch it. Coarser grids close its pores; the coarsest need no decimation at all.
+    # Decimating a sponge can make it non-manifold. Coarser grids close its pores; the coarsest need no decimation.
     for divisor in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0):
         vertices, faces = _surface(density, isovalue, bounds, int(density.shape[0] / divisor))
         vertices, faces = decimate(_taubin(vertices, faces), faces, max_faces)
@@ -89,7 +89,7 @@ def extract_surface(
 def _isovalue_by_silhouette(
     density: FloatArray, bounds: tuple[float, float], alpha_of: Callable[[Cameras], FloatArray]
 ) -> float:
-    """The isovalue whose silhouettes have the highest IoU with the rendered ones, searched coarse to fine."""
+    """Return the isovalue whose silhouettes have the highest IoU with the rendered ones, by a coarse-to-fine search."""
     cameras = orbit(
         [0.0, 60.0, 120.0, 180.0, 240.0, 300.0],
         elevation=torch.tensor([5.0, 35.0] * 3),
@@ -122,26 +122,26 @@ def _isovalue_by_silhouette(
 
 
 def _plateau(logs: NDArray[np.float64], scores: list[float]) -> float:
-    """The middle of the highest scores: a hard-edged field scores alike over a wide range."""
+    """Return the middle of the highest scores, since a field with hard edges scores equally over a wide range."""
     best = np.asarray(scores) >= max(scores) - 1e-3
     return float(logs[best].mean())
 
 
 def _isovalue_by_otsu(density: FloatArray) -> float:
-    """Otsu's threshold on log density, whose floor keeps the empty space from stretching the range."""
+    """Return Otsu's threshold on log density. A floor keeps empty space from stretching the range."""
     highest = float(density.max())
     logs = np.log(np.maximum(density, highest * 10.0**-_DECADES))
     if logs.min() == logs.max():
-        return highest / 2  # a solid block: any threshold below its density is the same surface
+        return highest / 2  # a solid block: any threshold below its density gives the same surface
     return float(np.exp(threshold_otsu(logs)))
 
 
 def _resample(grid: FloatArray, resolution: int) -> FloatArray:
-    """At most `resolution` samples a side over the same bounds, trilinearly interpolated."""
+    """Return the grid with at most `resolution` samples per side over the same bounds, trilinearly interpolated."""
     n = grid.shape[0]
     if n <= resolution:
         return grid
-    # Averaging first keeps thin parts, which plain subsampling would miss.
+    # Average first: plain subsampling would miss thin parts.
     averaged = ndimage.uniform_filter(grid, size=round(n / resolution), mode="nearest")
     return np.asarray(ndimage.zoom(averaged, resolution / n, order=1, grid_mode=False), np.float32)
 
@@ -149,12 +149,12 @@ def _resample(grid: FloatArray, resolution: int) -> FloatArray:
 def _surface(
     density: FloatArray, isovalue: float, bounds: tuple[float, float], resolution: int
 ) -> tuple[FloatArray, IntArray]:
-    """Marching cubes of the cleaned field: closed, outward, in world coordinates; empty arrays for no surface.
+    """Return the surface by marching cubes, cleaned, closed and wound outwards, in metres; empty if there is none.
 
-    resolution: samples a side of the grid that the cubes march over.
+    resolution: samples per side of the grid for marching cubes.
     """
-    # Saturates on both sides of the isovalue, like log density: a hard edge between 0 and 1000 is then
-    # interpolated near its middle rather than stair-stepped along its foot.
+    # Saturate on both sides of the isovalue, like log density: the surface of a hard edge between 0 and 1000 is then
+    # interpolated near the middle of a voxel instead of forming steps at its foot.
     field = np.divide(density, density + np.float32(isovalue), dtype=np.float32)
     field = _resample(field, max(resolution, 8))
     # The outermost samples are empty, so that the surface closes inside the bounds.
@@ -176,7 +176,7 @@ def _outwards(vertices: FloatArray, faces: IntArray) -> IntArray:
 
 
 def _without_dust_and_cavities(field: FloatArray) -> FloatArray:
-    """Empty the components with a negligible surface and fill the hollows that no camera outside can see."""
+    """Remove components with a negligible surface and fill cavities that no camera outside can see."""
     solid = field > 0.5
     labels, count = _label(solid, np.ones((3, 3, 3)))
     if count == 0:
@@ -195,14 +195,14 @@ def _without_dust_and_cavities(field: FloatArray) -> FloatArray:
 
 
 def _label(mask: NDArray[np.bool_], structure: ArrayLike | None = None) -> tuple[IntArray, int]:
-    """Connected components: labels of `mask`'s shape, 0 outside, and how many there are."""
+    """Return the connected components: labels in the shape of `mask`, 0 outside, and their number."""
     labels = np.zeros(mask.shape, np.int32)
     ndimage.label(mask, structure, output=labels)
     return labels, int(labels.max())
 
 
 def _taubin(vertices: FloatArray, faces: IntArray, iterations: int = 8) -> FloatArray:
-    """Smooth without shrinking: a step towards the neighbours' mean, then a slightly longer one away from it."""
+    """Smooth without shrinking: step towards the mean of the neighbours, then slightly farther away from it."""
     ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     ends = np.concatenate([ends, ends[:, ::-1]])
     n = len(vertices)
@@ -217,6 +217,6 @@ def _taubin(vertices: FloatArray, faces: IntArray, iterations: int = 8) -> Float
 
 
 def _is_closed_manifold(faces: IntArray) -> bool:
-    """Whether exactly two faces meet at every edge: decimating a surface full of tunnels can break that."""
+    """Return whether exactly two faces meet at every edge. Decimating a surface full of tunnels can break this."""
     ends = np.sort(np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]]), axis=1).astype(np.int64)
     return bool((np.unique(ends[:, 0] << 32 | ends[:, 1], return_counts=True)[1] == 2).all())

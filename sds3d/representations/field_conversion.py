@@ -1,7 +1,7 @@
 """Distillation of one representation into another (Fang et al. 2022, "PVD", arXiv:2211.15977).
 
-The student learns pictures and, if both scenes are radiance fields, densities and colours at points. Points locate the
-matter, and pictures weigh it by how much is visible.
+The student learns from pictures and, if both scenes are radiance fields, from densities and colours at points. Points
+show where matter is, and pictures weight it by its visibility.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from sds3d.rendering.packed import FieldFunction
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import Rendering, Scene
 
-_LENGTH = 0.02  # metres over which densities are compared as opacities: beyond opaque, more is the same
-_NEAR = 0.04  # metres round the teacher's surface that half of the points are drawn in
+_LENGTH = 0.02  # metres over which densities are compared as opacities: above opaque, more density looks the same
+_NEAR = 0.04  # distance in metres from the teacher's surface within which half of the points are drawn
 _EMPTY = 0.02  # weight of the colour of empty space
-_FASTER = 3.0  # times the rates of score distillation, whose gradients are noisier
+_FASTER = 3.0  # factor on the learning rates of score distillation, which has noisier gradients
 _VIEWS = CameraConfig(views=2, orthogonal=False, elevation=(-60.0, 75.0))
 
 
 @dataclass(frozen=True)
 class DistilStep:
-    """One finished step, 1 to total. psnr: of this step's pictures in dB."""
+    """One finished step, numbered from 1 to `total`. psnr: of the step's pictures, in dB."""
 
     step: int
     total: int
@@ -44,11 +44,11 @@ def distil(
     cameras: CameraConfig = _VIEWS,
     points: int = 8192,
 ) -> Iterator[DistilStep]:
-    """Make `student` look like `teacher` in place, yielding after each step.
+    """Optimise `student` in place to look like `teacher`, and yield after each step.
 
-    cameras: views of a step. points: number of points per step at which densities and colours are compared, if both
-    scenes are radiance fields; otherwise only pictures are compared. The student's learning rates are raised, and fall
-    to a tenth until the last step.
+    cameras: the views of each step. points: number of points per step at which densities and colours are compared, if
+    both scenes are radiance fields; otherwise only pictures are compared. The student's learning rates are raised at
+    the start and fall to a tenth by the last step.
     """
     taught, learnt = teacher.radiance_field(), student.radiance_field()
     groups = student.parameter_groups()
@@ -76,7 +76,10 @@ def distil(
 
 
 def point_loss(taught: FieldFunction, learnt: FieldFunction, points: Tensor) -> Tensor:
-    """Sum over points (P, 3) of squared differences of opacities over 2 cm, and of colours weighted by opacity."""
+    """Return the squared differences of two fields, summed over points (P, 3): a scalar.
+
+    The differences are those of the opacities over 2 cm, and of the colours weighted by opacity.
+    """
     with torch.no_grad():
         density, colors = taught(points)
         opacity = -torch.expm1(-_LENGTH * density)  # (P,)
@@ -87,7 +90,7 @@ def point_loss(taught: FieldFunction, learnt: FieldFunction, points: Tensor) -> 
 
 
 def _places(picture: Rendering, cameras: Cameras, count: int, generator: torch.Generator) -> Tensor:
-    """Points (count, 3), half of them anywhere in the cube, half near the surface that a teacher's pictures show."""
+    """Return points (count, 3): half of them anywhere in the cube, half near the surface in the teacher's pictures."""
     origins, directions = cameras.rays()
     alpha, depth = picture.alpha[..., 0], picture.depth[..., 0]
     hit = (alpha > 0.5).nonzero(as_tuple=True)

@@ -1,11 +1,11 @@
-"""Scenes made of any radiance field, rendered by occupancy-grid ray marching, with colours or with latents.
+"""Scenes of any radiance field, rendered by ray marching with an occupancy grid, in colours or in latents.
 
 The fields are in `hash_nerf` and `triplane_nerf`. A dense grid has a separate scene, `voxel_grid`, with a faster fused
 kernel.
 
-A scene of latents is that of Latent-NeRF (Metzer et al. 2022, arXiv:2211.07600): it renders latents directly, so that
-the prior's encoder does not run. Its colours are a linear map of the latents. With `refine` that map is learnt too,
-and the encoder sees pictures again.
+A scene of latents follows Latent-NeRF (Metzer et al. 2022, arXiv:2211.07600): it renders latents directly, so that the
+prior's encoder does not run. Its colours are a linear map of the latents. With `refine` the map is learnt too, and the
+prior encodes pictures again.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ STABLE_DIFFUSION_RGB = ((0.298, 0.207, 0.208), (0.187, 0.286, 0.173), (-0.158, 0
 Face's forum ("Decoding latents to RGB without upscaling")."""
 
 _OCCUPIED = 0.5  # density per metre under which a cell counts as empty: 1 % opacity over a step
-_EXPLORED = 0.005  # share of the grid's corners whose eight cells are rendered in any case: matter may begin there
-_REFRESH = 8  # steps between two looks at where matter is
-_CORNERS = 48  # of the occupancy grid, along an edge
-_NEIGHBOUR = 2 * BOUND / 47  # metres between points that smoothness compares, the voxel of a default `nerf`
+_EXPLORED = 0.005  # share of the grid's corners whose eight cells are always rendered: matter may form there
+_REFRESH = 8  # steps between two updates of the occupancy grid
+_CORNERS = 48  # corners per side of the occupancy grid
+_NEIGHBOUR = 2 * BOUND / 47  # metres between the points that smoothness compares: the default voxel of `voxel_grid`
 _SMOOTH_POINTS = 2048
 _DISTIL_STEPS = 100
 _POINTS_AT_ONCE = 1 << 17
@@ -70,42 +70,44 @@ class FieldNerfConfig(RepresentationConfig):
     samples: int = Field(default=64, ge=8, le=1024)
     """Steps of a ray along an edge of the cube; diagonal rays take more."""
     hidden: int = Field(default=32, ge=4, le=256)
-    """Width of the small network that reads densities and colours out of the encoding."""
+    """Width of the small network that turns the encoding into density and colour."""
     blob_height: float = 10.0
     """Density blob at the start: pre-activation at the centre."""
     blob_radius: float = Field(default=0.275, gt=0)
     """Density blob at the start: radius in metres at which the pre-activation is 0."""
     opacity: float = Field(default=0.04, ge=0)
-    """Weight of the opacity summed over a view's pixels: against fog."""
+    """Weight of the opacity, summed over a view's pixels: prevents fog."""
     entropy: float = Field(default=0.02, ge=0)
-    """Weight at the last step of the binary entropy of the opacity (nats) summed over a view's pixels: pushes pixels to
-    be either full or empty. Grows linearly from 0."""
+    """Weight, at the last step, of the binary entropy of the opacity (nats), summed over a view's pixels: pushes pixels
+    to be either opaque or empty. Rises linearly from 0."""
     density_smoothness: float = Field(default=7.5e-5, ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of the density's pre-activation between
-    places 2.3 cm apart."""
+    points 2.3 cm apart."""
     color_smoothness: float = Field(default=7.5e-4, ge=0)
-    """Weight, times a view's number of pixels, of the mean squared difference of colours between places 2.3 cm
+    """Weight, times a view's number of pixels, of the mean squared difference of colours between points 2.3 cm
     apart."""
     z_variance: float = Field(default=0.0, ge=0)
-    """Weight of the variance of the depth along rays (square metres, HiFA), summed over a view's opaque pixels: gathers
-    the matter along a ray in one surface. Rises linearly until the middle of the run; the paper's is 3."""
+    """Weight of the variance of the depth along rays (HiFA, square metres), summed over a view's opaque pixels: gathers
+    the matter along a ray in one surface. Rises linearly until the middle of the run. The paper has 3."""
     latent_channels: int = Field(default=0, ge=0, le=64)
-    """Channels of the prior's latents to render in place of colours, as in Latent-NeRF: 4 for Stable Diffusion, 12 for
-    the embedded prior; 0 renders colours. Set cameras.size to the latents' height then (image size / 8, or / 4)."""
+    """Channels of the prior's latents to render instead of colours, as in Latent-NeRF: 4 for Stable Diffusion, 12 for
+    the embedded prior; 0 renders colours. With latents, set cameras.size to their height: the image size divided by 8,
+    or by 4 for the embedded prior."""
     normals: bool = False
-    """Compute normals in training by finite differences of the density, for rules that use normals; a third slower.
-    Otherwise they are computed from the depth, which is noisy."""
+    """Compute normals in training by finite differences of the density, for rules that use normals. Steps take a third
+    longer. Otherwise normals are computed from the depth, and are noisy."""
     refine: bool = False
-    """Map latents to colours before guidance sees them, and learn the linear map: the last stage of Latent-NeRF. It
-    continues the stage of latents; set cameras.size to the picture's height again."""
+    """Map latents to colours before guidance, and learn the linear map: the last stage of Latent-NeRF, after a stage
+    that renders latents. Set cameras.size to the picture's height again."""
     refine_lr: float = Field(default=0.01, gt=0)
     """Learning rate of the map from latents to colours."""
     sketch: str = ""
-    """File of a coarse mesh that the shape stays close to: the Sketch-Shape of Latent-NeRF."""
+    """File with a coarse mesh that the shape stays close to: the Sketch-Shape of Latent-NeRF."""
     sketch_weight: float = Field(default=0.05, ge=0)
-    """Weight, times a view's number of pixels, of the mean cross-entropy of occupancies with the sketch's inside."""
+    """Weight, times a view's number of pixels, of the mean cross-entropy between the occupancy and the sketch's
+    inside."""
     sketch_slack: float = Field(default=0.05, gt=0)
-    """Distance in metres by which the shape may leave the sketch."""
+    """Distance in metres by which the shape may deviate from the sketch."""
 
     @model_validator(mode="after")
     def _refine_needs_latents(self) -> Self:
@@ -119,7 +121,7 @@ class FieldNerfConfig(RepresentationConfig):
         return self.latent_channels > 0
 
     def for_loading(self) -> Self:
-        """The settings without the sketch, which only training reads: its file may be gone."""
+        """Return the settings without the sketch, which only training reads: its file may be gone."""
         return self.model_copy(update={"sketch": ""})
 
     @abstractmethod
@@ -127,7 +129,7 @@ class FieldNerfConfig(RepresentationConfig):
         """Make a new field with initial values drawn from `generator`."""
 
     def make(self, start: Start) -> FieldNerfScene:
-        """A density blob, or a field that looks like `start.before`."""
+        """Make a density blob, or a field that looks like `start.before`."""
         latent_rgb = start.latent_rgb
         if self.renders_latents and latent_rgb is None:
             latent_rgb = torch.zeros(self.latent_channels, 3)
@@ -139,7 +141,7 @@ class FieldNerfConfig(RepresentationConfig):
 
 
 def with_square(field: FieldFunction) -> FieldFunction:
-    """The field with one more feature: the squared distance of a point from the origin, in square metres."""
+    """Return the field with one more feature: the squared distance of a point from the origin, in square metres."""
 
     def at(points: Tensor) -> tuple[Tensor, Tensor]:
         density, features = field(points)
@@ -149,14 +151,14 @@ def with_square(field: FieldFunction) -> FieldFunction:
 
 
 def fit_latent_rgb(latents: Tensor, pictures: Tensor) -> Tensor:
-    """The linear map (C, 3) from latents to colours in [-1, 1] with the least squared error.
+    """Return the linear map (C, 3) from latents to colours in [-1, 1] with the least squared error.
 
     latents: (B, C, h, w) of pictures (B, H, W, 3) in [0, 1], whose size is a multiple of theirs.
     """
     _, _, height, width = latents.shape
     small = functional.adaptive_avg_pool2d(pictures.permute(0, 3, 1, 2), (height, width))  # (B, 3, h, w)
     inputs, outputs = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (latents, 2 * small - 1))  # (B h w, ...)
-    # In float64, because the last bits of these sums depend on where the arrays lie in memory.
+    # In float64, because the last bits of these sums depend on the memory alignment of the arrays.
     return torch.linalg.lstsq(inputs.double(), outputs.double()).solution.to(latents.dtype)
 
 
@@ -198,7 +200,7 @@ class FieldNerfScene(Scene):
         self._occupancy = self._survey(explore=True)
 
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
-        """Pictures of the B views over `background`, (B, 3) or (3,) in [0, 1].
+        """Render the B views over `background`, (B, 3) or (3,) in [0, 1].
 
         A scene of latents also returns its latents, over the latents of the background's colour.
         """
@@ -209,7 +211,7 @@ class FieldNerfScene(Scene):
         if not self.config.latent_channels:
             return Rendering(features + (1 - alpha) * behind, alpha, depth, normal, depth_variance=spread)
         rgb = (features @ self.latent_rgb + alpha) / 2 + (1 - alpha) * behind
-        # Not bounded by itself. The gradient passes, or a pixel that is too bright could never darken.
+        # Clamp the colours but not their gradient: otherwise a pixel that is too bright could never darken.
         rgb = rgb + (rgb.clamp(0, 1) - rgb).detach()
         if self.config.refine:
             return Rendering(rgb, alpha, depth, normal, depth_variance=spread)
@@ -218,21 +220,24 @@ class FieldNerfScene(Scene):
         return Rendering(rgb, alpha, depth, normal, latent.permute(0, 3, 1, 2), spread)
 
     def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Density (P,) per metre and r, g, b (P, 3) in [0, 1] at points (P, 3) in metres."""
+        """Return density (P,) per metre and r, g, b (P, 3) in [0, 1] at points (P, 3) in metres."""
         density, features = self.field(points)
         if not self.config.latent_channels:
             return density, features
         return density, ((features @ self.latent_rgb + 1) / 2).clamp(0, 1)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for Adam, with its betas: the encoding, the network and, when refining, the map to colours."""
+        """Return groups for Adam, with betas: the encoding, the network and, when refining, the map to colours."""
         groups = self.field.parameter_groups()
         if self.config.refine:
             groups.append({"params": [self.latent_rgb], "lr": self.config.refine_lr})
         return groups
 
     def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
-        """Opacity, entropy, smoothness and sketch, in the units of 1/2 sum |rgb - target|^2 over a view's pixels."""
+        """Return the losses on opacity, entropy, depth variance, smoothness and sketch.
+
+        Their unit is that of 1/2 sum |rgb - target|^2 over a view's pixels.
+        """
         config = self.config
         pixels = rendering.alpha.shape[1] * rendering.alpha.shape[2]
         losses = {
@@ -251,7 +256,7 @@ class FieldNerfScene(Scene):
             self._occupancy = self._survey(explore=True)
 
     def learn(self, before: Source, generator: torch.Generator) -> None:
-        """Make a new scene look like `before`: copy the state of a field with the same settings, else distil."""
+        """Make this new scene look like `before`: copy the state if the settings are the same, otherwise distil."""
         if isinstance(before, FieldNerfScene):
             mine, given = self.state_dict(), before.state_dict()
             if {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in given.items()}:
@@ -265,20 +270,20 @@ class FieldNerfScene(Scene):
             pass
 
     def to_mesh(self, resolution: int) -> Mesh:
-        """The surface whose silhouettes match the renders; see `grid_mesh`. Raises EmptySurfaceError."""
+        """Return the surface whose silhouettes match the renders; see `grid_mesh`. Raises EmptySurfaceError."""
         return grid_mesh(self.to_grid(resolution), resolution, self.silhouettes)
 
     def to_splats(self, count: int, generator: torch.Generator) -> Splats:
-        """`count` Gaussians on the visible surface of the field."""
+        """Return `count` Gaussians on the visible surface of the field."""
         return splats_from_grid(self.to_grid(SURFACE), count, generator)
 
     def radiance_field(self) -> FieldFunction:
-        """The field in colours; differentiable in the parameters."""
+        """Return the field in colours; differentiable in the parameters."""
         return self.at
 
     @torch.no_grad()
     def to_grid(self, resolution: int) -> Tensor:
-        """The field on a grid: (N, N, N, 4) density per metre and r, g, b in [0, 1], as `render_rays` takes it."""
+        """Return density per metre and r, g, b in [0, 1] on a grid for `render_rays`, (N, N, N, 4)."""
         parts = [
             torch.cat([density[:, None], rgb], dim=-1)
             for density, rgb in map(self.at, _lattice(resolution, self.device).split(_POINTS_AT_ONCE))
@@ -287,11 +292,11 @@ class FieldNerfScene(Scene):
 
     @torch.no_grad()
     def silhouettes(self, cameras: Cameras) -> NDArray[np.float32]:
-        """Opacity (B, H, W) float32 in [0, 1] of the views."""
+        """Return the opacity (B, H, W) float32 in [0, 1] of the views."""
         return self.render(cameras, torch.zeros(3)).alpha[..., 0].cpu().numpy()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters, occupancy and random stream: everything that the next step depends on."""
+        """Return parameters, occupancy and random stream: everything that the next step depends on."""
         state = {f"field/{name}": value.detach().clone() for name, value in self.field.state_dict().items()}
         if self.config.latent_channels:
             state["latent_rgb"] = self.latent_rgb.detach().clone()
@@ -304,7 +309,7 @@ class FieldNerfScene(Scene):
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore a `state_dict` of the same settings. Raises ValueError for others or for missing tensors."""
+        """Restore a `state_dict` of the same settings. Raises ValueError for other settings or missing tensors."""
         own = self.state_dict()
         missing = sorted(own.keys() - state.keys())
         if missing:
@@ -326,8 +331,8 @@ class FieldNerfScene(Scene):
         self._seed = int(state["seed"])
 
     def _train(self, origins: Tensor, directions: Tensor) -> _Seen:
-        """Features (B, H, W, C) premultiplied by alpha, alpha and depth (B, H, W, 1), normals (B, H, W, 3) and, when it
-        counts, the variance of the depth (B, H, W, 1)."""
+        """Return features (B, H, W, C) premultiplied by alpha, alpha and depth (B, H, W, 1), normals (B, H, W, 3) and
+        the variance of the depth (B, H, W, 1), or None if it has no weight."""
         jitter = torch.rand(origins.shape[:-1], generator=self._generator("jitter")).to(self.device)
         samples = self.config.samples
         field = with_square(self.field) if self.config.z_variance else self.field
@@ -339,14 +344,14 @@ class FieldNerfScene(Scene):
             normal = normals_from_depth(depth, alpha, origins, directions)
         if not self.config.z_variance:
             return seen.features, alpha, depth, normal, None
-        # Measured from the ray's point nearest to the origin: squares of the distance to the camera would cancel.
+        # Distances from the ray's point nearest to the origin: squared distances to the camera would cancel badly.
         nearest = -(origins * directions).sum(-1, keepdim=True)  # (B, H, W, 1) metres along the ray
         aside = origins.square().sum(-1, keepdim=True) - nearest**2
         spread = depth_variance(depth - alpha * nearest, seen.features[..., -1:] - alpha * aside, alpha)
         return seen.features[..., :-1], alpha, depth, normal, spread
 
     def _look(self, origins: Tensor, directions: Tensor) -> _Seen:
-        """As `_train`, with the current occupancy; in parts, so that large pictures fit in memory."""
+        """Like `_train`, with the current occupancy and in parts, so that large pictures fit in memory."""
         occupancy, samples = self._survey(explore=False), self.config.samples
         parts = []
         flat = (rays.reshape(-1, 3).split(_RAYS_AT_ONCE) for rays in (origins, directions))
@@ -360,7 +365,7 @@ class FieldNerfScene(Scene):
 
     @torch.no_grad()
     def _survey(self, explore: bool) -> Occupancy:
-        """The current occupancy; with `explore`, some random empty cells count as occupied."""
+        """Return the current occupancy; with `explore`, some random empty cells count as occupied."""
         density = torch.cat([self.field(part)[0] for part in _lattice(_CORNERS, self.device).split(_POINTS_AT_ONCE)])
         if explore:
             chosen = torch.rand(density.shape, generator=self._generator("explore")) < _EXPLORED
@@ -368,22 +373,22 @@ class FieldNerfScene(Scene):
         return occupancy_of(density.reshape(_CORNERS, _CORNERS, _CORNERS), _OCCUPIED)
 
     def _smoothness(self) -> Tensor:
-        """Weighted squared differences between random points and random neighbours, as the sum over the three axes."""
+        """Return the weighted squared differences between random points and neighbours, summed over the three axes."""
         generator = self._generator("smoothness")
         points = BOUND * (2 * torch.rand(_SMOOTH_POINTS, 3, generator=generator) - 1)
         away = _NEIGHBOUR * functional.normalize(torch.randn(_SMOOTH_POINTS, 3, generator=generator), dim=-1)
         density, features = self.field(torch.cat([points, points + away]).to(self.device))
-        # A difference along a random direction holds a third of the three axes' squares.
+        # On average, a squared difference along a random direction is a third of the sum over the three axes.
         steep, varied = (3 * (a - b).square().mean() for a, b in (deactivate(density).chunk(2), features.chunk(2)))
         return self.config.density_smoothness * steep + self.config.color_smoothness * varied
 
     def _generator(self, purpose: Literal["jitter", "explore", "smoothness", "sketch"]) -> torch.Generator:
-        """A function of the step alone: a step that is repeated, or resumed, draws the same."""
+        """Return a generator that depends on the step alone, so that a repeated or resumed step draws the same."""
         stream = ("jitter", "explore", "smoothness", "sketch").index(purpose)
         return torch.Generator().manual_seed(self._seed + 4 * self._step + stream)
 
 
 def _lattice(size: int, device: torch.device) -> Tensor:
-    """The corners of a grid that fills the cube, (size^3, 3) metres, x slowest."""
+    """Return the corners of a grid that fills the cube, (size^3, 3) metres, x slowest."""
     axis = torch.linspace(-BOUND, BOUND, size, device=device)
     return torch.cartesian_prod(axis, axis, axis)

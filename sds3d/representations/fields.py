@@ -1,6 +1,6 @@
 """Radiance fields as functions of points: their base class, and the dense grid.
 
-The other fields are in `fields_hash` and `fields_triplane`. All start as DreamFusion's density blob (2209.14988,
+The other fields are in `fields_hash` and `fields_triplane`. All start as DreamFusion's density blob (arXiv:2209.14988,
 appendix A.2). The density is 20 softplus(.) per metre, and colours are sigmoid(.).
 """
 
@@ -17,9 +17,9 @@ from torch.nn import functional
 from sds3d.rendering.volume import BOUND
 
 DENSITY_SCALE = 20.0
-"""Per metre: a pre-activation of 3 is opaque within a few centimetres."""
+"""Factor on the softplus, per metre: a pre-activation of 3 is opaque within a few centimetres."""
 BETAS = (0.9, 0.95)
-"""Adam's decay rates. A point in space is seen rarely, so the second moment must have a short memory."""
+"""Adam's decay rates. Few steps show a given point in space, so the second moment needs a short memory."""
 
 
 class RadianceField(nn.Module, ABC):
@@ -27,7 +27,7 @@ class RadianceField(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Densities (P,) >= 0 per metre and features (P, C) at points (P, 3) in metres.
+        """Return densities (P,) >= 0 per metre and features (P, C) at points (P, 3) in metres.
 
         Features are sRGB colours in [0, 1], or latents of any number of channels without bounds. Differentiable in
         the parameters; in the points only where an implementation says so.
@@ -35,7 +35,7 @@ class RadianceField(nn.Module, ABC):
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters with their learning rates and betas, as torch optimisers take them."""
+        """Return the parameters with their learning rates and betas, in the form that torch optimisers take."""
 
 
 class Blob(NamedTuple):
@@ -46,7 +46,7 @@ class Blob(NamedTuple):
     radius: float = 0.275
 
     def bias(self, points: Tensor) -> Tensor:
-        """(..., 3) metres to (...)."""
+        """Return the term (...) at points (..., 3) in metres."""
         return (self.height * (1 - points.norm(dim=-1) / self.radius)).clamp(min=-7.0)
 
 
@@ -54,24 +54,27 @@ BLOB = Blob()
 
 
 def activate(raw: Tensor, color: bool) -> tuple[Tensor, Tensor]:
-    """Densities (...) per metre and features (..., C) of pre-activations (..., 1 + C)."""
+    """Return densities (...) per metre and features (..., C) of pre-activations (..., 1 + C).
+
+    color: whether the features are colours, in [0, 1]; otherwise they are unbounded.
+    """
     features = torch.sigmoid(raw[..., 1:]) if color else raw[..., 1:]
     return DENSITY_SCALE * functional.softplus(raw[..., 0]), features
 
 
 def deactivate(density: Tensor) -> Tensor:
-    """Pre-activations of densities (...) per metre; of densities under 2e-5 per metre that of 2e-5."""
+    """Return the pre-activations of densities (...) per metre. Densities are clamped to at least 2e-5 per metre."""
     x = (density / DENSITY_SCALE).clamp(min=1e-6)
     return x + torch.log(-torch.expm1(-x))
 
 
 def to_unit(points: Tensor) -> Tensor:
-    """Metres to coordinates of the unit cube."""
+    """Convert points in metres to coordinates of the unit cube."""
     return (points + BOUND) / (2 * BOUND)
 
 
 def trilinear(grid: Tensor, points: Tensor) -> Tensor:
-    """Values (P, C) of a grid (N, N, N, C), axes x, y, z, at points (P, 3) in metres; differentiable in both."""
+    """Return values (P, C) of a grid (N, N, N, C), axes x, y, z, at points (P, 3) in metres; differentiable in both."""
     # grid_sample's x runs along the last axis of the volume.
     coordinates = points.flip(-1)[None, None, None] / BOUND  # (1, 1, 1, P, 3)
     values = functional.grid_sample(
@@ -81,7 +84,7 @@ def trilinear(grid: Tensor, points: Tensor) -> Tensor:
 
 
 class GridField(RadianceField):
-    """Values on a dense grid, interpolated after their activation, as `volume.render_rays` does. Slow and exact.
+    """Values on a dense grid, interpolated after their activation, like `volume.render_rays`. Slow and exact.
 
     values: (N, N, N, 1 + C) pre-activations of density and features. Also differentiable in the points.
     """
@@ -105,7 +108,7 @@ class GridField(RadianceField):
         self.values = nn.Parameter(values)
 
     def grid(self) -> Tensor:
-        """Density per metre and features, (N, N, N, 1 + C)."""
+        """Return density per metre and features, (N, N, N, 1 + C)."""
         density, features = activate(self.values, self.color)
         return torch.cat([density[..., None], features], dim=-1)
 
@@ -115,7 +118,7 @@ class GridField(RadianceField):
         return values[:, 0], values[:, 1:]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """One group."""
+        """Return one group, of all values."""
         return [{"params": [self.values], "lr": self.lr, "betas": BETAS}]
 
 
@@ -131,14 +134,14 @@ class Decoder(nn.Module):
         self.out = _linear(hidden, 1 + channels, 1.0, generator)
 
     def forward(self, encoding: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Densities (P,) and features (P, C) of encodings (P, inputs) of points (P, 3) in metres."""
+        """Return densities (P,) and features (P, C) of encodings (P, inputs) of points (P, 3) in metres."""
         raw = self.out(functional.relu(self.hidden(encoding), inplace=True))  # (P, 1 + C)
         density = DENSITY_SCALE * functional.softplus(raw[:, 0] + self.blob.bias(points))
         return density, torch.sigmoid(raw[:, 1:]) if self.color else raw[:, 1:]
 
 
 def _linear(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:
-    """A layer drawn from `generator`, that keeps the variance times gain^2, without bias at the start."""
+    """Return a layer with weights drawn from `generator` and zero bias; it multiplies the variance by gain^2."""
     layer = nn.Linear(inputs, outputs)
     with torch.no_grad():
         layer.weight.copy_(gain / math.sqrt(inputs) * torch.randn(outputs, inputs, generator=generator))

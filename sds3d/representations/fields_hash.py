@@ -15,16 +15,17 @@ from sds3d.representations.fields import BETAS, BLOB, Blob, Decoder, RadianceFie
 
 
 def level_cells(levels: int, coarsest: int, finest: int) -> Tensor:
-    """Cells along an edge of each level, in a geometric progression (equations 2 and 3): (L,) int64."""
+    """Return the cells per side of each level, (L,) int64, in a geometric progression (equations 2 and 3)."""
     growth = math.log(finest / coarsest) / max(levels - 1, 1)
     return torch.tensor([round(coarsest * math.exp(level * growth)) for level in range(levels)])
 
 
 def hash_encode(points: Tensor, table: Tensor, cells: Tensor) -> Tensor:
-    """Features (P, 2 L) of points (P, 3) in the unit cube; differentiable in `table` alone.
+    """Return features (P, 2 L) of points (P, 3) in the unit cube; differentiable in `table` only.
 
-    table: (L, T, 2), T a power of two. cells: (L,) int64, cells along an edge. Levels whose corners fit into T entries
-    are plain grids; in finer ones corners share entries by the hash of equation 4. Points outside see the border.
+    table: (L, T, 2), where T is a power of two. cells: (L,) int64, cells per side. A level whose corners fit into T
+    entries is a plain grid; in finer levels, corners share entries by the hash of equation 4. Points outside the cube
+    take the values of the border. Raises ValueError for other shapes.
     """
     entries = table.shape[1]
     if table.ndim != 3 or table.shape[2] != FEATURES or entries & (entries - 1) or entries > 1 << 24:
@@ -61,10 +62,11 @@ def hash_encode_reference(points: Tensor, table: Tensor, cells: Tensor) -> Tenso
 
 
 class HashField(RadianceField):
-    """a hash-grid encoding and one hidden layer.
+    """A hash-grid encoding and a network with one hidden layer.
 
-    levels, entries (a power of two), coarsest, finest: of the tables, see `hash_encode`. channels, color: what the
-    features are. hidden: width of the network. lr, decoder_lr: Adam's rates of the tables and of the network.
+    levels, entries: number and size of the tables; entries is a power of two. coarsest, finest: cells per side of the
+    first and last level. channels: number of features. color: whether they are colours in [0, 1]. hidden: width of the
+    network. lr, decoder_lr: learning rates of the tables and of the network.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class HashField(RadianceField):
         return self.decoder(hash_encode(to_unit(points), self.table, self.cells), points)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The tables, and the network behind them."""
+        """Return two groups: the tables, and the network."""
         return [
             {"params": [self.table], "lr": self.lr, "betas": BETAS},
             {"params": list(self.decoder.parameters()), "lr": self.decoder_lr, "betas": BETAS},

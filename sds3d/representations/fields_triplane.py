@@ -15,9 +15,10 @@ from sds3d.representations.fields import BETAS, BLOB, Blob, Decoder, RadianceFie
 
 
 def triplane_encode(points: Tensor, planes: Tensor) -> Tensor:
-    """Sums (P, C) of bilinear lookups in three planes at points (P, 3) in the unit cube; differentiable in `planes`.
+    """Return features (P, C) of points (P, 3) in the unit cube: sums of bilinear look-ups in three planes.
 
-    planes: (3, N, N, C) indexed by (x, y), (x, z) and (y, z), samples on the cube's borders, C a multiple of 8.
+    planes: (3, N, N, C), indexed by (x, y), (x, z) and (y, z), where C is a multiple of 8. The outermost samples are on
+    the cube's faces. Differentiable in `planes` only. Raises ValueError for other shapes.
     """
     if planes.ndim != 4 or len(planes) != 3 or planes.shape[1] != planes.shape[2] or planes.shape[3] % 8:
         raise ValueError(f"planes must be (3, N, N, C) with C a multiple of 8, got {tuple(planes.shape)}")
@@ -39,10 +40,11 @@ def triplane_encode_reference(points: Tensor, planes: Tensor) -> Tensor:
 
 
 class TriplaneField(RadianceField):
-    """a triplane encoding and one hidden layer.
+    """A triplane encoding and a network with one hidden layer.
 
-    resolution: samples along an edge of a plane. features: channels of the planes, a multiple of 8. channels, color:
-    what the field's features are. hidden: width of the network. lr, decoder_lr: Adam's rates of planes and network.
+    resolution: samples per side of a plane. features: channels of the planes, a multiple of 8. channels: number of the
+    field's features. color: whether they are colours in [0, 1]. hidden: width of the network. lr, decoder_lr: learning
+    rates of the planes and of the network.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class TriplaneField(RadianceField):
         return self.decoder(triplane_encode(to_unit(points), self.planes), points)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The planes, and the network behind them."""
+        """Return two groups: the planes, and the network."""
         return [
             {"params": [self.planes], "lr": self.lr, "betas": BETAS},
             {"params": list(self.decoder.parameters()), "lr": self.decoder_lr, "betas": BETAS},

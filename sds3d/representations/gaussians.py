@@ -41,7 +41,8 @@ from sds3d.representations.grid_mesh import grid_mesh
 from sds3d.representations.voxels import fill_hidden, voxelize
 
 _BETAS = (0.9, 0.95)
-_SMALLEST, _LARGEST = math.log(1e-4), math.log(0.5)  # metres; a degenerate scale must not become NaN or fill the scene
+# Bounds of the scales in metres: a degenerate scale must not become NaN or fill the scene.
+_SMALLEST, _LARGEST = math.log(1e-4), math.log(0.5)
 
 
 class GaussiansConfig(RepresentationConfig):
@@ -55,7 +56,7 @@ class GaussiansConfig(RepresentationConfig):
     opacity_start: float = Field(default=0.1, gt=0, lt=1)
     """Opacity of each Gaussian at the start."""
     sh_degree: int = Field(default=0, ge=0, le=3)
-    """Degree of the spherical harmonics by which colours depend on the view; 0 for colours that do not."""
+    """Degree of the spherical harmonics that make colours depend on the view; 0: the same colour from all sides."""
     densify: DensifyConfig = DistillationConfig()
     """How Gaussians are added and removed."""
     means_lr: float = Field(default=0.004, gt=0)
@@ -67,21 +68,21 @@ class GaussiansConfig(RepresentationConfig):
     opacities_lr: float = Field(default=0.05, gt=0)
     """Learning rate of the opacities' logits."""
     colors_lr: float = Field(default=0.05, gt=0)
-    """Learning rate of the colours' logits; that of the view dependence is a twentieth of it."""
+    """Learning rate of the colours' logits; the higher harmonics have a twentieth of it."""
     opacity: float = Field(default=0.04, ge=0)
-    """Weight of the opacity summed over a view's pixels: against fog."""
+    """Weight of the opacity, summed over a view's pixels: prevents fog."""
     entropy: float = Field(default=0.02, ge=0)
-    """Weight at the last step of the binary entropy of the opacity (nats) summed over a view's pixels; grows linearly
-    from 0."""
+    """Weight, at the last step, of the binary entropy of the opacity (nats), summed over a view's pixels: pushes pixels
+    to be either opaque or empty. Rises linearly from 0."""
     z_variance: float = Field(default=0.0, ge=0)
-    """Weight of the variance of the depth along rays (square metres, HiFA), summed over a view's opaque pixels: gathers
-    the matter along a ray in one surface. Rises linearly until the middle of the run; the paper's is 3."""
+    """Weight of the variance of the depth along rays (HiFA, square metres), summed over a view's opaque pixels: gathers
+    the matter along a ray in one surface. Rises linearly until the middle of the run. The paper has 3."""
     size: float = Field(default=0.1, ge=0)
-    """Weight, times a view's number of pixels, of the mean excess of the largest scales over 0.05 metres: against
+    """Weight, times a view's number of pixels, of the mean excess of the largest scales over 0.05 metres: prevents
     needles and sheets."""
 
     def make(self, start: Start) -> GaussiansScene:
-        """A ball of random Gaussians, or the Gaussians of `start.before`."""
+        """Make a ball of random Gaussians, or the Gaussians of `start.before`."""
         if start.before is None:
             return GaussiansScene(self, start.generator, start.device, start.steps)
         splats = start.before.to_splats(self.count, start.generator)
@@ -104,7 +105,7 @@ class GaussiansScene(Scene):
         n = config.count
         direction = functional.normalize(torch.randn(n, 3, generator=generator), dim=-1)
         means = config.radius * direction * torch.rand(n, 1, generator=generator) ** (1 / 3)
-        spacing = config.radius * (4 / 3 * math.pi / n) ** (1 / 3)  # edge of the cube that each has to itself
+        spacing = config.radius * (4 / 3 * math.pi / n) ** (1 / 3)  # side of the cube that each Gaussian has to itself
         start = {
             "means": means,
             "quats": torch.randn(n, 4, generator=generator),
@@ -122,7 +123,10 @@ class GaussiansScene(Scene):
     def from_splats(
         cls, splats: Splats, config: GaussiansConfig, generator: torch.Generator, device: torch.device | str, steps: int
     ) -> GaussiansScene:
-        """A scene that starts as given Gaussians; colours are clamped to [0, 1], harmonics cut to its degree."""
+        """Make a scene that starts as the given Gaussians.
+
+        Colours are clamped to [0, 1], and harmonics above the scene's degree are dropped.
+        """
         scene = cls(config.model_copy(update={"count": 1}), generator, device, steps)
         scene.config = config
         sh, n = torch.from_numpy(splats.sh), len(splats)
@@ -134,7 +138,7 @@ class GaussiansScene(Scene):
             "quats": torch.from_numpy(splats.quats),
             "scales": torch.from_numpy(splats.scales).log(),
             "opacities": torch.logit(torch.from_numpy(splats.opacities), eps=1e-4),
-            "colors": torch.logit(0.5 + SH_C0 * sh[:, 0], eps=0.004),  # a 255th from the ends, where nothing moves
+            "colors": torch.logit(0.5 + SH_C0 * sh[:, 0], eps=0.004),  # 1/255 from 0 and 1, where gradients vanish
             "harmonics": harmonics,
         }
         scene.parameters = {name: torch.nn.Parameter(value.to(scene.device)) for name, value in values.items()}
@@ -142,18 +146,18 @@ class GaussiansScene(Scene):
         return scene
 
     def to_splats(self, count: int, generator: torch.Generator) -> Splats:
-        """The scene's own Gaussians, whatever `count`."""
+        """Return the scene's own Gaussians, whatever `count`."""
         return self.splats()
 
     @torch.no_grad()
     def splats(self) -> Splats:
-        """The Gaussians as they are stored in files."""
+        """Return the Gaussians in the form that files store."""
         quats, scales, opacities = self.activated()
         arrays = (self.parameters["means"], functional.normalize(quats, dim=-1), scales, opacities, self.coefficients())
         return Splats(*(array.detach().cpu().numpy() for array in arrays))
 
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
-        """Pictures of the B views over `background`, (B, 3) or (3,) in [0, 1]."""
+        """Render the B views over `background`, (B, 3) or (3,) in [0, 1]."""
         cameras = cameras.to(self.device)
         quats, scales, opacities = self.activated()
         degree = self.config.sh_degree
@@ -188,9 +192,9 @@ class GaussiansScene(Scene):
     def _z_variance(
         self, cameras: Cameras, z: Tensor, alpha: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor
     ) -> Tensor:
-        """Variance (B, H, W, 1) of the depths z of the Gaussians' centres, of which `z` is the alpha-weighted mean."""
+        """Return the variance (B, H, W, 1) of the depths of the Gaussians' centres. z: their alpha-weighted mean."""
         means, viewmats = self.parameters["means"], cameras.opencv_viewmats()
-        middle = viewmats[:, 2, 3]  # (B,) depth of the origin, which squares are taken from so that they do not cancel
+        middle = viewmats[:, 2, 3]  # (B,) depth of the origin, the reference of squares, so that they do not cancel
         off = means @ viewmats[:, 2, :3].T  # (N, B)
         squares = rasterization(
             means,
@@ -206,19 +210,19 @@ class GaussiansScene(Scene):
         return depth_variance(z - alpha * middle[:, None, None, None], squares, alpha)
 
     def activated(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Quaternions (N, 4), scales (N, 3) in metres and opacities (N,) in [0, 1]."""
+        """Return quaternions (N, 4), scales (N, 3) in metres and opacities (N,) in [0, 1]."""
         scales = self.parameters["scales"].clamp(_SMALLEST, _LARGEST).exp()
-        # A quaternion of length 0 has no direction: it then stands for no rotation.
+        # A quaternion of length 0 has no direction: treat it as no rotation.
         still = self.parameters["quats"].new_tensor([1e-8, 0.0, 0.0, 0.0])
         return self.parameters["quats"] + still, scales, torch.sigmoid(self.parameters["opacities"])
 
     def coefficients(self) -> Tensor:
-        """Spherical-harmonic coefficients (N, K, 3), as files of splats hold them."""
+        """Return the spherical-harmonic coefficients (N, K, 3), as splat files store them."""
         constant = (torch.sigmoid(self.parameters["colors"]) - 0.5) / SH_C0
         return torch.cat([constant[:, None], self.parameters["harmonics"]], dim=1)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for Adam, one a parameter."""
+        """Return groups for Adam, one per parameter."""
         config = self.config
         rates = {
             "means": config.means_lr,
@@ -233,7 +237,10 @@ class GaussiansScene(Scene):
         ]
 
     def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
-        """Opacity, entropy and size, in the units of 1/2 sum |rgb - target|^2 over a view's pixels."""
+        """Return the losses on opacity, entropy, depth variance and size.
+
+        Their unit is that of 1/2 sum |rgb - target|^2 over a view's pixels.
+        """
         config = self.config
         pixels = rendering.alpha.shape[1] * rendering.alpha.shape[2]
         too_large = (self.activated()[1].amax(-1) - 0.05).clamp(min=0)
@@ -245,7 +252,7 @@ class GaussiansScene(Scene):
         }
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Record how strongly the pictures pulled at each Gaussian; add and remove Gaussians when an edit is due."""
+        """Record the gradients of the Gaussians' positions; add and remove Gaussians when an edit is due."""
         if self._seen is not None and self._seen[0].grad is not None:
             means2d, radii, width, height = self._seen
             self._pull.note(means2d.grad, radii, width, height)  # type: ignore[arg-type]
@@ -253,7 +260,7 @@ class GaussiansScene(Scene):
         config = self.config.densify
         if isinstance(config, FixedCountConfig):
             return
-        # A function of the step alone: a step that is repeated, or resumed, draws the same.
+        # Depends on the step alone, so that a repeated or resumed step draws the same.
         generator = torch.Generator().manual_seed(self._seed + step)
         progress = step / max(self.steps - 1, 1)
         with torch.no_grad():
@@ -268,23 +275,23 @@ class GaussiansScene(Scene):
                 self.parameters["means"].add_(shake(config, splats, rate, generator))
 
     def to_mesh(self, resolution: int) -> Mesh:
-        """The surface whose silhouettes match the renders; see `grid_mesh`. Raises `EmptySurfaceError`."""
+        """Return the surface whose silhouettes match the renders; see `grid_mesh`. Raises EmptySurfaceError."""
         return grid_mesh(fill_hidden(self.grid(resolution)), resolution, self.silhouettes)
 
     @torch.no_grad()
     def grid(self, resolution: int) -> Tensor:
-        """The cloud as a field: (N, N, N, 4) density per metre and r, g, b in [0, 1], as `render_rays` takes it."""
+        """Return density per metre and r, g, b in [0, 1] on a grid for `render_rays`, (N, N, N, 4)."""
         quats, scales, opacities = self.activated()
         colors = torch.sigmoid(self.parameters["colors"])
         return voxelize(self.parameters["means"], quats, scales, opacities, colors, resolution)
 
     @torch.no_grad()
     def silhouettes(self, cameras: Cameras) -> NDArray[np.float32]:
-        """Opacity (B, H, W) float32 in [0, 1] of the views."""
+        """Return the opacity (B, H, W) float32 in [0, 1] of the views."""
         return self.render(cameras, torch.zeros(3)).alpha[..., 0].cpu().numpy()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters, recorded pull and random stream: everything that the next step depends on."""
+        """Return everything that the next step depends on: parameters, recorded gradients and random stream."""
         return {
             **{name: parameter.detach().clone() for name, parameter in self.parameters.items()},
             "pull_total": self._pull.total.clone(),
@@ -308,9 +315,9 @@ class GaussiansScene(Scene):
 
 
 def normals_from_depth(depth: Tensor, alpha: Tensor, origins: Tensor, directions: Tensor) -> Tensor:
-    """Unit normals (B, H, W, 3) of the surface that a depth picture shows, towards the camera; 0 where alpha is small.
+    """Return unit normals (B, H, W, 3) of the surface in a depth picture, towards the camera; 0 where alpha is small.
 
-    depth: (B, H, W, 1) along the ray, weighted by alpha (B, H, W, 1). origins, directions: (B, H, W, 3).
+    depth: (B, H, W, 1) along the ray, weighted by alpha (B, H, W, 1). origins, directions: of the rays, (B, H, W, 3).
     """
     points = origins + depth / alpha.clamp(min=1e-6) * directions  # (B, H, W, 3)
     padded = functional.pad(points.permute(0, 3, 1, 2), (1, 1, 1, 1), mode="replicate").permute(0, 2, 3, 1)

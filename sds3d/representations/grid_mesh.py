@@ -19,11 +19,12 @@ from sds3d.representations.fields import trilinear
 
 @torch.no_grad()
 def grid_mesh(grid: Tensor, resolution: int, silhouettes: Callable[[Cameras], NDArray[np.float32]]) -> Mesh:
-    """The surface of a grid as `render_rays` takes it, with vertex colours.
+    """Return the surface of a grid for `render_rays`, with vertex colours.
 
-    grid: (N, N, N, 4) density per metre and r, g, b in [0, 1]. resolution: samples a side that the surface is found
-    on. silhouettes: opacity (B, H, W) of given cameras, which the surface's threshold is chosen to match.
-    A vertex has the colour that a ray sees that comes in along its normal. Raises `EmptySurfaceError`.
+    grid: (N, N, N, 4) density per metre and r, g, b in [0, 1]. resolution: samples per side for the extraction.
+    silhouettes: renders the opacity (B, H, W) of given cameras; the isovalue is chosen to match it.
+    The colour of a vertex is that of a ray that comes in along its normal. Raises EmptySurfaceError if there is no
+    surface.
     """
     size = (resolution, resolution, resolution)
     density = functional.interpolate(grid[None, None, ..., 0], size, mode="trilinear", align_corners=True)
@@ -36,17 +37,17 @@ def grid_mesh(grid: Tensor, resolution: int, silhouettes: Callable[[Cameras], ND
 
 
 def _inward_directions(density: Tensor) -> Tensor:
-    """Unit vectors (N, N, N, 3) along which the slightly blurred density (N, N, N) grows."""
+    """Return unit vectors (N, N, N, 3) along the gradient of the density (N, N, N), after a slight blur."""
     padded = functional.pad(density[None, None], (1,) * 6, mode="replicate")
     blurred = functional.avg_pool3d(padded, 3, stride=1)[0, 0]
     return functional.normalize(torch.stack(torch.gradient(blurred), dim=-1), dim=-1)
 
 
 def _surface_colors(grid: Tensor, inward: Tensor, points: Tensor) -> Tensor:
-    """Colours (P, 3) that rays see that enter the surface at points (P, 3) along `inward` (N, N, N, 3)."""
+    """Return the colours (P, 3) of rays that enter the surface at points (P, 3) along `inward` (N, N, N, 3)."""
     voxel = 2 * BOUND / (grid.shape[0] - 1)
     direction = functional.normalize(trilinear(inward, points), dim=-1)
-    # From a little outside, so that the skin's own soft edge counts.
+    # Start a little outside, so that the soft edge of the surface counts.
     pictures = render_rays(grid, points - 1.5 * voxel * direction, direction, samples=2 * grid.shape[0])
     alpha = pictures.alpha[:, None]
     seen = pictures.rgb / alpha.clamp(min=1e-6)

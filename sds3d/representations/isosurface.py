@@ -1,8 +1,8 @@
-"""Deep marching tetrahedra (Shen et al. 2021, arXiv:2111.04276): a mesh out of signed distances, differentiably.
+"""Deep marching tetrahedra (Shen et al. 2021, arXiv:2111.04276): extract a mesh from signed distances, differentiably.
 
-Each cube of the grid is cut into six tetrahedra along one diagonal (Kuhn 1960), so that neighbours share their faces.
-An edge with ends of different sign carries a vertex where the linearly interpolated distance is zero. The triangles of
-all 256 cases of a cube are derived from this construction when they are first needed.
+Each cube of the grid is cut into six tetrahedra along one diagonal (Kuhn 1960), so that neighbouring cubes share the
+faces of their tetrahedra. An edge whose ends differ in sign has a vertex where the linearly interpolated distance is
+zero. The triangles of all 256 cases of a cube are derived from this construction when they are first needed.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from sds3d.geometry.mesh import EmptySurfaceError
 from sds3d.rendering.volume import BOUND
 
 CORNERS = np.array([[corner >> axis & 1 for axis in range(3)] for corner in range(8)])
-"""(8, 3) x, y, z of a cube's corners: bit k of a corner's number is its coordinate on axis k."""
+"""(8, 3) x, y, z of a cube's corners, 0 or 1: bit k of a corner's number is its coordinate on axis k."""
 
-_TINY = 1e-12  # a smaller difference of distances says nothing about where between two points the surface lies
+_TINY = 1e-12  # with a smaller difference of distances, the position of the surface between two points is undefined
 
 
 class Surface(NamedTuple):
-    """Triangles, counter-clockwise seen from outside (where distances are positive).
+    """Triangles, wound counter-clockwise when viewed from outside, where distances are positive.
 
     vertices: (V, 3) metres. faces: (F, 3) int64.
     """
@@ -35,12 +35,12 @@ class Surface(NamedTuple):
 
 
 def dmtet(sdf: Tensor, offsets: Tensor | None = None, bound: float = BOUND) -> Surface:
-    """The zero level of signed distances on a tetrahedral grid; its vertices are differentiable in both arguments.
+    """Extract the zero level of signed distances by marching tetrahedra. Vertices are differentiable in both arguments.
 
     sdf: (N, N, N) floating, negative inside, axes x, y, z, sampled at `grid_points(N, bound)`; a sample of exactly 0
-    is outside. offsets: (N, N, N, 3) moves the grid's points by half a voxel times tanh of it, or None.
-    The surface is a closed manifold, except where it leaves the grid: there it ends.
-    Raises EmptySurfaceError where no two neighbours differ in sign, ValueError for shapes that do not fit.
+    is outside. offsets: (N, N, N, 3), or None; moves the grid's points by tanh(offsets) half-voxels.
+    The surface is a closed manifold, except where it leaves the grid: there it is open.
+    Raises EmptySurfaceError if no two neighbours differ in sign, ValueError for shapes that do not match.
     """
     check_grid(sdf, offsets)
     case, cubes = active_cubes(sdf)
@@ -67,24 +67,24 @@ def dmtet(sdf: Tensor, offsets: Tensor | None = None, bound: float = BOUND) -> S
 
 
 def grid_points(resolution: int, bound: float = BOUND) -> Tensor:
-    """The points of a grid of N samples a side: (N, N, N, 3) float32, axes x, y, z, from -bound to bound metres."""
+    """Return grid points (N, N, N, 3) float32, axes x, y, z, from -bound to bound metres. N is `resolution`."""
     axis = torch.linspace(-bound, bound, resolution)
     return torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
 
 
 def check_grid(sdf: Tensor, offsets: Tensor | None) -> None:
-    """Raise ValueError when the distances are no cube or the offsets do not belong to them."""
+    """Raise ValueError if the distances are not a cube or the offsets do not match them."""
     n = len(sdf) if sdf.ndim else 0
     if sdf.shape != (n, n, n) or n < 2:
-        raise ValueError(f"sdf must be a cube of at least 2 samples a side, (N, N, N), got {tuple(sdf.shape)}")
+        raise ValueError(f"sdf must be a cube of at least 2 samples per side, (N, N, N), got {tuple(sdf.shape)}")
     if offsets is not None and offsets.shape != (n, n, n, 3):
         raise ValueError(f"offsets must be {(n, n, n, 3)}, one for each sample of the sdf, got {tuple(offsets.shape)}")
 
 
 def active_cubes(sdf: Tensor) -> tuple[Tensor, Tensor]:
-    """Cubes that the surface passes through: cases (A,) in 1 to 254 and lowest corners (A, 3), both int64.
+    """Return the cubes that the surface passes through: cases (A,) in 1 to 254 and lowest corners (A, 3), both int64.
 
-    Bit c of a case says whether corner c is inside. Raises EmptySurfaceError when there are none.
+    Bit c of a case is set if corner c is inside. Raises EmptySurfaceError if there are no such cubes.
     """
     case = cube_cases(sdf)
     cubes = ((case > 0) & (case < 255)).nonzero()  # (A, 3)
@@ -98,7 +98,7 @@ def active_cubes(sdf: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def cube_cases(sdf: Tensor) -> Tensor:
-    """Which corners of each cube are inside, one bit a corner: (N - 1, N - 1, N - 1) uint8."""
+    """Return which corners of each cube are inside, one bit per corner: (N - 1, N - 1, N - 1) uint8."""
     m = len(sdf) - 1
     case = (sdf.detach() < 0).to(torch.uint8)
     for axis in range(3):  # 2, 4, then 8 corners in each value
@@ -107,17 +107,20 @@ def cube_cases(sdf: Tensor) -> Tensor:
 
 
 def flat_index(points: Tensor, n: int) -> Tensor:
-    """Positions (...) in a flattened (n, n, n) of grid coordinates (..., 3)."""
+    """Return the indices (...) of grid coordinates (..., 3) in a flattened (n, n, n) grid."""
     return (points[..., 0] * n + points[..., 1]) * n + points[..., 2]
 
 
 def corner_offsets(n: int, device: torch.device) -> Tensor:
-    """What a cube's corners lie behind its lowest one in a flattened (n, n, n): (8,) int64."""
+    """Return the index of each corner of a cube minus that of its lowest corner, in a flattened grid: (8,) int64."""
     return torch.as_tensor(CORNERS @ np.array([n * n, n, 1]), device=device)
 
 
 def positions(index: Tensor, n: int, offsets: Tensor | None, bound: float, like: Tensor) -> Tensor:
-    """Where grid points lie: flat indices (P,) to (P, 3) metres, of the dtype of `like`, moved by `offsets`."""
+    """Return the positions (P, 3) in metres of grid points, moved by `offsets`. index: (P,) in the flattened grid.
+
+    like: a tensor of the result's dtype and device.
+    """
     coordinates = torch.stack([index // (n * n), index // n % n, index % n], dim=-1).to(like)
     if offsets is not None:
         coordinates = coordinates + 0.5 * torch.tanh(offsets.reshape(-1, 3).index_select(0, index))
@@ -125,15 +128,21 @@ def positions(index: Tensor, n: int, offsets: Tensor | None, bound: float, like:
 
 
 def zero_crossing(a: Tensor, b: Tensor, value_a: Tensor, value_b: Tensor) -> Tensor:
-    """Where a linear function, (...) `value_a` at points a (..., 3) and `value_b` of the other sign at b, is zero."""
+    """Return the points (..., 3) between a and b (..., 3) where a linear function is zero.
+
+    value_a, value_b: its values (...) at a and b, of different signs.
+    """
     difference = value_a - value_b
     difference = torch.where(difference < 0, difference.clamp(max=-_TINY), difference.clamp(min=_TINY))
     return a + (value_a / difference)[..., None] * (b - a)
 
 
 def numbered(keys: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """The distinct values of `keys` in ascending order, and each key's place among them; keys lie in [0, limit)."""
-    # Marks in a table: several times faster than sorting.
+    """Return the distinct values of `keys` in ascending order, and the index of each key among them.
+
+    Keys are in [0, limit).
+    """
+    # A table of marks is several times faster than sorting.
     mark = torch.zeros(limit, dtype=torch.bool, device=keys.device)
     mark[keys.reshape(-1)] = True
     distinct = mark.nonzero()[:, 0]
@@ -145,8 +154,8 @@ def numbered(keys: Tensor, limit: int) -> tuple[Tensor, Tensor]:
 class _TetrahedraTable(NamedTuple):
     """The triangles of a cube's six tetrahedra, for its 256 cases.
 
-    triangles, start: (256,) how many and where in `edges`. edges: (T, 3, 2) the three edges of each triangle, as lower
-    corner and direction; the upper corner is their sum.
+    triangles, start: (256,) number of triangles and index of the first in `edges`. edges: (T, 3, 2) the three edges of
+    each triangle, as lower corner and direction; the upper corner is their sum.
     """
 
     triangles: Tensor
@@ -161,7 +170,7 @@ def _tetrahedra_table() -> _TetrahedraTable:
     for case in range(256):
         before = len(rows)
         for first, second, _ in permutations((1, 2, 4)):
-            # A walk along the three axes from the lowest corner to the highest.
+            # A tetrahedron's corners: a walk along the three axes from the lowest corner of the cube to the highest.
             rows += _tetrahedron_triangles((0, first, first + second, 7), case)
         count.append(len(rows) - before)
     counts = torch.tensor(count)
@@ -169,12 +178,12 @@ def _tetrahedra_table() -> _TetrahedraTable:
 
 
 def _tetrahedron_triangles(corners: tuple[int, ...], case: int) -> list[list[tuple[int, int]]]:
-    """Triangles that part a tetrahedron's inner corners from its outer ones, as edges (lower corner, direction)."""
+    """Return the triangles between a tetrahedron's inner and outer corners, as edges (lower corner, direction)."""
     inner = [corner for corner in corners if case >> corner & 1]
     outer = [corner for corner in corners if not case >> corner & 1]
     if not inner or not outer:
         return []
-    if len(inner) == 2:  # a quad: neighbours in the loop share a corner, hence a face of the tetrahedron
+    if len(inner) == 2:  # a quad: neighbouring edges share a corner, and so a face of the tetrahedron
         loop = [(inner[0], outer[0]), (inner[0], outer[1]), (inner[1], outer[1]), (inner[1], outer[0])]
     else:
         loop = [(i, o) for i in inner for o in outer]
@@ -182,6 +191,6 @@ def _tetrahedron_triangles(corners: tuple[int, ...], case: int) -> list[list[tup
     middle = np.array([(CORNERS[i] + CORNERS[o]) / 2 for i, o in loop])  # (3 or 4, 3)
     if np.cross(middle[1] - middle[0], middle[2] - middle[0]) @ outwards < 0:
         loop.reverse()
-    # Along the walk corners only gain bits, so that the smaller number is the lower corner.
+    # Along the walk, corners only gain bits, so the smaller number is the lower corner.
     edges = [(min(i, o), i ^ o) for i, o in loop]
     return [[edges[0], edges[k], edges[k + 1]] for k in range(1, len(edges) - 1)]

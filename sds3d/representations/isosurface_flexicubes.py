@@ -1,9 +1,9 @@
-"""FlexiCubes (Shen et al. 2023, arXiv:2308.05371): a mesh out of signed distances whose vertices can seek out edges.
+"""FlexiCubes (Shen et al. 2023, arXiv:2308.05371): extract a mesh from signed distances, with vertices on sharp edges.
 
-Dual marching cubes (Nielson 2004) with weights: each cube holds a vertex for every sheet of the surface that passes
-through it, a weighted mean of where the surface crosses the cube's edges; each crossed edge of the grid becomes a
-quad of the four cubes around it. Which edges belong to one sheet is worked out for all 256 cases when it is first
-needed. Where that would let four quads meet in an edge, the sheets of the two cubes are cut apart (Wenger,
+This is dual marching cubes (Nielson 2004) with weights. A cube has one vertex for every sheet of the surface that
+passes through it: the weighted mean of the points where the sheet crosses the cube's edges. Each crossed edge of the
+grid becomes a quad between the four cubes around it. The edges of each sheet are derived for all 256 cases when they
+are first needed. Where four quads would meet in one edge, the sheets of the two cubes are separated (Wenger,
 "Isosurfaces", 2013, chapter 5), so that the surface is a manifold for any distances.
 """
 
@@ -28,31 +28,31 @@ from sds3d.representations.isosurface import (
 )
 
 WEIGHTS = 8 + 12 + 1
-"""Weights of a cube: alpha of its corners, beta of its edges, gamma."""
+"""Number of weights of a cube: alpha of its corners, beta of its edges, gamma."""
 
-_SPREAD = 0.99  # alpha and beta stay within 1 -+ this, gamma within that share of (0, 1)
+_SPREAD = 0.99  # alpha and beta stay within 1 +- this, and gamma within this share of (0, 1)
 
-# A quad's cubes in counter-clockwise order seen from the edge's end: which side of the cube the edge lies on, along
-# the two axes that follow the edge's own.
+# The cubes of a quad, counter-clockwise when viewed from the upper end of the edge: the side of the cube that the edge
+# is on, along each of the two axes that follow the edge's axis.
 _AROUND = ((0, 0), (1, 0), (1, 1), (0, 1))
 
 
 def _edges() -> list[tuple[int, int]]:
-    """Lower and upper corners of a cube's twelve edges; edge 4 a + q runs along axis a and lies at `_AROUND[q]`."""
+    """Return the lower and upper corners of a cube's twelve edges; edge 4 a + q runs along axis a at `_AROUND[q]`."""
     lower = [(axis, u << (axis + 1) % 3 | v << (axis + 2) % 3) for axis in range(3) for u, v in _AROUND]
     return [(corner, corner | 1 << axis) for axis, corner in lower]
 
 
 EDGES = np.array(_edges())
-"""(12, 2) corners of a cube's edges, the lower one first."""
+"""(12, 2) corners of a cube's edges, with the lower corner first."""
 
 
 class DualSurface(NamedTuple):
-    """A `Surface` with the crossings that it was made from.
+    """A `Surface`, and the crossings that it was made from.
 
-    vertices: (V, 3) metres, first one of each sheet in a cube, then quads' middles. faces: (F, 3) int64.
-    crossings: (K, 3) metres, where the surface crosses the edges of cubes. sheets: (K,) int64, the vertices that the
-    crossings were averaged to.
+    vertices: (V, 3) metres, first one for each sheet in a cube, then the middles of quads. faces: (F, 3) int64.
+    crossings: (K, 3) metres, points where the surface crosses the edges of cubes. sheets: (K,) int64, index of the
+    vertex that each crossing was averaged into.
     """
 
     vertices: Tensor
@@ -69,15 +69,15 @@ def flexicubes(
     *,
     middles: bool = False,
 ) -> DualSurface:
-    """The zero level of signed distances by dual marching cubes; its vertices are differentiable in all arguments.
+    """Extract the zero level of signed distances by dual marching cubes. Vertices are differentiable in all arguments.
 
     sdf: (N, N, N) floating, negative inside, axes x, y, z, sampled at `grid_points(N, bound)`; a sample of exactly 0
-    is outside. offsets: (N, N, N, 3) moves the grid's points by half a voxel times tanh of it, or None.
+    is outside. offsets: (N, N, N, 3), or None; moves the grid's points by tanh(offsets) half-voxels.
     weights: (N - 1, N - 1, N - 1, 21) pre-activations of each cube's weights, 8 alpha in the order of `CORNERS`, 12
-    beta in the order of `EDGES` and gamma (paper, section 4.2), or None for equal ones. middles: cut each quad into
-    four triangles about a vertex that gamma places, for gradients, instead of in two along its stronger diagonal.
-    The surface is a closed manifold, except where it leaves the grid: there it ends.
-    Raises EmptySurfaceError where no two neighbours differ in sign, ValueError for shapes that do not fit.
+    beta in the order of `EDGES` and gamma (paper, section 4.2); None: equal weights. middles: split each quad into four
+    triangles around a vertex placed by gamma, for gradients; otherwise into two along its stronger diagonal.
+    The surface is a closed manifold, except where it leaves the grid: there it is open.
+    Raises EmptySurfaceError if no two neighbours differ in sign, ValueError for shapes that do not match.
     """
     check_grid(sdf, offsets)
     n = len(sdf)
@@ -90,7 +90,7 @@ def flexicubes(
     count = table.sheets[cut, case]  # (A,)
     alpha, beta, gamma = _activated(weights, cubes, sdf)
 
-    # One row a crossed edge of a cube: K rows, in ascending order of cubes.
+    # One row per crossed edge of a cube: K rows, in ascending order of cubes.
     cube, edge = (sheet >= 0).nonzero().unbind(-1)
     ends = torch.as_tensor(EDGES, device=sdf.device)[edge]  # (K, 2)
     points = flat_index(cubes, n)[cube, None] + corner_offsets(n, sdf.device)[ends]  # (K, 2)
@@ -121,9 +121,9 @@ def flexicubes(
 
 
 def deviation(surface: DualSurface) -> Tensor:
-    """Mean over the sheets' vertices of the mean absolute deviation of their distances to their crossings: metres.
+    """Return the regulariser L_dev (eq. 8 of the paper) as a mean over vertices, in metres; 0 for a regular surface.
 
-    The regulariser L_dev (eq. 8 of the paper, which sums over the vertices): 0 where the surface is regular.
+    For each sheet's vertex, it is the mean absolute deviation of the distances to the vertex's crossings.
     """
     distance = (surface.vertices.index_select(0, surface.sheets) - surface.crossings).square().sum(-1)
     distance = (distance + 1e-16).sqrt()  # (K,); the root's slope is infinite at 0
@@ -134,7 +134,7 @@ def deviation(surface: DualSurface) -> Tensor:
 
 
 def _activated(weights: Tensor | None, cubes: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """alpha (A, 8), beta (A, 12) and gamma (A,) of the active cubes, all positive."""
+    """Return the positive weights alpha (A, 8), beta (A, 12) and gamma (A,) of the active cubes."""
     if weights is None:
         rows = like.new_zeros(len(cubes), WEIGHTS)
     else:
@@ -149,9 +149,9 @@ def _activated(weights: Tensor | None, cubes: Tensor, like: Tensor) -> tuple[Ten
 
 
 def _quads(sdf: Tensor, cubes: Tensor, first: Tensor, sheet: Tensor) -> tuple[Tensor, Tensor]:
-    """The four vertices and the four cubes round each crossed edge inside the grid: two (Q, 4) int64.
+    """Return the four vertices and the four cubes around each crossed edge inside the grid: two (Q, 4) int64.
 
-    first: (A,) number of a cube's first vertex. sheet: (A, 12) which of its vertices an edge belongs to.
+    first: (A,) index of a cube's first vertex. sheet: (A, 12) which of the cube's vertices an edge belongs to.
     """
     m = len(sdf) - 1
     inside = sdf.detach() < 0
@@ -165,7 +165,7 @@ def _quads(sdf: Tensor, cubes: Tensor, first: Tensor, sheet: Tensor) -> tuple[Te
         for other in others:
             lower, upper = lower.narrow(other, 1, m - 1), upper.narrow(other, 1, m - 1)
         start = (lower != upper).nonzero()  # (Q, 3)
-        leaves = lower[start[:, 0], start[:, 1], start[:, 2]]  # the lower end is inside: outside lies ahead
+        leaves = lower[start[:, 0], start[:, 1], start[:, 2]]  # the lower end is inside: the edge leads outwards
         start[:, others] += 1
         ring = []
         for u, v in _AROUND:
@@ -183,7 +183,7 @@ def _quads(sdf: Tensor, cubes: Tensor, first: Tensor, sheet: Tensor) -> tuple[Te
 
 
 def _cut_apart(sdf: Tensor, case: Tensor, cubes: Tensor, table: _SheetsTable) -> Tensor:
-    """Which active cubes meet another across a face where one sheet of either would touch itself: (A,) 0 or 1."""
+    """Return (A,) 1 if a cube's sheets are separated, at a face where a sheet of both cubes touches itself; else 0."""
     m = len(sdf) - 1
     cut = torch.zeros_like(case)
     suspects = (table.pinched[case] >= 0).nonzero()[:, 0]
@@ -198,10 +198,10 @@ def _cut_apart(sdf: Tensor, case: Tensor, cubes: Tensor, table: _SheetsTable) ->
 
 
 class _SheetsTable(NamedTuple):
-    """How the crossed edges of a cube join up to sheets: for index 1 with the pinched face's links turned round.
+    """The sheets that a cube's crossed edges form, by case; at index 1, with the links in the pinched face swapped.
 
-    sheet: (2, 256, 12) number of the sheet that an edge belongs to, -1 where it is not crossed. sheets: (2, 256)
-    how many. pinched: (256,) the face, 2 axis + side, whose four edges all belong to one sheet, or -1.
+    sheet: (2, 256, 12) number of the sheet that an edge belongs to, -1 if it is not crossed. sheets: (2, 256) number of
+    sheets. pinched: (256,) the face, 2 axis + side, whose four edges all belong to one sheet; -1 if there is none.
     """
 
     sheet: Tensor
@@ -221,22 +221,22 @@ def _sheets_table() -> _SheetsTable:
         for face in range(6):
             own = sheet[0, case, _face_edges(face)]
             if (own >= 0).all() and (own == own[0]).all():
-                pinched[case] = face  # no case has two of them
+                pinched[case] = face  # no case has two such faces
                 sheet[1, case] = torch.tensor(_sheets(case, turned=face))
     return _SheetsTable(sheet, sheet.amax(-1) + 1, pinched)
 
 
 def _face_edges(face: int) -> list[int]:
-    """The four edges of face 2 axis + side."""
+    """Return the four edges of face 2 axis + side."""
     axis, side = divmod(face, 2)
     return [edge for edge in range(12) if edge // 4 != axis and EDGES[edge, 0] >> axis & 1 == side]
 
 
 def _sheets(case: int, turned: int) -> list[int]:
-    """The sheet of each edge, numbered from 0 in the order of their first edges, -1 for edges that are not crossed.
+    """Return the sheet of each edge, numbered from 0 in the order of their first edges; -1 if an edge is not crossed.
 
-    Within a face, two crossed edges are linked. Of four, those are that meet in an inside corner, so that inside
-    corners across a face are parted; in the face `turned`, those that meet in an outside corner.
+    Two crossed edges of a face are linked. Of four, the two pairs that meet in an inside corner are linked, which
+    separates inside corners; in the face `turned`, the pairs that meet in an outside corner.
     """
     inside = [bool(case >> corner & 1) for corner in range(8)]
     crossed = [inside[low] != inside[high] for low, high in EDGES]

@@ -15,7 +15,7 @@ from sds3d.representations.particles import Particles
 
 
 def representation_configs() -> tuple[type[RepresentationConfig], ...]:
-    """The settings of every representation: ours in the alphabetical order of their files, then other packages'."""
+    """Return the settings of every representation: ours in the order of their files, then other packages'."""
     return choices("sds3d.representations", RepresentationConfig, without=__name__)
 
 
@@ -26,9 +26,9 @@ else:
 
 
 def make_scene(config: RepresentationConfig, start: Start, particles: int = 1) -> Scene:
-    """A new scene, or several that share the steps.
+    """Make a new scene, or several that share the steps.
 
-    Each of several particles starts as one of the particles of `start.before`, in turn.
+    Several particles start from the particles of `start.before` in turn.
     Raises EmptySurfaceError or ValueError if `start.before` is empty.
     """
     before = start.before.particles if start.before else [None]

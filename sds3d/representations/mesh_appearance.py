@@ -1,4 +1,4 @@
-"""The appearance of a mesh scene: the contract of its kinds, and plain or metallic-roughness materials."""
+"""The appearance of a mesh scene: the base of its kinds, and plain or metallic-roughness materials."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sds3d.rendering.mesh_differentiable import Raster
 from sds3d.rendering.shading import linear_to_srgb, metallic_roughness, prefilter, srgb_to_linear, studio
 from sds3d.representations.mesh_geometry import MeshGeometry, Parameters, learnable, loaded
 
-_MATTE = (-3.0, 1.0)  # pre-activations that metallic and roughness start from: a dull plastic
+_MATTE = (-3.0, 1.0)  # initial pre-activations of metallic and roughness: a dull plastic
 
 
 class ColorMaterial(Config):
@@ -26,8 +26,7 @@ class ColorMaterial(Config):
 
 
 class PBRMaterial(Config):
-    """A colour, and how metallic and how rough the surface is, under the light of a studio (Fantasia3D,
-    arXiv:2303.13873)."""
+    """A colour, and how metallic and rough the surface is, under studio light (Fantasia3D, arXiv:2303.13873)."""
 
     name: Literal["pbr"] = "pbr"
     lr: float = Field(default=0.05, gt=0)
@@ -40,13 +39,13 @@ class AppearanceConfig(Config, ABC):
     name: Any
     """The word that chooses the kind, a `Literal` in every subclass."""
     material: Annotated[ColorMaterial | PBRMaterial, Field(discriminator="name")] = ColorMaterial()
-    """What is learnt of the surface."""
+    """The properties of the surface that are learnt."""
     lr: float = Field(default=0.1, gt=0)
     """Learning rate of the pre-activation of the colour."""
 
     @abstractmethod
     def make(self, geometry: MeshGeometry, generator: torch.Generator, device: torch.device) -> Appearance:
-        """Grey with a little noise drawn from `generator`, on this geometry."""
+        """Make a grey appearance with a little noise drawn from `generator`, on this geometry."""
 
 
 C = TypeVar("C", bound=AppearanceConfig)
@@ -55,8 +54,8 @@ C = TypeVar("C", bound=AppearanceConfig)
 class Appearance(ABC, Generic[C]):
     """Colours, and materials if they are learnt.
 
-    parameters: color (..., 3), of which the sigmoid is the sRGB colour; for a PBR material also material (..., 2), of
-    which the sigmoid is metallic and roughness.
+    parameters: color (..., 3), pre-activations of the sRGB colour; for a PBR material also material (..., 2),
+    pre-activations of metallic and roughness. The activation is the sigmoid.
     """
 
     size_setting: ClassVar[str]
@@ -72,27 +71,27 @@ class Appearance(ABC, Generic[C]):
         self.parameters: Parameters = learnable(start, device)
 
     def rates(self) -> dict[str, float]:
-        """The learning rate of each parameter."""
+        """Return the learning rate of each parameter."""
         rates = {"color": self.config.lr}
         return rates | {"material": self.config.material.lr} if isinstance(self.config.material, PBRMaterial) else rates
 
     @abstractmethod
     def values(self, name: str, raster: Raster, points: Tensor, hit: Tensor) -> Tensor:
-        """Values (P, C) in [0, 1] of a parameter at the covered pixels.
+        """Return values (P, C) in [0, 1] of a parameter at the covered pixels.
 
-        hit: (B, H, W), which pixels are covered. points: (B, H, W, 3) metres, what they show.
+        hit: (B, H, W) bool, the covered pixels. points: (B, H, W, 3) metres, the points that they show.
         """
 
     @abstractmethod
     def roughening(self, generator: torch.Generator) -> Tensor:
-        """How much neighbours differ, summed over colour and material: a weighted scalar."""
+        """Return the smoothness loss of colour and material: a weighted scalar."""
 
     @abstractmethod
     def painted(self) -> Mesh:
-        """The geometry's mesh with its colours and materials. Raises EmptySurfaceError."""
+        """Return the geometry's mesh with its colours and materials. Raises EmptySurfaceError."""
 
     def colors(self, raster: Raster, points: Tensor, hit: Tensor, normal: Tensor, directions: Tensor) -> Tensor:
-        """Colours (P, 3) of the covered pixels, lit by the studio if the material is learnt.
+        """Return colours (P, 3) of the covered pixels, lit by the studio if the material is learnt.
 
         hit: (B, H, W). points, normal, directions: (B, H, W, 3); directions lead away from the camera.
         """
@@ -107,7 +106,7 @@ class Appearance(ABC, Generic[C]):
         return linear_to_srgb(light[0, 0]).clamp(max=1)
 
     def start_from(self, mesh: Mesh) -> None:
-        """Take over the colours and the material of `mesh`, which the geometry has become."""
+        """Start from the colours and the material of `mesh`. The geometry has already taken its shape."""
         start = self.state_dict() | self._start_colors(mesh)
         if "material" in start:
             factors = torch.tensor([mesh.metallic, mesh.roughness])
@@ -116,10 +115,10 @@ class Appearance(ABC, Generic[C]):
 
     @abstractmethod
     def _start_colors(self, mesh: Mesh) -> dict[str, Tensor]:
-        """The parameter `color` of a mesh's colours, if it has any."""
+        """Return the parameter `color` for a mesh's colours, or an empty dictionary if it has none."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of everything that the next step depends on."""
+        """Return copies of everything that the next step depends on."""
         return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

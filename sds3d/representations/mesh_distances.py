@@ -1,6 +1,6 @@
-"""Geometry as the zero level of signed distances on a grid, extracted anew for each render.
+"""Geometry as the zero level of signed distances on a grid, extracted again for each render.
 
-Gradients arrive as in nvdiffrec (Munkberg et al. 2022, arXiv:2111.12503).
+Gradients of the pictures reach the distances as in nvdiffrec (Munkberg et al. 2022, arXiv:2111.12503).
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from sds3d.representations.isosurface_flexicubes import DualSurface
 from sds3d.representations.mesh_geometry import GeometryConfig, Losses, MeshGeometry, coarse_lattices, learnable
 from sds3d.representations.signed_distance import mesh_to_sdf
 
-_RETURN = 2.0  # radius, in voxels, of the ball that replaces a surface that vanished
-_SPECK = 6.0  # a surface that extends over fewer voxels is no result
-_BAND = 2.5  # voxels round the surface within which the slope of the distances should be 1
+_RETURN = 2.0  # radius, in voxels, of the ball that replaces a vanished surface
+_SPECK = 6.0  # a surface that extends over fewer voxels counts as empty
+_BAND = 2.5  # distance from the surface, in voxels, within which the slope of the distances should be 1
 _DUST = 0.01  # a component with a smaller share of the surface area is dropped
 _MAX_FACES = 20_000
 
@@ -35,12 +35,12 @@ class DistancesConfig(GeometryConfig):
     """Settings of every geometry that is extracted from signed distances."""
 
     sdf_lr: float = Field(default=0.0065, gt=0)
-    """Learning rate of the signed distances, in metres, on each of their lattices."""
+    """Learning rate of the signed distances, in metres, for each lattice."""
     offsets_lr: float = Field(default=0.003, gt=0)
     """Learning rate of the pre-activations of the grid points' offsets; 1 is about a third of a voxel."""
     eikonal: float = Field(default=0.01, ge=0)
     """Weight, times a view's number of pixels, of the mean squared deviation of the distances' slope from 1 near the
-    surface: keeps them distances."""
+    surface: keeps them valid distances."""
 
 
 D = TypeVar("D", bound=DistancesConfig)
@@ -49,8 +49,8 @@ D = TypeVar("D", bound=DistancesConfig)
 class Distances(MeshGeometry[D]):
     """Triangles extracted from signed distances.
 
-    parameters: sdf (N, N, N) metres and offsets (N, N, N, 3), both as `dmtet` takes them; coarse_K (K, K, K) metres,
-    added to the distances after interpolation. extra: initial values of further parameters.
+    parameters: sdf (N, N, N) metres and offsets (N, N, N, 3), as for `dmtet`; coarse_K (K, K, K) metres, added to the
+    distances after interpolation. extra: initial values of further parameters.
     """
 
     def __init__(self, config: D, device: torch.device, **extra: Tensor) -> None:
@@ -64,31 +64,31 @@ class Distances(MeshGeometry[D]):
 
     @abstractmethod
     def extract(self) -> Surface | DualSurface:
-        """The zero level of `sdf()`. Raises EmptySurfaceError."""
+        """Return the zero level of `sdf()`. Raises EmptySurfaceError."""
 
     def rates(self) -> dict[str, float]:
-        """The learning rate of each parameter."""
+        """Return the learning rate of each parameter."""
         return dict.fromkeys(self.parameters, self.config.sdf_lr) | {"offsets": self.config.offsets_lr}
 
     def sdf(self) -> Tensor:
-        """Signed distances (N, N, N) in metres, positive on the faces of the cube, so that the surface is closed."""
+        """Return the signed distances (N, N, N) in metres; positive on the cube's faces, so that the surface closes."""
         return torch.maximum(self._free_sdf(), self._floor)
 
     def surface(self) -> Surface | DualSurface | None:
-        """The triangles as they are now, differentiable in the parameters; None if there are none."""
+        """Return the triangles as they are now, differentiable in the parameters; None if there are none."""
         try:
             return self.extract()
         except EmptySurfaceError:
             return None
 
     def losses(self, surface: Surface | DualSurface | None, normals: Tensor | None) -> Losses:
-        """Losses on the triangles, and the eikonal loss on the distances."""
+        """Return losses on the triangles, and the eikonal loss on the distances."""
         losses = {} if surface is None else self.surface_losses(surface, normals)
         return losses | {"eikonal": (self.config.eikonal, lambda: eikonal(self.sdf() / self.config.voxel))}
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Replace a surface that vanished by a small ball where the distances are smallest, which may grow again."""
+        """Replace a vanished surface by a small ball where the distances are smallest; it may grow again."""
         sdf, free = self.sdf(), self._free_sdf()
         if bool((sdf < 0).any()):
             return
@@ -98,7 +98,7 @@ class Distances(MeshGeometry[D]):
         self.parameters["sdf"].add_(torch.minimum(free, ball) - free)
 
     def mesh(self) -> Mesh:
-        """The triangles without specks and cavities, decimated to 20 000. Raises EmptySurfaceError."""
+        """Return at most 20 000 triangles, without specks and cavities. Raises EmptySurfaceError."""
         with torch.no_grad():
             surface = self.surface()
         vertices, faces = np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)
@@ -119,7 +119,7 @@ class Distances(MeshGeometry[D]):
         dmtet(self.sdf())  # raises if nothing is inside
 
     def _free_sdf(self) -> Tensor:
-        """Signed distances (N, N, N) in metres, without those that close the surface."""
+        """Return the signed distances (N, N, N) in metres before the surface is closed at the cube's faces."""
         lattices = [parameter for name, parameter in self.parameters.items() if name.startswith("coarse")]
         coarse = torch.zeros_like(lattices[-1])
         for level in reversed(lattices):
@@ -128,9 +128,9 @@ class Distances(MeshGeometry[D]):
 
 
 def eikonal(sdf: Tensor) -> Tensor:
-    """Mean of (slope - 1)^2 over the cells within 2.5 voxels of the surface (Gropp et al. 2020, arXiv:2002.10099).
+    """Return the mean of (slope - 1)^2 over the cells within 2.5 voxels of the surface; 0 if there are none.
 
-    sdf: (N, N, N) in voxels. 0 if there is no such cell.
+    sdf: (N, N, N) in voxels. Source: Gropp et al. 2020, arXiv:2002.10099.
     """
     n = len(sdf)
     cells = (sdf.detach().abs() < _BAND)[:-1, :-1, :-1].nonzero()
@@ -142,9 +142,9 @@ def eikonal(sdf: Tensor) -> Tensor:
 
 
 def _resized(lattice: Tensor, n: int) -> Tensor:
-    """A lattice (K, K, K) at n samples per edge, trilinear, with the corners in place.
+    """Return a lattice (K, K, K) resampled trilinearly to (n, n, n), with aligned corners.
 
-    Products of matrices are faster than `functional.interpolate`.
+    Matrix products are faster than `functional.interpolate`.
     """
     k = len(lattice)
     place = torch.linspace(0, k - 1, n, device=lattice.device)
@@ -156,7 +156,7 @@ def _resized(lattice: Tensor, n: int) -> Tensor:
 
 
 def _without_dust_and_cavities(vertices: FloatArray, faces: IntArray) -> tuple[FloatArray, IntArray]:
-    """Leave out components with less than a hundredth of the area, and those that face inwards."""
+    """Remove components with less than a hundredth of the area, and components that face inwards."""
     if not len(faces):
         return vertices, faces
     n = len(vertices)

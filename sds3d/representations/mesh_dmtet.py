@@ -16,7 +16,7 @@ class DMTetConfig(DistancesConfig):
     name: Literal["dmtet"] = "dmtet"
 
     def make(self, device: torch.device) -> DMTet:
-        """A ball."""
+        """Make a ball."""
         return DMTet(self, device)
 
 
@@ -24,5 +24,5 @@ class DMTet(Distances[DMTetConfig]):
     """Triangles that marching tetrahedra extract from signed distances."""
 
     def extract(self) -> Surface:
-        """The zero level of the distances. Raises EmptySurfaceError."""
+        """Return the zero level of the distances. Raises EmptySurfaceError."""
         return dmtet(self.sdf(), self.parameters["offsets"])

@@ -1,4 +1,4 @@
-"""Geometry with triangles that stay the same: the vertices may move, or stay in place as well."""
+"""Geometry of fixed connectivity: the triangles stay the same, and the vertices move or stay in place."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ class FixedTrianglesConfig(GeometryConfig):
     """Learning rate of the vertices, in metres; 0 leaves them where they are."""
 
     def make(self, device: torch.device) -> FixedTriangles:
-        """A ball."""
+        """Make a ball."""
         return FixedTriangles(self, device)
 
 
 class FixedTriangles(MeshGeometry[FixedTrianglesConfig]):
     """Triangles of fixed connectivity.
 
-    parameters: vertices (V, 3) metres, each place once; coarse_K (K, K, K, 3) metres, lattices whose interpolated
-    values move the vertices. faces: (F, 3) int64.
+    parameters: vertices (V, 3) metres, without duplicates; coarse_K (K, K, K, 3) metres, lattices of displacements that
+    are interpolated at the vertices. faces: (F, 3) int64.
     """
 
     def __init__(self, config: FixedTrianglesConfig, device: torch.device) -> None:
@@ -48,20 +48,20 @@ class FixedTriangles(MeshGeometry[FixedTrianglesConfig]):
         self._set_layout(Layout(torch.arange(len(vertices)), faces, torch.zeros(0, 2)))
 
     def rates(self) -> dict[str, float]:
-        """The learning rate of each parameter."""
+        """Return the learning rate of each parameter."""
         return dict.fromkeys(self.parameters, self.config.vertices_lr)
 
     def vertices(self) -> Tensor:
-        """Where the vertices are now, (V, 3) metres."""
+        """Return the present positions of the vertices, (V, 3) metres."""
         vertices, *lattices = self.parameters.values()
         return vertices + sum((trilinear(coarse, vertices) for coarse in lattices), torch.zeros_like(vertices))
 
     def surface(self) -> Surface:
-        """The triangles as they are now, differentiable in the parameters."""
+        """Return the triangles as they are now, differentiable in the parameters."""
         return Surface(self.vertices(), self.faces)
 
     def losses(self, surface: Surface | DualSurface | None, normals: Tensor | None) -> Losses:
-        """Losses on the triangles, unless they stay in place."""
+        """Return losses on the triangles; none if the vertices stay in place."""
         if surface is None or self.config.vertices_lr == 0:
             return {}
         return self.surface_losses(surface, normals)
@@ -70,7 +70,7 @@ class FixedTriangles(MeshGeometry[FixedTrianglesConfig]):
         """Nothing: triangles cannot vanish."""
 
     def mesh(self) -> Mesh:
-        """The triangles in their own order, with a vertex doubled where the texture has a seam."""
+        """Return the triangles in their order. Vertices are duplicated at the seams of the texture."""
         vertices, faces = self.vertices().detach().cpu().numpy(), self.faces.cpu().numpy().astype(np.int32)
         normals, origin = vertex_normals(vertices, faces), self._layout.origin.cpu().numpy()
         return Mesh(vertices[origin], self._layout.faces.cpu().numpy().astype(np.int32), normals=normals[origin])
@@ -81,15 +81,15 @@ class FixedTriangles(MeshGeometry[FixedTrianglesConfig]):
         self.load_state_dict(self.state_dict() | {"vertices": vertices} | _layout_state(layout))
 
     def layout(self, size: int) -> Layout:
-        """How the mesh lies in a texture of size x size texels; unwrapped if it has no UVs.
+        """Return the layout of the mesh in a texture of size x size texels; a mesh without UVs is unwrapped.
 
-        Raises ValueError for UVs beyond [0, 1].
+        Raises ValueError for UVs outside [0, 1].
         """
         self._set_layout(with_uv(self.vertices(), self._layout, size))
         return self._layout
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The parameters, and the triangles with their UVs."""
+        """Return the parameters, the triangles and their UVs."""
         return super().state_dict() | _layout_state(self._layout)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:

@@ -25,7 +25,7 @@ class FlexiCubesConfig(DistancesConfig):
     the pictures do not determine them."""
 
     def make(self, device: torch.device) -> FlexiCubes:
-        """A ball."""
+        """Make a ball."""
         return FlexiCubes(self, device)
 
 
@@ -40,17 +40,17 @@ class FlexiCubes(Distances[FlexiCubesConfig]):
         super().__init__(config, device, weights=torch.zeros(cells, cells, cells, WEIGHTS))
 
     def rates(self) -> dict[str, float]:
-        """The learning rate of each parameter."""
+        """Return the learning rate of each parameter."""
         return super().rates() | {"weights": self.config.weights_lr}
 
     def extract(self) -> DualSurface:
-        """The zero level of the distances. Raises EmptySurfaceError."""
-        # Quads are cut about their middles only for the sake of gradients.
+        """Return the zero level of the distances. Raises EmptySurfaceError."""
+        # Quads are split around their middles only to improve gradients.
         middles = torch.is_grad_enabled()
         return flexicubes(self.sdf(), self.parameters["offsets"], self.parameters["weights"], middles=middles)
 
     def surface_losses(self, surface: Surface | DualSurface, normals: Tensor | None) -> Losses:
-        """Losses on the triangles, and FlexiCubes' own."""
+        """Return losses on the triangles, and FlexiCubes' own."""
         assert isinstance(surface, DualSurface)
         own = (self.config.deviation, lambda: deviation(surface) / self.config.voxel)
         return super().surface_losses(surface, normals) | {"deviation": own}

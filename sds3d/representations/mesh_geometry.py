@@ -1,4 +1,4 @@
-"""The geometry of a mesh scene: the contract of its kinds, and the losses on shape that they share."""
+"""The geometry of a mesh scene: the base of its kinds, and the losses on shape that they share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sds3d.representations.isosurface_flexicubes import DualSurface
 from sds3d.representations.mesh_texture import Layout
 
 Losses = dict[str, tuple[float, Callable[[], Tensor]]]
-"""Weights and losses by name; a loss is computed only if its weight is positive."""
+"""Weights and losses by name. A loss is computed only if its weight is positive."""
 
 
 Parameters = dict[str, torch.nn.Parameter]
@@ -33,7 +33,7 @@ class GeometryConfig(Config, ABC):
     name: Any
     """The word that chooses the kind, a `Literal` in every subclass."""
     resolution: int = Field(default=48, ge=8, le=256)
-    """Samples along an edge of the grid that fills the cube [-0.55, 0.55]^3 metres."""
+    """Samples per side of the grid that fills the cube [-0.55, 0.55]^3 metres."""
     radius: float = Field(default=0.3, gt=0, le=0.5)
     """Radius in metres of the ball that the mesh starts as."""
     normal_consistency: float = Field(default=0.02, ge=0)
@@ -51,7 +51,7 @@ class GeometryConfig(Config, ABC):
 
     @abstractmethod
     def make(self, device: torch.device) -> MeshGeometry:
-        """A ball."""
+        """Make a ball."""
 
 
 C = TypeVar("C", bound=GeometryConfig)
@@ -60,7 +60,7 @@ C = TypeVar("C", bound=GeometryConfig)
 class MeshGeometry(ABC, Generic[C]):
     """Triangles that are differentiable in `parameters`.
 
-    parameters: by name; those that stay as they are need no gradient.
+    parameters: by name; parameters that are not learnt need no gradient.
     """
 
     config: C
@@ -68,40 +68,40 @@ class MeshGeometry(ABC, Generic[C]):
 
     @abstractmethod
     def rates(self) -> dict[str, float]:
-        """The learning rate of each parameter."""
+        """Return the learning rate of each parameter."""
 
     @abstractmethod
     def surface(self) -> Surface | DualSurface | None:
-        """The triangles as they are now; None if there are none."""
+        """Return the present triangles; None if there are none."""
 
     @abstractmethod
     def losses(self, surface: Surface | DualSurface | None, normals: Tensor | None) -> Losses:
-        """Losses on the shape. surface: as `surface` returned it. normals: its `face_normals`, if known."""
+        """Return losses on the shape. surface: as `surface` returned it. normals: its `face_normals`, if known."""
 
     @abstractmethod
     def mesh(self) -> Mesh:
-        """The triangles as they are drawn, with vertex normals.
+        """Return the mesh as it is rendered, with vertex normals.
 
-        Raises EmptySurfaceError if there is no surface or only a speck of one.
+        Raises EmptySurfaceError if there is no surface or only a speck.
         """
 
     @abstractmethod
     def start_from(self, mesh: Mesh) -> None:
-        """Become `mesh`, as closely as this kind can.
+        """Take the shape of `mesh`, as closely as this kind of geometry can.
 
         Raises ValueError for a mesh without area, EmptySurfaceError for one that is too small or thin.
         """
 
     def layout(self, size: int) -> Layout:
-        """How the mesh lies in a texture of size x size texels. Raises ValueError if the triangles change."""
+        """Return the layout of the mesh in a texture of size x size texels. Raises ValueError if triangles change."""
         raise ValueError(f"geometry={self.config.name} has no texture, because its triangles change")
 
     @abstractmethod
     def after_step(self) -> None:
-        """Repair the geometry after a step of the optimiser, if it has to be."""
+        """Repair the geometry after a step of the optimiser, if necessary."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of everything that the next step depends on."""
+        """Return copies of everything that the next step depends on."""
         return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -109,7 +109,7 @@ class MeshGeometry(ABC, Generic[C]):
         self.parameters = loaded(self.parameters, state)
 
     def surface_losses(self, surface: Surface | DualSurface, normals: Tensor | None) -> Losses:
-        """Losses on the triangles of a surface."""
+        """Return losses on the triangles of a surface."""
         if normals is None:
             normals = face_normals(surface.vertices, surface.faces)
         bent = normals, surface.faces, len(surface.vertices)
@@ -122,12 +122,12 @@ class MeshGeometry(ABC, Generic[C]):
 
 
 def learnable(start: Mapping[str, Tensor], device: torch.device, moves: bool = True) -> Parameters:
-    """Parameters with these initial values. moves: whether they need gradients."""
+    """Make parameters with these initial values. moves: whether they need gradients."""
     return {name: torch.nn.Parameter(value.to(device), requires_grad=moves) for name, value in start.items()}
 
 
 def loaded(parameters: Parameters, state: Mapping[str, Tensor]) -> Parameters:
-    """Parameters like these with copies of the values of `state`, which may have other shapes."""
+    """Return parameters of the same names with copies of the values in `state`, which may have other shapes."""
     return {
         name: torch.nn.Parameter(state[name].detach().clone().to(old), requires_grad=old.requires_grad)
         for name, old in parameters.items()
@@ -135,9 +135,9 @@ def loaded(parameters: Parameters, state: Mapping[str, Tensor]) -> Parameters:
 
 
 def coarse_lattices(resolution: int, *channels: int) -> dict[str, Tensor]:
-    """Zeros on the lattices below a grid, coarse_K (K, K, K, *channels): halved as long as four samples are left.
+    """Return zeros on lattices coarse_K (K, K, K, *channels) that halve the resolution down to four samples.
 
-    Pictures only tell about the few samples near an outline. With these lattices the surface moves as a whole.
+    A picture's gradient reaches only the few samples near an outline. These lattices move the surface as a whole.
     """
     lattices = {}
     k = resolution
@@ -148,33 +148,33 @@ def coarse_lattices(resolution: int, *channels: int) -> dict[str, Tensor]:
 
 
 def bending(normals: Tensor, faces: Tensor, n_vertices: int) -> Tensor:
-    """Mean over the edges between two faces of 1 - cos of the angle by which the surface bends there.
+    """Return the mean, over edges between two faces, of 1 - cos of the angle between the faces.
 
-    `mesh_losses.normal_consistency` of a mesh with known face normals (F, 3) of any length; several times faster.
+    Like `mesh_losses.normal_consistency`, for known face normals (F, 3) of any length; several times faster.
     """
     edges = mesh_edges(faces, n_vertices)
     first = edges.starts[:-1][edges.starts.diff() == 2]  # (I,)
     corner = edges.corners[torch.stack([first, first + 1]).long()].long()  # (2, I), opposite to the edge
     face = corner // 3
-    # Faces that run along the edge the same way look to different sides of the surface.
+    # Two faces that run along the edge in the same direction face opposite sides of the surface.
     begin = faces.reshape(-1)[3 * face + (corner + 1) % 3]
     turned = 1 - 2 * (begin[0] == begin[1]).to(normals)
     normals = functional.normalize(normals, dim=-1, eps=1e-30)
     one, other = (normals.index_select(0, index) for index in face)
-    whole = (one.detach().abs().sum(1) > 0) & (other.detach().abs().sum(1) > 0)  # no area, no angle
+    whole = (one.detach().abs().sum(1) > 0) & (other.detach().abs().sum(1) > 0)  # a face without area has no angle
     cosines = turned * (one * other).sum(1)
     return ((1 - cosines) * whole).sum() / max(len(cosines), 1)
 
 
 def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Normals (F, 3), each as long as twice its face's area."""
+    """Return the normals of faces, (F, 3). The length of each is twice the face's area."""
     a, b, c = (vertices.index_select(0, corner) for corner in faces.unbind(1))
     (ux, uy, uz), (vx, vy, vz) = (b - a).unbind(1), (c - a).unbind(1)  # faster than torch.linalg.cross
     return torch.stack([uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx], dim=1)
 
 
 def smooth_normals(weighted: Tensor, faces: Tensor, n_vertices: int) -> Tensor:
-    """Unit vertex normals (V, 3): means of the adjacent faces' normals (F, 3), weighted by their lengths."""
+    """Return unit vertex normals (V, 3): means of the adjacent faces' normals (F, 3), weighted by their lengths."""
     normals = weighted.new_zeros(n_vertices, 3)
     for corner in faces.unbind(1):
         normals = normals.index_add(0, corner, weighted)

@@ -24,7 +24,7 @@ from sds3d.representations.mesh_shading import LambertShading, NoShading, Shadin
 from sds3d.representations.mesh_texels import TexelsConfig
 from sds3d.representations.mesh_voxels import VoxelsConfig
 
-_BETAS = (0.9, 0.95)  # a grid point is seen rarely, so the second moment must have a short memory
+_BETAS = (0.9, 0.95)  # few steps show a given grid point, so the second moment needs a short memory
 
 
 class MeshConfig(RepresentationConfig):
@@ -34,11 +34,11 @@ class MeshConfig(RepresentationConfig):
     geometry: Annotated[DMTetConfig | FlexiCubesConfig | FixedTrianglesConfig, Field(discriminator="name")] = (
         DMTetConfig()
     )
-    """What makes the triangles: marching tetrahedra, FlexiCubes, or one mesh whose triangles stay the same."""
+    """Source of the triangles: marching tetrahedra, FlexiCubes, or one mesh with fixed triangles."""
     appearance: Annotated[VoxelsConfig | TexelsConfig, Field(discriminator="name")] = VoxelsConfig()
     """Where colours and materials are kept: in voxels, or in the texture of a fixed mesh."""
     shading: Shading = NoShading()
-    """What is drawn: the surface's own colours, the colours or white lit by a lamp, or normals as colours."""
+    """What is rendered: the colours as they are, the colours or white lit by a lamp, or normals as colours."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -53,7 +53,7 @@ class MeshConfig(RepresentationConfig):
         return self
 
     def make(self, start: Start) -> MeshScene:
-        """A ball, or the surface of `start.before`."""
+        """Make a ball, or the surface of `start.before`."""
         if start.before is None:
             return MeshScene(self, start.generator, start.device)
         return MeshScene.from_mesh(start.before.to_mesh(SURFACE), self, start.generator, start.device)
@@ -69,15 +69,16 @@ class MeshScene(Scene):
         self.appearance = config.appearance.make(self.geometry, generator, self.device)
         self._seed = int(torch.randint(2**62, (), generator=generator))
         self._step = 0
-        # What the last render with gradients showed, and its faces' normals.
+        # The surface of the last render with gradients, and its face normals.
         self._drawn: tuple[Surface | DualSurface, Tensor] | None = None
 
     @classmethod
     def from_mesh(
         cls, mesh: Mesh, config: MeshConfig, generator: torch.Generator, device: torch.device | str = "cpu"
     ) -> Self:
-        """A scene that starts as `mesh`, with its colours, if any: exactly if fixed, else as well as the grid can.
+        """Make a scene that starts as `mesh`, with its colours if it has any.
 
+        Fixed geometry reproduces the mesh exactly; other geometry reproduces it as closely as its grid allows.
         Raises ValueError for a mesh without area, EmptySurfaceError for one that is too small or thin for the grid.
         """
         scene = cls(config, generator, device)
@@ -91,9 +92,9 @@ class MeshScene(Scene):
         return self.appearance.parameters | self.geometry.parameters
 
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
-        """Pictures of the B views over `background`, (B, 3) or (3,) in [0, 1]; only that if there is no surface.
+        """Render the B views over `background`, (B, 3) or (3,) in [0, 1]; the background alone if there is no surface.
 
-        With gradients enabled, lamps are drawn anew after each step; under `torch.no_grad` they are at the cameras.
+        With gradients enabled, lamps have random positions in each step; under `torch.no_grad` they are at the cameras.
         """
         cameras = cameras.to(self.device)
         background = background.to(self.device).expand(len(cameras), 3)[:, None, None]  # (B, 1, 1, 3)
@@ -113,9 +114,9 @@ class MeshScene(Scene):
         return Rendering(rgb, alpha, depth, functional.normalize(normal, dim=-1, eps=1e-6))
 
     def _shade(self, cameras: Cameras, raster: Raster, normal: Tensor) -> Tensor:
-        """Colours (B, H, W, 3) of the covered pixels; normal: (B, H, W, 3)."""
+        """Return the colours (B, H, W, 3) of the covered pixels. normal: (B, H, W, 3)."""
         origins, directions = cameras.rays()  # (B, H, W, 3)
-        # Detached: that the colour differs a little further along the ray says nothing about where the surface is.
+        # Detached: a different colour a little further along the ray must not move the surface.
         points = origins + raster.depth.detach() * directions
         hit = raster.face >= 0
 
@@ -126,13 +127,13 @@ class MeshScene(Scene):
         return shaded(self.config.shading, cameras, points, normal, colors, self._chance())
 
     def _blank(self, cameras: Cameras, background: Tensor) -> Rendering:
-        """The background alone; with gradients, which are zero, so that a step can be made."""
+        """Return the background alone, with zero gradients, so that the step can be completed."""
         zero = 0 * next(iter(self.geometry.parameters.values())).sum().nan_to_num()
         empty = zero.expand(len(cameras), cameras.height, cameras.width, 3)
         return Rendering(empty + background, empty[..., :1], empty[..., :1], empty)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for Adam, one per parameter; vertices that stay in place are left out."""
+        """Return groups for Adam, one per parameter; vertices that stay in place are left out."""
         rates = self.appearance.rates() | self.geometry.rates()
         return [
             {"params": [parameter], "lr": rates[name], "betas": _BETAS}
@@ -141,7 +142,10 @@ class MeshScene(Scene):
         ]
 
     def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
-        """Losses on shape and smoothness that have a weight, in the units of 1/2 sum |rgb - target|^2 per view."""
+        """Return the losses on shape and smoothness with a positive weight.
+
+        Their unit is that of 1/2 sum |rgb - target|^2 per view.
+        """
         pixels = rendering.alpha.shape[1] * rendering.alpha.shape[2]
         surface, normals = self._drawn or (self.geometry.surface(), None)
         smoothness = self.config.appearance.smoothness
@@ -150,24 +154,24 @@ class MeshScene(Scene):
         return {name: pixels * weight * loss() for name, (weight, loss) in losses.items() if weight > 0}
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Bring back a surface that vanished."""
+        """Replace a vanished surface."""
         self._drawn = None
         self._step = step + 1
         self.geometry.after_step()
 
     def to_mesh(self, resolution: int) -> Mesh:
-        """The triangles as they are drawn, with vertex colours and normals, whatever `resolution`.
+        """Return the mesh as it is rendered, with vertex colours and normals. `resolution` is ignored.
 
-        Raises EmptySurfaceError if there is no surface or only a speck of one.
+        Raises EmptySurfaceError if there is no surface or only a speck.
         """
         return self.appearance.painted()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The states of appearance and geometry, and the random stream."""
+        """Return the states of appearance and geometry, and the random stream."""
         return self.appearance.state_dict() | self.geometry.state_dict() | self._counters()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore the `state_dict` of a scene of the same settings; a fixed mesh may be any other.
+        """Restore the `state_dict` of a scene with the same settings. With fixed geometry, the mesh may differ.
 
         Raises ValueError for another resolution or for missing tensors.
         """
@@ -193,5 +197,5 @@ class MeshScene(Scene):
         return {"step": torch.tensor(self._step), "seed": torch.tensor(self._seed)}
 
     def _chance(self) -> torch.Generator:
-        """A function of the step alone: a step that is repeated, or resumed, draws the same."""
+        """Return a generator that depends on the step alone, so that a repeated or resumed step draws the same."""
         return torch.Generator().manual_seed(self._seed + self._step)

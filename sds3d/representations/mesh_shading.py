@@ -1,4 +1,4 @@
-"""What a mesh scene draws of its surface."""
+"""How a mesh scene shades its surface."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sds3d.rendering.shading import from_points, lambert, lights_near, normal_co
 
 
 class NoShading(Config):
-    """The surface's own colours."""
+    """The surface's colours as they are, without light."""
 
     name: Literal["none"] = "none"
 
@@ -24,25 +24,25 @@ class LampConfig(Config):
     """Settings of a lamp near each camera."""
 
     ambient: float = Field(default=0.65, ge=0, le=1)
-    """Share of the light that comes from everywhere; the rest is the lamp's."""
+    """Share of ambient light; the rest comes from the lamp."""
     light_spread: float = Field(default=0.3, ge=0)
-    """Standard deviation of the lamp's place round the camera, as a share of the camera's distance."""
+    """Standard deviation of the lamp's position around the camera, as a share of the camera's distance."""
 
 
 class LambertShading(LampConfig):
-    """The surface's own colours, lit by a lamp near each camera."""
+    """The surface's colours, lit by a lamp near each camera."""
 
     name: Literal["lambert"] = "lambert"
 
 
 class TexturelessShading(LampConfig):
-    """White, lit by a lamp near each camera: teaches shape alone."""
+    """White, lit by a lamp near each camera: trains the shape alone."""
 
     name: Literal["textureless"] = "textureless"
 
 
 class NormalShading(Config):
-    """Each camera's normals as colours: teaches shape alone."""
+    """Normals in camera space as colours: trains the shape alone."""
 
     name: Literal["normal"] = "normal"
 
@@ -58,10 +58,11 @@ def shaded(
     colors: Callable[[], Tensor],
     generator: torch.Generator,
 ) -> Tensor:
-    """Colours (B, H, W, 3) of the covered pixels.
+    """Return the colours (B, H, W, 3) of the covered pixels.
 
-    points, normal: (B, H, W, 3), what each pixel shows. colors: the surface's own colours, (B, H, W, 3), computed only
-    if they are needed. generator: draws where lamps are; under `torch.no_grad` they are at the cameras.
+    points, normal: (B, H, W, 3), of the surface at each pixel. colors: returns the surface's colours (B, H, W, 3);
+    called only if they are needed. generator: draws the lamps' positions; under `torch.no_grad`, lamps are at the
+    cameras.
     """
     match shading:
         case NoShading():

@@ -19,7 +19,7 @@ from sds3d.representations.mesh_appearance import Appearance, AppearanceConfig
 from sds3d.representations.mesh_geometry import MeshGeometry
 from sds3d.representations.mesh_texture import Layout, TexelMap, look_up, picture, roughening, start_colors, texel_map
 
-_PAIRS = 65_536  # neighbouring texels whose smoothness a step looks at
+_PAIRS = 65_536  # pairs of neighbouring texels in the smoothness loss of a step
 
 
 class TexelsConfig(AppearanceConfig):
@@ -27,13 +27,13 @@ class TexelsConfig(AppearanceConfig):
 
     name: Literal["texels"] = "texels"
     size: int = Field(default=256, ge=16, le=4096)
-    """Texels along an edge of the texture."""
+    """Height and width of the texture in texels."""
     smoothness: float = Field(default=0.03, ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of neighbouring texels' colour
     pre-activations."""
 
     def make(self, geometry: MeshGeometry, generator: torch.Generator, device: torch.device) -> Texels:
-        """Grey with a little noise."""
+        """Make a grey texture with a little noise."""
         return Texels(self, geometry, generator, device)
 
 
@@ -50,7 +50,7 @@ class Texels(Appearance[TexelsConfig]):
         self._known: tuple[Layout, TexelMap] | None = None
 
     def atlas(self) -> tuple[Layout, TexelMap]:
-        """Where the mesh lies in its texture; unwrapped when it is first needed."""
+        """Return the texels of the mesh; the mesh is unwrapped when they are first needed."""
         if self._known is None:
             layout = self._geometry.layout(self.config.size)
             texels = texel_map(layout, self.config.size)
@@ -59,20 +59,20 @@ class Texels(Appearance[TexelsConfig]):
         return self._known
 
     def values(self, name: str, raster: Raster, points: Tensor, hit: Tensor) -> Tensor:
-        """Values (P, C) of the texels that the covered pixels show."""
+        """Return values (P, C) of the texels that the covered pixels show."""
         layout, texels = self.atlas()
         raster = raster._replace(barycentric=raster.barycentric.detach())
         return look_up(self.parameters[name], texels.source, interpolate(layout.uv, layout.faces, raster)[hit])
 
     def roughening(self, generator: torch.Generator) -> Tensor:
-        """How much neighbouring texels differ."""
+        """Return the smoothness loss of neighbouring texels."""
         pairs = self.atlas()[1].neighbours
-        if len(pairs) > _PAIRS:  # some at a time: a large texture has millions
+        if len(pairs) > _PAIRS:  # a random part of them: a large texture has millions
             pairs = pairs[torch.randint(len(pairs), (_PAIRS,), generator=generator).to(pairs.device)]
         return torch.stack([roughening(value, pairs) for value in self.parameters.values()]).sum()
 
     def painted(self) -> Mesh:
-        """The mesh with the texture, and with the texture's colours at the vertices."""
+        """Return the mesh with the texture, and with the texture's colours at the vertices."""
         layout, texels = self.atlas()
         texture, uv = picture(self.parameters["color"], texels.source), layout.uv.cpu().numpy()
         mesh = replace(self._geometry.mesh(), colors=sample_texture(texture, uv), uv=uv, texture=texture)
@@ -84,7 +84,7 @@ class Texels(Appearance[TexelsConfig]):
         return replace(mesh, metallic=metallic, roughness=roughness, metallic_roughness=channels)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of the textures. The geometry's state then has the UVs that belong to them."""
+        """Return copies of the textures. The geometry's state has the UVs that belong to them."""
         self.atlas()
         return super().state_dict()
 

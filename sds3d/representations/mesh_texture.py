@@ -13,14 +13,14 @@ from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.sampling import mesh_colors
 from sds3d.geometry.uv_atlas import nearest_inside, rasterize_uv, unwrap
 
-_ALMOST = 0.02  # colours start at least this far from 0 and 1, where the sigmoid is too flat to learn
+_ALMOST = 0.02  # initial colours are at least this far from 0 and 1, where the sigmoid is too flat to learn
 
 
 class Layout(NamedTuple):
-    """How faces (F, 3) share U corners, which differ where a file has doubled vertices or the texture has seams.
+    """The corners of faces. Corners at one vertex differ where a file duplicates vertices or the texture has a seam.
 
-    origin: (U,) int64, the vertex of each corner. faces: (F, 3) int64 of corners, in the order of the mesh's.
-    uv: (U, 2) float32 in [0, 1], glTF's convention; (0, 2) while there is no texture.
+    origin: (U,) int64, the vertex of each corner. faces: (F, 3) int64, the corners of each face, in the mesh's order.
+    uv: (U, 2) float32 in [0, 1], in glTF's convention; (0, 2) while there is no texture.
     """
 
     origin: Tensor
@@ -28,17 +28,17 @@ class Layout(NamedTuple):
     uv: Tensor
 
     def to(self, device: torch.device) -> Layout:
-        """The same on another device."""
+        """Return a copy on another device."""
         return Layout(*(tensor.to(device) for tensor in self))
 
 
 class TexelMap(NamedTuple):
-    """What the texels of a texture of S x S stand for, numbered row by row.
+    """The part of the mesh that each texel of an S x S texture shows. Texels are numbered row by row.
 
-    source: (S * S,) int64, the texel itself where its centre lies on a face, else the nearest that does: the gutter
-    between islands shows what the island's rim does, whoever filters the texture.
-    neighbours: (E, 2) int64 of sources, side by side on an island or on both sides of a seam.
-    face: (S, S) int32 at each texel's centre, -1 in the gutter. weights: (S, S, 3) its barycentric weights.
+    source: (S * S,) int64, the texel itself if its centre is on a face, otherwise the nearest such texel. The gutter
+    between islands thus has the colours of the islands' borders, and filtering a texture shows no seams.
+    neighbours: (E, 2) int64, pairs of sources that are adjacent on an island or on both sides of a seam.
+    face: (S, S) int32 at each texel's centre, -1 in the gutter. weights: (S, S, 3), its barycentric weights.
     """
 
     source: Tensor
@@ -48,9 +48,9 @@ class TexelMap(NamedTuple):
 
 
 def welded(mesh: Mesh) -> tuple[Tensor, Layout]:
-    """The mesh's vertices (V, 3), each place once, in their order, and how its own are made of them.
+    """Return the mesh's vertices (V, 3) without duplicates, in their order, and the layout of its corners.
 
-    Else seams were taken for silhouettes. The UVs are kept.
+    With duplicates, seams would count as silhouettes. The UVs are kept.
     """
     _, first, inverse = np.unique(mesh.vertices, axis=0, return_index=True, return_inverse=True)
     number = np.empty(len(first), np.int64)
@@ -61,10 +61,13 @@ def welded(mesh: Mesh) -> tuple[Tensor, Layout]:
 
 
 def with_uv(vertices: Tensor, layout: Layout, size: int) -> Layout:
-    """The layout itself if it has UVs, else unwrapped for a texture of size x size. Raises ValueError beyond [0, 1]."""
+    """Return the layout if it has UVs, otherwise a layout unwrapped for a texture of size x size texels.
+
+    Raises ValueError for UVs outside [0, 1].
+    """
     if len(layout.uv):
         if not (layout.uv.min() >= 0 and layout.uv.max() <= 1):
-            raise ValueError("the mesh's uv leave [0, 1], so that its texture repeats: unwrap it anew, or drop its uv")
+            raise ValueError("the mesh's UVs leave [0, 1], so its texture repeats: unwrap it again, or remove its UVs")
         return layout
     faces = layout.origin[layout.faces].cpu().numpy().astype(np.int32)
     origin, corners, uv = unwrap(vertices.detach().cpu().numpy(), faces, size)
@@ -72,13 +75,13 @@ def with_uv(vertices: Tensor, layout: Layout, size: int) -> Layout:
 
 
 def texel_map(layout: Layout, size: int) -> TexelMap:
-    """See `TexelMap`. Raises ValueError where no texel's centre lies on the mesh."""
+    """Return the `TexelMap` of a texture of size x size. Raises ValueError if no texel's centre is on the mesh."""
     uv, faces = layout.uv.cpu().numpy(), layout.faces.cpu().numpy()
     face, weights = rasterize_uv(uv, faces.astype(np.int32), size)
     inside = face >= 0
     if not inside.any():
         raise ValueError(
-            f"no texel of {size} x {size} lies on the mesh: its uv have no area, or the texture is too small"
+            f"no texel of {size} x {size} is on the mesh: its UVs have no area, or the texture is too small"
         )
     source = nearest_inside(inside)  # (S, S)
     number = np.arange(size * size).reshape(size, size)
@@ -97,7 +100,7 @@ def texel_map(layout: Layout, size: int) -> TexelMap:
 def _seam_texels(
     uv: NDArray[np.float32], faces: NDArray[np.int64], origin: NDArray[np.int64], size: int
 ) -> NDArray[np.int64]:
-    """Pairs of texels (E, 2), a texel apart along each seam, that show the same points of the surface."""
+    """Return pairs of texels (E, 2) that show the same points of the surface, one pair per texel along each seam."""
     sides = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])  # (3 F, 2) corners
     backward = origin[sides[:, 0]] > origin[sides[:, 1]]
     sides[backward] = sides[backward][:, ::-1]
@@ -119,20 +122,21 @@ def _seam_texels(
 
 
 def start_colors(mesh: Mesh, texels: TexelMap) -> Tensor:
-    """Pre-activations (S, S, 3) of the mesh's texture, or of its vertex colours; grey when it has neither."""
+    """Return the pre-activations (S, S, 3) of the mesh's texture, or of its vertex colours; grey if it has neither."""
     inside = texels.face >= 0
     values = torch.zeros(*inside.shape, 3)
     if not mesh.is_colored():
-        return values  # from there, all colours are near
+        return values  # all colours are equally near to grey
     colors = mesh_colors(mesh, texels.face[inside], texels.weights[inside])
     values[torch.from_numpy(inside)] = torch.logit(torch.from_numpy(colors).float(), eps=_ALMOST)
     return values
 
 
 def look_up(texels: Tensor, source: Tensor, uv: Tensor) -> Tensor:
-    """Bilinear look-ups of sigmoid(texels), clamped at the borders: (P, C), differentiable in both.
+    """Return bilinear look-ups (P, C) of sigmoid(texels), clamped at the borders. Differentiable in texels and uv.
 
-    texels: (S, S, C) pre-activations. source: (S * S,), see `TexelMap`. uv: (P, 2), texel centres at half-integers / S.
+    texels: (S, S, C) pre-activations. source: (S * S,), see `TexelMap`. uv: (P, 2); texel centres are at half-integers
+    divided by S.
     """
     size, channels = texels.shape[1:]
     place = (uv * size - 0.5).clamp(0, size - 1)  # (P, 2)
@@ -146,13 +150,13 @@ def look_up(texels: Tensor, source: Tensor, uv: Tensor) -> Tensor:
 
 
 def picture(texels: Tensor, source: Tensor) -> NDArray[np.uint8]:
-    """The texture (S, S, C) in 8 bits that looks like `look_up`."""
+    """Return the texture (S, S, C) uint8 that looks like `look_up`."""
     flat = texels.detach().reshape(-1, texels.shape[2]).sigmoid()[source]
     return (255 * flat).round().to(torch.uint8).reshape(texels.shape).cpu().numpy()
 
 
 def roughening(texels: Tensor, neighbours: Tensor) -> Tensor:
-    """Mean squared difference of neighbours: a scalar. texels: (S, S, C). neighbours: (E, 2), see `TexelMap`."""
+    """Return the mean squared difference of neighbours. texels: (S, S, C). neighbours: (E, 2), see `TexelMap`."""
     flat = texels.reshape(-1, texels.shape[2])
     one, other = (flat.index_select(0, index) for index in neighbours.unbind(1))
     return (one - other).square().sum() / max(len(neighbours) * flat.shape[1], 1)

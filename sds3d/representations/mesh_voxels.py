@@ -20,7 +20,7 @@ from sds3d.representations.mesh_appearance import Appearance, AppearanceConfig
 from sds3d.representations.mesh_geometry import MeshGeometry
 from sds3d.representations.signed_distance import mesh_to_colors
 
-_SAMPLES = 4096  # points of the surface that the material's means are taken of
+_SAMPLES = 4096  # number of surface points for the material's mean
 
 
 class VoxelsConfig(AppearanceConfig):
@@ -28,12 +28,12 @@ class VoxelsConfig(AppearanceConfig):
 
     name: Literal["voxels"] = "voxels"
     resolution: int = Field(default=64, ge=4, le=256)
-    """Voxels along an edge of the cube [-0.55, 0.55]^3 metres."""
+    """Voxels per side of the cube [-0.55, 0.55]^3 metres."""
     smoothness: float = Field(default=4.7e-5, ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of neighbours' colour pre-activations."""
 
     def make(self, geometry: MeshGeometry, generator: torch.Generator, device: torch.device) -> Voxels:
-        """Grey with a little noise."""
+        """Make grey voxels with a little noise."""
         return Voxels(self, geometry, generator, device)
 
 
@@ -49,16 +49,16 @@ class Voxels(Appearance[VoxelsConfig]):
         self._geometry = geometry
 
     def values(self, name: str, raster: Raster, points: Tensor, hit: Tensor) -> Tensor:
-        """Values (P, C) of the voxels where the covered pixels are."""
+        """Return the values (P, C) of the voxels at the covered pixels."""
         return torch.sigmoid(trilinear(self.parameters[name], points[hit]))
 
     def roughening(self, generator: torch.Generator) -> Tensor:
-        """How much neighbouring voxels differ."""
+        """Return the smoothness loss of neighbouring voxels."""
         return torch.stack([smoothness(value) for value in self.parameters.values()]).sum()
 
     @torch.no_grad()
     def painted(self) -> Mesh:
-        """The mesh with colours at the vertices, and the material's means over the surface."""
+        """Return the mesh with vertex colours and the mean of the material over the surface."""
 
         def values(name: str, points: NDArray[np.floating]) -> Tensor:
             parameter = self.parameters[name]

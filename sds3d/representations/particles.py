@@ -1,7 +1,7 @@
 """Several scenes of one prompt that are optimised side by side (ProlificDreamer, arXiv:2305.16213, sec. 3.2).
 
-Variational rules learn the score of a distribution of scenes. With several scenes, drawn in turn, their network sees
-renders that differ, and the scenes are samples of what the prior makes of the prompt.
+Variational rules learn the score of a distribution of scenes. With several scenes, one of which is drawn at random in
+each step, their network trains on varied renders, and the scenes are samples of the prior's distribution.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from sds3d.states import part, prefixed
 
 
 class Particles(Scene):
-    """Several scenes as one: each step renders and moves one of them, drawn at random; previews show the first.
+    """Several scenes as one: each step renders and optimises one of them, drawn at random; previews show the first.
 
-    generator: draws the seed that determines which scene each step takes.
+    generator: draws the seed that determines which scene each step uses.
     """
 
     def __init__(self, scenes: Sequence[Scene], generator: torch.Generator) -> None:
@@ -38,7 +38,7 @@ class Particles(Scene):
 
     @property
     def drawn(self) -> int:
-        """Index of the present step's scene; a function of the step alone, so that a resumed run draws the same."""
+        """Index of the present step's scene; it depends on the step alone, so that a resumed run draws the same."""
         stream = torch.Generator().manual_seed(self._seed + sum(self._steps))
         return int(torch.randint(len(self.scenes), (), generator=stream))
 
@@ -48,25 +48,25 @@ class Particles(Scene):
         return scene.render(cameras, background)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The groups of all scenes, one scene after the other."""
+        """Return the groups of all scenes, one scene after the other."""
         return [group for scene in self.scenes for group in scene.parameter_groups()]
 
     def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
-        """The losses of the step's scene."""
+        """Return the losses of the step's scene."""
         return self.scenes[self.drawn].regularisers(rendering, progress)
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Update the step's scene, which counts only its own steps; densification plans by them."""
+        """Update the step's scene. Each scene counts its own steps, and its densification is scheduled by them."""
         drawn = self.drawn
         self.scenes[drawn].after_step(self._steps[drawn], optimizer)
         self._steps[drawn] += 1
 
     def to_mesh(self, resolution: int) -> Mesh:
-        """The surface of the first scene. Raises EmptySurfaceError."""
+        """Return the surface of the first scene. Raises EmptySurfaceError."""
         return self.scenes[0].to_mesh(resolution)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The states of all scenes, "<index>/<name>", their step counts and the seed."""
+        """Return the states of all scenes as "<index>/<name>", their step counts and the seed."""
         states: dict[str, Tensor] = {}
         for index, scene in enumerate(self.scenes):
             states |= prefixed(str(index), scene.state_dict())

@@ -12,10 +12,10 @@ FloatArray = NDArray[np.float64]
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def closest_faces(corners: FloatArray, resolution: int) -> tuple[FloatArray, NDArray[np.int32], NDArray[np.float32]]:
-    """Distance to the closest point of F triangles, its face and its barycentric weights, at the points of a grid.
+    """Return, for each point of a grid, the distance to the closest of F triangles, its face and barycentric weights.
 
-    corners: (F, 3, 3) in voxels. Returns (N, N, N) in voxels, (N, N, N) and (N, N, N, 3), axes x, y, z.
-    Exact within a voxel of a triangle. From there the closest faces spread from point to point, in sweeps along all
+    corners: (F, 3, 3) in voxels. The results are (N, N, N) in voxels, (N, N, N) and (N, N, N, 3), axes x, y, z.
+    Exact within a voxel of a triangle. From there, the closest faces spread from point to point, in sweeps along all
     eight diagonals (Zhao 2005, "A fast sweeping method for eikonal equations", as in Bridson's level sets).
     """
     n = resolution
@@ -25,7 +25,7 @@ def closest_faces(corners: FloatArray, resolution: int) -> tuple[FloatArray, NDA
     low, high = np.zeros(3, np.int64), np.zeros(3, np.int64)
     for f in range(len(corners)):
         for k in range(3):
-            # A face outside the grid is still offered to the grid's nearest points.
+            # A face outside the grid is still a candidate for the grid's nearest points.
             low[k] = min(max(np.ceil(corners[f, :, k].min()) - 1, 0), n - 1)
             high[k] = min(max(np.floor(corners[f, :, k].max()) + 1, 0), n - 1)
         for x in range(low[0], high[0] + 1):
@@ -71,7 +71,7 @@ def _offer(
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _closest(triangle: FloatArray, x: float, y: float, z: float) -> tuple[float, float, float, float]:
-    """Squared distance from a point to a triangle (3, 3), and the weights of its corners at the closest point."""
+    """Return the squared distance from a point to a triangle (3, 3), and the closest point's barycentric weights."""
     ux, uy, uz = triangle[1] - triangle[0]
     vx, vy, vz = triangle[2] - triangle[0]
     px, py, pz = x - triangle[0, 0], y - triangle[0, 1], z - triangle[0, 2]
@@ -79,7 +79,7 @@ def _closest(triangle: FloatArray, x: float, y: float, z: float) -> tuple[float,
     pu, pv = px * ux + py * uy + pz * uz, px * vx + py * vy + pz * vz
     area = uu * vv - uv * uv
     s, t = (vv * pu - uv * pv) / area, (uu * pv - uv * pu) / area
-    if not (area > 0 and s >= 0 and t >= 0 and s + t <= 1):  # else the closest point lies on one of the edges
+    if not (area > 0 and s >= 0 and t >= 0 and s + t <= 1):  # otherwise the closest point is on one of the edges
         best = np.inf
         s = t = 0.0
         for edge in range(3):

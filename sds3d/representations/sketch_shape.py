@@ -1,7 +1,7 @@
-"""Sketch-Shape: keeps a field near a coarse mesh (Metzer et al. 2022, "Latent-NeRF", arXiv:2211.07600, section 3.2).
+"""Sketch-Shape: keep a field near a coarse mesh (Metzer et al. 2022, "Latent-NeRF", arXiv:2211.07600, section 3.2).
 
-Matter outside the mesh and empty space inside it cost more, the further they are from the surface. At the surface,
-where a coarse mesh says nothing, they cost nothing.
+Matter outside the mesh and empty space inside it are penalised more, the further they are from the surface. At the
+surface, where a coarse mesh is not reliable, they are not penalised.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from sds3d.representations.base import SURFACE
 from sds3d.representations.contents import source_of
 from sds3d.representations.signed_distance import surface_points
 
-_MARGIN = 0.01  # the target's distance from 0 and 1
+_MARGIN = 0.01  # distance of the target from 0 and 1
 _LENGTH = 0.2  # metres over which a density's opacity counts as occupancy
-_SPACING = 0.003  # metres between the points of the surface that distances are measured to
+_SPACING = 0.003  # spacing in metres of the surface points that distances are measured to
 _PAIRS_AT_ONCE = 1 << 20
 
 
 def load_sketch(path: str, weight: float, slack: float) -> SketchShape:
-    """The sketch in a file, scaled to fit the cube; see `SketchShape`. Raises AssetError if it cannot be read."""
+    """Load a sketch, scaled to fit the cube; see `SketchShape`. Raises AssetError if the file cannot be read."""
     from sds3d.formats.load import fit_to_cube, load_asset
 
     asset, _ = fit_to_cube(load_asset(path))
-    points = torch.Generator().manual_seed(0)  # the same again when a run is resumed
+    points = torch.Generator().manual_seed(0)  # the same points when a run is resumed
     return SketchShape(source_of(asset).to_mesh(SURFACE), points, weight=weight, slack=slack)
 
 
 class SketchShape:
     """A pool of points in the cube, with their distances from the mesh and whether they are inside.
 
-    mesh: in the world frame, within the cube [-0.55, 0.55]^3 metres; it may be open or cut itself. weight: of `loss`.
-    slack: metres within which the field may leave the mesh. points: size of the pool. batch: points of a step.
-    Raises ValueError for a mesh without faces, or that reaches out of the cube.
+    mesh: in the world frame, inside the cube [-0.55, 0.55]^3 metres; it may be open or intersect itself.
+    weight: of `loss`. slack: distance in metres by which the field may deviate from the mesh. points: size of the pool.
+    batch: points per step. Raises ValueError for a mesh without faces, or one that extends beyond the cube.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class SketchShape:
         if not len(mesh.faces):
             raise ValueError("the sketch has no faces: give a mesh with triangles")
         if not np.abs(mesh.vertices).max() <= BOUND:  # also of NaN
-            raise ValueError(f"the sketch reaches out of the cube of {BOUND} metres round the origin: scale it down")
+            raise ValueError(f"the sketch extends beyond the cube of {BOUND} metres round the origin: scale it down")
         self.weight, self.slack, self.batch = weight, slack, min(batch, points)
         self.points = BOUND * (2 * torch.rand(points, 3, generator=generator) - 1)  # (P, 3)
         self.inside = winding_number(self.points, mesh.vertices, mesh.faces) > 0.5  # (P,)
@@ -64,7 +64,7 @@ class SketchShape:
         self.distance = torch.from_numpy(distance).float()  # (P,) metres
 
     def loss(self, field: FieldFunction, generator: torch.Generator) -> Tensor:
-        """Weighted mean over random points of the pool."""
+        """Return the weighted mean over random points of the pool."""
         chosen = torch.randint(len(self.points), (self.batch,), generator=generator)
         density, _ = field(self.points[chosen])
         inside, distance = self.inside[chosen].to(density.device), self.distance[chosen].to(density)
@@ -72,11 +72,11 @@ class SketchShape:
 
 
 def sketch_shape_loss(density: Tensor, inside: Tensor, distance: Tensor, slack: float) -> Tensor:
-    """Cross-entropy of the occupancies 1 - exp(-0.2 density) with the mesh's inside, summed over points: a scalar.
+    """Return the cross-entropy between the occupancy 1 - exp(-0.2 density) and the mesh's inside, summed over points.
 
     density: (P,) per metre. inside: (P,) bool. distance: (P,) metres to the mesh; a point weighs
-    1 - exp(-distance^2 / (2 slack^2)). The target, kept within [0.01, 0.99], is what the logarithm is taken of, so that
-    the loss is linear in the occupancy: its slope is log 99 times the weight everywhere.
+    1 - exp(-distance^2 / (2 slack^2)). The logarithm is that of the target, clamped to [0.01, 0.99]. The loss is thus
+    linear in the occupancy, with the slope log 99 times the weight.
     """
     occupancy = -torch.expm1(-_LENGTH * density)
     target = inside.to(density).clamp(_MARGIN, 1 - _MARGIN)
@@ -86,10 +86,10 @@ def sketch_shape_loss(density: Tensor, inside: Tensor, distance: Tensor, slack: 
 
 
 def winding_number(points: Tensor, vertices: FloatArray, faces: IntArray) -> Tensor:
-    """How often the mesh goes round each point: (P,) float64, 1 inside of a closed mesh that is wound outwards.
+    """Return the winding number (P,) float64 of a mesh around points (P, 3): 1 inside a closed mesh wound outwards.
 
-    points: (P, 3). The sum of the triangles' solid angles (van Oosterom and Strackee 1983) over 4 pi, which is the
-    generalised winding number of Jacobson et al. 2013: in between for open meshes.
+    It is the sum of the triangles' solid angles (van Oosterom and Strackee 1983) divided by 4 pi: the generalised
+    winding number of Jacobson et al. 2013, which is fractional for open meshes.
     """
     corners = torch.from_numpy(vertices[faces]).double()  # (F, 3, 3)
     parts = []

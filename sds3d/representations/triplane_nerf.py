@@ -17,7 +17,7 @@ class TriplaneNerfConfig(FieldNerfConfig):
 
     name: Literal["triplane_nerf"] = "triplane_nerf"
     resolution: int = Field(default=64, ge=4, le=1024)
-    """Samples along an edge of each plane."""
+    """Samples per side of each plane."""
     features: int = Field(default=16, ge=8, le=256, multiple_of=8)
     """Channels of the planes."""
     lr: float = Field(default=0.02, gt=0)
@@ -26,7 +26,7 @@ class TriplaneNerfConfig(FieldNerfConfig):
     """Learning rate of the small network."""
 
     def make_field(self, generator: torch.Generator) -> TriplaneField:
-        """Planes of random features."""
+        """Make planes of random features."""
         return TriplaneField(
             generator,
             resolution=self.resolution,

@@ -1,7 +1,7 @@
-"""A radiance field on a dense voxel grid: no network, so that it trains in minutes on a CPU.
+"""A radiance field on a dense voxel grid. It has no network, so it trains in minutes on a CPU.
 
-The idea of a directly optimised grid is that of Plenoxels (2112.05131) and DVGO (2111.11215); the density blob it
-starts from is DreamFusion's (2209.14988, appendix A.2).
+The grid is optimised directly, as in Plenoxels (arXiv:2112.05131) and DVGO (arXiv:2111.11215). It starts from
+DreamFusion's density blob (arXiv:2209.14988, appendix A.2).
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from sds3d.representations.convert import splats_from_grid
 from sds3d.representations.fields import trilinear
 from sds3d.representations.grid_mesh import grid_mesh
 
-_DENSITY_SCALE = 20.0  # per metre: a pre-activation of 3 is opaque within a few centimetres
-_FLOOR = -7.0  # of the pre-activation at the start: keeps the gradient of the softplus alive in the corners
+_DENSITY_SCALE = 20.0  # factor per metre: a pre-activation of 3 is opaque within a few centimetres
+_FLOOR = -7.0  # least pre-activation at the start: keeps the gradient of the softplus alive in the corners
 _OCCUPIED = 0.04  # density per metre under which a cell counts as empty: 4 % opacity over a whole metre
-_BETAS = (0.9, 0.95)  # a voxel is seen rarely, so the second moment must have a short memory
-_REFRESH = 8  # steps between two sweeps over the whole grid
+_BETAS = (0.9, 0.95)  # few steps show a given voxel, so the second moment needs a short memory
+_REFRESH = 8  # steps between two renders of the whole grid
 
 
 class VoxelGridConfig(RepresentationConfig):
@@ -46,7 +46,7 @@ class VoxelGridConfig(RepresentationConfig):
 
     name: Literal["voxel_grid"] = "voxel_grid"
     resolution: int = Field(default=48, ge=4, le=256)
-    """Voxels along an edge of the cube [-0.55, 0.55]^3 metres."""
+    """Voxels per side of the cube [-0.55, 0.55]^3 metres."""
     samples: int = Field(default=64, ge=8, le=1024)
     """Steps of a ray along an edge of the cube; diagonal rays take more."""
     density_lr: float = Field(default=0.05, gt=0)
@@ -58,24 +58,24 @@ class VoxelGridConfig(RepresentationConfig):
     blob_radius: float = Field(default=0.275, gt=0)
     """Density blob at the start: radius in metres at which the pre-activation is 0."""
     opacity: float = Field(default=0.04, ge=0)
-    """Weight of the opacity summed over a view's pixels: against fog."""
+    """Weight of the opacity, summed over a view's pixels: prevents fog."""
     entropy: float = Field(default=0.02, ge=0)
-    """Weight at the last step of the binary entropy of the opacity (nats) summed over a view's pixels: pushes pixels to
-    be either full or empty. Grows linearly from 0."""
+    """Weight, at the last step, of the binary entropy of the opacity (nats), summed over a view's pixels: pushes pixels
+    to be either opaque or empty. Rises linearly from 0."""
     density_smoothness: float = Field(default=7.5e-5, ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of neighbours' density
     pre-activations."""
     color_smoothness: float = Field(default=4.7e-5, ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of neighbours' colour pre-activations."""
     z_variance: float = Field(default=0.0, ge=0)
-    """Weight of the variance of the depth along rays (square metres, HiFA), summed over a view's opaque pixels: gathers
-    the matter along a ray in one surface. Rises linearly until the middle of the run; the paper's is 3."""
+    """Weight of the variance of the depth along rays (HiFA, square metres), summed over a view's opaque pixels: gathers
+    the matter along a ray in one surface. Rises linearly until the middle of the run. The paper has 3."""
     warmup: int = Field(default=120, ge=0)
-    """Number of first steps that render the whole grid. Later, empty cells are skipped except in every 8th step, in
-    which matter may appear anywhere."""
+    """Number of steps at the start that render the whole grid. Later steps skip empty cells, except every 8th step, so
+    that matter may appear anywhere."""
 
     def make(self, start: Start) -> VoxelGridScene:
-        """A density blob, or a grid resampled from `start.before`."""
+        """Make a density blob, or a grid resampled from `start.before`."""
         if start.before is None:
             return VoxelGridScene(self, start.generator, start.device)
         return VoxelGridScene.from_grid(start.before.to_grid(self.resolution), self, start.generator, start.device)
@@ -84,8 +84,9 @@ class VoxelGridConfig(RepresentationConfig):
 class VoxelGridScene(Scene):
     """A scene of density and colour voxels.
 
-    With gradients enabled, `render` jitters the samples along each ray, anew after each step, and may skip cells that
-    were empty a few steps ago; under `torch.no_grad` it takes the middles and skips what is empty now.
+    With gradients enabled, `render` jitters the samples along each ray, differently in each step, and may skip cells
+    that were empty a few steps ago. Under `torch.no_grad`, samples are at the middles and cells that are empty now are
+    skipped.
 
     density: (N, N, N) pre-activations, axes x, y, z; 20 softplus(density) is the density per metre.
     color: (N, N, N, 3); sigmoid(color) is the sRGB colour.
@@ -110,21 +111,21 @@ class VoxelGridScene(Scene):
     def from_grid(
         cls, grid: Tensor, config: VoxelGridConfig, generator: torch.Generator, device: torch.device | str = "cpu"
     ) -> VoxelGridScene:
-        """A scene resampled from a grid (M, M, M, 4) of density per metre and r, g, b in [0, 1]."""
+        """Make a scene resampled from a grid (M, M, M, 4) of density per metre and r, g, b in [0, 1]."""
         scene = cls(config, generator, device)
         size = (config.resolution,) * 3
         planes = functional.interpolate(grid.permute(3, 0, 1, 2)[None], size, mode="trilinear", align_corners=True)[0]
         with torch.no_grad():
-            # Softplus backwards; never below the floor that keeps its gradient alive.
+            # Inverse of softplus; never below the floor that keeps its gradient alive.
             density = (planes[0] / _DENSITY_SCALE).clamp(min=1e-6)
             scene.density.copy_((density + torch.log(-torch.expm1(-density))).clamp(min=_FLOOR))
             scene.color.copy_(torch.logit(planes[1:].permute(1, 2, 3, 0), eps=0.01))
         scene._skip = scene._empty_distance()
-        scene._step = config.warmup  # nothing has to be found by looking at all of space
+        scene._step = config.warmup  # the matter is known, so no step has to search all of space
         return scene
 
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
-        """Pictures of the B views over `background`, (B, 3) or (3,) in [0, 1]."""
+        """Render the B views over `background`, (B, 3) or (3,) in [0, 1]."""
         training = torch.is_grad_enabled()
         shape = (len(cameras), cameras.height, cameras.width)
         jitter = self._jitter(shape).to(self.device) if training else None
@@ -139,19 +140,22 @@ class VoxelGridScene(Scene):
         return Rendering(rgb, alpha, depth, pictures.normal, depth_variance=spread)
 
     def grid(self) -> Tensor:
-        """(N, N, N, 4) density per metre and r, g, b in [0, 1]."""
+        """Return density per metre and r, g, b in [0, 1], (N, N, N, 4)."""
         density = _DENSITY_SCALE * functional.softplus(self.density)
         return torch.cat([density[..., None], torch.sigmoid(self.color)], dim=-1)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for Adam, with its betas."""
+        """Return groups for Adam, with betas: density and colour."""
         return [
             {"params": [self.density], "lr": self.config.density_lr, "betas": _BETAS},
             {"params": [self.color], "lr": self.config.color_lr, "betas": _BETAS},
         ]
 
     def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
-        """Opacity, entropy and smoothness, in the units of 1/2 sum |rgb - target|^2 over a view's pixels."""
+        """Return the losses on opacity, entropy, depth variance and smoothness.
+
+        Their unit is that of 1/2 sum |rgb - target|^2 over a view's pixels.
+        """
         config = self.config
         pixels = rendering.alpha.shape[1] * rendering.alpha.shape[2]
         return {
@@ -162,26 +166,26 @@ class VoxelGridScene(Scene):
         }
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
-        """Update which cells are empty every few steps, after a step that rendered all of them."""
+        """Update the empty cells every few steps, after a step that rendered the whole grid."""
         self._step = step + 1
         if self._step == self.config.warmup or self._step % _REFRESH == 1:
             self._skip = self._empty_distance()
 
     def to_mesh(self, resolution: int) -> Mesh:
-        """The surface whose silhouettes match the renders; see `grid_mesh`. Raises EmptySurfaceError."""
+        """Return the surface whose silhouettes match the renders; see `grid_mesh`. Raises EmptySurfaceError."""
         with torch.no_grad():
             return grid_mesh(self.grid(), resolution, self.silhouettes)
 
     def to_splats(self, count: int, generator: torch.Generator) -> Splats:
-        """`count` Gaussians on the visible surface of the grid."""
+        """Return `count` Gaussians on the visible surface of the grid."""
         return splats_from_grid(self.to_grid(self.config.resolution), count, generator)
 
     def to_grid(self, resolution: int) -> Tensor:
-        """The scene's own grid, (N, N, N, 4), whatever `resolution`."""
+        """Return the scene's own grid, (N, N, N, 4). `resolution` is ignored."""
         return self.grid().detach()
 
     def radiance_field(self) -> FieldFunction:
-        """Density and colour at any points, interpolated between the voxels; differentiable in the parameters."""
+        """Return the field: density and colour interpolated between voxels, differentiable in the parameters."""
 
         def interpolate(points: Tensor) -> tuple[Tensor, Tensor]:
             values = trilinear(self.grid(), points)  # (P, 4)
@@ -191,11 +195,11 @@ class VoxelGridScene(Scene):
 
     @torch.no_grad()
     def silhouettes(self, cameras: Cameras) -> NDArray[np.float32]:
-        """Opacity (B, H, W) float32 in [0, 1] of the views."""
+        """Return the opacity (B, H, W) float32 in [0, 1] of the views."""
         return self.render(cameras, torch.zeros(3)).alpha[..., 0].cpu().numpy()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Parameters, empty cells and random stream: everything that the next step depends on."""
+        """Return everything that the next step depends on: parameters, empty cells and random stream."""
         return {
             "density": self.density.detach().clone(),
             "color": self.color.detach().clone(),
@@ -205,7 +209,7 @@ class VoxelGridScene(Scene):
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore a `state_dict` of the same resolution. Raises ValueError for another or for missing tensors."""
+        """Restore a `state_dict` of the same resolution. Raises ValueError for another one or for missing tensors."""
         missing = sorted(self.state_dict().keys() - state.keys())
         if missing:
             raise ValueError(f"the state of a voxel grid lacks {', '.join(missing)}: is it of another representation?")
@@ -222,7 +226,7 @@ class VoxelGridScene(Scene):
         self._seed = int(state["seed"])
 
     def _jitter(self, shape: tuple[int, ...]) -> Tensor:
-        # A function of the step alone: a step that is repeated, or resumed, draws the same.
+        # Depends on the step alone, so that a repeated or resumed step draws the same.
         return torch.rand(shape, generator=torch.Generator().manual_seed(self._seed + self._step))
 
     def _empty_distance(self) -> Tensor:

@@ -16,20 +16,20 @@ from sds3d.rendering.splatting import rotation_matrices
 from sds3d.rendering.threads import parallel
 from sds3d.rendering.volume import BOUND
 
-_REACH = np.float32(3.0)  # standard deviations after which a Gaussian ends
+_REACH = np.float32(3.0)  # a Gaussian ends after this many standard deviations
 _HALF = np.float32(0.5)
-_HIDDEN = 1.0  # optical depth on every side behind which something counts as inside: 37 % of the light
-_FILL = 4  # voxels by which colours are carried into the empty space round the surface
+_HIDDEN = 1.0  # a voxel with this optical depth on every side counts as inside: 37 % of the light gets through
+_FILL = 4  # distance in voxels by which colours extend into the empty space around the surface
 
 
 def voxelize(
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Tensor, resolution: int
 ) -> Tensor:
-    """Density per metre and r, g, b of N Gaussians on the grid of `render_rays`: (R, R, R, 4).
+    """Return density per metre and r, g, b of N Gaussians on a grid for `render_rays`: (R, R, R, 4).
 
     means, scales: (N, 3) metres. quats: (N, 4). opacities: (N,) in [0, 1]. colors: (N, 3) in [0, 1].
-    The density is such that a ray through a Gaussian's middle along its shortest axis meets its opacity. Gaussians
-    smaller than a voxel are widened to it, keeping that optical depth.
+    A ray through the centre of a Gaussian along its shortest axis has the Gaussian's opacity. Gaussians smaller than a
+    voxel are widened to a voxel and keep this optical depth.
     """
     voxel = 2 * BOUND / (resolution - 1)
     wide = (scales.square() + (0.6 * voxel) ** 2).sqrt()  # (N, 3)
@@ -46,7 +46,7 @@ def voxelize(
     premultiplied = grid.permute(3, 0, 1, 2)[None]  # (1, 4, R, R, R)
     color = grid[..., 1:] / density.clamp(min=1e-12)
     empty = density <= 0
-    for _ in range(_FILL):  # interpolation between a full and an empty voxel must not darken the surface
+    for _ in range(_FILL):  # interpolation between an opaque and an empty voxel must not darken the surface
         premultiplied = functional.avg_pool3d(premultiplied, 3, stride=1, padding=1)
         blurred = premultiplied[0].permute(1, 2, 3, 0)
         fill = empty & (blurred[..., :1] > 0)
@@ -56,7 +56,7 @@ def voxelize(
 
 
 def fill_hidden(grid: Tensor) -> Tensor:
-    """The grid (R, R, R, 4) with everything solid that is hidden from outside: shells of splats become bodies."""
+    """Return the grid (R, R, R, 4) with hidden voxels filled, so that shells of splats become solid."""
     resolution = grid.shape[0]
     density = grid[..., 0]
     if not (density > 0).any():
@@ -66,14 +66,15 @@ def fill_hidden(grid: Tensor) -> Tensor:
     )[0, 0]
     hidden = (outward_depth(coarse) > _HIDDEN).float()[None, None]
     hidden = functional.interpolate(hidden, (resolution,) * 3, mode="trilinear", align_corners=True)[0, 0]
-    solid = density[density > 0].topk(max(1, int((density > 0).sum()) // 10)).values[-1]  # of the densest tenth
+    # the least density of the densest tenth
+    solid = density[density > 0].topk(max(1, int((density > 0).sum()) // 10)).values[-1]
     return torch.cat([torch.maximum(density, solid * hidden)[..., None], grid[..., 1:]], dim=-1)
 
 
 def outward_depth(density: Tensor) -> Tensor:
-    """Least optical depth between each voxel and the outside, over 26 directions: (R, R, R).
+    """Return the least optical depth between each voxel and the outside, over 26 directions: (R, R, R).
 
-    density: (R, R, R) per metre on the grid of `render_rays`.
+    density: (R, R, R) per metre on a grid for `render_rays`.
     """
     voxel = 2 * BOUND / (density.shape[0] - 1)
     least = torch.full_like(density, math.inf)
@@ -93,7 +94,7 @@ def outward_depth(density: Tensor) -> Tensor:
 
 
 def _shifted(values: Tensor, by: list[int]) -> Tensor:
-    """A picture (H, W) moved by -1, 0 or 1 along each axis, with zeros coming in."""
+    """Return a picture (H, W) shifted by -1, 0 or 1 along each axis, filled with zeros."""
     height, width = values.shape
     padded = functional.pad(values, (1, 1, 1, 1))
     return padded[1 - by[0] : 1 - by[0] + height, 1 - by[1] : 1 - by[1] + width]
@@ -109,13 +110,13 @@ def _voxelize(
     for i in range(len(means)):
         if not peak[i] > 0:
             continue
-        # Clamped as floats: far-off Gaussians overflow an integer.
+        # Clamped as floats, because far-off Gaussians overflow an integer.
         low, high = np.empty(3, np.int64), np.empty(3, np.int64)
         for k in range(3):
             center, reach = (means[i, k] + bound) / voxel, _REACH * spread[i, k] / voxel
             low[k] = int(np.ceil(min(max(center - reach, np.float32(0)), np.float32(n))))
             high[k] = int(np.floor(max(min(center + reach, np.float32(n - 1)), np.float32(-1))))
-        for x in range(low[0] + (thread - low[0]) % n_threads, high[0] + 1, n_threads):  # a thread's own slabs
+        for x in range(low[0] + (thread - low[0]) % n_threads, high[0] + 1, n_threads):  # the slabs of this thread
             dx = np.float32(x) * voxel - bound - means[i, 0]
             for y in range(low[1], high[1] + 1):
                 dy = np.float32(y) * voxel - bound - means[i, 1]

@@ -1,8 +1,8 @@
-"""The optimisation loop, as a generator of steps that knows nothing of files, progress bars or processes.
+"""The optimisation loop: a generator of steps that is independent of files, progress bars and processes.
 
-Each step renders the scene from sampled cameras, asks a guidance rule for a gradient in the prior's space or for
-pictures to be like, and moves the scene's parameters by Adam (Kingma and Ba 2014, arXiv:1412.6980). Consumers
-pause, cancel, save and draw between two steps, where the state is whole.
+Each step renders the scene from sampled cameras, gets a gradient in the prior's space or target pictures from a
+guidance rule, and updates the scene's parameters with Adam (Kingma and Ba 2014, arXiv:1412.6980). Consumers pause,
+cancel, save and draw between two steps, where the state is complete.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ class OptimizerConfig(Config):
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of the two moments."""
     eps: float = Field(default=1e-15, gt=0)
-    """Added to the root of the second moment; tiny, because gradients of distant voxels are tiny too."""
+    """Added to the root of the second moment. It is tiny because gradients of distant voxels are tiny."""
     warmup: int = Field(default=10, ge=0)
     """Steps over which the learning rates rise linearly from zero."""
     final: float = Field(default=0.2, gt=0, le=1)
-    """Factor that the learning rates reach linearly at the last step."""
+    """Factor on the learning rates at the last step; they fall to it linearly."""
     max_grad_norm: float = Field(default=1e8, gt=0)
-    """A larger gradient norm stops the run: it has diverged."""
+    """A larger gradient norm stops the run, because it has diverged."""
 
 
 class NumericalError(ArithmeticError):
-    """Raised when a loss or gradient is not finite or too large. The parameters keep the values of the step before."""
+    """Raised if a loss or gradient is not finite or too large. The parameters keep the values of the previous step."""
 
 
 @dataclass(frozen=True)
 class Step:
     """One finished step.
 
-    step: steps done so far, 1 to total. rendering: detached pictures of its B views, over `background` (3,).
-    losses: the scene's weighted regularisers and, for a rule on pixels, "image". grad_norm: of all parameters.
-    seconds: wall-clock of this step.
+    step: number of this step, from 1 to `total`. rendering: detached pictures of its B views over `background` (3,).
+    losses: the scene's weighted regularisers and, for a rule on pixels, "image". grad_norm: norm of the gradient of all
+    parameters. seconds: wall-clock time of this step.
     """
 
     step: int
@@ -77,7 +77,7 @@ class LoopState:
 
 
 def random_streams(seed: int, *names: str) -> dict[str, torch.Generator]:
-    """Independent CPU generators, one per name, so that one consumer's draws never shift another's."""
+    """Return independent CPU generators, one per name, so that draws from one never change another."""
     streams = {}
     for name in names:
         entropy = np.random.SeedSequence([seed, *name.encode()]).generate_state(1, np.uint64)[0]
@@ -86,7 +86,7 @@ def random_streams(seed: int, *names: str) -> dict[str, torch.Generator]:
 
 
 def start(scene: Scene, config: OptimizerConfig, generators: Mapping[str, torch.Generator]) -> LoopState:
-    """The state before the first step. `generators` needs the streams "cameras" and "guidance"."""
+    """Return the state before the first step. `generators` needs the streams "cameras" and "guidance"."""
     optimizer = torch.optim.Adam(scene.parameter_groups(), betas=config.betas, eps=config.eps)
     return LoopState(0, optimizer, dict(generators))
 
@@ -95,8 +95,8 @@ def start(scene: Scene, config: OptimizerConfig, generators: Mapping[str, torch.
 class Setup:
     """What is optimised, and how.
 
-    steps: in total. cameras: the views of each step. background: colour behind the renders in [0, 1]; None draws a
-    light tinted grey in each step. transforms: applied to the rule's gradient, in this order.
+    steps: total number of steps. cameras: the views of each step. background: colour behind the renders in [0, 1];
+    None: a random light tinted grey in each step. transforms: applied to the rule's gradient, in this order.
     """
 
     scene: Scene
@@ -111,9 +111,9 @@ class Setup:
 
 
 def optimize(setup: Setup, state: LoopState) -> Iterator[Step]:
-    """Optimise the scene in place from `state.step` to `setup.steps`, yielding after each step.
+    """Optimise the scene in place from `state.step` to `setup.steps`, and yield after each step.
 
-    At every yield, scene, guidance and state are those of a finished step: save, stop or draw there.
+    At every yield, scene, guidance and state are those of a finished step, so the consumer may save, stop or draw.
     Raises NumericalError if a value is not finite or the gradient is too large. Scene and random streams are then those
     of the last finished step.
     """
@@ -174,7 +174,7 @@ def _render(setup: Setup, generator: torch.Generator, name: str) -> _Shown:
     """Render the scene from sampled cameras, and encode the pictures."""
     prior = setup.prior
     cameras = sample_cameras(setup.cameras, generator)
-    drawn = sample_background(generator)  # drawn in any case: the streams stay comparable
+    drawn = sample_background(generator)  # always drawn, so that other draws do not depend on the setting
     background = (drawn if setup.background is None else torch.tensor(setup.background)).to(prior.device)  # (3,)
     cameras = cameras.to(prior.device)
     rendering = setup.scene.render(cameras, background)
@@ -188,7 +188,7 @@ def _render(setup: Setup, generator: torch.Generator, name: str) -> _Shown:
 def _guide(
     setup: Setup, shown: _Shown, progress: float, generator: torch.Generator, name: str
 ) -> tuple[Guided, Tensor | None]:
-    """Return what the rule says, and its transformed gradient with respect to x, if it has one."""
+    """Return the rule's result, and its transformed gradient with respect to x, if it has one."""
     rendering = shown.rendering
     views = Views(shown.cameras, shown.rgb.detach(), rendering.alpha.detach(), rendering.depth.detach(), setup.prompt)
     guided = setup.guidance(shown.x.detach(), views, progress, generator)
@@ -201,7 +201,7 @@ def _guide(
 
 
 def _regularise(setup: Setup, shown: _Shown, guided: Guided, progress: float, name: str) -> dict[str, Tensor]:
-    """The losses of a step by name: the scene's regularisers and, for a rule on pixels, "image"."""
+    """Return the losses of a step by name: the scene's regularisers and, for a rule on pixels, "image"."""
     losses = setup.scene.regularisers(shown.rendering, progress)
     if guided.image_target is not None:
         _check(guided.image_target, "the image target", name)
@@ -213,7 +213,7 @@ def _regularise(setup: Setup, shown: _Shown, guided: Guided, progress: float, na
 
 
 def _backward(setup: Setup, shown: _Shown, gradient: Tensor | None, losses: dict[str, Tensor], progress: float) -> None:
-    """Leave the gradients of all parameters: the rule's enters the graph at x as it is, the rest are losses."""
+    """Compute the gradients of all parameters from the rule's gradient at x and from the losses."""
     views, rgb = len(shown.cameras), shown.rendering.rgb
 
     def on_picture(gradient: Tensor) -> Tensor:
@@ -247,7 +247,7 @@ def _move(setup: Setup, state: LoopState, name: str) -> float:
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Factor on the learning rates at 0-based `step`: a linear rise, times a line from 1 down to `final`."""
+    """Return the factor on the learning rates at 0-based `step`: a linear warm-up times a line from 1 to `final`."""
     rise = min(1.0, (step + 1) / (config.warmup + 1))
     return rise * (1 - (1 - config.final) * step / max(steps - 1, 1))
 
@@ -255,7 +255,8 @@ def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> floa
 def sample_background(generator: torch.Generator) -> Tensor:
     """Draw a tinted grey, (3,) in [0, 1], like the backgrounds of the toybox but less often white.
 
-    Parts of an object may be white. The wider the range, the harder it is for grey fog to pass for background.
+    White is less frequent because parts of an object may be white. With a wide range of greys, fog cannot imitate the
+    background.
     """
     grey = 0.35 + 0.65 * torch.rand(1, generator=generator) ** 1.5
     tint = 0.16 * torch.rand(3, generator=generator) - 0.08
@@ -263,7 +264,7 @@ def sample_background(generator: torch.Generator) -> Tensor:
 
 
 def resize(rgb: Tensor, size: int) -> Tensor:
-    """Pictures (B, H, W, 3) at (B, size, size, 3), bilinear and antialiased; untouched when they fit."""
+    """Resize pictures (B, H, W, 3) to (B, size, size, 3), bilinear and antialiased. The right size stays unchanged."""
     if rgb.shape[1:3] == (size, size):
         return rgb
     planes = rgb.permute(0, 3, 1, 2)  # (B, 3, H, W)
@@ -271,16 +272,16 @@ def resize(rgb: Tensor, size: int) -> Tensor:
 
 
 def border_color(pictures: Tensor) -> Tensor:
-    """Median colour of each picture's outermost pixels: (B, H, W, 3) to (B, 3)."""
+    """Return the median colour (B, 3) of the outermost pixels of pictures (B, H, W, 3)."""
     edges = [pictures[:, 0], pictures[:, -1], pictures[:, 1:-1, 0], pictures[:, 1:-1, -1]]  # each (B, n, 3)
     return torch.cat(edges, dim=1).median(dim=1).values
 
 
 def image_loss(rendering: Rendering, background: Tensor, target: Tensor) -> Tensor:
-    """1/2 |rgb - target|^2, summed over pixels and averaged over the B views.
+    """Return 1/2 |rgb - target|^2, summed over pixels and averaged over the B views.
 
-    The render is first put on the target's own border colour, so that a background the prior likes better
-    than `background` (3,) is not explained by fog. target: (B, S, S, 3) in [0, 1].
+    The render is first composited on the target's border colour instead of `background` (3,). Otherwise, if the prior
+    changes the background, the scene would imitate it by fog. target: (B, S, S, 3) in [0, 1].
     """
     behind = border_color(target)[:, None, None] - background  # (B, 1, 1, 3)
     rgb = rendering.rgb + (1 - rendering.alpha) * behind  # (B, H, W, 3)
@@ -294,7 +295,7 @@ def _check(value: Tensor, what: str, step: str) -> None:
 
 @contextmanager
 def undisturbed(generators: Mapping[str, torch.Generator]) -> Iterator[None]:
-    """Restore the generators after the block: drawing a preview must not change the run."""
+    """Restore the generators after the block, because drawing a preview must not change the run."""
     states = {name: generator.get_state() for name, generator in generators.items()}
     try:
         yield
