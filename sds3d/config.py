@@ -36,7 +36,7 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 def _data_dir(name: str) -> Path:
     package = Path(__file__).resolve().parent
-    installed = package / f"_{name}"  # inside the package in a wheel, beside it in a checkout
+    installed = package / f"_{name}"  # inside the package in a wheel, next to it in a checkout
     return installed if installed.is_dir() else package.parent / name
 
 
@@ -210,7 +210,7 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _called(model: type[BaseModel], tag: str) -> bool:
-    """Whether `tag` in a pydantic error location names this variant: by its `name`, or by its class."""
+    """Return whether `tag` in a pydantic error location means this variant: its `name`, or its class."""
     name = model.model_fields.get("name")
     tags = get_args(name.annotation) if name is not None and get_origin(name.annotation) is Literal else ()
     return tag in tags or tag == model.__name__

@@ -36,7 +36,7 @@ def print_json(value: Any) -> None:
 
 
 def duration(seconds: float) -> str:
-    """A readable duration: 42 s, 7 min, 3 h 05 min."""
+    """Return a readable duration: 42 s, 7 min, 3 h 05 min."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -44,7 +44,7 @@ def duration(seconds: float) -> str:
 
 
 def progress_bar() -> Progress:
-    """A bar on stderr with counts and the time left; nothing if stderr is not a terminal."""
+    """Return a progress bar for stderr with counts and the time left; it stays hidden if stderr is no terminal."""
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(),

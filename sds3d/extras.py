@@ -8,5 +8,5 @@ Extra = Literal["cuda", "ray", "tensorboard", "usd", "wandb"]
 
 
 def install_command(extra: Extra) -> str:
-    """What to do when a package of an extra is missing, as the end of an error message."""
+    """Return the end of an error message about a missing package of an extra: how to install it."""
     return f'run pip install ".[{extra}]" in the folder of the sds3d project'

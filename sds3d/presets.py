@@ -1,6 +1,6 @@
-"""Presets: partial configurations in YAML files, with what is known of each.
+"""Presets: partial configurations in YAML files, each with a description.
 
-A preset file has settings and the keys of `About`. Files with a leading underscore hold the settings that other presets
+A preset file has settings and the keys of `About`. Files with a leading underscore have the settings that other presets
 share, and are not listed. An example:
 
     description: "Score Jacobian chaining (2022)."
@@ -38,7 +38,7 @@ class About(Config):
     needs_asset: bool = False
     """Whether it needs start_from=FILE."""
     base: str = ""
-    """Another file of the presets' folder, without its ending. This preset's settings replace those of its base."""
+    """Another file in the folder of presets, without its ending. This preset's settings replace those of its base."""
 
 
 RENAMED = {
@@ -93,7 +93,7 @@ def current_name(name: str) -> str:
 
 
 def shipped() -> dict[str, Path]:
-    """The files of the shipped presets, by name."""
+    """Return the files of the shipped presets, by name."""
     return {path.stem: path for path in sorted(configs_dir().glob("[!_]*.yaml"))}
 
 
@@ -109,7 +109,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> Preset:
 
 
 def _base(name: str, above: tuple[Path, ...]) -> Path:
-    """The file of a base. Raises ConfigError if it is missing or one of those above."""
+    """Return the file of a base. Raises ConfigError if it is missing, or if it is one of the files above."""
     files = {path.stem: path for path in sorted(configs_dir().glob("*.yaml"))}
     if name not in files:
         raise ConfigError(f'there is no base "{name}"; {meant(name, list(files))}')

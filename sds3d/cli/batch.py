@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class EngineName(StrEnum):
-    """What carries out the runs."""
+    """Where the runs are carried out."""
 
     local = "local"
     ray = "ray"
@@ -120,7 +120,7 @@ def batch(
 
 
 def _engine(name: EngineName, address: str, workers: int, settings: WorkerSettings) -> Engine:
-    """workers: how many, 0 for one per device. settings: without devices and log."""
+    """Return the engine of a batch. workers: their number; 0: one per device. settings: without devices and log."""
     if name is EngineName.local:
         from sds3d.jobs.supervisor import default_devices, supervise
 
@@ -174,7 +174,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _list_unfinished(watch: Watch, states: Sequence[str]) -> None:
-    """A table of the runs in these states, with their errors or how to resume them."""
+    """Print a table of the runs in these states, with their errors or how to resume them."""
     from sds3d.jobs.board import title
 
     table = Table(Column("run", overflow="fold"), "state", Column("", overflow="fold"))
@@ -187,7 +187,7 @@ def _list_unfinished(watch: Watch, states: Sequence[str]) -> None:
 
 
 def _print_result(batch: Batch, watch: Watch, written: Sequence[Path], as_json: bool) -> None:
-    """The files of the gallery, and how many runs are in which state."""
+    """Print the files of the gallery, and the number of runs in each state."""
     from sds3d.jobs.board import summary
 
     if as_json:

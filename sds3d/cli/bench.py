@@ -110,7 +110,7 @@ def bench_rendering(
 )
 def bench_together(
     names: PresetNames = None,
-    runs: Annotated[int, typer.Option(min=1, help="Largest number of runs; half, a quarter and so on, too.")] = 8,
+    runs: Annotated[int, typer.Option(min=1, help="Largest number of runs; also measures half of it, and so on.")] = 8,
     settings: ForAllPresets = None,
     device: Device = "",
     threads: Threads = 0,
@@ -137,7 +137,7 @@ def bench_together(
 def bench_priors(
     batch: Annotated[
         list[int] | None,
-        typer.Option(min=1, help="Pictures per step. Repeatable. Default: 1 and 4.", show_default=False),
+        typer.Option(min=1, help="Number of pictures per step. Repeatable. Default: 1 and 4.", show_default=False),
     ] = None,
     size: Annotated[int, typer.Option(min=64, help="Picture size in pixels, a multiple of 64.")] = 512,
     smaller: Annotated[
@@ -162,7 +162,7 @@ def bench_priors(
 
 
 def _existing(presets: list[str] | None) -> list[str]:
-    """The given presets; a misspelt one is reported before the slow imports."""
+    """Return the given presets. A misspelt one is reported before the slow imports."""
     for name in presets or []:
         load_preset(name)
     return presets or []

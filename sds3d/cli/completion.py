@@ -1,4 +1,4 @@
-"""Values that the shell completes: presets and run folders. They are read from file names, so completion is quick."""
+"""Shell completion of presets and run folders. They are read from file names, so completion is quick."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sds3d.run.folder import CONFIGS
 
 
 def complete_preset(incomplete: str) -> list[str]:
-    """Names of shipped presets."""
+    """Return the names of shipped presets that complete a word."""
     return [name for name in shipped() if name.startswith(incomplete)]
 
 
 def complete_run(incomplete: str) -> list[str]:
-    """Run folders in the folder typed so far and, while no folder is typed, in `runs`."""
+    """Return the run folders in the folder typed so far and, if no folder is typed yet, in `runs`."""
     typed = Path(incomplete) if incomplete.endswith("/") else Path(incomplete).parent
     roots = [typed] if "/" in incomplete else [typed, Path("runs")]
     return sorted(str(run) for root in roots for run in _runs_in(root) if _matches(str(run), incomplete))

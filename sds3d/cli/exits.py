@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """What the exit code of a command says. Codes are stable: scripts and schedulers may rely on them."""
+    """The exit codes of commands. They are stable: scripts and schedulers may rely on them."""
 
     DONE = 0
     FAILED = 1
@@ -16,7 +16,7 @@ class Exit(IntEnum):
 
 MEANINGS = {
     Exit.DONE: "done",
-    Exit.FAILED: "failed; the cause and the cure are on stderr",
+    Exit.FAILED: "failed; the cause and what to do are on stderr",
     Exit.WRONG_USAGE: "wrong usage: an unknown command or option, or a missing argument",
     Exit.INTERRUPTED: "interrupted or paused; the same command continues the run",
 }

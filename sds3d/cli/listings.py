@@ -96,7 +96,7 @@ def list_settings(
 
 
 def _key(setting: Setting) -> str:
-    """The key as it is given on the command line: guidance=vsd, not guidance.name=vsd."""
+    """Return the key as it is given on the command line: guidance=vsd, not guidance.name=vsd."""
     return setting.key.removesuffix(".name") if setting.is_choice else setting.key
 
 

@@ -17,7 +17,7 @@ from sds3d.config import ConfigError
 from sds3d.console import err, out
 from sds3d.version import __version__
 
-# Waiting threads sleep instead of spinning: numba's and torch's pools share the cores. Read when OpenMP starts.
+# Waiting threads sleep instead of spinning, because numba and torch share the cores. OpenMP reads this when it starts.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Both libraries warn of harmless details of a model's files.
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
@@ -86,5 +86,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:
-    """Print a warning in one line; Python's own way adds the line of code that it comes from."""
+    """Print a warning in one line, without the line of code that Python adds."""
     err.print(f"[yellow]warning:[/yellow] {escape(str(message))}", soft_wrap=True)

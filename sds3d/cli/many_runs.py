@@ -85,7 +85,7 @@ def _progress(run: Run) -> queue.Progress | RunError:
 
 
 def _row(run: Run, seen: queue.Progress | RunError) -> dict[str, object]:
-    """A run for `sds3d runs --json`."""
+    """Return a run for `sds3d runs --json`."""
     if isinstance(seen, RunError):
         return {"folder": str(run.folder), "status": "damaged", "error": str(seen)}
     return {"folder": str(run.folder), **asdict(seen), "seconds_left": seen.seconds_left}

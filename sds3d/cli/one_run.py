@@ -80,7 +80,7 @@ def add_commands(app: typer.Typer) -> None:
             "sds3d export runs/a-red-mug-1a2b3c4d --format usdz,spz  # only these, and the pictures",
             "sds3d export runs/a-red-mug-1a2b3c4d resolution=192 texture_size=2048  # finer",
             "sds3d export runs/a-red-mug-1a2b3c4d frames=120 picture_size=512  # a longer, larger video",
-            notes=("sds3d settings export lists the settings and the formats.",),
+            notes=("sds3d settings export lists the settings of exports.",),
         ),
     )(export)
 
@@ -112,7 +112,7 @@ def generate(
 
 def texture(
     mesh: Annotated[
-        Path, typer.Argument(metavar="MESH", help="The mesh: .glb, .obj, .ply or .stl.", show_default=False)
+        Path, typer.Argument(metavar="MESH", help="A file with the mesh: .glb, .obj, .ply or .stl.", show_default=False)
     ],
     prompt: Annotated[
         str, typer.Argument(metavar="PROMPT", help="What it becomes, for example 'a red mug'.", show_default=False)
@@ -153,7 +153,12 @@ def export(
         typer.Argument(metavar="KEY=VALUE", help="resolution, texture_size, picture_size or frames."),
     ] = None,
     formats: Annotated[
-        str, typer.Option("--format", metavar="NAME,...", help="Formats, separated by commas. Default: the run's.")
+        str,
+        typer.Option(
+            "--format",
+            metavar="NAME,...",
+            help="Formats, separated by commas; sds3d settings export lists them. Default: the run's.",
+        ),
     ] = "",
     device: Device = "",
     as_json: Json = False,
@@ -203,7 +208,7 @@ def _carry_out(run: Run, device: str, threads: int, as_json: bool) -> None:
 
 
 def _show(first: Step, steps: Iterator[Step]) -> None:
-    """A progress bar on a terminal; a line every tenth of the way elsewhere."""
+    """Show a progress bar on a terminal; elsewhere, print a line after every tenth of the steps."""
     total = first.total
     tenths = 0
     with progress_bar() as progress:
@@ -219,7 +224,7 @@ def _show(first: Step, steps: Iterator[Step]) -> None:
 
 @contextmanager
 def _pause_on_interrupt(run: Run) -> Iterator[None]:
-    """The first Ctrl-C pauses the run after its current step; the second one stops it at once."""
+    """Pause the run after its current step at the first Ctrl-C; the second Ctrl-C stops it at once."""
 
     def pause(signum: int, frame: object) -> None:
         signal.signal(signal.SIGINT, before)
@@ -241,7 +246,7 @@ def _say_how_to_resume(run: Run, as_json: bool) -> None:
 
 
 def _print_result(run: Run, seconds: float, as_json: bool) -> None:
-    """The run's state and files. seconds: what the command took, or the whole run."""
+    """Print the run's state and files. seconds: duration of the command, or of the whole run."""
     files = [path for path in [run.previews / "latest.png", *sorted(run.exports.glob("[!.]*"))] if path.exists()]
     if as_json:
         state = run.state

@@ -43,7 +43,7 @@ Threads = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
 
-Retries = Annotated[int, typer.Option(min=0, help="How often a run is retried after its worker died.")]
+Retries = Annotated[int, typer.Option(min=0, help="How often a run is retried after its worker dies.")]
 Together = Annotated[int, typer.Option(min=1, help="Runs with equal settings that share each call of the prior.")]
 Workers = Annotated[int, typer.Option(min=0, help="Worker processes. 0: one per GPU, or one on a CPU.")]
 
@@ -52,7 +52,7 @@ WORDS = 10
 
 
 def examples(*commands: str, notes: Sequence[str] = ()) -> str:
-    """The end of a help page: commands to copy, one a line, with dimmed remarks after #; then notes."""
+    """Return the end of a help page: commands to copy, one per line, with dimmed remarks after #, and then notes."""
     parts = [command.partition("#") for command in commands]
     lines = [f"{command}[dim]{mark}{text}[/dim]" for command, mark, text in parts]
     return "\n\n".join(["[bold]Examples[/bold]", *lines, *notes])

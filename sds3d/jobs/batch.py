@@ -20,7 +20,7 @@ from sds3d.run.folder import Run
 
 POLL = 0.5  # seconds
 LOOKED_AT = 200
-"""Number of waiting jobs that are read at each look, of thousands: half are the next ones, half take turns."""
+"""Number of waiting jobs that are read each time: half are the next ones, and half take turns among the others."""
 
 Engine = Callable[[Path, Sequence[str]], Iterator[None]]
 """Processes the queued runs of a folder that have these names. Yields regularly; closing it pauses the runs."""
@@ -28,7 +28,7 @@ Engine = Callable[[Path, Sequence[str]], Iterator[None]]
 
 @dataclass(frozen=True)
 class Job:
-    """A run and the lines of the file that ask for it, in order. steps: of all its stages."""
+    """A run and the lines of the file that request it, in order. steps: of all its stages."""
 
     run: Run
     entries: tuple[Entry, ...]
@@ -57,7 +57,7 @@ def make_batch(
 ) -> Batch:
     """Create the run folders of a file's entries, or of the i-th of n shards: every n-th run.
 
-    report: receives the number of folders created so far, and of all. Raises RunError if a folder cannot be written.
+    report: receives the number of folders created so far, and the total. Raises RunError if a folder cannot be written.
     """
     index, count = shard
     jobs = []
@@ -76,8 +76,7 @@ def _steps(config: RunConfig) -> int:
 def carry_out(batch: Batch, engine: Engine) -> Generator[None]:
     """Carry out all unfinished runs, including failed ones. Yields regularly until none is active.
 
-    Cancelled runs are left alone. Runs that another process drives are waited for. Closing the generator pauses the
-    active runs.
+    Cancelled runs are skipped. Runs of other processes are waited for. Closing the generator pauses the active runs.
     """
     for job in batch.jobs:
         with suppress(RunError):  # a damaged state: the run is reported as failed

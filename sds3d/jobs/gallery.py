@@ -19,7 +19,7 @@ from sds3d.run.folder import Run, RunState
 from sds3d.run.outputs import PREVIEW_VIEWS
 
 FEW = 40
-"""Up to this many assets get a row of views each on the contact sheet; more assets get one front view each."""
+"""Largest number of assets with a row of views each on the contact sheet; more assets get one front view each."""
 COLUMNS, SHEET_ROWS = 16, 25
 """Front views per row, and rows per sheet."""
 FEW_SIZE, MANY_SIZE = 128, 96  # pixels of a view

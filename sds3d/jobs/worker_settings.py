@@ -1,4 +1,4 @@
-"""How many workers process a queue, and how."""
+"""The settings of the workers that process a queue."""
 
 from __future__ import annotations
 

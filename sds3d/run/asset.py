@@ -1,6 +1,6 @@
 """The Python interface: `sds3d.generate("a red mug").save("mug.glb")`.
 
-Runs are the same folders that the command line creates: each can find, resume and open the other's.
+Runs are the same folders that the command line creates, so either can find, resume and open a run of the other.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Asset:
     def save(self, path: str | Path, format: Format | None = None, texture_size: int | None = None) -> Path:
         """Write the asset in the format of the file's ending: .glb, .obj, .ply, .stl, .usdz, .splat or .spz.
 
-        format: chosen instead of the ending; `splat-ply` and `splat-glb` write splats into .ply and .glb files.
-        texture_size: pixels per side; None: the run's setting. Returns the path.
+        format: the name of a format instead of the ending; `splat-ply` and `splat-glb` write splats into .ply and .glb
+        files. texture_size: pixels per side; None: the run's setting. Returns the path.
         Raises ValueError, with the nearest format, for an unknown ending.
         """
         path = Path(path)
@@ -90,7 +90,7 @@ class Asset:
         return write_atomically(path, data)
 
     def _repr_png_(self) -> bytes | None:
-        """The picture that notebooks show."""
+        """Return the picture that notebooks show, as a PNG file."""
         for picture in (self.run.exports / "contact_sheet.png", self.run.previews / "latest.png"):
             if picture.is_file():
                 return picture.read_bytes()
@@ -112,7 +112,7 @@ class Preview:
     asset: Asset
 
     def _repr_png_(self) -> bytes:
-        """The picture that notebooks show."""
+        """Return the picture that notebooks show, as a PNG file."""
         return to_png(self.rgb)
 
 
@@ -128,12 +128,14 @@ def generate(
 ) -> Asset:
     """Make a 3D asset from a prompt. A stopped run is continued, and a finished one is returned.
 
-    settings: fields of `RunConfig` on top of the preset, such as `steps=150`, `representation="gaussians"` or
-    `guidance={"scale": 5}`. device, threads: by default the fastest device and all physical cores, at most 8.
-    prior: a loaded prior, to be shared by many calls.
-    Shows a progress bar on a terminal. After Ctrl-C, the same call resumes the run.
+    preset: name of a preset, or path of a YAML file. out: the folder for run folders. device: "cpu", "cuda", "cuda:1"
+    and so on; "": the fastest available. threads: CPU threads; 0: all physical cores, at most 8. prior: a loaded prior,
+    which many calls can share; None: load the prior of the settings. settings: fields of `RunConfig` on top of the
+    preset, such as `steps=150`, `representation="gaussians"` or `guidance={"scale": 5}`.
 
-    Raises ConfigError for a wrong setting, PriorError, NumericalError, OSError and EmptySurfaceError.
+    Shows a progress bar on a terminal. After Ctrl-C, the same call resumes the run.
+    Raises ConfigError for a wrong setting, PriorError if the model cannot be used, NumericalError if the run diverges,
+    EmptySurfaceError if the result has no surface, RunError if the folder or device cannot be used, and OSError.
     """
     run = _new_run(prompt, preset, out, settings)
     with progress_bar() as progress:
@@ -156,7 +158,7 @@ def stream(
 ) -> Iterator[Preview]:
     """Like `generate`, but yield a preview every `every` seconds, and a last one with the complete asset.
 
-    Breaking out of the loop pauses the run.
+    The other arguments are those of `generate`. Breaking out of the loop pauses the run.
     """
     run = _new_run(prompt, preset, out, settings)
     asset, shown = Asset(run.folder), -float("inf")

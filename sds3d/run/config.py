@@ -1,4 +1,4 @@
-"""The settings of a run, as YAML files and KEY=VALUE on the command line give them."""
+"""The settings of a run: the keys of YAML files, and of KEY=VALUE on the command line."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class RunConfig(Config):
     representation: AnyRepresentationConfig = VoxelGridConfig()
     """What is optimised: a field, a mesh or splats."""
     particles: int = Field(default=1, ge=1, le=64)
-    """Objects that share the steps and the rule's networks (ProlificDreamer). Previews show the first."""
+    """Number of objects that share the steps and the rule's networks (ProlificDreamer). Previews show the first."""
     cameras: CameraConfig = CameraConfig()
     """The cameras of each step."""
     prompts: PromptConfig = PromptConfig()
@@ -104,7 +104,7 @@ class RunConfig(Config):
     checkpoint_every: int = Field(default=50, ge=1)
     """Steps between checkpoints."""
     export: ExportConfig = ExportConfig()
-    """The files that are written at the end."""
+    """The files that are written after the last step."""
     log_to: tuple[SinkName, ...] = ()
     """Where losses, metrics and previews also go: tensorboard, wandb. Each needs the extra of that name."""
     start_from: str = ""
@@ -137,7 +137,10 @@ class RunConfig(Config):
 
 
 def run_config(*layers: Mapping[str, Any]) -> RunConfig:
-    """Defaults with `layers` on top, the last on top of all; former names still work. Raises ConfigError."""
+    """Build a configuration from the defaults and `layers`, of which the last has precedence. Raises ConfigError.
+
+    Former names of settings still work.
+    """
     return build(RunConfig, *migrated(*layers))
 
 
@@ -160,7 +163,7 @@ def make_config(
 
 
 def stage_count(config: RunConfig) -> int:
-    """Number of stages of a run; a run without stages counts as one."""
+    """Return the number of stages of a run; a run without stages counts as one."""
     return max(len(config.stages), 1)
 
 
@@ -175,12 +178,12 @@ def stage_config(config: RunConfig, stage: int) -> RunConfig:
 
 
 def total_steps(config: RunConfig, stages: int | None = None) -> int:
-    """Number of steps of the first `stages` stages, or of all."""
+    """Return the number of steps of the first `stages` stages, or of all."""
     return sum(stage_config(config, i).steps for i in range(stage_count(config) if stages is None else stages))
 
 
 def prior_mismatches(config: RunConfig) -> list[str]:
-    """Return a line for each stage whose prior is not the kind that its settings suit; equal lines once."""
+    """Return a line for each stage whose settings are made for another kind of prior, without duplicates."""
     stages = [stage_config(config, index) for index in range(stage_count(config))]
     return list(dict.fromkeys(filter(None, map(_prior_mismatch, stages))))
 

@@ -48,7 +48,7 @@ def examine(folder: Path | None = None) -> list[Finding]:
 
 
 def can_generate(findings: list[Finding]) -> bool:
-    """Whether everything that `sds3d generate` needs works."""
+    """Return whether everything that `sds3d generate` needs works."""
     return all(finding.ok for finding in findings if finding.needed)
 
 
@@ -103,7 +103,7 @@ def _cuda() -> Finding:
 
 
 def _cuda_backend(name: str, instead: str) -> Finding:
-    """Whether a package's CUDA kernels can be used. Not imported here: that may compile them for minutes."""
+    """Check whether a package's CUDA kernels can be used, without an import, which may compile them for minutes."""
     import torch
 
     try:
@@ -141,7 +141,7 @@ def _prior() -> Finding:
 
 
 def _large_priors() -> Finding:
-    """Which models with a short name are in the local cache. Does not use the network."""
+    """List the models with a short name in the local cache. Does not use the network."""
     try:
         from sds3d.priors.loading import ALIASES, cached
 

@@ -1,4 +1,4 @@
-"""From a configuration to a finished run folder: build prior, scene and rule, then drive the loop."""
+"""Turn a configuration into a finished run folder: build prior, scene and rule, then drive the loop."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None, close
 
 
 def _steps_before(config: RunConfig, checkpoint: dict[str, Tensor] | None) -> int:
-    """Steps that a run has done before it continues from a checkpoint."""
+    """Return the number of steps that a run has done before it continues from a checkpoint."""
     return total_steps(config, int(checkpoint["stage"])) + int(checkpoint["step"]) if checkpoint else 0
 
 
@@ -211,7 +211,7 @@ def _drive_stages(
 
 
 def prior_settings(config: RunConfig, lean: bool) -> PriorConfig:
-    """How a run's prior is loaded. lean: with less memory; results are equal up to float error."""
+    """Return the settings with which a run's prior is loaded. lean: use less memory; results differ by float error."""
     return config.prior.in_less_memory() if lean else config.prior
 
 
@@ -290,7 +290,7 @@ class _Record:
 def _drive_stage(record: _Record, work: Work, prior: Prior) -> Generator[Step, None, bool]:
     """Optimise one stage. Return whether it was finished."""
     run, config = record.run, work.config
-    previewed = -math.inf  # the first step is drawn at once, to show that the run is alive
+    previewed = -math.inf  # the first step is shown at once
     saved = work.state.step
     steps = optimize_work(work, prior)
     if _stopped(run):
@@ -329,13 +329,13 @@ def _stopped(run: Run) -> bool:
     if request is None:
         return False
     state = run.update(status=STOPPED[request])
-    run.clear_request()  # last: if the process is killed before this line, the run is stopped all the same
+    run.clear_request()  # last, so that the request remains if the process is killed before this line
     run.log(f"{request} after step {state.step}")
     return True
 
 
 def event_of(step: Step) -> dict[str, object]:
-    """The line of `events.jsonl` for a step."""
+    """Return the line of `events.jsonl` for a step."""
     return {
         "step": step.step,
         "seconds": round(step.seconds, 4),

@@ -9,7 +9,7 @@
         control                a request to the running process: pause or cancel
         lock                   held by the running process
 
-This module knows nothing of scenes and priors: checkpoints are flat tensors, the configuration is text.
+This module is independent of scenes and priors: checkpoints are flat tensors, and the configuration is text.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Run:
         write_atomically(self.folder / "control", what.encode())
 
     def requested(self) -> Request | None:
-        """The pending request, if any."""
+        """Return the pending request, if any."""
         try:
             text = (self.folder / "control").read_text(encoding="utf-8").strip()
         except FileNotFoundError:
@@ -223,7 +223,7 @@ class Run:
             return 0
 
     def busy(self) -> bool:
-        """Whether a process holds the lock. A run that is "running" but not busy was killed; it can be resumed."""
+        """Return whether a process holds the lock. A run that is "running" but not busy was killed and can resume."""
         return is_held(self.folder / "lock")
 
 
@@ -256,7 +256,7 @@ def create_run(root: Path, slug: str, config: Config, aside: Set[str] = frozense
 
 
 def _has_only(text: str, keys: Set[str]) -> bool:
-    """Whether YAML text that ends a file has no keys but these at its top level."""
+    """Return whether YAML text that ends a file has no keys but these at its top level."""
     outer = [line for number, line in enumerate(text.splitlines()) if number == 0 or line[:1] not in ("-", " ")]
     return all(line.partition(":")[0] in keys for line in outer)
 
@@ -339,7 +339,7 @@ def hold(path: Path, busy: str) -> Iterator[None]:
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds a lock file. The check itself holds it for an instant."""
+    """Return whether a process holds a lock file. The check itself holds it for an instant."""
     for mode in ("rb+", "rb"):  # also works in a read-only folder
         with suppress(OSError), path.open(mode) as file:
             try:

@@ -1,7 +1,7 @@
-"""Former names and places of settings, so that older run folders, YAML files and commands still work.
+"""Former names and keys of settings, so that older run folders, YAML files and commands still work.
 
-A configuration is built of layers: the preset, Python keywords, KEY=VALUE, a stage. Each layer is brought up to date
-before it is laid over the layers before it.
+A configuration is built from layers: the preset, Python keywords, KEY=VALUE, a stage. Each layer is updated to the
+present names before it is merged with the layers below it.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ MESH = {
     "ambient": "shading.ambient",
     "light_spread": "shading.light_spread",
 }
-"""Former or short form of a setting of `representation: {name: mesh}` -> its place in there."""
+"""Former or short key of a setting of `representation: {name: mesh}` -> its present key in this section."""
 
 APPEARANCES = {"field": "voxels"}
 """Former value of a mesh's `texture` -> name of its appearance."""
 
 OTHER_APPEARANCE = {"color_smoothness": "texels", "texel_smoothness": "voxels"}
-"""Former settings that share a place -> name of the appearance that they did not apply to."""
+"""Former settings that have the same present key -> name of the appearance that they did not apply to."""
 
 
 def migrated(*layers: Mapping[str, Any]) -> list[Tree]:
-    """The layers, in their order, with the present names and places."""
+    """Return the layers, in their order, with the present names and keys. Warns of settings that are left out."""
     so_far: Tree = {"representation": {"name": "voxel_grid"}}
     result = []
     for layer in layers:
@@ -67,7 +67,7 @@ def migrated(*layers: Mapping[str, Any]) -> list[Tree]:
 
 
 def _representation(given: Any, before: Tree) -> Any:
-    """The section `representation` of a layer. before: the layers below it."""
+    """Return the section `representation` of a layer. before: the layers below it."""
     section = {"name": given} if isinstance(given, str) else given
     if not isinstance(section, Mapping):
         return given  # building the configuration reports it
@@ -78,7 +78,7 @@ def _representation(given: Any, before: Tree) -> Any:
 
 
 def _mesh(section: Mapping[str, Any], before: Tree) -> Tree:
-    """A mesh's settings, with the former ones in their present places.
+    """Return a mesh's settings, with former keys replaced by the present ones.
 
     Former settings that do not apply to the chosen geometry, appearance, material or shading had no effect. They are
     left out with a warning.
@@ -107,7 +107,7 @@ def _mesh(section: Mapping[str, Any], before: Tree) -> Tree:
 
 
 def _chosen(mesh: Mapping[str, Any], sections: list[str]) -> type[BaseModel] | None:
-    """The settings of a section, by the names that a mesh's settings choose; None if there is no such choice."""
+    """Return the class of a section's settings, as chosen by its names; None if there is no such choice."""
     model: type[BaseModel] = MeshConfig
     for part in sections:
         mesh = mesh.get(part, {})

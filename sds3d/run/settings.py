@@ -36,7 +36,7 @@ class Setting:
         return self.key.endswith(".name")
 
     def help(self) -> str:
-        """The help text, with the bounds."""
+        """Return the help text, with the bounds."""
         text = " ".join((self.info.description or "").split())
         signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
         bounds = [f"{s} {getattr(m, n):g}" for m in self.info.metadata for n, s in signs.items() if hasattr(m, n)]
@@ -59,7 +59,7 @@ def settings_of(config: BaseModel, prefix: str = "") -> Iterator[Setting]:
 
 
 def _literals(annotation: Any) -> tuple[Any, ...]:
-    """The values of a Literal, or of a tuple of Literals."""
+    """Return the values of a Literal, or of a tuple of Literals."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     if get_origin(annotation) is tuple and get_args(annotation)[1:] == (Ellipsis,):

@@ -1,7 +1,7 @@
 """Optional sinks of a run's events: TensorBoard and Weights & Biases.
 
-A sink receives each line of `events.jsonl` and the preview pictures. The setting `log_to` chooses sinks. They only
-watch: a sink that fails is dropped with one warning, and the run continues.
+A sink receives each line of `events.jsonl` and the preview pictures. The setting `log_to` chooses sinks. They do not
+affect the run: a sink that fails is dropped with one warning, and the run continues.
 """
 
 # pyright: reportMissingImports=false
@@ -28,7 +28,7 @@ PROJECT = "sds3d"
 
 
 class Sink(Protocol):
-    """Receives what happens in a run."""
+    """Receives the events of a run."""
 
     def write(self, event: Mapping[str, Any]) -> None:
         """Take the event of one step, as in `events.jsonl`."""
@@ -69,7 +69,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """Logs to Weights & Biases, as the environment configures it: WANDB_MODE=offline writes into the run's folder.
+    """Logs to Weights & Biases. Its environment variables apply: WANDB_MODE=offline writes into the run's folder.
 
     A resumed run continues the same W&B run: its id is kept in the run's folder.
     """
@@ -109,7 +109,7 @@ class WeightsAndBiases:
 
 
 class Sinks:
-    """Passes on what happens in a run to all its sinks, and drops those that fail."""
+    """Passes the events of a run to all its sinks, and drops sinks that fail."""
 
     def __init__(self, run: Run) -> None:
         self._run = run
@@ -167,7 +167,7 @@ def sinks_of(run: Run, config: RunConfig, step: int) -> Iterator[Sinks]:
 
 
 def scalars(event: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of an event by name: "grad_norm", "seconds", "losses/image", "metrics/t" and so on."""
+    """Return the numbers of an event by name: "grad_norm", "seconds", "losses/image", "metrics/t" and so on."""
     groups = {f"{group}/{name}": value for group in ("losses", "metrics") for name, value in event[group].items()}
     return {"grad_norm": event["grad_norm"], "seconds": event["seconds"], **groups}
 

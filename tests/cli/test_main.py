@@ -15,6 +15,9 @@ import typer
 import sds3d
 from sds3d.cli.exits import MEANINGS, Exit
 from sds3d.cli.main import app
+from sds3d.formats.table import EXPORT_FORMATS, FORMATS
+from sds3d.geometry.mesh import Mesh
+from sds3d.run.asset import Asset
 
 ROOT = Path(__file__).parents[2]
 
@@ -146,3 +149,13 @@ def imported(script: str) -> str:
 def test_quick_commands_import_nothing_heavy(arguments: list[str]):
     script = f"from sds3d.cli.main import main\ntry:\n    main({arguments})\nexcept SystemExit:\n    pass"
     assert imported(script) == "[]"
+
+
+def test_help_and_docstrings_name_every_format():
+    meshes = {form.extension for form in FORMATS.values() if form.read is not None and form.holds is Mesh}
+    command: Any = typer.main.get_command(app)
+    (mesh,) = (parameter for parameter in command.commands["texture"].params if parameter.name == "mesh")
+    assert set(re.findall(r"\.[a-z]+", mesh.help)) == meshes
+    saved = {FORMATS[name].extension for name in EXPORT_FORMATS}
+    summary = (Asset.save.__doc__ or "").splitlines()[0]
+    assert set(re.findall(r"\.[a-z]+", summary)) == saved

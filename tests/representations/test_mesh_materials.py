@@ -225,7 +225,7 @@ def test_incompatible_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="lit by a studio"):
         mesh_config(material="pbr", shading="lambert")
     repeated = Mesh(torus().vertices, torus().faces, uv=torus().vertices[:, :2] * 9)
-    with pytest.raises(ValueError, match=r"uv leave \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"UVs leave \[0, 1\]"):
         scene_from(repeated, **TEXELS)
     with pytest.raises(ValueError, match=r"representation\.appearance\.size=64"):
         scene_from(torus(), **TEXELS, size=32).load_state_dict(scene_from(torus(), **TEXELS, size=64).state_dict())
