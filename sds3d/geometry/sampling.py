@@ -15,9 +15,11 @@ from sds3d.geometry.mesh import FloatArray, Mesh
 from sds3d.geometry.splats import SH_C0, Splats
 from sds3d.geometry.triangles import surface_area
 
-_FLAT = 0.15  # thickness of a splat on a surface, relative to its width
-_SUNK = 1.5  # depth of splats below the surface, in widths: a disc on it would reach beyond the outline
-_COVER = 0.45  # standard deviation of a splat, relative to the width of its share of the surface
+_FLAT = 0.02  # thickness of a splat on a surface, relative to its width
+_SUNK = 0.8  # depth of splats below the surface, in widths: a disc on it would reach beyond the outline
+_COVER = 0.75  # standard deviation of a splat, relative to the width of its share of the surface: closes the surface
+_FROM_EDGE = 1.7  # least distance of splats from sharp convex edges, in widths: a disc would reach beyond the edge
+_SHARP = math.radians(40)  # smallest angle between the normals of two faces whose edge is sharp
 
 
 class SurfaceSamples(NamedTuple):
@@ -32,11 +34,44 @@ class SurfaceSamples(NamedTuple):
 def splats_from_mesh(mesh: Mesh, count: int, generator: torch.Generator) -> Splats:
     """Return `count` flat Gaussians spread evenly over a mesh, in its colours (white if it has none).
 
+    They overlap enough to hide what is behind them, and keep away from sharp edges, so that outlines stay sharp.
     Raises ValueError for a mesh without area or with vertices that are not finite.
     """
     samples = sample_surface(mesh, count, torch.rand(3, generator=generator).tolist())
-    widths = np.full(count, _COVER * math.sqrt(mesh_area(mesh) / count))
-    return surface_splats(samples.points, samples.normals, widths, mesh_colors(mesh, samples.face, samples.weights))
+    width = _COVER * math.sqrt(mesh_area(mesh) / count)
+    points = _away_from_edges(mesh, samples, _FROM_EDGE * width)
+    colors = mesh_colors(mesh, samples.face, samples.weights)
+    return surface_splats(points, samples.normals, np.full(count, width), colors)
+
+
+def _away_from_edges(mesh: Mesh, samples: SurfaceSamples, least: float) -> NDArray[np.float64]:
+    """Move samples within their tangent planes until sharp convex edges and borders are at least `least` away."""
+    edges = _sharp_edges(mesh, least / 4)
+    points = samples.points.copy()
+    if not len(edges):
+        return points
+    distance, nearest = KDTree(edges).query(points, distance_upper_bound=least)
+    near = np.isfinite(distance)
+    away, normals = points[near] - edges[nearest[near]], samples.normals[near]
+    away -= np.einsum("pc,pc->p", away, normals)[:, None] * normals
+    length = np.linalg.norm(away, axis=1, keepdims=True)
+    points[near] += away / np.maximum(length, 1e-9) * np.maximum(least - length, 0)
+    return points
+
+
+def _sharp_edges(mesh: Mesh, spacing: float) -> NDArray[np.float64]:
+    """Return points (P, 3) on sharp convex edges and borders, at most `spacing` metres apart."""
+    import trimesh
+
+    welded = trimesh.Trimesh(mesh.vertices.astype(np.float64), mesh.faces, process=True)
+    sharp = (welded.face_adjacency_angles > _SHARP) & welded.face_adjacency_convex
+    borders = welded.edges_sorted[trimesh.grouping.group_rows(welded.edges_sorted, require_count=1)]
+    start, end = np.swapaxes(welded.vertices[np.concatenate([welded.face_adjacency_edges[sharp], borders])], 0, 1)
+    parts = np.ceil(np.linalg.norm(end - start, axis=1) / spacing).astype(int).clip(min=1)
+    edge = np.repeat(np.arange(len(parts)), parts)
+    number = np.arange(len(edge)) - np.repeat(np.cumsum(parts) - parts, parts)
+    share = ((number + 0.5) / parts[edge])[:, None]
+    return start[edge] * (1 - share) + end[edge] * share
 
 
 def sample_surface(mesh: Mesh, count: int, shift: Sequence[float] = (0.5, 0.0, 0.0)) -> SurfaceSamples:
@@ -88,7 +123,7 @@ def surface_splats(means: np.ndarray, normals: np.ndarray, widths: np.ndarray, c
     """
     scales = widths[:, None] * np.array([1.0, 1.0, _FLAT])
     means = means - _SUNK * widths[:, None] * normals
-    opacities = np.full(len(means), 0.9)
+    opacities = np.full(len(means), 0.99)
     arrays = (means, quats_to(normals), scales, opacities, ((colors - 0.5) / SH_C0)[:, None])
     return Splats(*(array.astype(np.float32) for array in arrays)).checked()
 

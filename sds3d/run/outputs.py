@@ -26,7 +26,7 @@ from sds3d.run.optimize import random_streams
 from sds3d.states import part
 
 PREVIEW_VIEWS = 8
-SURFACE_SPLATS = 30_000
+SURFACE_SPLATS = 40_000
 """Number of Gaussians that are placed on a surface for splat formats."""
 SURFACE_SHARE = 0.3
 """About the part of an export's time that the extraction of the surface takes."""

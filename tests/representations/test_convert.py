@@ -5,10 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+import trimesh
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
+from torch import Tensor
+from torch.nn import functional
 
-from sds3d.cameras import turntable
+from sds3d.cameras import orbit, turntable
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.sampling import quats_to, splats_from_mesh, splats_from_points
 from sds3d.geometry.splats import Splats
@@ -58,12 +61,40 @@ def test_a_mesh_as_splats_looks_like_the_mesh(mug: Mesh) -> None:
     assert psnr(drawn(splats), mesh_pictures(mug)) > 20.5
 
 
-def test_a_surface_of_splats_has_no_holes(mug: Mesh) -> None:
-    alpha = drawn(splats_from_mesh(mug, 12_000, generator()))[..., 3]
-    inside = binary_erosion(mesh_pictures(mug)[..., 3] > 0.99, iterations=2, axes=(1, 2))
-    assert inside.sum() > 3000
-    assert alpha[inside].mean() > 0.98
-    assert alpha[inside].min() > 0.6
+def directions_of_a_cube() -> tuple[Tensor, Tensor]:
+    """Return azimuth and elevation (26,) in degrees of the directions to the faces, edges and corners of a cube."""
+    steps = torch.tensor([-1.0, 0.0, 1.0])
+    points = torch.cartesian_prod(steps, steps, steps)
+    x, y, z = functional.normalize(points[points.abs().sum(-1) > 0], dim=-1).unbind(-1)
+    return torch.rad2deg(torch.atan2(x, z)), torch.rad2deg(torch.asin(y.clamp(-1, 1)))
+
+
+@pytest.mark.parametrize("name", ["mug", "chair", "box", "sphere"])
+def test_splats_on_a_surface_hide_what_is_behind_and_keep_the_outline(name: str) -> None:
+    if name in ("mug", "chair"):
+        mesh = build(Spec(name, "red"), np.random.default_rng(0))
+    else:
+        solid = trimesh.creation.box((0.6, 0.6, 0.6)) if name == "box" else trimesh.creation.icosphere(4, 0.4)
+        mesh = Mesh(solid.vertices.astype(np.float32), solid.faces.astype(np.int32))
+    splats = splats_from_mesh(mesh, 40_000, generator())
+    azimuth, elevation = directions_of_a_cube()
+    cameras, scene = orbit(azimuth, elevation, size=256), scene_of(splats)
+    normals = rotation_matrices(torch.from_numpy(splats.quats))[..., 2].numpy()
+    ones = np.ones((len(mesh.vertices), 1), np.float32)
+    see_through, offset = [], []
+    for i in range(len(cameras)):
+        camera = cameras[i : i + 1]
+        covered = antialiased(lambda views: rasterize(mesh.vertices, mesh.faces, ones, views).attributes, camera, 4)
+        covered = covered[0, ..., 0]  # (256, 256), share of the pixel
+        facing = ((camera.position()[0].numpy() - splats.means) * normals).sum(1) > 0
+        with torch.no_grad():
+            alpha = scene.render(camera, torch.zeros(3)).alpha[0, ..., 0].numpy()
+            front = scene_of(splats[facing]).render(camera, torch.zeros(3)).alpha[0, ..., 0].numpy()
+        see_through.append(1 - front[binary_erosion(covered > 0.999)].mean())
+        outline = np.hypot(*np.gradient(covered)).sum()  # its length in pixels
+        offset.append(np.abs(alpha - covered).sum() / outline)
+    assert np.mean(see_through) < 0.01
+    assert np.mean(offset) < 0.5
 
 
 def test_a_field_as_splats_looks_like_the_field() -> None:
@@ -103,7 +134,7 @@ def test_a_scene_returns_its_splats() -> None:
 
 
 def test_quaternions_turn_z_into_the_normal() -> None:
-    normals = torch.nn.functional.normalize(torch.randn(100, 3, generator=generator()).double(), dim=-1).numpy()
+    normals = functional.normalize(torch.randn(100, 3, generator=generator()).double(), dim=-1).numpy()
     normals[:2] = [[0, 0, -1], [0, 0, 1]]
     turned = rotation_matrices(torch.from_numpy(quats_to(normals)))[..., 2]
     np.testing.assert_allclose(turned, normals, atol=1e-6)
