@@ -111,6 +111,6 @@ def test_textures_in_subfolders_are_read_and_missing_ones_are_reported(textured_
         files["a.mtl"] = files["a.mtl"].replace(word, word + b"maps\\")
     read = load_mesh(tmp_path, files, "a.obj")
     np.testing.assert_array_equal(read.texture, textured_ball.texture)
-    with pytest.warns(UserWarning, match="is missing in the asset.s folder") as told:
+    with pytest.warns(UserWarning, match="is missing in the asset.s folder") as caught:
         assert load_mesh(tmp_path, {**files, "a.mtl": mtl}, "a.obj").texture is None
-    assert [str(warning.message).split()[0] for warning in told] == ["a.png", "a_roughness.png", "a_metallic.png"]
+    assert [str(warning.message).split()[0] for warning in caught] == ["a.png", "a_roughness.png", "a_metallic.png"]

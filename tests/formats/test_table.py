@@ -72,11 +72,11 @@ broken = off_format.missing:FORMAT
 
 SCRIPT = f"""
 import sys, warnings
-with warnings.catch_warnings(record=True) as told:
+with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     from sds3d.formats.table import DEFAULT_FORMATS, EXPORT_FORMATS, EXTENSIONS, FORMATS, export_format
 print([name for name in {HEAVY} if name in sys.modules])
-print([str(warning.message).split(":")[0] for warning in told if "plug-in" in str(warning.message)])
+print([str(warning.message).split(":")[0] for warning in caught if "plug-in" in str(warning.message)])
 print(EXPORT_FORMATS[-1], EXTENSIONS[-1], "geomview" in DEFAULT_FORMATS, FORMATS["glb"].write.__module__)
 
 import numpy as np

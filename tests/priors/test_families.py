@@ -228,8 +228,8 @@ def test_flow_identities(family: str, cases: Callable[..., Case]) -> None:
 def test_few_step_models_are_called_at_their_own_timesteps(family: str, cases: Callable[..., Case]) -> None:
     prior = cases(family, few_steps=4).prior
     t = torch.linspace(0, 1, 101)
-    told = prior.timestep(t).unique().tolist()
-    assert told == ([249, 499, 749, 999] if family == "sd" else [250, 500, 750, 1000])
+    timesteps = prior.timestep(t).unique().tolist()
+    assert timesteps == ([249, 499, 749, 999] if family == "sd" else [250, 500, 750, 1000])
     full = cases(family).prior
     at = torch.tensor([0.51])
     same = torch.tensor([499 / 999 if family == "sd" else 0.5])

@@ -70,7 +70,7 @@ def test_former_settings_of_a_mesh_have_a_place() -> None:
     assert representation(former) == mesh(
         geometry={"name": "fixed", "vertices_lr": 0}, appearance={"name": "texels", "size": 64}
     )
-    # Neither the order of keys matters, nor the layer that has the choice.
+    # The order of keys does not matter, and the choice may be in any layer.
     assert representation(dict(reversed(former.items()))) == representation(former)
     assert representation(former, {"texture_size": 32}).appearance == TexelsConfig(size=32)
 
