@@ -15,6 +15,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from sds3d.files import NotPlainError, read_plain
+
 Tree = dict[str, Any]
 """A nested mapping, as read from YAML."""
 
@@ -136,10 +138,15 @@ def build(model: type[ConfigT], *layers: Mapping[str, Any]) -> ConfigT:
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, but not in every build of PyYAML
 
 
-def load_yaml(path: Path) -> Tree:
-    """Read the mapping in a YAML file. Raises ConfigError if it cannot be read or is not a mapping."""
+def load_yaml(path: Path, *, follow: bool = True) -> Tree:
+    """Read the mapping in a YAML file. follow: also through a symbolic link.
+
+    Raises ConfigError if it cannot be read or is not a mapping.
+    """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        tree = yaml.load(read_plain(path, follow=follow).decode(), Loader=_LOADER)
+    except NotPlainError as error:
+        raise ConfigError(str(error)) from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -20,7 +20,8 @@ LAYERS = [
     {"priors", "rendering", "formats"},
     {"geometry", "prompts"},
     {"cameras", "console", "devices", "plugins", "presets"},
-    {"compiled", "config", "extras", "files", "states", "version"},
+    {"compiled", "config"},
+    {"extras", "files", "states", "version"},
 ]
 """Rooms from the top to the bottom; a room imports only rooms that stand below it."""
 

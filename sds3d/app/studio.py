@@ -22,7 +22,8 @@ from sds3d.jobs.supervisor import ensure_workers
 from sds3d.presets import current_name, load_preset, presets
 from sds3d.prompts.prompt import checked_prompt
 from sds3d.run.config import RunConfig, new_run, run_config
-from sds3d.run.folder import Run, RunBusyError, list_runs
+from sds3d.run.folder import Run, list_runs
+from sds3d.run.locks import RunBusyError
 
 MAX_SEED = 2**31 - 1
 MAX_STEPS = 10_000

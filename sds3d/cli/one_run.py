@@ -29,7 +29,7 @@ from sds3d.cli.options import (
 from sds3d.config import build, parse_override
 from sds3d.console import err, out, print_json, progress_bar
 from sds3d.presets import load_preset
-from sds3d.run.folder import Run, open_run
+from sds3d.run.folder import Machine, Run, open_run
 
 if TYPE_CHECKING:
     from sds3d.run.optimize import Step
@@ -185,6 +185,10 @@ def _carry_out(run: Run, device: str, threads: int, as_json: bool) -> None:
             out.print(f"already finished, in {run.state.seconds:.0f} s: {escape(str(run.folder))}", soft_wrap=True)
         _print_result(run, run.state.seconds, as_json)
         return
+    if threads or device:  # noted now: the imports below take seconds, in which it may be killed
+        with run.locked():
+            before = run.machine
+            run.start_on(Machine(threads or before.threads, device or before.device))
     if not as_json:
         out.print(f"run folder  {escape(str(run.folder))}", soft_wrap=True)
     try:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from sds3d.config import ConfigError, meant, nearest
+from sds3d.files import NotPlainError, read_plain
 from sds3d.prompts.prompt import checked_prompt
 from sds3d.run.config import NOT_IDENTITY, RunConfig, make_config
 
@@ -99,7 +100,9 @@ def _lines(path: Path) -> Lines:
     if (suffix := path.suffix.lower()) not in readers:
         raise ConfigError(f'{path}: "{suffix}" is not a file of prompts; give a .txt, .csv or .jsonl file')
     try:
-        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+        data = read_plain(path, follow=True).removeprefix(codecs.BOM_UTF8)
+    except NotPlainError as error:
+        raise ConfigError(f"{error}; write the prompts into one, one per line") from None
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from error
     try:

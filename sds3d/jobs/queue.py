@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 from sds3d.files import RunError
-from sds3d.run.folder import CONFIGS, STOPPED, Request, Run, RunBusyError
+from sds3d.run.folder import CONFIGS, STOPPED, Request, Run, is_of_another_user
+from sds3d.run.locks import RunBusyError
 
 LiveStatus = Literal[
     "new", "queued", "starting", "running", "exporting", "stopped", "paused", "cancelled", "failed", "done"
@@ -63,8 +64,10 @@ def enqueue(run: Run) -> None:
     """Queue a run, to be continued where it stopped. A pending request to pause or cancel it is withdrawn.
 
     A run that is done, queued or running is left unchanged. Raises RunBusyError if another process holds it, for an
-    export for example, and RunError if its state is damaged.
+    export for example, and RunError if its state is damaged or its folder belongs to another user.
     """
+    if is_of_another_user(run.folder):
+        raise RunError(f"{run.folder} belongs to another user; copy the folder to continue the run")
     run.clear_request()
     try:
         with run.locked():
@@ -148,10 +151,16 @@ def progress(run: Run) -> Progress:
 
 
 def runs_in(root: Path, names: Iterable[str] | None = None) -> list[Run]:
-    """Return the runs with these folder names under `root`, or all of them, sorted by name."""
+    """Return the runs with these folder names under `root`, or all of them but those of other users, sorted by name."""
     if names is not None:
         return [Run(root / name) for name in names]
-    return [Run(path.parent) for path in sorted(root.glob(CONFIGS))]
+    return [Run(path.parent) for path in sorted(root.glob(CONFIGS)) if _is_ours(path.parent)]
+
+
+def _is_ours(folder: Path) -> bool:
+    with suppress(OSError):  # deleted in the meantime
+        return not folder.is_symlink() and not is_of_another_user(folder)
+    return False
 
 
 def rest(seconds: float, began: float) -> None:

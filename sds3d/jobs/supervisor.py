@@ -24,7 +24,8 @@ from pathlib import Path
 from sds3d.files import RunError
 from sds3d.jobs.queue import recover, rest, runs_in, stop, waiting
 from sds3d.jobs.worker_settings import WorkerSettings
-from sds3d.run.folder import Run, hold, is_held
+from sds3d.run.folder import Run
+from sds3d.run.locks import hold, is_held
 
 _SPAWN = multiprocessing.get_context("spawn")  # forked processes cannot use CUDA, and they inherit locks
 

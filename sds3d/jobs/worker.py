@@ -13,13 +13,15 @@ import torch
 
 from sds3d.config import ConfigError
 from sds3d.devices import pick_device, set_threads
+from sds3d.files import lacks_memory
 from sds3d.jobs.queue import rest, runs_in, waiting
 from sds3d.jobs.together import drive_together
 from sds3d.jobs.worker_settings import WorkerSettings
 from sds3d.priors.base import Prior, PriorConfig
 from sds3d.run.config import RunConfig, read_config
 from sds3d.run.drive import drive, prior_settings
-from sds3d.run.folder import Run, RunBusyError
+from sds3d.run.folder import Run
+from sds3d.run.locks import RunBusyError
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ class Worker:
                 self._drive(run, prior, wanted)
         else:
             # This thread makes the joint calls, and the number of threads is set per thread.
-            set_threads(runs[0].state.threads or self.threads)
+            set_threads(runs[0].machine.threads or self.threads)
             drive_together(prior, [lambda shared, run=run: self._drive(run, shared, wanted) for run in runs])
 
     def _embed(self, runs: Sequence[Run]) -> None:
@@ -80,7 +82,7 @@ class Worker:
     def _drive(self, run: Run, prior: Prior | None, wanted: Callable[[], bool]) -> None:
         try:
             # The result depends on the number of threads, so a run keeps the number it started with.
-            threads = run.state.threads or self.threads
+            threads = run.machine.threads or self.threads
             steps = drive(run, device=self.device, threads=threads, prior=prior, claim=True, closed="queued")
             for _ in steps:
                 if not wanted():
@@ -105,12 +107,6 @@ class Worker:
             if state.status == "failed" and state.attempts < self.retries and not (lean and state.lean):
                 run.log("retry with less memory" if lean else "retry from the last checkpoint")
                 run.update(status="queued", attempts=state.attempts + 1, lean=lean or state.lean, error="")
-
-
-def lacks_memory(error: BaseException) -> bool:
-    """Whether an error means out of memory, in Python, CUDA or the CPU allocator."""
-    words = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in words or "can't allocate memory" in words
 
 
 def device_failed(error: BaseException) -> bool:

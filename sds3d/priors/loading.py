@@ -21,7 +21,7 @@ from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from sds3d.config import assets_dir, nearest
-from sds3d.files import PriorError
+from sds3d.files import PriorError, lacks_memory
 from sds3d.priors.lora import Lora, first_line
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
@@ -160,12 +160,21 @@ class ModelFiles:
                 with safe_open(folder / name, "pt"):  # reads the header and compares it with the file's size
                     pass
             except Exception as error:
-                raise self.error(f"{part}/{name} is truncated or damaged ({first_line(error)})") from error
+                raise self.failure(error, f"{part}/{name} is truncated or damaged ") from error
         return "fp16" if ".fp16" in weights[0] else None
 
     def error(self, reason: str) -> PriorError:
         """Return an error in one line with its cure."""
         return PriorError(f"can't load the model {self.name!r}: {reason} (check {self.folder}, or download it again)")
+
+    def failure(self, error: Exception, what: str = "") -> PriorError:
+        """Return an error for one of a library. what: what it means, unless memory ran out."""
+        if lacks_memory(error):
+            return PriorError(
+                f"can't load the model {self.name!r}: out of memory ({first_line(error)}); close other programs, or "
+                "choose a smaller model"
+            )
+        return self.error(f"{what}({first_line(error)})" if what else first_line(error))
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -175,7 +184,7 @@ class ModelFiles:
         except PriorError:
             raise
         except Exception as error:
-            raise self.error(first_line(error)) from error
+            raise self.failure(error) from error
 
 
 @contextmanager

@@ -204,7 +204,7 @@ def _model_of(config: RunConfig) -> str:
 
 def read_config(run: Run) -> RunConfig:
     """Read the configuration of a run folder. Raises ConfigError."""
-    return run_config(load_yaml(run.config_path))
+    return run_config(load_yaml(run.config_path, follow=False))
 
 
 def new_run(root: Path, config: RunConfig) -> Run:

@@ -7,7 +7,7 @@ import os
 import time
 import traceback
 import warnings
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from sds3d.representations.contents import source_of
 from sds3d.representations.field_nerf import fit_latent_rgb
 from sds3d.representations.make import make_scene
 from sds3d.run.config import RunConfig, prior_mismatches, read_config, stage_config, stage_count, total_steps
-from sds3d.run.folder import STOPPED, Run, Status, open_run
+from sds3d.run.folder import STOPPED, Machine, Run, Status, open_run
 from sds3d.run.optimize import (
     LoopState,
     NumericalError,
@@ -138,14 +138,15 @@ def drive(
     with run.locked():
         if not run.config_path.is_file():
             raise RunError(f"{run.folder} was deleted")
-        before = run.state
-        if before.status == "done" or (claim and before.status != "queued"):
+        status = run.state.status
+        if status == "done" or (claim and status != "queued"):
             return
-        if before.status != "queued":
+        if status != "queued":
             run.clear_request()  # it was meant for an earlier process; queueing a run clears it, too
         run.sweep()
         try:
-            yield from _drive(run, device or before.device, threads or before.threads, prior, closed)
+            before = run.machine
+            yield from _drive(run, Machine(threads or before.threads, device or before.device), prior, closed)
         except GeneratorExit:
             raise
         except KeyboardInterrupt:
@@ -158,13 +159,14 @@ def drive(
             raise
 
 
-def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None, closed: Status) -> Iterator[Step]:
+def _drive(run: Run, wanted: Machine, loaded: Prior | None, closed: Status) -> Iterator[Step]:
     config = read_config(run)
-    device = pick_device(device_name)
-    threads = set_threads(threads)
+    device = pick_device(wanted.device)
+    machine = Machine(set_threads(wanted.threads), str(device))
     total = total_steps(config)
-    run.update(status="running", error="", total=total, threads=threads, device=str(device))
-    run.log(f"started by process {os.getpid()}: torch {torch.__version__}, {device}, {threads} threads")
+    run.start_on(machine)
+    run.update(status="running", error="", total=total, threads=machine.threads, device=machine.device)
+    run.log(f"started by process {os.getpid()}: torch {torch.__version__}, {device}, {machine.threads} threads")
     for mismatch in prior_mismatches(config):
         run.log(f"warning: {mismatch}")
         warnings.warn(mismatch, stacklevel=2)
@@ -174,7 +176,7 @@ def _drive(run: Run, device_name: str, threads: int, loaded: Prior | None, close
     clock = _Clock(run.state.seconds if checkpoint else 0.0)
     settings = prior_settings(config, run.state.lean) if loaded else None
     with sinks_of(run, config, _steps_before(config, checkpoint)) as sinks:
-        record = _Record(run, total, clock, sinks, closed)
+        record = _Record(run, total, clock, sinks, closed, run.origin(machine))
         scene = yield from _drive_stages(record, config, checkpoint, _Priors(device, settings, loaded))
         if scene is None:
             return
@@ -257,7 +259,7 @@ class _Clock:
 class _Record:
     """Writes what happens in a run into its folder and to its sinks.
 
-    total: steps of all stages. closed: the run's status after the generator is closed.
+    total: steps of all stages. closed: the run's status after the generator is closed. origin: see `Run.origin`.
     """
 
     run: Run
@@ -265,6 +267,7 @@ class _Record:
     clock: _Clock
     sinks: Sinks
     closed: Status
+    origin: Mapping[str, Tensor]
 
     def event(self, step: Step) -> None:
         event = event_of(step)
@@ -276,6 +279,7 @@ class _Record:
 
     def checkpoint(self, work: Work) -> None:
         tensors = pack(work.scene, work.guidance, work.state) | {"stage": torch.tensor(work.stage)}
+        tensors |= self.origin
         self.run.save_checkpoint(work.steps_done, tensors)
         self.progress(work)
 

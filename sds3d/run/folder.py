@@ -2,12 +2,15 @@
 
     runs/<slug>-<hash of the configuration>/
         config.yaml            the complete configuration
+        machine.json           the device and the number of threads that the run was started with
         state.json             status and progress, replaced atomically
         events.jsonl           one line per step; a step repeated after a crash has a later line
         checkpoints/*.safetensors   everything the next step depends on; the newest two are kept
         previews/  exports/  run.log
         control                a request to the running process: pause or cancel
         lock                   held by the running process
+
+Run folders may come from elsewhere: no symbolic link in one is followed, neither to read nor to write.
 
 This module is independent of scenes and priors: checkpoints are flat tensors, and the configuration is text.
 """
@@ -17,7 +20,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
@@ -25,8 +27,20 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from sds3d.config import Config, dump_yaml
-from sds3d.files import RunError, disk_error, sweep, write_atomically
+import yaml
+
+from sds3d.config import Config, dump_yaml, load_yaml
+from sds3d.files import (
+    NotPlainError,
+    RunError,
+    append_line,
+    open_plain,
+    printable,
+    read_plain,
+    sweep,
+    write_atomically,
+)
+from sds3d.run.locks import hold, is_held
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,14 +51,22 @@ STOPPED: dict[Request, Status] = {"pause": "paused", "cancel": "cancelled"}
 """The status of a run after a request."""
 
 KEPT_CHECKPOINTS = 2
+NOT_OF_A_RESULT = {"export", "log_to", "preview_every", "checkpoint_every"}
+"""Settings that may change between two checkpoints: they do not change what is optimised."""
+NOT_OF_A_PRIOR = {"offline", "offload", "vae_slicing", "vae_tiling", "chunk", "compile"}
+"""Settings of a prior that may change: they change its memory and speed."""
 CONFIGS = "[!.]*/config.yaml"
 """Pattern of run folders below their root. A folder that is being deleted is hidden."""
 EVENT_BYTES = 2048
 """Upper bound of the length of a line in `events.jsonl`."""
 
 
-class RunBusyError(RunError):
-    """Another process holds the run folder."""
+@dataclass(frozen=True)
+class Machine:
+    """What a run was started with, on which its result depends. threads: CPU threads; 0 or "": not known yet."""
+
+    threads: int = 0
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -52,9 +74,9 @@ class RunState:
     """The contents of `state.json`.
 
     status: "queued" runs wait for a worker, "new" ones do not; a run that is "running" but not busy was killed.
-    step, total: optimisation steps done and planned. seconds: time spent, over all processes. threads: CPU threads, on
-    which the result depends; 0 before the first start. error: one line, if failed. queued: time of queueing in seconds
-    since 1970, the order of the queue. attempts: workers that died since then. lean: use less memory, more slowly.
+    step, total: optimisation steps done and planned. seconds: time spent, over all processes. threads, device: those of
+    the last start, see `Run.machine`. error: one line, if failed. queued: time of queueing in seconds since 1970, the
+    order of the queue. attempts: workers that died since then. lean: use less memory, more slowly.
     optimised: seconds until the export began; 0 before. exported: share of the export that is done, 0 to 1.
     """
 
@@ -111,17 +133,18 @@ class Run:
 
     @property
     def state(self) -> RunState:
-        """The state on disk, or a new one if there is none. Raises RunError if it is damaged."""
+        """The state on disk, or a new one if there is none. Raises RunError if it is damaged, and OSError."""
+        path = self.folder / "state.json"
         try:
-            values = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
+            values = json.loads(read_plain(path))
             known = {field.name for field in fields(RunState)}
             return _checked(RunState(**{key: value for key, value in values.items() if key in known}))
         except FileNotFoundError:
             return RunState()
-        except (ValueError, TypeError, AttributeError) as error:
-            raise RunError(
-                f"{self.folder / 'state.json'} is damaged: {error}; delete it, then resume the run"
-            ) from error
+        except NotPlainError as error:
+            raise RunError(str(error)) from None
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise RunError(f"{path} is damaged: {error}; delete it, then resume the run") from error
 
     def update(self, **changes: Any) -> RunState:
         """Replace fields of the state atomically."""
@@ -129,40 +152,73 @@ class Run:
         write_atomically(self.folder / "state.json", (json.dumps(asdict(state), indent=2) + "\n").encode())
         return state
 
+    @property
+    def machine(self) -> Machine:
+        """What the run was started with: from `machine.json` or, without it, from the state or the checkpoint.
+
+        Raises RunError if the state is damaged, and OSError.
+        """
+        with suppress(FileNotFoundError, NotPlainError, ValueError, TypeError, RecursionError):
+            machine = Machine(**json.loads(read_plain(self.folder / "machine.json")))
+            if isinstance(machine.threads, int) and isinstance(machine.device, str):
+                return machine
+        state = self.state
+        if state.threads:
+            return Machine(state.threads, state.device)
+        checkpoint = self.load_checkpoint() or {}
+        if "run/threads" not in checkpoint:  # of an older version, or none
+            return Machine()
+        return Machine(int(checkpoint["run/threads"]), bytes(checkpoint["run/device"].numpy()).decode())
+
+    def start_on(self, machine: Machine) -> None:
+        """Write `machine.json`; only for the process inside `locked()`."""
+        path = self.folder / "machine.json"
+        data = (json.dumps(asdict(machine)) + "\n").encode()
+        with suppress(OSError):
+            if read_plain(path) == data:
+                return
+        write_atomically(path, data)
+
     def log(self, message: str) -> None:
-        """Append a dated line to `run.log`."""
+        """Append a dated message to `run.log`. Its further lines are marked, and control characters are escaped."""
+        first, *others = message.rstrip("\n").split("\n")
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        _append(self.folder / "run.log", f"{stamp} {message}\n")
+        lines = [f"{stamp} {printable(first)}", *(f"    | {printable(line)}" for line in others)]
+        append_line(self.folder / "run.log", "\n".join(lines))
 
     def add_event(self, event: Mapping[str, Any]) -> None:
         """Append one line to `events.jsonl`."""
-        _append(self.folder / "events.jsonl", json.dumps(event) + "\n")
+        append_line(self.folder / "events.jsonl", json.dumps(event))
 
     def events(self) -> list[dict[str, Any]]:
         """Read all events; a line that a killed process left incomplete is skipped."""
-        try:
-            lines = (self.folder / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
-            return []
-        return _parsed(lines)
+        return _parsed(self._end_of_events(None).decode(errors="replace").splitlines())
 
     def last_events(self, count: int) -> list[dict[str, Any]]:
         """Read the newest events, at most `count`, from the end of the file."""
+        most = EVENT_BYTES * count
+        data = self._end_of_events(most)
+        lines = data.decode(errors="replace").splitlines()
+        return _parsed(lines[1:] if len(data) == most else lines)[-count:]
+
+    def _end_of_events(self, most: int | None) -> bytes:
+        """Return the last bytes of `events.jsonl`, all by default. Raises RunError if it is a link or a pipe."""
         try:
-            with (self.folder / "events.jsonl").open("rb") as file:
+            with open_plain(self.folder / "events.jsonl") as file:
                 size = file.seek(0, os.SEEK_END)
-                start = max(0, size - EVENT_BYTES * count)
-                file.seek(start)
-                lines = file.read().decode(errors="replace").splitlines()
+                file.seek(0 if most is None else max(0, size - most))
+                return file.read()
         except FileNotFoundError:
-            return []
-        return _parsed(lines[1:] if start else lines)[-count:]
+            return b""
+        except NotPlainError as error:
+            raise RunError(str(error)) from None
 
     def save_checkpoint(self, step: int, tensors: Mapping[str, Tensor]) -> Path:
         """Write CPU tensors as the newest checkpoint, and delete all but the newest two."""
         from safetensors.torch import save
 
-        data = save(dict(tensors), metadata={"step": str(step), "sha256": _fingerprint(tensors)})
+        # safetensors writes several keys of metadata in random order: with one, equal runs have equal files.
+        data = save(dict(tensors), metadata={"sha256": _fingerprint(tensors)})
         path = write_atomically(self.folder / "checkpoints" / f"{step:08d}.safetensors", data)
         for old in self.checkpoints[KEPT_CHECKPOINTS:]:
             old.unlink(missing_ok=True)
@@ -172,22 +228,52 @@ class Run:
         """Load the newest undamaged checkpoint; None if there is none.
 
         mend: log damaged checkpoints and rename them to `<step>.damaged`; only for the process inside `locked()`.
-        Raises OSError if a checkpoint cannot be read at the moment.
+        Raises RunError if it was made with other settings, and OSError if a checkpoint cannot be read at the moment.
         """
         for path in self.checkpoints:
             try:
-                return read_checkpoint(path)
+                tensors = read_checkpoint(path)
+                break
             except FileNotFoundError:
                 continue  # a newer one has just replaced it
             except RunError as error:
                 if mend:
                     self.log(f"warning: {error}; using the previous checkpoint")
                     path.replace(path.with_suffix(".damaged"))
-        return None
+        else:
+            return None
+        made_with = tensors.get("run/settings")  # older versions wrote none
+        if made_with is not None and bytes(made_with.numpy()) != self.settings_digest():
+            raise RunError(
+                f"{path} was made with other settings than {self.config_path}: restore them, or delete the folder "
+                f"{path.parent} to start over"
+            )
+        return tensors
+
+    def origin(self, machine: Machine) -> dict[str, Tensor]:
+        """Return what every checkpoint of a run on this machine contains in addition, as tensors "run/..."."""
+        import torch
+
+        return {
+            "run/threads": torch.tensor(machine.threads),
+            "run/device": torch.tensor(list(machine.device.encode()), dtype=torch.uint8),
+            "run/settings": torch.tensor(list(self.settings_digest()), dtype=torch.uint8),
+        }
+
+    def settings_digest(self) -> bytes:
+        """Return a digest of the settings in `config.yaml` that a result depends on. Raises ConfigError."""
+        tree = {
+            key: value for key, value in load_yaml(self.config_path, follow=False).items() if key not in NOT_OF_A_RESULT
+        }
+        prior = tree.get("prior")
+        if isinstance(prior, dict):
+            tree["prior"] = {key: value for key, value in prior.items() if key not in NOT_OF_A_PRIOR}
+        return hashlib.sha256(yaml.safe_dump(tree).encode()).digest()
 
     def sweep(self) -> None:
         """Remove temporary files of killed processes; only for the process inside `locked()`."""
-        for folder in (self.folder, self.folder / "checkpoints", self.previews, self.exports):
+        inner = [path for path in self.exports.rglob("*") if path.is_dir()]
+        for folder in (self.folder, self.folder / "checkpoints", self.previews, self.exports, *inner):
             sweep(folder)
 
     def request(self, what: Request) -> None:
@@ -197,8 +283,8 @@ class Run:
     def requested(self) -> Request | None:
         """Return the pending request, if any."""
         try:
-            text = (self.folder / "control").read_text(encoding="utf-8").strip()
-        except FileNotFoundError:
+            text = read_plain(self.folder / "control").decode(errors="replace").strip()
+        except (FileNotFoundError, NotPlainError):
             return None
         return next((known for known in get_args(Request) if text == known), None)
 
@@ -208,17 +294,18 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Lock the folder against other processes. The lock ends with its process, so it cannot become stale.
+        """Lock the folder against other processes.
 
-        Raises RunBusyError if another process holds it.
+        Raises RunBusyError if another process holds it, and RunError if it contains links.
         """
+        refuse_links(self.folder)
         with hold(self.folder / "lock", f"{self.folder} is in use"):
             yield
 
     def holder(self) -> int:
         """Process id of the current or last holder of the lock, on the holder's machine; 0 if there was none."""
         try:
-            return int((self.folder / "lock").read_bytes()[:32])
+            return int(read_plain(self.folder / "lock")[:32])
         except (OSError, ValueError):
             return 0
 
@@ -244,12 +331,16 @@ def create_run(root: Path, slug: str, config: Config, aside: Set[str] = frozense
             if not run.config_path.exists():
                 run.folder.mkdir(parents=True, exist_ok=True)
                 write_atomically(run.config_path, text.encode())
-            before = run.config_path.read_text(encoding="utf-8")
+            if is_of_another_user(run.folder):
+                continue
+            before = read_plain(run.config_path).decode(errors="replace")
             if before == text:
                 return run
             if before.startswith(identity) and _has_only(before.removeprefix(identity), aside):
                 write_atomically(run.config_path, text.encode())
                 return run
+        except NotPlainError as error:
+            raise RunError(str(error)) from None
         except OSError as error:
             raise RunError(f"cannot write {run.folder}: {error.strerror}; choose another folder with --out") from error
     raise RunError(f"{root} has a hundred other configurations with the name {slug}-{digest[:8]}")
@@ -262,13 +353,47 @@ def _has_only(text: str, keys: Set[str]) -> bool:
 
 
 def open_run(folder: Path) -> Run:
-    """Open an existing run. Raises RunError, naming a nearby run, if the folder is not a run."""
+    """Open an existing run.
+
+    Raises RunError if the folder contains links or is not a run; the message then names a nearby run.
+    """
     run = Run(folder)
     if run.config_path.is_file():
+        refuse_links(folder)
         return run
     nearby = list_runs(folder) or list_runs(folder.parent)
     hint = f"; did you mean {nearby[0].folder}?" if nearby else ""
     raise RunError(f"{folder} is not a run folder (it has no config.yaml){hint}")
+
+
+def refuse_links(folder: Path, inside: str = "") -> None:
+    """Raise RunError if a run folder contains a symbolic link, a pipe or a device, which could lead out of it.
+
+    inside: a folder in it. W&B makes links in its own folder, which is left out: nothing else is written there.
+    """
+    try:
+        entries = sorted(os.scandir(folder / inside), key=lambda entry: entry.name)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    for entry in entries:
+        name = f"{inside}{entry.name}"
+        if entry.is_dir(follow_symlinks=False):
+            if name != "wandb":
+                refuse_links(folder, f"{name}/")
+        elif not entry.is_file(follow_symlinks=False):
+            kind = "a symbolic link" if entry.is_symlink() else "a pipe or a device"
+            raise RunError(f"{folder / name} is {kind}, which is not followed: replace it by what it leads to")
+
+
+def is_of_another_user(folder: Path) -> bool:
+    """Whether a run folder belongs neither to this user nor to the owner of the folder that it is in.
+
+    On network drives all files may belong to one user.
+    """
+    if not hasattr(os, "geteuid"):
+        return False
+    owner = folder.stat().st_uid
+    return owner not in (os.geteuid(), folder.parent.stat().st_uid)
 
 
 def list_runs(root: Path) -> list[Run]:
@@ -288,6 +413,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     """Read a checkpoint. Raises RunError if it is truncated or damaged, OSError if it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
+    open_plain(path).close()  # safetensors follows links
     try:
         with safe_open(path, "pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -320,67 +446,3 @@ def _parsed(lines: list[str]) -> list[dict[str, Any]]:
         if isinstance(event, dict):
             events.append(event)
     return events
-
-
-@contextmanager
-def hold(path: Path, busy: str) -> Iterator[None]:
-    """Hold a lock file, which contains the holder's process id. Raises RunBusyError, starting with `busy`, if held."""
-    with path.open("ab+", buffering=0) as file:  # closing it releases the lock
-        try:
-            _lock_patiently(file.fileno())
-        except OSError:
-            file.seek(0)
-            holder = file.read(32).decode(errors="replace").strip()
-            who = f"process {holder}" if holder else "another process"
-            raise RunBusyError(f"{busy} by {who}; wait for it, or stop it first") from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n".encode())
-        yield
-
-
-def is_held(path: Path) -> bool:
-    """Return whether a process holds a lock file. The check itself holds it for an instant."""
-    for mode in ("rb+", "rb"):  # also works in a read-only folder
-        with suppress(OSError), path.open(mode) as file:
-            try:
-                _lock(file.fileno())
-            except OSError:
-                return True
-            return False
-    return False
-
-
-def _append(path: Path, line: str) -> None:
-    """Append a line; first end the incomplete line that a killed process may have left."""
-    try:
-        with path.open("ab+", buffering=0) as file:
-            torn = False
-            if file.seek(0, os.SEEK_END) > 0:
-                file.seek(-1, os.SEEK_END)
-                torn = file.read(1) != b"\n"
-            file.write(("\n" * torn + line).encode())  # a single write, so that lines of two processes never mix
-    except OSError as error:
-        raise disk_error(error, path, len(line)) from error
-
-
-def _lock_patiently(descriptor: int) -> None:
-    """Lock; retry for a moment, because a `busy()` elsewhere holds the lock for an instant. Raises OSError."""
-    for _ in range(20):
-        with suppress(OSError):
-            return _lock(descriptor)
-        time.sleep(0.02)
-    return _lock(descriptor)
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(descriptor: int) -> None:
-        os.lseek(descriptor, 1 << 20, os.SEEK_SET)  # on Windows, others cannot read the locked range
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-
-else:
-    import fcntl
-
-    def _lock(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

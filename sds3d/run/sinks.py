@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from sds3d.extras import install_command
-from sds3d.files import RunError, write_atomically
+from sds3d.files import RunError, read_plain, write_atomically
 from sds3d.run.config import RunConfig, SinkName
 from sds3d.run.folder import Run
 
@@ -79,12 +79,12 @@ class WeightsAndBiases:
 
         self._wandb = wandb
         path = run.folder / "wandb" / "id"
-        if not path.exists():
+        if not path.is_file():
             write_atomically(path, secrets.token_hex(4).encode())
         self._run = wandb.init(
             project=PROJECT,
             name=run.folder.name,
-            id=path.read_text(),
+            id=read_plain(path, 64).decode(),
             resume="allow",
             dir=str(run.folder),
             config=dict(config),

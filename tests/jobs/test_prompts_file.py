@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,22 @@ def test_unusable_files(tmp_path: Path):
     ]
     (tmp_path / "latin.txt").write_bytes(b"\xef\xbb\xbfa mug\na caf\xe9\n")
     assert problems(tmp_path / "latin.txt") == [":2: not UTF-8 text (byte 0xe9); save it as UTF-8"]
+
+
+def test_a_pipe_a_device_and_a_huge_file_are_not_read(tmp_path: Path):
+    pipe, device, huge = tmp_path / "pipe.txt", tmp_path / "full.txt", tmp_path / "huge.txt"
+    os.mkfifo(pipe)
+    device.symlink_to("/dev/full")
+    with huge.open("wb") as file:
+        file.truncate(23_000_000_000)
+    for path, what in ((pipe, "a pipe or a device"), (device, "a pipe or a device"), (huge, "23000 MB; 16 MB are the")):
+        with pytest.raises(ConfigError, match=f"{path.name} .*{what}"):
+            read_prompts(path)
+    for path in (pipe, device):
+        preset = path.with_suffix(".yaml")
+        path.rename(preset)
+        with pytest.raises(ConfigError, match=r"\.yaml is a pipe or a device, not a file"):
+            make_config("a red mug", str(preset))
 
 
 def test_an_invalid_setting_on_the_command_line_is_reported_once(tmp_path: Path):

@@ -9,7 +9,8 @@ import pytest
 from sds3d.files import RunError
 from sds3d.jobs.queue import Progress, enqueue, progress, recover, runs_in, stop, waiting
 from sds3d.run.config import make_config, new_run
-from sds3d.run.folder import Run, RunBusyError
+from sds3d.run.folder import Run
+from sds3d.run.locks import RunBusyError
 
 
 def run_of(root: Path, seed: int = 0, **state: object) -> Run:

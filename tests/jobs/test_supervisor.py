@@ -20,7 +20,8 @@ from sds3d.jobs.supervisor import SPARE, ensure_workers, lock_of, memory_kills, 
 from sds3d.jobs.worker import work
 from sds3d.jobs.worker_settings import WorkerSettings
 from sds3d.run.config import make_config, new_run
-from sds3d.run.folder import Run, RunBusyError, read_checkpoint
+from sds3d.run.folder import Run, read_checkpoint
+from sds3d.run.locks import RunBusyError
 from tests.jobs.test_together import QUICK
 
 PATIENCE = 600  # seconds after which a test counts as hung, on a busy machine too

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from sds3d.jobs.queue import enqueue, runs_in
-from sds3d.jobs.worker import Worker, device_failed, lacks_memory, work
+from sds3d.jobs.worker import Worker, device_failed, work
 from sds3d.jobs.worker_settings import WorkerSettings
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig
@@ -146,20 +146,6 @@ def test_a_failed_gpu_needs_a_new_process(tmp_path: Path, monkeypatch: pytest.Mo
 )
 def test_gpu_failures_are_recognised(error: Exception, expected: bool):
     assert device_failed(error) == expected
-
-
-@pytest.mark.parametrize(
-    ("error", "expected"),
-    [
-        (MemoryError(), True),
-        (torch.OutOfMemoryError("CUDA out of memory."), True),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), True),
-        (RuntimeError("shape mismatch"), False),
-        (OSError("no space left"), False),
-    ],
-)
-def test_out_of_memory_errors_are_recognised(error: Exception, expected: bool):
-    assert lacks_memory(error) == expected
 
 
 def test_texts_of_waiting_runs_are_embedded_with_those_of_the_first(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from sds3d.config import build, dump_yaml, merge
 from sds3d.files import RunError
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from sds3d.run.config import new_run, read_config
+from sds3d.run.config import RunConfig, new_run, read_config
 from sds3d.run.drive import drive
-from sds3d.run.folder import Run
+from sds3d.run.folder import Machine, Run, read_checkpoint
 from sds3d.run.optimize import NumericalError
 from sds3d.run.outputs import export_run
 from tests.run.tiny_runs import disc, finish, same, tiny
@@ -145,7 +148,7 @@ def test_a_temporarily_unreadable_checkpoint_is_kept(tmp_path: Path):
     for path in run.checkpoints:
         path.rename(path.with_suffix(".kept"))
         path.mkdir()  # reading a folder is an OSError, even for root
-    with pytest.raises(OSError, match=r"directory|device"):
+    with pytest.raises(OSError, match=r"00000008\.safetensors is a folder"):
         finish(run)
     assert run.state.status == "failed"
     assert [path.name for path in run.checkpoints] == names
@@ -182,13 +185,105 @@ def test_a_request_overrides_the_state_after_closing_the_generator(tmp_path: Pat
 
 def test_half_written_files_of_killed_processes_are_deleted(tmp_path: Path):
     run = new_run(tmp_path, tiny(steps=1))
-    old, young = run.folder / ".state.json.1-1.tmp", run.folder / ".control.2-2.tmp"
-    for path in (old, young):
+    (run.exports / "made").mkdir(parents=True)
+    old, deep = run.folder / ".state.json.1-1.tmp", run.exports / "made" / ".ball.glb.1-1.tmp"
+    young = run.folder / ".control.2-2.tmp"
+    for path in (old, deep, young):
         path.write_bytes(b"{")
-    os.utime(old, (0, 0))
+    for path in (old, deep):
+        os.utime(path, (0, 0))
     finish(run)
     assert not old.exists()
+    assert not deep.exists()
     assert young.exists(), "another process may still be writing it"
+
+
+def test_equal_runs_have_equal_files(straight: Run, tmp_path: Path):
+    """Byte for byte: checkpoints, exports and pictures, of a second process, too."""
+    process = spawn(tmp_path)
+    process.communicate()
+    other = new_run(tmp_path, tiny())
+    assert other.state.status == "done"
+    ours, theirs = (
+        {
+            str(path.relative_to(run.folder)): path.read_bytes()
+            for folder in ("checkpoints", "exports", "previews")
+            for path in sorted((run.folder / folder).rglob("*"))
+            if path.is_file()
+        }
+        for run in (straight, other)
+    )
+    assert len(ours) > 8
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+@pytest.mark.parametrize("lost", [["state.json"], ["state.json", "machine.json"], ["machine.json"]], ids=" and ".join)
+def test_a_resumed_run_keeps_its_threads_and_device_without_these_files(lost: list[str], tmp_path: Path):
+    run = new_run(tmp_path, tiny(steps=3, checkpoint_every=1))
+    steps = drive(run, device="cpu", threads=3, prior=disc())
+    next(steps)
+    steps.close()
+    for name in lost:
+        (run.folder / name).unlink()
+    assert run.machine == Machine(3, "cpu")
+    seen = []
+    for _ in drive(run, prior=disc()):
+        seen.append(torch.get_num_threads())
+    assert seen == [3, 3]
+    assert (run.state.threads, run.state.device) == (3, "cpu")
+    torch.set_num_threads(1)
+
+
+def test_a_run_that_was_killed_before_its_first_step_keeps_its_threads(tmp_path: Path):
+    run = new_run(tmp_path, tiny(steps=1))
+
+    class KilledError(BaseException):
+        """Nothing is caught or written after it."""
+
+    def load() -> None:
+        raise KilledError
+
+    broken = disc()
+    broken.encode_text = lambda prompts: load()
+    with pytest.raises(KilledError):
+        next(drive(run, threads=3, prior=broken))
+    (run.folder / "state.json").unlink()
+    for _ in drive(run, prior=disc()):
+        assert torch.get_num_threads() == 3
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"guidance": {"name": "csd"}},
+        {"representation": {"name": "gaussians", "count": 50}},
+        {"seed": 5},
+        {"prior": {"model": "sdxl"}},
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(changes: dict[str, object], tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    finish(run, 4)
+    run.config_path.write_text(dump_yaml(build(RunConfig, merge(tiny().model_dump(mode="json"), changes))))
+    with pytest.raises(RunError, match=r"00000004\.safetensors was made with other settings than [^\n]*$"):
+        finish(run)
+    assert run.state.status == "failed"
+    with pytest.raises(RunError, match="other settings"):
+        export_run(run)
+    shutil.rmtree(run.folder / "checkpoints")  # as the message says
+    assert run.load_checkpoint() is None
+
+
+def test_settings_that_do_not_change_the_result_may_change(straight: Run, tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    finish(run, 4)
+    changes = {"export": {"frames": 8}, "preview_every": 60.0, "checkpoint_every": 6, "prior": {"chunk": 1}}
+    run.config_path.write_text(dump_yaml(build(RunConfig, merge(tiny().model_dump(mode="json"), changes))))
+    assert finish(run)[0] == 5
+    ours, theirs = read_checkpoint(run.checkpoints[0]), read_checkpoint(straight.checkpoints[0])
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs if not key.startswith("run/"))
 
 
 def test_a_deleted_run_is_not_driven(tmp_path: Path):
