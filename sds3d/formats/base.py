@@ -15,10 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.splats import Geometry, Splats
 
 AssetT = TypeVar("AssetT", Mesh, Splats)
+
+ANTIALIASED = "the Gaussians were trained for antialiased rendering, which is not applied: small ones look too large"
+"""Warning about files that say so."""
+
+_COARSE = 1e-5  # largest rounding error of coordinates, as a fraction of the asset's size
 
 
 @dataclass(frozen=True)
@@ -91,6 +99,28 @@ def valid_gaussians(splats: Splats) -> Splats:
         message = f"{dropped} of {len(splats)} Gaussians have NaN, infinite or impossible values and are left out"
         warnings.warn(message, stacklevel=3)
     return valid.checked()
+
+
+def far_offset(points: NDArray) -> NDArray[np.float64]:
+    """Return what to subtract from points (N, 3) before they become 32-bit numbers, (3,) in whole units.
+
+    It is zero unless 32-bit numbers are too coarse so far from the origin, as with coordinates on a map. Then it is the
+    centre of the bounding box, and a warning tells it. Points that are not finite do not count.
+    """
+    if points.dtype.itemsize <= 4:
+        return np.zeros(3)
+    finite = points[np.isfinite(points).all(axis=1)]
+    if not len(finite):
+        return np.zeros(3)
+    with np.errstate(over="ignore"):
+        error = np.abs(finite - finite.astype(np.float32)).max()
+    low, high = finite.min(axis=0), finite.max(axis=0)
+    if error <= _COARSE * (high - low).max():
+        return np.zeros(3)
+    centre = np.rint(low / 2 + high / 2)
+    told = ", ".join(f"{value:.15g}" for value in centre)
+    warnings.warn(f"so far from the origin, 32-bit numbers are too coarse: ({told}) is the new origin", stacklevel=4)
+    return centre
 
 
 def first_line(error: BaseException) -> str:

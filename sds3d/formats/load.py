@@ -31,8 +31,9 @@ def load_asset(path: Path | str) -> Geometry:
     scene are moved to their places and joined. Vertex colours, base colours, textures, metallic and roughness are kept.
     A texture that all parts share is kept; where textures differ or repeat, their colours become vertex colours. A mesh
     with a texture also gets the texture's colours as vertex colours.
-    Splats: PLY, .splat, .spz and GLB with KHR_gaussian_splatting. The points of a PLY without faces become round
+    Splats: PLY, .splat, .spz, .sog and GLB with KHR_gaussian_splatting. The points of a PLY without faces become round
     Gaussians. Formats that other packages register are read as well.
+    So far from the origin that 32-bit numbers are too coarse, points and splats are moved there, with a warning.
 
     The content decides which format a file has, and its extension where the content has no signature.
 

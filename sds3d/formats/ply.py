@@ -12,12 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sds3d.formats.base import FileFormat, check_faces
-from sds3d.formats.ply_elements import is_ply, ply_header, read_header, read_vertices
+from sds3d.formats.base import FileFormat, check_faces, far_offset
+from sds3d.formats.ply_elements import colors_of, is_ply, ply_header, read_header, read_rows
 from sds3d.geometry.mesh import FRAME, Mesh
 from sds3d.geometry.splats import Geometry, Splats
-
-_COLOR_NAMES = (("red", "green", "blue"), ("diffuse_red", "diffuse_green", "diffuse_blue"), ("r", "g", "b"))
 
 
 def to_ply(mesh: Mesh) -> bytes:
@@ -40,12 +38,13 @@ def to_ply(mesh: Mesh) -> bytes:
 
 
 def from_ply(data: bytes, folder: Path) -> Geometry:
-    """Return the mesh of a PLY file, or round Gaussians at its points if it has no faces.
+    """Return the mesh of a PLY file of faces or strips, or round Gaussians at its points if it has neither.
 
     folder: holds the texture that the file may name. Raises ValueError, in one line, if data is not a PLY, is
     truncated, or has neither faces nor points.
     """
     from sds3d.formats.parts import joined
+    from sds3d.formats.ply_strips import ELEMENT, strips_part
     from sds3d.formats.trimesh_parts import parts
 
     _, elements, _ = read_header(data)
@@ -53,8 +52,12 @@ def from_ply(data: bytes, folder: Path) -> Geometry:
     names = {name for element in elements if element.name == "vertex" for name, _ in element.properties}
     if not counts.get("vertex"):
         raise ValueError("the PLY has neither faces nor points: export it again")
+    if not counts.get("face") and counts.get(ELEMENT):
+        return joined([strips_part(data)])
     if not counts.get("face"):
         return _from_points(data)
+    if counts.get(ELEMENT):
+        warnings.warn("the PLY has faces and strips of triangles: the strips are left out", stacklevel=3)
     mesh = joined(parts(data, "ply", folder, has_normals="nx" in names))
     if len(mesh.faces) < counts["face"]:
         raise ValueError(f"the PLY is truncated: it promises {counts['face']} faces and has {len(mesh.faces)}")
@@ -64,17 +67,14 @@ def from_ply(data: bytes, folder: Path) -> Geometry:
 def _from_points(data: bytes) -> Splats:
     from sds3d.geometry.sampling import splats_from_points
 
-    columns = read_vertices(data)
+    columns = read_rows(data)
     if not columns.keys() >= {"x", "y", "z"}:
         raise ValueError("the PLY's vertices have no x, y and z")
-    points = np.stack([columns[axis] for axis in "xyz"], axis=1).astype(np.float32)
+    points = np.stack([columns[axis] for axis in "xyz"], axis=1)
+    points = (points - far_offset(points)).astype(np.float32)
     finite = np.isfinite(points).all(axis=1)
-    colors = None
-    if found := next((names for names in _COLOR_NAMES if columns.keys() >= set(names)), None):
-        stored = np.stack([columns[name] for name in found], axis=1)
-        # Text files do not distinguish bytes from fractions: there, a value above 1 means bytes.
-        whole = 255 if stored.dtype.kind in "iu" or stored.max() > 1 else 1
-        colors = np.clip(stored / whole, 0, 1).astype(np.float32)
+    colors = colors_of(columns)
+    if colors is not None:
         finite &= np.isfinite(colors).all(axis=1)
     if finite.sum() < 2:
         raise ValueError(f"the PLY has no faces, and fewer than two of its {len(points)} points are finite")

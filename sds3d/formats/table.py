@@ -14,6 +14,7 @@ from sds3d.formats.base import FileFormat
 from sds3d.formats.glb import GLB
 from sds3d.formats.obj import OBJ
 from sds3d.formats.ply import PLY
+from sds3d.formats.sog import SOG, SOG_FOLDER
 from sds3d.formats.splat import SPLAT
 from sds3d.formats.splat_glb import SPLAT_GLB
 from sds3d.formats.splat_ply import SPLAT_PLY
@@ -26,7 +27,7 @@ from sds3d.plugins import from_other_packages, refuse_duplicates
 
 AnyFormat: TypeAlias = FileFormat[Mesh] | FileFormat[Splats]
 
-_OURS: tuple[AnyFormat, ...] = (GLB, OBJ, PLY, STL, USDZ, SPLAT_PLY, SPLAT, SPZ, SPLAT_GLB)
+_OURS: tuple[AnyFormat, ...] = (GLB, OBJ, PLY, STL, USDZ, SPLAT_PLY, SPLAT, SPZ, SPLAT_GLB, SOG, SOG_FOLDER)
 
 
 def _of_other_packages() -> Iterator[AnyFormat]:

@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 NODE_MODULES = [folder / "node_modules" for folder in (HERE, HERE.parents[1])]
 
 Validate = Callable[[bytes], dict[str, Any]]
-Transform = Callable[[bytes, str, str], bytes]
+Transform = Callable[..., bytes]
 
 
 def missing(program: str, why: Exception) -> NoReturn:
@@ -57,14 +57,14 @@ def validate() -> Validate:
 
 @pytest.fixture(scope="session")
 def splat_transform(tmp_path_factory) -> Transform:
-    """Return a function that converts (file, its suffix, new suffix) with PlayCanvas' splat-transform."""
+    """Return a function that converts (file, its suffix, new suffix, options) with PlayCanvas' splat-transform."""
     programs = [folder / "@playcanvas/splat-transform/bin/cli.mjs" for folder in NODE_MODULES]
     program = next((path for path in programs if path.exists()), programs[0])
 
-    def run(data: bytes, source: str, target: str) -> bytes:
+    def run(data: bytes, source: str, target: str, *options: str) -> bytes:
         folder = tmp_path_factory.mktemp("splats")
         (folder / f"in.{source}").write_bytes(data)
-        command = ["node", str(program), "--quiet", f"in.{source}", "--spz-version", "3", f"out.{target}"]
+        command = ["node", str(program), "--quiet", *options, f"in.{source}", f"out.{target}"]
         done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
         if done.returncode:
             raise RuntimeError((done.stderr or done.stdout).decode()[-2000:])

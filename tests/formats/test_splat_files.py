@@ -76,9 +76,10 @@ def test_glbs_converted_by_splat_transform_are_upright_and_face_the_front(name, 
     assert ours["mode"] == theirs["mode"]
 
 
-def test_the_spz_of_splat_transform_reads(splat_transform):
+@pytest.mark.parametrize("version", ["3", "4"])
+def test_the_spz_of_splat_transform_reads(version, splat_transform):
     splats = cloud()
-    theirs = from_spz(splat_transform(to_splat_ply(splats), "ply", "spz"))
+    theirs = from_spz(splat_transform(to_splat_ply(splats), "ply", "spz", "--spz-version", version))
     # Twelve fraction bits, and the harmonics in steps of 8/128 and 16/128.
     bounds = SPZ._replace(means=0.51 / 2**12, others=8.1 / 128)
     # It assumes that a PLY is right-down-forward when it writes .spz, but turned about Z when it writes GLB.
@@ -278,7 +279,7 @@ WRONG_FILES = {
     "ply-lacks-a-property": (ply_with(b"float rot_2", b"float rut_2"), "lack rot_2"),
     "ply-lacks-a-harmonic": (ply_with(b"float f_rest_8", b"float f_rust_8"), "8 f_rest properties"),
     "ply-misnumbers-a-harmonic": (ply_with(b"float f_rest_8", b"float f_rest_9"), "9 f_rest properties"),
-    "ply-compressed": (ply_with(b"float f_dc_0", b"float packed_position"), "compressed"),
+    "ply-compressed": (ply_with(b"float f_dc_0", b"float packed_position"), "no rows of chunk"),
     "ply-repeated-property": (ply_with(b"float y\n", b"float x\n"), "two of one name"),
     "ply-list-in-vertices": (ply_with(b"float y\n", b"list uchar int y\n"), "list property"),
     "ply-empty": (ply_with(b"vertex 4", b"vertex 0"), "no Gaussians"),
@@ -290,12 +291,12 @@ WRONG_FILES = {
         ply_with(b"element v", b"element a 1\nproperty list uchar int b\nelement v"),
         "lists before its vertices",
     ),
-    "spz-version-4": (b"NGSP" + bytes(60), "version 4 or later"),
+    "spz-version-4": (b"NGSP" + struct.pack("<I", 4) + bytes(60), "table of arrays does not fit"),
+    "spz-version-5": (b"NGSP" + struct.pack("<I", 5) + bytes(60), "version 5, but versions 1 to 4"),
     "spz-not-gzip": (b"PK" + bytes(60), "must begin with gzip"),
     "spz-beginning": (gzipped(b"NGSQ", bytes(60)), "NGSP is missing"),
-    "spz-version-2": (gzipped(spz_header(2, 1, 0, 0), bytes(20)), "has version 2"),
-    "spz-degree-4": (gzipped(spz_header(3, 1, 4, 0), bytes(99)), "degree 4"),
-    "spz-extensions": (gzipped(spz_header(3, 1, 0, 2), bytes(20)), "flags 2"),
+    "spz-gzipped-version-4": (gzipped(spz_header(4, 1, 0, 0), bytes(20)), "version 4"),
+    "spz-degree-5": (gzipped(spz_header(3, 1, 5, 0), bytes(99)), "degree 5"),
     "spz-empty": (gzipped(spz_header(3, 0, 0, 0)), "no Gaussians"),
     "glb-version-1": (b"glTF" + struct.pack("<II", 1, 40) + bytes(40), "version 1"),
     "glb-without-binary-chunk": (GLB_JSON + b"[]  ", "no binary chunk"),

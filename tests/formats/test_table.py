@@ -19,13 +19,14 @@ HEAVY = ("torch", "scipy", "numba", "trimesh", "xatlas", "pxr", "imageio_ffmpeg"
 
 def test_the_order_of_the_formats_stays():
     """The order is part of a run's settings, which determine the name of its folder."""
-    assert list(FORMATS) == ["glb", "obj", "ply", "stl", "usdz", "splat-ply", "splat", "spz", "splat-glb"]
-    assert get_args(Format) == EXPORT_FORMATS == tuple(FORMATS)
-    assert tuple(name for name in FORMATS if name != "usdz") == DEFAULT_FORMATS
-    assert EXTENSIONS == (".glb", ".obj", ".ply", ".stl", ".splat", ".spz")
+    assert list(FORMATS) == ["glb", "obj", "ply", "stl", "usdz", "splat-ply", "splat", "spz", "splat-glb",
+                             "sog", "sog-folder"]  # fmt: skip
+    assert get_args(Format) == EXPORT_FORMATS == tuple(FORMATS)[:-2]
+    assert tuple(name for name in EXPORT_FORMATS if name != "usdz") == DEFAULT_FORMATS
+    assert EXTENSIONS == (".glb", ".obj", ".ply", ".stl", ".splat", ".spz", ".sog", ".json")
 
 
-@pytest.mark.parametrize("name", [name for name, format_ in FORMATS.items() if format_.read is not None])
+@pytest.mark.parametrize("name", [name for name in EXPORT_FORMATS if FORMATS[name].read is not None])
 def test_a_written_file_is_recognised_as_its_format(name, textured_ball, splats, tmp_path):
     files = asset_files([name], "asset", textured_ball, splats)
     main = next(iter(files))
