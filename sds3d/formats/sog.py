@@ -114,7 +114,7 @@ def _table(entry: dict[str, Any]) -> NDArray[np.float32]:
 
 def _rotations(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     """Return quaternions (N, 4) w, x, y, z; the identity for a tag that makes no sense."""
-    others = (pixels[:, :3].astype(np.float32) / 255 * 2 - 1) / np.float32(math.sqrt(2))
+    others = ((pixels[:, :3] / 255 * 2 - 1) / math.sqrt(2)).astype(np.float32)
     known = pixels[:, 3] >= _FIRST_TAG
     quats = largest_restored(others, np.where(known, pixels[:, 3], _FIRST_TAG).astype(np.intp) - _FIRST_TAG)
     quats[~known] = [1, 0, 0, 0]

@@ -18,7 +18,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,7 +102,8 @@ def from_spz(data: bytes) -> Splats:
     )
 
 
-class _Header(NamedTuple):
+@dataclass(frozen=True)
+class _Header:
     """What a file says about its arrays."""
 
     version: int

@@ -11,7 +11,7 @@ from PIL import Image
 from sds3d.cameras import turntable
 from sds3d.formats.export import write_exports
 from sds3d.formats.load import load_asset
-from sds3d.formats.table import DEFAULT_FORMATS, FORMATS
+from sds3d.formats.table import DEFAULT_FORMATS, EXPORT_FORMATS, FORMATS
 from sds3d.geometry.sampling import splats_from_mesh
 from sds3d.rendering.mesh_zbuffer import rasterize
 
@@ -64,7 +64,7 @@ def test_only_the_requested_formats_are_written(tmp_path):
         assert isinstance(loaded, FORMATS[name].holds)
     everything = write_exports(tmp_path / "all", mesh, render_torus, "torus", splats=splats, **small)
     assert set(everything) == set().union(*files.values(), pictures)
-    assert set(FORMATS) == {*files, "usdz"}
+    assert set(EXPORT_FORMATS) == {*files, "usdz"}
     with pytest.raises(ValueError, match="spz needs splats"):
         write_exports(tmp_path / "none", mesh, render_torus, "torus", formats=["glb", "spz"], **small)
     assert not (tmp_path / "none").exists()
