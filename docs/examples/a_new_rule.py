@@ -4,7 +4,7 @@ Antithetic SDS: each step noises the render twice, with eps and with -eps, and a
 
     G = w(t) / 2 [(eps_S(x + eps) - eps) + (eps_S(x - eps) + eps)]
 
-so that what the noise alone contributes cancels to first order: a gradient of less variance for two calls of the prior.
+so that the contribution of the noise alone cancels to first order: less variance, for two calls of the prior.
 
 A rule is a settings class and a class with `__call__`. To give it a name for `guidance=...`, put the file into
 `sds3d/guidance/`, or register it from a package of yours; see Extending.
@@ -48,7 +48,7 @@ class Antithetic(Guidance):
         self.prior = prior
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         prior = self.prior
         t = self.config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         eps = draw_noise(x, generator)

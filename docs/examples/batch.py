@@ -1,7 +1,7 @@
 """Many prompts in one process.
 
 The prior is loaded once and passed to each run. For a file of prompts, several GPUs or a cluster, use `sds3d batch`.
-Run the script again to add prompts: finished runs are found and not made again.
+Run the script again with more prompts: finished runs are found and not repeated.
 """
 
 import os

@@ -4,8 +4,8 @@ The whole method (Poole et al. 2022, arXiv:2209.14988) with our own loop: a radi
 each view, score distillation, Adam. From the library come the field's renderer, the cameras and the prior; `optimize`
 is not used.
 
-The prior sees text and pictures, never a camera, as in the paper. What comes out has the paper's strengths and its
-flaw: look for a second handle (the Janus problem). `MULTIVIEW = True` lets the embedded prior see the cameras.
+The prior sees text and pictures, never a camera, as in the paper. The result has the paper's strengths and its flaw:
+look for a second handle (the Janus problem). `MULTIVIEW = True` lets the embedded prior see the cameras.
 """
 
 import os
@@ -39,16 +39,16 @@ plain, null = prior.encode_text([PROMPT]), prior.encode_text([""])
 
 
 def conditions(cameras):
-    """The text of each view, and the empty text as often."""
+    """Return the text of each view, followed by as many empty texts."""
     names = [view_name(a, e) for a, e in zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True)]
     rows = [plain if MULTIVIEW else encoded[name] for name in names]
     return type(null).cat([*rows, null.repeat(len(rows))])
 
 
 def sds(x, cameras, progress):
-    """The gradient of score distillation at x (B, C, h, w): w(t) (eps_guided - eps)."""
+    """Return the gradient of score distillation at x (B, C, h, w): w(t) (eps_guided - eps)."""
     count = len(x)
-    # Much noise decides the shape first, little noise the details later. One t for all views of a step.
+    # High noise decides the shape first, low noise the details later. All views of a step have one t.
     low, high = 0.6 + (0.05 - 0.6) * progress, 0.98 + (0.45 - 0.98) * progress
     t = (low + (high - low) * torch.rand(1, generator=generator)).expand(count)  # (B,)
     eps = torch.randn(x.shape, generator=generator)

@@ -1,7 +1,7 @@
 """The first asset: from a prompt to files.
 
-`generate` makes an asset, resumes one that was stopped, or returns one that is finished already: run this script twice
-and the second time takes no time. The run is a folder under `runs/`, the same that `sds3d generate` makes.
+`generate` makes an asset, resumes a stopped one, or returns a finished one: the second time, this script ends at once.
+The run is a folder under `runs/`, the same as that of `sds3d generate`.
 """
 
 import os

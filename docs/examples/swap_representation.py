@@ -1,6 +1,6 @@
 """One prompt in three representations.
 
-The guidance rule and the prior stay the same; one setting changes what the object is made of.
+The guidance rule and the prior stay the same; one setting changes the representation.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Paint a mesh of yours.
+"""Paint your own mesh.
 
-The mesh keeps its triangles; only its colours are optimised. Here the mesh is a mug of the toy world whose colours are
-thrown away. Yours can be any .glb, .obj, .ply or .stl with its front facing +Z and its top +Y.
+The mesh keeps its triangles; only its colours are optimised. Here the mesh is a mug of the toy world without its
+colours. Yours can be any .glb, .obj, .ply or .stl with its front facing +Z and its top +Y.
 """
 
 import os

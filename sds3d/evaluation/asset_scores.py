@@ -52,7 +52,7 @@ class AssetScore:
 
 
 def bench_prompts(n: int = 32) -> list[Spec]:
-    """Return the first n held-out combinations, taken in turns from every category and spread over the colours."""
+    """Return the first n held-out combinations: categories take turns, and colours vary."""
     by_category = {c: sorted((s for s in held_out() if s.category == c), key=prompt) for c in CATEGORIES}
     rng = np.random.default_rng(0)
     for specs in by_category.values():

@@ -1,4 +1,4 @@
-"""What `sds3d bench rendering` measures: one kernel on one scene, its plain-torch reference, and what scenes share."""
+"""The cases of `sds3d bench rendering`: one kernel on one scene, with its plain-torch reference; and shared helpers."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ class Case:
 
     run, reference: render the scene and return the outputs.
     leaves: the tensors that get gradients; empty if the kernel has no backward pass.
-    items, unit: what the speed is counted in. operations: of `run`. reference_bytes: memory that the reference needs.
-    library: what `run` calls on CUDA, empty if the kernel exists only on a CPU. note: more about the scene.
+    items, unit: number and kind of the items that the speed counts. operations: of `run`. reference_bytes: memory that
+    the reference needs. library: the library that `run` calls on CUDA; empty if the kernel exists only on a CPU.
+    note: more about the scene.
     """
 
     kernel: str
@@ -44,12 +45,12 @@ Builder = Callable[[torch.device], Case]
 
 
 def bound(function: Callable[..., Case], *arguments: Any, **settings: Any) -> Builder:
-    """Return the maker of a case that only lacks its device."""
+    """Return a function that makes a case and takes only the device."""
     return lambda device: function(*arguments, device=device, **settings)
 
 
 def seeded() -> torch.Generator:
-    """Return a generator that starts alike for every case."""
+    """Return a generator with the same seed for every case."""
     return torch.Generator().manual_seed(0)
 
 

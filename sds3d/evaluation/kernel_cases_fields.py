@@ -73,7 +73,7 @@ def _rays(size: int) -> tuple[Tensor, Tensor]:
 
 
 def _counted(density: Tensor, samples: packed.Samples) -> int:
-    """Return how many samples (S,) are evaluated before their rays become opaque."""
+    """Return how many of the samples (S,) are evaluated before their rays become opaque."""
     optical = (density * samples.dt).double()
     before = optical.cumsum(0) - optical
     before = before - before[samples.offsets[samples.ray].clamp(max=len(before) - 1)]

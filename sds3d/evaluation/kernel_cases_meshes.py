@@ -87,7 +87,7 @@ class _Lumps:
         return views * (7 * len(self.faces) + 25 * len(self.vertices)), 38 * views * len(self.vertices)
 
 
-def mesh_differentiableising(subdivisions: int, size: int, device: torch.device) -> Case:
+def mesh_rasterising(subdivisions: int, size: int, device: torch.device) -> Case:
     """Return the case of `rasterize_mesh`."""
     mesh = _Lumps(subdivisions, size, 1, device)
     return Case(
@@ -190,7 +190,7 @@ def mesh_whole(subdivisions: int, size: int, device: torch.device, views: int = 
 def groups() -> list[list[Builder]]:
     """Return makers of all cases, one list per kernel, the smallest scene first."""
     return [
-        [bound(mesh_differentiableising, *case) for case in _PARTS],
+        [bound(mesh_rasterising, *case) for case in _PARTS],
         [bound(mesh_interpolation, *case) for case in _PARTS],
         [bound(mesh_antialiasing, *case) for case in _PARTS],
         [bound(mesh_edges, k) for k in (3, 4, 5, 6)],

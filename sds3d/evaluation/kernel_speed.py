@@ -3,8 +3,8 @@
 All variants of a kernel run in one process and take turns (A B A B ...), so that another program on the machine slows
 all of them equally. Medians are reported. FLOP/s count the floating-point additions, subtractions, multiplications,
 divisions and square roots in the kernels' source, and an exponential as its polynomial. Comparisons, selections,
-conversions and integer operations, which dominate rasterisers, do not count. The share of the peak compares with what
-the same core reaches with nothing but multiply-adds in registers.
+conversions and integer operations, which dominate rasterisers, do not count. The peak is measured on the same core with
+multiply-adds in registers alone.
 """
 
 # Arguments are passed unpacked, and pyright cannot count them.

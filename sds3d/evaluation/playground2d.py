@@ -1,6 +1,6 @@
 """The 2D playground: a rule optimises plain pictures, or a prior's latents, instead of renders of a scene.
 
-It shows in seconds, and without 3D, what a rule does to a picture: how sharp and how saturated pictures become and how
+In seconds and without 3D, it shows what a rule does to a picture: how sharp and how saturated pictures become, and how
 much pictures of one prompt differ, as in the first experiments of ProlificDreamer (arXiv:2305.16213). The loop, the
 rules and the priors are those of a run; only the scene is flat.
 """
@@ -38,7 +38,7 @@ RATES = {"latents": 0.05, "pixels": 0.02}
 """Learning rates by the space in which pictures are optimised."""
 
 ACROSS, TILE = 7, 150
-"""Rules in a line of the sheet, and pixels per side of each picture."""
+"""Number of rules per line of the sheet, and pixels per side of each picture."""
 
 
 class Pictures(Scene):
@@ -46,7 +46,7 @@ class Pictures(Scene):
 
     values: (B, C, h, w) in the prior's space, starting at 0, or (B, S, S, 3) colours, starting at grey. All start
     equal, since each gets different noise. The pictures are opaque and have depth 0: they have no surface to which
-    noise could be fixed.
+    noise could be locked.
     """
 
     def __init__(self, prior: Prior, count: int, space: str) -> None:

@@ -1,4 +1,4 @@
-"""Guidance rules compared on the toy world, where the truth is known and can be measured instead of voted on.
+"""Guidance rules compared on the toy world, where the truth is known, so that results are measured instead of voted on.
 
 Papers judge rules by the likeness to the prior's own pictures (FID), the variety of results for one prompt, how
 saturated the colours become, and how often an object has two faces. Here all of these are measured against true
@@ -54,7 +54,7 @@ class RuleScore:
 
 
 def rule_presets() -> list[str]:
-    """Return the presets that only choose a rule: no stages, no other representation, no asset of the user's."""
+    """Return the presets that only choose a rule, without stages, another representation or a given asset."""
 
     def alone(preset: Preset) -> bool:
         representation = preset.values.get("representation", {})

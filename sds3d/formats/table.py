@@ -42,7 +42,7 @@ def _of_other_packages() -> Iterator[AnyFormat]:
 
 
 FORMATS: dict[str, AnyFormat] = {format_.name: format_ for format_ in (*_OURS, *_of_other_packages())}
-"""All formats by name. To read a file they are asked in reverse order, since a later one may be more special: a GLB
+"""All formats by name. To read a file they are tried in reverse order, since a later one may be more specific: a GLB
 with splats is also a GLB."""
 
 EXPORT_FORMATS = tuple(name for name, format_ in FORMATS.items() if format_.write is not None)

@@ -50,4 +50,4 @@ class Mesh:
 
 
 class EmptySurfaceError(RuntimeError):
-    """Raised when a scene holds nothing dense enough to be a surface."""
+    """Raised if a scene has no surface."""

@@ -75,14 +75,14 @@ def _sharp_edges(mesh: Mesh, spacing: float) -> NDArray[np.float64]:
 
 
 def sample_surface(mesh: Mesh, count: int, shift: Sequence[float] = (0.5, 0.0, 0.0)) -> SurfaceSamples:
-    """Return `count` points spread evenly over a mesh. shift: three numbers in [0, 1) that choose another spread.
+    """Return `count` points spread evenly over a mesh. shift: three numbers in [0, 1); other numbers, other points.
 
     Raises ValueError for a mesh without area or with vertices that are not finite.
     """
     corners = mesh.vertices[mesh.faces].astype(np.float64)  # (F, 3, 3)
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     twice = np.linalg.norm(cross, axis=1)
-    # Even steps along the cumulative area: no face gets too many points by chance.
+    # Even steps along the cumulative area, so that no face gets too many points by chance.
     index = np.arange(count)
     steps = (index + shift[0]) / count * (2 * mesh_area(mesh))
     face = np.searchsorted(np.cumsum(twice), steps, side="right").clip(max=np.flatnonzero(twice)[-1])

@@ -1,7 +1,7 @@
 """Asynchronous score distillation (ScaleDreamer, Ma et al. 2024, arXiv:2407.02040, sec. 3).
 
-VSD compares the prior with a trained network that predicts the noise of renders. ASD trains none. It compares the prior
-with itself at a later, noisier timestep, where the prior predicts the same injected noise better:
+VSD compares the prior with a trained network that predicts the noise of renders. ASD trains no network. It compares the
+prior with itself at a noisier timestep, where the prior predicts the same injected noise better:
 
     G = w(t) (eps_S(x_t; y, t) - eps(x_t'; y, t')),    t' = t + u eta (t - t_min),  u ~ U[0, 1]
 
@@ -58,7 +58,7 @@ class ASD(Guidance):
         self.prior = prior
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         share = draw((0.0, config.shift), x.shape[0], prior.n_views, generator).to(x.device)  # (B,), u eta

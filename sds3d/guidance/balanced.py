@@ -1,8 +1,8 @@
 """Balanced score distillation (PlacidDreamer, Huang et al. 2024, arXiv:2407.13976).
 
-Guidance pulls the render to the text, g_c = L (eps_cond - eps_null). The null prediction pulls it to pictures in
-general, g_d = eps_null. The rule follows their shortest convex combination (MGDA for two objectives), which works
-against neither:
+Guidance pulls the render towards the text, g_c = L (eps_cond - eps_null). The null prediction pulls it towards pictures
+in general, g_d = eps_null. The rule follows their shortest convex combination (MGDA for two objectives), which opposes
+neither:
 
     G = w(t) (a g_c + (1 - a) g_d),    a = clip(<g_d - g_c, g_d> / |g_d - g_c|^2, 0, 1)
 
@@ -37,7 +37,7 @@ class BalancedConfig(RuleConfig):
 
     name: Literal["balanced"] = "balanced"
     scale: float = Field(default=15.0, ge=0.0)
-    """L: factor on the direction of guidance. 15 is fixed in the paper's code, whatever its options say."""
+    """L: factor on the direction of guidance. The paper's code always uses 15, whatever its options."""
     weighting: Weighting = "alpha"
     """w(t) of the gradient."""
     schedule: Schedule = AnnealedSchedule(min=(0.02, 0.02), max=(0.98, 0.5), until=0.3)
@@ -57,7 +57,7 @@ class Balanced(Guidance):
 
     @torch.no_grad()
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)

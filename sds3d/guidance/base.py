@@ -1,4 +1,4 @@
-"""The contract of guidance rules, and classifier-free guidance: eps_null + S (eps_cond - eps_null), everywhere."""
+"""The contract of guidance rules, and classifier-free guidance, which is always eps_null + S (eps_cond - eps_null)."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ LEAST_ALPHA = 1e-3
 
 @dataclass(frozen=True)
 class Views:
-    """What a rule knows of the B renders of a step besides x.
+    """What a rule knows about the B renders of a step besides x.
 
     rgb: (B, H, W, 3) detached renders in [0, 1], composited on their background, at the prior's size.
-    alpha, depth: (B, h', w', 1) detached, at the size of the render: opacity, and the distance along the ray in metres,
-        weighted by it. With the cameras they locate the surface.
+    alpha, depth: (B, h', w', 1) detached, at the size of the render: the opacity, and the distance along the ray in
+        metres, weighted by the opacity. With the cameras they locate the surface.
     prompt: the embeddings of all texts, from which `positive` and `negative` follow.
     """
 
@@ -88,10 +88,10 @@ class Guidance(ABC):
 
     @abstractmethod
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, progress 0 at the first step and 1 at the last."""
+        """Do one step. x: (B, C, h, w) detached. progress: 0 at the first step, 1 at the last."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a resumed run needs: the rule's networks and their optimisers; nothing for most rules."""
+        """Return what a resumed run needs: the rule's networks and their optimisers; nothing for most rules."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:  # noqa: B027 (most rules have no state)
@@ -99,8 +99,10 @@ class Guidance(ABC):
 
 
 class RuleConfig(Config, ABC):
-    """Base of every rule's settings. A file in this package with a subclass that has a literal `name`, or such a
-    subclass that another package registers under `sds3d.guidance`, is a rule that configurations can name.
+    """Base of the settings of every rule.
+
+    Each subclass with a literal `name` is a rule that configurations can choose, if it is in a file of this package or
+    another package registers it under `sds3d.guidance`.
     """
 
     @abstractmethod
@@ -114,7 +116,7 @@ class RuleConfig(Config, ABC):
         return prompt_texts(prompt, config)
 
     def in_prior_space(self) -> Self:
-        """Return the rule without losses in decoded pixels, if it has such a form; else the rule itself."""
+        """Return the form of the rule without losses in decoded pixels if it has one, otherwise the rule itself."""
         return self
 
 
@@ -151,9 +153,9 @@ def guided_prediction(
 
     x_t: (B, C, h, w), view-fastest groups of `prior.n_views`. t: (B,) in [0, 1]. scale: S; 1 is the plain conditional
     model. The negative branch drops the text and keeps the camera: guidance amplifies the text, never the pose.
-    rescale: share phi in [0, 1] of rescaled guidance, against over-saturation (Lin et al. 2023, arXiv:2305.08891,
-    sec. 3.4; on x0 in MVDream, arXiv:2308.16512). That share of x0 gets the standard deviation of the conditional x0,
-    over all views of an object. eps then follows from x0, and sigma(t) must be above 0.
+    rescale: share phi in [0, 1] of rescaled guidance, which prevents over-saturation (Lin et al. 2023,
+    arXiv:2305.08891, sec. 3.4; on x0 in MVDream, arXiv:2308.16512). This share of x0 gets the standard deviation of the
+    conditional x0, over all views of an object. eps then follows from x0, and sigma(t) must be above 0.
 
     Raises ValueError if B is not a multiple of the prior's views or differs between the arguments.
     """

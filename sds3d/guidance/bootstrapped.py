@@ -52,7 +52,7 @@ class TuningConfig(FullCopyConfig):
     """The copy of the prior that is tuned on refined renders."""
 
     updates: int = Field(default=25, ge=0, le=1000)
-    """Updates after each refinement. 0: the copy stays the prior, and nothing is refined."""
+    """Updates after each refinement. 0: the copy stays equal to the prior, and nothing is refined."""
     camera_dropout: float = Field(default=0.0, ge=0, le=1)
     """Probability that a batch is learned without its cameras."""
     text_dropout: float = Field(default=0.1, ge=0, le=1)
@@ -102,7 +102,7 @@ class Bootstrapped(Guidance):
         self.step = 0
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
@@ -125,7 +125,7 @@ class Bootstrapped(Guidance):
 
     @torch.no_grad()
     def _guided(self, x_t: Tensor, t: Tensor, views: Views) -> GuidedPrediction:
-        """The prediction of the tuned copy under classifier-free guidance."""
+        """Return the prediction of the tuned copy under classifier-free guidance."""
         asked, null = predict_each(self.tuned.score, x_t, t, [views.positive, views.negative], views.cameras)
         return combine(asked, null, self.config.scale)
 
@@ -148,7 +148,7 @@ class Bootstrapped(Guidance):
         return sample(prior, x_t, conditions, start * sampling_times(prior, config.refine_steps))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Both networks with their optimisers, the refined renders, and the number of steps."""
+        """Return both networks with their optimisers, the refined renders, and the number of steps."""
         parts = {"phi": self.phi, "tuned": self.tuned, "cache": self.cache}
         state = {key: value for name, one in parts.items() for key, value in prefixed(name, one.state_dict()).items()}
         return state | {"step": torch.tensor(self.step)}

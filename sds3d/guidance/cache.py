@@ -26,7 +26,7 @@ class ViewCache:
         return self.batches[int(torch.randint(len(self.batches), (), generator=generator))]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All batches, "<index>/<name>"."""
+        """Return all batches as "<index>/<name>"."""
         state = {}
         for index, (x, cameras) in enumerate(self.batches):
             angles = torch.stack([cameras.azimuth, cameras.elevation, cameras.distance, cameras.fovy])  # (4, B)

@@ -41,14 +41,14 @@ class CFDConfig(RuleConfig):
     weighting: Weighting = "uniform"
     """w(t) of the gradient. Released: uniform on MVDream, lambda on Stable Diffusion."""
     gamma: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of the noise's variance that is drawn anew in each step. 0: the ODE. Above 0: the SDE. 1: SDS. Released:
-    0.0001 in 10,000 steps; the sum over all steps matters."""
+    """Share of the noise's variance that is replaced by fresh noise in each step. 0: the ODE. Above 0: the SDE. 1: SDS.
+    Released: 0.0001 in 10,000 steps; the sum over all steps matters."""
     churn: bool = False
-    """Ask the prior at the noise level lambda / sqrt(1 - gamma), where a step of the exact SDE begins (Karras et al.
-    2022, arXiv:2206.00364, algorithm 2). Without it, as in the released 3D code, samples vary less than they should."""
+    """Query the prior at the noise level lambda / sqrt(1 - gamma), where a step of the exact SDE begins (Karras et al.
+    2022, arXiv:2206.00364, algorithm 2). Without this, as in the released 3D code, samples vary too little."""
     oversampling: int = Field(default=4, ge=1, le=64)
-    """Texels along an edge of a map of the reference noise, per noise pixel of a view's height. 4 takes 25 MB for the
-    64 x 64 x 4 latents of Stable Diffusion and 400 MB for the 128 x 128 x 16 latents of SD3: take 1 or 2 for those.
+    """Texels per side of a map of the reference noise, per noise pixel of a view's height. 4 takes 25 MB for the
+    64 x 64 x 4 latents of Stable Diffusion and 400 MB for the 128 x 128 x 16 latents of SD3: use 1 or 2 for SD3.
     Released: 32."""
     schedule: Schedule = PiecewiseSchedule(knots=((0.0, 0.98, 0.98), (0.5, 0.596, 0.596), (1.0, 0.308, 0.308)))
     """Timesteps, one for all views."""
@@ -76,7 +76,7 @@ class CFD(Guidance):
         self.noise: SurfaceNoise | None = None  # drawn when the shape of x is known
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space, with the same B in all steps; progress in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space; B is constant. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         batch, channels, height, width = x.shape
         t = config.schedule.sample(progress, batch, batch, generator).to(x.device)  # (B,), all the same
@@ -105,7 +105,7 @@ class CFD(Guidance):
         return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=keep)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The noise."""
+        """Return the state of the noise."""
         return {} if self.noise is None else self.noise.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

@@ -1,13 +1,14 @@
 """Coupled score distillation (2025, arXiv:2505.04262).
 
-The views of an object become likely under the prior one by one, by the words of the views, and all together, by their
-cameras. From KL(q || p_2D p_MV^lambda) follows, for each view v and with one timestep for all views,
+The rule makes the views of an object likely under the prior in two ways: each view alone, by the words of the view, and
+all views together, by their cameras. From KL(q || p_2D p_MV^lambda) follows, for each view v and with one timestep for
+all views,
 
     G_v = w(t) [image (eps_2D - eps_phi) + coupling (eps_MV - eps_phi)]_v
 
-where phi learns the joint score of the renders. The prior is asked twice: as a plain 2D model without cameras, and as a
-multi-view model. A prior without cameras gives the same prediction twice, except for the text, and the rule is VSD with
-the weight image + coupling.
+where phi learns the joint score of the renders. The prior is queried twice: as a plain 2D model without cameras, and as
+a multi-view model. A prior without cameras gives the same prediction twice, except for the text, and the rule is VSD
+with the weight image + coupling.
 
 Reconstructed: the equation could not be compared with the paper's.
 """
@@ -44,7 +45,7 @@ class CoupledConfig(RuleConfig):
     scale: float = Field(default=7.5, ge=0.0)
     """Classifier-free guidance scale S of both predictions in eps_null + S (eps_cond - eps_null)."""
     image: float = Field(default=1.0, ge=0.0)
-    """Weight of the views one by one, without cameras and with the words of the views."""
+    """Weight of each view alone, without cameras and with the words of the view."""
     coupling: float = Field(default=1.0, ge=0.0)
     """Weight lambda of the views together, with their cameras; the paper shows 0.1 to 2."""
     weighting: Weighting = "sds"
@@ -70,7 +71,7 @@ class Coupled(VariationalRule):
         self.config = config
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
@@ -88,7 +89,7 @@ class Coupled(VariationalRule):
 
     @torch.no_grad()
     def _view_by_view(self, x_t: Tensor, t: Tensor, views: Views) -> GuidedPrediction:
-        """The guided prediction of the prior as a plain 2D model, which knows the view by words alone."""
+        """Return the guided prediction of the prior as a plain 2D model, which knows the view only from the text."""
         texts = [views.prompt.of_views(views.cameras), views.negative]
         asked, null = predict_each(self.prior, x_t, t, texts, cameras=None)
         return combine(asked, null, self.config.scale)

@@ -24,9 +24,10 @@ from sds3d.priors.base import Prior, add_noise, expand
 
 
 class CSDConfig(RuleConfig):
-    """Settings of `CSD`; the defaults are the paper's for its first stage, where coefficients change over half of the
-    run, here over all of it. Each pair is the coefficient at the start and at the end, linear between; the three
-    coefficients sum to 0."""
+    """Settings of `CSD`; the defaults are the paper's for its first stage.
+
+    Each pair is the coefficient at the start and at the end of the run, linear between. In the paper, the coefficients
+    change over half of the run. The three coefficients sum to 0."""
 
     name: Literal["csd"] = "csd"
     positive: tuple[float, float] = (1.0, 1.0)
@@ -65,7 +66,7 @@ class CSD(Guidance):
         self.prior = prior
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)

@@ -5,7 +5,7 @@ for the object's category:
 
     G = w(t) (eps_S(x_t; y) - eps(x_t; category))
 
-The difference drops what all objects of the category share, and keeps what is special about this one.
+The difference removes what all objects of the category share, and keeps what is special about this one.
 
 Reconstructed from the abstract; the paper's weights are unknown.
 """
@@ -48,7 +48,7 @@ class CSDSConfig(RuleConfig):
     """Timesteps."""
 
     def texts(self, prompt: str, config: PromptConfig) -> PromptTexts:
-        """Those of the prompt, and the category."""
+        """Return the texts of the prompt, and the category."""
         return replace(super().texts(prompt, config), extra={"category": config.category})
 
     def make(self, prior: Prior) -> CSDS:
@@ -65,7 +65,7 @@ class CSDS(Guidance):
 
     @torch.no_grad()
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)

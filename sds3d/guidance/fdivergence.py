@@ -65,9 +65,9 @@ class FDivergenceConfig(RuleConfig):
     scale: float = Field(default=7.5, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null), of the gradient and of the samples."""
     start: float = Field(default=0.1, ge=0.0, le=1.0)
-    """Share of the run in which all samples have the same weight, since the discriminator knows little at first."""
+    """Share of the run, at its start, in which all samples have the same weight while the discriminator learns."""
     refresh_every: int = Field(default=50, ge=1)
-    """Steps between two draws of pictures from the prior, with the cameras of that step."""
+    """Steps between two draws of pictures from the prior, with the cameras of the step."""
     sampling_steps: int = Field(default=10, ge=1, le=1000)
     """DDIM steps of a draw."""
     cache: int = Field(default=4, ge=1, le=1000)
@@ -120,7 +120,7 @@ class FDivergence(Guidance):
         self.log_ratio = log_ratio
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
@@ -170,7 +170,7 @@ class FDivergence(Guidance):
         return loss
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Both networks with their optimisers, and the prior's pictures."""
+        """Return both networks with their optimisers, and the prior's pictures."""
         state = prefixed("phi", self.phi.state_dict()) | prefixed("cache", self.cache.state_dict())
         if self.network is not None and self.learner is not None:
             weights = {name: value.clone() for name, value in self.network.state_dict().items()}

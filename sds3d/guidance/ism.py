@@ -61,7 +61,7 @@ class ISM(Guidance):
 
     @torch.no_grad()
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]. Only t is random."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]. Only t is random."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         s = (t - config.interval).clamp_min(0.0)  # (B,)

@@ -35,7 +35,7 @@ class MultiViewConfig(RuleConfig):
     """Timesteps."""
 
     def in_prior_space(self) -> Self:
-        """The latent form."""
+        """Return the form that compares in the prior's space."""
         return self.model_copy(update={"space": "latent"})
 
     def make(self, prior: Prior) -> MultiView:
@@ -51,7 +51,7 @@ class MultiView(Guidance):
         self.prior = prior
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, view-fastest groups of `prior.n_views`; progress in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, view-fastest groups of `prior.n_views`. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)

@@ -1,7 +1,8 @@
 """Perp-Neg (Armandpour et al. 2023, arXiv:2304.04968): guidance away from the words of neighbouring views.
 
-The positive text of a view is interpolated between those of its two neighbouring views, which are the negatives. Of a
-negative's direction only the part perpendicular to the positive's counts, so that what both texts share is kept:
+The positive text of a view is interpolated between the texts of its two neighbouring views, which are also the
+negatives. Only the part of a negative direction that is perpendicular to the positive direction counts, so that what
+both texts share is kept:
 
     eps = eps_null + S (d_pos + sum_i w_i (d_i - <d_i, d_pos> / |d_pos|^2 d_pos)),    d = eps_text - eps_null
 """

@@ -12,7 +12,7 @@ from sds3d.plugins import choices, union_of
 
 
 def rule_configs() -> tuple[type[RuleConfig], ...]:
-    """Return the settings of every rule: ours in the alphabetical order of their files, then other packages'."""
+    """Return the settings of every rule: ours in the order of their files, then other packages'."""
     return choices("sds3d.guidance", RuleConfig, without=__name__)
 
 

@@ -17,7 +17,7 @@ from sds3d.prompts.prompt import PromptConfig, encode_prompt
 
 @dataclass(frozen=True)
 class Conditions:
-    """What B samples are drawn under: cameras and texts, one row for each, and the guidance scale S.
+    """The conditions of B samples: cameras and texts, one row for each sample, and the guidance scale S.
 
     Rows are in view-fastest groups for a prior that denoises several views together.
     """
@@ -47,7 +47,7 @@ def sample(prior: Prior, noise: Tensor, conditions: Conditions, times: Tensor) -
 
 
 def sampling_times(prior: Prior, steps: int) -> Tensor:
-    """steps + 1 timesteps from 1 to 0: even ones, moved by the prior's shift towards noise."""
+    """Return steps + 1 timesteps from 1 to 0, evenly spaced and then moved towards noise by the prior's shift."""
     even = torch.linspace(1.0, 0.0, steps + 1)
     return prior.shift * even / (1 + (prior.shift - 1) * even)
 

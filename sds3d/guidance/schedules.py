@@ -1,4 +1,4 @@
-"""Timestep schedules: the noise levels at which a rule asks the prior. Any rule can have any schedule."""
+"""Timestep schedules: the noise levels at which a rule queries the prior. Any rule can have any schedule."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class UniformSchedule(WindowSchedule):
 
 
 class AnnealedSchedule(WindowSchedule):
-    """t ~ U[min, max] with ends that move linearly: layout first, details later (MVDream, arXiv:2308.16512)."""
+    """t ~ U[min, max] with bounds that move linearly: layout first, details later (MVDream, arXiv:2308.16512)."""
 
     name: Literal["annealed"] = "annealed"
     min: tuple[Timestep, Timestep] = (0.98, 0.02)
@@ -62,7 +62,7 @@ class AnnealedSchedule(WindowSchedule):
     max: tuple[Timestep, Timestep] = (0.98, 0.5)
     """Most noise at the start and at the end."""
     until: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Share of the run after which the ends no longer move."""
+    """Share of the run after which the bounds no longer move."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -82,7 +82,7 @@ class AnnealedSchedule(WindowSchedule):
 
 
 class PiecewiseSchedule(WindowSchedule):
-    """t ~ U[min, max] with ends that are linear between knots, and constant before the first and after the last.
+    """t ~ U[min, max] with bounds that are linear between knots, and constant before the first and after the last.
 
     Two knots at the same progress are a hard switch (ProlificDreamer, arXiv:2305.16213: U[.02, .98], then U[.02, .5]).
     Knots with min = max give a deterministic t (a line in SDI, arXiv:2405.15891; broken lines in CFD,

@@ -1,8 +1,8 @@
 """Score distillation via inversion (SDI, Lukoianov et al. 2024, arXiv:2405.15891).
 
-SDS differs from DDIM sampling in the noise alone: SDS injects fresh noise, DDIM has the noise of its trajectory. SDI
-infers that noise. It inverts the render under the text with a negative guidance scale, and pulls the render to the
-clean estimate from there:
+SDS differs from DDIM sampling only in the noise: SDS injects fresh noise, and DDIM has the noise of its trajectory. SDI
+infers that noise. It inverts the render with the text and a negative guidance scale, and pulls the render towards the
+clean estimate of the result:
 
     G = x - x0_S(x_t; y, t),    x_t = inversion of x to t
 """
@@ -50,7 +50,7 @@ class SDI(Guidance):
 
     @torch.no_grad()
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
 

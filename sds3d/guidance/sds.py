@@ -38,11 +38,11 @@ class SDSConfig(RuleConfig):
     scale: float = Field(default=101.0, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
     rescale: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of x0 that is rescaled to the contrast of the unguided x0, see `guided_prediction`. 0.5 tames the colours
-    of a high scale."""
+    """Share of x0 that is rescaled to the contrast of the unguided x0, see `guided_prediction`. 0.5 reduces the
+    saturated colours of a high scale."""
     perp_neg: bool = False
-    """Use the words of neighbouring views as negatives (Perp-Neg, arXiv:2304.04968), against second faces. For priors
-    without cameras. The prior is asked for four texts per view instead of two."""
+    """Use the words of neighbouring views as negatives (Perp-Neg, arXiv:2304.04968), which prevents second faces. For
+    priors without cameras. The prior processes four texts per view instead of two."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""
     schedule: Schedule = UniformSchedule()
@@ -61,7 +61,7 @@ class SDS(Guidance):
         self.prior = prior
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         eps = draw_noise(x, generator)

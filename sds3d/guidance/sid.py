@@ -44,7 +44,7 @@ class SiDConfig(RuleConfig):
     @model_validator(mode="after")
     def _phi_learns_what_it_is_asked(self) -> Self:
         if self.fake_scale != 1 and self.variational.updates and not self.variational.text_dropout:
-            raise ValueError("a fake_scale other than 1 asks phi without the text: give variational.text_dropout")
+            raise ValueError("a fake_scale other than 1 queries phi without the text: give variational.text_dropout")
         return self
 
     def make(self, prior: Prior) -> SiD:
@@ -63,7 +63,7 @@ class SiD(VariationalRule):
         self.config = config
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         eps = draw_noise(x, generator)

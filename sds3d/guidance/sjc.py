@@ -41,7 +41,7 @@ class SJCConfig(RuleConfig):
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null); the paper's form counts from eps_cond and
     has 100."""
     variance_reduced: bool = True
-    """Compare the denoised render with the render and not with its noised copy; the mean is the same."""
+    """Compare the denoised render with the render instead of its noised copy; the mean is the same."""
     weighting: Weighting = "uniform"
     """w(t) of the gradient."""
     schedule: Schedule = UniformSchedule(min=0.01, max=0.97)
@@ -60,7 +60,7 @@ class SJC(Guidance):
         self.prior = prior
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         alpha, sigma = expand(prior.alpha(t).clamp_min(LEAST_ALPHA), x), expand(prior.sigma(t), x)  # (B, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Noise that is locked to an object's surface: views of the same piece of surface have the same noise there.
+"""Noise that is locked to an object's surface: all views of a piece of surface have the same noise there.
 
 A reference noise W of independent normals is stored in texels of space: 6 maps of a hemisphere each (about +-x, +-y and
 +-z) in 4 radial shells, with R x R texels per map and shell, as in Consistent Flow Distillation (Yan et al. 2025,
@@ -12,9 +12,9 @@ within a view, because pixels of a view never share a texel. Pixels of two views
 |Omega and Omega'| / sqrt(|Omega| |Omega'|). A lookup of W, with any filter, has none of these three properties.
 
 Every direction belongs to three hemispheres, so a triangle that crosses the rim of one is complete in another. Pixels
-without texels (background, silhouettes, surfaces seen edge-on from the world's centre) have another noise, constant for
-each place in the batch. A constant background noise follows the same flow as the object, and the views of a step stay
-independent of each other there.
+without texels (background, silhouettes, surfaces parallel to the direction from the world's centre) have another noise,
+constant for each index in the batch. A constant background noise follows the same flow as the object, and there the
+views of a step stay independent of each other.
 
 W is stored and not computed from a hash, because it evolves as an autoregressive process: its value depends on all
 earlier steps.
@@ -49,7 +49,7 @@ _KERNEL: Any = {"nogil": True, "cache": True, "error_model": "numpy"}
 class SurfaceNoise:
     """The noise of a batch of views, float32 on the CPU, from one seed.
 
-    shape: (B, C, h, w) of the noise. resolution: R, texels along an edge of a map. 24 R^2 C floats are stored; with
+    shape: (B, C, h, w) of the noise. resolution: R, texels per side of a map. 24 R^2 C floats are stored; with
     R = 4 h, a pixel covers about 60 texels.
     """
 

@@ -12,7 +12,7 @@ from sds3d.config import Config
 
 
 class Transform(Config):
-    """Base of all transforms: leaves gradients as they are, where a subclass does not say otherwise."""
+    """Base of all transforms. Subclasses override one of the methods; the other leaves the gradient as it is."""
 
     def on_x(self, gradient: Tensor, progress: float) -> Tensor:
         """gradient: (B, C, h, w) in the prior's space."""
@@ -24,7 +24,7 @@ class Transform(Config):
 
 
 class PixelClip(Transform):
-    """Pixel-wise gradient clipping (PGC, Pan et al. 2023, arXiv:2310.12474, sec. 3.3), against over-saturated pixels.
+    """Pixel-wise gradient clipping (PGC, Pan et al. 2023, arXiv:2310.12474, sec. 3.3): prevents over-saturated pixels.
 
     g <- g min(1, limit / max_channel |g|) at each pixel of the picture, after the prior's encoder: the direction of a
     pixel's gradient is kept.
@@ -32,7 +32,7 @@ class PixelClip(Transform):
 
     name: Literal["pixel_clip"] = "pixel_clip"
     limit: PositiveFloat = 0.1
-    """Largest channel of a pixel's gradient, of the sum over a view's pixels."""
+    """Largest channel of a pixel's gradient; the loss is a sum over a view's pixels."""
 
     def on_picture(self, gradient: Tensor, progress: float) -> Tensor:
         """gradient: (B, H, W, 3) with respect to the rendered colours, of each view alone."""

@@ -41,7 +41,7 @@ class VariationalConfig(TrainingConfig):
     camera_dropout: float = Field(default=0.1, ge=0, le=1)
     """Probability that a batch is learned without its cameras."""
     text_dropout: float = Field(default=0.0, ge=0, le=1)
-    """Probability that a batch is learned with the empty text; above 0 for rules that ask phi for the empty text."""
+    """Probability that a batch is learned with the empty text; above 0 for rules that query phi with the empty text."""
 
 
 class Learner:
@@ -60,7 +60,7 @@ class Learner:
         return loss.item()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Step counts and moments, "<parameter's index>/<name>"."""
+        """Return step counts and moments as "<parameter's index>/<name>"."""
         return {name: value.clone() for name, value in optimizer_state(self.optimizer).items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -77,7 +77,7 @@ class TrainedScore:
     def __init__(self, config: VariationalConfig, prior: Prior, score: TrainableScore | None = None) -> None:
         self.config = config
         self.prior = prior
-        # A fixed seed will do: low-rank updates start at zero whatever is drawn, so phi starts as the prior.
+        # A fixed seed is enough: low-rank updates start at zero whatever is drawn, so phi starts as the prior.
         self.score = score or prior.trainable_score(torch.Generator().manual_seed(0), config.rank)
         self.learner = Learner(self.score.parameters(), config) if config.updates else None
 
@@ -104,7 +104,7 @@ class TrainedScore:
         return loss
 
     def learning(self, x: Tensor, views: Views, generator: torch.Generator) -> Learn:
-        """Return what calls `train`, for `Guided.learn`."""
+        """Return a function that calls `train`, for `Guided.learn`."""
         return lambda: {"variational_loss": self.train(x, views, generator)}
 
     def update(
@@ -126,7 +126,7 @@ class TrainedScore:
             return self.learner.step(target_error(self.prior, prediction, x.detach(), eps, t))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The trained weights and the optimiser's state."""
+        """Return the trained weights and the optimiser's state."""
         state = {f"score/{name}": value.clone() for name, value in self.score.state_dict().items()}
         if self.learner is not None:
             state |= prefixed("optimizer", self.learner.state_dict())
@@ -150,7 +150,7 @@ class VariationalRule(Guidance):
         self.phi = TrainedScore(variational, prior, score)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The network phi and its optimiser."""
+        """Return the network phi and its optimiser."""
         return self.phi.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:

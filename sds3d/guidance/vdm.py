@@ -1,7 +1,7 @@
 """Variational distribution mapping (VDM in DreamMapping, Cai et al. 2024, arXiv:2409.05099).
 
-The render is seen as a degraded picture of the prior. A small network M, trained together with the scene, maps the
-clean estimate x0 = (x_t - sigma eps_cond) / alpha to the render, which needs no gradient of a U-Net. The noise that
+The rule treats the render as a degraded picture of the prior. A small network M, trained together with the scene, maps
+the clean estimate x0 = (x_t - sigma eps_cond) / alpha to the render; no gradient of a U-Net is needed. The noise that
 leads from M(x0) to x_t approximates the score of the renders, with a coefficient a(t) (distribution coefficient
 annealing):
 
@@ -48,7 +48,7 @@ class VDMConfig(RuleConfig):
     scale: float = Field(default=7.5, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
     coefficient: tuple[Coefficient, Coefficient] = (1.0, 0.0)
-    """a(t) at t = 0 and at t = 1, linear between. At much noise x0 says little about the render."""
+    """a(t) at t = 0 and at t = 1, linear between. At high noise x0 says little about the render."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""
     schedule: Schedule = UniformSchedule()
@@ -86,7 +86,7 @@ class VDM(Guidance):
         self.mapping = mapping
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         eps = draw_noise(x, generator)
@@ -121,7 +121,7 @@ class VDM(Guidance):
         return loss
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The network M and its optimiser."""
+        """Return the network M and its optimiser."""
         if self.network is None or self.learner is None:
             return {}
         weights = {name: value.clone() for name, value in self.network.state_dict().items()}

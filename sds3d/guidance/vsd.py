@@ -9,10 +9,9 @@ a camera, so that views do not all become alike. It replaces eps_phi by
 
     lambda eps_phi(x_t; t) + (1 - lambda) eps_phi(x_t; c, t)
 
-PG-SB (SNOOPI, Nguyen et al. 2024, arXiv:2412.02687) draws the guidance scale anew in each step, for the prior and for
-phi.
+PG-SB (SNOOPI, Nguyen et al. 2024, arXiv:2412.02687) draws a new guidance scale in each step, for the prior and for phi.
 
-Unverified: whether PG-SB draws one scale for both or two. Here it is one.
+Unverified: whether PG-SB draws one scale for both or two scales. Here it is one.
 """
 
 from __future__ import annotations
@@ -48,8 +47,8 @@ class VSDConfig(RuleConfig):
     random_scale: tuple[float, float] | None = None
     """PG-SB: bounds of the scale that each step draws for both, instead of `scale`; the paper's are (0.5, 4)."""
     entropy: float = Field(default=0.0, ge=0.0, le=1.0)
-    """ESD: weight lambda of phi's score without a camera, which is guidance of phi by the camera with the scale
-    1 - lambda; 0 is VSD."""
+    """ESD: weight lambda of phi's score without a camera. This is guidance of phi by the camera with the scale
+    1 - lambda. 0 is VSD."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""
     schedule: Schedule = UniformSchedule()
@@ -66,9 +65,11 @@ class VSDConfig(RuleConfig):
             if self.entropy:
                 raise ValueError("random_scale and entropy belong to different rules: remove one of them")
             if self.variational.updates and not self.variational.text_dropout:
-                raise ValueError("random_scale asks phi without the text: give variational.text_dropout, such as 0.1")
+                raise ValueError(
+                    "random_scale queries phi without the text: give variational.text_dropout, such as 0.1"
+                )
         if self.entropy and self.variational.updates and not self.variational.camera_dropout:
-            raise ValueError("entropy asks phi without the camera: give variational.camera_dropout, such as 0.1")
+            raise ValueError("entropy queries phi without the camera: give variational.camera_dropout, such as 0.1")
         return self
 
     def make(self, prior: Prior) -> VSD:
@@ -87,7 +88,7 @@ class VSD(VariationalRule):
         self.config = config
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """One step: x (B, C, h, w) detached, in the prior's space; progress in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
@@ -106,7 +107,7 @@ class VSD(VariationalRule):
         return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=learn)
 
     def _of_renders(self, x_t: Tensor, t: Tensor, views: Views, scale: float) -> Tensor:
-        """eps_phi, with the guidance of the variant."""
+        """Return eps_phi, with the guidance of the variant."""
         config, phi = self.config, self.phi
         if config.random_scale is not None:
             return combine(*phi.predict_text_and_null(x_t, t, views), scale).eps

@@ -12,7 +12,7 @@ from sds3d.priors.base import PriorConfig
 
 
 def prior_configs() -> tuple[type[PriorConfig], ...]:
-    """Return the settings of every kind of prior: ours in the alphabetical order of their files, then others'."""
+    """Return the settings of every kind of prior: ours in the order of their files, then other packages'."""
     return choices("sds3d.priors", PriorConfig, without=__name__)
 
 

@@ -41,15 +41,15 @@ class TrainableScore(Protocol):
     """
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
-        """Predict as `Prior.predict` does, with gradients to `parameters`. cameras: None to ask without a camera."""
+        """Predict as `Prior.predict` does, with gradients to `parameters`. cameras: None: predict without cameras."""
         ...
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """The trained parameters, in float32."""
+        """Return the trained parameters, in float32."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The trained parameters by name."""
+        """Return the trained parameters by name."""
         ...
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -73,7 +73,7 @@ class Prior(TextEncoder, Protocol):
     n_views: int
     """Views that the model denoises together; 1 for a plain 2D model. Batches consist of view-fastest groups."""
     shift: float
-    """Sampling moves even timesteps t towards noise, to shift t / (1 + (shift - 1) t); 1: not at all."""
+    """Sampling moves evenly spaced timesteps t towards noise, to shift t / (1 + (shift - 1) t); 1: no shift."""
 
     def encode_image(self, rgb: Tensor) -> Tensor:
         """Map rgb (B, H, W, 3) in [0, 1] to x (B, C, h, w); differentiable."""
@@ -84,15 +84,15 @@ class Prior(TextEncoder, Protocol):
         ...
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Signal scale at t, same shape as t."""
+        """Return the signal scale at t, same shape as t."""
         ...
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise scale at t, same shape as t."""
+        """Return the noise scale at t, same shape as t."""
         ...
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
-        """Denoise x_t (B, C, h, w) at t (B,). cameras: None to ask without a camera, view by view.
+        """Predict noise and clean estimate of x_t (B, C, h, w) at t (B,). cameras: None: each view alone, no cameras.
 
         Differentiable in x_t, never in the frozen weights. Most rules call it under no_grad.
         """
@@ -108,8 +108,10 @@ class Prior(TextEncoder, Protocol):
 
 
 class PriorConfig(Config, ABC):
-    """Base of every prior's settings. A file in this package with a subclass that has a literal `name`, or such a
-    subclass that another package registers under `sds3d.priors`, is a prior that configurations can name.
+    """Base of the settings of every prior.
+
+    Each subclass with a literal `name` is a prior that configurations can choose, if it is in a file of this package or
+    another package registers it under `sds3d.priors`.
     """
 
     @abstractmethod

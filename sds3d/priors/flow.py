@@ -1,8 +1,8 @@
 """Rectified-flow transformers: Stable Diffusion 3 and 3.5 (arXiv:2403.03206), and FLUX.1.
 
 FLUX.1-dev is guidance-distilled: it takes a guidance scale (`embedded_guidance`, 3.5 by default) and predicts what a
-guided model would. It has no true unconditional branch, because its prediction for the empty prompt is guided too. So
-rules that compare with the empty prompt (classifier-free guidance, CSD, ASD) differ from their papers.
+guided model would predict. It has no true unconditional branch, because its prediction for the empty prompt is also
+guided. Rules that compare with the empty prompt (classifier-free guidance, CSD, ASD) thus differ from their papers.
 FLUX.1-schnell is a few-step student, used without guidance.
 """
 
@@ -33,7 +33,7 @@ from sds3d.prompts.conditioning import Conditioning
 SD3_TOKENS = 256
 FLUX_TOKENS = 512
 FLUX_GUIDANCE = 3.5
-FLUX_SIZE = 128  # latents along an edge of the default 1024 px
+FLUX_SIZE = 128  # latents per side of the default 1024 px
 
 
 def load_sd3(files: ModelFiles) -> DiffusionPrior:

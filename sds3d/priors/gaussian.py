@@ -98,13 +98,13 @@ class GaussianPrior:
         return x.detach().permute(0, 2, 3, 1).clamp(0.0, 1.0)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Signal scale at t, same shape and dtype as t."""
+        """Return the signal scale at t, same shape and dtype as t."""
         if self.schedule == "cosine":
             return torch.cos(0.5 * math.pi * t)
         return torch.exp(-0.5 * _integrated_beta(t))
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise scale at t: alpha^2 + sigma^2 = 1."""
+        """Return the noise scale at t; alpha^2 + sigma^2 = 1."""
         if self.schedule == "cosine":
             return torch.sin(0.5 * math.pi * t)
         return torch.sqrt(-torch.expm1(-_integrated_beta(t)))
@@ -112,7 +112,7 @@ class GaussianPrior:
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
         """Return the exact eps and x0 for x_t (B, C, h, w) at t (B,), which may differ between views.
 
-        cameras: None for every view alone, without correlation. The positions of cameras have no effect.
+        cameras: None: each view alone, without correlation. The positions of cameras have no effect.
         """
         n = 1 if cameras is None else self.n_views
         mean, std = cond.hidden[..., 0], cond.hidden[:, 0, 1].reshape(-1, n, 1)  # (B, E), (G, n, 1)
@@ -155,11 +155,11 @@ class GaussianScore:
         return self.prior.predict(x_t, t, Conditioning(torch.stack([mean, std], dim=-1)), cameras)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Offset, camera map and log of the factor on the standard deviation."""
+        """Return offset, camera map and log of the factor on the standard deviation."""
         return list(self._trained.values())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The parameters by name."""
+        """Return the parameters by name."""
         return {name: value.detach() for name, value in self._trained.items()}
 
     @torch.no_grad()
@@ -170,6 +170,6 @@ class GaussianScore:
 
 
 def _integrated_beta(t: Tensor) -> Tensor:
-    """Integral of beta from 0 to t, for sqrt(beta) linear in t: alpha^2 = exp(-integral)."""
+    """Return the integral of beta from 0 to t, for sqrt(beta) linear in t: alpha^2 = exp(-integral)."""
     start, rise = math.sqrt(BETA_START), math.sqrt(BETA_END) - math.sqrt(BETA_START)
     return STEPS * (start**2 * t + start * rise * t**2 + rise**2 * t**3 / 3)

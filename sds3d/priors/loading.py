@@ -65,10 +65,10 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 class ModelFiles:
     """A model's files, and how they are loaded.
 
-    name: what the user asked for. folder: where the files are. dtype, device: what the networks compute in, and where.
-    lora: low-rank updates for the denoising network and the text encoders. offload: keep the denoising network's
-    weights in main memory and bring each layer's to the device for its turn. multiview, image_size, embedded_guidance:
-    the settings of `DiffusersConfig`. steps: see `Diffusion`.
+    name: as the user gave it. folder: where the files are. dtype, device: the type that the networks compute in, and
+    their device. lora: low-rank updates for the denoising network and the text encoders. offload: keep the denoising
+    network's weights in main memory and move each layer to the device when it is needed. multiview, image_size,
+    embedded_guidance: the settings of `DiffusersConfig`. steps: see `Diffusion`.
     """
 
     name: str
@@ -91,7 +91,7 @@ class ModelFiles:
             return json.loads(path.read_text(encoding="utf-8"))
 
     def has(self, part: str) -> bool:
-        """Whether the part exists."""
+        """Return whether the part exists."""
         return (self.folder / part).is_dir()
 
     def config(self, part: str, file: str = "config.json") -> dict[str, Any]:
@@ -178,7 +178,7 @@ class ModelFiles:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Turn the many kinds of errors of the libraries into PriorError: the files cannot be used."""
+        """Turn the libraries' many kinds of errors into PriorError: the files cannot be used."""
         try:
             yield
         except PriorError:

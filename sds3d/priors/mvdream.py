@@ -36,7 +36,7 @@ class PoseEncoder(CameraEncoder):
         self.layers = nn.Sequential(nn.Linear(POSE, width), nn.SiLU(), nn.Linear(width, time_embedding_dim))
 
     def embed(self, cameras: Cameras) -> Tensor:
-        """B cameras to (B, time_embedding_dim)."""
+        """Map B cameras to (B, time_embedding_dim)."""
         return self(poses(cameras))
 
 

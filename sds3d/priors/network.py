@@ -1,6 +1,6 @@
 """A frozen denoising network behind the `Prior` contract, and trainable copies of it.
 
-`Family` holds what differs between model families: how the network is asked, what its output means (`noising`), how
+`Family` holds what differs between model families: how the network is called, what its output means (`noising`), how
 pictures become x (`pixels`), and how texts become embeddings (`texts`).
 """
 
@@ -36,10 +36,10 @@ NetworkT = TypeVar("NetworkT", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Denoiser:
-    """A denoising network as it is asked.
+    """A denoising network, ready to be called.
 
-    network: on the device. dtype: the type it computes in; all else is float32. camera_encoders: the networks whose
-    outputs are added to the time embedding if cameras are given: the model's, and that of a trained copy.
+    network: on the device. dtype: the type it computes in; everything else is float32. camera_encoders: networks that
+    add their outputs to the time embedding if cameras are given: the model's, and that of a trained copy.
     """
 
     network: Any
@@ -51,7 +51,7 @@ class Denoiser:
 class Family:
     """What differs between families of models.
 
-    ask: how the network is asked. noising: its noise levels, and what its output means. codec: pictures to x and back.
+    ask: calls the network. noising: its noise levels, and what its output means. codec: maps pictures to x and back.
     texts: the embeddings of texts. image_size: height and width in pixels. n_views: views that are denoised together
     when cameras are given. memory_format: of the network's inputs.
     """
@@ -104,11 +104,11 @@ class DiffusionPrior:
         return self.family.noising.timestep(t)
 
     def alpha(self, t: Tensor) -> Tensor:
-        """Signal scale at t."""
+        """Return the signal scale at t."""
         return self.family.noising.alpha(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """Noise scale at t."""
+        """Return the noise scale at t."""
         return self.family.noising.sigma(t)
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
@@ -186,11 +186,11 @@ class TrainableCopy:
         return self.prior.predict_by(self.denoiser, x_t, t, cond, cameras)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Low-rank updates (or all weights) and the camera's network."""
+        """Return the low-rank updates (or all weights) and the camera's network."""
         return list(self._trained.values())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The parameters by name."""
+        """Return the parameters by name."""
         return {name: parameter.detach() for name, parameter in self._trained.items()}
 
     @torch.no_grad()

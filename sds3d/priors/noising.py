@@ -12,7 +12,7 @@ from sds3d.priors.base import Prediction, PredictionType, expand
 
 
 class Noising(Protocol):
-    """x_t = alpha(t) x + sigma(t) eps, in float32 whatever the network computes in; t (B,) in [0, 1]."""
+    """x_t = alpha(t) x + sigma(t) eps, in float32 whatever the type of the network; t (B,) is in [0, 1]."""
 
     prediction_type: PredictionType
     """The target of the network."""

@@ -15,7 +15,7 @@ from sds3d.prompts.conditioning import Conditioning
 KEPT = 64  # texts, of 8 MB each for FLUX
 
 Encode = Callable[[str], Conditioning]
-"""Maps a text to one row. It holds the text encoders, which are freed with it."""
+"""Maps a text to one row. It holds the text encoders; they are freed with it."""
 
 
 class Texts:

@@ -26,7 +26,7 @@ LCM_GUIDANCE = 8.5
 
 @dataclass(frozen=True)
 class Networks:
-    """The parts of a latent diffusion model. text_encoder: the network, or what loads it when a text is encoded."""
+    """The parts of a latent diffusion model. text_encoder: the network, or a function that loads it when needed."""
 
     vae: AutoencoderKL | AutoencoderTiny
     tokenizer: CLIPTokenizer
@@ -40,8 +40,8 @@ class Networks:
 class Variant:
     """How a latent diffusion model differs from Stable Diffusion.
 
-    texts: loads another encoding of texts. ask: asks the U-Net otherwise. steps: see `Diffusion`. image_size: pixels a
-    side; 0 for the model's own.
+    texts: loads another encoding of texts. ask: calls the U-Net in another way. steps: see `Diffusion`. image_size:
+    height and width in pixels; 0: the model's own.
     """
 
     texts: Callable[[], Encode] | None = None
@@ -91,7 +91,7 @@ class DiffusersPrior(DiffusionPrior):
 
 
 def asking(*, views: bool = False, size: int = 0, guidance: Tensor | None = None) -> Ask:
-    """Return what asks a latent U-Net.
+    """Return a function that calls a latent U-Net.
 
     views: whether it has `ViewAttention`. size: height and width in pixels that SDXL takes as original and target size,
     without cropping (arXiv:2307.01952, sec. 2.2); 0 for other models. guidance: (1, D), the embedding of the guidance
@@ -142,7 +142,7 @@ def load_scheduler(files: ModelFiles) -> Any:
 
 
 def load_latent_unet(files: ModelFiles) -> DiffusersPrior:
-    """Load a folder of Stable Diffusion 1 or 2, of LCM's kind, or one with a `camera_encoder` beside the U-Net."""
+    """Load a folder of Stable Diffusion 1 or 2, of LCM's kind, or one with a `camera_encoder` next to the U-Net."""
     networks = _networks(files)
     variant = Variant(ask=_asking(networks, files), steps=files.steps, image_size=files.image_size)
     return DiffusersPrior(networks, files.device, variant)

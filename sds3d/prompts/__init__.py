@@ -1,1 +1,1 @@
-"""From a prompt to the texts and embeddings that a prior is asked with."""
+"""From a prompt to the texts and embeddings that condition a prior."""

@@ -1,6 +1,6 @@
 """Prompt debiasing (D-SDS, Hong et al. 2023, arXiv:2303.15413, sec. 4.2).
 
-"A smiling dog, back view" asks for a face at the back. A masked language model gives the probability of each view's
+"A smiling dog, back view" requests a face at the back. A masked language model gives the probability of each view's
 word in a sentence about the prompt. A word that makes a view less probable is removed from that view's text. (The
 paper's score debiasing is the gradient transform `clamp`.)
 """

@@ -31,12 +31,13 @@ class PromptConfig(Config):
     category: str = ""
     """Category of the object, for example "a mug", for rules that compare with it (C-SDS)."""
     debias: str = ""
-    """A masked language model that removes words from a view's text that contradict the view (arXiv:2303.15413): a
-    local folder or an id such as bert-base-uncased. Empty: texts stay as they are."""
+    """A masked language model that removes words that contradict a view from its text (arXiv:2303.15413): a local
+    folder or an id such as bert-base-uncased. Empty: texts stay as they are."""
     debias_offline: bool = False
     """Never use the network for `debias`. An id must then be in the local cache."""
     front_threshold: float = Field(default=45.0, gt=0.0, le=90.0)
-    """Half the width of the front and of the back view in degrees of azimuth; ProlificDreamer and MVDream have 30."""
+    """Half the width of the front view and of the back view, in degrees of azimuth; ProlificDreamer and MVDream use
+    30."""
 
 
 def view_name(azimuth: float, elevation: float, threshold: float = 45.0, overhead: float = 60.0) -> View:
@@ -86,7 +87,7 @@ def slug(prompt: str, max_length: int = 40) -> str:
 
 @dataclass(frozen=True)
 class PromptTexts:
-    """The texts that a prior's text encoder is asked for.
+    """The texts that a prior's text encoder encodes.
 
     views: the prompt for each of `VIEWS`. plain: the prompt itself. negative: the text of the negative branch of
     classifier-free guidance. extra: further texts of a rule, by names that the rule chooses. view_dependent: whether
@@ -127,7 +128,7 @@ class EncodedPrompt:
         return self.views[torch.tensor(rows, device=self.views.hidden.device)]
 
     def positive(self, cameras: Cameras) -> Conditioning:
-        """Return what each of B views is guided to, B rows: with view words if the texts are view-dependent."""
+        """Return the text that each of B views is guided to, B rows, with view words if texts are view-dependent."""
         return self.of_views(cameras) if self.texts.view_dependent else self.plain.repeat(len(cameras))
 
 

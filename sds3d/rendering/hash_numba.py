@@ -110,7 +110,7 @@ def _scatter(thread, n_threads, points, d_out, cells, gradient):
 def encode(points: FloatArray, table: FloatArray, cells: NDArray[np.int64]) -> FloatArray:
     """Return features (P, 2 L) float32 of points (P, 3) in the unit cube. Points outside get those of the border.
 
-    table: (L, T, 2), T a power of two. cells: (L,), cells along an edge. A level is stored as a grid, x slowest, if its
+    table: (L, T, 2), T a power of two. cells: (L,), cells per side. A level is stored as a grid, x slowest, if its
     (cells + 1)^3 corners fit into the table. Otherwise a hash maps corners to shared entries.
     """
     out = np.empty((len(points), FEATURES * len(table)), np.float32)

@@ -1,7 +1,8 @@
 """Differentiable meshes on the CPU: antialias silhouettes, with an analytic backward pass.
 
 There are two steps. `crossings` walks the silhouette edges along the lines through pixel centres. For each pair of
-neighbouring pixels it keeps the edge that separates them. `blend` then mixes the two pixels by where that edge passes.
+neighbouring pixels it keeps the edge that separates them. `blend` then mixes the two pixels, depending on where this
+edge passes.
 """
 
 # Arrays are passed unpacked, and pyright cannot count them.

@@ -2,7 +2,7 @@
 
 Which face a pixel shows does not change smoothly, so `rasterize_mesh` and `interpolate` are differentiable only inside
 faces. `antialias` adds the gradient of silhouettes: where a silhouette edge passes between the centres of two pixels,
-it mixes the pixels by where the edge passes, so that the edge's vertices receive a gradient from both sides.
+it mixes the two pixels depending on where the edge passes, so that the edge's vertices receive a gradient.
 
 On a CPU in float32 all functions use Numba kernels. Elsewhere the differentiable part is plain torch, which is also
 the reference that the kernels are tested against. The choices (which face, which edge) are then made by NVIDIA Warp on
@@ -31,9 +31,9 @@ NEAR = 0.01
 
 
 class Raster(NamedTuple):
-    """What each pixel's centre sees of a mesh, in B views. Empty pixels are 0 except in `face`.
+    """The surface of a mesh at each pixel's centre, in B views. Empty pixels are 0 except in `face`.
 
-    face: (B, H, W) int32, index of the nearest face, seen from either side; -1 where empty.
+    face: (B, H, W) int32, index of the nearest face, which is visible from both sides; -1 where empty.
     barycentric: (B, H, W, 3) perspective-correct weights of the face's vertices, differentiable in the vertices.
     depth: (B, H, W, 1) metres along the pixel's ray, differentiable in the vertices.
     """
@@ -77,9 +77,9 @@ def antialias(pictures: Tensor, raster: Raster, vertices: Tensor, faces: Tensor,
     takes as much of its neighbour's colour as the surface covers of it, measured along the line between the centres.
     Colours in [0, 1] stay in [0, 1], and the mask `face >= 0` becomes coverage.
 
-    All silhouette edges are walked, that is, all edges with faces on one side only in the picture. The edges of visible
-    faces would not be enough: they miss nearly all silhouettes of faces smaller than a pixel. Lines where two surfaces
-    intersect are not edges and stay sharp.
+    All silhouette edges are processed, that is, all edges with faces on only one side in the picture. The edges of
+    visible faces would not be enough: they miss nearly all silhouettes of faces smaller than a pixel. Lines where two
+    surfaces intersect are not edges and stay sharp.
 
     raster: of the same vertices, faces and cameras.
     Raises ValueError for wrong shapes and dtypes, and for a raster of another mesh.

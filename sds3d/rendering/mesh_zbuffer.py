@@ -47,7 +47,7 @@ def rasterize(
     if faces.ndim != 2 or faces.shape[1] != 3:
         raise ValueError(f"faces must have shape (F, 3), got {faces.shape}")
     if attributes.ndim != 2 or len(attributes) != len(vertices):
-        raise ValueError(f"attributes must have shape ({len(vertices)}, C), one row a vertex, got {attributes.shape}")
+        raise ValueError(f"attributes must have shape ({len(vertices)}, C), one row per vertex, got {attributes.shape}")
     if faces.size and (faces.min() < 0 or faces.max() >= len(vertices)):
         raise ValueError(f"faces must index the {len(vertices)} vertices, got {faces.min()} to {faces.max()}")
     viewmats = cameras.opencv_viewmats().detach().cpu().numpy().astype(np.float32)  # (B, 4, 4)

@@ -24,7 +24,7 @@ from sds3d.rendering.volume_numba import MIN_TRANSMITTANCE
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Points (P, 3) in metres to densities (P,) >= 0 per metre and features (P, C)."""
 
-_TRUST = 0.5  # share of a cell's least density that rays may end behind, as the density may have changed since
+_TRUST = 0.5  # share of a cell's least density that may end rays, because the density may have changed since
 
 
 class Occupancy(NamedTuple):
@@ -53,10 +53,10 @@ class Samples(NamedTuple):
 
 
 class Composited(NamedTuple):
-    """What R rays see.
+    """The sums along R rays.
 
     features: (R, C), premultiplied by alpha. alpha: (R,). depth: (R,), metres along the ray, weighted by alpha.
-    weights: (S,), how much each sample contributes to its ray.
+    weights: (S,), the share of each sample in its ray.
     """
 
     features: Tensor
@@ -66,7 +66,7 @@ class Composited(NamedTuple):
 
 
 class FieldPictures(NamedTuple):
-    """What rays of any leading shape see of a field.
+    """Pictures of a field, for rays of any leading shape.
 
     features: (..., C) premultiplied by alpha. alpha: (...) in [0, 1]. depth: (...) metres, weighted by alpha.
     """
@@ -98,8 +98,8 @@ def march(
     """Return the samples of rays in visible occupied cells. Not differentiable.
 
     origins, directions: (R, 3), unit directions. occupancy: None means that everything is occupied.
-    samples: steps along an edge of the cube; a diagonal takes more.
-    jitter: (R,) in [0, 1), position of samples within their steps; None for the middle.
+    samples: steps per side of the cube; a diagonal takes more.
+    jitter: (R,) in [0, 1), position of samples within their steps; None: the middle.
     On CUDA nerfacc walks the cells: its steps are at other places, and rays do not end behind solid cells.
     """
     with torch.no_grad():
@@ -184,7 +184,7 @@ def field_normals(
     axes = step * torch.eye(3).to(points)[:, None]  # (3, 1, 3)
     density, _ = field(torch.cat([points - axes, points + axes]).reshape(-1, 3))  # (6 H,)
     before, after = density.reshape(2, 3, -1)
-    # Where the density is constant but for rounding, there is no direction.
+    # Where the density is constant except for rounding, there is no direction.
     outward = functional.normalize((before - after).T, dim=-1, eps=1e-4)  # (H, 3)
     return torch.zeros_like(origins).index_put((hit,), outward)
 
@@ -193,7 +193,7 @@ def _prepare(
     origins: Tensor, directions: Tensor, occupancy: Occupancy | None, samples: int, jitter: Tensor | None
 ) -> tuple[RaySamples, Occupancy]:
     if not 1 <= samples <= 16384:
-        raise ValueError(f"samples must be from 1 to 16384 along an edge of the cube, got {samples}")
+        raise ValueError(f"samples must be from 1 to 16384 per side of the cube, got {samples}")
     if occupancy is None:
         occupancy = Occupancy(
             torch.zeros(2, 2, 2, dtype=torch.uint8, device=origins.device), origins.new_zeros(2, 2, 2)

@@ -77,7 +77,7 @@ def _gather(packed, splat, first, last, before, left, top, unfinished, shapes, m
     Returns the number of copied pairs and the total number of rows they touch.
 
     Blending then loops once over all rows of the chunk. A loop over the three to five rows of each pair would be
-    slower: the processor mispredicts its end, and learns too late which rows the next pair touches.
+    slower: the processor mispredicts its end, and starts the rows of the next pair too late.
     """
     kept, rows = 0, 0
     for j in range(first, last):

@@ -21,7 +21,7 @@ IntArray = NDArray[np.int32]
 
 TILE = 8
 MIN_ALPHA = 1 / 255
-"""The alpha at a pixel below which a Gaussian is left out there."""
+"""A Gaussian is left out at a pixel where its alpha is below this."""
 PACKED = 12
 """Floats of a packed Gaussian: mean 2, conic 3, -ln opacity, limit, -b/a, features 4.
 
@@ -75,7 +75,7 @@ def _sorted_by_depth(depths, visible):
 
 @njit(inline="always", **_KERNEL)
 def _ellipse(packed):
-    """Return what `_column_span` needs to know about an ellipse's shape, once for all its rows.
+    """Return the numbers that `_column_span` needs about an ellipse's shape, computed once for all its rows.
 
     The last value is the height of the ellipse's rightmost point above its centre. The leftmost point is opposite.
     """

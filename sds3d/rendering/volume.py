@@ -3,7 +3,7 @@
 A voxel holds a density sigma per metre and an RGB colour, both interpolated trilinearly. Samples t_i are a distance
 delta apart. A sample's opacity is 1 - exp(-sigma_i delta), and its weight is that times the transmittance in front of
 it. `render_rays` uses the fused CPU kernel if it can and the plain-torch reference otherwise. Both take the same
-samples and agree but for rounding.
+samples and agree except for rounding.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BOUND = 0.55
 
 
 class RayPictures(NamedTuple):
-    """What rays of any leading shape see.
+    """Pictures of a grid, for rays of any leading shape.
 
     rgb: (..., 3), premultiplied by alpha. alpha: (...), opacity. depth: (...), metres along the ray, weighted by alpha
     (0 where nothing is hit). normal: (..., 3), unit vectors pointing out of the density, or 0. depth_square: (...),
@@ -54,7 +54,7 @@ class RaySamples(NamedTuple):
 def sample_rays(origins: Tensor, directions: Tensor, jitter: Tensor | None, size: int, samples: int) -> RaySamples:
     """Cut the part of each ray (R, 3) in the grid's cube into equal steps of at most 2 BOUND / samples metres.
 
-    jitter: (R,) in [0, 1), position of samples within their steps; None for the middle. Rays that miss get no samples.
+    jitter: (R,) in [0, 1), position of samples within their steps; None: the middle. Rays that miss get no samples.
     """
     scale = (size - 1) / (2 * BOUND)
     # Replace zero slopes by tiny ones: the ray then meets the planes of that axis far outside.
@@ -87,8 +87,8 @@ def render_rays(
     """Render rays. Differentiable in `grid`.
 
     grid: (N, N, N, 4), density >= 0 per metre and r, g, b; axes x, y, z. origins, unit directions: (..., 3).
-    samples: steps along an edge of the cube; a diagonal takes more. jitter: (...) in [0, 1), position of samples within
-    their steps; None for the middle. skip: (N, N, N) uint8 from `empty_distance`; cells above 0 count as empty.
+    samples: steps per side of the cube; a diagonal takes more. jitter: (...) in [0, 1), position of samples within
+    their steps; None: the middle. skip: (N, N, N) uint8 from `empty_distance`; cells above 0 count as empty.
     """
     return _render(grid, origins, directions, samples, jitter, skip, fused=fusable(grid))
 

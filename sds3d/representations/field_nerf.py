@@ -68,7 +68,7 @@ class FieldNerfConfig(RepresentationConfig):
     """
 
     samples: int = Field(default=64, ge=8, le=1024)
-    """Steps of a ray along an edge of the cube; diagonal rays take more."""
+    """Steps of a ray per side of the cube; diagonal rays take more."""
     hidden: int = Field(default=32, ge=4, le=256)
     """Width of the small network that turns the encoding into density and colour."""
     blob_height: float = 10.0

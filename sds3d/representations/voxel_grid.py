@@ -48,7 +48,7 @@ class VoxelGridConfig(RepresentationConfig):
     resolution: int = Field(default=48, ge=4, le=256)
     """Voxels per side of the cube [-0.55, 0.55]^3 metres."""
     samples: int = Field(default=64, ge=8, le=1024)
-    """Steps of a ray along an edge of the cube; diagonal rays take more."""
+    """Steps of a ray per side of the cube; diagonal rays take more."""
     density_lr: float = Field(default=0.05, gt=0)
     """Learning rate of the pre-activation of the density."""
     color_lr: float = Field(default=0.1, gt=0)

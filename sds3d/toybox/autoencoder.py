@@ -1,9 +1,9 @@
 """The embedded prior's autoencoder: a stock AutoencoderTiny with a linear encoder of 4 x 4 patches.
 
 A latent holds the mean colour of its patch and, with less variance, the principal components of the rest. Such latents
-are easy to denoise: at high noise they look like a picture of 16 x 16 pixels, and details come last. With latents that
-were learned together with the decoder (8 channels of equal variance), a U-Net of the same size had learned hardly any
-shapes after 90k views. Therefore only the decoder is learned.
+are easy to denoise: at high noise they look like a picture of 16 x 16 pixels, and details come last. With latents
+learned together with the decoder (8 channels of equal variance), a U-Net of the same size learned hardly any shapes in
+90k views. Therefore only the decoder is learned.
 """
 
 from __future__ import annotations

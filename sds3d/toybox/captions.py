@@ -119,7 +119,7 @@ def unknown_words(text: str) -> list[str]:
 
 
 def parse(text: str) -> Spec | None:
-    """Return the object that a prompt or caption describes, or None unless it names one category and one colour of it.
+    """Return the object that a prompt or caption describes, or None if it does not name one category and its colour.
 
     A colour belongs to the noun right after it, otherwise to the last noun before it. The accent is None if the prompt
     does not state it.

@@ -1,4 +1,4 @@
-"""The card of a training: the data, the time and the machine, and how good the prior is."""
+"""The card of a training: the data, the time, the machine, and the quality of the prior."""
 
 from __future__ import annotations
 

@@ -147,6 +147,6 @@ def test_queries_of_the_prior_per_view():
 
 
 def test_phi_must_be_trained_for_every_way_it_is_queried() -> None:
-    with pytest.raises(ValidationError, match=r"asks phi without.*text_dropout"):
+    with pytest.raises(ValidationError, match=r"queries phi without.*text_dropout"):
         SiDConfig(fake_scale=2.0)
     SiDConfig(fake_scale=2.0, variational=FROZEN)  # allowed: phi is not trained here

@@ -261,7 +261,7 @@ def test_defaults_of_phi_are_the_published_ones():
     ],
 )
 def test_phi_must_be_trained_for_every_way_it_is_queried(settings: dict[str, Any], match: str) -> None:
-    with pytest.raises(ValidationError, match=f"asks phi without.*{match}"):
+    with pytest.raises(ValidationError, match=f"queries phi without.*{match}"):
         VSDConfig(**settings)
     frozen = {**settings.get("variational", {}), "updates": 0}
     VSDConfig(**{**settings, "variational": frozen})  # allowed: phi is not trained here

@@ -252,7 +252,7 @@ class TestHardTriangles:
         ball = sphere(1)
         with pytest.raises(ValueError, match="faces must index"):
             rasterize(ball.vertices, ball.faces + 1000, ball.vertices, self.cameras)
-        with pytest.raises(ValueError, match="one row a vertex"):
+        with pytest.raises(ValueError, match="one row per vertex"):
             rasterize(ball.vertices, ball.faces, ball.vertices[:5], self.cameras)
         with pytest.raises(ValueError, match="vertices must have shape"):
             rasterize(ball.vertices[:, :2], ball.faces, ball.vertices, self.cameras)

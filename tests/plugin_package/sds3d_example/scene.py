@@ -23,7 +23,7 @@ class MirroredConfig(RepresentationConfig):
 
     name: Literal["mirrored"] = "mirrored"
     resolution: int = Field(default=48, ge=4, le=256)
-    """Voxels along an edge of the cube."""
+    """Voxels per side of the cube."""
     lr: float = Field(default=0.05, gt=0)
     """Learning rate."""
 
