@@ -6,14 +6,15 @@ Runs are the same folders that the command line creates, so either can find, res
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 
 from sds3d.cameras import Cameras, turntable
+from sds3d.config import Config
 from sds3d.console import progress_bar
 from sds3d.files import RunError, write_atomically
 from sds3d.formats.export import asset_files
@@ -27,6 +28,7 @@ from sds3d.representations.base import Scene
 from sds3d.run.config import RunConfig, make_config, new_run, read_config
 from sds3d.run.drive import drive
 from sds3d.run.folder import Run, open_run
+from sds3d.run.optimize import Step
 from sds3d.run.outputs import SURFACE_SPLATS, load_scene, pictures
 
 
@@ -116,54 +118,70 @@ class Preview:
         return to_png(self.rgb)
 
 
-def generate(
-    prompt: str,
-    *,
-    preset: str = "toybox",
-    out: str | Path = "runs",
-    device: str = "",
-    threads: int = 0,
-    prior: Prior | None = None,
-    **settings: Any,
-) -> Asset:
+Section = str | Mapping[str, Any] | Config
+"""A section of the settings: the name of a choice, keys and values, or the settings themselves."""
+
+
+class Keywords(TypedDict, total=False):
+    """The keywords of `generate` and `stream`: how to drive the run, and fields of `RunConfig` on top of the preset."""
+
+    preset: str
+    """Name of a preset, or path of a YAML file. Default: toybox."""
+    out: str | Path
+    """The folder for run folders. Default: runs."""
+    device: str
+    """cpu, cuda, cuda:1 and so on. Default: the fastest available."""
+    threads: int
+    """CPU threads. Default: all physical cores, at most 8."""
+    prior: Prior | None
+    """A loaded prior, which many calls can share. Default: the prior of the settings is loaded."""
+
+    seed: int
+    steps: int
+    guidance: Section
+    gradient: Sequence[Mapping[str, Any]]
+    representation: Section
+    particles: int
+    cameras: Section
+    prompts: Section
+    optimizer: Section
+    background: Sequence[float] | None
+    preview_every: float
+    checkpoint_every: int
+    export: Section
+    log_to: Sequence[str]
+    start_from: str
+    made_for: str
+    stages: Sequence[Mapping[str, Any]]
+
+
+def generate(prompt: str, **keywords: Unpack[Keywords]) -> Asset:
     """Make a 3D asset from a prompt. A stopped run is continued, and a finished one is returned.
 
-    preset: name of a preset, or path of a YAML file. out: the folder for run folders. device: "cpu", "cuda", "cuda:1"
-    and so on; "": the fastest available. threads: CPU threads; 0: all physical cores, at most 8. prior: a loaded prior,
-    which many calls can share; None: load the prior of the settings. settings: fields of `RunConfig` on top of the
-    preset, such as `steps=150`, `representation="gaussians"` or `guidance={"scale": 5}`.
+    keywords: see `Keywords`; for example `preset="splats"`, `out="runs"`, `device="cuda"`, `threads=4`, and settings
+    such as `steps=150`, `representation="gaussians"` or `guidance={"scale": 5}`.
 
     Shows a progress bar on a terminal. After Ctrl-C, the same call resumes the run.
     Raises ConfigError for a wrong setting, PriorError if the model cannot be used, NumericalError if the run diverges,
     EmptySurfaceError if the result has no surface, RunError if the folder or device cannot be used, and OSError.
     """
-    run = _new_run(prompt, preset, out, settings)
+    run, steps = _start(prompt, keywords)
     with progress_bar() as progress:
         task = progress.add_task(prompt, total=None)
-        for step in drive(run, device=device, threads=threads, prior=prior):
+        for step in steps:
             progress.update(task, completed=step.step, total=step.total)
     return _finished(run)
 
 
-def stream(
-    prompt: str,
-    *,
-    preset: str = "toybox",
-    every: float = 2.0,
-    out: str | Path = "runs",
-    device: str = "",
-    threads: int = 0,
-    prior: Prior | None = None,
-    **settings: Any,
-) -> Iterator[Preview]:
+def stream(prompt: str, *, every: float = 2.0, **keywords: Unpack[Keywords]) -> Iterator[Preview]:
     """Like `generate`, but yield a preview every `every` seconds, and a last one with the complete asset.
 
-    The other arguments are those of `generate`. Breaking out of the loop pauses the run.
+    Breaking out of the loop pauses the run.
     """
-    run = _new_run(prompt, preset, out, settings)
+    run, steps = _start(prompt, keywords)
     asset, shown = Asset(run.folder), -float("inf")
     losses: dict[str, float] = {}
-    for step in drive(run, device=device, threads=threads, prior=prior):
+    for step in steps:
         losses = step.losses
         if time.monotonic() - shown >= every and step.step < step.total:
             shown = time.monotonic()
@@ -173,8 +191,13 @@ def stream(
     yield Preview(state.step, state.total, asset.pictures(), losses, asset)
 
 
-def _new_run(prompt: str, preset: str, out: str | Path, settings: dict[str, Any]) -> Run:
-    return new_run(Path(out), make_config(prompt, preset, settings=settings))
+def _start(prompt: str, keywords: Keywords) -> tuple[Run, Iterator[Step]]:
+    """Create the run, if it is new, and return it with its remaining steps."""
+    settings: dict[str, Any] = {**keywords}
+    preset, out = settings.pop("preset", "toybox"), settings.pop("out", "runs")
+    machine = {key: settings.pop(key) for key in ("device", "threads", "prior") if key in settings}
+    run = new_run(Path(out), make_config(prompt, preset, settings=settings))
+    return run, drive(run, **machine)
 
 
 def _finished(run: Run) -> Asset:

@@ -33,11 +33,10 @@ from sds3d.representations.mesh_geometry import GeometryConfig, MeshGeometry
 def test_a_class_that_lacks_methods_cannot_be_instantiated(contract: type[Any], missing: set[str]) -> None:
     members: dict[str, Any] = {"name": "unfinished", "__annotations__": {"name": Literal["unfinished"]}}
     members["__module__"] = __name__
-    unfinished = type(contract)("Unfinished", (contract,), members)
+    metaclass: Any = type(contract)
+    unfinished = metaclass("Unfinished", (contract,), members)
     with pytest.raises(TypeError, match="abstract") as raised:
         unfinished()
     assert all(name in str(raised.value) for name in missing)
-    finished = type(contract)(
-        "Finished", (unfinished,), {"__module__": __name__} | dict.fromkeys(missing, lambda self: 0)
-    )
+    finished = metaclass("Finished", (unfinished,), {"__module__": __name__} | dict.fromkeys(missing, lambda self: 0))
     assert finished.__abstractmethods__ == frozenset()

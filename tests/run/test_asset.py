@@ -18,6 +18,8 @@ from sds3d.config import ConfigError
 from sds3d.formats.load import load_asset
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.splats import Splats
+from sds3d.run.asset import Keywords
+from sds3d.run.config import RunConfig
 from tests.run.tiny_runs import TINY, disc
 
 SETTINGS: dict[str, Any] = {key: value for key, value in TINY.items() if key != "prompt"}
@@ -94,10 +96,16 @@ def test_a_closed_stream_can_be_continued(asset: sds3d.Asset, tmp_path: Path) ->
 
 def test_an_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='unknown key "stepz"; did you mean "steps"'):
-        sds3d.generate("a ball", out=tmp_path, stepz=3)
+        sds3d.generate("a ball", out=tmp_path, stepz=3)  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match='did you mean "vsd"'):
         sds3d.generate("a ball", preset="vsdd", out=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_keywords_are_the_settings_of_a_run() -> None:
+    driving = {"preset", "out", "device", "threads", "prior"}
+    filled_in = {"prompt", "start_from_sha256"}
+    assert Keywords.__annotations__.keys() == driving | RunConfig.model_fields.keys() - filled_in
 
 
 def test_importing_sds3d_does_not_import_torch() -> None:
