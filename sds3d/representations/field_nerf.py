@@ -38,7 +38,7 @@ from sds3d.representations.base import (
 )
 from sds3d.representations.convert import splats_from_grid
 from sds3d.representations.field_conversion import distil
-from sds3d.representations.fields import RadianceField, deactivate
+from sds3d.representations.fields import Blob, DecoderOptions, RadianceField, deactivate
 from sds3d.representations.gaussians import normals_from_depth
 from sds3d.representations.grid_mesh import grid_mesh
 from sds3d.representations.sketch_shape import SketchShape, load_sketch
@@ -123,6 +123,15 @@ class FieldNerfConfig(RepresentationConfig):
     def for_loading(self) -> Self:
         """Return the settings without the sketch, which only training reads: its file may be gone."""
         return self.model_copy(update={"sketch": ""})
+
+    def decoder_options(self) -> DecoderOptions:
+        """Return the options of the small network of a field."""
+        return {
+            "channels": self.latent_channels or 3,
+            "color": not self.renders_latents,
+            "hidden": self.hidden,
+            "blob": Blob(self.blob_height, self.blob_radius),
+        }
 
     @abstractmethod
     def make_field(self, generator: torch.Generator) -> RadianceField:

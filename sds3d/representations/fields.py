@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -122,16 +122,28 @@ class GridField(RadianceField):
         return [{"params": [self.values], "lr": self.lr, "betas": BETAS}]
 
 
+class DecoderOptions(TypedDict, total=False):
+    """The options of `Decoder`, which the fields with a decoder also take."""
+
+    channels: int
+    """Number of features. Default: 3."""
+    color: bool
+    """Whether the features are colours in [0, 1]; otherwise they are unbounded. Default: True."""
+    hidden: int
+    """Width of the hidden layer. Default: 32."""
+    blob: Blob
+    """The density at the start. Default: `BLOB`."""
+
+
 class Decoder(nn.Module):
     """The small network behind an encoding: one hidden layer, to density and features."""
 
-    def __init__(
-        self, inputs: int, generator: torch.Generator, *, channels: int, color: bool, blob: Blob, hidden: int
-    ) -> None:
+    def __init__(self, inputs: int, generator: torch.Generator, **options: Unpack[DecoderOptions]) -> None:
         super().__init__()
-        self.color, self.blob = color, blob
+        self.color, self.blob = options.get("color", True), options.get("blob", BLOB)
+        hidden = options.get("hidden", 32)
         self.hidden = _linear(inputs, hidden, math.sqrt(2), generator)
-        self.out = _linear(hidden, 1 + channels, 1.0, generator)
+        self.out = _linear(hidden, 1 + options.get("channels", 3), 1.0, generator)
 
     def forward(self, encoding: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return densities (P,) and features (P, C) of encodings (P, inputs) of points (P, 3) in metres."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sds3d.rendering import hash_numba
 from sds3d.rendering.hash_numba import FEATURES, PRIMES
 from sds3d.rendering.volume import fusable
-from sds3d.representations.fields import BETAS, BLOB, Blob, Decoder, RadianceField, to_unit
+from sds3d.representations.fields import BETAS, Decoder, DecoderOptions, RadianceField, to_unit
 
 
 def level_cells(levels: int, coarsest: int, finest: int) -> Tensor:
@@ -65,31 +65,28 @@ class HashField(RadianceField):
     """A hash-grid encoding and a network with one hidden layer.
 
     levels, entries: number and size of the tables; entries is a power of two. coarsest, finest: cells per side of the
-    first and last level. channels: number of features. color: whether they are colours in [0, 1]. hidden: width of the
-    network. lr, decoder_lr: learning rates of the tables and of the network.
+    first and last level. lr, decoder_lr: learning rates of the tables and of the network. decoder: see
+    `DecoderOptions`.
     """
 
     def __init__(
         self,
         generator: torch.Generator,
         *,
-        channels: int = 3,
-        color: bool = True,
         levels: int = 8,
         entries: int = 1 << 14,
         coarsest: int = 8,
         finest: int = 96,
-        hidden: int = 32,
-        blob: Blob = BLOB,
         lr: float = 0.02,
         decoder_lr: float = 0.005,
+        **decoder: Unpack[DecoderOptions],
     ) -> None:
         super().__init__()
         self.lr, self.decoder_lr = lr, decoder_lr
         self.cells: Tensor
         self.register_buffer("cells", level_cells(levels, coarsest, finest), persistent=False)
         self.table = nn.Parameter(1e-2 * (2 * torch.rand(levels, entries, FEATURES, generator=generator) - 1))
-        self.decoder = Decoder(FEATURES * levels, generator, channels=channels, color=color, blob=blob, hidden=hidden)
+        self.decoder = Decoder(FEATURES * levels, generator, **decoder)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """See `RadianceField`."""

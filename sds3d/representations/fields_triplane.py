@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn import functional
 from sds3d.rendering import triplane_numba
 from sds3d.rendering.triplane_numba import AXES
 from sds3d.rendering.volume import fusable
-from sds3d.representations.fields import BETAS, BLOB, Blob, Decoder, RadianceField, to_unit
+from sds3d.representations.fields import BETAS, Decoder, DecoderOptions, RadianceField, to_unit
 
 
 def triplane_encode(points: Tensor, planes: Tensor) -> Tensor:
@@ -42,28 +42,24 @@ def triplane_encode_reference(points: Tensor, planes: Tensor) -> Tensor:
 class TriplaneField(RadianceField):
     """A triplane encoding and a network with one hidden layer.
 
-    resolution: samples per side of a plane. features: channels of the planes, a multiple of 8. channels: number of the
-    field's features. color: whether they are colours in [0, 1]. hidden: width of the network. lr, decoder_lr: learning
-    rates of the planes and of the network.
+    resolution: samples per side of a plane. features: channels of the planes, a multiple of 8. lr, decoder_lr: learning
+    rates of the planes and of the network. decoder: see `DecoderOptions`.
     """
 
     def __init__(
         self,
         generator: torch.Generator,
         *,
-        channels: int = 3,
-        color: bool = True,
         resolution: int = 64,
         features: int = 16,
-        hidden: int = 32,
-        blob: Blob = BLOB,
         lr: float = 0.02,
         decoder_lr: float = 0.005,
+        **decoder: Unpack[DecoderOptions],
     ) -> None:
         super().__init__()
         self.lr, self.decoder_lr = lr, decoder_lr
         self.planes = nn.Parameter(0.1 * torch.randn(3, resolution, resolution, features, generator=generator))
-        self.decoder = Decoder(features, generator, channels=channels, color=color, blob=blob, hidden=hidden)
+        self.decoder = Decoder(features, generator, **decoder)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """See `RadianceField`."""

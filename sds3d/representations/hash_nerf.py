@@ -8,7 +8,6 @@ import torch
 from pydantic import Field
 
 from sds3d.representations.field_nerf import FieldNerfConfig
-from sds3d.representations.fields import Blob
 from sds3d.representations.fields_hash import HashField
 
 
@@ -37,10 +36,7 @@ class HashNerfConfig(FieldNerfConfig):
             entries=1 << self.log2_entries,
             coarsest=self.coarsest,
             finest=self.finest,
-            channels=self.latent_channels or 3,
-            color=not self.renders_latents,
-            hidden=self.hidden,
-            blob=Blob(self.blob_height, self.blob_radius),
             lr=self.lr,
             decoder_lr=self.decoder_lr,
+            **self.decoder_options(),
         )

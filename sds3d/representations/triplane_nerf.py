@@ -8,7 +8,6 @@ import torch
 from pydantic import Field
 
 from sds3d.representations.field_nerf import FieldNerfConfig
-from sds3d.representations.fields import Blob
 from sds3d.representations.fields_triplane import TriplaneField
 
 
@@ -31,10 +30,7 @@ class TriplaneNerfConfig(FieldNerfConfig):
             generator,
             resolution=self.resolution,
             features=self.features,
-            channels=self.latent_channels or 3,
-            color=not self.renders_latents,
-            hidden=self.hidden,
-            blob=Blob(self.blob_height, self.blob_radius),
             lr=self.lr,
             decoder_lr=self.decoder_lr,
+            **self.decoder_options(),
         )
