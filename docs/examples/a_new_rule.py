@@ -7,7 +7,7 @@ Antithetic SDS: each step noises the render twice, with eps and with -eps, and a
 so that the contribution of the noise alone cancels to first order: less variance, for two calls of the prior.
 
 A rule is a settings class and a class with `__call__`. To give it a name for `guidance=...`, put the file into
-`sds3d/guidance/`, or register it from a package of yours; see Extending.
+`sds3d/guidance/`, or register it from your own package; see Extending.
 """
 
 import os

@@ -19,7 +19,7 @@ class Mesh:
     """A triangle mesh in the world frame: right-handed, +Y up, front +Z, metres.
 
     vertices: (V, 3) float32 positions.
-    faces: (F, 3) int32 vertex indices, counter-clockwise seen from outside.
+    faces: (F, 3) int32 vertex indices, counter-clockwise when viewed from outside.
     colors: (V, 3) float32 sRGB in [0, 1], or None.
     normals: (V, 3) float32 unit vectors, or None for flat shading.
     uv: (V, 2) float32 in [0, 1], glTF convention (v runs down from the image's top row), or None.

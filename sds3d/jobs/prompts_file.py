@@ -30,7 +30,7 @@ KEYS = ("prompt", "seed", "preset", "overrides")
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of the file, counted from 1, and the complete configuration it asks for."""
+    """A line of the file, counted from 1, and the complete configuration that it requests."""
 
     line: int
     preset: str

@@ -46,6 +46,6 @@ def ask_pixels(unet: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_v
 
 
 def load_texts(files: ModelFiles) -> Encode:
-    """Return what encodes texts: T5's last hidden states of the text in lower case, without attention to padding."""
+    """Return a function that encodes texts, in lower case, by T5's last hidden states without attention to padding."""
     t5 = files.plain(T5TokenizerFast, "tokenizer"), files.text_encoder(T5EncoderModel, "text_encoder")
     return lambda text: Conditioning(t5_embedding(*t5, text.lower().strip(), TOKENS, masked=True))

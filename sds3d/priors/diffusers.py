@@ -54,7 +54,7 @@ class DiffusersConfig(PriorConfig):
     """`toybox` (the embedded prior), a diffusers folder, a short name such as sd21, or an id of the Hugging Face hub.
     Stable Diffusion 1, 2, XL, 3 and 3.5, FLUX.1, DeepFloyd IF, MVDream, LCM and Turbo are supported."""
     multiview: bool = True
-    """Denoise 4 views together with their cameras, if the model can. false: ask it as a plain 2D model."""
+    """Denoise 4 views together with their cameras, if the model can. false: use it as a plain 2D model."""
     offline: bool = False
     """Never use the network. A model id must then be in the local cache. Local folders never need the network."""
     lora: str = ""

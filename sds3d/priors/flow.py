@@ -64,7 +64,10 @@ def ask_sd3(transformer: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning,
 
 
 def load_sd3_texts(files: ModelFiles, width: int) -> Encode:
-    """Return what encodes texts: two CLIP encoders side by side, padded to T5's width, and T5; CLIP's pooled output."""
+    """Return a function that encodes texts.
+
+    hidden: two CLIP encoders side by side, padded to T5's width, followed by T5. pooled: CLIP's pooled output.
+    """
     clips = [
         (files.plain(CLIPTokenizer, f"tokenizer{n}"), files.text_encoder(CLIPTextModelWithProjection, part))
         for n, part in (("", "text_encoder"), ("_2", "text_encoder_2"))
@@ -97,7 +100,7 @@ def load_flux(files: ModelFiles) -> DiffusionPrior:
 
 
 def ask_flux(guidance: float | None) -> Ask:
-    """Return what asks FLUX for eps - x, shaped like x_t, by 2 x 2 patches with their rows and columns."""
+    """Return a function that calls FLUX for eps - x, shaped like x_t, by 2 x 2 patches with their rows and columns."""
 
     def ask(transformer: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
         batch, _, height, width = x_t.shape
@@ -132,8 +135,11 @@ def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 def load_flux_texts(files: ModelFiles) -> Encode:
-    """Return what encodes texts: T5's last hidden states, as long as the folder's tokenizer allows (dev 512, schnell
-    256), and CLIP's pooled output."""
+    """Return a function that encodes texts.
+
+    hidden: T5's last hidden states, up to the length of the folder's tokenizer (dev 512, schnell 256). pooled: CLIP's
+    pooled output.
+    """
     tokenizer, encoder = files.plain(CLIPTokenizer, "tokenizer"), files.text_encoder(CLIPTextModel, "text_encoder")
     t5 = files.plain(T5TokenizerFast, "tokenizer_2"), files.text_encoder(T5EncoderModel, "text_encoder_2")
     length = min(t5[0].model_max_length, FLUX_TOKENS)

@@ -85,7 +85,7 @@ class DiffusionPrior:
         self.n_views = family.n_views
         self.shift = family.noising.shift
         self.chunk = 0
-        """Rows of a batch that the network is asked at a time, in whole groups of views; 0: all."""
+        """Rows of a batch per call of the network, in whole groups of views; 0: all."""
 
     def encode_text(self, prompts: Sequence[str]) -> Conditioning:
         """Return embeddings of B texts; long ones are cut at the model's length."""

@@ -183,7 +183,7 @@ def _networks(files: ModelFiles) -> Networks:
 
 
 def load_sdxl_texts(files: ModelFiles) -> Encode:
-    """Return what encodes texts: SDXL's two encoders. The empty text is zeros if the folder says so."""
+    """Return a function that encodes texts by SDXL's two encoders. The empty text is zeros if the folder says so."""
     kinds = {"": CLIPTextModel, "_2": CLIPTextModelWithProjection}
     encoders = [
         (files.plain(CLIPTokenizer, f"tokenizer{n}"), files.text_encoder(kind, f"text_encoder{n}"))

@@ -55,7 +55,7 @@ def shade_mesh(
     """Draw pictures (B, H, W, 3) float32 in [0, 1] over the background, and coverage (B, H, W, 1) in [0, 1].
 
     The base colour is the mesh's texture if it has one (bilinear), else its vertex colours, else light grey. Surfaces
-    seen from inside are lit with the flipped normal. Light and filter act on sRGB values without linearising them.
+    visible from inside are lit with the flipped normal. Light and filter act on sRGB values without linearising them.
 
     background: (3,) sRGB in [0, 1]. light: a headlight by default. supersampling: n for n x n samples per pixel.
     """

@@ -174,9 +174,9 @@ def fit_latent_rgb(latents: Tensor, pictures: Tensor) -> Tensor:
 class FieldNerfScene(Scene):
     """A scene of a radiance field.
 
-    With gradients enabled, `render` jitters the samples along each ray, anew after each step, and skips cells that were
-    empty a few steps ago, except for some random ones. Under `torch.no_grad` it samples at the middles and skips cells
-    that are empty now.
+    With gradients enabled, `render` jitters the samples along each ray, differently in each step, and skips cells that
+    were empty a few steps ago, except for some random ones. Under `torch.no_grad`, samples are at the middles and cells
+    that are empty now are skipped.
 
     latent_rgb: (C, 3), colours in [-1, 1] of each channel of the latents; Stable Diffusion's by default.
     sketch: a coarse shape to stay close to.

@@ -91,8 +91,8 @@ def active_cubes(sdf: Tensor) -> tuple[Tensor, Tensor]:
     if not len(cubes):
         side = "inside" if bool((sdf < 0).any()) else "outside"
         raise EmptySurfaceError(
-            f"every sample of the signed distances is {side}, so there is no surface: start from a shape that lies "
-            "within the grid, or lower the learning rate of the sdf"
+            f"every sample of the signed distances is {side}, so there is no surface: start from a shape inside the "
+            "grid, or lower the learning rate of the sdf"
         )
     return case[cubes[:, 0], cubes[:, 1], cubes[:, 2]].long(), cubes
 

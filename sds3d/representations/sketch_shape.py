@@ -56,7 +56,7 @@ class SketchShape:
         if not len(mesh.faces):
             raise ValueError("the sketch has no faces: give a mesh with triangles")
         if not np.abs(mesh.vertices).max() <= BOUND:  # also of NaN
-            raise ValueError(f"the sketch extends beyond the cube of {BOUND} metres round the origin: scale it down")
+            raise ValueError(f"the sketch extends beyond the cube of {BOUND} metres around the origin: scale it down")
         self.weight, self.slack, self.batch = weight, slack, min(batch, points)
         self.points = BOUND * (2 * torch.rand(points, 3, generator=generator) - 1)  # (P, 3)
         self.inside = winding_number(self.points, mesh.vertices, mesh.faces) > 0.5  # (P,)

@@ -230,7 +230,7 @@ def boat(p: Paint) -> list[Shape]:
     """Build a sailing boat with a flag and sails in the accent colour."""
     long, wide, deep = p.u(1.4, 1.6), p.u(0.66, 0.78), p.u(0.4, 0.48)
     half, w = long / 2, wide / 2
-    # The deck's outline seen from below: the bow is on -Y before it is turned to +Z.
+    # The deck's outline from below: the bow is on -Y before it is turned to +Z.
     deck = [(0, -half), (w * 0.55, -half * 0.62), (w, -half * 0.1), (w, half * 0.6), (w * 0.82, half)]
     deck += [(-w * 0.82, half), (-w, half * 0.6), (-w, -half * 0.1), (-w * 0.55, -half * 0.62)]
     deck = np.array(deck)
