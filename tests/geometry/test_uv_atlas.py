@@ -93,6 +93,21 @@ def test_rasterised_texels_are_those_whose_centre_lies_in_the_triangle():
     np.testing.assert_array_equal(face >= 0, np.logical_and.reduce(half_planes))
 
 
+def test_a_face_without_a_texels_centre_gets_the_texel_at_its_middle():
+    """Unless another face has it. Coordinates are in texels, with the centres at integers."""
+    needle = np.array([[2.1, 3.2], [2.1, 3.4], [5.2, 3.3]])
+    across = needle[:, ::-1] + [8, 0]
+    large, small = np.array([[-2.0, 9.0], [20.0, 9.0], [9.0, 20.0]]), np.array([[9.1, 10.1], [9.3, 10.1], [9.1, 10.3]])
+    uv = (np.concatenate([needle, across, large, small]) + 0.5) / 16
+    face, weights = rasterize_uv(uv.astype(np.float32), np.arange(12, dtype=np.int32).reshape(4, 3), 16)
+    expected = np.full((16, 16), -1)
+    expected[3, 3], expected[3, 11] = 0, 1
+    np.testing.assert_array_equal(face[:9], expected[:9])
+    np.testing.assert_array_equal(weights[[3, 3], [3, 11]], np.float32(1 / 3))
+    assert face[10, 9] == 2
+    assert not (face == 3).any()
+
+
 def test_twenty_thousand_faces_bake():
     mesh = bake(torus_mesh(20_000), position_color, 512)
     points, uv = surface_samples(mesh, 2000)

@@ -27,6 +27,7 @@ from sds3d.guidance.surface_noise import (
 )
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.prompt import PromptConfig, encode_prompt
+from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import Scene, Start
 from sds3d.representations.contents import source_of
 from sds3d.representations.gaussians import GaussiansConfig
@@ -65,6 +66,16 @@ def weights(views: Views, pixels: int = 8, resolution: int = 8) -> Tensor:
     return noise.flatten(2).mT.double()
 
 
+def square(side: float, radius: float) -> Tensor:
+    """Return the corners (2, 2, 3) of a pixel around the +z axis which is a square on the map.
+
+    side: of the square, as a fraction of the map's. radius: of the corners in metres.
+    """
+    z = 1 - side**2  # half the side of a circle's square is sqrt(1 - cos theta)
+    across = ((1 - z * z) / 2) ** 0.5
+    return radius * torch.tensor([[[x, y, z] for y in (-across, across)] for x in (-across, across)])
+
+
 def samples(views: Views, pixels: int = 8, resolution: int = 32, seeds: int = 500) -> tuple[Tensor, Tensor]:
     """Return noise of many seeds as channels, (B, seeds, pixels, pixels), and the mask of locked pixels."""
     noise = SurfaceNoise((len(views.cameras), seeds, pixels, pixels), resolution, 0)
@@ -101,6 +112,33 @@ def test_a_pixel_is_the_sum_of_its_texels_over_the_root_of_their_number():
     for view in a:  # white, with variance 1 wherever a pixel has texels
         covariance = view @ view.T
         torch.testing.assert_close(covariance, torch.diag((view.sum(-1) > 0).double()), atol=rounding(8), rtol=0)
+
+
+@pytest.mark.parametrize(("side", "edge"), [(0.6, 4), (0.7, 6)])  # texels 1.6 to 6.4 of 8, and 1.2 to 6.8
+def test_a_pixel_owns_the_texels_whose_centres_it_covers(side, edge):
+    texels = torch.randn(MAPS, SHELLS, 8, 8, 1, generator=torch.Generator().manual_seed(0))
+    covered = texels[:, :, 4 - edge // 2 : 4 + edge // 2, 4 - edge // 2 : 4 + edge // 2]
+    # One view per map and shell, of a pixel around the map's axis at half the shell's depth.
+    corners = torch.stack(
+        [
+            (square(side, 3**0.5 * BOUND * (shell + 0.5) / SHELLS) * torch.tensor([1, 1, sign])).roll(axis + 1, dims=-1)
+            for axis in range(3)
+            for sign in (1, -1)
+            for shell in range(SHELLS)
+        ]
+    )
+    noise, count = integrate(texels, corners, torch.ones(corners.shape[:3], dtype=torch.bool))
+    assert (count == edge**2).all()
+    expected, magnitude = (values.sum(dim=(2, 3, 4)).flatten() / edge for values in (covered, covered.abs()))
+    torch.testing.assert_close(noise.flatten(), expected, atol=rounding(2 * edge**2, magnitude.max().item()), rtol=0)
+
+
+def test_the_outermost_surface_has_the_texels():
+    outer, inner = square(0.7, 0.2), square(0.7, 0.1)  # in one shell, with a pixel between them that connects them
+    for surfaces, expected in (((outer, inner), [36, 0, 0]), ((inner, outer), [0, 0, 36])):
+        corners = torch.cat(surfaces, dim=1)[None]  # (1, 2, 4, 3)
+        _, count = integrate(torch.ones(MAPS, SHELLS, 8, 8, 1), corners, torch.ones(1, 2, 4, dtype=torch.bool))
+        assert count.flatten().tolist() == expected
 
 
 def test_covariance_between_views_is_the_share_of_common_texels():
@@ -192,6 +230,14 @@ def test_fog_and_empty_renders():
     assert locked[:, 6].any()
     at_the_camera = views_at(cameras, torch.ones(4, 32, 32, 1), torch.full((4, 32, 32, 1), 1e-6))
     assert noise(at_the_camera)[0].isfinite().all()
+
+
+def test_a_corner_is_solid_if_the_mean_opacity_around_it_is_above_a_tenth():
+    for opaque, solid in ((1, []), (2, [[0, 4, 4]])):  # of the 16 pixels around that corner
+        alpha = torch.zeros(1, 32, 32, 1)
+        alpha[0, 15, 14 : 14 + opaque] = 1.0
+        _, seen = surface_corners(views_at(turntable(1, size=32), alpha, 2 * alpha), 8, 8)
+        assert seen.nonzero().tolist() == solid
 
 
 @pytest.mark.parametrize("size", [8, 12, 16, 30, 64])

@@ -41,9 +41,10 @@ def cloud(n: int, seed: int = 0, size: float = 0.04, coefficients: int = 0) -> G
     ]
 
 
-def draw(function, gaussians: Gaussians, cameras: Cameras, **options) -> Splatted:
+def draw(function, gaussians: Gaussians, cameras: Cameras, intrinsics: Tensor | None = None, **options) -> Splatted:
     dtype = gaussians[0].dtype
-    views, intrinsics = cameras.opencv_viewmats().to(dtype), cameras.intrinsics().to(dtype)
+    views = cameras.opencv_viewmats().to(dtype)
+    intrinsics = cameras.intrinsics().to(dtype) if intrinsics is None else intrinsics
     return function(*gaussians, views, intrinsics, cameras.width, cameras.height, **options)
 
 
@@ -132,6 +133,21 @@ def test_gaussians_beside_behind_and_in_front_of_the_camera() -> None:
     gaussians = cloud(300, 6, size=0.1)
     gaussians[0] = gaussians[0] * 12  # some behind the camera at 2.1 m, many outside the picture
     assert_same(gaussians, orbit([0.0, 200.0], size=24), near_plane=0.3)
+
+
+@pytest.mark.parametrize("function", [rasterization, rasterization_reference])
+def test_gaussians_are_left_out_before_the_near_plane_and_beyond_the_far_plane(function) -> None:
+    depths, gaussians = torch.tensor([0.1, 0.49, 0.51, 1.0, 2.0, 2.99, 3.01, 9.0]), cloud(8, 19)
+    gaussians[0], gaussians[3] = torch.zeros(8, 3), torch.full((8,), 0.5)
+    gaussians[0][:, 2] = 2 - depths
+    meta = draw(function, gaussians, orbit([0.0], 0.0, distance=2.0, size=16), near_plane=0.5, far_plane=3.0).meta
+    torch.testing.assert_close(meta["depths"][0], depths, atol=rounding(8, 9), rtol=0)
+    assert torch.equal((meta["radii"][0] > 0).all(-1), (depths > 0.5) & (depths < 3.0))
+
+
+def test_pixels_that_are_not_square() -> None:
+    intrinsics = torch.tensor([[60.0, 0.0, 23.0], [0.0, 35.0, 10.0], [0.0, 0.0, 1.0]]).expand(2, 3, 3)
+    assert_same(cloud(150, 20), orbit([0.0, 100.0]).resized(24, 40), intrinsics=intrinsics)
 
 
 def test_needles_and_discs() -> None:
