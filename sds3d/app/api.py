@@ -10,7 +10,8 @@ import gradio as gr
 from gradio.exceptions import Error
 
 from sds3d.app import estimates
-from sds3d.app.studio import Studio, files, one_line, served_copy
+from sds3d.app.serving import name_of
+from sds3d.app.studio import Studio, files, one_line
 from sds3d.app.tab_create import checked_seed
 from sds3d.config import ConfigError, parse_override
 from sds3d.files import RunError
@@ -65,7 +66,9 @@ def lay_out(studio: Studio) -> None:
         """Files of a run, the mesh first. The client downloads them and returns their paths on your machine."""
         with _reported(studio):
             return [
-                gr.FileData(path=served_copy(path), orig_name=path.name, size=path.stat().st_size).model_dump()
+                gr.FileData(
+                    path=name_of(path), orig_name=path.name, size=path.stat().st_size, is_stream=True
+                ).model_dump()
                 for path in files(studio.open(run))
             ]
 
@@ -74,14 +77,14 @@ def lay_out(studio: Studio) -> None:
         with _reported(studio):
             if request not in ("pause", "cancel"):
                 raise ValueError(f'the request {request!r} is unknown; use "pause" or "cancel"')
-            found = studio.open(run)
+            found = studio.open_own(run)
             queue.stop(found, request)
             return queue.progress(found).status
 
     def resume(run: str) -> str:
         """Continue a run that was paused, cancelled, stopped or failed. Returns its status."""
         with _reported(studio):
-            found = studio.open(run)
+            found = studio.open_own(run)
             studio.resume(found)
             return queue.progress(found).status
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
 from sds3d.app.edits import Edits
+from sds3d.app.limits import pixels_of_step
 from sds3d.app.recipes import ANY, recipe
 from sds3d.app.studio import Studio
 from sds3d.config import ConfigError
@@ -20,7 +21,7 @@ from sds3d.jobs.queue import Progress, Wait
 from sds3d.jobs.supervisor import default_devices
 from sds3d.presets import load_preset, presets
 from sds3d.run.config import RunConfig, run_config, total_steps
-from sds3d.run.folder import Run
+from sds3d.run.folder import Run, list_runs
 
 LOADING = 4.0
 """Seconds until the first step: the prior is loaded."""
@@ -139,7 +140,7 @@ def _history(studio: Studio, now: int) -> _History:
     """Read the times of finished runs. now: part of the cache key."""
     by_settings: dict[str, list[tuple[float, float]]] = {}
     exports, slowness = [], []
-    for run in studio.runs()[:NEWEST]:
+    for run in list_runs(studio.root)[:NEWEST]:
         with suppress(RunError, ConfigError, OSError):
             state = run.state
             if state.status != "done" or not state.optimised or not state.total:
@@ -166,8 +167,8 @@ def stated_step(preset: str, config: RunConfig) -> float:
     own = _config_of(preset)
     if config.prior.kind != own.prior.kind:
         return 0.0
-    pixels, usual = (c.particles * c.cameras.views * c.cameras.size**2 for c in (config, own))
-    return (_stated_steps().get(preset) or statistics.median(_stated_steps().values())) * pixels / usual
+    stated = _stated_steps().get(preset) or statistics.median(_stated_steps().values())
+    return stated * pixels_of_step(config) / pixels_of_step(own)
 
 
 @cache

@@ -197,6 +197,12 @@ def _front(path: Path, changed: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
+def video(source: str) -> str:
+    """Return a turntable that plays by itself. source: its address."""
+    label = "The object, turning"
+    return f'<video src="{escape(source)}" autoplay loop muted playsinline controls aria-label="{label}"></video>'
+
+
 def plots(run: Run, total: int) -> str:
     """Draw losses and gradient norm over the steps, from the run's events."""
     # A later line of a repeated step replaces the earlier one.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import gradio as gr
 
 from sds3d.app import fragments
+from sds3d.app.serving import address
 from sds3d.app.studio import Studio, files, problem, served_copy
 from sds3d.app.theme import GONE
 from sds3d.console import duration
@@ -46,14 +48,14 @@ class ResultPanel:
     kind: gr.Radio
     mesh: gr.Model3D
     splats: gr.HTML
-    video: gr.Video
+    video: gr.HTML
     measures: gr.HTML
-    files: gr.Files
+    files: gr.HTML
     format: gr.Dropdown
     faces: gr.Number
     texture: gr.Number
     make: gr.Button
-    download: gr.DownloadButton
+    download: gr.HTML
     message: gr.HTML
 
     @property
@@ -72,10 +74,10 @@ class ResultPanel:
             self.box: gr.Column(elem_classes=""),
             self.kind: kind,
             **self.view(run, kind),
-            self.video: served_copy(video) if video else None,
+            self.video: fragments.video(address(video)) if video else "",
             self.measures: fragments.table(measures(run)),
-            self.files: [served_copy(path) for path in found],
-            self.download: gr.DownloadButton(value=None, visible=False),
+            self.files: file_list(found),
+            self.download: gr.HTML("", visible=False),
             self.message: gr.HTML("", visible=False),
         }
 
@@ -86,13 +88,13 @@ class ResultPanel:
         gone = {name: "" if name == kind else GONE for name in KINDS}
         return {
             self.mesh: gr.Model3D(served_copy(path) if path and kind == "Mesh" else None, elem_classes=gone["Mesh"]),
-            self.splats: gr.HTML(address(path) if kind == "Splats" else "", elem_classes=gone["Splats"]),
+            self.splats: gr.HTML(address(path) if path and kind == "Splats" else "", elem_classes=gone["Splats"]),
         }
 
     def hide(self) -> Updates:
         """Hide the panel."""
-        empty: Updates = dict.fromkeys((self.mesh, self.video, self.files))
-        return {self.box: gr.Column(elem_classes=GONE), self.splats: "", **empty}
+        empty: Updates = dict.fromkeys((self.video, self.files, self.splats), "")
+        return {self.box: gr.Column(elem_classes=GONE), self.mesh: None, **empty}
 
 
 def lay_out() -> ResultPanel:
@@ -107,18 +109,10 @@ def lay_out() -> ResultPanel:
         splats = gr.HTML("", html_template=SPLATS, js_on_load=script, elem_id="splats", elem_classes=GONE)
         with gr.Row():
             with gr.Column(min_width=260):
-                video = gr.Video(
-                    label="Turntable",
-                    autoplay=True,
-                    loop=True,
-                    height=280,
-                    interactive=False,
-                    elem_id="video",
-                    buttons=[],
-                )
+                video = gr.HTML(elem_id="video")
             with gr.Column(min_width=260):
                 measures_ = gr.HTML(elem_id="measures")
-        files_ = gr.Files(label="Files", interactive=False, elem_id="files")
+        files_ = gr.HTML(elem_id="files")
         with gr.Accordion("Export again, as another format or size", open=False, elem_id="export"):
             with gr.Row():
                 format_ = gr.Dropdown(list(EXPORT_FORMATS), value="glb", label="Format", min_width=110)
@@ -126,7 +120,7 @@ def lay_out() -> ResultPanel:
                 # No bounds here: Gradio would reject values without our error message.
                 texture = gr.Number(1024, label="Texture", info="pixels per side", precision=0, min_width=110)
             make = gr.Button("Make the file", elem_id="make")
-            download = gr.DownloadButton("Download", visible=False, variant="primary", elem_id="made")
+            download = gr.HTML(visible=False, elem_id="made")
             message = gr.HTML(visible=False)
     return ResultPanel(
         box, kind, mesh, splats, video, measures_, files_, format_, faces, texture, make, download, message
@@ -144,19 +138,16 @@ def wire(result: ResultPanel, studio: Studio, run: gr.Textbox) -> None:
 
     def export(name: str, format_: str, faces: float | None, texture: float | None) -> Updates:
         try:
-            run = studio.open(name)
+            run = studio.open_own(name)
             path = make_file(run, format_, faces or 0, texture or 0)
-            size = path.stat().st_size / 1e6
             return {
-                result.download: gr.DownloadButton(
-                    f"Download {path.name} ({size:.1f} MB)", served_copy(path), visible=True
-                ),
-                result.files: [served_copy(path) for path in files(run)],
+                result.download: gr.HTML(f'<p class="sds-download">{_link(path, "Download ")}</p>', visible=True),
+                result.files: file_list(files(run)),
                 result.message: gr.HTML("", visible=False),
             }
         except (ValueError, RuntimeError, ImportError, OSError) as error:
             return {
-                result.download: gr.DownloadButton(value=None, visible=False),
+                result.download: gr.HTML("", visible=False),
                 result.message: gr.HTML(fragments.error(studio.problem(error)), visible=True),
             }
 
@@ -175,9 +166,16 @@ def viewed(own: list[Path], kind: str) -> Path | None:
     return next((p for p in own if p.suffix == wanted and not p.stem.endswith("-splats")), None)
 
 
-def address(path: Path | None) -> str:
-    """Return the address of a run's file for the page."""
-    return f"gradio_api/file={quote(served_copy(path))}" if path else ""
+def file_list(paths: Sequence[Path]) -> str:
+    """Return a list of links that download files."""
+    rows = "".join(f"<li>{_link(path)}</li>" for path in paths)
+    return f'<h3 class="sds-title">Files</h3><ul class="sds-files">{rows}</ul>'
+
+
+def _link(path: Path, before: str = "") -> str:
+    size, name = path.stat().st_size, escape(path.name)
+    written = f"{size / 1e6:.1f} MB" if size > 1e5 else f"{size / 1e3:.1f} kB"
+    return f'<a href="{escape(address(path))}" download="{name}">{before}{name} <span>{written}</span></a>'
 
 
 def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path:

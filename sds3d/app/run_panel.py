@@ -11,6 +11,7 @@ from sds3d.app import estimates, fragments, result_panel
 from sds3d.app.recipes import recipe
 from sds3d.app.result_panel import ResultPanel, Updates
 from sds3d.app.studio import Studio
+from sds3d.app.visitors import access_of
 from sds3d.config import ConfigError
 from sds3d.files import RunError
 from sds3d.jobs import queue
@@ -53,6 +54,7 @@ class RunPanel:
     resume: gr.Button
     cancel: gr.Button
     more: gr.Button
+    shared: gr.Checkbox
     preview: gr.HTML
     plots: gr.HTML
     curves: gr.Accordion
@@ -70,12 +72,27 @@ class RunPanel:
             resume = gr.Button("Resume", variant="primary", elem_id="resume", **buttons)
             cancel = gr.Button("Cancel", elem_id="cancel", **buttons)
             more = gr.Button("More like this", elem_id="more", **buttons)
+        shared = gr.Checkbox(label="Others may see this run", visible=False, container=False, elem_id="shared")
         preview = gr.HTML(fragments.EMPTY, elem_id="preview")
         finished = result_panel.lay_out()
         with gr.Accordion("Curves", open=True, visible=False, elem_id="curves") as curves:
             plots = gr.HTML()
         live = RunPanel(
-            studio, run, shown, timer, message, status, pause, resume, cancel, more, preview, plots, curves, finished
+            studio,
+            run,
+            shown,
+            timer,
+            message,
+            status,
+            pause,
+            resume,
+            cancel,
+            more,
+            shared,
+            preview,
+            plots,
+            curves,
+            finished,
         )
         result_panel.wire(finished, studio, run)
         timer.tick(live.show, [run, shown], live.outputs, **QUIET)
@@ -83,13 +100,14 @@ class RunPanel:
         pause.click(lambda name: live.request(name, "pause"), run, live.outputs, **QUIET)
         cancel.click(lambda name: live.request(name, "cancel"), run, live.outputs, **QUIET)
         resume.click(lambda name: live.request(name, "resume"), run, live.outputs, **QUIET)
+        shared.input(live.share, [run, shared], message, **QUIET)
         return live
 
     @property
     def outputs(self) -> list[Any]:
         """The widgets that `opened`, `show` and `request` change."""
         return [self.run, self.shown, self.timer, self.message, self.status, self.pause, self.resume, self.cancel,
-                self.more, self.preview, self.plots, self.curves, *self.result.outputs]  # fmt: skip
+                self.more, self.shared, self.preview, self.plots, self.curves, *self.result.outputs]  # fmt: skip
 
     def opened(self, name: str, again: bool = False) -> Updates:
         """Start to follow a run. again: add a note if it was finished before."""
@@ -128,7 +146,7 @@ class RunPanel:
         now = f"{progress.status} {drawn} {progress.step // max(progress.total // 100, 1)}"
         if now != shown:
             before_status, before_drawn, *_ = [*shown.split(), "", ""]
-            updates |= {self.shown: now, **self._buttons(progress), **self._curves(run, progress)}
+            updates |= {self.shown: now, **self._buttons(run, progress), **self._curves(run, progress)}
             done = progress.status == "done"
             if str(drawn) != before_drawn or progress.status != before_status:
                 html = fragments.preview(picture) if drawn else fragments.EMPTY
@@ -154,15 +172,16 @@ class RunPanel:
     def _error(self, error: Exception) -> gr.HTML:
         return block(fragments.error(self.studio.problem(error)))
 
-    def _buttons(self, progress: Progress) -> Updates:
-        status = progress.status
+    def _buttons(self, run: Run, progress: Progress) -> Updates:
+        status, own = progress.status, self.studio.changes(run)
         stopped = status == "stopped"
         return {
             self.timer: gr.Timer(POLL if progress.active or stopped else REST, active=status != "done"),
-            self.pause: gr.Button(visible=status in STOPPABLE),
-            self.resume: gr.Button(visible=status in RESUMABLE),
-            self.cancel: gr.Button(visible=status in STOPPABLE or status == "paused"),
+            self.pause: gr.Button(visible=own and status in STOPPABLE),
+            self.resume: gr.Button(visible=own and status in RESUMABLE),
+            self.cancel: gr.Button(visible=own and (status in STOPPABLE or status == "paused")),
             self.more: gr.Button(visible=status != "new"),
+            self.shared: gr.Checkbox(access_of(run).shared, visible=bool(self.studio.users) and own),
         }
 
     def _curves(self, run: Run, progress: Progress) -> Updates:
@@ -172,10 +191,18 @@ class RunPanel:
             self.curves: gr.Accordion(visible=seen),
         }
 
+    def share(self, name: str, shared: bool) -> gr.HTML:
+        """Let the other users see the run, or not."""
+        try:
+            self.studio.share(self.studio.open_own(name), shared)
+        except (RunError, OSError) as error:
+            return self._error(error)
+        return block("")
+
     def request(self, name: str, what: str) -> Updates:
         """Pause, cancel or resume the run."""
         try:
-            run = self.studio.open(name)
+            run = self.studio.open_own(name)
             if what == "resume":
                 self.studio.resume(run)
             else:

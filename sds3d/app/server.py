@@ -13,11 +13,18 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sds3d.app.guards import LimitBodies, SlowLogins
 from sds3d.app.page import build_page
+from sds3d.app.serving import routes
 from sds3d.app.studio import Studio
 from sds3d.app.theme import CSS, THEME
 from sds3d.config import ConfigError
 from sds3d.jobs.supervisor import keep_workers
+
+THREADS = 16
+"""Events that are processed at the same time."""
+SESSIONS = 100
+"""Visitors whose forms are remembered. A page that is reloaded gets a new one."""
 
 
 def launch(
@@ -28,20 +35,25 @@ def launch(
     *,
     share: bool = False,
     auth: Sequence[str] = (),
+    owner: str = "",
     block: bool = True,
 ) -> str:
     """Serve the page on `host`:`port` until interrupted. Runs continue when it ends.
 
     runs: the folder of run folders. overrides: KEY=VALUE on top of every preset. share: also a public address, through
-    Gradio's servers. auth: USER:PASSWORD logins, required unless only this machine can reach the address. block: wait
-    until interrupted.
+    Gradio's servers. auth: USER:PASSWORD logins, required unless only this machine can reach the address. owner: the
+    login that may set and see everything, as everybody may without logins. block: wait until interrupted.
 
     Return the address. Raises OSError if the port is in use, ConfigError if an override or a login is wrong.
     """
     users = [login(text) for text in auth]
     if (share or not is_local(host)) and not users:
         where = "a public address" if share else f"the address {host}"
-        raise ConfigError(f"{where} without a password is open to everybody; add --auth USER:PASSWORD")
+        raise ConfigError(
+            f"{where} without a password is open to everybody; give logins with --auth-file or SDS3D_AUTH"
+        )
+    if owner and owner not in dict(users):
+        raise ConfigError(f'the owner "{owner}" is none of the logins')
     root = runs.resolve()
     root.mkdir(parents=True, exist_ok=True)
     # A local address with a password may be behind a proxy, so its visitors are not trusted.
@@ -52,7 +64,10 @@ def launch(
     )
     # Keep served copies with the runs, apart from those of other Gradio programs.
     os.environ["GRADIO_TEMP_DIR"] = str(root / ".served")
-    page = build_page(Studio(root, tuple(overrides), local=local))
+    # What Gradio remembers of past events and visitors is memory that load leaves behind.
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"
+    studio = Studio(root, tuple(overrides), local, frozenset(dict(users)), owner)
+    page = build_page(studio)
     threading.Thread(target=keep_workers, args=(root,), daemon=True).start()
     page.queue(default_concurrency_limit=None)
     try:
@@ -61,7 +76,17 @@ def launch(
             server_port=port,
             share=share,
             auth=users or None,
-            app_kwargs={"middleware": [Middleware(NoUploads), *hosts]},
+            app_kwargs={
+                "routes": routes(studio),
+                "middleware": [
+                    *hosts,
+                    Middleware(LimitBodies, uploads=root / ".served"),
+                    Middleware(SlowLogins),
+                    Middleware(NoUploads),
+                ],
+            },
+            max_threads=THREADS,
+            state_session_capacity=SESSIONS,
             theme=THEME,
             css=CSS,
             footer_links=[],
@@ -96,7 +121,7 @@ def login(text: str) -> tuple[str, str]:
     """Split USER:PASSWORD. Raises ConfigError, which does not repeat the text."""
     user, colon, password = text.partition(":")
     if not (user and colon and password):
-        raise ConfigError("--auth must be USER:PASSWORD, neither of them empty")
+        raise ConfigError("a login must be USER:PASSWORD, neither of them empty")
     return user, password
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 import time
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from gradio.processing_utils import hash_file, save_file_to_cache
 from gradio.utils import get_upload_folder
 
-from sds3d.app.edits import flat
+from sds3d.app.edits import leaves_of, nested
+from sds3d.app.limits import refuse_extremes, refuse_owners_only
+from sds3d.app.visitors import Access, access_of, give_access, has_access, visitor
 from sds3d.config import ConfigError, Tree, meant, parse_override
 from sds3d.files import RunError
 from sds3d.jobs import queue
@@ -28,13 +28,9 @@ from sds3d.run.locks import RunBusyError
 MAX_SEED = 2**31 - 1
 MAX_STEPS = 10_000
 MAX_WAITING = 200
-"""Limit of the queue, so that one visitor cannot fill it for days."""
-
-OWNERS_ONLY = (
-    "prior.name", "prior.model", "prior.lora", "prompts.debias", "representation.sketch", "start_from",
-    "start_from_sha256", "stages", "log_to",
-)  # fmt: skip
-"""Settings that read files of this machine or the network, or send data away: for its owner, not for visitors."""
+"""Limit of the queue."""
+MAX_EACH = 20
+"""Limit of a visitor's runs in the queue, so that nobody fills it alone."""
 
 EXPORTS = (".glb", ".ply", ".splat", ".spz", ".obj", ".mtl", ".stl", ".usdz", ".zip", ".mp4", ".png")
 """Endings of the files that can be downloaded, in the order of the list."""
@@ -48,22 +44,46 @@ class Studio:
     """The studio, shared by all visitors.
 
     root: the folder of run folders, resolved. overrides: KEY=VALUE on top of every preset. local: whether only this
-    machine can reach the studio, so that settings may name its files.
+    machine can reach the studio, without a login. users: the logins. owner: the login of the machine's owner; "": none
+    of them.
     """
 
     root: Path
     overrides: tuple[str, ...] = ()
     local: bool = True
+    users: frozenset[str] = frozenset()
+    owner: str = ""
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the visitor is the machine's owner, who may use its files and set what costs much."""
+        return self.local or visitor() in (None, self.owner)
+
+    def sees(self, run: Run) -> bool:
+        """Whether the visitor may see a run: one's own runs, and those that are shared."""
+        if not self.users or self.trusted:
+            return True
+        access = access_of(run)
+        return access.shared or access.owner == visitor()
+
+    def changes(self, run: Run) -> bool:
+        """Whether the visitor may stop, resume, share and delete a run: one's own runs."""
+        return not self.users or self.trusted or access_of(run).owner == visitor()
 
     def presets(self) -> dict[str, str]:
         """Return the presets that need only a prompt, with their descriptions."""
         return {preset.name: preset.about.description for preset in presets() if not preset.about.needs_asset}
 
     def config(self, prompt: str, preset: str, *layers: Tree) -> RunConfig:
-        """Like `own_config`, for settings of a visitor. Raises ConfigError, also for settings of the owner."""
+        """Like `own_config`, for settings of a visitor. Raises ConfigError, also for what is the owner's."""
+        if self.trusted:
+            return self.own_config(prompt, preset, *layers)
         for layer in layers:
-            self._refuse_owners_only(layer)
-        return self.own_config(prompt, preset, *layers)
+            refuse_owners_only(layer)
+        config = self.own_config(prompt, preset, *layers)
+        chosen = {key: value for key, value in leaves_of(config).items() if key.endswith(".name")}
+        refuse_extremes(config, self.own_config(prompt, preset, nested(chosen)))
+        return config
 
     def own_config(self, prompt: str, preset: str, *layers: Tree) -> RunConfig:
         """Build a configuration from a preset, the overrides, the prompt and more settings. Raises ConfigError."""
@@ -78,24 +98,16 @@ class Studio:
             raise ConfigError(f"steps = {config.steps}: give {MAX_STEPS} or fewer")
         return config
 
-    def _refuse_owners_only(self, layer: Mapping[str, Any]) -> None:
-        if self.local:
-            return
-        given = flat(layer)
-        for key in OWNERS_ONLY:
-            # A section given as plain text is only its name, so no key is missed.
-            if any(name == key or name.startswith(f"{key}.") for name in given):
-                raise ConfigError(
-                    f"{key} cannot be set in a studio that is open to others: it reads files or sends data"
-                )
-
     def find(self, name: str) -> Run | None:
-        """Return the run with this folder name, or None. Names that point outside of `root` are not runs."""
+        """Return the run with this folder name that the visitor may see, or None.
+
+        Names that point outside of `root` are not runs.
+        """
         folder = self.root / name
         if not re.fullmatch(r"[\w-][\w.-]{0,200}", name) or folder.is_symlink():
             return None
         run = Run(folder)
-        return run if run.config_path.is_file() else None
+        return run if run.config_path.is_file() and self.sees(run) else None
 
     def open(self, name: str) -> Run:
         """Like `find`. Raises RunError if there is no such run."""
@@ -104,21 +116,50 @@ class Studio:
             raise RunError("there is no run of that name; it may have been deleted")
         return run
 
+    def open_own(self, name: str) -> Run:
+        """Like `open`, for a run that is to be changed. Raises RunError if it is somebody else's."""
+        run = self.open(name)
+        if not self.changes(run):
+            raise RunError("the run belongs to somebody else, who shares it; start your own with another seed")
+        return run
+
+    def share(self, run: Run, shared: bool) -> None:
+        """Let the other users see a run, or not. Raises OSError."""
+        give_access(run, replace(access_of(run), shared=shared))
+
     def runs(self) -> list[Run]:
-        """Return all runs, the most recently changed first."""
+        """Return all runs that the visitor may see, the most recently changed first."""
         return [run for run in list_runs(self.root) if self.find(run.folder.name)]
 
     def start(self, config: RunConfig) -> Run:
         """Queue the run of a configuration; equal configurations share a run. Raises RunError, OSError."""
-        if len(queue.waiting(queue.runs_in(self.root))) >= MAX_WAITING:
-            raise RunError(f"{MAX_WAITING} runs are waiting already; try again later")
-        run = new_run(self.root, config)
+        self._refuse_more()
+        run = new_run(self.root, config, self._continues)
+        if self.users and not has_access(run):
+            give_access(run, Access(visitor() or ""))
         self.resume(run)
         return run
 
+    def _continues(self, run: Run) -> bool:
+        """Whether a run can stand for a new one of the visitor with the same settings."""
+        if self.changes(run):
+            return True
+        with suppress(RunError):
+            return self.sees(run) and run.state.status == "done"
+        return False
+
+    def _refuse_more(self) -> None:
+        """Raise RunError if the queue is full, as a whole or for the visitor."""
+        waiting = queue.waiting(queue.runs_in(self.root))
+        if len(waiting) >= MAX_WAITING:
+            raise RunError(f"{MAX_WAITING} runs are waiting already; try again later")
+        if self.users and not self.trusted and sum(self.changes(run) for run in waiting) >= MAX_EACH:
+            raise RunError(f"{MAX_EACH} of your runs are waiting already; try again later")
+
     def resume(self, run: Run) -> None:
         """Queue a run to continue. Raises RunError, OSError."""
-        queue.enqueue(run)
+        if self.changes(run):
+            queue.enqueue(run)
         ensure_workers(self.root)
 
     def delete(self, run: Run) -> None:
@@ -136,7 +177,7 @@ class Studio:
 
     def redacted(self, text: str) -> str:
         """Return a text for visitors; in a studio that is open to others, without folders of this machine."""
-        if self.local:
+        if self.trusted:
             return text
         text = text.replace(f"{self.root}/", "").replace(str(self.root), self.root.name)  # the path may contain spaces
         return _FOLDERS.sub("", text)

@@ -13,8 +13,9 @@ import gradio as gr
 from sds3d.app import fragments
 from sds3d.app.edits import leaves_of, text_of
 from sds3d.app.estimates import seconds_left
-from sds3d.app.result_panel import Updates, address, measures
+from sds3d.app.result_panel import Updates, measures
 from sds3d.app.run_panel import POLL, QUIET, block
+from sds3d.app.serving import address
 from sds3d.app.studio import Studio, files, one_line
 from sds3d.app.tab_create import EXAMPLES, checked_seed
 from sds3d.app.tab_library import RunCard, card_of

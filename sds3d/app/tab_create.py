@@ -12,10 +12,11 @@ import gradio as gr
 
 from sds3d.app import estimates, fragments, settings_form
 from sds3d.app.edits import Edits, choices_of, leaves_of, nested
+from sds3d.app.limits import OWNERS_ONLY
 from sds3d.app.recipes import recipe
 from sds3d.app.result_panel import Updates
 from sds3d.app.run_panel import QUIET, RunPanel, block
-from sds3d.app.studio import MAX_SEED, OWNERS_ONLY, Studio, one_line
+from sds3d.app.studio import MAX_SEED, Studio, one_line
 from sds3d.config import ConfigError
 from sds3d.files import RunError
 from sds3d.run.config import total_steps
@@ -187,7 +188,7 @@ def _settings(create: CreateTab) -> None:
 
         def fixed(setting: Setting) -> bool:
             chosen = stages and setting.key in settings_form.PROMINENT[:2]
-            return chosen or (not studio.local and setting.key in OWNERS_ONLY)
+            return chosen or (not studio.trusted and setting.key in OWNERS_ONLY)
 
         widgets = settings_form.lay_out(settings, fixed, draft.unfolded)
         if stages:

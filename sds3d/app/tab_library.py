@@ -42,13 +42,16 @@ trigger('select', {action: button.dataset.action, run: button.dataset.run}); });
 
 @dataclass(frozen=True)
 class RunCard:
-    """A run in the library. recipe: None if its settings cannot be read. cost: its expected times."""
+    """A run in the library. recipe: None if its settings cannot be read. cost: its expected times. own: whether the
+    visitor may change it.
+    """
 
     run: Run
     progress: Progress | None
     recipe: Recipe | None
     changed: float
     cost: Cost = UNKNOWN
+    own: bool = True
 
     @property
     def name(self) -> str:
@@ -85,9 +88,9 @@ def card_of(studio: Studio, run: Run) -> RunCard:
         state = run.folder / "state.json"
         changed = (state if state.exists() else run.config_path).stat().st_mtime
         progress, made = planned(studio, run, queue.progress(run)), recipe(studio, run)
-        return RunCard(run, progress, made, changed, cost_of(studio, run))
+        return RunCard(run, progress, made, changed, cost_of(studio, run), studio.changes(run))
     except (RunError, ConfigError, OSError):
-        return RunCard(run, None, None, 0.0)
+        return RunCard(run, None, None, 0.0, own=studio.changes(run))
 
 
 def matching(studio: Studio, search: str, state: str) -> Iterator[RunCard]:
@@ -139,7 +142,7 @@ class LibraryTab:
     def act(self, action: str, name: str) -> Updates:
         """Delete, cancel or resume a run, or show why that is not possible."""
         try:
-            run = self.studio.open(name)
+            run = self.studio.open_own(name)
             match action:
                 case "delete":
                     self.studio.delete(run)
@@ -184,11 +187,11 @@ def _card(e: RunCard) -> str:
     if e.recipe:
         actions.append(_action("New seed", "again", name))
         actions.append(_action("Compare", "compare", name))
-    if e.status in RESUMABLE:
+    if e.own and e.status in RESUMABLE:
         actions.append(_action("Resume", "resume", name))
-    if e.status in STOPPABLE:
+    if e.own and e.status in STOPPABLE:
         actions.append(_action("Cancel", "cancel", name))
-    elif e.status != "exporting":
+    elif e.own and e.status != "exporting":
         confirm = escape(f"Delete “{e.title[:80]}” ({e.name}) and all its files? This cannot be undone.", quote=True)
         actions.append(_action("Delete", "delete", name, "delete", f' data-confirm="{confirm}"'))
     going = e.progress is not None and e.progress.active

@@ -57,7 +57,7 @@ def facts(studio: Studio) -> list[tuple[str, str]]:
         ("Gradio", importlib.metadata.version("gradio")),
         ("Runs", runs),
         ("Worker", "running" if supervised(studio.root) else "none; the next run starts one"),
-        ("Folder of runs", str(studio.root) if studio.local else studio.root.name),
+        ("Folder of runs", str(studio.root) if studio.trusted else studio.root.name),
     ]
 
 

@@ -42,7 +42,19 @@ CSS = """
 #splats canvas { display: block; width: 100%; height: 420px; border-radius: 12px; cursor: grab; touch-action: none;
                  border: 1px solid var(--border-color-primary); background: #f1f5f9; }
 #splats p { margin: 0; color: var(--body-text-color-subdued); }
-#files td:has(.label-clear-button) { display: none; }
+#video video { display: block; width: 100%; max-height: 280px; border-radius: 12px; background: white;
+               border: 1px solid var(--border-color-primary); }
+.sds-title { margin: 0 0 .3rem; font-size: .9rem; font-weight: 600; }
+.sds-files { list-style: none; margin: 0; padding: 0; border-radius: 12px; overflow: hidden;
+             border: 1px solid var(--border-color-primary); background: var(--block-background-fill); }
+.sds-files li + li { border-top: 1px solid var(--border-color-primary); }
+.sds-files a { display: flex; justify-content: space-between; gap: 1rem; padding: .45rem .8rem; text-decoration: none;
+               color: var(--body-text-color); overflow-wrap: anywhere; }
+.sds-files a:is(:hover, :focus-visible) { background: var(--background-fill-secondary); text-decoration: underline; }
+.sds-files span, .sds-download span { color: var(--body-text-color-subdued); white-space: nowrap; }
+.sds-download a { display: block; padding: .5rem .8rem; border-radius: 10px; background: #4f46e5; font-weight: 600;
+                  color: white !important; text-align: center; text-decoration: none; }
+.sds-download span { color: #e0e7ff; }
 
 .sds-note { border-radius: 10px; padding: .6rem .85rem; line-height: 1.45; overflow-wrap: anywhere;
             border: 1px solid #fcd34d; background: #fffbeb; color: #78350f; }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
@@ -207,9 +207,12 @@ def read_config(run: Run) -> RunConfig:
     return run_config(load_yaml(run.config_path, follow=False))
 
 
-def new_run(root: Path, config: RunConfig) -> Run:
-    """Return the run folder of a configuration under `root`, and create it if it does not exist. Raises RunError."""
+def new_run(root: Path, config: RunConfig, mine: Callable[[Run], bool] = lambda run: True) -> Run:
+    """Return the run folder of a configuration under `root`, and create it if it does not exist. Raises RunError.
+
+    mine: whether an existing run may be returned; if not, another folder is created.
+    """
     if (asset := Path(config.start_from)).is_file():
         digest = hashlib.sha256(asset.read_bytes()).hexdigest()
         config = config.model_copy(update={"start_from_sha256": digest})
-    return create_run(root, slug(config.prompt), config, NOT_IDENTITY)
+    return create_run(root, slug(config.prompt), config, NOT_IDENTITY, mine)

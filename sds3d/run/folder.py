@@ -21,7 +21,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -314,10 +314,17 @@ class Run:
         return is_held(self.folder / "lock")
 
 
-def create_run(root: Path, slug: str, config: Config, aside: Set[str] = frozenset()) -> Run:
+def create_run(
+    root: Path,
+    slug: str,
+    config: Config,
+    aside: Set[str] = frozenset(),
+    mine: Callable[[Run], bool] = lambda run: True,
+) -> Run:
     """Return the run folder of this configuration under `root`, and create it if it does not exist.
 
     aside: settings that do not identify a run: if only these differ, it is the same run, with the new values.
+    mine: whether an existing run may be returned; if not, another folder is created.
     Raises RunError if the folder cannot be written.
     """
     identity = dump_yaml(config, exclude=aside)
@@ -328,6 +335,8 @@ def create_run(root: Path, slug: str, config: Config, aside: Set[str] = frozense
         name = f"{slug}-{digest[:8]}" + (f"-{attempt + 1}" if attempt else "")
         run = Run(root / name)
         try:
+            if run.config_path.exists() and not mine(run):
+                continue
             if not run.config_path.exists():
                 run.folder.mkdir(parents=True, exist_ok=True)
                 write_atomically(run.config_path, text.encode())

@@ -9,6 +9,7 @@ import pytest
 
 from sds3d.app.recipes import recipe
 from sds3d.app.studio import Studio, files, served_copy
+from sds3d.app.visitors import visiting
 from sds3d.config import ConfigError
 from sds3d.files import RunError
 from sds3d.run.config import make_config, new_run
@@ -22,9 +23,10 @@ def test_public_studios_accept_no_file_names(studio: Studio):
         {"prior": {"model": "/"}},
         {"stages": [{"steps": 3}]},
     ):
-        with pytest.raises(ConfigError, match="open to others"):
+        with visiting("ada"), pytest.raises(ConfigError, match="open to others"):
             visitors.config("a red mug", "toybox", layer)
-    assert visitors.config("a red mug", "toybox", {"steps": 3}).steps == 3
+    with visiting("ada"):
+        assert visitors.config("a red mug", "toybox", {"steps": 3}).steps == 3
     # The studio's own presets may name files.
     made = recipe(visitors, new_run(studio.root, make_config("a red mug", "prolificdreamer")))
     assert made.preset == "prolificdreamer"
@@ -82,11 +84,12 @@ def test_public_studios_show_no_folders_of_this_machine(studio: Studio):
     visitors = replace(studio, local=False)
     text = f"free in {studio.root}, /usr/lib/x/prior: {studio.root}/mug/config.yaml is wrong at 1/2, see https://x.y/z/"
     redacted = f"free in {studio.root.name}, prior: mug/config.yaml is wrong at 1/2, see https://x.y/z/"
-    assert visitors.redacted(text) == redacted
+    with visiting("ada"):
+        assert visitors.redacted(text) == redacted
     assert studio.redacted(text) == text
     run = new_run(studio.root, make_config("a red mug"))
     run.config_path.write_text("prompt: [")
     for reader, known in ((studio, True), (visitors, False)):
-        with pytest.raises(ConfigError, match=r"config\.yaml") as error:
+        with visiting("ada"), pytest.raises(ConfigError, match=r"config\.yaml") as error:
             recipe(reader, run)
         assert (str(studio.root) in str(error.value)) == known

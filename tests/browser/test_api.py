@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +15,7 @@ import pytest
 import trimesh
 from gradio_client import Client
 
+from sds3d.app.visitors import Access, give_access
 from sds3d.run.config import read_config
 from sds3d.run.folder import Run
 from tests.browser.studio import ROOT, Studio, serve, wait_for
@@ -49,6 +52,11 @@ def test_a_script_generates_waits_and_downloads(client: Any, studio: Studio):
         "seconds_left": 0.0,
     }
     files = [Path(path) for path in client.predict(name, api_name="/files")]
+    calling = Client(studio.url, verbose=False, download_files=False)
+    named = calling.predict(name, api_name="/files")
+    calling.close()
+    assert [file["path"] for file in named] == [f"{name}/{path.name}" for path in files]
+    assert str(studio.folder) not in str(named)
     assert {path.name for path in files} == {path.name for path in run.exports.iterdir()}
     assert files[0].name == "a-red-hat.glb"
     assert not files[0].is_relative_to(studio.folder)
@@ -116,6 +124,59 @@ def test_links_out_of_a_run_are_not_followed(client: Any, studio: Studio):
     (run.exports / "made").symlink_to("/etc")
     (run.exports / "true.glb").write_bytes(b"glTF")
     assert [Path(path).name for path in client.predict(run.folder.name, api_name="/files")] == ["true.glb"]
+
+
+def test_users_see_their_own_runs_and_shared_ones(tmp_path: Path):
+    with serve(tmp_path, auth='["ada:1", "bob:2"]') as studio:
+        ada, bob = (
+            Client(studio.url, auth=login, verbose=False, download_files=str(tmp_path / login[0]))
+            for login in (("ada", "1"), ("bob", "2"))
+        )
+        name = ada.predict("a red hat", api_name="/generate")
+        wait_for(lambda: ada.predict(name, api_name="/status")["status"] == "done")
+        files = [Path(path) for path in ada.predict(name, api_name="/files")]
+        assert files[0].read_bytes() == (studio.runs / name / "exports" / files[0].name).read_bytes()
+        for endpoint in ("/status", "/files", "/resume"):
+            with pytest.raises(Exception, match="no run of that name"):
+                bob.predict(name, api_name=endpoint)
+        address = f"{studio.url}/files/{name}/{files[0].name}"
+        assert [answer_of(address, cookies) for cookies in (ada.cookies, bob.cookies, {})] == [200, 404, 401]
+        with pytest.raises(Exception, match="visitors of this studio may set"):
+            bob.predict("a red hat", settings=["particles=60"], api_name="/generate")
+        give_access(Run(studio.runs / name), Access("ada", shared=True))
+        assert bob.predict(name, api_name="/status")["status"] == "done"
+        assert answer_of(address, bob.cookies) == 200
+        with pytest.raises(Exception, match="belongs to somebody else"):
+            bob.predict(name, "cancel", api_name="/stop")
+        ada.close()
+        bob.close()
+
+
+def answer_of(address: str, cookies: dict[str, str], body: bytes | None = None) -> int:
+    """Return the HTTP status of a request."""
+    cookie = "; ".join(f"{key}={value}" for key, value in cookies.items())
+    request = urllib.request.Request(address, body, {"Cookie": cookie, "Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def test_large_bodies_are_refused_and_forgotten(studio: Studio):
+    before = memory(studio)
+    body = b'{"data": ["' + b"x" * 20_000_000 + b'"], "fn_index": 0, "session_hash": "a"}'
+    for _ in range(12):
+        with suppress(urllib.error.URLError):  # the server may close the connection before it has read all
+            assert answer_of(f"{studio.url}/gradio_api/queue/join", {}, body) == 413
+    assert memory(studio) - before < 20
+
+
+def memory(studio: Studio) -> float:
+    """Return the memory of the server's process in MB."""
+    assert studio.server
+    pages = int(Path(f"/proc/{studio.server.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def test_files_are_not_served_by_path(studio: Studio):

@@ -1,0 +1,72 @@
+"""What visitors who do not own the machine may set. Its owner may set everything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from sds3d.app.edits import flat, leaves_of
+from sds3d.config import ConfigError
+from sds3d.run.config import RunConfig, total_steps
+
+OWNERS_ONLY = (
+    "prior.name", "prior.model", "prior.lora", "prompts.debias", "representation.sketch", "start_from",
+    "start_from_sha256", "stages", "log_to",
+)  # fmt: skip
+"""Settings that read files of this machine or the network, or send data away: for its owner, not for visitors."""
+
+TIMES = 4
+"""A visitor who does not own the machine may multiply a whole number of the preset by this."""
+TIMES_RESOLUTION = 2
+"""The same for resolutions, of which memory is the third power."""
+TIMES_PIXELS = 16
+"""The same for the pixels that a run renders."""
+LEAST = {"preview_every": 1.0, "checkpoint_every": 10}
+"""Settings of which small values cost much, with the smallest for such a visitor."""
+
+
+def refuse_owners_only(layer: Mapping[str, Any]) -> None:
+    """Raise ConfigError if a layer of settings has one that is the machine owner's."""
+    given = flat(layer)
+    for key in OWNERS_ONLY:
+        # A section given as plain text is only its name, so no key is missed.
+        if any(name == key or name.startswith(f"{key}.") for name in given):
+            raise ConfigError(f"{key} cannot be set in a studio that is open to others: it reads files or sends data")
+
+
+def refuse_extremes(config: RunConfig, usual: RunConfig) -> None:
+    """Raise ConfigError if a setting multiplies the cost of a run too much.
+
+    usual: the same choices with the values of the preset. Whole numbers count things that take time or memory, all but
+    the seed.
+    """
+    before = leaves_of(usual)
+    for key, value in leaves_of(config).items():
+        least, start = LEAST.get(key, -math.inf), before.get(key)
+        if value == start:
+            continue
+        if isinstance(value, (int, float)) and value < least:
+            raise ConfigError(f"{key} = {value}: visitors of this studio may set {least:g} or more")
+        if isinstance(value, bool) or not isinstance(value, int) or key in ("seed", *LEAST):
+            continue
+        factor = TIMES_RESOLUTION if key.endswith("resolution") else TIMES
+        most = max(factor * start, TIMES) if isinstance(start, int) else TIMES
+        if value > most:
+            raise ConfigError(f"{key} = {value}: visitors of this studio may set {most} or less")
+    times = pixels(config) / pixels(usual)
+    if times > TIMES_PIXELS:
+        raise ConfigError(
+            f"the settings render {times:.0f} times the pixels of the preset; visitors of this studio may have "
+            f"{TIMES_PIXELS} times as many: reduce steps, cameras.views, cameras.size or particles"
+        )
+
+
+def pixels(config: RunConfig) -> int:
+    """Return how many pixels a run renders, which is about proportional to its time."""
+    return total_steps(config) * pixels_of_step(config)
+
+
+def pixels_of_step(config: RunConfig) -> int:
+    """Return how many pixels a step renders."""
+    return config.particles * config.cameras.views * config.cameras.size**2

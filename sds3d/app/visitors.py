@@ -1,0 +1,73 @@
+"""Who visits the studio, and whose a run is. Without logins, everybody is the machine's owner."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from gradio.context import LocalContext
+from starlette.requests import Request
+
+from sds3d.files import write_atomically
+from sds3d.run.folder import Run
+
+_visiting: ContextVar[str | None] = ContextVar("visiting", default=None)
+
+
+def visitor() -> str | None:
+    """Return the login of the request that is processed; None without logins, and outside of requests."""
+    request = LocalContext.request.get(None)
+    return getattr(request, "username", None) or _visiting.get()
+
+
+@contextmanager
+def visiting(login: str | None) -> Iterator[None]:
+    """Process a request that is none of Gradio's, as this login."""
+    token = _visiting.set(login)
+    try:
+        yield
+    finally:
+        _visiting.reset(token)
+
+
+def login_of(request: Request) -> str | None:
+    """Return the login of a request to the server of a page; None if it has none."""
+    app = request.app
+    cookies = [request.cookies.get(f"access-token-{kind}{app.cookie_id}") for kind in ("", "unsecure-")]
+    return next((app.tokens[cookie] for cookie in cookies if cookie in app.tokens), None)
+
+
+@dataclass(frozen=True)
+class Access:
+    """The contents of a run's `access.json`. owner: a login; "": the machine's owner. shared: others may see it."""
+
+    owner: str = ""
+    shared: bool = False
+
+
+def access_of(run: Run) -> Access:
+    """Return whose a run is. A damaged file makes it the machine owner's."""
+    with suppress(OSError, ValueError, TypeError):
+        values = json.loads(_path(run).read_text(encoding="utf-8"))
+        access = Access(**values)
+        if isinstance(access.owner, str) and isinstance(access.shared, bool):
+            return access
+    return Access()
+
+
+def has_access(run: Run) -> bool:
+    """Whether it is written whose a run is."""
+    return _path(run).exists()
+
+
+def give_access(run: Run, access: Access) -> None:
+    """Write whose a run is. Raises OSError."""
+    write_atomically(_path(run), (json.dumps(asdict(access)) + "\n").encode())
+
+
+def _path(run: Run) -> Path:
+    return run.folder / "access.json"
