@@ -8,7 +8,7 @@
 #   docker run --rm --gpus all -v sds3d-runs:/home/sds3d/runs sds3d:cuda generate "a red mug"
 #
 # The studio, at http://localhost:7860, with a password:
-#   docker run --init --rm -p 7860:7860 -v sds3d-runs:/home/sds3d/runs sds3d app --host 0.0.0.0 --auth USER:PASSWORD
+#   docker run --init --rm -p 7860:7860 -e SDS3D_AUTH -v sds3d-runs:/home/sds3d/runs sds3d app --host 0.0.0.0
 # Without a command the image starts it too; the password then comes from the environment: -e SDS3D_AUTH=USER:PASSWORD
 #
 # Runs are stored in the volume. A folder of the host in its place must be writable by user 10001.
