@@ -23,7 +23,7 @@ from sds3d.presets import current_name, load_preset, presets
 from sds3d.prompts.prompt import checked_prompt
 from sds3d.run.config import RunConfig, new_run, run_config
 from sds3d.run.folder import Run, list_runs
-from sds3d.run.locks import RunBusyError
+from sds3d.run.locks import RunBusyError, hold
 
 MAX_SEED = 2**31 - 1
 MAX_STEPS = 10_000
@@ -165,7 +165,7 @@ class Studio:
     def delete(self, run: Run) -> None:
         """Delete a run's folder. Raises RunError if it is running or queued, and OSError."""
         try:
-            with run.locked():
+            with hold(run.folder / "lock", f"{run.folder} is in use"):  # a run with links cannot run, but be deleted
                 if run.state.status == "queued":
                     raise RunError("the run is queued; cancel it first")
                 gone = run.folder.with_name(f".deleted-{run.folder.name}-{time.time_ns()}")
