@@ -33,7 +33,7 @@ def njit(*, cache: bool = False, **options: Any) -> Callable[[Callable[..., Any]
     """Compile like numba.njit. NUMBA_CACHE_DIR, if set, takes precedence over the user's cache folder."""
 
     def compiled(function: Callable[..., Any]) -> Any:
-        dispatcher = numba.njit(**options)(function)
+        dispatcher: Any = numba.njit(**options)(function)
         if cache:
             chosen = _config.CACHE_DIR  # numba's locator reads it
             _config.CACHE_DIR = folder = chosen or cache_folder()
@@ -97,7 +97,7 @@ class _Files:
         path = self.path(key)
         try:
             content = undamaged(path.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
             content, problem = None, f"cannot be read ({error.strerror})"

@@ -100,7 +100,7 @@ def test_a_file_that_cannot_be_read_is_reported_and_compiled_again(cache: Path):
     (path,) = cache.rglob("*.nbc")
     path.unlink()
     path.mkdir()  # reading a folder is an OSError, even for root
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="kernel") as warned:
         assert njit(cache=True)(double)(2.0) == 4.0
     read, written = (str(warning.message) for warning in warned)
     assert read == f"the compiled kernel {path} cannot be read (Is a directory): it is compiled again"

@@ -6,7 +6,8 @@ it mixes the two pixels depending on where the edge passes, so that the edge's v
 
 On a CPU in float32 all functions use Numba kernels. Elsewhere the differentiable part is plain torch, which is also
 the reference that the kernels are tested against. The choices (which face, which edge) are then made by NVIDIA Warp on
-CUDA. On other devices and dtypes they are made by trying every face at every pixel, which is slow.
+CUDA or, without it, by the Numba kernels. On other devices and dtypes they are made by trying every face at every
+pixel, which is slow.
 """
 
 # Arrays are passed unpacked, and pyright cannot count them.
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.cameras import Cameras
+from sds3d.rendering import gpu
 from sds3d.rendering import mesh_antialias_numba as silhouettes
 from sds3d.rendering import mesh_raster_numba as kernels
 from sds3d.rendering.mesh_edges import MeshEdges
@@ -159,9 +161,7 @@ def rasterize_mesh_reference(vertices: Tensor, faces: Tensor, cameras: Cameras) 
     view = _view(cameras, vertices)
     screen, faces = _project_reference(vertices, view), faces.long()
     if vertices.device.type == "cuda":
-        from sds3d.rendering import mesh_warp
-
-        face = mesh_warp.nearest_faces(screen, faces, view.height, view.width)
+        face = _nearest_on_cuda(screen, faces, view)
     else:
         face = torch.stack([_nearest_faces(of_view.detach(), faces, view) for of_view in screen])
     b, row, column = (face >= 0).nonzero(as_tuple=True)  # the P covered pixels
@@ -194,9 +194,7 @@ def antialias_reference(pictures: Tensor, raster: Raster, vertices: Tensor, face
     view, edges = _view(cameras, vertices), mesh_edges(faces, len(vertices))
     screen, distance = _project_reference(vertices, view), _distances(raster, view)
     if vertices.device.type == "cuda":
-        from sds3d.rendering import mesh_warp
-
-        crossing = mesh_warp.crossings(screen, faces, edges, distance)
+        crossing = _crossings_on_cuda(screen, faces, edges, raster, view)
     else:
         pairs = zip(screen.detach(), distance, strict=True)
         crossing = torch.stack([_crossings(of_view, faces.long(), edges, z) for of_view, z in pairs])
@@ -212,6 +210,22 @@ def mesh_edges_reference(faces: Tensor) -> MeshEdges:
     starts = functional.pad(counts.cumsum(0), (1, 0))
     order = (index * faces.numel() + corners[whole]).argsort()  # by edge, then by face
     return MeshEdges(edges.int(), starts.int(), corners[whole][order].int())
+
+
+def _nearest_on_cuda(screen: Tensor, faces: Tensor, view: _View) -> Tensor:
+    if not gpu.usable("warp"):
+        return _nearest_on_cpu(screen, faces, view)
+    from sds3d.rendering import mesh_warp
+
+    return mesh_warp.nearest_faces(screen, faces, view.height, view.width)
+
+
+def _crossings_on_cuda(screen: Tensor, faces: Tensor, edges: MeshEdges, raster: Raster, view: _View) -> Tensor:
+    if not gpu.usable("warp"):
+        return _crossings_on_cpu(screen, faces, edges, raster, view)
+    from sds3d.rendering import mesh_warp
+
+    return mesh_warp.crossings(screen, faces, edges, _distances(raster, view))
 
 
 def _project_reference(vertices: Tensor, view: _View) -> Tensor:
@@ -323,7 +337,20 @@ def _blend(pictures: Tensor, screen: Tensor, edges: MeshEdges, crossing: Tensor)
 
 
 def _array(tensor: Tensor) -> Any:
-    return tensor.detach().contiguous().numpy()
+    return tensor.detach().cpu().contiguous().numpy()
+
+
+def _nearest_on_cpu(screen: Tensor, faces: Tensor, view: _View) -> Tensor:
+    """Return the nearest face of each pixel, -1 where empty: (B, H, W) int32. screen: (B, V, 3), on any device."""
+    arrays = _array(screen.float()), _array(_int32(faces)), _array(view.focal.float())
+    return torch.from_numpy(kernels.rasterize(*arrays, (view.height, view.width))[0]).to(screen.device)
+
+
+def _crossings_on_cpu(screen: Tensor, faces: Tensor, edges: MeshEdges, raster: Raster, view: _View) -> Tensor:
+    """Return the silhouette edges between pixels, as `mesh_warp.crossings`, from tensors on any device."""
+    arrays = _array(screen.float()), _array(view.focal.float()), _array(_int32(faces))
+    ends = tuple(_array(tensor) for tensor in edges)
+    return torch.from_numpy(silhouettes.crossings(*arrays, ends, _array(raster.depth.float()))).to(screen.device)
 
 
 class _Project(torch.autograd.Function):

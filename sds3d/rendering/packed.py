@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sds3d.rendering import packed_numba
+from sds3d.rendering import gpu, packed_numba
 from sds3d.rendering.volume import BOUND, RaySamples, empty_distance, fusable, sample_rays
 from sds3d.rendering.volume_numba import MIN_TRANSMITTANCE
 
@@ -104,7 +104,7 @@ def march(
     """
     with torch.no_grad():
         rays, occupancy = _prepare(origins, directions, occupancy, samples, jitter)
-        if origins.is_cuda:
+        if origins.is_cuda and gpu.usable("nerfacc"):
             return _march_nerfacc(origins, directions, occupancy, rays, samples)
         if not fusable(origins):
             return _march(origins, directions, occupancy, rays)
@@ -133,7 +133,7 @@ def composite(density: Tensor, features: Tensor, samples: Samples, n_rays: int) 
     A ray ends where its transmittance falls below 1e-4.
     """
     _check(density, features, samples, n_rays)
-    if density.is_cuda:
+    if density.is_cuda and gpu.usable("nerfacc"):
         return _composite_nerfacc(density, features, samples, n_rays)
     if not fusable(density) or not fusable(features):
         return _composite(density, features, samples, n_rays)

@@ -1,6 +1,6 @@
 """Gaussian splatting (Kerbl et al. 2023, arXiv:2308.04079) with gsplat's signature and semantics, on any machine.
 
-`rasterization` uses Numba kernels on a CPU, gsplat on CUDA and the plain-torch reference elsewhere. Gaussians are
+`rasterization` uses Numba kernels on a CPU, gsplat on CUDA if it works there, and plain torch elsewhere. Gaussians are
 projected by the local affine approximation of EWA splatting (Zwicker et al. 2001), and their covariances in the picture
 are blurred by `eps2d` pixels^2. Pixels blend Gaussians front to back with alpha = min(0.999, opacity exp(-d^2 / 2)),
 leaving out alphas below 1/255. A pixel is finished before its transmittance would fall to 1e-4.
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.geometry.splats import SH_C0
-from sds3d.rendering import splatting_blend_numba, splatting_projection_numba
+from sds3d.rendering import gpu, splatting_blend_numba, splatting_projection_numba
 from sds3d.rendering.splatting_blend_numba import MAX_ALPHA, MIN_TRANSMITTANCE
 from sds3d.rendering.splatting_tiles_numba import MIN_ALPHA, bin_splats
 
@@ -70,13 +70,13 @@ def rasterization(
     Raises ValueError for shapes that do not match.
     """
     _check(means, quats, scales, opacities, colors, viewmats, Ks, sh_degree, backgrounds)
-    if means.device.type == "cuda":
+    if means.device.type == "cuda" and gpu.usable("gsplat"):
         return _gsplat(
             means, quats, scales, opacities, colors, viewmats, Ks, width, height,
             near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree,
             backgrounds=backgrounds, render_mode=render_mode, rasterize_mode=rasterize_mode,
         )  # fmt: skip
-    fused = means.device.type == "cpu" and means.dtype == torch.float32
+    fused = means.device.type in ("cpu", "cuda") and means.dtype == torch.float32
     camera = _Camera(width, height, near_plane, far_plane, eps2d, radius_clip)
     return _rasterize(
         means, quats, scales, opacities, colors, viewmats, Ks, camera,
@@ -183,7 +183,7 @@ def _rasterize(
     fused: bool,
 ) -> Splatted:
     cameras, n = len(viewmats), len(means)
-    if fused:
+    if fused and means.device.type == "cpu":
         projected = _Projected(*_Project.apply(means, quats, scales, opacities, viewmats, Ks, camera))
     else:
         projected = _project_reference(means, quats, scales, opacities, viewmats, Ks, camera)
@@ -334,6 +334,14 @@ def _blend_reference(
 
 
 def _blend_fused(projected: _Projected, opacities: Tensor, values: Tensor, camera: _Camera) -> tuple[Tensor, Tensor]:
+    """Blend on the CPU, wherever the tensors are."""
+    device = values.device
+    projected = _Projected(*(tensor.cpu() for tensor in projected))
+    picture, alpha = _blend_on_cpu(projected, opacities.cpu(), values.cpu(), camera)
+    return picture.to(device), alpha.to(device)
+
+
+def _blend_on_cpu(projected: _Projected, opacities: Tensor, values: Tensor, camera: _Camera) -> tuple[Tensor, Tensor]:
     if values.shape[-1] <= 4:
         return _Blend.apply(projected.means2d, projected.conics, opacities, values, projected.depths, camera)
     alpha, parts = torch.empty(0), []

@@ -12,7 +12,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from sds3d.compiled import examine_cache
 from sds3d.config import assets_dir
+from sds3d.extras import install_command
+from sds3d.rendering.gpu import INSTEAD, Package, obstacle
 
 FREE_NEEDED = 0.5e9  # bytes: more than a run with its checkpoints and exports
 
@@ -37,9 +40,9 @@ def examine(folder: Path | None = None) -> list[Finding]:
         *_package("numba"),
         _threads(),
         _numba_layer(),
+        _kernel_cache(),
         _cuda(),
-        _cuda_backend("gsplat", "splats are rendered by plain torch"),
-        _cuda_backend("nerfacc", "radiance fields are rendered by the CPU kernel, or by plain torch on a GPU"),
+        *map(_cuda_backend, INSTEAD),
         _ffmpeg(),
         _prior(),
         _large_priors(),
@@ -91,6 +94,17 @@ def _numba_layer() -> Finding:
         return Finding("numba threading", False, f"CPU kernels cannot be compiled: {_first_line(error)}", needed=True)
 
 
+def _kernel_cache() -> Finding:
+    report = examine_cache()
+    if report.problem:
+        return Finding("kernel cache", False, report.problem)
+    detail = f"{report.size / 1e6:.1f} MB in {report.folder}"
+    if report.damaged:
+        count = f"{len(report.damaged)} damaged file{'s' * (len(report.damaged) > 1)}"
+        return Finding("kernel cache", False, f"{detail}; {count}, for example {report.damaged[0]}: compiled again")
+    return Finding("kernel cache", True, detail)
+
+
 def _cuda() -> Finding:
     import torch
 
@@ -102,19 +116,21 @@ def _cuda() -> Finding:
     return Finding("CUDA", False, f"torch is built for CUDA {torch.version.cuda} but finds no GPU or driver")
 
 
-def _cuda_backend(name: str, instead: str) -> Finding:
-    """Check whether a package's CUDA kernels can be used, without an import, which may compile them for minutes."""
+def _cuda_backend(package: Package) -> Finding:
+    """Whether a package's CUDA kernels can be used. They are not compiled here, which takes minutes."""
     import torch
 
     try:
-        version = importlib.metadata.version(name)
+        version = importlib.metadata.version("warp-lang" if package == "warp" else package)
     except importlib.metadata.PackageNotFoundError:
-        return Finding(name, False, f"off: not installed; {instead}")
+        version = "not installed"
     if not torch.cuda.is_available():
-        return Finding(name, False, f"{version}, off: needs CUDA; {instead}")
-    if shutil.which("nvcc") is None:
-        return Finding(name, False, f"{version}, off: nvcc, which compiles its kernels, is not in PATH; {instead}")
-    return Finding(name, True, f"{version}, on; its kernels are compiled once, at first use")
+        return Finding(package, False, f"{version}; off: it is only used on CUDA")
+    if problem := obstacle(package):
+        hint = f"; to install it, {install_command('cuda')}" if package == "warp" else ""
+        return Finding(package, False, f"{version}; off: {problem}; {INSTEAD[package]}{hint}")
+    compiled = "at first use, its kernels are compiled or loaded, and if that fails"
+    return Finding(package, True, f"{version}, on; {compiled}, {INSTEAD[package]}")
 
 
 def _ffmpeg() -> Finding:
