@@ -1,4 +1,4 @@
-"""The API reference: a page for each room of the package, from the docstrings of its modules."""
+"""The API reference: a page for each folder of the package, from the docstrings of its modules."""
 
 import ast
 from pathlib import Path
@@ -7,7 +7,7 @@ from . import remove_others, write
 
 PACKAGE = "sds3d"
 HIDDEN_ROOMS = {"__main__", "app", "cli"}
-"""Rooms without functions for others to call: the commands have a page of their own."""
+"""Packages without functions for others to call; the commands have a separate page."""
 HIDDEN_ENDINGS = ("_numba", "_warp", "simd")
 """Kernels: their functions are called by the module that holds the plain-torch reference."""
 
@@ -28,7 +28,7 @@ def write_pages(docs: Path) -> None:
             shown.remove(f"{PACKAGE}.run.asset")
         pages[folder / f"{title}.md"] = _page(title, _summary(room / "__init__.py"), shown)
     names = [f"{PACKAGE}.{path.stem}" for path in single]
-    pages[folder / "foundations.md"] = _page("Cameras, configuration, files", "What every room uses.", names)
+    pages[folder / "foundations.md"] = _page("Cameras, configuration, files", "What the whole package uses.", names)
     for path, text in pages.items():
         write(path, text)
     remove_others(folder, "*.md", set(pages))

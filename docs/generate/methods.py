@@ -1,6 +1,6 @@
 """A page for each guidance rule: its docstring, presets, measured figures, a picture and settings.
 
-Everything is read from where it stands: the rule's module, `configs/*.yaml` and `benchmarks/guidance.*`.
+Everything is read from its source: the rule's module, `configs/*.yaml` and `benchmarks/guidance.*`.
 """
 
 import json

@@ -24,7 +24,7 @@ from sds3d.geometry.splats import Geometry, Splats
 AssetT = TypeVar("AssetT", Mesh, Splats)
 
 ANTIALIASED = "the Gaussians were trained for antialiased rendering, which is not applied: small ones look too large"
-"""Warning about files that say so."""
+"""Warning about files that declare this."""
 
 _COARSE = 1e-5  # largest rounding error of coordinates, as a fraction of the asset's size
 

@@ -86,7 +86,7 @@ def read_header(data: bytes) -> tuple[str, list[Element], int]:
 def read_rows(data: bytes, name: str = "vertex") -> dict[str, NDArray]:
     """Return the properties of an element of a PLY by their names, each (N,).
 
-    Integers of text files have the declared type, other numbers are float64 there.
+    In text files, integers get the declared type, and other numbers become float64.
 
     Raises ValueError, in one line, if data is not a PLY, is truncated, or has no such element.
     """
@@ -112,7 +112,7 @@ def read_rows(data: bytes, name: str = "vertex") -> dict[str, NDArray]:
 
 
 def read_lists(data: bytes, name: str) -> list[NDArray]:
-    """Return the lists of an element of a PLY, one a row; it has no other property.
+    """Return the lists of an element of a PLY, one per row. The element must have no other property.
 
     Raises ValueError, in one line, if the file is truncated or the element has other properties.
     """
@@ -152,7 +152,7 @@ def _has_lists(element: Element) -> bool:
 
 
 def _size(elements: Sequence[Element]) -> int:
-    """Return the bytes that elements of a binary file take. Raises ValueError if they have lists."""
+    """Return the size in bytes of elements of a binary file. Raises ValueError if they have lists."""
     if any(_has_lists(element) for element in elements):
         raise ValueError("the PLY has lists before its vertices, which cannot be read")
     return sum(element.count * np.dtype(kind).itemsize for element in elements for _, kind in element.properties)

@@ -1,6 +1,6 @@
 """Meshes of PLY files that store strips of triangles instead of faces, as early scanning software writes them.
 
-A strip is a list of vertices; each one from the third on makes a triangle with the two before it. The triangles look to
+A strip is a list of vertices. Each vertex from the third on forms a triangle with the two before it. The triangles face
 alternating sides, so every second one is reversed. -1 ends a strip within a list.
 """
 
@@ -36,7 +36,7 @@ def strips_part(data: bytes) -> Part:
 
 
 def triangles(strip: NDArray[np.int64]) -> IntArray:
-    """Return the triangles (F, 3) of a list of strips, without those of two equal corners, which only join strips."""
+    """Return the triangles (F, 3) of a list of strips. Triangles with two equal corners only join strips: left out."""
     place = np.arange(len(strip))
     ends = strip == -1
     first = np.maximum.accumulate(np.where(ends, place + 1, 0)) if len(strip) else place  # of each strip

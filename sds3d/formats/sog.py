@@ -1,11 +1,12 @@
 """PlayCanvas' SOG of Gaussian splats, as splat-transform and SuperSplat write it, version 2; it is read only.
 
 Frame: that of splat PLYs, see `splat_ply`.
-Layout: a zip file, or a folder, of a `meta.json` and lossless WebP pictures, in which pixel i, row by row, has values
-of Gaussian i. Means: 16 bits an axis in two pictures, between limits, of sign(x) log(1 + |x|). Quaternions: the three
-smallest components, and in alpha 252 plus the place of the largest of w, x, y, z. Scales (logarithms) and the constant
-harmonic: indices in tables of 256 numbers, with the opacity in alpha. The other harmonics: 16-bit indices in a palette,
-a picture with 64 entries a row of one pixel for each harmonic, whose r, g, b are indices in another table.
+Layout: a zip file, or a folder, with a `meta.json` and lossless WebP pictures. Pixel i, row by row, has the values of
+Gaussian i. Means: sign(x) log(1 + |x|), between limits, with 16 bits per axis in two pictures. Quaternions: the three
+smallest components, and in alpha 252 plus the index of the largest of w, x, y, z. Scales (logarithms) and the constant
+harmonic: indices into tables of 256 numbers, with the opacity in alpha. The other harmonics: 16-bit indices into a
+palette. The palette is a picture with 64 entries per row and one pixel per harmonic; r, g, b are indices into another
+table.
 Specification: https://developer.playcanvas.com/user-guide/gaussian-splatting/formats/sog/
 """
 
@@ -28,8 +29,8 @@ from sds3d.formats.splat_bits import largest_restored
 from sds3d.geometry.splats import Splats, turned
 
 _META = "meta.json"
-_PALETTE_WIDTH = 64  # entries a row
-_FIRST_TAG = 252  # of the place of a quaternion's largest component
+_PALETTE_WIDTH = 64  # entries per row
+_FIRST_TAG = 252  # of the index of a quaternion's largest component
 _SLACK = 1 << 20  # bytes; WebP is not compressed further by the zip file, but meta.json is
 
 
@@ -113,7 +114,7 @@ def _table(entry: dict[str, Any]) -> NDArray[np.float32]:
 
 
 def _rotations(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return quaternions (N, 4) w, x, y, z; the identity for a tag that makes no sense."""
+    """Return quaternions (N, 4) w, x, y, z; the identity for an invalid tag."""
     others = ((pixels[:, :3] / 255 * 2 - 1) / math.sqrt(2)).astype(np.float32)
     known = pixels[:, 3] >= _FIRST_TAG
     quats = largest_restored(others, np.where(known, pixels[:, 3], _FIRST_TAG).astype(np.intp) - _FIRST_TAG)

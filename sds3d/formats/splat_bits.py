@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from sds3d.geometry.mesh import FloatArray
 
 OTHERS = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
-"""The places of the other components, by the place of the largest one."""
+"""The indices of the other components, by the index of the largest one."""
 
 
 def largest_restored(others: FloatArray, largest: NDArray[np.intp]) -> FloatArray:
-    """Return unit quaternions (N, 4) from three components (N, 3) and the place (N,) of the largest, positive one."""
+    """Return unit quaternions (N, 4) from three components (N, 3) and the index (N,) of the largest, positive one."""
     places = largest[:, None]
     quats = np.empty((len(others), 4), np.float32)
     np.put_along_axis(quats, OTHERS[largest], others, axis=1)

@@ -1,8 +1,8 @@
 """PlayCanvas' compressed PLY of Gaussian splats, as splat-transform and SuperSplat write it; it is read only.
 
-Layout: element `chunk` has the smallest and largest centre, logarithm of scales and colour of 256 Gaussians each. A row
-of `vertex` has four 32-bit numbers: the centre and the scales as 11, 10 and 11 bits between those limits, the colour
-and the opacity as 8 bits each, the rotation as 2 bits that say which of w, x, y, z is largest, and 10 bits for each of
+Layout: each row of element `chunk` has the limits of centre, logarithm of scales and colour of 256 Gaussians. Each row
+of `vertex` has four 32-bit numbers: the centre and the scales as 11, 10 and 11 bits between these limits; the colour and
+the opacity as 8 bits each; the rotation as 2 bits for the index of the largest of w, x, y, z, and 10 bits for each of
 the others, from -sqrt(1/2) to sqrt(1/2). Element `sh`, if any, has the harmonics `f_rest` in 8 bits each, from -4 to 4.
 """
 
@@ -73,6 +73,6 @@ def _rotations(packed: NDArray[np.uint32]) -> NDArray[np.float32]:
 
 
 def _harmonics(stored: NDArray) -> NDArray[np.float32]:
-    """Return harmonics from bytes, whose ends stand for -4 and 4 and whose others for the middles of 256 steps."""
+    """Return harmonics from bytes. 0 and 255 are -4 and 4; the other bytes are the middles of 256 steps between."""
     fraction = np.where(stored == 0, 0, np.where(stored == 255, 1, (stored.astype(np.float32) + 0.5) / 256))
     return ((fraction - 0.5) * 8).astype(np.float32)

@@ -17,8 +17,8 @@ from sds3d.geometry.triangles import surface_area
 
 _FLAT = 0.02  # thickness of a splat on a surface, relative to its width
 _SUNK = 0.8  # depth of splats below the surface, in widths: a disc on it would reach beyond the outline
-_COVER = 0.75  # standard deviation of a splat, relative to the width of its share of the surface: closes the surface
-_FROM_EDGE = 1.7  # least distance of splats from sharp convex edges, in widths: a disc would reach beyond the edge
+_COVER = 0.75  # standard deviation of a splat, relative to the width of its share of the surface: leaves no gaps
+_FROM_EDGE = 1.7  # least distance of splats from sharp convex edges, in widths: keeps discs from crossing the edge
 _SHARP = math.radians(40)  # smallest angle between the normals of two faces whose edge is sharp
 
 
@@ -34,7 +34,7 @@ class SurfaceSamples(NamedTuple):
 def splats_from_mesh(mesh: Mesh, count: int, generator: torch.Generator) -> Splats:
     """Return `count` flat Gaussians spread evenly over a mesh, in its colours (white if it has none).
 
-    They overlap enough to hide what is behind them, and keep away from sharp edges, so that outlines stay sharp.
+    They overlap enough to hide what is behind them, and keep a distance from sharp edges, so that outlines stay sharp.
     Raises ValueError for a mesh without area or with vertices that are not finite.
     """
     samples = sample_surface(mesh, count, torch.rand(3, generator=generator).tolist())
