@@ -26,7 +26,7 @@ from sds3d.run.folder import Run, list_runs
 LOADING = 4.0
 """Seconds until the first step: the prior is loaded."""
 EXPORT = 6.0
-"""Seconds of an export, until a run of this machine tells."""
+"""Seconds of an export, until a run of this machine has measured it."""
 NEWEST = 60
 """Number of runs whose times are read."""
 FRESH = 20.0
@@ -79,7 +79,7 @@ def cost_of(studio: Studio, run: Run) -> Cost:
 def seconds_left(progress: Progress, cost: Cost) -> float:
     """Return the seconds until a started run is done, its export included; 0 if unknown.
 
-    The steps so far count the more, the more there are.
+    The more steps are done, the more their measured time counts.
     """
     if progress.status == "exporting":
         return cost.export * (1 - progress.exported)
@@ -90,7 +90,7 @@ def seconds_left(progress: Progress, cost: Cost) -> float:
 
 
 def share_done(progress: Progress, cost: Cost) -> float:
-    """Return the share of a run's time that is over, 0 to 1: its steps, then its export."""
+    """Return the share of a run's time that has passed, 0 to 1: its steps, then its export."""
     if progress.status == "done":
         return 1.0
     whole = cost.seconds(progress.total)

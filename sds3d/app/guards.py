@@ -16,7 +16,7 @@ UPLOAD = 64_000_000
 UPLOADS = 1_000_000_000
 """Bytes of all uploads that are kept."""
 DELAY = 1.0
-"""Seconds that a wrong password takes. The next attempt from the same address waits for them."""
+"""Seconds that a wrong password takes. The next attempt from the same address waits for this time."""
 ATTEMPTS = 10
 """Attempts from an address that may wait at the same time."""
 
@@ -59,7 +59,7 @@ class LimitBodies:
         try:
             await self.app(scope, limited, answer)
         except Exception:
-            if taken <= most:  # otherwise it is told that its client is gone
+            if taken <= most:  # otherwise the application would see a disconnected client
                 raise
         if taken > most and not started:
             await refuse(scope, receive, send)

@@ -17,17 +17,17 @@ OWNERS_ONLY = (
 """Settings that read files of this machine or the network, or send data away: for its owner, not for visitors."""
 
 TIMES = 4
-"""A visitor who does not own the machine may multiply a whole number of the preset by this."""
+"""Largest factor by which a visitor who does not own the machine may multiply a whole number of the preset."""
 TIMES_RESOLUTION = 2
-"""The same for resolutions, of which memory is the third power."""
+"""The same for resolutions; memory grows with their third power."""
 TIMES_PIXELS = 16
 """The same for the pixels that a run renders."""
 LEAST = {"preview_every": 1.0, "checkpoint_every": 10}
-"""Settings of which small values cost much, with the smallest for such a visitor."""
+"""Settings whose small values are expensive, with the smallest value for such a visitor."""
 
 
 def refuse_owners_only(layer: Mapping[str, Any]) -> None:
-    """Raise ConfigError if a layer of settings has one that is the machine owner's."""
+    """Raise ConfigError if a layer has a setting that only the machine's owner may set."""
     given = flat(layer)
     for key in OWNERS_ONLY:
         # A section given as plain text is only its name, so no key is missed.

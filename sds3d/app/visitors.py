@@ -1,4 +1,4 @@
-"""Who visits the studio, and whose a run is. Without logins, everybody is the machine's owner."""
+"""Who visits the studio, and who owns a run. Without logins, everybody counts as the machine's owner."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def visitor() -> str | None:
 
 @contextmanager
 def visiting(login: str | None) -> Iterator[None]:
-    """Process a request that is none of Gradio's, as this login."""
+    """Process a request outside of Gradio's events as this login."""
     token = _visiting.set(login)
     try:
         yield
@@ -50,7 +50,7 @@ class Access:
 
 
 def access_of(run: Run) -> Access:
-    """Return whose a run is. A damaged file makes it the machine owner's."""
+    """Return who owns a run. If the file is damaged, the run belongs to the machine's owner."""
     with suppress(OSError, ValueError, TypeError):
         values = json.loads(_path(run).read_text(encoding="utf-8"))
         access = Access(**values)
@@ -60,12 +60,12 @@ def access_of(run: Run) -> Access:
 
 
 def has_access(run: Run) -> bool:
-    """Whether it is written whose a run is."""
+    """Return whether a run has a recorded owner."""
     return _path(run).exists()
 
 
 def give_access(run: Run, access: Access) -> None:
-    """Write whose a run is. Raises OSError."""
+    """Record who owns a run. Raises OSError."""
     write_atomically(_path(run), (json.dumps(asdict(access)) + "\n").encode())
 
 

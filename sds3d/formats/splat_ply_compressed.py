@@ -1,8 +1,8 @@
 """PlayCanvas' compressed PLY of Gaussian splats, as splat-transform and SuperSplat write it; it is read only.
 
 Layout: each row of element `chunk` has the limits of centre, logarithm of scales and colour of 256 Gaussians. Each row
-of `vertex` has four 32-bit numbers: the centre and the scales as 11, 10 and 11 bits between these limits; the colour and
-the opacity as 8 bits each; the rotation as 2 bits for the index of the largest of w, x, y, z, and 10 bits for each of
+of `vertex` has four 32-bit numbers. The centre and the scales have 11, 10 and 11 bits between these limits, the colour
+and the opacity 8 bits each. The rotation has 2 bits for the index of the largest of w, x, y, z, and 10 bits for each of
 the others, from -sqrt(1/2) to sqrt(1/2). Element `sh`, if any, has the harmonics `f_rest` in 8 bits each, from -4 to 4.
 """
 
