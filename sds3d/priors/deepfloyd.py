@@ -19,10 +19,9 @@ from transformers import (
 from sds3d.files import PriorError
 from sds3d.priors.loading import ModelFiles
 from sds3d.priors.network import DiffusionPrior, Family, frozen
-from sds3d.priors.noising import Diffusion
 from sds3d.priors.pixels import Pixels
 from sds3d.priors.texts import Encode, Texts, t5_embedding
-from sds3d.priors.unet_latent import load_scheduler
+from sds3d.priors.unet_latent import load_noising, side_of
 from sds3d.prompts.conditioning import Conditioning
 
 TOKENS = 77
@@ -31,12 +30,12 @@ TOKENS = 77
 def load_deepfloyd(files: ModelFiles) -> DiffusionPrior:
     """Load a folder of IFPipeline."""
     unet = frozen(files.denoiser(UNet2DConditionModel, "unet"), files.device, torch.channels_last)
-    size: int = unet.config["sample_size"]
+    size = files.image_size if unet.config["sample_size"] is None else 0
+    size = size or side_of(unet.config["sample_size"])
     if files.image_size not in (0, size):
         raise PriorError(f"prior.image_size={files.image_size}: this model draws {size} pixels and nothing else")
-    noising = Diffusion(load_scheduler(files), files.device, files.steps)
     texts = Texts(lambda: load_texts(files), files.device)
-    family = Family(ask_pixels, noising, Pixels(), texts, size, memory_format=torch.channels_last)
+    family = Family(ask_pixels, load_noising(files), Pixels(), texts, size, memory_format=torch.channels_last)
     return DiffusionPrior(family, unet, files.device)
 
 

@@ -51,8 +51,14 @@ class DiffusersConfig(PriorConfig):
 
     name: Literal["diffusers"] = "diffusers"
     model: str = "toybox"
-    """`toybox` (the embedded prior), a diffusers folder, a short name such as sd21, or an id of the Hugging Face hub.
-    Stable Diffusion 1, 2, XL, 3 and 3.5, FLUX.1, DeepFloyd IF, MVDream, LCM and Turbo are supported."""
+    """`toybox` (the embedded prior), a diffusers folder, a .safetensors file of a whole model, a short name such as
+    sd21, or an id of the Hugging Face hub. Stable Diffusion 1, 2, XL, 3 and 3.5, FLUX.1, DeepFloyd IF, MVDream, LCM and
+    Turbo are supported."""
+    revision: str = ""
+    """Branch, tag or commit of an id of the hub. Empty: the newest."""
+    config_from: str = ""
+    """For a .safetensors file: the diffusers folder, short name or id of the model whose configurations and tokenizers
+    it has. Empty: those of the model that it seems to be made from."""
     multiview: bool = True
     """Denoise 4 views together with their cameras, if the model can. false: use it as a plain 2D model."""
     offline: bool = False
@@ -91,7 +97,15 @@ class DiffusersConfig(PriorConfig):
     def load(self, device: torch.device | str = "cpu") -> DiffusionPrior:
         """Load the model. Raises PriorError if the folder is missing, truncated, pickled or of another kind."""
         device = torch.device(device)
-        files = find(self.model, offline=self.offline, dtype=pick_dtype(self.dtype, device), device=device)
+        dtype = pick_dtype(self.dtype, device)
+        files = find(
+            self.model,
+            offline=self.offline,
+            dtype=dtype,
+            device=device,
+            revision=self.revision,
+            config=self.config_from,
+        )
         family = str(files.index().get("_class_name"))
         if family not in FAMILIES:
             raise files.error(f"its pipeline is {family}; supported are {', '.join(FAMILIES)}")

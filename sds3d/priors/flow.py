@@ -8,7 +8,6 @@ FLUX.1-schnell is a few-step student, used without guidance.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from transformers import (
 
 from sds3d.priors.loading import ModelFiles
 from sds3d.priors.network import Ask, DiffusionPrior, Family, frozen
-from sds3d.priors.noising import Flow
+from sds3d.priors.noising import Flow, shift_of
 from sds3d.priors.pixels import Latents
 from sds3d.priors.texts import Encode, Texts, clip_embedding, t5_embedding, tokens_of
 from sds3d.priors.unet_latent import image_size_of, load_vae
@@ -44,18 +43,8 @@ def load_sd3(files: ModelFiles) -> DiffusionPrior:
     size = image_size_of(vae, files.image_size, config["sample_size"], config["patch_size"])
     width: int = config["joint_attention_dim"]
     texts = Texts(lambda: load_sd3_texts(files, width), files.device)
-    family = Family(ask_sd3, Flow(files.steps, shift_of(files)), Latents(vae), texts, size)
+    family = Family(ask_sd3, Flow(files.steps, shift_of(files.scheduler())), Latents(vae), texts, size)
     return DiffusionPrior(family, transformer, files.device)
-
-
-def shift_of(files: ModelFiles, tokens: int = 0) -> float:
-    """Return `Prior.shift` as the folder's sampler has it; some derive it from the number of tokens of a picture."""
-    config = files.config("scheduler", "scheduler_config.json")
-    if not config.get("use_dynamic_shifting", False):
-        return float(config.get("shift", 1.0))
-    few, many = config["base_image_seq_len"], config["max_image_seq_len"]
-    slope = (config["max_shift"] - config["base_shift"]) / (many - few)
-    return math.exp(config["base_shift"] + slope * (tokens - few))
 
 
 def ask_sd3(transformer: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
@@ -95,7 +84,8 @@ def load_flux(files: ModelFiles) -> DiffusionPrior:
         guidance = FLUX_GUIDANCE if files.embedded_guidance is None else files.embedded_guidance
     size = image_size_of(vae, files.image_size, FLUX_SIZE, patch=2)
     texts = Texts(lambda: load_flux_texts(files), files.device)
-    noising = Flow(files.steps, shift_of(files, (size // 2 ** len(vae.config["block_out_channels"])) ** 2))
+    tokens = (size // 2 ** len(vae.config["block_out_channels"])) ** 2
+    noising = Flow(files.steps, shift_of(files.scheduler(), tokens))
     return DiffusionPrior(Family(ask_flux(guidance), noising, Latents(vae), texts, size), transformer, files.device)
 
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from sds3d.config import assets_dir, nearest
 from sds3d.files import PriorError, lacks_memory
 from sds3d.priors.lora import Lora, first_line
+from sds3d.priors.single_file import network_of, scheduler_changes, usual_model
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -56,7 +57,8 @@ MOVED = {
 """Deleted ids and their copies, as public pages and code have them."""
 
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
-WEIGHTS = re.compile(r"(diffusion_pytorch_)?model(\.fp16)?(-\d+-of-\d+)?\.safetensors")
+WEIGHTS = re.compile(r"(?:diffusion_pytorch_)?model(\.fp16|\.bf16)?(?:-\d+-of-\d+)?(\.fp16|\.bf16)?\.safetensors")
+"""Names of weights; diffusers wrote the type after the number of a part of them, and now writes it before."""
 TRANSFORMERS = int(transformers.__version__.split(".")[0])
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -81,6 +83,7 @@ class ModelFiles:
     image_size: int = 0
     embedded_guidance: float | None = None
     steps: int = 0
+    checkpoint: Path | None = None
 
     def index(self) -> dict[str, Any]:
         """Read model_index.json: the pipeline's class and parts."""
@@ -99,11 +102,23 @@ class ModelFiles:
         with self.explained():
             return json.loads((self.folder / part / file).read_text(encoding="utf-8"))
 
+    def scheduler(self) -> dict[str, Any]:
+        """Read the scheduler's configuration."""
+        if not self.has("scheduler"):
+            raise self.error("scheduler is missing")
+        config = self.config("scheduler", "scheduler_config.json")
+        return config if self.checkpoint is None else config | scheduler_changes(self.checkpoint)
+
     def network(self, kind: Any, part: str, dtype: torch.dtype | None = None) -> Any:
         """Load the part's network by diffusers' or transformers' code. dtype: None for that of the files.
 
         Raises PriorError if weights are missing, truncated, pickled or of another architecture.
         """
+        if self.checkpoint is not None:
+            with self.explained(), without_bars():
+                network = network_of(self.checkpoint, self.folder, kind, part, dtype or self.dtype)
+            if network is not None:
+                return network
         options: dict[str, Any] = {"subfolder": part, "local_files_only": True, "use_safetensors": True}
         named = "dtype" if TRANSFORMERS >= 5 and issubclass(kind, PreTrainedModel) else "torch_dtype"
         options |= {named: dtype or self.dtype, "variant": self.variant(part), "output_loading_info": True}
@@ -143,7 +158,7 @@ class ModelFiles:
             return kind.from_pretrained(str(self.folder), subfolder=part, local_files_only=True)
 
     def variant(self, part: str) -> str | None:
-        """Return `fp16` if only such weights exist or if they suffice, else None. Checks that files are complete."""
+        """Return `fp16` or `bf16` if only such weights exist or if they suffice, else None. Checks files."""
         folder = self.folder / part
         names = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
         weights = chosen_weights(names, self.dtype != torch.float32)
@@ -161,7 +176,7 @@ class ModelFiles:
                     pass
             except Exception as error:
                 raise self.failure(error, f"{part}/{name} is truncated or damaged ") from error
-        return "fp16" if ".fp16" in weights[0] else None
+        return next((kind for kind in ("fp16", "bf16") if f".{kind}" in weights[0]), None)
 
     def error(self, reason: str) -> PriorError:
         """Return an error in one line with its cure."""
@@ -204,10 +219,13 @@ def toybox_folder() -> Path:
     return assets_dir() / "toybox" / "prior"
 
 
-def find(model: str, *, offline: bool, dtype: torch.dtype, device: torch.device) -> ModelFiles:
-    """Find the files of `toybox`, a folder, an alias or an id. Only ids use the network, and never if offline.
+def find(
+    model: str, *, offline: bool, dtype: torch.dtype, device: torch.device, revision: str = "", config: str = ""
+) -> ModelFiles:
+    """Find the files of `toybox`, a folder, a .safetensors file, an alias or an id.
 
-    Raises PriorError.
+    Only ids use the network, and never if offline. revision: of an id. config: whose configurations and tokenizers a
+    .safetensors file has. Raises PriorError.
     """
     if model == "toybox":
         if not toybox_folder().is_dir():
@@ -215,36 +233,54 @@ def find(model: str, *, offline: bool, dtype: torch.dtype, device: torch.device)
                 f"the embedded prior is missing at {toybox_folder()}: reinstall sds3d, or run `sds3d toybox train`"
             )
         return ModelFiles(model, toybox_folder(), dtype, device)
+    path = Path(model).expanduser()
+    if not path.is_file():
+        return ModelFiles(model, folder_of(model, offline, dtype != torch.float32, revision), dtype, device)
+    if path.suffix.lower() != ".safetensors":
+        raise PriorError(f"can't load the model {model!r}: only .safetensors files are read; others can run code")
+    try:
+        base = config or usual_model(path)
+    except Exception as error:
+        raise PriorError(f"can't load the model {model!r}: it is truncated or damaged ({first_line(error)})") from error
+    try:
+        return ModelFiles(model, folder_of(base, offline, None, revision), dtype, device, checkpoint=path)
+    except PriorError as error:
+        raise PriorError(
+            f"can't load the model {model!r}: it needs the configurations and tokenizers of {base!r}, or of the folder "
+            f"that prior.config_from names ({error})"
+        ) from error
+
+
+def folder_of(model: str, offline: bool, half: bool | None, revision: str = "") -> Path:
+    """Return the folder of a model, after downloading what is missing. Raises PriorError.
+
+    half: whether fp16 weights suffice; None: only configurations and tokenizers are needed.
+    """
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return ModelFiles(model, folder, dtype, device)
-    if folder.is_file():
-        raise PriorError(
-            f"can't load the model {model!r}: a single file is no diffusers folder (load it once with diffusers' "
-            "from_single_file, then save_pretrained)"
-        )
+        return folder
     model_id = MOVED.get(model) or ALIASES.get(model) or model
     if re.fullmatch(r"[\w.-]+/[\w.-]+", model_id) is None or model.startswith((".", "/", "~")):
         close = nearest(model, ["toybox", *ALIASES])
         meant = f'did you mean "{close[0]}"?' if close else f"short names: toybox, {', '.join(ALIASES)}"
         raise PriorError(f"can't load the model {model!r}: it is neither a folder nor an id ({meant})")
-    return ModelFiles(model, fetched(model, model_id, offline, dtype != torch.float32), dtype, device)
+    return fetched(model, model_id, offline, half, revision or None)
 
 
-def fetched(model: str, model_id: str, offline: bool, half: bool) -> Path:
+def fetched(model: str, model_id: str, offline: bool, half: bool | None, revision: str | None = None) -> Path:
     """Return the folder of an id in the local cache, after downloading what is missing. Raises PriorError."""
     from huggingface_hub import HfApi, errors, snapshot_download
 
     name = f"{model!r}" if model == model_id else f"{model!r} ({model_id})"
-    in_cache = cached(model_id)
+    in_cache = cached(model_id, revision)
     if offline and in_cache is None:
         hint = "load it once with prior.offline=false and a network, or give a folder"
         raise PriorError(f"can't load the model {name}: it is not in the local cache ({hint})")
     if offline and in_cache is not None:
         return in_cache
     try:
-        files = wanted_files(HfApi().list_repo_files(model_id), half)
-        return Path(snapshot_download(model_id, allow_patterns=files))
+        files = wanted_files(HfApi().list_repo_files(model_id, revision=revision), half)
+        return Path(snapshot_download(model_id, allow_patterns=files, revision=revision))
     except PriorError as error:
         raise PriorError(f"can't load the model {name}: {error}") from None
     except Exception as error:
@@ -255,6 +291,8 @@ def fetched(model: str, model_id: str, offline: bool, half: bool) -> Path:
             reason = (
                 f"access to it is gated (accept its licence at https://huggingface.co/{model_id}, then hf auth login)"
             )
+        elif isinstance(error, errors.RevisionNotFoundError):
+            reason = f"it has no revision {revision!r} (a branch, a tag or a commit)"
         elif isinstance(error, errors.RepositoryNotFoundError):
             reason = "the hub has no such model (check the id; if it is private, hf auth login)"
         else:
@@ -262,20 +300,21 @@ def fetched(model: str, model_id: str, offline: bool, half: bool) -> Path:
         raise PriorError(f"can't load the model {name}: {reason}") from error
 
 
-def cached(model_id: str) -> Path | None:
+def cached(model_id: str, revision: str | None = None) -> Path | None:
     """Return the folder of an id in the local cache, or None, without the network. It may be incomplete."""
     from huggingface_hub import errors, hf_hub_download
 
     try:
-        return Path(hf_hub_download(model_id, "model_index.json", local_files_only=True)).parent
+        index = hf_hub_download(model_id, "model_index.json", revision=revision, local_files_only=True)
     except (errors.EntryNotFoundError, errors.HFValidationError):
         return None
+    return Path(index).parent
 
 
-def wanted_files(files: Iterable[str], half: bool) -> list[str]:
+def wanted_files(files: Iterable[str], half: bool | None) -> list[str]:
     """Return the needed files of a model on the hub: configurations, tokenizers, one set of weights per part.
 
-    half: whether fp16 weights suffice, if they exist. Raises PriorError if weights are only pickled.
+    half: whether fp16 weights suffice, if they exist; None: no weights. Raises PriorError if weights are only pickled.
     """
     wanted: list[str] = []
     parts: dict[str, list[str]] = {}
@@ -289,19 +328,21 @@ def wanted_files(files: Iterable[str], half: bool) -> list[str]:
         raise PriorError("model_index.json is missing, so it is no diffusers model")
     for part, names in parts.items():
         plain = [name for name in names if name.endswith((".json", ".txt", ".model")) and ".bin." not in name]
-        weights = chosen_weights(names, half)
-        if not weights and any(name.endswith(PICKLED) for name in names):
+        weights = [] if half is None else chosen_weights(names, half)
+        if half is not None and not weights and any(name.endswith(PICKLED) for name in names):
             raise PriorError(f"its {part} is pickled, which can run code, so it is not read; use a copy in safetensors")
         wanted += [f"{part}/{name}" for name in [*plain, *weights]]
     return wanted
 
 
 def chosen_weights(names: Iterable[str], half: bool) -> list[str]:
-    """Choose one set of safetensors among a part's files: fp16 if there are no others or if they suffice."""
-    weights = [name for name in names if WEIGHTS.fullmatch(name)]
-    fp16 = [name for name in weights if ".fp16" in name]
-    full = [name for name in weights if ".fp16" not in name]
-    chosen = fp16 if fp16 and (half or not full) else full
+    """Choose one set of safetensors among a part's files: 16-bit if there are no others or if they suffice."""
+    weights: dict[str, list[str]] = {}
+    for name in names:
+        if match := WEIGHTS.fullmatch(name):
+            weights.setdefault(match[1] or match[2] or "", []).append(name)
+    order = (".fp16", ".bf16", "") if half else ("", ".fp16", ".bf16")
+    chosen = next((weights[kind] for kind in order if kind in weights), [])
     shards = [name for name in chosen if "-of-" in name]
     return shards if shards and len(shards) < len(chosen) else chosen
 

@@ -20,7 +20,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from sds3d.cameras import Cameras
 from sds3d.priors.loading import ModelFiles, chosen_weights
 from sds3d.priors.multiview import CameraEncoder
-from sds3d.priors.unet_latent import DiffusersPrior, Networks, Variant, load_scheduler, load_vae
+from sds3d.priors.unet_latent import DiffusersPrior, Networks, Variant, load_noising, load_vae
 
 POSE = 16  # values of a 4 x 4 matrix
 
@@ -61,10 +61,10 @@ def load_mvdream(files: ModelFiles) -> DiffusersPrior:
         files.plain(CLIPTokenizer, "tokenizer"),
         lambda: files.text_encoder(CLIPTextModel, "text_encoder"),
         files.ready(unet, "unet"),
-        load_scheduler(files),
+        load_noising(files),
         encoder if files.multiview else None,
     )
-    return DiffusersPrior(networks, files.device, Variant(steps=files.steps, image_size=files.image_size))
+    return DiffusersPrior(networks, files.device, Variant(image_size=files.image_size))
 
 
 def _weights(files: ModelFiles, part: str) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import torch
@@ -42,6 +43,9 @@ class Diffusion:
     steps: number of timesteps of a few-step student (LCM, arXiv:2310.04378; ADD, arXiv:2311.17042), evenly spaced up to
     the last one; t is rounded to these. 0: all timesteps.
 
+    A model that predicts eps says nothing about pictures in pure noise. If its last timestep has no signal (zero
+    terminal signal-to-noise ratio, arXiv:2305.08891), t = 1 is the one before.
+
     Raises PriorError if the scheduler has another prediction type.
     """
 
@@ -51,16 +55,20 @@ class Diffusion:
             raise PriorError(f"prediction type {self.prediction_type!r} is not supported: use epsilon or v_prediction")
         self.shift = 1.0
         self.alphas_bar: Tensor = scheduler.alphas_cumprod.to(device)  # (T,)
+        with_signal = (
+            len(self.alphas_bar) if self.prediction_type == "v_prediction" else int((self.alphas_bar > 0).sum())
+        )
+        self.last = with_signal - 1
         self.steps = steps
 
     def timestep(self, t: Tensor) -> Tensor:
         """Return the nearest trained timestep, a whole number."""
         count = len(self.alphas_bar)
-        timestep = (t * (count - 1)).round().long()
+        timestep = (t * (count - 1)).round().long().clamp(max=self.last)
         if self.steps == 0:
             return timestep
         nearest = ((timestep + 1) * self.steps / count).round().clamp(1, self.steps)
-        return (nearest * count / self.steps).round().long() - 1
+        return ((nearest * count / self.steps).round().long() - 1).clamp(max=self.last)
 
     def alpha(self, t: Tensor) -> Tensor:
         """Return sqrt(alpha_bar) at the nearest trained timestep."""
@@ -109,3 +117,18 @@ class Flow:
         """Return x0 = x_t - t v and eps = x_t + (1 - t) v, which never divide by alpha or sigma."""
         alpha, sigma = expand(self.alpha(t), x_t), expand(self.sigma(t), x_t)
         return Prediction(eps=x_t + alpha * out, x0=x_t - sigma * out)
+
+
+def is_flow(config: dict[str, Any]) -> bool:
+    """Return whether a scheduler's configuration is one of rectified flow."""
+    named = str(config.get("_class_name", "")).startswith("FlowMatch")
+    return named or bool(config.get("use_flow_sigmas")) or config.get("prediction_type") == "flow_prediction"
+
+
+def shift_of(config: dict[str, Any], tokens: int = 0) -> float:
+    """Return `Prior.shift` of a flow's scheduler; some derive it from the number of tokens of a picture."""
+    if not config.get("use_dynamic_shifting", False):
+        return float(config.get("shift", config.get("flow_shift", 1.0)) or 1.0)
+    few, many = config["base_image_seq_len"], config["max_image_seq_len"]
+    slope = (config["max_shift"] - config["base_shift"]) / (many - few)
+    return math.exp(config["base_shift"] + slope * (tokens - few))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sds3d.prompts.conditioning import Conditioning
+from sds3d.prompts.prompt import without_view
 
 KEPT = 64  # texts, of 8 MB each for FLUX
 
@@ -49,8 +51,23 @@ class Texts:
 
 
 def tokens_of(tokenizer: Any, text: str, length: int) -> Any:
-    """Return input ids and attention mask of a text, (1, length), padded or cut."""
-    return tokenizer([text], padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    """Return input ids and attention mask of a text, (1, length), padded or cut.
+
+    The end of a prompt that is too long is cut, but the words of the view after it stay: without them, all views of a
+    long prompt would be the same. A warning tells it, once for all views.
+    """
+    ids = tokenizer(text, verbose=False).input_ids
+    if len(ids) > length:
+        prompt = without_view(text)
+        prompt_ids = tokenizer(prompt, verbose=False).input_ids
+        tail = len(ids) - len(prompt_ids) + 1  # the view's words, and the token that ends every text
+        warnings.warn(
+            f"the prompt has {len(prompt_ids)} tokens, but a text encoder of this model reads {length}: its end is "
+            "left out there (words of the view stay); shorten the prompt",
+            stacklevel=2,
+        )
+        ids = [*ids[: length - tail], *ids[-tail:]] if tail < length else ids[:length]
+    return tokenizer.pad({"input_ids": [ids]}, padding="max_length", max_length=length, return_tensors="pt")
 
 
 def clip_embedding(tokenizer: Any, encoder: Any, text: str) -> tuple[Tensor, Tensor]:

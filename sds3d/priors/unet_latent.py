@@ -15,13 +15,14 @@ from sds3d.files import PriorError
 from sds3d.priors.loading import ModelFiles
 from sds3d.priors.multiview import CameraEncoder, ViewAttention
 from sds3d.priors.network import Ask, DiffusionPrior, Family, frozen
-from sds3d.priors.noising import Diffusion
+from sds3d.priors.noising import Diffusion, Flow, Noising, is_flow, shift_of
 from sds3d.priors.pixels import Latents
 from sds3d.priors.texts import Encode, Texts, clip_embedding, tokens_of
 from sds3d.prompts.conditioning import Conditioning
 
 VIEWS = 4  # denoised together by multi-view models
 LCM_GUIDANCE = 8.5
+_LEAST_LATENTS = 8  # a side; a VAE that seems to be trained on smaller ones does not tell its size
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Networks:
     tokenizer: CLIPTokenizer
     text_encoder: CLIPTextModel | Callable[[], CLIPTextModel]
     unet: UNet2DConditionModel
-    scheduler: DDIMScheduler
+    noising: Noising
     camera_encoder: CameraEncoder | None = None
 
 
@@ -40,13 +41,12 @@ class Networks:
 class Variant:
     """How a latent diffusion model differs from Stable Diffusion.
 
-    texts: loads another encoding of texts. ask: calls the U-Net in another way. steps: see `Diffusion`. image_size:
-    height and width in pixels; 0: the model's own.
+    texts: loads another encoding of texts. ask: calls the U-Net in another way. image_size: height and width in pixels;
+    0: the model's own.
     """
 
     texts: Callable[[], Encode] | None = None
     ask: Ask | None = None
-    steps: int = 0
     image_size: int = 0
 
 
@@ -65,7 +65,7 @@ class DiffusersPrior(DiffusionPrior):
             frozen(camera_encoder, device)
         family = Family(
             variant.ask or asking(views=camera_encoder is not None),
-            Diffusion(networks.scheduler, device, variant.steps),
+            networks.noising,
             Latents(self.vae),
             Texts(variant.texts or self._load_texts, device),
             image_size_of(self.vae, variant.image_size, self.unet.config["sample_size"]),
@@ -118,12 +118,29 @@ def guidance_embedding(scale: float, width: int) -> Tensor:
     return torch.nn.functional.pad(torch.cat([angles.sin(), angles.cos()]), (0, width % 2))[None]
 
 
-def image_size_of(vae: Any, wanted: int, sample_size: int, patch: int = 1) -> int:
-    """Return the height and width in pixels, as wanted or the model's own. Raises PriorError if patches do not fit."""
+def image_size_of(vae: Any, wanted: int, sample_size: int | list[int] | None, patch: int = 1) -> int:
+    """Return the height and width in pixels: as wanted, by the denoiser's `sample_size`, or by the VAE's, which is in
+    pixels.
+
+    Raises PriorError if patches do not fit, or if the size is not told.
+    """
     factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
     if wanted % (factor * patch):
         raise PriorError(f"prior.image_size={wanted}: this model needs a multiple of {factor * patch} pixels")
-    return wanted or sample_size * factor
+    own = vae.config.get("sample_size")
+    if sample_size is None and isinstance(own, int) and own >= _LEAST_LATENTS * factor:
+        return wanted or own
+    return wanted or factor * side_of(sample_size)
+
+
+def side_of(sample_size: int | list[int] | None) -> int:
+    """Return the side of square samples. Raises PriorError if they are not square, or if the size is not told."""
+    sides = {sample_size} if sample_size is None or isinstance(sample_size, int) else set(sample_size)
+    side = sides.pop()
+    if sides or side is None:
+        told = "not told" if side is None else f"{sample_size}, which is not square"
+        raise PriorError(f"the size of this model's pictures is {told}: set it, for example prior.image_size=512")
+    return side
 
 
 def load_vae(files: ModelFiles) -> Any:
@@ -133,18 +150,25 @@ def load_vae(files: ModelFiles) -> Any:
     return files.network(AutoencoderTiny if tiny else AutoencoderKL, "vae", dtype)
 
 
-def load_scheduler(files: ModelFiles) -> Any:
-    """Load the noise levels of the folder's scheduler, whatever its sampler."""
-    path = files.folder / "scheduler" / "scheduler_config.json"
-    if path.is_file() and "EDM" in path.read_text(encoding="utf-8"):
+def load_noising(files: ModelFiles) -> Noising:
+    """Load the noise levels of the folder's scheduler, whatever its sampler: diffusion, or rectified flow."""
+    config = files.scheduler()
+    named = str(config.get("_class_name"))
+    if "EDM" in named:
         raise files.error("its scheduler is EDM's, which scales inputs in another way and is not supported")
-    return files.plain(DDIMScheduler, "scheduler")
+    if is_flow(config):
+        return Flow(files.steps, shift_of(config))
+    if not config.keys() & {"beta_schedule", "trained_betas"}:
+        raise files.error(f"its scheduler, {named}, names no noise levels that are known: use a DDIMScheduler")
+    with files.explained():
+        scheduler = DDIMScheduler.from_config(config)
+    return Diffusion(scheduler, files.device, files.steps)
 
 
 def load_latent_unet(files: ModelFiles) -> DiffusersPrior:
     """Load a folder of Stable Diffusion 1 or 2, of LCM's kind, or one with a `camera_encoder` next to the U-Net."""
     networks = _networks(files)
-    variant = Variant(ask=_asking(networks, files), steps=files.steps, image_size=files.image_size)
+    variant = Variant(ask=_asking(networks, files), image_size=files.image_size)
     return DiffusersPrior(networks, files.device, variant)
 
 
@@ -152,7 +176,7 @@ def load_sdxl(files: ModelFiles) -> DiffusersPrior:
     """Load a folder of SDXL."""
     networks = _networks(files)
     size = image_size_of(networks.vae, files.image_size, networks.unet.config["sample_size"])
-    variant = Variant(lambda: load_sdxl_texts(files), _asking(networks, files, size), files.steps, files.image_size)
+    variant = Variant(lambda: load_sdxl_texts(files), _asking(networks, files, size), files.image_size)
     return DiffusersPrior(networks, files.device, variant)
 
 
@@ -177,7 +201,7 @@ def _networks(files: ModelFiles) -> Networks:
         files.plain(CLIPTokenizer, "tokenizer"),
         lambda: files.text_encoder(CLIPTextModel, "text_encoder"),
         unet,
-        load_scheduler(files),
+        load_noising(files),
         camera_encoder,
     )
 

@@ -52,7 +52,18 @@ def view_name(azimuth: float, elevation: float, threshold: float = 45.0, overhea
 
 def view_dependent(prompt: str) -> dict[View, str]:
     """Return the prompt with the word of each view."""
-    return {view: f"{prompt}, {view} view" for view in VIEWS}
+    return {view: prompt + view_words(view) for view in VIEWS}
+
+
+def view_words(view: View) -> str:
+    """Return what is added to a prompt for a view."""
+    return f", {view} view"
+
+
+def without_view(text: str) -> str:
+    """Return the text without the words that `view_dependent` added."""
+    words = next((view_words(view) for view in VIEWS if text.endswith(view_words(view))), "")
+    return text.removesuffix(words)
 
 
 def checked_prompt(prompt: str) -> str:

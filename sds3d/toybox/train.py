@@ -30,6 +30,7 @@ from sds3d.cameras import orbit
 from sds3d.formats.pictures import contact_sheet, png
 from sds3d.guidance.sampling import sample_views
 from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.noising import Diffusion
 from sds3d.priors.unet_latent import DiffusersPrior, Networks
 from sds3d.prompts.prompt import PromptConfig, view_name
 from sds3d.toybox import autoencoder, diffusion, scorer
@@ -324,8 +325,8 @@ def draw_samples(path: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, to
     """Write a contact sheet of samples: four views of one prompt for each of the first n categories."""
     if n == 0:
         return
-    scheduler = diffusion.make_scheduler()
-    networks = Networks(vae, tokenizer, model.text_encoder, model.unet, scheduler, model.camera_encoder)
+    noising = Diffusion(diffusion.make_scheduler(), vae.device)
+    networks = Networks(vae, tokenizer, model.text_encoder, model.unet, noising, model.camera_encoder)
     prior = DiffusersPrior(networks)
     prompts = [prompt(Spec(category, color)) for category, color in zip(CATEGORIES[:n], cycle(COLORS), strict=False)]
     settings = PromptConfig(view_dependent=False)

@@ -98,6 +98,8 @@ class Hub(http.server.BaseHTTPRequestHandler):
         self.requested.append(self.path)
         if self.path.startswith("/api/models/me/"):
             name = self.path.split("/")[4].partition("?")[0]
+            if "/revision/missing" in self.path:
+                return self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
             match name:
                 case "gated":
                     return self.answer(403, b"", {"X-Error-Code": "GatedRepo"})
@@ -175,11 +177,22 @@ def test_an_id_is_downloaded_once_and_only_what_is_needed(
     DiffusersConfig(model="me/whole").load()
 
 
+def test_a_revision_is_asked_for_and_kept_apart(hub: list[str]) -> None:
+    DiffusersConfig(model="me/whole", revision="v2").load()
+    assert any("/revision/v2" in path for path in hub)
+    assert all("/resolve/v2/" in path or f"/resolve/{'a' * 40}/" in path for path in hub if "/resolve/" in path)
+    hub.clear()
+    DiffusersConfig(model="me/whole", revision="v2", offline=True).load()
+    assert hub == []
+    assert "not in the local cache" in failure(model="me/whole", revision="v3", offline=True)
+    assert "it has no revision 'missing'" in failure(model="me/whole", revision="missing")
+
+
 def test_wrong_names_are_reported(tmp_path: Path) -> None:
     assert 'did you mean "sd21"' in failure(model="sd-21")
     assert "neither a folder nor an id" in failure(model=str(tmp_path / "nowhere"))
     (tmp_path / "model.ckpt").write_bytes(b"")
-    assert "from_single_file" in failure(model=str(tmp_path / "model.ckpt"))
+    assert "only .safetensors files are read" in failure(model=str(tmp_path / "model.ckpt"))
     assert "model_index.json is missing" in failure(model=str(tmp_path))
 
 
