@@ -15,8 +15,9 @@ import gradio as gr
 
 from sds3d.app import fragments
 from sds3d.app.serving import address
-from sds3d.app.studio import Studio, files, problem, served_copy
+from sds3d.app.studio import Studio, files, problem
 from sds3d.app.theme import GONE
+from sds3d.app.viewing import shown, viewer
 from sds3d.console import duration
 from sds3d.files import RunError, write_atomically
 from sds3d.formats.export import asset_files
@@ -33,10 +34,6 @@ MADE = "made"
 
 KINDS = ("Mesh", "Splats")
 
-SPLATS = """<canvas tabindex="0" role="img" aria-label="Gaussian splats: drag to turn, scroll to zoom"></canvas>
-<p></p>"""
-"""The canvas of `splat_viewer.js`. Gradio's splat viewer has a black background and a rolled camera."""
-
 _SPLAT_BYTES = 32  # a Gaussian in a .splat file
 
 
@@ -46,8 +43,7 @@ class ResultPanel:
 
     box: gr.Column
     kind: gr.Radio
-    mesh: gr.Model3D
-    splats: gr.HTML
+    viewer: gr.HTML
     video: gr.HTML
     measures: gr.HTML
     files: gr.HTML
@@ -61,18 +57,18 @@ class ResultPanel:
     @property
     def outputs(self) -> list[Any]:
         """The widgets that `show` and `hide` change."""
-        return [self.box, self.kind, self.mesh, self.splats, self.video, self.measures, self.files, self.download,
-                self.message]  # fmt: skip
+        return [self.box, self.kind, self.viewer, self.video, self.measures, self.files, self.download, self.message]
 
     def show(self, run: Run) -> Updates:
-        """Show the files of a finished run in their viewers."""
+        """Show the files of a finished run in the viewer."""
         found = files(run)
         own = [path for path in found if path.parent == run.exports]
-        kind = "Mesh" if viewed(own, "Mesh") else "Splats"
+        kinds = [kind for kind in KINDS if viewed(own, kind)]
+        kind = kinds[0] if kinds else KINDS[0]
         video = next((path for path in own if path.suffix == ".mp4"), None)
         return {
             self.box: gr.Column(elem_classes=""),
-            self.kind: kind,
+            self.kind: gr.Radio(kinds, value=kind, elem_classes="" if len(kinds) > 1 else GONE),
             **self.view(run, kind),
             self.video: fragments.video(address(video)) if video else "",
             self.measures: fragments.table(measures(run)),
@@ -82,19 +78,15 @@ class ResultPanel:
         }
 
     def view(self, run: Run, kind: str) -> Updates:
-        """Show one viewer and empty the other, so that only one draws."""
+        """Show the mesh or the splats in the viewer."""
         own = [path for path in files(run) if path.parent == run.exports]
-        path = viewed(own, kind)
-        gone = {name: "" if name == kind else GONE for name in KINDS}
-        return {
-            self.mesh: gr.Model3D(served_copy(path) if path and kind == "Mesh" else None, elem_classes=gone["Mesh"]),
-            self.splats: gr.HTML(address(path) if path and kind == "Splats" else "", elem_classes=gone["Splats"]),
-        }
+        poster = next((path for path in own if path.name == "contact_sheet.png"), None)
+        return {self.viewer: shown(viewed(own, kind), run.folder.name, poster)}
 
     def hide(self) -> Updates:
         """Hide the panel."""
-        empty: Updates = dict.fromkeys((self.video, self.files, self.splats), "")
-        return {self.box: gr.Column(elem_classes=GONE), self.mesh: None, **empty}
+        empty: Updates = dict.fromkeys((self.video, self.files), "")
+        return {self.box: gr.Column(elem_classes=GONE), self.viewer: None, **empty}
 
 
 def lay_out() -> ResultPanel:
@@ -102,11 +94,7 @@ def lay_out() -> ResultPanel:
     # Hidden by a class instead of `visible`: a viewer that is mounted together with its model stays empty.
     with gr.Column(elem_classes=GONE, elem_id="result") as box:
         kind = gr.Radio(list(KINDS), value="Mesh", show_label=False, container=False, elem_id="kind")
-        mesh = gr.Model3D(
-            label="Mesh", height=420, interactive=False, clear_color=(0.945, 0.961, 0.976, 1), elem_id="model"
-        )
-        script = Path(__file__).with_name("splat_viewer.js").read_text(encoding="utf-8")
-        splats = gr.HTML("", html_template=SPLATS, js_on_load=script, elem_id="splats", elem_classes=GONE)
+        viewer_ = viewer("viewer")
         with gr.Row():
             with gr.Column(min_width=260):
                 video = gr.HTML(elem_id="video")
@@ -123,7 +111,7 @@ def lay_out() -> ResultPanel:
             download = gr.HTML(visible=False, elem_id="made")
             message = gr.HTML(visible=False)
     return ResultPanel(
-        box, kind, mesh, splats, video, measures_, files_, format_, faces, texture, make, download, message
+        box, kind, viewer_, video, measures_, files_, format_, faces, texture, make, download, message
     )  # fmt: skip
 
 
@@ -151,9 +139,7 @@ def wire(result: ResultPanel, studio: Studio, run: gr.Textbox) -> None:
                 result.message: gr.HTML(fragments.error(studio.problem(error)), visible=True),
             }
 
-    result.kind.input(
-        switch, [run, result.kind], [result.mesh, result.splats], show_progress="hidden", api_visibility="private"
-    )
+    result.kind.input(switch, [run, result.kind], result.viewer, show_progress="hidden", api_visibility="private")
     result.make.click(
         export, [run, result.format, result.faces, result.texture], [result.download, result.files, result.message],
         api_visibility="private", concurrency_limit=1, show_progress_on=result.make,
@@ -161,7 +147,7 @@ def wire(result: ResultPanel, studio: Studio, run: gr.Textbox) -> None:
 
 
 def viewed(own: list[Path], kind: str) -> Path | None:
-    """Return the file that a viewer shows."""
+    """Return the file that the viewer shows."""
     wanted = ".splat" if kind == "Splats" else ".glb"
     return next((p for p in own if p.suffix == wanted and not p.stem.endswith("-splats")), None)
 

@@ -18,6 +18,7 @@ from sds3d.app.page import build_page
 from sds3d.app.serving import routes
 from sds3d.app.studio import Studio
 from sds3d.app.theme import CSS, THEME
+from sds3d.app.viewing import program
 from sds3d.config import ConfigError
 from sds3d.jobs.supervisor import keep_workers
 
@@ -77,7 +78,7 @@ def launch(
             share=share,
             auth=users or None,
             app_kwargs={
-                "routes": routes(studio),
+                "routes": [program(), *routes(studio)],
                 "middleware": [
                     *hosts,
                     Middleware(LimitBodies, uploads=root / ".served"),

@@ -1,4 +1,4 @@
-"""The folder of runs: find, start, delete and serve them. Run folders are the only state."""
+"""The folder of runs: find, start and delete them. Run folders are the only state."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from gradio.processing_utils import hash_file, save_file_to_cache
-from gradio.utils import get_upload_folder
 
 from sds3d.app.edits import leaves_of, nested
 from sds3d.app.limits import refuse_extremes, refuse_owners_only
@@ -172,7 +169,6 @@ class Studio:
                 run.folder.rename(gone)  # at once, so that a new run of the same name can start
         except RunBusyError:
             raise RunError("the run is running; cancel it first") from None
-        _forget(Run(gone))  # before the files themselves, as their copies are found by content
         shutil.rmtree(gone)
 
     def redacted(self, text: str) -> str:
@@ -198,26 +194,6 @@ def files(run: Run) -> list[Path]:
         if path.suffix in EXPORTS and path.is_file() and path.resolve().is_relative_to(inside)
     ]
     return sorted(found, key=lambda path: (EXPORTS.index(path.suffix), "splats" in path.stem, str(path)))
-
-
-def served_copy(path: Path) -> str:
-    """Copy a run's file to a folder that the server serves; the folder of runs itself is not served.
-
-    Return the path of the copy. Raises OSError with what to do.
-    """
-    try:
-        return save_file_to_cache(path, get_upload_folder())
-    except OSError as error:
-        why = error.strerror or str(error)
-        what = "free some space, or check the permissions of the folder of runs"
-        raise OSError(f"the file {path.name} cannot be copied for display ({why}): {what}") from error
-
-
-def _forget(run: Run) -> None:
-    """Remove the served copies of a run's files; another run with the same file gets a new copy."""
-    for path in files(run):
-        with suppress(OSError):
-            shutil.rmtree(Path(get_upload_folder()) / hash_file(path))
 
 
 def one_line(prompt: str) -> str:

@@ -39,9 +39,6 @@ CSS = """
 #actions button { flex: 0 1 auto; }
 #new-seed { border: 1px solid var(--border-color-primary); font-weight: 600; font-size: .9rem; }
 .html-container { padding: 0 !important; }
-#splats canvas { display: block; width: 100%; height: 420px; border-radius: 12px; cursor: grab; touch-action: none;
-                 border: 1px solid var(--border-color-primary); background: #f1f5f9; }
-#splats p { margin: 0; color: var(--body-text-color-subdued); }
 #video video { display: block; width: 100%; max-height: 280px; border-radius: 12px; background: white;
                border: 1px solid var(--border-color-primary); }
 .sds-title { margin: 0 0 .3rem; font-size: .9rem; font-weight: 600; }

@@ -12,7 +12,7 @@ from sds3d.app.studio import Studio
 from sds3d.run.config import make_config, new_run
 
 
-def test_a_finished_run_is_shown_as_finished_even_if_its_files_cannot_be_served(
+def test_a_finished_run_is_shown_as_finished_even_if_its_files_cannot_be_read(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ):
     run = new_run(studio.root, make_config("a red mug"))
@@ -20,16 +20,16 @@ def test_a_finished_run_is_shown_as_finished_even_if_its_files_cannot_be_served(
     (run.exports / "a-red-mug.glb").write_bytes(b"glTF")
     run.update(status="done", step=4, total=4)
 
-    def full(*_: object) -> str:
-        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/gradio/x")
+    def broken(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", "a-red-mug.glb")
 
-    monkeypatch.setattr("sds3d.app.studio.save_file_to_cache", full)
+    monkeypatch.setattr("sds3d.app.result_panel.measures", broken)
     with gr.Blocks():
         live = RunPanel.lay_out(studio)
     for updates in (live.show(run.folder.name, "exporting 0 100"), live.opened(run.folder.name, again=True)):
         assert "Finished: a red mug" in updates[live.status].value
         assert "a-red-mug.glb" in updates[live.message].value
-        assert "No space left on device" in updates[live.message].value
+        assert "Input/output error" in updates[live.message].value
         assert not updates[live.timer].active
 
 

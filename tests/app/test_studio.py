@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from sds3d.app.recipes import recipe
-from sds3d.app.studio import Studio, files, served_copy
+from sds3d.app.studio import Studio, files
 from sds3d.app.visitors import visiting
 from sds3d.config import ConfigError
 from sds3d.files import RunError
@@ -59,25 +58,6 @@ def test_deleting_spares_active_runs_and_linked_folders(studio: Studio, tmp_path
     studio.delete(run)
     assert not run.folder.exists()
     assert (outside / "kept").exists()
-
-
-def test_deleting_a_run_deletes_its_served_copies(
-    studio: Studio, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("served")))
-    one, two = (new_run(studio.root, make_config("a red mug", overrides=[f"seed={seed}"])) for seed in (1, 2))
-    copies = []
-    for run in (one, two):
-        (run.exports / "made").mkdir(parents=True)
-        for path in (run.exports / "mug.glb", run.exports / "made" / "mug.obj"):
-            path.write_text(f"{run.folder.name} {path.suffix}")
-        copies.append([Path(served_copy(path)) for path in files(run)])
-    studio.delete(one)  # the copies of the other run stay
-    assert [[copy.exists() for copy in of_run] for of_run in copies] == [[False, False], [True, True]]
-    for copy in copies[1]:
-        copy.unlink()
-    studio.delete(two)  # missing copies are no error
-    assert studio.runs() == []
 
 
 def test_public_studios_show_no_folders_of_this_machine(studio: Studio):

@@ -53,9 +53,9 @@ def test_a_generation_ends_with_a_mesh_to_view_and_download(visit: Visit, expect
     expect(page.locator("#curves svg")).to_have_count(2)
 
     # The viewer shows the mesh, so its picture has many colours. Then it shows the splats and rotates them.
-    wait_for(lambda: n_colors(page.locator("#model canvas").screenshot()) > 50)
+    wait_for(lambda: n_colors(page.locator("#viewer canvas[data-drawn]").screenshot()) > 50)
     page.locator("#kind").get_by_text("Splats").click()
-    splats = page.locator("#splats canvas")
+    splats = page.locator("#viewer canvas")
     expect(splats).to_have_attribute("data-drawn", "30000")
     wait_for(lambda: n_colors(splats.screenshot()) > 50)
     before = splats.screenshot()
@@ -90,7 +90,7 @@ def test_a_generation_ends_with_a_mesh_to_view_and_download(visit: Visit, expect
     expect(phone.locator("#prompt textarea")).to_have_value("a red mug")
     expect(phone.locator("#seed input")).to_have_value("0")
     expect(phone.locator("#files a")).to_have_count(12)
-    wait_for(lambda: n_colors(phone.locator("#model canvas").screenshot()) > 50)
+    wait_for(lambda: n_colors(phone.locator("#viewer canvas[data-drawn]").screenshot()) > 50)
     assert not overflows(phone)
 
     # More like this: the same settings, another seed.
