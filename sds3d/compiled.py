@@ -2,7 +2,7 @@
 
 Numba's default is a folder next to the source. An uninstaller leaves that folder in site-packages, where it hides a
 later installation from another place. Also, numba fails at a damaged file and if no file can be written. Here such a
-file is compiled again, and a folder that cannot be written is reported and done without.
+file is compiled again. A folder that cannot be written is reported, and nothing is cached.
 """
 
 from __future__ import annotations

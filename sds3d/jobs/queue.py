@@ -54,7 +54,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Wait:
-    """What is ahead of a queued run. place: runs before it. seconds: until it starts; 0 if unknown."""
+    """The wait of a queued run. place: number of runs before it. seconds: until it starts; 0 if unknown."""
 
     place: int
     seconds: float
@@ -151,7 +151,7 @@ def progress(run: Run) -> Progress:
 
 
 def runs_in(root: Path, names: Iterable[str] | None = None) -> list[Run]:
-    """Return the runs with these folder names under `root`, or all of them but those of other users, sorted by name."""
+    """Return the runs with these folder names under `root`, or all runs except those of other users, sorted by name."""
     if names is not None:
         return [Run(root / name) for name in names]
     return [Run(path.parent) for path in sorted(root.glob(CONFIGS)) if _is_ours(path.parent)]

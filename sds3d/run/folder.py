@@ -10,7 +10,7 @@
         control                a request to the running process: pause or cancel
         lock                   held by the running process
 
-Run folders may come from elsewhere: no symbolic link in one is followed, neither to read nor to write.
+Run folders may come from untrusted sources, so symbolic links in them are followed neither to read nor to write.
 
 This module is independent of scenes and priors: checkpoints are flat tensors, and the configuration is text.
 """
@@ -395,7 +395,7 @@ def refuse_links(folder: Path, inside: str = "") -> None:
 
 
 def is_of_another_user(folder: Path) -> bool:
-    """Whether a run folder belongs neither to this user nor to the owner of the folder that it is in.
+    """Return whether a run folder belongs neither to this user nor to the owner of its parent folder.
 
     On network drives all files may belong to one user.
     """

@@ -1,7 +1,7 @@
 """Locks of folders: flock or, on file systems without it, a file that names its holder.
 
-A flock ends with its process, so it cannot become stale. The file that replaces it holds the machine, the id and the
-start time of a process, so that it is stale if that process has ended or the machine has been restarted.
+A flock ends with its process, so it cannot become stale. The file that replaces it names the machine, the id and the
+start time of a process. It is stale if that process has ended or the machine has been restarted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from sds3d.files import RunError, is_alive, open_plain, read_plain
 
 BUSY = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES, errno.EDEADLK}
-"""What locking a file fails with if another process holds it, EDEADLK on Windows."""
+"""Error numbers of locking a file that another process holds; EDEADLK is that of Windows."""
 
 YOUNG = 10.0
 """Seconds in which a new holder has written its file."""

@@ -29,7 +29,7 @@ PREVIEW_VIEWS = 8
 SURFACE_SPLATS = 40_000
 """Number of Gaussians that are placed on a surface for splat formats."""
 SURFACE_SHARE = 0.3
-"""About the part of an export's time that the extraction of the surface takes."""
+"""Approximate share of an export's time for the extraction of the surface."""
 
 
 def pictures(scene: Scene, cameras: Cameras, device: torch.device) -> FloatArray:
