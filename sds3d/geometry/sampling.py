@@ -66,7 +66,8 @@ def _sharp_edges(mesh: Mesh, spacing: float) -> NDArray[np.float64]:
     welded = trimesh.Trimesh(mesh.vertices.astype(np.float64), mesh.faces, process=True)
     sharp = (welded.face_adjacency_angles > _SHARP) & welded.face_adjacency_convex
     borders = welded.edges_sorted[trimesh.grouping.group_rows(welded.edges_sorted, require_count=1)]
-    start, end = np.swapaxes(welded.vertices[np.concatenate([welded.face_adjacency_edges[sharp], borders])], 0, 1)
+    ends = np.concatenate([welded.face_adjacency_edges[sharp], borders])  # (E, 2)
+    start, end = np.asarray(welded.vertices[ends[:, 0]]), np.asarray(welded.vertices[ends[:, 1]])
     parts = np.ceil(np.linalg.norm(end - start, axis=1) / spacing).astype(int).clip(min=1)
     edge = np.repeat(np.arange(len(parts)), parts)
     number = np.arange(len(edge)) - np.repeat(np.cumsum(parts) - parts, parts)
