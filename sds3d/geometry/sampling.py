@@ -52,7 +52,7 @@ def _away_from_edges(mesh: Mesh, samples: SurfaceSamples, least: float) -> NDArr
         return points
     distance, nearest = KDTree(edges).query(points, distance_upper_bound=least)
     near = np.isfinite(distance)
-    away, normals = points[near] - edges[nearest[near]], samples.normals[near]
+    away, normals = points[near] - edges[np.asarray(nearest)[near]], samples.normals[near]
     away -= np.einsum("pc,pc->p", away, normals)[:, None] * normals
     length = np.linalg.norm(away, axis=1, keepdims=True)
     points[near] += away / np.maximum(length, 1e-9) * np.maximum(least - length, 0)
