@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from itertools import cycle
 
@@ -11,6 +11,8 @@ Points = Sequence[tuple[float, float]]
 """(x, y) in the order of x."""
 
 COLORS = ("#4f46e5", "#0891b2", "#d97706", "#be185d", "#65a30d", "#7c3aed", "#64748b")
+DASHES = ("", "6 3", "2 3", "8 3 2 3")
+"""Patterns of lines; the next one is taken when all colours are used."""
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 300, 120, 38, 16, 8
 _MOST = 160  # points per line; more would not be visible
 
@@ -41,19 +43,25 @@ def chart(title: str, lines: Mapping[str, Points], last: int) -> str:
 
     marks = "".join(_mark(low + share * (high - low), share, decades) for share in (0, 0.5, 1))
     drawn = "".join(
-        f'<polyline points="{" ".join(at(*p) for p in points)}" stroke="{color}"/>'
-        for points, color in zip(kept.values(), cycle(COLORS), strict=False)
+        f'<polyline points="{" ".join(at(*p) for p in points)}" stroke="{color}" stroke-dasharray="{dash}"/>'
+        for points, (color, dash) in zip(kept.values(), styles(), strict=False)
     )
     ends = (
         f'<text x="{_LEFT}" y="{_HEIGHT - 4}">0</text>'
         f'<text x="{_WIDTH - 6}" y="{_HEIGHT - 4}" text-anchor="end">step {last}</text>'
     )
     names = "".join(
-        f'<span><i style="background:{COLORS[i % len(COLORS)]}"></i>{escape(name)}</span>'
-        for i, name in enumerate(kept)
+        f'<span><svg viewBox="0 0 18 4" aria-hidden="true"><path d="M0 2H18" stroke="{color}" '
+        f'stroke-dasharray="{dash}"/></svg>{escape(name)}</span>'
+        for name, (color, dash) in zip(kept, styles(), strict=False)
     )
     svg = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(title)}">{marks}{ends}{drawn}</svg>'
     return _figure(title, svg, names if len(kept) > 1 else "")
+
+
+def styles() -> Iterator[tuple[str, str]]:
+    """Yield colours and dash patterns of lines: 28 different ones, then the same again."""
+    return cycle((color, dash) for dash in DASHES for color in COLORS)
 
 
 def thinned(points: Points) -> Points:

@@ -59,6 +59,8 @@ def text_of(value: Any) -> str:
             return "none"
         case float():
             return f"{value:g}"
+        case dict():
+            return ", ".join(f"{key}: {text_of(item)}" for key, item in value.items())
         case list() | tuple():
             return "[" + ", ".join(text_of(item) for item in value) + "]"
         case _:

@@ -12,15 +12,12 @@ from pathlib import Path
 from PIL import Image
 
 from sds3d.app.charts import chart
-from sds3d.config import nearest
+from sds3d.app.hints import hint
 from sds3d.console import duration
 from sds3d.jobs.queue import Progress, Wait
 from sds3d.run.folder import Run
-from sds3d.toybox.captions import unknown_words
-from sds3d.toybox.world import ACCENT_PART, CATEGORIES, COLORS
 
 VIEWS = 8  # pictures side by side in previews/latest.png
-WORDS = 8  # at most this many unknown words are listed
 
 HEAD = """<div class="sds-head"><h1>sds3d</h1><p>Text to 3D by score distillation.
 Describe an object, watch it take shape, download it as a mesh or as splats.</p></div>"""
@@ -61,28 +58,9 @@ def good(message: str) -> str:
 
 
 def prompt_hint(prompt: str) -> str:
-    """Return a warning that lists the words the embedded prior does not know; "" if it knows them all."""
-    unknown = unknown_words(prompt[:1000])
-    if not unknown:
-        return ""
-    words = ", ".join(_guess(word) for word in unknown[:WORDS]) + (", …" if len(unknown) > WORDS else "")
-    verb = "does not know the word" if len(unknown) == 1 else "does not know the words"
-    return note(
-        f"The embedded prior {verb} {words}. It knows {known_objects()}. "
-        "For anything else use a large model: Advanced, Prior, Model."
-    )
-
-
-def _guess(word: str) -> str:
-    close = nearest(word, (*CATEGORIES, *COLORS, *ACCENT_PART.values()))
-    return f"“{word}”" + (f" (“{close[0]}”?)" if close else "")
-
-
-def known_objects() -> str:
-    """Return what the embedded prior can draw, as the end of a sentence."""
-    *first, last = CATEGORIES
-    *colors, color = COLORS
-    return f"{', '.join(first)} and {last}, in {', '.join(colors)} and {color}"
+    """Return a warning of what the embedded prior does not know of a prompt; "" if it knows it all."""
+    text = hint(prompt)
+    return note(text) if text else ""
 
 
 def status(

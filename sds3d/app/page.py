@@ -15,6 +15,15 @@ from sds3d.app.studio import Studio
 from sds3d.config import ConfigError
 from sds3d.files import RunError
 
+# The Back and Forward buttons of the browser open what their address names.
+FOLLOW = "() => window.addEventListener('popstate', () => window.location.reload())"
+
+# Puts the tab into the address.
+REMEMBER_TAB = """() => { const url = new URL(window.location), before = url.searchParams.get('tab') ?? 'create';
+if (before === '%(tab)s') return;
+'%(tab)s' === 'create' ? url.searchParams.delete('tab') : url.searchParams.set('tab', '%(tab)s');
+window.history.pushState(null, '', url); }"""
+
 
 def build_page(studio: Studio) -> gr.Blocks:
     """Build the page of a studio. Raises ConfigError if an override of the studio is wrong."""
@@ -55,16 +64,19 @@ class Between:
         shelf, comparing = self.library, self.compare
         given: list[Any] = [*shelf.inputs, comparing.runs]
         shown = [*shelf.outputs, shelf.message, *comparing.outputs]
-        page.load(self.restore, None, self.create.outputs, **QUIET)
+        page.load(self.restore, None, [self.tabs, *self.create.outputs], **QUIET)
+        page.load(None, None, None, js=FOLLOW)
         turned = [shelf.timer, comparing.timer, self.system.view, *shown]
         for tab in self.pages:  # one event per tab: while a shared one is processed, the next would be lost
             tab.select(partial(self.turn_to, str(tab.id)), given, turned, **QUIET)
+            tab.select(None, None, None, js=REMEMBER_TAB % {"tab": tab.id})
         shelf.cards.select(self.act, given, [self.tabs, *shown, *self.create.outputs], **QUIET)
 
     def restore(self, request: gr.Request) -> Updates:
-        """Handle a visit: open the run of the address, or an empty form with a new seed."""
-        name = str(request.query_params.get("run") or "")
-        return self.create.open(name) if name else {self.create.seed: tab_create.new_seed()}
+        """Handle a visit: open the tab and the run of the address, or an empty form with a new seed."""
+        name, tab = (str(request.query_params.get(key) or "") for key in ("run", "tab"))
+        updates = self.create.open(name) if name else {self.create.seed: tab_create.new_seed()}
+        return updates | ({self.tabs: gr.Tabs(selected=tab)} if tab in [page.id for page in self.pages] else {})
 
     def turn_to(self, tab: str, search: str, state: str, limit: float, runs: list[str]) -> Updates:
         """Handle the choice of a tab: its timer starts, and those of the others stop."""

@@ -167,6 +167,8 @@ def _link(path: Path, before: str = "") -> str:
 def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path:
     """Write a run's asset in another format or size into its exports; several files are packed into a .zip.
 
+    A file that the run has already is returned as it is.
+
     faces: maximum number; 0: all. texture_size: pixels per side, 64 to 4096.
     Raises RunError, ValueError, EmptySurfaceError, ImportError (usdz without usd-core) and OSError.
     """
@@ -199,6 +201,9 @@ def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path
             for inner, content in made.items():
                 archive.writestr(inner, content)
         data = packed.getvalue()
+    before = run.exports / file
+    if before.is_file() and before.read_bytes() == data:
+        return before
     return write_atomically(run.exports / MADE / file, data)
 
 

@@ -24,11 +24,11 @@ REST = 5.0  # seconds; for stopped runs, which may be resumed from another page
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Options of events that only the page triggers."""
 
-# Puts the run into the address, so that a reload or a bookmark finds it. On a phone, where the panel is below the form,
-# scrolls to it.
-REMEMBER = """(run) => { const url = new URL(window.location); url.searchParams.set('run', run);
+# Puts the run into the address, so that a reload, a bookmark or the Back button finds it. On a phone, where the panel
+# is below the form, scrolls to it.
+REMEMBER = """(run) => { const url = new URL(window.location);
 if (!run) return;
-window.history.replaceState(null, '', url);
+if (url.searchParams.get('run') !== run) { url.searchParams.set('run', run); window.history.pushState(null, '', url); }
 if (window.innerWidth >= 700) return;
 setTimeout(() => document.querySelector('#status, #preview').scrollIntoView({behavior: 'smooth'}), 500); }"""
 

@@ -20,6 +20,7 @@ from sds3d.presets import current_name, load_preset, presets
 from sds3d.prompts.prompt import checked_prompt
 from sds3d.run.config import RunConfig, new_run, run_config
 from sds3d.run.folder import Run, list_runs
+from sds3d.run.inputs import check_inputs
 from sds3d.run.locks import RunBusyError, hold
 
 MAX_SEED = 2**31 - 1
@@ -129,8 +130,12 @@ class Studio:
         return [run for run in list_runs(self.root) if self.find(run.folder.name)]
 
     def start(self, config: RunConfig) -> Run:
-        """Queue the run of a configuration; equal configurations share a run. Raises RunError, OSError."""
+        """Queue the run of a configuration; equal configurations share a run.
+
+        Raises ConfigError if what it reads cannot be read, RunError, OSError.
+        """
         self._refuse_more()
+        check_inputs(config)
         run = new_run(self.root, config, self._continues)
         if self.users and not has_access(run):
             give_access(run, Access(visitor() or ""))

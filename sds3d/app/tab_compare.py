@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 
 from sds3d.app import fragments
-from sds3d.app.edits import leaves_of, text_of
+from sds3d.app.edits import Edits, leaves_of, text_of
 from sds3d.app.estimates import seconds_left
 from sds3d.app.result_panel import Updates, measures
 from sds3d.app.run_panel import POLL, QUIET, block
@@ -21,6 +21,7 @@ from sds3d.app.tab_create import EXAMPLES, checked_seed
 from sds3d.app.tab_library import RunCard, card_of
 from sds3d.config import ConfigError
 from sds3d.files import RunError
+from sds3d.run.config import RunConfig, stage_config, stage_count, total_steps
 from sds3d.run.folder import Run
 
 MOST = 4  # runs side by side
@@ -111,20 +112,20 @@ def side_by_side(entries: Sequence[RunCard]) -> str:
         return fragments.empty(
             "Choose runs above, press Compare in the library, or run one prompt with several presets."
         )
-    columns = "".join(_column(e) for e in entries)
+    columns = "".join(f"<td>{_column(e)}</td>" for e in entries)
     settings = differing(entries)
     figures = _rows([dict(_figures(e)) for e in entries])
-    heads = "".join(f"<td>{escape(e.title)}</td>" for e in entries)
     body = _section("Settings that differ", settings, len(entries)) + _section("Figures", figures, len(entries))
     return (
-        f'<div class="sds-columns" style="--columns:{len(entries)}">{columns}</div>'
-        f'<div class="sds-scroll"><table class="sds-table"><tr><th>Prompt</th>{heads}</tr>{body}</table></div>'
+        f'<div class="sds-scroll" tabindex="0" role="region" aria-label="Runs side by side">'
+        f'<table class="sds-table sds-compare" style="--columns:{len(entries)}">'
+        f'<tr class="pictures"><td></td>{columns}</tr>{body}</table></div>'
     )
 
 
 def differing(entries: Sequence[RunCard]) -> list[tuple[str, list[str]]]:
     """Return the settings that differ between the runs, except the prompt, with the value of each run."""
-    leaves = [leaves_of(e.recipe.config) if e.recipe else {} for e in entries]
+    leaves = [_settings(e.recipe.config) if e.recipe else {} for e in entries]
     presets = [e.recipe.preset if e.recipe else "" for e in entries]
     rows = [("preset (nearest)", presets)] if len(set(presets)) > 1 else []
     for key in dict.fromkeys(key for settings in leaves for key in settings):
@@ -134,6 +135,15 @@ def differing(entries: Sequence[RunCard]) -> list[tuple[str, list[str]]]:
         if len(set(values)) > 1:
             rows.append((key.removesuffix(".name"), values))
     return rows
+
+
+def _settings(config: RunConfig) -> Edits:
+    """Return all settings by dotted key. Of a run with stages, those of the last stage, which makes the result."""
+    if not config.stages:
+        return leaves_of(config) | {"stages": "none"}
+    stages = [stage_config(config, index) for index in range(stage_count(config))]
+    told = [f"{n}: {s.representation.name} by {s.guidance.name}, {s.steps} steps" for n, s in enumerate(stages, 1)]
+    return leaves_of(stages[-1]) | {"steps": total_steps(config), "stages": "; ".join(told)}
 
 
 def _figures(e: RunCard) -> list[tuple[str, str]]:

@@ -73,6 +73,7 @@ class CreateTab:
     draft: gr.State
     seed: gr.Number
     generate: gr.Button
+    problem: gr.HTML
     plan: gr.HTML
     clock: gr.Timer
 
@@ -121,6 +122,7 @@ def lay_out(studio: Studio) -> CreateTab:
             hint = gr.HTML(visible=False)
             # Enabled when the form is complete; before that, the page would submit other values than it shows.
             generate = gr.Button("Generate", variant="primary", size="lg", interactive=False, elem_id="generate")
+            problem = gr.HTML(visible=False, elem_id="problem")
             plan = gr.HTML(elem_id="plan")
             preset = gr.Dropdown(
                 list(presets),
@@ -136,7 +138,7 @@ def lay_out(studio: Studio) -> CreateTab:
             settings = gr.Column(elem_id="settings")
         with gr.Column(scale=3, min_width=320):
             live = RunPanel.lay_out(studio)
-    create = CreateTab(studio, live, prompt, hint, preset, draft, seed, generate, plan, gr.Timer(REPLAN))
+    create = CreateTab(studio, live, prompt, hint, preset, draft, seed, generate, problem, plan, gr.Timer(REPLAN))
     with settings:
         _settings(create)
     _wire(create, new)
@@ -154,17 +156,20 @@ def _wire(create: CreateTab, new: gr.Button) -> None:
         model = draft.edits.get("prior.model", "toybox")
         return block(fragments.prompt_hint(prompt) if model == "toybox" else "")
 
-    def more(name: str) -> Updates:
+    def more(name: str, prompt: str) -> Updates:
         try:
+            before = recipe(studio, studio.open(name)).config
             run = create.again(name)
         except (RunError, ConfigError, OSError) as error:
             return {live.message: block(fragments.error(studio.problem(error)))}
-        return create.open(run.folder.name)
+        # A prompt that is being typed stays.
+        return create.open(run.folder.name) if prompt == before.prompt else live.opened(run.folder.name)
 
     create.preset.input(choose, create.preset, [create.preset, create.draft], **ONE_BY_ONE)
     create.prompt.change(warn, [create.prompt, create.draft], create.hint, trigger_mode="always_last", **QUIET)
+    gr.on([create.prompt.input, create.seed.input], lambda: block(""), None, create.problem, **QUIET)
     new.click(new_seed, None, create.seed, **QUIET)
-    live.more.click(more, live.run, create.outputs, **QUIET)
+    live.more.click(more, [live.run, create.prompt], create.outputs, **QUIET)
 
 
 def _settings(create: CreateTab) -> None:
@@ -202,8 +207,8 @@ def _settings(create: CreateTab) -> None:
                 config = studio.config(one_line(prompt), preset, nested(chosen))
                 run = studio.start(config)
             except (ValueError, RunError, OSError) as error:
-                return {live.message: block(fragments.error(studio.problem(error)))}
-            return live.opened(run.folder.name, again=True)
+                return {create.problem: block(fragments.error(studio.problem(error)))}
+            return {create.problem: block(""), **live.opened(run.folder.name, again=True)}
 
         def rechoose(chosen: Setting, *values: Any) -> Draft:
             try:
@@ -219,7 +224,14 @@ def _settings(create: CreateTab) -> None:
             return fragments.plan(cost.seconds(total_steps(config)), estimates.wait(studio))
 
         given = [create.prompt, create.preset, create.seed, *widgets]
-        gr.on([create.generate.click, create.prompt.submit], submit, given, live.outputs, trigger_mode="once", **QUIET)
+        gr.on(
+            [create.generate.click, create.prompt.submit],
+            submit,
+            given,
+            [*live.outputs, create.problem],
+            trigger_mode="once",
+            **QUIET,
+        )
         for setting, widget in zip(settings, widgets, strict=True):
             if setting.is_choice:
                 widget.input(partial(rechoose, setting), widgets, create.draft, **ONE_BY_ONE)  # type: ignore[attr-defined]

@@ -83,7 +83,7 @@ CSS = """
 .sds-views { display: grid; grid-template-columns: repeat(4, 1fr); gap: 6px; }
 .sds-views i { aspect-ratio: 1; border-radius: 10px; background-color: white; background-image: var(--strip);
                background-size: 800% 100%; border: 1px solid var(--border-color-primary); }
-.sds-turning, .sds-columns video { aspect-ratio: 1; width: 100%; border-radius: 10px; background-color: white;
+.sds-turning, .sds-compare video { aspect-ratio: 1; width: 100%; border-radius: 10px; background-color: white;
                border: 1px solid var(--border-color-primary); display: grid; place-items: center; color: #94a3b8; }
 .sds-turning { background-image: var(--strip); background-size: 800% 100%;
                animation: sds-turn 3.2s steps(8, jump-none) infinite; }
@@ -99,8 +99,10 @@ CSS = """
 .sds-chart figcaption { display: flex; flex-wrap: wrap; gap: .2rem .7rem; font-size: .8rem; margin-bottom: .2rem;
                         color: var(--body-text-color-subdued); }
 .sds-chart figcaption b { color: var(--body-text-color); }
-.sds-chart figcaption i { display: inline-block; width: .6rem; height: .6rem; border-radius: 50%; margin-right: .3rem; }
-.sds-chart svg { width: 100%; display: block; }
+.sds-chart figcaption svg { display: inline-block; width: 18px; height: 4px; margin-right: .3rem;
+                            vertical-align: middle; }
+.sds-chart figcaption path { stroke-width: 2.5; }
+.sds-chart > svg { width: 100%; display: block; }
 .sds-chart polyline { fill: none; stroke-width: 1.6; stroke-linejoin: round; }
 .sds-chart line { stroke: var(--border-color-primary); stroke-width: 1; }
 .sds-chart text { fill: var(--body-text-color-subdued); font-size: 10px; }
@@ -150,15 +152,15 @@ CSS = """
 .sds-card .actions .delete { color: #b91c1c; }
 .dark .sds-card .actions .delete { color: #fca5a5; }
 
-.sds-columns { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: 14px;
-               max-width: calc(var(--columns) * 340px); margin-bottom: 1rem; }
-.sds-columns article { display: flex; flex-direction: column; gap: .35rem; min-width: 0; }
-.sds-columns b { font-weight: 600; overflow-wrap: anywhere; }
-.sds-columns p { margin: 0; font-size: .8rem; color: var(--body-text-color-subdued); }
-.sds-columns .about { overflow: hidden; display: -webkit-box; -webkit-line-clamp: 3; -webkit-box-orient: vertical;
+.sds-compare { table-layout: fixed; width: auto; }
+.sds-compare tr > :first-child { width: 9rem; }
+.sds-compare td { width: 15rem; }
+.sds-compare article { display: flex; flex-direction: column; gap: .35rem; min-width: 0; }
+.sds-compare b { font-weight: 600; overflow-wrap: anywhere; }
+.sds-compare p { margin: 0; font-size: .8rem; color: var(--body-text-color-subdued); }
+.sds-compare .about { overflow: hidden; display: -webkit-box; -webkit-line-clamp: 3; -webkit-box-orient: vertical;
                       overflow-wrap: anywhere; }
-@media (max-width: 640px) { .sds-views { gap: 4px; } .sds-empty { min-height: 12rem; }
-                            .sds-columns { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+@media (max-width: 640px) { .sds-views { gap: 4px; } .sds-empty { min-height: 12rem; } }
 @media (prefers-reduced-motion: reduce) { .bar i, .bar::after, .sds-turning { animation: none !important;
                                           transition: none; } }
 """

@@ -118,33 +118,45 @@ def unknown_words(text: str) -> list[str]:
     return list(dict.fromkeys(word for word in _words(text) if word not in VOCABULARY))
 
 
-def parse(text: str) -> Spec | None:
-    """Return the object that a prompt or caption describes, or None if it does not name one category and its colour.
+def objects_in(text: str) -> list[str]:
+    """Return the categories that a text names, in order, each once. "hat" is also the accent part of a snowman."""
+    found = list(dict.fromkeys(word for word in _words(text) if word in CATEGORIES))
+    return [word for word in found if word != "hat"] if "snowman" in found else found
 
-    A colour belongs to the noun right after it, otherwise to the last noun before it. The accent is None if the prompt
-    does not state it.
+
+def colors_by_part(text: str, category: str) -> dict[str, list[str]]:
+    """Return the colours of an object and of its accent part, by noun, in order, each once.
+
+    A colour belongs to the noun right after it, otherwise to the last noun before it.
     """
     words = [word for word in _words(text) if word not in ("toy", "colored")]
-    # "hat" is a category, and also the snowman's accent part.
-    categories = {w for w in words if w in CATEGORIES}
-    if "snowman" in categories:
-        categories.discard("hat")
-    if len(categories) != 1:
-        return None
-    category = categories.pop()
     nouns = (category, ACCENT_PART[category])
-    found: dict[str, set[str]] = {noun: set() for noun in nouns}
+    found: dict[str, list[str]] = {noun: [] for noun in nouns}
     last = category
     for i, word in enumerate(words):
         if word in nouns:
             last = word
         elif word in COLORS:
             follows = words[i + 1] if i + 1 < len(words) else ""
-            found[follows if follows in nouns else last].add(word)
-    colors, accents = found[nouns[0]], found[nouns[1]]
+            noun = follows if follows in nouns else last
+            if word not in found[noun]:
+                found[noun].append(word)
+    return found
+
+
+def parse(text: str) -> Spec | None:
+    """Return the object that a prompt or caption describes, or None if it does not name one category and its colour.
+
+    See `colors_by_part`. The accent is None if the prompt does not state it.
+    """
+    categories = objects_in(text)
+    if len(categories) != 1:
+        return None
+    (category,) = categories
+    colors, accents = colors_by_part(text, category).values()
     if len(colors) != 1 or len(accents) > 1:
         return None
-    return Spec(category, colors.pop(), accents.pop() if accents else None)
+    return Spec(category, colors[0], accents[0] if accents else None)
 
 
 # Combinations that the documentation shows stay in the training data.

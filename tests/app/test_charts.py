@@ -16,3 +16,11 @@ def test_charts_show_finite_values_and_few_points():
     many = [(float(i), 1.0) for i in range(9001)]
     assert len(thinned(many)) < 200
     assert thinned(many)[-1] == many[-1]
+
+
+def test_every_line_looks_different():
+    svg = chart("Losses", {f"loss {n}": [(0, n), (1, n)] for n in range(28)}, 1)
+    drawn = re.findall(r'<polyline [^>]*stroke="([^"]*)" stroke-dasharray="([^"]*)"', svg)
+    named = re.findall(r'<path [^>]*stroke="([^"]*)" stroke-dasharray="([^"]*)"', svg)
+    assert drawn == named
+    assert len(set(drawn)) == len(drawn) == 28

@@ -195,7 +195,7 @@ def test_invalid_input_is_explained(visit: Visit, expect: Any, studio: Studio):
     page = visit()
     runs = len(list_runs(studio.runs))
     press = page.locator("#generate").click
-    shown = page.locator("#message [role=alert]")
+    shown = page.locator("#problem [role=alert]")
     press()
     expect(shown).to_contain_text("The prompt is empty")
     fill(page, "a red mug " * 101)
@@ -224,3 +224,54 @@ def test_unknown_words_are_listed_before_a_run_starts(visit: Visit, expect: Any)
     expect(page.locator(".sds-note")).to_contain_text("mug, chair, snowman")
     fill(page, "a red mug")
     expect(page.locator(".sds-note")).to_have_count(0)
+
+
+def test_a_prompt_that_is_typed_is_kept_and_old_problems_go(visit: Visit, expect: Any, studio: Studio):
+    run = studio.put("a red boat", "seed=3")
+    page = visit(f"?run={run.folder.name}")
+    prompt = page.locator("#prompt textarea")
+    expect(prompt).to_have_value("a red boat")
+    prompt.fill("")
+    page.locator("#generate").click()
+    expect(page.locator("#problem [role=alert]")).to_contain_text("The prompt is empty")
+    prompt.press_sequentially("a blue t")
+    expect(page.locator("#problem [role=alert]")).to_have_count(0)
+    page.locator("#more").click()
+    page.wait_for_function("name => !window.location.search.includes(name)", arg=run.folder.name)
+    expect(prompt).to_have_value("a blue t")
+    other = read_config(run_of(page, studio))
+    assert (other.prompt, other.seed != 3) == ("a red boat", True)
+
+
+def test_back_goes_to_the_run_and_the_tab_before(visit: Visit, expect: Any, studio: Studio):
+    one, two = studio.put("a red table", "seed=1"), studio.put("a blue table", "seed=2")
+    page = visit(f"?run={one.folder.name}")
+    prompt = page.locator("#prompt textarea")
+    expect(prompt).to_have_value("a red table")
+    turn_to(page, "Library")
+    page.wait_for_url("**tab=library*")
+    page.locator(f".sds-card[data-run='{two.folder.name}'] .actions [data-action=open]").click()
+    page.wait_for_url(f"**run={two.folder.name}*")
+    expect(prompt).to_have_value("a blue table")
+    for _ in range(3):
+        if "tab=library" in page.url:
+            break
+        page.go_back()
+        page.wait_for_timeout(1500)
+    expect(page.locator(".sds-card").first).to_be_visible()
+    page.go_back()
+    page.wait_for_function("!window.location.search.includes('tab=')")
+    expect(page.locator("#prompt textarea")).to_have_value("a red table")
+    assert run_of(page, studio) == one
+
+
+def test_what_a_run_cannot_read_is_said_before_it_waits(visit: Visit, expect: Any, studio: Studio, tmp_path: Path):
+    page = visit()
+    runs = len(list_runs(studio.runs))
+    page.get_by_role("button", name="Advanced").click()
+    page.locator("#advanced").get_by_role("button", name="Run ").click()
+    page.locator("#set-start_from textarea, #set-start_from input").fill(str(tmp_path / "none.glb"))
+    fill(page, "a red mug")
+    page.locator("#generate").click()
+    expect(page.locator("#problem [role=alert]")).to_contain_text("none.glb does not exist")
+    assert len(list_runs(studio.runs)) == runs

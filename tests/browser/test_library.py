@@ -98,7 +98,7 @@ def test_runs_are_compared_side_by_side(visit: Visit, expect: Any, studio: Studi
         card(page, run).locator("[data-action=compare]").click()
         expect(page.locator(f"#side-by-side article[data-run='{run.folder.name}']")).to_be_visible()
     expect(page.locator("#side-by-side article")).to_have_count(2)
-    rows = page.locator("#side-by-side tr")
+    rows = page.locator("#side-by-side tr:not(.pictures)")
     expect(rows.filter(has_text="guidance.scale")).to_contain_text("3")
     expect(rows.filter(has_text="seed")).to_contain_text("31")
     expect(rows.filter(has_text="optimizer")).to_have_count(0)

@@ -1,0 +1,46 @@
+"""Check what a run reads before it is queued: the file or run it starts from, and the folder of its model."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from sds3d.config import ConfigError
+from sds3d.files import PriorError, RunError
+from sds3d.formats.load import load_asset
+from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.loading import ALIASES, MOVED, find
+from sds3d.run.config import RunConfig, stage_config, stage_count
+from sds3d.run.folder import open_run
+
+
+def check_inputs(config: RunConfig) -> None:
+    """Raise ConfigError if the run could not start. Models that have to be downloaded are not checked."""
+    for model in [stage_config(config, i).prior for i in range(stage_count(config))]:
+        if isinstance(model, DiffusersConfig):
+            _check_model(model)
+    if not config.start_from:
+        return
+    path = Path(config.start_from)
+    try:
+        if path.is_dir():
+            if not open_run(path).checkpoints:
+                raise RunError(f"{path} has no checkpoint yet")
+        else:
+            load_asset(path)
+    except (ValueError, RunError, OSError) as error:
+        raise ConfigError(f"start_from: {error}") from None
+
+
+def _check_model(prior: DiffusersConfig) -> None:
+    name = MOVED.get(prior.model) or ALIASES.get(prior.model) or prior.model
+    on_the_hub = not Path(prior.model).expanduser().exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
+    if on_the_hub and not prior.offline:
+        return
+    try:
+        files = find(prior.model, offline=True, dtype=torch.float32, device=torch.device("cpu"))
+        files.index()
+    except PriorError as error:
+        raise ConfigError(f"prior.model: {error}") from None
