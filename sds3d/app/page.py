@@ -16,11 +16,12 @@ from sds3d.config import ConfigError
 from sds3d.files import RunError
 
 # The Back and Forward buttons of the browser open what their address names.
-FOLLOW = "() => window.addEventListener('popstate', () => window.location.reload())"
+FOLLOW = """() => { window.addEventListener('popstate', () => window.location.reload());
+setTimeout(() => { window.sds3dOpened = true; }, 500); }"""
 
-# Puts the tab into the address.
+# Puts the tab into the address, but not the one that is shown before that of the address is opened.
 REMEMBER_TAB = """() => { const url = new URL(window.location), before = url.searchParams.get('tab') ?? 'create';
-if (before === '%(tab)s') return;
+if (before === '%(tab)s' || !window.sds3dOpened) return;
 '%(tab)s' === 'create' ? url.searchParams.delete('tab') : url.searchParams.set('tab', '%(tab)s');
 window.history.pushState(null, '', url); }"""
 
@@ -64,8 +65,8 @@ class Between:
         shelf, comparing = self.library, self.compare
         given: list[Any] = [*shelf.inputs, comparing.runs]
         shown = [*shelf.outputs, shelf.message, *comparing.outputs]
-        page.load(self.restore, None, [self.tabs, *self.create.outputs], **QUIET)
-        page.load(None, None, None, js=FOLLOW)
+        opened = page.load(self.restore, None, [self.tabs, *self.create.outputs], **QUIET)
+        opened.then(None, None, None, js=FOLLOW)
         turned = [shelf.timer, comparing.timer, self.system.view, *shown]
         for tab in self.pages:  # one event per tab: while a shared one is processed, the next would be lost
             tab.select(partial(self.turn_to, str(tab.id)), given, turned, **QUIET)

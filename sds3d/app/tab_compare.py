@@ -19,7 +19,7 @@ from sds3d.app.serving import address
 from sds3d.app.studio import Studio, files, one_line
 from sds3d.app.tab_create import EXAMPLES, checked_seed
 from sds3d.app.tab_library import RunCard, card_of
-from sds3d.config import ConfigError
+from sds3d.config import ConfigError, parse_value
 from sds3d.files import RunError
 from sds3d.run.config import RunConfig, stage_config, stage_count, total_steps
 from sds3d.run.folder import Run
@@ -61,15 +61,15 @@ class CompareTab:
             return {self.signature: now}
         return {self.signature: now, self.view: side_by_side(entries)}
 
-    def start(self, prompt: str, presets: Sequence[str] | None, seed: float | None, steps: float | None) -> Updates:
+    def start(self, prompt: str, presets: Sequence[str] | None, seed: float | None, steps: str) -> Updates:
         """Start a run of the prompt with each preset."""
         try:
             presets = list(presets or [])
             if not 2 <= len(presets) <= MOST:
                 raise ConfigError(f"choose 2 to {MOST} presets to compare")
             layer: dict[str, Any] = {"seed": checked_seed(seed)}
-            if steps:
-                layer["steps"] = steps
+            if steps.strip():
+                layer["steps"] = parse_value(steps)
             configs = [
                 self.studio.config(one_line(prompt), preset, layer) for preset in presets
             ]  # before any run starts
@@ -89,7 +89,10 @@ def lay_out(studio: Studio) -> CompareTab:
                 label="Presets", info=f"2 to {MOST}; one run each", elem_id="compare-presets",
             )  # fmt: skip
             seed = gr.Number(0, label="Seed", info="the same for all runs", precision=0, min_width=110)
-            steps = gr.Number(None, label="Steps", info="empty: as in each preset", precision=0, min_width=110)
+            # A number field without a number would show 0.
+            steps = gr.Textbox(
+                label="Steps", info="the same for all runs", placeholder="as in each preset", min_width=110
+            )
         start = gr.Button("Generate side by side", variant="primary", elem_id="compare-start")
     message = gr.HTML(visible=False, elem_id="compare-message")
     runs = gr.Dropdown(
