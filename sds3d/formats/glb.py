@@ -7,16 +7,15 @@ Specification: https://registry.khronos.org/glTF/specs/2.0/glTF-2.0.html
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from sds3d.formats.base import FileFormat, check_faces, check_uv
-from sds3d.formats.glb_chunks import FLOAT, Binary, is_glb, one_mesh_glb, primitives, read_chunks
+from sds3d.formats.glb_chunks import Binary, is_glb, one_mesh_glb
+from sds3d.formats.gltf import from_gltf
 from sds3d.formats.pictures import png
 from sds3d.geometry.colors import srgb_to_linear
 from sds3d.geometry.mesh import Mesh
 
-_COMPRESSIONS = {"KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression"}
 _LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP_TO_EDGE = 9729, 9987, 33071
 
 
@@ -65,28 +64,4 @@ def to_glb(mesh: Mesh, name: str = "asset") -> bytes:
     return one_mesh_glb(primitive, binary, name, {"materials": materials, **images})
 
 
-def from_glb(data: bytes, folder: Path) -> Mesh:
-    """Return the mesh of a GLB file, with all its parts joined. folder: holds textures that the file refers to.
-
-    Raises ValueError, in one line, if data is not a GLB, is truncated, has no triangles, or uses features of glTF that
-    would be misread.
-    """
-    from sds3d.formats.parts import joined
-    from sds3d.formats.trimesh_parts import parts
-
-    document, _ = read_chunks(data)
-    # trimesh would silently read these as zeros, or as other numbers.
-    accessors = document.get("accessors", [])
-    if any("sparse" in accessor for accessor in accessors):
-        raise ValueError("the GLB has sparse accessors, which cannot be read: export it without morph targets")
-    if wrong := _COMPRESSIONS & set(document.get("extensionsUsed", [])):
-        raise ValueError(f"the GLB is compressed by {min(wrong)}, which cannot be read: export it uncompressed")
-    for primitive in primitives(document):
-        uv = primitive["attributes"].get("TEXCOORD_0")
-        if uv is not None and accessors[uv]["componentType"] != FLOAT:
-            raise ValueError("the GLB has texture coordinates in integers: export it without quantisation")
-    has_normals = any("NORMAL" in primitive["attributes"] for primitive in primitives(document))
-    return joined(parts(data, "glb", folder, has_normals=has_normals))
-
-
-GLB = FileFormat("glb", ".glb", Mesh, write=to_glb, read=from_glb, recognises=is_glb, textured=True, default=True)
+GLB = FileFormat("glb", ".glb", Mesh, write=to_glb, read=from_gltf, recognises=is_glb, textured=True, default=True)

@@ -11,13 +11,22 @@ extension that Blender and tinyobjloader read.
 from __future__ import annotations
 
 import re
+import warnings
+from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sds3d.formats.base import FileFormat, check_faces, check_uv
+from sds3d.formats.neighbours import Neighbours
+from sds3d.formats.parts import Look, joined
 from sds3d.formats.pictures import png
-from sds3d.geometry.mesh import FRAME, Mesh
+from sds3d.geometry.mesh import FRAME, FloatArray, Mesh
+
+if TYPE_CHECKING:
+    from sds3d.formats.mtl import Material
 
 
 def to_obj(mesh: Mesh, name: str = "asset") -> dict[str, bytes]:
@@ -73,18 +82,65 @@ def _rows(keyword: str, values: np.ndarray) -> str:
 def from_obj(data: bytes, folder: Path) -> Mesh:
     """Return the mesh of an OBJ file. folder: holds its MTL and its textures.
 
-    Raises ValueError, in one line, if data is not OBJ, is damaged, or has no triangles.
+    A file that names no material but has an MTL with a single one is taken to use it. Warns in one line of what is left
+    out. Raises ValueError, in one line, if data is not OBJ, is damaged, or has no triangles.
     """
-    from sds3d.formats.parts import joined
+    from sds3d.formats.mtl import Pictures
     from sds3d.formats.trimesh_parts import parts
 
     if b"\0" in data[:4096]:
         raise ValueError("this is not an OBJ file: it is not text")
-    has_normals = re.search(rb"^vn\s", data, re.MULTILINE) is not None
+    data = data.removeprefix(b"\xef\xbb\xbf")
+    has_normals = re.search(rb"^\s*vn\s", data, re.MULTILINE) is not None
+    files = Neighbours(folder)
+    materials = _materials(data, files)
+    if len(materials) == 1 and re.search(rb"^\s*usemtl\s", data, re.MULTILINE) is None:
+        data = b"usemtl %s\n%s" % (next(iter(materials)).encode(), data)
     # trimesh takes a material's colour or the vertices' own, not both.
     colored = re.search(rb"^v([ \t]+[^\s]+){6}", data, re.MULTILINE) and not re.search(rb"^vt\s", data, re.MULTILINE)
-    options = {"maintain_order": True, "skip_materials": bool(colored)}
-    return joined(parts(data, "obj", folder, has_normals=has_normals, **options))
+    if colored:
+        materials = {}
+    pictures = Pictures(files)
+    # trimesh gets the names of the materials alone; what they are, and where their pictures lie, is read here.
+    data = b"mtllib names.mtl\n" + re.sub(rb"^\s*mtllib[^\n]*", b"", data, flags=re.MULTILINE)
+    names = _Names("".join(f"newmtl {name}\nKd 1 1 1\n" for name in materials).encode())
+
+    def look_of(name: str, colors: FloatArray | None, uv: NDArray[np.float64] | None) -> Look:
+        return pictures.look(materials[name], colors, uv) if name in materials else Look(colors, uv)
+
+    mesh = joined(parts(data, "obj", names, has_normals=has_normals, look_of=look_of, maintain_order=True))
+    if pictures.left_out:
+        warnings.warn(f"left out of the mesh: {', '.join(pictures.left_out)}", stacklevel=3)
+    return mesh
+
+
+class _Names(Neighbours):
+    """In place of the files beside an OBJ: an MTL with the materials' names."""
+
+    def __init__(self, mtl: bytes) -> None:
+        super().__init__(Path())
+        self._mtl = mtl
+
+    def read(self, name: str) -> bytes:
+        return self._mtl
+
+
+def _materials(data: bytes, files: Neighbours) -> dict[str, Material]:
+    """Return the materials of all MTL files that an OBJ names, as far as they can be read."""
+    from sds3d.formats.mtl import read_mtl
+
+    materials: dict[str, Material] = {}
+    for line in re.findall(rb"^\s*mtllib[ \t]+([^\r\n]+)", data, re.MULTILINE):
+        name = line.decode("utf-8", "replace").strip()
+        several = name.split()
+        if len(several) > 1 and not (files.folder / name).is_file():
+            names = several  # the name of one file may have spaces; a line may also name several files
+        else:
+            names = [name]
+        for each in names:
+            with suppress(OSError):  # told already
+                materials |= read_mtl(files.read(each))
+    return materials
 
 
 OBJ = FileFormat("obj", ".obj", Mesh, write=to_obj, read=from_obj, textured=True, default=True)

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sds3d.geometry.colors import linear_to_srgb, srgb_to_linear
 from sds3d.geometry.mesh import FloatArray, IntArray, Mesh
+from sds3d.geometry.placing import near_the_origin
+from sds3d.geometry.triangles import vertex_normals
 
-Picture = NDArray[np.uint8]
+Picture: TypeAlias = NDArray[np.uint8]
 """(H, W, 3)"""
+
+Wrap = Literal["repeat", "mirror", "clamp"]
+"""How a picture goes on outside [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Look:
     """The colours and the material of a part with V vertices.
 
-    colors: (V, 3) or (1, 3) sRGB, or None.
+    colors: (V, 3) or (1, 3) sRGB, or None. They multiply the texture, in linear light.
     uv: (V, 2), v down from the picture's top row, also outside [0, 1], or None.
-    texture, metallic_roughness: pictures that the factors multiply, as in glTF, or None.
+    texture, metallic_roughness: pictures. Factors are already in them. Or None.
+    metallic, roughness: what holds without a metallic-roughness picture.
+    wrap: how the pictures go on along u and along v.
+    layout: parts of one layout share their UV space, as those of one material do.
     """
 
     colors: FloatArray | None = None
@@ -29,6 +39,8 @@ class Look:
     metallic_roughness: Picture | None = None
     metallic: float = 0.0
     roughness: float = 0.8
+    wrap: tuple[Wrap, Wrap] = ("repeat", "repeat")
+    layout: Hashable = None
 
     @property
     def pictures(self) -> tuple[Picture | None, Picture | None]:
@@ -45,45 +57,64 @@ class Part:
     normals: NDArray[np.float64] | None  # (V, 3)
     look: Look
 
+    def taken(self, origin: NDArray[np.int64], faces: IntArray, uv: NDArray[np.float64]) -> Part:
+        """The part with vertices doubled where new UVs (V', 2) have a seam. origin: (V',), the old vertex of each."""
+        colors = self.look.colors
+        if colors is not None and len(colors) > 1:
+            colors = colors[origin]
+        normals = None if self.normals is None else self.normals[origin]
+        return Part(self.vertices[origin], faces, normals, replace(self.look, colors=colors, uv=uv))
+
 
 def joined(pieces: Iterable[Part]) -> Mesh:
-    """Return one mesh of all parts.
+    """Return one mesh of all parts, near the origin.
 
-    A texture that all parts share is kept. Where textures differ, or repeat, their colours become vertex colours.
+    UVs that all parts share are kept, with their texture if there is one. Otherwise the layouts and the pictures of the
+    parts become one atlas; see `sds3d.formats.atlas`. The vertices also get the colours of the texture.
     Raises ValueError if there are no parts, or if a vertex is not finite.
     """
     parts = list(pieces)
     if not parts:
         raise ValueError("there are no triangles in the file: export the object as a mesh")
-    counts = np.array([len(part.vertices) for part in parts])
+    weights = [len(part.faces) for part in parts]
+    metallic, roughness = (
+        _average([_level(part.look, name, channel) for part in parts], weights)
+        for name, channel in (("metallic", 2), ("roughness", 1))
+    )
+    texture = metallic_roughness = uv = None
+    if any(part.look.uv is not None for part in parts):
+        from sds3d.formats.atlas import one_atlas, with_uvs  # it imports compiled code
+
+        parts = with_uvs(parts)
+        uv, texture, metallic_roughness = one_atlas(parts)
+    counts = [len(part.vertices) for part in parts]
     vertices = np.concatenate([part.vertices for part in parts])
     if bad := int((~np.isfinite(vertices)).any(axis=1).sum()):
         raise ValueError(f"{bad} of {len(vertices)} vertices are NaN or infinite: repair the mesh where it was made")
     starts = np.cumsum(counts) - counts
-    normals = [part.normals for part in parts if part.normals is not None]
-    looks = [part.look for part in parts]
-    weights = [len(part.faces) for part in parts]
-    mesh = Mesh(
-        vertices.astype(np.float32),
+    return Mesh(
+        near_the_origin(vertices).astype(np.float32),
         np.concatenate([part.faces + start for part, start in zip(parts, starts, strict=True)]).astype(np.int32),
-        _joined_colors(looks, counts),
-        np.concatenate(normals).astype(np.float32) if len(normals) == len(parts) else None,
-        metallic=_average([look.metallic * _level(look, 2) for look in looks], weights),
-        roughness=_average([look.roughness * _level(look, 1) for look in looks], weights),
-    )
-    tiles = [None if look.uv is None else _in_one_tile(look.uv) for look in looks]
-    uv = [tile for tile in tiles if tile is not None]
-    texture, metallic_roughness = looks[0].pictures
-    shared = all(_same(look.pictures[i], looks[0].pictures[i]) for look in looks for i in range(2))
-    if not shared or len(uv) < len(parts) or (texture is None and metallic_roughness is None):
-        return mesh
-    return replace(
-        mesh, uv=np.concatenate(uv).astype(np.float32), texture=texture, metallic_roughness=metallic_roughness
+        _joined_colors([part.look for part in parts], counts),
+        _joined_normals(parts),
+        None if uv is None else uv.astype(np.float32),
+        texture,
+        metallic,
+        roughness,
+        metallic_roughness,
     )
 
 
-def _joined_colors(looks: list[Look], counts: NDArray[np.intp]) -> FloatArray | None:
-    """Return vertex colours (V, 3) of all parts, sampled from textures if present; None if no part has any."""
+def _joined_normals(parts: list[Part]) -> FloatArray | None:
+    """Return vertex normals (V, 3) if any part has some; those of the others are means of their faces'."""
+    if all(part.normals is None for part in parts):
+        return None
+    normals = [vertex_normals(part.vertices, part.faces) if part.normals is None else part.normals for part in parts]
+    return np.concatenate(normals).astype(np.float32)
+
+
+def _joined_colors(looks: list[Look], counts: list[int]) -> FloatArray | None:
+    """Return vertex colours (V, 3) of all parts, with their textures' at the vertices; None if no part has any."""
     colors = [look.colors if look.pictures[0] is None else _sampled(look) for look in looks]
     if all(color is None for color in colors):
         return None
@@ -95,31 +126,32 @@ def _joined_colors(looks: list[Look], counts: NDArray[np.intp]) -> FloatArray | 
 
 
 def _sampled(look: Look) -> FloatArray:
-    """Return the colours (V, 3) of the texture at the vertices. It repeats outside [0, 1]."""
+    """Return the colours (V, 3) of the texture at the vertices, times the vertices' own."""
     assert look.uv is not None
     assert look.texture is not None
-    uv = np.where((look.uv < 0) | (look.uv > 1), look.uv % 1, look.uv)
-    size = np.array(look.texture.shape[1::-1])  # width, height
-    column, row = np.minimum((uv * size).astype(np.int64), size - 1).T
-    return (look.texture[row, column] / 255).astype(np.float32)
+    height, width = look.texture.shape[:2]
+    column, row = (texel(look.uv[:, i], size, look.wrap[i]) for i, size in enumerate((width, height)))
+    colors = look.texture[row, column] / 255
+    if look.colors is not None:
+        colors = linear_to_srgb(srgb_to_linear(colors) * srgb_to_linear(look.colors))
+    return colors.astype(np.float32)
 
 
-def _same(a: Picture | None, b: Picture | None) -> bool:
-    return a is b or (a is not None and b is not None and np.array_equal(a, b))
+def texel(coordinate: NDArray[np.float64], size: int, wrap: Wrap) -> NDArray[np.int64]:
+    """Return the numbers of the texels of a row of `size` that coordinates fall on."""
+    inside = (coordinate >= 0) & (coordinate <= 1)
+    if wrap == "mirror":
+        within = 1 - np.abs(coordinate % 2 - 1)
+    else:
+        within = coordinate % 1 if wrap == "repeat" else coordinate.clip(0, 1)
+    return np.minimum((np.where(inside, coordinate, within) * size).astype(np.int64), size - 1)
 
 
-def _level(look: Look, channel: int) -> float:
-    """Return the mean of a channel of the metallic-roughness texture, 1 without a texture."""
+def _level(look: Look, name: Literal["metallic", "roughness"], channel: int) -> float:
+    """Return the mean of a channel of the metallic-roughness texture, the factor without a texture."""
     picture = look.pictures[1]
-    return 1.0 if picture is None else float(picture[..., channel].mean()) / 255
+    return float(getattr(look, name)) if picture is None else float(picture[..., channel].mean()) / 255
 
 
 def _average(values: list[float], weights: list[int]) -> float:
     return values[0] if len(set(values)) == 1 else float(np.average(values, weights=weights))
-
-
-def _in_one_tile(uv: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """Return coordinates in [0, 1] of the same texels, or None if the texture repeats."""
-    slack = 1e-4  # for rounding
-    moved = uv - np.floor(uv.min(axis=0) + slack)
-    return None if moved.max() > 1 + slack else moved.clip(0, 1)

@@ -20,6 +20,14 @@ def to_uint8(rgb: FloatArray) -> NDArray[np.uint8]:
     return np.rint(np.clip(np.nan_to_num(np.asarray(rgb, np.float32)), 0, 1) * 255).astype(np.uint8)
 
 
+def rgb8(image: Image.Image) -> NDArray[np.uint8]:
+    """Return any image as (H, W, 3) bytes. Greys of 16 bits are rounded to 8; alpha is left out."""
+    if image.mode.startswith("I"):  # Pillow's own conversion clips values above 255
+        grey = np.rint(np.asarray(image).clip(0, 65535) / 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    return np.asarray(image.convert("RGB"))
+
+
 def png(picture: NDArray[np.uint8] | Image.Image) -> bytes:
     """Return a picture, (H, W, 3) or grey (H, W) if it is an array, as a PNG file."""
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.ascontiguousarray(picture))

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from sds3d.formats.base import FileFormat, check_faces, far_offset
+from sds3d.formats.neighbours import Neighbours
+from sds3d.formats.parts import joined
 from sds3d.formats.ply_elements import colors_of, is_ply, ply_header, read_header, read_rows
 from sds3d.geometry.mesh import FRAME, Mesh
 from sds3d.geometry.splats import Geometry, Splats
@@ -43,7 +45,6 @@ def from_ply(data: bytes, folder: Path) -> Geometry:
     folder: holds the texture that the file may name. Raises ValueError, in one line, if data is not a PLY, is
     truncated, or has neither faces nor points.
     """
-    from sds3d.formats.parts import joined
     from sds3d.formats.ply_strips import ELEMENT, strips_part
     from sds3d.formats.trimesh_parts import parts
 
@@ -58,7 +59,7 @@ def from_ply(data: bytes, folder: Path) -> Geometry:
         return _from_points(data)
     if counts.get(ELEMENT):
         warnings.warn("the PLY has faces and strips of triangles: the strips are left out", stacklevel=3)
-    mesh = joined(parts(data, "ply", folder, has_normals="nx" in names))
+    mesh = joined(parts(data, "ply", Neighbours(folder), has_normals="nx" in names))
     if len(mesh.faces) < counts["face"]:
         raise ValueError(f"the PLY is truncated: it promises {counts['face']} faces and has {len(mesh.faces)}")
     return mesh

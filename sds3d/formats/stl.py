@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from sds3d.formats.base import FileFormat, check_faces
+from sds3d.formats.neighbours import Neighbours
+from sds3d.formats.parts import joined
 from sds3d.geometry.mesh import FRAME, Mesh
 
 _HEADER = f"sds3d: {FRAME}".encode().ljust(80)  # must not begin with "solid", as the text form does
@@ -41,18 +43,18 @@ def from_stl(data: bytes, folder: Path) -> Mesh:
 
     Raises ValueError, in one line, if data is truncated or not STL.
     """
-    from sds3d.formats.parts import joined
     from sds3d.formats.trimesh_parts import parts
 
     start = len(_HEADER) + 4
     size = start + _TRIANGLE.itemsize * int.from_bytes(data[len(_HEADER) : start], "little")
     binary = len(data) >= start and len(data) >= size
     if not binary:
+        data = data.removeprefix(b"\xef\xbb\xbf").lower()  # keywords in any case
         if not data.lstrip().startswith(b"solid"):
             raise ValueError("the STL is truncated, or this is not STL: its length does not fit its triangle count")
         if b"endsolid" not in data:
             raise ValueError("the STL is truncated: endsolid is missing")
-    mesh = joined(parts(data, "stl" if binary else "stl_ascii", folder, has_normals=False))
+    mesh = joined(parts(data, "stl" if binary else "stl_ascii", Neighbours(folder), has_normals=False))
     # STL repeats every corner for each of its triangles.
     vertices, index = np.unique(mesh.vertices, axis=0, return_inverse=True)
     return replace(mesh, vertices=vertices, faces=index.reshape(-1)[mesh.faces].astype(np.int32), colors=None)

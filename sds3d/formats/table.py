@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from sds3d.config import meant
 from sds3d.formats.base import FileFormat
 from sds3d.formats.glb import GLB
+from sds3d.formats.gltf import GLTF
 from sds3d.formats.obj import OBJ
 from sds3d.formats.ply import PLY
 from sds3d.formats.sog import SOG, SOG_FOLDER
@@ -27,7 +28,7 @@ from sds3d.plugins import from_other_packages, refuse_duplicates
 
 AnyFormat: TypeAlias = FileFormat[Mesh] | FileFormat[Splats]
 
-_OURS: tuple[AnyFormat, ...] = (GLB, OBJ, PLY, STL, USDZ, SPLAT_PLY, SPLAT, SPZ, SPLAT_GLB, SOG, SOG_FOLDER)
+_OURS: tuple[AnyFormat, ...] = (GLB, GLTF, OBJ, PLY, STL, USDZ, SPLAT_PLY, SPLAT, SPZ, SPLAT_GLB, SOG, SOG_FOLDER)
 
 
 def _of_other_packages() -> Iterator[AnyFormat]:

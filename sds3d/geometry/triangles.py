@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import fast_simplification
 import numpy as np
-from scipy.spatial import KDTree
 
 from sds3d.geometry.mesh import FloatArray, IntArray, Mesh
 
@@ -47,6 +45,8 @@ def decimate(vertices: FloatArray, faces: IntArray, max_faces: int) -> tuple[Flo
     """Reduce a mesh to `max_faces` by quadric edge collapse (Garland and Heckbert 1997). Smaller ones stay the same."""
     if len(faces) <= max_faces:
         return vertices, faces
+    import fast_simplification
+
     simplified = fast_simplification.simplify(vertices.astype(np.float64), faces, target_count=max_faces)
     return simplified[0].astype(np.float32), simplified[1].astype(np.int32)
 
@@ -59,6 +59,8 @@ def simplify(mesh: Mesh, max_faces: int) -> Mesh:
     """
     if len(mesh.faces) <= max_faces:
         return mesh
+    from scipy.spatial import KDTree
+
     places, joined = np.unique(mesh.vertices, axis=0, return_inverse=True)
     vertices, faces = decimate(places, joined.reshape(-1)[mesh.faces].astype(np.int32), max_faces)
     colors = None if mesh.colors is None else mesh.colors[KDTree(mesh.vertices).query(vertices)[1]]
