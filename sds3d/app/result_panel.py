@@ -192,7 +192,7 @@ def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path
         mesh = asset.mesh()
         mesh = simplify(mesh, faces) if faces else mesh
         name = f"{name}-{len(mesh.faces)}-faces-{texture_size}px"
-        made = asset_files([format_], name, mesh, texture_size=texture_size)
+        made = asset_files([format_], name, mesh, texture_size=texture_size, print_size=asset.config.export.print_size)
     if len(made) == 1:
         (file, data), *_ = made.items()
     else:

@@ -63,7 +63,11 @@ def add_commands(app: typer.Typer) -> None:
             "sds3d texture mug.obj 'a red mug'",
             "sds3d texture statue.glb 'a wooden statue' prior.model=FOLDER  # a large model in diffusers format",
             "sds3d texture mug.obj 'a red mug' representation.appearance.size=1024  # finer",
-            notes=("The mesh keeps its triangles and its UVs, if it has any. Its front must face +Z and its top +Y.",),
+            "sds3d texture mug.obj 'a red mug' up_axis=z  # a mesh that lies on its back otherwise",
+            notes=(
+                "The mesh keeps its triangles and its UVs, if it has any. In STL files +Z is up and -Y the front, in "
+                "others +Y and +Z; up_axis=y or up_axis=z says otherwise.",
+            ),
         ),
     )(texture)
     app.command(
@@ -129,9 +133,11 @@ def texture(
     from sds3d.geometry.mesh import Mesh
     from sds3d.run.config import make_config, new_run
 
-    if not isinstance(load_asset(mesh), Mesh):
-        raise ValueError(f"{mesh} has no triangles to paint; use: sds3d generate PROMPT start_from={mesh}")
     config = make_config(prompt, preset, [f"start_from={json.dumps(str(mesh.resolve()))}", *(overrides or [])])
+    if not isinstance(load_asset(mesh, config.up_axis), Mesh):
+        raise ValueError(f"{mesh} has no triangles to paint; use: sds3d generate PROMPT start_from={mesh}")
+    if config.up_axis == "auto" and mesh.suffix.lower() != ".stl":
+        err.print("+Y is taken to be up; up_axis=z if the mesh lies on its back")
     warn_of_unknown_words([(config, "")])
     _carry_out(new_run(out_dir, config), device, threads, as_json)
 
@@ -150,7 +156,7 @@ def export(
     run: RunFolder,
     settings: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="resolution, texture_size, picture_size or frames."),
+        typer.Argument(metavar="KEY=VALUE", help="resolution, texture_size, print_size, picture_size or frames."),
     ] = None,
     formats: Annotated[
         str,

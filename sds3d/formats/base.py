@@ -13,13 +13,16 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.splats import Geometry, Splats
+
+UpAxis = Literal["auto", "y", "z"]
+"""The axis of a file that points up; auto: that of its format."""
 
 AssetT = TypeVar("AssetT", Mesh, Splats)
 
@@ -43,6 +46,8 @@ class FileFormat(Generic[AssetT]):
     recognises: whether bytes are a file of this format. None if its files have no signature: then the extension of the
         file's name decides.
     textured: whether `write` takes a mesh with a texture; without one, the texture is baked first.
+    printed: whether files are for 3D printers: `write` takes a mesh in millimetres with +Z up.
+    up: the axis of the file that points up, where the file itself does not tell: `read` does not turn it.
     default: whether the format is written when a run names no formats.
     """
 
@@ -53,6 +58,8 @@ class FileFormat(Generic[AssetT]):
     read: Callable[[bytes, Path], Geometry] | None = None
     recognises: Callable[[bytes], bool] | None = None
     textured: bool = False
+    printed: bool = False
+    up: Literal["y", "z"] = "y"
     default: bool = False
 
     @property

@@ -11,9 +11,13 @@ from sds3d.formats.pictures import contact_sheet, png
 from sds3d.formats.table import DEFAULT_FORMATS, Format, export_format
 from sds3d.formats.video import turntable_mp4
 from sds3d.geometry.mesh import FloatArray, Mesh
+from sds3d.geometry.placing import for_printing
 from sds3d.geometry.splats import Splats
 from sds3d.geometry.triangles import ColorFn
 from sds3d.geometry.uv_atlas import bake
+
+PRINT_SIZE = 100.0
+"""Longest side of a file for 3D printers, in millimetres, unless another is set."""
 
 
 def silent(share: float) -> None:
@@ -31,6 +35,7 @@ def write_exports(
     splats: Splats | None = None,
     title: str = "",
     texture_size: int = 1024,
+    print_size: float = PRINT_SIZE,
     size: int = 256,
     frames: int = 60,
     report: Callable[[float], object] = silent,
@@ -44,6 +49,7 @@ def write_exports(
     formats: None writes DEFAULT_FORMATS, without those of splats if there are no splats.
     color_fn: colours of surface points, sharper than vertex colours, to bake from.
     splats: Gaussians for the formats of splats.
+    print_size: longest side, in millimetres, of files for 3D printers.
     title: of the contact sheet, `name` if empty. size: pixels of the video and of the sheet's pictures. frames: of one
         turn, shown at 30 per second. report: called with the share that is done, 0 to 1.
 
@@ -54,7 +60,9 @@ def write_exports(
         formats = [f for f in DEFAULT_FORMATS if splats is not None or export_format(f).holds is not Splats]
     if mesh is None:
         formats = [f for f in formats if export_format(f).holds is Splats]
-    files = asset_files(formats, name, mesh, splats, color_fn=color_fn, texture_size=texture_size)
+    files = asset_files(
+        formats, name, mesh, splats, color_fn=color_fn, texture_size=texture_size, print_size=print_size
+    )
     report(0.5)  # the shares are those of a field on a CPU
     azimuths = turntable(8, size=size)
     headings = [f"{azimuth:.0f}°" for azimuth in azimuths.azimuth.tolist()]
@@ -74,6 +82,7 @@ def asset_files(
     *,
     color_fn: ColorFn | None = None,
     texture_size: int = 1024,
+    print_size: float = PRINT_SIZE,
 ) -> dict[str, bytes]:
     """Return an asset's files in some formats by file name; see `write_exports`.
 
@@ -87,5 +96,7 @@ def asset_files(
     files: dict[str, bytes] = {}
     for format_ in chosen:
         surface = textured if format_.textured else mesh
+        if surface is not None and format_.printed:
+            surface = for_printing(surface, print_size)
         files |= format_.files(splats if format_.holds is Splats else surface, name)
     return files

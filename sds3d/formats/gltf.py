@@ -230,7 +230,7 @@ def _primitive(
 
 
 def _triangles(corners: NDArray[np.int64], mode: int) -> NDArray[np.int64]:
-    """Return the triangles (F, 3) of a list, a strip or a fan. Those of a strip that only turn a corner are left out."""
+    """Return the triangles (F, 3) of a list, a strip or a fan. Triangles of a strip that have no area are left out."""
     if mode == _TRIANGLES:
         return corners[: len(corners) // 3 * 3].reshape(-1, 3)
     if len(corners) < 3:

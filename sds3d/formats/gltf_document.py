@@ -97,7 +97,7 @@ class Document:
     def uri(self, uri: str) -> bytes:
         """Return the bytes that a URI names: within it, or in a file of the asset's folder. Raises ValueError."""
         if uri.startswith("data:"):
-            header, comma, text = uri.partition(",")
+            header, _, text = uri.partition(",")
             try:
                 return base64.b64decode(text, validate=True) if header.endswith(";base64") else unquote(text).encode()
             except binascii.Error as error:

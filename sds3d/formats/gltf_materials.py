@@ -156,9 +156,8 @@ class Materials:
 
     def _note_what_is_left_out(self, material: dict[str, Any]) -> None:
         out = self.document.leave_out
-        if "emissiveTexture" in material or any(value > 0 for value in material.get("emissiveFactor", ())):
-            if any(value > 0 for value in material.get("emissiveFactor", ())):
-                out("emission")
+        if any(value > 0 for value in material.get("emissiveFactor", ())):
+            out("emission")
         if "normalTexture" in material:
             out("normal maps")
         if "occlusionTexture" in material:

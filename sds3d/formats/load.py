@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from sds3d.config import nearest
-from sds3d.formats.base import first_line
+from sds3d.formats.base import UpAxis, first_line
 from sds3d.formats.table import EXTENSIONS, FORMATS
 from sds3d.geometry.mesh import FloatArray, Mesh
+from sds3d.geometry.placing import stood_up
 from sds3d.geometry.splats import Geometry, Splats
 
 RADIUS = 0.5
@@ -24,21 +27,22 @@ class AssetError(ValueError):
     """Raised when a file cannot be read. The message is one line and says what to do."""
 
 
-def load_asset(path: Path | str) -> Geometry:
+def load_asset(path: Path | str, up_axis: UpAxis = "auto") -> Geometry:
     """Load the mesh or the Gaussian splats of a file.
 
-    Meshes: GLB, OBJ (with MTL), PLY and STL. The coordinates are kept and taken to be metres with +Y up. The parts of a
-    scene are moved to their places and joined. Vertex colours, base colours, textures, metallic and roughness are kept.
-    A texture that all parts share is kept; where textures differ or repeat, their colours become vertex colours. A mesh
-    with a texture also gets the texture's colours as vertex colours.
+    Meshes: GLB, glTF, OBJ (with MTL), PLY and STL. The coordinates are kept, unless they are so far from the origin
+    that 32-bit numbers lose their detail. The parts of a scene are moved to their places and joined. UVs, vertex
+    colours, base colours, textures, metallic and roughness are kept. UVs and a texture that all parts share stay as
+    they are; where parts have their own, or a texture repeats, they become one atlas. A mesh with a texture also gets
+    the texture's colours as vertex colours.
+    up_axis: the axis of the file that points up. A mesh with +Z up is turned to +Y up.
     Splats: PLY, .splat, .spz, .sog and GLB with KHR_gaussian_splatting. The points of a PLY without faces become round
     Gaussians. Formats that other packages register are read as well.
-    So far from the origin that 32-bit numbers are too coarse, points and splats are moved there, with a warning.
 
     The content decides which format a file has, and its extension where the content has no signature.
 
-    Raises AssetError for a file that is missing, empty, truncated, of an unknown format, without triangles, or with
-    positions that are not finite.
+    Warns, in a line each, of what is turned, moved or left out. Raises AssetError for a file that is missing, empty,
+    truncated, of an unknown format, without triangles, or with positions that are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -53,10 +57,10 @@ def load_asset(path: Path | str) -> Geometry:
         if not data:
             raise ValueError("the file is empty: write or copy it again")
         with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are reported
-            asset = _read(data, extension, path.parent)
+            asset, upwards = _read(data, extension, path.parent)
         if isinstance(asset, Mesh) and not np.isfinite(asset.vertices).all():
             raise ValueError("the mesh is larger than 32-bit numbers can hold: scale it down where it was made")
-        return asset
+        return _with_y_up(asset, upwards, up_axis)
     except ValueError as error:
         raise AssetError(f"{path}: {first_line(error)}") from error
     except (MemoryError, RecursionError) as error:
@@ -68,11 +72,25 @@ def load_asset(path: Path | str) -> Geometry:
         raise AssetError(f"{path}: the file is damaged ({name}: {first_line(error)}); write it again") from error
 
 
-def _read(data: bytes, extension: str, folder: Path) -> Geometry:
+def _with_y_up(asset: Geometry, upwards: Literal["y", "z"], up_axis: UpAxis) -> Geometry:
+    """Return the asset with +Y up. upwards: the axis that points up in files of its format."""
+    if (upwards if up_axis == "auto" else up_axis) == "y":
+        return asset
+    if isinstance(asset, Splats):
+        raise ValueError("up_axis=z is for meshes: turn the splats or points in another program")
+    if up_axis == "auto":
+        warnings.warn(
+            "+Z is up in files of this format, and becomes +Y; up_axis=y if +Y is up in this one", stacklevel=3
+        )
+    return stood_up(asset)
+
+
+def _read(data: bytes, extension: str, folder: Path) -> tuple[Geometry, Literal["y", "z"]]:
+    """Return the content of a file, and the axis that points up in files of its format."""
     readers = [(format_, format_.read) for format_ in FORMATS.values() if format_.read is not None]
     for format_, read in reversed(readers):
         if format_.recognises is not None and format_.recognises(data):
-            return read(data, folder)
+            return read(data, folder), format_.up
     # Without a signature the extension decides. The reader says what is missing in a file that should have one.
     return next(read for format_, read in readers if format_.extension == extension)(data, folder)
 

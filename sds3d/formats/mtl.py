@@ -1,7 +1,7 @@
 """MTL, the material files of Wavefront OBJ, with the PBR extension (Pr, Pm, map_Pr, map_Pm).
 
-Options of a map that change where it lies (-s, -o, -clamp) are obeyed; the others are skipped. The material's colour does
-not multiply its map, since most programs ignore the colour then.
+Options of a map that change where it lies (-s, -o, -clamp) are obeyed; the others are skipped. The material's colour
+does not multiply its map, since most programs ignore the colour then.
 """
 
 from __future__ import annotations

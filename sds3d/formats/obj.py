@@ -91,6 +91,8 @@ def from_obj(data: bytes, folder: Path) -> Mesh:
     if b"\0" in data[:4096]:
         raise ValueError("this is not an OBJ file: it is not text")
     data = data.removeprefix(b"\xef\xbb\xbf")
+    if b"\n" not in data:
+        data = data.replace(b"\r", b"\n")
     has_normals = re.search(rb"^\s*vn\s", data, re.MULTILINE) is not None
     files = Neighbours(folder)
     materials = _materials(data, files)
@@ -131,13 +133,12 @@ def _materials(data: bytes, files: Neighbours) -> dict[str, Material]:
 
     materials: dict[str, Material] = {}
     for line in re.findall(rb"^\s*mtllib[ \t]+([^\r\n]+)", data, re.MULTILINE):
-        name = line.decode("utf-8", "replace").strip()
-        several = name.split()
-        if len(several) > 1 and not (files.folder / name).is_file():
-            names = several  # the name of one file may have spaces; a line may also name several files
-        else:
-            names = [name]
-        for each in names:
+        try:
+            name = line.decode().strip()
+        except UnicodeDecodeError:
+            name = line.decode("latin-1").strip()
+        # The name of one file may have spaces, and a line may name several files.
+        for each in [name] if (files.folder / name).is_file() or " " not in name else name.split():
             with suppress(OSError):  # told already
                 materials |= read_mtl(files.read(each))
     return materials

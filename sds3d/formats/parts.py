@@ -9,9 +9,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from sds3d.formats.base import far_offset
 from sds3d.geometry.colors import linear_to_srgb, srgb_to_linear
 from sds3d.geometry.mesh import FloatArray, IntArray, Mesh
-from sds3d.geometry.placing import near_the_origin
 from sds3d.geometry.triangles import vertex_normals
 
 Picture: TypeAlias = NDArray[np.uint8]
@@ -93,7 +93,7 @@ def joined(pieces: Iterable[Part]) -> Mesh:
         raise ValueError(f"{bad} of {len(vertices)} vertices are NaN or infinite: repair the mesh where it was made")
     starts = np.cumsum(counts) - counts
     return Mesh(
-        near_the_origin(vertices).astype(np.float32),
+        (vertices - far_offset(vertices)).astype(np.float32),
         np.concatenate([part.faces + start for part, start in zip(parts, starts, strict=True)]).astype(np.int32),
         _joined_colors([part.look for part in parts], counts),
         _joined_normals(parts),

@@ -1,7 +1,7 @@
 """STL: triangles and nothing else, for slicers, CAD and simulation.
 
-Frame: the world frame as it is (right-handed, +Y up, front +Z), numbers in metres. STL itself names no axis and no
-unit: a slicer takes the numbers as millimetres and Z as up, so scale by 1000 and rotate by 90 degrees about X there.
+Frame: right-handed, +Z up, front -Y, millimetres. STL itself names no axis and no unit, and this is what slicers and
+CAD programs take it to be. Exports stand on the plane z = 0; the setting `print_size` is their longest side.
 Layout, as it is written: an 80-byte header, the number of triangles (uint32), and 50 bytes per triangle, little endian:
 unit normal, three corners (12 float) and an attribute of two bytes, zero. Corners are counter-clockwise seen from
 outside. The text form is read as well.
@@ -17,16 +17,19 @@ import numpy as np
 from sds3d.formats.base import FileFormat, check_faces
 from sds3d.formats.neighbours import Neighbours
 from sds3d.formats.parts import joined
-from sds3d.geometry.mesh import FRAME, Mesh
+from sds3d.geometry.mesh import Mesh
 
-_HEADER = f"sds3d: {FRAME}".encode().ljust(80)  # must not begin with "solid", as the text form does
+_HEADER = b"sds3d: right-handed, +Z up, front -Y, millimetres".ljust(
+    80
+)  # must not begin with "solid", as the text form does
 _TRIANGLE = np.dtype([("normal", "<f4", 3), ("corners", "<f4", (3, 3)), ("attribute", "<u2")])
 
 
 def to_stl(mesh: Mesh) -> bytes:
     """Return the mesh as one binary STL file, without colours. A triangle without area gets a normal of zeros.
 
-    Raises ValueError for a mesh without faces.
+    mesh: in millimetres with +Z up; `sds3d.geometry.placing.for_printing` makes it. Raises ValueError for a
+    mesh without faces.
     """
     check_faces(mesh, "STL")
     rows = np.zeros(len(mesh.faces), _TRIANGLE)
@@ -39,7 +42,7 @@ def to_stl(mesh: Mesh) -> bytes:
 
 
 def from_stl(data: bytes, folder: Path) -> Mesh:
-    """Return the mesh of a binary or text STL file, with coinciding corners joined and without colours.
+    """Return the mesh of a binary or text STL file, with coinciding corners joined, without colours, as it lies.
 
     Raises ValueError, in one line, if data is truncated or not STL.
     """
@@ -60,4 +63,6 @@ def from_stl(data: bytes, folder: Path) -> Mesh:
     return replace(mesh, vertices=vertices, faces=index.reshape(-1)[mesh.faces].astype(np.int32), colors=None)
 
 
-STL = FileFormat("stl", ".stl", Mesh, write=lambda mesh, _: to_stl(mesh), read=from_stl, default=True)
+STL = FileFormat(
+    "stl", ".stl", Mesh, write=lambda mesh, _: to_stl(mesh), read=from_stl, printed=True, up="z", default=True
+)

@@ -21,6 +21,7 @@ from sds3d.formats.splat_glb import SPLAT_GLB
 from sds3d.formats.splat_ply import SPLAT_PLY
 from sds3d.formats.spz import SPZ
 from sds3d.formats.stl import STL
+from sds3d.formats.three_mf import THREE_MF
 from sds3d.formats.usdz import USDZ
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.splats import Splats
@@ -28,7 +29,7 @@ from sds3d.plugins import from_other_packages, refuse_duplicates
 
 AnyFormat: TypeAlias = FileFormat[Mesh] | FileFormat[Splats]
 
-_OURS: tuple[AnyFormat, ...] = (GLB, GLTF, OBJ, PLY, STL, USDZ, SPLAT_PLY, SPLAT, SPZ, SPLAT_GLB, SOG, SOG_FOLDER)
+_OURS: tuple[AnyFormat, ...] = (GLB, GLTF, OBJ, PLY, STL, THREE_MF, USDZ, SPLAT_PLY, SPLAT, SPZ, SPLAT_GLB, SOG, SOG_FOLDER)
 
 
 def _of_other_packages() -> Iterator[AnyFormat]:

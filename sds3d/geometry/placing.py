@@ -1,27 +1,40 @@
-"""Where an asset of a file lies: its distance from the origin, and which of its axes points up."""
+"""How a mesh stands: frames with +Z up, and the size and place on the plate of a 3D printer."""
 
 from __future__ import annotations
 
-import warnings
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-_LOST = 1e-5  # of the extent, which is about a tenth of a pixel in a large picture
+from sds3d.geometry.mesh import FloatArray, Mesh
 
 
-def near_the_origin(points: NDArray[Any]) -> NDArray[np.float64]:
-    """Return points (N, 3), moved to the origin in 64 bits if 32 bits would lose their detail where they are.
+def z_up_to_y_up(points: FloatArray) -> FloatArray:
+    """Turn points or directions (N, 3) by -90 degrees about X: +Z becomes +Y, and the front, -Y, becomes +Z."""
+    return np.stack([points[:, 0], points[:, 2], -points[:, 1]], axis=1)
 
-    Coordinates of maps are an example: metres from the equator. Warns in one line if the points are moved.
+
+def y_up_to_z_up(points: FloatArray) -> FloatArray:
+    """Return points or directions (N, 3) turned back: the inverse of `z_up_to_y_up`."""
+    return np.stack([points[:, 0], -points[:, 2], points[:, 1]], axis=1)
+
+
+def stood_up(mesh: Mesh) -> Mesh:
+    """Return a mesh whose file has +Z up in the world frame, +Y up."""
+    normals = None if mesh.normals is None else z_up_to_y_up(mesh.normals)
+    return replace(mesh, vertices=z_up_to_y_up(mesh.vertices), normals=normals)
+
+
+def for_printing(mesh: Mesh, size: float) -> Mesh:
+    """Return the mesh in millimetres with +Z up, standing on the middle of the plate, the plane z = 0.
+
+    size: millimetres of the longest side of its bounding box. Raises ValueError for a mesh without faces or size.
     """
-    points = points.astype(np.float64)
-    low, high = points.min(axis=0), points.max(axis=0)
-    reach, extent = float(np.abs([low, high]).max()), float((high - low).max())
-    if not 0 < extent < np.inf or reach * float(np.finfo(np.float32).eps) < _LOST * extent:
-        return points
-    centre = (low + high) / 2
-    place = ", ".join(f"{value:.6g}" for value in centre)
-    warnings.warn(f"the asset lies far from the origin, round ({place}), and is moved there", stacklevel=3)
-    return points - centre
+    used = y_up_to_z_up(mesh.vertices[np.unique(mesh.faces)].astype(np.float64))
+    if not len(used) or not 0 < (extent := np.ptp(used, axis=0).max()) < np.inf:
+        raise ValueError("a mesh without faces or without size cannot be printed")
+    low, high = used.min(axis=0), used.max(axis=0)
+    foot = np.array([(low[0] + high[0]) / 2, (low[1] + high[1]) / 2, low[2]])
+    vertices = (y_up_to_z_up(mesh.vertices.astype(np.float64)) - foot) * (size / extent)
+    normals = None if mesh.normals is None else y_up_to_z_up(mesh.normals)
+    return replace(mesh, vertices=vertices.astype(np.float32), normals=normals)

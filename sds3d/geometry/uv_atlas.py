@@ -5,15 +5,19 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import xatlas
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from sds3d.compiled import njit
+from sds3d.console import err
 from sds3d.geometry.mesh import FloatArray, IntArray, Mesh
 from sds3d.geometry.triangles import ColorFn, sample_colors, surface_area
+from sds3d.geometry.unwrapping import Unwrapped, unwrapped, unwrapped_apart
 
-_GUTTER = 4  # texels between islands, so that the first two mipmap levels do not mix them
+MOST_FACES = 1_000_000
+"""Faces of the largest mesh that is unwrapped: some minutes of work."""
+
+_ALONE = 40_000  # faces; larger meshes take seconds
 
 
 def bake(mesh: Mesh, color_fn: ColorFn | None = None, size: int = 1024) -> Mesh:
@@ -57,23 +61,30 @@ def nearest_inside(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
     return nearest[0].astype(np.int64) * inside.shape[1] + nearest[1]
 
 
-def unwrap(vertices: FloatArray, faces: IntArray, size: int) -> tuple[NDArray[np.int64], IntArray, FloatArray]:
-    """Make an atlas without overlaps.
+def unwrap(vertices: FloatArray, faces: IntArray, size: int) -> Unwrapped:
+    """Make an atlas of size x size texels without overlaps.
 
-    Returns the original vertex of each new one (V',), faces (F, 3) and uv (V', 2) in [0, 1].
+    Returns the original vertex of each new one (V',), faces (F, 3) and uv (V', 2) in [0, 1]. A large mesh is unwrapped
+    in another process, which Ctrl-C ends; lines on stderr tell that it goes on. Raises ValueError for more than
+    MOST_FACES.
     """
-    atlas = xatlas.Atlas()
-    atlas.add_mesh(vertices, faces.astype(np.uint32))
-    charts = xatlas.ChartOptions()
+    if len(faces) > MOST_FACES:
+        raise ValueError(
+            f"{len(faces)} faces are too many to unwrap, {MOST_FACES} at most: simplify the mesh, or give it UVs"
+        )
     # Growing a chart takes time quadratic in its size. This cap makes 20k faces three times faster and adds few seams.
-    charts.max_chart_area = surface_area(vertices, faces) / 30
-    packing = xatlas.PackOptions()
-    packing.resolution = size
-    packing.padding = _GUTTER
-    packing.bilinear = True
-    atlas.generate(charts, packing)
-    origin, indices, uv = atlas[0]
-    return origin.astype(np.int64), indices.astype(np.int32), np.clip(uv, 0.0, 1.0).astype(np.float32)
+    area = surface_area(vertices, faces) / 30
+    if len(faces) <= _ALONE:
+        return unwrapped(vertices, faces, area, size)
+    told = 0
+
+    def waiting(seconds: float) -> None:
+        nonlocal told
+        if seconds >= 5 * told + 2:
+            told += 1
+            err.print(f"unwrapping {len(faces)} faces for a texture, {seconds:.0f} s so far")
+
+    return unwrapped_apart(vertices, faces, area, size, waiting)
 
 
 def rasterize_uv(uv: FloatArray, faces: IntArray, size: int) -> tuple[IntArray, FloatArray]:

@@ -72,7 +72,7 @@ class Asset:
         return pictures(self.scene(), turntable(8, size=256) if cameras is None else cameras, torch.device("cpu"))
 
     def save(self, path: str | Path, format: Format | None = None, texture_size: int | None = None) -> Path:
-        """Write the asset in the format of the file's ending: .glb, .obj, .ply, .stl, .usdz, .splat or .spz.
+        """Write the asset in the format of the file's ending: .glb, .obj, .ply, .stl, .3mf, .usdz, .splat or .spz.
 
         format: the name of a format instead of the ending; `splat-ply` and `splat-glb` write splats into .ply and .glb
         files. texture_size: pixels per side; None: the run's setting. Returns the path.
@@ -84,7 +84,8 @@ class Asset:
             files = asset_files([chosen], path.stem, splats=self.splats())
         else:
             size = texture_size or self.config.export.texture_size
-            files = asset_files([chosen], path.stem, self.mesh(), texture_size=size)
+            print_size = self.config.export.print_size
+            files = asset_files([chosen], path.stem, self.mesh(), texture_size=size, print_size=print_size)
         path.parent.mkdir(parents=True, exist_ok=True)
         (_, data), *belonging = files.items()
         for name, more in belonging:  # materials and textures, which the file refers to by name

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from sds3d.cameras import CameraConfig
 from sds3d.config import Config, ConfigError, build, load_yaml, parse_override
+from sds3d.formats.base import UpAxis
 from sds3d.formats.table import DEFAULT_FORMATS, Format, export_format
 from sds3d.guidance.multiview import MultiViewConfig
 from sds3d.guidance.rules import GuidanceConfig
@@ -35,7 +36,7 @@ SinkName = Literal["tensorboard", "wandb"]
 NOT_IDENTITY = frozenset({"log_to"})
 """Settings that do not change the result. Runs that differ only in these are the same run."""
 
-OF_THE_WHOLE_RUN = {"prompt", "seed", "export", "log_to", "start_from", "start_from_sha256", "stages"}
+OF_THE_WHOLE_RUN = {"prompt", "seed", "export", "log_to", "start_from", "up_axis", "start_from_sha256", "stages"}
 """Settings that a stage cannot change."""
 
 FILM = 64_000_000
@@ -51,6 +52,8 @@ class ExportConfig(Config):
     """Samples per side of the grid from which the surface is extracted."""
     texture_size: int = Field(default=1024, ge=64, le=8192)
     """Height and width of the texture in pixels."""
+    print_size: float = Field(default=100.0, gt=0, le=10_000)
+    """Longest side of STL and 3MF files in millimetres."""
     picture_size: int = Field(default=256, ge=32, le=2048)
     """Height and width of the turntable video in pixels."""
     frames: int = Field(default=60, ge=4, le=3600)
@@ -109,6 +112,9 @@ class RunConfig(Config):
     """Where losses, metrics and previews also go: tensorboard, wandb. Each needs the extra of that name."""
     start_from: str = ""
     """Where the object starts from: a file with a mesh, splats or points, or another run's folder."""
+    up_axis: UpAxis = "auto"
+    """Axis of that file that points up: y or z; auto is z for STL and y for other formats. The front faces +Z if +Y is
+    up, and -Y if +Z is up."""
     start_from_sha256: str = ""
     """Digest of that file, filled in when the run is created, so that a changed file gives a new run."""
     made_for: str = ""

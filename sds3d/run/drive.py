@@ -218,7 +218,7 @@ def prior_settings(config: RunConfig, lean: bool) -> PriorConfig:
 
 
 def starting_point(config: RunConfig, device: torch.device) -> Source | None:
-    """Load what `start_from` names, scaled to fit the cube. Raises AssetError or RunError if it cannot be read."""
+    """Load what `start_from` names, with +Y up, scaled to fit the cube. Raises AssetError or RunError."""
     if not config.start_from:
         return None
     path = Path(config.start_from)
@@ -226,7 +226,7 @@ def starting_point(config: RunConfig, device: torch.device) -> Source | None:
         return load_scene(open_run(path), device)
     from sds3d.formats.load import fit_to_cube, load_asset
 
-    asset, _ = fit_to_cube(load_asset(path))
+    asset, _ = fit_to_cube(load_asset(path, config.up_axis))
     return source_of(asset)
 
 

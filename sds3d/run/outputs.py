@@ -95,6 +95,7 @@ def _export(
         splats=splats,
         title=config.prompt,
         texture_size=config.export.texture_size,
+        print_size=config.export.print_size,
         size=config.export.picture_size,
         frames=config.export.frames,
         report=lambda share: report(SURFACE_SHARE + (1 - SURFACE_SHARE) * share),
