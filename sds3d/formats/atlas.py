@@ -10,15 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from sds3d.formats.parts import Look, Part, Picture, texel
+from sds3d.formats.looks import Look, Part, Picture, texel
 from sds3d.geometry.colors import linear_to_srgb, srgb_to_linear
 from sds3d.geometry.triangles import surface_area
-from sds3d.geometry.uv_atlas import nearest_inside, rasterize_uv, unwrap
 
-_SLACK = 1e-4  # of a tile, for the rounding of coordinates
+_SLACK = 1e-3  # of a tile, for the rounding of coordinates: Draco and others quantise them
 _MARGIN = 1 / 64  # of a cell's side, round its content
 _SMALLEST, _LARGEST, _LARGEST_PAINTED = 256, 4096, 2048  # sides of an atlas in texels
 _COARSE = 256  # side of the picture in which overlaps are looked for
@@ -67,6 +64,8 @@ def with_uvs(parts: list[Part]) -> list[Part]:
 
 
 def _unwrapped(part: Part, number: int) -> Part:
+    from sds3d.geometry.uv_atlas import unwrap
+
     vertices = (part.vertices - part.vertices.mean(axis=0)).astype(np.float32)
     origin, faces, uv = unwrap(vertices, part.faces, 1024)
     part = part.taken(origin, faces, uv.astype(np.float64))
@@ -137,6 +136,9 @@ def _in_fewest_tiles(part: Part) -> UV:
     assert uv is not None
     if all(picture is None for picture in part.look.pictures) or (uv.min() >= -_SLACK and uv.max() <= 1 + _SLACK):
         return uv
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     count = len(uv)
     rows, columns = part.faces[:, [0, 1]].ravel(), part.faces[:, [1, 2]].ravel()
     graph = coo_array((np.ones(len(rows), np.bool_), (rows, columns)), (count, count))
@@ -154,6 +156,8 @@ def _in_fewest_tiles(part: Part) -> UV:
 
 def _overlap(parts: list[Part], uvs: list[UV], groups: list[_Group]) -> bool:
     """Whether texels of one layout lie on another's, more than where neighbours touch."""
+    from sds3d.geometry.uv_atlas import rasterize_uv
+
     covered = np.zeros((_COARSE, _COARSE), np.bool_)
     for group in groups:
         mine = np.zeros_like(covered)
@@ -207,6 +211,8 @@ def _texture(parts: list[Part], uvs: list[UV], groups: list[_Group], size: int) 
 
 def _painted(parts: list[Part], uvs: list[UV], group: _Group, size: int) -> NDArray[np.float32]:
     """Return the linear light (S, S, 3) of the vertex colours of a group's parts."""
+    from sds3d.geometry.uv_atlas import nearest_inside, rasterize_uv
+
     light = np.ones((size, size, 3), np.float32)
     inside = np.zeros((size, size), np.bool_)
     for i in group.parts:

@@ -19,7 +19,8 @@ from sds3d.formats.base import FileFormat
 from sds3d.formats.gltf_accessors import numbers, plain, stored
 from sds3d.formats.gltf_document import DRACO, INSTANCING, SPLATS, VISIBILITY, Document, draco_attributes, parse
 from sds3d.formats.gltf_materials import Materials
-from sds3d.formats.parts import Part, joined
+from sds3d.formats.looks import Part
+from sds3d.formats.parts import joined
 from sds3d.geometry.mesh import Mesh
 
 Matrix = NDArray[np.float64]
@@ -27,6 +28,7 @@ Matrix = NDArray[np.float64]
 
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
 _MOST_VERTICES = 50_000_000  # of all instances together: what a small file can make of itself
+_TOO_MANY = f"the parts of the glTF have more than {_MOST_VERTICES} vertices together: leave out some instances"
 _MALFORMED = (KeyError, IndexError, TypeError, AttributeError, OverflowError, np.linalg.LinAlgError)
 
 
@@ -72,7 +74,7 @@ def _parts(document: Document) -> Iterator[Part]:
             for place in _places(document, node, world, worlds, attributes):
                 total += len(points)
                 if total > _MOST_VERTICES:
-                    raise ValueError(f"the parts of the glTF have more than {_MOST_VERTICES} vertices together")
+                    raise ValueError(_TOO_MANY)
                 moved, turned, mirrored = _moved(place, points, normals)
                 yield Part(moved, faces[:, ::-1] if mirrored else faces, turned, look)
 
@@ -133,6 +135,8 @@ def _places(
         return
     given = {name: numbers(document, index) for name, index in instances.items() if not name.startswith("_")}
     count = min((len(values) for values in given.values()), default=1)
+    if count * len(attributes["POSITION"]) > _MOST_VERTICES:
+        raise ValueError(_TOO_MANY)
     defaults = {"TRANSLATION": [0, 0, 0], "ROTATION": [0, 0, 0, 1], "SCALE": [1, 1, 1]}
     values = [given.get(name, np.tile(np.float64(value), (count, 1)))[:count] for name, value in defaults.items()]
     for local in _transforms(*values):

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sds3d.formats.base import first_line
 from sds3d.formats.gltf_document import BASISU, SPECULAR_GLOSSINESS, TEXTURE_TRANSFORM, Document
-from sds3d.formats.parts import Look, Picture, Wrap
+from sds3d.formats.looks import Look, Picture, Wrap
 from sds3d.formats.pictures import rgb8
 from sds3d.geometry.colors import linear_to_srgb, srgb_to_linear
 
@@ -140,14 +140,15 @@ class Materials:
         """Return a decoded image; None, and a note, for one that cannot be decoded. Raises ValueError."""
         if number not in self._images:
             entry = self.document.items("images")[number]
-            data = self.document.uri(entry["uri"]) if "uri" in entry else bytes(self.document.view(entry["bufferView"]))
             try:
+                uri = entry.get("uri")
+                data = bytes(self.document.view(entry["bufferView"])) if uri is None else self.document.uri(uri)
                 image = Image.open(io.BytesIO(data))
                 self._pixels += image.width * image.height
                 if self._pixels <= _PIXELS:
                     image.load()
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                self.document.leave_out(f"picture {number}, which cannot be decoded ({first_line(error)[:100]})")
+                self.document.leave_out(f"picture {number} ({first_line(error)[:120]})")
                 image = None
             if self._pixels > _PIXELS:
                 raise ValueError(f"the pictures have more than {_PIXELS // 10**6} million pixels: make them smaller")
@@ -162,7 +163,7 @@ class Materials:
             out("normal maps")
         if "occlusionTexture" in material:
             out("occlusion maps")
-        for name in material.get("extensions", {}).keys() - _LOOKS_ALIKE:
+        for name in sorted(material.get("extensions", {}).keys() - _LOOKS_ALIKE):
             out(name)
 
     def _note_transparency(

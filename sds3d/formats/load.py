@@ -92,7 +92,8 @@ def _read(data: bytes, extension: str, folder: Path) -> tuple[Geometry, Literal[
         if format_.recognises is not None and format_.recognises(data):
             return read(data, folder), format_.up
     # Without a signature the extension decides. The reader says what is missing in a file that should have one.
-    return next(read for format_, read in readers if format_.extension == extension)(data, folder)
+    format_, read = next(pair for pair in readers if pair[0].extension == extension)
+    return read(data, folder), format_.up
 
 
 def fit_to_cube(asset: Geometry) -> tuple[Geometry, bool]:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sds3d.formats.base import first_line
+from sds3d.formats.looks import Look, Picture, Wrap
 from sds3d.formats.neighbours import Neighbours
-from sds3d.formats.parts import Look, Picture, Wrap
 from sds3d.formats.pictures import rgb8
 from sds3d.geometry.mesh import FloatArray
 
@@ -116,7 +116,7 @@ class Pictures:
     def look(self, material: Material, colors: FloatArray | None, uv: NDArray[np.float64] | None) -> Look:
         """Return the look of a material on vertices with their own colours and UVs (v down), if they have any."""
         maps, numbers = material.maps, material.numbers
-        for key in maps.keys() & _LEFT_OUT.keys():
+        for key in sorted(maps.keys() & _LEFT_OUT.keys()):
             self.left_out[_LEFT_OUT[key]] = None
         if any(value > 0 for value in numbers.get("ke", ())):
             self.left_out["emission"] = None

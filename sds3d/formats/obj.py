@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sds3d.formats.base import FileFormat, check_faces, check_uv
+from sds3d.formats.looks import Look
 from sds3d.formats.neighbours import Neighbours
-from sds3d.formats.parts import Look, joined
+from sds3d.formats.parts import joined
 from sds3d.formats.pictures import png
 from sds3d.geometry.mesh import FRAME, FloatArray, Mesh
 

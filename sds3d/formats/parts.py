@@ -1,69 +1,18 @@
-"""Parts of a scene, each with its own colours and material, and the one mesh that they are joined to."""
+"""The one mesh that the parts of a scene are joined to."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sds3d.formats.atlas import one_atlas, with_uvs
 from sds3d.formats.base import far_offset
+from sds3d.formats.looks import Look, Part, texel
 from sds3d.geometry.colors import linear_to_srgb, srgb_to_linear
-from sds3d.geometry.mesh import FloatArray, IntArray, Mesh
+from sds3d.geometry.mesh import FloatArray, Mesh
 from sds3d.geometry.triangles import vertex_normals
-
-Picture: TypeAlias = NDArray[np.uint8]
-"""(H, W, 3)"""
-
-Wrap = Literal["repeat", "mirror", "clamp"]
-"""How a picture goes on outside [0, 1]."""
-
-
-@dataclass(frozen=True)
-class Look:
-    """The colours and the material of a part with V vertices.
-
-    colors: (V, 3) or (1, 3) sRGB, or None. They multiply the texture, in linear light.
-    uv: (V, 2), v down from the picture's top row, also outside [0, 1], or None.
-    texture, metallic_roughness: pictures. Factors are already in them. Or None.
-    metallic, roughness: what holds without a metallic-roughness picture.
-    wrap: how the pictures go on along u and along v.
-    layout: parts of one layout share their UV space, as those of one material do.
-    """
-
-    colors: FloatArray | None = None
-    uv: NDArray[np.float64] | None = None
-    texture: Picture | None = None
-    metallic_roughness: Picture | None = None
-    metallic: float = 0.0
-    roughness: float = 0.8
-    wrap: tuple[Wrap, Wrap] = ("repeat", "repeat")
-    layout: Hashable = None
-
-    @property
-    def pictures(self) -> tuple[Picture | None, Picture | None]:
-        """The base colour and the metallic-roughness texture, None without uv."""
-        return (None, None) if self.uv is None else (self.texture, self.metallic_roughness)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One piece of a scene, in its place: V vertices, F faces."""
-
-    vertices: NDArray[np.float64]  # (V, 3)
-    faces: IntArray  # (F, 3)
-    normals: NDArray[np.float64] | None  # (V, 3)
-    look: Look
-
-    def taken(self, origin: NDArray[np.int64], faces: IntArray, uv: NDArray[np.float64]) -> Part:
-        """The part with vertices doubled where new UVs (V', 2) have a seam. origin: (V',), the old vertex of each."""
-        colors = self.look.colors
-        if colors is not None and len(colors) > 1:
-            colors = colors[origin]
-        normals = None if self.normals is None else self.normals[origin]
-        return Part(self.vertices[origin], faces, normals, replace(self.look, colors=colors, uv=uv))
 
 
 def joined(pieces: Iterable[Part]) -> Mesh:
@@ -83,8 +32,6 @@ def joined(pieces: Iterable[Part]) -> Mesh:
     )
     texture = metallic_roughness = uv = None
     if any(part.look.uv is not None for part in parts):
-        from sds3d.formats.atlas import one_atlas, with_uvs  # it imports compiled code
-
         parts = with_uvs(parts)
         uv, texture, metallic_roughness = one_atlas(parts)
     counts = [len(part.vertices) for part in parts]
@@ -135,16 +82,6 @@ def _sampled(look: Look) -> FloatArray:
     if look.colors is not None:
         colors = linear_to_srgb(srgb_to_linear(colors) * srgb_to_linear(look.colors))
     return colors.astype(np.float32)
-
-
-def texel(coordinate: NDArray[np.float64], size: int, wrap: Wrap) -> NDArray[np.int64]:
-    """Return the numbers of the texels of a row of `size` that coordinates fall on."""
-    inside = (coordinate >= 0) & (coordinate <= 1)
-    if wrap == "mirror":
-        within = 1 - np.abs(coordinate % 2 - 1)
-    else:
-        within = coordinate % 1 if wrap == "repeat" else coordinate.clip(0, 1)
-    return np.minimum((np.where(inside, coordinate, within) * size).astype(np.int64), size - 1)
 
 
 def _level(look: Look, name: Literal["metallic", "roughness"], channel: int) -> float:

@@ -16,8 +16,8 @@ from trimesh.resolvers import Resolver
 from trimesh.visual import ColorVisuals
 
 from sds3d.formats.base import first_line
+from sds3d.formats.looks import Look, Part
 from sds3d.formats.neighbours import Neighbours
-from sds3d.formats.parts import Look, Part
 from sds3d.formats.pictures import rgb8
 from sds3d.geometry.mesh import FloatArray
 

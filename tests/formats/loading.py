@@ -16,6 +16,9 @@ from sds3d.geometry.colors import srgb_to_linear
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.splats import Splats
 
+MESHES = Path(__file__).parents[1] / "data/meshes"
+"""Files of other programs: cubes of 1 m round the origin, where a test does not say otherwise."""
+
 
 def ball(radius: float = 0.45) -> Mesh:
     """A coloured ball with normals. The colour encodes the position."""

@@ -11,7 +11,7 @@ import pytest
 import trimesh
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loading import load, load_mesh, load_splats, same
+from loading import MESHES, load, load_mesh, load_splats, same
 
 from sds3d.formats.glb import to_glb
 from sds3d.formats.load import AssetError, fit_to_cube, load_asset
@@ -91,12 +91,13 @@ def test_bad_files_are_refused_in_one_line(colored_ball, splats, tmp_path):
     cases = {
         "gone.glb": (None, r"does not exist"),
         "a.fbx": (b"x", r'"\.fbx" cannot be read; files that can be read: \.glb'),
-        "a.gltf": (b"{}", r'did you mean "\.glb"\?'),
+        "a.gltf": (b"{}", r"not a glTF file: it has no asset\.version"),
+        "a.glft": (b"{}", r'did you mean "\.glb"|did you mean "\.gltf"'),
         "empty.ply": (b"", r"the file is empty"),
         "nan.glb": (to_glb(nan), r"1 of 162 vertices are NaN or infinite"),
         "nan.stl": (to_stl(nan), r"vertices are NaN or infinite"),
         "nan.ply": (to_ply(nan), r"1 of 162 vertices are NaN or infinite"),
-        "no.glb": (b"{}", r"must begin with 'glTF'"),
+        "no.glb": (b"{}", r"not a glTF file"),
         "no.ply": (b"solid", r"must begin with a line 'ply'"),
         "no.spz": (b"solid", r"must begin with gzip"),
         "no.stl": (b"hello, this is nothing", r"truncated, or this is not STL"),
@@ -136,6 +137,10 @@ def originals(colored_ball, textured_ball, splats) -> dict[str, bytes]:
     cloud = trimesh.PointCloud(few.means)
     return {
         "mesh.glb": to_glb(mesh),
+        "embedded.gltf": (MESHES / "embedded.gltf").read_bytes(),
+        "draco.glb": (MESHES / "draco.glb").read_bytes(),
+        "meshopt.glb": (MESHES / "meshopt.glb").read_bytes(),
+        "skinned.glb": (MESHES / "skinned.glb").read_bytes(),
         "textured.glb": to_glb(replace(textured_ball, metallic_roughness=None)),
         "mesh.obj": to_obj(mesh)["asset.obj"],
         "mesh.ply": to_ply(mesh),
@@ -147,7 +152,20 @@ def originals(colored_ball, textured_ball, splats) -> dict[str, bytes]:
     }
 
 
-KINDS = ["mesh.glb", "textured.glb", "mesh.obj", "mesh.ply", "ascii.ply", "points.ply", "mesh.stl", "ascii.stl"]
+KINDS = [
+    "mesh.glb",
+    "embedded.gltf",
+    "draco.glb",
+    "meshopt.glb",
+    "skinned.glb",
+    "textured.glb",
+    "mesh.obj",
+    "mesh.ply",
+    "ascii.ply",
+    "points.ply",
+    "mesh.stl",
+    "ascii.stl",
+]
 KINDS += [f"splats.{name}" for name in SPLAT_FILES]
 
 

@@ -5,11 +5,12 @@ import io
 import numpy as np
 import pytest
 import trimesh
-from loading import box, corners, load_mesh, same
+from loading import MESHES, box, corners, load_mesh, same
 from PIL import Image
 from trimesh.visual import TextureVisuals
 from trimesh.visual.material import SimpleMaterial
 
+from sds3d.formats.load import load_asset
 from sds3d.formats.obj import to_obj
 from sds3d.geometry.mesh import Mesh
 
@@ -114,3 +115,101 @@ def test_textures_in_subfolders_are_read_and_missing_ones_are_reported(textured_
     with pytest.warns(UserWarning, match="is missing in the asset.s folder") as caught:
         assert load_mesh(tmp_path, {**files, "a.mtl": mtl}, "a.obj").texture is None
     assert [str(warning.message).split()[0] for warning in caught] == ["a.png", "a_roughness.png", "a_metallic.png"]
+
+
+def corners_of(name: str) -> tuple[np.ndarray, Mesh]:
+    """The lines of a file's faces as indices (F, 3, 2) of v and vt, from 0, and the mesh that is read."""
+    mesh = load_asset(MESHES / name)
+    assert isinstance(mesh, Mesh)
+    lines = (MESHES / name).read_text(encoding="utf-8-sig").replace("\r", "\n").splitlines()
+    faces = [line.split()[1:] for line in lines if line.startswith("f ")]
+    return np.array([[[int(n) - 1 for n in corner.split("/")[:2]] for corner in face] for face in faces]), mesh
+
+
+def column(name: str, key: str) -> np.ndarray:
+    lines = (MESHES / name).read_text(encoding="utf-8-sig").replace("\r", "\n").splitlines()
+    return np.array([[float(n) for n in line.split()[1:]] for line in lines if line.split(" ")[0] == key])
+
+
+def test_uvs_without_a_material_stay_vertex_for_vertex():
+    faces, mesh = corners_of("uv_no_mtl.obj")
+    assert mesh.texture is None
+    uv = column("uv_no_mtl.obj", "vt")[:, :2] * [1, -1] + [0, 1]
+    np.testing.assert_allclose(corners(mesh, mesh.uv), uv[faces[:, :, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["options.obj", "nousemtl.obj", "case.obj"])
+def test_pictures_are_found_as_other_programs_find_them(name):
+    """A map with options; a single material that is not named; a name in upper case for a file in lower case."""
+    faces, mesh = corners_of(name)
+    picture = np.asarray(Image.open(MESHES / "red.png").convert("RGB"))
+    np.testing.assert_array_equal(mesh.texture, picture)
+    uv = column(name, "vt")[:, :2] * [1, -1] + [0, 1]
+    np.testing.assert_allclose(corners(mesh, mesh.uv), uv[faces[:, :, 1]], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bom.obj", "cr.obj"])
+def test_a_byte_order_mark_and_old_line_ends_do_no_harm(name):
+    faces, mesh = corners_of(name) if name != "bom.obj" else (None, load_asset(MESHES / name))
+    assert isinstance(mesh, Mesh)
+    assert len(mesh.faces) == 12
+    assert mesh.volume() == pytest.approx(1)
+    if faces is not None:
+        np.testing.assert_allclose(corners(mesh, mesh.vertices), column(name, "v")[faces[:, :, 0]], atol=1e-6)
+
+
+def test_options_scale_and_move_a_map_and_a_windows_path_counts_by_its_name(tmp_path):
+    """`-s 2 4 -o 0.25 0` of (0.5, 0.25), v up, is (1.25, 1): the map repeats."""
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)).save(tmp_path / "my map.png")
+    obj = "mtllib a.mtl b.mtl\nv 0 0 0\nv 1 0 0\nv 1 1 0\nvt 0 0\nvt 0.5 0.25\nvt 0 0.25\n"
+    obj += "usemtl one\nf 1/1 2/2 3/3\n"
+    files = {
+        "a.mtl": b"newmtl other\nKd 1 0 0\n",
+        "b.mtl": b"newmtl one\nmap_Kd -mm 0 1 -s 2 4 -o 0.25 0 -bm 1 C:\\maps\\my map.png\n",
+    }
+    with pytest.warns(UserWarning, match="2 x 1 tiles"):
+        mesh = load_mesh(tmp_path, {"a.obj": obj.encode(), **files}, "a.obj")
+    moved = np.array([[0.25, 0], [1.25, 1], [0.25, 1]])
+    np.testing.assert_allclose(mesh.uv, (moved * [1, -1] + [0, 1]) / [2, 1], atol=1e-6)
+
+
+def test_two_materials_with_pictures_become_one_atlas(tmp_path):
+    for name, color in (("red", (200, 10, 10)), ("blue", (10, 10, 200))):
+        Image.new("RGB", (8, 8), color).save(tmp_path / f"{name}.png")
+    obj = "mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
+    obj += "usemtl red\nf 1/1 2/2 3/3\nusemtl blue\nf 1/1 3/3 4/4\n"
+    mtl = "newmtl red\nmap_Kd red.png\nKe 1 1 1\nnewmtl blue\nmap_Kd blue.png\nmap_Bump red.png\n"
+    with pytest.warns(UserWarning, match="one atlas") as told:
+        mesh = load_mesh(tmp_path, {"a.obj": obj.encode(), "a.mtl": mtl.encode()}, "a.obj")
+    assert [str(warning.message) for warning in told] == [
+        "2 materials have UVs of their own: they become one atlas, and the UVs are scaled into it",
+        "left out of the mesh: emission, bump maps",
+    ]
+    middles = corners(mesh, mesh.uv).mean(axis=1)
+    size = mesh.texture.shape[0]
+    shown = [mesh.texture[int(v * size), int(u * size)].tolist() for u, v in middles]
+    assert sorted(shown) == [[10, 10, 200], [200, 10, 10]]
+
+
+def test_parts_without_uvs_are_unwrapped_and_the_others_keep_theirs(tmp_path):
+    obj = "mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nv 0 0 1\nvt 0 0\nvt 1 0\nvt 1 1\n"
+    obj += "usemtl a\nf 1/1 2/2 3/3\nusemtl b\nf 1 3 4\nf 1 4 5\n"
+    mtl = "newmtl a\nKd 1 0 0\nnewmtl b\nKd 0 0 1\n"
+    with pytest.warns(UserWarning, match="1 of 2 parts have no UVs and are unwrapped"):
+        mesh = load_mesh(tmp_path, {"a.obj": obj.encode(), "a.mtl": mtl.encode()}, "a.obj")
+    twice = corners(mesh, mesh.uv)
+    a, b, c = (twice[:, i] for i in range(3))
+    areas = np.abs((b - a)[:, 0] * (c - a)[:, 1] - (b - a)[:, 1] * (c - a)[:, 0]) / 2
+    assert (areas > 1e-3).all()
+    by_face = corners(mesh, mesh.colors).mean(axis=1)
+    assert sorted(map(tuple, by_face.tolist())) == [(0, 0, 1), (0, 0, 1), (1, 0, 0)]
+
+
+def test_an_asset_far_from_the_origin_keeps_its_detail():
+    """A map's coordinates: in 32 bits, half the radius of 0.4 m would be lost."""
+    with pytest.warns(UserWarning, match="far from the origin"):
+        faces, mesh = corners_of("utm.obj")
+    exact = column("utm.obj", "v")
+    used = exact[np.unique(faces[:, :, 0])]
+    shift = np.rint((used.min(axis=0) + used.max(axis=0)) / 2)
+    np.testing.assert_allclose(corners(mesh, mesh.vertices), (exact - shift)[faces[:, :, 0]], atol=1e-6)

@@ -19,11 +19,12 @@ HEAVY = ("torch", "scipy", "numba", "trimesh", "xatlas", "pxr", "imageio_ffmpeg"
 
 def test_the_order_of_the_formats_stays():
     """The order is part of a run's settings, which determine the name of its folder."""
-    assert list(FORMATS) == ["glb", "obj", "ply", "stl", "usdz", "splat-ply", "splat", "spz", "splat-glb",
-                             "sog", "sog-folder"]  # fmt: skip
-    assert get_args(Format) == EXPORT_FORMATS == tuple(FORMATS)[:-2]
+    assert list(FORMATS) == ["glb", "gltf", "obj", "ply", "stl", "3mf", "usdz", "splat-ply", "splat", "spz",
+                             "splat-glb", "sog", "sog-folder"]  # fmt: skip
+    read_only = ("gltf", "sog", "sog-folder")
+    assert get_args(Format) == EXPORT_FORMATS == tuple(name for name in FORMATS if name not in read_only)
     assert tuple(name for name in EXPORT_FORMATS if name != "usdz") == DEFAULT_FORMATS
-    assert EXTENSIONS == (".glb", ".obj", ".ply", ".stl", ".splat", ".spz", ".sog", ".json")
+    assert EXTENSIONS == (".glb", ".gltf", ".obj", ".ply", ".stl", ".splat", ".spz", ".sog", ".json")
 
 
 @pytest.mark.parametrize("name", [name for name in EXPORT_FORMATS if FORMATS[name].read is not None])

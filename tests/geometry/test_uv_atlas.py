@@ -1,10 +1,16 @@
+import signal
+import subprocess
+import time
+
 import numpy as np
 import pytest
 import trimesh
 from scipy import ndimage
 
+from sds3d.geometry import uv_atlas
 from sds3d.geometry.mesh import Mesh
-from sds3d.geometry.uv_atlas import bake, rasterize_uv
+from sds3d.geometry.unwrapping import PIECE, pieces, unwrapped, unwrapped_apart
+from sds3d.geometry.uv_atlas import bake, rasterize_uv, unwrap
 from tests.formats.export_shapes import position_color, torus_mesh
 
 SIZE = 256
@@ -125,3 +131,80 @@ def test_the_atlas_is_deterministic(torus, baked):
     again = bake(torus, position_color, SIZE)
     np.testing.assert_array_equal(again.uv, baked.uv)
     np.testing.assert_array_equal(again.texture, baked.texture)
+
+
+def noisy_ball(subdivisions: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
+    shape = trimesh.creation.icosphere(subdivisions=subdivisions, radius=0.4)
+    bumps = 1 + noise * np.random.default_rng(0).normal(size=(len(shape.vertices), 1))
+    return (shape.vertices * bumps).astype(np.float32), shape.faces.astype(np.int32)
+
+
+def overlap(uv: np.ndarray, faces: np.ndarray, size: int) -> float:
+    """The share of covered texels whose centre lies on several faces, counted face by face."""
+    count = np.zeros((size, size), np.int32)
+    centres = (np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1) + 0.5) / size
+    for a, b, c in uv[faces].astype(np.float64):
+        low = np.floor(np.min([a, b, c], axis=0) * size).astype(int)
+        high = np.ceil(np.max([a, b, c], axis=0) * size).astype(int)
+        part = centres[low[1] : high[1], low[0] : high[0]]
+        area = (b[0] - a[0]) * (c[1] - a[1]) - (b[1] - a[1]) * (c[0] - a[0])
+        if area == 0:
+            continue
+        u = ((b[0] - part[..., 0]) * (c[1] - part[..., 1]) - (b[1] - part[..., 1]) * (c[0] - part[..., 0])) / area
+        v = ((c[0] - part[..., 0]) * (a[1] - part[..., 1]) - (c[1] - part[..., 1]) * (a[0] - part[..., 0])) / area
+        count[low[1] : high[1], low[0] : high[0]] += (u > 0.01) & (v > 0.01) & (u + v < 0.99)
+    return float((count > 1).sum() / (count > 0).sum())
+
+
+def test_a_large_mesh_is_unwrapped_in_pieces_without_overlaps():
+    """20,480 faces: every face keeps its corners and has an area, and no two lie on each other."""
+    vertices, faces = noisy_ball(5, 0.1)
+    rows = pieces(vertices, faces)
+    assert len(rows) > 1
+    assert max(map(len, rows)) <= PIECE
+    np.testing.assert_array_equal(np.sort(np.concatenate(rows)), np.arange(len(faces)))
+    began = time.process_time()
+    origin, corners, uv = unwrap(vertices, faces, 1024)
+    assert time.process_time() - began < 8  # in one piece it takes 11 s and more
+    np.testing.assert_array_equal(origin[corners], faces)
+    assert 0 <= uv.min() <= uv.max() <= 1
+    assert overlap(uv, corners, 1024) < 0.001
+    again = unwrap(vertices, faces, 1024)
+    for one, other in zip((origin, corners, uv), again, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_another_process_gives_the_same_and_can_be_stopped(monkeypatch):
+    popen = subprocess.Popen
+    vertices, faces = noisy_ball(3, 0.02)
+    here = unwrapped(vertices, faces, 0.1, 256)
+    there = unwrapped_apart(vertices, faces, 0.1, 256, lambda seconds: None)
+    for one, other in zip(here, there, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert one.dtype == other.dtype
+
+    def stop(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(popen(*a, **k)) or started[-1])
+    with pytest.raises(KeyboardInterrupt):
+        unwrapped_apart(*noisy_ball(6, 0.1), 0.01, 1024, stop)
+    assert [process.returncode for process in started] == [-signal.SIGKILL]
+
+
+def test_the_caller_hears_that_unwrapping_goes_on(monkeypatch, capsys):
+    monkeypatch.setattr(uv_atlas, "_ALONE", 100)
+    monkeypatch.setattr(uv_atlas, "unwrapped_apart", lambda *given: given[-1](2.5) or given[-1](3.0) or given[-1](7.2))
+    unwrap(*noisy_ball(3, 0.02), 256)
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "unwrapping 1280 faces for a texture, 2 s so far",
+        "unwrapping 1280 faces for a texture, 7 s so far",
+    ]
+
+
+def test_more_faces_than_can_be_unwrapped_are_refused_in_a_line(monkeypatch):
+    monkeypatch.setattr(uv_atlas, "MOST_FACES", 1000)
+    with pytest.raises(ValueError, match="1280 faces are too many to unwrap, 1000 at most: simplify the mesh"):
+        unwrap(*noisy_ball(3, 0.02), 256)
