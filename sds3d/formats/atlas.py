@@ -131,7 +131,7 @@ def _grouped(parts: list[Part]) -> tuple[list[UV], list[_Group]]:
 
 
 def _in_fewest_tiles(part: Part) -> UV:
-    """Return the part's UVs. If its pictures repeat and each island fits into a tile, all are moved into the first."""
+    """Return the part's UVs. Where its pictures repeat, islands are moved by whole tiles, to begin in the first one."""
     uv = part.look.uv
     assert uv is not None
     if all(picture is None for picture in part.look.pictures) or (uv.min() >= -_SLACK and uv.max() <= 1 + _SLACK):
@@ -145,12 +145,10 @@ def _in_fewest_tiles(part: Part) -> UV:
     number, island = connected_components(graph, directed=False)
     uv = uv.copy()
     for axis in (0, 1):
-        low, high = np.full(number, np.inf), np.full(number, -np.inf)
-        np.minimum.at(low, island, uv[:, axis])
-        np.maximum.at(high, island, uv[:, axis])
-        shift = np.floor(low + _SLACK)
-        if part.look.wrap[axis] == "repeat" and (high - shift <= 1 + _SLACK).all():
-            uv[:, axis] -= shift[island]
+        if part.look.wrap[axis] == "repeat":
+            low = np.full(number, np.inf)
+            np.minimum.at(low, island, uv[:, axis])
+            uv[:, axis] -= np.floor(low + _SLACK)[island]
     return uv
 
 

@@ -6,6 +6,7 @@ Nothing is unpickled or executed. Pictures that a PLY refers to are read only fr
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -35,9 +36,11 @@ def parts(
     options: of trimesh's parser. Raises ValueError for a file that cannot be parsed.
     """
     try:
-        loaded: Any = trimesh.load(
-            io.BytesIO(data), file_type=kind, resolver=_Files(files), process=False, force="scene", **options
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of numpy, within trimesh
+            loaded: Any = trimesh.load(
+                io.BytesIO(data), file_type=kind, resolver=_Files(files), process=False, force="scene", **options
+            )
     except MemoryError:
         raise
     except Exception as error:  # parsers raise anything on files they did not expect
