@@ -29,7 +29,21 @@ from sds3d.plugins import from_other_packages, refuse_duplicates
 
 AnyFormat: TypeAlias = FileFormat[Mesh] | FileFormat[Splats]
 
-_OURS: tuple[AnyFormat, ...] = (GLB, GLTF, OBJ, PLY, STL, THREE_MF, USDZ, SPLAT_PLY, SPLAT, SPZ, SPLAT_GLB, SOG, SOG_FOLDER)
+_OURS: tuple[AnyFormat, ...] = (
+    GLB,
+    GLTF,
+    OBJ,
+    PLY,
+    STL,
+    THREE_MF,
+    USDZ,
+    SPLAT_PLY,
+    SPLAT,
+    SPZ,
+    SPLAT_GLB,
+    SOG,
+    SOG_FOLDER,
+)
 
 
 def _of_other_packages() -> Iterator[AnyFormat]:
