@@ -16,6 +16,7 @@ from sds3d.geometry.colors import linear_to_srgb, srgb_to_linear
 from sds3d.geometry.triangles import surface_area
 
 _SLACK = 1e-3  # of a tile, for the rounding of coordinates: Draco and others quantise them
+_TILES = 10  # in a row of UDIM, where each tile has a picture of its own
 _MARGIN = 1 / 64  # of a cell's side, round its content
 _SMALLEST, _LARGEST, _LARGEST_PAINTED = 256, 4096, 2048  # sides of an atlas in texels
 _COARSE = 256  # side of the picture in which overlaps are looked for
@@ -131,10 +132,15 @@ def _grouped(parts: list[Part]) -> tuple[list[UV], list[_Group]]:
 
 
 def _in_fewest_tiles(part: Part) -> UV:
-    """Return the part's UVs. Where its pictures repeat, islands are moved by whole tiles, to begin in the first one."""
+    """Return the part's UVs. Where its pictures repeat, islands are moved by whole tiles, to begin in the first one.
+
+    So are they without pictures, if they lie over more tiles than a set of pictures has.
+    """
     uv = part.look.uv
     assert uv is not None
-    if all(picture is None for picture in part.look.pictures) or (uv.min() >= -_SLACK and uv.max() <= 1 + _SLACK):
+    within = uv.min() >= -_SLACK and uv.max() <= 1 + _SLACK
+    bare = all(picture is None for picture in part.look.pictures)
+    if within or (bare and np.ptp(uv, axis=0).max() <= _TILES):
         return uv
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

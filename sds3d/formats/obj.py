@@ -139,7 +139,7 @@ def _materials(data: bytes, files: Neighbours) -> dict[str, Material]:
         except UnicodeDecodeError:
             name = line.decode("latin-1").strip()
         # The name of one file may have spaces, and a line may name several files.
-        for each in [name] if (files.folder / name).is_file() or " " not in name else name.split():
+        for each in re.split(r"(?<=\.mtl)\s+", name, flags=re.IGNORECASE):
             with suppress(OSError):  # told already
                 materials |= read_mtl(files.read(each))
     return materials

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sds3d.formats.parts import Look, Part
+from sds3d.formats.looks import Look, Part
 from sds3d.formats.ply_elements import colors_of, read_lists, read_rows
 from sds3d.geometry.mesh import IntArray
 
