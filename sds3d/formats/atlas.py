@@ -89,6 +89,8 @@ def one_atlas(parts: list[Part]) -> tuple[UV, Picture | None, Picture | None]:
         flat = np.concatenate(uvs).clip(0, 1)
         if not painted:
             return flat, first.look.pictures[0], first.look.pictures[1]
+    elif len(groups) == 1 and (first.span == 1).all():
+        pass  # a single tile elsewhere, which is moved
     elif len(groups) == 1:
         across, down = (int(number) for number in first.span)
         warnings.warn(

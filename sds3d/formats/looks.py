@@ -54,8 +54,8 @@ class Part:
     normals: NDArray[np.float64] | None  # (V, 3)
     look: Look
 
-    def taken(self, origin: NDArray[np.int64], faces: IntArray, uv: NDArray[np.float64]) -> Part:
-        """The part with vertices doubled where new UVs (V', 2) have a seam. origin: (V',), the old vertex of each."""
+    def taken(self, origin: NDArray[np.integer], faces: IntArray, uv: NDArray[np.float64] | None) -> Part:
+        """The part with other vertices, such as some doubled on seams of new UVs (V', 2). origin: (V',), old ones."""
         colors = self.look.colors
         if colors is not None and len(colors) > 1:
             colors = colors[origin]

@@ -54,7 +54,12 @@ def parts(
             raise ValueError("a face names a vertex that does not exist: the file is damaged, write it again")
         normals = np.asarray(shape.vertex_normals, np.float64) if has_normals else None
         vertices = np.asarray(shape.vertices, np.float64)
-        yield Part(vertices, faces.astype(np.int32), normals, _look(shape.visual, len(vertices), look_of))
+        part = Part(vertices, faces.astype(np.int32), normals, _look(shape.visual, len(vertices), look_of))
+        used, corners = np.unique(part.faces, return_inverse=True)
+        if len(used) < len(vertices):  # each part of an OBJ has the vertices of all
+            uv = None if part.look.uv is None else part.look.uv[used]
+            part = part.taken(used, corners.reshape(-1, 3).astype(np.int32), uv)
+        yield part
 
 
 class _Files(Resolver):

@@ -213,3 +213,18 @@ def test_an_asset_far_from_the_origin_keeps_its_detail():
     used = exact[np.unique(faces[:, :, 0])]
     shift = np.rint((used.min(axis=0) + used.max(axis=0)) / 2)
     np.testing.assert_allclose(corners(mesh, mesh.vertices), (exact - shift)[faces[:, :, 0]], atol=1e-6)
+
+
+def test_each_part_has_its_own_vertices_alone(tmp_path):
+    """A thousand materials on one square each: 4000 vertices, not a thousand times all."""
+    count = 1000
+    lines = ["mtllib a.mtl"]
+    for i in range(count):
+        lines += [f"v {i + x} {y} 0" for x, y in ((0, 0), (1, 0), (1, 1), (0, 1))]
+    for i in range(count):
+        lines += [f"usemtl m{i}", f"f {4 * i + 1} {4 * i + 2} {4 * i + 3} {4 * i + 4}"]
+    mtl = "".join(f"newmtl m{i}\nKd {i / count} 0 0\n" for i in range(count))
+    mesh = load_mesh(tmp_path, {"a.obj": "\n".join(lines).encode(), "a.mtl": mtl.encode()}, "a.obj")
+    assert len(mesh.vertices) == 4 * count
+    places, shades = corners(mesh, mesh.vertices)[..., 0].min(axis=1), corners(mesh, mesh.colors)[..., 0]
+    np.testing.assert_allclose(shades, np.tile(places[:, None] / count, 3), atol=1e-5)
