@@ -28,7 +28,7 @@ PROJECT, SETUPTOOLS = PYPROJECT["project"], PYPROJECT["tool"]["setuptools"]
 EXTRAS = PROJECT["optional-dependencies"]
 IMPORTED_BY_OTHERS = {"protobuf", "sentencepiece"}
 TOOLS = {"pytest-xdist", "pyright", "ruff", "uv"}
-UNLIKE_THEIR_MODULES = {"usd-core": "pxr", "warp-lang": "warp"}
+UNLIKE_THEIR_MODULES = {"dracopy": "DracoPy", "usd-core": "pxr", "warp-lang": "warp"}
 """Modules of the extras, which need not be installed, where the names differ."""
 
 

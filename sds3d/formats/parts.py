@@ -25,6 +25,9 @@ def joined(pieces: Iterable[Part]) -> Mesh:
     parts = list(pieces)
     if not parts:
         raise ValueError("there are no triangles in the file: export the object as a mesh")
+    total = sum(len(part.vertices) for part in parts)
+    if bad := sum(int((~np.isfinite(part.vertices)).any(axis=1).sum()) for part in parts):
+        raise ValueError(f"{bad} of {total} vertices are NaN or infinite: repair the mesh where it was made")
     weights = [len(part.faces) for part in parts]
     metallic, roughness = (
         _average([_level(part.look, name, channel) for part in parts], weights)
@@ -36,8 +39,6 @@ def joined(pieces: Iterable[Part]) -> Mesh:
         uv, texture, metallic_roughness = one_atlas(parts)
     counts = [len(part.vertices) for part in parts]
     vertices = np.concatenate([part.vertices for part in parts])
-    if bad := int((~np.isfinite(vertices)).any(axis=1).sum()):
-        raise ValueError(f"{bad} of {len(vertices)} vertices are NaN or infinite: repair the mesh where it was made")
     starts = np.cumsum(counts) - counts
     return Mesh(
         (vertices - far_offset(vertices)).astype(np.float32),
