@@ -137,8 +137,8 @@ def _places(
     count = min((len(values) for values in given.values()), default=1)
     if count * len(attributes["POSITION"]) > _MOST_VERTICES:
         raise ValueError(_TOO_MANY)
-    defaults = {"TRANSLATION": [0, 0, 0], "ROTATION": [0, 0, 0, 1], "SCALE": [1, 1, 1]}
-    values = [given.get(name, np.tile(np.float64(value), (count, 1)))[:count] for name, value in defaults.items()]
+    defaults = {"TRANSLATION": [0.0, 0, 0], "ROTATION": [0.0, 0, 0, 1], "SCALE": [1.0, 1, 1]}
+    values = [given.get(name, np.tile(value, (count, 1)))[:count] for name, value in defaults.items()]
     for local in _transforms(*values):
         yield world @ local
 

@@ -145,7 +145,7 @@ def _unpacked(data: memoryview, packed: dict[str, Any]) -> memoryview:
     if not 0 <= count * stride <= _MOST:
         raise ValueError(f"a buffer view of the glTF unpacks to {count * stride} bytes, more than {_MOST}")
     rows = meshopt.decode_gltf_buffer(bytes(data), count, stride, packed["mode"], packed.get("filter"))
-    return memoryview(np.ascontiguousarray(rows)).cast("B")
+    return memoryview(rows.tobytes())
 
 
 def draco_attributes(data: memoryview, wanted: dict[str, int]) -> tuple[NDArray[Any], dict[str, NDArray[Any]]]:

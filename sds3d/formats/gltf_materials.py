@@ -90,8 +90,7 @@ class Materials:
         if texture is not None:
             source = self.document.items("textures")[texture["index"]]
             sampler = self.document.items("samplers")[source["sampler"]] if "sampler" in source else {}
-        wraps = tuple(_WRAPS[sampler.get(key, 10497)] for key in ("wrapS", "wrapT"))
-        return uv[:, :2], (wraps[0], wraps[1])
+        return uv[:, :2], (_WRAPS[sampler.get("wrapS", 10497)], _WRAPS[sampler.get("wrapT", 10497)])
 
     @staticmethod
     def _place(texture: dict[str, Any]) -> tuple[int, tuple[float, ...], float, tuple[float, ...]]:
@@ -175,7 +174,7 @@ class Materials:
         number = self._image_number(base)
         image = None if number is None else self._image(number)
         if image is not None and "A" in image.getbands():
-            alpha *= image.getchannel("A").getextrema()[0] / 255
+            alpha *= float(np.asarray(image.getchannel("A")).min()) / 255
         if colors is not None and colors.shape[1] == 4:
             alpha *= float(colors[:, 3].min())
         if alpha < (material.get("alphaCutoff", 0.5) if mode == "MASK" else 1):

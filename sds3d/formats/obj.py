@@ -111,7 +111,7 @@ def from_obj(data: bytes, folder: Path) -> Mesh:
     def look_of(name: str, colors: FloatArray | None, uv: NDArray[np.float64] | None) -> Look:
         return pictures.look(materials[name], colors, uv) if name in materials else Look(colors, uv)
 
-    mesh = joined(parts(data, "obj", names, has_normals=has_normals, look_of=look_of, maintain_order=True))
+    mesh = joined(parts(data, "obj", names, has_normals=has_normals, look_of=look_of))
     if pictures.left_out:
         warnings.warn(f"left out of the mesh: {', '.join(pictures.left_out)}", stacklevel=3)
     return mesh

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sds3d.formats.atlas import one_atlas, with_uvs
 from sds3d.formats.base import far_offset
@@ -13,6 +13,8 @@ from sds3d.formats.looks import Look, Part, texel
 from sds3d.geometry.colors import linear_to_srgb, srgb_to_linear
 from sds3d.geometry.mesh import FloatArray, Mesh
 from sds3d.geometry.triangles import vertex_normals
+
+_ROUGHNESS, _METALLIC = 1, 2  # channels of a metallic-roughness texture
 
 
 def joined(pieces: Iterable[Part]) -> Mesh:
@@ -30,8 +32,7 @@ def joined(pieces: Iterable[Part]) -> Mesh:
         raise ValueError(f"{bad} of {total} vertices are NaN or infinite: repair the mesh where it was made")
     weights = [len(part.faces) for part in parts]
     metallic, roughness = (
-        _average([_level(part.look, name, channel) for part in parts], weights)
-        for name, channel in (("metallic", 2), ("roughness", 1))
+        _average([_level(part.look, channel) for part in parts], weights) for channel in (_METALLIC, _ROUGHNESS)
     )
     texture = metallic_roughness = uv = None
     if any(part.look.uv is not None for part in parts):
@@ -57,8 +58,13 @@ def _joined_normals(parts: list[Part]) -> FloatArray | None:
     """Return vertex normals (V, 3) if any part has some; those of the others are means of their faces'."""
     if all(part.normals is None for part in parts):
         return None
-    normals = [vertex_normals(part.vertices, part.faces) if part.normals is None else part.normals for part in parts]
+    normals = [_smooth(part) if part.normals is None else part.normals for part in parts]
     return np.concatenate(normals).astype(np.float32)
+
+
+def _smooth(part: Part) -> NDArray[np.float64]:
+    centred = part.vertices - part.vertices.mean(axis=0)  # 32 bits are enough there
+    return vertex_normals(centred.astype(np.float32), part.faces).astype(np.float64)
 
 
 def _joined_colors(looks: list[Look], counts: list[int]) -> FloatArray | None:
@@ -85,10 +91,11 @@ def _sampled(look: Look) -> FloatArray:
     return colors.astype(np.float32)
 
 
-def _level(look: Look, name: Literal["metallic", "roughness"], channel: int) -> float:
+def _level(look: Look, channel: int) -> float:
     """Return the mean of a channel of the metallic-roughness texture, the factor without a texture."""
     picture = look.pictures[1]
-    return float(getattr(look, name)) if picture is None else float(picture[..., channel].mean()) / 255
+    factor = look.metallic if channel == _METALLIC else look.roughness
+    return factor if picture is None else float(picture[..., channel].mean()) / 255
 
 
 def _average(values: list[float], weights: list[int]) -> float:

@@ -27,19 +27,19 @@ LookOf = Callable[[str, FloatArray | None, NDArray[np.float64] | None], Look]
 
 
 def parts(
-    data: bytes, kind: str, files: Neighbours, *, has_normals: bool, look_of: LookOf | None = None, **options: bool
+    data: bytes, kind: str, files: Neighbours, *, has_normals: bool, look_of: LookOf | None = None
 ) -> Iterator[Part]:
     """Yield the triangle meshes of a file.
 
     kind: trimesh's name of the format. has_normals: whether the file has normals; trimesh would make them up.
     look_of: the materials of the file. Without it the file's own colours, UVs and picture are the look.
-    options: of trimesh's parser. Raises ValueError for a file that cannot be parsed.
+    Raises ValueError for a file that cannot be parsed.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # of numpy, within trimesh
             loaded: Any = trimesh.load(
-                io.BytesIO(data), file_type=kind, resolver=_Files(files), process=False, force="scene", **options
+                io.BytesIO(data), file_type=kind, resolver=_Files(files), process=False, force="scene"
             )
     except MemoryError:
         raise

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from sds3d.geometry.mesh import FloatArray, Mesh
+from sds3d.geometry.mesh import Mesh
+
+Number = TypeVar("Number", np.float32, np.float64)
 
 
-def z_up_to_y_up(points: FloatArray) -> FloatArray:
+def z_up_to_y_up(points: NDArray[Number]) -> NDArray[Number]:
     """Turn points or directions (N, 3) by -90 degrees about X: +Z becomes +Y, and the front, -Y, becomes +Z."""
     return np.stack([points[:, 0], points[:, 2], -points[:, 1]], axis=1)
 
 
-def y_up_to_z_up(points: FloatArray) -> FloatArray:
+def y_up_to_z_up(points: NDArray[Number]) -> NDArray[Number]:
     """Return points or directions (N, 3) turned back: the inverse of `z_up_to_y_up`."""
     return np.stack([points[:, 0], -points[:, 2], points[:, 1]], axis=1)
 

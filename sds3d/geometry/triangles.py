@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sds3d.geometry.mesh import FloatArray, IntArray, Mesh
 
@@ -23,7 +24,7 @@ def sample_colors(color_fn: ColorFn, points: FloatArray) -> FloatArray:
     return np.clip(np.nan_to_num(colors), 0.0, 1.0)
 
 
-def surface_area(vertices: FloatArray, faces: IntArray) -> float:
+def surface_area(vertices: NDArray[np.floating], faces: IntArray) -> float:
     """Return the area of all faces in square metres."""
     a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
     return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)

@@ -183,7 +183,7 @@ def test_two_materials_with_pictures_become_one_atlas(tmp_path):
         mesh = load_mesh(tmp_path, {"a.obj": obj.encode(), "a.mtl": mtl.encode()}, "a.obj")
     assert [str(warning.message) for warning in told] == [
         "2 materials have UVs of their own: they become one atlas, and the UVs are scaled into it",
-        "left out of the mesh: emission, bump maps",
+        "left out of the mesh: bump maps, emission",
     ]
     middles = corners(mesh, mesh.uv).mean(axis=1)
     size = mesh.texture.shape[0]
@@ -228,3 +228,13 @@ def test_each_part_has_its_own_vertices_alone(tmp_path):
     assert len(mesh.vertices) == 4 * count
     places, shades = corners(mesh, mesh.vertices)[..., 0].min(axis=1), corners(mesh, mesh.colors)[..., 0]
     np.testing.assert_allclose(shades, np.tile(places[:, None] / count, 3), atol=1e-5)
+
+
+def test_a_vertex_has_other_coordinates_on_each_side_of_a_seam(tmp_path):
+    """As the corner of a cube has: two triangles share an edge, whose ends have two places in the picture."""
+    obj = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvt 0.1 0.1\nvt 0.4 0.1\nvt 0.4 0.4\nvt 0.6 0.6\nvt 0.9 0.9\nvt 0.6 0.9\n"
+    obj += "vn 0 0 1\nf 1/1/1 2/2/1 3/3/1\nf 1/4/1 3/5/1 4/6/1\n"
+    mesh = load_mesh(tmp_path, obj.encode(), "a.obj")
+    expected = np.array([[[0.1, 0.1], [0.4, 0.1], [0.4, 0.4]], [[0.6, 0.6], [0.9, 0.9], [0.6, 0.9]]]) * [1, -1] + [0, 1]
+    np.testing.assert_allclose(corners(mesh, mesh.uv), expected, atol=1e-6)
+    np.testing.assert_allclose(corners(mesh, mesh.vertices)[..., :2][1], [[0, 0], [1, 1], [0, 1]])

@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 
+import lib3mf
 import numpy as np
 import pytest
 import trimesh
@@ -111,7 +112,6 @@ def test_files_for_printers_are_in_millimetres_with_z_up(torus):
 
 def test_a_3mf_is_read_by_the_library_of_its_consortium(textured, tmp_path):
     """In millimetres, standing, closed although the texture's seams double vertices; the same bytes every time."""
-    lib3mf = pytest.importorskip("lib3mf", reason='lib3mf is missing: pip install ".[test]"')
     files = asset_files(["3mf"], "a <mug>", textured)
     (tmp_path / "a.3mf").write_bytes(files["a <mug>.3mf"])
     assert files == asset_files(["3mf"], "a <mug>", textured)
