@@ -141,15 +141,15 @@ class RunPanel:
         left, share = estimates.seconds_left(planned, cost), estimates.share_done(planned, cost)
         before = estimates.wait(self.studio, run) if progress.status == "queued" else None
         updates: Updates = {self.status: block(fragments.status(prompt, planned, share, left, before, run.requested()))}
-        picture = run.previews / "latest.png"
-        drawn = picture.stat().st_mtime_ns if picture.exists() else 0
+        picture = run.preview
+        drawn = picture.stat().st_mtime_ns if picture else 0
         now = f"{progress.status} {drawn} {progress.step // max(progress.total // 100, 1)}"
         if now != shown:
             before_status, before_drawn, *_ = [*shown.split(), "", ""]
             updates |= {self.shown: now, **self._buttons(run, progress), **self._curves(run, progress)}
             done = progress.status == "done"
             if str(drawn) != before_drawn or progress.status != before_status:
-                html = fragments.preview(picture) if drawn else fragments.EMPTY
+                html = fragments.preview(picture) if picture else fragments.EMPTY
                 updates[self.preview] = gr.HTML(html, visible=not done)
             if progress.status != before_status:
                 updates |= self._status_changed(run, progress, before_status)

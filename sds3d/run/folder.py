@@ -122,6 +122,12 @@ class Run:
         return self.folder / "previews"
 
     @property
+    def preview(self) -> Path | None:
+        """The newest preview picture; None if there is none in the folder itself: links are not followed."""
+        path = self.previews / "latest.png"
+        return path if path.is_file() and not (path.is_symlink() or self.previews.is_symlink()) else None
+
+    @property
     def exports(self) -> Path:
         """Folder of exported files."""
         return self.folder / "exports"
