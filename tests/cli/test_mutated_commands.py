@@ -42,7 +42,7 @@ VALUES = (
     "==", ".", "..", "a.b.c=1", "\n", "a\nb", "\x1b[2J", "\u202e", "💥", "a red mug" * 300, "x" * 20_000, "\udcff",
     "/dev/zero", "/dev/full", "/dev/null", "/proc/self/cmdline", "/nowhere/at/all", "../nothing", "toybox", "sds",
     "mesh", "cuda", "cuda:99", "meta", "cpu", "mps", "sd15", "tensorboard", "splat-glb", "glb,,ply", "1/0", "0/0",
-    "2/1", "-1/4", "1/1000000000",
+    "2/1", "-1/4", "1/1000000000", "64", "512", "4096", "100000", "1e9", "-0.0", "1e-30",
 )  # fmt: skip
 """Values where others belong. None names a file that a command could overwrite."""
 OPTIONS = ("--json", "--debug", "--help", "--preset", "--seed", "--steps", "--out", "--device", "--threads", "--format",
@@ -153,7 +153,11 @@ def carried_out(words: list[str], folder: Path) -> tuple[int | None, str, float]
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 30, 1 << 30))
-        sys.stdin, sys.stdout, sys.stderr = os.fdopen(0), os.fdopen(1, "w"), os.fdopen(2, "w")
+        sys.stdin, sys.stdout, sys.stderr = (
+            os.fdopen(0),
+            os.fdopen(1, "w"),
+            os.fdopen(2, "w", errors="backslashreplace"),
+        )
         code = 1
         try:
             main(words)
@@ -193,7 +197,7 @@ def problems(code: int | None, text: str) -> list[str]:
         f"exit code {code}": code not in {None, *CODES},
         "a traceback": "Traceback (most recent call last)" in text or "ESCAPED" in text,
         "an error that nobody foresaw": any(kind.isidentifier() and kind.endswith("Error") for kind in kinds),
-        "an endless line": any(len(line) > 1500 for line in errors),
+        "an endless line": any(len(line) > 2100 for line in errors),
         "failed without a word": code == 1 and not text.strip(),
     }
     return [what for what, so in wrong.items() if so]
@@ -201,7 +205,7 @@ def problems(code: int | None, text: str) -> list[str]:
 
 @pytest.mark.slow
 def test_mutated_command_lines_end_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"COLUMNS": "200", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}.items():
+    for name, value in {"COLUMNS": "200", "HF_HUB_OFFLINE": "1", "NUMBA_THREADING_LAYER": "workqueue"}.items():
         monkeypatch.setenv(name, value)
     torch.set_num_threads(1)
     chance = random.Random(SEED)
