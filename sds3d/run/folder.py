@@ -7,6 +7,7 @@
         events.jsonl           one line per step; a step repeated after a crash has a later line
         checkpoints/*.safetensors   everything the next step depends on; the newest two are kept
         previews/  exports/  run.log
+        live/                  views that visitors look through while the run is under way; see `sds3d.run.live`
         control                a request to the running process: pause or cancel
         lock                   held by the running process
 
