@@ -158,8 +158,7 @@ def _png(path: Path) -> str:
 
 def thumbnail(run: Run) -> str:
     """Return the front view of a run, or a placeholder if there is none yet."""
-    if (path := run.preview) is None:
-        return CUBE
+    path = run.previews / "latest.png"
     try:
         return f'<img alt="" src="{_front(path, path.stat().st_mtime_ns)}">'
     except OSError:

@@ -64,7 +64,7 @@ class DiffusersConfig(PriorConfig):
     offline: bool = False
     """Never use the network. A model id must then be in the local cache. Local folders never need the network."""
     lora: str = ""
-    """A .safetensors file of low-rank updates for the model and its text encoders."""
+    """A .safetensors file of updates for model and text encoders: LoRA, LoHa, LoKr, full differences or DoRA."""
     lora_scale: float = 1.0
     """Factor on the updates of `lora`."""
     image_size: int = Field(default=0, ge=0, le=4096)

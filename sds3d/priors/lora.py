@@ -7,21 +7,30 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
 from safetensors.torch import load_file
 from torch import Tensor
 
 from sds3d.files import PriorError
+from sds3d.priors.weight_updates import Factors, add_to, is_beyond_lora, layers_of, other_kind, without_embeddings
+
+TEXT_LAYERS = ("lora_te", "text_encoder")
+"""Beginnings of the names of text encoders' layers."""
 
 
 @dataclass(frozen=True)
 class Lora:
-    """The low-rank updates in a file. scale: factor on them. pipeline: diffusers' class of the model's family."""
+    """The updates in a file. scale: factor on them. pipeline: diffusers' class of the model's family.
+
+    layers: updates of other forms than LoRA, by the layers' names in the file; `state` is then empty.
+    """
 
     file: Path
     scale: float
     pipeline: Any
     state: dict[str, Tensor]
     alphas: dict[str, float] | None
+    layers: dict[str, Factors]
 
     @staticmethod
     def read(file: str, scale: float, pipeline: Any, unet: dict[str, Any] | None = None) -> Lora:
@@ -37,7 +46,13 @@ class Lora:
         if not hasattr(pipeline, "lora_state_dict"):
             raise PriorError(f"can't load the LoRA {file!r}: {pipeline.__name__} supports none")
         try:
-            weights = load_file(path)
+            weights = without_embeddings(load_file(path))
+            if kind := other_kind(weights):
+                raise ValueError(f"its updates are of the kind {kind}, which is not supported")
+            if is_beyond_lora(weights):
+                if unet is not None:
+                    weights = _maybe_map_sgm_blocks_to_diffusers(weights, SimpleNamespace(**unet))
+                return Lora(path, scale, pipeline, {}, None, layers_of(weights, path.with_name("adapter_config.json")))
             if pipeline.__name__ == "FluxPipeline":
                 state, alphas = pipeline.lora_state_dict(weights, return_alphas=True)
             else:
@@ -46,14 +61,18 @@ class Lora:
                 state, alphas = read if isinstance(read, tuple) else (read, None)
         except Exception as error:
             raise PriorError(f"can't load the LoRA {file!r}: {first_line(error)}") from error
-        return Lora(path, scale, pipeline, state, alphas)
+        return Lora(path, scale, pipeline, state, alphas, {})
 
     def into_denoiser(self, network: Any, part: str) -> Any:
         """Return the network with the updates added to its weights, where they cost nothing."""
+        if self.layers:
+            if not self._add_to(network, part) and not any(name.startswith(TEXT_LAYERS) for name in self.layers):
+                raise self._without(part)
+            return network
         if not any(name.startswith(f"{part}.") for name in self.state):
             if any(name.startswith("text_encoder") for name in self.state):
                 return network
-            raise PriorError(f"can't load the LoRA {str(self.file)!r}: it has no layers of a {part}; is it a LoRA?")
+            raise self._without(part)
         try:
             network.load_lora_adapter(dict(self.state), prefix=part, network_alphas=self.alphas)
             network.fuse_lora(lora_scale=self.scale, safe_fusing=True)
@@ -63,7 +82,10 @@ class Lora:
         return network
 
     def into_text_encoder(self, encoder: Any, part: str) -> Any:
-        """Return the text encoder with the updates as separate weights; it is freed soon."""
+        """Return the text encoder with the updates, as separate weights if they are LoRA; it is freed soon."""
+        if self.layers:
+            self._add_to(encoder, part)
+            return encoder
         if not any(name.startswith(f"{part}.") for name in self.state):
             return encoder
         try:
@@ -72,6 +94,15 @@ class Lora:
         except Exception as error:
             raise self._misfit(error) from error
         return encoder
+
+    def _add_to(self, network: Any, part: str) -> int:
+        try:
+            return add_to(network, part, self.layers, self.scale)
+        except Exception as error:
+            raise self._misfit(error) from error
+
+    def _without(self, part: str) -> PriorError:
+        return PriorError(f"can't load the LoRA {str(self.file)!r}: it has no layers of a {part}; is it a LoRA?")
 
     def _misfit(self, error: Exception) -> PriorError:
         reason = first_line(error)
