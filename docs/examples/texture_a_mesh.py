@@ -1,7 +1,7 @@
 """Paint your own mesh.
 
 The mesh keeps its triangles; only its colours are optimised. Here the mesh is a mug of the toy world without its
-colours. Yours can be any .glb, .obj, .ply or .stl with its front facing +Z and its top +Y.
+colours. Yours can be any .glb, .gltf, .obj, .ply or .stl; `up_axis` says which axis points up.
 """
 
 import os
@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 
 import sds3d
-from sds3d.formats.stl import to_stl
+from sds3d.formats.ply import to_ply
 from sds3d.toybox.objects import build
 from sds3d.toybox.world import Spec
 
 STEPS = int(os.environ.get("SDS3D_STEPS", "150"))
 
 mug = build(Spec("mug", "white"), np.random.default_rng(0))
-Path("plain-mug.stl").write_bytes(to_stl(replace(mug, colors=None)))
+Path("plain-mug.ply").write_bytes(to_ply(replace(mug, colors=None)))
 
-asset = sds3d.generate("a green mug", preset="texture", steps=STEPS, start_from="plain-mug.stl")
+asset = sds3d.generate("a green mug", preset="texture", steps=STEPS, start_from="plain-mug.ply")
 asset.save("green-mug.glb")
 
 before, after = mug, asset.mesh()

@@ -158,7 +158,8 @@ def _png(path: Path) -> str:
 
 def thumbnail(run: Run) -> str:
     """Return the front view of a run, or a placeholder if there is none yet."""
-    path = run.previews / "latest.png"
+    if (path := run.preview) is None:
+        return CUBE
     try:
         return f'<img alt="" src="{_front(path, path.stat().st_mtime_ns)}">'
     except OSError:

@@ -11,6 +11,8 @@ from sds3d.app import estimates, fragments, result_panel
 from sds3d.app.recipes import recipe
 from sds3d.app.result_panel import ResultPanel, Updates
 from sds3d.app.studio import Studio
+from sds3d.app.theme import GONE
+from sds3d.app.viewing import live_view
 from sds3d.app.visitors import access_of
 from sds3d.config import ConfigError
 from sds3d.files import RunError
@@ -55,6 +57,7 @@ class RunPanel:
     cancel: gr.Button
     more: gr.Button
     shared: gr.Checkbox
+    live: gr.HTML
     preview: gr.HTML
     plots: gr.HTML
     curves: gr.Accordion
@@ -73,6 +76,7 @@ class RunPanel:
             cancel = gr.Button("Cancel", elem_id="cancel", **buttons)
             more = gr.Button("More like this", elem_id="more", **buttons)
         shared = gr.Checkbox(label="Others may see this run", visible=False, container=False, elem_id="shared")
+        view = live_view(studio, "live")
         preview = gr.HTML(fragments.EMPTY, elem_id="preview")
         finished = result_panel.lay_out()
         with gr.Accordion("Curves", open=True, visible=False, elem_id="curves") as curves:
@@ -89,6 +93,7 @@ class RunPanel:
             cancel,
             more,
             shared,
+            view,
             preview,
             plots,
             curves,
@@ -107,7 +112,8 @@ class RunPanel:
     def outputs(self) -> list[Any]:
         """The widgets that `opened`, `show` and `request` change."""
         return [self.run, self.shown, self.timer, self.message, self.status, self.pause, self.resume, self.cancel,
-                self.more, self.shared, self.preview, self.plots, self.curves, *self.result.outputs]  # fmt: skip
+                self.more, self.shared, self.live, self.preview, self.plots, self.curves,
+                *self.result.outputs]  # fmt: skip
 
     def opened(self, name: str, again: bool = False) -> Updates:
         """Start to follow a run. again: add a note if it was finished before."""
@@ -141,17 +147,19 @@ class RunPanel:
         left, share = estimates.seconds_left(planned, cost), estimates.share_done(planned, cost)
         before = estimates.wait(self.studio, run) if progress.status == "queued" else None
         updates: Updates = {self.status: block(fragments.status(prompt, planned, share, left, before, run.requested()))}
-        picture = run.previews / "latest.png"
-        drawn = picture.stat().st_mtime_ns if picture.exists() else 0
+        picture = run.preview
+        drawn = picture.stat().st_mtime_ns if picture else 0
         now = f"{progress.status} {drawn} {progress.step // max(progress.total // 100, 1)}"
         if now != shown:
             before_status, before_drawn, *_ = [*shown.split(), "", ""]
             updates |= {self.shown: now, **self._buttons(run, progress), **self._curves(run, progress)}
             done = progress.status == "done"
             if str(drawn) != before_drawn or progress.status != before_status:
-                html = fragments.preview(picture) if drawn else fragments.EMPTY
+                html = fragments.preview(picture) if picture else fragments.EMPTY
                 updates[self.preview] = gr.HTML(html, visible=not done)
             if progress.status != before_status:
+                going = progress.status in ("running", "exporting")
+                updates[self.live] = gr.HTML(run.folder.name if going else "", elem_classes="" if going else GONE)
                 updates |= self._status_changed(run, progress, before_status)
         return updates
 

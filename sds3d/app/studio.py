@@ -30,7 +30,7 @@ MAX_WAITING = 200
 MAX_EACH = 20
 """Limit of a visitor's runs in the queue, so that nobody fills it alone."""
 
-EXPORTS = (".glb", ".ply", ".splat", ".spz", ".obj", ".mtl", ".stl", ".usdz", ".zip", ".mp4", ".png")
+EXPORTS = (".glb", ".ply", ".splat", ".spz", ".obj", ".mtl", ".stl", ".3mf", ".usdz", ".zip", ".mp4", ".png")
 """Endings of the files that can be downloaded, in the order of the list."""
 
 _FOLDERS = re.compile(r"(?<![\w./])/(?:[^\s/'\"]+/)+")

@@ -201,8 +201,8 @@ def _moving(e: RunCard) -> str:
         with suppress(OSError):  # if it cannot be copied, show the views
             source, label = escape(address(video), quote=True), "The object, turning"
             return f'<video src="{source}" autoplay loop muted playsinline aria-label="{label}"></video>'
-    picture = e.run.previews / "latest.png"
-    return fragments.turning(picture) if picture.exists() else f'<div class="sds-turning">{fragments.CUBE}</div>'
+    picture = e.run.preview
+    return fragments.turning(picture) if picture else f'<div class="sds-turning">{fragments.CUBE}</div>'
 
 
 def _step(e: RunCard) -> int:
@@ -210,5 +210,5 @@ def _step(e: RunCard) -> int:
 
 
 def _drawn(run: Run) -> int:
-    picture = run.previews / "latest.png"
-    return picture.stat().st_mtime_ns if picture.exists() else 0
+    picture = run.preview
+    return picture.stat().st_mtime_ns if picture else 0

@@ -21,6 +21,8 @@ _visiting: ContextVar[str | None] = ContextVar("visiting", default=None)
 def visitor() -> str | None:
     """Return the login of the request that is processed; None without logins, and outside of requests."""
     request = LocalContext.request.get(None)
+    if isinstance(request, Request):  # Gradio does not look up the login of a call from `gr.HTML`
+        return login_of(request)
     return getattr(request, "username", None) or _visiting.get()
 
 

@@ -15,6 +15,7 @@ from sds3d.cli.exits import MEANINGS, Exit
 from sds3d.cli.options import examples
 from sds3d.config import ConfigError
 from sds3d.console import err, out
+from sds3d.files import lacks_memory, printable
 from sds3d.version import __version__
 
 # Waiting threads sleep instead of spinning, because numba and torch share the cores. OpenMP reads this when it starts.
@@ -22,6 +23,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Both libraries warn of harmless details of a model's files.
 os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+LONGEST = 2000
+"""Characters of a line of an error that are shown."""
 
 app = typer.Typer(
     name="sds3d",
@@ -78,13 +82,24 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         lines = str(error).strip() or type(error).__name__
-        unforeseen = not isinstance(error, (ValueError, RuntimeError, ArithmeticError, OSError, ImportError))
+        if lacks_memory(error) and "out of memory" not in lines:
+            first = lines.partition("\n")[0]
+            lines = f"out of memory ({first}): use smaller settings, or close other programs"
+        unforeseen = not isinstance(
+            error, (ValueError, RuntimeError, ArithmeticError, OSError, ImportError, MemoryError)
+        )
         name = f"{type(error).__name__}: " if unforeseen else ""
-        for line in lines.splitlines() if isinstance(error, ConfigError) else lines.splitlines()[:1]:
-            err.print(f"[red]error:[/red] {name}{escape(line)}", soft_wrap=True)
+        for line in lines.split("\n") if isinstance(error, ConfigError) else lines.split("\n")[:1]:
+            err.print(f"[red]error:[/red] {name}{escape(_shown(line))}", soft_wrap=True)
         sys.exit(Exit.FAILED)
+
+
+def _shown(line: str) -> str:
+    """Return a line without control characters, which a terminal would obey, and not endless."""
+    text = printable(line)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:
     """Print a warning in one line, without the line of code that Python adds."""
-    err.print(f"[yellow]warning:[/yellow] {escape(str(message))}", soft_wrap=True)
+    err.print(f"[yellow]warning:[/yellow] {escape(_shown(str(message)))}", soft_wrap=True)

@@ -80,7 +80,7 @@ def _with_y_up(asset: Geometry, upwards: Literal["y", "z"], up_axis: UpAxis) -> 
         raise ValueError("up_axis=z is for meshes: turn the splats or points in another program")
     if up_axis == "auto":
         warnings.warn(
-            "+Z is up in files of this format, and becomes +Y; up_axis=y if +Y is up in this one", stacklevel=3
+            "+Z is up in files of this format, and becomes +Y; up_axis=y if +Y is up in this one", stacklevel=2
         )
     return stood_up(asset)
 

@@ -16,7 +16,7 @@ from sds3d.files import RunError
 from sds3d.jobs.prompts_file import Entry, same_runs
 from sds3d.jobs.queue import Progress, enqueue, progress
 from sds3d.run.config import RunConfig, new_run, total_steps
-from sds3d.run.folder import Run
+from sds3d.run.folder import Run, refuse_links
 
 POLL = 0.5  # seconds
 LOOKED_AT = 200
@@ -97,8 +97,9 @@ def clipped(text: str, most: int) -> str:
 
 
 def progress_of(run: Run) -> Progress:
-    """Read the progress of a run; a run with a damaged state counts as failed."""
+    """Read the progress of a run; one with a damaged state or with links in its folder counts as failed."""
     try:
+        refuse_links(run.folder)
         return progress(run)
     except RunError as error:
         return Progress("failed", 0, 0, error=str(error))

@@ -89,8 +89,11 @@ def _sheet_of_fronts(rows: Sequence[Row], root: Path, title: str) -> Image.Image
 
 def _views(folder: Path, size: int) -> NDArray[np.float32]:
     """Read a run's preview as views, (PREVIEW_VIEWS, size, size, 3) in [0, 1]; grey if it cannot be read."""
+    nothing = np.full((PREVIEW_VIEWS, size, size, 3), 0.8, dtype=np.float32)
+    if (path := Run(folder).preview) is None:
+        return nothing
     try:
-        with Image.open(Run(folder).previews / "latest.png") as picture:
+        with Image.open(path) as picture:
             side = picture.width // PREVIEW_VIEWS
             views = [picture.convert("RGB").crop((i * side, 0, (i + 1) * side, side)) for i in range(PREVIEW_VIEWS)]
             filters = Image.Resampling.NEAREST if side < size else Image.Resampling.LANCZOS
@@ -98,7 +101,7 @@ def _views(folder: Path, size: int) -> NDArray[np.float32]:
             pictures /= 255
             return pictures
     except OSError:
-        return np.full((PREVIEW_VIEWS, size, size, 3), 0.8, dtype=np.float32)
+        return nothing
 
 
 def _state(run: Run) -> RunState:

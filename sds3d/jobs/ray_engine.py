@@ -17,12 +17,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from sds3d.devices import default_threads
 from sds3d.extras import install_command
-from sds3d.files import RunError
+from sds3d.files import RunError, open_plain
 from sds3d.jobs.queue import progress, recover, rest, runs_in, stop, waiting
 from sds3d.jobs.supervisor import SPARE
 from sds3d.jobs.worker import AHEAD, Worker, next_group
@@ -124,7 +125,8 @@ def supervise(
     if not waiting(runs_in(root, names)):
         return
     # Ray prints about its nodes would break the live table; what happens to runs is shown there.
-    with (root / ".ray.log").open("a", encoding="utf-8") as log, redirect_stdout(log), _connected(address):
+    plain = open_plain(root / ".ray.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    with TextIOWrapper(plain, "utf-8", write_through=True) as log, redirect_stdout(log), _connected(address):
         actors = _Actors(root, names, settings, most)
         try:
             while True:

@@ -21,7 +21,7 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
-from sds3d.files import RunError
+from sds3d.files import RunError, open_plain
 from sds3d.jobs.queue import recover, rest, runs_in, stop, waiting
 from sds3d.jobs.worker_settings import WorkerSettings
 from sds3d.run.folder import Run
@@ -164,7 +164,7 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor decides
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if settings.log is not None:
-        with settings.log.open("ab") as log:
+        with open_plain(settings.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
     from sds3d.devices import default_threads
@@ -201,7 +201,7 @@ def ensure_workers(root: Path, arguments: Sequence[str] = ()) -> None:
     before = _started.get(root)
     if (before is not None and before.poll() is None) or supervised(root):
         return
-    with (root / ".workers.log").open("ab") as log:
+    with open_plain(root / ".workers.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND) as log:
         _started[root] = subprocess.Popen(
             [sys.executable, "-m", "sds3d", "worker", "--out", str(root), "--idle", str(IDLE), *arguments],
             stdin=subprocess.DEVNULL,

@@ -17,6 +17,7 @@ from sds3d.cameras import Cameras, turntable
 from sds3d.config import Config
 from sds3d.console import progress_bar
 from sds3d.files import RunError, write_atomically
+from sds3d.formats.base import UpAxis
 from sds3d.formats.export import asset_files
 from sds3d.formats.pictures import to_png
 from sds3d.formats.table import Format, export_format
@@ -152,6 +153,7 @@ class Keywords(TypedDict, total=False):
     export: Section
     log_to: Sequence[str]
     start_from: str
+    up_axis: UpAxis
     made_for: str
     stages: Sequence[Mapping[str, Any]]
 

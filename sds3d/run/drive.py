@@ -8,7 +8,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from sds3d.representations.field_nerf import fit_latent_rgb
 from sds3d.representations.make import make_scene
 from sds3d.run.config import RunConfig, prior_mismatches, read_config, stage_config, stage_count, total_steps
 from sds3d.run.folder import STOPPED, Machine, Run, Status, open_run
+from sds3d.run.live import Live
 from sds3d.run.optimize import (
     LoopState,
     NumericalError,
@@ -56,6 +57,11 @@ class Work:
     scene: Scene
     guidance: Guidance
     state: LoopState
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the scene's parameters."""
+        return self.state.optimizer.param_groups[0]["params"][0].device
 
     @property
     def steps_done(self) -> int:
@@ -175,8 +181,8 @@ def _drive(run: Run, wanted: Machine, loaded: Prior | None, closed: Status) -> I
     checkpoint = run.load_checkpoint(mend=True)
     clock = _Clock(run.state.seconds if checkpoint else 0.0)
     settings = prior_settings(config, run.state.lean) if loaded else None
-    with sinks_of(run, config, _steps_before(config, checkpoint)) as sinks:
-        record = _Record(run, total, clock, sinks, closed, run.origin(machine))
+    with sinks_of(run, config, _steps_before(config, checkpoint)) as sinks, closing(Live(run)) as live:
+        record = _Record(run, total, clock, sinks, closed, run.origin(machine), live)
         scene = yield from _drive_stages(record, config, checkpoint, _Priors(device, settings, loaded))
         if scene is None:
             return
@@ -260,6 +266,7 @@ class _Record:
     """Writes what happens in a run into its folder and to its sinks.
 
     total: steps of all stages. closed: the run's status after the generator is closed. origin: see `Run.origin`.
+    live: draws what visitors look at.
     """
 
     run: Run
@@ -268,6 +275,7 @@ class _Record:
     sinks: Sinks
     closed: Status
     origin: Mapping[str, Tensor]
+    live: Live
 
     def event(self, step: Step) -> None:
         event = event_of(step)
@@ -285,10 +293,14 @@ class _Record:
 
     def preview(self, work: Work) -> None:
         """Draw the scene without changing the random streams of the run."""
-        device = work.state.optimizer.param_groups[0]["params"][0].device
         with undisturbed(work.state.generators):
-            picture = save_preview(self.run, work.config.cameras, work.scene, device)
+            picture = save_preview(self.run, work.config.cameras, work.scene, work.device)
         self.sinks.show(work.steps_done, picture)
+
+    def look(self, work: Work) -> None:
+        """Draw what visitors look at, like `preview`."""
+        with undisturbed(work.state.generators):
+            self.live.draw(work.scene, work.device)
 
 
 def _drive_stage(record: _Record, work: Work, prior: Prior) -> Generator[Step, None, bool]:
@@ -303,6 +315,7 @@ def _drive_stage(record: _Record, work: Work, prior: Prior) -> Generator[Step, N
         for local in steps:
             step = replace(local, step=work.steps_done, total=record.total)
             record.event(step)
+            record.look(work)
             if time.monotonic() - previewed >= config.preview_every:
                 record.preview(work)
                 previewed = time.monotonic()

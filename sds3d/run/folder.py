@@ -7,6 +7,7 @@
         events.jsonl           one line per step; a step repeated after a crash has a later line
         checkpoints/*.safetensors   everything the next step depends on; the newest two are kept
         previews/  exports/  run.log
+        live/                  views that visitors look through while the run is under way; see `sds3d.run.live`
         control                a request to the running process: pause or cancel
         lock                   held by the running process
 
@@ -120,6 +121,12 @@ class Run:
     def previews(self) -> Path:
         """Folder of preview pictures."""
         return self.folder / "previews"
+
+    @property
+    def preview(self) -> Path | None:
+        """The newest preview picture; None if there is none in the folder itself: links are not followed."""
+        path = self.previews / "latest.png"
+        return path if path.is_file() and not (path.is_symlink() or self.previews.is_symlink()) else None
 
     @property
     def exports(self) -> Path:

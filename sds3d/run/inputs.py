@@ -29,7 +29,7 @@ def check_inputs(config: RunConfig) -> None:
             if not open_run(path).checkpoints:
                 raise RunError(f"{path} has no checkpoint yet")
         else:
-            load_asset(path)
+            load_asset(path, config.up_axis)
     except (ValueError, RunError, OSError) as error:
         raise ConfigError(f"start_from: {error}") from None
 

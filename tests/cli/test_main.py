@@ -33,6 +33,8 @@ Cli = Callable[..., tuple[int, str, str]]
         (["generate", "a mug", "guidance.name=multivew"], 'did you mean "multiview"?'),
         (["generate", "a mug", "--preset", "toybx"], 'did you mean "toybox"?'),
         (["generate", "a mug", "steps"], "is not KEY=VALUE"),
+        (["generate", "a mug", "x\x1b[2J\rerror=3"], r'unknown key "x\x1b[2J\rerror"'),
+        (["generate", "a mug", f"{'x' * 5000}=3"], f'unknown key "{"x" * 1987}…'),
         (["generate", "  "], "the prompt is empty"),
         (["generate", "a mug", "--device", "quantum"], 'device "quantum" cannot be used'),
         (["generate", "a mug", "prior.model=/nowhere", "prior.offline=true"], "can't load the model '/nowhere'"),

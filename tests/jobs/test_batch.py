@@ -17,7 +17,7 @@ from rich.console import Console
 
 from sds3d.cli.main import main
 from sds3d.console import duration
-from sds3d.jobs.batch import Batch, Job, Watch, carry_out, make_batch
+from sds3d.jobs.batch import Batch, Job, Watch, carry_out, make_batch, progress_of
 from sds3d.jobs.board import Board
 from sds3d.jobs.prompts_file import read_prompts
 from sds3d.jobs.queue import stop, waiting
@@ -188,6 +188,17 @@ def test_the_batch_waits_for_a_run_in_another_process(tmp_path: Path):
         assert batch.jobs[1].run.state.status == "done"
         finish(other)
     assert list(steps) == []
+
+
+def test_a_run_with_links_counts_as_failed_and_the_others_are_done(tmp_path: Path):
+    batch = jobs(tmp_path, 2)
+    (batch.jobs[0].run.folder / "run.log").symlink_to(tmp_path / "elsewhere")
+    for _ in carry_out(batch, engine_of(finish)):
+        pass
+    failed, done = (progress_of(job.run) for job in batch.jobs)
+    assert (failed.status, done.status) == ("failed", "done")
+    assert "run.log is a symbolic link, which is not followed" in failed.error
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_run_paused_during_the_batch_counts_as_ended(tmp_path: Path):

@@ -103,6 +103,22 @@ def test_runs_that_have_not_started_are_listed_too(tmp_path: Path):
     assert "state.json is damaged" in page.text
 
 
+def test_linked_pictures_are_not_shown(tmp_path: Path):
+    run = batch_of(tmp_path, ["a red mug"]).jobs[0].run
+    shown = gallery._views(run.folder, 16)
+    assert len(np.unique(shown)) > 2
+    picture = run.previews / "latest.png"
+    picture.rename(tmp_path / "secret.png")
+    picture.symlink_to(tmp_path / "secret.png")
+    assert run.preview is None
+    assert np.unique(gallery._views(run.folder, 16)).tolist() == [np.float32(0.8)]
+    picture.unlink()
+    run.previews.rename(tmp_path / "elsewhere")
+    (tmp_path / "secret.png").rename(tmp_path / "elsewhere" / "latest.png")
+    run.previews.symlink_to(tmp_path / "elsewhere")
+    assert run.preview is None
+
+
 def test_shards_do_not_overwrite_each_others_files(tmp_path: Path):
     names = [{path.name for path in write_gallery(batch_of(tmp_path, "abc", (i, 2)), "x")} for i in (1, 2)]
     assert names[0] == {"manifest-1-of-2.jsonl", "index-1-of-2.html", "contact_sheet-1-of-2.png"}

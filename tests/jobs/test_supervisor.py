@@ -41,6 +41,13 @@ def wait_for(condition: Callable[[], object]) -> None:
         time.sleep(0.05)
 
 
+def test_output_of_workers_follows_no_link(tmp_path: Path):
+    (tmp_path / ".workers.log").symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match=r"\.workers\.log is a symbolic link"):
+        ensure_workers(tmp_path)
+    assert not (tmp_path / "precious").exists()
+
+
 def alive(pid: int) -> bool:
     """Return whether a process is running. A zombie counts as ended."""
     try:

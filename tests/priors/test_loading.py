@@ -7,6 +7,8 @@ import http.server
 import json
 import shutil
 import socket
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -309,3 +311,30 @@ def test_types_of_this_machine() -> None:
     assert pick_dtype("auto", CPU) == torch.float32
     assert pick_dtype("bfloat16", CPU) == torch.bfloat16
     assert find("toybox", offline=True, dtype=torch.float32, device=CPU).folder == loading.toybox_folder()
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+from pathlib import Path
+import torch
+from sds3d.files import lacks_memory
+from sds3d.priors.diffusers import DiffusersConfig
+
+DiffusersConfig().load(torch.device("cpu"))  # imports what is imported late
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+limit = used + int(sys.argv[1]) * 1_000_000
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+try:
+    DiffusersConfig().load(torch.device("cpu"))
+except Exception as error:
+    print(lacks_memory(error), error)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("megabytes", [2, 8])
+def test_a_model_is_not_called_damaged_when_memory_runs_out(megabytes: int) -> None:
+    command = [sys.executable, "-c", SHORT_OF_MEMORY, str(megabytes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("True can't load the model 'toybox': out of memory ("), done.stdout + done.stderr
+    assert "damaged" not in done.stdout

@@ -52,7 +52,10 @@ def test_the_suffix_chooses_the_format_of_a_mesh(name: str, asset: sds3d.Asset, 
         return
     mesh = trimesh.load(path, force="mesh", process=False)
     assert len(mesh.faces) > 50  # type: ignore[union-attr]
-    assert np.abs(mesh.bounds).max() < 0.6
+    if path.suffix == ".stl":
+        assert np.ptp(mesh.bounds, axis=0).max() == pytest.approx(100, rel=1e-5)  # millimetres
+    else:
+        assert np.abs(mesh.bounds).max() < 0.6
     if path.suffix == ".OBJ":
         assert {file.suffix for file in tmp_path.iterdir()} == {".OBJ", ".mtl", ".png"}
 

@@ -16,6 +16,7 @@ import torch
 
 from sds3d.config import build, dump_yaml, merge
 from sds3d.files import RunError
+from sds3d.formats.table import EXPORT_FORMATS
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.run.config import RunConfig, new_run, read_config
 from sds3d.run.drive import drive
@@ -216,6 +217,41 @@ def test_equal_runs_have_equal_files(straight: Run, tmp_path: Path):
     assert len(ours) > 8
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+ALL_FORMATS = """
+import sys
+from pathlib import Path
+from sds3d.formats.table import EXPORT_FORMATS
+from sds3d.run.config import make_config, new_run
+from sds3d.run.drive import drive
+
+quick = ["steps=3", "export.resolution=48", "export.texture_size=128", "export.frames=4", "export.picture_size=64"]
+settings = [*quick, f"export.formats=[{','.join(EXPORT_FORMATS)}]"]
+for _ in drive(new_run(Path(sys.argv[1]), make_config("a red mug", sys.argv[2], settings)), threads=1):
+    pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["toybox", "mesh", "splats"])
+def test_equal_runs_have_equal_exports_in_every_format(preset: str, tmp_path: Path):
+    files = []
+    for name in ("first", "second"):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": str(len(files))}
+        subprocess.run(
+            [sys.executable, "-c", ALL_FORMATS, str(tmp_path / name), preset],
+            env=environment,
+            cwd=Path(__file__).parents[2],
+            check=True,
+        )
+        (exports,) = (tmp_path / name).glob("*/exports")
+        files.append({path.name: path.read_bytes() for path in exports.iterdir()})
+        time.sleep(1.1)  # the time of writing is not in them
+    first, second = files
+    assert len(first) > len(EXPORT_FORMATS)
+    assert first.keys() == second.keys()
+    assert [name for name in first if first[name] != second[name]] == []
 
 
 @pytest.mark.parametrize("lost", [["state.json"], ["state.json", "machine.json"], ["machine.json"]], ids=" and ".join)

@@ -14,10 +14,11 @@ export class LiveView {
     styled(document);
     this.look = look;
     this.visitor = Array.from(crypto.getRandomValues(new Uint32Array(4)), v => v.toString(16)).join('');
-    this.picture = make('img', {alt: '', draggable: 'false'});
+    this.picture = make('img', {alt: '', draggable: 'false', hidden: true});
+    this.message = make('p', {role: 'status'}, 'The first picture is being drawn …');
     this.surface = make('div', {class: 'sv-surface', tabindex: 0, role: 'img',
       'aria-label': 'The object so far: drag or arrow keys turn, scroll or + and − zoom, 0 resets'}, this.picture);
-    this.root = make('div', {class: 'sv'}, make('div', {class: 'sv-stage'}, this.surface, make('div',
+    this.root = make('div', {class: 'sv'}, make('div', {class: 'sv-stage'}, this.surface, this.message, make('div',
       {class: 'sv-icons', role: 'group', 'aria-label': 'View'},
       iconButton('reset', 'Reset the view', () => this.orbit.reset()),
       iconButton('full', 'Full screen', () => toggleFull(this.root)))));
@@ -25,6 +26,7 @@ export class LiveView {
     element.replaceChildren(this.root);
     this.orbit = new Orbit(this.surface, () => this.turn(), {pan: false});
     this.orbit.surround(new Vector3(), RADIUS);
+    Object.assign(this.orbit.controls, {minDistance: 1, maxDistance: 4});
     this.orbit.reset();
   }
 
@@ -34,7 +36,8 @@ export class LiveView {
     this.run = run;
     this.seen = '';
     this.picture.hidden = true;
-    delete this.surface.dataset.shown;
+    this.message.hidden = false;
+    delete this.surface.dataset.run;
     this.orbit.reset();
     this.wake?.();
     if (!this.asking) this.ask();
@@ -72,8 +75,9 @@ export class LiveView {
       if (!picture || run !== this.run) return;
       this.picture.src = picture;
       this.picture.hidden = false;
+      this.message.hidden = true;
       this.seen = seen;
-      this.surface.dataset.shown = seen;
+      Object.assign(this.surface.dataset, {shown: seen, run});
     } catch {
       // The server is busy or away: it is asked again.
     }
