@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT, SETUPTOOLS = PYPROJECT["project"], PYPROJECT["tool"]["setuptools"]
 EXTRAS = PROJECT["optional-dependencies"]
-IMPORTED_BY_OTHERS = {"protobuf", "sentencepiece"}
+IMPORTED_BY_OTHERS = {"httpx", "protobuf", "sentencepiece"}
 TOOLS = {"pytest-xdist", "pyright", "ruff", "uv"}
 UNLIKE_THEIR_MODULES = {"dracopy": "DracoPy", "usd-core": "pxr", "warp-lang": "warp"}
 """Modules of the extras, which need not be installed, where the names differ."""

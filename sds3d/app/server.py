@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sds3d.app.guards import LimitBodies, SlowLogins
 from sds3d.app.page import build_page
+from sds3d.app.proxies import exempt_from_proxies
 from sds3d.app.serving import routes
 from sds3d.app.studio import Studio
 from sds3d.app.theme import CSS, THEME
@@ -63,6 +64,7 @@ def launch(
     hosts = (
         [Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])] if local else []
     )
+    exempt_from_proxies(host)
     # Keep served copies with the runs, apart from those of other Gradio programs.
     os.environ["GRADIO_TEMP_DIR"] = str(root / ".served")
     # What Gradio remembers of past events and visitors is memory that load leaves behind.

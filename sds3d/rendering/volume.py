@@ -57,6 +57,19 @@ def sample_rays(origins: Tensor, directions: Tensor, jitter: Tensor | None, size
     jitter: (R,) in [0, 1), position of samples within their steps; None: the middle. Rays that miss get no samples.
     """
     scale = (size - 1) / (2 * BOUND)
+    if fusable(origins) and fusable(directions):
+        arrays = (origins.detach().contiguous().numpy(), directions.detach().contiguous().numpy())
+        sampled = volume_numba.sample(*arrays, BOUND, scale, samples / (2 * BOUND))
+        tensors = [torch.from_numpy(array) for array in sampled]
+        return RaySamples(*tensors, jitter=torch.full_like(tensors[2], 0.5) if jitter is None else jitter)
+    return sample_rays_reference(origins, directions, jitter, size, samples)
+
+
+def sample_rays_reference(
+    origins: Tensor, directions: Tensor, jitter: Tensor | None, size: int, samples: int
+) -> RaySamples:
+    """`sample_rays` in plain torch."""
+    scale = (size - 1) / (2 * BOUND)
     # Replace zero slopes by tiny ones: the ray then meets the planes of that axis far outside.
     safe = torch.where(directions.abs() < 1e-7, torch.full_like(directions, 1e-7), directions)
     low, high = (-BOUND - origins) / safe, (BOUND - origins) / safe  # (R, 3)

@@ -30,6 +30,8 @@ MAX_SKIP = 12
 
 FloatArray = NDArray[np.float32]
 
+_TINY = np.float32(1e-7)
+_SHORTEST = np.float32(1e-6)  # metres of a ray in the cube; shorter ones miss it
 _BLOCK = 32  # rays that one thread takes at a time: few, so that threads share the object's pixels evenly
 _ZERO, _ONE, _MIN_T = np.float32(0), np.float32(1), np.float32(MIN_TRANSMITTANCE)
 _CAUTION = np.float32(0.999)  # shortens leaps, so that rounding cannot skip an occupied cell
@@ -108,6 +110,29 @@ def _scatter(typing_context, gradient, size, voxel, fx, fy, fz, g0, g1, g2, g3):
 @njit(inline="always", error_model="numpy")
 def _clamp(value: Any, top: Any) -> Any:
     return min(max(value, 0), top)
+
+
+# Without fastmath: the result is that of plain torch, bit for bit.
+@njit(nogil=True, cache=True, error_model="numpy")
+def _sample(
+    thread, n_threads, origins, directions, bound, scale, density, starts, slopes, near, step, steps,
+):  # fmt: skip
+    for block in range(thread, (near.size + _BLOCK - 1) // _BLOCK, n_threads):
+        for ray in range(block * _BLOCK, min((block + 1) * _BLOCK, near.size)):
+            enter, leave, total = _ZERO, np.float32(np.inf), _ZERO
+            for axis in range(3):
+                origin, direction = origins[ray, axis], directions[ray, axis]
+                starts[ray, axis], slopes[ray, axis] = (origin + bound) * scale, direction * scale
+                safe = _TINY if abs(direction) < _TINY else direction
+                low, high = (-bound - origin) / safe, (bound - origin) / safe
+                enter, leave = max(enter, min(low, high)), min(leave, max(low, high))
+                total += low + high
+            length = leave - enter
+            if length > _SHORTEST and total - total == 0:  # False for NaN and infinity
+                count = np.ceil(length * density)
+                near[ray], step[ray], steps[ray] = enter, length / max(count, _ONE), np.int32(count)
+            else:
+                near[ray], step[ray], steps[ray] = _ZERO, _ZERO, 0
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "afn"})
@@ -234,6 +259,19 @@ def _reduce(thread, n_threads, buffers, size, skip, gradient):
                     for other in range(1, buffers.shape[0]):
                         total += buffers[other, k]
                     gradient[k] = total
+
+
+def sample(origins: FloatArray, directions: FloatArray, bound: float, scale: float, density: float) -> tuple[Any, ...]:
+    """Cut rays (R, 3) in the cube [-bound, bound]^3 into steps; see `sds3d.rendering.volume.sample_rays`.
+
+    scale: voxels per metre. density: steps per metre. Returns starts and slopes (R, 3), near and step (R,), and steps
+    (R,) int32.
+    """
+    n = len(origins)
+    outputs = (np.empty((n, 3), np.float32), np.empty((n, 3), np.float32), np.empty(n, np.float32))
+    outputs += (np.empty(n, np.float32), np.empty(n, np.int32))
+    parallel(_sample, origins, directions, np.float32(bound), np.float32(scale), np.float32(density), *outputs)
+    return outputs
 
 
 def forward(grid: FloatArray, skip: NDArray[np.uint8], scale: float, rays: tuple[NDArray[Any], ...]) -> tuple[Any, ...]:

@@ -61,6 +61,8 @@ class Distances(MeshGeometry[D]):
         self.parameters = learnable(start, device)
         inner = torch.full((n - 2, n - 2, n - 2), -torch.inf, device=device)
         self._floor = functional.pad(inner, (1,) * 6, value=config.voxel)  # the least distance of each grid point
+        # The versions of the parameters, and the triangles that were extracted from them without gradients.
+        self._still: tuple[list[tuple[int, int]], Surface | DualSurface | None] | None = None
 
     @abstractmethod
     def extract(self) -> Surface | DualSurface:
@@ -75,7 +77,18 @@ class Distances(MeshGeometry[D]):
         return torch.maximum(self._free_sdf(), self._floor)
 
     def surface(self) -> Surface | DualSurface | None:
-        """Return the triangles as they are now, differentiable in the parameters; None if there are none."""
+        """Return the triangles as they are now, differentiable in the parameters; None if there are none.
+
+        Without gradients, they are extracted once until a parameter changes.
+        """
+        if torch.is_grad_enabled():
+            return self._extracted()
+        versions = [(id(parameter), parameter._version) for parameter in self.parameters.values()]
+        if self._still is None or self._still[0] != versions:
+            self._still = versions, self._extracted()
+        return self._still[1]
+
+    def _extracted(self) -> Surface | DualSurface | None:
         try:
             return self.extract()
         except EmptySurfaceError:

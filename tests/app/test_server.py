@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,3 +26,38 @@ def test_passwords_are_not_repeated_and_public_addresses_need_them(tmp_path: Pat
     assert [is_local(host) for host in ("127.0.0.1", "::1", "localhost", "0.0.0.0", "192.168.1.2", "example.org")] == [
         True, True, True, False, False, False,
     ]  # fmt: skip
+
+
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
+def test_the_studio_starts_where_proxies_are_set(proxy: str, tmp_path: Path):
+    """The proxies do not answer: port 9 is closed."""
+    code = """
+import os, sys
+from pathlib import Path
+from urllib.request import urlopen
+from sds3d.app import launch
+
+address = launch(Path(sys.argv[1]), port=int(sys.argv[2]), block=False)
+print(urlopen(address).status, os.environ["no_proxy"], os.environ["NO_PROXY"], flush=True)
+os._exit(0)
+"""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, **dict.fromkeys(PROXIES, proxy), "no_proxy": "intranet", "NO_PROXY": "intranet"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), str(port)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    status, lower, upper = done.stdout.split()
+    assert status == "200"
+    assert lower == upper == "intranet,localhost,127.0.0.1,::1"

@@ -16,10 +16,12 @@ from sds3d.rendering import volume_numba
 from sds3d.rendering.volume import (
     BOUND,
     RayPictures,
+    RaySamples,
     empty_distance,
     render_rays,
     render_rays_reference,
     sample_rays,
+    sample_rays_reference,
     smoothness,
     smoothness_reference,
 )
@@ -379,6 +381,24 @@ def test_nan_does_not_crash(channel: int) -> None:
     pictures = render_rays(leaf, *cameras.rays())
     assert bool(pictures.rgb.isnan().any())
     loss_of(pictures, "rgb alpha").backward()
+
+
+def test_the_kernel_cuts_rays_as_plain_torch_does() -> None:
+    generator = torch.Generator().manual_seed(11)
+    origins = 1.5 * torch.randn(20_000, 3, generator=generator)
+    directions = torch.nn.functional.normalize(torch.randn(20_000, 3, generator=generator) - origins, dim=-1)
+    origins[:100] *= 0.1  # inside the cube
+    directions[100:200, 0] = 0.0
+    directions[200:300, :2] = 0.0
+    directions[300:400, 1] = 1e-9
+    origins[400:500, 2] = BOUND  # on a face
+    origins[500, 0], directions[501, 1], origins[502, 2] = torch.nan, torch.nan, torch.inf
+    ours = sample_rays(origins, directions, None, 33, 48)
+    theirs = sample_rays_reference(origins, directions, None, 33, 48)
+    assert 2000 < (ours.steps > 0).sum() < 18_000
+    for name, mine, reference in zip(RaySamples._fields, ours, theirs, strict=True):
+        assert mine.dtype == reference.dtype, name
+        np.testing.assert_array_equal(mine.numpy(), reference.numpy(), err_msg=name)
 
 
 def test_nan_rays_see_nothing() -> None:

@@ -237,3 +237,17 @@ def test_with_fixed_vertices_only_colors_are_trained() -> None:
     fit(scene, cameras, target, 2, adam(scene))
     assert torch.equal(scene.parameters["vertices"], before["vertices"])
     assert not torch.equal(scene.parameters["color"], before["color"])
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_renders_without_gradients_follow_the_parameters(geometry: str) -> None:
+    scene, camera = scene_from(ball(), geometry=geometry, resolution=24), orbit([20.0], size=32)
+    with torch.no_grad():
+        first = pictures(scene, camera).alpha
+        state = scene.state_dict()
+        torch.testing.assert_close(pictures(scene, camera).alpha, first, rtol=0, atol=0)
+        for parameter in scene.geometry.parameters.values():
+            parameter.add_(0.03)  # smaller if these are distances, elsewhere if they are positions
+        assert (pictures(scene, camera).alpha - first).abs().max() > 0.1
+        scene.load_state_dict(state)
+        torch.testing.assert_close(pictures(scene, camera).alpha, first, rtol=0, atol=0)
