@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+import numba
 import pytest
 import torch
 
@@ -205,8 +206,9 @@ def problems(code: int | None, text: str) -> list[str]:
 
 @pytest.mark.slow
 def test_mutated_command_lines_end_with_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"COLUMNS": "200", "HF_HUB_OFFLINE": "1", "NUMBA_THREADING_LAYER": "workqueue"}.items():
+    for name, value in {"COLUMNS": "200", "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(numba.config, "THREADING_LAYER", "workqueue")  # OpenMP does not survive a fork
     torch.set_num_threads(1)
     chance = random.Random(SEED)
     files = Files(tmp_path / "files", chance)
