@@ -61,9 +61,11 @@ class View:
     @staticmethod
     def of(given: Mapping[str, Any]) -> View:
         """Return the view that a visitor asks for, moved into range. Raises ValueError if it is none."""
-        azimuth, elevation, distance = values = [given.get(key) for key in ("azimuth", "elevation", "distance")]
-        if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+        values = [given.get(key) for key in ("azimuth", "elevation", "distance")]
+        numbers = [float(value) for value in values if isinstance(value, (int, float)) and math.isfinite(value)]
+        if len(numbers) < len(values):
             raise ValueError("a view has an azimuth, an elevation and a distance, which are numbers")
+        azimuth, elevation, distance = numbers
         return View(azimuth % 360.0, min(max(elevation, -90.0), 90.0), min(max(distance, NEAR), FAR))
 
 
