@@ -25,6 +25,8 @@ Status = Literal["verified", "reconstructed", "unverified"]
 """How a rule's equation relates to its paper. verified: compared with the paper. reconstructed: the paper's public
 material does not give the equation, so it is ours. unverified: it could not be compared with the paper."""
 
+Group = Literal["recommended", "paper", "rule"]
+
 
 class About(Config):
     """The keys of a preset file that are not settings."""
@@ -35,6 +37,8 @@ class About(Config):
     """How the equation of its rule relates to the paper."""
     seconds: float | None = Field(default=None, gt=0)
     """About how long a run takes on two CPU cores; None: not measured."""
+    group: Group = "rule"
+    """Where it is listed. recommended: suits most prompts. paper: the stages of a paper. rule: a single rule."""
     needs_asset: bool = False
     """Whether it needs start_from=FILE."""
     base: str = ""

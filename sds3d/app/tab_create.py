@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from sds3d.app import estimates, fragments, settings_form
+from sds3d.app import cards, estimates, fragments, settings_form
 from sds3d.app.edits import Edits, choices_of, leaves_of, nested
 from sds3d.app.limits import OWNERS_ONLY
 from sds3d.app.recipes import recipe
@@ -19,6 +19,7 @@ from sds3d.app.run_panel import QUIET, RunPanel, block
 from sds3d.app.studio import MAX_SEED, Studio, one_line
 from sds3d.config import ConfigError
 from sds3d.files import RunError
+from sds3d.presets import presets
 from sds3d.run.config import total_steps
 from sds3d.run.folder import Run
 from sds3d.run.settings import Setting
@@ -69,7 +70,8 @@ class CreateTab:
     live: RunPanel
     prompt: gr.Textbox
     hint: gr.HTML
-    preset: gr.Dropdown
+    preset: gr.Textbox
+    cards: gr.HTML
     draft: gr.State
     seed: gr.Number
     generate: gr.Button
@@ -80,7 +82,7 @@ class CreateTab:
     @property
     def outputs(self) -> list[Any]:
         """The widgets that `open` changes."""
-        return [*self.live.outputs, self.prompt, self.preset, self.draft, self.seed]
+        return [*self.live.outputs, self.prompt, self.preset, self.cards, self.draft, self.seed]
 
     def open(self, name: str) -> Updates:
         """Show a run, and its settings in the form."""
@@ -91,7 +93,9 @@ class CreateTab:
             return {self.live.message: block(fragments.error(self.studio.problem(error)))}
         return {
             self.prompt: made.config.prompt,
-            self.preset: gr.Dropdown(value=made.preset, info=self.studio.presets()[made.preset]),
+            self.preset: made.preset,
+            # Always another text: the page draws equal ones only once, and the visitor may have chosen another card.
+            self.cards: f"{_cards(self.studio, made.preset)}<!-- {new_seed()} -->",
             self.draft: Draft.of(made.preset, made.edits),
             self.seed: made.config.seed,
             **self.live.opened(name),
@@ -105,52 +109,44 @@ class CreateTab:
 
 def lay_out(studio: Studio) -> CreateTab:
     """Add the tab and its events to the open layout."""
-    presets = studio.presets()
     draft = gr.State(Draft())
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
             prompt = gr.Textbox(
                 label="Prompt", placeholder=EXAMPLES[0], lines=1, max_lines=4, interactive=True, elem_id="prompt"
             )
-            examples = gr.Examples(
-                [[text] for text in EXAMPLES],
-                prompt,
-                label="Examples for the embedded prior",
-                elem_id="examples",
-            )
-            examples.dataset.api_visibility = "private"  # type: ignore[attr-defined]
+            examples = gr.HTML(cards.objects(), js_on_load=cards.OBJECTS_SCRIPT, elem_id="examples")
             hint = gr.HTML(visible=False)
             # Enabled when the form is complete; before that, the page would submit other values than it shows.
             generate = gr.Button("Generate", variant="primary", size="lg", interactive=False, elem_id="generate")
             problem = gr.HTML(visible=False, elem_id="problem")
             plan = gr.HTML(elem_id="plan")
-            preset = gr.Dropdown(
-                list(presets),
-                value=DEFAULT_PRESET,
-                label="Preset",
-                info=presets[DEFAULT_PRESET],
-                interactive=True,
-                elem_id="preset",
-            )
+            preset = gr.Textbox(DEFAULT_PRESET, visible="hidden", elem_id="preset-name")
+            shown = gr.HTML(_cards(studio, DEFAULT_PRESET), js_on_load=cards.PRESETS_SCRIPT, elem_id="preset")
             with gr.Row(equal_height=True):
                 seed = gr.Number(0, label="Seed", precision=0, interactive=True, min_width=120, elem_id="seed")
-                new = gr.Button("New seed", min_width=130, scale=0, elem_id="new-seed")
+                new = gr.Button("Random seed", min_width=130, scale=0, elem_id="new-seed")
             settings = gr.Column(elem_id="settings")
         with gr.Column(scale=3, min_width=320):
             live = RunPanel.lay_out(studio)
-    create = CreateTab(studio, live, prompt, hint, preset, draft, seed, generate, problem, plan, gr.Timer(REPLAN))
+    create = CreateTab(
+        studio, live, prompt, hint, preset, shown, draft, seed, generate, problem, plan, gr.Timer(REPLAN)
+    )
     with settings:
         _settings(create)
-    _wire(create, new)
+    _wire(create, examples, new)
     return create
 
 
-def _wire(create: CreateTab, new: gr.Button) -> None:
+def _wire(create: CreateTab, examples: gr.HTML, new: gr.Button) -> None:
     studio, live = create.studio, create.live
 
-    def choose(preset: str) -> Updates:
-        about = studio.presets().get(preset, "")
-        return {create.preset: gr.Dropdown(info=about), create.draft: Draft(preset)}
+    def choose(event: gr.EventData) -> Updates:
+        preset = str(event.preset)
+        return {create.preset: preset, create.draft: Draft(preset)} if preset in studio.presets() else {}
+
+    def take(event: gr.EventData) -> str:
+        return str(event.prompt)
 
     def warn(prompt: str, draft: Draft) -> gr.HTML:
         model = draft.edits.get("prior.model", "toybox")
@@ -165,7 +161,8 @@ def _wire(create: CreateTab, new: gr.Button) -> None:
         # A prompt that is being typed stays.
         return create.open(run.folder.name) if prompt == before.prompt else live.opened(run.folder.name)
 
-    create.preset.input(choose, create.preset, [create.preset, create.draft], **ONE_BY_ONE)
+    create.cards.select(choose, None, [create.preset, create.draft], **ONE_BY_ONE)
+    examples.select(take, None, create.prompt, **QUIET)
     create.prompt.change(warn, [create.prompt, create.draft], create.hint, trigger_mode="always_last", **QUIET)
     gr.on([create.prompt.input, create.seed.input], lambda: block(""), None, create.problem, **QUIET)
     new.click(new_seed, None, create.seed, **QUIET)
@@ -238,6 +235,12 @@ def _settings(create: CreateTab) -> None:
         steps = widgets[[setting.key for setting in settings].index("steps")]
         gr.on([create.clock.tick, steps.change], plan, steps, create.plan, trigger_mode="always_last", **QUIET)  # type: ignore[attr-defined]
         gr.on(None, lambda n: (gr.Button(interactive=True), plan(n)), steps, [create.generate, create.plan], **QUIET)
+
+
+def _cards(studio: Studio, chosen: str) -> str:
+    """Return the cards of the presets."""
+    known = studio.presets()
+    return cards.presets([preset for preset in presets() if preset.name in known], chosen, DEFAULT_PRESET)
 
 
 def consistent(now: Edits, before: Edits) -> Edits:

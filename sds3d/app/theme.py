@@ -89,6 +89,31 @@ CSS = """
                animation: sds-turn 3.2s steps(8, jump-none) infinite; }
 .sds-turning svg { width: 40%; opacity: .4; }
 @keyframes sds-turn { from { background-position: 0 0; } to { background-position: 100% 0; } }
+.sds-caption { margin: 0 0 .35rem; font-size: .85rem; color: var(--body-text-color-subdued); }
+.sds-objects { display: grid; grid-template-columns: repeat(auto-fill, minmax(58px, 1fr)); gap: 6px; }
+.sds-objects button { all: unset; cursor: pointer; aspect-ratio: 1; border-radius: 10px; overflow: hidden;
+               background: white; border: 1px solid var(--border-color-primary); }
+.sds-objects button:is(:hover, :focus-visible) { border-color: #4f46e5; outline: 2px solid #4f46e5; }
+.sds-objects i { display: block; width: 100%; height: 100%; background-image: var(--strip);
+               background-size: 1600% 100%; }
+.sds-presets { display: flex; flex-direction: column; gap: .5rem; }
+.sds-presets details { border: 1px solid var(--border-color-primary); border-radius: 12px; padding: .6rem .8rem;
+               background: var(--block-background-fill); }
+.sds-presets summary { cursor: pointer; font-weight: 600; font-size: .9rem; color: var(--body-text-color); }
+.sds-presets summary span { color: var(--body-text-color-subdued); font-weight: 400; }
+.sds-presets details > div { display: flex; flex-direction: column; gap: 6px; margin-top: .5rem; }
+.sds-presets label { display: flex; gap: .7rem; align-items: center; padding: .4rem; border-radius: 10px;
+               cursor: pointer; border: 1px solid var(--border-color-primary); position: relative; }
+.sds-presets label:has(:checked) { border-color: #4f46e5; box-shadow: 0 0 0 1px #4f46e5; }
+.sds-presets label:has(:focus-visible) { outline: 2px solid #4f46e5; outline-offset: 2px; }
+.sds-presets input { position: absolute; opacity: 0; }
+.sds-presets i { flex: none; width: 48px; height: 48px; border-radius: 8px; background-color: #cbcbcb; }
+.sds-presets i.seen { background-image: var(--strip); background-size: 2900% 100%; }
+.sds-presets label > span { min-width: 0; flex: 1; }
+.sds-presets b { font-weight: 600; color: var(--body-text-color); }
+.sds-presets small { float: right; font-size: .75rem; color: var(--body-text-color-subdued); }
+.sds-presets em { display: block; font-style: normal; font-size: .8rem; line-height: 1.35;
+               color: var(--body-text-color-subdued); }
 .sds-empty { display: grid; place-items: center; text-align: center; min-height: 22rem; border-radius: 12px; gap: .5rem;
              align-content: center; border: 2px dashed var(--border-color-primary);
              color: var(--body-text-color-subdued); padding: 1rem; }

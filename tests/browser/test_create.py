@@ -180,7 +180,8 @@ def test_a_choice_rebuilds_the_settings_once(visit: Visit, expect: Any):
     page.wait_for_timeout(1000)
     assert len(renders) == 1
     page.get_by_role("button", name="Advanced").click()
-    choose(page, "#preset", "vsd")
+    page.locator("#preset summary", has_text="Rules").click()
+    page.locator("#preset label:has(input[value=vsd])").click()
     expect(page.locator("#set-guidance-name")).to_contain_text("Variational score distillation")
     page.wait_for_timeout(1000)
     assert len(renders) == 2

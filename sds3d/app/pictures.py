@@ -1,0 +1,64 @@
+"""Pictures of the page: objects that the embedded prior knows, and what presets make of a prompt.
+
+`python -m sds3d.app.pictures` makes them anew in a checkout, from true renders of the toy world and from the picture of
+the benchmark of guidance rules.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sds3d.config import assets_dir
+
+OBJECTS = (
+    "a red mug", "a blue chair", "a yellow snowman with a green hat", "an orange car", "a blue house with a red roof",
+    "a yellow duck", "an orange lamp", "a red mushroom with a white stem", "a white rocket with red fins",
+    "a purple robot", "a pink teapot", "a green tree", "an orange cat", "a blue boat with a white sail",
+    "a brown table", "a black hat with a white band",
+)  # fmt: skip
+"""A prompt of each category."""
+
+SIZE = 112  # pixels of an object
+COLUMN, ROW, PITCH, TILE = 412, 36, 68, 64
+"""Where the benchmark's picture has the front of its third prompt: left and top of the first, distance and size."""
+
+_FOLDER = assets_dir() / "studio"
+
+
+def make(root: Path) -> None:
+    """Write the pictures into the assets of a checkout at `root`."""
+    from sds3d.toybox.render import render_prompt
+
+    views = [render_prompt(prompt, [30.0], size=SIZE)[0] for prompt in OBJECTS]
+    folder = root / "assets" / "studio"
+    folder.mkdir(exist_ok=True)
+    Image.fromarray(np.concatenate(views, axis=1)).save(folder / "objects.webp", quality=82, method=6)
+    rules = list(json.loads((root / "benchmarks" / "guidance.json").read_text())["summary"])
+    with Image.open(root / "benchmarks" / "guidance.png") as sheet:
+        box = [(COLUMN, ROW + PITCH * i, COLUMN + TILE, ROW + PITCH * i + TILE) for i in range(len(rules))]
+        tiles = [np.asarray(sheet.convert("RGB").crop(place)) for place in box]
+    Image.fromarray(np.concatenate(tiles, axis=1)).save(folder / "presets.webp", quality=82, method=6)
+    (folder / "presets.json").write_text(json.dumps(rules) + "\n")
+
+
+@cache
+def presets() -> tuple[str, ...]:
+    """Return the presets that have a picture, in the order of the strip."""
+    return tuple(json.loads((_FOLDER / "presets.json").read_text()))
+
+
+@cache
+def data_url(name: str) -> str:
+    """Return a strip of pictures as a data URL. name: "objects" or "presets"."""
+    data = (_FOLDER / f"{name}.webp").read_bytes()
+    return f"data:image/webp;base64,{base64.b64encode(data).decode()}"
+
+
+if __name__ == "__main__":
+    make(Path.cwd())

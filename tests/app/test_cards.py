@@ -1,0 +1,47 @@
+"""Pictures to choose from."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+
+import numpy as np
+from PIL import Image
+
+from sds3d.app import cards, pictures
+from sds3d.app.hints import hint
+from sds3d.presets import presets
+from sds3d.toybox.captions import parse
+from sds3d.toybox.render import render_prompt
+from sds3d.toybox.world import CATEGORIES
+
+
+def strip(name: str) -> Image.Image:
+    data = base64.b64decode(pictures.data_url(name).partition(",")[2])
+    return Image.open(io.BytesIO(data)).convert("RGB")
+
+
+def test_the_gallery_shows_an_object_of_every_category():
+    specs = [parse(prompt) for prompt in pictures.OBJECTS]
+    assert {spec.category for spec in specs if spec} == set(CATEGORIES)
+    assert [hint(prompt) for prompt in pictures.OBJECTS] == [""] * len(CATEGORIES)
+    assert cards.objects().count("data-prompt=") == len(CATEGORIES)
+    shown = np.asarray(strip("objects")).astype(float)
+    for i in (0, 9):
+        true = render_prompt(pictures.OBJECTS[i], [30.0], size=pictures.SIZE)[0].astype(float)
+        tile = shown[:, pictures.SIZE * i : pictures.SIZE * (i + 1)]
+        assert np.abs(tile - true).mean() < 4  # of 255: what WebP leaves out
+
+
+def test_presets_are_cards_in_groups_the_default_first():
+    listed = presets()
+    html = cards.presets(listed, "vsd", "toybox")
+    names = re.findall(r'value="([^"]+)"', html)
+    assert names[0] == "toybox"
+    assert sorted(names) == sorted(preset.name for preset in listed)
+    assert re.findall(r'value="([^"]+)" checked', html) == ["vsd"]
+    assert re.findall(r"<summary>(\w+)", html) == ["Recommended", "Papers", "Rules"]
+    assert html.count("<details open>") == 2  # the recommended ones, and the group of the chosen one
+    assert html.count('class="seen"') == len(pictures.presets()) - 1  # all but the truth
+    assert strip("presets").size == (pictures.TILE * len(pictures.presets()), pictures.TILE)
