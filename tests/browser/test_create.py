@@ -252,17 +252,18 @@ def test_back_goes_to_the_run_and_the_tab_before(visit: Visit, expect: Any, stud
     turn_to(page, "Library")
     page.wait_for_url("**tab=library*")
     page.locator(f".sds-card[data-run='{two.folder.name}'] .actions [data-action=open]").click()
-    page.wait_for_url(f"**run={two.folder.name}*")
+    opened = "name => location.search.includes(name) && !location.search.includes('tab=')"
+    page.wait_for_function(opened, arg=two.folder.name)
     expect(prompt).to_have_value("a blue table")
-    for _ in range(3):
-        if "tab=library" in page.url:
-            break
-        page.go_back()
-        page.wait_for_timeout(1500)
-    expect(page.locator(".sds-card").first).to_be_visible()
     page.go_back()
-    page.wait_for_function("!window.location.search.includes('tab=')")
-    expect(page.locator("#prompt textarea")).to_have_value("a red table")
+    page.wait_for_function("location.search.includes('tab=library')")
+    expect(page.locator(".sds-card").first).to_be_visible()
+    for _ in range(2):  # the run and the tab are two entries of the history
+        if "tab=" in page.url:
+            page.go_back()
+            page.wait_for_timeout(3000)
+    page.wait_for_function(opened, arg=one.folder.name)
+    expect(prompt).to_have_value("a red table")
     assert run_of(page, studio) == one
 
 
