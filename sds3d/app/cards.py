@@ -48,10 +48,10 @@ def _group(title: str, listed: list[Preset], chosen: str, default: str) -> str:
 
 def _card(preset: Preset, chosen: str) -> str:
     shown = pictures.presets()
-    picture = "<i></i>"
+    picture = ""
     if preset.name in shown:
         place = 100 * shown.index(preset.name) / (len(shown) - 1)
-        picture = f'<i class="seen" style="background-position:{place:.3f}% 0"></i>'
+        picture = f'<i style="background-position:{place:.3f}% 0"></i>'
     checked = " checked" if preset.name == chosen else ""
     time = f"<small>{about(preset.about.seconds)}</small>" if preset.about.seconds else ""
     return (

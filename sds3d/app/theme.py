@@ -107,8 +107,8 @@ CSS = """
 .sds-presets label:has(:checked) { border-color: #4f46e5; box-shadow: 0 0 0 1px #4f46e5; }
 .sds-presets label:has(:focus-visible) { outline: 2px solid #4f46e5; outline-offset: 2px; }
 .sds-presets input { position: absolute; opacity: 0; }
-.sds-presets i { flex: none; width: 48px; height: 48px; border-radius: 8px; background-color: #cbcbcb; }
-.sds-presets i.seen { background-image: var(--strip); background-size: 2900% 100%; }
+.sds-presets i { flex: none; width: 48px; height: 48px; border-radius: 8px; background-image: var(--strip);
+               background-size: 2900% 100%; }
 .sds-presets label > span { min-width: 0; flex: 1; }
 .sds-presets b { font-weight: 600; color: var(--body-text-color); }
 .sds-presets small { float: right; font-size: .75rem; color: var(--body-text-color-subdued); }
