@@ -82,12 +82,13 @@ def test_served_files_are_gone_when_their_run_is_deleted(visit: Visit, expect: A
     expect(link).to_have_count(1)
     address = link.get_attribute("href")
     assert address
+    address = f"{studio.url}/{address}"
     assert page.request.get(address).status == 200
     turn_to(page, "Library")
     page.once("dialog", lambda dialog: dialog.accept())
     card(page, run).locator("[data-action=delete]").click()
     expect(card(page, run)).to_have_count(0)
-    assert page.request.get(address).status == 403  # Gradio never answers 404 for files
+    assert page.request.get(address).status == 404
 
 
 def test_runs_are_compared_side_by_side(visit: Visit, expect: Any, studio: Studio):
