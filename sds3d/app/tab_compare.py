@@ -144,9 +144,12 @@ def _settings(config: RunConfig) -> Edits:
     """Return all settings by dotted key. Of a run with stages, those of the last stage, which makes the result."""
     if not config.stages:
         return leaves_of(config) | {"stages": "none"}
-    stages = [stage_config(config, index) for index in range(stage_count(config))]
-    told = [f"{n}: {s.representation.name} by {s.guidance.name}, {s.steps} steps" for n, s in enumerate(stages, 1)]
-    return leaves_of(stages[-1]) | {"steps": total_steps(config), "stages": "; ".join(told)}
+    stages = [leaves_of(stage_config(config, index)) for index in range(stage_count(config))]
+    told = [
+        f"{n}: {stage['representation.name']} by {stage['guidance.name']}, {stage['steps']} steps"
+        for n, stage in enumerate(stages, 1)
+    ]
+    return stages[-1] | {"steps": total_steps(config), "stages": "; ".join(told)}
 
 
 def _figures(e: RunCard) -> list[tuple[str, str]]:
