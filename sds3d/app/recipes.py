@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from sds3d.app.edits import Edits, leaves_of, nested
 from sds3d.app.studio import Studio
-from sds3d.config import ConfigError
-from sds3d.run.config import RunConfig, read_config
+from sds3d.config import ConfigError, parse_value
+from sds3d.presets import load_preset
+from sds3d.run.config import RunConfig, read_config, run_config
 from sds3d.run.folder import Run
 
 ITS_OWN = ("prompt", "seed", "start_from_sha256", "made_for")
@@ -88,3 +92,33 @@ def nearest_preset(config: RunConfig, presets: Mapping[str, Edits]) -> str:
         return sum(wanted.get(k, _MISSING) != settings.get(k, _MISSING) for k in keys if k not in ITS_OWN)
 
     return min(presets, key=lambda name: (differing(name), name))
+
+
+def command_line(made: Recipe) -> str:
+    """Return the command that makes the same run: `sds3d generate "a red mug" --preset vsd guidance.scale=4`."""
+    words = ["sds3d", "generate", made.config.prompt, "--preset", made.preset]
+    words += ["--seed", str(made.config.seed)] if made.config.seed else []
+    words += [f"{key.removesuffix('.name')}={_yaml(value)}" for key, value in _own_edits(made).items()]
+    return shlex.join(words)
+
+
+def python_call(made: Recipe) -> str:
+    """Return the call in Python that makes the same run."""
+    given = {"preset": made.preset, "seed": made.config.seed, **nested(_own_edits(made))}
+    lines = [repr(made.config.prompt), *(f"{key}={value!r}" for key, value in given.items())]
+    return "import sds3d\n\nasset = sds3d.generate(\n" + "".join(f"    {line},\n" for line in lines) + ")"
+
+
+def _own_edits(made: Recipe) -> Edits:
+    """Return the differences from the preset alone: a recipe's edits leave out what the studio was started with."""
+    preset = load_preset(made.preset).values
+    return edits_of(made.config, lambda edits: run_config(preset, {"prompt": ANY}, nested(edits)))
+
+
+def _yaml(value: Any) -> str:
+    """Return a value as `parse_value` reads it, without quotes where none are needed."""
+    plain = isinstance(value, str) and value == value.strip() and value
+    try:
+        return value if plain and parse_value(value) == value else json.dumps(value, ensure_ascii=False)
+    except ConfigError:
+        return json.dumps(value, ensure_ascii=False)

@@ -14,12 +14,14 @@ from typing import Any
 import gradio as gr
 
 from sds3d.app import fragments
+from sds3d.app.recipes import command_line, python_call, recipe
 from sds3d.app.serving import address
 from sds3d.app.studio import Studio, files, problem
 from sds3d.app.theme import GONE
 from sds3d.app.viewing import shown, viewer
+from sds3d.config import ConfigError
 from sds3d.console import duration
-from sds3d.files import RunError, write_atomically
+from sds3d.files import RunError, read_plain, write_atomically
 from sds3d.formats.export import asset_files
 from sds3d.formats.table import EXPORT_FORMATS, export_format
 from sds3d.geometry.splats import Splats
@@ -31,6 +33,9 @@ Updates = dict[Any, Any]
 MAX_TEXTURE = 4096
 MADE = "made"
 """Folder in a run's exports for files that are made on demand."""
+
+MOST_PACKED = 1_000_000_000
+"""Limit of a file in the zip of a run, in bytes."""
 
 KINDS = ("Mesh", "Splats")
 
@@ -47,6 +52,9 @@ class ResultPanel:
     video: gr.HTML
     measures: gr.HTML
     files: gr.HTML
+    recipe: gr.HTML
+    pack: gr.Button
+    packed: gr.HTML
     format: gr.Dropdown
     faces: gr.Number
     texture: gr.Number
@@ -57,10 +65,13 @@ class ResultPanel:
     @property
     def outputs(self) -> list[Any]:
         """The widgets that `show` and `hide` change."""
-        return [self.box, self.kind, self.viewer, self.video, self.measures, self.files, self.download, self.message]
+        return [
+            self.box, self.kind, self.viewer, self.video, self.measures, self.files, self.recipe, self.packed,
+            self.download, self.message,
+        ]  # fmt: skip
 
-    def show(self, run: Run) -> Updates:
-        """Show the files of a finished run in the viewer."""
+    def show(self, run: Run, studio: Studio) -> Updates:
+        """Show the files of a finished run in the viewer, and its recipe."""
         found = files(run)
         own = [path for path in found if path.parent == run.exports]
         kinds = [kind for kind in KINDS if viewed(own, kind)]
@@ -73,6 +84,8 @@ class ResultPanel:
             self.video: fragments.video(address(video)) if video else "",
             self.measures: fragments.table(measures(run)),
             self.files: file_list(found),
+            self.recipe: recipe_text(studio, run),
+            self.packed: gr.HTML("", visible=False),
             self.download: gr.HTML("", visible=False),
             self.message: gr.HTML("", visible=False),
         }
@@ -85,7 +98,7 @@ class ResultPanel:
 
     def hide(self) -> Updates:
         """Hide the panel."""
-        empty: Updates = dict.fromkeys((self.video, self.files), "")
+        empty: Updates = dict.fromkeys((self.video, self.files, self.recipe), "")
         return {self.box: gr.Column(elem_classes=GONE), self.viewer: None, **empty}
 
 
@@ -101,6 +114,10 @@ def lay_out() -> ResultPanel:
             with gr.Column(min_width=260):
                 measures_ = gr.HTML(elem_id="measures")
         files_ = gr.HTML(elem_id="files")
+        with gr.Accordion("Recipe: make it again elsewhere", open=False, elem_id="recipe"):
+            recipe_ = gr.HTML()
+            pack = gr.Button("All files and settings in one zip", elem_id="pack")
+            packed = gr.HTML(visible=False, elem_id="packed")
         with gr.Accordion("Export again, as another format or size", open=False, elem_id="export"):
             with gr.Row():
                 format_ = gr.Dropdown(list(EXPORT_FORMATS), value="glb", label="Format", min_width=110)
@@ -111,7 +128,8 @@ def lay_out() -> ResultPanel:
             download = gr.HTML(visible=False, elem_id="made")
             message = gr.HTML(visible=False)
     return ResultPanel(
-        box, kind, viewer_, video, measures_, files_, format_, faces, texture, make, download, message
+        box, kind, viewer_, video, measures_, files_, recipe_, pack, packed, format_, faces, texture, make, download,
+        message,
     )  # fmt: skip
 
 
@@ -139,6 +157,16 @@ def wire(result: ResultPanel, studio: Studio, run: gr.Textbox) -> None:
                 result.message: gr.HTML(fragments.error(studio.problem(error)), visible=True),
             }
 
+    def pack(name: str) -> gr.HTML:
+        try:
+            run = studio.open_own(name)
+            return gr.HTML(f'<p class="sds-download">{_link(pack_run(run, studio), "Download ")}</p>', visible=True)
+        except (ValueError, RunError, OSError) as error:
+            return gr.HTML(fragments.error(studio.problem(error)), visible=True)
+
+    result.pack.click(
+        pack, run, result.packed, api_visibility="private", concurrency_limit=1, show_progress_on=result.pack
+    )  # fmt: skip
     result.kind.input(switch, [run, result.kind], result.viewer, show_progress="hidden", api_visibility="private")
     result.make.click(
         export, [run, result.format, result.faces, result.texture], [result.download, result.files, result.message],
@@ -162,6 +190,38 @@ def _link(path: Path, before: str = "") -> str:
     size, name = path.stat().st_size, escape(path.name)
     written = f"{size / 1e6:.1f} MB" if size > 1e5 else f"{size / 1e3:.1f} kB"
     return f'<a href="{escape(address(path))}" download="{name}">{before}{name} <span>{written}</span></a>'
+
+
+def recipe_text(studio: Studio, run: Run) -> str:
+    """Return the command and the call in Python that make a run again, as HTML."""
+    try:
+        made = recipe(studio, run)
+        texts = {"On the command line": command_line(made), "In Python": python_call(made)}
+    except ConfigError as error:
+        return fragments.error(studio.problem(error))
+    return "".join(
+        f'<h3 class="sds-title">{title}</h3><pre class="sds-code" tabindex="0">{escape(studio.redacted(text))}</pre>'
+        for title, text in texts.items()
+    )
+
+
+def pack_run(run: Run, studio: Studio) -> Path:
+    """Write a run's exports, its complete settings and its recipe as one .zip into its exports. Return its path.
+
+    The settings are a preset: `sds3d generate PROMPT --preset settings.yaml`. Raises RunError, ConfigError, OSError.
+    """
+    if run.busy():
+        raise RunError("the run is running; wait for it, or pause it")
+    made = recipe(studio, run)
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in files(run):
+            if path.parent == run.exports:
+                archive.writestr(path.name, read_plain(path, MOST_PACKED))
+        archive.writestr("settings.yaml", studio.redacted(read_plain(run.config_path).decode()))
+        text = f"{command_line(made)}\n\n{python_call(made)}\n"
+        archive.writestr("recipe.txt", studio.redacted(text))
+    return write_atomically(run.exports / MADE / f"{run.folder.name}.zip", packed.getvalue())
 
 
 def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path:

@@ -172,7 +172,7 @@ class RunPanel:
         elif before in ("failed", "stopped"):
             updates[self.message] = block("")
         try:
-            updates |= self.result.show(run) if progress.status == "done" else self.result.hide()
+            updates |= self.result.show(run, self.studio) if progress.status == "done" else self.result.hide()
         except OSError as error:  # only the display failed, not the run
             updates |= {**self.result.hide(), self.message: self._error(error)}
         return updates

@@ -42,6 +42,9 @@ CSS = """
 #video video { display: block; width: 100%; max-height: 280px; border-radius: 12px; background: white;
                border: 1px solid var(--border-color-primary); }
 .sds-title { margin: 0 0 .3rem; font-size: .9rem; font-weight: 600; }
+.sds-code { margin: 0 0 .8rem; padding: .6rem .8rem; border-radius: 12px; overflow-x: auto; font-size: .8rem;
+  background: var(--background-fill-secondary); color: var(--body-text-color); white-space: pre-wrap;
+  overflow-wrap: anywhere; }
 .sds-files { list-style: none; margin: 0; padding: 0; border-radius: 12px; overflow: hidden;
              border: 1px solid var(--border-color-primary); background: var(--block-background-fill); }
 .sds-files li + li { border-top: 1px solid var(--border-color-primary); }

@@ -135,8 +135,8 @@ class Keywords(TypedDict, total=False):
     """cpu, cuda, cuda:1 and so on. Default: the fastest available."""
     threads: int
     """CPU threads. Default: all physical cores, at most 8."""
-    prior: Prior | None
-    """A loaded prior, which many calls can share. Default: the prior of the settings is loaded."""
+    prior: Prior | Section | None
+    """A loaded prior, which many calls can share, or settings such as `{"model": "sd21"}`."""
 
     seed: int
     steps: int
@@ -198,7 +198,9 @@ def _start(prompt: str, keywords: Keywords) -> tuple[Run, Iterator[Step]]:
     """Create the run, if it is new, and return it with its remaining steps."""
     settings: dict[str, Any] = {**keywords}
     preset, out = settings.pop("preset", "toybox"), settings.pop("out", "runs")
-    machine = {key: settings.pop(key) for key in ("device", "threads", "prior") if key in settings}
+    machine = {key: settings.pop(key) for key in ("device", "threads") if key in settings}
+    if not isinstance(settings.get("prior"), (str, Mapping, Config)):
+        machine["prior"] = settings.pop("prior", None)  # a loaded one
     run = new_run(Path(out), make_config(prompt, preset, settings=settings))
     return run, drive(run, **machine)
 

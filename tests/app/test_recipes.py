@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import shlex
+
 import pytest
 
 from sds3d.app.edits import nested
-from sds3d.app.recipes import edits_of, recipe
+from sds3d.app.recipes import command_line, edits_of, python_call, recipe
 from sds3d.app.studio import Studio
 from sds3d.app.tab_create import consistent
 from sds3d.run.config import make_config, new_run
@@ -34,3 +37,30 @@ def test_another_choice_has_its_own_settings(studio: Studio):
         "guidance.name": "vsd",
         "representation.name": "gaussians",
     }
+
+
+OTHERS = [
+    ("a red mug", "toybox", []),
+    ('it\'s "the" mug, $HOME', "mesh", ["seed=12", "optimizer.eps=1e-07"]),
+    ("a red mug", "vsd", ["guidance.scale=4", "background=[1, 0.5, 0]", "export.formats=[glb, spz]"]),
+    ("a red mug", "toybox", ["guidance=sds", "guidance.schedule=sqrt", "representation=gaussians", "gradient=[]"]),
+    ("a red mug", "texture", ["start_from=my meshes/mug.obj", "up_axis=z"]),
+    ("a red mug", "prolificdreamer", ["background=null", "cameras.elevation=[-10, 45]"]),
+]
+
+
+@pytest.mark.parametrize(("prompt", "preset", "more"), OTHERS, ids=[preset for _, preset, _ in OTHERS])
+def test_the_recipe_as_text_gives_the_same_settings(prompt: str, preset: str, more: list[str], studio: Studio):
+    config = make_config(prompt, preset, more)
+    made = recipe(studio, new_run(studio.root, config))
+
+    program, verb, said, option, name, *rest = shlex.split(command_line(made))
+    seed, rest = (rest[1], rest[2:]) if rest[:1] == ["--seed"] else ("0", rest)
+    assert (program, verb, option) == ("sds3d", "generate", "--preset")
+    assert make_config(said, name, [*rest, f"seed={seed}"]) == config
+
+    call = ast.parse(python_call(made)).body[1].value  # type: ignore[attr-defined]
+    keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    assert ast.unparse(call.func) == "sds3d.generate"
+    again = make_config(ast.literal_eval(call.args[0]), keywords.pop("preset"), settings=keywords)
+    assert again == config

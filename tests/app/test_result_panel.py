@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zipfile
+from pathlib import Path
+
 import pytest
 
-from sds3d.app.result_panel import make_file
+from sds3d.app.result_panel import make_file, pack_run, recipe_text
 from sds3d.app.studio import Studio
 from sds3d.files import RunError
-from sds3d.run.config import make_config, new_run
+from sds3d.run.config import make_config, new_run, read_config
 
 
 def test_impossible_files_are_refused(studio: Studio):
@@ -18,3 +21,23 @@ def test_impossible_files_are_refused(studio: Studio):
         make_file(run, "glb", 0, 100_000)
     with pytest.raises(RunError, match="no checkpoint"):
         make_file(run, "glb", 0, 1024)
+
+
+def test_a_zip_has_the_exports_and_a_preset_that_makes_them_again(studio: Studio, tmp_path: Path):
+    config = make_config("a red mug", "vsd", ["guidance.scale=4", "seed=3"])
+    run = new_run(studio.root, config)
+    run.exports.mkdir()
+    (run.exports / "a-red-mug.glb").write_bytes(b"glTF")
+    with zipfile.ZipFile(pack_run(run, studio)) as archive:
+        assert sorted(archive.namelist()) == ["a-red-mug.glb", "recipe.txt", "settings.yaml"]
+        assert archive.read("a-red-mug.glb") == b"glTF"
+        archive.extract("settings.yaml", tmp_path)
+        assert "--preset vsd --seed 3 guidance.scale=4" in archive.read("recipe.txt").decode()
+    again = make_config("a red mug", str(tmp_path / "settings.yaml"))
+    assert again == read_config(run) == config
+
+
+def test_the_recipe_is_escaped(studio: Studio):
+    run = new_run(studio.root, make_config("a <b>red</b> mug"))
+    assert "<b>" not in recipe_text(studio, run)
+    assert "a &lt;b&gt;red" in recipe_text(studio, run)
