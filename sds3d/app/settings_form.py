@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
 from types import NoneType
 from typing import Any, get_args
 
@@ -12,6 +13,7 @@ import gradio as gr
 from gradio.components import Component
 
 from sds3d.app.edits import Edits
+from sds3d.app.fragments import note
 from sds3d.config import ConfigError, parse_value
 from sds3d.guidance.rules import rule_configs
 from sds3d.run.config import RunConfig
@@ -22,6 +24,9 @@ ELSEWHERE = ("prompt", "seed", "start_from_sha256", "made_for")
 
 PROMINENT = ("representation.name", "guidance.name", "steps")
 """Settings that come before the others, in this order."""
+
+MOST_FOUND = 12
+"""Settings that a search lists."""
 
 TITLES = {
     "": "Run", "guidance": "Guidance rule", "representation": "Representation", "prior": "Prior", "cameras": "Cameras",
@@ -44,7 +49,7 @@ def label(setting: Setting) -> str:
 def widget(setting: Setting, interactive: bool = True) -> Component:
     """Add the widget of a setting to the open layout."""
     common: dict[str, Any] = {"label": label(setting), "info": setting.help(), "interactive": interactive}
-    common["elem_id"] = f"set-{setting.key.replace('.', '-')}"
+    common["elem_id"] = elem_id(setting.key)
     kinds = _kinds(setting.info.annotation)
     if setting.key == "guidance.name":
         return gr.Dropdown(list(setting.options), value=setting.value, **{**common, "info": about_rule(setting.value)})
@@ -95,6 +100,47 @@ def edited(settings: Sequence[Setting], base: Mapping[str, Any], values: Sequenc
 def _same(a: Any, b: Any) -> bool:
     """Whether two values are equal. The browser turns 1.0 into 1; text is never equal to a number."""
     return a == b and isinstance(a, str) == isinstance(b, str)
+
+
+def find(settings: Sequence[Setting], text: str) -> list[Setting]:
+    """Return the settings whose key, label or help contains all words of a text; those whose key does come first."""
+    words = text.lower().split()
+
+    def has_all(place: str) -> bool:
+        return all(word in place.lower() for word in words)
+
+    found = [s for s in settings if words and has_all(f"{s.key} {label(s)} {TITLES.get(s.section, '')} {s.help()}")]
+    return sorted(found, key=lambda setting: not has_all(setting.key))
+
+
+def found_list(found: Sequence[Setting], text: str) -> str:
+    """Return the settings that a search has found, as HTML: where they are and what they mean."""
+    if not text.strip():
+        return ""
+    if not found:
+        return note(f'No setting mentions "{text.strip()[:80]}".')
+    rows = "".join(
+        f"<li><b>{escape(TITLES[setting.section])} · {escape(label(setting))}</b> {escape(setting.help())}</li>"
+        for setting in found[:MOST_FOUND]
+    )
+    more = f"<li>and {len(found) - MOST_FOUND} more</li>" if len(found) > MOST_FOUND else ""
+    return f'<ul class="sds-found">{rows}{more}</ul>'
+
+
+def changed_list(keys: Iterable[str]) -> str:
+    """Return the names of changed settings as HTML, with a style that marks their widgets; "" without any."""
+    keys = list(keys)
+    if not keys:
+        return ""
+    names = ", ".join(escape(key.removesuffix(".name")) for key in keys)
+    marked = ", ".join(f"#{elem_id(key)}" for key in keys)
+    style = f"{marked} {{ box-shadow: inset 3px 0 0 var(--primary-500) !important; }}"
+    return f'<p class="sds-changed">Changed: {names}</p><style>{style}</style>'
+
+
+def elem_id(key: str) -> str:
+    """Return the id of a setting's widget on the page."""
+    return f"set-{key.replace('.', '-')}"
 
 
 def about_rule(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -45,16 +46,18 @@ class Draft:
     """The content of the advanced settings: a preset with edits on top.
 
     changes: the edits as JSON, so that drafts can be compared. unfolded: the section that is open, if any.
+    version: a number that makes the page build the settings again although the rest is the same.
     """
 
     preset: str = DEFAULT_PRESET
     changes: str = "{}"
     unfolded: str | None = None
+    version: int = 0
 
     @staticmethod
-    def of(preset: str, edits: Edits, unfolded: str | None = None) -> Draft:
+    def of(preset: str, edits: Edits, unfolded: str | None = None, version: int = 0) -> Draft:
         """Make a draft that the page's state can hold."""
-        return Draft(preset, json.dumps(edits), unfolded)
+        return Draft(preset, json.dumps(edits), unfolded, version)
 
     @property
     def edits(self) -> Edits:
@@ -74,6 +77,8 @@ class CreateTab:
     cards: gr.HTML
     draft: gr.State
     seed: gr.Number
+    search: gr.Textbox
+    found: gr.HTML
     generate: gr.Button
     problem: gr.HTML
     plan: gr.HTML
@@ -126,11 +131,15 @@ def lay_out(studio: Studio) -> CreateTab:
             with gr.Row(equal_height=True):
                 seed = gr.Number(0, label="Seed", precision=0, interactive=True, min_width=120, elem_id="seed")
                 new = gr.Button("Random seed", min_width=130, scale=0, elem_id="new-seed")
+            search = gr.Textbox(
+                label="Search the settings", placeholder="noise, texture, camera ...", max_lines=1, elem_id="search"
+            )
+            found = gr.HTML(elem_id="found")
             settings = gr.Column(elem_id="settings")
         with gr.Column(scale=3, min_width=320):
             live = RunPanel.lay_out(studio)
     create = CreateTab(
-        studio, live, prompt, hint, preset, shown, draft, seed, generate, problem, plan, gr.Timer(REPLAN)
+        studio, live, prompt, hint, preset, shown, draft, seed, search, found, generate, problem, plan, gr.Timer(REPLAN)
     )
     with settings:
         _settings(create)
@@ -193,6 +202,7 @@ def _settings(create: CreateTab) -> None:
             return chosen or (not studio.trusted and setting.key in OWNERS_ONLY)
 
         widgets = settings_form.lay_out(settings, fixed, draft.unfolded)
+        _changes(create, draft, Form(settings, start, widgets))
         if stages:
             gr.HTML(fragments.note("This preset has stages, which choose their own representations and rules."))
 
@@ -235,6 +245,47 @@ def _settings(create: CreateTab) -> None:
         steps = widgets[[setting.key for setting in settings].index("steps")]
         gr.on([create.clock.tick, steps.change], plan, steps, create.plan, trigger_mode="always_last", **QUIET)  # type: ignore[attr-defined]
         gr.on(None, lambda n: (gr.Button(interactive=True), plan(n)), steps, [create.generate, create.plan], **QUIET)
+
+
+@dataclass(frozen=True)
+class Form:
+    """The settings of a draft with their widgets. start: the values of the preset by key."""
+
+    settings: list[Setting]
+    start: Edits
+    widgets: list[Any]
+
+    def edits(self, values: Sequence[Any]) -> Edits:
+        """Return the settings whose widgets differ from the preset. Raises ConfigError."""
+        return settings_form.edited(self.settings, self.start, values)
+
+
+def _changes(create: CreateTab, draft: Draft, form: Form) -> None:
+    """Add the list of changed settings, the button that takes them back, and the search."""
+    changed = gr.HTML(settings_form.changed_list(draft.edits), elem_id="changed")
+    reset = gr.Button("Back to the preset's settings", size="sm", visible=bool(draft.edits), elem_id="reset")
+
+    def mark(*values: Any) -> Updates:
+        try:
+            now = form.edits(values)
+        except ConfigError:  # the visitor is still typing
+            return {}
+        return {changed: settings_form.changed_list(now), reset: gr.Button(visible=bool(now))}
+
+    def look_up(text: str, *values: Any) -> Updates:
+        hits = settings_form.find(form.settings, text)
+        listed = settings_form.found_list(hits, text)
+        try:
+            now = form.edits(values)
+        except ConfigError:  # a value that cannot be read would be lost if the form were built again
+            return {create.found: listed}
+        unfolded = hits[0].section if hits else draft.unfolded
+        return {create.found: listed, create.draft: Draft.of(draft.preset, now, unfolded, draft.version)}
+
+    reset.click(lambda: Draft(draft.preset, version=draft.version + 1), None, create.draft, **ONE_BY_ONE)
+    create.search.submit(look_up, [create.search, *form.widgets], [create.found, create.draft], **ONE_BY_ONE)
+    typed = [w.input for s, w in zip(form.settings, form.widgets, strict=True) if not s.is_choice]
+    gr.on(typed, mark, form.widgets, [changed, reset], trigger_mode="always_last", **QUIET)
 
 
 def _cards(studio: Studio, chosen: str) -> str:

@@ -45,6 +45,9 @@ CSS = """
 .sds-code { margin: 0 0 .8rem; padding: .6rem .8rem; border-radius: 12px; overflow-x: auto; font-size: .8rem;
   background: var(--background-fill-secondary); color: var(--body-text-color); white-space: pre-wrap;
   overflow-wrap: anywhere; }
+.sds-changed { margin: 0; font-size: .85rem; color: var(--body-text-color); }
+.sds-found { margin: 0; padding: 0; list-style: none; font-size: .85rem; color: var(--body-text-color); }
+.sds-found li + li { margin-top: .3rem; }
 .sds-files { list-style: none; margin: 0; padding: 0; border-radius: 12px; overflow: hidden;
              border: 1px solid var(--border-color-primary); background: var(--block-background-fill); }
 .sds-files li + li { border-top: 1px solid var(--border-color-primary); }

@@ -56,7 +56,7 @@ def test_a_generation_ends_with_a_mesh_to_view_and_download(visit: Visit, expect
     wait_for(lambda: n_colors(page.locator("#viewer canvas[data-drawn]").screenshot()) > 50)
     page.locator("#kind").get_by_text("Splats").click()
     splats = page.locator("#viewer canvas")
-    expect(splats).to_have_attribute("data-drawn", "30000")
+    expect(splats).to_have_attribute("data-drawn", "40000")
     wait_for(lambda: n_colors(splats.screenshot()) > 50)
     before = splats.screenshot()
     splats.press("ArrowLeft")
@@ -279,3 +279,22 @@ def test_what_a_run_cannot_read_is_said_before_it_waits(visit: Visit, expect: An
     page.locator("#generate").click()
     expect(page.locator("#problem [role=alert]")).to_contain_text("none.glb does not exist")
     assert len(list_runs(studio.runs)) == runs
+
+
+def test_settings_are_found_marked_and_taken_back(visit: Visit, expect: Any):
+    page = visit()
+    scale = page.locator("#set-guidance-scale input")
+    page.locator("#search textarea, #search input").fill("guidance scale")
+    page.keyboard.press("Enter")
+    expect(page.locator("#found")).to_contain_text("Guidance rule · Scale")
+    expect(scale).to_be_visible()
+    before = scale.input_value()
+    type_number(page, scale, 7.5)
+    expect(page.locator("#changed")).to_contain_text("Changed: guidance.scale")
+    shadow = "element => getComputedStyle(element).boxShadow"
+    assert page.locator("#set-guidance-scale").evaluate(shadow) != "none"
+    assert page.locator("#set-steps").evaluate(shadow) == "none"
+    page.locator("#reset").click()
+    expect(scale).to_have_value(before)
+    expect(page.locator("#changed")).not_to_contain_text("Changed")
+    expect(page.locator("#reset")).to_have_count(0)
