@@ -116,7 +116,10 @@ def generate(
 
 def texture(
     mesh: Annotated[
-        Path, typer.Argument(metavar="MESH", help="A file with the mesh: .glb, .gltf, .obj, .ply or .stl.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="MESH", help="A file with the mesh: .glb, .gltf, .obj, .ply or .stl.", show_default=False
+        ),
     ],
     prompt: Annotated[
         str, typer.Argument(metavar="PROMPT", help="What it becomes, for example 'a red mug'.", show_default=False)

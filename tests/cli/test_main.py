@@ -157,7 +157,7 @@ def test_help_and_docstrings_name_every_format():
     meshes = {form.extension for form in FORMATS.values() if form.read is not None and form.holds is Mesh}
     command: Any = typer.main.get_command(app)
     (mesh,) = (parameter for parameter in command.commands["texture"].params if parameter.name == "mesh")
-    assert set(re.findall(r"\.[a-z]+", mesh.help)) == meshes
+    assert set(re.findall(r"\.[a-z0-9]+", mesh.help)) == meshes
     saved = {FORMATS[name].extension for name in EXPORT_FORMATS}
     summary = (Asset.save.__doc__ or "").splitlines()[0]
-    assert set(re.findall(r"\.[a-z]+", summary)) == saved
+    assert set(re.findall(r"\.[a-z0-9]+", summary)) == saved
