@@ -132,6 +132,11 @@ def test_a_file_can_be_exported_in_another_size(visit: Visit, expect: Any, studi
         "texture of 99999 pixels is not possible; give 64 to 4096"
     )
 
+    page.get_by_role("button", name="Recipe").click()
+    expect(page.locator("#recipe")).to_contain_text("sds3d generate 'a red mug' --preset")
+    page.locator("#pack").click()
+    expect(page.locator("#packed")).to_contain_text(".zip")
+
 
 def test_settings_come_from_the_models_and_keep_edits(visit: Visit, expect: Any, studio: Studio):
     page = visit()
