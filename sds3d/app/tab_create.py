@@ -76,6 +76,7 @@ class CreateTab:
     preset: gr.Textbox
     cards: gr.HTML
     draft: gr.State
+    steps: gr.State
     seed: gr.Number
     search: gr.Textbox
     found: gr.HTML
@@ -139,8 +140,9 @@ def lay_out(studio: Studio) -> CreateTab:
         with gr.Column(scale=3, min_width=320):
             live = RunPanel.lay_out(studio)
     create = CreateTab(
-        studio, live, prompt, hint, preset, shown, draft, seed, search, found, generate, problem, plan, gr.Timer(REPLAN)
-    )
+        studio, live, prompt, hint, preset, shown, draft, gr.State(0), seed, search, found, generate, problem, plan,
+        gr.Timer(REPLAN),
+    )  # fmt: skip
     with settings:
         _settings(create)
     _wire(create, examples, new)
@@ -170,6 +172,20 @@ def _wire(create: CreateTab, examples: gr.HTML, new: gr.Button) -> None:
         # A prompt that is being typed stays.
         return create.open(run.folder.name) if prompt == before.prompt else live.opened(run.folder.name)
 
+    def plan(draft: Draft, steps: float | None) -> str:
+        try:
+            config = studio.config(EXAMPLES[0], draft.preset, nested(draft.edits))
+        except ConfigError:
+            return ""
+        config = config.model_copy(update={"steps": int(steps or config.steps)})
+        cost = estimates.expected(studio, draft.preset, draft.edits, config)
+        return fragments.plan(cost.seconds(total_steps(config)), estimates.wait(studio))
+
+    # Not among the events of the settings: the clock may tick while these are built again, and would call a former one.
+    gr.on(
+        [create.clock.tick, create.steps.change, create.draft.change],  # type: ignore[attr-defined]
+        plan, [create.draft, create.steps], create.plan, trigger_mode="always_last", **QUIET,
+    )  # fmt: skip
     create.cards.select(choose, None, [create.preset, create.draft], **ONE_BY_ONE)
     examples.select(take, None, create.prompt, **QUIET)
     create.prompt.change(warn, [create.prompt, create.draft], create.hint, trigger_mode="always_last", **QUIET)
@@ -225,11 +241,6 @@ def _settings(create: CreateTab) -> None:
             unfolded = draft.unfolded if chosen.key in settings_form.PROMINENT else chosen.section
             return Draft.of(draft.preset, consistent(now, edits), unfolded)
 
-        def plan(steps: float | None) -> str:
-            config = full.model_copy(update={"steps": int(steps or full.steps)})
-            cost = estimates.expected(studio, draft.preset, edits, config)
-            return fragments.plan(cost.seconds(total_steps(config)), estimates.wait(studio))
-
         given = [create.prompt, create.preset, create.seed, *widgets]
         gr.on(
             [create.generate.click, create.prompt.submit],
@@ -243,8 +254,8 @@ def _settings(create: CreateTab) -> None:
             if setting.is_choice:
                 widget.input(partial(rechoose, setting), widgets, create.draft, **ONE_BY_ONE)  # type: ignore[attr-defined]
         steps = widgets[[setting.key for setting in settings].index("steps")]
-        gr.on([create.clock.tick, steps.change], plan, steps, create.plan, trigger_mode="always_last", **QUIET)  # type: ignore[attr-defined]
-        gr.on(None, lambda n: (gr.Button(interactive=True), plan(n)), steps, [create.generate, create.plan], **QUIET)
+        steps.change(lambda n: n, steps, create.steps, trigger_mode="always_last", **QUIET)  # type: ignore[attr-defined]
+        gr.on(None, lambda n: (gr.Button(interactive=True), n), steps, [create.generate, create.steps], **QUIET)
 
 
 @dataclass(frozen=True)

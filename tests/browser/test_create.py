@@ -50,7 +50,7 @@ def test_a_generation_ends_with_a_mesh_to_view_and_download(visit: Visit, expect
     run = run_of(page, studio)
     assert run.state.status == "done"
     assert read_config(run) == studio.config("a red mug")
-    expect(page.locator("#curves svg")).to_have_count(2)
+    expect(page.locator("#curves svg[role=img]")).to_have_count(2)
 
     # The viewer shows the mesh, so its picture has many colours. Then it shows the splats and rotates them.
     wait_for(lambda: n_colors(page.locator("#viewer canvas[data-drawn]").screenshot()) > 50)
@@ -116,7 +116,7 @@ def test_a_file_can_be_exported_in_another_size(visit: Visit, expect: Any, studi
     assert 400 <= len(trimesh.load_mesh(tmp_path / "small.glb").faces) <= 500
     (file,) = made.iterdir()
     assert file.read_bytes() == (tmp_path / "small.glb").read_bytes()
-    expect(page.locator("#files a")).to_have_count(13)
+    expect(page.locator("#files a")).to_have_count(14)
     # Several files come in one zip, and impossible values are reported.
     choose(page, "#export", "obj")
     page.locator("#make").click()
