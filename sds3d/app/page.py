@@ -17,11 +17,13 @@ from sds3d.files import RunError
 
 # The Back and Forward buttons of the browser open what their address names.
 FOLLOW = """() => { window.addEventListener('popstate', () => window.location.reload());
-setTimeout(() => { window.sds3dOpened = true; }, 500); }"""
+document.addEventListener('click', event => {
+  if (event.target.closest('[role=tab], [data-action=compare]')) window.sds3dTurned = true; }, true); }"""
 
-# Puts the tab into the address, but not the one that is shown before that of the address is opened.
+# Puts the tab into the address when the visitor chooses it; opening a run does so itself.
 REMEMBER_TAB = """() => { const url = new URL(window.location), before = url.searchParams.get('tab') ?? 'create';
-if (before === '%(tab)s' || !window.sds3dOpened) return;
+if (before === '%(tab)s' || !window.sds3dTurned) return;
+window.sds3dTurned = false;
 '%(tab)s' === 'create' ? url.searchParams.delete('tab') : url.searchParams.set('tab', '%(tab)s');
 window.history.pushState(null, '', url); }"""
 

@@ -30,7 +30,11 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # is below the form, scrolls to it.
 REMEMBER = """(run) => { const url = new URL(window.location);
 if (!run) return;
-if (url.searchParams.get('run') !== run) { url.searchParams.set('run', run); window.history.pushState(null, '', url); }
+if (url.searchParams.get('run') !== run) {
+  url.searchParams.set('run', run);
+  url.searchParams.delete('tab');
+  window.history.pushState(null, '', url);
+}
 if (window.innerWidth >= 700) return;
 setTimeout(() => document.querySelector('#status, #preview').scrollIntoView({behavior: 'smooth'}), 500); }"""
 

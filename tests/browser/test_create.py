@@ -260,15 +260,10 @@ def test_back_goes_to_the_run_and_the_tab_before(visit: Visit, expect: Any, stud
     opened = "name => location.search.includes(name) && !location.search.includes('tab=')"
     page.wait_for_function(opened, arg=two.folder.name)
     expect(prompt).to_have_value("a blue table")
-    for _ in range(2):  # the run and the tab are two entries of the history, in either order
-        if "tab=library" not in page.url:
-            page.go_back()
-            page.wait_for_timeout(3000)
+    page.go_back()
+    page.wait_for_url("**tab=library*")
     expect(page.locator(".sds-card").first).to_be_visible()
-    for _ in range(2):
-        if "tab=" in page.url:
-            page.go_back()
-            page.wait_for_timeout(3000)
+    page.go_back()
     page.wait_for_function(opened, arg=one.folder.name)
     expect(prompt).to_have_value("a red table")
     assert run_of(page, studio) == one
