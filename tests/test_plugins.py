@@ -44,6 +44,7 @@ def generate(environment: dict[str, str], folder: Path, *settings: str) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_parts_of_another_package_make_an_asset(environment: dict[str, str], tmp_path: Path):
     chosen = ["guidance=plain_sds", "prior=one_color", "prior.color=[0.1, 0.7, 0.2]", "export.formats=[geomview]"]
     chosen += ["representation=mirrored", "representation.resolution=16"]

@@ -138,6 +138,7 @@ def test_starting_from_a_truncated_file(keep: int, tmp_path: Path) -> None:
     assert run.state.status == "done"
 
 
+@pytest.mark.slow
 def test_two_million_gaussians_are_read_drawn_moved_and_written(tmp_path: Path) -> None:
     file = tmp_path / "cloud.ply"
     file.write_bytes(to_splat_ply(cloud(2_000_000)))

@@ -66,6 +66,7 @@ def drain(root: Path, settings: WorkerSettings = ONE_WORKER, each: Callable[[], 
         each()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_changes_no_results(tmp_path: Path):
     victim, other = queued(tmp_path, "a red mug", 12), queued(tmp_path, "a blue chair", 2)
     killed: list[int] = []

@@ -40,6 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_folder_is_an_ordinary_stable_diffusion_folder(folder: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(folder / "prior", safety_checker=None, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
@@ -48,6 +49,7 @@ def test_the_folder_is_an_ordinary_stable_diffusion_folder(folder: Path) -> None
     assert np.isfinite(images).all()
 
 
+@pytest.mark.slow
 def test_our_loader_joins_views_and_cameras(folder: Path) -> None:
     prior = DiffusersConfig(model=str(folder / "prior")).load()
     assert (prior.n_views, prior.image_size) == (4, 64)
@@ -59,6 +61,7 @@ def test_our_loader_joins_views_and_cameras(folder: Path) -> None:
     assert (with_camera - turned).abs().max() > 0
 
 
+@pytest.mark.slow
 def test_weights_fit_the_size_limit(folder: Path) -> None:
     size = sum(path.stat().st_size for path in (folder / "prior").rglob("*") if path.is_file())
     assert size <= 40e6
@@ -105,6 +108,7 @@ def test_two_processes_train_together_and_resume(folder: Path, tmp_path: Path) -
     assert any(not torch.equal(value, alone[key]) for key, value in together.items())  # other batches
 
 
+@pytest.mark.slow
 def test_a_folder_begun_with_other_sizes_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"was begun with objects=16 seed=0: use these again, or another --out"):
         train(folder, TINY.model_copy(update={"objects": 20, "seed": 1, "unet_steps": 5}), ignore)
