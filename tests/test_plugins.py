@@ -59,6 +59,7 @@ def test_parts_of_another_package_make_an_asset(environment: dict[str, str], tmp
     assert (second / "exports" / "a-red-mug.off").is_file()
 
 
+@pytest.mark.slow
 def test_a_rule_of_another_package_guides_the_embedded_prior(environment: dict[str, str], tmp_path: Path):
     assert (generate(environment, tmp_path, "guidance=plain_sds") / "exports" / "a-red-mug.glb").is_file()
     listed = sds3d(environment, "settings", "guidance", "guidance=plain_sds").stdout

@@ -32,7 +32,7 @@ REPRESENTATIONS = [
 ]
 
 
-@pytest.mark.parametrize("representation", slow_after(2, REPRESENTATIONS), ids=lambda each: each["name"])
+@pytest.mark.parametrize("representation", slow_after(1, REPRESENTATIONS), ids=lambda each: each["name"])
 def test_looking_changes_no_bit_of_a_run(representation: dict[str, object], tmp_path: Path):
     alone, watched = (new_run(tmp_path / name, tiny(representation=representation)) for name in ("alone", "watched"))
     finish(alone)
