@@ -70,7 +70,7 @@ def test_a_generation_ends_with_a_mesh_to_view_and_download(visit: Visit, expect
 
     # Every export can be downloaded; the GLB is the one in the run folder.
     links = page.locator("#files a")
-    expect(links).to_have_count(12)
+    expect(links).to_have_count(13)
     names = [links.nth(i).get_attribute("download") for i in range(12)]
     assert set(names) == {path.name for path in run.exports.iterdir()}
     with page.expect_download() as download:
@@ -89,7 +89,7 @@ def test_a_generation_ends_with_a_mesh_to_view_and_download(visit: Visit, expect
     expect(phone.locator("[data-status=done]")).to_be_visible()
     expect(phone.locator("#prompt textarea")).to_have_value("a red mug")
     expect(phone.locator("#seed input")).to_have_value("0")
-    expect(phone.locator("#files a")).to_have_count(12)
+    expect(phone.locator("#files a")).to_have_count(13)
     wait_for(lambda: n_colors(phone.locator("#viewer canvas[data-drawn]").screenshot()) > 50)
     assert not overflows(phone)
 
@@ -284,7 +284,7 @@ def test_what_a_run_cannot_read_is_said_before_it_waits(visit: Visit, expect: An
 def test_settings_are_found_marked_and_taken_back(visit: Visit, expect: Any):
     page = visit()
     scale = page.locator("#set-guidance-scale input")
-    page.locator("#search textarea, #search input").fill("guidance scale")
+    page.locator("#find-setting textarea, #find-setting input").fill("guidance scale")
     page.keyboard.press("Enter")
     expect(page.locator("#found")).to_contain_text("Guidance rule · Scale")
     expect(scale).to_be_visible()
