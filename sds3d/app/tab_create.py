@@ -133,7 +133,10 @@ def lay_out(studio: Studio) -> CreateTab:
                 seed = gr.Number(0, label="Seed", precision=0, interactive=True, min_width=120, elem_id="seed")
                 new = gr.Button("Random seed", min_width=130, scale=0, elem_id="new-seed")
             search = gr.Textbox(
-                label="Search the settings", placeholder="noise, texture, camera ...", max_lines=1, elem_id="find-setting"
+                label="Search the settings",
+                placeholder="noise, texture, camera ...",
+                max_lines=1,
+                elem_id="find-setting",
             )
             found = gr.HTML(elem_id="found")
             settings = gr.Column(elem_id="settings")
