@@ -71,7 +71,7 @@ def test_a_generation_ends_with_a_mesh_to_view_and_download(visit: Visit, expect
     # Every export can be downloaded; the GLB is the one in the run folder.
     links = page.locator("#files a")
     expect(links).to_have_count(13)
-    names = [links.nth(i).get_attribute("download") for i in range(12)]
+    names = [links.nth(i).get_attribute("download") for i in range(13)]
     assert set(names) == {path.name for path in run.exports.iterdir()}
     with page.expect_download() as download:
         links.nth(names.index("a-red-mug.glb")).click()
