@@ -13,7 +13,7 @@ from PIL import Image
 
 from sds3d.formats.looks import Look, Part, Picture, texel
 from sds3d.geometry.colors import linear_to_srgb, srgb_to_linear
-from sds3d.geometry.triangles import surface_area
+from sds3d.geometry.triangles import connected, surface_area
 
 _SLACK = 1e-3  # of a tile, for the rounding of coordinates: Draco and others quantise them
 _TILES = 10  # in a row of UDIM, where each tile has a picture of its own
@@ -144,13 +144,7 @@ def _in_fewest_tiles(part: Part) -> UV:
     bare = all(picture is None for picture in part.look.pictures)
     if within or (bare and np.ptp(uv, axis=0).max() <= _TILES):
         return uv
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-
-    count = len(uv)
-    rows, columns = part.faces[:, [0, 1]].ravel(), part.faces[:, [1, 2]].ravel()
-    graph = coo_array((np.ones(len(rows), np.bool_), (rows, columns)), (count, count))
-    number, island = connected_components(graph, directed=False)
+    number, island = connected(part.faces, len(uv))
     uv = uv.copy()
     for axis in (0, 1):
         if part.look.wrap[axis] == "repeat":

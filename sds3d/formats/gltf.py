@@ -22,6 +22,7 @@ from sds3d.formats.gltf_materials import Materials
 from sds3d.formats.looks import Part
 from sds3d.formats.parts import joined
 from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.triangles import without_repeated_corners
 
 Matrix = NDArray[np.float64]
 """(4, 4), or (N, 4, 4)"""
@@ -234,7 +235,7 @@ def _primitive(
 
 
 def _triangles(corners: NDArray[np.int64], mode: int) -> NDArray[np.int64]:
-    """Return the triangles (F, 3) of a list, a strip or a fan. Triangles of a strip that have no area are left out."""
+    """Return the triangles (F, 3) of a list, a strip or a fan; strips and fans without those of a repeated corner."""
     if mode == _TRIANGLES:
         return corners[: len(corners) // 3 * 3].reshape(-1, 3)
     if len(corners) < 3:
@@ -244,7 +245,7 @@ def _triangles(corners: NDArray[np.int64], mode: int) -> NDArray[np.int64]:
     else:
         faces = np.stack([corners[:-2], corners[1:-1], corners[2:]], axis=1)
         faces[1::2, 1:] = faces[1::2, :0:-1]  # every other one runs the other way
-    return faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)]
+    return without_repeated_corners(faces)
 
 
 GLTF = FileFormat("gltf", ".gltf", Mesh, read=from_gltf)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sds3d.formats.looks import Look, Part
 from sds3d.formats.ply_elements import colors_of, read_lists, read_rows
 from sds3d.geometry.mesh import IntArray
+from sds3d.geometry.triangles import without_repeated_corners
 
 ELEMENT = "tristrips"
 """Name of the element that holds the strips."""
@@ -42,8 +43,7 @@ def triangles(strip: NDArray[np.int64]) -> IntArray:
     first = np.maximum.accumulate(np.where(ends, place + 1, 0)) if len(strip) else place  # of each strip
     corners = np.stack([strip[:-2], strip[1:-1], strip[2:]], axis=1)
     whole = first[2:] <= place[:-2]
-    a, b, c = corners.T
-    whole &= ~ends[2:] & (a != b) & (b != c) & (c != a)
+    whole &= ~ends[2:]
     odd = (place[:-2] - first[2:]) % 2 == 1
     corners[odd] = corners[odd][:, [1, 0, 2]]
-    return corners[whole].astype(np.int32)
+    return without_repeated_corners(corners[whole]).astype(np.int32)

@@ -16,6 +16,7 @@ import numpy as np
 
 from sds3d.formats.base import FileFormat, check_faces
 from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.triangles import without_repeated_corners
 
 _TYPES = """<?xml version="1.0" encoding="UTF-8"?>
 <Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types">
@@ -57,8 +58,7 @@ def to_3mf(mesh: Mesh, name: str = "asset") -> bytes:
     """
     check_faces(mesh, "3MF")
     places, index = np.unique(mesh.vertices[mesh.faces.ravel()], axis=0, return_inverse=True)
-    faces = index.reshape(-1, 3)
-    faces = faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)]
+    faces = without_repeated_corners(index.reshape(-1, 3))
     if not len(faces):
         raise ValueError("a mesh whose triangles have no area cannot be written as 3MF")
     vertices = (

@@ -1,8 +1,9 @@
-"""Operations on any triangle mesh: colours at its vertices, normals, fewer faces."""
+"""Operations on any triangle mesh: components, colours at its vertices, normals, fewer faces."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,21 @@ def surface_area(vertices: NDArray[np.floating], faces: IntArray) -> float:
     """Return the area of all faces in square metres."""
     a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
     return float(np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2)
+
+
+def without_repeated_corners(faces: NDArray[np.integer]) -> NDArray[Any]:
+    """Return the faces (F, 3) with three different corners."""
+    return faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)]
+
+
+def connected(faces: IntArray, count: int) -> tuple[int, NDArray[np.int32]]:
+    """Return the number of connected components of `count` vertices, and that of each vertex (V,)."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    starts, ends = faces[:, [0, 1]].ravel(), faces[:, [1, 2]].ravel()
+    graph = coo_array((np.ones(len(starts), np.bool_), (starts, ends)), (count, count))
+    return connected_components(graph, directed=False)
 
 
 def vertex_normals(vertices: FloatArray, faces: IntArray) -> FloatArray:

@@ -11,13 +11,11 @@ from typing import TypeVar
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional
 
 from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, IntArray, Mesh
-from sds3d.geometry.triangles import decimate, vertex_normals
+from sds3d.geometry.triangles import connected, decimate, vertex_normals
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.isosurface import Surface, dmtet, flat_index, grid_points
 from sds3d.representations.isosurface_flexicubes import DualSurface
@@ -172,10 +170,7 @@ def _without_dust_and_cavities(vertices: FloatArray, faces: IntArray) -> tuple[F
     """Remove components with less than a hundredth of the area, and components that face inwards."""
     if not len(faces):
         return vertices, faces
-    n = len(vertices)
-    ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]]])
-    graph = coo_matrix((np.ones(len(ends), np.int8), (ends[:, 0], ends[:, 1])), (n, n))
-    component = connected_components(graph, directed=False)[1][faces[:, 0]]  # (F,)
+    component = connected(faces, len(vertices))[1][faces[:, 0]]  # (F,)
     a, b, c = (vertices[faces[:, k]].astype(np.float64) for k in range(3))
     area = np.bincount(component, np.linalg.norm(np.cross(b - a, c - a), axis=1))
     volume = np.bincount(component, np.einsum("fi,fi->f", a, np.cross(b, c)))
