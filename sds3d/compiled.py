@@ -106,6 +106,7 @@ class _Files:
         if content is None:
             warnings.warn(f"the compiled kernel {path} {problem}: it is compiled again", stacklevel=2)
             return None
+        # Machine code runs in this process in any case: who may write the user's cache is trusted, as with .pyc files.
         return pickle.loads(content)
 
     def save(self, key: object, data: object) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import platform
 import stat
 import sys
 import threading
 import time
+import zipfile
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
 from io import FileIO
@@ -37,6 +40,14 @@ def write_atomically(path: Path, data: bytes) -> Path:
     Raises OSError. If the disk is full, its message says so, and the old file remains.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    return replace_file(path, data)
+
+
+def replace_file(path: Path, data: bytes, *, durable: bool = True) -> Path:
+    """Replace a file atomically in a folder that exists; see `write_atomically`.
+
+    durable: wait until the disk has the data, so that they survive a crash of the machine. Raises OSError.
+    """
     # A name per writer, so that two concurrent writers use different files.
     temporary = path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{threading.get_ident()}.tmp")
     try:
@@ -45,13 +56,25 @@ def write_atomically(path: Path, data: bytes) -> Path:
         with temporary.open("xb") as file:  # "x" follows no link
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
         raise disk_error(error, path, len(data)) from error
     return path
+
+
+def zipped(files: Mapping[str, bytes]) -> bytes:
+    """Return a zip archive of files by name. They are dated 1980, so that equal files give equal bytes."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=5) as package:
+        for name, data in files.items():
+            info = zipfile.ZipInfo(name)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            package.writestr(info, data)
+    return archive.getvalue()
 
 
 def sweep(folder: Path, seconds: float = 60.0) -> None:

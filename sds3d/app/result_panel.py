@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from sds3d.app.theme import GONE
 from sds3d.app.viewing import shown, viewer
 from sds3d.config import ConfigError
 from sds3d.console import duration
-from sds3d.files import RunError, read_plain, write_atomically
+from sds3d.files import RunError, read_plain, write_atomically, zipped
 from sds3d.formats.export import asset_files
 from sds3d.formats.table import EXPORT_FORMATS, export_format
 from sds3d.geometry.splats import Splats
@@ -213,15 +211,10 @@ def pack_run(run: Run, studio: Studio) -> Path:
     if run.busy():
         raise RunError("the run is running; wait for it, or pause it")
     made = recipe(studio, run)
-    packed = BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in files(run):
-            if path.parent == run.exports:
-                archive.writestr(path.name, read_plain(path, MOST_PACKED))
-        archive.writestr("settings.yaml", studio.redacted(read_plain(run.config_path).decode()))
-        text = f"{command_line(made)}\n\n{python_call(made)}\n"
-        archive.writestr("recipe.txt", studio.redacted(text))
-    return write_atomically(run.exports / MADE / f"{run.folder.name}.zip", packed.getvalue())
+    packed = {path.name: read_plain(path, MOST_PACKED) for path in files(run) if path.parent == run.exports}
+    packed["settings.yaml"] = studio.redacted(read_plain(run.config_path).decode()).encode()
+    packed["recipe.txt"] = studio.redacted(f"{command_line(made)}\n\n{python_call(made)}\n").encode()
+    return write_atomically(run.exports / MADE / f"{run.folder.name}.zip", zipped(packed))
 
 
 def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path:
@@ -256,11 +249,7 @@ def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path
     if len(made) == 1:
         (file, data), *_ = made.items()
     else:
-        file, packed = f"{name}-{format_}.zip", BytesIO()
-        with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-            for inner, content in made.items():
-                archive.writestr(inner, content)
-        data = packed.getvalue()
+        file, data = f"{name}-{format_}.zip", zipped(made)
     before = run.exports / file
     if before.is_file() and before.read_bytes() == data:
         return before

@@ -197,6 +197,19 @@ def _wire(create: CreateTab, examples: gr.HTML, new: gr.Button) -> None:
     live.more.click(more, [live.run, create.prompt], create.outputs, **QUIET)
 
 
+@dataclass(frozen=True)
+class Form:
+    """The settings of a draft with their widgets. start: the values of the preset by key."""
+
+    settings: list[Setting]
+    start: Edits
+    widgets: list[Any]
+
+    def edits(self, values: Sequence[Any]) -> Edits:
+        """Return the settings whose widgets differ from the preset. Raises ConfigError."""
+        return settings_form.edited(self.settings, self.start, values)
+
+
 def _settings(create: CreateTab) -> None:
     """The settings of the draft. They and their events are rebuilt when the draft changes."""
     studio, live = create.studio, create.live
@@ -210,10 +223,7 @@ def _settings(create: CreateTab) -> None:
         except ConfigError as error:
             gr.HTML(fragments.error(studio.problem(error)))
             return
-        settings, start = (
-            settings_form.editable_settings(full),
-            leaves_of(base) | dict.fromkeys(choices_of(edits), None),
-        )
+        settings = settings_form.editable_settings(full)
         stages = bool(full.stages)
 
         def fixed(setting: Setting) -> bool:
@@ -221,7 +231,8 @@ def _settings(create: CreateTab) -> None:
             return chosen or (not studio.trusted and setting.key in OWNERS_ONLY)
 
         widgets = settings_form.lay_out(settings, fixed, draft.unfolded)
-        _changes(create, draft, Form(settings, start, widgets))
+        form = Form(settings, leaves_of(base) | dict.fromkeys(choices_of(edits), None), widgets)
+        _changes(create, draft, form)
         if stages:
             gr.HTML(fragments.note("This preset has stages, which choose their own representations and rules."))
 
@@ -229,7 +240,7 @@ def _settings(create: CreateTab) -> None:
             try:
                 if preset != draft.preset:
                     raise ConfigError("the settings are still loading; try again in a moment")
-                chosen = settings_form.edited(settings, start, values) | {"seed": checked_seed(seed)}
+                chosen = form.edits(values) | {"seed": checked_seed(seed)}
                 config = studio.config(one_line(prompt), preset, nested(chosen))
                 run = studio.start(config)
             except (ValueError, RunError, OSError) as error:
@@ -238,7 +249,7 @@ def _settings(create: CreateTab) -> None:
 
         def rechoose(chosen: Setting, *values: Any) -> Draft:
             try:
-                now = settings_form.edited(settings, start, values)
+                now = form.edits(values)
             except ConfigError:  # values that cannot be read are dropped with the former variant
                 now = edits
             unfolded = draft.unfolded if chosen.key in settings_form.PROMINENT else chosen.section
@@ -259,19 +270,6 @@ def _settings(create: CreateTab) -> None:
         steps = widgets[[setting.key for setting in settings].index("steps")]
         steps.change(lambda n: n, steps, create.steps, trigger_mode="always_last", **QUIET)  # type: ignore[attr-defined]
         gr.on(None, lambda n: (gr.Button(interactive=True), n), steps, [create.generate, create.steps], **QUIET)
-
-
-@dataclass(frozen=True)
-class Form:
-    """The settings of a draft with their widgets. start: the values of the preset by key."""
-
-    settings: list[Setting]
-    start: Edits
-    widgets: list[Any]
-
-    def edits(self, values: Sequence[Any]) -> Edits:
-        """Return the settings whose widgets differ from the preset. Raises ConfigError."""
-        return settings_form.edited(self.settings, self.start, values)
 
 
 def _changes(create: CreateTab, draft: Draft, form: Form) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from gradio.context import LocalContext
 from starlette.requests import Request
 
-from sds3d.files import write_atomically
+from sds3d.files import read_plain, write_atomically
 from sds3d.run.folder import Run
 
 _visiting: ContextVar[str | None] = ContextVar("visiting", default=None)
@@ -54,7 +54,7 @@ class Access:
 def access_of(run: Run) -> Access:
     """Return who owns a run. If the file is damaged, the run belongs to the machine's owner."""
     with suppress(OSError, ValueError, TypeError):
-        values = json.loads(_path(run).read_text(encoding="utf-8"))
+        values = json.loads(read_plain(_path(run)))
         access = Access(**values)
         if isinstance(access.owner, str) and isinstance(access.shared, bool):
             return access

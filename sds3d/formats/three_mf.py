@@ -8,12 +8,11 @@ Specification: https://github.com/3MFConsortium/spec_core
 
 from __future__ import annotations
 
-import io
-import zipfile
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
+from sds3d.files import zipped
 from sds3d.formats.base import FileFormat, check_faces
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.triangles import without_repeated_corners
@@ -66,17 +65,8 @@ def to_3mf(mesh: Mesh, name: str = "asset") -> bytes:
     )
     triangles = '<triangle v1="%d" v2="%d" v3="%d"/>\n' * len(faces) % tuple(faces.ravel().tolist())
     model = _MODEL % (quoteattr(name), vertices, triangles)
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=5) as package:
-        for path, text in (
-            ("[Content_Types].xml", _TYPES),
-            ("_rels/.rels", _RELATIONSHIPS),
-            ("3D/3dmodel.model", model),
-        ):
-            info = zipfile.ZipInfo(path)  # dated 1980: the same mesh gives the same bytes
-            info.compress_type = zipfile.ZIP_DEFLATED
-            package.writestr(info, text)
-    return file.getvalue()
+    package = {"[Content_Types].xml": _TYPES, "_rels/.rels": _RELATIONSHIPS, "3D/3dmodel.model": model}
+    return zipped({path: text.encode() for path, text in package.items()})
 
 
 THREE_MF = FileFormat("3mf", ".3mf", Mesh, write=to_3mf, printed=True, default=True)

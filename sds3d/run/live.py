@@ -15,7 +15,6 @@ import json
 import math
 import os
 import shutil
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -27,7 +26,7 @@ import torch
 from PIL import Image
 
 from sds3d.cameras import orbit
-from sds3d.files import NotPlainError, read_plain
+from sds3d.files import NotPlainError, read_plain, replace_file
 from sds3d.formats.pictures import to_uint8
 from sds3d.representations.base import Scene
 from sds3d.run.folder import Run
@@ -86,7 +85,7 @@ def ask(run: Run, visitor: str, view: View) -> None:
             else:
                 others += other != path
     if others < KEPT:
-        _replace(path, data)
+        replace_file(path, data, durable=False)
 
 
 def answer(run: Run, visitor: str) -> tuple[bytes, str] | None:
@@ -130,7 +129,7 @@ class Live:
         for (name, view), picture in zip(due.items(), pictures(scene, cameras, device), strict=True):
             Image.fromarray(to_uint8(picture)).save(data := io.BytesIO(), "JPEG", quality=85)
             with suppress(OSError):  # a full disk stops no run here
-                _replace(_folder(self.run) / f"{name}.jpg", data.getvalue())
+                replace_file(_folder(self.run) / f"{name}.jpg", data.getvalue(), durable=False)
             self.since[name] = began, view
         now = time.monotonic()
         self.size = size_for((now - began) / len(due), self.size)
@@ -151,7 +150,7 @@ class Live:
         found: list[tuple[float, str, View]] = []
         try:
             entries = list(os.scandir(_folder(self.run)))
-        except OSError:  # nobody has ever asked
+        except OSError:  # there was no request yet
             return {}
         for entry in entries:
             name, ending = os.path.splitext(entry.name)
@@ -177,12 +176,3 @@ def _folder(run: Run) -> Path:
 
 def _name(visitor: str) -> str:
     return hashlib.sha256(visitor.encode()).hexdigest()[:16]
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Replace a file in a folder that exists. It need not survive a crash, so nothing waits for the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    temporary.unlink(missing_ok=True)
-    with temporary.open("xb") as file:  # "x" follows no link
-        file.write(data)
-    os.replace(temporary, path)
