@@ -145,11 +145,11 @@ def _settings(config: RunConfig) -> Edits:
     if not config.stages:
         return leaves_of(config) | {"stages": "none"}
     stages = [leaves_of(stage_config(config, index)) for index in range(stage_count(config))]
-    told = [
+    named = [
         f"{n}: {stage['representation.name']} by {stage['guidance.name']}, {stage['steps']} steps"
         for n, stage in enumerate(stages, 1)
     ]
-    return stages[-1] | {"steps": total_steps(config), "stages": "; ".join(told)}
+    return stages[-1] | {"steps": total_steps(config), "stages": "; ".join(named)}
 
 
 def _figures(e: RunCard) -> list[tuple[str, str]]:

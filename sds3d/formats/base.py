@@ -125,8 +125,8 @@ def far_offset(points: NDArray) -> NDArray[np.float64]:
     if error <= _COARSE * (high - low).max():
         return np.zeros(3)
     centre = np.rint(low / 2 + high / 2)
-    told = ", ".join(f"{value:.15g}" for value in centre)
-    warnings.warn(f"so far from the origin, 32-bit numbers are too coarse: ({told}) is the new origin", stacklevel=4)
+    place = ", ".join(f"{value:.15g}" for value in centre)
+    warnings.warn(f"so far from the origin, 32-bit numbers are too coarse: ({place}) is the new origin", stacklevel=4)
     return centre
 
 

@@ -75,7 +75,7 @@ class Materials:
         return Look(colors, uv, texture, mixed, metallic, roughness, wrap, layout=index)
 
     def _coordinates(self, texture: dict[str, Any] | None, attributes: Attributes) -> tuple[Any, tuple[Wrap, Wrap]]:
-        """Return the coordinates (V, 2) of a texture, and how it goes on outside [0, 1]."""
+        """Return the coordinates (V, 2) of a texture, and how it continues outside [0, 1]."""
         number, offset, rotation, scale = self._place(texture or {})[:4]
         uv = attributes.get(f"TEXCOORD_{number}")
         if uv is None and texture is None:

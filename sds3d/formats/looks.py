@@ -15,7 +15,7 @@ Picture: TypeAlias = NDArray[np.uint8]
 """(H, W, 3)"""
 
 Wrap = Literal["repeat", "mirror", "clamp"]
-"""How a picture goes on outside [0, 1]."""
+"""How a picture continues outside [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Look:
     colors: (V, 3) or (1, 3) sRGB, or None. They multiply the texture, in linear light.
     uv: (V, 2), v down from the picture's top row, also outside [0, 1], or None.
     texture, metallic_roughness: pictures. Factors are already in them. Or None.
-    metallic, roughness: what holds without a metallic-roughness picture.
-    wrap: how the pictures go on along u and along v.
+    metallic, roughness: the values without a metallic-roughness picture.
+    wrap: how the pictures continue along u and along v.
     layout: parts of one layout share their UV space, as those of one material do.
     """
 

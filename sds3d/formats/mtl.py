@@ -107,7 +107,7 @@ class Pictures:
             try:
                 self._known[name] = rgb8(Image.open(io.BytesIO(self._files.read(name))))
             except (FileNotFoundError, PermissionError):
-                self._known[name] = None  # told already
+                self._known[name] = None  # `Neighbours` has warned
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 self._known[name] = None
                 self.left_out[f"{name}, which cannot be decoded ({first_line(error)[:100]})"] = None

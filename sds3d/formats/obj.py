@@ -140,7 +140,7 @@ def _materials(data: bytes, files: Neighbours) -> dict[str, Material]:
             name = line.decode("latin-1").strip()
         # The name of one file may have spaces, and a line may name several files.
         for each in re.split(r"(?<=\.mtl)\s+", name, flags=re.IGNORECASE):
-            with suppress(OSError):  # told already
+            with suppress(OSError):  # `Neighbours` has warned
                 materials |= read_mtl(files.read(each))
     return materials
 

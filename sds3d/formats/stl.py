@@ -42,7 +42,7 @@ def to_stl(mesh: Mesh) -> bytes:
 
 
 def from_stl(data: bytes, folder: Path) -> Mesh:
-    """Return the mesh of a binary or text STL file, with coinciding corners joined, without colours, as it lies.
+    """Return the mesh of a binary or text STL file in its own frame, without colours. Coinciding corners are joined.
 
     Raises ValueError, in one line, if data is truncated or not STL.
     """

@@ -97,7 +97,7 @@ def unwrapped_apart(
             began, rest = time.monotonic(), data.getvalue()
             while True:
                 try:
-                    out, told = process.communicate(rest or None, timeout=0.2)
+                    out, errors = process.communicate(rest or None, timeout=0.2)
                     break
                 except subprocess.TimeoutExpired:
                     rest = b""
@@ -106,7 +106,7 @@ def unwrapped_apart(
             process.kill()
             raise
     if process.returncode:
-        why = told.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
+        why = errors.decode(errors="replace").strip().splitlines()[-1:] or [f"exit code {process.returncode}"]
         raise RuntimeError(f"unwrapping {len(faces)} faces failed: {why[0]}")
     file = io.BytesIO(out)
     origin, corners, uv = (np.load(file, allow_pickle=False) for _ in range(3))

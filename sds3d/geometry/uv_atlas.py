@@ -65,7 +65,7 @@ def unwrap(vertices: FloatArray, faces: IntArray, size: int) -> Unwrapped:
     """Make an atlas of size x size texels without overlaps.
 
     Returns the original vertex of each new one (V',), faces (F, 3) and uv (V', 2) in [0, 1]. A large mesh is unwrapped
-    in another process, which Ctrl-C ends; lines on stderr tell that it goes on. Raises ValueError for more than
+    in another process, which Ctrl-C ends; lines on stderr report the time. Raises ValueError for more than
     MOST_FACES.
     """
     if len(faces) > MOST_FACES:
@@ -76,12 +76,12 @@ def unwrap(vertices: FloatArray, faces: IntArray, size: int) -> Unwrapped:
     area = surface_area(vertices, faces) / 30
     if len(faces) <= _ALONE:
         return unwrapped(vertices, faces, area, size)
-    told = 0
+    reported = 0
 
     def waiting(seconds: float) -> None:
-        nonlocal told
-        if seconds >= 5 * told + 2:
-            told += 1
+        nonlocal reported
+        if seconds >= 5 * reported + 2:
+            reported += 1
             err.print(f"unwrapping {len(faces)} faces for a texture, {seconds:.0f} s so far")
 
     return unwrapped_apart(vertices, faces, area, size, waiting)

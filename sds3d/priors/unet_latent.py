@@ -122,7 +122,7 @@ def image_size_of(vae: Any, wanted: int, sample_size: int | list[int] | None, pa
     """Return the height and width in pixels: as wanted, by the denoiser's `sample_size`, or by the VAE's, which is in
     pixels.
 
-    Raises PriorError if patches do not fit, or if the size is not told.
+    Raises PriorError if patches do not fit, or if the configuration has no size.
     """
     factor = 2 ** (len(vae.config["block_out_channels"]) - 1)
     if wanted % (factor * patch):
@@ -134,7 +134,7 @@ def image_size_of(vae: Any, wanted: int, sample_size: int | list[int] | None, pa
 
 
 def side_of(sample_size: int | list[int] | None) -> int:
-    """Return the side of square samples. Raises PriorError if they are not square, or if the size is not told."""
+    """Return the side of square samples. Raises PriorError if they are not square, or if there is no size."""
     sides = {sample_size} if sample_size is None or isinstance(sample_size, int) else set(sample_size)
     side = sides.pop()
     if sides or side is None:

@@ -75,8 +75,8 @@ def without_embeddings(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights without embeddings of words that are in the same file. Warn that they are left out."""
     words = sorted({found[1] for name in weights if (found := EMBEDDINGS.match(name))})
     if words:
-        told = ", ".join(words[:5])
-        warnings.warn(f"the embeddings in the LoRA file are left out: it has {told} as a word of prompts", stacklevel=4)
+        some = ", ".join(words[:5])
+        warnings.warn(f"the embeddings in the LoRA file are left out: it has {some} as a word of prompts", stacklevel=4)
     return {name: value for name, value in weights.items() if not EMBEDDINGS.match(name)}
 
 

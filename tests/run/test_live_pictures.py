@@ -58,7 +58,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that drawing is told; every look at it takes what `clock[1]` says."""
+    """A clock that starts at `clock[0]` seconds and moves on by `clock[1]` seconds each time it is read."""
     times = [1000.0, 0.0]
 
     def now() -> float:
