@@ -51,15 +51,20 @@ class AssetScore:
     chamfer: float
 
 
-def bench_prompts(n: int = 32) -> list[Spec]:
-    """Return the first n held-out combinations: categories take turns, and colours vary."""
-    by_category = {c: sorted((s for s in held_out() if s.category == c), key=prompt) for c in CATEGORIES}
+def bench_prompts(n: int = 32, kinds: Sequence[str] = CATEGORIES) -> list[Spec]:
+    """Return the first n held-out combinations of these kinds: kinds take turns, and colours vary.
+
+    Sixteen in a row are spread evenly over the kinds, because similar kinds stand side by side in the world's table.
+    """
+    apart = max(1, round(len(kinds) / 16))
+    order = [kind for first in range(apart) for kind in kinds[first::apart]]
+    by_category = {c: sorted((s for s in held_out() if s.category == c), key=prompt) for c in kinds}
     rng = np.random.default_rng(0)
     for specs in by_category.values():
         rng.shuffle(specs)  # type: ignore[arg-type]
         specs.sort(key=lambda spec: spec.accent is not None)  # the plain colour first
     turns = max(len(specs) for specs in by_category.values())
-    ordered = [by_category[c][i] for i in range(turns) for c in CATEGORIES if i < len(by_category[c])]
+    ordered = [by_category[c][i] for i in range(turns) for c in order if i < len(by_category[c])]
     return ordered[:n]
 
 
@@ -149,8 +154,8 @@ def bench(
 
     Writes results.json, one contact sheet per preset, and side_by_side.png with four sides of every asset.
     """
-    specs = bench_prompts(n)
     scorer = load_scorer()
+    specs = bench_prompts(n, scorer.kinds)
     rows = {
         "truth": [(score_asset(scorer, spec, rgb, mesh, 0.0), rgb) for spec in specs for rgb, mesh in [truth(spec)]]
     }

@@ -74,7 +74,7 @@ def saturation(rgb: Pictures, background: float = 0.8) -> float:
 
 
 def features(scorer: Scorer, rgb: Pictures) -> NDArray[np.float64]:
-    """Return the scorer's features (N, 256) of pictures (N, 64, 64, 3) in [0, 1]."""
+    """Return the scorer's features (N, D) of pictures (N, H, W, 3) in [0, 1]."""
     return score(scorer, torch.from_numpy(rgb)).features.double().numpy()
 
 
@@ -177,7 +177,8 @@ def bench(
     Writes guidance.json, guidance.md and a contact sheet guidance.png with a row per rule, front and back of each
     prompt. Finished runs are not made again, so a stopped benchmark resumes, and several processes may share the rules.
     """
-    specs, scorer = bench_prompts(n), load_scorer()
+    scorer = load_scorer()
+    specs = bench_prompts(n, scorer.kinds)
     reference = true_assets(scorer, specs, 0, _TRUE_OBJECTS)
     rows = {"truth": true_assets(scorer, specs, 1 + _TRUE_OBJECTS, SEEDS - 1)}
     for name in names:

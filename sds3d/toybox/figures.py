@@ -5,16 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from sds3d.toybox.paint import CARROT, GLASS, GLOW, GREY, INK, WHITE, WOOD, Paint, contrast, shade
-from sds3d.toybox.shapes import Color, Shape, arc, box, cap, cylinder, disc, ellipsoid, lathe, tube
+from sds3d.toybox.parts import eye
+from sds3d.toybox.shapes import Shape, arc, box, cap, cylinder, disc, ellipsoid, lathe, tube
 from sds3d.toybox.world import COLORS
-
-
-def _eye(size: float, color: Color = WHITE) -> list[Shape]:
-    """Build an eye that looks along +Z: a flat ball with a large pupil."""
-    return [
-        ellipsoid(size, size * 1.1, size * 0.5, 6, 12).paint(color),
-        ellipsoid(size * 0.62, size * 0.7, size * 0.35, 6, 10).move(0, 0, size * 0.33).paint(INK),
-    ]
 
 
 def snowman(p: Paint) -> list[Shape]:
@@ -66,7 +59,7 @@ def duck(p: Paint) -> list[Shape]:
     for x in (-1, 1):
         wing = ellipsoid(0.09, tall * 0.55, long * 0.5, 8, 12).rotate("x", 12)
         parts.append(wing.move(x * wide * 0.93, 0.04, -long * 0.12).paint(wing_color))
-        parts += [s.rotate("y", x * 38).move(x * head * 0.58, y + 0.1, z + head * 0.72) for s in _eye(0.1)]
+        parts += [s.rotate("y", x * 38).move(x * head * 0.58, y + 0.1, z + head * 0.72) for s in eye(0.1)]
     return parts
 
 
@@ -118,7 +111,7 @@ def robot(p: Paint) -> list[Shape]:
     bar = box(width * 0.48, 0.07, 0.04).move(0, body_y - 0.07, depth / 2 + 0.035)
     parts.append(bar.paint(contrast(panel, GREY, GLASS)))
     for x in (-1, 1):
-        parts += [s.move(x * 0.135, head_y + 0.06, head_d / 2) for s in _eye(0.105)]
+        parts += [s.move(x * 0.135, head_y + 0.06, head_d / 2) for s in eye(0.105)]
         ear = cylinder(0.09, 0.1, segments=12).rotate("z", -x * 90).move(x * (head_w / 2 - 0.02), head_y, 0)
         parts.append(ear.paint(joint))
         arm = cylinder(0.085, tall * 0.72, rounding=0.04, segments=12).move(0, -tall * 0.72).rotate("z", x * 12)
@@ -172,7 +165,7 @@ def cat(p: Paint) -> list[Shape]:
         parts.append(ear.rotate("z", -x * 22).move(x * head * 0.58, y + head * 0.6, z).paint(p.main))
         lining = cylinder(0.11, 0.24, 0.01, segments=8).scale(1, 1, 0.5)
         parts.append(lining.rotate("z", -x * 22).move(x * head * 0.6, y + head * 0.66, z + 0.08).paint(inner))
-        parts += [s.rotate("y", x * 20).move(x * head * 0.44, y + 0.06, z + head * 0.82) for s in _eye(0.115)]
+        parts += [s.rotate("y", x * 20).move(x * head * 0.44, y + 0.06, z + head * 0.82) for s in eye(0.115)]
         paw = ellipsoid(0.14, 0.1, 0.2, 8, 12)
         parts.append(paw.move(x * wide * 0.5, 0.09, wide * 1.05).paint(light))
     bend = np.deg2rad(np.linspace(-100, 60, 9))

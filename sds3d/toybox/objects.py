@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 
 from sds3d.geometry.mesh import Mesh
 from sds3d.toybox import figures, things
+from sds3d.toybox.kinds import buildings, food, furniture, gear, pets, plants, toys, vehicles, vessels, wild
 from sds3d.toybox.paint import Paint
-from sds3d.toybox.shapes import Color, Shape, merge
+from sds3d.toybox.parts import Builder
+from sds3d.toybox.shapes import Color, merge
 from sds3d.toybox.world import CATEGORIES, COLORS, DEFAULT_ACCENT, Spec
 
-_BUILDERS: dict[str, Callable[[Paint], list[Shape]]] = {
+BUILDERS: dict[str, Builder] = {
     "mug": things.mug,
     "chair": things.chair,
     "snowman": figures.snowman,
@@ -30,6 +31,16 @@ _BUILDERS: dict[str, Callable[[Paint], list[Shape]]] = {
     "boat": things.boat,
     "table": things.table,
     "hat": things.hat,
+    **pets.BUILDERS,
+    **wild.BUILDERS,
+    **vehicles.BUILDERS,
+    **buildings.BUILDERS,
+    **furniture.BUILDERS,
+    **vessels.BUILDERS,
+    **toys.BUILDERS,
+    **gear.BUILDERS,
+    **food.BUILDERS,
+    **plants.BUILDERS,
 }
 
 
@@ -47,7 +58,7 @@ def build(spec: Spec, rng: np.random.Generator) -> Mesh:
     accent = spec.accent or DEFAULT_ACCENT[spec.category] or spec.color
     main = _jitter(COLORS[spec.color], rng)
     paint = Paint(main, main if accent == spec.color else _jitter(COLORS[accent], rng), rng)
-    mesh = merge(_BUILDERS[spec.category](paint))
+    mesh = merge(BUILDERS[spec.category](paint))
     low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
     centred = (mesh.vertices - (low + high) / 2).astype(np.float64)
     radius = 0.5 * rng.uniform(0.92, 1.0)

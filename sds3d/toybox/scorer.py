@@ -6,12 +6,13 @@ backgrounds, blurred and noisy, so that it reads distilled objects as well as cl
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sds3d.config import assets_dir
@@ -19,13 +20,19 @@ from sds3d.toybox.world import CATEGORIES, COLORS, DEFAULT_ACCENT, Spec
 
 AZIMUTH_BINS = 8
 """Bins of 45 degrees; bin 0 is centred on the front."""
+WIDTH = 48
+"""Channels of a new scorer's first layer. The first world's, for 16 kinds, has 32."""
 
 
 class Scorer(nn.Module):
-    """Maps pictures (B, 3, 64, 64) in [-1, 1] to logits of category, colour, accent colour and azimuth bin."""
+    """Maps pictures (B, 3, P, P) in [-1, 1] to logits of category, colour, accent colour and azimuth bin.
 
-    def __init__(self, width: int = 32) -> None:
+    kinds: the categories it tells apart, in the order of its outputs. pixels: the size P, a multiple of 16.
+    """
+
+    def __init__(self, kinds: Sequence[str] = CATEGORIES, width: int = WIDTH, pixels: int = 64) -> None:
         super().__init__()
+        self.kinds, self.width, self.pixels = tuple(kinds), width, pixels
 
         def block(inside: int, outside: int, stride: int) -> nn.Sequential:
             return nn.Sequential(
@@ -33,21 +40,21 @@ class Scorer(nn.Module):
             )
 
         self.features = nn.Sequential(
-            block(3, width, 2),  # 32 x 32
-            block(width, 2 * width, 2),  # 16 x 16
+            block(3, width, 2),  # P / 2
+            block(width, 2 * width, 2),  # P / 4
             block(2 * width, 2 * width, 1),
-            block(2 * width, 4 * width, 2),  # 8 x 8
+            block(2 * width, 4 * width, 2),  # P / 8
             block(4 * width, 4 * width, 1),
-            block(4 * width, 8 * width, 2),  # 4 x 4
+            block(4 * width, 8 * width, 2),  # P / 16
             nn.Flatten(),
-            nn.Linear(16 * 8 * width, 8 * width),
+            nn.Linear((pixels // 16) ** 2 * 8 * width, 8 * width),
             nn.ReLU(),
         )
-        self.sizes = (len(CATEGORIES), len(COLORS), len(COLORS), AZIMUTH_BINS)
+        self.sizes = (len(kinds), len(COLORS), len(COLORS), AZIMUTH_BINS)
         self.head = nn.Linear(8 * width, sum(self.sizes))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return logits (B, 16), (B, 10), (B, 10), (B, 8)."""
+        """Return logits (B, kinds), (B, 10), (B, 10), (B, 8)."""
         return self.head(self.features(x)).split(self.sizes, dim=1)
 
 
@@ -56,7 +63,7 @@ class Scores:
     """The scorer's reading of B pictures.
 
     category, color, accent: names. azimuth: (B,) degrees, the centre of the most probable bin.
-    features: (B, 256) penultimate activations, for the FID.
+    features: (B, 8 width) penultimate activations, for the FID.
     """
 
     category: list[str]
@@ -68,12 +75,12 @@ class Scores:
 
 @torch.no_grad()
 def score(model: Scorer, rgb: Tensor) -> Scores:
-    """Read pictures (B, 64, 64, 3) in [0, 1]."""
-    features = model.features(2 * rgb.permute(0, 3, 1, 2) - 1)
+    """Read pictures (B, H, W, 3) in [0, 1]. Larger ones than the scorer's are reduced to its size."""
+    features = model.features(2 * _to_size(rgb.permute(0, 3, 1, 2), model.pixels) - 1)
     category, color, accent, azimuth = (part.argmax(1) for part in model.head(features).split(model.sizes, dim=1))
     colors = list(COLORS)
     return Scores(
-        [CATEGORIES[i] for i in category.tolist()],
+        [model.kinds[i] for i in category.tolist()],
         [colors[i] for i in color.tolist()],
         [colors[i] for i in accent.tolist()],
         azimuth * (360.0 / AZIMUTH_BINS),
@@ -81,21 +88,45 @@ def score(model: Scorer, rgb: Tensor) -> Scores:
     )
 
 
+def _to_size(pictures: Tensor, pixels: int) -> Tensor:
+    """Reduce pictures (B, 3, H, W) to (B, 3, pixels, pixels) by the mean over areas."""
+    same = pictures.shape[-2:] == (pixels, pixels)
+    return pictures if same else nn.functional.adaptive_avg_pool2d(pictures, pixels)
+
+
 def load_scorer(folder: Path | None = None) -> Scorer:
-    """Load the shipped scorer, or the one in `folder`, in eval mode."""
-    model = Scorer()
-    weights = load_file((folder or assets_dir() / "toybox" / "scorer") / "model.safetensors")
+    """Load the shipped scorer, or the one in `folder`, in eval mode. Its card tells its kinds and sizes.
+
+    Raises ValueError if the card lacks them.
+    """
+    folder = folder or assets_dir() / "toybox" / "scorer"
+    card = json.loads((folder / "card.json").read_text())
+    try:
+        model = Scorer(card["kinds"], card["width"], card["pixels"])
+    except KeyError as error:
+        raise ValueError(f"{folder / 'card.json'} has no {error}: train the scorer with sds3d toybox scorer") from None
+    weights = load_file(folder / "model.safetensors")
     model.load_state_dict({k: v.float() for k, v in weights.items()})
     return model.eval()
 
 
-def labels(specs: Sequence[Spec], azimuth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def save_scorer(folder: Path, model: Scorer, figures: dict[str, float]) -> None:
+    """Write the weights in fp16, and a card with kinds, sizes and the figures that were measured."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.half() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    card = {"kinds": list(model.kinds), "width": model.width, "pixels": model.pixels, **figures}
+    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+
+
+def labels(
+    specs: Sequence[Spec], azimuth: Tensor, kinds: Sequence[str] = CATEGORIES
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return class indices of specs and azimuths (B,) in degrees: category, colour, accent, azimuth bin."""
     colors = list(COLORS)
     accents = [spec.accent or DEFAULT_ACCENT[spec.category] or spec.color for spec in specs]
     step = 360.0 / AZIMUTH_BINS
     return (
-        torch.tensor([CATEGORIES.index(spec.category) for spec in specs]),
+        torch.tensor([kinds.index(spec.category) for spec in specs]),
         torch.tensor([colors.index(spec.color) for spec in specs]),
         torch.tensor([colors.index(accent) for accent in accents]),
         ((azimuth + step / 2) % 360 // step).long(),
@@ -118,11 +149,11 @@ def train_step(model: Scorer, x: Tensor, targets: Sequence[Tensor], has_front: T
 
 @torch.no_grad()
 def accuracy(model: Scorer, rgb: Tensor, targets: Sequence[Tensor], has_front: Tensor) -> dict[str, float]:
-    """Return the shares of pictures (B, 64, 64, 3) in [0, 1] that are read correctly.
+    """Return the shares of pictures (B, H, W, 3) in [0, 1] that are read correctly.
 
     The azimuth counts as correct within 45 degrees, and only for objects with a front.
     """
-    logits = [model(2 * part.permute(0, 3, 1, 2) - 1) for part in rgb.split(256)]
+    logits = [model(2 * _to_size(part.permute(0, 3, 1, 2), model.pixels) - 1) for part in rgb.split(256)]
     category, color, accent, azimuth = (torch.cat(parts).argmax(1) for parts in zip(*logits, strict=True))
     off = (azimuth - targets[3]).abs()
     near = torch.minimum(off, AZIMUTH_BINS - off) <= 1

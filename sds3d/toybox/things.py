@@ -5,13 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from sds3d.toybox.paint import BRICK, DARK_GLASS, GLASS, GLOW, GREY, INK, WHITE, WOOD, Paint, contrast, shade
+from sds3d.toybox.parts import side_profile
 from sds3d.toybox.shapes import Shape, arc, box, cap, cylinder, disc, ellipsoid, lathe, prism, rectangle, tube
 from sds3d.toybox.world import COLORS
-
-
-def _side_profile(outline: list[tuple[float, float]], width: float, bevel: float = 0.0) -> Shape:
-    """Extrude an outline in (z, y) across the object. It is counter-clockwise with z to the right."""
-    return prism(outline, width, bevel).rotate("y", -90)
 
 
 def mug(p: Paint) -> list[Shape]:
@@ -91,8 +87,8 @@ def car(p: Paint) -> list[Shape]:
     middle = (front - slope + rear + inset) / 2
     seam = (rear + front) / 2 - 0.05
     parts = [
-        _side_profile(body, width, 0.06).move(0, ride).paint(p.main),
-        _side_profile(cabin, width * 0.82, 0.03).move(0, top - 0.01).paint(glass),
+        side_profile(body, width, 0.06).move(0, ride).paint(p.main),
+        side_profile(cabin, width * 0.82, 0.03).move(0, top - 0.01).paint(glass),
         prism(roof, 0.12, 0.03).rotate("x", -90).rotate("y", -90).move(0, top + high, middle).paint(p.accent),
         box(width * 0.85, high, 0.11).move(0, top + high / 2 - 0.01, seam).paint(p.main),
         box(width * 0.5, low * 0.3, 0.06).move(0, ride + low * 0.28, z1).paint(contrast(p.main, INK, GREY)),

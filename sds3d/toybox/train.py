@@ -22,7 +22,6 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
@@ -189,9 +188,7 @@ def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
     loop = FitConfig(config.scorer_steps, 1e-3, config.checkpoint_every)
     path = folder / "scorer.ckpt.safetensors"
     average = fit(path, "scorer", model, step, measure, loop, config.seed, report)
-    (folder / "scorer").mkdir(exist_ok=True)
-    save_file({k: v.half() for k, v in average.state_dict().items()}, folder / "scorer" / "model.safetensors")
-    (folder / "scorer" / "card.json").write_text(json.dumps(measure(average), indent=2) + "\n")
+    scorer.save_scorer(folder / "scorer", average, measure(average))
     return folder / "scorer"
 
 

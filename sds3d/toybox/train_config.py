@@ -26,7 +26,7 @@ class TrainConfig(Config):
     unet_objects: int = Field(default=4, ge=1)
     """Objects of four views in each process's batch of the U-Net."""
     unet_rate: float = Field(default=8e-4, gt=0)
-    samples: int = Field(default=16, ge=0, le=16)
+    samples: int = Field(default=16, ge=0, le=76)
     """Prompts in the sample grid that is drawn from time to time."""
     scorer_objects: int = Field(default=8000, ge=16)
     scorer_steps: int = Field(default=4000, ge=1)

@@ -21,13 +21,26 @@ AROUND = torch.arange(8) * 45.0
 
 
 def test_prompts_are_held_out_and_cover_every_category_evenly() -> None:
-    specs = bench_prompts(32)
-    assert len(set(specs)) == 32
+    n = len(CATEGORIES)
+    specs = bench_prompts(2 * n)
+    assert len(set(specs)) == 2 * n
     assert set(specs) <= held_out()
-    assert [specs[i].category for i in range(32)] == list(CATEGORIES) * 2
-    assert all(spec.accent is None for spec in specs[:16])  # combinations without an accent come first
+    order = [spec.category for spec in specs[:n]]
+    assert set(order) == set(CATEGORIES)
+    assert [spec.category for spec in specs[n:]] == order
+    assert all(spec.accent is None for spec in specs[:n])  # combinations without an accent come first
     assert bench_prompts(5) == specs[:5]
     assert all(parse(prompt(spec)) == spec for spec in specs)
+
+
+def test_sixteen_prompts_reach_all_parts_of_the_world() -> None:
+    at = sorted(CATEGORIES.index(spec.category) for spec in bench_prompts(16))
+    assert max(np.diff([-1, *at, len(CATEGORIES)])) <= 5
+
+
+def test_prompts_stay_with_the_kinds_that_are_asked_for() -> None:
+    first = CATEGORIES[:16]
+    assert [spec.category for spec in bench_prompts(32, first)] == list(first) * 2
 
 
 def test_a_correct_object_has_no_janus_problem() -> None:
@@ -73,7 +86,7 @@ def test_truth_shows_the_object_from_all_sides() -> None:
 def test_the_scorer_reads_true_objects_of_combinations_the_prior_never_saw() -> None:
     """The scorer must be right about true objects, from eight sides and for held-out prompts too."""
     scorer = load_scorer()
-    scores = [score_asset(scorer, spec, *truth(spec), 0.0) for spec in bench_prompts(48)]
+    scores = [score_asset(scorer, spec, *truth(spec), 0.0) for spec in bench_prompts(48, scorer.kinds)]
     assert summary(scores)["recognised"] > 0.98
     assert summary(scores)["without_janus"] > 0.95
     assert summary(scores)["median_iou"] > 0.6

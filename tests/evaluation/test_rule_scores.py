@@ -49,7 +49,8 @@ def test_spread_is_the_mean_distance_of_pairs() -> None:
 
 @pytest.mark.slow
 def test_true_objects_get_the_true_scores() -> None:
-    scorer, specs = load_scorer(), bench_prompts(8)
+    scorer = load_scorer()
+    specs = bench_prompts(8, scorer.kinds)
     truth = true_assets(scorer, specs, 0, 8)
     others = compare(scorer, true_assets(scorer, specs, 20, SEEDS - 1), truth)
     assert others.recognised > 0.98

@@ -46,7 +46,7 @@ def right(read: Scores, specs: list[Spec]) -> int:
 def test_the_stock_pipeline_draws_recognisable_pictures(scorer: Scorer) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(toybox_folder(), safety_checker=None, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
-    specs = bench_prompts(16)  # one combination per category that training never showed
+    specs = bench_prompts(16, scorer.kinds)  # one combination per category that training never showed
     images = pipeline(
         [prompt(spec) for spec in specs],
         num_inference_steps=20,
@@ -65,7 +65,7 @@ def test_the_stock_pipeline_draws_recognisable_pictures(scorer: Scorer) -> None:
 
 @pytest.mark.slow
 def test_four_views_show_one_object_from_their_sides(prior: DiffusersPrior, scorer: Scorer) -> None:
-    specs = [spec for spec in bench_prompts(16) if spec.category in HAS_FRONT]
+    specs = [spec for spec in bench_prompts(16, scorer.kinds) if spec.category in HAS_FRONT]
     recognised = turned = 0
     for spec in specs:
         views = sample_views(prior, prompt(spec), PromptConfig(view_dependent=False), steps=15)  # (4, 64, 64, 3)

@@ -159,7 +159,7 @@ def test_scorer_trains_saves_and_loads(tmp_path: Path) -> None:
     model = scorer.load_scorer(folder)
     read = scorer.score(model, torch.rand(5, 64, 64, 3))
     assert len(read.category) == len(read.color) == 5
-    assert read.features.shape == (5, 256)
+    assert read.features.shape == (5, 8 * model.width)
 
 
 def test_scorer_labels() -> None:
