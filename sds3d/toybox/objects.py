@@ -8,7 +8,7 @@ import numpy as np
 
 from sds3d.geometry.mesh import Mesh
 from sds3d.toybox import figures, things
-from sds3d.toybox.kinds import buildings, food, furniture, gear, pets, plants, toys, vehicles, vessels, wild
+from sds3d.toybox.kinds import buildings, food, furniture, gear, pets, plants, toys, travel, vehicles, vessels, wild
 from sds3d.toybox.paint import Paint
 from sds3d.toybox.parts import Builder
 from sds3d.toybox.shapes import Color, merge
@@ -39,6 +39,7 @@ BUILDERS: dict[str, Builder] = {
     **vessels.BUILDERS,
     **toys.BUILDERS,
     **gear.BUILDERS,
+    **travel.BUILDERS,
     **food.BUILDERS,
     **plants.BUILDERS,
 }
