@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sds3d.config import assets_dir
+from sds3d.prompts.vocabulary import Vocabulary
 from sds3d.toybox.world import ACCENT_PART, CATEGORIES, COLORS, Spec
 
 VIEWS = ("front", "side", "back", "overhead")
@@ -48,6 +49,8 @@ VOCABULARY: list[str] = sorted(
     }
 )
 """Every word that captions use, sorted."""
+WORLD = Vocabulary(ACCENT_PART, tuple(COLORS), frozenset(VOCABULARY))
+"""The whole world, which a prior knows that is trained now. `write_prior` writes it into the prior's folder."""
 
 
 def _is_plural(part: str) -> bool:

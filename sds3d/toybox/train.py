@@ -33,7 +33,7 @@ from sds3d.priors.noising import Diffusion
 from sds3d.priors.unet_latent import DiffusersPrior, Networks
 from sds3d.prompts.prompt import PromptConfig, view_name
 from sds3d.toybox import autoencoder, diffusion, scorer
-from sds3d.toybox.captions import VOCABULARY, caption, prompt, sample_any_spec, sample_spec
+from sds3d.toybox.captions import VOCABULARY, WORLD, caption, prompt, sample_any_spec, sample_spec
 from sds3d.toybox.card import write_card
 from sds3d.toybox.fit import FitConfig, Report, fit, is_fitted, read_tensors, write_tensors
 from sds3d.toybox.render import FOVY, SampleSpec, iterate_objects, stack
@@ -349,5 +349,6 @@ def write_prior(folder: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, t
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
+    WORLD.write(folder)
     copy.deepcopy(model.camera_encoder).half().save(folder / "camera_encoder")
     return folder
