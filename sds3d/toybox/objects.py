@@ -8,7 +8,20 @@ import numpy as np
 
 from sds3d.geometry.mesh import Mesh
 from sds3d.toybox import figures, things
-from sds3d.toybox.kinds import buildings, food, furniture, gear, pets, plants, toys, travel, vehicles, vessels, wild
+from sds3d.toybox.kinds import (
+    buildings,
+    food,
+    furniture,
+    gear,
+    pets,
+    plants,
+    road,
+    toys,
+    travel,
+    vehicles,
+    vessels,
+    wild,
+)
 from sds3d.toybox.paint import Paint
 from sds3d.toybox.parts import Builder
 from sds3d.toybox.shapes import Color, merge
@@ -33,6 +46,7 @@ BUILDERS: dict[str, Builder] = {
     "hat": things.hat,
     **pets.BUILDERS,
     **wild.BUILDERS,
+    **road.BUILDERS,
     **vehicles.BUILDERS,
     **buildings.BUILDERS,
     **furniture.BUILDERS,
