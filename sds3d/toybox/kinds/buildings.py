@@ -37,13 +37,13 @@ def castle(p: Paint) -> list[Shape]:
         prism(arch(0.28, 0.35), 0.12).move(0, 0.02, wide + 0.05).paint(contrast(light, WOOD, INK)),
         box(0.06, 0.3, 0.1).move(0, 0.18, wide + 0.085).paint(INK),
         box(0.3, 0.06, 0.3).move(0, 0.02, wide + 0.23).paint(WOOD),
-        box(0.24, 0.3, 0.08).move(0, wall * 0.6, -wide).paint(spire),
+        box(0.24, 0.3, 0.08).move(0, wall * 0.6, -wide).paint(contrast(p.main, spire, WHITE, COLORS["blue"])),
         cylinder(0.035, 0.4, segments=8).move(0, keep - 0.03, -0.06).paint(dark),
         prism([(0, -0.11), (0.3, 0), (0, 0.11)], 0.06).rotate("y", 30).move(0, keep + 0.3, -0.06).paint(spire),
     ]
     tooth = box(0.13, 0.2, 0.1).paint(p.main)
     parts += _turned([tooth.move(x, wall + 0.05, wide - 0.045) for x in (-0.2, 0, 0.2)])
-    parts += [tooth.move(x, keep + 0.04, z) for x in (-0.21, 0, 0.21) for z in (-0.24, 0.12)]
+    parts += [tooth.move(x, keep + 0.04, z) for x in (-0.21, 0, 0.21) for z in (-0.245, 0.125)]
     window = box(0.12, 0.17, 0.08).paint(dark)
     for x in (-0.105, 0.105):
         parts += [window.move(x, keep - 0.18, 0.17), window.move(x, keep - 0.18, -0.29)]

@@ -171,7 +171,7 @@ def tractor(p: Paint) -> list[Shape]:
         pieces.append(part.move(wide * 0.5 + 0.14, big, -0.22))
     for part in wheel(small, 0.16, p.accent, hub):
         pieces.append(part.move(wide * 0.5 + 0.1, small, long - 0.2))
-    lug = box(0.25, 0.09, 0.08).move(0, big, 0).paint(p.accent)
+    lug = box(0.23, 0.09, 0.08).move(0, big, 0).paint(p.accent)
     pieces += [lug.rotate("x", 40 * i + 9).move(wide * 0.5 + 0.14, big, -0.22) for i in range(9)]
     return parts + mirrored(pieces)
 
