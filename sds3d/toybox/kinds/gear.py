@@ -5,17 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sds3d.toybox.paint import GLASS, GLOW, GREY, INK, PALE_WOOD, WHITE, WOOD, Paint, apart, contrast, shade
 from sds3d.toybox.parts import Builder, mirrored
-from sds3d.toybox.shapes import Color, Shape, arc, box, cylinder, ellipsoid, lathe, prism, tube
+from sds3d.toybox.shapes import Array, Color, Shape, arc, box, cylinder, ellipsoid, lathe, prism, tube
 from sds3d.toybox.world import COLORS
-
-
-def _recolor(shape: Shape, chosen: NDArray[np.bool_], color: Color) -> Shape:
-    """Give the chosen vertices another colour, such as those of the inside."""
-    return replace(shape, colors=np.where(chosen[:, None], np.asarray(color), shape.colors))
 
 
 def crown(p: Paint) -> list[Shape]:
@@ -88,9 +82,10 @@ def boot(p: Paint) -> list[Shape]:
     edge = [*edge, *((-x, y) for x, y in edge[::-1])]
     shaft = [(0, 0.2), (wide, 0.2), (wide, tall * 0.6), (top, tall), (top - wall, tall), (wide - wall, tall * 0.6)]
     leg = lathe([*shaft, (wide - wall, 0.4), (0, 0.4)], 22).scale(1, 1, 1.15).paint(p.main)
-    x, y, z = leg.vertices.T
-    inside = (x * leg.normals[:, 0] + z * leg.normals[:, 2] < -1e-6) | ((leg.normals[:, 1] > 0.9) & (y < 0.5))
-    leg = _recolor(leg, inside, (0.22, 0.17, 0.15) if max(p.main) > 0.3 else (0.42, 0.38, 0.36))
+    (x, y, z), (nx, ny, nz) = leg.vertices.T, leg.normals.T
+    inside = (x * nx + z * nz < -1e-6) | ((ny > 0.9) & (y < 0.5))
+    dark = (0.22, 0.17, 0.15) if max(p.main) > 0.3 else (0.42, 0.38, 0.36)
+    leg = replace(leg, colors=np.where(inside[:, None], dark, leg.colors))
     toe = 0.12 + long * 0.78
     parts = [
         leg.move(0, 0, heel),
@@ -193,7 +188,7 @@ def _heater(p: Paint) -> list[Shape]:
     parts = [
         prism(outline * 1.06, 0.16, 0.03).paint(metal),
         prism(outline * 0.93, 0.12, 0.02).move(0, 0, 0.06).paint(p.main),
-        prism(outline * 0.9, 0.06).move(0, 0, -0.07).paint(shade(p.main, 0.9)),
+        prism(outline * 0.9, 0.06).move(0, 0, -0.07).paint(p.main),
         box(bar, (top - low) * 0.74, 0.1).move(0, low * 0.1, 0.12).paint(cross),
         box(wide * 1.66, bar, 0.11).move(0, top * 0.36, 0.12).paint(cross),
         ellipsoid(0.17, 0.17, 0.13).move(0, top * 0.36, 0.16).paint(contrast(cross, metal, GLOW)),
@@ -208,15 +203,14 @@ def _round_shield(p: Paint) -> list[Shape]:
     radius, dome, bar = p.u(0.58, 0.66), p.u(0.2, 0.26), p.u(0.17, 0.21)
     metal, cross = contrast(p.main, GREY, WHITE), apart(p.accent, p.main)
 
-    def height(r: float) -> float:
-        return dome * (1 - (r / radius) ** 2)
+    def bend(r: Array, down: float) -> Array:
+        """Return points on the dome, (N, 2): radius, and height lowered by `down`."""
+        return np.stack([r, dome * (1 - (r / radius) ** 2) - down], axis=1)
 
-    outer = [(r, height(r)) for r in np.linspace(radius, 0, 7)]
-    inner = [(r, height(r) - 0.08) for r in np.linspace(0, 0.97 * radius, 6)]
-    body = lathe([*inner, *outer], 28).rotate("x", 90).paint(p.main)
-    body = _recolor(body, body.normals[:, 2] < -0.1, shade(p.main, 0.9))
-    t = np.linspace(-0.92, 0.92, 11) * radius
-    strip = tube(np.stack([t, height(t) - 0.005], axis=1), 0.05, 8).scale(1, 1, bar / 0.1).rotate("x", 90)
+    inner, outer = np.linspace(0, 0.88 * radius, 6), np.linspace(radius, 0, 7)
+    body = lathe(np.concatenate([bend(inner, 0.08), bend(outer, 0.0)]), 28).rotate("x", 90).paint(p.main)
+    along = np.linspace(-0.92, 0.92, 11) * radius
+    strip = tube(bend(along, 0.005), 0.05, 8).scale(1, 1, bar / 0.1).rotate("x", 90)
     parts = [
         body,
         arc(radius - 0.01, 0.06, steps=28).paint(metal),

@@ -171,9 +171,7 @@ def _closed_book(p: Paint) -> list[Shape]:
         disc(0.12, 0.09, 16).move(wide * 0.1, -tall * 0.08, front + 0.03).paint(contrast(mark, COLORS["red"], INK)),
         box(wide * 0.54, tall * 0.5, 0.06, 0.04).move(wide * 0.1, tall * 0.1, -front - 0.02).paint(shade(p.main, 0.72)),
         box(wide * 0.3, 0.14, 0.06).move(wide * 0.2, -tall * 0.32, -front - 0.02).paint(mark),
-        box(0.12, 0.26, 0.05)
-        .move(wide * 0.22, -tall / 2 - 0.05)
-        .paint(contrast(p.main, COLORS["red"], COLORS["blue"])),
+        box(0.12, 0.26, 0.1).move(wide * 0.22, -tall / 2 - 0.05).paint(contrast(p.main, COLORS["red"], COLORS["blue"])),
     ]
     for y in (-0.34, 0.34):
         rib = cylinder(front + 0.05, 0.08, segments=16).move(0, tall * y - 0.04).scale(0.76, 1, 1)
