@@ -165,10 +165,10 @@ def windmill(p: Paint) -> list[Shape]:
     out = foot + (head - foot) * middle / tall
     ring, pane = box(0.25, 0.27, 0.08).paint(frame), box(0.15, 0.17, 0.11).paint(contrast(frame, DARK_GLASS, GLASS))
     parts += _turned([s.move(0, middle, out) for s in (ring, pane)])
-    spar = box(0.07, reach - 0.05, 0.08).move(0, reach / 2 + 0.025).paint(beam)
-    sail = box(0.3, reach * 0.76, 0.06).move(0.1, reach * 0.635).paint(p.accent)
-    slat = box(0.32, 0.05, 0.1).paint(beam)
-    blade = [spar, sail, *(slat.move(0.1, reach * k) for k in (0.49, 0.75))]
+    spar = box(0.06, reach - 0.05, 0.085).move(0, reach / 2 + 0.025).paint(beam)
+    sail = box(0.36, reach * 0.76, 0.06).move(0.11, reach * 0.635).paint(p.accent)
+    slat = box(0.38, 0.05, 0.1).paint(beam)
+    blade = [spar, sail, *(slat.move(0.11, reach * k) for k in (0.5, 0.77))]
     parts += [s.rotate("z", turn + side).move(0, hub, z) for side in (0, 90, 180, 270) for s in blade]
     return parts
 

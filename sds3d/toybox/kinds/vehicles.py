@@ -94,20 +94,29 @@ def airplane(p: Paint) -> list[Shape]:
     long = p.u(1.3, 1.45) if propeller else p.u(1.55, 1.75)
     hull = [(0, 0), (0.3, 0.02), (0.62, 0.18), (0.95, 0.42), (1, 0.58), (1, 0.8), (0.82, 0.92), (0.45, 0.985), (0, 1)]
     glass, metal = contrast(p.main, GLASS, DARK_GLASS), contrast(p.main, GREY, INK)
-    line, wings = contrast(p.main, WHITE, INK), p.accent
+    line, wings, marks = contrast(p.main, WHITE, INK), p.accent, contrast(p.accent, WHITE, INK)
     if propeller:
         outline, root = [(0.03, -0.2), (span - 0.1, -0.18), (span, -0.08), (span - 0.04, 0.14), (0.03, 0.2)], 0.1
+        band = [(span * 0.6, -0.2), (span * 0.73, -0.2), (span * 0.73, 0.17), (span * 0.6, 0.175)]
     else:
         outline, root = [(0.03, -0.2), (span, -0.46), (span, -0.26), (0.03, 0.24)], 0.06
-    wing = prism(outline, 0.09, 0.02).rotate("x", 90).rotate("z", p.u(3, 8))
+        band = [(span * 0.72, -0.4), (span * 0.85, -0.435), (span * 0.85, -0.17), (span * 0.72, -0.1)]
+    rise = p.u(3, 8)
+    wing = prism(outline, 0.09, 0.02).rotate("x", 90).rotate("z", rise)
+    mark = prism(band, 0.13, 0.02).rotate("x", 90).rotate("z", rise)
     rear = prism([(0.03, -0.16), (span * 0.42, -0.22), (span * 0.42, -0.04), (0.03, 0.14)], 0.08, 0.02)
     fin = side_profile([(-0.2, 0), (0.2, 0), (-0.06, 0.42), (-0.24, 0.42)], 0.09, 0.02)
     parts = [
         lathe([(r * radius, y * long) for r, y in hull], 20).rotate("x", 90).move(0, 0, -long / 2).paint(p.main),
         fin.move(0, radius * 0.2, -long * 0.38).paint(wings),
+        side_profile([(-0.24, 0.24), (0.09, 0.24), (0.025, 0.34), (-0.25, 0.34)], 0.13, 0.02)
+        .move(0, radius * 0.2, -long * 0.38)
+        .paint(marks),
+        ellipsoid(0.06, 0.06, 0.06, 6, 10).move(0, radius * 0.05, -long / 2).paint(tail_light(p.main)),
     ]
     pieces = [
         wing.move(0, -radius * 0.4, root).paint(wings),
+        mark.move(0, -radius * 0.4, root).paint(marks),
         rear.rotate("x", 90).move(0, radius * 0.1, -long * 0.41).paint(wings),
     ]
     if propeller:
@@ -129,7 +138,7 @@ def airplane(p: Paint) -> list[Shape]:
         return parts + mirrored(pieces)
     parts.append(ellipsoid(radius * 0.72, radius * 0.5, 0.2, 8, 14).move(0, radius * 0.66, long * 0.33).paint(glass))
     for z in np.linspace(-0.22, 0.2, 6) * long:
-        parts.append(ellipsoid(radius * 1.04, 0.055, 0.055, 8, 14).move(0, radius * 0.25, z).paint(glass))
+        parts.append(ellipsoid(radius * 1.04, 0.07, 0.07, 8, 14).move(0, radius * 0.25, z).paint(glass))
     engine = cylinder(0.12, 0.38, 0.09, rounding=0.03, segments=14).rotate("x", -90)
     x, y, z = span * 0.42, -radius * 0.4 - 0.1, 0.2
     pieces += [
