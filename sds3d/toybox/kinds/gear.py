@@ -107,7 +107,8 @@ def boot(p: Paint) -> list[Shape]:
             parts.append(box(wide * 1.1, 0.07, 0.1, 0.02).move(0, y, z).paint(lace))
         bow = ellipsoid(0.13, 0.06, 0.06, 6, 10).rotate("z", 24).move(0.12, tall * 0.99, heel + wide * 1.45)
         return parts + mirrored([bow.paint(lace)])
-    metal, strap = contrast(p.main, GLOW, GREY), shade(p.main, 0.62)
+    strap = shade(p.main, 0.62)
+    metal = contrast(strap, GLOW, WHITE)
     belt = cylinder(wide + 0.035, 0.14, segments=22).scale(1, 1, 1.15)
     parts += [
         belt.move(0, 0.52, heel).paint(strap),

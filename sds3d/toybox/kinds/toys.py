@@ -6,7 +6,7 @@ import numpy as np
 
 from sds3d.toybox.paint import GLOW, GREY, INK, WHITE, WOOD, Paint, apart, contrast, shade
 from sds3d.toybox.parts import Builder, mirrored
-from sds3d.toybox.shapes import Shape, arc, box, cylinder, disc, ellipsoid, lathe, prism
+from sds3d.toybox.shapes import Shape, arc, box, cylinder, disc, ellipsoid, lathe, prism, tube
 from sds3d.toybox.world import COLORS
 
 CREAM = (0.97, 0.95, 0.87)
@@ -137,10 +137,8 @@ def _goblet_drum(p: Paint) -> list[Shape]:
         cylinder(waist + 0.06, 0.12, rounding=0.03, segments=20).move(0, neck - 0.06).paint(rim),
         cylinder(foot + 0.03, 0.12, foot + 0.01, rounding=0.02, segments=22).paint(rim),
     ]
-    lean = float(np.rad2deg(np.arctan2(radius * 0.98 - radius * 0.84, tall * 0.34)))
-    for i in range(10):
-        rod = cylinder(0.032, tall * 0.36, segments=6).rotate("x", lean).move(0, tall * 0.64, radius * 0.85)
-        parts.append(rod.rotate("y", 36 * i).paint(cord))
+    rod = tube([(r + 0.015, y) for r, y in [*bowl[1:], (radius, tall - 0.03)]], 0.035, 6)
+    parts += [rod.rotate("y", 36 * i).paint(cord) for i in range(10)]
     for i in range(3):
         mark = disc(0.09, 0.06, 12).move(0, tall * 0.2, waist * 1.1 + 0.055)
         parts.append(mark.rotate("y", 120 * i).paint(cord))
