@@ -26,10 +26,8 @@ def sofa(p: Paint) -> list[Shape]:
     arm, low, rolled = p.u(0.18, 0.22), 0.14, p.rng.random() < 0.5
     wood, dark = contrast(p.main, WOOD, PINE), shade(p.main, 0.72)
     top, tall, side = low + seat, seat + back, wide / 2
-    outline = (
-        _arched(wide - 0.04, tall, 0.76) if rolled else rectangle(wide - 0.04, tall, 0.09) + np.array([0, tall / 2])
-    )
-    rest = [prism(outline, 0.2, 0.04).paint(p.main)]
+    crest = prism(_arched(wide - 0.04, tall, 0.76), 0.2, 0.04)
+    rest = [(crest if rolled else box(wide - 0.04, tall, 0.2, 0.09).move(0, tall / 2)).paint(p.main)]
     count = 3 if rolled else 2
     span = (wide - 0.1) / count
     for i in range(count):
@@ -52,7 +50,9 @@ def sofa(p: Paint) -> list[Shape]:
         roll = cylinder(arm * 0.62, deep + 0.04, rounding=0.03, segments=18).rotate("x", 90)
         scroll = disc(arm * 0.36, 0.07, 14).move(side - arm * 0.42, top + 0.15, deep / 2 + 0.03)
         pieces = [
-            box(arm * 0.8, seat + 0.14, deep - 0.01, 0.03).move(side - arm / 2, low + seat / 2 + 0.07).paint(p.main),
+            box(arm * 0.8, seat + 0.14, deep - 0.01, 0.03)
+            .move(side - arm / 2 - 0.02, low + seat / 2 + 0.09)
+            .paint(p.main),
             roll.move(side - arm * 0.42, top + 0.15, -deep / 2 + 0.01).paint(p.main),
             scroll.paint(dark),
         ]
@@ -76,7 +76,7 @@ def bed(p: Paint) -> list[Shape]:
         box(wide * 0.92, 0.22, long - 0.16, 0.05).move(0, top + 0.06).paint(sheet),
         box(wide + 0.05, 0.32, long * 0.58, 0.06).move(0, top + 0.04, long * 0.16).paint(p.accent),
         box(wide + 0.07, 0.31, 0.16, 0.06).move(0, top + 0.06, -long * 0.12).paint(shade(sheet, 0.9)),
-        box(wide + 0.08, 0.33, 0.1, 0.06).move(0, top + 0.05, long * 0.3).paint(cover),
+        box(wide + 0.08, 0.33, 0.1, 0.08).move(0, top + 0.055, long * 0.3).paint(cover),
     ]
     pillow = box(wide * 0.4, 0.16, 0.3, 0.06).rotate("x", -18).move(wide * 0.22, top + 0.21, 0.27 - front)
     pieces = [pillow.paint(contrast(sheet, WHITE, (0.6, 0.8, 0.95)) if min(sheet) < 0.9 else (0.86, 0.9, 0.98))]
@@ -103,7 +103,7 @@ def bed(p: Paint) -> list[Shape]:
 def bench(p: Paint) -> list[Shape]:
     """Build a park bench with legs in the accent colour, with boards along its back or upright slats."""
     wide, deep, seat, back = p.u(1.3, 1.5), p.u(0.46, 0.54), p.u(0.4, 0.48), p.u(0.46, 0.56)
-    x, rear, upright = wide / 2 - 0.16, -deep / 2 - 0.07, p.rng.random() < 0.5
+    x, rear, upright = wide / 2 - 0.14, -deep / 2 - 0.07, p.rng.random() < 0.5
     parts = []
     for i in range(3):
         board = box(wide, 0.08, deep / 3 - 0.045, 0.02).move(0, seat, (i - 1) * deep / 3)
@@ -177,7 +177,7 @@ def _upright(p: Paint, wide: float, shelf: float) -> list[Shape]:
         box(wide * 0.9, tall * 0.78, 0.06).move(0, tall * 0.5, rear).paint(contrast(p.main, PINE, WOOD)),
     ]
     for x in (-0.42, -0.14, 0.14, 0.42):
-        parts.append(box(0.09, tall * 0.84, 0.1, 0.01).move(x * wide, tall * 0.5, rear - 0.02).paint(dark))
+        parts.append(box(0.09, tall * 0.84, 0.1, 0.01).move(x * wide, tall * 0.5, rear - 0.035).paint(dark))
     parts += [box(0.08, 0.05, 0.16).move(x, 0.07, front + 0.06).paint(metal) for x in (-0.11, 0.11)]
     leg = cylinder(0.05, shelf - 0.06, 0.06, segments=10).move(wide / 2 - 0.07, 0, front + 0.23)
     return parts + mirrored([leg.paint(p.main)])
@@ -240,7 +240,7 @@ def ladder(p: Paint) -> list[Shape]:
     prop = box(0.08, reach, 0.09, 0.02).move(0, -reach / 2).rotate("x", spread).rotate("z", 3)
     pieces = [
         rail.rotate("x", -spread).rotate("z", 3).move(wide + 0.02, tall).paint(p.main),
-        prop.move(wide + 0.01, tall - 0.02, -0.04).paint(support),
+        prop.move(wide - 0.01, tall - 0.02, -0.04).paint(support),
         box(0.05, 0.06, tall * lean * 1.1).move(wide + 0.09, tall * 0.45).paint(support),
     ]
     return parts + mirrored(pieces)

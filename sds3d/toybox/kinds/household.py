@@ -105,7 +105,7 @@ def _flat_television(p: Paint) -> list[Shape]:
         _gleam(p, tall * 0.42).move(-wide * 0.3, y + tall * 0.1, 0.09),
         _gleam(p, tall * 0.26).move(-wide * 0.2, y + tall * 0.16, 0.09),
         box(wide * 0.66, tall * 0.62, 0.16, 0.08).move(0, y - 0.06, -0.12).paint(dark),
-        box(0.2, 0.3, 0.1, 0.02).move(0, 0.18, -0.03).paint(metal),
+        box(0.2, 0.3, 0.1, 0.02).move(0, 0.18, -0.045).paint(metal),
         cylinder(foot, 0.08, rounding=0.03, segments=24).scale(1, 1, 0.42).paint(metal),
     ]
     for k in (0.16, 0.04, -0.08):
@@ -165,7 +165,7 @@ def _vault(wide: float, front: float, p: Paint, metal: tuple[float, float, float
         (z0, y0), (z1, y1) = rim[i], rim[i + 1]
         tilt, long = np.rad2deg(np.arctan2(y0 - y1, z1 - z0)), float(np.hypot(z1 - z0, y1 - y0))
         at = (0.0, (y0 + y1) / 2, (z0 + z1) / 2)
-        plank = box(wide, 0.07, long + 0.035).rotate("x", float(tilt)).move(*at)
+        plank = box(wide - 0.03 * (i % 2), 0.07, long + 0.035).rotate("x", float(tilt)).move(*at)
         parts.append(plank.paint(p.accent if i % 2 else shade(p.accent, 0.9)))
         for x in (-0.36, 0.0, 0.36):
             hoop = box(0.12, 0.13, long + 0.06).rotate("x", float(tilt)).move(*at).move(x * wide)
