@@ -127,10 +127,10 @@ def chest(p: Paint) -> list[Shape]:
     ]
     for x in (-0.36, 0.36):
         for z in (front, -front):
-            parts.append(box(0.13, tall - 0.02, 0.1).move(x * wide, tall / 2, z).paint(gold))
+            parts.append(box(0.13, tall - 0.02, 0.08).move(x * wide, tall / 2, z).paint(gold))
     lock = tall - 0.11 if vaulted else tall - 0.03
     parts += [
-        box(0.26, 0.25, 0.14, 0.03).move(0, lock, front + 0.02).paint(plate),
+        box(0.26, 0.25, 0.12, 0.03).move(0, lock, front + 0.02).paint(plate),
         disc(0.055, 0.1, 12).move(0, lock + 0.02, front + 0.06).paint(INK),
         box(0.05, 0.1, 0.09).move(0, lock - 0.05, front + 0.06).paint(INK),
     ]
@@ -171,7 +171,7 @@ def _vault(wide: float, front: float, p: Paint, metal: tuple[float, float, float
             hoop = box(0.12, 0.13, long + 0.06).rotate("x", float(tilt)).move(*at).move(x * wide)
             parts.append(hoop.paint(metal))
     end = [(z, y) for z, y in 0.97 * (rim - [front, 0]) + [front, 0]]
-    side = side_profile(end, 0.07).move(wide / 2 - 0.05).paint(shade(p.accent, 0.8))
+    side = side_profile(end, 0.07).move(wide / 2 - 0.06).paint(shade(p.accent, 0.8))
     return parts + mirrored([side])
 
 
@@ -179,9 +179,10 @@ def barrel(p: Paint) -> list[Shape]:
     """Build a barrel with hoops in the accent colour and a tap: upright, or lying on a cradle."""
     radius, bulge, tall = p.u(0.36, 0.42), p.u(0.07, 0.11), p.u(0.95, 1.12)
     near = float(np.linalg.norm(np.subtract(p.main, p.accent))) < 0.3
-    # Staves of two shades; hoops of the same colour as the barrel stand out against both.
-    light, dark = (shade(p.main, 0.8), shade(p.main, 0.66)) if near else (p.main, shade(p.main, 0.82))
-    end, brass = contrast(p.main, (0.86, 0.72, 0.5), WOOD), contrast(p.main, GLOW, GREY)
+    # Staves of two shades. Hoops of the barrel's own colour take the second shade, and the staves the first.
+    dark = shade(p.main, 0.87)
+    stave, metal = (p.main, shade(p.accent, 0.72)) if near else (dark, p.accent)
+    brass = contrast(p.main, GLOW, GREY)
 
     def at(y: float) -> float:
         """Return the radius at a height that is given as a share of the whole."""
@@ -191,13 +192,13 @@ def barrel(p: Paint) -> list[Shape]:
     inner = radius - 0.07
     profile = [(0, 0.06), (inner, 0.06), (inner, 0), *wall, (inner, tall), (inner, tall - 0.06), (0, tall - 0.06)]
     parts = [
-        striped(lathe(profile, 24), 12, light, dark),
-        cylinder(inner - 0.03, 0.08, segments=20).move(0, tall - 0.11).paint(end),
-        cylinder(inner - 0.03, 0.08, segments=20).move(0, 0.03).paint(end),
+        striped(lathe(profile, 24), 12, p.main, stave),
+        cylinder(inner - 0.03, 0.08, segments=20).move(0, tall - 0.11).paint(dark),
+        cylinder(inner - 0.03, 0.08, segments=20).move(0, 0.03).paint(dark),
     ]
     for low, high in ((0.05, 0.15), (0.3, 0.4), (0.6, 0.7), (0.85, 0.95)):
         hoop = cylinder(at(low) + 0.03, (high - low) * tall, at(high) + 0.03, segments=24)
-        parts.append(hoop.move(0, low * tall).paint(p.accent))
+        parts.append(hoop.move(0, low * tall).paint(metal))
     tap = [
         disc(0.13, 0.09, 16).paint(contrast(p.main, GREY, INK)),
         cylinder(0.07, 0.26, segments=12).rotate("x", 90).paint(brass),
@@ -210,8 +211,8 @@ def barrel(p: Paint) -> list[Shape]:
     high, foot = at(0.5) + 0.1, contrast(p.main, WOOD, (0.82, 0.66, 0.42))
     parts = [s.rotate("x", 90).move(0, high, -tall / 2) for s in parts]
     parts.append(cylinder(0.1, 0.1, segments=12).move(0, high + at(0.5) - 0.04).paint(brass))
-    saddle = [(-0.5, 0), (0.5, 0), (0.46, high * 0.66), (0.24, high * 0.3), (-0.24, high * 0.3), (-0.46, high * 0.66)]
-    parts += [prism(saddle, 0.15).move(0, 0, z * tall).paint(foot) for z in (-0.28, 0.28)]
+    saddle = [(-0.5, 0), (0.5, 0), (0.44, high * 0.62), (-0.44, high * 0.62)]
+    parts += [prism(saddle, 0.13).move(0, 0, z * tall).paint(foot) for z in (-0.265, 0.265)]
     parts += mirrored([box(0.1, 0.09, tall * 0.8).move(0.36, 0.07).paint(foot)])
     return parts + [s.move(0, high - 0.17, tall / 2 - 0.05) for s in tap]
 
