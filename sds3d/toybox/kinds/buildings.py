@@ -110,10 +110,10 @@ def lighthouse(p: Paint) -> list[Shape]:
     ]
     window = box(0.14, 0.17, 0.12).paint(pane)
     frame = box(0.22, 0.25, 0.1).paint(contrast(pane, WHITE, INK))
-    for y in (0.5, 0.8) if hut else (0.43, 0.78):
+    for y in (0.505, 0.79) if hut else (0.425, 0.8):
         parts += [s.move(0, y * tall, radius(y * tall)) for s in (frame, window)]
     if not hut:
-        parts += [s.rotate("y", 180).move(0, 0.6 * tall, -radius(0.6 * tall)) for s in (frame, window)]
+        parts += [s.rotate("y", 180).move(0, 0.595 * tall, -radius(0.595 * tall)) for s in (frame, window)]
         return parts
     z = -low - 0.12
     parts += [

@@ -134,7 +134,7 @@ def tractor(p: Paint) -> list[Shape]:
     hood = [(-0.02, 0), (long, 0), (long + 0.03, 0.26), (long - 0.06, 0.34), (-0.02, 0.38)]
     parts = [
         side_profile(hood, wide, 0.05).move(0, y).paint(p.main),
-        box(wide * 0.6, 0.14, long + 0.5, 0.02).move(0, y - 0.02, 0.22).paint(metal),
+        box(wide * 0.6, 0.14, long + 0.4, 0.02).move(0, y - 0.02, 0.2).paint(metal),
         box(wide * 1.2, 0.42, 0.5, 0.05).move(0, y + 0.16, -0.22).paint(p.main),
         box(wide * 0.72, 0.26, 0.08, 0.02).move(0, y + 0.14, long + 0.01).paint(dark),
         cylinder(0.05, 0.38, segments=10).move(wide * 0.22, y + 0.3, long * 0.62).paint(metal),
