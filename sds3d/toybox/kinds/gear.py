@@ -147,12 +147,12 @@ def sword(p: Paint) -> list[Shape]:
     t = np.linspace(0, 1, 15)
     path = np.stack([bend * (t**2 - 0.35 * t), long * t - 0.06], axis=1)
     swell = wide * np.interp(t, [0, 0.6, 0.78, 0.92, 1], [0.8, 1, 1.06, 0.6, 0.12])
-    spine = np.stack([path[:, 0] - 0.45 * swell, path[:, 1]], axis=1)[:13]
-    bow = [(0.0, -grip - 0.16), (0.2, -grip - 0.12), (0.29, -grip * 0.6), (0.29, -0.16), (0.24, -0.05)]
+    spine = np.stack([path[:, 0] - 0.45 * swell, path[:, 1]], axis=1)
+    bow = [(0.0, -grip - 0.16), (0.2, -grip - 0.12), (0.3, -grip * 0.75), (0.3, -0.14), (0.27, -0.02)]
     return [
         *parts,
         tube(path, swell, 10).scale(1, 1, 0.6).paint(p.main),
-        tube(spine, 0.065, 8).scale(1, 1, 1.5).paint(shade(p.main, 0.72)),
+        tube(spine[:12], 0.32 * swell[:12], 8).scale(1, 1, 2.1).paint(shade(p.main, 0.72)),
         box(0.66, 0.15, 0.3, 0.05).move(0.02, -0.05).paint(hilt),
         tube(bow, 0.06, 8).paint(hilt),
         ellipsoid(0.13, 0.13, 0.16, 8, 12).move(-0.3, -0.01).paint(hilt),
