@@ -124,15 +124,21 @@ def build(model: type[ConfigT], *layers: Mapping[str, Any]) -> ConfigT:
 
     Raises ConfigError with one line per problem.
     """
-    tree = _defaults(model)
-    for layer in layers:
-        tree = _complete(model, merge(tree, layer))
+    tree = completed(model, *layers)
     try:
         return model.model_validate(tree)
     except ValidationError as error:
         # A union without a discriminator reports a problem once per variant.
         lines = dict.fromkeys(_explain(model, tree, problem) for problem in error.errors())
         raise ConfigError("\n".join(lines)) from None
+
+
+def completed(model: type[BaseModel], *layers: Mapping[str, Any]) -> Tree:
+    """Return the defaults of a model with `layers` on top, of which the last has precedence, without validation."""
+    tree = _defaults(model)
+    for layer in layers:
+        tree = _complete(model, merge(tree, layer))
+    return tree
 
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, but not in every build of PyYAML
@@ -179,11 +185,11 @@ def _defaults(model: type[BaseModel]) -> Tree:
 def _complete(model: type[BaseModel], tree: Mapping[str, Any]) -> Tree:
     """Return `tree` with the defaults of the sections that it gives in part, as chosen by their `name`."""
     full = merge(_defaults(model), tree)
-    for name, info in model.model_fields.items():
-        section, models = full.get(name), _models(info.annotation)
+    for name in model.model_fields:
+        section = full.get(name)
         if isinstance(section, Mapping):
-            chosen = [m for m in models if len(models) == 1 or _called(m, str(section.get("name")))]
-            full[name] = _complete(chosen[0], section) if chosen else section
+            chosen = chosen_model(model, name, section)
+            full[name] = section if chosen is None else _complete(chosen, section)
     return full
 
 
@@ -210,6 +216,13 @@ def _variants(annotation: Any) -> Iterator[Any]:
 def alternatives(model: type[BaseModel], field: str) -> list[type[BaseModel]]:
     """Return the models that a field may hold: several for a choice by `name`, none for a plain value."""
     return _models(model.model_fields[field].annotation)
+
+
+def chosen_model(model: type[BaseModel], field: str, section: Mapping[str, Any]) -> type[BaseModel] | None:
+    """Return the model that a section's `name` chooses for a field; None if it has no such choice."""
+    models = alternatives(model, field)
+    chosen = [m for m in models if len(models) == 1 or _called(m, str(section.get("name")))]
+    return chosen[0] if chosen else None
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -240,7 +253,7 @@ def _locate(model: type[BaseModel], location: Sequence[int | str]) -> tuple[list
     return path, owner
 
 
-def _keys(model: type[BaseModel], tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+def valid_keys(model: type[BaseModel], tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield every valid dotted key, given the choices of unions in `tree`."""
     for name, info in model.model_fields.items():
         yield prefix + name
@@ -249,7 +262,7 @@ def _keys(model: type[BaseModel], tree: Mapping[str, Any], prefix: str = "") -> 
         if isinstance(section, Mapping) and models:
             tag = str(section.get("name"))
             chosen = next((m for m in models if _called(m, tag)), models[0])
-            yield from _keys(chosen, section, f"{prefix}{name}.")
+            yield from valid_keys(chosen, section, f"{prefix}{name}.")
 
 
 def _explain(model: type[BaseModel], tree: Mapping[str, Any], problem: Any) -> str:
@@ -263,7 +276,7 @@ def _explain(model: type[BaseModel], tree: Mapping[str, Any], problem: Any) -> s
             close = [".".join([*path[:-1], name]) for name in nearest(path[-1], siblings)]
             # No similar key: it may belong to another section ("scale" for "guidance.scale").
             if not close:
-                leaves = {key.rpartition(".")[2]: key for key in reversed(list(_keys(model, tree)))}
+                leaves = {key.rpartition(".")[2]: key for key in reversed(list(valid_keys(model, tree)))}
                 close = [leaves[name] for name in nearest(path[-1], list(leaves))]
             hint = f'did you mean "{close[0]}"?' if close else f"valid keys: {', '.join(siblings)}"
             return f'unknown key "{key}"; {hint}'

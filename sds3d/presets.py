@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Literal
 
@@ -57,13 +58,22 @@ RENAMED = {
 """Former names of presets and their new names; the former ones still work."""
 
 
+DEFAULT_PRESET = "mesh"
+"""The preset of runs that name none: on the command line, in Python, in files of prompts and in the studio."""
+
+
 @dataclass(frozen=True)
 class Preset:
-    """A partial configuration with a name. values: its settings and those of its bases."""
+    """A partial configuration with a name. layers: the settings of its bases, the lowest first, and its own."""
 
     name: str
     about: About
-    values: Tree
+    layers: tuple[Tree, ...]
+
+    @property
+    def values(self) -> Tree:
+        """Its settings and those of its bases, as one mapping."""
+        return reduce(merge, self.layers, {})
 
     @property
     def made_for(self) -> str:
@@ -106,10 +116,10 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> Preset:
     values = load_yaml(path)
     try:
         about = build(About, {key: values.pop(key) for key in About.model_fields if key in values})
-        below = _read(_base(about.base, (*above, path)), (*above, path)).values if about.base else {}
+        below = _read(_base(about.base, (*above, path)), (*above, path)).layers if about.base else ()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return Preset(path.stem, about, merge(below, values))
+    return Preset(path.stem, about, (*below, values))
 
 
 def _base(name: str, above: tuple[Path, ...]) -> Path:

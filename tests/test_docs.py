@@ -14,7 +14,7 @@ from docs.generate import commands
 from docs.generate.docstrings import inline, to_rst
 from sds3d.cli.exits import Exit
 from sds3d.cli.main import app
-from sds3d.presets import load_preset
+from sds3d.presets import DEFAULT_PRESET, load_preset
 from sds3d.run.config import make_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,9 +55,9 @@ def test_commands_are_accepted(line):
     if "plain_sds" in line:
         return  # the rule of the example package, which tests/test_plugins.py installs
     if "prompt" in given and overrides:
-        preset = given.get("preset") or "toybox"
+        preset = given.get("preset") or DEFAULT_PRESET
         settings = {"start_from": "mug.obj"} if "mesh" in given else {}
-        make_config("a red mug", "toybox" if preset.endswith(".yaml") else preset, overrides, settings)
+        make_config("a red mug", DEFAULT_PRESET if preset.endswith(".yaml") else preset, overrides, settings)
     elif given.get("preset") and not given["preset"].endswith(".yaml"):
         load_preset(given["preset"])
 

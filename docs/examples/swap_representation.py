@@ -14,7 +14,7 @@ STEPS = int(os.environ.get("SDS3D_STEPS", "150"))
 prior = DiffusersConfig(model="toybox").load()
 rows = []
 for name in ("voxel_grid", "gaussians", "mesh"):
-    asset = sds3d.generate("a purple duck", representation=name, steps=STEPS, prior=prior)
+    asset = sds3d.generate("a purple duck", preset="toybox", representation=name, steps=STEPS, prior=prior)
     mesh = asset.mesh()
     print(f"{name}: {asset.run.state.seconds:.0f} s, a mesh of {len(mesh.faces)} faces")
     rows.append((name, asset.pictures()))

@@ -17,6 +17,7 @@ from sds3d.config import ConfigError, parse_override
 from sds3d.files import RunError
 from sds3d.jobs import queue
 from sds3d.jobs.queue import Wait
+from sds3d.presets import DEFAULT_PRESET
 
 ENDPOINTS = ("generate", "status", "files", "stop", "resume")
 
@@ -27,7 +28,7 @@ def lay_out(studio: Studio) -> None:
     """Add the endpoints to the open Blocks."""
 
     def generate(
-        prompt: str, preset: str = "toybox", seed: int = 0, steps: int = 0, settings: list[str] | None = None
+        prompt: str, preset: str = DEFAULT_PRESET, seed: int = 0, steps: int = 0, settings: list[str] | None = None
     ) -> str:
         """Queue a run. steps: 0: the preset's. settings: KEY=VALUE texts such as "guidance.scale=4".
         Returns the run's name for the other endpoints. The same arguments give the same run."""

@@ -183,7 +183,7 @@ def _stated_steps() -> dict[str, float]:
 
 @cache
 def _config_of(preset: str) -> RunConfig:
-    return run_config(load_preset(preset).values, {"prompt": ANY})
+    return run_config(*load_preset(preset).layers, {"prompt": ANY})
 
 
 def _settings(preset: str, edits: Edits) -> str:

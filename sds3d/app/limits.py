@@ -8,7 +8,8 @@ from typing import Any
 
 from sds3d.app.edits import flat, leaves_of
 from sds3d.config import ConfigError
-from sds3d.run.config import RunConfig, total_steps
+from sds3d.run.config import RunConfig, stage_config, stage_count, total_steps
+from sds3d.run.settings import within_stage
 
 OWNERS_ONLY = (
     "prior.name", "prior.model", "prior.lora", "prompts.debias", "representation.sketch", "start_from",
@@ -28,7 +29,7 @@ LEAST = {"preview_every": 1.0, "checkpoint_every": 10}
 
 def refuse_owners_only(layer: Mapping[str, Any]) -> None:
     """Raise ConfigError if a layer has a setting that only the machine's owner may set."""
-    given = flat(layer)
+    given = [within_stage(key) for key in flat(layer)]
     for key in OWNERS_ONLY:
         # A section given as plain text is only its name, so no key is missed.
         if any(name == key or name.startswith(f"{key}.") for name in given):
@@ -41,6 +42,17 @@ def refuse_extremes(config: RunConfig, usual: RunConfig) -> None:
     usual: the same choices with the values of the preset. Whole numbers count things that take time or memory, all but
     the seed.
     """
+    for index in range(stage_count(config)):
+        _refuse_large_values(stage_config(config, index), stage_config(usual, index))
+    times = pixels(config) / pixels(usual)
+    if times > TIMES_PIXELS:
+        raise ConfigError(
+            f"the settings render {times:.0f} times the pixels of the preset; visitors of this studio may have "
+            f"{TIMES_PIXELS} times as many: reduce steps, cameras.views, cameras.size or particles"
+        )
+
+
+def _refuse_large_values(config: RunConfig, usual: RunConfig) -> None:
     before = leaves_of(usual)
     for key, value in leaves_of(config).items():
         least, start = LEAST.get(key, -math.inf), before.get(key)
@@ -54,19 +66,14 @@ def refuse_extremes(config: RunConfig, usual: RunConfig) -> None:
         most = max(factor * start, TIMES) if isinstance(start, int) else TIMES
         if value > most:
             raise ConfigError(f"{key} = {value}: visitors of this studio may set {most} or less")
-    times = pixels(config) / pixels(usual)
-    if times > TIMES_PIXELS:
-        raise ConfigError(
-            f"the settings render {times:.0f} times the pixels of the preset; visitors of this studio may have "
-            f"{TIMES_PIXELS} times as many: reduce steps, cameras.views, cameras.size or particles"
-        )
 
 
 def pixels(config: RunConfig) -> int:
     """Return how many pixels a run renders, which is about proportional to its time."""
-    return total_steps(config) * pixels_of_step(config)
+    stages = [stage_config(config, index) for index in range(stage_count(config))]
+    return sum(s.steps * s.particles * s.cameras.views * s.cameras.size**2 for s in stages)
 
 
-def pixels_of_step(config: RunConfig) -> int:
-    """Return how many pixels a step renders."""
-    return config.particles * config.cameras.views * config.cameras.size**2
+def pixels_of_step(config: RunConfig) -> float:
+    """Return how many pixels a step renders, on average over the stages."""
+    return pixels(config) / total_steps(config)

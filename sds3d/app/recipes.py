@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sds3d.app.edits import Edits, leaves_of, nested
+from sds3d.app.edits import Edits, leaves_of, nested, stage_leaves
 from sds3d.app.studio import Studio
 from sds3d.config import ConfigError, parse_value
 from sds3d.presets import load_preset
 from sds3d.run.config import RunConfig, read_config, run_config
 from sds3d.run.folder import Run
+from sds3d.run.settings import within_stage
 
 ITS_OWN = ("prompt", "seed", "start_from_sha256", "made_for")
 """Settings that do not count as differences from a preset."""
@@ -74,12 +76,32 @@ def edits_of(config: RunConfig, base: Base) -> Edits:
     while True:
         start = leaves_of(base(chosen))
         other = [k for k, v in wanted.items() if k.endswith(".name") and k not in chosen and start.get(k) != v]
+        if start["stages"] and not wanted["stages"]:
+            other.append("representation.name")  # which replaces the stages
         if not other:
             break
         key = min(other, key=lambda name: name.count("."))  # an outer variant determines its inner ones
         chosen[key] = wanted[key]
-    values = {k: v for k, v in wanted.items() if k not in ITS_OWN and start.get(k, _MISSING) != v}
-    return chosen | values
+    differing = {k: v for k, v in wanted.items() if k not in ITS_OWN and start.get(k, _MISSING) != v}
+    edits = chosen | {k: v for k, v in differing.items() if k != "stages"}
+    return edits | _stage_edits(config, edits, base)
+
+
+def _stage_edits(config: RunConfig, edits: Edits, base: Base) -> Edits:
+    """Return what else turns the stages of a preset with edits into those of a configuration."""
+    wanted, start = _stages_of(config), _stages_of(base(edits))
+    if wanted == start:
+        return {}
+    if len(config.stages) == len(base(edits).stages):
+        differing = {k: v for k, v in wanted.items() if start.get(k, _MISSING) != v}
+        with suppress(ConfigError):
+            if _stages_of(base(edits | differing)) == wanted:
+                return differing
+    return {"stages": leaves_of(config)["stages"]}
+
+
+def _stages_of(config: RunConfig) -> Edits:
+    return {key: value for key, value in stage_leaves(config).items() if within_stage(key) not in ITS_OWN}
 
 
 def nearest_preset(config: RunConfig, presets: Mapping[str, Edits]) -> str:
@@ -111,8 +133,8 @@ def python_call(made: Recipe) -> str:
 
 def _own_edits(made: Recipe) -> Edits:
     """Return the differences from the preset alone: a recipe's edits leave out what the studio was started with."""
-    preset = load_preset(made.preset).values
-    return edits_of(made.config, lambda edits: run_config(preset, {"prompt": ANY}, nested(edits)))
+    layers = load_preset(made.preset).layers
+    return edits_of(made.config, lambda edits: run_config(*layers, {"prompt": ANY}, nested(edits)))
 
 
 def _yaml(value: Any) -> str:

@@ -14,16 +14,21 @@ from gradio.components import Component
 
 from sds3d.app.edits import Edits
 from sds3d.app.fragments import note
-from sds3d.config import ConfigError, parse_value
+from sds3d.config import ConfigError, alternatives, parse_value
 from sds3d.guidance.rules import rule_configs
-from sds3d.run.config import RunConfig
-from sds3d.run.settings import Setting, settings_of
+from sds3d.run.config import RunConfig, stage_config
+from sds3d.run.settings import Setting, settings_of_run
 
 ELSEWHERE = ("prompt", "seed", "start_from_sha256", "made_for")
 """Settings without a widget here: they are elsewhere on the page, or cannot be changed."""
 
 PROMINENT = ("representation.name", "guidance.name", "steps")
 """Settings that come before the others, in this order."""
+
+IN_STAGES = "in stages: "
+"""Begins the option of a preset's stages among the representations."""
+
+REPRESENTATIONS = alternatives(RunConfig, "representation")
 
 MOST_FOUND = 12
 """Settings that a search lists."""
@@ -34,16 +39,40 @@ TITLES = {
 }  # fmt: skip
 
 
-def editable_settings(config: RunConfig) -> list[Setting]:
-    """Return the settings of a configuration that have a widget."""
-    return [setting for setting in settings_of(config) if setting.key not in ELSEWHERE]
+def editable_settings(config: RunConfig, preset: RunConfig | None = None) -> list[Setting]:
+    """Return the settings of a configuration that have a widget.
+
+    preset: the preset's own configuration. If it has stages, they are an option of the run's representation, and their
+    settings have widgets instead of the list of stages.
+    """
+    settings = [setting for setting in settings_of_run(config) if setting.key not in ELSEWHERE]
+    if preset is None or not preset.stages:
+        return settings
+    info, names = RunConfig.model_fields["representation"], [m.model_fields["name"].default for m in REPRESENTATIONS]
+    listed = in_stages(preset)
+    value = listed if config.stages else config.representation.name
+    choice = Setting("representation.name", info, value, (listed, *names))
+    return [choice] + [s for s in settings if s.key not in ("representation.name", "stages")]
+
+
+def in_stages(config: RunConfig) -> str:
+    """Return the option for a representation in each stage: "in stages: gaussians, mesh"."""
+    stages = [stage_config(config, index) for index in range(len(config.stages))]
+    return f"{IN_STAGES}{', '.join(stage.representation.name for stage in stages)}"
 
 
 def label(setting: Setting) -> str:
     """Return the label of a setting: its key within the section, as words."""
     inner = setting.key.removeprefix(f"{setting.section}.") if setting.section else setting.key
+    if setting.section.startswith("stages."):
+        inner = setting.within
     words = inner.removesuffix(".name").replace("_", " ").replace(".", " · ")
-    return words[:1].upper() + words[1:] if inner != "name" else TITLES[setting.section]
+    return words[:1].upper() + words[1:] if inner != "name" else title(setting.section)
+
+
+def title(section: str) -> str:
+    """Return the title of a section: "Cameras", "Stage 2"."""
+    return TITLES[section] if section in TITLES else f"Stage {int(section.partition('.')[2]) + 1}"
 
 
 def widget(setting: Setting, interactive: bool = True) -> Component:
@@ -51,7 +80,7 @@ def widget(setting: Setting, interactive: bool = True) -> Component:
     common: dict[str, Any] = {"label": label(setting), "info": setting.help(), "interactive": interactive}
     common["elem_id"] = elem_id(setting.key)
     kinds = _kinds(setting.info.annotation)
-    if setting.key == "guidance.name":
+    if setting.within == "guidance.name":
         return gr.Dropdown(list(setting.options), value=setting.value, **{**common, "info": about_rule(setting.value)})
     if setting.options:
         many = isinstance(setting.value, list)
@@ -94,6 +123,8 @@ def read(setting: Setting, given: Any) -> Any:
 def edited(settings: Sequence[Setting], base: Mapping[str, Any], values: Sequence[Any]) -> Edits:
     """Return the settings whose widgets differ from the preset. Raises ConfigError."""
     read_ = {setting.key: read(setting, value) for setting, value in zip(settings, values, strict=True)}
+    if str(read_.get("representation.name", "")).startswith(IN_STAGES):  # the preset's own
+        del read_["representation.name"]
     return {key: value for key, value in read_.items() if key not in base or not _same(base[key], value)}
 
 
@@ -109,7 +140,7 @@ def find(settings: Sequence[Setting], text: str) -> list[Setting]:
     def has_all(place: str) -> bool:
         return all(word in place.lower() for word in words)
 
-    found = [s for s in settings if words and has_all(f"{s.key} {label(s)} {TITLES.get(s.section, '')} {s.help()}")]
+    found = [s for s in settings if words and has_all(f"{s.key} {label(s)} {title(s.section)} {s.help()}")]
     return sorted(found, key=lambda setting: not has_all(setting.key))
 
 
@@ -120,7 +151,7 @@ def found_list(found: Sequence[Setting], text: str) -> str:
     if not found:
         return note(f'No setting mentions "{text.strip()[:80]}".')
     rows = "".join(
-        f"<li><b>{escape(TITLES[setting.section])} · {escape(label(setting))}</b> {escape(setting.help())}</li>"
+        f"<li><b>{escape(title(setting.section))} · {escape(label(setting))}</b> {escape(setting.help())}</li>"
         for setting in found[:MOST_FOUND]
     )
     more = f"<li>and {len(found) - MOST_FOUND} more</li>" if len(found) > MOST_FOUND else ""
@@ -163,9 +194,9 @@ def lay_out(
             made[key] = widget(by_key[key], not fixed(by_key[key]))
     made["steps"] = widget(by_key["steps"])
     with gr.Accordion("Advanced", open=unfolded is not None, elem_id="advanced"):
-        for section, title in TITLES.items():
+        for section in dict.fromkeys([*TITLES, *(setting.section for setting in settings)]):
             mine = [setting for setting in settings if setting.section == section and setting.key not in PROMINENT]
             if mine:
-                with gr.Accordion(title, open=section == unfolded):
+                with gr.Accordion(title(section), open=section == unfolded):
                     made |= {setting.key: widget(setting, not fixed(setting)) for setting in mine}
     return [made[setting.key] for setting in settings]

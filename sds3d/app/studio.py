@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sds3d.app.edits import leaves_of, nested
+from sds3d.app.edits import choices_in
 from sds3d.app.limits import refuse_extremes, refuse_owners_only
 from sds3d.app.visitors import Access, access_of, give_access, has_access, visitor
 from sds3d.config import ConfigError, Tree, meant, parse_override
@@ -18,7 +18,7 @@ from sds3d.jobs import queue
 from sds3d.jobs.supervisor import ensure_workers
 from sds3d.presets import current_name, load_preset, presets
 from sds3d.prompts.prompt import checked_prompt
-from sds3d.run.config import RunConfig, new_run, run_config
+from sds3d.run.config import RunConfig, new_run, run_config, total_steps
 from sds3d.run.folder import Run, list_runs
 from sds3d.run.inputs import check_inputs
 from sds3d.run.locks import RunBusyError, hold
@@ -79,8 +79,7 @@ class Studio:
         for layer in layers:
             refuse_owners_only(layer)
         config = self.own_config(prompt, preset, *layers)
-        chosen = {key: value for key, value in leaves_of(config).items() if key.endswith(".name")}
-        refuse_extremes(config, self.own_config(prompt, preset, nested(chosen)))
+        refuse_extremes(config, self.own_config(prompt, preset, *(choices_in(layer, config) for layer in layers)))
         return config
 
     def own_config(self, prompt: str, preset: str, *layers: Tree) -> RunConfig:
@@ -89,11 +88,11 @@ class Studio:
         if preset not in known:  # paths of files are not accepted
             raise ConfigError(f'there is no preset "{preset[:80]}"; {meant(preset, list(known))}')
         base = [parse_override(text) for text in self.overrides]
-        config = run_config(load_preset(preset).values, *base, {"prompt": prompt}, *layers)
+        config = run_config(*load_preset(preset).layers, *base, {"prompt": prompt}, *layers)
         if config.seed > MAX_SEED:
             raise ConfigError(f"seed = {config.seed}: give a whole number from 0 to {MAX_SEED}")
-        if config.steps > MAX_STEPS:
-            raise ConfigError(f"steps = {config.steps}: give {MAX_STEPS} or fewer")
+        if (steps := max(config.steps, total_steps(config))) > MAX_STEPS:
+            raise ConfigError(f"steps = {steps}: give {MAX_STEPS} or fewer")
         return config
 
     def find(self, name: str) -> Run | None:

@@ -21,6 +21,7 @@ from sds3d.app.tab_create import EXAMPLES, checked_seed
 from sds3d.app.tab_library import RunCard, card_of
 from sds3d.config import ConfigError, parse_value
 from sds3d.files import RunError
+from sds3d.presets import DEFAULT_PRESET
 from sds3d.run.config import RunConfig, stage_config, stage_count, total_steps
 from sds3d.run.folder import Run
 
@@ -85,8 +86,8 @@ def lay_out(studio: Studio) -> CompareTab:
         prompt = gr.Textbox(label="Prompt", placeholder=EXAMPLES[0], elem_id="compare-prompt")
         with gr.Row():
             presets = gr.Dropdown(
-                list(studio.presets()), value=["toybox", "dreamfusion"], multiselect=True, max_choices=MOST, scale=3,
-                label="Presets", info=f"2 to {MOST}; one run each", elem_id="compare-presets",
+                list(studio.presets()), value=[DEFAULT_PRESET, "dreamfusion"], multiselect=True, max_choices=MOST,
+                scale=3, label="Presets", info=f"2 to {MOST}; one run each", elem_id="compare-presets",
             )  # fmt: skip
             seed = gr.Number(0, label="Seed", info="the same for all runs", precision=0, min_width=110)
             # A number field without a number would show 0.

@@ -20,7 +20,7 @@ from sds3d.app.run_panel import QUIET, RunPanel, block
 from sds3d.app.studio import MAX_SEED, Studio, one_line
 from sds3d.config import ConfigError
 from sds3d.files import RunError
-from sds3d.presets import presets
+from sds3d.presets import DEFAULT_PRESET, presets
 from sds3d.run.config import total_steps
 from sds3d.run.folder import Run
 from sds3d.run.settings import Setting
@@ -33,7 +33,8 @@ EXAMPLES = (
     "an orange car",
     "a red mushroom with a white stem",
 )
-DEFAULT_PRESET = "toybox"
+STAGES = "This preset has stages. A rule that you choose here holds in all of them, a representation replaces them."
+NO_STAGES = "The representation that you chose replaces the stages of this preset."
 REPLAN = 5.0  # seconds between looks at the queue
 
 # Gradio's dropdowns send each choice twice. Processed at the same time, both would change the draft, and the settings
@@ -218,23 +219,24 @@ def _settings(create: CreateTab) -> None:
     def render(draft: Draft) -> None:
         edits = draft.edits
         try:
+            own = studio.config(EXAMPLES[0], draft.preset)
             base = studio.config(EXAMPLES[0], draft.preset, nested(choices_of(edits)))
             full = studio.config(EXAMPLES[0], draft.preset, nested(edits))
         except ConfigError as error:
             gr.HTML(fragments.error(studio.problem(error)))
             return
-        settings = settings_form.editable_settings(full)
-        stages = bool(full.stages)
+        listed = None if "stages" in edits else own  # with a list of its own stages, the run does not show the preset's
+        settings = settings_form.editable_settings(full, listed)
 
         def fixed(setting: Setting) -> bool:
-            chosen = stages and setting.key in settings_form.PROMINENT[:2]
-            return chosen or (not studio.trusted and setting.key in OWNERS_ONLY)
+            return not studio.trusted and setting.within in OWNERS_ONLY
 
         widgets = settings_form.lay_out(settings, fixed, draft.unfolded)
-        form = Form(settings, leaves_of(base) | dict.fromkeys(choices_of(edits), None), widgets)
+        start = leaves_of(base) | {s.key: s.value for s in settings_form.editable_settings(base, listed)}
+        form = Form(settings, start | dict.fromkeys(choices_of(edits), None), widgets)
         _changes(create, draft, form)
-        if stages:
-            gr.HTML(fragments.note("This preset has stages, which choose their own representations and rules."))
+        if own.stages:
+            gr.HTML(fragments.note(STAGES if full.stages else NO_STAGES))
 
         def submit(prompt: str, preset: str, seed: float | None, *values: Any) -> Updates:
             try:
@@ -309,7 +311,10 @@ def _cards(studio: Studio, chosen: str) -> str:
 def consistent(now: Edits, before: Edits) -> Edits:
     """Return the edits after a variant has changed: edits of the former variant's section are dropped."""
     changed = [k for k, v in now.items() if k.endswith(".name") and before.get(k) != v]
+    changed += [k for k in before if k.endswith(".name") and k not in now]
     sections = tuple(key.removesuffix("name") for key in changed)
+    if "representation.name" in changed:
+        sections += ("stages.",)  # which it replaces
     return {k: v for k, v in now.items() if k in changed or not (sections and k.startswith(sections))}
 
 

@@ -32,7 +32,7 @@ from sds3d.cli.options import (
 from sds3d.config import parse_override
 from sds3d.console import STYLES, bars_by_stage, err, out, print_json
 from sds3d.jobs.worker_settings import WorkerSettings
-from sds3d.presets import load_preset
+from sds3d.presets import DEFAULT_PRESET, load_preset
 
 if TYPE_CHECKING:
     from sds3d.jobs.batch import Batch, Engine, Watch
@@ -66,7 +66,7 @@ def batch(
         Path, typer.Argument(help="A file of prompts: .txt, .csv or .jsonl.", show_default=False, metavar="FILE")
     ],
     overrides: Overrides = None,
-    preset: PresetName = "toybox",
+    preset: PresetName = DEFAULT_PRESET,
     out_dir: Annotated[
         Path | None,
         typer.Option("--out", help="The folder for the assets. Default: FILE-assets.", show_default=False),

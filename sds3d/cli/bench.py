@@ -12,7 +12,7 @@ from rich.table import Column, Table
 
 from sds3d.cli.options import Device, ForAllPresets, PresetNames, ResultsFolder, Threads, examples
 from sds3d.console import bars_by_stage, out, progress_bar
-from sds3d.presets import load_preset
+from sds3d.presets import DEFAULT_PRESET, load_preset
 
 bench = typer.Typer(
     help="Repeatable measurements. Each prints a table and writes the same figures as JSON.", no_args_is_help=True
@@ -22,7 +22,7 @@ bench = typer.Typer(
 @bench.command(
     "toybox",
     epilog=examples(
-        "sds3d bench toybox  # presets toybox and dreamfusion on 32 held-out prompts",
+        f"sds3d bench toybox  # presets {DEFAULT_PRESET} and dreamfusion on 32 held-out prompts",
         "sds3d bench toybox toybox --prompts 8 --set steps=150",
     ),
 )
@@ -33,7 +33,7 @@ def bench_toybox(
     out_dir: ResultsFolder = Path("bench-toybox"),
 ) -> None:
     """Measure presets against the toy world's ground truth: right object, right colour, one face."""
-    chosen = _existing(names) or ["toybox", "dreamfusion"]
+    chosen = _existing(names) or [DEFAULT_PRESET, "dreamfusion"]
     from sds3d.evaluation.asset_scores import bench as run_bench
 
     with bars_by_stage() as report:

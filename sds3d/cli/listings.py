@@ -15,7 +15,7 @@ from sds3d.cli.exits import Exit
 from sds3d.cli.options import Json, PresetName, examples
 from sds3d.config import ConfigError, meant
 from sds3d.console import duration, err, out, print_json
-from sds3d.presets import presets
+from sds3d.presets import DEFAULT_PRESET, presets
 
 if TYPE_CHECKING:
     from sds3d.run.settings import Setting
@@ -66,23 +66,23 @@ def list_settings(
         list[str] | None,
         typer.Argument(metavar="SECTION|KEY=VALUE", help="Sections to list, and settings on top of the preset."),
     ] = None,
-    preset: PresetName = "toybox",
+    preset: PresetName = DEFAULT_PRESET,
     as_json: Json = False,
 ) -> None:
     """List the settings with their values, bounds and meanings."""
     with err.status("loading"):
         from sds3d.run.config import make_config
-        from sds3d.run.settings import settings_of
+        from sds3d.run.settings import settings_of_run
 
         sections = [word for word in chosen or [] if "=" not in word]
         # Presets that paint a mesh refuse to be built without one.
         config = make_config("a red mug", preset, ["start_from=FILE", *(w for w in chosen or [] if "=" in w)])
-    settings = [s for s in settings_of(config) if s.key not in ("prompt", "start_from", "start_from_sha256")]
+    settings = [s for s in settings_of_run(config) if s.key not in ("prompt", "start_from", "start_from_sha256")]
     for section in sections:
-        if not any(setting.key.startswith(section) for setting in settings):
+        if not any(setting.within.startswith(section) for setting in settings):
             known = sorted({setting.section for setting in settings} - {""})
             raise ConfigError(f'no setting begins with "{section}"; {meant(section, known)}')
-    listed = [setting for setting in settings if not sections or setting.key.startswith(tuple(sections))]
+    listed = [setting for setting in settings if not sections or setting.within.startswith(tuple(sections))]
     if as_json:
         print_json([
             {"key": _key(s), "value": s.value, "help": s.help(), "options": list(s.options)} for s in listed

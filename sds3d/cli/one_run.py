@@ -28,7 +28,7 @@ from sds3d.cli.options import (
 )
 from sds3d.config import build, parse_override
 from sds3d.console import err, out, print_json, progress_bar
-from sds3d.presets import load_preset
+from sds3d.presets import DEFAULT_PRESET, load_preset
 from sds3d.run.folder import Machine, Run, open_run
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def add_commands(app: typer.Typer) -> None:
             "sds3d generate 'a red mug' --preset splats  # Gaussian splats",
             "sds3d generate 'a red mug' --preset dreamfusion guidance.scale=50  # another rule and scale",
             "sds3d generate 'a blue mug' start_from=mug.glb  # start from your own mesh, splats or points",
-            "sds3d generate 'a red mug' representation.resolution=64 export.texture_size=2048  # finer",
+            "sds3d generate 'a red mug' --preset toybox  # a NeRF instead of splats and then a mesh",
+            "sds3d generate 'a red mug' representation.geometry.resolution=64 export.texture_size=2048  # finer",
             "sds3d generate 'a corgi' --preset dreamfusion prior.model=FOLDER  # a large model in diffusers format",
             notes=(
                 "The same command continues a stopped run, and reports a finished one. The run folder holds the "
@@ -94,7 +95,7 @@ def generate(
         str, typer.Argument(metavar="PROMPT", help="The object, for example 'a red mug'.", show_default=False)
     ],
     overrides: Overrides = None,
-    preset: PresetName = "toybox",
+    preset: PresetName = DEFAULT_PRESET,
     out_dir: RunsFolder = Path("runs"),
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of all random choices.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimisation steps. Default: the preset's.")] = None,

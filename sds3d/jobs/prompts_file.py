@@ -21,6 +21,7 @@ from typing import Any
 
 from sds3d.config import ConfigError, meant, nearest
 from sds3d.files import NotPlainError, read_plain
+from sds3d.presets import DEFAULT_PRESET
 from sds3d.prompts.prompt import checked_prompt
 from sds3d.run.config import NOT_IDENTITY, RunConfig, make_config
 
@@ -51,7 +52,7 @@ Lines = Iterator[tuple[int, Callable[[], _Given]]]
 """Line numbers, and functions that read the lines. They raise ConfigError for an invalid line."""
 
 
-def read_prompts(path: Path, preset: str = "toybox", overrides: Sequence[str] = ()) -> list[Entry]:
+def read_prompts(path: Path, preset: str = DEFAULT_PRESET, overrides: Sequence[str] = ()) -> list[Entry]:
     """Read the prompts of a file, in order. preset, overrides: for lines that do not set them.
 
     Raises ConfigError that lists all problems of the file with their line numbers.

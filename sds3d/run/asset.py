@@ -24,6 +24,7 @@ from sds3d.formats.table import Format, export_format
 from sds3d.geometry.mesh import FloatArray, Mesh
 from sds3d.geometry.sampling import splats_from_mesh
 from sds3d.geometry.splats import Splats
+from sds3d.presets import DEFAULT_PRESET
 from sds3d.priors.base import Prior
 from sds3d.representations.base import Scene
 from sds3d.run.config import RunConfig, make_config, new_run, read_config
@@ -128,7 +129,7 @@ class Keywords(TypedDict, total=False):
     """The keywords of `generate` and `stream`: how to drive the run, and fields of `RunConfig` on top of the preset."""
 
     preset: str
-    """Name of a preset, or path of a YAML file. Default: toybox."""
+    """Name of a preset, or path of a YAML file. Default: `sds3d.presets.DEFAULT_PRESET`."""
     out: str | Path
     """The folder for run folders. Default: runs."""
     device: str
@@ -155,7 +156,8 @@ class Keywords(TypedDict, total=False):
     start_from: str
     up_axis: UpAxis
     made_for: str
-    stages: Sequence[Mapping[str, Any]]
+    stages: Sequence[Mapping[str, Any]] | Mapping[int, Mapping[str, Any]]
+    """All stages, or settings of some of the preset's by their number: `{1: {"steps": 50}}`."""
 
 
 def generate(prompt: str, **keywords: Unpack[Keywords]) -> Asset:
@@ -197,7 +199,7 @@ def stream(prompt: str, *, every: float = 2.0, **keywords: Unpack[Keywords]) -> 
 def _start(prompt: str, keywords: Keywords) -> tuple[Run, Iterator[Step]]:
     """Create the run, if it is new, and return it with its remaining steps."""
     settings: dict[str, Any] = {**keywords}
-    preset, out = settings.pop("preset", "toybox"), settings.pop("out", "runs")
+    preset, out = settings.pop("preset", DEFAULT_PRESET), settings.pop("out", "runs")
     machine = {key: settings.pop(key) for key in ("device", "threads") if key in settings}
     if not isinstance(settings.get("prior"), (str, Mapping, Config)):
         machine["prior"] = settings.pop("prior", None)  # a loaded one

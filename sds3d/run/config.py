@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +19,7 @@ from sds3d.formats.table import DEFAULT_FORMATS, Format, export_format
 from sds3d.guidance.multiview import MultiViewConfig
 from sds3d.guidance.rules import GuidanceConfig
 from sds3d.guidance.transforms import GradientTransform
-from sds3d.presets import load_preset
+from sds3d.presets import DEFAULT_PRESET, load_preset
 from sds3d.priors.available import AnyPriorConfig
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.prompts.prompt import PromptConfig, checked_prompt, slug
@@ -27,6 +28,7 @@ from sds3d.representations.voxel_grid import VoxelGridConfig
 from sds3d.run.folder import Run, create_run
 from sds3d.run.migration import migrated
 from sds3d.run.optimize import OptimizerConfig
+from sds3d.run.stages import on_stages, representations_of, steps_of
 
 Level = Annotated[float, Field(ge=0, le=1)]
 
@@ -131,6 +133,7 @@ class RunConfig(Config):
             share = stage.get("share", 1)
             if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < math.inf:
                 raise ValueError(f"stages.{i}.share = {share!r}: give a number above 0, its part of the steps")
+        for i, stage in enumerate(self.stages):
             if {"share", "steps"} <= stage.keys():
                 raise ValueError(f"stages.{i}: give either steps or share, not both")
             if wrong := stage.keys() & OF_THE_WHOLE_RUN:
@@ -145,14 +148,15 @@ class RunConfig(Config):
 def run_config(*layers: Mapping[str, Any]) -> RunConfig:
     """Build a configuration from the defaults and `layers`, of which the last has precedence. Raises ConfigError.
 
-    Former names of settings still work.
+    A layer has precedence over the stages of the layers below it, too, see `sds3d.run.stages`. Former names of settings
+    still work.
     """
-    return build(RunConfig, *migrated(*layers))
+    return build(RunConfig, *on_stages(RunConfig, migrated(*layers)))
 
 
 def make_config(
     prompt: str,
-    preset: str = "toybox",
+    preset: str = DEFAULT_PRESET,
     overrides: Sequence[str] = (),
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> RunConfig:
@@ -161,8 +165,15 @@ def make_config(
     Raises ConfigError.
     """
     chosen = load_preset(preset)
-    layers = [chosen.values, {"prompt": prompt}, settings, *(parse_override(text) for text in overrides)]
-    config = run_config(*layers)
+    given = [settings, *(parse_override(text) for text in overrides)]
+    config = run_config(*chosen.layers, {"prompt": prompt}, *given)
+    stages = chosen.values.get("stages", ())
+    if stages and not config.stages and not any("stages" in layer for layer in given):
+        warnings.warn(
+            f"representation={config.representation.name} replaces the stages of the preset "
+            f'"{chosen.name}" ({", ".join(representations_of(stages))}): the run has one stage of {config.steps} steps',
+            stacklevel=2,
+        )
     if chosen.about.needs_asset and not config.start_from:
         raise ConfigError(f'the preset "{preset}" needs a mesh: sds3d texture FILE PROMPT, or start_from=FILE')
     return config
@@ -177,9 +188,7 @@ def stage_config(config: RunConfig, stage: int) -> RunConfig:
     """Return the complete configuration of a stage, without stages. Raises ConfigError."""
     patch = dict(config.stages[stage]) if config.stages else {}
     if patch.pop("share", None) is not None:
-        shares = [other.get("share", 0.0) for other in config.stages]
-        begin, end = (round(config.steps * sum(shares[:n]) / sum(shares)) for n in (stage, stage + 1))
-        patch["steps"] = max(end - begin, 1)
+        patch["steps"] = steps_of(config.steps, config.stages)[stage]
     return run_config(config.model_dump(exclude={"stages"}), patch)
 
 

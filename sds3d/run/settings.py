@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
@@ -10,6 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from sds3d.config import Config, alternatives
+from sds3d.run.config import RunConfig, stage_config
+from sds3d.run.stages import representations_of
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,14 @@ class Setting:
 
     @property
     def section(self) -> str:
-        """The first part of the key; "" for the run's own settings."""
-        return self.key.split(".")[0] if "." in self.key else ""
+        """The first part of the key, "stages.0" for a setting of a stage; "" for the run's own settings."""
+        stage = self.key.removesuffix(self.within).removesuffix(".")
+        return stage or (self.key.split(".")[0] if "." in self.key else "")
+
+    @property
+    def within(self) -> str:
+        """The key within its stage: without "stages.0."."""
+        return within_stage(self.key)
 
     @property
     def is_choice(self) -> bool:
@@ -41,6 +50,25 @@ class Setting:
         signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
         bounds = [f"{s} {getattr(m, n):g}" for m in self.info.metadata for n, s in signs.items() if hasattr(m, n)]
         return f"{text} ({', '.join(bounds)})".strip() if bounds else text
+
+
+def within_stage(key: str) -> str:
+    """Return a dotted key without the "stages.0." of a stage."""
+    return re.sub(r"^stages\.\d+\.", "", key)
+
+
+def settings_of_run(config: RunConfig) -> Iterator[Setting]:
+    """Yield the settings of a run and, with keys such as `stages.0.representation.name`, those that its stages set.
+
+    If all stages choose a representation, that of the run is left out, because nothing uses it.
+    """
+    unused = config.stages and len(representations_of(config.stages)) == len(config.stages)
+    yield from (s for s in settings_of(config) if not (unused and s.section == "representation"))
+    for index, patch in enumerate(config.stages):
+        prefix = f"stages.{index}."
+        for setting in settings_of(stage_config(config, index), prefix):
+            if setting.within.split(".")[0] in patch:
+                yield setting
 
 
 def settings_of(config: BaseModel, prefix: str = "") -> Iterator[Setting]:

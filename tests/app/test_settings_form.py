@@ -5,24 +5,55 @@ from __future__ import annotations
 import gradio as gr
 import pytest
 
-from sds3d.app.edits import choices_of, leaves_of
+from sds3d.app.edits import choices_of, leaves_of, nested
 from sds3d.app.settings_form import changed_list, editable_settings, edited, find, found_list, lay_out
 from sds3d.app.studio import Studio
+from sds3d.run.config import RunConfig, stage_config
 
 
-@pytest.mark.parametrize("preset", ["toybox", "splats", "vsd", "prolificdreamer", "perp-neg"])
+@pytest.mark.parametrize("preset", ["toybox", "splats", "mesh", "vsd", "prolificdreamer", "perp-neg"])
 def test_untouched_widgets_change_nothing(preset: str, studio: Studio):
     config = studio.config("a red mug", preset)
-    fields = editable_settings(config)
+    fields = editable_settings(config, config)
+    start = leaves_of(config) | {field.key: field.value for field in fields}
     assert {field.key for field in fields} >= {"steps", "guidance.name", "representation.name", "export.formats"}
     assert all(field.help() for field in fields if not field.is_choice)
     with gr.Blocks():
         widgets = lay_out(fields, lambda _: False)
     shown = [widget.value for widget in widgets]  # type: ignore[attr-defined]
-    assert edited(fields, leaves_of(config), shown) == {}
+    assert edited(fields, start, shown) == {}
     steps = [field.key for field in fields].index("steps")
-    assert edited(fields, leaves_of(config), [*shown[:steps], 77, *shown[steps + 1 :]]) == {"steps": 77}
+    assert edited(fields, start, [*shown[:steps], 77, *shown[steps + 1 :]]) == {"steps": 77}
     assert choices_of(leaves_of(config))["prior.name"] == "diffusers"
+
+
+def test_stages_have_widgets_and_are_an_option_of_the_representation(studio: Studio):
+    own = studio.config("a red mug", "mesh")
+    fields = {field.key: field for field in editable_settings(own, own)}
+    assert fields["representation.name"].value == "in stages: gaussians, mesh"
+    assert fields["stages.0.representation.name"].value == "gaussians"
+    assert fields["stages.1.representation.geometry.sdf_lr"].value == 0.001
+    assert fields["stages.1.guidance.schedule.min"].value == [0.5, 0.2]
+    assert not any(key.startswith("representation.") for key in fields if key != "representation.name")
+    with gr.Blocks():
+        widgets = lay_out(list(fields.values()), lambda _: False)
+    values = dict(zip(fields, [widget.value for widget in widgets], strict=True))  # type: ignore[attr-defined]
+    start = leaves_of(own) | {key: field.value for key, field in fields.items()}
+
+    def config_of(**given: object) -> RunConfig:
+        changed = values | {key.replace("__", "."): value for key, value in given.items()}
+        return studio.config("a red mug", "mesh", nested(edited(list(fields.values()), start, list(changed.values()))))
+
+    assert config_of() == own
+    config = config_of(stages__1__representation__geometry__sdf_lr=0.5, guidance__scale=4.0)
+    stages = [stage_config(config, i) for i in (0, 1)]
+    assert [stage.guidance.scale for stage in stages] == [4.0, 4.0]  # type: ignore[union-attr]
+    assert stages[1].representation.geometry.sdf_lr == 0.5  # type: ignore[union-attr]
+    single = config_of(representation__name="voxel_grid")  # the representation of the run itself, which no stage uses
+    assert (single.stages, single.representation.name) == ((), "voxel_grid")
+    again = {field.key: field for field in editable_settings(single, own)}["representation.name"]
+    assert again.value == "voxel_grid"
+    assert again.options[0] == "in stages: gaussians, mesh"
 
 
 def test_settings_are_found_by_words_of_their_key_and_help(studio: Studio):

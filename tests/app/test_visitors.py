@@ -126,3 +126,22 @@ def test_every_preset_is_within_the_limits_of_visitors(shop: Studio):
     for preset in shop.presets():
         config = shop.own_config("a red mug", preset)
         refuse_extremes(config, config)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        {"stages": {"1": {"representation": {"geometry": {"resolution": 240}}}}},
+        {"representation": {"geometry": {"resolution": 240}}},
+        {"representation": {"name": "hash_nerf", "samples": 1000}},
+        {"stages": {"0": {"steps": 9000}}},
+        {"stages": {"0": {"representation": {"sketch": "/etc/passwd"}}}},
+        {"stages": [{"representation": "gaussians"}]},
+    ],
+)
+def test_the_limits_hold_in_stages(layer: dict[str, object], shop: Studio):
+    with visiting("bob"), pytest.raises(ConfigError, match=r"visitors of this studio may|cannot be set in a studio"):
+        shop.config("a red mug", "mesh", layer)
+    with visiting("bob"):
+        assert shop.config("a red mug", "mesh", {"representation": "gaussians"}).stages == ()
+        assert shop.config("a red mug", "mesh", {"stages": {"1": {"steps": 60}}}).stages

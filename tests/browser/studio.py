@@ -33,6 +33,7 @@ launch(Path(sys.argv[1]), "127.0.0.1", int(sys.argv[2]), sys.argv[4:], auth=json
 QUICK = (
     "steps=4",
     "preview_every=0.1",
+    "representation=voxel_grid",
     "representation.resolution=24",
     "representation.samples=24",
     "export.resolution=32",

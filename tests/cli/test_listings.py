@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sds3d.run.config import make_config
+from sds3d.run.config import RunConfig, make_config, stage_config, stage_count
 from sds3d.run.doctor import can_generate, examine
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -27,6 +27,10 @@ def test_presets_are_listed(cli: Cli):
     assert next(preset for preset in json.loads(listed) if preset["name"] == "texture")["needs_asset"]
 
 
+def stages_of(config: RunConfig) -> list[RunConfig]:
+    return [stage_config(config, i) for i in range(stage_count(config))]
+
+
 @pytest.mark.parametrize("chosen", [(), ("guidance=vsd", "representation=gaussians", "gradient=[{name: clamp}]")])
 def test_listed_settings_can_be_given_as_arguments(chosen: tuple[str, ...], cli: Cli):
     code, stdout, _ = cli("settings", *chosen)
@@ -34,7 +38,8 @@ def test_listed_settings_can_be_given_as_arguments(chosen: tuple[str, ...], cli:
     lines = [line.split(" = ", 1) for line in stdout.splitlines() if not line.startswith(" ") and " = " in line]
     assert len(lines) > 50
     given = [f"{key}={value}" for key, value in lines]
-    assert make_config("a red mug", overrides=given) == make_config("a red mug", overrides=chosen)
+    again, config = make_config("a red mug", overrides=given), make_config("a red mug", overrides=chosen)
+    assert stages_of(again) == stages_of(config)
     code, stdout, _ = cli("settings", *chosen, "--json")
     assert code == 0
     assert [[s["key"], json.dumps(s["value"], ensure_ascii=False)] for s in json.loads(stdout)] == lines

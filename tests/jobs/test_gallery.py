@@ -17,6 +17,7 @@ from sds3d.jobs import gallery
 from sds3d.jobs.batch import Batch, make_batch
 from sds3d.jobs.gallery import write_gallery
 from sds3d.jobs.prompts_file import read_prompts
+from sds3d.presets import DEFAULT_PRESET
 
 EVIL = ["<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "it's & a {mug} 100% ½ 杯子", "../../etc/passwd"]
 
@@ -87,7 +88,7 @@ def test_the_manifest_has_one_line_per_prompt_in_the_order_of_the_file(tmp_path:
     ]
     assert rows[0]["run"] == rows[2]["run"]
     assert (rows[3]["error"], rows[3]["steps"], rows[0]["seconds"], rows[0]["seed"]) == ("no surface", 3, 1.23, 0)
-    assert rows[0]["preset"] == "toybox"
+    assert rows[0]["preset"] == DEFAULT_PRESET
     names = ("particle-2/x.glb", "turntable.mp4", "x-splats.ply", "x.glb")
     assert rows[0]["exports"] == [f"{rows[0]['run']}/exports/{name}" for name in names]
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from sds3d.config import ConfigError
 from sds3d.jobs.batch import make_batch
 from sds3d.jobs.prompts_file import parse_shard, read_prompts, same_runs
-from sds3d.run.config import make_config
+from sds3d.presets import DEFAULT_PRESET
+from sds3d.run.config import make_config, stage_config, stage_count
 
 BOM = "\ufeff"
 Lines = list[tuple[str, int | None, str, float | None]]
@@ -29,7 +30,7 @@ rows = st.lists(
     st.tuples(
         prompts,
         st.none() | st.integers(0, 2**70),
-        st.sampled_from(["", "toybox", "splats"]),
+        st.sampled_from(["", "toybox", "mesh"]),
         st.sampled_from([None, 5.0, 1e-7]),
     ),
     min_size=1,
@@ -76,16 +77,18 @@ def test_csv_and_json_lines_give_the_same_runs(rows: Lines, tmp_path: Path):
         for p, seed, preset, scale in rows
     ]
     lines = "\n".join(json.dumps(values, ensure_ascii=i % 2 == 0) for i, values in enumerate(objects))
-    common = ["steps=7", "seed=5", "guidance.scale=2"]
+    common = ["steps=7", "seed=5", "guidance.scale=2", "guidance.schedule.max=[0.9, 0.5]"]
     of_csv = read_prompts(written(tmp_path / "prompts.csv", BOM + table.getvalue()), overrides=common)
     of_json = read_prompts(written(tmp_path / "prompts.jsonl", lines), overrides=common)
     assert [entry.config for entry in of_csv] == [entry.config for entry in of_json]
     for entry, (prompt, seed, preset, scale) in zip(of_json, rows, strict=True):
-        assert (entry.config.prompt, entry.preset) == (prompt, preset or "toybox")
+        assert (entry.config.prompt, entry.preset) == (prompt, preset or DEFAULT_PRESET)
         assert entry.config.seed == (5 if seed is None else seed)
         own = [] if scale is None else [f"guidance.scale={scale}"]
-        wanted = make_config(prompt, preset or "toybox", [*common, *own])
+        wanted = make_config(prompt, preset or DEFAULT_PRESET, [*common, *own])
         assert entry.config == wanted.model_copy(update={"seed": entry.config.seed})
+        stages = [stage_config(entry.config, i) for i in range(stage_count(entry.config))]
+        assert {stage.guidance.schedule.max for stage in stages} == {(0.9, 0.5)}  # type: ignore[union-attr]
 
 
 @few
@@ -118,7 +121,7 @@ def test_all_invalid_lines_are_listed_with_suggestions(tmp_path: Path):
     assert problems(path) == [
         ":3: seed = -1: give a whole number, 0 or more",
         ':4: there is no preset "splatz"; did you mean "splats"?',
-        ':5: unknown key "guidance.scal"; did you mean "guidance.scale"? (also in line 9)',
+        ':5: unknown key "guidance.scal" in all stages (multiview); did you mean "guidance.scale"? (also in line 9)',
         ":6: seed = green mug: give a whole number, 0 or more",
         ':7: the prompt is empty: describe an object, for example "a red mug"',
         ":10: steps = 'many': input should be a valid integer, unable to parse string as an integer",

@@ -29,7 +29,7 @@ ONE_WORKER = WorkerSettings(devices=["cpu"], threads=1)
 
 
 def queued(root: Path, prompt: str, steps: int) -> Run:
-    run = new_run(root, make_config(prompt, overrides=[*QUICK, f"steps={steps}", "checkpoint_every=5"]))
+    run = new_run(root, make_config(prompt, "toybox", [*QUICK, f"steps={steps}", "checkpoint_every=5"]))
     enqueue(run)
     return run
 

@@ -60,13 +60,13 @@ def toybox() -> Prior:
 
 
 def runs(root: Path, *settings: str) -> list[Run]:
-    return [new_run(root, make_config(prompt, overrides=[*QUICK, *settings])) for prompt in PROMPTS]
+    return [new_run(root, make_config(prompt, "toybox", [*QUICK, *settings])) for prompt in PROMPTS]
 
 
 def balls(root: Path, *settings: str) -> list[Run]:
     """Make runs that differ in their seeds, with the prompt that the prior `disc` knows."""
     tiny = ["cameras.size=16", "prompts.view_dependent=false", *settings]
-    return [new_run(root, make_config("a ball", overrides=[*QUICK, *tiny, f"seed={seed}"])) for seed in range(3)]
+    return [new_run(root, make_config("a ball", "toybox", [*QUICK, *tiny, f"seed={seed}"])) for seed in range(3)]
 
 
 def alone(run: Run, prior: Prior) -> None:
@@ -163,8 +163,8 @@ def test_an_error_of_the_prior_reaches_every_run_of_the_call(tmp_path: Path):
 
 def test_a_worker_groups_runs_with_equal_settings(tmp_path: Path):
     mugs = runs(tmp_path)
-    other = new_run(tmp_path, make_config("a red mug", overrides=[*QUICK, "guidance.scale=4"]))
-    lean = new_run(tmp_path, make_config("a yellow duck", overrides=list(QUICK)))
+    other = new_run(tmp_path, make_config("a red mug", "toybox", [*QUICK, "guidance.scale=4"]))
+    lean = new_run(tmp_path, make_config("a yellow duck", "toybox", list(QUICK)))
     lean.update(status="queued", lean=True)
     assert next_group([mugs[0], other, mugs[1], lean, mugs[2]], 4, {}) == mugs
     assert next_group([mugs[0], other, mugs[1], mugs[2]], 2, {}) == mugs[:2]

@@ -22,7 +22,7 @@ LOAD = DiffusersConfig.load
 
 
 def queued(root: Path, prompt: str, *settings: str) -> Run:
-    run = new_run(root, make_config(prompt, overrides=[*QUICK, "steps=2", *settings]))
+    run = new_run(root, make_config(prompt, "toybox", [*QUICK, "steps=2", *settings]))
     enqueue(run)
     return run
 
