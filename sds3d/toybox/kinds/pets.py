@@ -1,11 +1,9 @@
-"""Pets and farm animals."""
+"""How animals of the house and the farm are built: dog, rabbit, bear, pig and elephant."""
 
 from __future__ import annotations
 
-import numpy as np
-
-from sds3d.toybox.paint import CARROT, GLOW, GREY, INK, WHITE, Paint, contrast, shade
-from sds3d.toybox.parts import Builder, corners, eye, mirrored, side_profile
+from sds3d.toybox.paint import GLOW, GREY, INK, WHITE, Paint, apart, contrast, shade
+from sds3d.toybox.parts import Builder, corners, eye, mirrored
 from sds3d.toybox.shapes import Shape, arc, box, cap, cylinder, ellipsoid, lathe, tube
 from sds3d.toybox.world import COLORS
 
@@ -13,164 +11,215 @@ PALE = (0.72, 0.72, 0.74)
 
 
 def dog(p: Paint) -> list[Shape]:
-    """Build a dog with ears in the accent colour."""
-    wide, long, leg, head = p.u(0.28, 0.34), p.u(0.48, 0.58), p.u(0.3, 0.4), p.u(0.34, 0.38)
-    y, z = leg + wide * 0.75, long * 0.86
-    top = y + p.u(0.4, 0.48)
-    light = contrast(p.main, WHITE, PALE)
-    tail = tube([(0, 0), (0.16, 0.08), (0.25, 0.24), (0.26, 0.44)], [0.09, 0.085, 0.075, 0.055]).rotate("y", 90)
-    parts = [
-        ellipsoid(wide, wide, long, 10, 18).move(0, y).paint(p.main),
-        ellipsoid(wide * 0.7, 0.36, wide * 0.7).rotate("x", 28).move(0, y + 0.2, z * 0.8).paint(p.main),
+    """Build a dog that sits or stands, with hanging ears in the accent colour."""
+    sits = p.rng.random() < 0.5
+    wide, long, leg, head = p.u(0.29, 0.34), p.u(0.48, 0.56), p.u(0.32, 0.38), p.u(0.35, 0.39)
+    light, patch = contrast(p.main, WHITE, PALE), shade(p.main, 0.7)
+    leg_shape = cylinder(0.12, leg + 0.1, rounding=0.05, segments=12).paint(p.main)
+    paw = ellipsoid(0.145, 0.1, 0.19, 6, 12).move(0, 0.085, 0.05).paint(light)
+    if sits:
+        top, z, tail_at = 1.16, 0.2, (0.1, -0.4)
+        parts = [
+            ellipsoid(wide * 1.15, 0.52, wide * 1.05, 10, 18).rotate("x", 20).move(0, 0.5, -0.12).paint(p.main),
+            ellipsoid(wide * 0.68, 0.36, 0.12).rotate("x", -8).move(0, 0.6, wide * 0.72 + 0.02).paint(light),
+            cap(1.04, 42, 16)
+            .rotate("x", -80)
+            .scale(wide * 1.15, 0.52, wide * 1.05)
+            .rotate("x", 20)
+            .move(0, 0.5, -0.12)
+            .paint(patch),
+        ]
+        limb = cylinder(0.11, 0.58, rounding=0.05, segments=12).rotate("x", -6).move(0.16, 0, 0.3).paint(p.main)
+        thigh = ellipsoid(0.17, 0.25, 0.29).move(wide * 0.98, 0.26, -0.12).paint(p.main)
+        pieces = [limb, paw.move(0.16, 0, 0.33), thigh, paw.rotate("y", 18).move(wide * 1.05, 0, 0.12)]
+    else:
+        y, z = leg + wide * 0.75, long * 0.86
+        top, tail_at = y + p.u(0.4, 0.48), (y + wide * 0.4, -long * 0.88)
+        parts = [
+            ellipsoid(wide, wide, long, 10, 18).move(0, y).paint(p.main),
+            cap(1.04, 48, 18).scale(wide, wide, long * 0.8).move(0, y, -long * 0.14).paint(patch),
+            ellipsoid(wide * 0.7, 0.36, wide * 0.7).rotate("x", 28).move(0, y + 0.2, z * 0.8).paint(p.main),
+        ]
+        parts += corners(leg_shape, wide * 0.6, long * 0.58) + corners(paw, wide * 0.6, long * 0.58)
+        pieces = []
+    bend = [(0, 0), (0.16, 0.08), (0.25, 0.24), (0.26, 0.46)]
+    parts += [
+        tube(bend, [0.1, 0.095, 0.09, 0.08]).rotate("y", 90).move(0, *tail_at).paint(p.main),
+        ellipsoid(0.11, 0.15, 0.11, 8, 12).move(0, tail_at[0] + 0.48, tail_at[1] - 0.26).paint(light),
         ellipsoid(head, head * 0.95, head * 0.92, 10, 18).move(0, top, z).paint(p.main),
-        ellipsoid(head * 0.55, head * 0.4, head * 0.6).move(0, top - head * 0.3, z + head * 0.78).paint(light),
-        ellipsoid(0.105, 0.08, 0.07, 6, 12).move(0, top - head * 0.12, z + head * 1.3).paint(INK),
-        ellipsoid(0.085, 0.15, 0.05, 6, 12).move(0, top - head * 0.68, z + head * 1.1).paint(COLORS["red"]),
-        tail.move(0, y + wide * 0.4, -long * 0.88).paint(p.main),
+        ellipsoid(head * 0.56, head * 0.42, head * 0.6).move(0, top - head * 0.3, z + head * 0.78).paint(light),
+        ellipsoid(0.12, 0.09, 0.08, 6, 12).move(0, top - head * 0.1, z + head * 1.3).paint(INK),
+        ellipsoid(0.09, 0.16, 0.06, 6, 12).move(0, top - head * 0.7, z + head * 1.1).paint(COLORS["red"]),
     ]
-    parts += corners(cylinder(0.12, leg + 0.1, rounding=0.05, segments=12).paint(p.main), wide * 0.6, long * 0.58)
-    parts += corners(ellipsoid(0.145, 0.1, 0.18, 6, 12).move(0, 0.08, 0.04).paint(light), wide * 0.6, long * 0.58)
-    ear = ellipsoid(0.1, p.u(0.28, 0.36), 0.19).rotate("z", 14)
-    sight = [s.rotate("y", 20).move(head * 0.4, top + head * 0.22, z + head * 0.8) for s in eye(0.1)]
-    return parts + mirrored([ear.move(head * 0.98, top - 0.04, z - 0.06).paint(p.accent), *sight])
+    ear = ellipsoid(0.1, p.u(0.3, 0.36), 0.2).rotate("z", 14).move(head * 0.98, top - 0.04, z - 0.06)
+    sight = [s.rotate("y", 20).move(head * 0.4, top + head * 0.24, z + head * 0.8) for s in eye(0.115)]
+    return parts + mirrored([*pieces, ear.paint(apart(p.accent, p.main)), *sight])
 
 
 def rabbit(p: Paint) -> list[Shape]:
-    """Build a rabbit with a scarf in the accent colour."""
-    wide, tall, head, ear = p.u(0.36, 0.42), p.u(0.46, 0.52), p.u(0.36, 0.4), p.u(0.36, 0.44)
-    y, lean = tall * 1.75 + head * 0.5, p.u(6, 16)
+    """Build a rabbit that sits upright or crouches, with a scarf in the accent colour."""
+    crouches = p.rng.random() < 0.5
+    wide, head, ear, lean = p.u(0.36, 0.41), p.u(0.36, 0.4), p.u(0.38, 0.44), p.u(8, 16)
     light, inner = contrast(p.main, WHITE, PALE), contrast(p.main, COLORS["pink"], WHITE)
-    parts = [
-        ellipsoid(wide, tall, wide * 0.95, 10, 18).move(0, tall * 0.95).paint(p.main),
-        ellipsoid(wide * 0.68, tall * 0.66, 0.14).move(0, tall * 0.85, wide * 0.84).paint(light),
-        ellipsoid(head * 1.05, head * 0.95, head, 10, 18).move(0, y, 0.06).paint(p.main),
-        ellipsoid(0.2, 0.13, 0.1).move(0, y - 0.12, 0.06 + head * 0.9).paint(light),
-        ellipsoid(0.07, 0.055, 0.06, 6, 10).move(0, y - 0.05, 0.06 + head * 1.06).paint(contrast(light, inner, INK)),
-        box(0.13, 0.14, 0.06, 0.02).move(0, y - 0.26, 0.06 + head * 0.9).paint(contrast(light, WHITE, GLOW)),
-        ellipsoid(0.18, 0.17, 0.17, 8, 12).move(0, 0.3, -wide).paint(light),
-        arc(wide * 0.66, 0.1, steps=18).rotate("x", 90).move(0, tall * 1.72, 0.02).paint(p.accent),
-        box(0.17, 0.4, 0.08, 0.03).rotate("z", 12).move(0.17, tall * 1.42, wide * 0.86).paint(p.accent),
+    scarf = apart(p.accent, p.main)
+    paw = ellipsoid(0.15, 0.1, 0.24).paint(light)
+    if crouches:
+        y, z = 0.86, 0.4
+        parts = [
+            ellipsoid(wide * 1.05, wide, 0.62, 10, 18).rotate("x", -8).move(0, wide * 1.02, -0.12).paint(p.main),
+            ellipsoid(0.21, 0.2, 0.2, 8, 12).move(0, 0.46, -0.78).paint(light),
+            arc(wide * 0.72, 0.11, steps=18).rotate("x", 62).move(0, y - head * 0.72, z - 0.08).paint(scarf),
+            box(0.18, 0.36, 0.09, 0.03).rotate("z", 10).move(0.15, y - head * 1.45, z + 0.3).paint(scarf),
+        ]
+        thigh = ellipsoid(0.2, 0.29, 0.32).move(wide * 0.86, 0.32, -0.3).paint(shade(p.main, 0.88))
+        pieces = [thigh, paw.move(wide * 0.95, 0.09, -0.1), paw.move(0.19, 0.09, 0.48)]
+    else:
+        tall = p.u(0.46, 0.52)
+        y, z = tall * 1.75 + head * 0.5, 0.06
+        parts = [
+            ellipsoid(wide, tall, wide * 0.95, 10, 18).move(0, tall * 0.95).paint(p.main),
+            ellipsoid(wide * 0.68, tall * 0.66, 0.14).move(0, tall * 0.85, wide * 0.84).paint(light),
+            ellipsoid(0.21, 0.2, 0.2, 8, 12).move(0, 0.34, -wide * 1.02).paint(light),
+            arc(wide * 0.68, 0.11, steps=18).rotate("x", 90).move(0, tall * 1.72, 0.02).paint(scarf),
+            box(0.18, 0.42, 0.09, 0.03).rotate("z", 12).move(0.17, tall * 1.4, wide * 0.88).paint(scarf),
+        ]
+        arm = ellipsoid(0.1, 0.24, 0.12).rotate("x", -35).move(wide * 0.82, tall * 1.15, wide * 0.5)
+        pieces = [paw.move(wide * 0.55, 0.1, wide * 0.75), arm.paint(shade(p.main, 0.88))]
+    parts += [
+        ellipsoid(head * 1.05, head * 0.95, head, 10, 18).move(0, y, z).paint(p.main),
+        ellipsoid(0.2, 0.14, 0.11).move(0, y - 0.12, z + head * 0.9).paint(light),
+        ellipsoid(0.08, 0.06, 0.06, 6, 10).move(0, y - 0.05, z + head * 1.06).paint(contrast(light, inner, INK)),
+        box(0.14, 0.14, 0.06, 0.02).move(0, y - 0.27, z + head * 0.88).paint(contrast(light, WHITE, GLOW)),
     ]
-    long = ellipsoid(0.13, ear, 0.08).rotate("z", -lean).move(head * 0.5, y + head * 0.7 + ear * 0.72, 0)
-    lining = ellipsoid(0.075, ear * 0.78, 0.05).rotate("z", -lean).move(head * 0.5, y + head * 0.7 + ear * 0.72, 0.05)
-    foot = ellipsoid(0.16, 0.11, 0.28).move(wide * 0.55, 0.1, wide * 0.75)
-    arm = ellipsoid(0.1, 0.24, 0.12).rotate("x", -35).move(wide * 0.82, tall * 1.15, wide * 0.5)
-    sight = [s.rotate("y", 22).move(head * 0.46, y + 0.08, 0.06 + head * 0.84) for s in eye(0.105)]
-    pieces = [long.paint(p.main), lining.paint(inner), foot.paint(light), arm.paint(p.main), *sight]
-    return parts + mirrored(pieces)
-
-
-def pig(p: Paint) -> list[Shape]:
-    """Build a pig with a snout in the accent colour."""
-    wide, long, leg = p.u(0.42, 0.48), p.u(0.56, 0.66), p.u(0.22, 0.28)
-    head, y = p.u(0.38, 0.43), leg + wide * 0.8
-    z, top = long * 0.85, leg + wide * 0.8 + 0.14
-    snout = cylinder(0.22, 0.24, 0.2, rounding=0.04, segments=16).rotate("x", 90)
-    parts = [
-        ellipsoid(wide, wide * 0.94, long, 10, 18).move(0, y).paint(p.main),
-        ellipsoid(head, head * 0.95, head * 0.9, 10, 18).move(0, top, z).paint(p.main),
-        snout.scale(1.1, 0.9, 1).move(0, top - 0.07, z + head * 0.72).paint(p.accent),
-        arc(0.1, 0.05, -60, 240, 12).rotate("y", 70).move(0, y + 0.18, -long * 1.0 - 0.05).paint(shade(p.main, 0.8)),
-    ]
-    parts += corners(cylinder(0.13, leg + 0.16, segments=14).paint(p.main), wide * 0.55, long * 0.5)
-    parts += corners(
-        cylinder(0.145, 0.12, segments=14).move(0, -0.015).paint(contrast(p.main, INK, GREY)), wide * 0.55, long * 0.5
-    )
-    ear = cylinder(0.17, 0.3, 0.02, segments=10).scale(1, 1, 0.45).rotate("x", 38).rotate("z", -24)
-    nostril = ellipsoid(0.055, 0.075, 0.05, 6, 8).move(0.095, top - 0.07, z + head * 0.72 + 0.235)
-    sight = [s.rotate("y", 20).move(head * 0.42, top + head * 0.3, z + head * 0.75) for s in eye(0.085)]
-    pieces = [ear.move(head * 0.62, top + head * 0.66, z).paint(shade(p.main, 0.8))]
-    return parts + mirrored([*pieces, nostril.paint(contrast(p.accent, INK, WHITE)), *sight])
-
-
-def fish(p: Paint) -> list[Shape]:
-    """Build a fish with fins in the accent colour."""
-    wide, tall, long = p.u(0.25, 0.31), p.u(0.4, 0.48), p.u(0.6, 0.7)
-    stripe = contrast(p.main, WHITE, INK)
-    tail = [(0.06, -0.1), (0.06, 0.1), (-0.36, p.u(0.36, 0.44)), (-0.26, 0), (-0.36, -p.u(0.36, 0.44))]
-    if p.rng.random() < 0.4:
-        tail = [(0.06, -0.1), (0.06, 0.1), (-0.2, 0.34), (-0.38, 0.26), (-0.42, 0), (-0.38, -0.26), (-0.2, -0.34)]
-    back = [(0.3, 0), (0.16, 0.26), (-0.12, 0.34), (-0.36, 0.22), (-0.34, 0)]
-    parts = [
-        ellipsoid(wide, tall, long, 12, 20).paint(p.main),
-        side_profile(tail, 0.1, 0.02).move(0, 0, -long * 0.92).paint(p.accent),
-        side_profile(back, 0.1, 0.02).move(0, tall * 0.84, 0).paint(p.accent),
-        side_profile([(0.14, 0), (-0.24, 0), (-0.22, -0.2)], 0.1).move(0, -tall * 0.88, -0.05).paint(p.accent),
-        arc(0.085, 0.05, steps=14).scale(1.15, 1, 1).move(0, -0.06, long * 0.985).paint(contrast(p.main, CARROT, GLOW)),
-    ]
-    for z in (p.u(0.08, 0.14), -0.26):
-        round_here = 1.035 * np.sqrt(1 - (z / long) ** 2)
-        parts.append(ellipsoid(wide * round_here, tall * round_here, 0.08, 10, 20).move(0, 0, z).paint(stripe))
-    fin = ellipsoid(0.06, 0.12, 0.24, 8, 12).rotate("y", -35).rotate("x", -20).move(wide * 1.02, -0.1, 0.02)
-    sight = [s.rotate("y", 58).move(wide * 0.72, tall * 0.26, long * 0.58) for s in eye(0.14)]
-    return parts + mirrored([fin.paint(p.accent), *sight])
-
-
-def turtle(p: Paint) -> list[Shape]:
-    """Build a turtle with a shell in the accent colour."""
-    wide, tall, long, head = p.u(0.5, 0.56), p.u(0.36, 0.44), p.u(0.58, 0.66), p.u(0.24, 0.28)
-    y, z, top = 0.2, long + p.u(0.12, 0.18), p.u(0.36, 0.48)
-    spot = contrast(p.accent, GLOW, shade(p.accent, 0.6))
-    polar = np.deg2rad(np.linspace(0, 90, 7))
-    dome = [(0, 0), *((np.cos(a), np.sin(a)) for a in polar[:-1]), (0, 1)]
-    neck = tube([(0, 0), (0.2, 0.1), (0.32, top - y)], [0.15, 0.14, 0.14]).rotate("y", -90)
-    parts = [
-        lathe(dome, 22).scale(wide, tall, long).move(0, y).paint(p.accent),
-        cylinder(1.06, 0.13, rounding=0.05, segments=22).scale(wide, 1, long).move(0, y - 0.05).paint(p.main),
-        neck.move(0, y, z - 0.34).paint(p.main),
-        ellipsoid(head, head * 0.92, head * 1.05).move(0, top, z).paint(p.main),
-        box(head * 1.1, 0.05, 0.08, 0.02)
-        .move(0, top - head * 0.32, z + head * 0.94)
-        .paint(contrast(p.main, INK, WHITE)),
-        cylinder(0.1, 0.3, 0.02, segments=10).rotate("x", -100).move(0, y, -long * 0.98).paint(p.main),
-    ]
-    for lean, around, size in [(0, 0, 17), *((48, 60 * i, 13) for i in range(6))]:
-        plate = cap(1.03, size, 6).rotate("x", lean).rotate("y", around)
-        parts.append(plate.scale(wide, tall, long).move(0, y).paint(spot))
-    flipper = ellipsoid(0.26, 0.1, 0.16).rotate("z", -22)
-    pieces = [flipper.rotate("y", -35 * k).move(wide * 0.98, 0.08, k * long * 0.6).paint(p.main) for k in (-1, 1)]
-    sight = [s.rotate("y", 28).move(head * 0.5, top + head * 0.3, z + head * 0.8) for s in eye(0.085)]
+    back = -26 if crouches else 0
+    for shape, at, color in (
+        (ellipsoid(0.14, ear, 0.085), 0.0, p.main),
+        (ellipsoid(0.08, ear * 0.78, 0.05), 0.055, inner),
+    ):
+        raised = shape.move(0, ear * 0.9, at).rotate("x", back).rotate("z", -lean)
+        pieces.append(raised.move(head * 0.4, y + head * 0.55, z - 0.06).paint(color))
+    sight = [s.rotate("y", 22).move(head * 0.46, y + 0.08, z + head * 0.84) for s in eye(0.115)]
     return parts + mirrored([*pieces, *sight])
 
 
-def frog(p: Paint) -> list[Shape]:
-    """Build a frog with spots in the accent colour."""
-    wide, tall, long = p.u(0.48, 0.54), p.u(0.34, 0.4), p.u(0.52, 0.6)
-    head, y = p.u(0.42, 0.47), tall * 0.95
-    top, z = tall * 1.5, long * 0.55
-    light = contrast(p.main, (0.97, 0.95, 0.75), PALE)
-    grin = arc(head * 0.78, 0.045, -155, -25, 12).rotate("x", 62)
+def bear(p: Paint) -> list[Shape]:
+    """Build a teddy bear that sits or stands, with a shirt in the accent colour."""
+    stands = p.rng.random() < 0.5
+    wide, tall, head = p.u(0.4, 0.46), p.u(0.46, 0.52), p.u(0.4, 0.45)
+    lift = 0.2 if stands else 0.0
+    y = lift + tall * 1.72 + head * 0.6
+    light, shirt = contrast(p.main, (0.93, 0.78, 0.55), PALE), apart(p.accent, p.main)
+    cut = [(0, 0.14), (wide * 0.9, 0.16), (wide * 1.07, tall * 0.6), (wide * 0.92, tall * 1.3)]
+    hem = [(wide * 1.02, 0.26), (wide * 1.1, 0.3), (wide * 1.12, 0.4), (wide * 1.04, 0.44)]
+    button = ellipsoid(0.065, 0.065, 0.045, 6, 10).paint(contrast(shirt, WHITE, GLOW, INK))
     parts = [
-        ellipsoid(wide, tall, long, 10, 18).rotate("x", -18).move(0, y).paint(p.main),
-        ellipsoid(head * 1.1, head * 0.72, head * 0.85, 10, 18).move(0, top, z).paint(p.main),
-        ellipsoid(head * 0.86, tall * 0.72, 0.24).move(0, tall * 0.8, z + 0.1).paint(light),
-        grin.rotate("x", -58)
-        .scale(1, 0.5, 0.6)
-        .move(0, top + 0.02, z + head * 0.74)
-        .paint(contrast(p.main, INK, WHITE)),
+        ellipsoid(wide, tall, wide * 0.92, 10, 18).move(0, lift + tall).paint(p.main),
+        lathe([*cut, (wide * 0.62, tall * 1.72), (0, tall * 1.75)], 20)
+        .scale(1, 1, 0.93)
+        .move(0, lift).paint(shirt),
+        lathe([(0, 0.27), *hem, (0, 0.43)], 20).scale(1, 1, 0.93).move(0, lift).paint(shade(shirt, 0.7)),
+        button.move(0, lift + tall * 1.42, wide * 0.83),
+        button.move(0, lift + tall * 1.1, wide * 0.92),
+        ellipsoid(head * 1.08, head * 0.95, head * 0.92, 10, 18).move(0, y).paint(p.main),
+        ellipsoid(0.23, 0.18, 0.17).move(0, y - head * 0.24, head * 0.8).paint(light),
+        ellipsoid(0.105, 0.075, 0.06, 6, 12).move(0, y - head * 0.1, head * 0.8 + 0.15).paint(INK),
+        ellipsoid(0.16, 0.15, 0.14, 8, 12).move(0, lift + 0.2, -wide * 0.98).paint(light),
+    ]  # fmt: skip
+    if stands:
+        leg = cylinder(0.19, 0.46, 0.17, rounding=0.05, segments=14).move(wide * 0.5, 0).paint(p.main)
+        foot = ellipsoid(0.2, 0.12, 0.26).move(wide * 0.52, 0.11, 0.1).paint(p.main)
+        pieces = [leg, foot]
+        arm = ellipsoid(0.14, 0.34, 0.15).rotate("x", -12).rotate("z", p.u(20, 34))
+        parts_y = tall * 1.1
+    else:
+        leg = ellipsoid(0.18, 0.17, 0.36).rotate("y", 16).move(wide * 0.62, 0.17, wide * 0.75).paint(p.main)
+        pad = ellipsoid(0.13, 0.13, 0.06, 6, 12).rotate("y", 16).move(wide * 0.62 + 0.09, 0.17, wide * 0.75 + 0.32)
+        pieces = [leg, pad.paint(light)]
+        arm = ellipsoid(0.14, 0.34, 0.15).rotate("x", -p.u(20, 50)).rotate("z", p.u(20, 34))
+        parts_y = tall * 1.2
+    pieces += [
+        arm.move(wide, lift + parts_y, 0.14).paint(p.main),
+        ellipsoid(0.175, 0.17, 0.18, 8, 12).move(wide * 0.8, lift + tall * 1.42, 0.03).paint(shirt),
+        ellipsoid(0.18, 0.18, 0.1, 8, 14).move(head * 0.8, y + head * 0.74, -0.02).paint(p.main),
+        ellipsoid(0.11, 0.11, 0.06, 6, 12).move(head * 0.8, y + head * 0.74, 0.06).paint(light),
     ]
-    turn = p.u(-8, 8)
-    for lean, around, size in [(14, 180, 15), (46, 150, 12), (46, 210, 12), (46, 95, 14), (46, -95, 14), (76, 180, 12)]:
-        spot = cap(1.03, size, 12).rotate("x", lean).rotate("y", around + turn)
-        parts.append(spot.scale(wide, tall, long).rotate("x", -18).move(0, y).paint(p.accent))
-    bulge = ellipsoid(0.16, 0.17, 0.16, 8, 14).move(head * 0.62, top + head * 0.58, z + 0.04)
-    sight = [
-        s.rotate("y", 14).move(head * 0.65, top + head * 0.62, z + 0.16)
-        for s in eye(0.125, contrast(p.main, WHITE, GLOW))
-    ]
-    thigh = ellipsoid(0.19, 0.2, 0.36).rotate("x", -28).rotate("y", 24).move(wide * 0.98, 0.24, -long * 0.2)
-    sole = ellipsoid(0.16, 0.06, 0.27, 6, 12).rotate("y", 30).move(wide * 1.1, 0.05, long * 0.28)
-    arm = cylinder(0.1, 0.42, 0.08, rounding=0.03, segments=12).rotate("x", -12).rotate("z", -10)
-    hand = ellipsoid(0.14, 0.055, 0.17, 6, 12).rotate("y", 16).move(head * 0.78, 0.05, z + 0.3)
-    pieces = [bulge, thigh, sole, arm.move(head * 0.72, 0.04, z + 0.22), hand]
-    return parts + mirrored([*(s.paint(p.main) for s in pieces), *sight])
+    sight = [s.rotate("y", 20).move(head * 0.4, y + head * 0.2, head * 0.8) for s in eye(0.1)]
+    return parts + mirrored([*pieces, *sight])
 
 
-BUILDERS: dict[str, Builder] = {
-    "dog": dog,
-    "rabbit": rabbit,
-    "pig": pig,
-    "fish": fish,
-    "turtle": turtle,
-    "frog": frog,
-}
+def pig(p: Paint) -> list[Shape]:
+    """Build a pig that stands or sits, with a snout in the accent colour."""
+    sits = p.rng.random() < 0.5
+    wide, long, leg, head = p.u(0.42, 0.48), p.u(0.56, 0.64), p.u(0.22, 0.28), p.u(0.39, 0.43)
+    dusk, hoof = shade(p.main, 0.76), contrast(p.main, INK, GREY)
+    curl = arc(0.12, 0.06, -60, 250, 12).rotate("y", 60).paint(dusk)
+    foot = cylinder(0.15, 0.13, segments=14).paint(hoof)
+    if sits:
+        top, z, y = 1.02, 0.12, 0.46
+        parts = [
+            ellipsoid(wide * 1.04, 0.5, wide, 10, 18).rotate("x", 14).move(0, y, -0.06).paint(p.main),
+            ellipsoid(wide * 0.62, 0.34, 0.12).move(0, y - 0.02, wide * 0.84).paint(shade(p.main, 0.88)),
+            curl.move(0, 0.28, -wide - 0.16),
+        ]
+        limb = cylinder(0.12, 0.44, 0.13, rounding=0.04, segments=12).rotate("x", -14).rotate("z", -6)
+        pieces = [limb.move(0.26, 0.1, 0.42).paint(p.main), foot.move(0.26, 0, 0.44)]
+        pieces += [ellipsoid(0.18, 0.16, 0.3).rotate("y", 22).move(wide * 0.9, 0.16, 0.16).paint(p.main)]
+        pieces += [ellipsoid(0.13, 0.12, 0.1).rotate("y", 22).move(wide * 0.9 + 0.1, 0.16, 0.41).paint(hoof)]
+    else:
+        y, z = leg + wide * 0.8, long * 0.85
+        top = y + 0.14
+        parts = [
+            ellipsoid(wide, wide * 0.94, long, 10, 18).move(0, y).paint(p.main),
+            curl.move(0, y + 0.18, -long - 0.07),
+        ]
+        parts += corners(cylinder(0.13, leg + 0.1, segments=14).move(0, 0.06).paint(p.main), wide * 0.55, long * 0.52)
+        parts += corners(foot, wide * 0.55, long * 0.52)
+        pieces = []
+    nose = apart(p.accent, p.main)
+    snout = cylinder(0.23, 0.26, 0.21, rounding=0.04, segments=16).rotate("x", 90).scale(1.1, 0.92, 1)
+    parts += [
+        ellipsoid(head, head * 0.95, head * 0.9, 10, 18).move(0, top, z).paint(p.main),
+        snout.move(0, top - 0.07, z + head * 0.72).paint(nose),
+    ]
+    ear = cylinder(0.19, 0.32, 0.03, segments=10).scale(1, 1, 0.45).rotate("x", 38).rotate("z", -24)
+    nostril = ellipsoid(0.06, 0.085, 0.05, 6, 8).move(0.1, top - 0.07, z + head * 0.72 + 0.255)
+    sight = [s.rotate("y", 20).move(head * 0.44, top + head * 0.34, z + head * 0.76) for s in eye(0.1)]
+    pieces.append(ear.move(head * 0.62, top + head * 0.62, z).paint(dusk))
+    return parts + mirrored([*pieces, nostril.paint(contrast(nose, INK, WHITE)), *sight])
+
+
+def elephant(p: Paint) -> list[Shape]:
+    """Build an elephant with a hanging or a raised trunk and a blanket in the accent colour."""
+    raised = p.rng.random() < 0.5
+    wide, long, leg, head = p.u(0.42, 0.48), p.u(0.56, 0.62), p.u(0.36, 0.42), p.u(0.37, 0.41)
+    y = leg + wide * 0.72
+    z, top = long * 0.92, y + 0.26
+    curl = [(0, 0), (0.14, -0.1), (0.2, -0.28), (0.22, -0.46), (0.28, -0.58), (0.4, -0.62), (0.5, -0.54)]
+    if raised:
+        curl = [(0, 0), (0.16, -0.14), (0.34, -0.16), (0.5, -0.04), (0.56, 0.16), (0.54, 0.36), (0.62, 0.5)]
+    trunk = tube(curl, [0.18, 0.16, 0.14, 0.125, 0.115, 0.11, 0.11], 12).rotate("y", -90)
+    cloth, blanket = p.u(48, 54), apart(p.accent, p.main)
+    parts = [
+        ellipsoid(wide, wide * 0.96, long, 10, 18).move(0, y).paint(p.main),
+        ellipsoid(head, head * 1.02, head * 0.9, 10, 18).move(0, top, z).paint(p.main),
+        trunk.move(0, top - 0.08, z + head * 0.72).paint(p.main),
+        cap(1.035, cloth + 10, 20).scale(wide, wide * 0.96, long).move(0, y).paint(contrast(blanket, GLOW, WHITE)),
+        cap(1.06, cloth, 20).scale(wide, wide * 0.96, long).move(0, y).paint(blanket),
+        cylinder(0.055, 0.4, 0.05, segments=8).rotate("x", -160).move(0, y + 0.14, -long * 0.97).paint(p.main),
+        ellipsoid(0.085, 0.13, 0.085, 6, 10).move(0, y - 0.26, -long * 0.97 - 0.14).paint(contrast(p.main, INK, GREY)),
+    ]
+    parts += corners(
+        cylinder(0.17, leg + 0.14, 0.16, segments=14).move(0, 0.06).paint(p.main), wide * 0.52, long * 0.52
+    )
+    parts += corners(cylinder(0.19, 0.1, segments=14).paint(contrast(p.main, WHITE, GREY)), wide * 0.52, long * 0.52)
+    ear = ellipsoid(p.u(0.32, 0.37), 0.38, 0.07).rotate("y", 28).move(head * 1.32, top + 0.05, z - 0.12)
+    lining = ellipsoid(0.22, 0.26, 0.07).rotate("y", 28).move(head * 1.32 + 0.02, top + 0.03, z - 0.08)
+    tusk = (
+        cylinder(0.07, 0.32, 0.035, rounding=0.02, segments=10).rotate("x", 112).move(0.2, top - 0.22, z + head * 0.7)
+    )
+    sight = [s.rotate("y", 22).move(head * 0.48, top + head * 0.24, z + head * 0.76) for s in eye(0.095)]
+    inner = contrast(p.main, COLORS["pink"], PALE)
+    return parts + mirrored([ear.paint(p.main), lining.paint(inner), tusk.paint(contrast(p.main, WHITE, GLOW)), *sight])
+
+
+BUILDERS: dict[str, Builder] = {"dog": dog, "rabbit": rabbit, "bear": bear, "pig": pig, "elephant": elephant}
