@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from sds3d.toybox.paint import INK, WHITE, Paint
-from sds3d.toybox.shapes import Color, Shape, cylinder, ellipsoid, prism
+from sds3d.toybox.shapes import Array, Color, Shape, cylinder, ellipsoid, prism
 
 Builder = Callable[[Paint], list[Shape]]
 Outline = list[tuple[float, float]]
@@ -33,6 +33,17 @@ def mirrored(shapes: Iterable[Shape]) -> list[Shape]:
     flip = np.array([-1.0, 1.0, 1.0])
     images = [replace(s, vertices=s.vertices * flip, normals=s.normals * flip, faces=s.faces[:, ::-1]) for s in shapes]
     return [*shapes, *images]
+
+
+def bent(shape: Shape, vertices: Array) -> Shape:
+    """Return the shape with its vertices moved to these, (V, 3), and normals that fit; creases stay creases."""
+    corner = vertices[shape.faces]  # (F, 3, 3)
+    flat = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
+    normals = np.zeros_like(vertices)
+    for k in range(3):
+        np.add.at(normals, shape.faces[:, k], flat)
+    normals /= np.linalg.norm(normals, axis=1, keepdims=True)
+    return replace(shape, vertices=vertices, normals=normals)
 
 
 def corners(shape: Shape, x: float, z: float) -> list[Shape]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from sds3d.toybox.paint import GLOW, WHITE, WOOD, Paint, apart, contrast, shade
-from sds3d.toybox.parts import Builder
+from sds3d.toybox.parts import Builder, bent
 from sds3d.toybox.shapes import Shape, arc, box, cylinder, ellipsoid, lathe, prism, tube
 from sds3d.toybox.world import COLORS
 
@@ -85,7 +83,7 @@ def cake(p: Paint) -> list[Shape]:
         slab(radius, 0, top).paint(p.main),
         slab(radius * 0.93, 0.03, layer).move(0, 0, 0.03).paint(sponge),
         slab(radius * 0.93, layer + 0.06, top - 0.03).move(0, 0, 0.03).paint(sponge),
-        slab(radius * 1.03, top - 0.02, top + 0.09).paint(icing),
+        slab(radius * 1.05, top - 0.02, top + 0.09).move(0, 0, 0.015).paint(icing),
         arc(radius, 0.06, cut + 90, 450 - cut, 24).rotate("x", 90).move(0, 0.035).paint(icing),
     ]
     around = np.linspace(cut - 80, 260 - cut, 12)
@@ -94,7 +92,7 @@ def cake(p: Paint) -> list[Shape]:
         parts += [
             slab(radius * 0.6, top + 0.05, top + 0.42).move(0, 0, -0.02).paint(p.main),
             slab(radius * 0.55, top + 0.1, top + 0.36).move(0, 0, 0.0).paint(sponge),
-            slab(radius * 0.64, top + 0.4, top + 0.5).move(0, 0, -0.02).paint(icing),
+            slab(radius * 0.65, top + 0.4, top + 0.5).move(0, 0, -0.005).paint(icing),
             ellipsoid(0.13, rings=8, segments=14).move(0, top + 0.57, -0.16).paint(berry),
         ]
         for a in around:
@@ -165,22 +163,21 @@ def donut(p: Paint) -> list[Shape]:
     crust = arc(radius + thick * 0.72, thick * 0.34, steps=28).scale(1, 1, 1.1).move(0, 0, -thick * 0.34)
     parts = [
         arc(radius, thick, steps=28).paint(p.main),
-        crust.paint(shade(p.main, 0.8)),
-        arc(radius, thick * 1.02, steps=28).scale(1, 1, 0.9).move(0, 0, thick * 0.32).paint(icing),
+        crust.paint(shade(p.main, 0.88)),
+        arc(radius, thick * 1.02, steps=28).scale(1, 1, 0.9).move(0, 0, thick * 0.36).paint(icing),
     ]
     count = 9
     for i in range(count):
         a = 2 * np.pi * (i + p.u(-0.2, 0.2)) / count
         far = radius + thick * 0.86
-        drip = ellipsoid(0.085, 0.085, thick * 0.55, 8, 12).move(far * np.sin(a), far * np.cos(a), 0.0)
+        drip = ellipsoid(0.085, 0.085, thick * 0.55, 8, 12).move(far * np.sin(a), far * np.cos(a), thick * 0.06)
         parts.append(drip.paint(icing))
     if drizzled:
         angle = 2 * np.pi * np.arange(56) / 56
-        wave = radius + thick * 0.52 * np.sin(11 * angle)
+        wave = radius + thick * 0.42 * np.sin(7 * angle)
         line = tube(np.stack([wave * np.cos(angle), wave * np.sin(angle)], axis=1), 0.034, 6, closed=True)
-        height = thick * 0.32 + 0.9 * np.sqrt((1.02 * thick) ** 2 - (wave - radius) ** 2)
-        rise = np.repeat(height, 6)[:, None] * np.array([0.0, 0.0, 1.0])
-        line = replace(line, vertices=line.vertices + rise)
+        height = thick * 0.36 + 0.9 * np.sqrt((1.02 * thick) ** 2 - (wave - radius) ** 2)
+        line = bent(line, line.vertices + np.repeat(height, 6)[:, None] * np.array([0.0, 0.0, 1.0]))
         parts.append(line.paint(contrast(icing, WHITE, (0.36, 0.2, 0.12))))
     else:
         hues = [COLORS[c] for c in ("red", "yellow", "blue", "green", "white")]
@@ -188,7 +185,7 @@ def donut(p: Paint) -> list[Shape]:
         for i in range(20):
             a, off = 2 * np.pi * i / 20, (-0.5, 0.1, 0.55)[i % 3] * thick
             sprinkle = cylinder(0.036, 0.14, segments=6).move(0, -0.07).rotate("z", p.u(0, 180))
-            z = thick * 0.32 + 0.93 * np.sqrt(thick**2 - off**2)
+            z = thick * 0.36 + 0.93 * np.sqrt(thick**2 - off**2)
             sprinkle = sprinkle.move((radius + off) * np.sin(a), (radius + off) * np.cos(a), z)
             parts.append(sprinkle.paint(hues[i % len(hues)]))
     return [s.rotate("x", -lean) for s in parts]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from sds3d.toybox.paint import GLOW, INK, WHITE, Paint, apart, contrast, shade
-from sds3d.toybox.parts import Builder, mirrored
+from sds3d.toybox.parts import Builder, bent, mirrored
 from sds3d.toybox.shapes import Array, Shape, cylinder, ellipsoid, lathe, prism, tube
 from sds3d.toybox.world import COLORS
 
@@ -73,7 +73,7 @@ def cactus(p: Paint) -> list[Shape]:
             elbow = [(0.06, 0), (x * 0.7, 0), (x * 0.92, 0.04), (x, 0.14), (x, high)]
             arm = tube(elbow, 0.125, 12).rotate("y", 0 if side > 0 else 180)
             parts.append(arm.move(0, 0.42 + low * tall).paint(p.main))
-            end = ellipsoid(0.125, 0.13, 0.125, 8, 12)
+            end = ellipsoid(0.127, 0.13, 0.127, 8, 12).rotate("y", 15)
             parts.append(end.move(side * x, 0.42 + low * tall + high).paint(p.main))
             for turn in (0, 90 * side, 180):
                 out = thorn.move(0, 0, 0.1).rotate("y", turn)
@@ -134,9 +134,8 @@ def _on_body(shape: Shape, radius: float, tall: float) -> Shape:
     """Lay a plate of the plane z = 0 on the front of an ellipsoid with these radii."""
     x, y, z = shape.vertices.T
     out = radius * np.sqrt(1 - (y / tall) ** 2) + z
-    bent = shape.wrap(radius)
     angle = x / radius
-    return replace(bent, vertices=np.stack([out * np.sin(angle), y, out * np.cos(angle)], axis=1))
+    return bent(shape, np.stack([out * np.sin(angle), y, out * np.cos(angle)], axis=1))
 
 
 def _plate(outline: list[tuple[float, float]], x: float, y: float) -> Shape:
@@ -167,18 +166,20 @@ def pumpkin(p: Paint) -> list[Shape]:
     if friendly:
         ring = np.deg2rad(np.arange(0, 360, 36))
         sight = [(0.1 * np.cos(a), 0.13 * np.sin(a)) for a in ring]
-        mouth = [(-0.3, 0.08), (-0.22, -0.06), (-0.1, -0.13), (0.1, -0.13), (0.22, -0.06), (0.3, 0.08)]
+        mouth = [(-0.3, 0.05), (-0.22, -0.06), (-0.1, -0.13), (0.1, -0.13), (0.22, -0.06), (0.3, 0.05)]
         nose = [(0.055 * np.cos(a), 0.045 * np.sin(a)) for a in ring]
     else:
         sight = [(-0.13, -0.08), (0.12, -0.08), (0.04, 0.13)]
-        mouth = [(-0.34, 0.1), (-0.2, -0.09), (-0.06, -0.14), (0.06, -0.14), (0.2, -0.09), (0.34, 0.1)]
+        mouth = [(-0.34, 0.05), (-0.2, -0.09), (-0.06, -0.14), (0.06, -0.14), (0.2, -0.09), (0.34, 0.05)]
         nose = [(-0.075, -0.05), (0.075, -0.05), (0, 0.08)]
-    upper = [(0.15, 0.03), (0.08, -0.02), (0.0, 0.045), (-0.08, -0.02), (-0.15, 0.03)]
-    if friendly:
-        upper = [(0.16, 0.03), (0.0, 0.0), (-0.16, 0.03)]
-    face = [_plate([*mouth, *upper], 0, -0.15), _plate(nose, 0, 0.01)]
-    eyes = mirrored([_plate(sight, 0.22, 0.15)])
-    return parts + [_on_body(s, radius, tall).paint(dark) for s in (*face, *eyes)]
+    lips = [(0.17, 0.045), (0.0, 0.03), (-0.17, 0.045)]
+    face = [_plate([*mouth, *lips], 0, -0.15), _plate(nose, 0, 0.02), *mirrored([_plate(sight, 0.22, 0.16)])]
+    parts += [_on_body(s, radius, tall).paint(dark) for s in face]
+    if not friendly:
+        tooth = [(-0.045, -0.05), (0.045, -0.05), (0.045, 0.05), (-0.045, 0.05)]
+        teeth = [_plate(tooth, 0, -0.255), *mirrored([_plate(tooth, 0.13, -0.155)])]
+        parts += [_on_body(s.move(0, 0, 0.015), radius, tall).paint(p.main) for s in teeth]
+    return parts
 
 
 BUILDERS: dict[str, Builder] = {"cactus": cactus, "flower": flower, "pumpkin": pumpkin}

@@ -98,12 +98,12 @@ def whale(p: Paint) -> list[Shape]:
         arc(wide * 0.84, 0.045, -160, -20, 14).rotate("x", 90).scale(1, 1, 0.62 * long / 0.7).move(0, -0.04, long * 0.5)
         .paint(mouth),
     ]  # fmt: skip
-    fluke = prism([(0.0, -0.12), (0.34, -0.3), (0.5, -0.22), (0.34, 0.08), (0.0, 0.18)], 0.12, 0.03)
+    fluke = prism([(-0.03, -0.12), (0.34, -0.3), (0.5, -0.22), (0.34, 0.08), (-0.03, 0.18)], 0.12, 0.03)
     fin = ellipsoid(0.34, 0.07, 0.17, 8, 12).move(0.24).rotate("y", 30).rotate("z", -24).move(wide * 0.82, -0.14, 0.1)
     sight = [s.rotate("y", 46).move(wide * 0.76, 0.1, long * 0.58) for s in eye(0.125)]
     jet = tube([(0, 0), (0.02, 0.2), (0.1, 0.34), (0.22, 0.36), (0.3, 0.26)], [0.065, 0.07, 0.075, 0.075, 0.07], 8)
     drop = ellipsoid(0.09, 0.11, 0.09, 6, 10).move(0.31, tall + 0.15, 0.12)
-    pieces = [fluke.rotate("x", 84 if finned else 40).move(0, *tip).paint(p.main), fin.paint(p.main)]
+    pieces = [fluke.rotate("x", 84 if finned else 140).move(0, *tip).paint(p.main), fin.paint(p.main)]
     pieces += [jet.move(0.03, tall - 0.04, 0.12).paint(water), drop.paint(water)]
     if finned:
         sail = side_profile([(0.2, -0.06), (-0.26, 0.36), (-0.3, 0.3), (-0.22, -0.06)], 0.12, 0.02)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from sds3d.toybox.paint import CARROT, GLOW, GREY, INK, WHITE, Paint, apart, contrast, shade
-from sds3d.toybox.parts import Builder, eye, mirrored, side_profile
+from sds3d.toybox.parts import Builder, bent, eye, mirrored, side_profile
 from sds3d.toybox.shapes import Shape, arc, box, cap, cylinder, ellipsoid, lathe, tube
 from sds3d.toybox.world import COLORS
 
@@ -169,11 +167,11 @@ def snail(p: Paint) -> list[Shape]:
     else:
         turn = np.linspace(0, 2 * np.pi * 1.9, 24)
         coil = np.stack([np.cos(turn), np.sin(turn)], axis=1) * (size * (1 - 0.8 * turn / turn[-1]))[:, None]
-        swirl = tube(coil * 0.8, np.linspace(0.085, 0.06, 24), 8).paint(light)
+        swirl = tube(coil * 0.72, np.linspace(0.08, 0.06, 24), 8).paint(light)
         # The swirl lies on the shell's side, a half ellipsoid of the width 0.72.
         far = np.hypot(swirl.vertices[:, 0], swirl.vertices[:, 1]) / (1.12 * size)
         lift = size * 0.72 * np.sqrt(np.maximum(1 - far**2, 0.0))
-        swirl = replace(swirl, vertices=swirl.vertices + lift[:, None] * np.array([0.0, 0.0, 1.0]))
+        swirl = bent(swirl, swirl.vertices + lift[:, None] * np.array([0.0, 0.0, 1.0]))
         parts.append(ellipsoid(size * 0.72, size * 1.12, size * 1.12, 12, 22).move(0, y, z).paint(shell))
         parts += [swirl.rotate("y", side).move(0, y, z) for side in (-90, 90)]
     stalk = cylinder(0.05, 0.3, 0.045, segments=8).rotate("z", -20).rotate("x", 10)
@@ -230,7 +228,7 @@ def dinosaur(p: Paint) -> list[Shape]:
     light, dark = contrast(p.main, CREAM, PALE), contrast(p.main, INK, WHITE)
     spikes, white = apart(p.accent, p.main), contrast(p.main, WHITE, GLOW)
     if long_neck:
-        wide, neck, y = p.u(0.38, 0.43), p.u(1.26, 1.38), 0.6
+        wide, neck, y = p.u(0.38, 0.43), p.u(1.4, 1.5), 0.6
         spine = [(-1.02, 0.3), (-0.8, 0.36), (-0.56, 0.52), (-0.2, y + 0.04), (0.16, y + 0.06), (0.4, y + 0.16)]
         spine += [(0.55, y + 0.42), (0.62, y + 0.66), (0.7, neck)]
         girth = [0.07, 0.12, 0.2, 0.34, 0.35, 0.28, 0.21, 0.18, 0.17]
