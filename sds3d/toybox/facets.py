@@ -16,12 +16,13 @@ def _apart(shape: Shape) -> Shape:
     return Shape(shape.vertices[at], faces, shape.normals[at], shape.colors[at])
 
 
-def crate(wide: float, deep: float, tall: float, wall: float, top: float = 1.0) -> Shape:
-    """Build an open box with flat sides on the ground plane, hollow down to `wall`. top: scale of its upper rim."""
-    half, floor = np.sqrt(0.5), wall
-    # The walls are equally thick on all sides only if the box is square; `wall` holds across X.
+def crate(wide: float, deep: float, tall: float, wall: float) -> Shape:
+    """Build an open hollow box with flat sides on the ground plane.
+
+    wall: thickness of the floor and of the two walls across X; the others are thinner by depth over width.
+    """
     inner = 1 - 2 * wall / wide
-    profile = np.array([(0, 0), (1, 0), (top, tall), (inner * top, tall), (inner, floor), (0, floor)]) * [half, 1]
+    profile = np.array([(0, 0), (1, 0), (1, tall), (inner, tall), (inner, wall), (0, wall)]) * [np.sqrt(0.5), 1]
     shape = _apart(lathe(profile, 4).rotate("y", 45).scale(wide, 1, deep))
     corners = shape.vertices[shape.faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])

@@ -167,10 +167,9 @@ def _vault(wide: float, front: float, p: Paint, metal: tuple[float, float, float
         at = (0.0, (y0 + y1) / 2, (z0 + z1) / 2)
         plank = box(wide - 0.03 * (i % 2), 0.07, long + 0.035).rotate("x", float(tilt)).move(*at)
         parts.append(plank.paint(p.accent if i % 2 else shade(p.accent, 0.9)))
-        for x in (-0.36, 0.0, 0.36):
-            hoop = box(0.12, 0.13, long + 0.06).rotate("x", float(tilt)).move(*at).move(x * wide)
-            parts.append(hoop.paint(metal))
-    end = [(z, y) for z, y in 0.97 * (rim - [front, 0]) + [front, 0]]
+        hoop = box(0.12, 0.13, long + 0.06).rotate("x", float(tilt)).move(*at).paint(metal)
+        parts += [hoop.move(x * wide) for x in (-0.36, 0.0, 0.36)]
+    end = [(float(z), float(y)) for z, y in 0.97 * (rim - [front, 0]) + [front, 0]]
     side = side_profile(end, 0.07).move(wide / 2 - 0.06).paint(shade(p.accent, 0.8))
     return parts + mirrored([side])
 
