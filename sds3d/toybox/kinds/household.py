@@ -101,9 +101,10 @@ def _flat_television(p: Paint) -> list[Shape]:
     y, dark, metal = 0.22 + tall / 2, shade(p.main, 0.72), contrast(p.main, GREY, INK)
     parts = [
         box(wide, tall, 0.16, 0.05).move(0, y).paint(p.main),
-        box(wide - 0.2, tall - 0.2, 0.08, 0.02).move(0, y + 0.02, 0.06).paint(p.accent),
-        _gleam(p, tall * 0.42).move(-wide * 0.3, y + tall * 0.1, 0.09),
-        _gleam(p, tall * 0.26).move(-wide * 0.2, y + tall * 0.16, 0.09),
+        box(wide - 0.1, tall - 0.12, 0.08, 0.03).move(0, y + 0.01, 0.055).paint(contrast(p.main, INK, GREY)),
+        box(wide - 0.2, tall - 0.22, 0.08, 0.02).move(0, y + 0.02, 0.075).paint(p.accent),
+        _gleam(p, tall * 0.42).move(-wide * 0.3, y + tall * 0.1, 0.1),
+        _gleam(p, tall * 0.26).move(-wide * 0.2, y + tall * 0.16, 0.1),
         box(wide * 0.66, tall * 0.62, 0.16, 0.08).move(0, y - 0.06, -0.12).paint(dark),
         box(0.2, 0.3, 0.1, 0.02).move(0, 0.18, -0.045).paint(metal),
         cylinder(foot, 0.08, rounding=0.03, segments=24).scale(1, 1, 0.42).paint(metal),

@@ -130,7 +130,7 @@ def vase(p: Paint) -> list[Shape]:
         pieces = [
             cylinder(0.035, stem + 0.2, segments=8).move(0, -0.1).paint(LEAF),
             lathe(bud, 12).move(0, stem + 0.06).paint(p.accent),
-            ellipsoid(0.09, 0.06, 0.09, 5, 10).move(0, stem + 0.31).paint(contrast(p.accent, GLOW, INK)),
+            ellipsoid(0.09, 0.06, 0.09, 5, 10).move(0, stem + 0.31).paint(contrast(p.accent, GLOW, CARROT)),
         ]
         if i:
             blade = ellipsoid(0.09, 0.2, 0.04, 6, 10).rotate("x", 30).move(0, 0.26, 0.09)
