@@ -109,17 +109,23 @@ def bear(p: Paint) -> list[Shape]:
     lift = 0.2 if stands else 0.0
     y = lift + tall * 1.72 + head * 0.6
     light, shirt = contrast(p.main, (0.93, 0.78, 0.55), PALE), apart(p.accent, p.main)
-    cut = [(0, 0.14), (wide * 0.9, 0.16), (wide * 1.07, tall * 0.6), (wide * 0.92, tall * 1.3)]
+    cut = [
+        (0, 0.14),
+        (wide * 0.9, 0.16),
+        (wide * 1.06, tall * 0.5),
+        (wide * 1.1, tall * 0.9),
+        (wide * 1.04, tall * 1.3),
+    ]
     hem = [(wide * 1.02, 0.26), (wide * 1.1, 0.3), (wide * 1.12, 0.4), (wide * 1.04, 0.44)]
     button = ellipsoid(0.065, 0.065, 0.045, 6, 10).paint(contrast(shirt, WHITE, GLOW, INK))
     parts = [
         ellipsoid(wide, tall, wide * 0.92, 10, 18).move(0, lift + tall).paint(p.main),
-        lathe([*cut, (wide * 0.62, tall * 1.72), (0, tall * 1.75)], 20)
+        lathe([*cut, (wide * 0.9, tall * 1.56), (0, tall * 1.62)], 20)
         .scale(1, 1, 0.93)
         .move(0, lift).paint(shirt),
         lathe([(0, 0.27), *hem, (0, 0.43)], 20).scale(1, 1, 0.93).move(0, lift).paint(shade(shirt, 0.7)),
-        button.move(0, lift + tall * 1.42, wide * 0.83),
-        button.move(0, lift + tall * 1.1, wide * 0.92),
+        button.move(0, lift + tall * 1.38, wide * 0.92),
+        button.move(0, lift + tall * 1.06, wide * 0.99),
         ellipsoid(head * 1.08, head * 0.95, head * 0.92, 10, 18).move(0, y).paint(p.main),
         ellipsoid(0.23, 0.18, 0.17).move(0, y - head * 0.24, head * 0.8).paint(light),
         ellipsoid(0.105, 0.075, 0.06, 6, 12).move(0, y - head * 0.1, head * 0.8 + 0.15).paint(INK),

@@ -93,7 +93,7 @@ def whale(p: Paint) -> list[Shape]:
     mouth = contrast(belly, p.main, INK, WHITE)
     parts = [
         ellipsoid(wide, tall, long, 12, 22).paint(p.main),
-        ellipsoid(wide * 0.95, tall * 0.8, long * 0.9, 10, 20).move(0, -tall * 0.27, long * 0.12).paint(belly),
+        ellipsoid(wide * 1.0, tall * 0.78, long * 0.94, 10, 20).move(0, -tall * 0.33, long * 0.08).paint(belly),
         tube(path, girth, 14).rotate("y", -90).paint(p.main),
         arc(wide * 0.84, 0.045, -160, -20, 14).rotate("x", 90).scale(1, 1, 0.62 * long / 0.7).move(0, -0.04, long * 0.5)
         .paint(mouth),
