@@ -7,6 +7,7 @@ from html import escape
 from sds3d.app import pictures
 from sds3d.app.fragments import about
 from sds3d.presets import Preset
+from sds3d.prompts.vocabulary import Vocabulary
 
 GROUPS = {"recommended": "Recommended", "paper": "Papers", "rule": "Rules"}
 """Titles of the groups of presets, in their order."""
@@ -18,17 +19,21 @@ if (button) trigger('select', {prompt: button.dataset.prompt}); });"""
 PRESETS_SCRIPT = """element.addEventListener('change', event => trigger('select', {preset: event.target.value}));"""
 
 
-def objects() -> str:
+def objects(vocabulary: Vocabulary | None) -> str:
     """Return a gallery of objects that the embedded prior knows; each is a button with its prompt."""
+    if vocabulary is None:
+        return ""
     last = len(pictures.OBJECTS) - 1
+    known = [(i, prompt) for i, prompt in enumerate(pictures.OBJECTS) if not vocabulary.read(prompt).unknown]
     buttons = "".join(
         f'<button data-prompt="{escape(prompt)}" aria-label="{escape(prompt)}" title="{escape(prompt)}">'
         f'<i style="background-position:{100 * i / last:.3f}% 0"></i></button>'
-        for i, prompt in enumerate(pictures.OBJECTS)
+        for i, prompt in known
     )
     return (
         '<p class="sds-caption">Objects that the embedded prior knows</p>'
-        f'<div class="sds-objects" style="--strip:url({pictures.data_url("objects")})">{buttons}</div>'
+        f'<div class="sds-objects" style="--width:{100 * (last + 1)}%;--strip:url({pictures.data_url("objects")})">'
+        f"{buttons}</div>"
     )
 
 

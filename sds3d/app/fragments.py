@@ -15,6 +15,7 @@ from sds3d.app.charts import chart
 from sds3d.app.hints import hint
 from sds3d.console import duration
 from sds3d.jobs.queue import Progress, Wait
+from sds3d.prompts.vocabulary import Vocabulary
 from sds3d.run.folder import Run
 
 VIEWS = 8  # pictures side by side in previews/latest.png
@@ -57,9 +58,9 @@ def good(message: str) -> str:
     return f'<div class="sds-note good" role="status">{escape(message)}</div>'
 
 
-def prompt_hint(prompt: str) -> str:
-    """Return a warning of what the embedded prior does not know of a prompt; "" if it knows it all."""
-    text = hint(prompt)
+def prompt_hint(prompt: str, vocabulary: Vocabulary | None) -> str:
+    """Return a warning of what a prior with this vocabulary does not know of a prompt; "" if it knows it all."""
+    text = hint(prompt, vocabulary)
     return note(text) if text else ""
 
 

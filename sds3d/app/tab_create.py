@@ -21,6 +21,7 @@ from sds3d.app.studio import MAX_SEED, Studio, one_line
 from sds3d.config import ConfigError
 from sds3d.files import RunError
 from sds3d.presets import DEFAULT_PRESET, presets
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.run.config import total_steps
 from sds3d.run.folder import Run
 from sds3d.run.settings import Setting
@@ -122,7 +123,9 @@ def lay_out(studio: Studio) -> CreateTab:
             prompt = gr.Textbox(
                 label="Prompt", placeholder=EXAMPLES[0], lines=1, max_lines=4, interactive=True, elem_id="prompt"
             )
-            examples = gr.HTML(cards.objects(), js_on_load=cards.OBJECTS_SCRIPT, elem_id="examples")
+            examples = gr.HTML(
+                cards.objects(DiffusersConfig().vocabulary()), js_on_load=cards.OBJECTS_SCRIPT, elem_id="examples"
+            )
             hint = gr.HTML(visible=False)
             # Enabled when the form is complete; before that, the page would submit other values than it shows.
             generate = gr.Button("Generate", variant="primary", size="lg", interactive=False, elem_id="generate")
@@ -165,7 +168,7 @@ def _wire(create: CreateTab, examples: gr.HTML, new: gr.Button) -> None:
 
     def warn(prompt: str, draft: Draft) -> gr.HTML:
         model = draft.edits.get("prior.model", "toybox")
-        return block(fragments.prompt_hint(prompt) if model == "toybox" else "")
+        return block(fragments.prompt_hint(prompt, DiffusersConfig(model=model).vocabulary()))
 
     def more(name: str, prompt: str) -> Updates:
         try:

@@ -101,7 +101,7 @@ CSS = """
                background: white; border: 1px solid var(--border-color-primary); }
 .sds-objects button:is(:hover, :focus-visible) { border-color: #4f46e5; outline: 2px solid #4f46e5; }
 .sds-objects i { display: block; width: 100%; height: 100%; background-image: var(--strip);
-               background-size: 1600% 100%; }
+               background-size: var(--width) 100%; }
 .sds-presets { display: flex; flex-direction: column; gap: .5rem; }
 .sds-presets details { border: 1px solid var(--border-color-primary); border-radius: 12px; padding: .6rem .8rem;
                background: var(--block-background-fill); }

@@ -48,7 +48,7 @@ Together = Annotated[int, typer.Option(min=1, help="Runs with equal settings tha
 Workers = Annotated[int, typer.Option(min=0, help="Worker processes. 0: one per GPU, or one on a CPU.")]
 
 WORDS = 10
-"""At most this many unknown words are listed."""
+"""At most this many unknown words, and this many prompts that are read in other words, are listed."""
 
 
 def examples(*commands: str, notes: Sequence[str] = ()) -> str:
@@ -59,27 +59,38 @@ def examples(*commands: str, notes: Sequence[str] = ()) -> str:
 
 
 def warn_of_unknown_words(prompts: Sequence[tuple[RunConfig, str]]) -> None:
-    """Warn of words that the embedded prior has never seen; it ignores them and draws what it knows.
+    """Warn of what a prior with a small vocabulary makes of prompts: it ignores words that it has never seen, makes one
+    object, and takes its own words for plurals and for other words.
 
     prompts: configurations, each with the place of its prompt ("line 3") or "".
     """
-    from sds3d.toybox.captions import VOCABULARY, unknown_words
-
     places: dict[str, list[str]] = {}
+    remarks: list[str] = []
+    known: frozenset[str] = frozenset()
     for config, place in prompts:
-        if config.prior.kind == "toybox":
-            for word in unknown_words(config.prompt):
-                places.setdefault(word, []).append(place)
+        if (vocabulary := config.prior.vocabulary()) is None:
+            continue
+        known |= vocabulary.words
+        reading = vocabulary.read(config.prompt)
+        for word in reading.unknown:
+            places.setdefault(word, []).append(place)
+        if remark := reading.remark():
+            remarks.append(f"{place}: {remark}" if place else remark)
+    for remark in remarks[:WORDS]:
+        err.print(f"[yellow]warning:[/yellow] {escape(remark)}", soft_wrap=True)
+    if len(remarks) > WORDS:
+        err.print(f"[yellow]warning:[/yellow] so it is with {len(remarks) - WORDS} more prompts", soft_wrap=True)
     if not places:
         return
     listed = []
     for word, (first, *others) in list(places.items())[:WORDS]:
-        close = nearest(word, VOCABULARY, 2)
+        close = nearest(word, sorted(known), 2)
         notes = [f"like {', '.join(close)}?"] * bool(close) + [first + " and more" * bool(others)] * bool(first)
         listed.append(f"{word} ({'; '.join(notes)})" if notes else word)
     more = f", and {len(places) - WORDS} more" if len(places) > WORDS else ""
     err.print(
         f"[yellow]warning:[/yellow] the embedded prior does not know: {escape(', '.join(listed))}{more}. It draws what "
-        "it knows. For anything else use a large model: --preset dreamfusion prior.model=FOLDER",
+        "it knows (sds3d toybox words lists it). For anything else use a large model: --preset dreamfusion "
+        "prior.model=FOLDER",
         soft_wrap=True,
     )

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.columns import Columns
 from rich.markup import escape
 
-from sds3d.cli.options import Device, Overrides, Threads, examples
+from sds3d.cli.options import Device, Json, Overrides, Threads, examples
 from sds3d.config import build, parse_override
-from sds3d.console import bars_by_stage, out, progress_bar
+from sds3d.console import bars_by_stage, out, print_json, progress_bar
+from sds3d.files import PriorError
 
 toybox = typer.Typer(help="The procedural toy world and its embedded prior.", no_args_is_help=True)
 
@@ -48,6 +50,27 @@ def toybox_render(
         views = iterate_objects(objects, seed, workers, size=size)
         count = save_dataset(folder, views, seed, lambda done: progress.update(task, completed=done))
     out.print(f"{count} pictures and metadata.jsonl: {folder}", soft_wrap=True)
+
+
+@toybox.command(
+    "words",
+    epilog=examples("sds3d toybox words", "sds3d toybox words --model my-prior/prior", "sds3d toybox words --json"),
+)
+def toybox_words(
+    model: Annotated[str, typer.Option(help="toybox, or a prior's folder.")] = "toybox", as_json: Json = False
+) -> None:
+    """List what a prior knows: kinds of object with the part that may have its own colour, and colours."""
+    from sds3d.priors.diffusers import DiffusersConfig
+
+    vocabulary = DiffusersConfig(model=model).vocabulary()
+    if vocabulary is None:
+        raise PriorError(f"{model!r} does not tell its words: it is no prior that sds3d toybox train wrote")
+    if as_json:
+        print_json({"kinds": dict(vocabulary.kinds), "colors": list(vocabulary.colors)})
+        return
+    out.print(f"{len(vocabulary.kinds)} kinds of object, each with the part that may have a colour of its own:")
+    out.print(Columns([f"{kind} [dim]{part}[/dim]" for kind, part in vocabulary.kinds.items()], column_first=True))
+    out.print(f"{len(vocabulary.colors)} colours: {', '.join(vocabulary.colors)}")
 
 
 @toybox.command(

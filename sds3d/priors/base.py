@@ -14,6 +14,7 @@ from sds3d.cameras import Cameras
 from sds3d.config import Config
 from sds3d.plugins import name_of
 from sds3d.prompts.conditioning import Conditioning, TextEncoder
+from sds3d.prompts.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,10 @@ class PriorConfig(Config, ABC):
     def kind(self) -> str:
         """The word for this kind of prior in presets, see `RunConfig.made_for`."""
         return name_of(type(self))
+
+    def vocabulary(self) -> Vocabulary | None:
+        """Return the words that the prior was trained with if they are few. None: it may know any word."""
+        return None
 
     def in_less_memory(self) -> Self:
         """Return settings of the same prior with less memory: slower, with results equal up to float error."""

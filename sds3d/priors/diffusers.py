@@ -15,12 +15,13 @@ from pydantic import Field
 from sds3d.priors.base import PriorConfig
 from sds3d.priors.deepfloyd import load_deepfloyd
 from sds3d.priors.flow import load_flux, load_sd3
-from sds3d.priors.loading import Dtype, ModelFiles, find, pick_dtype
+from sds3d.priors.loading import Dtype, ModelFiles, find, pick_dtype, toybox_folder
 from sds3d.priors.lora import Lora
 from sds3d.priors.mvdream import load_mvdream
 from sds3d.priors.network import DiffusionPrior
 from sds3d.priors.pixels import Latents
 from sds3d.priors.unet_latent import load_latent_unet, load_sdxl
+from sds3d.prompts.vocabulary import Vocabulary, read_vocabulary
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,10 @@ class DiffusersConfig(PriorConfig):
         """`toybox` for the embedded prior and those that this project trained, else `diffusers`."""
         trained_here = (Path(self.model).expanduser() / "camera_encoder").is_dir()
         return "toybox" if self.model == "toybox" or trained_here else self.name
+
+    def vocabulary(self) -> Vocabulary | None:
+        """Read the words of the prior's training from its folder. None if it is no folder, or has no such file."""
+        return read_vocabulary(toybox_folder() if self.model == "toybox" else Path(self.model).expanduser())
 
     def load(self, device: torch.device | str = "cpu") -> DiffusionPrior:
         """Load the model. Raises PriorError if the folder is missing, truncated, pickled or of another kind."""

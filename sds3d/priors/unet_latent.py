@@ -19,6 +19,7 @@ from sds3d.priors.noising import Diffusion, Flow, Noising, is_flow, shift_of
 from sds3d.priors.pixels import Latents
 from sds3d.priors.texts import Encode, Texts, clip_embedding, tokens_of
 from sds3d.prompts.conditioning import Conditioning
+from sds3d.prompts.vocabulary import Vocabulary, read_vocabulary
 
 VIEWS = 4  # denoised together by multi-view models
 LCM_GUIDANCE = 8.5
@@ -27,7 +28,11 @@ _LEAST_LATENTS = 8  # a side; a VAE that seems to be trained on smaller ones doe
 
 @dataclass(frozen=True)
 class Networks:
-    """The parts of a latent diffusion model. text_encoder: the network, or a function that loads it when needed."""
+    """The parts of a latent diffusion model.
+
+    text_encoder: the network, or a function that loads it when needed. vocabulary: the words that it was trained with,
+    if they are few; texts are put into these words.
+    """
 
     vae: AutoencoderKL | AutoencoderTiny
     tokenizer: CLIPTokenizer
@@ -35,6 +40,7 @@ class Networks:
     unet: UNet2DConditionModel
     noising: Noising
     camera_encoder: CameraEncoder | None = None
+    vocabulary: Vocabulary | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,7 @@ class DiffusersPrior(DiffusionPrior):
         self.unet = frozen(networks.unet, device, torch.channels_last)
         self.tokenizer = networks.tokenizer
         self._text_encoder = networks.text_encoder
+        self._vocabulary = networks.vocabulary
         if camera_encoder is not None:
             self.unet.set_attn_processor(ViewAttention())  # type: ignore[arg-type]
             frozen(camera_encoder, device)
@@ -81,9 +88,10 @@ class DiffusersPrior(DiffusionPrior):
         return frozen(encoder, self.device)
 
     def _load_texts(self) -> Encode:
-        encoder, tokenizer = self.text_encoder, self.tokenizer
+        encoder, tokenizer, vocabulary = self.text_encoder, self.tokenizer, self._vocabulary
 
         def encode(text: str) -> Conditioning:
+            text = text if vocabulary is None else vocabulary.read(text).text
             ids = tokens_of(tokenizer, text, tokenizer.model_max_length).input_ids
             return Conditioning(encoder(ids.to(encoder.device)).last_hidden_state)
 
@@ -203,6 +211,7 @@ def _networks(files: ModelFiles) -> Networks:
         unet,
         load_noising(files),
         camera_encoder,
+        read_vocabulary(files.folder),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -112,54 +113,19 @@ def caption(spec: Spec, rng: np.random.Generator, view: str | None = None) -> st
     return _articles(text)
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text.lower())
-
-
-def unknown_words(text: str) -> list[str]:
-    """Return the prompt's words that no caption uses, in lower case and in order, each once."""
-    return list(dict.fromkeys(word for word in _words(text) if word not in VOCABULARY))
-
-
-def objects_in(text: str) -> list[str]:
-    """Return the categories that a text names, in order, each once. "hat" is also the accent part of a snowman."""
-    found = list(dict.fromkeys(word for word in _words(text) if word in CATEGORIES))
-    return [word for word in found if word != "hat"] if "snowman" in found else found
-
-
-def colors_by_part(text: str, category: str) -> dict[str, list[str]]:
-    """Return the colours of an object and of its accent part, by noun, in order, each once.
-
-    A colour belongs to the noun right after it, otherwise to the last noun before it.
-    """
-    words = [word for word in _words(text) if word not in ("toy", "colored")]
-    nouns = (category, ACCENT_PART[category])
-    found: dict[str, list[str]] = {noun: [] for noun in nouns}
-    last = category
-    for i, word in enumerate(words):
-        if word in nouns:
-            last = word
-        elif word in COLORS:
-            follows = words[i + 1] if i + 1 < len(words) else ""
-            noun = follows if follows in nouns else last
-            if word not in found[noun]:
-                found[noun].append(word)
-    return found
-
-
 def parse(text: str) -> Spec | None:
-    """Return the object that a prompt or caption describes, or None if it does not name one category and its colour.
+    """Return the object that a prompt or caption describes, or None if it does not name one kind and its colour.
 
-    See `colors_by_part`. The accent is None if the prompt does not state it.
+    Plurals and other words for the same thing are understood, see `Vocabulary.read`. A colour belongs to the noun right
+    after it, otherwise to the last noun before it. The accent is None if the prompt does not state it.
     """
-    categories = objects_in(text)
-    if len(categories) != 1:
+    reading = WORLD.read(text)
+    if len(reading.kinds) != 1:
         return None
-    (category,) = categories
-    colors, accents = colors_by_part(text, category).values()
+    colors, accents = reading.colors.values()
     if len(colors) != 1 or len(accents) > 1:
         return None
-    return Spec(category, colors[0], accents[0] if accents else None)
+    return Spec(reading.kinds[0], colors[0], accents[0] if accents else None)
 
 
 # Combinations that the documentation shows stay in the training data.
@@ -269,16 +235,16 @@ def held_out() -> frozenset[Spec]:
     return frozenset(specs)
 
 
-def sample_any_spec(rng: np.random.Generator) -> Spec:
-    """Draw a random combination, held out or not. 55 % of draws have no accent."""
-    category = CATEGORIES[int(rng.integers(len(CATEGORIES)))]
+def sample_any_spec(rng: np.random.Generator, kinds: Sequence[str] = CATEGORIES) -> Spec:
+    """Draw a random combination of these kinds, held out or not. 55 % of draws have no accent."""
+    category = kinds[int(rng.integers(len(kinds)))]
     color, accent = (tuple(COLORS)[int(i)] for i in rng.integers(len(COLORS), size=2))
     return Spec(category, color, None if rng.random() < 0.55 else accent)
 
 
-def sample_spec(rng: np.random.Generator) -> Spec:
+def sample_spec(rng: np.random.Generator, kinds: Sequence[str] = CATEGORIES) -> Spec:
     """Draw a random combination for the prior's training, never a held-out one."""
     while True:
-        spec = sample_any_spec(rng)
+        spec = sample_any_spec(rng, kinds)
         if spec not in held_out():
             return spec

@@ -104,7 +104,9 @@ def load_scorer(folder: Path | None = None) -> Scorer:
     try:
         model = Scorer(card["kinds"], card["width"], card["pixels"])
     except KeyError as error:
-        raise ValueError(f"{folder / 'card.json'} has no {error}: train the scorer with sds3d toybox scorer") from None
+        raise ValueError(
+            f"{folder / 'card.json'} has no {error}: train it anew with sds3d toybox train --scorer"
+        ) from None
     weights = load_file(folder / "model.safetensors")
     model.load_state_dict({k: v.float() for k, v in weights.items()})
     return model.eval()

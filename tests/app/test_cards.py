@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image
@@ -12,7 +13,8 @@ from PIL import Image
 from sds3d.app import cards, pictures
 from sds3d.app.hints import hint
 from sds3d.presets import presets
-from sds3d.toybox.captions import parse
+from sds3d.prompts.vocabulary import Vocabulary
+from sds3d.toybox.captions import WORLD, parse
 from sds3d.toybox.render import render_prompt
 from sds3d.toybox.world import CATEGORIES
 
@@ -24,14 +26,24 @@ def strip(name: str) -> Image.Image:
 
 def test_the_gallery_shows_an_object_of_every_category():
     specs = [parse(prompt) for prompt in pictures.OBJECTS]
-    assert {spec.category for spec in specs if spec} == set(CATEGORIES)
-    assert [hint(prompt) for prompt in pictures.OBJECTS] == [""] * len(CATEGORIES)
-    assert cards.objects().count("data-prompt=") == len(CATEGORIES)
+    assert [spec.category for spec in specs if spec] == list(CATEGORIES)
+    assert [hint(prompt, WORLD) for prompt in pictures.OBJECTS] == [""] * len(CATEGORIES)
+    assert cards.objects(WORLD).count("data-prompt=") == len(CATEGORIES)
     shown = np.asarray(strip("objects")).astype(float)
     for i in (0, 9):
         true = render_prompt(pictures.OBJECTS[i], [30.0], size=pictures.SIZE)[0].astype(float)
         tile = shown[:, pictures.SIZE * i : pictures.SIZE * (i + 1)]
         assert np.abs(tile - true).mean() < 4  # of 255: what WebP leaves out
+
+
+def test_the_gallery_shows_what_the_prior_knows():
+    first = Vocabulary({"mug": "handle", "hat": "band"}, ("red", "black", "white"), frozenset(["a", "mug", "hat"]))
+    words = first.words | {*first.colors, "with", "band"}
+    html = cards.objects(replace(first, words=words))
+    assert re.findall(r'data-prompt="([^"]+)"', html) == ["a red mug", "a black hat with a white band"]
+    last = len(CATEGORIES) - 1
+    assert re.findall(r"background-position:([\d.]+)%", html) == ["0.000", f"{100 * 15 / last:.3f}"]
+    assert cards.objects(None) == ""
 
 
 def test_presets_are_cards_in_groups_the_default_first():

@@ -121,6 +121,12 @@ def test_unknown_words_are_listed_with_the_nearest_known(cli: Cli, tmp_path: Pat
     assert "prior.model=" in stderr
 
 
+def test_what_is_made_of_several_objects_and_other_words_is_told(cli: Cli, tmp_path: Path):
+    _, _, stderr = cli("generate", "two red cups and a car", "--out", str(tmp_path), "--device", "quantum")
+    assert "One object is made at a time: “a red mug”, without the car." in stderr.replace("\n", " ")
+    assert "does not know" not in stderr
+
+
 def test_large_models_are_not_checked_for_toy_words(cli: Cli, model: Path, tmp_path: Path):
     _, _, stderr = cli("generate", "a corgi", f"prior.model={model}", "--out", str(tmp_path), "--device", "quantum")
     assert "does not know" not in stderr

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+
+from sds3d.prompts.vocabulary import Vocabulary
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -22,3 +25,22 @@ def test_toybox_sample_draws_four_views(cli: Cli, model: Path, tmp_path: Path):
     code, _, stderr = cli("toybox", "sample", "a red mug", "--model", str(model), "--steps", "2", "--out", str(path))
     assert code == 0, stderr
     assert path.exists()
+
+
+def test_toybox_words_lists_what_a_prior_knows(cli: Cli, tmp_path: Path):
+    small = Vocabulary({"mug": "handle", "dragon": "tail"}, ("red", "blue"), frozenset(["mug", "dragon"]))
+    small.write(tmp_path)
+    _, stdout, _ = cli("toybox", "words", "--model", str(tmp_path))
+    assert "2 kinds of object" in stdout
+    assert "dragon tail" in stdout
+    assert "2 colours: red, blue" in stdout
+    _, stdout, _ = cli("toybox", "words", "--model", str(tmp_path), "--json")
+    assert json.loads(stdout) == {"kinds": {"mug": "handle", "dragon": "tail"}, "colors": ["red", "blue"]}
+    _, stdout, _ = cli("toybox", "words")
+    assert "mug handle" in stdout
+
+
+def test_toybox_words_refuses_other_models(cli: Cli, tmp_path: Path):
+    code, _, stderr = cli("toybox", "words", "--model", str(tmp_path))
+    assert code == 1
+    assert "does not tell its words" in stderr.replace("\n", " ")

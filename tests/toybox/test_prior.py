@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from sds3d.priors.unet_latent import DiffusersPrior
 from sds3d.prompts.prompt import PromptConfig
 from sds3d.toybox import diffusion
 from sds3d.toybox.autoencoder import psnr
-from sds3d.toybox.captions import prompt
+from sds3d.toybox.captions import prompt, sample_spec
+from sds3d.toybox.render import SampleSpec
 from sds3d.toybox.scorer import Scorer, Scores, load_scorer, score
 from sds3d.toybox.train import encode_views, render_stage
 from sds3d.toybox.world import HAS_FRONT, Spec
@@ -29,6 +31,14 @@ def ignore(stage: str, step: int, total: int, figures: dict[str, float]) -> None
 @pytest.fixture(scope="module")
 def prior() -> DiffusersPrior:
     return DiffusersConfig().load()
+
+
+@pytest.fixture(scope="module")
+def known() -> SampleSpec:
+    """Return a function that draws combinations of the kinds that the shipped prior knows."""
+    vocabulary = DiffusersConfig().vocabulary()
+    assert vocabulary is not None
+    return partial(sample_spec, kinds=tuple(vocabulary.kinds))
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +90,8 @@ def test_four_views_show_one_object_from_their_sides(prior: DiffusersPrior, scor
 
 
 @pytest.mark.slow
-def test_poses_are_known(prior: DiffusersPrior, tmp_path: Path) -> None:
-    data = render_stage(tmp_path / "views.safetensors", 32, 77, 1, ignore)
+def test_poses_are_known(prior: DiffusersPrior, known: SampleSpec, tmp_path: Path) -> None:
+    data = render_stage(tmp_path / "views.safetensors", 32, 77, 1, ignore, known)
     views = encode_views(tmp_path / "latents.safetensors", prior.vae, data, prior.tokenizer, ignore)
     model = diffusion.Denoiser(prior.tokenizer).eval()
     model.load_prior(prior)
@@ -90,6 +100,25 @@ def test_poses_are_known(prior: DiffusersPrior, tmp_path: Path) -> None:
     assert diffusion.pose_gap(model, views, alphas_bar, 90) > 0.6
 
 
-def test_the_autoencoder_is_sharp(prior: DiffusersPrior, tmp_path: Path) -> None:
-    pictures = render_stage(tmp_path / "views.safetensors", 32, 78, 1, ignore)["pictures"]
+def test_the_autoencoder_is_sharp(prior: DiffusersPrior, known: SampleSpec, tmp_path: Path) -> None:
+    pictures = render_stage(tmp_path / "views.safetensors", 32, 78, 1, ignore, known)["pictures"]
     assert psnr(prior.vae, pictures.flatten(0, 1)) > 33
+
+
+def test_texts_reach_the_encoder_in_the_words_of_the_training(prior: DiffusersPrior) -> None:
+    texts = {
+        "a red mug": ["a red cup", "two red mugs", "a red mug and a blue car"],
+        "an orange car, side view": ["an orange automobile, side view"],
+    }
+    for known, others in texts.items():
+        hidden = prior.encode_text([known]).hidden
+        for other in others:
+            torch.testing.assert_close(prior.encode_text([other]).hidden, hidden, rtol=0, atol=0)
+    assert not torch.equal(prior.encode_text(["a red beaker"]).hidden, prior.encode_text(["a red mug"]).hidden)
+
+
+def test_known_texts_are_encoded_as_they_are(prior: DiffusersPrior) -> None:
+    text = "a photo of a toy duck that is yellow, and whose beak is orange"
+    ids = prior.tokenizer(text, padding="max_length", return_tensors="pt").input_ids
+    expected = prior.text_encoder(ids).last_hidden_state
+    torch.testing.assert_close(prior.encode_text([text]).hidden, expected, rtol=0, atol=1e-6)

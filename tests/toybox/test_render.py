@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from sds3d.cameras import orbit
-from sds3d.toybox.captions import unknown_words
+from sds3d.toybox.captions import WORLD
 from sds3d.toybox.render import (
     FOVY,
     iterate_objects,
@@ -170,5 +170,5 @@ class TestFiles:
             wrapped = abs((line["azimuth"] + 180) % 360 - 180)
             expected = "front" if wrapped < 45 else "back" if wrapped > 135 else "side"
             assert line["view"] == ("overhead" if views.elevation > 60 else expected)
-            assert not unknown_words(line["prompt"])
+            assert not WORLD.read(line["prompt"]).unknown
             assert line["object"] == i // 4

@@ -16,7 +16,7 @@ from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import VOCABULARY
 from sds3d.toybox.train import read_tensors, train, train_scorer
 from sds3d.toybox.train_config import TrainConfig
-from sds3d.toybox.world import Spec
+from sds3d.toybox.world import CATEGORIES, Spec
 
 TINY = TrainConfig(
     objects=16, held_out_objects=4, samples=1, workers=1, autoencoder_steps=4, autoencoder_batch=2, unet_steps=4,
@@ -160,6 +160,32 @@ def test_scorer_trains_saves_and_loads(tmp_path: Path) -> None:
     read = scorer.score(model, torch.rand(5, 64, 64, 3))
     assert len(read.category) == len(read.color) == 5
     assert read.features.shape == (5, 8 * model.width)
+
+
+def test_a_scorer_reads_only_its_own_kinds_and_any_size(tmp_path: Path) -> None:
+    model = scorer.Scorer(("mug", "hat", "cat"), width=8, pixels=32)
+    scorer.save_scorer(tmp_path, model, {"category": 0.5})
+    loaded = scorer.load_scorer(tmp_path)
+    assert (loaded.kinds, loaded.width, loaded.pixels) == (("mug", "hat", "cat"), 8, 32)
+    pictures = torch.rand(3, 32, 32, 3)
+    read = scorer.score(loaded, pictures)
+    assert set(read.category) <= {"mug", "hat", "cat"}
+    doubled = pictures.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+    torch.testing.assert_close(scorer.score(loaded, doubled).features, read.features)
+    category, *_ = scorer.labels([Spec("hat", "red"), Spec("mug", "red")], torch.zeros(2), loaded.kinds)
+    assert category.tolist() == [1, 0]
+
+
+def test_the_shipped_scorer_tells_its_kinds() -> None:
+    model = scorer.load_scorer()
+    assert len(model.kinds) in (16, 76)
+    assert model.kinds == CATEGORIES[: len(model.kinds)]
+
+
+def test_a_scorer_without_kinds_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "card.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"card\.json has no 'kinds': train it anew"):
+        scorer.load_scorer(tmp_path)
 
 
 def test_scorer_labels() -> None:
