@@ -77,6 +77,7 @@ class Between:
 
     def restore(self, request: gr.Request) -> Updates:
         """Handle a visit: open the tab and the run of the address, or an empty form with a new seed."""
+        self.studio.expect_runs()
         name, tab = (str(request.query_params.get(key) or "") for key in ("run", "tab"))
         updates = self.create.open(name) if name else {self.create.seed: tab_create.new_seed()}
         return updates | ({self.tabs: gr.Tabs(selected=tab)} if tab in [page.id for page in self.pages] else {})

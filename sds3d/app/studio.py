@@ -163,6 +163,11 @@ class Studio:
             queue.enqueue(run)
         ensure_workers(self.root)
 
+    def expect_runs(self) -> None:
+        """Start the workers that a visitor is going to need, while the prompt is typed."""
+        with suppress(OSError):  # reported when a run is started
+            ensure_workers(self.root)
+
     def delete(self, run: Run) -> None:
         """Delete a run's folder. Raises RunError if it is running or queued, and OSError."""
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shlex
 import signal
@@ -108,7 +109,8 @@ def generate(
     load_preset(preset)  # report a misspelt preset before the slow imports
     for text in overrides or []:
         parse_override(text)
-    from sds3d.run.config import make_config, new_run
+    with _loading_libraries():
+        from sds3d.run.config import make_config, new_run
 
     config = make_config(prompt, preset, [*(overrides or []), *short])
     warn_of_unknown_words([(config, "")])
@@ -133,9 +135,10 @@ def texture(
     as_json: Json = False,
 ) -> None:
     """Paint your own mesh (as in Latent-Paint, arXiv:2211.07600)."""
-    from sds3d.formats.load import load_asset
-    from sds3d.geometry.mesh import Mesh
-    from sds3d.run.config import make_config, new_run
+    with _loading_libraries():
+        from sds3d.formats.load import load_asset
+        from sds3d.geometry.mesh import Mesh
+        from sds3d.run.config import make_config, new_run
 
     config = make_config(prompt, preset, [f"start_from={json.dumps(str(mesh.resolve()))}", *(overrides or [])])
     if not isinstance(load_asset(mesh, config.up_axis), Mesh):
@@ -178,8 +181,9 @@ def export(
     layers = [parse_override(text) for text in settings or []]
     if formats:
         layers.append({"formats": [name.strip() for name in formats.split(",")]})
-    from sds3d.run.config import ExportConfig, read_config
-    from sds3d.run.outputs import export_run
+    with _loading_libraries():
+        from sds3d.run.config import ExportConfig, read_config
+        from sds3d.run.outputs import export_run
 
     began = time.monotonic()
     options = build(ExportConfig, read_config(opened).export.model_dump(), *layers)
@@ -202,9 +206,9 @@ def _carry_out(run: Run, device: str, threads: int, as_json: bool) -> None:
     if not as_json:
         out.print(f"run folder  {escape(str(run.folder))}", soft_wrap=True)
     try:
-        with err.status("loading the prior"):
+        with _loading_libraries():
             from sds3d.run.drive import drive
-
+        with err.status("loading the prior"):
             steps = drive(run, device=device, threads=threads)
             first = next(steps, None)
         if first is not None:
@@ -219,6 +223,14 @@ def _carry_out(run: Run, device: str, threads: int, as_json: bool) -> None:
     else:
         _say_how_to_resume(run, as_json)
         raise typer.Exit(Exit.INTERRUPTED if state.status == "paused" else Exit.FAILED)
+
+
+@contextmanager
+def _loading_libraries() -> Iterator[None]:
+    """Show on a terminal that imports take seconds. What they make stays, so later collections need not look at it."""
+    with err.status("loading PyTorch and diffusers"):
+        yield
+    gc.freeze()
 
 
 def _show(first: Step, steps: Iterator[Step]) -> None:

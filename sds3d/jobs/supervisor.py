@@ -8,6 +8,7 @@ imports nothing heavy: the supervisor only waits.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -56,7 +57,8 @@ class _Workers:
 def supervise(root: Path, names: Sequence[str] | None = None, settings: WorkerSettings | None = None) -> Iterator[None]:
     """Process the queued runs of a folder, or those with these names, yielding every POLL seconds until none is left.
 
-    Closing the generator pauses the running runs with a checkpoint of their last step.
+    Workers that wait for more runs (`settings.idle`) start at once: their imports take longer than all else before the
+    first step. Closing the generator pauses the running runs with a checkpoint of their last step.
     Raises RunBusyError if another supervisor on this machine processes the same folder.
     """
     settings = settings or WorkerSettings()
@@ -68,13 +70,15 @@ def supervise(root: Path, names: Sequence[str] | None = None, settings: WorkerSe
         stack.callback(_stop_workers, root, names, workers)
         suspects: set[str] = set()
         looked = -LEFT_BEHIND
+        early = settings.idle > 0
         while True:
             began = time.monotonic()
             _reap(root, names, workers, settings)
             if began - looked >= LEFT_BEHIND:
                 suspects, looked = _recover_orphans(root, names, settings, suspects), began
-            if waiting(runs_in(root, names)):
+            if early or waiting(runs_in(root, names)):
                 _start_workers(root, names, workers, settings)
+                early = False
             elif not workers.processes and not suspects:
                 return
             yield
@@ -170,6 +174,7 @@ def _work(
     from sds3d.devices import default_threads
     from sds3d.jobs.worker import work
 
+    gc.freeze()  # what the imports made stays, so later collections need not look at it
     threads = settings.threads or max(1, default_threads() // len(settings.devices))
     work(root, names, replace(settings, threads=threads), device, lambda: os.getppid() == parent and not leave.is_set())
 

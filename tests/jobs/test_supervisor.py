@@ -266,6 +266,17 @@ def test_the_studios_workers_are_started_once_and_outlive_their_starter(tmp_path
     wait_for(lambda: not alive(again.holder()))
 
 
+@pytest.mark.slow
+def test_workers_that_wait_for_runs_start_before_the_first(tmp_path: Path):
+    waiting = WorkerSettings(devices=["cpu"], threads=1, idle=PATIENCE)
+    steps = supervise(tmp_path, settings=waiting)
+    next(steps)
+    assert [child.name for child in multiprocessing.active_children()] == ["sds3d-worker-0"]
+    steps.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
+    assert not list(supervise(tmp_path, settings=ONE_WORKER)), "without idle, an empty queue needs no worker"
+
+
 def test_out_of_memory_kills_are_read_from_the_kernel():
     lines = [line.split() for line in Path("/proc/vmstat").read_text().splitlines()]
     assert memory_kills() >= sum(int(count) for key, count in lines if key == "oom_kill")
