@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from sds3d.cli.options import Device, ForAllPresets, PresetNames, ResultsFolder, Threads, examples
-from sds3d.console import bars_by_stage, out, progress_bar
+from sds3d.console import bars_by_stage, err, out, progress_bar
 from sds3d.presets import DEFAULT_PRESET, load_preset
 
 bench = typer.Typer(
@@ -24,23 +24,64 @@ bench = typer.Typer(
     epilog=examples(
         f"sds3d bench toybox  # presets {DEFAULT_PRESET} and dreamfusion on 32 held-out prompts",
         "sds3d bench toybox toybox --prompts 8 --set steps=150",
+        f"sds3d bench toybox {DEFAULT_PRESET} --prompts all --model my-prior/prior --against toybox  # may it ship?",
+        f"sds3d bench toybox {DEFAULT_PRESET} --prompts all --so-far  # the table of what is done",
+        notes=(
+            "The same command continues a benchmark that was stopped or killed. Started several times with one --out, "
+            "its processes share the work.",
+        ),
     ),
 )
 def bench_toybox(
     names: PresetNames = None,
-    prompts: Annotated[int, typer.Option(min=1, help="Number of held-out prompts.")] = 32,
+    prompts: Annotated[
+        str,
+        typer.Option(
+            metavar="WHICH",
+            help="Held-out prompts: plain (one of each kind), parts (32 with a coloured part), all, or a number.",
+        ),
+    ] = "32",
+    model: Annotated[str, typer.Option(help="Measure this prior: a folder. Default: the preset's.")] = "",
+    against: Annotated[str, typer.Option(help="Also measure this prior, on the prompts that both know.")] = "",
+    scorer: Annotated[
+        Path | None, typer.Option(help="Folder of the scorer that reads the pictures. Default: the shipped one.")
+    ] = None,
+    so_far: Annotated[bool, typer.Option("--so-far", help="Make nothing; show what is done.")] = False,
     settings: ForAllPresets = None,
+    device: Device = "",
+    threads: Threads = 0,
     out_dir: ResultsFolder = Path("bench-toybox"),
 ) -> None:
-    """Measure presets against the toy world's ground truth: right object, right colour, one face."""
+    """Measure presets and priors against the toy world's ground truth: right object, right colour, one face."""
     chosen = _existing(names) or [DEFAULT_PRESET, "dreamfusion"]
-    from sds3d.evaluation.asset_scores import bench as run_bench
+    from sds3d.evaluation import world_report, world_scores
+    from sds3d.evaluation.asset_scores import Asset
+    from sds3d.run.folder import Machine
+    from sds3d.toybox.scorer import load_scorer
+
+    reader = load_scorer(scorer)
+    rows = world_scores.contenders(chosen, prompts, settings or (), model, against, reader)
+
+    def tell(name: str, asset: Asset) -> None:
+        score = asset.score
+        janus = {None: "", False: ", no second face", True: ", a second face"}[score.janus]
+        outcome = score.failed or f"{score.recognised:.0%} right{janus}"
+        err.print(f"{name}: {score.prompt}: {outcome}, {score.seconds:.0f} s", markup=False, soft_wrap=True)
 
     with bars_by_stage() as report:
-        results = run_bench(chosen, out_dir, prompts, settings, report)
-    header = ["preset", *next(iter(results.values()))]
-    _print_table(header, ([name, *(f"{v:.3g}" for v in figures.values())] for name, figures in results.items()))
-    out.print(f"details and contact sheets: {out_dir}", soft_wrap=True)
+        for row in [] if so_far else rows:
+            world_scores.make_missing(row, out_dir, reader, Machine(threads, device), report, tell)
+        results = world_scores.results_of(rows, out_dir, reader)
+    if not results.figures:
+        out.print(f"nothing is done yet in {out_dir}", soft_wrap=True)
+        return
+    world_report.write(out_dir, results)
+    for name in list(results.assets)[1:]:  # the truth is the first
+        _print_table(world_report.KINDS_HEADER, world_report.kind_rows(results.assets[name]), f"{name}, by kind")
+    _print_table(world_report.HEADER, (world_report.cells(*row) for row in results.figures.items()))
+    for verdict in results.verdicts:
+        _print_table(world_report.CHECKS_HEADER, world_report.check_rows(verdict), f"{verdict.name}: {verdict}")
+    out.print(f"results.md, results.json and pictures: {out_dir}", soft_wrap=True)
 
 
 @bench.command(
@@ -168,8 +209,8 @@ def _existing(presets: list[str] | None) -> list[str]:
     return presets or []
 
 
-def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(*(Column(title, overflow="fold") for title in header))
+def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> None:
+    table = Table(*(Column(name, overflow="fold") for name in header), title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)
     out.print(table)

@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from sds3d.cameras import turntable
 from sds3d.evaluation.likeness import likeness
-from sds3d.files import write_atomically
+from sds3d.files import RunError, write_atomically
 from sds3d.formats.load import load_asset
-from sds3d.formats.pictures import contact_sheet
-from sds3d.geometry.mesh import Mesh
+from sds3d.formats.pictures import to_png, to_uint8
+from sds3d.geometry.mesh import EmptySurfaceError, Mesh
 from sds3d.priors.base import Prior
 from sds3d.prompts.prompt import slug
-from sds3d.run.config import make_config, new_run
+from sds3d.run.config import RunConfig, make_config, new_run, read_config
 from sds3d.run.drive import drive
-from sds3d.run.folder import Run
+from sds3d.run.folder import Machine, Run
+from sds3d.run.optimize import NumericalError
 from sds3d.run.outputs import load_scene
 from sds3d.toybox.captions import category_prompt, held_out, prompt
 from sds3d.toybox.objects import build
 from sds3d.toybox.render import render_prompt
-from sds3d.toybox.scorer import Scorer, load_scorer, score
+from sds3d.toybox.scorer import Scorer, score
 from sds3d.toybox.world import CATEGORIES, HAS_FRONT, Spec
 
 AZIMUTHS = 8
 ELEVATION = 15.0
+PIXELS = 128
+"""Height and width of the pictures of an asset; the scorer reduces them to its own size."""
+WITH_PARTS = 32
+"""Prompts with a coloured part in the selections "parts" and "all"."""
+BACKGROUND = 0.8  # a light grey
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,10 @@ class AssetScore:
 
     recognised: share of the pictures in which the scorer reads the right category and colour.
     janus: whether the asset has a face in a wrong place, or none (see `has_janus`). None for objects without a front.
-    seconds: of the whole run. iou, chamfer: likeness of its mesh to true objects, see `likeness`.
+    seconds: of the whole run. iou, chamfer: likeness of its mesh to true objects, see `likeness`; 0 and
+        None if there is none.
+    part: share of the pictures with the right colour of the part that the prompt names; None if it names none.
+    read_as: what the scorer reads in most of the wrong pictures, "" if all are right. failed: why there is no asset.
     """
 
     prompt: str
@@ -48,7 +62,17 @@ class AssetScore:
     janus: bool | None
     seconds: float
     iou: float
-    chamfer: float
+    chamfer: float | None
+    part: float | None = None
+    read_as: str = ""
+    failed: str = ""
+
+
+class Asset(NamedTuple):
+    """An asset that was measured. rgb: its pictures (AZIMUTHS, PIXELS, PIXELS, 3) in [0, 1]."""
+
+    score: AssetScore
+    rgb: NDArray[np.float32]
 
 
 def bench_prompts(n: int = 32, kinds: Sequence[str] = CATEGORIES) -> list[Spec]:
@@ -68,6 +92,23 @@ def bench_prompts(n: int = 32, kinds: Sequence[str] = CATEGORIES) -> list[Spec]:
     return ordered[:n]
 
 
+def choose_prompts(which: str, kinds: Sequence[str] = CATEGORIES) -> list[Spec]:
+    """Return held-out combinations of these kinds.
+
+    which: "plain", one of each kind without a coloured part; "parts", WITH_PARTS with one, spread over the kinds;
+    "all", both; or the number of prompts, see `bench_prompts`. Raises ValueError for other texts.
+    """
+    everything = bench_prompts(10_000, kinds)
+    plain = [spec for spec in everything if spec.accent is None]
+    parts = [spec for spec in everything if spec.accent is not None][:WITH_PARTS]
+    chosen = {"plain": plain, "parts": parts, "all": plain + parts}
+    if which in chosen:
+        return chosen[which]
+    if which.isdecimal() and int(which):
+        return everything[: int(which)]
+    raise ValueError(f"{which!r} is no selection of prompts: give plain, parts, all, or a number from 1")
+
+
 def has_janus(azimuth: Tensor, read: Tensor) -> bool:
     """Return whether an object has a second face, or none.
 
@@ -82,97 +123,136 @@ def has_janus(azimuth: Tensor, read: Tensor) -> bool:
 
 
 def score_asset(scorer: Scorer, spec: Spec, rgb: NDArray[np.float32], mesh: Mesh, seconds: float) -> AssetScore:
-    """Score an asset by its mesh and pictures (AZIMUTHS, 64, 64, 3) in [0, 1], evenly around it from the front."""
+    """Score an asset by its mesh and pictures (AZIMUTHS, S, S, 3) in [0, 1], evenly around it from the front."""
     scores = score(scorer, torch.from_numpy(rgb))
-    right = [c == spec.category and k == spec.color for c, k in zip(scores.category, scores.color, strict=True)]
+    read = list(zip(scores.category, scores.color, strict=True))
+    wrong = Counter(
+        f"{color} {category}" for category, color in read if (category, color) != (spec.category, spec.color)
+    )
     azimuth = torch.arange(AZIMUTHS) * (360.0 / AZIMUTHS)
-    janus = has_janus(azimuth, scores.azimuth) if spec.category in HAS_FRONT else None
-    return AssetScore(prompt(spec), float(np.mean(right)), janus, seconds, *likeness(mesh, spec))
+    return AssetScore(
+        prompt(spec),
+        1 - wrong.total() / len(read),
+        has_janus(azimuth, scores.azimuth) if spec.category in HAS_FRONT else None,
+        seconds,
+        *likeness(mesh, spec),
+        None if spec.accent is None else float(np.mean([accent == spec.accent for accent in scores.accent])),
+        wrong.most_common(1)[0][0] if wrong else "",
+    )
+
+
+def failed_asset(spec: Spec, seconds: float, why: str) -> Asset:
+    """Return the worst score, and grey pictures, for a prompt of which nothing was made."""
+    janus = True if spec.category in HAS_FRONT else None
+    part = None if spec.accent is None else 0.0
+    grey = np.full((AZIMUTHS, PIXELS, PIXELS, 3), BACKGROUND, np.float32)
+    return Asset(AssetScore(prompt(spec), 0.0, janus, seconds, 0.0, None, part, failed=why), grey)
 
 
 def render_run(run: Run) -> NDArray[np.float32]:
-    """Render a run's scene over light grey, (AZIMUTHS, 64, 64, 3)."""
+    """Render a run's scene over light grey, (AZIMUTHS, PIXELS, PIXELS, 3)."""
     scene = load_scene(run, torch.device("cpu"))
     with torch.no_grad():
-        rendering = scene.render(turntable(AZIMUTHS, ELEVATION), torch.full((3,), 0.8))
+        rendering = scene.render(turntable(AZIMUTHS, ELEVATION, size=PIXELS), torch.full((3,), BACKGROUND))
     return rendering.rgb.clamp(0, 1).numpy()
 
 
-def truth(spec: Spec, seed: int = 0) -> tuple[NDArray[np.float32], Mesh]:
-    """Return pictures (AZIMUTHS, 64, 64, 3) of a true object of the prompt over the same light grey, and the object.
+def truth(spec: Spec, seed: int = 0, size: int = PIXELS) -> tuple[NDArray[np.float32], Mesh]:
+    """Return pictures (AZIMUTHS, size, size, 3) of a true object of the prompt over the same grey, and the object.
 
     seed: chooses one of the many objects that the prompt may mean.
     """
     azimuths = [i * 360.0 / AZIMUTHS for i in range(AZIMUTHS)]
-    pictures = render_prompt(spec, azimuths, seed, elevation=ELEVATION, background=(0.8, 0.8, 0.8))
+    pictures = render_prompt(spec, azimuths, seed, size=size, elevation=ELEVATION, background=(BACKGROUND,) * 3)
     return (pictures / 255.0).astype(np.float32), build(spec, np.random.default_rng(seed))
 
 
-def bench_preset(
-    preset: str,
-    specs: Sequence[Spec],
-    scorer: Scorer,
-    root: Path,
-    overrides: list[str],
-    report: Callable[[str, int, int], None],
-) -> Iterator[tuple[AssetScore, NDArray[np.float32]]]:
-    """Generate every prompt with one preset and score it. The prior is loaded once. Finished runs are kept."""
-    prior: Prior | None = None
-    for i, spec in enumerate(specs):
-        config = make_config(prompt(spec), preset, overrides, {"prompts": {"category": category_prompt(spec)}})
-        run = new_run(root / preset, config)
-        if run.state.status != "done" and prior is None:
-            prior = config.prior.load()
-        for step in drive(run, prior=prior):
-            report(f"{preset}: {config.prompt} ({i + 1}/{len(specs)})", step.step, step.total)
-        rgb = render_run(run)
-        mesh = load_asset(run.exports / f"{slug(config.prompt)}.ply")
-        assert isinstance(mesh, Mesh)
-        yield score_asset(scorer, spec, rgb, mesh, run.state.seconds), rgb
+def run_of(spec: Spec, preset: str, overrides: Sequence[str], folder: Path) -> tuple[Run, RunConfig]:
+    """Return the run of a prompt with a preset in `folder`, and its settings. Raises RunError, ConfigError."""
+    config = make_config(prompt(spec), preset, overrides, {"prompts": {"category": category_prompt(spec)}})
+    return new_run(folder, config), config
 
 
-def summary(scores: Sequence[AssetScore]) -> dict[str, float]:
-    """Return the mean share recognised, the share without Janus of assets with a front, and medians of the rest."""
-    fronts = [not s.janus for s in scores if s.janus is not None]
-    return {
-        "recognised": float(np.mean([s.recognised for s in scores])),
-        "without_janus": float(np.mean(fronts)),
-        "median_iou": float(np.median([s.iou for s in scores])),
-        "median_chamfer_cm": float(np.median([s.chamfer for s in scores])),
-        "median_seconds": float(np.median([s.seconds for s in scores])),
-    }
+def scorer_digest(scorer: Scorer) -> str:
+    """Return the SHA-256 of a scorer's weights, in hex."""
+    digest = hashlib.sha256(repr(scorer.kinds).encode())
+    for weights in scorer.state_dict().values():
+        digest.update(weights.numpy().tobytes())
+    return digest.hexdigest()
 
 
-def bench(
-    presets: Sequence[str],
-    root: Path,
-    n: int = 32,
-    overrides: list[str] | None = None,
-    report: Callable[[str, int, int], None] = lambda name, step, total: None,
-) -> dict[str, dict[str, float]]:
-    """Measure presets and the ground truth.
+def measured(run: Run, spec: Spec, scorer: Scorer) -> Asset | None:
+    """Return the score of a run's asset, which is kept in the run's folder; None if the run has not ended."""
+    digest = scorer_digest(scorer)
+    with suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+        kept = json.loads((run.folder / "score.json").read_text(encoding="utf-8"))
+        if kept["scorer"] == digest:
+            with Image.open(run.folder / "score.png") as strip:
+                pictures = np.asarray(strip).reshape(PIXELS, AZIMUTHS, PIXELS, 3).swapaxes(0, 1)
+            return Asset(AssetScore(**kept["score"]), (pictures / 255.0).astype(np.float32))
+    state = run.state
+    if state.status != "done":
+        return None
+    mesh = load_asset(run.exports / f"{slug(read_config(run).prompt)}.ply")
+    assert isinstance(mesh, Mesh)
+    # Scores are of the bytes that are kept, so that they are the same when they are made again.
+    rgb = (to_uint8(render_run(run)) / 255.0).astype(np.float32)
+    return _kept(run, Asset(score_asset(scorer, spec, rgb, mesh, state.seconds), rgb), digest)
 
-    Writes results.json, one contact sheet per preset, and side_by_side.png with four sides of every asset.
+
+def _kept(run: Run, asset: Asset, digest: str) -> Asset:
+    """Write an asset's pictures and then its score into the run's folder."""
+    write_atomically(run.folder / "score.png", to_png(asset.rgb))
+    text = json.dumps({"scorer": digest, "score": asdict(asset.score)}, indent=2) + "\n"
+    write_atomically(run.folder / "score.json", text.encode())
+    return asset
+
+
+def make_asset(
+    run: Run, spec: Spec, scorer: Scorer, prior: Prior, machine: Machine, report: Callable[[int, int], None]
+) -> Asset:
+    """Make the asset of a run, and measure it. An asset that diverges or has no surface gets the worst score.
+
+    report: called after each step with the steps done and planned. Raises RunBusyError if another process makes it.
     """
-    scorer = load_scorer()
-    specs = bench_prompts(n, scorer.kinds)
-    rows = {
-        "truth": [(score_asset(scorer, spec, rgb, mesh, 0.0), rgb) for spec in specs for rgb, mesh in [truth(spec)]]
-    }
-    for preset in presets:
-        rows[preset] = list(bench_preset(preset, specs, scorer, root, overrides or [], report))
-    root.mkdir(parents=True, exist_ok=True)
-    results = {}
-    for name, row in rows.items():
-        results[name] = summary([s for s, _ in row])
-        sheet = [(f"{s.prompt}: {s.recognised:.0%}{', Janus' if s.janus else ''}", rgb) for s, rgb in row]
-        contact_sheet(sheet, size=64).save(root / f"{name}.png")
-    together = [
-        (prompt(spec), np.concatenate([row[i][1][::2] for row in rows.values()])) for i, spec in enumerate(specs)
-    ]
-    headings = [heading for name in rows for heading in (name, "", "", "")]
-    contact_sheet(together, headings, size=64).save(root / "side_by_side.png")
-    details = {name: [asdict(s) for s, _ in row] for name, row in rows.items()}
-    text = json.dumps({"summary": results, "assets": details}, indent=2) + "\n"
-    write_atomically(root / "results.json", text.encode())
-    return results
+    try:
+        for step in drive(run, prior=prior, device=machine.device, threads=machine.threads):
+            report(step.step, step.total)
+    except (EmptySurfaceError, NumericalError) as error:
+        return _kept(run, failed_asset(spec, run.state.seconds, str(error)), scorer_digest(scorer))
+    asset = measured(run, spec, scorer)
+    if asset is None:
+        raise RunError(f"{run.folder} was stopped; repeat the command to continue")
+    return asset
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The scores of several assets: means of shares, medians of the rest. None where no asset has a value.
+
+    recognised: category and colour. without_janus: of assets with a front. part: the colour of the part. chamfer: cm.
+    """
+
+    assets: int
+    recognised: float
+    without_janus: float | None
+    part: float | None
+    iou: float
+    chamfer: float | None
+    seconds: float
+
+
+def summary(scores: Sequence[AssetScore]) -> Summary:
+    """Return the summary of one or more scores."""
+    fronts = [not s.janus for s in scores if s.janus is not None]
+    parts = [s.part for s in scores if s.part is not None]
+    distances = [s.chamfer for s in scores if s.chamfer is not None]
+    return Summary(
+        len(scores),
+        float(np.mean([s.recognised for s in scores])),
+        float(np.mean(fronts)) if fronts else None,
+        float(np.mean(parts)) if parts else None,
+        float(np.median([s.iou for s in scores])),
+        float(np.median(distances)) if distances else None,
+        float(np.median([s.seconds for s in scores])),
+    )

@@ -9,18 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from sds3d.evaluation.asset_scores import AZIMUTHS, AssetScore, bench_preset, bench_prompts, score_asset, summary, truth
+from sds3d.evaluation.asset_scores import (
+    AZIMUTHS,
+    Asset,
+    AssetScore,
+    bench_prompts,
+    make_asset,
+    measured,
+    run_of,
+    score_asset,
+    summary,
+    truth,
+)
+from sds3d.evaluation.frechet import features, frechet_distance
 from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.formats.pictures import contact_sheet
 from sds3d.presets import Preset, presets
+from sds3d.priors.base import Prior
+from sds3d.run.folder import Machine
 from sds3d.toybox.captions import prompt
-from sds3d.toybox.scorer import Scorer, load_scorer, score
+from sds3d.toybox.scorer import Scorer, load_scorer
 from sds3d.toybox.world import Spec
 
 SEEDS = 3
@@ -45,7 +59,7 @@ class RuleScore:
     """
 
     recognised: float
-    without_janus: float
+    without_janus: float | None
     saturation: float
     fid: float
     diversity: float | None
@@ -71,26 +85,6 @@ def saturation(rgb: Pictures, background: float = 0.8) -> float:
         return 0.0
     high, low = pixels.max(axis=-1), pixels.min(axis=-1)
     return float(np.mean((high - low) / np.maximum(high, 1e-6)))
-
-
-def features(scorer: Scorer, rgb: Pictures) -> NDArray[np.float64]:
-    """Return the scorer's features (N, D) of pictures (N, H, W, 3) in [0, 1]."""
-    return score(scorer, torch.from_numpy(rgb)).features.double().numpy()
-
-
-def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Return |mean_a - mean_b|^2 + tr(A + B - 2 (A B)^(1/2)) of features (N, D) and (M, D).
-
-    This is the FID (arXiv:1706.08500, eq. 6). N and M may be below D: the covariances are then singular, and the
-    distance is biased upwards, more so for smaller N and M.
-    """
-    mean = a.mean(axis=0) - b.mean(axis=0)
-    first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
-    values, vectors = np.linalg.eigh(first)
-    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-    # tr (A B)^(1/2) = tr (A^(1/2) B A^(1/2))^(1/2), and the latter matrix is symmetric.
-    cross = np.sqrt(np.linalg.eigvalsh(root @ second @ root).clip(min=0)).sum()
-    return float(mean @ mean + np.trace(first) + np.trace(second) - 2 * cross)
 
 
 def spread(seeds: Sequence[NDArray[np.float64]]) -> float:
@@ -123,6 +117,28 @@ def true_assets(scorer: Scorer, specs: Sequence[Spec], first: int, others: int) 
     )
 
 
+def _made(
+    preset: str,
+    scorer: Scorer,
+    specs: Sequence[Spec],
+    root: Path,
+    overrides: list[str],
+    report: Callable[[str, int, int], None],
+) -> list[Asset]:
+    """Make and measure every prompt's asset with one preset. The prior is loaded once. Finished runs are kept."""
+    prior: Prior | None = None
+    assets = []
+    for i, spec in enumerate(specs):
+        run, config = run_of(spec, preset, overrides, root / preset)
+        asset = measured(run, spec, scorer)
+        if asset is None:
+            prior = prior or config.prior.load()
+            stage = f"{preset}: {config.prompt} ({i + 1}/{len(specs)})"
+            asset = make_asset(run, spec, scorer, prior, Machine(), partial(report, stage))
+        assets.append(asset)
+    return assets
+
+
 def made_assets(
     preset: str,
     scorer: Scorer,
@@ -134,9 +150,9 @@ def made_assets(
 ) -> Assets:
     """Make a preset's assets of all prompts, and SEEDS - 1 further seeds of the first `several`."""
     settings = [*_LIGHT, *overrides]
-    made = list(bench_preset(preset, specs, scorer, root, settings, report))
+    made = _made(preset, scorer, specs, root, settings, report)
     more = [
-        [rgb for _, rgb in bench_preset(preset, specs[:several], scorer, root, [*settings, f"seed={seed}"], report)]
+        [rgb for _, rgb in _made(preset, scorer, specs[:several], root, [*settings, f"seed={seed}"], report)]
         for seed in range(1, SEEDS)
         if several
     ]
@@ -154,13 +170,13 @@ def compare(scorer: Scorer, assets: Assets, true: Assets) -> RuleScore:
 
     several = len(assets.others)
     return RuleScore(
-        recognised=plain["recognised"],
-        without_janus=plain["without_janus"],
+        recognised=plain.recognised,
+        without_janus=plain.without_janus,
         saturation=saturation(np.concatenate(assets.rgb)) / saturation(np.concatenate(true.rgb)),
         fid=frechet_distance(np.concatenate([features(scorer, rgb) for rgb in assets.rgb]), reference),
         diversity=diversity(assets, several) / diversity(true, several) if several else None,
-        iou=plain["median_iou"],
-        seconds=plain["median_seconds"],
+        iou=plain.iou,
+        seconds=plain.seconds,
     )
 
 
@@ -200,5 +216,5 @@ HEADER = ("rule", "right", "no Janus", "saturation", "FID", "diversity", "IoU", 
 def cells(name: str, s: RuleScore) -> list[str]:
     """Return a row of the table."""
     diversity = "-" if s.diversity is None else f"{s.diversity:.2f}"
-    right, faces = f"{s.recognised:.0%}", f"{s.without_janus:.0%}"
+    right, faces = f"{s.recognised:.0%}", "-" if s.without_janus is None else f"{s.without_janus:.0%}"
     return [name, right, faces, f"{s.saturation:.2f}", f"{s.fid:.0f}", diversity, f"{s.iou:.2f}", f"{s.seconds:.0f}"]

@@ -89,6 +89,32 @@ def contact_sheet(
     return sheet
 
 
+def picture_grid(
+    pictures: Sequence[tuple[str, FloatArray]], columns: int = 10, size: int = 128, title: str = ""
+) -> Image.Image:
+    """Return pictures (H, W, 3) in [0, 1] in rows of `columns`, each with its label below it.
+
+    size: side of a picture on the sheet, in pixels. Longer labels are broken into lines.
+    """
+    if not pictures:
+        raise ValueError("a grid needs at least one picture")
+    font, large = ImageFont.load_default(12), ImageFont.load_default(19)
+    labels = [_wrap(label, font, size) for label, _ in pictures]
+    height = size + 8 + 15 * max(label.count("\n") + 1 for label in labels)
+    columns = min(columns, len(pictures))
+    top = _MARGIN + (34 if title else 0)
+    shape = (columns * (size + _GAP) - _GAP + 2 * _MARGIN, top + -(-len(pictures) // columns) * height + _MARGIN)
+    grid = Image.new("RGB", shape, _PAPER)
+    draw = ImageDraw.Draw(grid)
+    if title:
+        draw.text((_MARGIN, _MARGIN), title, _INK, large)
+    for i, (label, (_, picture)) in enumerate(zip(labels, pictures, strict=True)):
+        x, y = _MARGIN + i % columns * (size + _GAP), top + i // columns * height
+        grid.paste(_fit(Image.fromarray(to_uint8(picture)), size), (x, y))
+        draw.multiline_text((x + size / 2, y + size + 3), label, _INK, font, anchor="ma", spacing=3, align="center")
+    return grid
+
+
 def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
     """Return sheets one below the other, as wide as the widest."""
     whole = Image.new("RGB", (max(sheet.width for sheet in sheets), sum(sheet.height for sheet in sheets)), _PAPER)

@@ -6,8 +6,12 @@ import torch
 
 from sds3d.evaluation.asset_scores import (
     AZIMUTHS,
+    PIXELS,
     AssetScore,
+    Summary,
     bench_prompts,
+    choose_prompts,
+    failed_asset,
     has_janus,
     score_asset,
     summary,
@@ -15,7 +19,7 @@ from sds3d.evaluation.asset_scores import (
 )
 from sds3d.toybox.captions import held_out, parse, prompt
 from sds3d.toybox.scorer import load_scorer
-from sds3d.toybox.world import CATEGORIES
+from sds3d.toybox.world import CATEGORIES, Spec
 
 AROUND = torch.arange(8) * 45.0
 
@@ -60,22 +64,50 @@ def test_no_face_at_all_is_janus() -> None:
 
 def test_summary_counts_janus_only_where_there_is_a_front() -> None:
     scores = [
-        AssetScore("a", 1.0, False, 10.0, 0.5, 1.0),
+        AssetScore("a", 1.0, False, 10.0, 0.5, 1.0, part=0.5),
         AssetScore("b", 0.5, True, 20.0, 0.6, 2.0),
-        AssetScore("c", 0.0, None, 60.0, 0.9, 4.0),
+        AssetScore("c", 0.0, None, 60.0, 0.9, 4.0, part=1.0),
     ]
-    assert summary(scores) == {
-        "recognised": 0.5,
-        "without_janus": 0.5,
-        "median_iou": 0.6,
-        "median_chamfer_cm": 2.0,
-        "median_seconds": 20.0,
-    }
+    assert summary(scores) == Summary(3, 0.5, 0.5, 0.75, 0.6, 2.0, 20.0)
+    assert summary(scores[2:]) == Summary(1, 0.0, None, 1.0, 0.9, 4.0, 60.0)
+
+
+def test_an_asset_that_failed_counts_as_wrong() -> None:
+    made = AssetScore("a red mug", 1.0, False, 10.0, 0.5, 1.0)
+    failed, rgb = failed_asset(Spec("mug", "red", "blue"), 30.0, "there is no surface")
+    assert failed.prompt == "a red mug with a blue handle"
+    assert rgb.shape == (AZIMUTHS, PIXELS, PIXELS, 3)
+    assert summary([made, failed]) == Summary(2, 0.5, 0.5, 0.0, 0.25, 1.0, 20.0)
+
+
+def test_selections_of_prompts() -> None:
+    plain, parts = choose_prompts("plain"), choose_prompts("parts")
+    assert sorted(spec.category for spec in plain) == sorted(CATEGORIES)
+    assert all(spec.accent is None for spec in plain)
+    assert len({spec.category for spec in parts}) == len(parts) == 32
+    assert all(spec.accent is not None for spec in parts)
+    assert choose_prompts("all") == plain + parts
+    assert choose_prompts("5") == plain[:5]
+    assert {spec.category for spec in choose_prompts("all", ["mug", "owl"])} == {"mug", "owl"}
+    for wrong in ("some", "0", "-1", ""):
+        with pytest.raises(ValueError, match="plain, parts, all, or a number from 1"):
+            choose_prompts(wrong)
+
+
+def test_wrong_pictures_are_named_by_what_is_read() -> None:
+    """The pictures of a true object are right; read for another prompt, they name the object."""
+    scorer, spec = load_scorer(), Spec("duck", "yellow", "orange")
+    rgb, mesh = truth(spec)
+    right = score_asset(scorer, spec, rgb, mesh, 1.0)
+    assert right.recognised > 0.8
+    assert right.part is not None and right.part > 0.5
+    wrong = score_asset(scorer, Spec("mug", "yellow", None), rgb, mesh, 1.0)
+    assert (wrong.recognised, wrong.read_as, wrong.part) == (0.0, "yellow duck", None)
 
 
 def test_truth_shows_the_object_from_all_sides() -> None:
     rgb, mesh = truth(bench_prompts(1)[0])
-    assert rgb.shape == (AZIMUTHS, 64, 64, 3)
+    assert rgb.shape == (AZIMUTHS, PIXELS, PIXELS, 3)
     assert 0 <= rgb.min() <= rgb.max() <= 1
     assert abs(rgb[0] - rgb[4]).mean() > 0.005  # a mug's front is not its back
     assert abs(rgb[:, 0, 0] - 0.8).max() < 0.01
@@ -87,6 +119,6 @@ def test_the_scorer_reads_true_objects_of_combinations_the_prior_never_saw() -> 
     """The scorer must be right about true objects, from eight sides and for held-out prompts too."""
     scorer = load_scorer()
     scores = [score_asset(scorer, spec, *truth(spec), 0.0) for spec in bench_prompts(48, scorer.kinds)]
-    assert summary(scores)["recognised"] > 0.98
-    assert summary(scores)["without_janus"] > 0.95
-    assert summary(scores)["median_iou"] > 0.6
+    assert summary(scores).recognised > 0.98
+    assert (summary(scores).without_janus or 0) > 0.95
+    assert summary(scores).iou > 0.6

@@ -1,0 +1,28 @@
+"""The digest of a prior's weights, which tells whether what was made from it is up to date."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from sds3d.priors.base import PriorConfig
+from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.loading import toybox_folder
+
+
+def weights_digest(folder: Path) -> str:
+    """Return the SHA-256, in hex, over the names and contents of a folder's .safetensors files. Raises OSError."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.safetensors")):
+        digest.update(f"{path.relative_to(folder).as_posix()}\n".encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def prior_digest(config: PriorConfig) -> str:
+    """Return the digest of the prior's weights; "" for a prior whose weights are not in a folder of this machine."""
+    if not isinstance(config, DiffusersConfig):
+        return ""
+    folder = toybox_folder() if config.model == "toybox" else Path(config.model).expanduser()
+    return weights_digest(folder) if folder.is_dir() else ""
