@@ -100,7 +100,8 @@ def test_wrong_pictures_are_named_by_what_is_read() -> None:
     rgb, mesh = truth(spec)
     right = score_asset(scorer, spec, rgb, mesh, 1.0)
     assert right.recognised > 0.8
-    assert right.part is not None and right.part > 0.5
+    assert right.part is not None
+    assert right.part > 0.5
     wrong = score_asset(scorer, Spec("mug", "yellow", None), rgb, mesh, 1.0)
     assert (wrong.recognised, wrong.read_as, wrong.part) == (0.0, "yellow duck", None)
 

@@ -93,7 +93,8 @@ def test_a_prior_gets_the_prompts_of_the_kinds_that_it_knows(tmp_path: Path) -> 
     assert {spec.category for spec in old.specs} == {"chair"}
     assert set(old.specs) < set(new.specs)
     assert old.overrides == ("steps=2", f"prior.model={tmp_path / 'old'}")
-    assert old.against and not new.against
+    assert old.against
+    assert not new.against
 
 
 def test_assets_of_two_priors_are_not_mixed(tmp_path: Path) -> None:
