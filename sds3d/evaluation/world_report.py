@@ -53,8 +53,8 @@ def check_rows(verdict: Verdict) -> list[list[str]]:
 def write(root: Path, results: Results) -> None:
     """Write the tables as results.md, all figures as results.json, and pictures.
 
-    For each preset and prior, and for the truth: a sheet of all assets from eight sides, and a gallery with one picture of
-    each. side_by_side.png compares four sides.
+    For each preset and prior, and for the truth: a sheet of all assets from eight sides, and a gallery with one
+    picture of each. side_by_side.png compares four sides.
     """
     parts = [markdown_table(HEADER, [cells(*row) for row in results.figures.items()])]
     for verdict in results.verdicts:
