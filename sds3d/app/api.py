@@ -11,7 +11,7 @@ from gradio.exceptions import Error
 
 from sds3d.app import estimates
 from sds3d.app.serving import name_of
-from sds3d.app.studio import Studio, files, one_line
+from sds3d.app.studio import Studio, files, one_line, refuse_without_file
 from sds3d.app.tab_create import checked_seed
 from sds3d.config import ConfigError, parse_override
 from sds3d.files import RunError
@@ -41,7 +41,9 @@ def lay_out(studio: Studio) -> None:
             layers.append({"seed": checked_seed(seed)})
             if steps:
                 layers.append({"steps": steps})
-            return studio.start(studio.config(one_line(prompt), preset, *layers)).folder.name
+            config = studio.config(one_line(prompt), preset, *layers)
+            refuse_without_file(preset, config, None)
+            return studio.start(config).folder.name
 
     def status(run: str) -> dict[str, Any]:
         """Progress of a run: status ("queued", "starting", "running", "exporting", "paused", "cancelled", "failed",

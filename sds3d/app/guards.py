@@ -1,10 +1,9 @@
-"""What requests may cost: middleware that limits bodies, uploads and wrong passwords."""
+"""What requests may cost: middleware that limits bodies and wrong passwords."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from pathlib import Path
 
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,8 +12,6 @@ BODY = 1_000_000
 """Bytes of a request, unless it is an upload. A form with the longest prompt and all settings has a twentieth."""
 UPLOAD = 64_000_000
 """Bytes of an upload."""
-UPLOADS = 1_000_000_000
-"""Bytes of all uploads that are kept."""
 DELAY = 1.0
 """Seconds that a wrong password takes. The next attempt from the same address waits for this time."""
 ATTEMPTS = 10
@@ -24,20 +21,20 @@ ATTEMPTS = 10
 class LimitBodies:
     """Middleware that refuses requests with large bodies, which the server would hold in memory or on the disk.
 
-    uploads: folder in which uploads are kept.
+    uploads: address of the studio's own uploads. Gradio's are refused: others could read them, and the page has none.
     """
 
-    def __init__(self, app: ASGIApp, uploads: Path) -> None:
+    def __init__(self, app: ASGIApp, uploads: str) -> None:
         self.app, self.uploads = app, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer requests that are too large with 413, and uploads without room with 507."""
+        """Answer requests that are too large with 413, and uploads to Gradio with 403."""
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        upload = scope["path"].rstrip("/").endswith("/upload")
-        most = UPLOAD if upload else BODY
-        if upload and await asyncio.to_thread(_size, self.uploads) > UPLOADS:
-            return await _refuse(507, "too many files were uploaded; try again in an hour")(scope, receive, send)
+        path = scope["path"].rstrip("/")
+        if path.endswith("/upload"):
+            return await _refuse(403, "the studio takes no uploads here")(scope, receive, send)
+        most = UPLOAD if path.endswith(f"/{self.uploads}") else BODY
         refuse = _refuse(413, f"the request is too large; {most // 1_000_000} MB are the limit")
         declared = dict(scope["headers"]).get(b"content-length", b"0")
         if not declared.isdigit() or int(declared) > most:
@@ -98,8 +95,3 @@ class SlowLogins:
 
 def _refuse(status: int, why: str) -> ASGIApp:
     return PlainTextResponse(why, status)
-
-
-def _size(folder: Path) -> int:
-    """Bytes of the files in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0

@@ -67,7 +67,8 @@ class Between:
         shelf, comparing = self.library, self.compare
         given: list[Any] = [*shelf.inputs, comparing.runs]
         shown = [*shelf.outputs, shelf.message, *comparing.outputs]
-        opened = page.load(self.restore, None, [self.tabs, *self.create.outputs], **QUIET)
+        given_first = [self.tabs, *self.create.outputs, *self.create.drafts.outputs]
+        opened = page.load(self.restore, None, given_first, **QUIET)
         opened.then(None, None, None, js=FOLLOW)
         turned = [shelf.timer, comparing.timer, self.system.view, *shown]
         for tab in self.pages:  # one event per tab: while a shared one is processed, the next would be lost
@@ -80,6 +81,9 @@ class Between:
         self.studio.expect_runs()
         name, tab = (str(request.query_params.get(key) or "") for key in ("run", "tab"))
         updates = self.create.open(name) if name else {self.create.seed: tab_create.new_seed()}
+        if drafts := str(request.query_params.get("drafts") or ""):
+            closed = {} if name else self.create.live.close()
+            updates |= {**closed, **self.create.drafts.open(drafts.split(","))}
         return updates | ({self.tabs: gr.Tabs(selected=tab)} if tab in [page.id for page in self.pages] else {})
 
     def turn_to(self, tab: str, search: str, state: str, limit: float, runs: list[str]) -> Updates:

@@ -204,14 +204,17 @@ def recipe_text(studio: Studio, run: Run) -> str:
 
 
 def pack_run(run: Run, studio: Studio) -> Path:
-    """Write a run's exports, its complete settings and its recipe as one .zip into its exports. Return its path.
+    """Write a run's exports, complete settings and recipe as one .zip into its exports. Return its path.
 
+    An uploaded file that the run starts from is in it, too.
     The settings are a preset: `sds3d generate PROMPT --preset settings.yaml`. Raises RunError, ConfigError, OSError.
     """
     if run.busy():
         raise RunError("the run is running; wait for it, or pause it")
     made = recipe(studio, run)
     packed = {path.name: read_plain(path, MOST_PACKED) for path in files(run) if path.parent == run.exports}
+    if (own := studio.own_file(run)) is not None:
+        packed[own.name] = read_plain(own, MOST_PACKED)
     packed["settings.yaml"] = studio.redacted(read_plain(run.config_path).decode()).encode()
     packed["recipe.txt"] = studio.redacted(f"{command_line(made)}\n\n{python_call(made)}\n").encode()
     return write_atomically(run.exports / MADE / f"{run.folder.name}.zip", zipped(packed))

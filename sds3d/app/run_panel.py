@@ -128,6 +128,16 @@ class RunPanel:
             )
         return {self.message: block(text), **self.result.hide(), **self.show(name, ""), self.run: name}
 
+    def close(self) -> Updates:
+        """Follow no run."""
+        empty: Updates = dict.fromkeys((self.message, self.status), block(""))
+        hidden = dict.fromkeys((self.pause, self.resume, self.cancel, self.more), gr.Button(visible=False))
+        return {
+            self.run: "", self.shown: "", self.timer: gr.Timer(active=False), self.shared: gr.Checkbox(visible=False),
+            self.live: gr.HTML("", elem_classes=GONE), self.preview: gr.HTML(visible=False),
+            self.curves: gr.Accordion(visible=False), **empty, **hidden, **self.result.hide(),
+        }  # fmt: skip
+
     def _status(self, name: str) -> str:
         try:
             return self.studio.open(name).state.status

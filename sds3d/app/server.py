@@ -10,9 +10,8 @@ from pathlib import Path
 
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sds3d.app import uploads
 from sds3d.app.guards import LimitBodies, SlowLogins
 from sds3d.app.page import build_page
 from sds3d.app.proxies import exempt_from_proxies
@@ -58,6 +57,7 @@ def launch(
         raise ConfigError(f'the owner "{owner}" is none of the logins')
     root = runs.resolve()
     root.mkdir(parents=True, exist_ok=True)
+    uploads.sweep(root)
     # A local address with a password may be behind a proxy, so its visitors are not trusted.
     local = is_local(host) and not share and not users
     # Refuse other host names, against DNS rebinding: a foreign page whose name resolves to this machine.
@@ -80,12 +80,11 @@ def launch(
             share=share,
             auth=users or None,
             app_kwargs={
-                "routes": [program(), *routes(studio)],
+                "routes": [program(), *routes(studio), *uploads.routes(studio)],
                 "middleware": [
                     *hosts,
-                    Middleware(LimitBodies, uploads=root / ".served"),
+                    Middleware(LimitBodies, uploads=uploads.PLACE),
                     Middleware(SlowLogins),
-                    Middleware(NoUploads),
                 ],
             },
             max_threads=THREADS,
@@ -106,18 +105,6 @@ def launch(
         print(f"the studio is at {public or address}  (Ctrl-C ends it; runs continue)", flush=True)
         page.block_thread()
     return address
-
-
-class NoUploads:
-    """Middleware that refuses uploads: the page needs none, and the server would keep them."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer uploads with 403."""
-        refused = scope["type"] == "http" and scope["path"].rstrip("/").endswith("/upload")
-        await (PlainTextResponse("the studio accepts no uploads", 403) if refused else self.app)(scope, receive, send)
 
 
 def login(text: str) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from sds3d.guidance.rules import rule_configs
 from sds3d.run.config import RunConfig, stage_config
 from sds3d.run.settings import Setting, settings_of_run
 
-ELSEWHERE = ("prompt", "seed", "start_from_sha256", "made_for")
+ELSEWHERE = ("prompt", "seed", "up_axis", "start_from_sha256", "made_for")
 """Settings without a widget here: they are elsewhere on the page, or cannot be changed."""
 
 PROMINENT = ("representation.name", "guidance.name", "steps")

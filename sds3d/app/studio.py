@@ -68,9 +68,9 @@ class Studio:
         """Whether the visitor may stop, resume, share and delete a run: one's own runs."""
         return not self.users or self.trusted or access_of(run).owner == visitor()
 
-    def presets(self) -> dict[str, str]:
-        """Return the presets that need only a prompt, with their descriptions."""
-        return {preset.name: preset.about.description for preset in presets() if not preset.about.needs_asset}
+    def presets(self, *, of_files: bool = True) -> dict[str, str]:
+        """Return the presets with their descriptions. of_files: also those that need a file to start from."""
+        return {p.name: p.about.description for p in presets() if of_files or not p.about.needs_asset}
 
     def config(self, prompt: str, preset: str, *layers: Tree) -> RunConfig:
         """Like `own_config`, for settings of a visitor. Raises ConfigError, also for what is the owner's."""
@@ -128,18 +128,25 @@ class Studio:
         """Return all runs that the visitor may see, the most recently changed first."""
         return [run for run in list_runs(self.root) if self.find(run.folder.name)]
 
-    def start(self, config: RunConfig) -> Run:
+    def start(self, config: RunConfig, own: Path | None = None, pause_at: int = 0) -> Run:
         """Queue the run of a configuration; equal configurations share a run.
 
+        own: a file to start from, of which the run keeps a copy. pause_at: see `RunState`.
         Raises ConfigError if what it reads cannot be read, RunError, OSError.
         """
         self._refuse_more()
-        check_inputs(config)
-        run = new_run(self.root, config, self._continues)
+        check_inputs(config, own)
+        run = new_run(self.root, config, self._continues, own)
         if self.users and not has_access(run):
             give_access(run, Access(visitor() or ""))
-        self.resume(run)
+        self.resume(run, pause_at)
         return run
+
+    def own_file(self, run: Run) -> Path | None:
+        """Return the uploaded file that a run starts from; None if it starts from none. Raises RunError for others'."""
+        if run.own is not None and not self.changes(run):
+            raise RunError("the run starts from a file of its owner; start from one of your own")
+        return run.own
 
     def _continues(self, run: Run) -> bool:
         """Whether a run can stand for a new one of the visitor with the same settings."""
@@ -157,10 +164,10 @@ class Studio:
         if self.users and not self.trusted and sum(self.changes(run) for run in waiting) >= MAX_EACH:
             raise RunError(f"{MAX_EACH} of your runs are waiting already; try again later")
 
-    def resume(self, run: Run) -> None:
-        """Queue a run to continue. Raises RunError, OSError."""
-        if self.changes(run):
-            queue.enqueue(run)
+    def resume(self, run: Run, pause_at: int = 0) -> None:
+        """Queue a run to continue, up to the step `pause_at` if it is given. Raises RunError, OSError."""
+        if self.changes(run) and not 0 < pause_at <= run.state.step:
+            queue.enqueue(run, pause_at)
         ensure_workers(self.root)
 
     def expect_runs(self) -> None:
@@ -190,6 +197,12 @@ class Studio:
     def problem(self, error: Exception) -> str:
         """Return an error as a sentence for visitors."""
         return self.redacted(problem(error))
+
+
+def refuse_without_file(preset: str, config: RunConfig, own: Path | None) -> None:
+    """Raise ConfigError if a preset needs a file to start from and has none."""
+    if load_preset(preset).about.needs_asset and not (own or config.start_from):
+        raise ConfigError(f'the preset "{preset}" paints a mesh of yours: add it under "Your own file"')
 
 
 def files(run: Run) -> list[Path]:

@@ -86,8 +86,9 @@ def lay_out(studio: Studio) -> CompareTab:
         prompt = gr.Textbox(label="Prompt", placeholder=EXAMPLES[0], elem_id="compare-prompt")
         with gr.Row():
             presets = gr.Dropdown(
-                list(studio.presets()), value=[DEFAULT_PRESET, "dreamfusion"], multiselect=True, max_choices=MOST,
-                scale=3, label="Presets", info=f"2 to {MOST}; one run each", elem_id="compare-presets",
+                list(studio.presets(of_files=False)), value=[DEFAULT_PRESET, "dreamfusion"], multiselect=True,
+                max_choices=MOST, scale=3, label="Presets", info=f"2 to {MOST}; one run each",
+                elem_id="compare-presets",
             )  # fmt: skip
             seed = gr.Number(0, label="Seed", info="the same for all runs", precision=0, min_width=110)
             # A number field without a number would show 0.

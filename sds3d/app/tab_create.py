@@ -7,22 +7,25 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from sds3d.app import cards, estimates, fragments, settings_form
+from sds3d.app import cards, estimates, fragments, own_file, settings_form
+from sds3d.app.drafts_panel import DraftsPanel, start_drafts
 from sds3d.app.edits import Edits, choices_of, leaves_of, nested
 from sds3d.app.limits import OWNERS_ONLY
-from sds3d.app.recipes import recipe
+from sds3d.app.own_file import OF_A_RUN, OwnFile
+from sds3d.app.recipes import Recipe, recipe
 from sds3d.app.result_panel import Updates
 from sds3d.app.run_panel import QUIET, RunPanel, block
-from sds3d.app.studio import MAX_SEED, Studio, one_line
+from sds3d.app.studio import MAX_SEED, Studio, one_line, refuse_without_file
 from sds3d.config import ConfigError
 from sds3d.files import RunError
 from sds3d.presets import DEFAULT_PRESET, presets
 from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.run.config import total_steps
+from sds3d.run.config import RunConfig, total_steps
 from sds3d.run.folder import Run
 from sds3d.run.settings import Setting
 
@@ -73,6 +76,8 @@ class CreateTab:
 
     studio: Studio
     live: RunPanel
+    drafts: DraftsPanel
+    own: OwnFile
     prompt: gr.Textbox
     hint: gr.HTML
     preset: gr.Textbox
@@ -83,6 +88,7 @@ class CreateTab:
     search: gr.Textbox
     found: gr.HTML
     generate: gr.Button
+    several: gr.Button
     problem: gr.HTML
     plan: gr.HTML
     clock: gr.Timer
@@ -90,7 +96,12 @@ class CreateTab:
     @property
     def outputs(self) -> list[Any]:
         """The widgets that `open` changes."""
-        return [*self.live.outputs, self.prompt, self.preset, self.cards, self.draft, self.seed]
+        return [*self.live.outputs, *self.form]
+
+    @property
+    def form(self) -> list[Any]:
+        """The widgets that `fill` changes."""
+        return [self.prompt, self.preset, self.cards, self.draft, self.seed, *self.own.outputs]
 
     def open(self, name: str) -> Updates:
         """Show a run, and its settings in the form."""
@@ -99,20 +110,27 @@ class CreateTab:
             made = recipe(self.studio, run)
         except (RunError, ConfigError, OSError) as error:
             return {self.live.message: block(fragments.error(self.studio.problem(error)))}
+        return {**self.fill(made, f"{OF_A_RUN}{name}" if run.own else ""), **self.live.opened(name)}
+
+    def fill(self, made: Recipe, reference: str = "") -> Updates:
+        """Show settings in the form. reference: of the file to start from, see `own_file.file`."""
+        elsewhere = ("up_axis", "start_from") if reference else ("up_axis",)
+        edits = {key: value for key, value in made.edits.items() if key not in elsewhere}
         return {
             self.prompt: made.config.prompt,
             self.preset: made.preset,
             # Always another text: the page draws equal ones only once, and the visitor may have chosen another card.
             self.cards: f"{_cards(self.studio, made.preset)}<!-- {new_seed()} -->",
-            self.draft: Draft.of(made.preset, made.edits),
+            self.draft: Draft.of(made.preset, edits),
             self.seed: made.config.seed,
-            **self.live.opened(name),
+            **self.own.open(reference, made.config.up_axis),
         }
 
     def again(self, name: str) -> Run:
         """Queue a run with the same settings and a new seed. Raises RunError, ConfigError, OSError."""
-        config = recipe(self.studio, self.studio.open(name)).config
-        return self.studio.start(config.model_copy(update={"seed": new_seed()}))
+        run = self.studio.open(name)
+        config = recipe(self.studio, run).config
+        return self.studio.start(config.model_copy(update={"seed": new_seed()}), self.studio.own_file(run))
 
 
 def lay_out(studio: Studio) -> CreateTab:
@@ -128,7 +146,11 @@ def lay_out(studio: Studio) -> CreateTab:
             )
             hint = gr.HTML(visible=False)
             # Enabled when the form is complete; before that, the page would submit other values than it shows.
-            generate = gr.Button("Generate", variant="primary", size="lg", interactive=False, elem_id="generate")
+            with gr.Row(elem_id="start"):
+                generate = gr.Button("Generate", variant="primary", size="lg", interactive=False, elem_id="generate")
+                several = gr.Button(
+                    "Four drafts", size="lg", interactive=False, min_width=130, elem_id="several-drafts"
+                )
             problem = gr.HTML(visible=False, elem_id="problem")
             plan = gr.HTML(elem_id="plan")
             preset = gr.Textbox(DEFAULT_PRESET, visible="hidden", elem_id="preset-name")
@@ -136,6 +158,7 @@ def lay_out(studio: Studio) -> CreateTab:
             with gr.Row(equal_height=True):
                 seed = gr.Number(0, label="Seed", precision=0, interactive=True, min_width=120, elem_id="seed")
                 new = gr.Button("Random seed", min_width=130, scale=0, elem_id="new-seed")
+            own = own_file.lay_out(studio)
             search = gr.Textbox(
                 label="Search the settings",
                 placeholder="noise, texture, camera ...",
@@ -145,10 +168,11 @@ def lay_out(studio: Studio) -> CreateTab:
             found = gr.HTML(elem_id="found")
             settings = gr.Column(elem_id="settings")
         with gr.Column(scale=3, min_width=320):
+            drafts = DraftsPanel.lay_out(studio)
             live = RunPanel.lay_out(studio)
     create = CreateTab(
-        studio, live, prompt, hint, preset, shown, draft, gr.State(0), seed, search, found, generate, problem, plan,
-        gr.Timer(REPLAN),
+        studio, live, drafts, own, prompt, hint, preset, shown, draft, gr.State(0), seed, search, found, generate,
+        several, problem, plan, gr.Timer(REPLAN),
     )  # fmt: skip
     with settings:
         _settings(create)
@@ -188,6 +212,16 @@ def _wire(create: CreateTab, examples: gr.HTML, new: gr.Button) -> None:
         cost = estimates.expected(studio, draft.preset, draft.edits, config)
         return fragments.plan(cost.seconds(total_steps(config)), estimates.wait(studio))
 
+    def pick(event: gr.EventData) -> Updates:
+        name = str(event.run)
+        try:
+            if event.action == "refine":
+                studio.resume(studio.open_own(name))
+        except (RunError, OSError) as error:
+            return {live.message: block(fragments.error(studio.problem(error)))}
+        return create.open(name)
+
+    create.drafts.view.select(pick, None, create.outputs, **QUIET)
     # Not among the events of the settings: the clock may tick while these are built again, and would call a former one.
     gr.on(
         [create.clock.tick, create.steps.change, create.draft.change],  # type: ignore[attr-defined]
@@ -241,16 +275,29 @@ def _settings(create: CreateTab) -> None:
         if own.stages:
             gr.HTML(fragments.note(STAGES if full.stages else NO_STAGES))
 
-        def submit(prompt: str, preset: str, seed: float | None, *values: Any) -> Updates:
+        def wanted(
+            prompt: str, preset: str, seed: float | None, reference: str, up: str, *values: Any
+        ) -> tuple[RunConfig, Path | None]:
+            if preset != draft.preset:
+                raise ConfigError("the settings are still loading; try again in a moment")
+            chosen = form.edits(values) | {"seed": checked_seed(seed), "up_axis": up}
+            config, own = studio.config(one_line(prompt), preset, nested(chosen)), own_file.file(studio, reference)
+            refuse_without_file(preset, config, own)
+            return config, own
+
+        def submit(*given: Any) -> Updates:
             try:
-                if preset != draft.preset:
-                    raise ConfigError("the settings are still loading; try again in a moment")
-                chosen = form.edits(values) | {"seed": checked_seed(seed)}
-                config = studio.config(one_line(prompt), preset, nested(chosen))
-                run = studio.start(config)
+                run = studio.start(*wanted(*given))
             except (ValueError, RunError, OSError) as error:
                 return {create.problem: block(fragments.error(studio.problem(error)))}
-            return {create.problem: block(""), **live.opened(run.folder.name, again=True)}
+            return {create.problem: block(""), **create.drafts.open([]), **live.opened(run.folder.name, again=True)}
+
+        def submit_drafts(*given: Any) -> Updates:
+            try:
+                runs = start_drafts(studio, *wanted(*given))
+            except (ValueError, RunError, OSError) as error:
+                return {create.problem: block(fragments.error(studio.problem(error)))}
+            return {create.problem: block(""), **live.close(), **create.drafts.open([run.folder.name for run in runs])}
 
         def rechoose(chosen: Setting, *values: Any) -> Draft:
             try:
@@ -260,12 +307,14 @@ def _settings(create: CreateTab) -> None:
             unfolded = draft.unfolded if chosen.key in settings_form.PROMINENT else chosen.section
             return Draft.of(draft.preset, consistent(now, edits), unfolded)
 
-        given = [create.prompt, create.preset, create.seed, *widgets]
+        given = [create.prompt, create.preset, create.seed, *create.own.inputs, *widgets]
+        followed = [*live.outputs, *create.drafts.outputs, create.problem]
+        create.several.click(submit_drafts, given, followed, trigger_mode="once", **QUIET)
         gr.on(
             [create.generate.click, create.prompt.submit],
             submit,
             given,
-            [*live.outputs, create.problem],
+            followed,
             trigger_mode="once",
             **QUIET,
         )
@@ -274,7 +323,10 @@ def _settings(create: CreateTab) -> None:
                 widget.input(partial(rechoose, setting), widgets, create.draft, **ONE_BY_ONE)  # type: ignore[attr-defined]
         steps = widgets[[setting.key for setting in settings].index("steps")]
         steps.change(lambda n: n, steps, create.steps, trigger_mode="always_last", **QUIET)  # type: ignore[attr-defined]
-        gr.on(None, lambda n: (gr.Button(interactive=True), n), steps, [create.generate, create.steps], **QUIET)
+        gr.on(
+            None, lambda n: (gr.Button(interactive=True), gr.Button(interactive=True), n), steps,
+            [create.generate, create.several, create.steps], **QUIET,
+        )  # fmt: skip
 
 
 def _changes(create: CreateTab, draft: Draft, form: Form) -> None:

@@ -120,6 +120,29 @@ CSS = """
 .sds-presets small { float: right; font-size: .75rem; color: var(--body-text-color-subdued); }
 .sds-presets em { display: block; font-style: normal; font-size: .8rem; line-height: 1.35;
                color: var(--body-text-color-subdued); }
+.sds-drop { display: flex; flex-direction: column; align-items: center; gap: .2rem; padding: 1rem; border-radius: 12px;
+            border: 2px dashed var(--border-color-primary); cursor: pointer; text-align: center; position: relative;
+            color: var(--body-text-color-subdued); font-size: .85rem; }
+.sds-drop b { font-weight: 600; color: var(--body-text-color); }
+.sds-drop.over, .sds-drop:hover { border-color: #818cf8; }
+.sds-drop:has(:focus-visible) { outline: 2px solid #4f46e5; outline-offset: 2px; }
+.sds-drop input { position: absolute; opacity: 0; inset: 0; pointer-events: none; }
+.sds-drop progress { width: 100%; accent-color: #4f46e5; }
+.sds-own { margin: 0; font-size: .85rem; color: var(--body-text-color-subdued); }
+.sds-own img { width: 100%; border-radius: 10px; background: white; border: 1px solid var(--border-color-primary); }
+.sds-drafts { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 10px; }
+.sds-drafts article { border: 1px solid var(--border-color-primary); border-radius: 12px; overflow: hidden;
+            background: var(--block-background-fill); display: flex; flex-direction: column; gap: .4rem;
+            padding-bottom: .6rem; }
+.sds-drafts .picture { aspect-ratio: 1; background: white; color: #94a3b8; display: grid; place-items: center; }
+.sds-drafts .picture img { width: 100%; }
+.sds-drafts .picture svg { width: 40%; opacity: .5; }
+.sds-drafts p { margin: 0 .6rem; font-size: .8rem; color: var(--body-text-color-subdued); overflow-wrap: anywhere; }
+.sds-drafts :is(button, .bar) { margin: auto .6rem 0; }
+.sds-drafts button { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: .35rem .5rem;
+            font-size: .8rem; font-weight: 600; cursor: pointer; color: var(--body-text-color);
+            background: var(--button-secondary-background-fill); }
+.sds-drafts button.primary { background: #4f46e5; border-color: #4f46e5; color: white; }
 .sds-empty { display: grid; place-items: center; text-align: center; min-height: 22rem; border-radius: 12px; gap: .5rem;
              align-content: center; border: 2px dashed var(--border-color-primary);
              color: var(--body-text-color-subdued); padding: 1rem; }

@@ -60,8 +60,11 @@ class Wait:
     seconds: float
 
 
-def enqueue(run: Run) -> None:
+def enqueue(run: Run, pause_at: int = 0) -> None:
     """Queue a run, to be continued where it stopped. A pending request to pause or cancel it is withdrawn.
+
+    pause_at: step after which it pauses by itself, as a draft; 0: it runs to its end. A draft that waits already runs
+    to its end, too, unless this is given again.
 
     A run that is done, queued or running is left unchanged. Raises RunBusyError if another process holds it, for an
     export for example, and RunError if its state is damaged or its folder belongs to another user.
@@ -71,8 +74,11 @@ def enqueue(run: Run) -> None:
     run.clear_request()
     try:
         with run.locked():
-            if run.state.status not in ("done", "queued"):
-                run.update(status="queued", queued=time.time(), error="", attempts=0)
+            state = run.state
+            if state.status == "queued" and state.pause_at != pause_at:
+                run.update(pause_at=pause_at)
+            elif state.status not in ("done", "queued"):
+                run.update(status="queued", queued=time.time(), error="", attempts=0, pause_at=pause_at)
     except RunBusyError:
         if run.state.status not in ("done", "queued", "running"):
             raise

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from sds3d.cameras import CameraConfig
 from sds3d.config import Config, ConfigError, build, load_yaml, parse_override
+from sds3d.files import write_atomically
 from sds3d.formats.base import UpAxis
 from sds3d.formats.table import DEFAULT_FORMATS, Format, export_format
 from sds3d.guidance.multiview import MultiViewConfig
@@ -43,6 +44,10 @@ OF_THE_WHOLE_RUN = {"prompt", "seed", "export", "log_to", "start_from", "up_axis
 
 FILM = 64_000_000
 """Largest number of pixels of a turntable video; all its frames are in memory at once."""
+
+
+DRAFT_SHARE = 0.25
+"""Part of a run's steps that a draft does: enough to tell what it becomes."""
 
 
 class ExportConfig(Config):
@@ -197,6 +202,11 @@ def total_steps(config: RunConfig, stages: int | None = None) -> int:
     return sum(stage_config(config, i).steps for i in range(stage_count(config) if stages is None else stages))
 
 
+def draft_steps(config: RunConfig) -> int:
+    """Return the number of steps after which a run pauses as a draft."""
+    return max(1, round(DRAFT_SHARE * total_steps(config)))
+
+
 def prior_mismatches(config: RunConfig) -> list[str]:
     """Return a line for each stage whose settings are made for another kind of prior, without duplicates."""
     stages = [stage_config(config, index) for index in range(stage_count(config))]
@@ -222,12 +232,21 @@ def read_config(run: Run) -> RunConfig:
     return run_config(load_yaml(run.config_path, follow=False))
 
 
-def new_run(root: Path, config: RunConfig, mine: Callable[[Run], bool] = lambda run: True) -> Run:
-    """Return the run folder of a configuration under `root`, and create it if it does not exist. Raises RunError.
+def new_run(
+    root: Path, config: RunConfig, mine: Callable[[Run], bool] = lambda run: True, own: Path | None = None
+) -> Run:
+    """Return the run folder of a configuration under `root`, and create it if it does not exist.
 
-    mine: whether an existing run may be returned; if not, another folder is created.
+    mine: whether an existing run may be returned; if not, another folder is created. own: a file to start from, of
+    which the run keeps a copy, so that its folder is complete. Raises RunError, and OSError if it cannot be copied.
     """
-    if (asset := Path(config.start_from)).is_file():
-        digest = hashlib.sha256(asset.read_bytes()).hexdigest()
-        config = config.model_copy(update={"start_from_sha256": digest})
-    return create_run(root, slug(config.prompt), config, NOT_IDENTITY, mine)
+    asset = own or Path(config.start_from)
+    if own is None and not asset.is_file():
+        return create_run(root, slug(config.prompt), config, NOT_IDENTITY, mine)
+    data = asset.read_bytes()
+    named = {"start_from": own.name} if own else {}
+    config = config.model_copy(update={**named, "start_from_sha256": hashlib.sha256(data).hexdigest()})
+    run = create_run(root, slug(config.prompt), config, NOT_IDENTITY, mine)
+    if own is not None and run.own is None:
+        write_atomically(run.folder / "own" / own.name, data)
+    return run

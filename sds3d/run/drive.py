@@ -182,7 +182,7 @@ def _drive(run: Run, wanted: Machine, loaded: Prior | None, closed: Status) -> I
     clock = _Clock(run.state.seconds if checkpoint else 0.0)
     settings = prior_settings(config, run.state.lean) if loaded else None
     with sinks_of(run, config, _steps_before(config, checkpoint)) as sinks, closing(Live(run)) as live:
-        record = _Record(run, total, clock, sinks, closed, run.origin(machine), live)
+        record = _Record(run, total, clock, sinks, closed, run.origin(machine), live, run.state.pause_at)
         scene = yield from _drive_stages(record, config, checkpoint, _Priors(device, settings, loaded))
         if scene is None:
             return
@@ -204,7 +204,7 @@ def _drive_stages(
     """Optimise the remaining stages. Return the scene of the last one, or None if the run was stopped."""
     first = 0 if checkpoint is None else int(checkpoint["stage"])
     scene: Scene | None = None
-    before = starting_point(config, priors.device) if checkpoint is None else None
+    before = starting_point(record.run, config, priors.device) if checkpoint is None else None
     for index in range(first, stage_count(config)):
         mine = stage_config(config, index)
         prior = priors.load(prior_settings(mine, record.run.state.lean))
@@ -223,11 +223,11 @@ def prior_settings(config: RunConfig, lean: bool) -> PriorConfig:
     return config.prior.in_less_memory() if lean else config.prior
 
 
-def starting_point(config: RunConfig, device: torch.device) -> Source | None:
+def starting_point(run: Run, config: RunConfig, device: torch.device) -> Source | None:
     """Load what `start_from` names, with +Y up, scaled to fit the cube. Raises AssetError or RunError."""
     if not config.start_from:
         return None
-    path = Path(config.start_from)
+    path = run.own or Path(config.start_from)
     if path.is_dir():
         return load_scene(open_run(path), device)
     from sds3d.formats.load import fit_to_cube, load_asset
@@ -266,7 +266,7 @@ class _Record:
     """Writes what happens in a run into its folder and to its sinks.
 
     total: steps of all stages. closed: the run's status after the generator is closed. origin: see `Run.origin`.
-    live: draws what visitors look at.
+    live: draws what visitors look at. pause_at: see `RunState`.
     """
 
     run: Run
@@ -276,6 +276,7 @@ class _Record:
     closed: Status
     origin: Mapping[str, Tensor]
     live: Live
+    pause_at: int = 0
 
     def event(self, step: Step) -> None:
         event = event_of(step)
@@ -324,6 +325,12 @@ def _drive_stage(record: _Record, work: Work, prior: Prior) -> Generator[Step, N
                 record.checkpoint(work)
                 saved = local.step
             yield step
+            if 0 < record.pause_at <= step.step < record.total:
+                record.checkpoint(work)
+                record.preview(work)
+                run.update(status="paused", pause_at=0)
+                run.log(f"paused as a draft after step {step.step}")
+                return False
             if run.requested() is not None and step.step < record.total:
                 record.checkpoint(work)
                 saved = local.step

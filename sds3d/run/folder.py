@@ -7,6 +7,7 @@
         events.jsonl           one line per step; a step repeated after a crash has a later line
         checkpoints/*.safetensors   everything the next step depends on; the newest two are kept
         previews/  exports/  run.log
+        own/                   a copy of the file that the run starts from, if somebody uploaded it
         live/                  views that visitors look through while the run is under way; see `sds3d.run.live`
         control                a request to the running process: pause or cancel
         lock                   held by the running process
@@ -79,6 +80,7 @@ class RunState:
     the last start, see `Run.machine`. error: one line, if failed. queued: time of queueing in seconds since 1970, the
     order of the queue. attempts: workers that died since then. lean: use less memory, more slowly.
     optimised: seconds until the export began; 0 before. exported: share of the export that is done, 0 to 1.
+    pause_at: step after which the run pauses once, as a draft; 0: none.
     """
 
     status: Status = "new"
@@ -93,6 +95,7 @@ class RunState:
     lean: bool = False
     optimised: float = 0.0
     exported: float = 0.0
+    pause_at: int = 0
 
 
 def _checked(state: RunState) -> RunState:
@@ -132,6 +135,13 @@ class Run:
     def exports(self) -> Path:
         """Folder of exported files."""
         return self.folder / "exports"
+
+    @property
+    def own(self) -> Path | None:
+        """The file in the folder `own`; None if there is none. Links are not followed."""
+        folder = self.folder / "own"
+        files = [] if folder.is_symlink() else [path for path in folder.glob("[!.]*") if not path.is_symlink()]
+        return files[0] if len(files) == 1 and files[0].is_file() else None
 
     @property
     def checkpoints(self) -> list[Path]:

@@ -10,28 +10,41 @@ import torch
 from sds3d.config import ConfigError
 from sds3d.files import PriorError, RunError
 from sds3d.formats.load import load_asset
+from sds3d.geometry.splats import Splats
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.loading import ALIASES, MOVED, find
+from sds3d.representations.mesh_fixed import FixedTrianglesConfig
+from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.run.config import RunConfig, stage_config, stage_count
 from sds3d.run.folder import open_run
 
 
-def check_inputs(config: RunConfig) -> None:
-    """Raise ConfigError if the run could not start. Models that have to be downloaded are not checked."""
+def check_inputs(config: RunConfig, own: Path | None = None) -> None:
+    """Raise ConfigError if the run could not start. Models that have to be downloaded are not checked.
+
+    own: a file in place of `start_from`.
+    """
     for model in [stage_config(config, i).prior for i in range(stage_count(config))]:
         if isinstance(model, DiffusersConfig):
             _check_model(model)
-    if not config.start_from:
+    if not (own or config.start_from):
         return
-    path = Path(config.start_from)
+    path = own or Path(config.start_from)
     try:
         if path.is_dir():
             if not open_run(path).checkpoints:
                 raise RunError(f"{path} has no checkpoint yet")
         else:
-            load_asset(path, config.up_axis)
+            asset = load_asset(path, config.up_axis)
+            if isinstance(asset, Splats) and _keeps_triangles(config):
+                raise ValueError(f"{path.name} has no triangles to paint: use another preset than texture")
     except (ValueError, RunError, OSError) as error:
         raise ConfigError(f"start_from: {error}") from None
+
+
+def _keeps_triangles(config: RunConfig) -> bool:
+    shape = config.representation
+    return not config.stages and isinstance(shape, MeshConfig) and isinstance(shape.geometry, FixedTrianglesConfig)
 
 
 def _check_model(prior: DiffusersConfig) -> None:

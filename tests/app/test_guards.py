@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
@@ -34,11 +33,11 @@ async def login(request: Request) -> Response:
 
 
 @pytest.fixture
-def client(tmp_path: Path) -> Iterator[TestClient]:
+def client() -> Iterator[TestClient]:
     MOST_SEEN.clear()
-    paths = {"/queue/join": take, "/gradio_api/upload": take, "/login": login}
+    paths = {"/queue/join": take, "/uploads": take, "/gradio_api/upload": take, "/login": login}
     routes = [Route(path, endpoint, methods=["POST"]) for path, endpoint in paths.items()]
-    app = Starlette(routes=routes, middleware=[Middleware(LimitBodies, uploads=tmp_path), Middleware(SlowLogins)])
+    app = Starlette(routes=routes, middleware=[Middleware(LimitBodies, uploads="uploads"), Middleware(SlowLogins)])
     with TestClient(app) as client:
         yield client
 
@@ -65,16 +64,13 @@ def test_bodies_of_unknown_length_end_at_the_limit(client: TestClient):
     assert max(MOST_SEEN, default=0) <= BODY
 
 
-def test_uploads_may_be_larger_until_the_room_is_full(
-    client: TestClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    assert client.post("/gradio_api/upload", content=bytes(BODY + 1)).text == str(BODY + 1)
-    declared = {"Content-Length": str(UPLOAD + 1)}
-    assert client.post("/gradio_api/upload", content=b"", headers=declared).status_code == 413
-    (tmp_path / "hash").mkdir()
-    (tmp_path / "hash" / "mug.glb").write_bytes(bytes(3000))
-    monkeypatch.setattr(guards, "UPLOADS", 2999)
-    assert client.post("/gradio_api/upload", content=b"x").status_code == 507
+def test_uploads_may_be_larger_and_those_to_gradio_are_refused(client: TestClient):
+    assert client.post("/uploads", content=bytes(BODY + 1)).text == str(BODY + 1)
+    assert client.post("/uploads", content=b"", headers={"Content-Length": str(UPLOAD + 1)}).status_code == 413
+    MOST_SEEN.clear()
+    for path in ("/gradio_api/upload", "/gradio_api/upload/", "/prefix/gradio_api/upload"):
+        assert client.post(path, content=b"x").status_code == 403
+    assert MOST_SEEN == []
 
 
 def test_wrong_passwords_wait_for_each_other_and_right_ones_do_not(client: TestClient, monkeypatch: pytest.MonkeyPatch):
