@@ -141,6 +141,19 @@ def completed(model: type[BaseModel], *layers: Mapping[str, Any]) -> Tree:
     return tree
 
 
+def parse_yaml(text: str) -> Tree:
+    """Parse the untrusted text of a settings file. Raises ConfigError if it is no mapping, or uses aliases."""
+    try:
+        tree = yaml.load(text, Loader=_PlainLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"this is not YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, RecursionError):  # ValueError: a date that does not exist
+        raise ConfigError("this is not YAML that settings can have") from None
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise ConfigError("this is no mapping of keys to values, such as  steps: 200")
+    return tree
+
+
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, but not in every build of PyYAML
 
 

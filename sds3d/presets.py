@@ -113,8 +113,13 @@ def shipped() -> dict[str, Path]:
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> Preset:
     """Read a preset on top of its bases. above: the files that it is a base of."""
-    values = load_yaml(path)
+    return preset_of(path, load_yaml(path), above)
+
+
+def preset_of(path: Path, values: Tree, above: tuple[Path, ...] = ()) -> Preset:
+    """Return a preset with the contents of its file, on top of its bases. Raises ConfigError."""
     try:
+        values = dict(values)
         about = build(About, {key: values.pop(key) for key in About.model_fields if key in values})
         below = _read(_base(about.base, (*above, path)), (*above, path)).layers if about.base else ()
     except ConfigError as error:

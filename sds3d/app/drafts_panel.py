@@ -28,7 +28,12 @@ const button = event.target.closest('[data-run]');
 if (button) trigger('select', {run: button.dataset.run, action: button.dataset.action}); });"""
 
 REMEMBER = """(names) => { const url = new URL(window.location);
-if (!names || url.searchParams.get('drafts') === names) return;
+if ((url.searchParams.get('drafts') ?? '') === names) return;
+if (!names) {
+  url.searchParams.delete('drafts');
+  window.history.replaceState(null, '', url);
+  return;
+}
 url.searchParams.set('drafts', names);
 url.searchParams.delete('run');
 url.searchParams.delete('tab');

@@ -124,14 +124,15 @@ def about(seconds: float) -> str:
     return f"about {duration(5 * round(seconds / 5))}"
 
 
-def plan(seconds: float, wait: Wait) -> str:
-    """Return how long a new run would take and wait, as a line. seconds: 0 if unknown."""
+def plan(seconds: float, wait: Wait, drafts: float = 0.0) -> str:
+    """Return how long a new run would take and wait, as a line. seconds: 0 if unknown. drafts: seconds of four."""
     takes = f"Takes {about(seconds)}" if seconds else "How long it takes is not known yet"
+    several = f" Four drafts take {about(drafts)}." if seconds and drafts else ""
     if not wait.place:
-        return f'<p class="sds-plan">{takes}; starts at once.</p>'
+        return f'<p class="sds-plan">{takes}; starts at once.{several}</p>'
     ahead = f"{wait.place} run{'s' if wait.place > 1 else ''} ahead"
     start = f", starts in {about(wait.seconds)}" if wait.seconds else ""
-    return f'<p class="sds-plan">{takes}; {ahead}{start}.</p>'
+    return f'<p class="sds-plan">{takes}; {ahead}{start}.{several}</p>'
 
 
 def ordinal(n: int) -> str:

@@ -54,12 +54,12 @@ def recipe(studio: Studio, run: Run) -> Recipe:
 @lru_cache(maxsize=1 << 14)  # 10 kB each; runs are read in order, so a smaller cache would never hit
 def _recipe(studio: Studio, folder: Path, changed: int) -> Recipe:
     config = read_config(Run(folder))
-    preset = nearest_preset(config, _presets(studio))
+    preset = nearest_preset(config, settings_of_presets(studio))
     return Recipe(config, preset, edits_of(config, lambda edits: studio.own_config(ANY, preset, nested(edits))))
 
 
 @lru_cache(maxsize=8)
-def _presets(studio: Studio) -> dict[str, Edits]:
+def settings_of_presets(studio: Studio) -> dict[str, Edits]:
     """Return the settings of all presets that accept the studio's overrides."""
     found = {}
     for name in studio.presets():

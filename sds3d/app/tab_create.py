@@ -12,8 +12,8 @@ from typing import Any
 
 import gradio as gr
 
-from sds3d.app import cards, estimates, fragments, own_file, settings_form
-from sds3d.app.drafts_panel import DraftsPanel, start_drafts
+from sds3d.app import cards, estimates, fragments, own_file, recipe_panel, settings_form
+from sds3d.app.drafts_panel import COUNT, DraftsPanel, start_drafts
 from sds3d.app.edits import Edits, choices_of, leaves_of, nested
 from sds3d.app.limits import OWNERS_ONLY
 from sds3d.app.own_file import OF_A_RUN, OwnFile
@@ -25,7 +25,7 @@ from sds3d.config import ConfigError
 from sds3d.files import RunError
 from sds3d.presets import DEFAULT_PRESET, presets
 from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.run.config import RunConfig, total_steps
+from sds3d.run.config import RunConfig, draft_steps, total_steps
 from sds3d.run.folder import Run
 from sds3d.run.settings import Setting
 
@@ -159,6 +159,7 @@ def lay_out(studio: Studio) -> CreateTab:
                 seed = gr.Number(0, label="Seed", precision=0, interactive=True, min_width=120, elem_id="seed")
                 new = gr.Button("Random seed", min_width=130, scale=0, elem_id="new-seed")
             own = own_file.lay_out(studio)
+            brought = gr.Column()
             search = gr.Textbox(
                 label="Search the settings",
                 placeholder="noise, texture, camera ...",
@@ -174,6 +175,8 @@ def lay_out(studio: Studio) -> CreateTab:
         studio, live, drafts, own, prompt, hint, preset, shown, draft, gr.State(0), seed, search, found, generate,
         several, problem, plan, gr.Timer(REPLAN),
     )  # fmt: skip
+    with brought:
+        recipe_panel.lay_out(studio, DEFAULT_PRESET, create.fill, create.form, prompt)
     with settings:
         _settings(create)
     _wire(create, examples, new)
@@ -210,18 +213,19 @@ def _wire(create: CreateTab, examples: gr.HTML, new: gr.Button) -> None:
             return ""
         config = config.model_copy(update={"steps": int(steps or config.steps)})
         cost = estimates.expected(studio, draft.preset, draft.edits, config)
-        return fragments.plan(cost.seconds(total_steps(config)), estimates.wait(studio))
+        drafts = COUNT * (cost.seconds(draft_steps(config)) - cost.export)
+        return fragments.plan(cost.seconds(total_steps(config)), estimates.wait(studio), drafts)
 
-    def pick(event: gr.EventData) -> Updates:
+    def pick(event: gr.EventData, names: str) -> Updates:
         name = str(event.run)
         try:
             if event.action == "refine":
                 studio.resume(studio.open_own(name))
         except (RunError, OSError) as error:
             return {live.message: block(fragments.error(studio.problem(error)))}
-        return create.open(name)
+        return {**create.open(name), **create.drafts.show(names, "")}
 
-    create.drafts.view.select(pick, None, create.outputs, **QUIET)
+    create.drafts.view.select(pick, create.drafts.names, [*create.outputs, *create.drafts.outputs], **QUIET)
     # Not among the events of the settings: the clock may tick while these are built again, and would call a former one.
     gr.on(
         [create.clock.tick, create.steps.change, create.draft.change],  # type: ignore[attr-defined]
