@@ -55,7 +55,8 @@ class DraftsPanel:
     @staticmethod
     def lay_out(studio: Studio) -> DraftsPanel:
         """Add the widgets and their events to the open layout."""
-        names, shown = gr.Textbox(visible="hidden", elem_id="draft-names"), gr.Textbox(visible="hidden")
+        names = gr.Textbox("", visible="hidden", elem_id="draft-names")
+        shown = gr.Textbox("", visible="hidden")
         view = gr.HTML(visible=False, js_on_load=PICKS, elem_id="drafts")
         panel = DraftsPanel(studio, names, shown, view, gr.Timer(POLL, active=False))
         panel.timer.tick(panel.show, [names, shown], panel.outputs, **QUIET)

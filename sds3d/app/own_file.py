@@ -98,7 +98,7 @@ def lay_out(studio: Studio) -> OwnFile:
     """Add the widgets and their events to the open layout."""
     with gr.Accordion("Your own file: paint it, or start from it", open=False, elem_id="own"):
         sent = picker("Choose a mesh, splats or points", EXTENSIONS, "own-file")
-        reference = gr.Textbox(visible="hidden", elem_id="own-reference")
+        reference = gr.Textbox("", visible="hidden", elem_id="own-reference")
         shown = gr.HTML(visible=False, elem_id="own-shown")
         up = gr.Radio(UP, value="auto", label="Axis that points up in the file", elem_id="own-up")
         remove = gr.Button("Start without the file", size="sm", visible=False, elem_id="own-remove")
@@ -148,7 +148,7 @@ def seen(path: Path, up: UpAxis) -> str:
     from sds3d.geometry.mesh import Mesh
 
     with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
+        warnings.simplefilter("always", UserWarning)
         try:
             asset, _ = fit_to_cube(load_asset(path, up))
         except ValueError as error:
@@ -158,7 +158,7 @@ def seen(path: Path, up: UpAxis) -> str:
     else:
         about = f"{len(asset):,} Gaussians"
     url = base64.b64encode(to_png(_pictures(asset))).decode()
-    notes = "".join(f"<li>{escape(str(each.message))}</li>" for each in said)
+    notes = "".join(f"<li>{escape(str(each.message))}</li>" for each in said if each.category is UserWarning)
     return (
         f'<figure class="sds-own"><img src="data:image/png;base64,{url}" alt="{escape(path.name)} from the front, the '
         f'right, the back and the left"><figcaption><b>{escape(path.name)}</b>: {about}. From the front, right, back '

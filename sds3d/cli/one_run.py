@@ -7,8 +7,9 @@ import json
 import shlex
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -46,6 +47,7 @@ def add_commands(app: typer.Typer) -> None:
             "sds3d generate 'a red mug'",
             "sds3d generate 'a yellow snowman with a green hat' --seed 3  # another seed, another object",
             "sds3d generate 'a blue chair' --steps 150  # a draft in half the time",
+            "sds3d generate 'a red mug' --drafts 4  # the first steps of four seeds; then: sds3d resume the best",
             "sds3d generate 'a red mug' --preset splats  # Gaussian splats",
             "sds3d generate 'a red mug' --preset dreamfusion guidance.scale=50  # another rule and scale",
             "sds3d generate 'a blue mug' start_from=mug.glb  # start from your own mesh, splats or points",
@@ -102,6 +104,9 @@ def generate(
     steps: Annotated[int | None, typer.Option(min=1, help="Optimisation steps. Default: the preset's.")] = None,
     device: Device = "",
     threads: Threads = 0,
+    drafts: Annotated[
+        int, typer.Option(min=0, max=16, help="Make only the first steps, with this many seeds; resume the best one.")
+    ] = 0,
     as_json: Json = False,
 ) -> None:
     """Make a 3D asset from a prompt."""
@@ -110,11 +115,15 @@ def generate(
     for text in overrides or []:
         parse_override(text)
     with _loading_libraries():
-        from sds3d.run.config import make_config, new_run
+        from sds3d.run.config import draft_steps, make_config, new_run
 
     config = make_config(prompt, preset, [*(overrides or []), *short])
     warn_of_unknown_words([(config, "")])
-    _carry_out(new_run(out_dir, config), device, threads, as_json)
+    if drafts:
+        configs = [config.model_copy(update={"seed": config.seed + i}) for i in range(drafts)]
+        _make_drafts([(new_run(out_dir, each), draft_steps(each)) for each in configs], device, threads, as_json)
+    else:
+        _carry_out(new_run(out_dir, config), device, threads, as_json)
 
 
 def texture(
@@ -190,6 +199,33 @@ def export(
     with opened.locked(), err.status("exporting"):
         export_run(opened, options, device)
     _print_result(opened, time.monotonic() - began, as_json)
+
+
+def _make_drafts(drafts: Sequence[tuple[Run, int]], device: str, threads: int, as_json: bool) -> None:
+    """Drive each run up to its number of steps; print where its pictures are, and how to continue it."""
+    from sds3d.jobs.queue import enqueue
+    from sds3d.run.drive import drive
+
+    for run, until in drafts:
+        if run.state.step >= until:
+            continue
+        enqueue(run, until)
+        steps = drive(run, device=device, threads=threads)
+        first = next(steps, None)
+        if first is not None:
+            with _pause_on_interrupt(run):
+                _show(replace(first, total=until), (replace(step, total=until) for step in steps))
+        if run.state.step < until:
+            _say_how_to_resume(run, as_json)
+            raise typer.Exit(Exit.INTERRUPTED)
+    if as_json:
+        print_json([{"folder": str(run.folder), "picture": str(run.preview)} for run, _ in drafts])
+        return
+    for run, _ in drafts:
+        out.print(escape(str(run.preview)), soft_wrap=True)
+    out.print("look at the pictures, then continue the draft that you like")
+    for run, _ in drafts:
+        out.print(f"  sds3d resume {escape(shlex.quote(str(run.folder)))}", soft_wrap=True)
 
 
 def _carry_out(run: Run, device: str, threads: int, as_json: bool) -> None:

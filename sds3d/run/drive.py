@@ -149,6 +149,7 @@ def drive(
             return
         if status != "queued":
             run.clear_request()  # it was meant for an earlier process; queueing a run clears it, too
+            run.update(pause_at=0)
         run.sweep()
         try:
             before = run.machine

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import trimesh
 
+from sds3d.run.config import read_config
 from sds3d.run.folder import list_runs
 
 ROOT = Path(__file__).parents[2]
@@ -70,6 +71,25 @@ def test_generate_writes_a_run_and_lists_its_files(cli: Cli, model: Path, tmp_pa
     code, _, stderr = cli("export", str(run.folder), "--format", "glb,splat-pyl")
     assert code == 1
     assert 'the format "splat-pyl" is unknown; did you mean "splat-ply"?' in stderr
+
+
+def test_drafts_are_the_first_steps_of_several_seeds(cli: Cli, model: Path, tmp_path: Path):
+    setting = [f"prior.model={model}", "--steps", "8", "--out", str(tmp_path), *SMALL]
+    code, stdout, stderr = cli("generate", "a red mug", "--drafts", "2", "--seed", "5", *setting)
+    assert code == 0, stderr
+    assert "step 2/2" in stderr
+    runs = list_runs(tmp_path)
+    assert sorted(read_config(run).seed for run in runs) == [5, 6]
+    for run in runs:
+        assert (run.state.status, run.state.step, run.state.total) == ("paused", 2, 8)
+        assert str(run.preview) in stdout
+        assert f"sds3d resume {run.folder}" in stdout
+    code, stdout, stderr = cli("generate", "a red mug", "--drafts", "2", "--seed", "5", "--json", *setting)
+    assert code == 0, stderr
+    assert {Path(draft["folder"]) for draft in json.loads(stdout)} == {run.folder for run in runs}
+    code, _, stderr = cli("resume", str(runs[0].folder))
+    assert code == 0, stderr
+    assert (runs[0].state.status, runs[0].state.step, runs[1].state.step) == ("done", 8, 2)
 
 
 @pytest.mark.slow

@@ -39,6 +39,15 @@ def test_done_runs_are_not_queued_and_waiting_ones_keep_their_place(tmp_path: Pa
     assert waiting(runs_in(tmp_path, [second.folder.name])) == [second]
 
 
+def test_a_draft_that_is_wanted_as_a_whole_is_no_draft_any_more(tmp_path: Path):
+    run = run_of(tmp_path)
+    enqueue(run, pause_at=30)
+    queued = run.state.queued
+    assert run.state.pause_at == 30
+    enqueue(run)
+    assert (run.state.pause_at, run.state.queued) == (0, queued)
+
+
 def test_queueing_a_running_run_withdraws_its_requests(tmp_path: Path):
     run = run_of(tmp_path, status="running")
     with run.locked():

@@ -13,17 +13,21 @@ from typing import Any
 
 import pytest
 import torch
+import trimesh
 
 from sds3d.config import build, dump_yaml, merge
 from sds3d.files import RunError
 from sds3d.formats.table import EXPORT_FORMATS
+from sds3d.jobs.queue import enqueue, recover
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from sds3d.run.config import RunConfig, new_run, read_config
+from sds3d.run.config import RunConfig, draft_steps, new_run, read_config
 from sds3d.run.drive import drive
 from sds3d.run.folder import Machine, Run, read_checkpoint
 from sds3d.run.optimize import NumericalError
 from sds3d.run.outputs import export_run
 from tests.run.tiny_runs import disc, finish, same, tiny
+
+PAINTED = {"name": "mesh", "geometry": {"name": "fixed"}, "appearance": "texels"}
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +69,44 @@ def test_a_paused_run_ends_the_same(stop: int, straight: Run, tmp_path: Path):
     assert run.requested() is None
     assert finish(run)[0] == stop + 1
     assert same(run, straight)
+
+
+def test_a_draft_pauses_once_and_ends_as_the_run_would_have(straight: Run, tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    assert draft_steps(tiny()) == 3
+    enqueue(run, pause_at=3)
+    assert finish(run)[-1] == 3
+    assert (run.state.status, run.state.step, run.state.pause_at) == ("paused", 3, 0)
+    assert run.preview is not None
+    assert not run.exports.exists()
+    enqueue(run)
+    assert finish(run)[0] == 4
+    assert same(run, straight)
+
+
+def test_a_draft_that_was_killed_is_still_a_draft_and_one_that_is_resumed_is_none(tmp_path: Path):
+    run = new_run(tmp_path, tiny())
+    enqueue(run, pause_at=5)
+    run.update(status="running", step=2)  # as a killed process leaves it
+    assert recover(run, retries=2)
+    assert finish(run)[-1] == 5
+    other = new_run(tmp_path, tiny(seed=1))
+    enqueue(other, pause_at=5)
+    assert finish(other, stop=2)[-1] == 2
+    assert finish(other)[-1] == 12
+
+
+def test_a_run_keeps_the_file_that_it_starts_from(tmp_path: Path):
+    mesh, mine = tmp_path / "ball.stl", tiny(representation=PAINTED, up_axis="y")
+    trimesh.creation.icosphere(2, 0.4).export(mesh)
+    run = new_run(tmp_path / "runs", mine, own=mesh)
+    assert new_run(tmp_path / "runs", mine, own=mesh) == run
+    assert run.own is not None
+    assert (run.own.name, run.own.read_bytes()) == ("ball.stl", mesh.read_bytes())
+    mesh.unlink()
+    moved = Run(run.folder.rename(tmp_path / "elsewhere"))
+    finish(moved)
+    assert len(trimesh.load_mesh(moved.exports / "a-ball.ply").faces) == 320
 
 
 def test_closing_the_generator_leaves_a_resumable_run(straight: Run, tmp_path: Path):
