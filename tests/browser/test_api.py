@@ -206,7 +206,7 @@ def test_only_the_five_endpoints_can_be_called(client: Any):
     assert known["unnamed_endpoints"] == {}
 
 
-def test_nothing_can_be_uploaded(studio: Studio):
+def test_nothing_can_be_uploaded_to_gradio(studio: Studio):
     body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.bin"\r\n\r\nabc'
     request = urllib.request.Request(
         f"{studio.url}/gradio_api/upload",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,12 @@ import trimesh
 from sds3d.run.config import read_config
 from sds3d.run.folder import Run, list_runs
 from tests.browser.pages import fill, overflows, run_of, type_number
-from tests.browser.studio import Studio, serve, wait_for
+from tests.browser.studio import QUICK, Studio, serve, wait_for
 
 pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
     from tests.browser.pages import Visit
 
@@ -32,6 +33,14 @@ def mesh(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def painting(playwright: Any, tmp_path: Path) -> Iterator[Studio]:
+    """A studio with short runs of every preset, also of those without a voxel grid."""
+    small = [setting for setting in QUICK if not setting.startswith("representation.")]
+    with serve(tmp_path, tuple(small)) as studio:
+        yield studio
+
+
 def bring(page: Page, path: Path) -> None:
     """Choose a file to start from."""
     if not page.locator("#own-file").is_visible():
@@ -39,8 +48,14 @@ def bring(page: Page, path: Path) -> None:
     page.locator("#own-file input").set_input_files(path)
 
 
-def test_a_mesh_is_shown_painted_and_kept(visit: Visit, expect: Any, studio: Studio, mesh: Path, tmp_path: Path):
-    page = visit()
+def test_a_mesh_is_shown_painted_and_kept(chromium: Browser, expect: Any, painting: Studio, mesh: Path, tmp_path: Path):
+    def visit(width: int) -> Page:
+        page = chromium.new_page(viewport={"width": width, "height": 900})
+        page.goto(painting.url)
+        expect(page.locator("#generate")).to_be_enabled()
+        return page
+
+    page = visit(1280)
     page.get_by_text("texture", exact=True).click()
     fill(page, "a red mug", seed=1)
     page.locator("#generate").click()
@@ -57,7 +72,7 @@ def test_a_mesh_is_shown_painted_and_kept(visit: Visit, expect: Any, studio: Stu
     page.locator("#generate").click()
     page.wait_for_url("**run=*")
     expect(page.locator("[data-status=done]")).to_be_visible()
-    run = run_of(page, studio)
+    run = run_of(page, painting)
     assert read_config(run).up_axis == "z"
     assert run.own is not None
     assert run.own.read_bytes() == mesh.read_bytes()
@@ -70,7 +85,7 @@ def test_a_mesh_is_shown_painted_and_kept(visit: Visit, expect: Any, studio: Stu
     with page.expect_download() as download:
         page.locator("#packed a").click()
     download.value.save_as(tmp_path / "run.zip")
-    other = visit(width=390)
+    other = visit(390)
     other.locator("#bring").get_by_role("button", name="Settings from elsewhere").click()
     other.locator("#bring-file input").set_input_files(tmp_path / "run.zip")
     expect(other.locator("#bring-said")).to_contain_text("the preset texture and the seed 1")
@@ -79,8 +94,8 @@ def test_a_mesh_is_shown_painted_and_kept(visit: Visit, expect: Any, studio: Stu
     assert not overflows(other)
     other.locator("#generate").click()
     other.wait_for_url("**run=*")
-    assert run_of(other, studio) == run
-    assert [path for path in (studio.runs / ".served").rglob("*") if path.suffix in (".stl", ".zip")] == []
+    assert run_of(other, painting) == run
+    assert [path for path in (painting.runs / ".served").rglob("*") if path.suffix in (".stl", ".zip")] == []
 
 
 def test_a_file_that_cannot_be_read_is_refused_in_a_line(visit: Visit, expect: Any, studio: Studio, tmp_path: Path):
