@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sds3d.app.edits import nested
 from sds3d.app.guards import UPLOAD
 from sds3d.app.recipes import ANY, Recipe, edits_of, nearest_preset, settings_of_presets
 from sds3d.app.studio import Studio, one_line
-from sds3d.config import ConfigError, Tree, merge, parse_override, parse_yaml
+from sds3d.config import ConfigError, Tree, parse_override, parse_yaml
 from sds3d.files import read_plain
 from sds3d.formats.table import EXTENSIONS
 from sds3d.presets import current_name, preset_of
@@ -52,7 +53,7 @@ def of_text(studio: Studio, text: str, default: str) -> Brought:
     if text.split(maxsplit=1)[0] == "sds3d":
         return _of_command(studio, text, default)
     tree = parse_yaml(text)
-    return _checked(studio, preset_of(Path(SETTINGS), tree).values)
+    return _checked(studio, preset_of(Path(SETTINGS), tree).layers)
 
 
 def of_file(studio: Studio, path: Path, default: str) -> tuple[Brought, bytes]:
@@ -108,20 +109,17 @@ def _of_command(studio: Studio, text: str, default: str) -> Brought:
         raise ConfigError(f'"sds3d {command}" makes no object: paste "sds3d generate ..." or "sds3d texture ..."')
     if not given:
         raise ConfigError("the command line has no prompt")
-    layers += [parse_override(word) for word in given[1:]]
-    tree: Tree = {}
-    for layer in [{"prompt": given[0]}, *layers]:
-        tree = merge(tree, layer)
+    layers += [{"prompt": given[0]}, *(parse_override(word) for word in given[1:])]
     preset = preset or {"generate": default, "texture": "texture"}[command]
-    return _checked(studio, tree, preset)
+    return _checked(studio, layers, preset)
 
 
-def _checked(studio: Studio, tree: Tree, preset: str = "") -> Brought:
+def _checked(studio: Studio, layers: Sequence[Tree], preset: str = "") -> Brought:
     """Return settings as differences from a preset, by default from the nearest. Raises ConfigError."""
-    named = tree.get("prompt")
-    prompt = one_line(str(named or ANY))
-    tree = {**tree, "prompt": prompt}
-    config = studio.own_config(prompt, preset, tree) if preset else run_config(tree)
+    named = [layer["prompt"] for layer in layers if layer.get("prompt")]
+    prompt = one_line(str(named[-1] if named else ANY))
+    layers = [*layers, {"prompt": prompt}]
+    config = studio.own_config(prompt, preset, *layers) if preset else run_config(*layers)
     preset = current_name(preset) if preset else nearest_preset(config, settings_of_presets(studio))
     edits = edits_of(config, lambda edits: studio.own_config(ANY, preset, nested(edits)))
     file = config.start_from

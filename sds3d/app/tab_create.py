@@ -285,9 +285,9 @@ def _settings(create: CreateTab) -> None:
             if preset != draft.preset:
                 raise ConfigError("the settings are still loading; try again in a moment")
             chosen = form.edits(values) | {"seed": checked_seed(seed), "up_axis": up}
-            config, own = studio.config(one_line(prompt), preset, nested(chosen)), own_file.file(studio, reference)
-            refuse_without_file(preset, config, own)
-            return config, own
+            config, file = studio.config(one_line(prompt), preset, nested(chosen)), own_file.file(studio, reference)
+            refuse_without_file(preset, config, file)
+            return config, file
 
         def submit(*given: Any) -> Updates:
             try:

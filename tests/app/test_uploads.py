@@ -111,17 +111,23 @@ def test_a_file_that_is_too_large_leaves_nothing(client: TestClient, shop: Studi
     assert [file for file in shop.root.rglob("*") if file.is_file()] == []
 
 
+def age(shop: Studio, token: str, seconds: float) -> None:
+    """Let an upload look older."""
+    (folder,) = (shop.root / ".uploads").glob(f"*/{token}")
+    then = time.time() - seconds
+    os.utime(folder, (then, then))
+
+
 def test_old_files_give_way_and_the_room_ends(client: TestClient, shop: Studio, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(uploads, "KEPT", 3)
     tokens = []
     for number in range(5):
         tokens.append(send(client, f"{number}.glb"))
-        folder = next((shop.root / ".uploads").glob(f"*/{tokens[-1]}"))
-        os.utime(folder, (time.time() - 100 + number,) * 2)
+        age(shop, tokens[-1], 100 - number)
     assert {path.name for path in (shop.root / ".uploads").glob("*/*")} == set(tokens[2:])
     monkeypatch.setattr(uploads, "ROOM", len(GLB))
     assert client.post("/uploads", content=b"x", headers={uploads.NAME: "a.glb"}).status_code == 507
-    os.utime(folder, (time.time() - 3600 * uploads.HOURS - 1,) * 2)
+    age(shop, tokens[-1], 3600 * uploads.HOURS + 1)
     uploads.sweep(shop.root)
     assert {path.name for path in (shop.root / ".uploads").glob("*/*")} == set(tokens[2:4])
 
