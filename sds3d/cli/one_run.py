@@ -203,8 +203,9 @@ def export(
 
 def _make_drafts(drafts: Sequence[tuple[Run, int]], device: str, threads: int, as_json: bool) -> None:
     """Drive each run up to its number of steps; print where its pictures are, and how to continue it."""
-    from sds3d.jobs.queue import enqueue
-    from sds3d.run.drive import drive
+    with _loading_libraries():
+        from sds3d.jobs.queue import enqueue
+        from sds3d.run.drive import drive
 
     for run, until in drafts:
         if run.state.step >= until:

@@ -47,7 +47,7 @@ def test_what_the_recipe_says_is_read_back(preset: str, overrides: tuple[str, ..
 def test_a_part_of_the_settings_is_enough(studio: Studio):
     brought = read(studio, "steps: 20\nguidance: {name: vsd}\nmade_for: toybox\ndescription: mine\nbase: toybox\n")
     assert brought.recipe.edits["steps"] == 20
-    assert brought.recipe.edits["guidance.name"] == "vsd"
+    assert brought.recipe.config.model_dump()["guidance"]["name"] == "vsd"
     assert not brought.named
 
 
