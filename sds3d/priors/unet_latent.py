@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from sds3d.files import PriorError
+from sds3d.priors.linear_encoder import fold_linear_encoder
 from sds3d.priors.loading import ModelFiles
 from sds3d.priors.multiview import CameraEncoder, ViewAttention
 from sds3d.priors.network import Ask, DiffusionPrior, Family, frozen
@@ -152,10 +153,14 @@ def side_of(sample_size: int | list[int] | None) -> int:
 
 
 def load_vae(files: ModelFiles) -> Any:
-    """Load AutoencoderKL or AutoencoderTiny, in float32 for a model in float16, which overflows SDXL's."""
+    """Load AutoencoderKL, or AutoencoderTiny with a folded linear encoder.
+
+    AutoencoderKL is in float32 for a model in float16, which overflows SDXL's.
+    """
     tiny = files.config("vae")["_class_name"] == "AutoencoderTiny"
     dtype = torch.float32 if files.dtype == torch.float16 and not tiny else files.dtype
-    return files.network(AutoencoderTiny if tiny else AutoencoderKL, "vae", dtype)
+    vae = files.network(AutoencoderTiny if tiny else AutoencoderKL, "vae", dtype)
+    return fold_linear_encoder(vae) if tiny else vae
 
 
 def load_noising(files: ModelFiles) -> Noising:
