@@ -142,6 +142,12 @@ def turntable(
     return orbit([360.0 * i / n_views for i in range(n_views)], elevation, distance, fovy, size)
 
 
+LEAST_SIZE = 8
+"""Least height and width of a render in pixels."""
+MOST_OF_PRIOR = 128
+"""Largest height and width of renders that follow the prior; larger ones have to be asked for."""
+
+
 class CameraConfig(Config):
     """The distribution of the training cameras."""
 
@@ -155,8 +161,29 @@ class CameraConfig(Config):
     """Range of distances in metres. The asset fits into a 1 m cube."""
     fovy: tuple[float, float] = (30.0, 30.0)
     """Range of vertical fields of view in degrees."""
-    size: int = Field(default=64, ge=8, le=2048)
-    """Height and width of the render in pixels."""
+    size: int = Field(default=64, ge=0, le=2048)
+    """Height and width of the renders in pixels. 0: those of the prior's pictures, 128 at most."""
+    coarse_size: int = Field(default=0, ge=0, le=2048)
+    """Height and width of the first renders, which take less time, where these are smaller than `size`. 0: as `size`.
+    """
+    coarse_until: float = Field(default=0.5, ge=0, le=1)
+    """Share of the steps, from the first, whose renders have `coarse_size`."""
+
+    def full_size(self, picture_size: int = 64) -> int:
+        """Return the height and width of the last renders. picture_size: those of the prior's pictures."""
+        return self.size or min(picture_size, MOST_OF_PRIOR)
+
+    def size_at(self, progress: float, picture_size: int = 64) -> int:
+        """Return the height and width of the renders at `progress`, from 0 at the first step to 1 at the last."""
+        size = self.full_size(picture_size)
+        return min(size, self.coarse_size) if self.coarse_size and progress < self.coarse_until else size
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Self:
+        for name in ("size", "coarse_size"):
+            if 0 < (given := getattr(self, name)) < LEAST_SIZE:
+                raise ValueError(f"{name} is {given}: give {LEAST_SIZE} pixels or more, or 0")
+        return self
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
@@ -170,8 +197,11 @@ class CameraConfig(Config):
         return self
 
 
-def sample_cameras(config: CameraConfig, generator: torch.Generator) -> Cameras:
-    """Draw the cameras of one step, on the CPU, so that a seed gives the same cameras on every device."""
+def sample_cameras(config: CameraConfig, generator: torch.Generator, size: int = 0) -> Cameras:
+    """Draw the cameras of one step, on the CPU, so that a seed gives the same cameras on every device.
+
+    size: height and width in pixels; 0: `config.full_size()`.
+    """
 
     def uniform(bounds: tuple[float, float], n: int) -> Tensor:
         return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(n, generator=generator)
@@ -186,5 +216,5 @@ def sample_cameras(config: CameraConfig, generator: torch.Generator) -> Cameras:
         uniform(config.elevation, shared),
         uniform(config.distance, shared),
         uniform(config.fovy, shared),
-        config.size,
+        size or config.full_size(),
     )

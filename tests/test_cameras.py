@@ -172,3 +172,18 @@ def test_one_seed_one_sample():
 def test_impossible_ranges_are_refused(wrong):
     with pytest.raises(ValidationError, match=next(iter(wrong))):
         CameraConfig(**wrong)
+
+
+def test_renders_follow_the_prior_s_pictures_and_are_coarse_at_first():
+    fixed, following = CameraConfig(size=48), CameraConfig(size=0)
+    assert [fixed.size_at(p, 512) for p in (0.0, 0.7, 1.0)] == [48] * 3
+    assert [following.full_size(size) for size in (64, 128, 512)] == [64, 128, 128]
+    coarse = CameraConfig(size=0, coarse_size=64, coarse_until=0.6)
+    assert [coarse.size_at(p, 128) for p in (0.0, 0.59, 0.6, 1.0)] == [64, 64, 128, 128]
+    assert [coarse.size_at(p, 64) for p in (0.0, 0.59, 0.6, 1.0)] == [64] * 4
+    assert [coarse.size_at(p, 32) for p in (0.0, 1.0)] == [32] * 2
+    always = CameraConfig(size=128, coarse_size=64, coarse_until=1)
+    assert [always.size_at(p) for p in (0.0, 0.99)] == [64] * 2
+    for wrong in ({"size": 7}, {"coarse_size": 3}):
+        with pytest.raises(ValueError, match="give 8 pixels or more, or 0"):
+            CameraConfig(**wrong)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sds3d.app.edits import flat, leaves_of
+from sds3d.cameras import CameraConfig
 from sds3d.config import ConfigError
 from sds3d.run.config import RunConfig, stage_config, stage_count, total_steps
 from sds3d.run.settings import within_stage
@@ -53,7 +54,7 @@ def refuse_extremes(config: RunConfig, usual: RunConfig) -> None:
 
 
 def _refuse_large_values(config: RunConfig, usual: RunConfig) -> None:
-    before = leaves_of(usual)
+    before = leaves_of(usual) | {"cameras.size": usual.cameras.full_size()}
     for key, value in leaves_of(config).items():
         least, start = LEAST.get(key, -math.inf), before.get(key)
         if value == start:
@@ -68,10 +69,16 @@ def _refuse_large_values(config: RunConfig, usual: RunConfig) -> None:
             raise ConfigError(f"{key} = {value}: visitors of this studio may set {most} or less")
 
 
-def pixels(config: RunConfig) -> int:
+def pixels(config: RunConfig) -> float:
     """Return how many pixels a run renders, which is about proportional to its time."""
     stages = [stage_config(config, index) for index in range(stage_count(config))]
-    return sum(s.steps * s.particles * s.cameras.views * s.cameras.size**2 for s in stages)
+    return sum(s.steps * s.particles * s.cameras.views * _pixels_of_view(s.cameras) for s in stages)
+
+
+def _pixels_of_view(cameras: CameraConfig) -> float:
+    """Return how many pixels a view has, on average over the steps."""
+    coarse = cameras.coarse_until
+    return coarse * cameras.size_at(0.0) ** 2 + (1 - coarse) * cameras.full_size() ** 2
 
 
 def pixels_of_step(config: RunConfig) -> float:

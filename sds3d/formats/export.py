@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+
+import numpy as np
+import torch
 
 from sds3d.cameras import Cameras, turntable
 from sds3d.files import write_atomically
@@ -15,6 +20,14 @@ from sds3d.geometry.placing import for_printing
 from sds3d.geometry.splats import Splats
 from sds3d.geometry.triangles import ColorFn
 from sds3d.geometry.uv_atlas import bake
+from sds3d.rendering.shading import headlight, shade_mesh
+
+BACKDROP = (0.94, 0.945, 0.95)
+"""Colour behind the pictures of a mesh, sRGB."""
+TO_LIGHT, AMBIENT = (-0.35, 0.75, 0.8), 0.62
+"""Direction of their light in the camera's frame, and the share of light that comes from everywhere."""
+MARGIN = 1.04
+"""Radius of the picture's inner circle, as a share of the mesh's."""
 
 PRINT_SIZE = 100.0
 """Longest side of a file for 3D printers, in millimetres, unless another is set."""
@@ -27,7 +40,7 @@ def silent(share: float) -> None:
 def write_exports(
     folder: Path,
     mesh: Mesh | None,
-    render: Callable[[Cameras], FloatArray],
+    render: Callable[[Cameras], FloatArray] | None,
     name: str,
     *,
     formats: Collection[Format] | None = None,
@@ -44,7 +57,8 @@ def write_exports(
 
     mesh: with vertex colours, which are baked to a texture unless it has one. None, for a scene without a surface,
         leaves out the formats of meshes.
-    render: returns pictures (B, H, W, 3) in [0, 1] of the scene from any number of cameras.
+    render: returns pictures (B, H, W, 3) in [0, 1] of the asset from any number of cameras. None: the mesh is drawn, as
+        it is handed over.
     name: of the files, without their ending; see `FileFormat.ending`.
     formats: None writes DEFAULT_FORMATS, without those of splats if there are no splats.
     color_fn: colours of surface points, sharper than vertex colours, to bake from.
@@ -56,13 +70,18 @@ def write_exports(
     Returns the paths by file name. A file is written completely or not at all. Raises ValueError for a format of splats
     without splats, ImportError for `usdz` without usd-core, and OSError, which names the folder, if the disk is full.
     """
+    textured: Mesh | None = None
     if formats is None:
         formats = [f for f in DEFAULT_FORMATS if splats is not None or export_format(f).holds is not Splats]
     if mesh is None:
         formats = [f for f in formats if export_format(f).holds is Splats]
-    files = asset_files(
-        formats, name, mesh, splats, color_fn=color_fn, texture_size=texture_size, print_size=print_size
-    )
+    else:
+        textured = with_texture(formats, mesh, color_fn, texture_size)
+    files = asset_files(formats, name, mesh, splats, textured=textured, print_size=print_size)
+    if render is None:
+        if textured is None:
+            raise ValueError("an asset without a mesh needs `render`")
+        render = partial(portraits, textured)
     report(0.5)  # the shares are those of a field on a CPU
     azimuths = turntable(8, size=size)
     headings = [f"{azimuth:.0f}°" for azimuth in azimuths.azimuth.tolist()]
@@ -80,19 +99,19 @@ def asset_files(
     mesh: Mesh | None = None,
     splats: Splats | None = None,
     *,
-    color_fn: ColorFn | None = None,
+    textured: Mesh | None = None,
     texture_size: int = 1024,
     print_size: float = PRINT_SIZE,
 ) -> dict[str, bytes]:
     """Return an asset's files in some formats by file name; see `write_exports`.
 
-    The main file of a format comes before the files that belong to it, such as textures. Raises ValueError for an
-    unknown format, for a format of splats without splats, and for one of meshes without a mesh.
+    textured: the mesh with its texture, if it is baked already. The main file of a format comes before the files that
+    belong to it, such as textures. Raises ValueError for an unknown format, for a format of splats without splats, and
+    for one of meshes without a mesh.
     """
+    if mesh is not None and textured is None:
+        textured = with_texture(formats, mesh, None, texture_size)
     chosen = [export_format(format_) for format_ in formats]
-    textured = mesh
-    if mesh is not None and mesh.texture is None and any(format_.textured for format_ in chosen):
-        textured = bake(mesh, color_fn, texture_size)
     files: dict[str, bytes] = {}
     for format_ in chosen:
         surface = textured if format_.textured else mesh
@@ -100,3 +119,20 @@ def asset_files(
             surface = for_printing(surface, print_size)
         files |= format_.files(splats if format_.holds is Splats else surface, name)
     return files
+
+
+def with_texture(formats: Collection[Format], mesh: Mesh, color_fn: ColorFn | None, size: int) -> Mesh:
+    """Return the mesh with a baked texture, unless it has one or none of the formats holds it."""
+    wanted = mesh.texture is None and any(export_format(format_).textured for format_ in formats)
+    return bake(mesh, color_fn, size) if wanted else mesh
+
+
+def portraits(mesh: Mesh, cameras: Cameras) -> FloatArray:
+    """Draw a mesh in soft light from the camera's side over a light grey: (B, H, W, 3) in [0, 1].
+
+    The field of view is narrowed so that the mesh fills the pictures of a full turn.
+    """
+    radius = float(np.linalg.norm(mesh.vertices, axis=1).max()) * MARGIN
+    wanted = 2 * torch.rad2deg(torch.asin((radius / cameras.distance).clamp(max=1.0)))
+    cameras = replace(cameras, fovy=torch.minimum(cameras.fovy, wanted))
+    return shade_mesh(mesh, cameras, BACKDROP, headlight(cameras, TO_LIGHT, AMBIENT))[0]

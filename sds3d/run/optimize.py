@@ -136,7 +136,7 @@ def optimize(setup: Setup, state: LoopState) -> Iterator[Step]:
 def _step(setup: Setup, state: LoopState) -> Step:
     progress, name = state.step / max(setup.steps - 1, 1), f"step {state.step + 1}"
     state.optimizer.zero_grad(set_to_none=True)
-    shown = _render(setup, state.generators["cameras"], name)
+    shown = _render(setup, state.generators["cameras"], progress, name)
     guided, gradient = _guide(setup, shown, progress, state.generators["guidance"], name)
     losses = _regularise(setup, shown, guided, progress, name)
     _backward(setup, shown, gradient, losses, progress)
@@ -170,10 +170,10 @@ class _Shown:
     x: Tensor
 
 
-def _render(setup: Setup, generator: torch.Generator, name: str) -> _Shown:
+def _render(setup: Setup, generator: torch.Generator, progress: float, name: str) -> _Shown:
     """Render the scene from sampled cameras, and encode the pictures."""
     prior = setup.prior
-    cameras = sample_cameras(setup.cameras, generator)
+    cameras = sample_cameras(setup.cameras, generator, setup.cameras.size_at(progress, prior.image_size))
     drawn = sample_background(generator)  # always drawn, so that other draws do not depend on the setting
     background = (drawn if setup.background is None else torch.tensor(setup.background)).to(prior.device)  # (3,)
     cameras = cameras.to(prior.device)
@@ -203,10 +203,14 @@ def _guide(
 def _regularise(setup: Setup, shown: _Shown, guided: Guided, progress: float, name: str) -> dict[str, Tensor]:
     """Return the losses of a step by name: the scene's regularisers and, for a rule on pixels, "image"."""
     losses = setup.scene.regularisers(shown.rendering, progress)
+    # Sums over pixels are those of full size, so that coarse renders and large pictures change no weight.
+    size, full = shown.rendering.alpha.shape[1], setup.cameras.full_size(setup.prior.image_size)
+    if size != full:
+        losses = {term: (full / size) ** 2 * loss for term, loss in losses.items()}
     if guided.image_target is not None:
         _check(guided.image_target, "the image target", name)
         loss = image_loss(shown.rendering, shown.background, guided.image_target)
-        losses["image"] = guided.image_weight * loss
+        losses["image"] = guided.image_weight * (full / guided.image_target.shape[1]) ** 2 * loss
     for term, loss in losses.items():
         _check(loss, f'the loss "{term}"', name)
     return losses

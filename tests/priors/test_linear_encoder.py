@@ -15,7 +15,7 @@ from sds3d.priors.linear_encoder import fold_linear_encoder
 
 
 def patch_encoder(levels: int, latents: int) -> AutoencoderTiny:
-    """An autoencoder whose encoder multiplies patches of 2^levels pixels with random rows: gathers, then one product."""
+    """Return an autoencoder whose encoder gathers patches of 2^levels pixels and multiplies them with random rows."""
     side = 2**levels
     count = 3 * side * side
     widths = (count,) * (levels + 1)

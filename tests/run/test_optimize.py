@@ -339,3 +339,33 @@ def test_a_rule_that_is_not_finite_stops_the_run(kind: str):
     rule = GradientRule(**{kind: torch.full(shape, float("nan"))})
     with pytest.raises(NumericalError, match="step 1: the "):
         run(Canvas(), gaussian_prior(), rule)
+
+
+class Plane(Canvas):
+    """A picture that renders in the cameras' size, with a regulariser that sums over pixels as those of scenes do."""
+
+    def render(self, cameras: Cameras, background: Tensor) -> Rendering:
+        whole = super().render(cameras, background)
+        n = SIZE // cameras.height
+        parts = (picture[:, ::n, ::n] for picture in (whole.rgb, whole.alpha, whole.depth, whole.normal))
+        return Rendering(*parts)
+
+    def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
+        return {"dark": rendering.alpha.shape[1] ** 2 * rendering.rgb.mean()}
+
+
+def test_coarse_renders_and_large_pictures_change_no_weight() -> None:
+    """Losses are sums over the pixels of full-size renders, whatever the size of a step's renders or the prior's."""
+    losses = {}
+    for name, cameras, size in (
+        ("plain", CameraConfig(size=SIZE), SIZE),
+        ("coarse", CameraConfig(size=SIZE, coarse_size=8, coarse_until=0.5), SIZE),
+        ("large", CameraConfig(size=SIZE), 2 * SIZE),
+    ):
+        rule = GradientRule(target=torch.full((4, size, size, 3), 0.7))
+        steps = run(Plane(lr=0.0), gaussian_prior(size=size), rule, steps=4, cameras=cameras)
+        losses[name] = [step.losses for step in steps]
+        heights = [step.rendering.rgb.shape[1] for step in steps]
+        assert heights == ([8, 8, SIZE, SIZE] if name == "coarse" else [SIZE] * 4)
+    expected = {"dark": SIZE**2 * 0.5, "image": 0.5 * 3 * SIZE**2 * 0.2**2}
+    assert all(step == pytest.approx(expected, rel=1e-4) for steps in losses.values() for step in steps)

@@ -156,20 +156,18 @@ def test_a_preset_file_on_top_of_a_preset_with_stages(tmp_path: Path):
     path = tmp_path / "mine.yaml"
     path.write_text("base: mesh\nguidance: {schedule: {min: [0.4, 0.1]}}\n")
     config = make_config("a mug", str(path))
-    assert [stage_config(config, i).guidance.schedule.min for i in (0, 1)] == [(0.4, 0.1)] * 2  # type: ignore[union-attr]
+    assert [stage_config(config, i).guidance.schedule.min for i in range(3)] == [(0.4, 0.1)] * 3  # type: ignore[union-attr]
     path.write_text("base: mesh\nrepresentation: gaussians\n")
     with pytest.warns(UserWarning, match="representation=gaussians replaces the stages"):
         assert make_config("a mug", str(path)).stages == ()
 
 
 def test_the_default_says_that_a_representation_replaces_its_stages():
-    expected = (
-        'representation=hash_nerf replaces the stages of the preset "mesh" (gaussians, mesh): the run has one stage'
-    )
+    expected = 'representation=hash_nerf replaces the stages of the preset "mesh" (gaussians, mesh, mesh): the run has one stage'
     with pytest.warns(UserWarning, match="replaces the stages") as caught:
         config = make_config("a mug", DEFAULT_PRESET, ["representation=hash_nerf"])
     assert [str(warning.message).startswith(expected) for warning in caught] == [True]
-    assert config == make_config("a mug", "toybox", ["representation=hash_nerf", "steps=280"])
+    assert config == make_config("a mug", "toybox", ["representation=hash_nerf", "steps=280", "cameras.coarse_size=64"])
 
 
 def test_an_old_run_folder_resumes_as_it_was(tmp_path: Path):
