@@ -32,7 +32,7 @@ Cli = Callable[..., tuple[int, str, str]]
         (["generate", "a mug", "scale=3"], 'did you mean "guidance.scale"?'),
         (["generate", "a mug", "guidance.name=multivew"], 'did you mean "multiview"?'),
         (["generate", "a mug", "representation.resolution=64"], 'did you mean "representation.geometry.resolution"?'),
-        (["generate", "a mug", "stages.2.steps=64"], "stages.2: give a setting of a stage"),
+        (["generate", "a mug", "stages.9.steps=64"], "stages.9: give a setting of a stage"),
         (["generate", "a mug", "--preset", "toybx"], 'did you mean "toybox"?'),
         (["generate", "a mug", "steps"], "is not KEY=VALUE"),
         (["generate", "a mug", "x\x1b[2J\rerror=3"], r'unknown key "x\x1b[2J\rerror"'),

@@ -102,8 +102,8 @@ def test_an_unknown_setting_names_the_nearest(tmp_path: Path) -> None:
         sds3d.generate("a ball", out=tmp_path, stepz=3)  # type: ignore[call-arg]
     with pytest.raises(ConfigError, match=r'"representation\.resolution" in all stages'):
         sds3d.generate("a ball", out=tmp_path, representation={"resolution": 16})
-    with pytest.raises(ConfigError, match=r"stages\.2: give a setting of a stage"):
-        sds3d.generate("a ball", out=tmp_path, stages={2: {"steps": 1}})
+    with pytest.raises(ConfigError, match=r"stages\.9: give a setting of a stage"):
+        sds3d.generate("a ball", out=tmp_path, stages={9: {"steps": 1}})
     with pytest.raises(ConfigError, match='did you mean "vsd"'):
         sds3d.generate("a ball", preset="vsdd", out=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -84,9 +84,9 @@ def encoded(prior: GaussianPrior) -> EncodedPrompt:
 
 
 def run(scene: Any, prior: Any, rule: Any, steps: int = 5, stop: int | None = None, **options: Any) -> list[Step]:
-    config = options.pop("config", OptimizerConfig())
+    config, cameras = options.pop("config", OptimizerConfig()), options.pop("cameras", CAMERAS)
     state = options.pop("state", None) or start(scene, config, random_streams(0, "cameras", "guidance"))
-    loop = optimize(Setup(scene, prior, rule, encoded(prior), steps, CAMERAS, config, **options), state)
+    loop = optimize(Setup(scene, prior, rule, encoded(prior), steps, cameras, config, **options), state)
     return list(itertools.islice(loop, stop))
 
 

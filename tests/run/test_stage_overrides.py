@@ -163,7 +163,7 @@ def test_a_preset_file_on_top_of_a_preset_with_stages(tmp_path: Path):
 
 
 def test_the_default_says_that_a_representation_replaces_its_stages():
-    expected = 'representation=hash_nerf replaces the stages of the preset "mesh" (gaussians, mesh, mesh): the run has one stage'
+    expected = 'representation=hash_nerf replaces the stages of the preset "mesh" (gaussians, mesh, mesh): the run has'
     with pytest.warns(UserWarning, match="replaces the stages") as caught:
         config = make_config("a mug", DEFAULT_PRESET, ["representation=hash_nerf"])
     assert [str(warning.message).startswith(expected) for warning in caught] == [True]
