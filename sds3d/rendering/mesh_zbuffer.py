@@ -11,6 +11,7 @@ from sds3d.cameras import Cameras
 from sds3d.compiled import njit
 from sds3d.geometry.mesh import FloatArray, IntArray
 from sds3d.rendering import mesh_zbuffer_numba as zbuffer
+from sds3d.rendering.threads import parallel_map
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,15 @@ def rasterize(
         np.full(shape, -1, np.int32),
         np.zeros((*shape, 3), np.float32),
     )
-    screen = np.empty((len(vertices), 3), np.float32)
-    for view in range(len(cameras)):
+
+    def draw(view: int) -> None:
+        screen = np.empty((len(vertices), 3), np.float32)
         zbuffer.project(vertices, viewmats[view], focal[view], *shape[1:], np.float32(near), screen)
         zbuffer.nearest_faces(screen, faces, out.face[view])
         zbuffer.locate(screen, faces, focal[view], out.face[view], out.barycentric[view], out.depth[view])
         zbuffer.interpolate(attributes, faces, out.face[view], out.barycentric[view], out.attributes[view])
+
+    parallel_map(draw, len(cameras))
     return out
 
 

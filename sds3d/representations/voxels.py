@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -41,9 +42,24 @@ def voxelize(
     inputs = [tensor.detach().cpu().float().contiguous().numpy() for tensor in (means, inverse, spread, peak, colors)]
     total = np.zeros((resolution, resolution, resolution, 4), np.float32)
     parallel(_voxelize, *inputs, np.float32(voxel), total)
-    grid = torch.from_numpy(total)
+    box = _occupied(total[..., 0])
+    total[box] = _filled(torch.from_numpy(total[box])).numpy()
+    return torch.from_numpy(total).to(means.device)
+
+
+def _occupied(density: NDArray[np.float32]) -> tuple[slice, ...]:
+    """Return the box around the voxels (R, R, R) that are not empty, with the margin into which colours extend."""
+    spans = []
+    for axis in range(3):
+        used = np.flatnonzero(density.any(axis=tuple({0, 1, 2} - {axis})))
+        spans.append(slice(max(used[0] - _FILL, 0), used[-1] + 1 + _FILL) if len(used) else slice(0))
+    return tuple(spans)
+
+
+def _filled(grid: Tensor) -> Tensor:
+    """Return the grid (X, Y, Z, 4) with colours instead of colours times densities, continued into empty voxels."""
     density = grid[..., :1]
-    premultiplied = grid.permute(3, 0, 1, 2)[None]  # (1, 4, R, R, R)
+    premultiplied = grid.permute(3, 0, 1, 2)[None]  # (1, 4, X, Y, Z)
     color = grid[..., 1:] / density.clamp(min=1e-12)
     empty = density <= 0
     for _ in range(_FILL):  # interpolation between an opaque and an empty voxel must not darken the surface
@@ -52,7 +68,7 @@ def voxelize(
         fill = empty & (blurred[..., :1] > 0)
         color = torch.where(fill, blurred[..., 1:] / blurred[..., :1].clamp(min=1e-12), color)
         empty = empty & ~fill
-    return torch.cat([density, color.clamp(0, 1)], dim=-1).to(means.device)
+    return torch.cat([density, color.clamp(0, 1)], dim=-1)
 
 
 def fill_hidden(grid: Tensor) -> Tensor:
@@ -77,27 +93,30 @@ def outward_depth(density: Tensor) -> Tensor:
     density: (R, R, R) per metre on a grid for `render_rays`.
     """
     voxel = 2 * BOUND / (density.shape[0] - 1)
-    least = torch.full_like(density, math.inf)
+    given = density.detach().cpu().float().contiguous().numpy()
+    least = np.full_like(given, np.inf)
     for direction in itertools.product((-1, 0, 1), repeat=3):
-        if direction == (0, 0, 0):
-            continue
-        axis = next(i for i in range(3) if direction[i])
-        length = voxel * math.sqrt(sum(abs(d) for d in direction))
-        sideways = [d for i, d in enumerate(direction) if i != axis]
-        slices = density.unbind(axis) if direction[axis] > 0 else density.unbind(axis)[::-1]
-        depth = [torch.zeros_like(slices[0])]
-        for behind in slices[:-1]:
-            depth.append(_shifted(depth[-1] + length * behind, sideways))
-        along = torch.stack(depth if direction[axis] > 0 else depth[::-1], dim=axis)
-        least = torch.minimum(least, along + 0.5 * length * density)
-    return least
+        if any(direction):
+            _lower(given, np.array(direction), np.float32(voxel * math.sqrt(sum(map(abs, direction)))), least)
+    return torch.from_numpy(least).to(density.device)
 
 
-def _shifted(values: Tensor, by: list[int]) -> Tensor:
-    """Return a picture (H, W) shifted by -1, 0 or 1 along each axis, filled with zeros."""
-    height, width = values.shape
-    padded = functional.pad(values, (1, 1, 1, 1))
-    return padded[1 - by[0] : 1 - by[0] + height, 1 - by[1] : 1 - by[1] + width]
+@njit(nogil=True, cache=True, error_model="numpy")
+def _lower(density: Any, direction: Any, length: Any, least: Any) -> None:
+    """Lower `least` to the optical depths of rays that come in along `direction`, a voxel's `length` per step."""
+    n = len(density)
+    before = np.zeros_like(density)  # optical depth in front of each voxel
+    half = np.float32(0.5) * length
+    for i in range(n):
+        x = i if direction[0] >= 0 else n - 1 - i
+        for j in range(n):
+            y = j if direction[1] >= 0 else n - 1 - j
+            for k in range(n):
+                z = k if direction[2] >= 0 else n - 1 - k
+                u, v, w = x - direction[0], y - direction[1], z - direction[2]
+                if 0 <= u < n and 0 <= v < n and 0 <= w < n:
+                    before[x, y, z] = before[u, v, w] + length * density[u, v, w]
+                least[x, y, z] = min(least[x, y, z], before[x, y, z] + half * density[x, y, z])
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "nsz", "arcp", "afn"})

@@ -1,5 +1,6 @@
 """Clouds of Gaussians as grids: optical depths in closed form, and hollow bodies that are filled."""
 
+import itertools
 import math
 
 import pytest
@@ -81,6 +82,36 @@ def test_outward_depth_of_a_ball() -> None:
     assert depth[n // 2, n // 2, n // 2].item() == pytest.approx(sigma * radius, rel=0.06)
     assert torch.allclose(depth, depth.flip(0), atol=1e-5)
     assert torch.allclose(depth, depth.permute(2, 0, 1), atol=1e-5)
+
+
+def test_outward_depth_is_the_least_sum_along_26_rays() -> None:
+    n = 7
+    density = 30 * torch.rand(n, n, n, generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 4
+    steps = [step for step in itertools.product((-1, 0, 1), repeat=3) if any(step)]
+    expected = torch.zeros(n, n, n, dtype=torch.float64)
+    for start in itertools.product(range(n), repeat=3):
+        sums = []
+        for step in steps:
+            length, place, total = math.dist(step, (0, 0, 0)) * 2 * BOUND / (n - 1), start, -density[start].item() / 2
+            while all(0 <= i < n for i in place):
+                total += density[place].item()
+                place = tuple(i + j for i, j in zip(place, step, strict=True))
+            sums.append(length * total)
+        expected[start] = min(sums)
+    torch.testing.assert_close(outward_depth(density.float()).double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("corner", [0.0, 0.3, 0.5])  # in the middle; beside a corner; beyond it
+def test_colors_continue_into_the_empty_space_around_gaussians(corner: float) -> None:
+    color = torch.tensor([[0.2, 0.4, 0.6]])
+    mean = torch.full((1, 3), corner)
+    grid = voxelize(mean, torch.tensor([[1.0, 0, 0, 0]]), torch.full((1, 3), 0.03), torch.tensor([0.9]), color, 33)
+    solid = grid[..., 0] > 0
+    near = torch.nn.functional.max_pool3d(solid.float()[None, None], 9, stride=1, padding=4)[0, 0] > 0
+    assert solid.any()
+    assert near.sum() > 2 * solid.sum()
+    torch.testing.assert_close(grid[near][:, 1:], color.expand(int(near.sum()), 3), rtol=0, atol=1e-6)
+    assert (grid[~near] == 0).all()
 
 
 def test_shells_are_filled_and_bowls_are_not() -> None:
