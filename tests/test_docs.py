@@ -16,6 +16,7 @@ from sds3d.cli.exits import Exit
 from sds3d.cli.main import app
 from sds3d.presets import DEFAULT_PRESET, load_preset
 from sds3d.run.config import make_config
+from sds3d.toybox.world import COLORS, KINDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -124,3 +125,11 @@ def test_inline_code(text, rst):
 def test_every_exit_code_is_on_the_page():
     text = (ROOT / "docs" / "scripting.md").read_text(encoding="utf-8")
     assert re.findall(r"^\| (\d+) \|", text, flags=re.M) == [str(int(code)) for code in Exit]
+
+
+def test_the_page_of_the_toy_world_lists_all_kinds_with_their_parts():
+    table = re.findall(r"^\| [\w ]+ \| (.*) \|$", TEXTS["toy-world"], flags=re.M)
+    listed = [entry for row in table for entry in re.findall(r"(\w+) \((\w+)\)", row)]
+    assert dict(listed) == {name: kind.part for name, kind in KINDS.items()}
+    assert len(listed) == len(KINDS)
+    assert re.search(r"in 10 colours \((.*?)\)", TEXTS["toy-world"])[1].split(", ") == list(COLORS)  # type: ignore[index]
