@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from sds3d.files import RunError, write_atomically
 from sds3d.formats.load import load_asset
 from sds3d.formats.pictures import to_png, to_uint8
 from sds3d.geometry.mesh import EmptySurfaceError, Mesh
-from sds3d.priors.base import Prior
+from sds3d.priors.base import Prior, PriorConfig
 from sds3d.prompts.prompt import slug
 from sds3d.run.config import RunConfig, make_config, new_run, read_config
 from sds3d.run.drive import drive
@@ -107,6 +107,12 @@ def choose_prompts(which: str, kinds: Sequence[str] = CATEGORIES) -> list[Spec]:
     if which.isdecimal() and int(which):
         return everything[: int(which)]
     raise ValueError(f"{which!r} is no selection of prompts: give plain, parts, all, or a number from 1")
+
+
+def known_kinds(scorer: Scorer, priors: Iterable[PriorConfig]) -> list[str]:
+    """Return the kinds that the scorer and all of the priors know."""
+    vocabularies = [vocabulary for prior in priors if (vocabulary := prior.vocabulary()) is not None]
+    return [kind for kind in scorer.kinds if all(kind in vocabulary.kinds for vocabulary in vocabularies)]
 
 
 def has_janus(azimuth: Tensor, read: Tensor) -> bool:

@@ -20,6 +20,7 @@ from sds3d.evaluation.asset_scores import (
     Asset,
     AssetScore,
     bench_prompts,
+    known_kinds,
     make_asset,
     measured,
     run_of,
@@ -32,6 +33,7 @@ from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.formats.pictures import contact_sheet
 from sds3d.presets import Preset, presets
 from sds3d.priors.base import Prior
+from sds3d.run.config import make_config
 from sds3d.run.folder import Machine
 from sds3d.toybox.captions import prompt
 from sds3d.toybox.scorer import Scorer, load_scorer
@@ -194,7 +196,8 @@ def bench(
     prompt. Finished runs are not made again, so a stopped benchmark resumes, and several processes may share the rules.
     """
     scorer = load_scorer()
-    specs = bench_prompts(n, scorer.kinds)
+    priors = [make_config("a", name, overrides or []).prior for name in names]
+    specs = bench_prompts(n, known_kinds(scorer, priors))
     reference = true_assets(scorer, specs, 0, _TRUE_OBJECTS)
     rows = {"truth": true_assets(scorer, specs, 1 + _TRUE_OBJECTS, SEEDS - 1)}
     for name in names:

@@ -18,6 +18,7 @@ from sds3d.evaluation.asset_scores import (
     Asset,
     Summary,
     choose_prompts,
+    known_kinds,
     make_asset,
     measured,
     run_of,
@@ -28,7 +29,6 @@ from sds3d.evaluation.asset_scores import (
 from sds3d.evaluation.frechet import features, frechet_distance
 from sds3d.evaluation.prior_record import PriorRecord, note, noted
 from sds3d.priors.base import Prior, PriorConfig
-from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.prompts.prompt import slug
 from sds3d.run.config import make_config
 from sds3d.run.folder import Machine
@@ -114,21 +114,16 @@ def contenders(
     for preset in presets:
         settings = (*overrides, *([f"prior.model={model}"] if model else []))
         prior = make_config("a", preset, settings).prior
-        specs = tuple(choose_prompts(which, _kinds(prior, scorer)))
+        specs = tuple(choose_prompts(which, known_kinds(scorer, [prior])))
         rows.append(Contender(preset, preset, settings, specs, prior))
         if against:
             settings = (*overrides, f"prior.model={against}")
             prior = make_config("a", preset, settings).prior
-            known = tuple(spec for spec in specs if spec.category in _kinds(prior, scorer))
+            known = tuple(spec for spec in specs if spec.category in known_kinds(scorer, [prior]))
             if not known:
                 raise ConfigError(f"the prior {against} knows no kind of these prompts: leave out --against")
             rows.append(Contender(f"{preset} with {Path(against).name}", preset, settings, known, prior, against=True))
     return rows
-
-
-def _kinds(prior: PriorConfig, scorer: Scorer) -> list[str]:
-    vocabulary = prior.vocabulary() if isinstance(prior, DiffusersConfig) else None
-    return [kind for kind in scorer.kinds if vocabulary is None or kind in vocabulary.kinds]
 
 
 def make_missing(

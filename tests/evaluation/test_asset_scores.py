@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -13,12 +15,15 @@ from sds3d.evaluation.asset_scores import (
     choose_prompts,
     failed_asset,
     has_janus,
+    known_kinds,
     score_asset,
     summary,
     truth,
 )
+from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.prompts.vocabulary import Vocabulary
 from sds3d.toybox.captions import held_out, parse, prompt
-from sds3d.toybox.scorer import load_scorer
+from sds3d.toybox.scorer import Scorer, load_scorer
 from sds3d.toybox.world import CATEGORIES, Spec
 
 AROUND = torch.arange(8) * 45.0
@@ -45,6 +50,19 @@ def test_sixteen_prompts_reach_all_parts_of_the_world() -> None:
 def test_prompts_stay_with_the_kinds_that_are_asked_for() -> None:
     first = CATEGORIES[:16]
     assert [spec.category for spec in bench_prompts(32, first)] == list(first) * 2
+
+
+def test_only_kinds_that_scorer_and_priors_know_are_measured(tmp_path: Path) -> None:
+    scorer = Scorer(("mug", "cat", "hat", "dog"), width=8)
+    priors = []
+    for kinds in (("hat", "cat", "dragon"), ("dog", "cat", "hat")):
+        folder = tmp_path / kinds[0]
+        folder.mkdir()
+        Vocabulary(dict.fromkeys(kinds, "part"), ("red",), frozenset(kinds)).write(folder)
+        priors.append(DiffusersConfig(model=str(folder)))
+    assert known_kinds(scorer, priors) == ["cat", "hat"]
+    assert known_kinds(scorer, [DiffusersConfig(model=str(tmp_path))]) == list(scorer.kinds)  # it may know any word
+    assert known_kinds(scorer, []) == list(scorer.kinds)
 
 
 def test_a_correct_object_has_no_janus_problem() -> None:
