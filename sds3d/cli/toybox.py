@@ -79,7 +79,8 @@ def toybox_words(
         "sds3d toybox train",
         "sds3d toybox train --out my-prior objects=2000 unet_steps=1000  # a small one",
         "sds3d generate 'a red mug' prior.model=my-prior/prior  # use it",
-        "sds3d toybox train --out longer start_from=my-prior/prior unet_steps=20000  # train it further",
+        "sds3d toybox train --out longer --start-from my-prior/prior unet_steps=20000  # train it further",
+        "sds3d toybox train --device cuda --minutes 10 unet_objects=256  # on a GPU, for a given time",
         "sds3d toybox train --scorer --out my-scorer  # the network that measures results",
         notes=("The same command continues a training that was stopped or killed.",),
     ),
@@ -87,20 +88,26 @@ def toybox_words(
 def toybox_train(
     overrides: Overrides = None,
     out_dir: Annotated[Path, typer.Option("--out", help="The folder for the training.")] = Path("toybox-prior"),
+    minutes: Annotated[
+        float, typer.Option(min=0, help="Minutes of training, while pictures are rendered. 0: the steps count.")
+    ] = 0,
+    start_from: Annotated[str, typer.Option(help="Folder of a prior that is trained further.")] = "",
     scorer: Annotated[
         bool, typer.Option("--scorer", help="Train the scorer, which measures results, instead of the prior.")
     ] = False,
     threads: Threads = 0,
+    device: Device = "",
 ) -> None:
     """Train the embedded prior or the scorer."""
-    from sds3d.devices import set_threads
+    from sds3d.devices import pick_device, set_threads
     from sds3d.toybox.train import train, train_scorer
     from sds3d.toybox.train_config import TrainConfig
 
     set_threads(threads)
-    config = build(TrainConfig, *(parse_override(text) for text in overrides or []))
+    options = {**({"minutes": minutes} if minutes else {}), **({"start_from": start_from} if start_from else {})}
+    config = build(TrainConfig, *(parse_override(text) for text in overrides or []), options)
     with bars_by_stage() as report:
-        folder = (train_scorer if scorer else train)(out_dir, config, report)
+        folder = (train_scorer if scorer else train)(out_dir, config, report, pick_device(device))
     out.print(f"trained: {folder}", soft_wrap=True)
 
 

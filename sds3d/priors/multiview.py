@@ -32,21 +32,29 @@ class ViewAttention:
         attention_mask: Tensor | None = None,
         temb: Tensor | None = None,
         n_views: int = 1,
+        n_single: int = 0,
     ) -> Tensor:
-        """hidden_states: (B, N, C), view-fastest. Text attention (with encoder_hidden_states) is per view."""
-        batch, tokens, channels = hidden_states.shape
-        if encoder_hidden_states is None:
-            hidden_states = hidden_states.reshape(batch // n_views, n_views * tokens, channels)
+        """hidden_states: (B, N, C), view-fastest. Text attention (with encoder_hidden_states) is per view.
+
+        n_single: how many views at the end of the batch stand alone.
+        """
         context = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        q, k, v = attn.to_q(hidden_states), attn.to_k(context), attn.to_v(context)
 
-        def heads(x: Tensor) -> Tensor:
-            return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (b, heads, tokens, dim)
+        def attend(rows: slice, n: int) -> Tensor:
+            """Attend within groups of n views: (b, N, C) to (b, N, C)."""
 
-        out = nn.functional.scaled_dot_product_attention(
-            heads(attn.to_q(hidden_states)), heads(attn.to_k(context)), heads(attn.to_v(context))
-        )
-        out = attn.to_out[0](out.transpose(1, 2).flatten(2))
-        return out.reshape(batch, tokens, channels)
+            def heads(x: Tensor) -> Tensor:
+                x = x[rows].reshape(-1, n * x.shape[1], x.shape[2])
+                return x.unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (b / n, heads, tokens, dim)
+
+            out = nn.functional.scaled_dot_product_attention(heads(q), heads(k), heads(v))
+            return out.transpose(1, 2).flatten(2).reshape(-1, *hidden_states.shape[1:])
+
+        joint = n_views if encoder_hidden_states is None else 1
+        if not n_single or joint == 1:
+            return attn.to_out[0](attend(slice(None), joint))
+        return attn.to_out[0](torch.cat([attend(slice(-n_single), joint), attend(slice(-n_single, None), 1)]))
 
 
 class CameraEncoder(nn.Module):

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sds3d.cameras import Cameras
 from sds3d.priors.multiview import CameraEncoder, ViewAttention, camera_embedding, camera_features
 from sds3d.priors.unet_latent import DiffusersPrior
-from sds3d.toybox.autoencoder import LATENT_CHANNELS
+from sds3d.toybox.autoencoder import LATENT_CHANNELS, SIZE
+from sds3d.toybox.render import FOVY
 
 TEXT_WIDTH = 128
 TEXT_LENGTH = 24
@@ -57,6 +59,13 @@ def _merged(pieces: list[str], left: str, right: str) -> list[str]:
     return out
 
 
+def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
+    """Return padded and truncated token ids, (N, L) int64."""
+    return tokenizer(
+        list(prompts), padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
+    ).input_ids
+
+
 def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """Make a text encoder of two layers, 128 wide."""
     return CLIPTextModel(
@@ -76,11 +85,11 @@ def make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 def make_unet() -> UNet2DConditionModel:
-    """Make a U-Net of 7.5M parameters, thin at 16 x 16, with attention at 8 x 8 and 4 x 4.
+    """Make a U-Net of 16M parameters, thin at 16 x 16, with attention at 8 x 8 and 4 x 4.
 
     Pooled text is added to the time embedding.
     """
-    channels = (48, 96, 160)
+    channels = (64, 128, 256)
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=LATENT_CHANNELS,
@@ -124,12 +133,11 @@ class Denoiser(nn.Module):
         super().__init__()
         self.text_encoder = make_text_encoder(tokenizer)
         self.unet = make_unet()
-        set_memory_format(self.unet, torch.channels_last)
         self.unet.set_attn_processor(ViewAttention())  # type: ignore[arg-type]
         self.camera_encoder = CameraEncoder(self.unet.time_embedding.linear_2.out_features)
 
     def load_prior(self, prior: DiffusersPrior) -> None:
-        """Copy the weights of a trained prior of the same classes. Raises ValueError without a camera encoder."""
+        """Copy the weights of a trained prior of the same classes. Raises ValueError if it is another kind of prior."""
         for mine, theirs in (
             (self.text_encoder, prior.text_encoder),
             (self.unet, prior.unet),
@@ -137,83 +145,114 @@ class Denoiser(nn.Module):
         ):
             if theirs is None:
                 raise ValueError("this prior has no camera encoder: it can't be trained further")
-            mine.load_state_dict(theirs.state_dict())
+            weights = theirs.state_dict()
+            if any(weights[key].shape != value.shape for key, value in mine.state_dict().items()):
+                raise ValueError("this prior's networks have other sizes: it can't be trained further")
+            mine.load_state_dict(weights)
 
     def forward(
-        self, x_t: Tensor, t: Tensor, hidden: Tensor, cameras: Cameras, with_camera: Tensor, n_views: int
+        self, x_t: Tensor, t: Tensor, tokens: Tensor, angles: Tensor, with_camera: Tensor, n_single: int = 0
     ) -> Tensor:
-        """Return v for x_t (B, C, 16, 16).
+        """Return v for x_t (B, C, 16, 16), in the precision of the weights.
 
-        t: (B,) integers. hidden: (B, L, D) of the text. with_camera: (B,) 1, or 0 to drop the camera.
+        t: (B,) integers. tokens: (B, L). angles: (B, 3) azimuth and elevation in degrees, distance in metres.
+        with_camera: (B,) 1, or 0 to drop the camera. n_single: how many views at the end of the batch stand alone; the
+        others are groups of four.
         """
-        embedding = self.camera_encoder(camera_features(cameras)) * with_camera[:, None]
+        dtype = self.camera_encoder.layers[0].weight.dtype
+        hidden = self.text_encoder(tokens).last_hidden_state
+        features = camera_features(cameras_at(angles)).to(dtype)
+        embedding = self.camera_encoder(features) * with_camera[:, None].to(dtype)
         with camera_embedding(self.unet, embedding):
-            return self.unet(x_t, t, hidden, cross_attention_kwargs={"n_views": n_views}, return_dict=False)[0]
+            views = {"n_views": 4, "n_single": n_single}
+            return self.unet(x_t.to(dtype), t, hidden, cross_attention_kwargs=views, return_dict=False)[0]
 
 
-@dataclass(frozen=True)
+def cameras_at(angles: Tensor) -> Cameras:
+    """Return cameras of the training pictures from angles (B, 3): azimuth, elevation, distance."""
+    azimuth, elevation, distance = angles.unbind(-1)
+    return Cameras(azimuth, elevation, distance, torch.full_like(azimuth, FOVY), SIZE, SIZE)
+
+
 class LatentViews:
-    """Encoded training pictures of N objects with four views each.
+    """Encoded training pictures, with room for `capacity` objects, of which `count` are there.
 
-    latents: (N, 4, C, 16, 16) scaled to unit variance. cameras: 4N, the views of an object next to each other.
-    tokens: (N, 4, captions, L) int64, each view's captions without view words. view_tokens: the same with view words.
+    latents: (capacity, 4, C, 16, 16) float16, scaled. angles: (capacity, 4, 3) azimuth and elevation in degrees,
+    distance in metres. tokens: (capacity, captions, L) of the object. view_tokens: (capacity, 4, captions, L), with
+    words for the view. count: () int64 on the device, so that a CUDA graph sees it grow.
     """
 
-    latents: Tensor
-    cameras: Cameras
-    tokens: Tensor
-    view_tokens: Tensor
+    def __init__(self, capacity: int, captions: int, device: torch.device | str = "cpu") -> None:
+        def room(*shape: int, dtype: torch.dtype) -> Tensor:
+            return torch.zeros(capacity, *shape, dtype=dtype, device=device)
+
+        self.latents = room(4, LATENT_CHANNELS, 16, 16, dtype=torch.float16)
+        self.angles = room(4, 3, dtype=torch.float32)
+        self.tokens = room(captions, TEXT_LENGTH, dtype=torch.int16)
+        self.view_tokens = room(4, captions, TEXT_LENGTH, dtype=torch.int16)
+        self.count = torch.zeros((), dtype=torch.int64, device=device)
+        self._filled = 0
 
     def __len__(self) -> int:
-        return self.latents.shape[0]
+        return self._filled
 
-
-def select(data: LatentViews, objects: Tensor) -> LatentViews:
-    """Return the objects of these indices, (n,) int64."""
-    rows = (4 * objects[:, None] + torch.arange(4)).flatten()
-    return LatentViews(data.latents[objects], data.cameras[rows], data.tokens[objects], data.view_tokens[objects])
+    def add(self, latents: Tensor, angles: Tensor, tokens: Tensor, view_tokens: Tensor) -> None:
+        """Append n objects: latents (4 n, C, 16, 16) with four views next to each other, and the other tensors."""
+        rows = slice(self._filled, self._filled + len(angles))
+        self.latents[rows] = latents.unflatten(0, (-1, 4)).half()
+        for room, values in ((self.angles, angles), (self.tokens, tokens), (self.view_tokens, view_tokens)):
+            room[rows] = values.to(room.device)
+        self._filled += len(angles)
+        self.count.fill_(self._filled)  # last: a step that runs meanwhile must not draw what is not written yet
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One training batch: x (B, C, 16, 16), tokens (B, L), cameras (B), with_camera (B,), views per group."""
+    """One training batch: groups of four views, then views that stand alone.
+
+    x: (B, C, 16, 16). tokens: (B, L). angles: (B, 3). with_camera: (B,) 1 or 0. n_single: views that stand alone.
+    """
 
     x: Tensor
     tokens: Tensor
-    cameras: Cameras
+    angles: Tensor
     with_camera: Tensor
-    n_views: int
+    n_single: int
 
 
 def draw_batch(data: LatentViews, null_tokens: Tensor, objects: int, generator: torch.Generator) -> Batch:
-    """Draw four views together in 70 % of batches, else single views.
+    """Draw four views together for 70 % of the objects, and four single views of other objects for each of the rest.
 
     The text is dropped for 15 % of the objects, the camera for 10 %, or for 50 % of single views.
     """
+    device = data.latents.device
+    groups = max(1, round(0.7 * objects))  # of four views
+    singles = 4 * (objects - groups)
 
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator)
+    def uniform(n: int) -> Tensor:
+        return torch.rand(n, generator=generator, device=device)
 
-    multi = uniform(1).item() < 0.7
-    n_views, groups = (4, objects) if multi else (1, 4 * objects)
-    index = torch.randint(len(data), (groups,), generator=generator)
-    view = torch.arange(4).expand(groups, 4) if multi else torch.randint(4, (groups, 1), generator=generator)
-    x = data.latents[index[:, None], view].flatten(0, 1).float()  # (B, C, 16, 16)
+    def each_view(values: Tensor) -> Tensor:
+        """Repeat the values of the groups for each of their views: (groups + singles, ...) to (B, ...)."""
+        return torch.cat([values[:groups].repeat_interleave(4, dim=0), values[groups:]])
 
-    drop_text = uniform(groups) < 0.15
-    drop_camera = uniform(groups) < (0.1 if multi else 0.5)
+    total = groups + singles
+    index = (uniform(total) * data.count).long().clamp(max=data.count - 1)
+    alone = torch.arange(total, device=device) >= groups
+    drop_text = uniform(total) < 0.15
+    drop_camera = uniform(total) < torch.where(alone, 0.5, 0.1)
     # Without a camera, view words are the only hint of the pose, so they are more frequent then.
-    with_view_words = uniform(groups) < torch.where(drop_camera, 0.6, 0.2)
-    caption = torch.randint(data.tokens.shape[2], (groups, 1), generator=generator)
+    with_view_words = uniform(total) < torch.where(drop_camera, 0.6, 0.2)
+    caption = (uniform(total) * data.tokens.shape[1]).long()
+
+    view = torch.cat([torch.arange(4, device=device).repeat(groups), (4 * uniform(singles)).long()])  # (B,)
+    rows, captions = each_view(index), each_view(caption)
     tokens = torch.where(
-        with_view_words[:, None, None],
-        data.view_tokens[index[:, None], view, caption],
-        data.tokens[index[:, None], view, caption],
-    )  # (groups, n_views, L)
-    tokens = torch.where(drop_text[:, None, None], null_tokens, tokens).flatten(0, 1)
-    cameras = data.cameras[(4 * index[:, None] + view).flatten()]
-    with_camera = (~drop_camera).float().repeat_interleave(n_views)
-    return Batch(x.contiguous(memory_format=torch.channels_last), tokens, cameras, with_camera, n_views)
+        each_view(with_view_words)[:, None], data.view_tokens[rows, view, captions], data.tokens[rows, captions]
+    )
+    tokens = torch.where(each_view(drop_text)[:, None], null_tokens.to(tokens), tokens).long()
+    with_camera = 1 - each_view(drop_camera).float()
+    return Batch(data.latents[rows, view].float(), tokens, data.angles[rows, view], with_camera, singles)
 
 
 def loss_weight(alpha_bar: Tensor) -> Tensor:
@@ -225,40 +264,48 @@ def train_step(model: Denoiser, batch: Batch, alphas_bar: Tensor, generator: tor
     """Return the weighted v-loss of one batch. High timesteps are drawn more often (t = 1000 u^0.6).
 
     Four views hold so many values that shapes stay visible in strong noise. Text and camera are only needed, and
-    therefore only learned, at the highest timesteps.
+    therefore only learned, at the highest timesteps. On a GPU, the networks run in bfloat16 with weights cast from
+    float32.
     """
-    groups = batch.x.shape[0] // batch.n_views
-    t = (1000 * torch.rand(groups, generator=generator) ** 0.6).long().clamp(max=999)
-    t = t.repeat_interleave(batch.n_views)  # (B,)
-    eps = torch.randn(batch.x.shape, generator=generator)
+    device = batch.x.device
+    grouped = len(batch.x) - batch.n_single
+    u = torch.rand(grouped // 4 + batch.n_single, generator=generator, device=device)
+    t = (1000 * torch.cat([u[: grouped // 4].repeat_interleave(4), u[grouped // 4 :]]) ** 0.6).long().clamp(max=999)
+    eps = torch.randn(batch.x.shape, generator=generator, device=device)
     a = alphas_bar[t][:, None, None, None]
     x_t = a.sqrt() * batch.x + (1 - a).sqrt() * eps
     v = a.sqrt() * eps - (1 - a).sqrt() * batch.x
-    hidden = model.text_encoder(batch.tokens).last_hidden_state
-    predicted = model(x_t, t, hidden, batch.cameras, batch.with_camera, batch.n_views)
-    return ((predicted - v).square() * loss_weight(a)).mean()
+    inputs = (x_t, t, batch.tokens, batch.angles, batch.with_camera, batch.n_single)
+    if device.type != "cpu":
+        weights = {name: weight.bfloat16() for name, weight in model.named_parameters()}
+        predicted = functional_call(model, weights, inputs)
+    else:
+        predicted = model(*inputs)
+    return ((predicted.float() - v).square() * loss_weight(a)).mean()
 
 
 @torch.no_grad()
-def pose_gap(model: Denoiser, data: LatentViews, alphas_bar: Tensor, offset: float, seed: int = 0) -> float:
-    """Return the relative increase of the loss when every camera is rotated by `offset` degrees.
+def pose_gaps(model: Denoiser, data: LatentViews, alphas_bar: Tensor, offset: float, seed: int = 0) -> Tensor:
+    """Return the errors of all objects with the right cameras, and with every camera rotated by `offset` degrees.
 
-    Good samples do not prove a good prior. In distillation, gaps of 0.5 and more at 180 degrees gave correct objects,
-    a gap of 0.04 gave Janus faces.
+    The result is (2, N). Good samples do not prove a good prior. In distillation, a relative increase of 0.5 and more
+    at 180 degrees gave correct objects, an increase of 0.04 gave Janus faces.
     """
-    x = data.latents.flatten(0, 1).float()  # (4N, C, 16, 16)
-    hidden = model.text_encoder(data.tokens[:, :, 0].flatten(0, 1)).last_hidden_state
-    turned = replace(data.cameras, azimuth=data.cameras.azimuth + offset)
-    errors = {}
-    for name, cameras in (("right", data.cameras), ("turned", turned)):
-        generator = torch.Generator().manual_seed(seed)
-        error = 0.0
+    device, n = data.latents.device, len(data)
+    errors = torch.zeros(2, n, device=device)
+    for first in range(0, n, 64):
+        rows = slice(first, min(first + 64, n))
+        x, angles = data.latents[rows].flatten(0, 1).float(), data.angles[rows].flatten(0, 1)
+        tokens = data.tokens[rows, 0].repeat_interleave(4, dim=0).long()
+        turned = angles + torch.tensor([offset, 0.0, 0.0], device=device)
         for timestep in (700, 800, 900, 950):
-            t = torch.full((len(x),), timestep)
+            t = torch.full((len(x),), timestep, device=device)
             a = alphas_bar[t][:, None, None, None]
-            eps = torch.randn(x.shape, generator=generator)
+            generator = torch.Generator().manual_seed(seed + timestep + first)
+            eps = torch.randn(x.shape, generator=generator).to(device)
             v = a.sqrt() * eps - (1 - a).sqrt() * x
-            predicted = model(a.sqrt() * x + (1 - a).sqrt() * eps, t, hidden, cameras, torch.ones(len(x)), 4)
-            error += (predicted - v).square().mean().item()
-        errors[name] = error
-    return errors["turned"] / errors["right"] - 1
+            x_t = a.sqrt() * x + (1 - a).sqrt() * eps
+            for i, at in enumerate((angles, turned)):
+                predicted = model(x_t, t, tokens, at, torch.ones(len(x), device=device))
+                errors[i, rows] += (predicted - v).square().unflatten(0, (-1, 4)).mean(dim=(1, 2, 3, 4))
+    return errors.cpu()

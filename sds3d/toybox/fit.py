@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from safetensors import safe_open
@@ -27,11 +26,28 @@ Report = Callable[[str, int, int, dict[str, float]], None]
 
 @dataclass(frozen=True)
 class FitConfig:
-    """Total steps, peak learning rate, steps between checkpoints."""
+    """How long to train, the peak learning rate, and the steps between checkpoints.
+
+    steps: total number. minutes: if positive, the time that counts instead, which makes the result depend on the
+    machine's speed.
+    """
 
     steps: int
     rate: float
     checkpoint_every: int
+    minutes: float = 0.0
+
+    def fraction(self, step: int, seconds: float) -> float:
+        """Return the completed part of the training, 1 at the end."""
+        return seconds / (60 * self.minutes) if self.minutes else step / self.steps
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Steps and seconds of a training that are behind."""
+
+    step: int = 0
+    seconds: float = 0.0
 
 
 def fit(
@@ -43,41 +59,39 @@ def fit(
     config: FitConfig,
     seed: int,
     report: Report,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Model:
-    """Train a model and return its moving average, in eval mode.
+    """Train a model on its device and return its moving average, in eval mode.
 
     path: of the checkpoint, which is resumed if it exists. name: of the stage in reports. step: returns the loss of a
-    batch. measure: returns figures of the moving average.
+    batch. measure: returns figures of the moving average. meanwhile: called once in every step; on a GPU it works on
+    another stream while the step runs.
 
     The learning rate warms up, stays at its peak and decays linearly over the last 40 %. To lengthen a training, raise
     `steps` before the decay begins and resume. Muon trains the matrices, AdamW all other parameters. Under
     torch.distributed every process draws its own batches, gradients are averaged, and the first process measures and
-    saves. On a CPU, two processes of one thread each are faster than one process of two threads.
+    saves. On a CPU, two processes of one thread each are faster than one process of two threads. On a GPU, the whole
+    step is one CUDA graph: `step` must not wait for the device, and shapes must not change.
     """
     rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    device = next(model.parameters()).device
+    on_gpu = device.type == "cuda"
+    rate, decay, total = (torch.zeros((), device=device) for _ in range(3))
     matrices, others = split_parameters(model)
-    optimizers = (
-        Muon(matrices, lr=config.rate),
-        torch.optim.AdamW(others, lr=config.rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True),
-    )
+    adam = {"betas": (0.9, 0.99), "weight_decay": 0.01, "fused": True, "capturable": on_gpu}
+    optimizers = (Muon(matrices, lr=rate), torch.optim.AdamW(others, lr=rate, **adam))  # type: ignore[arg-type]
     parameters = [p for p in model.parameters() if p.requires_grad]
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    generator = torch.Generator()
-    start, spent = 0, 0.0
-    if path.exists():
-        start, spent = load(path, model, average, optimizers)
+    generator = torch.Generator(device)
+    begun = load(path, model, average, optimizers) if path.exists() else Progress()
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate  # shared, so that a CUDA graph follows it
     averages = [p for p, trained in zip(average.parameters(), model.parameters(), strict=True) if trained.requires_grad]
-    figures, losses, began = {}, [], time.monotonic()
-    for i in range(start, config.steps):
-        fraction = i / config.steps
-        scale = min(1.0, (i + 1) / 100) * min(1.0, max(0.02, (1 - fraction) / 0.4))
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = config.rate * scale
-        # Seeded by the step, so that no random state has to be saved.
-        generator.manual_seed((seed * 1_000_003 + i) * processes + rank)
-        loss = step(generator)
+
+    def update() -> None:
         model.zero_grad()
+        loss = step(generator)
         loss.backward()
         if processes > 1:
             average_gradients(parameters, processes)
@@ -86,17 +100,57 @@ def fit(
             optimizer.step()
         with torch.no_grad():
             for kept, fresh in zip(averages, parameters, strict=True):
-                kept.lerp_(fresh, 1 - min(0.998, (i + 1) / (i + 10)))
-        losses.append(loss.item())
-        done = i + 1
-        if rank == 0 and (done % config.checkpoint_every == 0 or done == config.steps):
-            if done % (4 * config.checkpoint_every) == 0 or done == config.steps:
+                kept.lerp_(fresh, 1 - decay)
+            total.add_(loss.detach())
+
+    run = Graphed(update, generator) if on_gpu else update
+    i, seconds, steps, figures, began = begun.step, begun.seconds, 0, {}, time.monotonic()
+    while (fraction := config.fraction(i, seconds)) < 1:
+        rate.fill_(config.rate * min(1.0, (i + 1) / 100) * min(1.0, max(0.02, (1 - fraction) / 0.4)))
+        decay.fill_(min(0.998, (i + 1) / (i + 10)))
+        # Seeded by the step, so that no random state has to be saved.
+        generator.manual_seed((seed * 1_000_003 + i) * processes + rank)
+        run()
+        meanwhile()
+        if on_gpu:
+            torch.cuda.synchronize()
+        i, steps, seconds = i + 1, steps + 1, begun.seconds + time.monotonic() - began
+        finished = config.fraction(i, seconds) >= 1
+        if rank == 0 and (i % config.checkpoint_every == 0 or finished):
+            if i % (4 * config.checkpoint_every) == 0 or finished:
                 figures = measure(average)
-            seconds = spent + time.monotonic() - began
-            report(name, done, config.steps, {"loss": float(np.mean(losses)), "seconds": seconds, **figures})
-            losses = []
-            save(path, model, average, optimizers, done, seconds)
+            expected = i if finished else config.steps if not config.minutes else round(i / config.fraction(i, seconds))
+            report(name, i, expected, {"loss": total.item() / steps, "seconds": seconds, **figures})
+            total.zero_()
+            steps = 0
+            save(path, model, average, optimizers, Progress(i, seconds))
     return average
+
+
+class Graphed:
+    """A function that works on the GPU, recorded as a CUDA graph after a few ordinary calls, then replayed."""
+
+    def __init__(self, function: Callable[[], None], generator: torch.Generator) -> None:
+        self._function, self._generator = function, generator
+        self._stream = torch.cuda.Stream()
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._calls = 0
+
+    def __call__(self) -> None:
+        """Do the function's work."""
+        self._calls += 1
+        if self._calls <= 3:  # lets cuDNN choose its algorithms, and optimizers make their states
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                self._function()
+            torch.cuda.current_stream().wait_stream(self._stream)
+            return
+        if self._graph is None:
+            self._graph = torch.cuda.CUDAGraph()
+            self._graph.register_generator_state(self._generator)
+            with torch.cuda.graph(self._graph, stream=self._stream):
+                self._function()
+        self._graph.replay()
 
 
 def average_gradients(parameters: Sequence[nn.Parameter], processes: int) -> None:
@@ -111,8 +165,7 @@ def save(
     model: nn.Module,
     average: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
-    step: int,
-    seconds: float,
+    progress: Progress,
 ) -> None:
     """Write everything that the next step depends on."""
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
@@ -120,13 +173,12 @@ def save(
     for n, optimizer in enumerate(optimizers):
         for i, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{n}.{i}.{k}": v for k, v in state.items()}
-    write_tensors(path, tensors, {"step": str(step), "seconds": str(seconds)})
+    metadata = {"step": str(progress.step), "seconds": str(progress.seconds)}
+    write_tensors(path, tensors, metadata)
 
 
-def load(
-    path: Path, model: nn.Module, average: nn.Module, optimizers: Sequence[torch.optim.Optimizer]
-) -> tuple[int, float]:
-    """Load what `save` wrote. Return the completed steps and the seconds spent."""
+def load(path: Path, model: nn.Module, average: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> Progress:
+    """Load what `save` wrote."""
     tensors, metadata = read_tensors(path)
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -143,7 +195,7 @@ def load(
             value = torch.empty_like(parameters[int(index)]).copy_(saved) if saved.ndim else saved
             state.setdefault(int(index), {})[name] = value
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return int(metadata["step"]), float(metadata["seconds"])
+    return Progress(int(metadata["step"]), float(metadata["seconds"]))
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:

@@ -29,24 +29,37 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient. Under torch.distributed, the processes share the work."""
+        """Update every parameter that has a gradient. Under torch.distributed, the processes share the work.
+
+        Matrices of one shape are orthogonalised together. Nothing waits for the device, and `lr` may be a tensor on it.
+        """
         rank, processes = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            updates = [torch.zeros_like(weight) for weight in weights]
-            for i, (weight, update) in enumerate(zip(weights, updates, strict=True)):
-                state = self.state[weight]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(weight)
-                momentum = state["momentum"].lerp_(weight.grad, 1 - group["momentum"])
-                if i % processes == rank:
-                    nesterov = weight.grad.lerp(momentum, group["momentum"]).flatten(1)  # (m, n)
-                    scale = 0.2 * max(nesterov.shape) ** 0.5
-                    update.copy_(scale * orthogonalised(nesterov).view_as(update))
+            by_shape: dict[tuple[int, int], list[Tensor]] = {}
+            for weight in weights:
+                by_shape.setdefault((len(weight), weight[0].numel()), []).append(weight)
+            updates: list[Tensor] = []
+            for shape, alike in by_shape.items():
+                nesterov = [self._nesterov(weight, group["momentum"]) for weight in alike]  # each (m, n)
+                update = torch.zeros(len(alike), *shape, dtype=nesterov[0].dtype, device=nesterov[0].device)
+                if mine := nesterov[rank::processes]:
+                    update[rank::processes] = 0.2 * max(shape) ** 0.5 * orthogonalised(torch.stack(mine))
+                updates.append(update)
             if processes > 1:
                 sum_over_processes(updates)
-            for weight, update in zip(weights, updates, strict=True):
-                weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
+            for alike, update in zip(by_shape.values(), updates, strict=True):
+                for weight, change in zip(alike, update, strict=True):
+                    weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * change.view(weight.shape))
+
+    def _nesterov(self, weight: Tensor, decay: float) -> Tensor:
+        state = self.state[weight]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(weight)
+        gradient = weight.grad
+        assert gradient is not None
+        momentum = state["momentum"].lerp_(gradient, 1 - decay)
+        return gradient.lerp(momentum, decay).flatten(1)
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> None:
@@ -58,19 +71,19 @@ def sum_over_processes(tensors: Sequence[Tensor]) -> None:
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Return about U V^T of the singular value decomposition U S V^T of (m, n), by Newton-Schulz iterations.
+    """Return about U V^T of the singular value decomposition U S V^T of (..., m, n), by Newton-Schulz iterations.
 
     The iteration multiplies by polynomials of the Gram matrix, which all commute. It therefore runs on the Gram matrix
     of the shorter side, and uses the whole matrix only before and after.
     """
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalised(matrix.T).T
-    x = matrix / (matrix.norm() + 1e-7)  # (m, n)
-    gram = x @ x.T  # (m, m)
-    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    if matrix.shape[-2] > matrix.shape[-1]:
+        return orthogonalised(matrix.mT).mT
+    x = matrix / (torch.linalg.matrix_norm(matrix, keepdim=True) + 1e-7)  # (..., m, n)
+    gram = x @ x.mT  # (..., m, m)
+    unit = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    product = unit
     for i in range(_ITERATIONS):
-        polynomial = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
-        polynomial.diagonal().add_(_A)
+        polynomial = _A * unit + _B * gram + _C * (gram @ gram)
         product = polynomial @ product
         if i + 1 < _ITERATIONS:
             gram = polynomial @ gram @ polynomial

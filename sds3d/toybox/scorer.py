@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sds3d.config import assets_dir
 from sds3d.toybox.world import CATEGORIES, COLORS, DEFAULT_ACCENT, Spec
 
+SIZE = 64  # height and width of the pictures
 AZIMUTH_BINS = 8
 """Bins of 45 degrees; bin 0 is centred on the front."""
 WIDTH = 48
@@ -143,7 +144,7 @@ def train_step(model: Scorer, x: Tensor, targets: Sequence[Tensor], has_front: T
     logits = model(x)
     loss = sum(
         (nn.functional.cross_entropy(part, target) for part, target in zip(logits[:3], targets[:3], strict=True)),
-        torch.zeros(()),
+        torch.zeros((), device=x.device),
     )
     azimuth = nn.functional.cross_entropy(logits[3], targets[3], reduction="none")
     return loss + (azimuth * has_front).sum() / has_front.sum().clamp(min=1)
@@ -174,11 +175,12 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     """
 
     def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(*shape, generator=generator)
+        return low + (high - low) * torch.rand(*shape, generator=generator, device=x.device)
 
     batch, _, height, width = x.shape
     background = (x - x[:, :, :1, :1]).abs().amax(1, keepdim=True) < 0.02  # (B, 1, H, W)
-    down, across = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)
+    down = torch.linspace(-1, 1, height, device=x.device)[:, None]
+    across = torch.linspace(-1, 1, width, device=x.device)
     ramp = down * uniform(-1, 1, batch, 1, 1, 1) + across * uniform(-1, 1, batch, 1, 1, 1)
     painted = uniform(-0.8, 1, batch, 3, 1, 1) * 0.4 + uniform(-0.6, 1, batch, 1, 1, 1) * 0.6 + 0.15 * ramp
     x = torch.where(background & (uniform(0, 1, batch, 1, 1, 1) < 0.7), painted, x)
@@ -191,5 +193,5 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     x = torch.lerp(x, blur(x, 1), uniform(0, 1, batch, 1, 1, 1))
     x = torch.lerp(x, blur(blur(x, 1), 1), uniform(-1, 1, batch, 1, 1, 1).clamp(min=0))
     x = torch.lerp(x, x.mean(dim=(2, 3), keepdim=True), uniform(-0.2, 0.3, batch, 1, 1, 1).clamp(min=0))
-    x = x * uniform(0.85, 1.05, batch, 1, 1, 1) + 0.04 * torch.randn(x.shape, generator=generator)
+    x = x * uniform(0.85, 1.05, batch, 1, 1, 1) + 0.04 * torch.randn(x.shape, generator=generator, device=x.device)
     return x.clamp(-1, 1)

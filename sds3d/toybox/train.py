@@ -1,7 +1,7 @@
 """Training of the embedded prior: pictures, autoencoder, latents, U-Net, then a diffusers folder with its card.
 
-Every stage writes its result into the folder and is skipped if the result exists. The two training stages write
-checkpoints. After a kill at any instant, the same command resumes.
+Worker processes render pictures into files of the folder. Every stage writes its result there and is skipped if the
+result exists. The two training stages write checkpoints. After a kill at any instant, the same command resumes.
 """
 
 from __future__ import annotations
@@ -11,40 +11,36 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-from sds3d.cameras import orbit
 from sds3d.formats.pictures import contact_sheet, png
 from sds3d.guidance.sampling import sample_views
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.noising import Diffusion
 from sds3d.priors.unet_latent import DiffusersPrior, Networks
-from sds3d.prompts.prompt import PromptConfig, view_name
+from sds3d.prompts.prompt import PromptConfig
 from sds3d.toybox import autoencoder, diffusion, scorer
-from sds3d.toybox.captions import VOCABULARY, WORLD, caption, prompt, sample_any_spec, sample_spec
+from sds3d.toybox.captions import WORLD, prompt
 from sds3d.toybox.card import write_card
-from sds3d.toybox.fit import FitConfig, Report, fit, is_fitted, read_tensors, write_tensors
-from sds3d.toybox.render import FOVY, SampleSpec, iterate_objects, stack
+from sds3d.toybox.dataset import CAPTIONS, DataConfig, DataSet, ObjectFile, joined, load_tokenizer, rendering
+from sds3d.toybox.fit import FitConfig, Report, fit, is_fitted
 from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.world import CATEGORIES, COLORS, HAS_FRONT, Spec
 
-CAPTIONS_PER_OBJECT = 8
-TRAIN_LATENTS = "train-latents.safetensors"
+OBJECTS_TO_BEGIN = 256
+"""Objects that must be there before training begins."""
 UNET_CHECKPOINT = "unet.ckpt.safetensors"
 
-MAY_CHANGE = {"autoencoder_steps", "unet_steps", "scorer_steps", "samples", "checkpoint_every"}
+MAY_CHANGE = {"minutes", "autoencoder_steps", "unet_steps", "scorer_steps", "samples", "checkpoint_every"}
 """Settings that may differ when a training is resumed."""
 
 
@@ -59,63 +55,124 @@ def begin(folder: Path, config: TrainConfig) -> None:
     path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
-def train(folder: Path, config: TrainConfig, report: Report) -> Path:
+def train(folder: Path, config: TrainConfig, report: Report, device: torch.device | str = "cpu") -> Path:
     """Train the embedded prior in `folder` and return the diffusers folder `folder/prior`.
 
-    Raises ValueError if the folder was begun with other settings.
+    On a GPU, training runs in bfloat16 while worker processes render. Raises ValueError if the folder was begun with
+    other settings.
     """
     begin(folder, config)
-    prepared = prepare(folder, config, report)
+    device = torch.device(device)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+    with rendering(folder / "held-out", held_out_data(config), config.workers) as files:
+        held_out = joined(list(files.wait(report)))
+    with rendering(folder / "pictures", training_data(config), config.workers) as files:
+        room = Room(config, device, files)
+        if config.minutes:
+            room.first(OBJECTS_TO_BEGIN, report)
+        else:
+            for file in files.wait(report):
+                room.add(file)
+        vae = train_autoencoder(folder, config, room, held_out.pictures, report)
+        tokenizer = load_tokenizer(config.start_from)
+        held_out_latents = encode(vae, held_out)
 
-    def measure(average: diffusion.Denoiser) -> dict[str, float]:
-        draw_samples(folder / "samples.png", average, prepared.vae, prepared.tokenizer, config.samples)
-        return pose_gaps(average, prepared.held_out_latents)
+        def measure(average: diffusion.Denoiser) -> dict[str, float]:
+            draw_samples(folder / "samples.png", average, vae, tokenizer, config.samples)
+            return pose_gaps(average, held_out_latents)
 
-    with helpers(folder, config):
-        model = train_denoiser(folder, config, prepared.latents, prepared.tokenizer, measure, report)
-    prior = write_prior(folder / "prior", model, prepared.vae, prepared.tokenizer)
+        with helpers(folder, config, device):
+            model = train_denoiser(folder, config, room, tokenizer, measure, report)
+    prior = write_prior(folder / "prior", model, vae, tokenizer)
     report("card", 0, 1, {})
-    held_out = prepared.held_out
-    write_card(
-        folder,
-        config,
-        model,
-        prepared.vae,
-        held_out["pictures"],
-        held_out["specs"],
-        prepared.held_out_latents,
-    )
+    write_card(folder, config, model, vae, held_out, held_out_latents)
     return prior
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """The inputs of the U-Net's training. held_out: pictures (N, 4, 64, 64, 3) uint8, angles and specs."""
-
-    vae: AutoencoderTiny
-    tokenizer: CLIPTokenizer
-    latents: diffusion.LatentViews
-    held_out: dict[str, Any]
-    held_out_latents: diffusion.LatentViews
+def training_data(config: TrainConfig) -> DataConfig:
+    """Return the set of objects for the training."""
+    return DataConfig(config.objects, config.seed, autoencoder.SIZE, tokenizer=config.start_from)
 
 
-def prepare(folder: Path, config: TrainConfig, report: Report) -> Prepared:
-    """Prepare pictures, autoencoder and latents: read what the folder holds, and make the rest."""
-    data = render_stage(folder / "train.safetensors", config.objects, config.seed, config.workers, report)
-    held_out = render_stage(
-        folder / "test.safetensors", config.held_out_objects, config.seed + 1, config.workers, report
-    )
-    vae = train_autoencoder(folder, config, data["pictures"], held_out["pictures"], report)
-    tokenizer = diffusion.make_tokenizer(VOCABULARY)
-    latents = encode_views(folder / TRAIN_LATENTS, vae, data, tokenizer, report)
-    held_out_latents = encode_views(folder / "test-latents.safetensors", vae, held_out, tokenizer, report)
-    return Prepared(vae, tokenizer, latents, held_out, held_out_latents)
+def held_out_data(config: TrainConfig) -> DataConfig:
+    """Return the set of further objects for figures."""
+    return DataConfig(config.held_out_objects, config.seed + 1, autoencoder.SIZE, tokenizer=config.start_from)
+
+
+class Room:
+    """Pictures and latents of the training's objects, on its device, which grow while they are rendered.
+
+    pictures: (n, S, S, 3) uint8 of at most `autoencoder_objects` objects. shown: () int64, how many there are. views:
+    the latents.
+    """
+
+    def __init__(self, config: TrainConfig, device: torch.device, files: DataSet) -> None:
+        self.device, self._files = device, files
+        size, capacity = files.config.size, min(config.autoencoder_objects, config.objects)
+        self.pictures = torch.zeros(4 * capacity, size, size, 3, dtype=torch.uint8, device=device)
+        self.shown = torch.zeros((), dtype=torch.int64, device=device)
+        self.views = diffusion.LatentViews(config.objects, CAPTIONS, device)
+        self._shown = 0
+        self._encode: nn.Module | None = None
+        self._waiting: list[ObjectFile] = []
+        self._stream = torch.cuda.Stream() if device.type == "cuda" else None
+
+    def add(self, file: ObjectFile) -> None:
+        """Take the objects of a file: their pictures as long as there is room, and latents once the encoder is known.
+
+        On a GPU this happens on a stream of its own, beside the training.
+        """
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            pictures = file.pictures.to(self.device)
+            fits = pictures.flatten(0, 1)[: len(self.pictures) - self._shown]
+            self.pictures[self._shown : self._shown + len(fits)] = fits
+            self._shown += len(fits)
+            self.shown.fill_(self._shown)
+            if self._encode is None:
+                self._waiting.append(file)
+            else:
+                self._add_latents(self._encode, pictures, file)
+
+    def encode_with(self, encode: nn.Module) -> None:
+        """Set the encoder. Encodes what has come so far."""
+        self._encode = encode
+        for file in self._waiting:
+            self._add_latents(encode, file.pictures.to(self.device), file)
+        self._waiting = []
+
+    def _add_latents(self, encode: nn.Module, pictures: Tensor, file: ObjectFile) -> None:
+        self.views.add(encode(autoencoder.to_input(pictures)), file.angles, file.tokens, file.view_tokens)
+
+    def take(self) -> None:
+        """Add the next file if it is ready."""
+        if (file := self._files.ready()) is not None:
+            self.add(file)
+
+    def first(self, objects: int, report: Report) -> Tensor:
+        """Wait until there are so many objects, and return their pictures (n, S, S, 3)."""
+        wanted = min(4 * objects, len(self.pictures))
+        files = self._files.wait(report)
+        while self._shown < wanted:
+            self.add(next(files))
+        return self.pictures[:wanted]
+
+
+def encode(vae: AutoencoderTiny, objects: ObjectFile) -> diffusion.LatentViews:
+    """Return the latents of objects, on the autoencoder's device."""
+    views = diffusion.LatentViews(len(objects), CAPTIONS, vae.device)
+    layer = autoencoder.as_convolution(vae)
+    latents = [layer(autoencoder.to_input(part.to(vae.device))) for part in objects.pictures.split(64)]
+    views.add(torch.cat(latents), objects.angles, objects.tokens, objects.view_tokens)
+    return views
 
 
 @contextmanager
-def helpers(folder: Path, config: TrainConfig) -> Iterator[None]:
-    """Start workers - 1 processes that train the U-Net together with this one, with one thread each."""
-    if config.workers == 1 or is_fitted(folder / UNET_CHECKPOINT, config.unet_steps):
+def helpers(folder: Path, config: TrainConfig, device: torch.device) -> Iterator[None]:
+    """On a CPU, start workers - 1 processes that train the U-Net together with this one, with one thread each."""
+    alone = config.workers == 1 or config.minutes > 0 or device.type != "cpu"
+    if alone or is_fitted(folder / UNET_CHECKPOINT, config.unet_steps):
         yield
         return
     context = multiprocessing.get_context("spawn")
@@ -151,34 +208,47 @@ def _help(rank: int, folder: Path, config: TrainConfig) -> None:
     def never_asked(average: diffusion.Denoiser) -> dict[str, float]:
         raise AssertionError("only the first process measures")
 
+    def silent(*_: object) -> None:
+        pass
+
     join_group(folder / "processes", rank, config.workers)
-    latents = read_views(folder / TRAIN_LATENTS)
-    train_denoiser(folder, config, latents, diffusion.make_tokenizer(VOCABULARY), never_asked, lambda *_: None)
+    vae = AutoencoderTiny.from_pretrained(folder / "vae", local_files_only=True)
+    with rendering(folder / "pictures", training_data(config), 1) as files:
+        room = Room(config, torch.device("cpu"), files)
+        room.encode_with(autoencoder.as_convolution(vae))
+        for file in files.wait(silent):
+            room.add(file)
+        train_denoiser(folder, config, room, load_tokenizer(config.start_from), never_asked, silent)
 
 
-def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
+def train_scorer(folder: Path, config: TrainConfig, report: Report, device: torch.device | str = "cpu") -> Path:
     """Train the scorer in `folder`, on renders that the prior never saw, and return `folder/scorer`.
 
     The renders include all combinations: the scorer must know those that the prior has never seen.
     """
     begin(folder, config)
-    shown = (config.scorer_objects, config.seed + 1_000_003)
-    hidden = (config.held_out_objects, config.seed + 2_000_003)
-    data = render_stage(folder / "scorer-train.safetensors", *shown, config.workers, report, sample_any_spec)
-    held_out = render_stage(folder / "scorer-test.safetensors", *hidden, config.workers, report, sample_any_spec)
+    device = torch.device(device)
 
-    def targets_of(views: dict[str, Any]) -> tuple[list[Tensor], Tensor]:
-        specs = [spec for spec in views["specs"] for _ in range(4)]
+    def rendered(name: str, objects: int, seed: int) -> ObjectFile:
+        data = DataConfig(objects, config.seed + seed, scorer.SIZE, all_combinations=True)
+        with rendering(folder / name, data, config.workers) as files:
+            return joined(list(files.wait(report)))
+
+    def targets_of(views: ObjectFile) -> tuple[list[Tensor], Tensor]:
+        specs = [spec for spec in views.specs for _ in range(4)]
         has_front = torch.tensor([spec.category in HAS_FRONT for spec in specs]).float()
-        return list(scorer.labels(specs, views["angles"][..., 0].flatten())), has_front
+        targets = scorer.labels(specs, views.angles[..., 0].flatten())
+        return [target.to(device) for target in targets], has_front.to(device)
 
+    data = rendered("scorer-pictures", config.scorer_objects, 1_000_003)
+    held_out = rendered("scorer-held-out", config.held_out_objects, 2_000_003)
     (targets, has_front), (test_targets, test_front) = targets_of(data), targets_of(held_out)
-    flat, test = data["pictures"].flatten(0, 1), held_out["pictures"].flatten(0, 1).float() / 255
+    flat, test = data.pictures.flatten(0, 1).to(device), held_out.pictures.flatten(0, 1).to(device).float() / 255
     torch.manual_seed(config.seed)
-    model = scorer.Scorer()
+    model = scorer.Scorer().to(device)
 
     def step(generator: torch.Generator) -> Tensor:
-        index = torch.randint(len(flat), (config.scorer_batch,), generator=generator)
+        index = torch.randint(len(flat), (config.scorer_batch,), generator=generator, device=device)
         x = scorer.augment(autoencoder.to_input(flat[index]), generator)
         return scorer.train_step(model, x, [target[index] for target in targets], has_front[index])
 
@@ -192,101 +262,50 @@ def train_scorer(folder: Path, config: TrainConfig, report: Report) -> Path:
     return folder / "scorer"
 
 
-def render_stage(
-    path: Path, n_objects: int, seed: int, workers: int, report: Report, sample: SampleSpec = sample_spec
-) -> dict[str, Any]:
-    """Return pictures (N, 4, 64, 64, 3) uint8, their cameras and specs.
-
-    They are read from the file, or rendered and written into it.
-    """
-    if not path.exists():
-        objects = iterate_objects(n_objects, seed, workers, sample=sample)
-        data = stack(objects, n_objects, progress=lambda done, total: report("pictures", done, total, {}))
-        angles = np.stack(np.broadcast_arrays(data.azimuth, data.elevation[:, None], data.distance[:, None]), axis=-1)
-        specs = [[spec.category, spec.color, spec.accent] for spec in data.specs]
-        tensors = {"pictures": torch.from_numpy(data.pictures), "angles": torch.from_numpy(angles)}
-        write_tensors(path, tensors, {"specs": json.dumps(specs)})
-    tensors, metadata = read_tensors(path)
-    return {**tensors, "specs": [Spec(*values) for values in json.loads(metadata["specs"])]}
-
-
 def train_autoencoder(
-    folder: Path, config: TrainConfig, pictures: Tensor, held_out: Tensor, report: Report
+    folder: Path, config: TrainConfig, room: Room, held_out: Tensor, report: Report
 ) -> AutoencoderTiny:
-    """Return the autoencoder with fitted encoder and trained decoder. It is read from `folder/vae` if that exists."""
-    if (folder / "vae" / "config.json").exists():
-        return AutoencoderTiny.from_pretrained(folder / "vae", local_files_only=True).eval()
-    if config.start_from:
-        kept = AutoencoderTiny.from_pretrained(config.start_from, subfolder="vae", local_files_only=True).eval()
-        kept.save_pretrained(folder / "vae")
-        return kept
-    torch.manual_seed(config.seed)
-    flat, test = pictures.flatten(0, 1), held_out.flatten(0, 1)
-    model = autoencoder.make_autoencoder(pictures[:: max(1, len(pictures) // 1000)].flatten(0, 1))
-    diffusion.set_memory_format(model, torch.channels_last)
+    """Return the autoencoder with fitted encoder and trained decoder, and let the room encode with it.
+
+    It is read from `folder/vae` if that exists. held_out: pictures (N, 4, S, S, 3) uint8 for figures.
+    """
+    done = (folder / "vae" / "config.json").exists()
+    if done or config.start_from:
+        where = (folder / "vae", None) if done else (config.start_from, "vae")
+        model = AutoencoderTiny.from_pretrained(where[0], subfolder=where[1], local_files_only=True)
+        model.encoder.requires_grad_(False)
+    else:
+        torch.manual_seed(config.seed)
+        model = autoencoder.make_autoencoder(room.first(1000, report).cpu())
+    model = model.to(room.device)
+    encode = autoencoder.as_convolution(model)
+    room.encode_with(encode)
+    if done:
+        return model.eval()
+    if room.device.type == "cpu":
+        diffusion.set_memory_format(model, torch.channels_last)
+    test = held_out.flatten(0, 1)
 
     def step(generator: torch.Generator) -> Tensor:
-        index = torch.randint(len(flat), (config.autoencoder_batch,), generator=generator)
-        return autoencoder.train_step(model, autoencoder.to_input(flat[index]), generator)
+        u = torch.rand(config.autoencoder_batch, generator=generator, device=room.device)
+        pictures = room.pictures[(u * room.shown).long().clamp(max=room.shown - 1)]
+        return autoencoder.train_step(model, encode, autoencoder.to_input(pictures), generator)
 
     def measure(average: AutoencoderTiny) -> dict[str, float]:
         return {"psnr": autoencoder.psnr(average, test[::4][:64])}
 
-    loop = FitConfig(config.autoencoder_steps, config.autoencoder_rate, config.checkpoint_every)
+    minutes = config.minutes * config.autoencoder_share
+    loop = FitConfig(config.autoencoder_steps, config.autoencoder_rate, config.checkpoint_every, minutes)
     path = folder / "vae.ckpt.safetensors"
-    trained = fit(path, "autoencoder", model, step, measure, loop, config.seed, report)
+    trained = fit(path, "autoencoder", model, step, measure, loop, config.seed, report, room.take)
     trained.save_pretrained(folder / "vae")
     return trained
-
-
-@torch.no_grad()
-def encode_views(
-    path: Path, vae: AutoencoderTiny, data: dict[str, Any], tokenizer: CLIPTokenizer, report: Report
-) -> diffusion.LatentViews:
-    """Return latents of all pictures and tokens of CAPTIONS_PER_OBJECT captions per view.
-
-    They are read from the file, or written into it.
-    """
-    pictures, angles, specs = data["pictures"], data["angles"], data["specs"]
-    if not path.exists():
-        latents = []
-        for i in range(0, len(pictures), 32):
-            z = vae.encode(autoencoder.to_input(pictures[i : i + 32]), return_dict=False)[0]
-            latents.append((z * vae.config["scaling_factor"]).unflatten(0, (-1, 4)).half())
-            report("latents", i, len(pictures), {})
-        rng = np.random.default_rng(0)
-        plain, viewed = [], []
-        for spec, views in zip(specs, angles.tolist(), strict=True):
-            captions = [caption(spec, rng, None) for _ in range(CAPTIONS_PER_OBJECT)]
-            plain += captions * 4
-            for azimuth, elevation, _ in views:
-                viewed += [caption(spec, rng, view_name(azimuth, elevation)) for _ in captions]
-        shape = (len(specs), 4, CAPTIONS_PER_OBJECT, -1)
-        tokens, view_tokens = (tokenize(tokenizer, texts).reshape(shape) for texts in (plain, viewed))
-        views = {"latents": torch.cat(latents), "angles": angles, "tokens": tokens, "view_tokens": view_tokens}
-        write_tensors(path, views, {})
-    return read_views(path)
-
-
-def read_views(path: Path) -> diffusion.LatentViews:
-    """Read what `encode_views` wrote."""
-    tensors, _ = read_tensors(path)
-    azimuth, elevation, distance = tensors["angles"].flatten(0, 1).unbind(-1)  # each (4 N,)
-    cameras = orbit(azimuth, elevation, distance, FOVY)
-    return diffusion.LatentViews(tensors["latents"], cameras, tensors["tokens"], tensors["view_tokens"])
-
-
-def tokenize(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
-    """Return padded and truncated token ids, (N, L) int64."""
-    return tokenizer(
-        list(prompts), padding="max_length", truncation=True, max_length=diffusion.TEXT_LENGTH, return_tensors="pt"
-    ).input_ids
 
 
 def train_denoiser(
     folder: Path,
     config: TrainConfig,
-    latents: diffusion.LatentViews,
+    room: Room,
     tokenizer: CLIPTokenizer,
     measure: Callable[[diffusion.Denoiser], dict[str, float]],
     report: Report,
@@ -300,22 +319,29 @@ def train_denoiser(
         if not isinstance(prior, DiffusersPrior):
             raise ValueError(f"{config.start_from} is not a prior of this kind: it can't be trained further")
         model.load_prior(prior)
-    alphas_bar = diffusion.make_scheduler().alphas_cumprod
-    null_tokens = tokenize(tokenizer, [""])[0]
+    model = model.to(room.device)
+    if room.device.type == "cpu":
+        diffusion.set_memory_format(model.unet, torch.channels_last)
+    alphas_bar = diffusion.make_scheduler().alphas_cumprod.to(room.device)
+    null_tokens = diffusion.tokenize(tokenizer, [""])[0].to(room.device)
 
     def step(generator: torch.Generator) -> Tensor:
-        batch = diffusion.draw_batch(latents, null_tokens, config.unet_objects, generator)
+        batch = diffusion.draw_batch(room.views, null_tokens, config.unet_objects, generator)
         return diffusion.train_step(model, batch, alphas_bar, generator)
 
-    fitting = FitConfig(config.unet_steps, config.unet_rate, config.checkpoint_every)
-    return fit(path, "unet", model, step, measure, fitting, config.seed, report)
+    minutes = config.minutes * (1 - config.autoencoder_share)
+    loop = FitConfig(config.unet_steps, config.unet_rate, config.checkpoint_every, minutes)
+    return fit(path, "unet", model, step, measure, loop, config.seed, report, room.take)
 
 
 def pose_gaps(model: diffusion.Denoiser, held_out: diffusion.LatentViews) -> dict[str, float]:
-    """Return the pose gap at two angles, over the first 32 objects."""
-    subset = diffusion.select(held_out, torch.arange(min(32, len(held_out))))
-    alphas_bar = diffusion.make_scheduler().alphas_cumprod
-    return {f"gap{offset}": diffusion.pose_gap(model, subset, alphas_bar, offset) for offset in (90, 180)}
+    """Return the relative increase of the error at two angles, over all objects."""
+    alphas_bar = diffusion.make_scheduler().alphas_cumprod.to(held_out.latents.device)
+    gaps = {}
+    for offset in (90, 180):
+        right, turned = diffusion.pose_gaps(model, held_out, alphas_bar, offset).mean(dim=1).tolist()
+        gaps[f"gap{offset}"] = turned / right - 1
+    return gaps
 
 
 def draw_samples(path: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, n: int) -> None:
@@ -324,7 +350,7 @@ def draw_samples(path: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, to
         return
     noising = Diffusion(diffusion.make_scheduler(), vae.device)
     networks = Networks(vae, tokenizer, model.text_encoder, model.unet, noising, model.camera_encoder)
-    prior = DiffusersPrior(networks)
+    prior = DiffusersPrior(networks, vae.device)
     prompts = [prompt(Spec(category, color)) for category, color in zip(CATEGORIES[:n], cycle(COLORS), strict=False)]
     settings = PromptConfig(view_dependent=False)
     rows = [(text, sample_views(prior, text, settings, steps=15).numpy()) for text in prompts]
@@ -333,14 +359,14 @@ def draw_samples(path: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, to
 
 def write_prior(folder: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> Path:
     """Write the networks in fp16 as a folder that StableDiffusionPipeline loads, with the camera encoder in it."""
-    unet, vae = copy.deepcopy(model.unet), copy.deepcopy(vae)
+    unet, vae = copy.deepcopy(model.unet).cpu(), copy.deepcopy(vae).cpu()
     vae.register_to_config(_name_or_path="")  # without the folder of this training
     for network in (unet, vae):  # the text encoder stays float32: transformers loads weights in their stored dtype
         nn.Module.half(network)
         diffusion.set_memory_format(network, torch.contiguous_format)
     pipeline = StableDiffusionPipeline(
         vae=vae,  # type: ignore[arg-type]
-        text_encoder=copy.deepcopy(model.text_encoder),
+        text_encoder=copy.deepcopy(model.text_encoder).cpu(),
         tokenizer=tokenizer,
         unet=unet,
         scheduler=diffusion.make_scheduler(),  # type: ignore[arg-type]
@@ -350,5 +376,5 @@ def write_prior(folder: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, t
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     WORLD.write(folder)
-    copy.deepcopy(model.camera_encoder).half().save(folder / "camera_encoder")
+    copy.deepcopy(model.camera_encoder).cpu().half().save(folder / "camera_encoder")
     return folder

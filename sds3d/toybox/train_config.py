@@ -12,13 +12,19 @@ class TrainConfig(Config):
 
     objects: int = Field(default=16000, ge=16)
     """Objects rendered from four sides for training."""
-    held_out_objects: int = Field(default=128, ge=4)
+    held_out_objects: int = Field(default=304, ge=4)
     """Further objects, from another seed, for the figures of the card."""
     seed: int = 0
     workers: int = Field(default=2, ge=1)
-    """Processes that render and train the U-Net. On a CPU this is faster than one process with as many threads."""
+    """Processes that render and, on a CPU, train the U-Net: this is faster than one process with as many threads."""
     start_from: str = ""
-    """Folder of a prior. Its autoencoder is kept, and its other networks are trained further."""
+    """Folder of a prior. Its encoder of pictures is kept, and its other networks are trained further."""
+    minutes: float = Field(default=0, ge=0)
+    """Minutes of training; 0: the numbers of steps count. Training then begins with the first rendered objects."""
+    autoencoder_share: float = Field(default=0.15, gt=0, lt=1)
+    """The autoencoder's share of `minutes`."""
+    autoencoder_objects: int = Field(default=12000, ge=16)
+    """Objects whose pictures the autoencoder is trained on, at most."""
     autoencoder_steps: int = Field(default=4500, ge=1)
     autoencoder_batch: int = Field(default=16, ge=1)
     autoencoder_rate: float = Field(default=2e-3, gt=0)
@@ -26,8 +32,8 @@ class TrainConfig(Config):
     unet_objects: int = Field(default=4, ge=1)
     """Objects of four views in each process's batch of the U-Net."""
     unet_rate: float = Field(default=8e-4, gt=0)
-    samples: int = Field(default=16, ge=0, le=76)
-    """Prompts in the sample grid that is drawn from time to time."""
+    samples: int = Field(default=16, ge=0)
+    """Prompts in the sample grid that is drawn from time to time, one of each kind."""
     scorer_objects: int = Field(default=8000, ge=16)
     scorer_steps: int = Field(default=4000, ge=1)
     scorer_batch: int = Field(default=64, ge=1)

@@ -1,0 +1,187 @@
+"""Training data of the toy world: files of rendered objects with tokenised captions, made by worker processes.
+
+File i holds the objects i * OBJECTS ... of an endless set, so a set does not depend on the number of workers, and a
+training can begin while later files are still being rendered.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from sds3d.prompts.prompt import view_name
+from sds3d.toybox.captions import VOCABULARY, caption, sample_any_spec, sample_spec
+from sds3d.toybox.diffusion import make_tokenizer, tokenize
+from sds3d.toybox.fit import Report, read_tensors, write_tensors
+from sds3d.toybox.render import iterate_objects, stack
+from sds3d.toybox.world import Spec
+
+OBJECTS = 64
+"""Objects in a file: 12.6 MB of pictures at 128 px."""
+CAPTIONS = 8
+"""Captions of an object, and of each of its views."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A set of objects.
+
+    objects: how many, with four views each. seed: of objects and captions. size: height and width in pixels.
+    all_combinations: whether those that a prior must not see are in it. tokenizer: folder of a prior, or "" for the toy
+    world's own words.
+    """
+
+    objects: int
+    seed: int
+    size: int
+    all_combinations: bool = False
+    tokenizer: str = ""
+
+
+@dataclass(frozen=True)
+class ObjectFile:
+    """The content of a file with n objects.
+
+    pictures: (n, 4, S, S, 3) uint8 sRGB. angles: (n, 4, 3) azimuth and elevation in degrees, distance in metres.
+    tokens: (n, CAPTIONS, L) int16, without view words. view_tokens: (n, 4, CAPTIONS, L) int16, with them.
+    """
+
+    pictures: Tensor
+    angles: Tensor
+    tokens: Tensor
+    view_tokens: Tensor
+    specs: list[Spec]
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+
+class DataSet:
+    """The files of a set, in order, as they become complete."""
+
+    def __init__(self, folder: Path, config: DataConfig, pending: Sequence[Future[None]] = ()) -> None:
+        self.config = config
+        self._paths = [_path(folder, i) for i in range(_files(config))]
+        self._pending = pending
+        self._next = 0
+
+    def ready(self) -> ObjectFile | None:
+        """Return the next file, or None if it is not complete yet or was the last one.
+
+        Raises what a worker process raised.
+        """
+        if self._next == len(self._paths):
+            return None
+        for future in self._pending:
+            if future.done():
+                future.result()
+        path = self._paths[self._next]
+        if not path.exists():
+            return None
+        self._next += 1
+        return read_objects(path)
+
+    def wait(self, report: Report) -> Iterator[ObjectFile]:
+        """Yield all further files. Waits for each."""
+        while self._next < len(self._paths):
+            file = self.ready()
+            if file is None:
+                time.sleep(0.05)
+                continue
+            done = min(self._next * OBJECTS, self.config.objects)
+            report("pictures", done, self.config.objects, {})
+            yield file
+
+
+@contextmanager
+def rendering(folder: Path, config: DataConfig, workers: int) -> Iterator[DataSet]:
+    """Render what is missing in `folder` with `workers` processes inside the `with` block, in the background."""
+    folder.mkdir(parents=True, exist_ok=True)
+    missing = [i for i in range(_files(config)) if not _path(folder, i).exists()]
+    if not missing:
+        yield DataSet(folder, config)
+        return
+    # One torch thread per worker: the processes already run in parallel.
+    pool = ProcessPoolExecutor(
+        workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
+    )
+    try:
+        yield DataSet(folder, config, [pool.submit(render_file, folder, config, i) for i in missing])
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def render_file(folder: Path, config: DataConfig, index: int) -> None:
+    """Render the objects of file `index` and write them with tokenised captions."""
+    first = index * OBJECTS
+    count = min(OBJECTS, config.objects - first)
+    sample = sample_any_spec if config.all_combinations else sample_spec
+    objects = iterate_objects(count, config.seed, size=config.size, sample=sample, start=first)
+    data = stack(objects, count)
+    angles = np.stack(np.broadcast_arrays(data.azimuth, data.elevation[:, None], data.distance[:, None]), axis=-1)
+    encode = partial(tokenize, _tokenizer(config.tokenizer))
+    plain, viewed = [], []
+    for i, (spec, views) in enumerate(zip(data.specs, angles.tolist(), strict=True)):
+        rng = np.random.default_rng([config.seed, first + i, 1])  # other numbers than the object's
+        plain += [caption(spec, rng) for _ in range(CAPTIONS)]
+        for azimuth, elevation, _ in views:
+            viewed += [caption(spec, rng, view_name(azimuth, elevation)) for _ in range(CAPTIONS)]
+    tensors = {
+        "pictures": torch.from_numpy(data.pictures),
+        "angles": torch.from_numpy(angles.copy()),
+        "tokens": encode(plain).reshape(count, CAPTIONS, -1).short(),
+        "view_tokens": encode(viewed).reshape(count, 4, CAPTIONS, -1).short(),
+    }
+    specs = [[spec.category, spec.color, spec.accent] for spec in data.specs]
+    write_tensors(_path(folder, index), tensors, {"specs": json.dumps(specs)})
+
+
+def read_objects(path: Path) -> ObjectFile:
+    """Read what `render_file` wrote."""
+    tensors, metadata = read_tensors(path)
+    return ObjectFile(**tensors, specs=[Spec(*values) for values in json.loads(metadata["specs"])])
+
+
+def joined(files: Sequence[ObjectFile]) -> ObjectFile:
+    """Return the objects of all files as one."""
+
+    def cat(of: Callable[[ObjectFile], Tensor]) -> Tensor:
+        return torch.cat([of(file) for file in files])
+
+    return ObjectFile(
+        cat(lambda file: file.pictures),
+        cat(lambda file: file.angles),
+        cat(lambda file: file.tokens),
+        cat(lambda file: file.view_tokens),
+        [spec for file in files for spec in file.specs],
+    )
+
+
+def load_tokenizer(folder: str) -> CLIPTokenizer:
+    """Load the tokenizer of a prior's folder, or make that of the toy world for ""."""
+    if not folder:
+        return make_tokenizer(VOCABULARY)
+    return CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
+
+
+_tokenizer = cache(load_tokenizer)  # once in each process
+
+
+def _files(config: DataConfig) -> int:
+    return -(-config.objects // OBJECTS)
+
+
+def _path(folder: Path, index: int) -> Path:
+    return folder / f"{index:06d}.safetensors"
