@@ -7,6 +7,7 @@ training can begin while later files are still being rendered.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from sds3d.devices import set_threads
 from sds3d.prompts.prompt import view_name
 from sds3d.toybox.captions import VOCABULARY, caption, sample_any_spec, sample_spec
 from sds3d.toybox.diffusion import make_tokenizer, tokenize
@@ -113,14 +115,18 @@ def rendering(folder: Path, config: DataConfig, workers: int) -> Iterator[DataSe
     if not missing:
         yield DataSet(folder, config)
         return
-    # One torch thread per worker: the processes already run in parallel.
-    pool = ProcessPoolExecutor(
-        workers, mp_context=get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    )
+    # One thread per worker: the processes already run in parallel.
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
     try:
         yield DataSet(folder, config, [pool.submit(render_file, folder, config, i) for i in missing])
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    set_threads(1)
+    if hasattr(os, "nice"):
+        os.nice(10)  # a training that runs beside goes first
 
 
 def render_file(folder: Path, config: DataConfig, index: int) -> None:

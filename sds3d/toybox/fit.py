@@ -99,8 +99,8 @@ def fit(
         for optimizer in optimizers:
             optimizer.step()
         with torch.no_grad():
-            for kept, fresh in zip(averages, parameters, strict=True):
-                kept.lerp_(fresh, 1 - decay)
+            torch._foreach_mul_(averages, decay)
+            torch._foreach_add_(averages, torch._foreach_mul(parameters, 1 - decay))
             total.add_(loss.detach())
 
     run = Graphed(update, generator) if on_gpu else update

@@ -37,29 +37,32 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             by_shape: dict[tuple[int, int], list[Tensor]] = {}
-            for weight in weights:
-                by_shape.setdefault((len(weight), weight[0].numel()), []).append(weight)
-            updates: list[Tensor] = []
+            for weight, nesterov in zip(weights, self._nesterov(weights, group["momentum"]), strict=True):
+                by_shape.setdefault((len(weight), weight[0].numel()), []).append(nesterov.flatten(1))
+            stacks: list[Tensor] = []
             for shape, alike in by_shape.items():
-                nesterov = [self._nesterov(weight, group["momentum"]) for weight in alike]  # each (m, n)
-                update = torch.zeros(len(alike), *shape, dtype=nesterov[0].dtype, device=nesterov[0].device)
-                if mine := nesterov[rank::processes]:
-                    update[rank::processes] = 0.2 * max(shape) ** 0.5 * orthogonalised(torch.stack(mine))
-                updates.append(update)
+                stack = torch.zeros(len(alike), *shape, dtype=alike[0].dtype, device=alike[0].device)
+                if mine := alike[rank::processes]:
+                    stack[rank::processes] = 0.2 * max(shape) ** 0.5 * orthogonalised(torch.stack(mine))
+                stacks.append(stack)
             if processes > 1:
-                sum_over_processes(updates)
-            for alike, update in zip(by_shape.values(), updates, strict=True):
-                for weight, change in zip(alike, update, strict=True):
-                    weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * change.view(weight.shape))
+                sum_over_processes(stacks)
+            # Operations on lists are a few launches on a GPU, where single ones would be a thousand.
+            updates = {shape: iter(stack * group["lr"]) for shape, stack in zip(by_shape, stacks, strict=True)}
+            changes = [next(updates[len(w), w[0].numel()]).view(w.shape) for w in weights]
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+            torch._foreach_sub_(weights, changes)
 
-    def _nesterov(self, weight: Tensor, decay: float) -> Tensor:
-        state = self.state[weight]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(weight)
-        gradient = weight.grad
-        assert gradient is not None
-        momentum = state["momentum"].lerp_(gradient, 1 - decay)
-        return gradient.lerp(momentum, decay).flatten(1)
+    def _nesterov(self, weights: Sequence[Tensor], decay: float) -> Sequence[Tensor]:
+        for weight in weights:
+            if "momentum" not in self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        if not weights:
+            return []
+        momenta = [self.state[weight]["momentum"] for weight in weights]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        torch._foreach_lerp_(momenta, gradients, 1 - decay)
+        return torch._foreach_lerp(gradients, momenta, decay)
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> None:
@@ -76,18 +79,21 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     The iteration multiplies by polynomials of the Gram matrix, which all commute. It therefore runs on the Gram matrix
     of the shorter side, and uses the whole matrix only before and after.
     """
-    if matrix.shape[-2] > matrix.shape[-1]:
+    m, n = matrix.shape[-2:]
+    if m > n:
         return orthogonalised(matrix.mT).mT
-    x = matrix / (torch.linalg.matrix_norm(matrix, keepdim=True) + 1e-7)  # (..., m, n)
-    gram = x @ x.mT  # (..., m, m)
-    unit = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    product = unit
+    x = matrix.reshape(-1, m, n)
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)  # (b, m, n)
+    gram = x @ x.mT  # (b, m, m)
+    product = None
     for i in range(_ITERATIONS):
-        polynomial = _A * unit + _B * gram + _C * (gram @ gram)
-        product = polynomial @ product
+        polynomial = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)
+        polynomial.diagonal(dim1=1, dim2=2).add_(_A)
+        product = polynomial if product is None else polynomial @ product
         if i + 1 < _ITERATIONS:
             gram = polynomial @ gram @ polynomial
-    return product @ x
+    assert product is not None
+    return (product @ x).view(matrix.shape)
 
 
 def split_parameters(model: nn.Module) -> tuple[Sequence[Tensor], Sequence[Tensor]]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sds3d.cameras import Cameras, orbit
+from sds3d.devices import set_threads
 from sds3d.formats.pictures import to_uint8
 from sds3d.geometry.mesh import FloatArray
 from sds3d.prompts.prompt import view_name
@@ -140,8 +141,8 @@ def iterate_objects(
             yield from render(chunk)
         return
     context = multiprocessing.get_context("spawn")
-    # One torch thread per worker: the processes already run in parallel.
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    # One thread per worker: the processes already run in parallel.
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=set_threads, initargs=(1,)) as pool:
         # A bounded window keeps finished pictures from piling up if the consumer is slow.
         pending = [pool.submit(render, chunk) for chunk in chunks[: 2 * workers]]
         try:
