@@ -113,12 +113,6 @@ def set_memory_format(network: nn.Module, memory_format: torch.memory_format) ->
     network.to(memory_format=memory_format)  # type: ignore[call-overload]
 
 
-def compile_blocks(unet: UNet2DConditionModel) -> None:
-    """Compile the U-Net's blocks for a GPU, which fuses norms and activations. The first step then takes a minute."""
-    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
-        block.compile(dynamic=False, fullgraph=True)  # type: ignore[union-attr]
-
-
 def make_scheduler() -> DDIMScheduler:
     """Make a scheduler with a cosine schedule, v-prediction, and sampling from the last timestep."""
     return DDIMScheduler(

@@ -7,11 +7,9 @@ result exists. The two training stages write checkpoints. After a kill at any in
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import multiprocessing
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -66,11 +64,12 @@ def train(folder: Path, config: TrainConfig, report: Report, device: torch.devic
     begin(folder, config)
     device = torch.device(device)
     if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-    with rendering(folder / "held-out", held_out_data(config), config.workers) as files:
-        held_out = joined(list(files.wait(report)))
-    with rendering(folder / "pictures", training_data(config), config.workers) as files:
+    with (
+        rendering(folder / "held-out", held_out_data(config), config.workers) as held_out_files,
+        rendering(folder / "pictures", training_data(config), config.workers) as files,
+    ):
+        held_out = joined(list(held_out_files.wait(report)))
         room = Room(config, device, files)
         if config.minutes:
             room.first(OBJECTS_TO_BEGIN, report)
@@ -324,8 +323,6 @@ def train_denoiser(
     model = model.to(room.device)
     if room.device.type == "cpu":
         diffusion.set_memory_format(model.unet, torch.channels_last)
-    elif can_compile():
-        diffusion.compile_blocks(model.unet)
     alphas_bar = diffusion.make_scheduler().alphas_cumprod.to(room.device)
     null_tokens = diffusion.tokenize(tokenizer, [""])[0].to(room.device)
 
@@ -336,11 +333,6 @@ def train_denoiser(
     minutes = config.minutes * (1 - config.autoencoder_share)
     loop = FitConfig(config.unet_steps, config.unet_rate, config.checkpoint_every, minutes)
     return fit(path, "unet", model, step, measure, loop, config.seed, report, room.take)
-
-
-def can_compile() -> bool:
-    """Return whether torch.compile works for a GPU: it needs Triton, which needs a C compiler."""
-    return importlib.util.find_spec("triton") is not None and shutil.which("cc") is not None
 
 
 def pose_gaps(model: diffusion.Denoiser, held_out: diffusion.LatentViews) -> dict[str, float]:
