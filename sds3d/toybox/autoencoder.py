@@ -89,17 +89,16 @@ def write_patch_encoder(encoder: nn.Module, transform: Tensor) -> None:
 
 
 @torch.no_grad()
-def as_convolution(model: AutoencoderTiny) -> nn.Conv2d:
-    """Return the encoder as one convolution of 8 x 8 patches, which is exact and a thousand times cheaper."""
+def patch_encoder(model: AutoencoderTiny) -> nn.Sequential:
+    """Return the encoder as one matrix that is applied to every patch, which is exact and a thousand times cheaper."""
     device = model.device
     patches = torch.eye(PATCH_VALUES, device=device).reshape(-1, 3, PATCH, PATCH)
     patches = torch.cat([torch.zeros(1, 3, PATCH, PATCH, device=device), patches])
     offset, *columns = model.encode(patches, return_dict=False)[0].flatten(1)  # each (C,)
-    weight = torch.stack(columns, dim=1) - offset[:, None]  # (C, 192)
-    layer = nn.Conv2d(3, len(offset), PATCH, PATCH, device=device).requires_grad_(False)
-    layer.weight.copy_(weight.reshape(layer.weight.shape))
-    layer.bias.copy_(offset)  # type: ignore[union-attr]
-    return layer
+    matrix = nn.Conv2d(PATCH_VALUES, len(offset), 1, device=device).requires_grad_(False)
+    matrix.weight.copy_((torch.stack(columns, dim=1) - offset[:, None])[:, :, None, None])
+    matrix.bias.copy_(offset)  # type: ignore[union-attr]
+    return nn.Sequential(nn.PixelUnshuffle(PATCH), matrix)
 
 
 def to_input(pictures: Tensor) -> Tensor:
@@ -121,7 +120,7 @@ def reconstruction_loss(y: Tensor, x: Tensor) -> Tensor:
 def train_step(model: AutoencoderTiny, encode: nn.Module, x: Tensor, generator: torch.Generator) -> Tensor:
     """Return the loss of one batch (B, 3, H, W): its reconstruction from latents with up to 0.15 of noise.
 
-    encode: the model's encoder, see `as_convolution`.
+    encode: the model's encoder, see `patch_encoder`.
     """
     with torch.no_grad():
         z = encode(x)

@@ -129,26 +129,24 @@ def make_scheduler() -> DDIMScheduler:
 class Denoiser(nn.Module):
     """The trained networks: text encoder, U-Net and camera encoder."""
 
-    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+    def __init__(self, text_encoder: CLIPTextModel, unet: UNet2DConditionModel, camera_encoder: CameraEncoder) -> None:
         super().__init__()
-        self.text_encoder = make_text_encoder(tokenizer)
-        self.unet = make_unet()
-        self.unet.set_attn_processor(ViewAttention())  # type: ignore[arg-type]
-        self.camera_encoder = CameraEncoder(self.unet.time_embedding.linear_2.out_features)
+        self.text_encoder, self.unet, self.camera_encoder = text_encoder, unet, camera_encoder
 
-    def load_prior(self, prior: DiffusersPrior) -> None:
-        """Copy the weights of a trained prior of the same classes. Raises ValueError if it is another kind of prior."""
-        for mine, theirs in (
-            (self.text_encoder, prior.text_encoder),
-            (self.unet, prior.unet),
-            (self.camera_encoder, prior.camera_encoder),
-        ):
-            if theirs is None:
-                raise ValueError("this prior has no camera encoder: it can't be trained further")
-            weights = theirs.state_dict()
-            if any(weights[key].shape != value.shape for key, value in mine.state_dict().items()):
-                raise ValueError("this prior's networks have other sizes: it can't be trained further")
-            mine.load_state_dict(weights)
+    @classmethod
+    def new(cls, tokenizer: CLIPTokenizer) -> Denoiser:
+        """Make new networks."""
+        unet = make_unet()
+        unet.set_attn_processor(ViewAttention())  # type: ignore[arg-type]
+        camera_encoder = CameraEncoder(unet.time_embedding.linear_2.out_features)
+        return cls(make_text_encoder(tokenizer), unet, camera_encoder)
+
+    @classmethod
+    def of(cls, prior: DiffusersPrior) -> Denoiser:
+        """Take the networks of a trained prior. Raises ValueError if it has no camera encoder."""
+        if prior.camera_encoder is None:
+            raise ValueError("this prior has no camera encoder: it can't be trained further")
+        return cls(prior.text_encoder, prior.unet, prior.camera_encoder)
 
     def forward(
         self, x_t: Tensor, t: Tensor, tokens: Tensor, angles: Tensor, with_camera: Tensor, n_single: int = 0
@@ -177,16 +175,18 @@ def cameras_at(angles: Tensor) -> Cameras:
 class LatentViews:
     """Encoded training pictures, with room for `capacity` objects, of which `count` are there.
 
-    latents: (capacity, 4, C, 16, 16) float16, scaled. angles: (capacity, 4, 3) azimuth and elevation in degrees,
+    latents: (capacity, 4, channels, 16, 16) float16, scaled. angles: (capacity, 4, 3) azimuth and elevation in degrees,
     distance in metres. tokens: (capacity, captions, L) of the object. view_tokens: (capacity, 4, captions, L), with
     words for the view. count: () int64 on the device, so that a CUDA graph sees it grow.
     """
 
-    def __init__(self, capacity: int, captions: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, capacity: int, captions: int, device: torch.device | str = "cpu", channels: int = LATENT_CHANNELS
+    ) -> None:
         def room(*shape: int, dtype: torch.dtype) -> Tensor:
             return torch.zeros(capacity, *shape, dtype=dtype, device=device)
 
-        self.latents = room(4, LATENT_CHANNELS, 16, 16, dtype=torch.float16)
+        self.latents = room(4, channels, 16, 16, dtype=torch.float16)
         self.angles = room(4, 3, dtype=torch.float32)
         self.tokens = room(captions, TEXT_LENGTH, dtype=torch.int16)
         self.view_tokens = room(4, captions, TEXT_LENGTH, dtype=torch.int16)
@@ -220,7 +220,7 @@ class Batch:
     n_single: int
 
 
-def draw_batch(data: LatentViews, null_tokens: Tensor, objects: int, generator: torch.Generator) -> Batch:
+def draw_batch(data: LatentViews, null_tokens: Tensor, objects: int, generator: torch.Generator | None) -> Batch:
     """Draw four views together for 70 % of the objects, and four single views of other objects for each of the rest.
 
     The text is dropped for 15 % of the objects, the camera for 10 %, or for 50 % of single views.
@@ -260,7 +260,7 @@ def loss_weight(alpha_bar: Tensor) -> Tensor:
     return (4 * (1 - alpha_bar)).clamp(max=1.0)
 
 
-def train_step(model: Denoiser, batch: Batch, alphas_bar: Tensor, generator: torch.Generator) -> Tensor:
+def train_step(model: Denoiser, batch: Batch, alphas_bar: Tensor, generator: torch.Generator | None) -> Tensor:
     """Return the weighted v-loss of one batch. High timesteps are drawn more often (t = 1000 u^0.6).
 
     Four views hold so many values that shapes stay visible in strong noise. Text and camera are only needed, and

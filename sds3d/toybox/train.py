@@ -163,7 +163,7 @@ class Room:
 def encode(vae: AutoencoderTiny, objects: ObjectFile) -> diffusion.LatentViews:
     """Return the latents of objects, on the autoencoder's device."""
     views = diffusion.LatentViews(len(objects), CAPTIONS, vae.device)
-    layer = autoencoder.as_convolution(vae)
+    layer = autoencoder.patch_encoder(vae)
     latents = [layer(autoencoder.to_input(part.to(vae.device))) for part in objects.pictures.split(64)]
     views.add(torch.cat(latents), objects.angles, objects.tokens, objects.view_tokens)
     return views
@@ -216,7 +216,7 @@ def _help(rank: int, folder: Path, config: TrainConfig) -> None:
     vae = AutoencoderTiny.from_pretrained(folder / "vae", local_files_only=True)
     with rendering(folder / "pictures", training_data(config), 1) as files:
         room = Room(config, torch.device("cpu"), files)
-        room.encode_with(autoencoder.as_convolution(vae))
+        room.encode_with(autoencoder.patch_encoder(vae))
         for file in files.wait(silent):
             room.add(file)
         train_denoiser(folder, config, room, load_tokenizer(config.start_from), never_asked, silent)
@@ -279,7 +279,7 @@ def train_autoencoder(
         torch.manual_seed(config.seed)
         model = autoencoder.make_autoencoder(room.first(1000, report).cpu())
     model = model.to(room.device)
-    encode = autoencoder.as_convolution(model)
+    encode = autoencoder.patch_encoder(model)
     room.encode_with(encode)
     if done:
         return model.eval()
@@ -313,14 +313,15 @@ def train_denoiser(
 ) -> diffusion.Denoiser:
     """Train text encoder, U-Net and camera encoder. `measure` is called from time to time."""
     torch.manual_seed(config.seed)
-    model = diffusion.Denoiser(tokenizer)
-    path = folder / UNET_CHECKPOINT
-    if config.start_from and not path.exists():
+    if config.start_from:
         prior = DiffusersConfig(model=config.start_from).load()
         if not isinstance(prior, DiffusersPrior):
             raise ValueError(f"{config.start_from} is not a prior of this kind: it can't be trained further")
-        model.load_prior(prior)
+        model = diffusion.Denoiser.of(prior).train().requires_grad_()
+    else:
+        model = diffusion.Denoiser.new(tokenizer)
     model = model.to(room.device)
+    path = folder / UNET_CHECKPOINT
     if room.device.type == "cpu":
         diffusion.set_memory_format(model.unet, torch.channels_last)
     alphas_bar = diffusion.make_scheduler().alphas_cumprod.to(room.device)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sds3d.cameras import turntable
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import VOCABULARY
-from sds3d.toybox.train import read_tensors, train, train_scorer
+from sds3d.toybox.dataset import CAPTIONS
+from sds3d.toybox.fit import read_metadata, read_tensors
+from sds3d.toybox.muon import Muon, split_parameters
+from sds3d.toybox.train import train, train_scorer
 from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.world import CATEGORIES, Spec
 
@@ -44,16 +50,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_folder_is_an_ordinary_stable_diffusion_folder(folder: Path) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(folder / "prior", safety_checker=None, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
-    images = pipeline("a red mug", num_inference_steps=2, height=64, width=64, output_type="np").images
-    assert images.shape == (1, 64, 64, 3)
+    images = pipeline("a red mug", num_inference_steps=2, height=128, width=128, output_type="np").images
+    assert images.shape == (1, 128, 128, 3)
     assert np.isfinite(images).all()
 
 
 @pytest.mark.slow
 def test_our_loader_joins_views_and_cameras(folder: Path) -> None:
     prior = DiffusersConfig(model=str(folder / "prior")).load()
-    assert (prior.n_views, prior.image_size) == (4, 64)
-    x = prior.encode_image(torch.rand(4, 64, 64, 3))
+    assert (prior.n_views, prior.image_size) == (4, 128)
+    x = prior.encode_image(torch.rand(4, 128, 128, 3))
     cond = prior.encode_text(["a red mug"] * 4)
     t = torch.full((4,), 0.9)
     with_camera = prior.predict(x, t, cond, turntable(4)).eps
@@ -116,13 +122,105 @@ def test_a_folder_begun_with_other_sizes_is_refused(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_training_continues_from_a_prior(folder: Path, tmp_path: Path) -> None:
-    further = TINY.model_copy(update={"start_from": str(folder / "prior"), "unet_rate": 1e-12})
+    still = {"unet_rate": 1e-12, "autoencoder_rate": 1e-12}
+    further = TINY.model_copy(update={"start_from": str(folder / "prior"), **still})
     again = train(tmp_path, further, ignore)
     for path in sorted((folder / "prior").rglob("*.safetensors")):
         expected, _ = read_tensors(path)
         kept, _ = read_tensors(again / path.relative_to(folder / "prior"))
         for key, value in expected.items():
             torch.testing.assert_close(kept[key], value, msg=f"{path.name}: {key}")
+
+
+@pytest.mark.slow
+def test_training_for_minutes_begins_while_pictures_are_rendered_and_resumes(tmp_path: Path) -> None:
+    config = TINY.model_copy(update={"objects": 640, "minutes": 0.1, "autoencoder_share": 0.5, "samples": 0})
+    seen: list[tuple[str, int]] = []
+
+    def killer(name: str, step: int, total: int, figures: dict[str, float]) -> None:
+        seen.append((name, step))
+        if name == "unet":
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tmp_path, config, killer)
+    assert len(list((tmp_path / "pictures").glob("*.safetensors"))) < 10
+    spent = float(read_metadata(tmp_path / "vae.ckpt.safetensors")["seconds"])
+    assert 3 <= spent < 30
+    train(tmp_path, config, ignore)
+    assert float(read_metadata(tmp_path / "vae.ckpt.safetensors")["seconds"]) == spent
+    assert float(read_metadata(tmp_path / "unet.ckpt.safetensors")["seconds"]) >= 3
+    assert DiffusersConfig(model=str(tmp_path / "prior")).load().image_size == 128
+
+
+def step_without_values() -> tuple[torch.nn.Module, Callable[[], None]]:
+    """A training step on tensors that have shapes but no values."""
+    model = diffusion.Denoiser.new(diffusion.make_tokenizer(VOCABULARY)).to("meta")
+    views = diffusion.LatentViews(16, CAPTIONS, "meta")
+    null_tokens, alphas_bar = torch.zeros(24, dtype=torch.int64, device="meta"), torch.rand(1000, device="meta")
+    matrices, others = split_parameters(model)
+    muon = Muon(matrices, lr=torch.zeros((), device="meta"))
+
+    def step() -> None:
+        batch = diffusion.draw_batch(views, null_tokens, 8, None)
+        diffusion.train_step(model, batch, alphas_bar, None).backward()
+        torch.nn.utils.clip_grad_norm_([*matrices, *others], 1.0)
+        muon.step()
+
+    return model, step
+
+
+def test_a_step_on_a_gpu_never_waits_for_the_device() -> None:
+    # A CUDA graph records no decision and no copy that depends on values. Tensors without values refuse both.
+    class OneDevice(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            devices = {x.device.type for x in args if isinstance(x, torch.Tensor) and x.ndim}
+            assert len(devices) < 2, f"{func} mixes devices"
+            return func(*args, **(kwargs or {}))
+
+    model, step = step_without_values()
+    with OneDevice():
+        step()
+    assert all(p.grad is not None for p in model.unet.parameters())  # type: ignore[union-attr]
+    with pytest.raises(RuntimeError, match="meta"):
+        torch.zeros((), device="meta").item()
+
+
+def test_single_views_stand_alone_in_a_batch() -> None:
+    torch.manual_seed(0)
+    model = diffusion.Denoiser.new(diffusion.make_tokenizer(VOCABULARY)).eval()
+    x, t = torch.randn(6, 32, 16, 16), torch.tensor([700] * 4 + [300, 500])
+    tokens = diffusion.tokenize(diffusion.make_tokenizer(VOCABULARY), ["a red mug"] * 6)
+    angles, on = torch.rand(6, 3) * 90, torch.ones(6)
+    with torch.no_grad():
+        joint = model(x, t, tokens, angles, on, 2)
+        four = model(x[:4], t[:4], tokens[:4], angles[:4], on[:4])
+        alone = [model(*(v[i : i + 1] for v in (x, t, tokens, angles, on)), 1) for i in (4, 5)]
+    torch.testing.assert_close(joint, torch.cat([four, *alone]), atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_has_groups_then_single_views() -> None:
+    views = diffusion.LatentViews(10, CAPTIONS)
+    n = 6  # room for more
+    number = torch.arange(4 * n, dtype=torch.float32)
+    latents = number[:, None, None, None].expand(-1, 32, 16, 16)
+    angles = number.reshape(n, 4, 1).expand(-1, -1, 3)
+    words = torch.ones(n, CAPTIONS, 24, dtype=torch.int16)
+    views.add(latents, angles, words, 2 * torch.ones(n, 4, CAPTIONS, 24, dtype=torch.int16))
+    batch = diffusion.draw_batch(views, torch.zeros(24, dtype=torch.int64), 200, torch.Generator().manual_seed(0))
+    assert (len(batch.x), batch.n_single) == (800, 240)
+    shown = batch.x[:, 0, 0, 0]
+    assert torch.equal(shown, batch.angles[:, 0])  # each with its own camera
+    groups = shown[:560].reshape(-1, 4)
+    assert torch.equal(groups, groups[:, :1] + torch.arange(4))
+    assert (groups[:, 0] % 4 == 0).all()
+    assert set(shown.tolist()) == set(range(4 * n))  # objects that are there, and no others
+    assert (batch.tokens == batch.tokens[:, :1]).all()
+    kinds = torch.stack([(batch.tokens[:, 0] == k).float() for k in range(3)])  # none, plain, with view words
+    dropped = 1 - batch.with_camera
+    assert kinds[0].mean() == pytest.approx(0.15, abs=0.06)
+    assert dropped[:560].mean() == pytest.approx(0.1, abs=0.06)
+    assert dropped[560:].mean() == pytest.approx(0.5, abs=0.1)
 
 
 def test_every_word_is_one_token() -> None:
@@ -144,6 +242,8 @@ def test_loss_keeps_its_weight_at_high_noise() -> None:
 
 def test_psnr_of_a_known_error() -> None:
     class Shifted(torch.nn.Module):
+        device = torch.device("cpu")
+
         def encode(self, x: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
             return (x,)
 

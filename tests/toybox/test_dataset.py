@@ -1,0 +1,77 @@
+"""Files of rendered objects: complete, in order, the same however they were made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sds3d.toybox import dataset
+from sds3d.toybox.captions import held_out
+from sds3d.toybox.dataset import CAPTIONS, OBJECTS, DataConfig, joined, load_tokenizer, rendering
+from sds3d.toybox.render import iterate_objects
+
+SMALL = DataConfig(objects=OBJECTS + 5, seed=3, size=16)
+
+
+def ignore(stage: str, step: int, total: int, figures: dict[str, float]) -> None:
+    pass
+
+
+def whole(folder: Path, config: DataConfig, workers: int = 1) -> dataset.ObjectFile:
+    with rendering(folder, config, workers) as files:
+        return joined(list(files.wait(ignore)))
+
+
+def test_objects_are_those_of_the_endless_set(tmp_path: Path) -> None:
+    objects = whole(tmp_path, SMALL)
+    expected = list(iterate_objects(SMALL.objects, SMALL.seed, size=16))
+    assert objects.specs == [views.spec for views in expected]
+    assert held_out().isdisjoint(objects.specs)
+    for i in (0, OBJECTS, SMALL.objects - 1):
+        assert torch.equal(objects.pictures[i], torch.from_numpy(expected[i].pictures))
+        azimuth, elevation, distance = objects.angles[i].unbind(-1)
+        assert torch.equal(azimuth, torch.from_numpy(expected[i].azimuth))
+        assert elevation.tolist() == pytest.approx([expected[i].elevation] * 4)
+        assert distance.tolist() == pytest.approx([expected[i].distance] * 4)
+
+
+def test_captions_tell_the_object_and_its_views(tmp_path: Path) -> None:
+    objects = whole(tmp_path, SMALL)
+    tokenizer = load_tokenizer("")
+    assert objects.tokens.shape == (len(objects), CAPTIONS, 24)
+    plain = tokenizer.batch_decode(objects.tokens[0], skip_special_tokens=True)
+    assert all(objects.specs[0].category in text for text in plain)
+    for angle, captions in zip(objects.angles[0], objects.view_tokens[0], strict=True):
+        texts = tokenizer.batch_decode(captions, skip_special_tokens=True)
+        if angle[1] < 38:
+            side = (float(angle[0]) + 45) % 360 // 90  # 0 front, 1 and 3 sides, 2 back
+            word = {0: "front", 2: "back"}.get(int(side), "side")
+            assert all(word in text for text in texts), texts
+
+
+def test_a_set_does_not_depend_on_the_number_of_workers_nor_on_a_kill(tmp_path: Path) -> None:
+    one, two = whole(tmp_path / "one", SMALL), whole(tmp_path / "two", SMALL, workers=2)
+    (tmp_path / "two" / "000001.safetensors").unlink()
+    (tmp_path / "two" / "000001.partial").write_bytes(b"half a file")
+    again = whole(tmp_path / "two", SMALL)
+    for objects in (two, again):
+        assert objects.specs == one.specs
+        for name in ("pictures", "angles", "tokens", "view_tokens"):
+            assert torch.equal(getattr(objects, name), getattr(one, name)), name
+
+
+def test_a_longer_set_begins_with_the_shorter_one(tmp_path: Path) -> None:
+    short, long = whole(tmp_path / "a", replace(SMALL, objects=3)), whole(tmp_path / "b", replace(SMALL, objects=7))
+    assert torch.equal(short.pictures, long.pictures[:3])
+    assert torch.equal(short.view_tokens, long.view_tokens[:3])
+
+
+def test_a_worker_that_fails_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match="nowhere"),
+        rendering(tmp_path, replace(SMALL, tokenizer="/nowhere"), 1) as files,
+    ):
+        list(files.wait(ignore))
