@@ -12,6 +12,8 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
+from sds3d.priors.linear_encoder import patch_matrix
+
 SIZE = 128  # height and width of the pictures
 LATENT_CHANNELS = 32
 PATCH = 8
@@ -88,17 +90,9 @@ def write_patch_encoder(encoder: nn.Module, transform: Tensor) -> None:
         last.bias.copy_(-transform.sum(dim=1))  # type: ignore[union-attr]
 
 
-@torch.no_grad()
-def patch_encoder(model: AutoencoderTiny) -> nn.Sequential:
-    """Return the encoder as one matrix that is applied to every patch, which is exact and a thousand times cheaper."""
-    device = model.device
-    patches = torch.eye(PATCH_VALUES, device=device).reshape(-1, 3, PATCH, PATCH)
-    patches = torch.cat([torch.zeros(1, 3, PATCH, PATCH, device=device), patches])
-    offset, *columns = model.encode(patches, return_dict=False)[0].flatten(1)  # each (C,)
-    matrix = nn.Conv2d(PATCH_VALUES, len(offset), 1, device=device).requires_grad_(False)
-    matrix.weight.copy_((torch.stack(columns, dim=1) - offset[:, None])[:, :, None, None])
-    matrix.bias.copy_(offset)  # type: ignore[union-attr]
-    return nn.Sequential(nn.PixelUnshuffle(PATCH), matrix)
+def patch_encoder(model: AutoencoderTiny) -> nn.Module:
+    """Return the encoder as one matrix that is applied to every patch."""
+    return patch_matrix(model.encoder, 3, PATCH)
 
 
 def to_input(pictures: Tensor) -> Tensor:
