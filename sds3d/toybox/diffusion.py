@@ -157,7 +157,7 @@ class Denoiser(nn.Module):
         with_camera: (B,) 1, or 0 to drop the camera. n_single: how many views at the end of the batch stand alone; the
         others are groups of four.
         """
-        dtype = self.camera_encoder.layers[0].weight.dtype
+        dtype = next(iter(self.camera_encoder.parameters())).dtype
         hidden = self.text_encoder(tokens).last_hidden_state
         features = camera_features(cameras_at(angles)).to(dtype)
         embedding = self.camera_encoder(features) * with_camera[:, None].to(dtype)

@@ -80,14 +80,16 @@ def fit(
     matrices, others = split_parameters(model)
     adam = {"betas": (0.9, 0.99), "weight_decay": 0.01, "fused": True, "capturable": on_gpu}
     optimizers = (Muon(matrices, lr=rate), torch.optim.AdamW(others, lr=rate, **adam))  # type: ignore[arg-type]
-    parameters = [p for p in model.parameters() if p.requires_grad]
+    parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
     average = copy.deepcopy(model).eval().requires_grad_(False)
     generator = torch.Generator(device)
     begun = load(path, model, average, optimizers) if path.exists() else Progress()
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate  # shared, so that a CUDA graph follows it
-    averages = [p for p, trained in zip(average.parameters(), model.parameters(), strict=True) if trained.requires_grad]
+    averages: list[Tensor] = [
+        p for p, trained in zip(average.parameters(), model.parameters(), strict=True) if trained.requires_grad
+    ]
 
     def update() -> None:
         model.zero_grad()
@@ -153,7 +155,7 @@ class Graphed:
         self._graph.replay()
 
 
-def average_gradients(parameters: Sequence[nn.Parameter], processes: int) -> None:
+def average_gradients(parameters: Sequence[Tensor], processes: int) -> None:
     """Average gradients over all processes, in place. A missing gradient counts as zero."""
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.div_(processes)

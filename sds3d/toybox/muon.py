@@ -24,7 +24,9 @@ class Muon(torch.optim.Optimizer):
     root mean square of about 0.2 lr (Liu et al. 2025, arXiv:2502.16982, sec. 2.2).
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01) -> None:
+    def __init__(
+        self, params: Iterable[Tensor], lr: float | Tensor, momentum: float = 0.95, weight_decay: float = 0.01
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -54,6 +56,7 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_sub_(weights, changes)
 
     def _nesterov(self, weights: Sequence[Tensor], decay: float) -> Sequence[Tensor]:
+        """Update the momenta and return the gradients with Nesterov momentum."""
         for weight in weights:
             if "momentum" not in self.state[weight]:
                 self.state[weight]["momentum"] = torch.zeros_like(weight)

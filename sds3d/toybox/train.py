@@ -278,7 +278,7 @@ def train_autoencoder(
     else:
         torch.manual_seed(config.seed)
         model = autoencoder.make_autoencoder(room.first(1000, report).cpu())
-    model = model.to(room.device)
+    nn.Module.to(model, room.device)
     encode = autoencoder.patch_encoder(model)
     room.encode_with(encode)
     if done:
