@@ -97,7 +97,7 @@ def batch(
         if others:
             lines = ", ".join(str(entry.line) for entry in others)
             err.print(f"same settings as line {first.line}, so they share its run: line {lines}", soft_wrap=True)
-    warn_of_unknown_words([(entry.config, f"line {entry.line}") for entry in entries])
+    warn_of_unknown_words([(entry.config.prior, entry.config.prompt, f"line {entry.line}") for entry in entries])
     from sds3d.jobs.batch import Watch, make_batch
 
     with bars_by_stage() as report:

@@ -118,7 +118,7 @@ def generate(
         from sds3d.run.config import draft_steps, make_config, new_run
 
     config = make_config(prompt, preset, [*(overrides or []), *short])
-    warn_of_unknown_words([(config, "")])
+    warn_of_unknown_words([(config.prior, config.prompt, "")])
     if drafts:
         configs = [config.model_copy(update={"seed": config.seed + i}) for i in range(drafts)]
         _make_drafts([(new_run(out_dir, each), draft_steps(each)) for each in configs], device, threads, as_json)
@@ -154,7 +154,7 @@ def texture(
         raise ValueError(f"{mesh} has no triangles to paint; use: sds3d generate PROMPT start_from={mesh}")
     if config.up_axis == "auto" and mesh.suffix.lower() != ".stl":
         err.print("+Y is taken to be up; up_axis=z if the mesh lies on its back")
-    warn_of_unknown_words([(config, "")])
+    warn_of_unknown_words([(config.prior, config.prompt, "")])
     _carry_out(new_run(out_dir, config), device, threads, as_json)
 
 

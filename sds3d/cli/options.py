@@ -14,7 +14,7 @@ from sds3d.config import nearest
 from sds3d.console import err
 
 if TYPE_CHECKING:
-    from sds3d.run.config import RunConfig
+    from sds3d.priors.base import PriorConfig
 
 Overrides = Annotated[
     list[str] | None,
@@ -58,20 +58,20 @@ def examples(*commands: str, notes: Sequence[str] = ()) -> str:
     return "\n\n".join(["[bold]Examples[/bold]", *lines, *notes])
 
 
-def warn_of_unknown_words(prompts: Sequence[tuple[RunConfig, str]]) -> None:
+def warn_of_unknown_words(prompts: Sequence[tuple[PriorConfig, str, str]]) -> None:
     """Warn of what a prior with a small vocabulary makes of prompts: it ignores words that it has never seen, makes one
     object, and takes its own words for plurals and for other words.
 
-    prompts: configurations, each with the place of its prompt ("line 3") or "".
+    prompts: priors with prompts, and with the place of the prompt ("line 3") or "".
     """
     places: dict[str, list[str]] = {}
     remarks: list[str] = []
     known: frozenset[str] = frozenset()
-    for config, place in prompts:
-        if (vocabulary := config.prior.vocabulary()) is None:
+    for prior, prompt, place in prompts:
+        if (vocabulary := prior.vocabulary()) is None:
             continue
         known |= vocabulary.words
-        reading = vocabulary.read(config.prompt)
+        reading = vocabulary.read(prompt)
         for word in reading.unknown:
             places.setdefault(word, []).append(place)
         if remark := reading.remark():

@@ -9,7 +9,7 @@ import typer
 from rich.columns import Columns
 from rich.markup import escape
 
-from sds3d.cli.options import Device, Json, Overrides, Threads, examples
+from sds3d.cli.options import Device, Json, Overrides, Threads, examples, warn_of_unknown_words
 from sds3d.config import build, parse_override
 from sds3d.console import bars_by_stage, out, print_json, progress_bar
 from sds3d.files import PriorError
@@ -130,7 +130,9 @@ def toybox_sample(
     from sds3d.priors.diffusers import DiffusersConfig
     from sds3d.prompts.prompt import PromptConfig
 
-    prior = DiffusersConfig(model=model).load(pick_device(device))
+    config = DiffusersConfig(model=model)
+    warn_of_unknown_words([(config, prompt, "")])
+    prior = config.load(pick_device(device))
     pictures = sample_views(prior, prompt, PromptConfig(view_dependent=prior.n_views == 1), seed, steps, scale)
     out_path.write_bytes(to_png(pictures.numpy()))
     out.print(f"front, right, back, left: {out_path}", soft_wrap=True)

@@ -40,6 +40,14 @@ def test_toybox_words_lists_what_a_prior_knows(cli: Cli, tmp_path: Path):
     assert "mug handle" in stdout
 
 
+def test_toybox_sample_says_what_a_prior_makes_of_a_prompt(cli: Cli, tmp_path: Path):
+    Vocabulary({"mug": "handle"}, ("red",), frozenset(["a", "red", "mug"])).write(tmp_path)
+    code, _, stderr = cli("toybox", "sample", "two red cups on fire", "--model", str(tmp_path))
+    assert code == 1  # the folder has no networks
+    assert "One object is made at a time: “a red mug on fire”." in stderr.replace("\n", " ")
+    assert "does not know: on, fire" in stderr
+
+
 def test_toybox_words_refuses_other_models(cli: Cli, tmp_path: Path):
     code, _, stderr = cli("toybox", "words", "--model", str(tmp_path))
     assert code == 1
