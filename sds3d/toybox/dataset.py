@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -109,14 +109,19 @@ class DataSet:
 
 @contextmanager
 def rendering(folder: Path, config: DataConfig, workers: int) -> Iterator[DataSet]:
-    """Render what is missing in `folder` with `workers` processes inside the `with` block, in the background."""
+    """Render what is missing in `folder` inside the `with` block, in the background.
+
+    workers: processes; 1 renders in a thread of this one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(_files(config)) if not _path(folder, i).exists()]
     if not missing:
         yield DataSet(folder, config)
         return
-    # One thread per worker: the processes already run in parallel.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+    if workers == 1:
+        pool: Executor = ThreadPoolExecutor(1)
+    else:
+        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
     try:
         yield DataSet(folder, config, [pool.submit(render_file, folder, config, i) for i in missing])
     finally:
@@ -124,7 +129,7 @@ def rendering(folder: Path, config: DataConfig, workers: int) -> Iterator[DataSe
 
 
 def _start_worker() -> None:
-    set_threads(1)
+    set_threads(1)  # the processes already run in parallel
     if hasattr(os, "nice"):
         os.nice(10)  # a training that runs beside goes first
 
