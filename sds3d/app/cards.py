@@ -8,6 +8,7 @@ from sds3d.app import pictures
 from sds3d.app.fragments import about
 from sds3d.presets import Preset
 from sds3d.prompts.vocabulary import Vocabulary
+from sds3d.toybox.examples import OBJECTS
 
 GROUPS = {"recommended": "Recommended", "paper": "Papers", "rule": "Rules"}
 """Titles of the groups of presets, in their order."""
@@ -23,8 +24,8 @@ def objects(vocabulary: Vocabulary | None) -> str:
     """Return a gallery of objects that the embedded prior knows; each is a button with its prompt."""
     if vocabulary is None:
         return ""
-    last = len(pictures.OBJECTS) - 1
-    known = [(i, prompt) for i, prompt in enumerate(pictures.OBJECTS) if not vocabulary.read(prompt).unknown]
+    last = len(OBJECTS) - 1
+    known = [(i, prompt) for i, prompt in enumerate(OBJECTS) if not vocabulary.read(prompt).unknown]
     buttons = "".join(
         f'<button data-prompt="{escape(prompt)}" aria-label="{escape(prompt)}" title="{escape(prompt)}">'
         f'<i style="background-position:{100 * i / last:.3f}% 0"></i></button>'

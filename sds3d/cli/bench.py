@@ -38,7 +38,8 @@ def bench_toybox(
         str,
         typer.Option(
             metavar="WHICH",
-            help="Held-out prompts: plain (one of each kind), parts (32 with a coloured part), all, or a number.",
+            help="Held-out prompts: plain (one of each kind), parts (32 with a coloured part), all, or a number; "
+            "or shown, those of the gallery.",
         ),
     ] = "32",
     model: Annotated[str, typer.Option(help="Measure this prior: a folder. Default: the preset's.")] = "",

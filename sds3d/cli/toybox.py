@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 from rich.columns import Columns
 from rich.markup import escape
+from rich.table import Table
 
 from sds3d.cli.options import Device, Json, Overrides, Threads, examples, warn_of_unknown_words
-from sds3d.config import build, parse_override
-from sds3d.console import bars_by_stage, out, print_json, progress_bar
+from sds3d.config import assets_dir, build, parse_override
+from sds3d.console import bars_by_stage, err, out, print_json, progress_bar
 from sds3d.files import PriorError
 
 toybox = typer.Typer(help="The procedural toy world and its embedded prior.", no_args_is_help=True)
@@ -136,3 +137,74 @@ def toybox_sample(
     pictures = sample_views(prior, prompt, PromptConfig(view_dependent=prior.n_views == 1), seed, steps, scale)
     out_path.write_bytes(to_png(pictures.numpy()))
     out.print(f"front, right, back, left: {out_path}", soft_wrap=True)
+
+
+@toybox.command("check", epilog=examples("sds3d toybox check  # exit status 1 if something is not up to date"))
+def toybox_check() -> None:
+    """Show which pictures and tables of a checkout are made from other weights than its prior's."""
+    from sds3d.evaluation.made_from_prior import check
+
+    states = check(_checkout())
+    table = Table("", "state", "made by")
+    for status in states:
+        item = status.item
+        how = item.by_hand or "sds3d toybox refresh " + item.name
+        table.add_row(item.name, status.state, escape(how))
+    out.print(table)
+    if any(status.state != "up to date" for status in states):
+        raise typer.Exit(1)
+
+
+@toybox.command(
+    "refresh",
+    epilog=examples(
+        "sds3d toybox refresh  # all that is not up to date: hours on a CPU; it can be stopped and continued",
+        "sds3d toybox refresh gallery presets",
+    ),
+)
+def toybox_refresh(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="What sds3d toybox check lists. Default: the rest.")
+    ] = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="The folder for runs and results.")] = Path("toybox-refresh"),
+) -> None:
+    """Make a checkout's pictures and tables anew from its prior."""
+    from sds3d.evaluation.made_from_prior import ITEMS, check, refresh
+
+    root = _checkout()
+    known = {item.name: item for item in ITEMS}
+    for name in names or []:
+        if name not in known:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}")
+        if known[name].by_hand:
+            raise typer.BadParameter(f"{name!r} is made by hand: {known[name].by_hand}")
+    left = [status.item for status in check(root) if status.state != "up to date"]
+    chosen = [known[name] for name in names] if names else left
+    refresh(root, out_dir.resolve(), chosen, lambda line: err.print(line, markup=False, soft_wrap=True))
+    remaining = [status.item.name for status in check(root) if status.state != "up to date"]
+    out.print(f"not up to date: {', '.join(remaining)}" if remaining else "all is up to date", soft_wrap=True)
+
+
+@toybox.command("noted", epilog=examples("sds3d toybox noted studio  # after its picture was taken again"))
+def toybox_noted(
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="What was made by hand.", show_default=False)],
+) -> None:
+    """Note that files made by hand are made from the checkout's prior."""
+    from sds3d.evaluation.made_from_prior import ITEMS, write_note
+
+    root = _checkout()
+    known = {item.name: item for item in ITEMS}
+    for name in names:
+        if name not in known:
+            raise typer.BadParameter(f"{name!r} is none of {', '.join(known)}")
+        write_note(known[name], root)
+
+
+def _checkout() -> Path:
+    """Return the folder of the checkout that runs. Raises RunError if sds3d is installed without one."""
+    from sds3d.files import RunError
+
+    root = assets_dir().parent
+    if not (root / "benchmarks").is_dir():
+        raise RunError("this sds3d has no checkout: clone the repository, and install it with pip install -e .")
+    return root

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from sds3d.cameras import turntable
+from sds3d.cameras import orbit, turntable
 from sds3d.evaluation.likeness import likeness
 from sds3d.files import RunError, write_atomically
+from sds3d.formats.export import portraits
 from sds3d.formats.load import load_asset
 from sds3d.formats.pictures import to_png, to_uint8
 from sds3d.geometry.mesh import EmptySurfaceError, Mesh
@@ -30,7 +31,8 @@ from sds3d.run.drive import drive
 from sds3d.run.folder import Machine, Run
 from sds3d.run.optimize import NumericalError
 from sds3d.run.outputs import load_scene
-from sds3d.toybox.captions import category_prompt, held_out, prompt
+from sds3d.toybox.captions import category_prompt, held_out, parse, prompt
+from sds3d.toybox.examples import OBJECTS
 from sds3d.toybox.objects import build
 from sds3d.toybox.render import render_prompt
 from sds3d.toybox.scorer import Scorer, score
@@ -69,10 +71,14 @@ class AssetScore:
 
 
 class Asset(NamedTuple):
-    """An asset that was measured. rgb: its pictures (AZIMUTHS, PIXELS, PIXELS, 3) in [0, 1]."""
+    """An asset that was measured.
+
+    rgb: its pictures (AZIMUTHS, PIXELS, PIXELS, 3) in [0, 1]. run: None for true objects.
+    """
 
     score: AssetScore
     rgb: NDArray[np.float32]
+    run: Run | None = None
 
 
 def bench_prompts(n: int = 32, kinds: Sequence[str] = CATEGORIES) -> list[Spec]:
@@ -96,8 +102,11 @@ def choose_prompts(which: str, kinds: Sequence[str] = CATEGORIES) -> list[Spec]:
     """Return held-out combinations of these kinds.
 
     which: "plain", one of each kind without a coloured part; "parts", WITH_PARTS with one, spread over the kinds;
-    "all", both; or the number of prompts, see `bench_prompts`. Raises ValueError for other texts.
+    "all", both; or the number of prompts, see `bench_prompts`. "shown" are the prompts of the gallery, nearly all
+    of which training shows. Raises ValueError for other texts.
     """
+    if which == "shown":
+        return [spec for text in OBJECTS if (spec := parse(text)) is not None and spec.category in kinds]
     everything = bench_prompts(10_000, kinds)
     plain = [spec for spec in everything if spec.accent is None]
     parts = [spec for spec in everything if spec.accent is not None][:WITH_PARTS]
@@ -106,7 +115,7 @@ def choose_prompts(which: str, kinds: Sequence[str] = CATEGORIES) -> list[Spec]:
         return chosen[which]
     if which.isdecimal() and int(which):
         return everything[: int(which)]
-    raise ValueError(f"{which!r} is no selection of prompts: give plain, parts, all, or a number from 1")
+    raise ValueError(f"{which!r} is no selection of prompts: give plain, parts, all, shown, or a number from 1")
 
 
 def known_kinds(scorer: Scorer, priors: Iterable[PriorConfig]) -> list[str]:
@@ -126,6 +135,16 @@ def has_janus(azimuth: Tensor, read: Tensor) -> bool:
     second_face = bool((front & (away.abs() >= 135)).any())
     faceless = not bool((front & (away.abs() <= 45)).any())
     return second_face or faceless
+
+
+def portrait(asset: Asset, size: int = PIXELS) -> NDArray[np.float32]:
+    """Draw an asset as it is handed over, a little from the right, (size, size, 3). A failed one is grey."""
+    exports = asset.run.exports if asset.run is not None and not asset.score.failed else None
+    for ending in ("glb", "ply") if exports is not None else ():
+        path = exports / f"{slug(asset.score.prompt)}.{ending}"
+        if path.is_file() and isinstance(mesh := load_asset(path), Mesh):
+            return portraits(mesh, orbit([30.0], ELEVATION, size=size))[0]
+    return asset.rgb[1]
 
 
 def score_asset(scorer: Scorer, spec: Spec, rgb: NDArray[np.float32], mesh: Mesh, seconds: float) -> AssetScore:
@@ -195,7 +214,7 @@ def measured(run: Run, spec: Spec, scorer: Scorer) -> Asset | None:
         if kept["scorer"] == digest:
             with Image.open(run.folder / "score.png") as strip:
                 pictures = np.asarray(strip).reshape(PIXELS, AZIMUTHS, PIXELS, 3).swapaxes(0, 1)
-            return Asset(AssetScore(**kept["score"]), (pictures / 255.0).astype(np.float32))
+            return Asset(AssetScore(**kept["score"]), (pictures / 255.0).astype(np.float32), run)
     state = run.state
     if state.status != "done":
         return None
@@ -203,7 +222,7 @@ def measured(run: Run, spec: Spec, scorer: Scorer) -> Asset | None:
     assert isinstance(mesh, Mesh)
     # Scores are of the bytes that are kept, so that they are the same when they are made again.
     rgb = (to_uint8(render_run(run)) / 255.0).astype(np.float32)
-    return _kept(run, Asset(score_asset(scorer, spec, rgb, mesh, state.seconds), rgb), digest)
+    return _kept(run, Asset(score_asset(scorer, spec, rgb, mesh, state.seconds), rgb, run), digest)
 
 
 def _kept(run: Run, asset: Asset, digest: str) -> Asset:

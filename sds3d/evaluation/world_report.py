@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sds3d.evaluation.asset_scores import Asset, Summary, summary
+from sds3d.evaluation.asset_scores import Asset, Summary, portrait, summary
 from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.evaluation.world_scores import Figures, Results, Verdict
 from sds3d.formats.pictures import contact_sheet, picture_grid
@@ -20,7 +20,6 @@ _COLUMNS = ("right", "no Janus", "part", "IoU", "cm", "s")
 HEADER = ("", "assets", *_COLUMNS, "FID", "dB")
 KINDS_HEADER = ("kind", *_COLUMNS, "notes")
 CHECKS_HEADER = ("", "measured", "least", "")
-_THREE_QUARTERS = 1  # the view from 45 degrees
 
 
 def cells(name: str, figures: Figures) -> list[str]:
@@ -70,7 +69,7 @@ def write(root: Path, results: Results) -> None:
     write_results(root, "results", details, "".join(parts))
     for name, assets in results.assets.items():
         contact_sheet([(_label(asset), asset.rgb) for asset in assets]).save(root / f"{slug(name)}.png")
-        views = [(asset.score.prompt, asset.rgb[_THREE_QUARTERS]) for asset in assets]
+        views = [(asset.score.prompt, portrait(asset)) for asset in assets]
         picture_grid(views).save(root / f"{slug(name)}-gallery.webp", quality=90)
     first, *_ = results.assets.values()
     rows = []

@@ -33,6 +33,7 @@ from sds3d.prompts.prompt import slug
 from sds3d.run.config import make_config
 from sds3d.run.folder import Machine
 from sds3d.run.locks import RunBusyError
+from sds3d.toybox.captions import held_out
 from sds3d.toybox.scorer import Scorer
 from sds3d.toybox.world import Spec
 
@@ -188,7 +189,8 @@ def results_of(rows: Sequence[Contender], root: Path, scorer: Scorer) -> Results
     assets["truth"] = [asset for asset, _ in found.values()]
     fid = _fid(scorer, assets["truth"], [reference for _, reference in found.values()])
     true = Figures(len(found), summary([a.score for a in assets["truth"]]), fid)
-    verdicts = [verdict(row, rows, figures, assets) for row in rows if row.name in figures and not row.against]
+    judged = [row for row in rows if row.name in figures and not row.against and set(row.specs) <= held_out()]
+    verdicts = [verdict(row, rows, figures, assets) for row in judged]
     return Results({"truth": true, **figures}, assets, verdicts)
 
 

@@ -92,7 +92,7 @@ def test_summary_counts_janus_only_where_there_is_a_front() -> None:
 
 def test_an_asset_that_failed_counts_as_wrong() -> None:
     made = AssetScore("a red mug", 1.0, False, 10.0, 0.5, 1.0)
-    failed, rgb = failed_asset(Spec("mug", "red", "blue"), 30.0, "there is no surface")
+    failed, rgb, _ = failed_asset(Spec("mug", "red", "blue"), 30.0, "there is no surface")
     assert failed.prompt == "a red mug with a blue handle"
     assert rgb.shape == (AZIMUTHS, PIXELS, PIXELS, 3)
     assert summary([made, failed]) == Summary(2, 0.5, 0.5, 0.0, 0.25, 1.0, 20.0)
@@ -108,7 +108,7 @@ def test_selections_of_prompts() -> None:
     assert choose_prompts("5") == plain[:5]
     assert {spec.category for spec in choose_prompts("all", ["mug", "owl"])} == {"mug", "owl"}
     for wrong in ("some", "0", "-1", ""):
-        with pytest.raises(ValueError, match="plain, parts, all, or a number from 1"):
+        with pytest.raises(ValueError, match="plain, parts, all, shown, or a number from 1"):
             choose_prompts(wrong)
 
 

@@ -1,0 +1,100 @@
+"""Notes of what is made from the prior: what they find stale, and how it is made anew."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from sds3d.cli.main import app
+from sds3d.config import assets_dir
+from sds3d.evaluation.made_from_prior import ITEMS, PRIOR, Item, check, refresh, write_note
+from sds3d.files import RunError
+from sds3d.priors.digest import weights_digest
+
+ROOT = assets_dir().parent
+NOT_FROM_THE_PRIOR = {"docs/pictures/data-flow.svg", "docs/pictures/camera_and_render.webp"}
+
+
+def checkout(folder: Path) -> Path:
+    prior = folder / PRIOR
+    (prior / "unet").mkdir(parents=True)
+    (prior / "unet" / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def test_the_digest_is_of_names_and_weights(tmp_path: Path) -> None:
+    prior = checkout(tmp_path) / PRIOR
+    first = weights_digest(prior)
+    (prior / "CARD.md").write_text("other files do not count")
+    assert weights_digest(prior) == first
+    (prior / "unet" / "model.safetensors").write_bytes(b"others!")
+    changed = weights_digest(prior)
+    assert changed != first
+    (prior / "unet" / "model.safetensors").rename(prior / "unet" / "other.safetensors")
+    assert weights_digest(prior) not in {first, changed}
+
+
+def test_an_item_is_stale_when_the_prior_changes(tmp_path: Path) -> None:
+    root = checkout(tmp_path)
+    item = Item("picture", ("assets/picture.webp",), by_hand="drawn")
+    assert check(root, [item])[0].state == "missing"
+    (root / "assets/picture.webp").touch()
+    assert check(root, [item])[0].state == "unknown"
+    write_note(item, root)
+    assert json.loads((root / "assets/picture.made.json").read_text())["made by"] == ["drawn"]
+    assert check(root, [item])[0].state == "up to date"
+    (root / PRIOR / "unet" / "model.safetensors").write_bytes(b"trained further")
+    assert check(root, [item])[0].state == "stale"
+    (root / "assets/picture.made.json").write_text("[]")
+    assert check(root, [item])[0].state == "unknown"
+
+
+def test_an_item_is_made_by_its_commands(tmp_path: Path) -> None:
+    root, told = checkout(tmp_path), []
+
+    def finish(work: Path, root: Path) -> None:
+        with Image.open(work / "mug.png") as picture:
+            picture.crop((0, 0, 8, 8)).save(root / "assets/mug.png")
+
+    mug = Item("mug", ("assets/mug.png",), ("toybox render 'a red mug' --out mug.png",), finish)
+    drawn = Item("drawn", ("assets/drawn.png",), by_hand="drawn")
+    refresh(root, tmp_path / "work", [mug, drawn], told.append)
+    assert told == ["mug: sds3d toybox render 'a red mug' --out mug.png"]
+    assert [status.state for status in check(root, [mug, drawn])] == ["up to date", "missing"]
+    wrong = Item("wrong", ("assets/wrong.png",), ("toybox render 'a red thing' --out wrong.png",))
+    with pytest.raises(RunError, match=r"a red thing' --out wrong\.png failed in"):
+        refresh(root, tmp_path / "work", [wrong], told.append)
+    assert not (root / "assets/wrong.made.json").exists()
+
+
+def test_every_picture_of_the_site_is_listed() -> None:
+    listed = [file for item in ITEMS for file in item.files]
+    assert len(set(listed)) == len(listed)
+    folders = ("docs/pictures", "assets/pictures", "assets/studio")
+    pictures = {str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).iterdir()}
+    assert {name for name in pictures if not name.endswith(".made.json")} - set(listed) == NOT_FROM_THE_PRIOR
+
+
+@pytest.mark.parametrize("command", [command for item in ITEMS for command in item.commands])
+def test_the_commands_exist(command: str) -> None:
+    assert CliRunner().invoke(app, [*shlex.split(command), "--help"]).exit_code == 0
+
+
+def test_the_presets_strip_shows_the_rules_of_the_benchmark(tmp_path: Path) -> None:
+    (item,) = [item for item in ITEMS if item.name == "presets"]
+    for file in ("benchmarks/guidance.json", "benchmarks/guidance.png"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_bytes((ROOT / file).read_bytes())
+    (tmp_path / "assets/studio").mkdir(parents=True)
+    item.finish(tmp_path, tmp_path)
+    names = list(json.loads((ROOT / "benchmarks/guidance.json").read_text())["summary"])
+    assert json.loads((tmp_path / "assets/studio/presets.json").read_text()) == names
+    with Image.open(tmp_path / "assets/studio/presets.webp") as strip:
+        assert strip.size == (64 * len(names), 64)
+        assert np.asarray(strip).std() > 20  # objects, not the paper between them
