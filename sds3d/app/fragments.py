@@ -94,7 +94,8 @@ def status(
             speed = [f"{progress.seconds_per_step:.2f} s per step"] if progress.seconds_per_step else []
             right = " · ".join([*speed, f"{about(seconds_left)} left"] if seconds_left else speed)
         case "exporting":
-            left, right = "Writing the files …", f"{about(seconds_left)} left" if seconds_left else at
+            doing = f"Exporting: {progress.exporting} …" if progress.exporting else "Exporting …"
+            left, right = doing, f"{about(seconds_left)} left" if seconds_left else at
         case "done":
             left, right = f"Finished: {prompt}", f"{progress.total} steps"
         case "new":

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
+from rich.progress import ProgressColumn, Task
 
 from sds3d.cli.exits import Exit
 from sds3d.cli.options import (
@@ -250,7 +251,7 @@ def _carry_out(run: Run, device: str, threads: int, as_json: bool) -> None:
             first = next(steps, None)
         if first is not None:
             with _pause_on_interrupt(run):
-                _show(first, steps)
+                _show(run, first, steps)
     except KeyboardInterrupt:
         _say_how_to_resume(run, as_json)
         raise typer.Exit(Exit.INTERRUPTED) from None
@@ -270,11 +271,26 @@ def _loading_libraries() -> Iterator[None]:
     gc.freeze()
 
 
-def _show(first: Step, steps: Iterator[Step]) -> None:
+class _Part(ProgressColumn):
+    """The part of the export that is under way."""
+
+    max_refresh = 0.2  # seconds
+
+    def __init__(self, run: Run) -> None:
+        super().__init__()
+        self.run = run
+
+    def render(self, task: Task) -> str:
+        """Return the part, once the steps are done."""
+        return self.run.state.exporting if task.finished else ""
+
+
+def _show(run: Run, first: Step, steps: Iterator[Step]) -> None:
     """Show a progress bar on a terminal; elsewhere, print a line after every tenth of the steps."""
     total = first.total
     tenths = 0
     with progress_bar() as progress:
+        progress.columns += (_Part(run),)
         task = progress.add_task("optimising", total=total, completed=first.step)
         for step in steps:
             progress.update(task, completed=step.step, description=f"{step.seconds:.2f} s/step")

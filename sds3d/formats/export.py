@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +24,7 @@ from sds3d.geometry.splats import Splats
 from sds3d.geometry.triangles import ColorFn
 from sds3d.geometry.uv_atlas import bake
 from sds3d.rendering.shading import headlight, shade_mesh
+from sds3d.rendering.threads import parallel_map
 
 BACKDROP = (0.94, 0.945, 0.95)
 """Colour behind the pictures of a mesh, sRGB."""
@@ -33,7 +37,12 @@ PRINT_SIZE = 100.0
 """Longest side of a file for 3D printers, in millimetres, unless another is set."""
 
 
-def silent(share: float) -> None:
+Result = TypeVar("Result")
+Report = Callable[[float, str], object]
+"""Is told the share of a job that is done, 0 to 1, and what comes next."""
+
+
+def silent(share: float, part: str) -> None:
     """Report no progress."""
 
 
@@ -51,7 +60,7 @@ def write_exports(
     print_size: float = PRINT_SIZE,
     size: int = 256,
     frames: int = 60,
-    report: Callable[[float], object] = silent,
+    report: Report = silent,
 ) -> dict[str, Path]:
     """Write an asset in some formats, with its pictures `contact_sheet.png` and `turntable.mp4`.
 
@@ -65,32 +74,53 @@ def write_exports(
     splats: Gaussians for the formats of splats.
     print_size: longest side, in millimetres, of files for 3D printers.
     title: of the contact sheet, `name` if empty. size: pixels of the video and of the sheet's pictures. frames: of one
-        turn, shown at 30 per second. report: called with the share that is done, 0 to 1.
+        turn, shown at 30 per second. report: see `Report`.
 
+    Pictures are drawn in another thread, beside the work on the files.
     Returns the paths by file name. A file is written completely or not at all. Raises ValueError for a format of splats
     without splats, ImportError for `usdz` without usd-core, and OSError, which names the folder, if the disk is full.
     """
-    textured: Mesh | None = None
     if formats is None:
         formats = [f for f in DEFAULT_FORMATS if splats is not None or export_format(f).holds is not Splats]
     if mesh is None:
         formats = [f for f in formats if export_format(f).holds is Splats]
-    else:
-        textured = with_texture(formats, mesh, color_fn, texture_size)
+    if mesh is None and render is None:
+        raise ValueError("an asset without a mesh needs `render`")
+
+    def draw(render: Callable[[Cameras], FloatArray]) -> dict[str, bytes]:
+        azimuths = turntable(8, size=size)
+        headings = [f"{azimuth:.0f}°" for azimuth in azimuths.azimuth.tolist()]
+        sheet = contact_sheet([("", render(azimuths))], headings, title or name, size=min(size, 192))
+        video = turntable_mp4(render(turntable(frames, size=size)), fps=30)
+        return {"contact_sheet.png": png(sheet), "turntable.mp4": video}
+
+    report(0.0, "texture")  # the shares are those of a field on a CPU
+    drawn = _beside(partial(draw, render)) if render else None
+    textured = None if mesh is None else with_texture(formats, mesh, color_fn, texture_size)
+    report(0.45, "files")
+    if drawn is None:
+        assert textured is not None
+        drawn = _beside(partial(draw, partial(portraits, textured)))
     files = asset_files(formats, name, mesh, splats, textured=textured, print_size=print_size)
-    if render is None:
-        if textured is None:
-            raise ValueError("an asset without a mesh needs `render`")
-        render = partial(portraits, textured)
-    report(0.5)  # the shares are those of a field on a CPU
-    azimuths = turntable(8, size=size)
-    headings = [f"{azimuth:.0f}°" for azimuth in azimuths.azimuth.tolist()]
-    sheet = contact_sheet([("", render(azimuths))], headings, title or name, size=min(size, 192))
-    files["contact_sheet.png"] = png(sheet)
-    report(0.6)
-    files["turntable.mp4"] = turntable_mp4(render(turntable(frames, size=size)), fps=30)
-    report(0.95)
+    report(0.6, "pictures")
+    files |= drawn.result()
     return {file: write_atomically(folder / file, data) for file, data in files.items()}
+
+
+def _beside(function: Callable[[], Result]) -> Future[Result]:
+    """Call a function in another thread, with as many threads for its kernels. Nothing waits for it but `result()`."""
+    future: Future[Result] = Future()
+    threads = torch.get_num_threads()
+
+    def call() -> None:
+        torch.set_num_threads(threads)  # each thread has its own number, on which results depend
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True, name="sds3d-pictures").start()
+    return future
 
 
 def asset_files(
@@ -135,4 +165,9 @@ def portraits(mesh: Mesh, cameras: Cameras) -> FloatArray:
     radius = float(np.linalg.norm(mesh.vertices, axis=1).max()) * MARGIN
     wanted = 2 * torch.rad2deg(torch.asin((radius / cameras.distance).clamp(max=1.0)))
     cameras = replace(cameras, fovy=torch.minimum(cameras.fovy, wanted))
-    return shade_mesh(mesh, cameras, BACKDROP, headlight(cameras, TO_LIGHT, AMBIENT))[0]
+
+    def draw(view: int) -> FloatArray:  # one at a time: a turn of large pictures would take gigabytes
+        one = cameras[view : view + 1]
+        return shade_mesh(mesh, one, BACKDROP, headlight(one, TO_LIGHT, AMBIENT))[0]
+
+    return np.concatenate(parallel_map(draw, len(cameras)))

@@ -12,8 +12,10 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -86,21 +88,25 @@ def unwrapped_apart(
     waiting: called a few times a second with the seconds that have passed. What it raises, and Ctrl-C, end the process.
     Raises RuntimeError if the process fails.
     """
-    data = io.BytesIO()
-    _write(data, vertices, faces, np.array([max_chart_area]), np.array([size]))
     # -P: the folder of this file, with modules named as others' are, stays out of the path.
     command = [sys.executable, "-P", str(Path(__file__).resolve())]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-    ) as process:
+    with ExitStack() as stack:
+        # A file, since `communicate` loses what a pipe has not taken before a timeout, and the process waits for it.
+        data = stack.enter_context(tempfile.TemporaryFile())
+        _write(data, vertices, faces, np.array([max_chart_area]), np.array([size]))
+        data.seek(0)
+        process = stack.enter_context(
+            subprocess.Popen(
+                command, stdin=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+            )
+        )
         try:
-            began, rest = time.monotonic(), data.getvalue()
+            began = time.monotonic()
             while True:
                 try:
-                    out, errors = process.communicate(rest or None, timeout=0.2)
+                    out, errors = process.communicate(timeout=0.2)
                     break
                 except subprocess.TimeoutExpired:
-                    rest = b""
                     waiting(time.monotonic() - began)
         except BaseException:
             process.kill()

@@ -17,7 +17,7 @@ from sds3d.geometry.unwrapping import Unwrapped, unwrapped, unwrapped_apart
 MOST_FACES = 1_000_000
 """Faces of the largest mesh that is unwrapped: some minutes of work."""
 
-_ALONE = 40_000  # faces; larger meshes take seconds
+_ALONE = 10_000  # faces; with larger ones, other threads would wait for a second or more
 
 
 def bake(mesh: Mesh, color_fn: ColorFn | None = None, size: int = 1024) -> Mesh:

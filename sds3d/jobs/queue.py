@@ -31,7 +31,8 @@ class Progress:
     """Progress of a run.
 
     step, total: steps done and planned. seconds_per_step: 0 if unknown; the run's first step, which also compiles,
-    does not count. error: of a failed run. exported: share of the export that is done, 0 to 1.
+    does not count. error: of a failed run. exported: share of the export that is done, 0 to 1. exporting:
+    the part of it that is under way.
     """
 
     status: LiveStatus
@@ -40,6 +41,7 @@ class Progress:
     seconds_per_step: float = 0.0
     error: str = ""
     exported: float = 0.0
+    exporting: str = ""
 
     @property
     def active(self) -> bool:
@@ -153,7 +155,7 @@ def progress(run: Run) -> Progress:
             return Progress(state.status, state.step, state.total, error=state.error)
         return Progress("stopped", step, state.total, error="its process died")
     status: LiveStatus = "starting" if not events else "exporting" if step >= state.total else "running"
-    return Progress(status, step, state.total, speed, exported=state.exported)
+    return Progress(status, step, state.total, speed, exported=state.exported, exporting=state.exporting)
 
 
 def runs_in(root: Path, names: Iterable[str] | None = None) -> list[Run]:

@@ -189,8 +189,8 @@ def _drive(run: Run, wanted: Machine, loaded: Prior | None, closed: Status) -> I
             return
         optimised = clock.seconds()
         run.update(step=total, seconds=optimised, optimised=optimised, exported=0.0)
-        export_scene(run, config, scene, device, lambda share: run.update(exported=share))
-    run.update(status="done", step=total, seconds=clock.seconds(), exported=1.0)
+        export_scene(run, config, scene, device, lambda share, part: run.update(exported=share, exporting=part))
+    run.update(status="done", step=total, seconds=clock.seconds(), exported=1.0, exporting="")
     run.log(f"finished in {clock.seconds():.1f} s")
 
 

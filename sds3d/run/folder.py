@@ -80,6 +80,7 @@ class RunState:
     the last start, see `Run.machine`. error: one line, if failed. queued: time of queueing in seconds since 1970, the
     order of the queue. attempts: workers that died since then. lean: use less memory, more slowly.
     optimised: seconds until the export began; 0 before. exported: share of the export that is done, 0 to 1.
+    exporting: the part of it that is under way: surface, texture, files or pictures.
     pause_at: step after which the run pauses once, as a draft; 0: none.
     """
 
@@ -95,6 +96,7 @@ class RunState:
     lean: bool = False
     optimised: float = 0.0
     exported: float = 0.0
+    exporting: str = ""
     pause_at: int = 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from sds3d.cameras import CameraConfig, Cameras, turntable
 from sds3d.devices import pick_device
 from sds3d.files import RunError, write_atomically
-from sds3d.formats.export import silent, write_exports
+from sds3d.formats.export import Report, silent, write_exports
 from sds3d.formats.pictures import to_png
 from sds3d.formats.table import export_format
 from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, Mesh
@@ -54,32 +53,36 @@ def save_preview(run: Run, cameras: CameraConfig, scene: Scene, device: torch.de
 
 
 def export_scene(
-    run: Run, config: RunConfig, scene: Scene, device: torch.device, report: Callable[[float], object] = silent
+    run: Run, config: RunConfig, scene: Scene, device: torch.device, report: Report = silent
 ) -> dict[str, Path]:
     """Write all exports of a scene into the run's folder; those of further particles into `particle-2` and so on.
 
-    report: called with the share that is done, 0 to 1. Return the paths of the first particle's files by name.
+    report: see `sds3d.formats.export.Report`. Return the paths of the first particle's files by name.
     Raises EmptySurfaceError if it has no surface, after writing what needs none.
     """
     first, *others = scene.particles
     for number, other in enumerate(others, start=2):
         with suppress(EmptySurfaceError):  # only the first particle decides whether the export failed
             _export(run.exports / f"particle-{number}", config, other, device)
-        report((number - 1) / len(scene.particles))
+        report((number - 1) / len(scene.particles), "surface")
     before = len(others) / len(scene.particles)
-    return _export(run.exports, config, first, device, lambda share: report(before + share / len(scene.particles)))
+
+    def last(share: float, part: str) -> None:
+        report(before + share / len(scene.particles), part)
+
+    return _export(run.exports, config, first, device, last)
 
 
 def _export(
-    folder: Path, config: RunConfig, scene: Scene, device: torch.device, report: Callable[[float], object] = silent
+    folder: Path, config: RunConfig, scene: Scene, device: torch.device, report: Report = silent
 ) -> dict[str, Path]:
     mesh: Mesh | None = None
     missing: EmptySurfaceError | None = None
+    report(0.0, "surface")
     try:
         mesh = scene.to_mesh(config.export.resolution)
     except EmptySurfaceError as error:
         missing = error
-    report(SURFACE_SHARE)
     of_splats = {name for name in config.export.formats if export_format(name).holds is Splats}
     splats = scene.splats()
     if splats is not None:
@@ -99,7 +102,7 @@ def _export(
         print_size=config.export.print_size,
         size=config.export.picture_size,
         frames=config.export.frames,
-        report=lambda share: report(SURFACE_SHARE + (1 - SURFACE_SHARE) * share),
+        report=lambda share, part: report(SURFACE_SHARE + (1 - SURFACE_SHARE) * share, part),
     )
     if missing is not None:
         raise missing

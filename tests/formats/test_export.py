@@ -47,6 +47,26 @@ def test_everything_is_written_to_the_folder(tmp_path):
     np.testing.assert_allclose(render_torus(turntable(1, size=64)).mean(), first.mean() / 255, atol=0.2)
 
 
+def test_the_parts_of_an_export_are_reported(tmp_path):
+    told = []
+    mesh = torus_mesh(300)
+    options = {"formats": ["glb"], "texture_size": 64, "size": 32, "frames": 4}
+    write_exports(tmp_path, mesh, None, "torus", **options, report=lambda *given: told.append(given))
+    assert [part for _, part in told] == ["texture", "files", "pictures"]
+    shares = [share for share, _ in told]
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] < shares[-1] < 1
+
+
+def test_an_error_while_pictures_are_drawn_is_raised(tmp_path):
+    def fails(cameras):
+        raise FloatingPointError("the scene has diverged")
+
+    with pytest.raises(FloatingPointError, match="diverged"):
+        write_exports(tmp_path / "none", torus_mesh(300), fails, "torus", formats=["glb"], texture_size=64, size=32)
+    assert not (tmp_path / "none").exists()
+
+
 def test_only_the_requested_formats_are_written(tmp_path):
     mesh = torus_mesh(300)
     splats = splats_from_mesh(mesh, 50, torch.Generator().manual_seed(0))

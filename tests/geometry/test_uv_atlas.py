@@ -193,6 +193,16 @@ def test_another_process_gives_the_same_and_can_be_stopped(monkeypatch):
     assert [process.returncode for process in started] == [-signal.SIGKILL]
 
 
+def test_a_process_that_starts_slowly_gets_all_of_a_large_mesh(monkeypatch):
+    popen = subprocess.Popen
+    slowly = ["sh", "-c", 'sleep 0.5; exec "$@"', "sh"]
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **options: popen([*slowly, *command], **options))
+    vertices, faces = noisy_ball(4, 0.02)
+    assert faces.nbytes + vertices.nbytes > 2**16  # more than a pipe holds
+    there = unwrapped_apart(vertices, faces, 0.1, 256, lambda seconds: None)
+    assert len(there[1]) == len(faces)
+
+
 def test_the_caller_hears_that_unwrapping_goes_on(monkeypatch, capsys):
     monkeypatch.setattr(uv_atlas, "_ALONE", 100)
     monkeypatch.setattr(uv_atlas, "unwrapped_apart", lambda *given: given[-1](2.5) or given[-1](3.0) or given[-1](7.2))
