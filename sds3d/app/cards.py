@@ -43,7 +43,9 @@ def presets(listed: list[Preset], chosen: str, default: str) -> str:
     groups = "".join(
         _group(title, [p for p in listed if p.about.group == group], chosen, default) for group, title in GROUPS.items()
     )
-    return f'<div class="sds-presets" style="--strip:url({pictures.data_url("presets")})">{groups}</div>'
+    width = 100 * len(pictures.presets())
+    strip = pictures.data_url("presets")
+    return f'<div class="sds-presets" style="--width:{width}%;--strip:url({strip})">{groups}</div>'
 
 
 def _group(title: str, listed: list[Preset], chosen: str, default: str) -> str:

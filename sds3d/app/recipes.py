@@ -14,7 +14,7 @@ from typing import Any
 from sds3d.app.edits import Edits, leaves_of, nested, stage_leaves
 from sds3d.app.studio import Studio
 from sds3d.config import ConfigError, parse_value
-from sds3d.presets import load_preset
+from sds3d.presets import DEFAULT_PRESET, load_preset
 from sds3d.run.config import RunConfig, read_config, run_config
 from sds3d.run.folder import Run
 from sds3d.run.settings import within_stage
@@ -113,7 +113,7 @@ def nearest_preset(config: RunConfig, presets: Mapping[str, Edits]) -> str:
         keys = wanted.keys() | settings.keys()
         return sum(wanted.get(k, _MISSING) != settings.get(k, _MISSING) for k in keys if k not in ITS_OWN)
 
-    return min(presets, key=lambda name: (differing(name), name))
+    return min(presets, key=lambda name: (differing(name), name != DEFAULT_PRESET, name))
 
 
 def command_line(made: Recipe) -> str:

@@ -181,7 +181,7 @@ def viewed(own: list[Path], kind: str) -> Path | None:
 def file_list(paths: Sequence[Path]) -> str:
     """Return a list of links that download files."""
     rows = "".join(f"<li>{_link(path)}</li>" for path in paths)
-    return f'<h3 class="sds-title">Files</h3><ul class="sds-files">{rows}</ul>'
+    return f'<h2 class="sds-title">Files</h2><ul class="sds-files">{rows}</ul>'
 
 
 def _link(path: Path, before: str = "") -> str:
@@ -198,7 +198,7 @@ def recipe_text(studio: Studio, run: Run) -> str:
     except ConfigError as error:
         return fragments.error(studio.problem(error))
     return "".join(
-        f'<h3 class="sds-title">{title}</h3><pre class="sds-code" tabindex="0">{escape(studio.redacted(text))}</pre>'
+        f'<h2 class="sds-title">{title}</h2><pre class="sds-code" tabindex="0">{escape(studio.redacted(text))}</pre>'
         for title, text in texts.items()
     )
 

@@ -13,6 +13,7 @@ THEME = Base(
     body_background_fill="*neutral_50",
     body_text_color_subdued="*neutral_600",
     input_placeholder_color="*neutral_500",
+    input_placeholder_color_dark="*neutral_400",
     block_border_width="1px",
     block_shadow="none",
     block_label_background_fill="transparent",
@@ -35,6 +36,9 @@ CSS = """
 .sds-head { display: flex; align-items: baseline; gap: .75rem; flex-wrap: wrap; padding: .5rem .25rem 0; }
 .sds-head h1 { font-size: 1.75rem; font-weight: 700; letter-spacing: -.02em; margin: 0; }
 .sds-head p { margin: 0; color: var(--body-text-color-subdued); }
+[role=tab][aria-selected=true] { color: var(--primary-700) !important; }
+.dark [role=tab][aria-selected=true] { color: var(--primary-300) !important; }
+.picture svg, .sds-turning svg { color: #64748b !important; }
 #actions:not(:has(button)) { display: none; }
 #actions button { flex: 0 1 auto; }
 #new-seed { border: 1px solid var(--border-color-primary); font-weight: 600; font-size: .9rem; }
@@ -114,7 +118,7 @@ CSS = """
 .sds-presets label:has(:focus-visible) { outline: 2px solid #4f46e5; outline-offset: 2px; }
 .sds-presets input { position: absolute; opacity: 0; }
 .sds-presets i { flex: none; width: 48px; height: 48px; border-radius: 8px; background-image: var(--strip);
-               background-size: 2900% 100%; }
+               background-size: var(--width) 100%; }
 .sds-presets label > span { min-width: 0; flex: 1; }
 .sds-presets b { font-weight: 600; color: var(--body-text-color); }
 .sds-presets small { float: right; font-size: .75rem; color: var(--body-text-color-subdued); }
@@ -204,7 +208,7 @@ CSS = """
 .sds-card .actions button:hover { border-color: #818cf8; }
 .sds-card .actions .primary { background: #4f46e5; border-color: #4f46e5; color: white; }
 .sds-card .actions .delete { color: #b91c1c; }
-.dark .sds-card .actions .delete { color: #fca5a5; }
+.dark .sds-card .actions .delete { color: #fecaca; }
 
 .sds-compare { table-layout: fixed; width: auto; }
 .sds-compare tr > :first-child { width: 9rem; }

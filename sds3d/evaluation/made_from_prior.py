@@ -108,13 +108,23 @@ def _tile(rgb: NDArray[np.float32]) -> NDArray[np.uint8]:
 
 
 def preset_pictures(work: Path, root: Path) -> None:
-    """Cut the studio's strip of presets out of the picture of the benchmark of guidance rules."""
+    """Cut the studio's strip of presets out of the picture of the benchmark of guidance rules.
+
+    Pictures of other presets, the fronts of runs of theirs, stay as they are.
+    """
     rules = list(json.loads((root / "benchmarks/guidance.json").read_text(encoding="utf-8"))["summary"])
     with Image.open(root / "benchmarks/guidance.png") as sheet:
         box = [(COLUMN, ROW + PITCH * i, COLUMN + RULE_TILE, ROW + PITCH * i + RULE_TILE) for i in range(len(rules))]
         tiles = [np.asarray(sheet.convert("RGB").crop(place)) for place in box]
-    Image.fromarray(np.concatenate(tiles, axis=1)).save(root / "assets/studio/presets.webp", quality=82, method=6)
-    write_atomically(root / "assets/studio/presets.json", (json.dumps(rules) + "\n").encode())
+    strip, names = root / "assets/studio/presets.webp", root / "assets/studio/presets.json"
+    before = json.loads(names.read_text(encoding="utf-8")) if names.exists() else []
+    others = [name for name in before if name not in rules]
+    for name in others:
+        with Image.open(strip) as old:
+            left = RULE_TILE * before.index(name)
+            tiles.append(np.asarray(old.convert("RGB").crop((left, 0, left + RULE_TILE, RULE_TILE))))
+    Image.fromarray(np.concatenate(tiles, axis=1)).save(strip, quality=82, method=6)
+    write_atomically(names, (json.dumps([*rules, *others]) + "\n").encode())
 
 
 def _rules(name: str, options: str, *endings: str) -> Item:

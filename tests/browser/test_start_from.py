@@ -36,7 +36,7 @@ def mesh(tmp_path: Path) -> Path:
 @pytest.fixture
 def painting(playwright: Any, tmp_path: Path) -> Iterator[Studio]:
     """A studio with short runs of every preset, also of those without a voxel grid."""
-    small = [setting for setting in QUICK if not setting.startswith("representation.")]
+    small = [setting for setting in QUICK if not setting.startswith("representation")]
     with serve(tmp_path, tuple(small)) as studio:
         yield studio
 
