@@ -139,9 +139,10 @@ def has_janus(azimuth: Tensor, read: Tensor) -> bool:
 
 def portrait(asset: Asset, size: int = PIXELS) -> NDArray[np.float32]:
     """Draw an asset as it is handed over, a little from the right, (size, size, 3). A failed one is grey."""
-    exports = asset.run.exports if asset.run is not None and not asset.score.failed else None
-    for ending in ("glb", "ply") if exports is not None else ():
-        path = exports / f"{slug(asset.score.prompt)}.{ending}"
+    if asset.run is None or asset.score.failed:
+        return asset.rgb[1]
+    for ending in ("glb", "ply"):
+        path = asset.run.exports / f"{slug(asset.score.prompt)}.{ending}"
         if path.is_file() and isinstance(mesh := load_asset(path), Mesh):
             return portraits(mesh, orbit([30.0], ELEVATION, size=size))[0]
     return asset.rgb[1]

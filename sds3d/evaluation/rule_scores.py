@@ -154,11 +154,15 @@ def made_assets(
     settings = [*_LIGHT, *overrides]
     made = _made(preset, scorer, specs, root, settings, report)
     more = [
-        [rgb for _, rgb in _made(preset, scorer, specs[:several], root, [*settings, f"seed={seed}"], report)]
+        [asset.rgb for asset in _made(preset, scorer, specs[:several], root, [*settings, f"seed={seed}"], report)]
         for seed in range(1, SEEDS)
         if several
     ]
-    return Assets([s for s, _ in made], [rgb for _, rgb in made], [list(seeds) for seeds in zip(*more, strict=True)])
+    return Assets(
+        [asset.score for asset in made],
+        [asset.rgb for asset in made],
+        [list(seeds) for seeds in zip(*more, strict=True)],
+    )
 
 
 def compare(scorer: Scorer, assets: Assets, true: Assets) -> RuleScore:
