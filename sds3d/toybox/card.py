@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderTiny
 
+from sds3d.priors.digest import weights_digest
 from sds3d.toybox import autoencoder, diffusion
 from sds3d.toybox.dataset import ObjectFile
 from sds3d.toybox.fit import read_metadata
@@ -40,7 +41,9 @@ def write_card(
     processes = 1 if on_gpu or config.minutes else config.workers
     views = steps["unet"] * config.unet_objects * 4 * processes
     machine = torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} cores ({platform.machine()})"
-    begun = "trained further from another prior" if config.start_from else "trained from scratch"
+    begun = "trained from scratch"
+    if config.start_from:
+        begun = f"trained further from the weights {weights_digest(Path(config.start_from))[:12]}"
     data = f"up to {config.objects} procedural objects, four orthogonal views each, {autoencoder.SIZE} px"
     sides = ", ".join(name for name in CATEGORIES if name not in HAS_FRONT)
     text = f"""# The embedded prior
