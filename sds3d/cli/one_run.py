@@ -216,7 +216,7 @@ def _make_drafts(drafts: Sequence[tuple[Run, int]], device: str, threads: int, a
         first = next(steps, None)
         if first is not None:
             with _pause_on_interrupt(run):
-                _show(replace(first, total=until), (replace(step, total=until) for step in steps))
+                _show(run, replace(first, total=until), (replace(step, total=until) for step in steps))
         if run.state.step < until:
             _say_how_to_resume(run, as_json)
             raise typer.Exit(Exit.INTERRUPTED)

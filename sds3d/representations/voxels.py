@@ -42,17 +42,21 @@ def voxelize(
     inputs = [tensor.detach().cpu().float().contiguous().numpy() for tensor in (means, inverse, spread, peak, colors)]
     total = np.zeros((resolution, resolution, resolution, 4), np.float32)
     parallel(_voxelize, *inputs, np.float32(voxel), total)
-    box = _occupied(total[..., 0])
-    total[box] = _filled(torch.from_numpy(total[box])).numpy()
+    if total.any():
+        box = _occupied(total[..., 0])
+        total[box] = _filled(torch.from_numpy(total[box])).numpy()
     return torch.from_numpy(total).to(means.device)
 
 
 def _occupied(density: NDArray[np.float32]) -> tuple[slice, ...]:
-    """Return the box around the voxels (R, R, R) that are not empty, with the margin into which colours extend."""
+    """Return the box around the voxels (R, R, R) that are not empty, with the margin into which colours extend.
+
+    One voxel at least must not be empty.
+    """
     spans = []
     for axis in range(3):
         used = np.flatnonzero(density.any(axis=tuple({0, 1, 2} - {axis})))
-        spans.append(slice(max(used[0] - _FILL, 0), used[-1] + 1 + _FILL) if len(used) else slice(0))
+        spans.append(slice(max(used[0] - _FILL, 0), used[-1] + 1 + _FILL))
     return tuple(spans)
 
 

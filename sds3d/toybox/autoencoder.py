@@ -12,7 +12,7 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
-from sds3d.priors.linear_encoder import patch_matrix
+from sds3d.priors.linear_encoder import patch_convolution
 
 SIZE = 128  # height and width of the pictures
 LATENT_CHANNELS = 32
@@ -91,8 +91,8 @@ def write_patch_encoder(encoder: nn.Module, transform: Tensor) -> None:
 
 
 def patch_encoder(model: AutoencoderTiny) -> nn.Module:
-    """Return the encoder as one matrix that is applied to every patch."""
-    return patch_matrix(model.encoder, 3, PATCH)
+    """Return the encoder as one convolution of patches."""
+    return patch_convolution(model.encoder, 3, PATCH)
 
 
 def to_input(pictures: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def test_runs_are_listed_with_their_states(cli: Cli, tmp_path: Path):
     assert list(rows) == [str(run.folder) for run in list_runs(tmp_path)]
     assert rows[str(failed.folder)] == {
         "folder": str(failed.folder), "status": "failed", "step": 3, "total": 9, "seconds_per_step": 0.0,
-        "seconds_left": 0.0, "error": "no [memory]", "exported": 0.0,
+        "seconds_left": 0.0, "error": "no [memory]", "exported": 0.0, "exporting": "",
     }  # fmt: skip
     assert rows[str(damaged.folder)]["status"] == "damaged"
     for words in (failed.folder.name, "failed", "3/9", "no [memory]", damaged.folder.name, "damaged"):

@@ -48,8 +48,8 @@ def test_values_and_gradients_are_those_of_the_chain(levels: int, latents: int):
     torch.manual_seed(levels)
     vae = patch_encoder(levels, latents)
     folded = fold_linear_encoder(copy.deepcopy(vae))
-    unshuffle, matrix = folded.encoder
-    assert (unshuffle.downscale_factor, matrix.weight.shape[:2]) == (2**levels, (latents, 3 * 4**levels))
+    assert isinstance(folded.encoder, nn.Conv2d)
+    assert folded.encoder.kernel_size == folded.encoder.stride == (2**levels, 2**levels)
     pictures = [torch.rand(2, 3, 32, 48, requires_grad=True) for _ in range(2)]
     with torch.no_grad():
         pictures[1].copy_(pictures[0])
@@ -64,7 +64,7 @@ def test_values_and_gradients_are_those_of_the_chain(levels: int, latents: int):
 def test_the_embedded_prior_is_folded_when_it_is_loaded():
     plain = AutoencoderTiny.from_pretrained(assets_dir() / "toybox" / "prior" / "vae").requires_grad_(False)
     prior = DiffusersConfig().load()
-    assert isinstance(prior.vae.encoder, nn.Sequential)  # type: ignore[attr-defined]
+    assert isinstance(prior.vae.encoder, nn.Conv2d)  # type: ignore[attr-defined]
     picture = torch.rand(2, prior.image_size, prior.image_size, 3, generator=torch.Generator().manual_seed(0))
     wanted = plain.encode(2 * picture.permute(0, 3, 1, 2) - 1, return_dict=False)[0]
     torch.testing.assert_close(prior.encode_image(picture), wanted.float(), rtol=1e-5, atol=1e-5)

@@ -145,7 +145,10 @@ def test_blocks_are_compiled(load: Load, family: str, blocks: int) -> None:
 
 
 def test_the_embedded_prior_equals_direct_calls_of_its_networks() -> None:
-    """Its results equal those of direct calls of its U-Net and autoencoder, bit for bit, in float32 on a CPU."""
+    """Its results equal those of direct calls of its U-Net and autoencoder, in float32 on a CPU.
+
+    Bit for bit, but for the encoder, which is folded into one convolution.
+    """
     prior, folder = DiffusersConfig().load(), str(toybox_folder())
     options: dict[str, Any] = {"torch_dtype": torch.float32, "use_safetensors": True}
     unet: Any = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", **options)
@@ -158,7 +161,7 @@ def test_the_embedded_prior_equals_direct_calls_of_its_networks() -> None:
     with torch.no_grad():
         channels_last = (2 * rgb.permute(0, 3, 1, 2) - 1).contiguous(memory_format=torch.channels_last)
         x = vae.encode(channels_last).latents * vae.config["scaling_factor"]
-        assert torch.equal(prior.encode_image(rgb), x)
+        torch.testing.assert_close(prior.encode_image(rgb), x, rtol=1e-5, atol=1e-5)
         with camera_embedding(unet, encoder(camera_features(cameras))):
             out = unet(x, (t * 999).round().long(), cond.hidden, cross_attention_kwargs={"n_views": 4}).sample
         alpha, sigma = prior.alpha(t).reshape(4, 1, 1, 1), prior.sigma(t).reshape(4, 1, 1, 1)

@@ -52,7 +52,7 @@ def test_details_vary_less_than_colours() -> None:
     assert deviations[3:].min() > 0.15  # but not too little
 
 
-def test_the_encoder_is_one_matrix() -> None:
+def test_the_encoder_is_one_convolution() -> None:
     model = autoencoder.make_autoencoder(PICTURES)
     x = autoencoder.to_input(PICTURES)
     encode = autoencoder.patch_encoder(model)
