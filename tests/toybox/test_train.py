@@ -25,7 +25,7 @@ from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.world import CATEGORIES, Spec
 
 TINY = TrainConfig(
-    objects=16, held_out_objects=4, samples=1, workers=1, autoencoder_steps=4, autoencoder_batch=2, unet_steps=4,
+    objects=16, held_out_objects=4, samples=0, workers=1, autoencoder_steps=4, autoencoder_batch=2, unet_steps=4,
     unet_objects=1,
     scorer_objects=16, scorer_steps=4, scorer_batch=8, checkpoint_every=2,
 )  # fmt: skip
@@ -42,7 +42,8 @@ def ignore(stage: str, step: int, total: int, figures: dict[str, float]) -> None
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("train")
-    train(path, TINY, ignore)
+    train(path, TINY.model_copy(update={"samples": 1}), ignore)
+    assert (path / "samples.png").stat().st_size > 1000
     return path
 
 
@@ -134,7 +135,7 @@ def test_training_continues_from_a_prior(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_training_for_minutes_begins_while_pictures_are_rendered_and_resumes(tmp_path: Path) -> None:
-    config = TINY.model_copy(update={"objects": 2560, "minutes": 0.1, "autoencoder_share": 0.5, "samples": 0})
+    config = TINY.model_copy(update={"objects": 2560, "minutes": 0.1, "autoencoder_share": 0.5})
     rendered: list[int] = []  # files at each report of the autoencoder; all are 40
 
     def killer(name: str, step: int, total: int, figures: dict[str, float]) -> None:
