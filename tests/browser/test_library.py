@@ -31,7 +31,7 @@ def test_the_library_finds_opens_repeats_and_deletes_runs(visit: Visit, expect: 
         turn_to(page, "Library")
         page.locator("#search textarea, #search input").fill("PURPLE")
         expect(page.locator(".sds-card")).to_have_count(3)
-        expect(card(page, cancelled)).to_contain_text("toybox · seed 12 · optimizer.warmup=3")
+        expect(card(page, cancelled)).to_contain_text("mesh · seed 12 · optimizer.warmup=3")
         page.locator("#search textarea, #search input").fill("purple warmup=3")
         expect(page.locator(".sds-card")).to_have_count(1)
         page.locator("#search textarea, #search input").fill("purple")
