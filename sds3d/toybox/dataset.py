@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -73,7 +73,8 @@ class ObjectFile:
 class DataSet:
     """The files of a set, in order, as they become complete."""
 
-    def __init__(self, folder: Path, config: DataConfig, pending: Sequence[Future[None]] = ()) -> None:
+    def __init__(self, folder: Path, config: DataConfig, pending: Mapping[int, Future[None]]) -> None:
+        """pending: by number, the files that are being rendered."""
         self.config = config
         self._paths = [_path(folder, i) for i in range(_files(config))]
         self._pending = pending
@@ -86,14 +87,12 @@ class DataSet:
         """
         if self._next == len(self._paths):
             return None
-        for future in self._pending:
-            if future.done():
-                future.result()
-        path = self._paths[self._next]
-        if not path.exists():
-            return None
+        if (future := self._pending.get(self._next)) is not None:
+            if not future.done():
+                return None
+            future.result()
         self._next += 1
-        return read_objects(path)
+        return read_objects(self._paths[self._next - 1])
 
     def wait(self, report: Report) -> Iterator[ObjectFile]:
         """Yield all further files. Waits for each."""
@@ -116,14 +115,14 @@ def rendering(folder: Path, config: DataConfig, workers: int) -> Iterator[DataSe
     folder.mkdir(parents=True, exist_ok=True)
     missing = [i for i in range(_files(config)) if not _path(folder, i).exists()]
     if not missing:
-        yield DataSet(folder, config)
+        yield DataSet(folder, config, {})
         return
     if workers == 1:
         pool: Executor = ThreadPoolExecutor(1)
     else:
         pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
     try:
-        yield DataSet(folder, config, [pool.submit(render_file, folder, config, i) for i in missing])
+        yield DataSet(folder, config, {i: pool.submit(render_file, folder, config, i) for i in missing})
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
