@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from sds3d.toybox.scorer import Scorer, score
 
+TRUE_OBJECTS = 8
+"""True objects of a prompt that are the reference."""
+
 
 def features(scorer: Scorer, rgb: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the scorer's features (N, D) of pictures (N, H, W, 3) in [0, 1]."""

@@ -28,7 +28,7 @@ from sds3d.evaluation.asset_scores import (
     summary,
     truth,
 )
-from sds3d.evaluation.frechet import features, frechet_distance
+from sds3d.evaluation.frechet import TRUE_OBJECTS, features, frechet_distance
 from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.formats.pictures import contact_sheet
 from sds3d.presets import Preset, presets
@@ -41,8 +41,6 @@ from sds3d.toybox.world import Spec
 
 SEEDS = 3
 """Assets of a prompt between which diversity is measured."""
-_TRUE_OBJECTS = 8
-"""True objects of a prompt that are the FID's reference."""
 _LIGHT = ["export.formats=[ply]", "export.picture_size=64", "export.frames=4", "export.texture_size=64"]
 """Settings of runs of which only the scene and its surface are used."""
 
@@ -202,8 +200,8 @@ def bench(
     scorer = load_scorer()
     priors = [make_config("a", name, overrides or []).prior for name in names]
     specs = bench_prompts(n, known_kinds(scorer, priors))
-    reference = true_assets(scorer, specs, 0, _TRUE_OBJECTS)
-    rows = {"truth": true_assets(scorer, specs, 1 + _TRUE_OBJECTS, SEEDS - 1)}
+    reference = true_assets(scorer, specs, 0, TRUE_OBJECTS)
+    rows = {"truth": true_assets(scorer, specs, 1 + TRUE_OBJECTS, SEEDS - 1)}
     for name in names:
         rows[name] = made_assets(name, scorer, specs, min(several, n), root, overrides or [], report)
     results = {name: compare(scorer, assets, reference) for name, assets in rows.items()}

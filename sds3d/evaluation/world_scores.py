@@ -26,7 +26,7 @@ from sds3d.evaluation.asset_scores import (
     summary,
     truth,
 )
-from sds3d.evaluation.frechet import features, frechet_distance
+from sds3d.evaluation.frechet import TRUE_OBJECTS, features, frechet_distance
 from sds3d.evaluation.prior_record import PriorRecord, note, noted
 from sds3d.priors.base import Prior, PriorConfig
 from sds3d.prompts.prompt import slug
@@ -39,8 +39,6 @@ from sds3d.toybox.world import Spec
 
 RIGHT, WITHOUT_JANUS, DECODER = 0.95, 0.93, 32.0
 """Least shares of right pictures and of assets without a second face, and least PSNR in dB, of a prior that ships."""
-_TRUE_OBJECTS = 8
-"""True objects of a prompt that are the FID's reference."""
 
 
 @dataclass(frozen=True)
@@ -195,9 +193,9 @@ def results_of(rows: Sequence[Contender], root: Path, scorer: Scorer) -> Results
 
 
 def _true_asset(spec: Spec, scorer: Scorer) -> tuple[Asset, np.ndarray]:
-    """Return a true object, and features (_TRUE_OBJECTS AZIMUTHS, D) of others."""
+    """Return a true object, and features (TRUE_OBJECTS AZIMUTHS, D) of others."""
     rgb, mesh = truth(spec)
-    others = [truth(spec, 1000 + i, scorer.pixels)[0] for i in range(_TRUE_OBJECTS)]
+    others = [truth(spec, 1000 + i, scorer.pixels)[0] for i in range(TRUE_OBJECTS)]
     return Asset(score_asset(scorer, spec, rgb, mesh, 0.0), rgb), features(scorer, np.concatenate(others))
 
 
