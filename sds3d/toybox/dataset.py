@@ -1,7 +1,6 @@
 """Training data of the toy world: files of rendered objects with tokenised captions, made by worker processes.
 
-File i holds the objects i * OBJECTS ... of an endless set, so a set does not depend on the number of workers, and a
-training can begin while later files are still being rendered.
+File i holds the objects i * OBJECTS ... of an endless set, so a set does not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -9,9 +8,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import get_context
@@ -70,67 +68,43 @@ class ObjectFile:
         return len(self.specs)
 
 
-class DataSet:
-    """The files of a set, in order, as they become complete."""
+def render_files(
+    folder: Path, config: DataConfig, workers: int, report: Report, seconds: float | None = None
+) -> list[Path]:
+    """Render what is missing in `folder`, and return the files of the set, in order.
 
-    def __init__(self, folder: Path, config: DataConfig, pending: Mapping[int, Future[None]]) -> None:
-        """pending: by number, the files that are being rendered."""
-        self.config = config
-        self._paths = [_path(folder, i) for i in range(_files(config))]
-        self._pending = pending
-        self._next = 0
-
-    def ready(self) -> ObjectFile | None:
-        """Return the next file, or None if it is not complete yet or was the last one.
-
-        Raises what a worker process raised.
-        """
-        if self._next == len(self._paths):
-            return None
-        if (future := self._pending.get(self._next)) is not None:
-            if not future.done():
-                return None
-            future.result()
-        self._next += 1
-        return read_objects(self._paths[self._next - 1])
-
-    def wait(self, report: Report) -> Iterator[ObjectFile]:
-        """Yield all further files. Waits for each."""
-        while self._next < len(self._paths):
-            file = self.ready()
-            if file is None:
-                time.sleep(0.05)
-                continue
-            done = min(self._next * OBJECTS, self.config.objects)
-            report("pictures", done, self.config.objects, {})
-            yield file
-
-
-@contextmanager
-def rendering(folder: Path, config: DataConfig, workers: int) -> Iterator[DataSet]:
-    """Render what is missing in `folder` inside the `with` block, in the background.
-
-    workers: processes; 1 renders in a thread of this one.
+    workers: processes; 1 renders in a thread of this one. seconds: no further file is begun after that time, and the
+    set keeps the size that it has then, in later calls too. Raises what a worker process raised.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    missing = [i for i in range(_files(config)) if not _path(folder, i).exists()]
+    cut = folder / "files"
+    paths = [_path(folder, i) for i in range(int(cut.read_text()) if cut.exists() else _files(config))]
+    missing = [i for i, path in enumerate(paths) if not path.exists()]
     if not missing:
-        yield DataSet(folder, config, {})
-        return
+        return paths
     if workers == 1:
         pool: Executor = ThreadPoolExecutor(1)
     else:
         pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+    begun = time.monotonic()
     try:
-        yield DataSet(folder, config, {i: pool.submit(render_file, folder, config, i) for i in missing})
+        futures = [pool.submit(render_file, folder, config, i) for i in missing]
+        for i, future in zip(missing, futures, strict=True):
+            future.result()
+            report("pictures", min((i + 1) * OBJECTS, config.objects), config.objects, {})
+            if seconds is not None and time.monotonic() - begun > seconds:
+                break
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+    paths = [path for path in paths if path.exists()]  # without a gap: files are begun in order
+    if len(paths) < _files(config):
+        cut.write_text(str(len(paths)))
+    return paths
 
 
 def _start_worker() -> None:
     set_threads(1)  # the processes already run in parallel
-    if hasattr(os, "nice"):
-        os.nice(10)  # a training that runs beside goes first
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def render_file(folder: Path, config: DataConfig, index: int) -> None:
@@ -164,8 +138,9 @@ def read_objects(path: Path) -> ObjectFile:
     return ObjectFile(**tensors, specs=[Spec(*values) for values in json.loads(metadata["specs"])])
 
 
-def joined(files: Sequence[ObjectFile]) -> ObjectFile:
-    """Return the objects of all files as one."""
+def joined(paths: Iterable[Path]) -> ObjectFile:
+    """Read files of objects as one."""
+    files = [read_objects(path) for path in paths]
 
     def cat(of: Callable[[ObjectFile], Tensor]) -> Tensor:
         return torch.cat([of(file) for file in files])

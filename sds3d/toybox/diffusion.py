@@ -172,38 +172,22 @@ def cameras_at(angles: Tensor) -> Cameras:
     return Cameras(azimuth, elevation, distance, torch.full_like(azimuth, FOVY), SIZE, SIZE)
 
 
+@dataclass(frozen=True)
 class LatentViews:
-    """Encoded training pictures, with room for `capacity` objects, of which `count` are there.
+    """Encoded pictures of n objects.
 
-    latents: (capacity, 4, channels, 16, 16) float16, scaled. angles: (capacity, 4, 3) azimuth and elevation in degrees,
-    distance in metres. tokens: (capacity, captions, L) of the object. view_tokens: (capacity, 4, captions, L), with
-    words for the view. count: () int64 on the device, so that a CUDA graph sees it grow.
+    latents: (n, 4, channels, 16, 16) float16, scaled. angles: (n, 4, 3) azimuth and elevation in degrees, distance in
+    metres. tokens: (n, captions, L) int16 of the object. view_tokens: (n, 4, captions, L) int16, with words for the
+    view.
     """
 
-    def __init__(
-        self, capacity: int, captions: int, device: torch.device | str = "cpu", channels: int = LATENT_CHANNELS
-    ) -> None:
-        def room(*shape: int, dtype: torch.dtype) -> Tensor:
-            return torch.zeros(capacity, *shape, dtype=dtype, device=device)
-
-        self.latents = room(4, channels, 16, 16, dtype=torch.float16)
-        self.angles = room(4, 3, dtype=torch.float32)
-        self.tokens = room(captions, TEXT_LENGTH, dtype=torch.int16)
-        self.view_tokens = room(4, captions, TEXT_LENGTH, dtype=torch.int16)
-        self.count = torch.zeros((), dtype=torch.int64, device=device)
-        self._filled = 0
+    latents: Tensor
+    angles: Tensor
+    tokens: Tensor
+    view_tokens: Tensor
 
     def __len__(self) -> int:
-        return self._filled
-
-    def add(self, latents: Tensor, angles: Tensor, tokens: Tensor, view_tokens: Tensor) -> None:
-        """Append n objects: latents (4 n, C, 16, 16) with four views next to each other, and the other tensors."""
-        rows = slice(self._filled, self._filled + len(angles))
-        self.latents[rows] = latents.unflatten(0, (-1, 4)).half()
-        for room, values in ((self.angles, angles), (self.tokens, tokens), (self.view_tokens, view_tokens)):
-            room[rows] = values.to(room.device)
-        self._filled += len(angles)
-        self.count.fill_(self._filled)  # last: a step that runs meanwhile must not draw what is not written yet
+        return len(self.latents)
 
 
 @dataclass(frozen=True)
@@ -237,7 +221,7 @@ def draw_batch(data: LatentViews, null_tokens: Tensor, objects: int, generator: 
         return torch.cat([values[:groups].repeat_interleave(4, dim=0), values[groups:]])
 
     total = groups + singles
-    index = (uniform(total) * data.count).long().clamp(max=data.count - 1)
+    index = (uniform(total) * len(data)).long().clamp(max=len(data) - 1)
     alone = torch.arange(total, device=device) >= groups
     drop_text = uniform(total) < 0.15
     drop_camera = uniform(total) < torch.where(alone, 0.5, 0.1)

@@ -21,7 +21,7 @@ from sds3d.toybox.muon import Muon, split_parameters, sum_over_processes
 Model = TypeVar("Model", bound=nn.Module)
 
 Report = Callable[[str, int, int, dict[str, float]], None]
-"""Called as report(stage, step, total, figures). Of a training: loss, seconds, and seconds that `meanwhile` took."""
+"""Called as report(stage, step, total, figures). The figures of a training: its loss, its seconds, and measures."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,11 @@ def fit(
     config: FitConfig,
     seed: int,
     report: Report,
-    meanwhile: Callable[[], None] = lambda: None,
 ) -> Model:
     """Train a model on its device and return its moving average, in eval mode.
 
     path: of the checkpoint, which is resumed if it exists. name: of the stage in reports. step: returns the loss of a
-    batch. measure: returns figures of the moving average. meanwhile: called once in every step; on a GPU it works on
-    another stream while the step runs.
+    batch. measure: returns figures of the moving average.
 
     The learning rate warms up, stays at its peak and decays linearly over the last 40 %. To lengthen a training, raise
     `steps` before the decay begins and resume. Muon trains the matrices, AdamW all other parameters. Under
@@ -106,16 +104,13 @@ def fit(
             total.add_(loss.detach())
 
     run = Graphed(update, generator) if on_gpu else update
-    i, seconds, steps, figures, began, beside = begun.step, begun.seconds, 0, {}, time.monotonic(), 0.0
+    i, seconds, steps, figures, began = begun.step, begun.seconds, 0, {}, time.monotonic()
     while (fraction := config.fraction(i, seconds)) < 1:
         rate.fill_(config.rate * min(1.0, (i + 1) / 100) * min(1.0, max(0.02, (1 - fraction) / 0.4)))
         decay.fill_(min(0.998, (i + 1) / (i + 10)))
         # Seeded by the step, so that no random state has to be saved.
         generator.manual_seed((seed * 1_000_003 + i) * processes + rank)
         run()
-        before = time.monotonic()
-        meanwhile()
-        beside += time.monotonic() - before
         if on_gpu:
             torch.cuda.synchronize()
         i, steps, seconds = i + 1, steps + 1, begun.seconds + time.monotonic() - began
@@ -124,8 +119,7 @@ def fit(
             if i % (4 * config.checkpoint_every) == 0 or finished:
                 figures = measure(average)
             expected = i if finished else config.steps if not config.minutes else round(i / config.fraction(i, seconds))
-            times = {"seconds": seconds, "beside": beside}
-            report(name, i, expected, {"loss": total.item() / steps, **times, **figures})
+            report(name, i, expected, {"loss": total.item() / steps, "seconds": seconds, **figures})
             total.zero_()
             steps = 0
             save(path, model, average, optimizers, Progress(i, seconds))

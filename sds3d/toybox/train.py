@@ -1,7 +1,8 @@
 """Training of the embedded prior: pictures, autoencoder, latents, U-Net, then a diffusers folder with its card.
 
-Worker processes render pictures into files of the folder. Every stage writes its result there and is skipped if the
-result exists. The two training stages write checkpoints. After a kill at any instant, the same command resumes.
+Worker processes render pictures into files of the folder; the training begins when they have ended. Every stage writes
+its result there and is skipped if the result exists. The two training stages write checkpoints. After a kill at any
+instant, the same command resumes.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple
 from itertools import cycle
 from pathlib import Path
 
@@ -31,13 +33,11 @@ from sds3d.prompts.prompt import PromptConfig
 from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import WORLD, prompt
 from sds3d.toybox.card import write_card
-from sds3d.toybox.dataset import CAPTIONS, DataConfig, DataSet, ObjectFile, joined, load_tokenizer, rendering
+from sds3d.toybox.dataset import OBJECTS, DataConfig, ObjectFile, joined, load_tokenizer, read_objects, render_files
 from sds3d.toybox.fit import FitConfig, Report, fit, is_fitted
 from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.world import CATEGORIES, COLORS, HAS_FRONT, Spec
 
-OBJECTS_TO_BEGIN = 256
-"""Objects that must be there before training begins."""
 UNET_CHECKPOINT = "unet.ckpt.safetensors"
 
 MAY_CHANGE = {"minutes", "autoencoder_steps", "unet_steps", "scorer_steps", "samples", "checkpoint_every"}
@@ -58,34 +58,27 @@ def begin(folder: Path, config: TrainConfig) -> None:
 def train(folder: Path, config: TrainConfig, report: Report, device: torch.device | str = "cpu") -> Path:
     """Train the embedded prior in `folder` and return the diffusers folder `folder/prior`.
 
-    On a GPU, training runs in bfloat16 while worker processes render. Raises ValueError if the folder was begun with
+    On a GPU, training runs in bfloat16. Raises ValueError if the folder was begun with
     other settings.
     """
     begin(folder, config)
     device = torch.device(device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
-    with (
-        rendering(folder / "held-out", held_out_data(config), config.workers) as held_out_files,
-        rendering(folder / "pictures", training_data(config), config.workers) as files,
-    ):
-        held_out = joined(list(held_out_files.wait(report)))
-        room = Room(config, device, files)
-        if config.minutes:
-            room.first(OBJECTS_TO_BEGIN, report)
-        else:
-            for file in files.wait(report):
-                room.add(file)
-        vae = train_autoencoder(folder, config, room, held_out.pictures, report)
-        tokenizer = load_tokenizer(config.start_from)
-        held_out_latents = encode(vae, held_out)
+    held_out_paths = render_files(folder / "held-out", held_out_data(config), config.workers, report)
+    held_out = joined(held_out_paths)
+    seconds = 60 * config.minutes * config.rendering_share or None
+    paths = render_files(folder / "pictures", training_data(config), config.workers, report, seconds)
+    vae = train_autoencoder(folder, config, device, paths, held_out.pictures, report)
+    tokenizer = load_tokenizer(config.start_from)
+    held_out_latents = encode(vae, held_out_paths)
 
-        def measure(average: diffusion.Denoiser) -> dict[str, float]:
-            draw_samples(folder / "samples.png", average, vae, tokenizer, config.samples)
-            return pose_gaps(average, held_out_latents)
+    def measure(average: diffusion.Denoiser) -> dict[str, float]:
+        draw_samples(folder / "samples.png", average, vae, tokenizer, config.samples)
+        return pose_gaps(average, held_out_latents)
 
-        with helpers(folder, config, device):
-            model = train_denoiser(folder, config, room, tokenizer, measure, report)
+    with helpers(folder, config, device):
+        model = train_denoiser(folder, config, encode(vae, paths), tokenizer, measure, report)
     prior = write_prior(folder / "prior", model, vae, tokenizer)
     report("card", 0, 1, {})
     write_card(folder, config, model, vae, held_out, held_out_latents)
@@ -102,71 +95,22 @@ def held_out_data(config: TrainConfig) -> DataConfig:
     return DataConfig(config.held_out_objects, config.seed + 1, autoencoder.SIZE, tokenizer=config.start_from)
 
 
-class Room:
-    """Pictures and latents of the training's objects, on its device, which grow while they are rendered.
-
-    pictures: (n, S, S, 3) uint8 of at most `autoencoder_objects` objects. shown: () int64, how many there are. views:
-    the latents.
-    """
-
-    def __init__(self, config: TrainConfig, device: torch.device, files: DataSet) -> None:
-        self.device, self._files = device, files
-        size, capacity = files.config.size, min(config.autoencoder_objects, config.objects)
-        self.pictures = torch.zeros(4 * capacity, size, size, 3, dtype=torch.uint8, device=device)
-        self.shown = torch.zeros((), dtype=torch.int64, device=device)
-        self.views = diffusion.LatentViews(config.objects, CAPTIONS, device)
-        self._shown = 0
-        self._encode: nn.Module | None = None
-        self._waiting: list[ObjectFile] = []
-        self._stream = torch.cuda.Stream() if device.type == "cuda" else None
-
-    def add(self, file: ObjectFile) -> None:
-        """Take the objects of a file: their pictures as long as there is room, and latents once the encoder is known.
-
-        On a GPU this happens on a stream of its own, beside the training.
-        """
-        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
-            pictures = file.pictures.to(self.device)
-            fits = pictures.flatten(0, 1)[: len(self.pictures) - self._shown]
-            self.pictures[self._shown : self._shown + len(fits)] = fits
-            self._shown += len(fits)
-            self.shown.fill_(self._shown)
-            if self._encode is None:
-                self._waiting.append(file)
-            else:
-                self._add_latents(self._encode, pictures, file)
-
-    def encode_with(self, encode: nn.Module) -> None:
-        """Set the encoder. Encodes what has come so far."""
-        self._encode = encode
-        for file in self._waiting:
-            self._add_latents(encode, file.pictures.to(self.device), file)
-        self._waiting = []
-
-    def _add_latents(self, encode: nn.Module, pictures: Tensor, file: ObjectFile) -> None:
-        self.views.add(encode(autoencoder.to_input(pictures)), file.angles, file.tokens, file.view_tokens)
-
-    def take(self) -> None:
-        """Add the next file if it is ready."""
-        if (file := self._files.ready()) is not None:
-            self.add(file)
-
-    def first(self, objects: int, report: Report) -> Tensor:
-        """Wait until there are so many objects, and return their pictures (n, S, S, 3)."""
-        wanted = min(4 * objects, len(self.pictures))
-        files = self._files.wait(report)
-        while self._shown < wanted:
-            self.add(next(files))
-        return self.pictures[:wanted]
+def first_pictures(paths: Sequence[Path], objects: int) -> Tensor:
+    """Return the pictures of the first objects, (4 n, S, S, 3) uint8, with n at most `objects`."""
+    needed = paths[: -(-objects // OBJECTS)]
+    return torch.cat([read_objects(path).pictures for path in needed])[:objects].flatten(0, 1)
 
 
-def encode(vae: AutoencoderTiny, objects: ObjectFile) -> diffusion.LatentViews:
-    """Return the latents of objects, on the autoencoder's device."""
-    views = diffusion.LatentViews(len(objects), CAPTIONS, vae.device)
+def encode(vae: AutoencoderTiny, paths: Iterable[Path]) -> diffusion.LatentViews:
+    """Return the latents of all objects of files, on the autoencoder's device."""
     layer = autoencoder.patch_encoder(vae)
-    latents = [layer(autoencoder.to_input(part.to(vae.device))) for part in objects.pictures.split(64)]
-    views.add(torch.cat(latents), objects.angles, objects.tokens, objects.view_tokens)
-    return views
+
+    def encoded(file: ObjectFile) -> diffusion.LatentViews:
+        latents = layer(autoencoder.to_input(file.pictures.to(vae.device))).unflatten(0, (-1, 4)).half()
+        return diffusion.LatentViews(latents, *(x.to(vae.device) for x in (file.angles, file.tokens, file.view_tokens)))
+
+    parts = [encoded(read_objects(path)) for path in paths]
+    return diffusion.LatentViews(*(torch.cat(tensors) for tensors in zip(*map(astuple, parts), strict=True)))
 
 
 @contextmanager
@@ -214,12 +158,8 @@ def _help(rank: int, folder: Path, config: TrainConfig) -> None:
 
     join_group(folder / "processes", rank, config.workers)
     vae = AutoencoderTiny.from_pretrained(folder / "vae", local_files_only=True)
-    with rendering(folder / "pictures", training_data(config), 1) as files:
-        room = Room(config, torch.device("cpu"), files)
-        room.encode_with(autoencoder.patch_encoder(vae))
-        for file in files.wait(silent):
-            room.add(file)
-        train_denoiser(folder, config, room, load_tokenizer(config.start_from), never_asked, silent)
+    views = encode(vae, render_files(folder / "pictures", training_data(config), 1, silent))  # all are there
+    train_denoiser(folder, config, views, load_tokenizer(config.start_from), never_asked, silent)
 
 
 def train_scorer(folder: Path, config: TrainConfig, report: Report, device: torch.device | str = "cpu") -> Path:
@@ -232,8 +172,7 @@ def train_scorer(folder: Path, config: TrainConfig, report: Report, device: torc
 
     def rendered(name: str, objects: int, seed: int) -> ObjectFile:
         data = DataConfig(objects, config.seed + seed, scorer.SIZE, all_combinations=True)
-        with rendering(folder / name, data, config.workers) as files:
-            return joined(list(files.wait(report)))
+        return joined(render_files(folder / name, data, config.workers, report))
 
     def targets_of(views: ObjectFile) -> tuple[list[Tensor], Tensor]:
         specs = [spec for spec in views.specs for _ in range(4)]
@@ -264,33 +203,41 @@ def train_scorer(folder: Path, config: TrainConfig, report: Report, device: torc
 
 
 def train_autoencoder(
-    folder: Path, config: TrainConfig, room: Room, held_out: Tensor, report: Report
+    folder: Path, config: TrainConfig, device: torch.device, paths: Sequence[Path], held_out: Tensor, report: Report
 ) -> AutoencoderTiny:
-    """Return the autoencoder with fitted encoder and trained decoder, and let the room encode with it.
+    """Return the autoencoder of `folder/vae`. If that does not exist, train it first.
 
-    It is read from `folder/vae` if that exists. held_out: pictures (N, 4, S, S, 3) uint8 for figures.
+    paths: files of objects. held_out: pictures (N, 4, S, S, 3) uint8 for figures.
     """
-    done = (folder / "vae" / "config.json").exists()
-    if done or config.start_from:
-        where = (folder / "vae", None) if done else (config.start_from, "vae")
-        model = AutoencoderTiny.from_pretrained(where[0], subfolder=where[1], local_files_only=True)
+    if not (folder / "vae" / "config.json").exists():
+        fit_autoencoder(folder, config, device, paths, held_out, report).save_pretrained(folder / "vae")
+    # Also after its training: the networks in memory differ in their memory format, and so in rounding.
+    model = AutoencoderTiny.from_pretrained(folder / "vae", local_files_only=True).eval()
+    nn.Module.to(model, device)
+    return model
+
+
+def fit_autoencoder(
+    folder: Path, config: TrainConfig, device: torch.device, paths: Sequence[Path], held_out: Tensor, report: Report
+) -> AutoencoderTiny:
+    """Fit the encoder, unless the training starts from a prior, and train the decoder."""
+    if config.start_from:
+        model = AutoencoderTiny.from_pretrained(config.start_from, subfolder="vae", local_files_only=True)
         model.encoder.requires_grad_(False)
     else:
         torch.manual_seed(config.seed)
-        model = autoencoder.make_autoencoder(room.first(1000, report).cpu())
-    nn.Module.to(model, room.device)
-    encode = autoencoder.patch_encoder(model)
-    room.encode_with(encode)
-    if done:
-        return model.eval()
-    if room.device.type == "cpu":
+        model = autoencoder.make_autoencoder(first_pictures(paths, 1000))
+    nn.Module.to(model, device)
+    encoder = autoencoder.patch_encoder(model)
+    if device.type == "cpu":
         diffusion.set_memory_format(model, torch.channels_last)
     test = held_out.flatten(0, 1)
+    pictures = first_pictures(paths, config.autoencoder_objects).to(device)
 
     def step(generator: torch.Generator) -> Tensor:
-        u = torch.rand(config.autoencoder_batch, generator=generator, device=room.device)
-        pictures = room.pictures[(u * room.shown).long().clamp(max=room.shown - 1)]
-        return autoencoder.train_step(model, encode, autoencoder.to_input(pictures), generator)
+        u = torch.rand(config.autoencoder_batch, generator=generator, device=device)
+        index = (u * len(pictures)).long().clamp(max=len(pictures) - 1)
+        return autoencoder.train_step(model, encoder, autoencoder.to_input(pictures[index]), generator)
 
     def measure(average: AutoencoderTiny) -> dict[str, float]:
         return {"psnr": autoencoder.psnr(average, test[::4][:64])}
@@ -298,20 +245,19 @@ def train_autoencoder(
     minutes = config.minutes * config.autoencoder_share
     loop = FitConfig(config.autoencoder_steps, config.autoencoder_rate, config.checkpoint_every, minutes)
     path = folder / "vae.ckpt.safetensors"
-    trained = fit(path, "autoencoder", model, step, measure, loop, config.seed, report, room.take)
-    trained.save_pretrained(folder / "vae")
-    return trained
+    return fit(path, "autoencoder", model, step, measure, loop, config.seed, report)
 
 
 def train_denoiser(
     folder: Path,
     config: TrainConfig,
-    room: Room,
+    views: diffusion.LatentViews,
     tokenizer: CLIPTokenizer,
     measure: Callable[[diffusion.Denoiser], dict[str, float]],
     report: Report,
 ) -> diffusion.Denoiser:
-    """Train text encoder, U-Net and camera encoder. `measure` is called from time to time."""
+    """Train text encoder, U-Net and camera encoder on the views' device. `measure` is called from time to time."""
+    device = views.latents.device
     torch.manual_seed(config.seed)
     if config.start_from:
         prior = DiffusersConfig(model=config.start_from).load()
@@ -320,20 +266,20 @@ def train_denoiser(
         model = diffusion.Denoiser.of(prior).train().requires_grad_()
     else:
         model = diffusion.Denoiser.new(tokenizer)
-    model = model.to(room.device)
+    model = model.to(device)
     path = folder / UNET_CHECKPOINT
-    if room.device.type == "cpu":
+    if device.type == "cpu":
         diffusion.set_memory_format(model.unet, torch.channels_last)
-    alphas_bar = diffusion.make_scheduler().alphas_cumprod.to(room.device)
-    null_tokens = diffusion.tokenize(tokenizer, [""])[0].to(room.device)
+    alphas_bar = diffusion.make_scheduler().alphas_cumprod.to(device)
+    null_tokens = diffusion.tokenize(tokenizer, [""])[0].to(device)
 
     def step(generator: torch.Generator) -> Tensor:
-        batch = diffusion.draw_batch(room.views, null_tokens, config.unet_objects, generator)
+        batch = diffusion.draw_batch(views, null_tokens, config.unet_objects, generator)
         return diffusion.train_step(model, batch, alphas_bar, generator)
 
-    minutes = config.minutes * (1 - config.autoencoder_share)
+    minutes = config.minutes * (1 - config.rendering_share - config.autoencoder_share)
     loop = FitConfig(config.unet_steps, config.unet_rate, config.checkpoint_every, minutes)
-    return fit(path, "unet", model, step, measure, loop, config.seed, report, room.take)
+    return fit(path, "unet", model, step, measure, loop, config.seed, report)
 
 
 def pose_gaps(model: diffusion.Denoiser, held_out: diffusion.LatentViews) -> dict[str, float]:

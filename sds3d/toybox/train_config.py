@@ -20,9 +20,11 @@ class TrainConfig(Config):
     start_from: str = ""
     """Folder of a prior. Its encoder of pictures is kept, and its other networks are trained further."""
     minutes: float = Field(default=0, ge=0)
-    """Minutes of training; 0: the numbers of steps count. Training then begins with the first rendered objects."""
-    autoencoder_share: float = Field(default=0.15, gt=0, lt=1)
-    """The autoencoder's share of `minutes`."""
+    """Minutes of rendering and training; 0: the numbers of objects and steps count."""
+    rendering_share: float = Field(default=0.35, gt=0, lt=0.5)
+    """The share of `minutes` after which no further objects are rendered."""
+    autoencoder_share: float = Field(default=0.1, gt=0, lt=0.5)
+    """The autoencoder's share of `minutes`. The U-Net gets the rest."""
     autoencoder_objects: int = Field(default=12000, ge=16)
     """Objects whose pictures the autoencoder is trained on, at most."""
     autoencoder_steps: int = Field(default=4500, ge=1)

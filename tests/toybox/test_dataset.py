@@ -10,7 +10,7 @@ import torch
 
 from sds3d.toybox import dataset
 from sds3d.toybox.captions import held_out
-from sds3d.toybox.dataset import CAPTIONS, OBJECTS, DataConfig, joined, load_tokenizer, rendering
+from sds3d.toybox.dataset import CAPTIONS, OBJECTS, DataConfig, joined, load_tokenizer, render_files
 from sds3d.toybox.render import iterate_objects
 
 SMALL = DataConfig(objects=OBJECTS + 5, seed=3, size=16)
@@ -21,8 +21,7 @@ def ignore(stage: str, step: int, total: int, figures: dict[str, float]) -> None
 
 
 def whole(folder: Path, config: DataConfig, workers: int = 1) -> dataset.ObjectFile:
-    with rendering(folder, config, workers) as files:
-        return joined(list(files.wait(ignore)))
+    return joined(render_files(folder, config, workers, ignore))
 
 
 def test_objects_are_those_of_the_endless_set(tmp_path: Path) -> None:
@@ -70,8 +69,15 @@ def test_a_longer_set_begins_with_the_shorter_one(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_fails_is_told(tmp_path: Path) -> None:
-    with (
-        pytest.raises(OSError, match="nowhere"),
-        rendering(tmp_path, replace(SMALL, tokenizer="/nowhere"), 1) as files,
-    ):
-        list(files.wait(ignore))
+    with pytest.raises(OSError, match="nowhere"):
+        render_files(tmp_path, replace(SMALL, tokenizer="/nowhere"), 1, ignore)
+
+
+def test_a_set_that_ends_early_keeps_its_size(tmp_path: Path) -> None:
+    config = replace(SMALL, objects=20 * OBJECTS)
+    paths = render_files(tmp_path, config, 1, ignore, seconds=0)
+    assert 1 <= len(paths) < 20
+    assert [path.name for path in paths] == [f"{i:06d}.safetensors" for i in range(len(paths))]
+    paths[0].unlink()
+    assert render_files(tmp_path, config, 1, ignore) == paths  # without a limit of time: still the same set
+    assert all(path.exists() for path in paths)

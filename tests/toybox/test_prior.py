@@ -19,7 +19,7 @@ from sds3d.prompts.vocabulary import read_vocabulary
 from sds3d.toybox import diffusion
 from sds3d.toybox.autoencoder import psnr
 from sds3d.toybox.captions import prompt, sample_spec
-from sds3d.toybox.dataset import CAPTIONS, DataConfig, ObjectFile, joined, rendering
+from sds3d.toybox.dataset import DataConfig, ObjectFile, joined, render_files
 from sds3d.toybox.render import SampleSpec, iterate_objects, stack
 from sds3d.toybox.scorer import Scorer, Scores, load_scorer, score
 from sds3d.toybox.world import HAS_FRONT, Spec
@@ -91,8 +91,7 @@ def test_four_views_show_one_object_from_their_sides(prior: DiffusersPrior, scor
 
 
 def objects(folder: Path, size: int, seed: int) -> ObjectFile:
-    with rendering(folder, DataConfig(128, seed, size, tokenizer=str(toybox_folder())), 1) as files:
-        return joined(list(files.wait(ignore)))
+    return joined(render_files(folder, DataConfig(128, seed, size, tokenizer=str(toybox_folder())), 1, ignore))
 
 
 def known_rows(data: ObjectFile) -> list[int]:
@@ -107,8 +106,8 @@ def test_poses_are_known(prior: DiffusersPrior, tmp_path: Path) -> None:
     data = objects(tmp_path, prior.image_size, 77)
     rows = known_rows(data)
     x = torch.cat([prior.encode_image(pictures / 255) for pictures in data.pictures[rows]])
-    views = diffusion.LatentViews(len(rows), CAPTIONS, channels=x.shape[1])
-    views.add(x, data.angles[rows], data.tokens[rows], data.view_tokens[rows])
+    latents = x.unflatten(0, (-1, 4)).half()
+    views = diffusion.LatentViews(latents, data.angles[rows], data.tokens[rows], data.view_tokens[rows])
     model = diffusion.Denoiser.of(prior)
     alphas_bar = diffusion.make_scheduler().alphas_cumprod
     for offset, least in ((180, 0.45), (90, 0.6)):
