@@ -131,7 +131,7 @@ def texture(
     mesh: Annotated[
         Path,
         typer.Argument(
-            metavar="MESH", help="A file with the mesh: .glb, .gltf, .obj, .ply or .stl.", show_default=False
+            metavar="MESH", help="A file with the mesh: .glb, .gltf, .obj, .ply, .stl or .3mf.", show_default=False
         ),
     ],
     prompt: Annotated[
@@ -153,7 +153,7 @@ def texture(
     config = make_config(prompt, preset, [f"start_from={json.dumps(str(mesh.resolve()))}", *(overrides or [])])
     if not isinstance(load_asset(mesh, config.up_axis), Mesh):
         raise ValueError(f"{mesh} has no triangles to paint; use: sds3d generate PROMPT start_from={mesh}")
-    if config.up_axis == "auto" and mesh.suffix.lower() != ".stl":
+    if config.up_axis == "auto" and mesh.suffix.lower() not in (".stl", ".3mf"):
         err.print("+Y is taken to be up; up_axis=z if the mesh lies on its back")
     warn_of_unknown_words([(config.prior, config.prompt, "")])
     _carry_out(new_run(out_dir, config), device, threads, as_json)

@@ -24,6 +24,9 @@ from sds3d.geometry.splats import Geometry, Splats
 UpAxis = Literal["auto", "y", "z"]
 """The axis of a file that points up; auto: that of its format."""
 
+FileUp = Literal["y", "z", "-y"]
+"""The axis that points up in the files of a format, if nobody says otherwise."""
+
 AssetT = TypeVar("AssetT", Mesh, Splats)
 
 ANTIALIASED = "the Gaussians were trained for antialiased rendering, which is not applied: small ones look too large"
@@ -47,7 +50,8 @@ class FileFormat(Generic[AssetT]):
         file's name decides.
     textured: whether `write` takes a mesh with a texture; without one, the texture is baked first.
     printed: whether files are for 3D printers: `write` takes a mesh in millimetres with +Z up.
-    up: the axis of the file that points up, where the file itself does not tell: `read` does not turn it.
+    up: the axis of the file that points up, where the file itself does not tell. `read` does not turn +Z, but turns
+        what has -Y up, such as PLY files of splats, by 180 degrees about Z.
     default: whether the format is written when a run names no formats.
     """
 
@@ -59,7 +63,7 @@ class FileFormat(Generic[AssetT]):
     recognises: Callable[[bytes], bool] | None = None
     textured: bool = False
     printed: bool = False
-    up: Literal["y", "z"] = "y"
+    up: FileUp = "y"
     default: bool = False
 
     @property

@@ -130,6 +130,8 @@ def read_chunks(data: bytes) -> tuple[dict[str, Any], memoryview]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the GLB's JSON cannot be read: {error}") from None
     start = 20 + length + 8
+    if isinstance(document, dict) and 20 + length == size:  # all buffers lie elsewhere
+        return document, memoryview(b"")
     if not isinstance(document, dict) or start > size:
         raise ValueError("the GLB is malformed: it has no binary chunk")
     length, kind = struct.unpack_from("<I4s", data, start - 8)

@@ -20,7 +20,7 @@ from sds3d.formats.gltf_accessors import numbers, plain, stored
 from sds3d.formats.gltf_document import DRACO, INSTANCING, SPLATS, VISIBILITY, Document, draco_attributes, parse
 from sds3d.formats.gltf_materials import Materials
 from sds3d.formats.looks import Part
-from sds3d.formats.parts import joined
+from sds3d.formats.parts import MOST_VERTICES, joined
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.triangles import without_repeated_corners
 
@@ -28,8 +28,7 @@ Matrix = NDArray[np.float64]
 """(4, 4), or (N, 4, 4)"""
 
 _TRIANGLES, _STRIP, _FAN = 4, 5, 6
-_MOST_VERTICES = 50_000_000  # of all instances together: what a small file can make of itself
-_TOO_MANY = f"the parts of the glTF have more than {_MOST_VERTICES} vertices together: leave out some instances"
+_TOO_MANY = f"the parts of the glTF have more than {MOST_VERTICES} vertices together: leave out some instances"
 _MALFORMED = (KeyError, IndexError, TypeError, AttributeError, OverflowError, np.linalg.LinAlgError)
 
 
@@ -74,7 +73,7 @@ def _parts(document: Document) -> Iterator[Part]:
             points, normals = attributes["POSITION"][:, :3], attributes.get("NORMAL")
             for place in _places(document, node, world, worlds, attributes):
                 total += len(points)
-                if total > _MOST_VERTICES:
+                if total > MOST_VERTICES:
                     raise ValueError(_TOO_MANY)
                 moved, turned, mirrored = _moved(place, points, normals)
                 yield Part(moved, faces[:, ::-1] if mirrored else faces, turned, look)
@@ -136,7 +135,7 @@ def _places(
         return
     given = {name: numbers(document, index) for name, index in instances.items() if not name.startswith("_")}
     count = min((len(values) for values in given.values()), default=1)
-    if count * len(attributes["POSITION"]) > _MOST_VERTICES:
+    if count * len(attributes["POSITION"]) > MOST_VERTICES:
         raise ValueError(_TOO_MANY)
     defaults = {"TRANSLATION": [0.0, 0, 0], "ROTATION": [0.0, 0, 0, 1], "SCALE": [1.0, 1, 1]}
     values = [given.get(name, np.tile(value, (count, 1)))[:count] for name, value in defaults.items()]

@@ -5,16 +5,15 @@ from __future__ import annotations
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from sds3d.config import nearest
-from sds3d.formats.base import UpAxis, first_line
+from sds3d.formats.base import FileUp, UpAxis, first_line
 from sds3d.formats.table import EXTENSIONS, FORMATS
 from sds3d.geometry.mesh import FloatArray, Mesh
 from sds3d.geometry.placing import stood_up
-from sds3d.geometry.splats import Geometry, Splats
+from sds3d.geometry.splats import Geometry, Splats, turned
 
 RADIUS = 0.5
 """Radius in metres of the sphere around the origin that an asset fits."""
@@ -30,14 +29,16 @@ class AssetError(ValueError):
 def load_asset(path: Path | str, up_axis: UpAxis = "auto") -> Geometry:
     """Load the mesh or the Gaussian splats of a file.
 
-    Meshes: GLB, glTF, OBJ (with MTL), PLY and STL. The coordinates are kept, unless they are so far from the origin
-    that 32-bit numbers lose their detail. The parts of a scene are moved to their places and joined. UVs, vertex
+    Meshes: GLB, glTF, OBJ (with MTL), PLY, STL and 3MF. The coordinates are kept, those of 3MF in metres, unless they
+    are so far from the origin that 32-bit numbers lose their detail. The parts of a scene are moved to their places and joined. UVs, vertex
     colours, base colours, textures, metallic and roughness are kept. UVs and a texture that all parts share stay as
     they are; where parts have their own, or a texture repeats, they become one atlas. A mesh with a texture also gets
     the texture's colours as vertex colours.
-    up_axis: the axis of the file that points up. A mesh with +Z up is turned to +Y up.
-    Splats: PLY, .splat, .spz, .sog and GLB with KHR_gaussian_splatting. The points of a PLY without faces become round
-    Gaussians. Formats that other packages register are read as well.
+    Splats: PLY, .splat, .spz, .sog, and GLB or glTF with KHR_gaussian_splatting. The points of a PLY without faces
+    become round Gaussians. Formats that other packages register are read as well.
+
+    up_axis: the axis of the file that points up; the asset is turned so that it becomes +Y. auto: +Z in STL and 3MF,
+    -Y in PLY, .splat and .sog of splats, +Y in others.
 
     The content decides which format a file has, and its extension where the content has no signature.
 
@@ -72,12 +73,12 @@ def load_asset(path: Path | str, up_axis: UpAxis = "auto") -> Geometry:
         raise AssetError(f"{path}: the file is damaged ({name}: {first_line(error)}); write it again") from error
 
 
-def _with_y_up(asset: Geometry, upwards: Literal["y", "z"], up_axis: UpAxis) -> Geometry:
+def _with_y_up(asset: Geometry, upwards: FileUp, up_axis: UpAxis) -> Geometry:
     """Return the asset with +Y up. upwards: the axis that points up in files of its format."""
-    if (upwards if up_axis == "auto" else up_axis) == "y":
+    if upwards == "-y" and up_axis != "auto" and isinstance(asset, Splats):
+        asset = turned(asset)  # back to the axes of the file
+    if up_axis == "y" or (up_axis == "auto" and upwards != "z"):
         return asset
-    if isinstance(asset, Splats):
-        raise ValueError("up_axis=z is for meshes: turn the splats or points in another program")
     if up_axis == "auto":
         warnings.warn(
             "+Z is up in files of this format, and becomes +Y; up_axis=y if +Y is up in this one", stacklevel=2
@@ -85,7 +86,7 @@ def _with_y_up(asset: Geometry, upwards: Literal["y", "z"], up_axis: UpAxis) -> 
     return stood_up(asset)
 
 
-def _read(data: bytes, extension: str, folder: Path) -> tuple[Geometry, Literal["y", "z"]]:
+def _read(data: bytes, extension: str, folder: Path) -> tuple[Geometry, FileUp]:
     """Return the content of a file, and the axis that points up in files of its format."""
     readers = [(format_, format_.read) for format_ in FORMATS.values() if format_.read is not None]
     for format_, read in reversed(readers):

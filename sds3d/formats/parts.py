@@ -14,6 +14,9 @@ from sds3d.geometry.colors import linear_to_srgb, srgb_to_linear
 from sds3d.geometry.mesh import FloatArray, Mesh
 from sds3d.geometry.triangles import vertex_normals
 
+MOST_VERTICES = 50_000_000
+"""Of all instances together: what a small file can make of itself."""
+
 _ROUGHNESS, _METALLIC = 1, 2  # channels of a metallic-roughness texture
 
 

@@ -146,5 +146,5 @@ def _recognises(data: bytes) -> bool:
         return False
 
 
-SOG = FileFormat("sog", ".sog", Splats, read=lambda data, _: from_sog(data), recognises=_recognises)
-SOG_FOLDER = FileFormat("sog-folder", _META.removeprefix("meta"), Splats, read=from_sog_folder)
+SOG = FileFormat("sog", ".sog", Splats, read=lambda data, _: from_sog(data), recognises=_recognises, up="-y")
+SOG_FOLDER = FileFormat("sog-folder", _META.removeprefix("meta"), Splats, read=from_sog_folder, up="-y")

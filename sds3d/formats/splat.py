@@ -56,5 +56,6 @@ SPLAT = FileFormat(
     Splats,
     write=lambda splats, _: to_splat(splats),
     read=lambda data, _: from_splat(data),
+    up="-y",
     default=True,
 )

@@ -1,4 +1,4 @@
-"""Gaussian splats in binary glTF 2.0, with the extension KHR_gaussian_splatting.
+"""Gaussian splats in glTF 2.0 with the extension KHR_gaussian_splatting: `.glb` written, `.gltf` read too.
 
 Frame: the world frame is glTF's (right-handed, +Y up, front +Z, metres), so nothing is converted.
 Layout: a primitive of points with POSITION, `KHR_gaussian_splatting:` ROTATION (x, y, z, w), SCALE (metres), OPACITY
@@ -10,22 +10,25 @@ release candidate of July 2026. Earlier drafts named the attributes differently,
 
 from __future__ import annotations
 
+import json
+import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sds3d.formats.base import FileFormat, valid_gaussians
 from sds3d.formats.glb_chunks import Binary, is_glb, one_mesh_glb, primitives, read_chunks
+from sds3d.formats.gltf_accessors import numbers
+from sds3d.formats.gltf_document import SPLATS as EXTENSION
+from sds3d.formats.gltf_document import Document, parse
 from sds3d.geometry.colors import srgb_to_linear
-from sds3d.geometry.mesh import FloatArray
 from sds3d.geometry.splats import Splats
 
-EXTENSION = "KHR_gaussian_splatting"
-"""Name of the extension in documents, and prefix of its attributes."""
 _POINTS = 0
 _COLOR_SPACE = "srgb_rec709_display"
-_WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4}
-_COMPONENTS = {5120: "<i1", 5121: "<u1", 5122: "<i2", 5123: "<u2", 5126: "<f4"}
+_KERNEL = "ellipse"
 
 
 def to_splat_glb(splats: Splats, name: str = "asset") -> bytes:
@@ -45,7 +48,7 @@ def to_splat_glb(splats: Splats, name: str = "asset") -> bytes:
         **{key: binary.attribute(splats.sh[:, k]) for k, key in enumerate(_harmonics(splats.degree))},
     }
     extension = {
-        "kernel": "ellipse",
+        "kernel": _KERNEL,
         "colorSpace": _COLOR_SPACE,
         "projection": "perspective",
         "sortingMethod": "cameraDistance",
@@ -54,42 +57,45 @@ def to_splat_glb(splats: Splats, name: str = "asset") -> bytes:
     return one_mesh_glb(primitive, binary, name, {"extensionsUsed": [EXTENSION]})
 
 
-def from_splat_glb(data: bytes) -> Splats:
-    """Return the Gaussians of a GLB file with one KHR_gaussian_splatting cloud, of ours or of another program.
+def from_splat_glb(data: bytes, folder: Path = Path()) -> Splats:
+    """Return the Gaussians of a GLB or glTF file with one KHR_gaussian_splatting cloud, of ours or of another program.
 
-    Every component type that the extension allows is read. Gaussians with NaN are left out with a warning.
+    Every component type that the extension allows is read. Gaussians with NaN are left out with a warning, and so is
+    what the file has beside the cloud. folder: holds the files that it refers to.
 
-    Raises ValueError, in one line, if data is truncated or not a GLB, has no cloud or several, has a cloud that its
-    node moves, or colours that are not sRGB.
+    Raises ValueError, in one line, if data is truncated or not glTF, has no cloud or several, has a cloud that its
+    node moves, colours that are not sRGB, or kernels that are no ellipsoids.
     """
-    document, binary = read_chunks(data)
+    document = parse(data, folder)
     try:
-        clouds = _clouds(document)
+        clouds = _clouds(document.json)
         if len(clouds) != 1:
-            raise ValueError(f"a GLB with one cloud of Gaussian splats can be read, this one has {len(clouds)}")
-        space = clouds[0]["extensions"][EXTENSION]["colorSpace"]
-        if space != _COLOR_SPACE:
+            raise ValueError(f"a glTF with one cloud of Gaussian splats can be read, this one has {len(clouds)}")
+        extension = clouds[0]["extensions"][EXTENSION]
+        if extension["colorSpace"] != _COLOR_SPACE:
+            space = extension["colorSpace"]
             raise ValueError(f"Gaussian splats with colours in {_COLOR_SPACE} can be read, not in {space}")
+        if extension.get("kernel", _KERNEL) != _KERNEL:
+            raise ValueError(f'splats with the kernel "{_KERNEL}" can be read, not {str(extension["kernel"])[:40]}')
         moves = {"matrix", "translation", "rotation", "scale"}
-        if any(moves & node.keys() for node in document.get("nodes", [])):
-            raise ValueError("the GLB moves its Gaussian splats by a node: apply the transform and export it again")
+        if any(moves & node.keys() for node in document.items("nodes")):
+            raise ValueError("the glTF moves its Gaussian splats by a node: apply the transform and export it again")
         attributes = clouds[0]["attributes"]
         degree = max(degree for degree in range(4) if not degree or _harmonics(degree)[-1] in attributes)
-
-        def read(key: str, kind: str) -> FloatArray:
-            return _read(document, binary, attributes[key], kind)
-
-        return valid_gaussians(
-            Splats(
-                read("POSITION", "VEC3"),
-                np.roll(read(f"{EXTENSION}:ROTATION", "VEC4"), 1, axis=1),
-                read(f"{EXTENSION}:SCALE", "VEC3"),
-                read(f"{EXTENSION}:OPACITY", "SCALAR")[:, 0],
-                np.stack([read(key, "VEC3") for key in _harmonics(degree)], axis=1),
-            )
+        splats = Splats(
+            *(
+                _read(document, attributes["POSITION"], 3),
+                np.roll(_read(document, attributes[f"{EXTENSION}:ROTATION"], 4), 1, axis=1),
+                _read(document, attributes[f"{EXTENSION}:SCALE"], 3),
+                _read(document, attributes[f"{EXTENSION}:OPACITY"], 1)[:, 0],
+                np.stack([_read(document, attributes[key], 3) for key in _harmonics(degree)], axis=1),
+            )  # type: ignore[arg-type]  # float64, which becomes float32 below
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(f"the GLB is malformed: {type(error).__name__} {error}") from None
+        raise ValueError(f"the glTF is malformed: {type(error).__name__} {error}") from None
+    if len(primitives(document.json)) > 1:
+        warnings.warn("left out of the splats: what the glTF has beside them, such as meshes", stacklevel=3)
+    return valid_gaussians(splats)
 
 
 def _clouds(document: dict[str, Any]) -> list[dict[str, Any]]:
@@ -101,23 +107,27 @@ def _harmonics(degree: int) -> list[str]:
     return [f"{EXTENSION}:SH_DEGREE_{d}_COEF_{n}" for d in range(degree + 1) for n in range(2 * d + 1)]
 
 
-def _read(document: dict[str, Any], binary: memoryview, index: int, kind: str) -> FloatArray:
-    """Return the values, (N, 1), (N, 3) or (N, 4) float32, of an accessor that must be of the given type."""
-    accessor = document["accessors"][index]
-    if accessor["type"] != kind or "sparse" in accessor or "bufferView" not in accessor:
-        raise ValueError(f"the GLB has an accessor that cannot be read: {kind}, dense and in a buffer, is needed")
-    view = document["bufferViews"][accessor["bufferView"]]
-    component, count, width = np.dtype(_COMPONENTS[accessor["componentType"]]), accessor["count"], _WIDTHS[kind]
-    row = width * component.itemsize
-    stride = view.get("byteStride", row)
-    start = view.get("byteOffset", 0) + accessor.get("byteOffset", 0)
-    if view["buffer"] or start < 0 or count < 1 or stride < row or start + (count - 1) * stride + row > len(binary):
-        raise ValueError("the GLB is truncated or malformed: an accessor reaches beyond the binary chunk")
-    stored = np.ndarray((count, width), component, binary, start, (stride, component.itemsize))
-    values = stored.astype(np.float32)
-    if accessor.get("normalized"):
-        values = np.maximum(values / np.iinfo(component).max, -1)
+def _read(document: Document, index: int, width: int) -> NDArray[np.float64]:
+    """Return the values (N, width) of an accessor that must have this width."""
+    values = numbers(document, index)
+    if values.shape[1] != width:
+        raise ValueError(
+            f"the glTF is malformed: an attribute of its splats has {values.shape[1]} numbers, not {width}"
+        )
     return values
+
+
+def _recognises(data: bytes) -> bool:
+    """Whether data is a GLB or glTF file with Gaussian splats."""
+    if is_glb(data):
+        return bool(_clouds(read_chunks(data)[0]))
+    if not data[:64].removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{") or EXTENSION.encode() not in data:
+        return False
+    try:
+        document = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return False
+    return bool(_clouds(document))
 
 
 SPLAT_GLB = FileFormat(
@@ -125,7 +135,7 @@ SPLAT_GLB = FileFormat(
     "-splats.glb",
     Splats,
     write=to_splat_glb,
-    read=lambda data, _: from_splat_glb(data),
-    recognises=lambda data: is_glb(data) and bool(_clouds(read_chunks(data)[0])),
+    read=from_splat_glb,
+    recognises=_recognises,
     default=True,
 )

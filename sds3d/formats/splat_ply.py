@@ -176,5 +176,6 @@ SPLAT_PLY = FileFormat(
     write=lambda splats, _: to_splat_ply(splats),
     read=lambda data, _: from_splat_ply(data),
     recognises=_recognises,
+    up="-y",
     default=True,
 )

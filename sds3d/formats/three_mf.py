@@ -14,6 +14,7 @@ import numpy as np
 
 from sds3d.files import zipped
 from sds3d.formats.base import FileFormat, check_faces
+from sds3d.formats.three_mf_parts import from_3mf, is_3mf
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.triangles import without_repeated_corners
 
@@ -69,4 +70,6 @@ def to_3mf(mesh: Mesh, name: str = "asset") -> bytes:
     return zipped({path: text.encode() for path, text in package.items()})
 
 
-THREE_MF = FileFormat("3mf", ".3mf", Mesh, write=to_3mf, printed=True, default=True)
+THREE_MF = FileFormat(
+    "3mf", ".3mf", Mesh, write=to_3mf, read=from_3mf, recognises=is_3mf, printed=True, up="z", default=True
+)

@@ -1,4 +1,4 @@
-"""How a mesh stands: frames with +Z up, and the size and place on the plate of a 3D printer."""
+"""How a mesh or a cloud of splats stands: frames with +Z up, and the size and place on the plate of a 3D printer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.splats import Geometry, Splats, rotated
 
 Number = TypeVar("Number", np.float32, np.float64)
 
@@ -23,10 +24,12 @@ def y_up_to_z_up(points: NDArray[Number]) -> NDArray[Number]:
     return np.stack([points[:, 0], -points[:, 2], points[:, 1]], axis=1)
 
 
-def stood_up(mesh: Mesh) -> Mesh:
-    """Return a mesh whose file has +Z up in the world frame, +Y up."""
-    normals = None if mesh.normals is None else z_up_to_y_up(mesh.normals)
-    return replace(mesh, vertices=z_up_to_y_up(mesh.vertices), normals=normals)
+def stood_up(asset: Geometry) -> Geometry:
+    """Return a mesh or splats whose file has +Z up in the world frame, +Y up."""
+    if isinstance(asset, Splats):
+        return rotated(asset, z_up_to_y_up(np.eye(3)).T)
+    normals = None if asset.normals is None else z_up_to_y_up(asset.normals)
+    return replace(asset, vertices=z_up_to_y_up(asset.vertices), normals=normals)
 
 
 def for_printing(mesh: Mesh, size: float) -> Mesh:

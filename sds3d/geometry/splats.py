@@ -129,5 +129,71 @@ def turned(splats: Splats) -> Splats:
     )
 
 
+def harmonics(degree: int, x: Any, y: Any, z: Any) -> list[Any]:
+    """Return the real spherical harmonics of degree 1 to `degree`, at most 3, in the order of `Splats.sh`.
+
+    x, y, z: arrays or tensors of one shape, the coordinates of unit vectors. The results have that shape.
+    """
+    basis: list[Any] = []
+    if degree >= 1:
+        basis += [-0.48860251190292 * y, 0.48860251190292 * z, -0.48860251190292 * x]
+    if degree >= 2:
+        xx, yy, zz = x * x, y * y, z * z
+        basis += [
+            1.0925484305920792 * x * y,
+            -1.0925484305920792 * y * z,
+            0.31539156525252005 * (2 * zz - xx - yy),
+            -1.0925484305920792 * x * z,
+            0.5462742152960396 * (xx - yy),
+        ]
+        if degree >= 3:
+            basis += [
+                -0.5900435899266435 * y * (3 * xx - yy),
+                2.890611442640554 * x * y * z,
+                -0.4570457994644658 * y * (4 * zz - xx - yy),
+                0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
+                -0.4570457994644658 * x * (4 * zz - xx - yy),
+                1.445305721320277 * z * (xx - yy),
+                -0.5900435899266435 * x * (xx - 3 * yy),
+            ]
+    return basis
+
+
+def rotated(splats: Splats, rotation: NDArray[np.float64]) -> Splats:
+    """Return the Gaussians turned about the origin by a matrix (3, 3): positions, rotations and harmonics.
+
+    Raises ValueError for a matrix that is no rotation.
+    """
+    from scipy.spatial.transform import Rotation
+
+    if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-5) or np.linalg.det(rotation) < 0:
+        raise ValueError("splats can be turned, but not sheared or mirrored")
+    quats = Rotation.from_matrix(rotation) * Rotation.from_quat(splats.quats[:, [1, 2, 3, 0]].astype(np.float64))
+    sh = splats.sh
+    if splats.degree:
+        turn = _harmonics_turn(splats.degree, rotation)
+        sh = np.concatenate([sh[:, :1], np.einsum("ij,njc->nic", turn, sh[:, 1:])], axis=1)
+    return Splats(
+        (splats.means.astype(np.float64) @ rotation.T).astype(np.float32),
+        quats.as_quat()[:, [3, 0, 1, 2]].astype(np.float32),
+        splats.scales,
+        splats.opacities,
+        sh.astype(np.float32),
+    )
+
+
+def _harmonics_turn(degree: int, rotation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the matrix (K - 1, K - 1) that turns the coefficients above the constant one.
+
+    The turned function has along each direction d the value of the old one along the direction that d comes from. The
+    harmonics span both, so that values along enough directions give the matrix.
+    """
+    directions = np.random.default_rng(0).normal(size=(64, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    new = np.stack(harmonics(degree, *directions.T), axis=1)
+    old = np.stack(harmonics(degree, *(directions @ rotation).T), axis=1)
+    return np.linalg.lstsq(new, old)[0].round(12)  # without the last digits, which differ between machines
+
+
 Geometry = Mesh | Splats
 """The content of a file of ours or of another program; a representation can start from it."""

@@ -37,7 +37,10 @@ FLUX_SIZE = 128  # latents per side of the default 1024 px
 
 def load_sd3(files: ModelFiles) -> DiffusionPrior:
     """Load a folder of Stable Diffusion 3 or 3.5. Without its T5 encoder, that part of the text is zeros."""
-    transformer = frozen(files.denoiser(SD3Transformer2DModel, "transformer"), files.device)
+    part = "transformer"
+    if files.has(part) and files.config(part).get("sample_size", 0) is None:  # the embedding of positions needs it
+        raise files.error('"sample_size" in transformer/config.json is null: write 128, or what it was trained with')
+    transformer = frozen(files.denoiser(SD3Transformer2DModel, part), files.device)
     vae = frozen(load_vae(files), files.device, torch.channels_last)
     config = transformer.config
     size = image_size_of(vae, files.image_size, config["sample_size"], config["patch_size"])

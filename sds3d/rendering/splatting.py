@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sds3d.geometry.splats import SH_C0
+from sds3d.geometry.splats import SH_C0, harmonics
 from sds3d.rendering import gpu, splatting_blend_numba, splatting_projection_numba
 from sds3d.rendering.splatting_blend_numba import MAX_ALPHA, MIN_TRANSMITTANCE
 from sds3d.rendering.splatting_tiles_numba import MIN_ALPHA, bin_splats
@@ -223,28 +223,7 @@ def spherical_harmonics(degree: int, directions: Tensor, coefficients: Tensor) -
     directions: (..., 3) unit vectors. coefficients: (..., K, 3), K >= (degree + 1)^2, degree 0 to 3.
     """
     x, y, z = directions.unbind(-1)
-    basis = [torch.full_like(x, SH_C0)]
-    if degree >= 1:
-        basis += [-0.48860251190292 * y, 0.48860251190292 * z, -0.48860251190292 * x]
-    if degree >= 2:
-        xx, yy, zz = x * x, y * y, z * z
-        basis += [
-            1.0925484305920792 * x * y,
-            -1.0925484305920792 * y * z,
-            0.31539156525252005 * (2 * zz - xx - yy),
-            -1.0925484305920792 * x * z,
-            0.5462742152960396 * (xx - yy),
-        ]
-        if degree >= 3:
-            basis += [
-                -0.5900435899266435 * y * (3 * xx - yy),
-                2.890611442640554 * x * y * z,
-                -0.4570457994644658 * y * (4 * zz - xx - yy),
-                0.3731763325901154 * z * (2 * zz - 3 * xx - 3 * yy),
-                -0.4570457994644658 * x * (4 * zz - xx - yy),
-                1.445305721320277 * z * (xx - yy),
-                -0.5900435899266435 * x * (xx - 3 * yy),
-            ]
+    basis = [torch.full_like(x, SH_C0), *harmonics(degree, x, y, z)]
     return torch.einsum("...k,...kc->...c", torch.stack(basis, dim=-1), coefficients[..., : len(basis), :])
 
 

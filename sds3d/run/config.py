@@ -120,8 +120,8 @@ class RunConfig(Config):
     start_from: str = ""
     """Where the object starts from: a file with a mesh, splats or points, or another run's folder."""
     up_axis: UpAxis = "auto"
-    """Axis of that file that points up: y or z; auto is z for STL and y for other formats. The front faces +Z if +Y is
-    up, and -Y if +Z is up."""
+    """Axis of that file that points up: y or z; auto is z for STL and 3MF, -y for splats in .ply, .splat and .sog, and
+    y for other formats. The front faces +Z if +Y is up, and -Y if +Z is up."""
     start_from_sha256: str = ""
     """Digest of that file, filled in when the run is created, so that a changed file gives a new run."""
     made_for: str = ""

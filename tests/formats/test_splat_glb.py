@@ -1,13 +1,18 @@
 """Splats in GLB: checked by the Khronos validator; and files of other programs."""
 
+import base64
 import io
+import json
+import struct
 
 import numpy as np
 import pytest
 import trimesh
-from splat_clouds import cloud
+from loading import load_splats
+from splat_clouds import FLOAT, assert_same, cloud
 
 from sds3d.formats.glb_chunks import Binary, one_mesh_glb, read_chunks
+from sds3d.formats.load import AssetError
 from sds3d.formats.splat_glb import from_splat_glb, to_splat_glb
 from sds3d.geometry.colors import srgb_to_linear
 
@@ -132,3 +137,38 @@ def test_a_glb_beyond_4_gib_is_refused():
     binary.data = np.broadcast_to(np.uint8(0), (2**32,))  # type: ignore[assignment]  # takes one byte
     with pytest.raises(ValueError, match="at most 4 GiB"):
         one_mesh_glb({}, binary, "", {})
+
+
+def as_gltf(glb: bytes, uri: str) -> bytes:
+    document, _ = read_chunks(glb)
+    document["buffers"][0]["uri"] = uri
+    return json.dumps(document).encode()
+
+
+def test_a_gltf_with_splats_finds_its_buffer_within_it_or_beside_it(tmp_path):
+    splats = cloud(20)
+    glb = to_splat_glb(splats)
+    binary = bytes(read_chunks(glb)[1])
+    (tmp_path / "my buffer.bin").write_bytes(binary)
+    for uri in ("my%20buffer.bin", "data:application/octet-stream;base64," + base64.b64encode(binary).decode()):
+        assert_same(load_splats(tmp_path, as_gltf(glb, uri), "a.gltf"), splats, FLOAT)
+    text = as_gltf(glb, uri).ljust(len(binary) * 2)
+    text += b" " * (-len(text) % 4)
+    whole = struct.pack("<4sII", b"glTF", 2, 20 + len(text)) + struct.pack("<I4s", len(text), b"JSON") + text
+    assert_same(load_splats(tmp_path, whole, "a.glb"), splats, FLOAT)  # without a binary chunk
+    with pytest.raises(AssetError, match=r"needs gone\.bin in its folder"), pytest.warns(UserWarning, match="missing"):
+        load_splats(tmp_path, as_gltf(glb, "gone.bin"), "a.gltf")
+    with pytest.raises(AssetError, match="in its folder"), pytest.warns(UserWarning, match="outside"):
+        load_splats(tmp_path, as_gltf(glb, "../a.bin"), "a.gltf")
+
+
+def test_what_is_beside_the_splats_is_told_and_other_kernels_are_refused(tmp_path):
+    glb = to_splat_glb(cloud(20))
+    document = json.loads(as_gltf(glb, "data:;base64," + base64.b64encode(read_chunks(glb)[1]).decode()))
+    primitive = document["meshes"][0]["primitives"][0]
+    document["meshes"].append({"primitives": [{"attributes": {"POSITION": 0}, "mode": 0}]})
+    with pytest.warns(UserWarning, match="left out of the splats"):
+        assert len(load_splats(tmp_path, json.dumps(document).encode(), "a.gltf")) == 20
+    primitive["extensions"]["KHR_gaussian_splatting"]["kernel"] = "cone"
+    with pytest.raises(AssetError, match="can be read, not cone"):
+        load_splats(tmp_path, json.dumps(document).encode(), "a.gltf")

@@ -125,6 +125,17 @@ def test_the_size_is_the_vaes_if_the_denoiser_does_not_tell_it(
     assert "not told: set it" in failure(model=str(folder))
 
 
+def test_sd3_without_the_size_of_its_positions_is_refused_as_diffusers_cannot_make_it(
+    folders: Path, tmp_path: Path
+) -> None:
+    folder = copied(folders, "sd3", tmp_path)
+    changed(folder / "transformer" / "config.json", sample_size=None)
+    with pytest.raises(TypeError):
+        DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    for size in (0, 32):
+        assert '"sample_size" in transformer/config.json is null' in failure(model=str(folder), image_size=size)
+
+
 # Types and parts of weights
 
 PARTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
