@@ -1,7 +1,7 @@
 """Paint your own mesh.
 
 The mesh keeps its triangles; only its colours are optimised. Here the mesh is a mug of the toy world without its
-colours. Yours can be any .glb, .gltf, .obj, .ply or .stl; `up_axis` says which axis points up.
+colours. Yours can be any .glb, .gltf, .obj, .ply, .stl or .3mf; `up_axis` says which axis points up.
 """
 
 import os

@@ -30,10 +30,10 @@ def load_asset(path: Path | str, up_axis: UpAxis = "auto") -> Geometry:
     """Load the mesh or the Gaussian splats of a file.
 
     Meshes: GLB, glTF, OBJ (with MTL), PLY, STL and 3MF. The coordinates are kept, those of 3MF in metres, unless they
-    are so far from the origin that 32-bit numbers lose their detail. The parts of a scene are moved to their places and joined. UVs, vertex
-    colours, base colours, textures, metallic and roughness are kept. UVs and a texture that all parts share stay as
-    they are; where parts have their own, or a texture repeats, they become one atlas. A mesh with a texture also gets
-    the texture's colours as vertex colours.
+    are so far from the origin that 32-bit numbers lose their detail. The parts of a scene are moved to their places and
+    joined. UVs, vertex colours, base colours, textures, metallic and roughness are kept. UVs and a texture that all
+    parts share stay as they are; where parts have their own, or a texture repeats, they become one atlas. A mesh with a
+    texture also gets the texture's colours as vertex colours.
     Splats: PLY, .splat, .spz, .sog, and GLB or glTF with KHR_gaussian_splatting. The points of a PLY without faces
     become round Gaussians. Formats that other packages register are read as well.
 
