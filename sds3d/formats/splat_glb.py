@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sds3d.formats.base import FileFormat, valid_gaussians
 from sds3d.formats.glb_chunks import Binary, is_glb, one_mesh_glb, primitives, read_chunks
-from sds3d.formats.gltf_accessors import numbers
+from sds3d.formats.gltf_accessors import plain, stored
 from sds3d.formats.gltf_document import SPLATS as EXTENSION
 from sds3d.formats.gltf_document import Document, parse
 from sds3d.geometry.colors import srgb_to_linear
+from sds3d.geometry.mesh import FloatArray
 from sds3d.geometry.splats import Splats
 
 _POINTS = 0
@@ -83,13 +83,11 @@ def from_splat_glb(data: bytes, folder: Path = Path()) -> Splats:
         attributes = clouds[0]["attributes"]
         degree = max(degree for degree in range(4) if not degree or _harmonics(degree)[-1] in attributes)
         splats = Splats(
-            *(
-                _read(document, attributes["POSITION"], 3),
-                np.roll(_read(document, attributes[f"{EXTENSION}:ROTATION"], 4), 1, axis=1),
-                _read(document, attributes[f"{EXTENSION}:SCALE"], 3),
-                _read(document, attributes[f"{EXTENSION}:OPACITY"], 1)[:, 0],
-                np.stack([_read(document, attributes[key], 3) for key in _harmonics(degree)], axis=1),
-            )  # type: ignore[arg-type]  # float64, which becomes float32 below
+            _read(document, attributes["POSITION"], 3),
+            np.roll(_read(document, attributes[f"{EXTENSION}:ROTATION"], 4), 1, axis=1),
+            _read(document, attributes[f"{EXTENSION}:SCALE"], 3),
+            _read(document, attributes[f"{EXTENSION}:OPACITY"], 1)[:, 0],
+            np.stack([_read(document, attributes[key], 3) for key in _harmonics(degree)], axis=1),
         )
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ValueError(f"the glTF is malformed: {type(error).__name__} {error}") from None
@@ -107,14 +105,16 @@ def _harmonics(degree: int) -> list[str]:
     return [f"{EXTENSION}:SH_DEGREE_{d}_COEF_{n}" for d in range(degree + 1) for n in range(2 * d + 1)]
 
 
-def _read(document: Document, index: int, width: int) -> NDArray[np.float64]:
+def _read(document: Document, index: int, width: int) -> FloatArray:
     """Return the values (N, width) of an accessor that must have this width."""
-    values = numbers(document, index)
+    values = stored(document, index)
     if values.shape[1] != width:
         raise ValueError(
             f"the glTF is malformed: an attribute of its splats has {values.shape[1]} numbers, not {width}"
         )
-    return values
+    if values.dtype.kind != "f":
+        values = plain(values, document.items("accessors")[index])
+    return values.astype(np.float32)
 
 
 def _recognises(data: bytes) -> bool:

@@ -6,6 +6,7 @@ Nothing is unpickled or executed. Pictures that a PLY refers to are read only fr
 from __future__ import annotations
 
 import io
+import logging
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,6 +22,9 @@ from sds3d.formats.looks import Look, Part
 from sds3d.formats.neighbours import Neighbours
 from sds3d.formats.pictures import rgb8
 from sds3d.geometry.mesh import FloatArray
+
+# It logs tracebacks of missing pictures and damaged files; warnings and errors tell these in one line.
+logging.getLogger("trimesh").setLevel(logging.CRITICAL)
 
 LookOf = Callable[[str, FloatArray | None, NDArray[np.float64] | None], Look]
 """The look of a material by its name, with the vertices' colours (V, 3) and UVs (V, 2), v down, or None."""

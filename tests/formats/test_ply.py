@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import trimesh
-from loading import load, load_splats
+from loading import MESHES, load, load_splats
 from plyfile import PlyData, PlyElement
 
 from sds3d.formats.load import AssetError
@@ -132,3 +132,10 @@ def test_a_strip_faces_one_side(tmp_path):
     np.testing.assert_array_equal(normals, [[0, 0, 1], [0, 0, 1]])
     with pytest.raises(AssetError, match="vertex that does not exist"):
         load(tmp_path, header + b"0 0 0\n1 0 0\n0 1 0\n1 1 0\n4 0 1 2 4\n", "a.ply")
+
+
+def test_a_missing_picture_is_told_in_one_line(tmp_path, caplog):
+    data = (MESHES / "vertuv.ply").read_bytes()
+    with pytest.warns(UserWarning, match=r"^red\.png is missing in the asset's folder and is left out$"):
+        assert isinstance(load(tmp_path, data, "a.ply"), Mesh)
+    assert not caplog.records  # no traceback of the library

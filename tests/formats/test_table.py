@@ -24,7 +24,7 @@ def test_the_order_of_the_formats_stays():
     read_only = ("gltf", "sog", "sog-folder")
     assert get_args(Format) == EXPORT_FORMATS == tuple(name for name in FORMATS if name not in read_only)
     assert tuple(name for name in EXPORT_FORMATS if name != "usdz") == DEFAULT_FORMATS
-    assert EXTENSIONS == (".glb", ".gltf", ".obj", ".ply", ".stl", ".splat", ".spz", ".sog", ".json")
+    assert EXTENSIONS == (".glb", ".gltf", ".obj", ".ply", ".stl", ".3mf", ".splat", ".spz", ".sog", ".json")
 
 
 @pytest.mark.parametrize("name", [name for name in EXPORT_FORMATS if FORMATS[name].read is not None])
