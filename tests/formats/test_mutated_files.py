@@ -18,7 +18,6 @@ import warnings
 import zipfile
 from pathlib import Path
 
-import pytest
 from loading import ball
 from splat_clouds import cloud
 
@@ -114,7 +113,6 @@ def try_files(count: int, seed: int) -> list[str]:
     return wrong
 
 
-@pytest.mark.slow
 def test_damaged_files_are_read_or_refused_in_one_line() -> None:
     kept = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (used() + MEMORY, kept[1]))
