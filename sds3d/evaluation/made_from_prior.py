@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sds3d.evaluation.asset_scores import measured, portrait
+from sds3d.evaluation.asset_scores import measured, portrait, render_run
 from sds3d.files import RunError, read_plain, write_atomically
 from sds3d.formats.pictures import picture_grid, to_uint8
 from sds3d.presets import DEFAULT_PRESET
@@ -33,8 +33,10 @@ from sds3d.toybox.scorer import load_scorer
 PRIOR = "assets/toybox/prior"
 TILE = 112
 """Height and width in pixels of an object in the studio's strip."""
-COLUMN, ROW, PITCH, RULE_TILE = 412, 36, 68, 64
-"""Where the benchmark's picture has the front of its third prompt: left and top of the first, distance and size."""
+COLUMN, ROW, PITCH, RULE_TILE = 684, 36, 68, 64
+"""Where the benchmark's picture has the front of its fifth prompt: left and top of the first, distance and size."""
+OTHER_PRESETS = ("mesh", "splats", "texture")
+"""Recommended presets that the benchmark of guidance rules leaves out, with pictures of their own runs."""
 _LARGEST = 2048  # pixels of a picture of the site
 
 
@@ -42,8 +44,9 @@ _LARGEST = 2048  # pixels of a picture of the site
 class Item:
     """Files of a checkout that depend on the prior. files: relative to it.
 
-    commands: sds3d's, run in a working folder. finish: makes the files from their results; called with the working
-    folder and the checkout. by_hand: how the files are made if no command makes them.
+    commands: sds3d's, run in a working folder; a word with * means the newest file that matches. finish: makes the
+    files from their results; called with the working folder and the checkout. by_hand: how the files are made if no
+    command makes them.
     """
 
     name: str
@@ -103,28 +106,29 @@ def gallery(work: Path, root: Path) -> None:
     Image.fromarray(np.concatenate(tiles, axis=1)).save(root / "assets/studio/objects.webp", quality=82, method=6)
 
 
-def _tile(rgb: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.asarray(Image.fromarray(to_uint8(rgb)).resize((TILE, TILE), Image.Resampling.LANCZOS))
+def _tile(rgb: NDArray[np.float32], size: int = TILE) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(to_uint8(rgb)).resize((size, size), Image.Resampling.LANCZOS))
 
 
 def preset_pictures(work: Path, root: Path) -> None:
-    """Cut the studio's strip of presets out of the picture of the benchmark of guidance rules.
-
-    Pictures of other presets, the fronts of runs of theirs, stay as they are.
-    """
+    """Write the studio's strip of presets: rules from the picture of their benchmark, other presets from their runs."""
     rules = list(json.loads((root / "benchmarks/guidance.json").read_text(encoding="utf-8"))["summary"])
     with Image.open(root / "benchmarks/guidance.png") as sheet:
         box = [(COLUMN, ROW + PITCH * i, COLUMN + RULE_TILE, ROW + PITCH * i + RULE_TILE) for i in range(len(rules))]
         tiles = [np.asarray(sheet.convert("RGB").crop(place)) for place in box]
-    strip, names = root / "assets/studio/presets.webp", root / "assets/studio/presets.json"
-    before = json.loads(names.read_text(encoding="utf-8")) if names.exists() else []
-    others = [name for name in before if name not in rules]
-    for name in others:
-        with Image.open(strip) as old:
-            left = RULE_TILE * before.index(name)
-            tiles.append(np.asarray(old.convert("RGB").crop((left, 0, left + RULE_TILE, RULE_TILE))))
-    Image.fromarray(np.concatenate(tiles, axis=1)).save(strip, quality=82, method=6)
-    write_atomically(names, (json.dumps([*rules, *others]) + "\n").encode())
+    for name in OTHER_PRESETS:
+        run = open_run(newest(work, f"presets/{name}/*/config.yaml").parent)
+        tiles.append(_tile(render_run(run)[0], RULE_TILE))
+    strip = Image.fromarray(np.concatenate(tiles, axis=1))
+    strip.save(root / "assets/studio/presets.webp", quality=82, method=6)
+    write_atomically(root / "assets/studio/presets.json", (json.dumps([*rules, *OTHER_PRESETS]) + "\n").encode())
+
+
+def newest(work: Path, pattern: str) -> Path:
+    """Return the newest file in `work` that matches: runs of former settings may lie beside it."""
+    if not (found := sorted(work.glob(pattern), key=lambda path: path.stat().st_mtime_ns)):
+        raise RunError(f"{work} has no {pattern}: repeat the command")
+    return found[-1]
 
 
 def _rules(name: str, options: str, *endings: str) -> Item:
@@ -146,7 +150,7 @@ ITEMS = (
         (f"bench toybox {DEFAULT_PRESET} --prompts shown --out gallery",),
         gallery,
     ),
-    _picture("held-out", f"{DEFAULT_PRESET}.png", f"bench toybox {DEFAULT_PRESET} --prompts 32"),
+    _picture("held-out", f"{DEFAULT_PRESET}.png", f"bench toybox {DEFAULT_PRESET} --prompts 16"),
     _picture("representations", "side_by_side.png", "bench toybox toybox splats mesh --prompts 16"),
     _picture("playground", "sheet.png", "playground2d 'a red mug' --rule all --steps 150"),
     _rules("guidance", "", "json", "md", "png"),
@@ -158,8 +162,16 @@ ITEMS = (
         "md",
         "png",
     ),
-    Item("presets", ("assets/studio/presets.webp", "assets/studio/presets.json"), (), preset_pictures),
-    Item("assets", ("assets/pictures/assets.png",), by_hand="chosen pictures of runs of the default preset"),
+    Item(
+        "presets",
+        ("assets/studio/presets.webp", "assets/studio/presets.json"),
+        (
+            "generate 'a green house' --preset mesh --out presets/mesh",
+            "generate 'a green house' --preset splats --out presets/splats",
+            "texture 'presets/mesh/*/exports/a-green-house.glb' 'a purple house with a red roof' --out presets/texture",
+        ),
+        preset_pictures,
+    ),
     Item("studio", ("assets/pictures/studio.png",), by_hand="a picture of sds3d app with a finished red mug"),
     Item("texture", ("docs/pictures/texture.webp",), by_hand="contact_sheet.png of sds3d texture, before and after"),
     Item(
@@ -169,7 +181,7 @@ ITEMS = (
     ),
     *(Item(name, (f"docs/pictures/{name}.webp",), by_hand=f"what docs/examples/{name}.py draws") for name in _EXAMPLES),
 )
-"""All of a checkout. The strip of presets is cut out of the benchmark before it."""
+"""All of a checkout. The strip of presets has parts of the picture of the benchmark, which comes before it."""
 
 
 def check(root: Path, items: Sequence[Item] = ITEMS) -> list[Status]:
@@ -209,7 +221,8 @@ def refresh(root: Path, work: Path, items: Sequence[Item], tell: Callable[[str],
         work.mkdir(parents=True, exist_ok=True)
         for command in item.commands:
             tell(f"{item.name}: sds3d {command}")
-            done = subprocess.run([sys.executable, "-m", "sds3d", *shlex.split(command)], cwd=work, check=False)
+            words = [str(newest(work, word)) if "*" in word else word for word in shlex.split(command)]
+            done = subprocess.run([sys.executable, "-m", "sds3d", *words], cwd=work, check=False)
             if done.returncode:
                 raise RunError(f"sds3d {command} failed in {work}; mend it, then repeat the command to continue")
         item.finish(work, root)

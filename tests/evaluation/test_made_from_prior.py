@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 
 from sds3d.cli.main import app
 from sds3d.config import assets_dir
-from sds3d.evaluation.made_from_prior import ITEMS, PRIOR, Item, check, refresh, write_note
+from sds3d.evaluation.made_from_prior import ITEMS, PRIOR, Item, check, newest, refresh, write_note
 from sds3d.files import RunError
 from sds3d.priors.digest import weights_digest
 
@@ -86,15 +88,32 @@ def test_the_commands_exist(command: str) -> None:
     assert CliRunner().invoke(app, [*shlex.split(command), "--help"]).exit_code == 0
 
 
-def test_the_presets_strip_shows_the_rules_of_the_benchmark(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_presets_strip_has_the_rules_of_the_benchmark_and_runs_of_the_other_presets(tmp_path: Path) -> None:
     (item,) = [item for item in ITEMS if item.name == "presets"]
-    for file in ("benchmarks/guidance.json", "benchmarks/guidance.png"):
-        (tmp_path / file).parent.mkdir(exist_ok=True)
+    files = [f"benchmarks/guidance.{ending}" for ending in ("json", "png")]
+    for file in [*files, *(str(path.relative_to(ROOT)) for path in (ROOT / PRIOR).rglob("*.safetensors"))]:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes((ROOT / file).read_bytes())
-    (tmp_path / "assets/studio").mkdir(parents=True)
-    item.finish(tmp_path, tmp_path)
+    (tmp_path / "assets/studio").mkdir()
+    short = " steps=3 export.formats=[glb] export.frames=4"
+    refresh(tmp_path, tmp_path / "work", [replace(item, commands=tuple(c + short for c in item.commands))], print)
     names = list(json.loads((ROOT / "benchmarks/guidance.json").read_text())["summary"])
-    assert json.loads((tmp_path / "assets/studio/presets.json").read_text()) == names
+    assert json.loads((tmp_path / "assets/studio/presets.json").read_text()) == [*names, "mesh", "splats", "texture"]
+    assert [status.state for status in check(tmp_path, [item])] == ["up to date"]
     with Image.open(tmp_path / "assets/studio/presets.webp") as strip:
-        assert strip.size == (64 * len(names), 64)
-        assert np.asarray(strip).std() > 20  # objects, not the paper between them
+        tiles = np.asarray(strip.convert("RGB"), int).reshape(64, len(names) + 3, 64, 3).swapaxes(0, 1)
+    assert np.abs(tiles[:, :3, :3] - 204).max() <= 12  # all on the benchmark's grey
+    assert (tiles.std((1, 2, 3)) > 8).all()  # objects, not the paper between them
+    red, green, blue = tiles[names.index("truth")][20:44, 20:44].mean((0, 1))
+    assert green > max(red, blue)  # the green house
+
+
+def test_a_star_is_the_newest_file(tmp_path: Path) -> None:
+    for name, when in (("a", 1), ("b", 3), ("c", 2)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mug.glb").touch()
+        os.utime(tmp_path / name / "mug.glb", (when, when))
+    assert newest(tmp_path, "*/mug.glb") == tmp_path / "b" / "mug.glb"
+    with pytest.raises(RunError, match=r"has no \*/cup\.glb"):
+        newest(tmp_path, "*/cup.glb")
