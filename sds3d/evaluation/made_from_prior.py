@@ -79,7 +79,7 @@ def _copied(files: dict[str, str]) -> Callable[[Path, Path], None]:
                 continue
             with Image.open(work / source) as picture:
                 picture.thumbnail((_LARGEST, _LARGEST))
-                picture.save(root / target, quality=85, method=6)
+                picture.save(root / target, quality=80, method=6)
 
     return copy
 
