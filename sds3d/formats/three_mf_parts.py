@@ -279,4 +279,4 @@ def _colors(properties: NDArray[np.int64], model: _Model) -> tuple[NDArray[np.fl
             raise ValueError("a triangle of the 3MF has a colour that does not exist: export it again")
         entries[rows] = np.where(chosen == _NONE, 0, chosen + len(colors))
         colors += palette
-    return np.array(colors, np.float32) / 255, entries
+    return (np.array(colors) / 255).astype(np.float32), entries

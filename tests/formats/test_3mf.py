@@ -59,6 +59,7 @@ def theirs(folder: Path, unit: lib3mf.ModelUnit) -> bytes:
     """A file of lib3mf: a tetrahedron with a colour per triangle, built alone and twice as an assembly."""
     wrapper = lib3mf.get_wrapper()
     model = wrapper.CreateModel()
+    assert model is not None
     model.SetUnit(unit)
     solid = model.AddMeshObject()
     positions = [lib3mf.Position((lib3mf.ctypes.c_float * 3)(*corner)) for corner in CORNERS]

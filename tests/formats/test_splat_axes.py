@@ -24,9 +24,11 @@ def picture(splats: Splats, frame: Rotation = UPRIGHT) -> np.ndarray:
     view[:3, :3] = (Rotation.from_euler("xyz", [200, 30, 10], degrees=True) * frame.inv()).as_matrix()
     view[2, 3] = 2.0
     arrays = (splats.means, splats.quats, splats.scales, splats.opacities, splats.sh, view[None])
-    gaussians = [torch.tensor(array.astype(np.float64)) for array in arrays]
+    means, quats, scales, opacities, sh, views = (torch.tensor(array.astype(np.float64)) for array in arrays)
     intrinsics = torch.tensor([[[60.0, 0, 24], [0, 60, 24], [0, 0, 1]]], dtype=torch.float64)
-    drawn = rasterization_reference(*gaussians, intrinsics, 48, 48, sh_degree=splats.degree)
+    drawn = rasterization_reference(
+        means, quats, scales, opacities, sh, views, intrinsics, 48, 48, sh_degree=splats.degree
+    )
     return torch.cat([drawn[0], drawn[1]], dim=-1)[0].numpy()
 
 
