@@ -172,7 +172,7 @@ ITEMS = (
         ),
         preset_pictures,
     ),
-    Item("studio", ("assets/pictures/studio.png",), by_hand="a picture of sds3d app with a finished red mug"),
+    Item("studio", ("assets/pictures/studio.webp",), by_hand="a picture of sds3d app with a finished red mug"),
     Item("texture", ("docs/pictures/texture.webp",), by_hand="contact_sheet.png of sds3d texture, before and after"),
     Item(
         "score_distillation_2d",
