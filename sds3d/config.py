@@ -6,9 +6,14 @@ overrides such as `guidance.scale=7.5`. Later layers replace values of earlier o
 
 from __future__ import annotations
 
+import ast
 import difflib
+import inspect
+import textwrap
 import types
 from collections.abc import Iterator, Mapping, Sequence, Set
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -26,11 +31,9 @@ class ConfigError(ValueError):
 
 
 class Config(BaseModel):
-    """Base of all configuration models: frozen, without unknown keys; attribute docstrings are help texts."""
+    """Base of all configuration models: frozen, without unknown keys; see `help_texts` for docstrings of settings."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -236,6 +239,35 @@ def chosen_model(model: type[BaseModel], field: str, section: Mapping[str, Any])
     models = alternatives(model, field)
     chosen = [m for m in models if len(models) == 1 or _called(m, str(section.get("name")))]
     return chosen[0] if chosen else None
+
+
+@cache
+def help_texts(model: type[BaseModel]) -> Mapping[str, str]:
+    """Return the docstrings below a model's settings, by the settings' names; none where its source cannot be read.
+
+    Pydantic's `use_attribute_docstrings` would read them for all models at their import, which delays every start.
+    """
+    texts: dict[str, str] = {}
+    for owner in reversed(model.__mro__):
+        if issubclass(owner, Config) and owner is not Config:
+            for name, text in _documented(owner):
+                texts.pop(name, None)
+                texts |= {name: text} if text else {}
+    return texts
+
+
+def _documented(owner: type[Config]) -> Iterator[tuple[str, str]]:
+    """Yield the settings that a class defines itself, each with its docstring or ""."""
+    try:
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+    except (OSError, SyntaxError):
+        return
+    assert isinstance(tree, ast.ClassDef)
+    for line, below in pairwise([*tree.body, ast.Pass()]):
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+            text = below.value if isinstance(below, ast.Expr) else None
+            is_text = isinstance(text, ast.Constant) and isinstance(text.value, str)
+            yield line.target.id, inspect.cleandoc(text.value) if is_text else ""
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -15,6 +15,7 @@ from sds3d.config import (
     build,
     configs_dir,
     dump_yaml,
+    help_texts,
     load_yaml,
     merge,
     parse_override,
@@ -233,3 +234,29 @@ def test_settings_of_a_run_are_bounded():
     ):
         with pytest.raises(ConfigError, match=message):
             build(RunConfig, {"prompt": "a mug", **wrong})
+
+
+class Documented(Config):
+    size: int = 1
+    """Height and width,
+    in pixels."""
+    other: int = 2
+    side: float = 3.0
+    """In metres."""
+
+
+class Changed(Documented):
+    side: float = 4.0
+    depth: int = 1
+    """In bits."""
+
+
+def test_help_texts_are_the_docstrings_below_settings_and_a_redefined_setting_needs_its_own():
+    assert help_texts(Documented) == {"size": "Height and width,\nin pixels.", "side": "In metres."}
+    assert help_texts(Changed) == {"size": "Height and width,\nin pixels.", "depth": "In bits."}
+
+
+def test_a_model_without_readable_source_has_no_help_texts():
+    made: dict[str, type[Config]] = {}
+    exec('class Made(Config):\n    size: int = 1\n    "In pixels."', {"Config": Config, "__name__": "made"}, made)
+    assert help_texts(made["Made"]) == {}

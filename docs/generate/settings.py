@@ -14,7 +14,7 @@ def write_page(docs: Path) -> None:
 
 def page() -> str:
     """Every setting of a run. Those of guidance rules are on the rules' own pages."""
-    from sds3d.config import alternatives
+    from sds3d.config import alternatives, help_texts
     from sds3d.guidance.sds import SDSConfig
     from sds3d.guidance.transforms import GradientTransform
     from sds3d.run.config import RunConfig
@@ -23,11 +23,11 @@ def page() -> str:
     whole = [s for s in settings_of(RunConfig(prompt="a red mug")) if s.key not in ("prompt", "start_from_sha256")]
     intro = "`sds3d settings` prints the same on the terminal. Set them as `KEY=VALUE`, or in a YAML file."
     parts = ["# Settings", intro, "## The run", rows([s for s in whole if not s.section])]
-    for name, info in RunConfig.model_fields.items():
+    for name in RunConfig.model_fields:
         models = alternatives(RunConfig, name)
         if not models or name == "gradient":
             continue
-        parts += [f"## {name}", info.description or ""]
+        parts += [f"## {name}", help_texts(RunConfig).get(name, "")]
         if name == "guidance":
             parts.append("The settings of each rule are on its page, see [Methods](../methods.md).")
         elif len(models) == 1:

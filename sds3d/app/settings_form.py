@@ -14,7 +14,7 @@ from gradio.components import Component
 
 from sds3d.app.edits import Edits
 from sds3d.app.fragments import note
-from sds3d.config import ConfigError, alternatives, parse_value
+from sds3d.config import ConfigError, alternatives, help_texts, parse_value
 from sds3d.guidance.rules import rule_configs
 from sds3d.run.config import RunConfig, stage_config
 from sds3d.run.settings import Setting, settings_of_run
@@ -51,7 +51,7 @@ def editable_settings(config: RunConfig, preset: RunConfig | None = None) -> lis
     info, names = RunConfig.model_fields["representation"], [m.model_fields["name"].default for m in REPRESENTATIONS]
     listed = in_stages(preset)
     value = listed if config.stages else config.representation.name
-    choice = Setting("representation.name", info, value, (listed, *names))
+    choice = Setting("representation.name", info, value, (listed, *names), help_texts(RunConfig)["representation"])
     return [choice] + [s for s in settings if s.key not in ("representation.name", "stages")]
 
 

@@ -266,8 +266,12 @@ def _carry_out(run: Run, device: str, threads: int, as_json: bool) -> None:
 @contextmanager
 def _loading_libraries() -> Iterator[None]:
     """Show on a terminal that imports take seconds. What they make stays, so later collections need not look at it."""
-    with err.status("loading PyTorch and diffusers"):
-        yield
+    gc.disable()  # imports make little garbage, and collections between them take time
+    try:
+        with err.status("loading PyTorch and diffusers"):
+            yield
+    finally:
+        gc.enable()
     gc.freeze()
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from sds3d.config import Config, alternatives
+from sds3d.config import Config, alternatives, help_texts
 from sds3d.run.config import RunConfig, stage_config
 from sds3d.run.stages import representations_of
 
@@ -19,14 +19,15 @@ from sds3d.run.stages import representations_of
 class Setting:
     """One setting.
 
-    key: dotted name. info: pydantic's field, with help text and bounds. value: as JSON. options: the possible values,
-    if they are a fixed list.
+    key: dotted name. info: pydantic's field, with bounds. value: as JSON. options: the possible values, if they are a
+    fixed list. text: what it does.
     """
 
     key: str
     info: FieldInfo
     value: Any
     options: tuple[Any, ...] = ()
+    text: str = ""
 
     @property
     def section(self) -> str:
@@ -46,7 +47,7 @@ class Setting:
 
     def help(self) -> str:
         """Return the help text, with the bounds."""
-        text = " ".join((self.info.description or "").split())
+        text = " ".join(self.text.split())
         signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
         bounds = [f"{s} {getattr(m, n):g}" for m in self.info.metadata for n, s in signs.items() if hasattr(m, n)]
         return f"{text} ({', '.join(bounds)})".strip() if bounds else text
@@ -74,16 +75,18 @@ def settings_of_run(config: RunConfig) -> Iterator[Setting]:
 def settings_of(config: BaseModel, prefix: str = "") -> Iterator[Setting]:
     """Yield the settings of a configuration, for the variants it chooses. prefix: goes before their keys."""
     model = type(config)
+    texts = help_texts(model)
     for name, info in model.model_fields.items():
         key, value = prefix + name, getattr(config, name)
         if isinstance(value, Config):
             models = alternatives(model, name)
             if len(models) > 1:
                 names = tuple(other.model_fields["name"].default for other in models)
-                yield Setting(f"{key}.name", info, value.name, names)  # type: ignore[attr-defined]
+                yield Setting(f"{key}.name", info, value.name, names, texts.get(name, ""))  # type: ignore[attr-defined]
             yield from (f for f in settings_of(value, f"{key}.") if f.key != f"{key}.name" or len(models) == 1)
         elif name != "name":
-            yield Setting(key, info, config.model_dump(mode="json")[name], _literals(info.annotation))
+            plain = config.model_dump(mode="json")[name]
+            yield Setting(key, info, plain, _literals(info.annotation), texts.get(name, ""))
 
 
 def _literals(annotation: Any) -> tuple[Any, ...]:
