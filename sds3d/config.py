@@ -260,14 +260,16 @@ def _documented(owner: type[Config]) -> Iterator[tuple[str, str]]:
     """Yield the settings that a class defines itself, each with its docstring or ""."""
     try:
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
-    except (OSError, SyntaxError):
+    except (OSError, TypeError, SyntaxError):
         return
     assert isinstance(tree, ast.ClassDef)
     for line, below in pairwise([*tree.body, ast.Pass()]):
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-            text = below.value if isinstance(below, ast.Expr) else None
-            is_text = isinstance(text, ast.Constant) and isinstance(text.value, str)
-            yield line.target.id, inspect.cleandoc(text.value) if is_text else ""
+            match below:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    yield line.target.id, inspect.cleandoc(text)
+                case _:
+                    yield line.target.id, ""
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
