@@ -13,14 +13,24 @@ from typing import Any, TypeVar
 import pytest
 from pydantic import BaseModel
 
+from tests.collected import COLLECTED
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+LONG = {"browser", "jobs", "run", "tests", "toybox"}
 LONGEST_NAME, EMPTY = 60, "empty"
 PLAIN = (str, int, float, complex, type(None), Enum, PurePath)
 
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Note what was collected. Folders whose files take long come first: no worker may be left with one at the end."""
+    config.stash[COLLECTED] = [item.nodeid for item in items]
+    items.sort(key=lambda item: item.path.parent.name not in LONG)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -46,6 +46,13 @@ def studio(playwright: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    """A studio with passwords for two visitors: ada and bob."""
+    with serve(tmp_path_factory.mktemp("guarded"), auth='["ada:love:lace", "bob:2"]') as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def chromium(playwright: Any) -> Iterator[Browser]:
     """One browser for all tests, with WebGL in software."""
     playwright.expect.set_options(timeout=1000 * PATIENCE)
@@ -56,12 +63,14 @@ def chromium(playwright: Any) -> Iterator[Browser]:
 
 
 @pytest.fixture(autouse=True)
-def cancel_remaining_runs(studio: Studio) -> Iterator[None]:
+def cancel_remaining_runs(request: pytest.FixtureRequest) -> Iterator[None]:
     """Cancel the runs that a test leaves, so that the next test's runs need not wait."""
+    studios = [request.getfixturevalue(name) for name in ("studio", "guarded") if name in request.fixturenames]
     yield
-    for run in list_runs(studio.runs):
-        with suppress(RunError):
-            stop(run, "cancel")
+    for studio in studios:
+        for run in list_runs(studio.runs):
+            with suppress(RunError):
+                stop(run, "cancel")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from gradio_client import Client
 from sds3d.app.visitors import Access, give_access
 from sds3d.run.config import read_config
 from sds3d.run.folder import Run
-from tests.browser.studio import ROOT, Studio, serve, wait_for
+from tests.browser.studio import ROOT, Studio, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -126,30 +126,29 @@ def test_links_out_of_a_run_are_not_followed(client: Any, studio: Studio):
     assert [Path(path).name for path in client.predict(run.folder.name, api_name="/files")] == ["true.glb"]
 
 
-def test_users_see_their_own_runs_and_shared_ones(tmp_path: Path):
-    with serve(tmp_path, auth='["ada:1", "bob:2"]') as studio:
-        ada, bob = (
-            Client(studio.url, auth=login, verbose=False, download_files=str(tmp_path / login[0]))
-            for login in (("ada", "1"), ("bob", "2"))
-        )
-        name = ada.predict("a red hat", api_name="/generate")
-        wait_for(lambda: ada.predict(name, api_name="/status")["status"] == "done")
-        files = [Path(path) for path in ada.predict(name, api_name="/files")]
-        assert files[0].read_bytes() == (studio.runs / name / "exports" / files[0].name).read_bytes()
-        for endpoint in ("/status", "/files", "/resume"):
-            with pytest.raises(Exception, match="no run of that name"):
-                bob.predict(name, api_name=endpoint)
-        address = f"{studio.url}/files/{name}/{files[0].name}"
-        assert [answer_of(address, cookies) for cookies in (ada.cookies, bob.cookies, {})] == [200, 404, 401]
-        with pytest.raises(Exception, match="visitors of this studio may set"):
-            bob.predict("a red hat", settings=["particles=60"], api_name="/generate")
-        give_access(Run(studio.runs / name), Access("ada", shared=True))
-        assert bob.predict(name, api_name="/status")["status"] == "done"
-        assert answer_of(address, bob.cookies) == 200
-        with pytest.raises(Exception, match="belongs to somebody else"):
-            bob.predict(name, "cancel", api_name="/stop")
-        ada.close()
-        bob.close()
+def test_users_see_their_own_runs_and_shared_ones(guarded: Studio, tmp_path: Path):
+    ada, bob = (
+        Client(guarded.url, auth=login, verbose=False, download_files=str(tmp_path / login[0]))
+        for login in (("ada", "love:lace"), ("bob", "2"))
+    )
+    name = ada.predict("a red hat", api_name="/generate")
+    wait_for(lambda: ada.predict(name, api_name="/status")["status"] == "done")
+    files = [Path(path) for path in ada.predict(name, api_name="/files")]
+    assert files[0].read_bytes() == (guarded.runs / name / "exports" / files[0].name).read_bytes()
+    for endpoint in ("/status", "/files", "/resume"):
+        with pytest.raises(Exception, match="no run of that name"):
+            bob.predict(name, api_name=endpoint)
+    address = f"{guarded.url}/files/{name}/{files[0].name}"
+    assert [answer_of(address, cookies) for cookies in (ada.cookies, bob.cookies, {})] == [200, 404, 401]
+    with pytest.raises(Exception, match="visitors of this studio may set"):
+        bob.predict("a red hat", settings=["particles=60"], api_name="/generate")
+    give_access(Run(guarded.runs / name), Access("ada", shared=True))
+    assert bob.predict(name, api_name="/status")["status"] == "done"
+    assert answer_of(address, bob.cookies) == 200
+    with pytest.raises(Exception, match="belongs to somebody else"):
+        bob.predict(name, "cancel", api_name="/stop")
+    ada.close()
+    bob.close()
 
 
 def answer_of(address: str, cookies: dict[str, str], body: bytes | None = None) -> int:
@@ -227,14 +226,13 @@ def test_other_host_names_are_refused(studio: Studio):
                 urllib.request.urlopen(request)
 
 
-def test_a_password_is_required_and_never_logged(tmp_path: Path):
-    with serve(tmp_path, auth='["ada:love:lace"]') as studio:
-        with pytest.raises(Exception, match=r"[Cc]redentials|auth|401"):
-            Client(studio.url, verbose=False)
-        with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(f"{studio.url}/gradio_api/file=/etc/hostname")
-        calling = Client(studio.url, auth=("ada", "love:lace"), verbose=False)
-        with pytest.raises(Exception, match="no run of that name"):
-            calling.predict("none", api_name="/status")
-        calling.close()
-        assert "love:lace" not in studio.log.read_text()
+def test_a_password_is_required_and_never_logged(guarded: Studio):
+    with pytest.raises(Exception, match=r"[Cc]redentials|auth|401"):
+        Client(guarded.url, verbose=False)
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{guarded.url}/gradio_api/file=/etc/hostname")
+    calling = Client(guarded.url, auth=("ada", "love:lace"), verbose=False)
+    with pytest.raises(Exception, match="no run of that name"):
+        calling.predict("none", api_name="/status")
+    calling.close()
+    assert "love:lace" not in guarded.log.read_text()

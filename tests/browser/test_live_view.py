@@ -6,7 +6,6 @@ import base64
 import hashlib
 import io
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -19,7 +18,7 @@ from PIL import Image
 from sds3d.app.visitors import Access, give_access
 from sds3d.run import live
 from tests.browser.pages import generate, overflows, run_of
-from tests.browser.studio import Studio, serve, wait_for
+from tests.browser.studio import Studio, wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -98,21 +97,18 @@ def look(studio: Studio, component: int, cookies: dict[str, str], run: str) -> s
         return str(error.code)
 
 
-def test_pictures_are_of_runs_that_the_visitor_may_see(tmp_path: Path):
-    with serve(tmp_path, auth='["ada:1", "bob:2"]') as studio:
-        run = studio.put("a purple mug", status="running")
-        give_access(run, Access("ada"))
-        (run.folder / "live").mkdir()
-        (run.folder / "live" / f"{hashlib.sha256(b'../../x').hexdigest()[:16]}.jpg").write_bytes(b"picture")
-        ada, bob = (Client(studio.url, auth=login, verbose=False) for login in (("ada", "1"), ("bob", "2")))
-        (view,) = (each["id"] for each in ada.config["components"] if each["props"].get("elem_id") == "live")
-        mine = "data:image/jpeg;base64,cGljdHVyZQ=="
-        assert [look(studio, view, ada.cookies, name) for name in (run.folder.name, "../runs", "/etc")] == [
-            mine,
-            "",
-            "",
-        ]
-        assert look(studio, view, bob.cookies, run.folder.name) == ""
-        assert look(studio, view, {}, run.folder.name) == "401"
-        ada.close()
-        bob.close()
+def test_pictures_are_of_runs_that_the_visitor_may_see(guarded: Studio):
+    ada, bob = (Client(guarded.url, auth=login, verbose=False) for login in (("ada", "love:lace"), ("bob", "2")))
+    (view,) = (each["id"] for each in ada.config["components"] if each["props"].get("elem_id") == "live")
+    run = guarded.put("a purple mug", status="running")
+    give_access(run, Access("ada"))
+    (run.folder / "live").mkdir()
+    (run.folder / "live" / f"{hashlib.sha256(b'../../x').hexdigest()[:16]}.jpg").write_bytes(b"picture")
+    mine = "data:image/jpeg;base64,cGljdHVyZQ=="
+    with run.locked():  # like a running process
+        pictures = [look(guarded, view, ada.cookies, name) for name in (run.folder.name, "../runs", "/etc")]
+        assert pictures == [mine, "", ""]
+        assert look(guarded, view, bob.cookies, run.folder.name) == ""
+        assert look(guarded, view, {}, run.folder.name) == "401"
+    ada.close()
+    bob.close()

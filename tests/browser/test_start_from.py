@@ -164,27 +164,25 @@ def test_a_pasted_command_fills_the_form_and_unknown_keys_are_named(visit: Visit
     assert not overflows(page)
 
 
-def test_uploads_of_others_cannot_be_reached(tmp_path: Path, mesh: Path):
-    with serve(tmp_path, auth='["ada:love", "bob:job"]') as studio:
+def test_uploads_of_others_cannot_be_reached(guarded: Studio, mesh: Path):
+    def call(path: str, login: str = "", data: bytes | None = None) -> tuple[int, str]:
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        if login:
+            user, _, password = login.partition(":")
+            opener.open(f"{guarded.url}/login", f"username={user}&password={password}".encode())
+        try:
+            answer = opener.open(urllib.request.Request(guarded.url + path, data, {"X-File-Name": "a.stl"}))
+            return answer.status, answer.read().decode(errors="replace")
+        except urllib.error.HTTPError as error:
+            return error.code, ""
 
-        def call(path: str, login: str = "", data: bytes | None = None) -> tuple[int, str]:
-            opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-            if login:
-                user, password = login.split(":")
-                opener.open(f"{studio.url}/login", f"username={user}&password={password}".encode())
-            try:
-                answer = opener.open(urllib.request.Request(studio.url + path, data, {"X-File-Name": "a.stl"}))
-                return answer.status, answer.read().decode(errors="replace")
-            except urllib.error.HTTPError as error:
-                return error.code, ""
-
-        assert call("/uploads", data=mesh.read_bytes())[0] == 401
-        status, token = call("/uploads", "ada:love", mesh.read_bytes())
-        assert status == 200
-        (kept,) = (studio.runs / ".uploads").glob(f"*/{token}/a.stl")
-        for path in (str(kept), f".uploads/{kept.parent.parent.name}/{token}/a.stl", f"../.uploads/{token}/a.stl"):
-            for place in ("/gradio_api/file=", "/file=", "/files/", "/gradio_api/stream/", "/uploads/"):
-                for login in ("ada:love", "bob:job"):
-                    assert call(place + path, login)[0] in (401, 403, 404, 405), place + path
-        body = json.dumps({"data": [{"path": str(kept), "meta": {"_type": "gradio.FileData"}}], "fn_index": 0})
-        assert call("/gradio_api/run/predict", "bob:job", body.encode())[0] >= 400
+    assert call("/uploads", data=mesh.read_bytes())[0] == 401
+    status, token = call("/uploads", "ada:love:lace", mesh.read_bytes())
+    assert status == 200
+    (kept,) = (guarded.runs / ".uploads").glob(f"*/{token}/a.stl")
+    for path in (str(kept), f".uploads/{kept.parent.parent.name}/{token}/a.stl", f"../.uploads/{token}/a.stl"):
+        for place in ("/gradio_api/file=", "/file=", "/files/", "/gradio_api/stream/", "/uploads/"):
+            for login in ("ada:love:lace", "bob:2"):
+                assert call(place + path, login)[0] in (401, 403, 404, 405), place + path
+    body = json.dumps({"data": [{"path": str(kept), "meta": {"_type": "gradio.FileData"}}], "fn_index": 0})
+    assert call("/gradio_api/run/predict", "bob:2", body.encode())[0] >= 400

@@ -17,6 +17,7 @@ from sds3d.jobs.batch import make_batch
 from sds3d.jobs.prompts_file import read_prompts
 from sds3d.jobs.queue import enqueue
 from sds3d.jobs.ray_engine import RayWorker, places, supervise
+from sds3d.jobs.worker import work
 from sds3d.jobs.worker_settings import WorkerSettings
 from sds3d.run.folder import list_runs
 from tests.browser.studio import QUICK, wait_for
@@ -42,31 +43,33 @@ def begin(folder: Path, *more: str) -> subprocess.Popen[str]:
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """A Ray cluster whose head node runs no work."""
+    """A Ray cluster of one node, with room for one run."""
     utils = pytest.importorskip("ray.cluster_utils")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    cluster = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 80_000_000})
+    head = {"num_cpus": 1, "object_store_memory": 80_000_000, "include_dashboard": False}
+    cluster = utils.Cluster(initialize_head=True, head_node_args=head)
     yield cluster
     cluster.shutdown()
 
 
 @pytest.mark.slow
 def test_a_dying_node_changes_no_results(cluster: Any, tmp_path: Path):
-    nodes = [cluster.add_node(num_cpus=1, object_store_memory=80_000_000) for _ in range(2)]
+    node = cluster.add_node(num_cpus=1, object_store_memory=80_000_000)
     (tmp_path / "ray").mkdir()
     process = begin(tmp_path / "ray", "--engine", "ray", "--address", cluster.address)
     wait_for(lambda: running(tmp_path / "ray") or process.poll() is not None)
-    cluster.remove_node(nodes[0], allow_graceful=False)
+    cluster.remove_node(node, allow_graceful=False)
     output, _ = process.communicate()
     assert process.returncode == 0, output
     assert [row["status"] for row in manifest(tmp_path / "ray")] == ["done"] * 3
     assert "raylet" not in output  # Ray's own messages go to a file
 
-    (tmp_path / "local").mkdir()
-    process = begin(tmp_path / "local")
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    assert results(tmp_path / "ray") == results(tmp_path / "local")
+    alone = make_batch(tmp_path / "alone" / "out", read_prompts(tmp_path / "ray" / "prompts.txt", overrides=SETTINGS))
+    for job in alone.jobs:
+        enqueue(job.run)
+    work(alone.root, settings=WorkerSettings(threads=1))  # in this process
+    assert len(results(tmp_path / "alone")) > 3
+    assert results(tmp_path / "ray") == results(tmp_path / "alone")
     logs = [(run.folder / "run.log").read_text() for run in list_runs(tmp_path / "ray" / "out")]
     assert all(log.count("finished in") == 1 for log in logs)
     deaths = [log for log in logs if "its Ray worker on" in log]

@@ -26,11 +26,22 @@ from tests.jobs.test_together import QUICK
 
 PATIENCE = 600  # seconds after which a test counts as hung, on a busy machine too
 ONE_WORKER = WorkerSettings(devices=["cpu"], threads=1)
+STEPS = 30  # of runs whose results are compared with those of a run that nothing happens to
 
 
-def queued(root: Path, prompt: str, steps: int) -> Run:
-    run = new_run(root, make_config(prompt, "toybox", [*QUICK, f"steps={steps}", "checkpoint_every=5"]))
+def queued(root: Path, prompt: str, steps: int, *more: str) -> Run:
+    run = new_run(root, make_config(prompt, "toybox", [*QUICK, f"steps={steps}", "checkpoint_every=5", *more]))
     enqueue(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of STEPS steps that nothing happens to, in this process."""
+    root = tmp_path_factory.mktemp("straight")
+    run = queued(root, "a red mug", STEPS)
+    work(root, settings=WorkerSettings(threads=1))
+    assert run.state.status == "done"
     return run
 
 
@@ -67,8 +78,8 @@ def drain(root: Path, settings: WorkerSettings = ONE_WORKER, each: Callable[[], 
 
 
 @pytest.mark.slow
-def test_a_killed_worker_changes_no_results(tmp_path: Path):
-    victim, other = queued(tmp_path, "a red mug", 12), queued(tmp_path, "a blue chair", 2)
+def test_a_killed_worker_changes_no_results(straight: Run, tmp_path: Path):
+    victim, other = queued(tmp_path, "a red mug", STEPS), queued(tmp_path, "a blue chair", 2)
     killed: list[int] = []
 
     def kill_once() -> None:
@@ -81,8 +92,6 @@ def test_a_killed_worker_changes_no_results(tmp_path: Path):
     assert (victim.state.status, victim.state.attempts, victim.state.lean) == ("done", 1, False)
     assert (other.state.status, other.state.attempts) == ("done", 0)
     assert "signal 9; attempt 1 of 3" in (victim.folder / "run.log").read_text()
-    straight = queued(tmp_path / "straight", "a red mug", 12)
-    work(tmp_path / "straight", settings=WorkerSettings(threads=1))  # in this process
     assert same(victim, straight)
 
 
@@ -122,28 +131,31 @@ def test_workers_that_die_before_any_run_are_not_replaced_forever(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("request_", "after"), [("pause", "paused"), ("cancel", "cancelled")])
-def test_a_request_takes_effect_within_a_step_and_the_run_can_continue(request_: str, after: str, tmp_path: Path):
-    run, waiting = queued(tmp_path, "a red mug", 40), queued(tmp_path, "a blue chair", 2)
-    requested_at: list[int] = []
+def test_requests_take_effect_within_a_step_and_the_runs_can_continue(straight: Run, tmp_path: Path):
+    requests = ("pause", "cancel")
+    # Another interval of previews makes another run with the same results.
+    going = [queued(tmp_path, "a red mug", STEPS, f"preview_every={every}") for every in (1000, 1001)]
+    waiting = [queued(tmp_path, prompt, 2) for prompt in ("a blue chair", "a green hat")]
+    requested_at: dict[str, int] = {}
 
     def request() -> None:
-        if not requested_at and len(run.last_events(3)) == 3:
-            stop(waiting, request_)
-            stop(run, request_)
-            requested_at.append(int(run.last_events(1)[0]["step"]))
+        for what, run, other in zip(requests, going, waiting, strict=True):
+            if what not in requested_at and len(run.last_events(3)) == 3:
+                stop(other, what)
+                stop(run, what)
+                requested_at[what] = int(run.last_events(1)[0]["step"])
 
     drain(tmp_path, each=request)
-    assert run.state.status == waiting.state.status == after
-    assert requested_at[0] <= run.state.step <= requested_at[0] + 1
-    assert waiting.state.step == 0
-    for again in (run, waiting):
-        enqueue(again)
+    for runs in (going, waiting):
+        assert [run.state.status for run in runs] == ["paused", "cancelled"]
+    for what, run in zip(requests, going, strict=True):
+        assert requested_at[what] <= run.state.step <= requested_at[what] + 1
+    assert [run.state.step for run in waiting] == [0, 0]
+    for run in (*going, *waiting):
+        enqueue(run)
     drain(tmp_path)
-    assert run.state.status == waiting.state.status == "done"
-    straight = queued(tmp_path / "straight", "a red mug", 40)
-    work(tmp_path / "straight", settings=WorkerSettings(threads=1))  # in this process
-    assert same(run, straight)
+    assert [run.state.status for run in (*going, *waiting)] == ["done"] * 4
+    assert all(same(run, straight) for run in going)
 
 
 @pytest.mark.slow
@@ -209,8 +221,8 @@ def workers(root: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.mark.slow
-def test_workers_whose_supervisor_was_killed_requeue_their_run(tmp_path: Path):
-    run = queued(tmp_path, "a red mug", 30)
+def test_workers_whose_supervisor_was_killed_requeue_their_run(straight: Run, tmp_path: Path):
+    run = queued(tmp_path, "a red mug", STEPS)
     with workers(tmp_path) as process:
         wait_for(lambda: len(run.last_events(3)) == 3)
         pid = run.holder()
@@ -222,8 +234,6 @@ def test_workers_whose_supervisor_was_killed_requeue_their_run(tmp_path: Path):
     assert run.state.attempts == 0
     assert run.state.step == int(run.checkpoints[0].stem) >= 3
     drain(tmp_path)
-    straight = queued(tmp_path / "straight", "a red mug", 30)
-    work(tmp_path / "straight", settings=WorkerSettings(threads=1))  # in this process
     assert same(run, straight)
 
 
