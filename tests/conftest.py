@@ -28,9 +28,9 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Note what was collected. Folders whose files take long come first: no worker may be left with one at the end."""
-    config.stash[COLLECTED] = [item.nodeid for item in items]
+    """Put folders first whose files take long: no worker may be left with one at the end. Note what was collected."""
     items.sort(key=lambda item: item.path.parent.name not in LONG)
+    config.stash[COLLECTED] = [item.nodeid for item in items]
 
 
 @pytest.hookimpl(wrapper=True)

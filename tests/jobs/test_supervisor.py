@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -140,12 +141,15 @@ def test_requests_take_effect_within_a_step_and_the_runs_can_continue(straight: 
 
     def request() -> None:
         for what, run, other in zip(requests, going, waiting, strict=True):
-            if what not in requested_at and len(run.last_events(3)) == 3:
-                stop(other, what)
-                stop(run, what)
-                requested_at[what] = int(run.last_events(1)[0]["step"])
+            wait_for(lambda run=run: len(run.last_events(3)) == 3)
+            stop(other, what)
+            stop(run, what)
+            requested_at[what] = int(run.last_events(1)[0]["step"])
 
-    drain(tmp_path, each=request)
+    with ThreadPoolExecutor(1) as visitor:  # looks more often than the supervisor
+        requested = visitor.submit(request)
+        drain(tmp_path)
+        requested.result()
     for runs in (going, waiting):
         assert [run.state.status for run in runs] == ["paused", "cancelled"]
     for what, run in zip(requests, going, strict=True):
