@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 import pytest
 from pydantic import BaseModel
 
-from tests.collected import COLLECTED
-
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -27,10 +25,9 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put folders first whose files take long: no worker may be left with one at the end. Note what was collected."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put folders first whose files take long: no worker may be left with one at the end."""
     items.sort(key=lambda item: item.path.parent.name not in LONG)
-    config.stash[COLLECTED] = [item.nodeid for item in items]
 
 
 @pytest.hookimpl(wrapper=True)
