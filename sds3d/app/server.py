@@ -7,7 +7,10 @@ import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
+from gradio.blocks import BlockFunction
+from gradio.queueing import ProcessTime
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -73,6 +76,7 @@ def launch(
     page = build_page(studio)
     threading.Thread(target=keep_workers, args=(root,), daemon=True).start()
     page.queue(default_concurrency_limit=None)
+    page._queue.process_time_per_fn = Durations()  # type: ignore[assignment]
     try:
         _, address, public = page.launch(
             server_name=host,
@@ -105,6 +109,14 @@ def launch(
         print(f"the studio is at {public or address}  (Ctrl-C ends it; runs continue)", flush=True)
         page.block_thread()
     return address
+
+
+class Durations(WeakKeyDictionary[BlockFunction, ProcessTime]):
+    """How long events take. Gradio's own table would hold the events and forms of visitors who left."""
+
+    def __getitem__(self, event: BlockFunction) -> ProcessTime:
+        """Return what is known of an event, at first nothing."""
+        return self.setdefault(event, ProcessTime())
 
 
 def login(text: str) -> tuple[str, str]:

@@ -43,7 +43,10 @@ REPLAN = 5.0  # seconds between looks at the queue
 
 # Gradio's dropdowns send each choice twice. Processed at the same time, both would change the draft, and the settings
 # would be rebuilt a second time, possibly while the visitor opens a section.
-ONE_BY_ONE: dict[str, Any] = {**QUIET, "concurrency_limit": 1}
+ONE_BY_ONE: dict[str, Any] = {**QUIET, "concurrency_limit": 1, "concurrency_id": "choices"}
+
+# Gradio keeps a queue for each function, also for those of forms of visitors who left, unless it has a name.
+OF_FORM: dict[str, Any] = {**QUIET, "concurrency_id": "form"}
 
 
 @dataclass(frozen=True)
@@ -313,23 +316,23 @@ def _settings(create: CreateTab) -> None:
 
         given = [create.prompt, create.preset, create.seed, *create.own.inputs, *widgets]
         followed = [*live.outputs, *create.drafts.outputs, create.problem]
-        create.several.click(submit_drafts, given, followed, trigger_mode="once", **QUIET)
+        create.several.click(submit_drafts, given, followed, trigger_mode="once", **OF_FORM)
         gr.on(
             [create.generate.click, create.prompt.submit],
             submit,
             given,
             followed,
             trigger_mode="once",
-            **QUIET,
+            **OF_FORM,
         )
         for setting, widget in zip(settings, widgets, strict=True):
             if setting.is_choice:
                 widget.input(partial(rechoose, setting), widgets, create.draft, **ONE_BY_ONE)  # type: ignore[attr-defined]
         steps = widgets[[setting.key for setting in settings].index("steps")]
-        steps.change(lambda n: n, steps, create.steps, trigger_mode="always_last", **QUIET)  # type: ignore[attr-defined]
+        steps.change(lambda n: n, steps, create.steps, trigger_mode="always_last", **OF_FORM)  # type: ignore[attr-defined]
         gr.on(
             None, lambda n: (gr.Button(interactive=True), gr.Button(interactive=True), n), steps,
-            [create.generate, create.several, create.steps], **QUIET,
+            [create.generate, create.several, create.steps], **OF_FORM,
         )  # fmt: skip
 
 
@@ -358,7 +361,7 @@ def _changes(create: CreateTab, draft: Draft, form: Form) -> None:
     reset.click(lambda: Draft(draft.preset, version=draft.version + 1), None, create.draft, **ONE_BY_ONE)
     create.search.submit(look_up, [create.search, *form.widgets], [create.found, create.draft], **ONE_BY_ONE)
     typed = [w.input for s, w in zip(form.settings, form.widgets, strict=True) if not s.is_choice]
-    gr.on(typed, mark, form.widgets, [changed, reset], trigger_mode="always_last", **QUIET)
+    gr.on(typed, mark, form.widgets, [changed, reset], trigger_mode="always_last", **OF_FORM)
 
 
 def _cards(studio: Studio, chosen: str) -> str:

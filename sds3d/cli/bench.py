@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Column, Table
 
+from sds3d.cli.exits import Exit
 from sds3d.cli.options import Device, ForAllPresets, PresetNames, ResultsFolder, Threads, examples
 from sds3d.console import bars_by_stage, err, out, progress_bar
 from sds3d.presets import DEFAULT_PRESET, load_preset
@@ -201,6 +202,33 @@ def bench_priors(
         )  # fmt: skip
     _print_table(prior_speed.HEADER, (prior_speed.cells(row) for row in rows))
     out.print(f"priors.json and priors.md: {out_dir}", soft_wrap=True)
+
+
+@bench.command(
+    "studio",
+    epilog=examples(
+        "sds3d bench studio  # 10 visitors at a time for 5 minutes, after a warm-up",
+        "sds3d bench studio --visitors 3 --minutes 0.5",
+        notes=("Exit code 1: something did not come back, or a visitor got an error.",),
+    ),
+)
+def bench_studio(
+    visitors: Annotated[int, typer.Option(min=1, help="Visitors at a time; each makes room for another.")] = 10,
+    minutes: Annotated[float, typer.Option(min=0, help="Duration of the load.")] = 5.0,
+    out_dir: ResultsFolder = Path("bench-studio"),
+) -> None:
+    """Put a studio under load: do its memory, threads, files and processes come back, and how fast does it answer?"""
+    from sds3d.evaluation import studio_load
+
+    with bars_by_stage() as report:
+        load = studio_load.bench(out_dir, visitors, minutes, report)
+    _print_table(studio_load.HEADER, studio_load.rows(load), studio_load.summary(load))
+    _print_table(studio_load.ANSWERS, studio_load.answer_rows(load))
+    out.print(f"studio.json and studio.md: {out_dir}", soft_wrap=True)
+    for problem in load.problems:
+        err.print(problem, markup=False, soft_wrap=True)
+    if load.problems:
+        raise typer.Exit(Exit.FAILED)
 
 
 def _existing(presets: list[str] | None) -> list[str]:

@@ -61,3 +61,36 @@ os._exit(0)
     status, lower, upper = done.stdout.split()
     assert status == "200"
     assert lower == upper == "intranet,localhost,127.0.0.1,::1"
+
+
+@pytest.mark.slow
+def test_forms_of_visitors_who_left_are_let_go(tmp_path: Path):
+    code = """
+import asyncio, gc, os, sys
+from pathlib import Path
+from sds3d.app import launch, server, studio
+from sds3d.app.tab_create import Form
+from sds3d.evaluation.studio_visitor import Diary, pass_by
+
+server.SESSIONS = 3
+studio.ensure_workers = lambda root: None
+diary = Diary()
+address = launch(Path(sys.argv[1]), port=int(sys.argv[2]), block=False)
+
+async def visits():
+    for _ in range(8):
+        await pass_by(address, diary)
+
+asyncio.run(visits())
+gc.collect()
+print(*diary.errors, sum(isinstance(each, Form) for each in gc.get_objects()), flush=True)
+os._exit(0)
+"""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path), str(port)], capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["3"]
