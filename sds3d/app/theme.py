@@ -218,7 +218,11 @@ CSS = """
 .sds-compare p { margin: 0; font-size: .8rem; color: var(--body-text-color-subdued); }
 .sds-compare .about { overflow: hidden; display: -webkit-box; -webkit-line-clamp: 3; -webkit-box-orient: vertical;
                       overflow-wrap: anywhere; }
-@media (max-width: 640px) { .sds-views { gap: 4px; } .sds-empty { min-height: 12rem; } }
+@media (max-width: 640px) { .sds-views { gap: 4px; } .sds-empty { min-height: 12rem; }
+                            #live .sv:not(:fullscreen, .sv-full) .sv-stage { height: auto; aspect-ratio: 1; }
+                            #actions { gap: 6px; } #actions button { min-width: 0 !important; flex: 1 1 auto; } }
+@media (pointer: coarse) { #actions button { min-height: 44px; }
+                           .sv .sv-icons button.sv-icon { width: 44px; height: 44px; } }
 @media (prefers-reduced-motion: reduce) { .bar i, .bar::after, .sds-turning { animation: none !important;
                                           transition: none; } }
 """

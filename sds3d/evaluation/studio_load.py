@@ -1,7 +1,7 @@
 """A load of visitors on a real studio, and whether its memory, threads, files and processes come back.
 
-The studio runs in a process of its own, with runs of few steps. A round of visitors first warms it up and fills what
-it remembers on purpose, so that neither counts as a leak. It is measured at rest before and after the load.
+The studio runs in a process of its own, with runs of few steps. Visitors first warm it up and fill what it remembers
+on purpose, so that neither counts as a leak. It is measured at rest before and after the load.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ QUICK = (
 
 REMEMBERED = 100
 """Visitors whose forms the studio keeps; as many pass by in the warm-up."""
+ROUNDS = 2
+"""Rounds of visitors in the warm-up."""
 EVERY = 2.0
 """Seconds between two samples."""
 SETTLE = 30.0
@@ -129,14 +131,15 @@ async def _measure(folder: Path, visitors: int, seconds: float, report: Callable
             count = min(visitors, REMEMBERED - first)
             await asyncio.gather(*(pass_by(url, warm) for _ in range(count)))
             report("warming up", first + count, REMEMBERED + visitors)
-        await asyncio.gather(*(visit(url, number, mesh, warm) for number in range(visitors)))
+        for first in range(0, ROUNDS * visitors, visitors):
+            await asyncio.gather(*(visit(url, first + place, mesh, warm) for place in range(visitors)))
         report("warming up", REMEMBERED + visitors, REMEMBERED + visitors)
         await _settle(url, folder)
         began = time.monotonic()
         before = sample_of(process, began)
 
         async def one_after_another(place: int) -> None:
-            number = visitors + place
+            number = ROUNDS * visitors + place
             while time.monotonic() - began < seconds:
                 await visit(url, number, mesh, diary)
                 number += visitors
