@@ -1,10 +1,11 @@
 """Assets to write, and readers of other projects that `npm install` in this folder provides."""
 
 import json
+import locale
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -30,6 +31,14 @@ def missing(program: str, why: Exception) -> NoReturn:
     if os.environ.get("CI", "").lower() == "true":
         raise why
     pytest.skip(f"{program} is missing (run `npm install` in {HERE}): {why}")
+
+
+@pytest.fixture(autouse=True)
+def keep_locale() -> Iterator[None]:
+    """Restore the locale: lib3mf leaves "C", in which `open` reads ASCII only."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
 
 
 @pytest.fixture(scope="session")
