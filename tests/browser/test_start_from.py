@@ -142,7 +142,7 @@ def test_drafts_come_side_by_side_and_one_is_refined(visit: Visit, expect: Any, 
     expect(page.locator("#drafts article[data-state=done]")).to_have_count(2)
     page.locator("#generate").click()
     expect(page.locator("#drafts")).to_have_count(0)
-    assert "drafts=" not in page.url
+    page.wait_for_url(lambda url: "drafts=" not in url)
 
 
 def test_a_pasted_command_fills_the_form_and_unknown_keys_are_named(visit: Visit, expect: Any):
