@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import takewhile
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -96,7 +97,7 @@ def render_files(
                 break
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    paths = [path for path in paths if path.exists()]  # without a gap: files are begun in order
+    paths = list(takewhile(Path.exists, paths))  # behind a gap, there may be files of a former call
     if len(paths) < _files(config):
         cut.write_text(str(len(paths)))
     return paths

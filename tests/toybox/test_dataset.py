@@ -73,6 +73,16 @@ def test_a_worker_that_fails_is_told(tmp_path: Path) -> None:
         render_files(tmp_path, replace(SMALL, tokenizer="/nowhere"), 1, ignore)
 
 
+def test_a_set_that_ends_early_ends_at_its_first_gap(tmp_path: Path) -> None:
+    config = replace(SMALL, objects=20 * OBJECTS)
+    for i in (1, 2, 10):  # of a call that was killed
+        dataset.render_file(tmp_path, config, i)
+    paths = render_files(tmp_path, config, 1, ignore, seconds=0)
+    assert 3 <= len(paths) < 10
+    assert [path.name for path in paths] == [f"{i:06d}.safetensors" for i in range(len(paths))]
+    assert render_files(tmp_path, config, 1, ignore) == paths
+
+
 def test_a_set_that_ends_early_keeps_its_size(tmp_path: Path) -> None:
     config = replace(SMALL, objects=20 * OBJECTS)
     paths = render_files(tmp_path, config, 1, ignore, seconds=0)
