@@ -147,13 +147,15 @@ def texture(
     """Paint your own mesh (as in Latent-Paint, arXiv:2211.07600)."""
     with _loading_libraries():
         from sds3d.formats.load import load_asset
+        from sds3d.formats.table import FORMATS
         from sds3d.geometry.mesh import Mesh
         from sds3d.run.config import make_config, new_run
 
     config = make_config(prompt, preset, [f"start_from={json.dumps(str(mesh.resolve()))}", *(overrides or [])])
     if not isinstance(load_asset(mesh, config.up_axis), Mesh):
         raise ValueError(f"{mesh} has no triangles to paint; use: sds3d generate PROMPT start_from={mesh}")
-    if config.up_axis == "auto" and mesh.suffix.lower() not in (".stl", ".3mf"):
+    z_up = {format_.extension for format_ in FORMATS.values() if format_.up == "z"}
+    if config.up_axis == "auto" and mesh.suffix.lower() not in z_up:
         err.print("+Y is taken to be up; up_axis=z if the mesh lies on its back")
     warn_of_unknown_words([(config.prior, config.prompt, "")])
     _carry_out(new_run(out_dir, config), device, threads, as_json)

@@ -30,9 +30,7 @@ from sds3d.evaluation.studio_visitor import Diary, pass_by, visit
 from sds3d.files import RunError
 from sds3d.jobs.queue import runs_in, stop
 
-QUICK = (
-    "steps=20",
-    "preview_every=0.5",
+SMALL = (
     "representation=voxel_grid",
     "representation.resolution=24",
     "representation.samples=24",
@@ -41,6 +39,8 @@ QUICK = (
     "export.picture_size=64",
     "export.frames=8",
 )
+"""Settings of a scene, of exports and of pictures that take little time."""
+QUICK = ("steps=20", "preview_every=0.5", *SMALL)
 """Settings of runs that take seconds."""
 
 REMEMBERED = 100

@@ -12,8 +12,8 @@ import random
 import re
 import secrets
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,7 +79,7 @@ class Page:
             "event_data": data,
             "data": [self.values.get(number) for number in event["inputs"]],
         }
-        async with timed(self.diary, what):
+        with timed(self.diary, what):
             joined = await self.client.post(f"{API}/queue/join", json=asked)
             joined.raise_for_status()
             output = await self._answer(joined.json()["event_id"])
@@ -112,14 +112,14 @@ class Page:
         """Ask for a picture of a run that is under way. Return when it was drawn, or `seen` if it is no newer."""
         view = {"run": run, "visitor": self.session, "seen": seen, "azimuth": azimuth, "elevation": 20, "distance": 2}
         asked = {"data": view, "component_id": self.ids["live"], "fn_name": "look", "session_hash": self.session}
-        async with timed(self.diary, "live view"):
+        with timed(self.diary, "live view"):
             answer = await self.client.post(f"{API}/component_server", json=asked)
             answer.raise_for_status()
         return answer.json()["seen"] or seen
 
     async def get(self, what: str, address: str) -> bytes:
         """Return what an address holds."""
-        async with timed(self.diary, what):
+        with timed(self.diary, what):
             answer = await self.client.get(address)
             answer.raise_for_status()
         return answer.content
@@ -136,12 +136,21 @@ class Page:
         self.events += config["dependencies"]
 
 
-@asynccontextmanager
-async def timed(diary: Diary, what: str) -> AsyncIterator[None]:
+@contextmanager
+def timed(diary: Diary, what: str) -> Iterator[None]:
     """Note the seconds of an answer."""
     began = time.perf_counter()
     yield
     diary.seconds.setdefault(what, []).append(time.perf_counter() - began)
+
+
+@contextmanager
+def noted(diary: Diary) -> Iterator[None]:
+    """Note an error instead of raising it."""
+    try:
+        yield
+    except (VisitError, httpx.HTTPError) as error:
+        diary.errors.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
 @asynccontextmanager
@@ -174,23 +183,19 @@ async def visit(url: str, number: int, mesh: bytes, diary: Diary) -> None:
     number: decides the prompt and the seed. Every third visitor cancels the run. mesh: a binary .stl file.
     """
     dice = random.Random(number)
-    try:
+    with noted(diary):
         async with opened(url, diary) as page:
             await _look_around(page)
             await _bring(page, mesh)
             await _make(page, dice, cancels=number % 3 == 2)
-    except (VisitError, httpx.HTTPError) as error:
-        diary.errors.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
     diary.visits += 1
 
 
 async def pass_by(url: str, diary: Diary) -> None:
     """Open the page, and leave."""
-    try:
+    with noted(diary):
         async with opened(url, diary):
             pass
-    except (VisitError, httpx.HTTPError) as error:
-        diary.errors.append(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
 async def _look_around(page: Page) -> None:
@@ -203,7 +208,7 @@ async def _look_around(page: Page) -> None:
 
 async def _bring(page: Page, mesh: bytes) -> None:
     """Upload a mesh, see it, and start without it."""
-    async with timed(page.diary, "upload"):
+    with timed(page.diary, "upload"):
         answer = await page.client.post("/uploads", content=mesh, headers={"x-file-name": "visitor.stl"})
         answer.raise_for_status()
     await page.fire("the mesh in pictures", page.event("own-file", "select"), {"token": answer.text})

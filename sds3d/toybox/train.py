@@ -14,7 +14,6 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple
 from itertools import cycle
 from pathlib import Path
 
@@ -105,12 +104,12 @@ def encode(vae: AutoencoderTiny, paths: Iterable[Path]) -> diffusion.LatentViews
     """Return the latents of all objects of files, on the autoencoder's device."""
     layer = autoencoder.patch_encoder(vae)
 
-    def encoded(file: ObjectFile) -> diffusion.LatentViews:
+    def encoded(file: ObjectFile) -> list[Tensor]:
         latents = layer(autoencoder.to_input(file.pictures.to(vae.device))).unflatten(0, (-1, 4)).half()
-        return diffusion.LatentViews(latents, *(x.to(vae.device) for x in (file.angles, file.tokens, file.view_tokens)))
+        return [latents, *(x.to(vae.device) for x in (file.angles, file.tokens, file.view_tokens))]
 
     parts = [encoded(read_objects(path)) for path in paths]
-    return diffusion.LatentViews(*(torch.cat(tensors) for tensors in zip(*map(astuple, parts), strict=True)))
+    return diffusion.LatentViews(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 @contextmanager

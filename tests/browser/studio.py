@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sds3d.evaluation.studio_load import SMALL
 from sds3d.jobs.supervisor import supervised
 from sds3d.run.config import RunConfig, make_config, new_run, total_steps
 from sds3d.run.folder import Run
@@ -30,17 +31,7 @@ launch(Path(sys.argv[1]), "127.0.0.1", int(sys.argv[2]), sys.argv[4:], auth=json
 """
 
 # Settings of runs that take seconds. Everything else is as users have it, including the prior and the kernels.
-QUICK = (
-    "steps=4",
-    "preview_every=0.1",
-    "representation=voxel_grid",
-    "representation.resolution=24",
-    "representation.samples=24",
-    "export.resolution=32",
-    "export.texture_size=128",
-    "export.picture_size=64",
-    "export.frames=8",
-)
+QUICK = ("steps=4", "preview_every=0.1", *SMALL)
 
 
 @dataclass
