@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from sds3d.cameras import orbit, turntable
+from sds3d.config import ConfigError
 from sds3d.evaluation.likeness import likeness
 from sds3d.files import RunError, write_atomically
 from sds3d.formats.export import portraits
@@ -196,6 +197,8 @@ def truth(spec: Spec, seed: int = 0, size: int = PIXELS) -> tuple[NDArray[np.flo
 def run_of(spec: Spec, preset: str, overrides: Sequence[str], folder: Path) -> tuple[Run, RunConfig]:
     """Return the run of a prompt with a preset in `folder`, and its settings. Raises RunError, ConfigError."""
     config = make_config(prompt(spec), preset, overrides, {"prompts": {"category": category_prompt(spec)}})
+    if "ply" not in config.export.formats:
+        raise ConfigError("export.formats lacks ply: benchmarks measure the mesh of the .ply file, so add it")
     return new_run(folder, config), config
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sds3d.config import ConfigError
 from sds3d.evaluation.asset_scores import (
     AZIMUTHS,
     PIXELS,
@@ -16,6 +17,7 @@ from sds3d.evaluation.asset_scores import (
     failed_asset,
     has_janus,
     known_kinds,
+    run_of,
     score_asset,
     summary,
     truth,
@@ -63,6 +65,13 @@ def test_only_kinds_that_scorer_and_priors_know_are_measured(tmp_path: Path) -> 
     assert known_kinds(scorer, priors) == ["cat", "hat"]
     assert known_kinds(scorer, [DiffusersConfig(model=str(tmp_path))]) == list(scorer.kinds)  # it may know any word
     assert known_kinds(scorer, []) == list(scorer.kinds)
+
+
+def test_a_run_without_the_file_that_is_measured_is_refused_before_it_starts(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="ply"):
+        run_of(Spec("mug", "red"), "mesh", ["export.formats=[glb]"], tmp_path)
+    assert not list(tmp_path.iterdir())
+    run_of(Spec("mug", "red"), "mesh", ["export.formats=[ply]"], tmp_path)
 
 
 def test_a_correct_object_has_no_janus_problem() -> None:
