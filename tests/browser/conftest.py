@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,12 +81,20 @@ def expect(playwright: Any) -> Any:
 
 
 @pytest.fixture
-def visit(playwright: Any, chromium: Browser, studio: Studio) -> Iterator[Callable[..., Page]]:
-    """Return a function that opens the studio as a new visitor. Fails if a page sends a request to another host."""
+def visit(visit_to: Callable[..., Page], studio: Studio) -> Callable[..., Page]:
+    """Return a function that opens the studio as a new visitor."""
+    return partial(visit_to, studio)
+
+
+@pytest.fixture
+def visit_to(playwright: Any, chromium: Browser) -> Iterator[Callable[..., Page]]:
+    """Return a function that opens a studio as a new visitor. Fails if a page sends a request to another host."""
     requested: list[str] = []
     contexts = []
+    own = ["blob:", "data:"]
 
-    def open_page(query: str = "", width: int = 1280) -> Page:
+    def open_page(studio: Studio, query: str = "", width: int = 1280) -> Page:
+        own.append(studio.url)
         context = chromium.new_context(viewport={"width": width, "height": 900})
         context.set_default_timeout(1000 * PATIENCE)
         contexts.append(context)
@@ -98,4 +107,4 @@ def visit(playwright: Any, chromium: Browser, studio: Studio) -> Iterator[Callab
     yield open_page
     for context in contexts:
         context.close()
-    assert [url for url in requested if not url.startswith((studio.url, "blob:", "data:"))] == []
+    assert [url for url in requested if not url.startswith(tuple(own))] == []

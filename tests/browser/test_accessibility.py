@@ -62,8 +62,7 @@ def finished(chromium: Browser, studio: Studio, playwright: Any) -> str:
     return name
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
 def test_no_tab_has_a_serious_problem(
     theme: str, width: int, visit: Visit, expect: Any, finished: str, studio: Studio, axe: str
 ):

@@ -106,7 +106,7 @@ def test_invalid_requests_are_refused_in_one_line(arguments: dict[str, Any], mes
         client.predict(**arguments, api_name="/generate")
 
 
-@pytest.mark.parametrize("name", ["..", "../runs", "/etc", "a/../..", "%2e%2e", "", "link"])
+@pytest.mark.parametrize("name", ["..", "../runs", "/etc", "a/../..", "%2e%2e", "a\0b", "none", "", "link"])
 def test_only_runs_have_files(name: str, client: Any, studio: Studio, tmp_path: Path):
     link = studio.runs / "link"
     if not link.is_symlink():

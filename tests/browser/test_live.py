@@ -44,22 +44,16 @@ def test_a_run_outlives_its_page_and_its_server_pauses_and_is_cancelled(visit: V
     other.locator("#cancel").click()
     expect(other.locator("[data-status=cancelled]")).to_be_visible()
 
-    # A reload finds the same run, still running.
+    # A reload finds the same run, still running, also after a restart of the server. The run continued meanwhile.
     before = len(run.events())
+    studio.stop()
+    wait_for(lambda: len(run.events()) > before)
+    studio.start()
     page.reload()
     expect(page.locator("[data-status=running]")).to_be_visible()
     expect(page.locator("#prompt textarea")).to_have_value("a blue chair")
     expect(page.locator("#seed input")).to_have_value(str(read_config(run).seed))
     assert run_of(page, studio) == run
-    wait_for(lambda: len(run.events()) > before)
-
-    # A visitor who returns after a restart of the server finds it too. The run continued meanwhile.
-    before = len(run.events())
-    studio.stop()
-    wait_for(lambda: len(run.events()) > before)
-    studio.start()
-    page.goto(f"{studio.url}/?run={run.folder.name}")
-    expect(page.locator("[data-status=running]")).to_be_visible()
 
     # It pauses within a step, continues from there, and is cancelled within a step.
     page.locator("#pause").click()
@@ -153,7 +147,7 @@ def test_a_prompt_is_shown_as_text_everywhere(visit: Visit, expect: Any, studio:
     assert page.locator("img[src=x]").count() == 0
 
 
-@pytest.mark.parametrize("name", ["../runs", "a%00b", "no-such-run", "%2Fetc", "..%2F..%2Fetc", "<script>"])
+@pytest.mark.parametrize("name", ["..%2F..%2Fetc", "<script>"])  # more names: test_api.py
 def test_an_address_opens_only_runs(name: str, visit: Visit, expect: Any):
     page = visit(f"?run={name}")
     expect(page.locator("#message [role=alert]")).to_contain_text("no run of that name")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from tests.browser.studio import QUICK, Studio, serve, wait_for
 pytestmark = pytest.mark.slow
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
     from tests.browser.pages import Visit
 
@@ -48,14 +48,10 @@ def bring(page: Page, path: Path) -> None:
     page.locator("#own-file input").set_input_files(path)
 
 
-def test_a_mesh_is_shown_painted_and_kept(chromium: Browser, expect: Any, painting: Studio, mesh: Path, tmp_path: Path):
-    def visit(width: int) -> Page:
-        page = chromium.new_page(viewport={"width": width, "height": 900})
-        page.goto(painting.url)
-        expect(page.locator("#generate")).to_be_enabled()
-        return page
-
-    page = visit(1280)
+def test_a_mesh_is_shown_painted_and_kept(
+    visit_to: Callable[..., Page], expect: Any, painting: Studio, mesh: Path, tmp_path: Path
+):
+    page = visit_to(painting)
     page.get_by_text("texture", exact=True).click()
     fill(page, "a red mug", seed=1)
     page.locator("#generate").click()
@@ -85,7 +81,7 @@ def test_a_mesh_is_shown_painted_and_kept(chromium: Browser, expect: Any, painti
     with page.expect_download() as download:
         page.locator("#packed a").click()
     download.value.save_as(tmp_path / "run.zip")
-    other = visit(390)
+    other = visit_to(painting, width=390)
     other.locator("#bring").get_by_role("button", name="Settings from elsewhere").click()
     other.locator("#bring-file input").set_input_files(tmp_path / "run.zip")
     expect(other.locator("#bring-said")).to_contain_text("the preset texture and the seed 1")

@@ -34,9 +34,8 @@ export class Viewer {
     }
     this.renderer.toneMapping = LinearToneMapping;  // a factor alone, without a curve: colours are those of the file
     this.orbit = new Orbit(this.canvas, () => this.ask());
-    this.canvas.addEventListener('webglcontextrestored', () => this.relight());
+    this.canvas.addEventListener('webglcontextrestored', () => this.surroundings && this.relight());
     new ResizeObserver(() => this.resize()).observe(this.canvas);
-    this.relight();
   }
 
   context() {
@@ -94,6 +93,7 @@ export class Viewer {
     this.shown = made;
     this.scene.add(made.object);
     for (const control of this.ofMeshes) control.hidden = !made.shade;
+    if (made.shade && !this.surroundings) this.relight();  // only now: without a GPU this takes seconds
     this.canvas.setAttribute('aria-label', `${name} in 3D: ${KEYS}`);
     this.say('');
     this.shade(this.shading);
