@@ -96,7 +96,7 @@ def test_the_presets_strip_has_the_rules_of_the_benchmark_and_runs_of_the_other_
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes((ROOT / file).read_bytes())
     (tmp_path / "assets/studio").mkdir()
-    short = " steps=3 export.formats=[glb] export.frames=4"
+    short = " steps=3 export.formats=[glb] export.frames=4 export.resolution=48 export.texture_size=256"
     refresh(tmp_path, tmp_path / "work", [replace(item, commands=tuple(c + short for c in item.commands))], print)
     names = list(json.loads((ROOT / "benchmarks/guidance.json").read_text())["summary"])
     assert json.loads((tmp_path / "assets/studio/presets.json").read_text()) == [*names, "mesh", "splats", "texture"]

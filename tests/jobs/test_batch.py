@@ -138,6 +138,9 @@ def test_a_killed_worker_is_replaced_and_its_run_continues(whole: Path, tmp_path
     output, _ = process.communicate()
     assert process.returncode == 1, output
     assert "signal 9; attempt 1 of 3" in (run.folder / "run.log").read_text()
+    attempts = {each: each.state.attempts for each in list_runs(tmp_path / "out") if each.state.status == "done"}
+    assert attempts == {each: int(each == run) for each in attempts}
+    assert not run.state.lean
     assert results(tmp_path) == results(whole)
 
 

@@ -79,24 +79,6 @@ def drain(root: Path, settings: WorkerSettings = ONE_WORKER, each: Callable[[], 
 
 
 @pytest.mark.slow
-def test_a_killed_worker_changes_no_results(straight: Run, tmp_path: Path):
-    victim, other = queued(tmp_path, "a red mug", STEPS), queued(tmp_path, "a blue chair", 2)
-    killed: list[int] = []
-
-    def kill_once() -> None:
-        if not killed and victim.state.step >= 5 and victim.busy():
-            killed.append(victim.holder())
-            os.kill(killed[0], signal.SIGKILL)
-
-    drain(tmp_path, each=kill_once)
-    assert killed
-    assert (victim.state.status, victim.state.attempts, victim.state.lean) == ("done", 1, False)
-    assert (other.state.status, other.state.attempts) == ("done", 0)
-    assert "signal 9; attempt 1 of 3" in (victim.folder / "run.log").read_text()
-    assert same(victim, straight)
-
-
-@pytest.mark.slow
 def test_a_run_that_kills_its_workers_is_given_up_and_the_next_one_runs(tmp_path: Path):
     poison, other = queued(tmp_path, "a red mug", 9000), queued(tmp_path, "a blue chair", 2)
 

@@ -25,9 +25,9 @@ from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.world import CATEGORIES, Spec
 
 TINY = TrainConfig(
-    objects=16, held_out_objects=4, samples=0, workers=1, autoencoder_steps=4, autoencoder_batch=2, unet_steps=4,
+    objects=16, held_out_objects=4, samples=0, workers=1, autoencoder_steps=2, autoencoder_batch=2, unet_steps=2,
     unet_objects=1,
-    scorer_objects=16, scorer_steps=4, scorer_batch=8, checkpoint_every=2,
+    scorer_objects=16, scorer_steps=2, scorer_batch=8, checkpoint_every=1,
 )  # fmt: skip
 
 
@@ -79,8 +79,8 @@ def test_a_training_killed_in_each_stage_ends_in_the_same_weights(folder: Path, 
     for stage in ("autoencoder", "unet"):
 
         def killer(name: str, step: int, total: int, figures: dict[str, float], stage: str = stage) -> None:
-            # The report of step 4 comes before its checkpoint, so the run resumes from the checkpoint of step 2.
-            if name == stage and step == 4:
+            # The report of step 2 comes before its checkpoint, so the run resumes from the checkpoint of step 1.
+            if name == stage and step == 2:
                 raise Killed
 
         with pytest.raises(Killed):
@@ -98,7 +98,7 @@ def test_two_processes_train_together_and_resume(folder: Path, tmp_path: Path) -
     two = TINY.model_copy(update={"workers": 2})
 
     def killer(name: str, step: int, total: int, figures: dict[str, float]) -> None:
-        if (name, step) == ("unet", 4):
+        if (name, step) == ("unet", 2):
             raise Killed
 
     def copy_of_the_stages(name: str) -> Path:
