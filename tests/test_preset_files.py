@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import torch
 
 from sds3d import presets as presets_module
 from sds3d.cli.main import main
@@ -13,7 +14,9 @@ from sds3d.config import ConfigError, build, configs_dir, merge
 from sds3d.presets import RENAMED, load_preset, presets
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.loading import toybox_folder
-from sds3d.run.config import RunConfig, make_config, new_run, prior_mismatches
+from sds3d.representations.base import Rendering, opacity_losses
+from sds3d.representations.gaussians import GaussiansConfig
+from sds3d.run.config import RunConfig, make_config, new_run, prior_mismatches, stage_config
 from sds3d.run.drive import drive
 from tests.run.tiny_runs import TINY, disc
 
@@ -155,3 +158,17 @@ def test_the_command_line_reports_the_new_name_of_a_preset_in_one_line(capsys: p
         'warning: the preset "dsd-reconstructed" is now named "dsd"'
     ]
     assert 'guidance = "dsd"' in output.out
+
+
+@pytest.mark.parametrize("preset", ["mesh", "splats"])
+def test_parts_as_pale_as_the_background_are_worth_their_opacity(preset: str):
+    config = stage_config(make_config("a red mug", preset), 0).representation
+    assert isinstance(config, GaussiansConfig)
+    costs, alphas, contrast = [], torch.linspace(0, 1, 1001), 0.2  # of each of three channels
+    for alpha in alphas:
+        pixel = torch.ones(1, 1, 1, 1)
+        penalty = opacity_losses(Rendering(pixel, alpha * pixel, pixel, pixel), config.opacity, 0.0)["opacity"]
+        costs.append(0.5 * 3 * (contrast * (1 - alpha)) ** 2 + penalty)
+    best = float(alphas[torch.stack(costs).argmin()])
+    assert best == pytest.approx(1 - config.opacity / (3 * contrast**2), abs=1e-3)  # where the cost has no slope
+    assert best > 0.9
