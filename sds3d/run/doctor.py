@@ -9,13 +9,20 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sds3d.compiled import examine_cache
 from sds3d.config import assets_dir
 from sds3d.extras import install_command
 from sds3d.rendering.gpu import INSTEAD, Package, obstacle
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FREE_NEEDED = 0.5e9  # bytes: more than a run with its checkpoints and exports
 
@@ -75,23 +82,30 @@ def _threads() -> Finding:
 
 
 def _numba_layer() -> Finding:
-    """Compile and run a parallel loop: numba looks for its threading layer only then."""
+    """Run a parallel loop: numba looks for its threading layer only then."""
     try:
-        import numba
         import numpy as np
         from numba.np.ufunc.parallel import threading_layer
 
-        @numba.njit(parallel=True)
-        def total(values):
-            result = 0.0
-            for i in numba.prange(len(values)):
-                result += values[i]
-            return result
-
-        total(np.ones(8))
+        _parallel_loop()(np.ones(8))
         return Finding("numba threading", True, threading_layer())
     except Exception as error:
         return Finding("numba threading", False, f"CPU kernels cannot be compiled: {_first_line(error)}", needed=True)
+
+
+@cache
+def _parallel_loop() -> Callable[[NDArray[np.float64]], float]:
+    """Return a parallel loop. One for the whole process: numba never frees machine code, here some MB."""
+    import numba
+
+    @numba.njit(parallel=True)
+    def total(values):
+        result = 0.0
+        for i in numba.prange(len(values)):
+            result += values[i]
+        return result
+
+    return total
 
 
 def _kernel_cache() -> Finding:
