@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from numba.core.event import install_recorder
 
 from sds3d.run.config import RunConfig, make_config, stage_config, stage_count
 from sds3d.run.doctor import can_generate, examine
@@ -77,3 +78,10 @@ def test_doctor_fails_without_the_embedded_prior(tmp_path: Path, monkeypatch: py
     assert not prior.ok
     assert "reinstall" in prior.detail
     assert not can_generate(findings)
+
+
+def test_another_examination_compiles_nothing(tmp_path: Path):
+    examine(tmp_path)
+    with install_recorder("numba:compile") as recorder:
+        examine(tmp_path)
+    assert recorder.buffer == []
