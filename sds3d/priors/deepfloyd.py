@@ -9,12 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
-from transformers import (
-    T5EncoderModel,
-    T5TokenizerFast,  # type: ignore[attr-defined]
-)
 
 from sds3d.files import PriorError
 from sds3d.priors.loading import ModelFiles
@@ -29,6 +24,8 @@ TOKENS = 77
 
 def load_deepfloyd(files: ModelFiles) -> DiffusionPrior:
     """Load a folder of IFPipeline."""
+    from diffusers import UNet2DConditionModel
+
     unet = frozen(files.denoiser(UNet2DConditionModel, "unet"), files.device, torch.channels_last)
     size = files.image_size if unet.config["sample_size"] is None else 0
     size = size or side_of(unet.config["sample_size"])
@@ -46,5 +43,10 @@ def ask_pixels(unet: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_v
 
 def load_texts(files: ModelFiles) -> Encode:
     """Return a function that encodes texts, in lower case, by T5's last hidden states without attention to padding."""
+    from transformers import (
+        T5EncoderModel,
+        T5TokenizerFast,  # type: ignore[attr-defined]
+    )
+
     t5 = files.plain(T5TokenizerFast, "tokenizer"), files.text_encoder(T5EncoderModel, "text_encoder")
     return lambda text: Conditioning(t5_embedding(*t5, text.lower().strip(), TOKENS, masked=True))

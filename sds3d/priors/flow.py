@@ -11,15 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
 from torch import Tensor
-from transformers import (
-    CLIPTextModel,
-    CLIPTextModelWithProjection,
-    CLIPTokenizer,
-    T5EncoderModel,
-    T5TokenizerFast,  # type: ignore[attr-defined]
-)
 
 from sds3d.priors.loading import ModelFiles
 from sds3d.priors.network import Ask, DiffusionPrior, Family, frozen
@@ -37,6 +29,8 @@ FLUX_SIZE = 128  # latents per side of the default 1024 px
 
 def load_sd3(files: ModelFiles) -> DiffusionPrior:
     """Load a folder of Stable Diffusion 3 or 3.5. Without its T5 encoder, that part of the text is zeros."""
+    from diffusers import SD3Transformer2DModel
+
     part = "transformer"
     if files.has(part) and files.config(part).get("sample_size", 0) is None:  # the embedding of positions needs it
         raise files.error('"sample_size" in transformer/config.json is null: write 128, or what it was trained with')
@@ -60,6 +54,13 @@ def load_sd3_texts(files: ModelFiles, width: int) -> Encode:
 
     hidden: two CLIP encoders side by side, padded to T5's width, followed by T5. pooled: CLIP's pooled output.
     """
+    from transformers import (
+        CLIPTextModelWithProjection,
+        CLIPTokenizer,
+        T5EncoderModel,
+        T5TokenizerFast,  # type: ignore[attr-defined]
+    )
+
     clips = [
         (files.plain(CLIPTokenizer, f"tokenizer{n}"), files.text_encoder(CLIPTextModelWithProjection, part))
         for n, part in (("", "text_encoder"), ("_2", "text_encoder_2"))
@@ -80,6 +81,8 @@ def load_sd3_texts(files: ModelFiles, width: int) -> Encode:
 
 def load_flux(files: ModelFiles) -> DiffusionPrior:
     """Load a folder of FLUX.1. The embedded guidance reaches the models that take it (dev), see above."""
+    from diffusers import FluxTransformer2DModel
+
     transformer = frozen(files.denoiser(FluxTransformer2DModel, "transformer"), files.device)
     vae = frozen(load_vae(files), files.device, torch.channels_last)
     guidance = None
@@ -133,6 +136,13 @@ def load_flux_texts(files: ModelFiles) -> Encode:
     hidden: T5's last hidden states, up to the length of the folder's tokenizer (dev 512, schnell 256). pooled: CLIP's
     pooled output.
     """
+    from transformers import (
+        CLIPTextModel,
+        CLIPTokenizer,
+        T5EncoderModel,
+        T5TokenizerFast,  # type: ignore[attr-defined]
+    )
+
     tokenizer, encoder = files.plain(CLIPTokenizer, "tokenizer"), files.text_encoder(CLIPTextModel, "text_encoder")
     t5 = files.plain(T5TokenizerFast, "tokenizer_2"), files.text_encoder(T5EncoderModel, "text_encoder_2")
     length = min(t5[0].model_max_length, FLUX_TOKENS)

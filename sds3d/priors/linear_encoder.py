@@ -7,10 +7,13 @@ one convolution with the patch as kernel and stride does the same, up to roundin
 from __future__ import annotations
 
 import copy
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderTiny
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderTiny
 
 _CONTAINERS = ("EncoderTiny", "Sequential")
 

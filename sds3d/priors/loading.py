@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import transformers
 from safetensors import safe_open
-from transformers import PreTrainedModel
 
 from sds3d.config import assets_dir, nearest
 from sds3d.files import PriorError, lacks_memory
@@ -59,7 +57,6 @@ MOVED = {
 UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 WEIGHTS = re.compile(r"(?:diffusion_pytorch_)?model(\.fp16|\.bf16)?(?:-\d+-of-\d+)?(\.fp16|\.bf16)?\.safetensors")
 """Names of weights; diffusers wrote the type after the number of a part of them, and now writes it before."""
-TRANSFORMERS = int(transformers.__version__.split(".")[0])
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -114,13 +111,15 @@ class ModelFiles:
 
         Raises PriorError if weights are missing, truncated, pickled or of another architecture.
         """
+        import transformers
+
         if self.checkpoint is not None:
             with self.explained(), without_bars():
                 network = network_of(self.checkpoint, self.folder, kind, part, dtype or self.dtype)
             if network is not None:
                 return network
         options: dict[str, Any] = {"subfolder": part, "local_files_only": True, "use_safetensors": True}
-        named = "dtype" if TRANSFORMERS >= 5 and issubclass(kind, PreTrainedModel) else "torch_dtype"
+        named = "dtype" if issubclass(kind, transformers.PreTrainedModel) else "torch_dtype"
         options |= {named: dtype or self.dtype, "variant": self.variant(part), "output_loading_info": True}
         with self.explained(), without_bars():
             loaded: Any = kind.from_pretrained(str(self.folder), **options)
@@ -205,6 +204,8 @@ class ModelFiles:
 @contextmanager
 def without_bars() -> Iterator[None]:
     """Hide the progress bars of reading weights from disk; downloads keep theirs."""
+    import transformers
+
     shown = transformers.utils.logging.is_progress_bar_enabled()
     transformers.utils.logging.disable_progress_bar()
     try:

@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -51,6 +50,8 @@ class Lora:
                 raise ValueError(f"its updates are of the kind {kind}, which is not supported")
             if is_beyond_lora(weights):
                 if unet is not None:
+                    from diffusers.loaders.lora_conversion_utils import _maybe_map_sgm_blocks_to_diffusers
+
                     weights = _maybe_map_sgm_blocks_to_diffusers(weights, SimpleNamespace(**unet))
                 return Lora(path, scale, pipeline, {}, None, layers_of(weights, path.with_name("adapter_config.json")))
             if pipeline.__name__ == "FluxPipeline":

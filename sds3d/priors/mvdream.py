@@ -8,19 +8,19 @@ across views is `ViewAttention`, as in the embedded prior. The original checkpoi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from sds3d.cameras import Cameras
 from sds3d.priors.loading import ModelFiles, chosen_weights
 from sds3d.priors.multiview import CameraEncoder
 from sds3d.priors.unet_latent import DiffusersPrior, Networks, Variant, load_noising, load_vae
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 POSE = 16  # values of a 4 x 4 matrix
 
@@ -53,6 +53,8 @@ def poses(cameras: Cameras) -> Tensor:
 
 def load_mvdream(files: ModelFiles) -> DiffusersPrior:
     """Load a folder of MVDreamPipeline. Raises PriorError if it is ImageDream, which needs a picture."""
+    from transformers import CLIPTextModel, CLIPTokenizer
+
     if files.config("unet").get("ip_dim"):
         raise files.error("this is ImageDream, which is conditioned on a picture: use MVDream")
     unet, encoder = _stock(files) if files.has("camera_proj") else _renamed(files)
@@ -84,11 +86,16 @@ def _pose_encoder(files: ModelFiles, weights: dict[str, Tensor], first: str, las
 
 
 def _stock(files: ModelFiles) -> tuple[UNet2DConditionModel, PoseEncoder]:
+    from diffusers import UNet2DConditionModel
+
     encoder = _pose_encoder(files, _weights(files, "camera_proj"), "linear_1", "linear_2")
     return files.network(UNet2DConditionModel, "unet"), encoder
 
 
 def _renamed(files: ModelFiles) -> tuple[UNet2DConditionModel, PoseEncoder]:
+    from diffusers import UNet2DConditionModel
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
+
     weights = _weights(files, "unet")
     with files.explained():
         config = stock_config(files.config("unet"))

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
@@ -165,6 +164,8 @@ class TrainableCopy:
             torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
             self.camera_encoder = CameraEncoder(time_embedding_of(prior.network)[1])
             if rank > 0:
+                from peft import LoraConfig, inject_adapter_in_model
+
                 inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION), self.network)
         nn.init.zeros_(self.camera_encoder.layers[-1].weight)  # type: ignore[arg-type]
         self.camera_encoder.to(prior.device)

@@ -10,17 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.loaders.single_file_utils import (
-    DIFFUSERS_DEFAULT_PIPELINE_PATHS,
-    create_diffusers_clip_model_from_ldm,
-    create_diffusers_t5_model_from_checkpoint,
-    infer_diffusers_model_type,
-    is_clip_model_in_single_file,
-    is_t5_in_single_file,
-)
 from safetensors import safe_open
 from torch import Tensor
-from transformers import PreTrainedModel, T5EncoderModel
 
 DENOISER = "model.diffusion_model."
 PREFIXES = {"vae": "first_stage_model.", "text": ("cond_stage_model.", "conditioner.", "text_encoders.")}
@@ -29,6 +20,8 @@ PREFIXES = {"vae": "first_stage_model.", "text": ("cond_stage_model.", "conditio
 
 def usual_model(file: Path) -> str:
     """Return the id of the model whose configurations fit the weights in a file, as diffusers knows it."""
+    from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS, infer_diffusers_model_type
+
     with safe_open(file, "pt") as weights:
         names: list[str] = weights.keys()
         shapes = {name: torch.empty(weights.get_slice(name).get_shape(), device="meta") for name in names}
@@ -48,6 +41,14 @@ def network_of(file: Path, folder: Path, kind: Any, part: str, dtype: torch.dtyp
 
     Raises ValueError if the file has only some of its weights.
     """
+    from diffusers.loaders.single_file_utils import (
+        create_diffusers_clip_model_from_ldm,
+        create_diffusers_t5_model_from_checkpoint,
+        is_clip_model_in_single_file,
+        is_t5_in_single_file,
+    )
+    from transformers import PreTrainedModel, T5EncoderModel
+
     weights = _weights(file, part)
     options: dict[str, Any] = {"config": str(folder), "subfolder": part, "local_files_only": True}
     if not weights:

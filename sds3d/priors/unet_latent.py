@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
-from torch import Tensor
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from torch import Tensor, nn
 
 from sds3d.files import PriorError
 from sds3d.priors.linear_encoder import fold_linear_encoder
@@ -21,6 +19,10 @@ from sds3d.priors.pixels import Latents
 from sds3d.priors.texts import Encode, Texts, clip_embedding, tokens_of
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.prompts.vocabulary import Vocabulary, read_vocabulary
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 VIEWS = 4  # denoised together by multi-view models
 LCM_GUIDANCE = 8.5
@@ -85,7 +87,7 @@ class DiffusersPrior(DiffusionPrior):
     @property
     def text_encoder(self) -> CLIPTextModel:
         """The text encoder, loaded again if the prior does not keep it."""
-        encoder = self._text_encoder if isinstance(self._text_encoder, CLIPTextModel) else self._text_encoder()
+        encoder = self._text_encoder if isinstance(self._text_encoder, nn.Module) else self._text_encoder()
         return frozen(encoder, self.device)
 
     def _load_texts(self) -> Encode:
@@ -157,6 +159,8 @@ def load_vae(files: ModelFiles) -> Any:
 
     AutoencoderKL is in float32 for a model in float16, which overflows SDXL's.
     """
+    from diffusers import AutoencoderKL, AutoencoderTiny
+
     tiny = files.config("vae")["_class_name"] == "AutoencoderTiny"
     dtype = torch.float32 if files.dtype == torch.float16 and not tiny else files.dtype
     vae = files.network(AutoencoderTiny if tiny else AutoencoderKL, "vae", dtype)
@@ -165,6 +169,8 @@ def load_vae(files: ModelFiles) -> Any:
 
 def load_noising(files: ModelFiles) -> Noising:
     """Load the noise levels of the folder's scheduler, whatever its sampler: diffusion, or rectified flow."""
+    from diffusers import DDIMScheduler
+
     config = files.scheduler()
     named = str(config.get("_class_name"))
     if "EDM" in named:
@@ -201,6 +207,9 @@ def _asking(networks: Networks, files: ModelFiles, size: int = 0) -> Ask:
 
 
 def _networks(files: ModelFiles) -> Networks:
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
     unet, vae = files.denoiser(UNet2DConditionModel, "unet"), load_vae(files)
     channels = unet.config["in_channels"]
     if channels != vae.config["latent_channels"]:
@@ -222,6 +231,8 @@ def _networks(files: ModelFiles) -> Networks:
 
 def load_sdxl_texts(files: ModelFiles) -> Encode:
     """Return a function that encodes texts by SDXL's two encoders. The empty text is zeros if the folder says so."""
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
     kinds = {"": CLIPTextModel, "_2": CLIPTextModelWithProjection}
     encoders = [
         (files.plain(CLIPTokenizer, f"tokenizer{n}"), files.text_encoder(kind, f"text_encoder{n}"))

@@ -1,0 +1,60 @@
+"""Libraries that take seconds to import are imported by what needs them, and not when settings are read."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_layers import modules
+
+ROOT = Path(__file__).resolve().parent.parent
+
+NETWORKS = {"accelerate", "diffusers", "peft", "transformers"}
+"""Libraries that load networks."""
+
+USERS = {"sds3d.evaluation.prior_speed"} | {f"sds3d.toybox.{name}" for name in (
+    "autoencoder", "card", "dataset", "diffusion", "train",
+)}  # fmt: skip
+"""Modules that only training and measuring import."""
+
+
+def imported_at_once(path: Path) -> set[str]:
+    """Return the packages that a module imports when it is imported: outside of functions and `if TYPE_CHECKING`."""
+    found = set()
+    todo: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            todo += node.orelse
+        elif not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            todo += ast.iter_child_nodes(node)
+    return found
+
+
+def test_libraries_of_networks_are_imported_where_networks_are_loaded():
+    assert {name for name, path in modules().items() if imported_at_once(path) & NETWORKS} == USERS
+
+
+def test_imports_are_told_apart(tmp_path: Path):
+    file = tmp_path / "some.py"
+    file.write_text(
+        "import a.b\nfrom c.d import e\nif TYPE_CHECKING:\n    import f\nelse:\n    import g\n"
+        "def h():\n    import i\nclass J:\n    import k\ntry:\n    import m\nexcept ImportError:\n    import n\n"
+    )
+    assert imported_at_once(file) == {"a", "c", "g", "k", "m", "n"}
+
+
+READ = "from sds3d.run.config import make_config; make_config('a red mug', 'mesh', ['prior.chunk=4'])"
+PLAN = "import sds3d.jobs.batch, sds3d.jobs.worker, sds3d.jobs.gallery, sds3d.run.asset, sds3d.run.settings"
+
+
+@pytest.mark.parametrize("script", [READ, PLAN], ids=["a configuration", "batches, workers and exports"])
+def test_without_a_prior_no_library_of_networks_is_imported(script: str):
+    watch = f"\nimport sys; print(*sorted({NETWORKS} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script + watch], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
