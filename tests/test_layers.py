@@ -22,7 +22,7 @@ LAYERS = [
     {"geometry", "prompts"},
     {"cameras", "console", "devices", "plugins", "presets"},
     {"compiled", "config"},
-    {"extras", "files", "states", "version"},
+    {"extras", "files", "garbage", "states", "version"},
 ]
 """Rooms from the top to the bottom; a room imports only rooms that stand below it."""
 

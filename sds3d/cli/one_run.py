@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import shlex
 import signal
@@ -31,6 +30,7 @@ from sds3d.cli.options import (
 )
 from sds3d.config import build, parse_override
 from sds3d.console import err, out, print_json, progress_bar
+from sds3d.garbage import importing
 from sds3d.presets import DEFAULT_PRESET, load_preset
 from sds3d.run.folder import Machine, Run, open_run
 
@@ -267,14 +267,9 @@ def _carry_out(run: Run, device: str, threads: int, as_json: bool) -> None:
 
 @contextmanager
 def _loading_libraries() -> Iterator[None]:
-    """Show on a terminal that imports take seconds. What they make stays, so later collections need not look at it."""
-    gc.disable()  # imports make little garbage, and collections between them take time
-    try:
-        with err.status("loading PyTorch and diffusers"):
-            yield
-    finally:
-        gc.enable()
-    gc.freeze()
+    """Show on a terminal that imports take seconds."""
+    with importing(), err.status("loading PyTorch"):
+        yield
 
 
 class _Part(ProgressColumn):

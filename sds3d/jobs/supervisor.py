@@ -8,7 +8,6 @@ imports nothing heavy: the supervisor only waits.
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import signal
@@ -23,6 +22,7 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 
 from sds3d.files import RunError, open_plain
+from sds3d.garbage import importing
 from sds3d.jobs.queue import recover, rest, runs_in, stop, waiting
 from sds3d.jobs.worker_settings import WorkerSettings
 from sds3d.run.folder import Run
@@ -171,10 +171,10 @@ def _work(
         with open_plain(settings.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
-    from sds3d.devices import default_threads
-    from sds3d.jobs.worker import work
+    with importing():
+        from sds3d.devices import default_threads
+        from sds3d.jobs.worker import work
 
-    gc.freeze()  # what the imports made stays, so later collections need not look at it
     threads = settings.threads or max(1, default_threads() // len(settings.devices))
     work(root, names, replace(settings, threads=threads), device, lambda: os.getppid() == parent and not leave.is_set())
 

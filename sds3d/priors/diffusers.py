@@ -15,7 +15,7 @@ from pydantic import Field
 from sds3d.priors.base import PriorConfig
 from sds3d.priors.deepfloyd import load_deepfloyd
 from sds3d.priors.flow import load_flux, load_sd3
-from sds3d.priors.loading import Dtype, ModelFiles, find, pick_dtype, toybox_folder
+from sds3d.priors.loading import Dtype, ModelFiles, find, import_libraries, pick_dtype, toybox_folder
 from sds3d.priors.lora import Lora
 from sds3d.priors.mvdream import load_mvdream
 from sds3d.priors.network import DiffusionPrior
@@ -114,6 +114,7 @@ class DiffusersConfig(PriorConfig):
         family = str(files.index().get("_class_name"))
         if family not in FAMILIES:
             raise files.error(f"its pipeline is {family}; supported are {', '.join(FAMILIES)}")
+        import_libraries()
         files = replace(
             files,
             lora=self._lora(files, family),

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ from safetensors import safe_open
 
 from sds3d.config import assets_dir, nearest
 from sds3d.files import PriorError, lacks_memory
+from sds3d.garbage import importing
 from sds3d.priors.lora import Lora, first_line
 from sds3d.priors.single_file import network_of, scheduler_changes, usual_model
 
@@ -199,6 +201,14 @@ class ModelFiles:
             raise
         except Exception as error:
             raise self.failure(error) from error
+
+
+@cache
+def import_libraries() -> None:
+    """Import what loads a latent diffusion model, once, which takes two seconds."""
+    with importing():
+        from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel  # noqa: F401
+        from transformers import CLIPTextModel, CLIPTokenizer  # noqa: F401
 
 
 @contextmanager
