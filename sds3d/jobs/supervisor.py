@@ -174,7 +174,9 @@ def _work(
     with importing():
         from sds3d.devices import default_threads
         from sds3d.jobs.worker import work
+        from sds3d.priors.loading import import_libraries
 
+    import_libraries()  # now, since a studio's worker waits for its first run
     threads = settings.threads or max(1, default_threads() // len(settings.devices))
     work(root, names, replace(settings, threads=threads), device, lambda: os.getppid() == parent and not leave.is_set())
 
