@@ -49,7 +49,7 @@ def silent(share: float, part: str) -> None:
 def write_exports(
     folder: Path,
     mesh: Mesh | None,
-    render: Callable[[Cameras], FloatArray] | None,
+    drawn: Future[dict[str, bytes]] | None,
     name: str,
     *,
     formats: Collection[Format] | None = None,
@@ -62,21 +62,19 @@ def write_exports(
     frames: int = 60,
     report: Report = silent,
 ) -> dict[str, Path]:
-    """Write an asset in some formats, with its pictures `contact_sheet.png` and `turntable.mp4`.
+    """Write an asset in some formats, with the files of its pictures; see `draw_pictures`.
 
     mesh: with vertex colours, which are baked to a texture unless it has one. None, for a scene without a surface,
         leaves out the formats of meshes.
-    render: returns pictures (B, H, W, 3) in [0, 1] of the asset from any number of cameras. None: the mesh is drawn, as
-        it is handed over.
+    drawn: the pictures, if they are being drawn already. None: the mesh is drawn, as it is handed over.
     name: of the files, without their ending; see `FileFormat.ending`.
     formats: None writes DEFAULT_FORMATS, without those of splats if there are no splats.
     color_fn: colours of surface points, sharper than vertex colours, to bake from.
     splats: Gaussians for the formats of splats.
     print_size: longest side, in millimetres, of files for 3D printers.
-    title: of the contact sheet, `name` if empty. size: pixels of the video and of the sheet's pictures. frames: of one
-        turn, shown at 30 per second. report: see `Report`.
+    title, size, frames: of the pictures, see `draw_pictures`. report: see `Report`.
 
-    Pictures are drawn in another thread, beside the work on the files.
+    Files without a texture and pictures are made in other threads, beside the work on the texture.
     Returns the paths by file name. A file is written completely or not at all. Raises ValueError for a format of splats
     without splats, ImportError for `usdz` without usd-core, and OSError, which names the folder, if the disk is full.
     """
@@ -84,27 +82,41 @@ def write_exports(
         formats = [f for f in DEFAULT_FORMATS if splats is not None or export_format(f).holds is not Splats]
     if mesh is None:
         formats = [f for f in formats if export_format(f).holds is Splats]
-    if mesh is None and render is None:
-        raise ValueError("an asset without a mesh needs `render`")
-
-    def draw(render: Callable[[Cameras], FloatArray]) -> dict[str, bytes]:
-        azimuths = turntable(8, size=size)
-        headings = [f"{azimuth:.0f}°" for azimuth in azimuths.azimuth.tolist()]
-        sheet = contact_sheet([("", render(azimuths))], headings, title or name, size=min(size, 192))
-        video = turntable_mp4(render(turntable(frames, size=size)), fps=30)
-        return {"contact_sheet.png": png(sheet), "turntable.mp4": video}
-
+    if mesh is None and drawn is None:
+        raise ValueError("an asset without a mesh needs `drawn`")
     report(0.0, "texture")  # the shares are those of a field on a CPU
-    drawn = _beside(partial(draw, render)) if render else None
+    plain = [format_ for format_ in formats if not export_format(format_).textured]
+    others = _beside(partial(asset_files, plain, name, mesh, splats, print_size=print_size))
     textured = None if mesh is None else with_texture(formats, mesh, color_fn, texture_size)
     report(0.45, "files")
     if drawn is None:
         assert textured is not None
-        drawn = _beside(partial(draw, partial(portraits, textured)))
-    files = asset_files(formats, name, mesh, splats, textured=textured, print_size=print_size)
+        drawn = draw_pictures(partial(portraits, textured), title or name, size, frames)
+    with_textures = [format_ for format_ in formats if format_ not in plain]
+    files = asset_files(with_textures, name, mesh, splats, textured=textured, print_size=print_size)
+    files |= others.result()
     report(0.6, "pictures")
     files |= drawn.result()
     return {file: write_atomically(folder / file, data) for file, data in files.items()}
+
+
+def draw_pictures(
+    render: Callable[[Cameras], FloatArray], title: str, size: int, frames: int
+) -> Future[dict[str, bytes]]:
+    """Start to draw `contact_sheet.png`, with eight views, and `turntable.mp4` in another thread.
+
+    render: returns pictures (B, H, W, 3) in [0, 1] of an asset from any number of cameras. title: of the contact sheet.
+    size: pixels of the video and of the sheet's pictures. frames: of one turn, shown at 30 per second.
+    """
+
+    def draw() -> dict[str, bytes]:
+        azimuths = turntable(8, size=size)
+        headings = [f"{azimuth:.0f}°" for azimuth in azimuths.azimuth.tolist()]
+        sheet = contact_sheet([("", render(azimuths))], headings, title, size=min(size, 192))
+        video = turntable_mp4(render(turntable(frames, size=size)), fps=30)
+        return {"contact_sheet.png": png(sheet), "turntable.mp4": video}
+
+    return _beside(draw)
 
 
 def _beside(function: Callable[[], Result]) -> Future[Result]:
@@ -119,7 +131,7 @@ def _beside(function: Callable[[], Result]) -> Future[Result]:
         except BaseException as error:
             future.set_exception(error)
 
-    threading.Thread(target=call, daemon=True, name="sds3d-pictures").start()
+    threading.Thread(target=call, daemon=True, name="sds3d-export").start()
     return future
 
 

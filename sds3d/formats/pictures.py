@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,15 @@ from sds3d.geometry.mesh import FloatArray
 
 _PAPER, _INK, _FAINT = (255, 255, 255), (30, 30, 34), (120, 120, 128)
 _GAP, _MARGIN = 4, 16
+_REMEMBERED = 1 << 24  # bytes of the largest picture whose file is remembered: a texture of 2048 x 2048
 
 
 def to_uint8(rgb: FloatArray) -> NDArray[np.uint8]:
     """Convert floats in [0, 1] to bytes, rounded. Values out of range are clipped, NaN becomes black."""
-    return np.rint(np.clip(np.nan_to_num(np.asarray(rgb, np.float32)), 0, 1) * 255).astype(np.uint8)
+    clipped = np.fmax(np.asarray(rgb, np.float32), 0)  # of a NaN and a number, fmax returns the number
+    np.minimum(clipped, 1, out=clipped)
+    clipped *= 255
+    return np.rint(clipped, out=clipped).astype(np.uint8)
 
 
 def rgb8(image: Image.Image) -> NDArray[np.uint8]:
@@ -30,7 +35,20 @@ def rgb8(image: Image.Image) -> NDArray[np.uint8]:
 
 def png(picture: NDArray[np.uint8] | Image.Image) -> bytes:
     """Return a picture, (H, W, 3) or grey (H, W) if it is an array, as a PNG file."""
-    image = picture if isinstance(picture, Image.Image) else Image.fromarray(np.ascontiguousarray(picture))
+    if isinstance(picture, Image.Image):
+        return _encoded(picture)
+    if picture.nbytes > _REMEMBERED:
+        return _encoded(Image.fromarray(np.ascontiguousarray(picture)))
+    return _encoded_before(picture.tobytes(), picture.shape)
+
+
+@lru_cache(maxsize=2)
+def _encoded_before(pixels: bytes, shape: tuple[int, ...]) -> bytes:
+    """Remember the last files, since several formats of an asset hold the same texture."""
+    return _encoded(Image.fromarray(np.frombuffer(pixels, np.uint8).reshape(shape)))
+
+
+def _encoded(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, format="PNG")
     return file.getvalue()

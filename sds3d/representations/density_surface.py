@@ -7,8 +7,10 @@ Marching cubes: Lewiner et al., "Efficient Implementation of Marching Cubes' Cas
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -25,6 +27,8 @@ from sds3d.rendering.mesh_zbuffer import rasterize
 _CANDIDATES = 24
 _DECADES = 3.5  # candidate isovalues span this many powers of ten below the highest density
 _COARSE = 64  # samples per side of the grid on which candidates are compared
+_EQUAL = 1e-3  # candidates whose IoU is this close to the highest count as equally good
+_SLACK = 0.01  # IoU by which a candidate may exceed its bound, since dust that is dropped can come back
 _DUST = 0.01  # a component with a smaller share of the surface area is dropped
 
 
@@ -108,23 +112,50 @@ def _isovalue_by_silhouette(
     target = alpha > alpha.max() / 2
     coarse = _resample(density, _COARSE)
 
-    def iou(isovalue: float) -> float:
-        vertices, faces = _surface(coarse, isovalue, bounds, _COARSE)
-        mask = rasterize(vertices, faces, np.zeros((len(vertices), 0), np.float32), cameras).face >= 0
-        return float((mask & target).sum() / (mask | target).sum())
+    @cache
+    def outlines(log: float) -> NDArray[np.bool_]:
+        vertices, faces = _surface(coarse, 10**log, bounds, _COARSE)
+        return rasterize(vertices, faces, np.zeros((len(vertices), 0), np.float32), cameras).face >= 0
 
     top = np.log10(0.9 * float(coarse.max()))
     logs = np.linspace(top - _DECADES, top, _CANDIDATES)
-    best = _plateau(logs, [iou(10**log) for log in logs])
+    best = _plateau(logs, outlines, target)
     step = logs[1] - logs[0]
     logs = np.linspace(best - step, min(best + step, top), 9)
-    return 10 ** _plateau(logs, [iou(10**log) for log in logs])
+    return 10 ** _plateau(logs, outlines, target)
 
 
-def _plateau(logs: NDArray[np.float64], scores: list[float]) -> float:
-    """Return the middle of the highest scores, since a field with hard edges scores equally over a wide range."""
-    best = np.asarray(scores) >= max(scores) - 1e-3
-    return float(logs[best].mean())
+def _plateau(
+    logs: NDArray[np.float64], outlines: Callable[[float], NDArray[np.bool_]], target: NDArray[np.bool_]
+) -> float:
+    """Return the middle of the candidates with the highest IoU, since a field with hard edges has a wide range of them.
+
+    logs: (N,) ascending. outlines: returns the silhouettes of a candidate, in the shape of `target`. They shrink as the
+    isovalue rises, so those of two candidates bound the IoU of all between. What cannot be the best is not drawn.
+    """
+    drawn: dict[int, NDArray[np.bool_]] = {}
+    scores = np.full(len(logs), -np.inf)
+    gaps: list[tuple[float, int, int]] = []  # negative bound, and the drawn candidates at both ends
+
+    def draw(number: int) -> None:
+        drawn[number] = outlines(logs[number])
+        scores[number] = (drawn[number] & target).sum() / (drawn[number] | target).sum()
+
+    def bound(low: int, high: int) -> None:
+        if high > low + 1:
+            most = (drawn[low] & target).sum() / (drawn[high] | target).sum()
+            heapq.heappush(gaps, (-float(most), low, high))
+
+    draw(0)
+    draw(len(logs) - 1)
+    bound(0, len(logs) - 1)
+    while gaps and -gaps[0][0] >= scores.max() - _EQUAL - _SLACK:
+        _, low, high = heapq.heappop(gaps)
+        middle = (low + high) // 2
+        draw(middle)
+        bound(low, middle)
+        bound(middle, high)
+    return float(logs[scores >= scores.max() - _EQUAL].mean())
 
 
 def _isovalue_by_otsu(density: FloatArray) -> float:
@@ -166,9 +197,25 @@ def _surface(
         return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)
     # A sample exactly on the level would give triangles without area.
     field = np.where(np.abs(field - 0.5) < 1e-3, np.float32(0.501), field)
-    vertices, faces, _, _ = marching_cubes(field, level=0.5, allow_degenerate=False)
+    vertices, faces, _, _ = marching_cubes(field, level=0.5, allow_degenerate=False, mask=_crossed(field > 0.5))
     scale = (bounds[1] - bounds[0]) / (field.shape[0] - 1)
     return (vertices * scale + bounds[0]).astype(np.float32), _outwards(vertices, faces.astype(np.int32))
+
+
+def _crossed(solid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the first and the last corner (N, N, N) of the cells that the surface crosses.
+
+    Marching cubes with this mask skips the other cells, which is most of its time.
+    """
+    every = some = solid
+    for _ in range(3):  # pairs along an axis, which then becomes the last one
+        every = (every[:-1] & every[1:]).transpose(1, 2, 0)
+        some = (some[:-1] | some[1:]).transpose(1, 2, 0)
+    cells = some & ~every  # (N - 1, N - 1, N - 1)
+    corners = np.zeros(solid.shape, np.bool_)
+    corners[:-1, :-1, :-1] = cells
+    corners[1:, 1:, 1:] |= cells
+    return corners
 
 
 def _outwards(vertices: FloatArray, faces: IntArray) -> IntArray:
@@ -176,11 +223,22 @@ def _outwards(vertices: FloatArray, faces: IntArray) -> IntArray:
 
 
 def _without_dust_and_cavities(field: FloatArray) -> FloatArray:
-    """Remove components with a negligible surface and fill cavities that no camera outside can see."""
+    """Remove components with a negligible surface and fill cavities that no camera outside can see.
+
+    field: (N, N, N), changed in place. Its outermost samples are empty.
+    """
+    occupied = field > 0.5
+    if not occupied.any():
+        return field
+    spans = (np.flatnonzero(occupied.any(axis=axes)) for axes in ((1, 2), (0, 2), (0, 1)))
+    box = tuple(slice(span[0] - 1, span[-1] + 2) for span in spans)  # with one empty sample on each side
+    field[box] = _cleaned(field[box])
+    return field
+
+
+def _cleaned(field: FloatArray) -> FloatArray:
     solid = field > 0.5
     labels, count = _label(solid, np.ones((3, 3, 3)))
-    if count == 0:
-        return field
     if count > 1:
         shell = solid & np.logical_not(ndimage.binary_erosion(solid))
         areas = np.bincount(labels[shell], minlength=count + 1)

@@ -11,6 +11,7 @@ prior encodes pictures again.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -23,7 +24,7 @@ from torch.nn import functional
 from sds3d.cameras import Cameras
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.splats import Splats
-from sds3d.rendering.packed import FieldFunction, Occupancy, field_normals, occupancy_of, render_field
+from sds3d.rendering.packed import FieldFunction, FieldPictures, Occupancy, field_normals, occupancy_of, render_field
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import (
     SURFACE,
@@ -302,7 +303,9 @@ class FieldNerfScene(Scene):
     @torch.no_grad()
     def silhouettes(self, cameras: Cameras) -> NDArray[np.float32]:
         """Return the opacity (B, H, W) float32 in [0, 1] of the views."""
-        return self.render(cameras, torch.zeros(3)).alpha[..., 0].cpu().numpy()
+        origins, directions = cameras.to(self.device).rays()  # (B, H, W, 3)
+        alpha = torch.cat([seen.alpha for _, _, seen in self._seen(origins, directions)])
+        return alpha.reshape(origins.shape[:-1]).cpu().numpy()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return parameters, occupancy and random stream: everything that the next step depends on."""
@@ -361,16 +364,20 @@ class FieldNerfScene(Scene):
 
     def _look(self, origins: Tensor, directions: Tensor) -> _Seen:
         """Like `_train`, with the current occupancy and in parts, so that large pictures fit in memory."""
-        occupancy, samples = self._survey(explore=False), self.config.samples
         parts = []
-        flat = (rays.reshape(-1, 3).split(_RAYS_AT_ONCE) for rays in (origins, directions))
-        for some_origins, some_directions in zip(*flat, strict=True):
-            seen = render_field(self.field, some_origins, some_directions, samples=samples, occupancy=occupancy)
-            normal = field_normals(self.field, some_origins, some_directions, seen, step=BOUND / samples)
+        for some_origins, some_directions, seen in self._seen(origins, directions):
+            step = BOUND / self.config.samples
+            normal = field_normals(self.field, some_origins, some_directions, seen, step=step)
             parts.append((seen.features, seen.alpha[:, None], seen.depth[:, None], normal))
         wholes = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
         features, alpha, depth, normal = (whole.reshape(*origins.shape[:-1], whole.shape[-1]) for whole in wholes)
         return features, alpha, depth, normal, None
+
+    def _seen(self, origins: Tensor, directions: Tensor) -> Iterator[tuple[Tensor, Tensor, FieldPictures]]:
+        """Yield the pictures of some rays after the others, with their origins (R, 3) and directions (R, 3)."""
+        occupancy, samples = self._survey(explore=False), self.config.samples
+        for some in zip(*(rays.reshape(-1, 3).split(_RAYS_AT_ONCE) for rays in (origins, directions)), strict=True):
+            yield *some, render_field(self.field, *some, samples=samples, occupancy=occupancy)
 
     @torch.no_grad()
     def _survey(self, explore: bool) -> Occupancy:

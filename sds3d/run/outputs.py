@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from sds3d.cameras import CameraConfig, Cameras, turntable
 from sds3d.devices import pick_device
 from sds3d.files import RunError, write_atomically
-from sds3d.formats.export import Report, silent, write_exports
+from sds3d.formats.export import Report, draw_pictures, silent, write_exports
 from sds3d.formats.pictures import to_png
 from sds3d.formats.table import export_format
 from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, Mesh
@@ -78,13 +79,21 @@ def _export(
 ) -> dict[str, Path]:
     mesh: Mesh | None = None
     missing: EmptySurfaceError | None = None
+    splats = scene.splats()
+
+    def draw_scene() -> Future[dict[str, bytes]]:
+        def render(cameras: Cameras) -> FloatArray:
+            return pictures(scene, cameras, device)
+
+        return draw_pictures(render, config.prompt, config.export.picture_size, config.export.frames)
+
     report(0.0, "surface")
+    drawn = draw_scene() if splats is not None else None  # beside the extraction of the surface
     try:
         mesh = scene.to_mesh(config.export.resolution)
     except EmptySurfaceError as error:
         missing = error
     of_splats = {name for name in config.export.formats if export_format(name).holds is Splats}
-    splats = scene.splats()
     if splats is not None:
         splats = splats.without_invalid()[0]
     elif mesh is not None and of_splats:
@@ -93,7 +102,7 @@ def _export(
     paths = write_exports(
         folder,
         mesh,
-        (lambda cameras: pictures(scene, cameras, device)) if mesh is None or scene.splats() is not None else None,
+        drawn or (draw_scene() if mesh is None else None),
         slug(config.prompt),
         formats=formats,
         splats=splats,

@@ -11,7 +11,7 @@ from export_shapes import position_color, torus_mesh
 from PIL import Image
 
 from sds3d.cameras import turntable
-from sds3d.formats.export import BACKDROP, portraits, write_exports
+from sds3d.formats.export import BACKDROP, draw_pictures, portraits, write_exports
 from sds3d.formats.load import load_asset
 from sds3d.formats.table import DEFAULT_FORMATS, EXPORT_FORMATS, FORMATS
 from sds3d.geometry.sampling import splats_from_mesh
@@ -28,7 +28,7 @@ def test_everything_is_written_to_the_folder(tmp_path):
     folder = tmp_path / "exports"
     mesh = torus_mesh(500)
     paths = write_exports(
-        folder, mesh, render_torus, "torus", color_fn=position_color, texture_size=128, size=64, frames=6
+        folder, mesh, draw_pictures(render_torus, "torus", 64, 6), "torus", color_fn=position_color, texture_size=128
     )
     expected = {f"torus.{ending}" for ending in ("glb", "ply", "stl", "3mf", "obj", "mtl", "png")}
     expected |= {"contact_sheet.png", "turntable.mp4"}
@@ -62,8 +62,9 @@ def test_an_error_while_pictures_are_drawn_is_raised(tmp_path):
     def fails(cameras):
         raise FloatingPointError("the scene has diverged")
 
+    drawn = draw_pictures(fails, "torus", 32, 4)
     with pytest.raises(FloatingPointError, match="diverged"):
-        write_exports(tmp_path / "none", torus_mesh(300), fails, "torus", formats=["glb"], texture_size=64, size=32)
+        write_exports(tmp_path / "none", torus_mesh(300), drawn, "torus", formats=["glb"], texture_size=64)
     assert not (tmp_path / "none").exists()
 
 
@@ -81,26 +82,28 @@ def test_only_the_requested_formats_are_written(tmp_path):
         "spz": {"torus.spz"},
         "splat-glb": {"torus-splats.glb"},
     }
-    small = {"texture_size": 64, "size": 32, "frames": 4}
+    drawn = draw_pictures(render_torus, "torus", 32, 4)
+    small = {"texture_size": 64, "splats": splats}
     pictures = {"contact_sheet.png", "turntable.mp4"}
     for name in DEFAULT_FORMATS:
-        paths = write_exports(tmp_path / name, mesh, render_torus, "torus", formats=[name], splats=splats, **small)
+        paths = write_exports(tmp_path / name, mesh, drawn, "torus", formats=[name], **small)
         assert set(paths) == files[name] | pictures
         if FORMATS[name].read is not None:
             loaded = load_asset(paths[min(files[name])] if name != "obj" else paths["torus.obj"])
             assert isinstance(loaded, FORMATS[name].holds)
-    everything = write_exports(tmp_path / "all", mesh, render_torus, "torus", splats=splats, **small)
+    everything = write_exports(tmp_path / "all", mesh, drawn, "torus", **small)
     assert set(everything) == set().union(*files.values(), pictures)
     assert set(EXPORT_FORMATS) == {*files, "usdz"}
     with pytest.raises(ValueError, match="spz needs splats"):
-        write_exports(tmp_path / "none", mesh, render_torus, "torus", formats=["glb", "spz"], **small)
+        write_exports(tmp_path / "none", mesh, drawn, "torus", formats=["glb", "spz"], texture_size=64)
     assert not (tmp_path / "none").exists()
 
 
 def test_usdz_is_written_on_request(tmp_path):
     pytest.importorskip("pxr", reason='usd-core is missing: pip install ".[usd]"')
     mesh = torus_mesh(300)
-    paths = write_exports(tmp_path, mesh, render_torus, "torus", formats=["usdz"], texture_size=64, size=32, frames=4)
+    drawn = draw_pictures(render_torus, "torus", 32, 4)
+    paths = write_exports(tmp_path, mesh, drawn, "torus", formats=["usdz"], texture_size=64)
     assert set(paths) == {"torus.usdz", "contact_sheet.png", "turntable.mp4"}
 
 
@@ -115,7 +118,7 @@ def test_pictures_show_the_mesh_that_is_handed_over(tmp_path):
     covered = np.abs(shown - BACKDROP).max(axis=-1) > 0.01
     assert covered.any(axis=1).sum(axis=1).max() > 50  # columns
     assert not covered[:, :, [0, -1]].any()
-    with pytest.raises(ValueError, match="an asset without a mesh needs `render`"):
+    with pytest.raises(ValueError, match="an asset without a mesh needs `drawn`"):
         write_exports(tmp_path, None, None, "nothing", formats=[])
     paths = write_exports(tmp_path, mesh, None, "torus", formats=["glb"], texture_size=64, size=64, frames=4)
     sheet = np.asarray(Image.open(paths["contact_sheet.png"]).convert("RGB"), np.float32) / 255

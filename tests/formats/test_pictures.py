@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sds3d.formats.pictures import contact_sheet, png, to_png
+from sds3d.formats.pictures import contact_sheet, png, to_png, to_uint8
 
 
 def solid(colors, size=8):
@@ -22,6 +22,33 @@ def test_png_is_lossless_and_lays_batches_side_by_side():
     np.testing.assert_array_equal(wide[:, :7], decoded)
     with pytest.raises(ValueError, match="shape"):
         to_png(np.zeros((5, 7)))
+
+
+def test_bytes_are_rounded_and_clipped_and_nan_is_black():
+    given = np.float32(
+        [np.nan, -np.inf, -0.5, -0.0, 0, 0.4 / 255, 0.6 / 255, 1.5 / 255, 2.5 / 255, 0.999, 1, 7, np.inf]
+    )
+    expected = np.uint8([0, 0, 0, 0, 0, 0, 1, 2, 2, 255, 255, 255, 255])
+    np.testing.assert_array_equal(to_uint8(given), expected)
+    many = np.random.default_rng(0).normal(0.5, 1, 10_000)
+    np.testing.assert_array_equal(to_uint8(many), np.rint(np.clip(np.float32(many), 0, 1) * 255))
+    assert np.isnan(given[0])  # the input is left as it was
+
+
+def test_a_texture_that_several_files_hold_is_encoded_once(monkeypatch):
+    saved = []
+    save = Image.Image.save
+    monkeypatch.setattr(
+        Image.Image, "save", lambda self, *args, **kw: saved.append(self.size) or save(self, *args, **kw)
+    )
+    texture = np.random.default_rng(1).integers(0, 255, (9, 11, 3), np.uint8)
+    first, second = png(texture), png(texture.copy())
+    assert first == second
+    assert saved == [(11, 9)]
+    texture[0, 0] += 1  # a changed array is another picture
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png(texture)))), texture)
+    grey = texture.reshape(9, 33)  # the same bytes in another shape
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(png(grey)))), grey)
 
 
 def test_a_contact_sheet_shows_every_picture_in_order():

@@ -7,8 +7,9 @@ from sds3d.cameras import turntable
 from sds3d.geometry.mesh import EmptySurfaceError, Mesh
 from sds3d.geometry.triangles import vertex_normals
 from sds3d.rendering.mesh_zbuffer import rasterize
+from sds3d.representations import density_surface
 from sds3d.representations.density_surface import extract_surface, grid_points
-from tests.formats.export_shapes import grid, position_color, sphere_alpha, sphere_density, torus_mesh
+from tests.formats.export_shapes import grid, position_color, sphere_alpha, sphere_density, torus_density, torus_mesh
 
 
 def as_trimesh(mesh: Mesh) -> trimesh.Trimesh:
@@ -107,6 +108,73 @@ def test_the_silhouettes_match_for_other_bounds_too():
     assert np.linalg.norm(mesh.vertices, axis=1).mean() == pytest.approx(edge, abs=half_a_pixel)
 
 
+def noisy_density(seed: int) -> np.ndarray:
+    """A ball with specks around it and holes in it."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(64, 64, 64)), 1) * 20
+    return np.exp(np.clip(12 * (0.35 - np.linalg.norm(grid(64), axis=-1)) + noise, -15, 8)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("density", "most"),
+    [
+        (sphere_density(grid(64), 0.45, 0.4, 30.0), 22),
+        (sphere_density(grid(64), 0.35, 0.01, 500.0), 33),  # hard edges: nearly all candidates are equally good
+        (torus_density(grid(64)), 22),
+        (noisy_density(0), 26),
+        (noisy_density(1), 26),
+    ],
+    ids=["ramp", "hard", "torus", "noisy", "noisier"],
+)
+def test_the_isovalue_is_the_best_of_all_candidates_though_few_are_drawn(density, most, monkeypatch):
+    search, drawn = density_surface._plateau, []
+
+    def checked(logs, outlines, target):
+        def counted(log):
+            drawn.append(log)
+            return outlines(log)
+
+        best = search(logs, counted, target)
+        masks = [outlines(log) for log in logs]
+        scores = np.array([(mask & target).sum() / (mask | target).sum() for mask in masks])
+        assert best == logs[scores >= scores.max() - 1e-3].mean()
+        return best
+
+    monkeypatch.setattr(density_surface, "_plateau", checked)
+    extract_surface(density, position_color, alpha_of=lambda c: sphere_alpha(c, radius=0.4, width=0.2, peak=30.0))
+    assert len(set(drawn)) <= most
+
+
+def plainly_cleaned(field):
+    """Like `_without_dust_and_cavities`, on the whole grid."""
+    solid = field > 0.5
+    labels, count = ndimage.label(solid, np.ones((3, 3, 3)))
+    shell = solid & ~ndimage.binary_erosion(solid)
+    areas = np.bincount(labels[shell], minlength=count + 1)
+    dust = areas < 0.01 * areas.sum()
+    dust[0] = False
+    field = np.where(dust[labels], np.float32(0), field)
+    hollows, _ = ndimage.label(~(field > 0.5))
+    return np.where((hollows > 0) & (hollows != hollows[0, 0, 0]), np.float32(1), field)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_skipping_empty_space_changes_no_bit_of_the_surface(seed, monkeypatch):
+    density = noisy_density(seed)
+    density = np.roll(density, 16, axis=seed % 3) if seed else density  # the object is cut by the border
+    field = density / (density + np.float32(1))
+    for axis in range(3):
+        np.moveaxis(field, axis, 0)[[0, -1]] = 0
+    cleaned = plainly_cleaned(field)
+    assert (cleaned != field).any()
+    np.testing.assert_array_equal(density_surface._without_dust_and_cavities(field.copy()), cleaned)
+    mesh = extract_surface(density, position_color)
+    monkeypatch.setattr(density_surface, "_crossed", np.ones_like)  # no cell is skipped
+    monkeypatch.setattr(density_surface, "_without_dust_and_cavities", plainly_cleaned)
+    whole = extract_surface(density, position_color)
+    np.testing.assert_array_equal(mesh.vertices, whole.vertices)
+    np.testing.assert_array_equal(mesh.faces, whole.faces)
+
+
 def test_separate_parts_are_kept_and_specks_removed():
     points = grid(64)
     density = sphere_density(points - [-0.15, 0, 0], radius=0.25, width=0.05)
@@ -134,9 +202,7 @@ def test_a_solid_block_is_closed_inside_its_bounds():
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_noisy_field_still_gives_a_closed_manifold(seed):
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(64, 64, 64)), 1) * 20
-    field = np.exp(np.clip(12 * (0.35 - np.linalg.norm(grid(64), axis=-1)) + noise, -15, 8))
-    mesh = extract_surface(field.astype(np.float32), position_color, max_faces=3000)
+    mesh = extract_surface(noisy_density(seed), position_color, max_faces=3000)
     assert_clean(mesh)
     assert len(mesh.faces) <= 3000
 

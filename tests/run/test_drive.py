@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,9 @@ from sds3d.files import RunError
 from sds3d.formats.table import EXPORT_FORMATS
 from sds3d.jobs.queue import enqueue, recover
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
-from sds3d.run.config import RunConfig, draft_steps, new_run, read_config
+from sds3d.run.config import ExportConfig, RunConfig, draft_steps, new_run, read_config
 from sds3d.run.drive import drive
-from sds3d.run.folder import Machine, Run, read_checkpoint
+from sds3d.run.folder import Machine, Run, open_run, read_checkpoint
 from sds3d.run.optimize import NumericalError
 from sds3d.run.outputs import export_run
 from tests.run.tiny_runs import disc, finish, same, tiny
@@ -456,6 +459,37 @@ def test_exports_can_be_written_again_without_the_prior(straight: Run, tmp_path:
     run.update(status="done")
     with pytest.raises(RunError, match="its checkpoint is missing or damaged"):
         export_run(run)
+
+
+def test_an_export_does_each_expensive_part_once(straight: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = open_run(Path(shutil.copytree(straight.folder, tmp_path / straight.folder.name)))
+    counts: Counter[str] = Counter()
+    for place in (
+        "sds3d.representations.voxel_grid.grid_mesh",
+        "sds3d.geometry.uv_atlas.unwrap",
+        "sds3d.run.outputs.splats_from_mesh",
+        "sds3d.formats.export.turntable_mp4",
+    ):
+        module, _, name = place.rpartition(".")
+        original = getattr(importlib.import_module(module), name)
+
+        def counted(*given: Any, name: str = name, original: Callable[..., Any] = original, **options: Any) -> Any:
+            counts[name] += 1
+            return original(*given, **options)
+
+        monkeypatch.setattr(place, counted)
+    files = export_run(run, ExportConfig(texture_size=64, picture_size=32, frames=4))
+    assert counts == {"grid_mesh": 1, "unwrap": 1, "splats_from_mesh": 1, "turntable_mp4": 1}
+    assert {path.suffix for path in files.values()} >= {
+        ".glb",
+        ".obj",
+        ".ply",
+        ".stl",
+        ".3mf",
+        ".splat",
+        ".spz",
+        ".mp4",
+    }
 
 
 def test_preview_pictures_do_not_change_the_result(straight: Run, tmp_path: Path):
