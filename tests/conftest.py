@@ -21,13 +21,22 @@ LONGEST_NAME, EMPTY = 60, "empty"
 PLAIN = (str, int, float, complex, type(None), Enum, PurePath)
 
 
+COLLECTED = pytest.StashKey[list[str]]()
+
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put folders first whose files take long: no worker may be left with one at the end."""
     items.sort(key=lambda item: item.path.parent.name not in LONG)
+    config.stash[COLLECTED] = [item.nodeid for item in items]
+
+
+@pytest.fixture(scope="session")
+def collected(pytestconfig: pytest.Config) -> list[str]:
+    """The ids of all tests that this process has collected, also of those that it will not run."""
+    return pytestconfig.stash[COLLECTED]
 
 
 @pytest.hookimpl(wrapper=True)
