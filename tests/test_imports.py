@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from test_layers import modules
+from test_packaging import PROJECT, names, provided
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,8 +54,38 @@ READ = "from sds3d.run.config import make_config; make_config('a red mug', 'mesh
 PLAN = "import sds3d.jobs.batch, sds3d.jobs.worker, sds3d.jobs.gallery, sds3d.run.asset, sds3d.run.settings"
 
 
+def imported_by(script: str, watched: set[str]) -> set[str]:
+    """Return which of the watched modules a script imports in a process of its own."""
+    watch = f"\nimport sys; print(*{watched} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script + watch], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
 @pytest.mark.parametrize("script", [READ, PLAN], ids=["a configuration", "batches, workers and exports"])
 def test_without_a_prior_no_library_of_networks_is_imported(script: str):
-    watch = f"\nimport sys; print(*sorted({NETWORKS} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", script + watch], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
+    assert imported_by(script, NETWORKS) == set()
+
+
+def test_a_configuration_needs_no_part_of_scipy():
+    assert imported_by(READ, {"scipy.ndimage", "scipy.sparse", "scipy.spatial", "scipy.special"}) == set()
+
+
+RUN = """
+import sds3d
+export = {"resolution": 32, "texture_size": 64, "picture_size": 32, "frames": 4}
+for preset in ("toybox", "mesh", "splats"):
+    sds3d.generate("a red mug", preset=preset, out="OUT", steps=24, threads=1, cameras={"size": 32}, export=export)
+"""
+FOR_RUNS = {
+    "PIL", "accelerate", "diffusers", "fast_simplification", "huggingface_hub", "imageio_ffmpeg", "llvmlite", "numba",
+    "numpy", "peft", "psutil", "pydantic", "rich", "safetensors", "scipy", "skimage", "torch", "transformers",
+    "trimesh", "xatlas", "yaml", "zstandard",
+}  # fmt: skip
+"""What a NeRF, a mesh or splats with the embedded prior may need, to their last export; diffusers imports peft."""
+
+
+@pytest.mark.slow
+def test_a_run_imports_only_what_it_needs(tmp_path: Path):
+    declared = set().union(*map(provided, names(PROJECT["dependencies"])))
+    watched = {name for name in declared if name.isidentifier()}
+    assert imported_by(RUN.replace("OUT", str(tmp_path)), watched) <= FOR_RUNS

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy
 import torch
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from sds3d.geometry.mesh import FloatArray, Mesh
 from sds3d.geometry.splats import SH_C0, Splats
@@ -50,7 +50,7 @@ def _away_from_edges(mesh: Mesh, samples: SurfaceSamples, least: float) -> NDArr
     points = samples.points.copy()
     if not len(edges):
         return points
-    distance, nearest = KDTree(edges).query(points, distance_upper_bound=least)
+    distance, nearest = scipy.spatial.KDTree(edges).query(points, distance_upper_bound=least)
     near = np.isfinite(distance)
     away, normals = points[near] - edges[np.asarray(nearest)[near]], samples.normals[near]
     away -= np.einsum("pc,pc->p", away, normals)[:, None] * normals
@@ -145,7 +145,7 @@ def splats_from_points(points: FloatArray, colors: FloatArray | None = None) -> 
     """
     if len(points) < 2:
         raise ValueError(f"a cloud needs at least two points, got {len(points)}")
-    distance, _ = KDTree(points).query(points, k=min(4, len(points)))
+    distance, _ = scipy.spatial.KDTree(points).query(points, k=min(4, len(points)))
     widths = np.maximum(distance[:, 1:].mean(axis=1), 1e-4)
     colors = np.full(points.shape, 0.5) if colors is None else colors
     return Splats(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from sds3d.compiled import njit
 from sds3d.console import err
@@ -57,7 +57,7 @@ def bake(mesh: Mesh, color_fn: ColorFn | None = None, size: int = 1024) -> Mesh:
 def nearest_inside(inside: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return each texel's nearest texel inside an island, itself included, as flat indices (H, W). inside: (H, W)."""
     nearest = np.zeros((2, *inside.shape), np.int32)
-    ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True, indices=nearest)
+    scipy.ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True, indices=nearest)
     return nearest[0].astype(np.int64) * inside.shape[1] + nearest[1]
 
 

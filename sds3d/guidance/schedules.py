@@ -7,9 +7,9 @@ from abc import ABC, abstractmethod
 from itertools import pairwise
 from typing import Annotated, Literal, Self
 
+import scipy
 import torch
 from pydantic import Field, model_validator
-from scipy.special import erf, erfinv
 from torch import Tensor
 
 from sds3d.config import Config
@@ -169,6 +169,7 @@ class DreamTimeSchedule(WindowSchedule):
 
     def window(self, progress: float) -> tuple[float, float]:
         """Return t twice."""
+        erf, erfinv = scipy.special.erf, scipy.special.erfinv
         half_bell = math.sqrt(math.pi) / 2  # the integral of exp(-u^2) from 0 to infinity
         above = self.s1 * half_bell * float(erf((self.max - self.m1) / self.s1))
         between = self.m1 - self.m2

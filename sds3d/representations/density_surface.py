@@ -13,11 +13,10 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+import scipy
+import skimage
 import torch
 from numpy.typing import ArrayLike, NDArray
-from scipy import ndimage, sparse
-from skimage.filters import threshold_otsu
-from skimage.measure import marching_cubes
 
 from sds3d.cameras import Cameras, orbit
 from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, IntArray, Mesh
@@ -164,7 +163,7 @@ def _isovalue_by_otsu(density: FloatArray) -> float:
     logs = np.log(np.maximum(density, highest * 10.0**-_DECADES))
     if logs.min() == logs.max():
         return highest / 2  # a solid block: any threshold below its density gives the same surface
-    return float(np.exp(threshold_otsu(logs)))
+    return float(np.exp(skimage.filters.threshold_otsu(logs)))
 
 
 def _resample(grid: FloatArray, resolution: int) -> FloatArray:
@@ -173,8 +172,8 @@ def _resample(grid: FloatArray, resolution: int) -> FloatArray:
     if n <= resolution:
         return grid
     # Average first: plain subsampling would miss thin parts.
-    averaged = ndimage.uniform_filter(grid, size=round(n / resolution), mode="nearest")
-    return np.asarray(ndimage.zoom(averaged, resolution / n, order=1, grid_mode=False), np.float32)
+    averaged = scipy.ndimage.uniform_filter(grid, size=round(n / resolution), mode="nearest")
+    return np.asarray(scipy.ndimage.zoom(averaged, resolution / n, order=1, grid_mode=False), np.float32)
 
 
 def _surface(
@@ -197,7 +196,8 @@ def _surface(
         return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.int32)
     # A sample exactly on the level would give triangles without area.
     field = np.where(np.abs(field - 0.5) < 1e-3, np.float32(0.501), field)
-    vertices, faces, _, _ = marching_cubes(field, level=0.5, allow_degenerate=False, mask=_crossed(field > 0.5))
+    crossed = _crossed(field > 0.5)
+    vertices, faces, _, _ = skimage.measure.marching_cubes(field, level=0.5, allow_degenerate=False, mask=crossed)
     scale = (bounds[1] - bounds[0]) / (field.shape[0] - 1)
     return (vertices * scale + bounds[0]).astype(np.float32), _outwards(vertices, faces.astype(np.int32))
 
@@ -240,7 +240,7 @@ def _cleaned(field: FloatArray) -> FloatArray:
     solid = field > 0.5
     labels, count = _label(solid, np.ones((3, 3, 3)))
     if count > 1:
-        shell = solid & np.logical_not(ndimage.binary_erosion(solid))
+        shell = solid & np.logical_not(scipy.ndimage.binary_erosion(solid))
         areas = np.bincount(labels[shell], minlength=count + 1)
         dust = areas < _DUST * areas.sum()
         dust[0] = False
@@ -255,7 +255,7 @@ def _cleaned(field: FloatArray) -> FloatArray:
 def _label(mask: NDArray[np.bool_], structure: ArrayLike | None = None) -> tuple[IntArray, int]:
     """Return the connected components: labels in the shape of `mask`, 0 outside, and their number."""
     labels = np.zeros(mask.shape, np.int32)
-    ndimage.label(mask, structure, output=labels)
+    scipy.ndimage.label(mask, structure, output=labels)
     return labels, int(labels.max())
 
 
@@ -264,7 +264,7 @@ def _taubin(vertices: FloatArray, faces: IntArray, iterations: int = 8) -> Float
     ends = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     ends = np.concatenate([ends, ends[:, ::-1]])
     n = len(vertices)
-    adjacency = sparse.csr_matrix((np.ones(len(ends), np.float32), (ends[:, 0], ends[:, 1])), shape=(n, n))
+    adjacency = scipy.sparse.csr_matrix((np.ones(len(ends), np.float32), (ends[:, 0], ends[:, 1])), shape=(n, n))
     adjacency.data[:] = 1.0
     degree = np.maximum(np.asarray(adjacency.sum(axis=1)), 1.0)  # (V, 1)
     for _ in range(iterations):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy
 import torch
-from scipy.spatial import KDTree
 from torch import Tensor
 
 from sds3d.geometry.mesh import FloatArray, IntArray, Mesh
@@ -60,7 +60,7 @@ class SketchShape:
         self.weight, self.slack, self.batch = weight, slack, min(batch, points)
         self.points = BOUND * (2 * torch.rand(points, 3, generator=generator) - 1)  # (P, 3)
         self.inside = winding_number(self.points, mesh.vertices, mesh.faces) > 0.5  # (P,)
-        distance, _ = KDTree(surface_points(mesh, _SPACING).points).query(self.points.numpy())
+        distance, _ = scipy.spatial.KDTree(surface_points(mesh, _SPACING).points).query(self.points.numpy())
         self.distance = torch.from_numpy(distance).float()  # (P,) metres
 
     def loss(self, field: FieldFunction, generator: torch.Generator) -> Tensor:
