@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from test_layers import modules
-from test_packaging import PROJECT, names, provided
+from test_packaging import imported
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -81,11 +81,9 @@ FOR_RUNS = {
     "numpy", "peft", "psutil", "pydantic", "rich", "safetensors", "scipy", "skimage", "torch", "transformers",
     "trimesh", "xatlas", "yaml", "zstandard",
 }  # fmt: skip
-"""What a NeRF, a mesh or splats with the embedded prior may need, to their last export; diffusers imports peft."""
+"""What this project may import for a NeRF, a mesh or splats of the embedded prior, exports included."""
 
 
 @pytest.mark.slow
 def test_a_run_imports_only_what_it_needs(tmp_path: Path):
-    declared = set().union(*map(provided, names(PROJECT["dependencies"])))
-    watched = {name for name in declared if name.isidentifier()}
-    assert imported_by(RUN.replace("OUT", str(tmp_path)), watched) <= FOR_RUNS
+    assert imported_by(RUN.replace("OUT", str(tmp_path)), imported("sds3d")) <= FOR_RUNS
