@@ -87,7 +87,8 @@ class DiffusersPrior(DiffusionPrior):
     @property
     def text_encoder(self) -> CLIPTextModel:
         """The text encoder, loaded again if the prior does not keep it."""
-        encoder = self._text_encoder if isinstance(self._text_encoder, nn.Module) else self._text_encoder()
+        kept = self._text_encoder
+        encoder: Any = kept if isinstance(kept, nn.Module) else kept()
         return frozen(encoder, self.device)
 
     def _load_texts(self) -> Encode:
