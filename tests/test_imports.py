@@ -87,3 +87,18 @@ FOR_RUNS = {
 @pytest.mark.slow
 def test_a_run_imports_only_what_it_needs(tmp_path: Path):
     assert imported_by(RUN.replace("OUT", str(tmp_path)), imported("sds3d")) <= FOR_RUNS
+
+
+WORKER = """
+import os, threading
+from pathlib import Path
+from sds3d.jobs import supervisor, worker
+from sds3d.jobs.worker_settings import WorkerSettings
+worker.work = lambda *arguments: None
+supervisor._work(Path(), None, "cpu", WorkerSettings(), os.getppid(), threading.Event())
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_imports_the_libraries_before_it_waits_for_runs():
+    assert {"diffusers", "transformers"} <= imported_by(WORKER, NETWORKS)
