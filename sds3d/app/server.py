@@ -16,6 +16,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from sds3d.app import uploads
 from sds3d.app.guards import LimitBodies, SlowLogins
+from sds3d.app.memory import return_freed_blocks
 from sds3d.app.page import build_page
 from sds3d.app.proxies import exempt_from_proxies
 from sds3d.app.serving import routes
@@ -68,6 +69,7 @@ def launch(
         [Middleware(TrustedHostMiddleware, allowed_hosts=["localhost", "127.0.0.1", "[::1]", host])] if local else []
     )
     exempt_from_proxies(host)
+    return_freed_blocks()
     # Keep served copies with the runs, apart from those of other Gradio programs.
     os.environ["GRADIO_TEMP_DIR"] = str(root / ".served")
     # What Gradio remembers of past events and visitors is memory that load leaves behind.
@@ -77,6 +79,7 @@ def launch(
     threading.Thread(target=keep_workers, args=(root,), daemon=True).start()
     page.queue(default_concurrency_limit=None)
     page._queue.process_time_per_fn = Durations()  # type: ignore[assignment]
+    page.temp_file_sets = Files(page.temp_file_sets)
     try:
         _, address, public = page.launch(
             server_name=host,
@@ -117,6 +120,13 @@ class Durations(WeakKeyDictionary[BlockFunction, ProcessTime]):
     def __getitem__(self, event: BlockFunction) -> ProcessTime:
         """Return what is known of an event, at first nothing."""
         return self.setdefault(event, ProcessTime())
+
+
+class Files(list[set[str]]):
+    """Files of the page's components, which Gradio deletes in time. Gradio adds the components of every form."""
+
+    def append(self, files: set[str]) -> None:
+        """Leave out the files of a component that is built for a visitor: the widgets of a form make none."""
 
 
 def login(text: str) -> tuple[str, str]:
