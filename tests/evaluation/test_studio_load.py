@@ -73,19 +73,19 @@ import sys
 from sds3d.cli.main import main
 from sds3d.evaluation import studio_load
 studio_load.REMEMBERED, studio_load.SETTLE = 6, 12.0
-main(["bench", "studio", "--visitors", "3", "--minutes", "0.2", "--out", sys.argv[1]])
+main(["bench", "studio", "--visitors", "3", "--minutes", "0.4", "--out", sys.argv[1]])
 """
 
 
 @pytest.mark.slow
-def test_threads_files_and_processes_come_back_after_a_short_load(tmp_path: Path):
+def test_memory_threads_files_and_processes_come_back_after_a_short_load(tmp_path: Path):
     # In a process of its own: playwright leaves an event loop that runs in the one of the browser's tests.
     done = subprocess.run([sys.executable, "-c", SHORT, str(tmp_path)], capture_output=True, text=True, check=False)
     assert (tmp_path / "studio.json").exists(), done.stderr
     found = json.loads((tmp_path / "studio.json").read_text())
     assert done.returncode == int(bool(found["problems"])), done.stderr
-    # Memory still grows: the short warm-up does not fill what the studio remembers of visitors.
-    assert [problem for problem in found["problems"] if not problem.startswith("memory, MB")] == []
+    # The limit of memory allows for the forms of these few visitors, 1 MB each, which the short warm-up does not fill.
+    assert found["problems"] == []
     assert found["diary"]["visits"] >= 3
     asked = {"page", "viewer", "upload", "start", "live view", "cancel", "file of a run"}
     assert asked <= found["diary"]["seconds"].keys()
