@@ -61,7 +61,7 @@ def shade_mesh(
     """
     light = light or headlight(cameras)
     directions = np.ascontiguousarray(np.broadcast_to(light.direction, (len(cameras), 3)), dtype=np.float32)
-    texture = mesh.texture if mesh.uv is not None else None
+    texture = np.ascontiguousarray(mesh.texture) if mesh.uv is not None and mesh.texture is not None else None
     base = mesh.uv if texture is not None else mesh.colors
     if base is None:
         base = np.full_like(mesh.vertices, 0.8)
@@ -80,7 +80,8 @@ def shade_mesh(
         if mesh.normals is None:
             normal = face_normals[hits.face]  # (B, H, W, 3); empty pixels are overwritten below
         if texture is not None:
-            color = sample_texture(texture, color)
+            uv, color = color, np.empty((*hits.face.shape, 3), np.float32)
+            _bilinear(texture, uv.reshape(-1, 2), hits.face.reshape(-1), color.reshape(-1, 3))
         rgba = np.empty((*hits.face.shape, 4), np.float32)
         _lambert(hits.face, normal, color, inside, directions, ambient, diffuse, backdrop, rgba)
         return rgba
@@ -93,15 +94,18 @@ def sample_texture(texture: NDArray[np.uint8], uv: FloatArray) -> FloatArray:
     """Look up a texture (H, W, 3) uint8 bilinearly, clamped at its borders: uv (..., 2) -> (..., 3) in [0, 1]."""
     flat = np.ascontiguousarray(uv, dtype=np.float32).reshape(-1, 2)
     out = np.empty((len(flat), 3), np.float32)
-    _bilinear(np.ascontiguousarray(texture), flat, out)
+    _bilinear(np.ascontiguousarray(texture), flat, np.zeros(len(flat), np.int32), out)
     return out.reshape(*uv.shape[:-1], 3)
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _bilinear(texture: NDArray[np.uint8], uv: FloatArray, out: FloatArray) -> None:
+def _bilinear(texture: NDArray[np.uint8], uv: FloatArray, face: IntArray, out: FloatArray) -> None:
+    """Fill `out` (P, 3) where `face` (P,) is not negative. uv: (P, 2)."""
     height, width = texture.shape[:2]
     scale = np.float32(1.0 / 255.0)
     for i in range(uv.shape[0]):
+        if face[i] < 0:
+            continue
         # Texel centres are at half-integers.
         x = min(max(uv[i, 0] * np.float32(width) - _HALF, _ZERO), np.float32(width - 1))
         y = min(max(uv[i, 1] * np.float32(height) - _HALF, _ZERO), np.float32(height - 1))

@@ -39,7 +39,9 @@ def parallel_map(function: Callable[[int], Result], n: int) -> list[Result]:
     others = min(threads(), n) - 1
     if others < 1:
         return [function(i) for i in range(n)]
-    # This thread also takes calls that no other thread has started.
-    futures = [_pool(others).submit(function, i) for i in range(1, n)]
-    first = function(0)
-    return [first, *(function(i) if future.cancel() else future.result() for i, future in enumerate(futures, start=1))]
+    futures = [_pool(others).submit(function, i) for i in range(n)]
+    # The other threads start with the first calls and this one with the last, until they meet.
+    mine = []
+    while len(mine) < n and futures[-1 - len(mine)].cancel():
+        mine.append(function(n - 1 - len(mine)))
+    return [future.result() for future in futures[: n - len(mine)]] + mine[::-1]

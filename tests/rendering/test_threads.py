@@ -1,7 +1,8 @@
 """Threads that run kernels: errors are raised in the caller, and no thread waits for one that has not started."""
 
 from collections.abc import Iterator
-from threading import Event, current_thread
+from threading import Event, Thread, current_thread
+from time import sleep
 
 import pytest
 import torch
@@ -44,3 +45,20 @@ def test_parts_that_no_other_thread_has_started_run_here() -> None:
 
     threads.parallel(blocks, n=2)
     assert done == [(0, 2, current_thread()), (1, 2, current_thread())]
+
+
+def test_long_calls_are_shared_between_the_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+
+    def slow(i: int) -> tuple[int, Thread]:
+        sleep(0.02)
+        return i, current_thread()
+
+    try:
+        done = threads.parallel_map(slow, 16)
+    finally:
+        torch.set_num_threads(before)
+    assert [i for i, _ in done] == list(range(16))
+    here = sum(thread is current_thread() for _, thread in done)
+    assert 4 <= here <= 12  # about half of them
