@@ -33,8 +33,8 @@ NAME = "x-file-name"
 
 RECIPES = (".zip", ".yaml", ".yml", ".txt")
 """Extensions of files with settings."""
-KEPT = 8
-"""Files of a visitor that are kept; an older one gives way."""
+KEPT = 64
+"""Files of a login that are kept; an older one gives way. Without logins, all visitors share them."""
 ROOM = 2_000_000_000
 """Bytes of all uploads that are kept."""
 HOURS = 6

@@ -118,6 +118,12 @@ def age(shop: Studio, token: str, seconds: float) -> None:
     os.utime(folder, (then, then))
 
 
+def test_files_of_twenty_visitors_at_a_time_stay(client: TestClient, shop: Studio):
+    tokens = [send(client, f"{number}.glb") for number in range(20)]
+    with visiting("ada"):
+        assert [uploads.find(shop, token).name for token in tokens] == [f"{number}.glb" for number in range(20)]
+
+
 def test_old_files_give_way_and_the_room_ends(client: TestClient, shop: Studio, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(uploads, "KEPT", 3)
     tokens = []
