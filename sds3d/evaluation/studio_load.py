@@ -26,7 +26,7 @@ import httpx
 import psutil
 
 from sds3d.evaluation.results import markdown_table, write_results
-from sds3d.evaluation.studio_visitor import Diary, pass_by, visit
+from sds3d.evaluation.studio_visitor import Diary, visit
 from sds3d.files import RunError
 from sds3d.jobs.queue import runs_in, stop
 
@@ -44,9 +44,7 @@ QUICK = ("steps=20", "preview_every=0.5", *SMALL)
 """Settings of runs that take seconds."""
 
 REMEMBERED = 100
-"""Visitors whose forms the studio keeps; as many pass by in the warm-up."""
-ROUNDS = 2
-"""Rounds of visitors in the warm-up."""
+"""Visitors whose forms and results the studio keeps; as many come in the warm-up, so that its memory is full before."""
 EVERY = 2.0
 """Seconds between two samples."""
 SETTLE = 30.0
@@ -129,17 +127,14 @@ async def _measure(folder: Path, visitors: int, seconds: float, report: Callable
         warm = Diary()
         for first in range(0, REMEMBERED, visitors):
             count = min(visitors, REMEMBERED - first)
-            await asyncio.gather(*(pass_by(url, warm) for _ in range(count)))
-            report("warming up", first + count, REMEMBERED + visitors)
-        for first in range(0, ROUNDS * visitors, visitors):
-            await asyncio.gather(*(visit(url, first + place, mesh, warm) for place in range(visitors)))
-        report("warming up", REMEMBERED + visitors, REMEMBERED + visitors)
+            await asyncio.gather(*(visit(url, first + place, mesh, warm) for place in range(count)))
+            report("warming up", first + count, REMEMBERED)
         await _settle(url, folder)
         began = time.monotonic()
         before = sample_of(process, began)
 
         async def one_after_another(place: int) -> None:
-            number = ROUNDS * visitors + place
+            number = REMEMBERED + place
             while time.monotonic() - began < seconds:
                 await visit(url, number, mesh, diary)
                 number += visitors

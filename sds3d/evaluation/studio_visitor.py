@@ -191,13 +191,6 @@ async def visit(url: str, number: int, mesh: bytes, diary: Diary) -> None:
     diary.visits += 1
 
 
-async def pass_by(url: str, diary: Diary) -> None:
-    """Open the page, and leave."""
-    with noted(diary):
-        async with opened(url, diary):
-            pass
-
-
 async def _look_around(page: Page) -> None:
     """Fetch the viewer, and turn to every tab."""
     for address in page.programs:

@@ -74,7 +74,7 @@ import asyncio, gc, os, sys
 from pathlib import Path
 from sds3d.app import launch, server, studio
 from gradio.blocks import Block, BlockFunction, Blocks
-from sds3d.evaluation.studio_visitor import Diary, pass_by
+from sds3d.evaluation.studio_visitor import Diary, noted, opened
 
 server.SESSIONS = 3
 studio.ensure_workers = lambda root: None
@@ -83,7 +83,9 @@ address = launch(Path(sys.argv[1]), port=int(sys.argv[2]), block=False)
 
 async def visits():
     for _ in range(4):
-        await pass_by(address, diary)
+        with noted(diary):
+            async with opened(address, diary):
+                pass
 
 for _ in range(2):
     asyncio.run(visits())
