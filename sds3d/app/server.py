@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from gradio.blocks import BlockFunction
+from gradio.blocks import Block, BlockFunction
 from gradio.queueing import ProcessTime
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -80,6 +80,7 @@ def launch(
     page.queue(default_concurrency_limit=None)
     page._queue.process_time_per_fn = Durations()  # type: ignore[assignment]
     page.temp_file_sets = Files(page.temp_file_sets)
+    page.default_config.blocks = Widgets(page.default_config.blocks)
     try:
         _, address, public = page.launch(
             server_name=host,
@@ -127,6 +128,15 @@ class Files(list[set[str]]):
 
     def append(self, files: set[str]) -> None:
         """Leave out the files of a component that is built for a visitor: the widgets of a form make none."""
+
+
+class Widgets(dict[int, Block]):
+    """Widgets by their number. Every visitor has a copy."""
+
+    def __setitem__(self, number: int, widget: Block) -> None:
+        """Keep a widget's number. Gradio builds an updated widget anew, and would keep each under a further number."""
+        widget._id = number
+        super().__setitem__(number, widget)
 
 
 def login(text: str) -> tuple[str, str]:

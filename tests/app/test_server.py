@@ -74,6 +74,7 @@ import asyncio, gc, os, sys
 from pathlib import Path
 from sds3d.app import launch, server, studio
 from gradio.blocks import Block, BlockFunction, Blocks
+from gradio.state_holder import SessionState
 from sds3d.evaluation.studio_visitor import Diary, noted, opened
 
 server.SESSIONS = 3
@@ -84,8 +85,15 @@ address = launch(Path(sys.argv[1]), port=int(sys.argv[2]), block=False)
 async def visits():
     for _ in range(4):
         with noted(diary):
-            async with opened(address, diary):
-                pass
+            async with opened(address, diary) as page:
+                counts = []
+                for _ in range(3):
+                    for event in page.events:
+                        if any(name == "tick" for _, name in event["targets"]):
+                            await page.fire("progress", event)
+                    sessions = [each for each in gc.get_objects() if isinstance(each, SessionState)]
+                    counts.append(sum(len(each.blocks_config.blocks) for each in sessions))
+                assert counts[0] == counts[1] == counts[2], counts
 
 for _ in range(2):
     asyncio.run(visits())
