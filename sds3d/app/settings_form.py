@@ -16,6 +16,7 @@ from sds3d.app.edits import Edits
 from sds3d.app.fragments import note
 from sds3d.config import ConfigError, alternatives, help_texts, parse_value
 from sds3d.guidance.rules import rule_configs
+from sds3d.ramps import Ramp
 from sds3d.run.config import RunConfig, stage_config
 from sds3d.run.settings import Setting, settings_of_run
 
@@ -107,7 +108,8 @@ def _yaml(value: Any) -> str:
 
 
 def read(setting: Setting, given: Any) -> Any:
-    """Return the value of a widget as JSON. Raises ConfigError if it is empty or not valid YAML."""
+    """Return the value of a widget as JSON. Raises ConfigError if it is empty, not valid YAML, or no number over time
+    where one is expected."""
     if setting.options or _kinds(setting.info.annotation) <= {bool, str}:
         return given
     if given is None:
@@ -115,8 +117,9 @@ def read(setting: Setting, given: Any) -> Any:
     if not isinstance(given, str):
         return given
     try:
-        return parse_value(given)
-    except ConfigError as error:
+        value = parse_value(given)
+        return Ramp(value).plain() if setting.info.annotation is Ramp else value
+    except ValueError as error:
         raise ConfigError(f"{setting.key}: {error}; an example: {_yaml(setting.value)}") from None
 
 

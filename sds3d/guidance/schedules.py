@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from itertools import pairwise
 from typing import Annotated, Literal, Self
 
 import scipy
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from sds3d.config import Config
 from sds3d.guidance.base import group_count
+from sds3d.ramps import check_order, interpolated
 
 Timestep = Annotated[float, Field(gt=0.0, le=1.0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -100,21 +100,12 @@ class PiecewiseSchedule(WindowSchedule):
         for progress, low, high in self.knots:
             if low > high:
                 raise ValueError(f"in the knot at {progress}, min {low} is above max {high}: swap them")
-        for (before, _, _), (after, _, _) in pairwise(self.knots):
-            if before > after:
-                raise ValueError(f"the knot at {after} follows the one at {before}: sort them by progress")
+        check_order([progress for progress, _, _ in self.knots])
         return self
 
     def window(self, progress: float) -> tuple[float, float]:
         """Return the interval at `progress` in [0, 1]; at a hard switch, the one after it."""
-        before = [knot for knot in self.knots if knot[0] <= progress]
-        after = [knot for knot in self.knots if knot[0] > progress]
-        if not before or not after:
-            _, low, high = before[-1] if before else after[0]
-            return low, high
-        (begin, *start), (end, *stop) = before[-1], after[0]
-        share = (progress - begin) / (end - begin)
-        low, high = ((1 - share) * a + share * b for a, b in zip(start, stop, strict=True))
+        low, high = interpolated(self.knots, progress)
         return low, high
 
 

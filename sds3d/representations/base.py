@@ -15,6 +15,7 @@ from sds3d.config import Config
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.sampling import splats_from_mesh
 from sds3d.geometry.splats import Splats
+from sds3d.ramps import Ramp
 from sds3d.rendering.packed import FieldFunction
 from sds3d.representations.convert import grid_from_mesh
 
@@ -182,14 +183,14 @@ def depth_variance(depth: Tensor, depth_square: Tensor, alpha: Tensor) -> Tensor
     return (depth_square / covered - (depth / covered) ** 2).clamp_min(0.0)
 
 
-def z_variance_loss(rendering: Rendering, weight: float, progress: float) -> dict[str, Tensor]:
+def z_variance_loss(rendering: Rendering, weight: Ramp, progress: float) -> dict[str, Tensor]:
     """Return the loss on the variance of the depth (HiFA, arXiv:2305.18766, sec. 3.3), empty if there is none.
 
-    It is summed over a view's pixels that are more than half opaque and averaged over the views. The weight rises
-    linearly from 0 to `weight` in the first half of the run. The loss gathers the matter along each ray in one place,
-    which makes surfaces sharp.
+    It is summed over a view's pixels that are more than half opaque and averaged over the views. A plain weight is
+    reached linearly from 0 in the first half of the run. The loss gathers the matter along each ray in one place, which
+    makes surfaces sharp.
     """
     if rendering.depth_variance is None:
         return {}
     inside = (rendering.alpha.detach() > 0.5) * rendering.depth_variance
-    return {"z_variance": weight * min(2 * progress, 1.0) * inside.sum() / len(inside)}
+    return {"z_variance": weight.at(progress, rise=min(2 * progress, 1.0)) * inside.sum() / len(inside)}

@@ -24,6 +24,7 @@ from torch.nn import functional
 from sds3d.cameras import Cameras
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.splats import Splats
+from sds3d.ramps import Ramp
 from sds3d.rendering.packed import FieldFunction, FieldPictures, Occupancy, field_normals, occupancy_of, render_field
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import (
@@ -76,20 +77,21 @@ class FieldNerfConfig(RepresentationConfig):
     """Density blob at the start: pre-activation at the centre."""
     blob_radius: float = Field(default=0.275, gt=0)
     """Density blob at the start: radius in metres at which the pre-activation is 0."""
-    opacity: float = Field(default=0.04, ge=0)
+    opacity: Ramp = Field(default=Ramp(0.04), ge=0)
     """Weight of the opacity, summed over a view's pixels: prevents fog."""
-    entropy: float = Field(default=0.02, ge=0)
+    entropy: Ramp = Field(default=Ramp(0.02), ge=0)
     """Weight, at the last step, of the binary entropy of the opacity (nats), summed over a view's pixels: pushes pixels
-    to be either opaque or empty. Rises linearly from 0."""
-    density_smoothness: float = Field(default=7.5e-5, ge=0)
+    to be either opaque or empty. A plain number rises linearly
+    from 0."""
+    density_smoothness: Ramp = Field(default=Ramp(7.5e-5), ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of the density's pre-activation between
     points 2.3 cm apart."""
-    color_smoothness: float = Field(default=7.5e-4, ge=0)
+    color_smoothness: Ramp = Field(default=Ramp(7.5e-4), ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of colours between points 2.3 cm
     apart."""
-    z_variance: float = Field(default=0.0, ge=0)
+    z_variance: Ramp = Field(default=Ramp(0.0), ge=0)
     """Weight of the variance of the depth along rays (HiFA, square metres), summed over a view's opaque pixels: gathers
-    the matter along a ray in one surface. Rises linearly until the middle of the run. The paper has 3."""
+    the matter along a ray in one surface. A plain number rises linearly until the middle of the run. Paper: 3."""
     latent_channels: int = Field(default=0, ge=0, le=64)
     """Channels of the prior's latents to render instead of colours, as in Latent-NeRF: 4 for Stable Diffusion, 12 for
     the embedded prior; 0 renders colours. With latents, set cameras.size to their height: the image size divided by 8,
@@ -251,9 +253,9 @@ class FieldNerfScene(Scene):
         config = self.config
         pixels = rendering.alpha.shape[1] * rendering.alpha.shape[2]
         losses = {
-            **opacity_losses(rendering, config.opacity, config.entropy * progress),
+            **opacity_losses(rendering, config.opacity.at(progress), config.entropy.at(progress, rise=progress)),
             **z_variance_loss(rendering, config.z_variance, progress),
-            "smoothness": pixels * self._smoothness(),
+            "smoothness": pixels * self._smoothness(progress),
         }
         if self.sketch is not None:
             losses["sketch"] = pixels * self.sketch.loss(self.field, self._generator("sketch"))
@@ -388,7 +390,7 @@ class FieldNerfScene(Scene):
             density = torch.where(chosen.to(self.device), density.clamp(min=_OCCUPIED), density)
         return occupancy_of(density.reshape(_CORNERS, _CORNERS, _CORNERS), _OCCUPIED)
 
-    def _smoothness(self) -> Tensor:
+    def _smoothness(self, progress: float) -> Tensor:
         """Return the weighted squared differences between random points and neighbours, summed over the three axes."""
         generator = self._generator("smoothness")
         points = BOUND * (2 * torch.rand(_SMOOTH_POINTS, 3, generator=generator) - 1)
@@ -396,7 +398,8 @@ class FieldNerfScene(Scene):
         density, features = self.field(torch.cat([points, points + away]).to(self.device))
         # On average, a squared difference along a random direction is a third of the sum over the three axes.
         steep, varied = (3 * (a - b).square().mean() for a, b in (deactivate(density).chunk(2), features.chunk(2)))
-        return self.config.density_smoothness * steep + self.config.color_smoothness * varied
+        config = self.config
+        return config.density_smoothness.at(progress) * steep + config.color_smoothness.at(progress) * varied
 
     def _generator(self, purpose: Literal["jitter", "explore", "smoothness", "sketch"]) -> torch.Generator:
         """Return a generator that depends on the step alone, so that a repeated or resumed step draws the same."""

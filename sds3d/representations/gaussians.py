@@ -15,6 +15,7 @@ from torch.nn import functional
 from sds3d.cameras import Cameras
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.splats import SH_C0, Splats
+from sds3d.ramps import Ramp
 from sds3d.rendering.splatting import rasterization
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import (
@@ -69,15 +70,16 @@ class GaussiansConfig(RepresentationConfig):
     """Learning rate of the opacities' logits."""
     colors_lr: float = Field(default=0.05, gt=0)
     """Learning rate of the colours' logits; the higher harmonics have a twentieth of it."""
-    opacity: float = Field(default=0.04, ge=0)
+    opacity: Ramp = Field(default=Ramp(0.04), ge=0)
     """Weight of the opacity, summed over a view's pixels: prevents fog."""
-    entropy: float = Field(default=0.02, ge=0)
+    entropy: Ramp = Field(default=Ramp(0.02), ge=0)
     """Weight, at the last step, of the binary entropy of the opacity (nats), summed over a view's pixels: pushes pixels
-    to be either opaque or empty. Rises linearly from 0."""
-    z_variance: float = Field(default=0.0, ge=0)
+    to be either opaque or empty. A plain number rises linearly
+    from 0."""
+    z_variance: Ramp = Field(default=Ramp(0.0), ge=0)
     """Weight of the variance of the depth along rays (HiFA, square metres), summed over a view's opaque pixels: gathers
-    the matter along a ray in one surface. Rises linearly until the middle of the run. The paper has 3."""
-    size: float = Field(default=0.1, ge=0)
+    the matter along a ray in one surface. A plain number rises linearly until the middle of the run. Paper: 3."""
+    size: Ramp = Field(default=Ramp(0.1), ge=0)
     """Weight, times a view's number of pixels, of the mean excess of the largest scales over 0.05 metres: prevents
     needles and sheets."""
 
@@ -246,9 +248,9 @@ class GaussiansScene(Scene):
         too_large = (self.activated()[1].amax(-1) - 0.05).clamp(min=0)
         outside = (self.parameters["means"].abs() - BOUND).clamp(min=0).sum(-1)
         return {
-            **opacity_losses(rendering, config.opacity, config.entropy * progress),
+            **opacity_losses(rendering, config.opacity.at(progress), config.entropy.at(progress, rise=progress)),
             **z_variance_loss(rendering, config.z_variance, progress),
-            "size": config.size * pixels * (too_large + outside).sum() / max(len(outside), 1),
+            "size": config.size.at(progress) * pixels * (too_large + outside).sum() / max(len(outside), 1),
         }
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:

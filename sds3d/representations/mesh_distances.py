@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, IntArray, Mesh
 from sds3d.geometry.triangles import connected, decimate, vertex_normals
+from sds3d.ramps import Ramp
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.isosurface import Surface, dmtet, flat_index, grid_points
 from sds3d.representations.isosurface_flexicubes import DualSurface
@@ -36,7 +37,7 @@ class DistancesConfig(GeometryConfig):
     """Learning rate of the signed distances, in metres, for each lattice."""
     offsets_lr: float = Field(default=0.003, gt=0)
     """Learning rate of the pre-activations of the grid points' offsets; 1 is about a third of a voxel."""
-    eikonal: float = Field(default=0.01, ge=0)
+    eikonal: Ramp = Field(default=Ramp(0.01), ge=0)
     """Weight, times a view's number of pixels, of the mean squared deviation of the distances' slope from 1 near the
     surface: keeps them valid distances."""
 

@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from sds3d.ramps import Ramp
 from sds3d.representations.isosurface import Surface
 from sds3d.representations.isosurface_flexicubes import WEIGHTS, DualSurface, deviation, flexicubes
 from sds3d.representations.mesh_distances import Distances, DistancesConfig
@@ -20,7 +21,7 @@ class FlexiCubesConfig(DistancesConfig):
     name: Literal["flexicubes"] = "flexicubes"
     weights_lr: float = Field(default=0.01, gt=0)
     """Learning rate of the pre-activations of FlexiCubes' weights."""
-    deviation: float = Field(default=0.002, ge=0)
+    deviation: Ramp = Field(default=Ramp(0.002), ge=0)
     """Weight, times a view's number of pixels, of FlexiCubes' own regulariser, in voxels: keeps cubes regular where
     the pictures do not determine them."""
 

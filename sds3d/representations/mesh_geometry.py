@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from sds3d.config import Config
 from sds3d.geometry.mesh import Mesh
+from sds3d.ramps import Ramp
 from sds3d.rendering.mesh_differentiable import mesh_edges
 from sds3d.rendering.mesh_losses import edge_length, laplacian
 from sds3d.rendering.volume import BOUND
@@ -20,8 +21,8 @@ from sds3d.representations.isosurface import Surface
 from sds3d.representations.isosurface_flexicubes import DualSurface
 from sds3d.representations.mesh_texture import Layout
 
-Losses = dict[str, tuple[float, Callable[[], Tensor]]]
-"""Weights and losses by name. A loss is computed only if its weight is positive."""
+Losses = dict[str, tuple[Ramp, Callable[[], Tensor]]]
+"""Weights and losses by name. A loss is computed only while its weight is positive."""
 
 
 Parameters = dict[str, torch.nn.Parameter]
@@ -36,12 +37,12 @@ class GeometryConfig(Config, ABC):
     """Samples per side of the grid that fills the cube [-0.55, 0.55]^3 metres."""
     radius: float = Field(default=0.3, gt=0, le=0.5)
     """Radius in metres of the ball that the mesh starts as."""
-    normal_consistency: float = Field(default=0.02, ge=0)
+    normal_consistency: Ramp = Field(default=Ramp(0.02), ge=0)
     """Weight, times a view's number of pixels, of the mean of 1 - cos of the angles between neighbouring triangles."""
-    laplacian: float = Field(default=0.0, ge=0)
+    laplacian: Ramp = Field(default=Ramp(0.0), ge=0)
     """Weight, times a view's number of pixels, of the mean squared distance, in voxels, of vertices from the mean of
     their neighbours."""
-    edge_length: float = Field(default=0.0, ge=0)
+    edge_length: Ramp = Field(default=Ramp(0.0), ge=0)
     """Weight, times a view's number of pixels, of the mean squared length of the triangles' edges, in voxels."""
 
     @property

@@ -151,7 +151,8 @@ class MeshScene(Scene):
         smoothness = self.config.appearance.smoothness
         losses = {"color_smoothness": (smoothness, lambda: self.appearance.roughening(self._chance()))}
         losses |= self.geometry.losses(surface, normals)
-        return {name: pixels * weight * loss() for name, (weight, loss) in losses.items() if weight > 0}
+        weighted = {name: (weight.at(progress), loss) for name, (weight, loss) in losses.items()}
+        return {name: pixels * weight * loss() for name, (weight, loss) in weighted.items() if weight > 0}
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Replace a vanished surface."""

@@ -13,6 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sds3d.geometry.mesh import Mesh
+from sds3d.ramps import Ramp
 from sds3d.rendering.mesh_differentiable import Raster, interpolate
 from sds3d.rendering.shading import sample_texture
 from sds3d.representations.mesh_appearance import Appearance, AppearanceConfig
@@ -28,7 +29,7 @@ class TexelsConfig(AppearanceConfig):
     name: Literal["texels"] = "texels"
     size: int = Field(default=256, ge=16, le=4096)
     """Height and width of the texture in texels."""
-    smoothness: float = Field(default=0.03, ge=0)
+    smoothness: Ramp = Field(default=Ramp(0.03), ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of neighbouring texels' colour
     pre-activations."""
 

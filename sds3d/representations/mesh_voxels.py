@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.sampling import sample_surface
+from sds3d.ramps import Ramp
 from sds3d.rendering.mesh_differentiable import Raster
 from sds3d.rendering.volume import smoothness
 from sds3d.representations.fields import trilinear
@@ -29,7 +30,7 @@ class VoxelsConfig(AppearanceConfig):
     name: Literal["voxels"] = "voxels"
     resolution: int = Field(default=64, ge=4, le=256)
     """Voxels per side of the cube [-0.55, 0.55]^3 metres."""
-    smoothness: float = Field(default=4.7e-5, ge=0)
+    smoothness: Ramp = Field(default=Ramp(4.7e-5), ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of neighbours' colour pre-activations."""
 
     def make(self, geometry: MeshGeometry, generator: torch.Generator, device: torch.device) -> Voxels:

@@ -19,6 +19,7 @@ from torch.nn import functional
 from sds3d.cameras import Cameras
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.splats import Splats
+from sds3d.ramps import Ramp
 from sds3d.rendering.packed import FieldFunction
 from sds3d.rendering.volume import BOUND, empty_distance, render_rays, smoothness
 from sds3d.representations.base import (
@@ -57,19 +58,20 @@ class VoxelGridConfig(RepresentationConfig):
     """Density blob at the start: pre-activation at the centre."""
     blob_radius: float = Field(default=0.275, gt=0)
     """Density blob at the start: radius in metres at which the pre-activation is 0."""
-    opacity: float = Field(default=0.04, ge=0)
+    opacity: Ramp = Field(default=Ramp(0.04), ge=0)
     """Weight of the opacity, summed over a view's pixels: prevents fog."""
-    entropy: float = Field(default=0.02, ge=0)
+    entropy: Ramp = Field(default=Ramp(0.02), ge=0)
     """Weight, at the last step, of the binary entropy of the opacity (nats), summed over a view's pixels: pushes pixels
-    to be either opaque or empty. Rises linearly from 0."""
-    density_smoothness: float = Field(default=7.5e-5, ge=0)
+    to be either opaque or empty. A plain number rises linearly
+    from 0."""
+    density_smoothness: Ramp = Field(default=Ramp(7.5e-5), ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of neighbours' density
     pre-activations."""
-    color_smoothness: float = Field(default=4.7e-5, ge=0)
+    color_smoothness: Ramp = Field(default=Ramp(4.7e-5), ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of neighbours' colour pre-activations."""
-    z_variance: float = Field(default=0.0, ge=0)
+    z_variance: Ramp = Field(default=Ramp(0.0), ge=0)
     """Weight of the variance of the depth along rays (HiFA, square metres), summed over a view's opaque pixels: gathers
-    the matter along a ray in one surface. Rises linearly until the middle of the run. The paper has 3."""
+    the matter along a ray in one surface. A plain number rises linearly until the middle of the run. Paper: 3."""
     warmup: int = Field(default=120, ge=0)
     """Number of steps at the start that render the whole grid. Later steps skip empty cells, except every 8th step, so
     that matter may appear anywhere."""
@@ -159,10 +161,13 @@ class VoxelGridScene(Scene):
         config = self.config
         pixels = rendering.alpha.shape[1] * rendering.alpha.shape[2]
         return {
-            **opacity_losses(rendering, config.opacity, config.entropy * progress),
+            **opacity_losses(rendering, config.opacity.at(progress), config.entropy.at(progress, rise=progress)),
             **z_variance_loss(rendering, config.z_variance, progress),
             "smoothness": pixels
-            * (config.density_smoothness * smoothness(self.density) + config.color_smoothness * smoothness(self.color)),
+            * (
+                config.density_smoothness.at(progress) * smoothness(self.density)
+                + config.color_smoothness.at(progress) * smoothness(self.color)
+            ),
         }
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:

@@ -11,6 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from sds3d.config import Config, alternatives, help_texts
+from sds3d.ramps import EXPECTED as RAMP
+from sds3d.ramps import Ramp
 from sds3d.run.config import RunConfig, stage_config
 from sds3d.run.stages import representations_of
 
@@ -50,7 +52,8 @@ class Setting:
         text = " ".join(self.text.split())
         signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
         bounds = [f"{s} {getattr(m, n):g}" for m in self.info.metadata for n, s in signs.items() if hasattr(m, n)]
-        return f"{text} ({', '.join(bounds)})".strip() if bounds else text
+        kind = [RAMP] if self.info.annotation is Ramp else []
+        return f"{text} ({', '.join([*kind, *bounds])})".strip() if kind or bounds else text
 
 
 def within_stage(key: str) -> str:

@@ -6,8 +6,9 @@ import gradio as gr
 import pytest
 
 from sds3d.app.edits import choices_of, leaves_of, nested
-from sds3d.app.settings_form import changed_list, editable_settings, edited, find, found_list, lay_out
+from sds3d.app.settings_form import changed_list, editable_settings, edited, find, found_list, lay_out, read, widget
 from sds3d.app.studio import Studio
+from sds3d.config import ConfigError
 from sds3d.run.config import RunConfig, stage_config
 
 
@@ -72,3 +73,16 @@ def test_changed_settings_are_named_and_marked():
     assert "Changed: guidance, guidance.scale" in html
     assert "#set-guidance-name, #set-guidance-scale {" in html
     assert changed_list([]) == ""
+
+
+def test_a_number_over_time_is_typed_as_a_number_or_as_knots(studio: Studio):
+    (field,) = (f for f in editable_settings(studio.config("a red mug", "toybox")) if f.key == "representation.entropy")
+    assert "a number, or knots [[progress, value], ...]" in field.help()
+    with gr.Blocks():
+        assert widget(field).value == "0.02"  # type: ignore[attr-defined]
+    assert read(field, "1e-05") == 1e-05  # which YAML reads as a word
+    assert read(field, "[[0, 0], [0.4, 100]]") == [[0.0, 0.0], [0.4, 100.0]]
+    config = studio.config("a red mug", "toybox", {"representation": {"entropy": read(field, "[[0, 1], [1, 2]]")}})
+    assert config.representation.entropy.at(0.5) == 1.5  # type: ignore[union-attr]
+    with pytest.raises(ConfigError, match=r"representation\.entropy: the knot at 0 follows the one at 1: .*example: 0"):
+        read(field, "[[1, 0], [0, 100]]")

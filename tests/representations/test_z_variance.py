@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras, orbit
+from sds3d.ramps import Ramp
 from sds3d.rendering.packed import Occupancy
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import Rendering, depth_variance, z_variance_loss
@@ -124,7 +125,7 @@ def test_half_transparent_pixels_do_not_count() -> None:
     alpha = torch.tensor([0.9, 0.4, 0.0]).reshape(1, 1, 3, 1)
     spread = torch.full((1, 1, 3, 1), 0.25)
     rendering = Rendering(alpha, alpha, alpha, alpha, depth_variance=spread)
-    assert z_variance_loss(rendering, 3.0, 1.0)["z_variance"].item() == pytest.approx(0.75)
+    assert z_variance_loss(rendering, Ramp(3.0), 1.0)["z_variance"].item() == pytest.approx(0.75)
 
 
 def test_variance_of_given_shares() -> None:
