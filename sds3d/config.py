@@ -69,6 +69,7 @@ def merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> Tree:
     merged = dict(base)
     for key, given in patch.items():
         old = merged.get(key)
+        old = {"name": old} if isinstance(old, str) and isinstance(given, Mapping) else old
         value = {"name": given} if isinstance(old, Mapping) and "name" in old and isinstance(given, str) else given
         if isinstance(old, Mapping) and isinstance(value, Mapping):
             renamed = "name" in value and value["name"] != old.get("name", value["name"])

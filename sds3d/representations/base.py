@@ -153,6 +153,11 @@ class RepresentationConfig(Config, ABC):
         """Whether the scene renders latents and needs `Start.latent_rgb`."""
         return False
 
+    @property
+    def latents(self) -> int:
+        """Channels of the latents that guidance sees in place of colours; 0 if it sees colours."""
+        return 0
+
     def for_loading(self) -> Self:
         """Return the settings that suffice to load and render a checkpoint, without files that only training reads."""
         return self

@@ -123,6 +123,11 @@ class FieldNerfConfig(RepresentationConfig):
         """Whether the field holds latents in place of colours."""
         return self.latent_channels > 0
 
+    @property
+    def latents(self) -> int:
+        """Channels of the latents that guidance sees; 0 if the field holds colours, or if they become colours first."""
+        return 0 if self.refine else self.latent_channels
+
     def for_loading(self) -> Self:
         """Return the settings without the sketch, which only training reads: its file may be gone."""
         return self.model_copy(update={"sketch": ""})

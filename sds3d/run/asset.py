@@ -148,7 +148,7 @@ class Keywords(TypedDict, total=False):
     cameras: Section
     prompts: Section
     optimizer: Section
-    background: Sequence[float] | None
+    background: Section | Sequence[float] | None
     preview_every: float
     checkpoint_every: int
     export: Section

@@ -26,12 +26,11 @@ from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.prompts.prompt import PromptConfig, checked_prompt, slug
 from sds3d.representations.make import AnyRepresentationConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig
+from sds3d.run.backgrounds import Background, by_name
 from sds3d.run.folder import Run, create_run
 from sds3d.run.migration import migrated
 from sds3d.run.optimize import OptimizerConfig
 from sds3d.run.stages import on_stages, representations_of, steps_of
-
-Level = Annotated[float, Field(ge=0, le=1)]
 
 SinkName = Literal["tensorboard", "wandb"]
 """Programs that show the progress of runs, see `sds3d.run.sinks`."""
@@ -107,8 +106,9 @@ class RunConfig(Config):
     """How the prompt becomes a text for each view."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Adam and its learning-rate schedule."""
-    background: tuple[Level, Level, Level] | None = None
-    """Colour behind the renders, in [0, 1]. null: a random light grey each step."""
+    background: Background = None
+    """What is behind the renders: a colour, three numbers in [0, 1]; random: drawn for each step or view; learned: an
+    environment, which the asset does not contain. null: a random light grey each step."""
     preview_every: float = Field(default=5.0, gt=0)
     """Seconds between preview pictures."""
     checkpoint_every: int = Field(default=50, ge=1)
@@ -131,6 +131,11 @@ class RunConfig(Config):
     """Stages that run one after the other. Each is a partial configuration on top of this one, and its scene starts
     from the result of the stage before, converted if its representation differs. `share` gives a stage a part of
     the run's steps, in proportion to the shares of the other stages."""
+
+    @field_validator("background", mode="before")
+    @classmethod
+    def _background_by_name(cls, given: object) -> object:
+        return by_name(given)
 
     @model_validator(mode="after")
     def _stages_are_valid(self) -> Self:

@@ -25,6 +25,7 @@ from sds3d.representations.base import Scene, Source, Start
 from sds3d.representations.contents import source_of
 from sds3d.representations.field_nerf import fit_latent_rgb
 from sds3d.representations.make import make_scene
+from sds3d.run.backgrounds import STREAM, draws, make_environment
 from sds3d.run.config import RunConfig, prior_mismatches, read_config, stage_config, stage_count, total_steps
 from sds3d.run.folder import STOPPED, Machine, Run, Status, open_run
 from sds3d.run.live import Live
@@ -90,17 +91,19 @@ def start_work(
         stage = int(checkpoint["stage"])
     mine = stage_config(config, stage)
     # Each stage has its own streams; those of a run without stages depend on its seed alone.
-    generators = random_streams(config.seed + 1_000_003 * stage, "cameras", "guidance", "scene")
+    names = ["cameras", "guidance", "scene", *([STREAM] if draws(mine.background) else [])]
+    generators = random_streams(config.seed + 1_000_003 * stage, *names)
     scene_start = Start(generators["scene"], mine.steps, prior.device)
     if checkpoint is None:
         latent_rgb = latent_rgb_of(prior) if mine.representation.renders_latents else None
         scene_start = replace(scene_start, before=before, latent_rgb=latent_rgb)
     scene = make_scene(mine.representation, scene_start, mine.particles)
     guidance = mine.guidance.make(prior)
+    environment = make_environment(mine.background, mine.representation.latents, generators, prior.device)
     if checkpoint is None:
-        state = start(scene, mine.optimizer, generators)
+        state = start(scene, mine.optimizer, generators, environment)
     else:
-        state = resume(checkpoint, scene, guidance, mine.optimizer, generators)
+        state = resume(checkpoint, scene, guidance, mine.optimizer, generators, environment)
     return Work(stage, mine, total_steps(config, stage), scene, guidance, state)
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from sds3d.guidance.transforms import GradientTransform
 from sds3d.priors.base import Prior
 from sds3d.prompts.prompt import EncodedPrompt
 from sds3d.representations.base import Rendering, Scene
+from sds3d.run.backgrounds import Background, Environment, behind_views, render_over
 from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
 
 
@@ -51,7 +53,8 @@ class NumericalError(ArithmeticError):
 class Step:
     """One finished step.
 
-    step: number of this step, from 1 to `total`. rendering: detached pictures of its B views over `background` (3,).
+    step: number of this step, from 1 to `total`. rendering: detached pictures of its B views over `background`, see
+    `behind_views`.
     losses: the scene's weighted regularisers and, for a rule on pixels, "image". grad_norm: norm of the gradient of all
     parameters. seconds: wall-clock time of this step.
     """
@@ -69,11 +72,12 @@ class Step:
 
 @dataclass
 class LoopState:
-    """The state of the loop itself: steps done, Adam's moments and the random streams."""
+    """The state of the loop itself: steps done, Adam's moments, the random streams and the learned background."""
 
     step: int
     optimizer: torch.optim.Adam
     generators: dict[str, torch.Generator]
+    environment: Environment | None = None
 
 
 def random_streams(seed: int, *names: str) -> dict[str, torch.Generator]:
@@ -85,18 +89,32 @@ def random_streams(seed: int, *names: str) -> dict[str, torch.Generator]:
     return streams
 
 
-def start(scene: Scene, config: OptimizerConfig, generators: Mapping[str, torch.Generator]) -> LoopState:
-    """Return the state before the first step. `generators` needs the streams "cameras" and "guidance"."""
-    optimizer = torch.optim.Adam(scene.parameter_groups(), betas=config.betas, eps=config.eps)
-    return LoopState(0, optimizer, dict(generators))
+def start(
+    scene: Scene,
+    config: OptimizerConfig,
+    generators: Mapping[str, torch.Generator],
+    environment: Environment | None = None,
+) -> LoopState:
+    """Return the state before the first step.
+
+    generators: the streams "cameras" and "guidance", and that of the background if it `draws`. environment: see
+    `make_environment`.
+    """
+    optimizer = torch.optim.Adam(_groups(scene, environment), betas=config.betas, eps=config.eps)
+    return LoopState(0, optimizer, dict(generators), environment)
+
+
+def _groups(scene: Scene, environment: Environment | None) -> list[dict[str, Any]]:
+    """Return the parameters of the scene and of the learned background, if there is one, with their learning rates."""
+    return scene.parameter_groups() + (environment.parameter_groups() if environment is not None else [])
 
 
 @dataclass(frozen=True)
 class Setup:
     """What is optimised, and how.
 
-    steps: total number of steps. cameras: the views of each step. background: colour behind the renders in [0, 1];
-    None: a random light tinted grey in each step. transforms: applied to the rule's gradient, in this order.
+    steps: total number of steps. cameras: the views of each step. background: what is behind the renders.
+    transforms: applied to the rule's gradient, in this order.
     """
 
     scene: Scene
@@ -106,7 +124,7 @@ class Setup:
     steps: int
     cameras: CameraConfig
     optimizer: OptimizerConfig
-    background: tuple[float, float, float] | None = None
+    background: Background = None
     transforms: Sequence[GradientTransform] = ()
 
 
@@ -117,7 +135,7 @@ def optimize(setup: Setup, state: LoopState) -> Iterator[Step]:
     Raises NumericalError if a value is not finite or the gradient is too large. Scene and random streams are then those
     of the last finished step.
     """
-    rates = [group["lr"] for group in setup.scene.parameter_groups()]
+    rates = [group["lr"] for group in _groups(setup.scene, state.environment)]
     while state.step < setup.steps:
         began = time.perf_counter()
         streams = {name: stream.get_state() for name, stream in state.generators.items()}
@@ -136,7 +154,7 @@ def optimize(setup: Setup, state: LoopState) -> Iterator[Step]:
 def _step(setup: Setup, state: LoopState) -> Step:
     progress, name = state.step / max(setup.steps - 1, 1), f"step {state.step + 1}"
     state.optimizer.zero_grad(set_to_none=True)
-    shown = _render(setup, state.generators["cameras"], progress, name)
+    shown = _render(setup, state, progress, name)
     guided, gradient = _guide(setup, shown, progress, state.generators["guidance"], name)
     losses = _regularise(setup, shown, guided, progress, name)
     _backward(setup, shown, gradient, losses, progress)
@@ -148,7 +166,7 @@ def _step(setup: Setup, state: LoopState) -> Step:
         step=state.step,
         total=setup.steps,
         cameras=shown.cameras,
-        background=shown.background,
+        background=shown.background.detach(),
         rendering=Rendering(
             pictures.rgb.detach(), pictures.alpha.detach(), pictures.depth.detach(), pictures.normal.detach()
         ),
@@ -170,14 +188,14 @@ class _Shown:
     x: Tensor
 
 
-def _render(setup: Setup, generator: torch.Generator, progress: float, name: str) -> _Shown:
+def _render(setup: Setup, state: LoopState, progress: float, name: str) -> _Shown:
     """Render the scene from sampled cameras, and encode the pictures."""
-    prior = setup.prior
+    prior, generator = setup.prior, state.generators["cameras"]
     cameras = sample_cameras(setup.cameras, generator, setup.cameras.size_at(progress, prior.image_size))
-    drawn = sample_background(generator)  # always drawn, so that other draws do not depend on the setting
-    background = (drawn if setup.background is None else torch.tensor(setup.background)).to(prior.device)  # (3,)
+    grey = sample_background(generator)  # always drawn, so that other draws do not depend on the setting
     cameras = cameras.to(prior.device)
-    rendering = setup.scene.render(cameras, background)
+    background = behind_views(setup.background, state.environment, cameras, grey, state.generators).to(prior.device)
+    rendering = render_over(setup.scene, cameras, background)
     _check(rendering.rgb, "the render", name)
     rgb = resize(rendering.rgb, prior.image_size)  # (B, S, S, 3)
     # The graph of x is dropped unused if the rule works on pixels.
@@ -284,11 +302,14 @@ def border_color(pictures: Tensor) -> Tensor:
 def image_loss(rendering: Rendering, background: Tensor, target: Tensor) -> Tensor:
     """Return 1/2 |rgb - target|^2, summed over pixels and averaged over the B views.
 
-    The render is first composited on the target's border colour instead of `background` (3,). Otherwise, if the prior
-    changes the background, the scene would imitate it by fog. target: (B, S, S, 3) in [0, 1].
+    The render is first composited on the target's border colour instead of `background`, (3,) or (B, 3). Otherwise, if
+    the prior changes the background, the scene would imitate it by fog. A learned background (B, H, W, 3) follows the
+    prior, and stays. target: (B, S, S, 3) in [0, 1].
     """
-    behind = border_color(target)[:, None, None] - background  # (B, 1, 1, 3)
-    rgb = rendering.rgb + (1 - rendering.alpha) * behind  # (B, H, W, 3)
+    rgb = rendering.rgb
+    if background.ndim < 4:
+        behind = (border_color(target) - background)[:, None, None]  # (B, 1, 1, 3)
+        rgb = rgb + (1 - rendering.alpha) * behind  # (B, H, W, 3)
     return 0.5 * (resize(rgb, target.shape[1]) - target).square().sum() / len(target)
 
 
@@ -313,6 +334,8 @@ def pack(scene: Scene, guidance: Guidance, state: LoopState) -> dict[str, Tensor
     tensors = prefixed("scene", scene.state_dict()) | prefixed("guidance", guidance.state_dict())
     tensors |= {f"generator/{key}": generator.get_state() for key, generator in state.generators.items()}
     tensors |= prefixed("optimizer", optimizer_state(state.optimizer))
+    if state.environment is not None:
+        tensors |= prefixed("background", state.environment.state_dict())
     tensors["step"] = torch.tensor(state.step)
     return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
 
@@ -323,13 +346,17 @@ def resume(
     guidance: Guidance,
     config: OptimizerConfig,
     generators: Mapping[str, torch.Generator],
+    environment: Environment | None = None,
 ) -> LoopState:
-    """Load `pack`'s tensors into scene, guidance and generators, and return the loop's state."""
+    """Load `pack`'s tensors into scene, guidance, generators and environment, and return the loop's state."""
     scene.load_state_dict(part(tensors, "scene"))
     guidance.load_state_dict(part(tensors, "guidance"))
     for name, generator in generators.items():
         generator.set_state(tensors[f"generator/{name}"])
-    state = start(scene, config, generators)  # after the scene is loaded: loading may resize its parameters
+    if environment is not None:
+        environment.load_state_dict(part(tensors, "background"))
+    # After the scene is loaded: loading may resize its parameters.
+    state = start(scene, config, generators, environment)
     load_optimizer_state(state.optimizer, part(tensors, "optimizer"))
     state.step = int(tensors["step"])
     return state

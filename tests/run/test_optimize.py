@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sds3d.cameras import CameraConfig, Cameras
+from sds3d.cameras import CameraConfig, Cameras, turntable
 from sds3d.geometry.mesh import Mesh
 from sds3d.guidance.base import Guided, Views
 from sds3d.guidance.multiview import MultiView, MultiViewConfig
@@ -17,6 +17,7 @@ from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, encode_prompt
 from sds3d.representations.base import Rendering
 from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
+from sds3d.run.backgrounds import STREAM, LearnedBackground, SolidBackground, make_environment
 from sds3d.run.optimize import (
     NumericalError,
     OptimizerConfig,
@@ -96,6 +97,18 @@ def test_sds_ends_at_its_fixed_point():
     scene = Canvas()
     run(scene, prior, SDS(SDSConfig(scale=3.0), prior), steps=200, config=OptimizerConfig(eps=1e-8))
     assert scene.rgb.mean().item() == pytest.approx(0.6 + 2 * 0.05, abs=0.01)
+
+
+def test_a_learned_background_is_pulled_to_the_prior_where_the_scene_is_empty():
+    prior, scene, config = gaussian_prior(mean=0.7), Canvas(alpha=0.0), OptimizerConfig(eps=1e-8)
+    background = LearnedBackground(lr=0.02)
+    generators = random_streams(0, "cameras", "guidance", STREAM)
+    around = make_environment(background, 0, generators, "cpu")
+    assert around is not None
+    state = start(scene, config, generators, around)  # type: ignore[arg-type]
+    run(scene, prior, SDS(SDSConfig(scale=1.0), prior), steps=300, config=config, state=state, background=background)
+    picture = around(turntable(4, size=8).rays()[1])
+    torch.testing.assert_close(picture, torch.full_like(picture, 0.7), atol=0.03, rtol=0)
 
 
 class GradientRule:
@@ -188,7 +201,7 @@ def test_an_image_target_is_compared_over_its_own_border_color():
     prior, scene = gaussian_prior(), Canvas(rgb=0.2, alpha=0.25)
     target = torch.full((4, SIZE, SIZE, 3), 0.9)
     target[:, 4:12, 4:12] = 0.3  # the border colour stays 0.9
-    step = run(scene, prior, GradientRule(target=target), steps=1, background=(0.5, 0.1, 0.0))[0]
+    step = run(scene, prior, GradientRule(target=target), steps=1, background=SolidBackground(color=(0.5, 0.1, 0.0)))[0]
     residual = 0.25 * 0.2 + 0.75 * 0.9 - target  # the render's own background is replaced
     assert step.losses["image"] == pytest.approx(0.5 * residual.square().sum().item() / 4, rel=1e-5)
     assert scene.rgb.grad is not None
