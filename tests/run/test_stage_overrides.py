@@ -11,6 +11,7 @@ from sds3d.config import ConfigError
 from sds3d.guidance.csd import CSDConfig
 from sds3d.guidance.sds import SDSConfig
 from sds3d.presets import DEFAULT_PRESET
+from sds3d.run.backgrounds import SolidBackground
 from sds3d.run.config import RunConfig, make_config, new_run, read_config, run_config, stage_config, total_steps
 
 STAGES: tuple[dict[str, Any], ...] = (
@@ -38,7 +39,8 @@ def test_without_a_layer_on_top_stages_are_as_they_say():
 def test_a_setting_holds_in_all_stages():
     assert scales({"guidance": {"scale": 7.5}}) == [7.5, 7.5]
     assert scales({"guidance": {"scale": 7.5}}, {"guidance": {"scale": 8.5}}) == [8.5, 8.5]
-    assert [stage.background for stage in both({"background": [0.5, 0.5, 0.5]})] == [(0.5, 0.5, 0.5)] * 2
+    grey = SolidBackground(color=(0.5, 0.5, 0.5))
+    assert [stage.background for stage in both({"background": [0.5, 0.5, 0.5]})] == [grey] * 2
     assert [stage.cameras.size for stage in both({"cameras": {"size": 32}})] == [32, 32]
 
 
