@@ -65,6 +65,20 @@ class Ramp:
             return interpolated(self.value, progress)[0]
         return self.value * rise
 
+    def geometric(self, progress: float) -> float:
+        """Return the number at `progress`, with straight lines in its logarithm, as learning rates decay. All values
+        must be above 0.
+        """
+        if not isinstance(self.value, tuple):
+            return self.value
+        return math.exp(interpolated([(place, math.log(value)) for place, value in self.value], progress)[0])
+
+    def __truediv__(self, divisor: float) -> Ramp:
+        """Return the number divided by another one at any progress."""
+        if isinstance(self.value, tuple):
+            return Ramp(tuple((place, value / divisor) for place, value in self.value))
+        return Ramp(self.value / divisor)
+
     def plain(self) -> float | list[list[float]]:
         """Return the number, or the knots as lists, as JSON and YAML have them."""
         return [list(knot) for knot in self.value] if isinstance(self.value, tuple) else self.value

@@ -88,7 +88,10 @@ class Scene(Source):
 
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the parameters with their learning rates, in the form that torch optimisers take."""
+        """Return the parameters with their learning rates, in the form that torch optimisers take.
+
+        A group may also have "rate", a Ramp: its learning rate over time, see `Ramp.geometric`.
+        """
 
     @abstractmethod
     def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:

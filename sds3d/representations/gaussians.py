@@ -47,7 +47,8 @@ _SMALLEST, _LARGEST = math.log(1e-4), math.log(0.5)
 
 
 class GaussiansConfig(RepresentationConfig):
-    """A cloud of Gaussians. The weights balance the loop's data term, 1/2 sum |rgb - target|^2 per view."""
+    """A cloud of Gaussians. The weights balance the loop's data term, 1/2 sum |rgb - target|^2 per view. Learning rates
+    with knots fall exponentially between them."""
 
     name: Literal["gaussians"] = "gaussians"
     count: int = Field(default=4000, ge=1, le=1_000_000)
@@ -60,15 +61,15 @@ class GaussiansConfig(RepresentationConfig):
     """Degree of the spherical harmonics that make colours depend on the view; 0: the same colour from all sides."""
     densify: DensifyConfig = DistillationConfig()
     """How Gaussians are added and removed."""
-    means_lr: float = Field(default=0.004, gt=0)
+    means_lr: Ramp = Field(default=Ramp(0.004), gt=0)
     """Learning rate of the centres, in metres."""
-    scales_lr: float = Field(default=0.02, gt=0)
+    scales_lr: Ramp = Field(default=Ramp(0.02), gt=0)
     """Learning rate of the scales' logarithms."""
-    quats_lr: float = Field(default=0.02, gt=0)
+    quats_lr: Ramp = Field(default=Ramp(0.02), gt=0)
     """Learning rate of the quaternions."""
-    opacities_lr: float = Field(default=0.05, gt=0)
+    opacities_lr: Ramp = Field(default=Ramp(0.05), gt=0)
     """Learning rate of the opacities' logits."""
-    colors_lr: float = Field(default=0.05, gt=0)
+    colors_lr: Ramp = Field(default=Ramp(0.05), gt=0)
     """Learning rate of the colours' logits; the higher harmonics have a twentieth of it."""
     opacity: Ramp = Field(default=Ramp(0.04), ge=0)
     """Weight of the opacity, summed over a view's pixels: prevents fog."""
@@ -235,7 +236,8 @@ class GaussiansScene(Scene):
             "harmonics": config.colors_lr / 20,
         }
         return [
-            {"params": [parameter], "lr": rates[name], "betas": _BETAS} for name, parameter in self.parameters.items()
+            {"params": [parameter], "lr": rates[name].geometric(0.0), "rate": rates[name], "betas": _BETAS}
+            for name, parameter in self.parameters.items()
         ]
 
     def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:

@@ -59,11 +59,25 @@ def migrated(*layers: Mapping[str, Any]) -> list[Tree]:
     result = []
     for layer in layers:
         new = dict(layer)
+        if "optimizer" in new:
+            new["optimizer"] = _optimizer(new["optimizer"])
         if "representation" in new:
             new["representation"] = _representation(new["representation"], so_far)
             so_far = merge(so_far, {"representation": new["representation"]})
         result.append(new)
     return result
+
+
+def _optimizer(given: Any) -> Any:
+    """Return the section `optimizer` of a layer.
+
+    In complete settings of former versions, which have no `decay`, `betas` only applied to scenes without their own. As
+    these have none now, its former default is left out.
+    """
+    complete = isinstance(given, Mapping) and given.keys() == {"betas", "eps", "warmup", "final", "max_grad_norm"}
+    if complete and given["betas"] in ([0.9, 0.99], (0.9, 0.99)):
+        return {key: value for key, value in given.items() if key != "betas"}
+    return given
 
 
 def _representation(given: Any, before: Tree) -> Any:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -25,22 +25,33 @@ from sds3d.guidance.base import Guidance, Guided, Views
 from sds3d.guidance.transforms import GradientTransform
 from sds3d.priors.base import Prior
 from sds3d.prompts.prompt import EncodedPrompt
+from sds3d.ramps import Ramp
 from sds3d.representations.base import Rendering, Scene
 from sds3d.run.backgrounds import Background, Environment, behind_views, render_over
 from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
+
+BETAS = (0.9, 0.99)
+"""Decay of Adam's moments for scenes that set none."""
+
+Moment = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Config):
     """Adam and its learning-rate schedule; the rates themselves belong to the representation."""
 
-    betas: tuple[float, float] = (0.9, 0.99)
-    """Decay of the two moments."""
+    betas: tuple[Moment, Moment] | None = None
+    """Decay of the two moments. null: what suits the representation, mostly 0.9 and 0.95."""
     eps: float = Field(default=1e-15, gt=0)
     """Added to the root of the second moment. It is tiny because gradients of distant voxels are tiny."""
     warmup: int = Field(default=10, ge=0)
     """Steps over which the learning rates rise linearly from zero."""
     final: float = Field(default=0.2, gt=0, le=1)
-    """Factor on the learning rates at the last step; they fall to it linearly."""
+    """Factor on the learning rates at the last step."""
+    decay: Literal["linear", "exponential"] = "linear"
+    """How the learning rates fall to it."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """Share of every parameter, times its learning rate, that a step takes away, as in AdamW (arXiv:1711.05101), whose
+    usual value is 0.01."""
     max_grad_norm: float = Field(default=1e8, gt=0)
     """A larger gradient norm stops the run, because it has diverged."""
 
@@ -75,7 +86,7 @@ class LoopState:
     """The state of the loop itself: steps done, Adam's moments, the random streams and the learned background."""
 
     step: int
-    optimizer: torch.optim.Adam
+    optimizer: torch.optim.Optimizer
     generators: dict[str, torch.Generator]
     environment: Environment | None = None
 
@@ -100,7 +111,11 @@ def start(
     generators: the streams "cameras" and "guidance", and that of the background if it `draws`. environment: see
     `make_environment`.
     """
-    optimizer = torch.optim.Adam(_groups(scene, environment), betas=config.betas, eps=config.eps)
+    groups = _groups(scene, environment)
+    if config.betas is not None:
+        groups = [group | {"betas": config.betas} for group in groups]
+    # Without weight decay, AdamW is Adam.
+    optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=config.eps, weight_decay=config.weight_decay)
     return LoopState(0, optimizer, dict(generators), environment)
 
 
@@ -135,13 +150,14 @@ def optimize(setup: Setup, state: LoopState) -> Iterator[Step]:
     Raises NumericalError if a value is not finite or the gradient is too large. Scene and random streams are then those
     of the last finished step.
     """
-    rates = [group["lr"] for group in _groups(setup.scene, state.environment)]
+    rates = [group.get("rate", Ramp(group["lr"])) for group in _groups(setup.scene, state.environment)]
     while state.step < setup.steps:
         began = time.perf_counter()
         streams = {name: stream.get_state() for name, stream in state.generators.items()}
+        progress = state.step / max(setup.steps - 1, 1)
         factor = learning_rate_factor(state.step, setup.steps, setup.optimizer)
         for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * factor
+            group["lr"] = rate.geometric(progress) * factor
         try:
             event = _step(setup, state)
         except NumericalError:
@@ -269,8 +285,10 @@ def _move(setup: Setup, state: LoopState, name: str) -> float:
 
 
 def learning_rate_factor(step: int, steps: int, config: OptimizerConfig) -> float:
-    """Return the factor on the learning rates at 0-based `step`: a linear warm-up times a line from 1 to `final`."""
+    """Return the factor on the learning rates at 0-based `step`: a linear warm-up times a fall from 1 to `final`."""
     rise = min(1.0, (step + 1) / (config.warmup + 1))
+    if config.decay == "exponential":
+        return rise * config.final ** (step / max(steps - 1, 1))
     return rise * (1 - (1 - config.final) * step / max(steps - 1, 1))
 
 

@@ -12,6 +12,7 @@ import torch
 import trimesh
 
 from sds3d.config import ConfigError, build, load_yaml
+from sds3d.ramps import Ramp
 from sds3d.representations.mesh_fixed import FixedTrianglesConfig
 from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.representations.mesh_texels import TexelsConfig
@@ -77,9 +78,9 @@ def test_former_settings_of_a_mesh_have_a_place() -> None:
 
 def test_two_former_settings_share_a_place() -> None:
     both = {"color_smoothness": 1.0, "texel_smoothness": 2.0}
-    assert representation({"name": "mesh", **both}).appearance.smoothness == 1.0
+    assert representation({"name": "mesh", **both}).appearance.smoothness == Ramp(1.0)
     texels = {"name": "mesh", "geometry": "fixed", "texture": "texels"}
-    assert representation(texels | both).appearance.smoothness == 2.0
+    assert representation(texels | both).appearance.smoothness == Ramp(2.0)
     assert representation(texels, {"color_smoothness": 3.0}).appearance == TexelsConfig()
 
 
@@ -107,6 +108,14 @@ def test_settings_of_other_representations_stay() -> None:
     assert representation(settings) == VoxelGridConfig(**settings)
     assert representation("mesh", {"name": "nerf", **settings}) == VoxelGridConfig(**settings)
     assert migrated({"prompt": "a mug", "steps": 3}) == [{"prompt": "a mug", "steps": 3}]
+
+
+def test_former_betas_did_not_apply_to_scenes_with_their_own() -> None:
+    former = {"betas": [0.9, 0.99], "eps": 1e-15, "warmup": 10, "final": 0.2, "max_grad_norm": 1e8}
+    assert run_config({"prompt": "a ball", "optimizer": former}).optimizer.betas is None
+    assert run_config({"prompt": "a ball", "optimizer": {"betas": [0.9, 0.99]}}).optimizer.betas == (0.9, 0.99)
+    present = {**former, "decay": "linear", "weight_decay": 0.0}
+    assert run_config({"prompt": "a ball", "optimizer": present}).optimizer.betas == (0.9, 0.99)
 
 
 def test_names_choose_geometry_appearance_and_shading() -> None:

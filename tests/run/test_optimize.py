@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import weakref
 from typing import Any
 
@@ -15,7 +16,10 @@ from sds3d.guidance.multiview import MultiView, MultiViewConfig
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, encode_prompt
+from sds3d.ramps import Ramp
 from sds3d.representations.base import Rendering
+from sds3d.representations.densify import FixedCountConfig
+from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
 from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 from sds3d.run.backgrounds import STREAM, LearnedBackground, SolidBackground, make_environment
 from sds3d.run.optimize import (
@@ -246,6 +250,50 @@ def test_learning_rate_rises_then_falls():
     assert factors.index(max(factors)) == 10
     assert factors[0] < 0.1
     assert factors[-1] == pytest.approx(0.2)
+
+
+def test_learning_rates_fall_exponentially():
+    config = OptimizerConfig(warmup=0, final=0.01, decay="exponential")
+    factors = [learning_rate_factor(i, 201, config) for i in (0, 50, 100, 200)]
+    assert factors == pytest.approx([1.0, 0.01**0.25, 0.1, 0.01])
+
+
+def test_a_learning_rate_with_knots_falls_exponentially_over_a_part_of_the_run():
+    # DreamGaussian's rate of the positions, by the formula of 3D Gaussian splatting's code.
+    knots = Ramp([[0, 0.01], [0.6, 0.0002]])  # type: ignore[arg-type]
+    config = GaussiansConfig(count=5, means_lr=knots, sh_degree=1, colors_lr=knots, densify=FixedCountConfig())
+    scene = GaussiansScene(config, torch.Generator().manual_seed(0))
+    optimizer = OptimizerConfig(warmup=0, final=1)
+    state = start(scene, optimizer, random_streams(0, "cameras", "guidance"))
+    prior = gaussian_prior()
+    rates = []
+    for _ in optimize(Setup(scene, prior, GradientRule(), encoded(prior), 11, CAMERAS, optimizer), state):
+        rates.append([group["lr"] for group in state.optimizer.param_groups])
+    shares = [min(i / 6, 1) for i in range(11)]
+    expected = [math.exp(math.log(0.01) * (1 - share) + math.log(0.0002) * share) for share in shares]
+    names = list(scene.parameters)
+    assert [rate[names.index("means")] for rate in rates] == pytest.approx(expected)
+    assert [rate[names.index("harmonics")] for rate in rates] == pytest.approx([rate / 20 for rate in expected])
+    assert {rate[names.index("scales")] for rate in rates} == {0.02}
+
+
+def test_weight_decay_is_that_of_adamw():
+    prior, scene = gaussian_prior(), Canvas()
+    before = scene.rgb.detach().clone()
+    rate = scene.parameter_groups()[0]["lr"]
+    still = GradientRule(torch.zeros(4, 3, SIZE, SIZE))
+    run(scene, prior, still, steps=2, config=OptimizerConfig(warmup=0, final=1, weight_decay=0.25))
+    torch.testing.assert_close(scene.rgb.detach(), before * (1 - 0.25 * rate) ** 2)
+
+
+def test_betas_replace_those_of_the_scene():
+    scene = GaussiansScene(GaussiansConfig(count=5), torch.Generator().manual_seed(0))
+
+    def betas(config: OptimizerConfig) -> set[object]:
+        return {group["betas"] for group in start(scene, config, {}).optimizer.param_groups}
+
+    assert betas(OptimizerConfig()) == {(0.9, 0.95)}
+    assert betas(OptimizerConfig(betas=(0.0, 0.99))) == {(0.0, 0.99)}
 
 
 def test_backgrounds_are_light_tinted_greys():
