@@ -46,14 +46,13 @@ class Cameras:
         )
 
     def to(self, device: torch.device | str) -> Cameras:
-        """Return the same cameras on another device."""
-        return replace(
-            self,
-            azimuth=self.azimuth.to(device),
-            elevation=self.elevation.to(device),
-            distance=self.distance.to(device),
-            fovy=self.fovy.to(device),
-        )
+        """Return the same cameras on another device, moved in one transfer that nobody waits for."""
+        wanted, present = torch.device(device), self.azimuth.device
+        if wanted.type == present.type and wanted.index in (None, present.index):
+            return self
+        angles = torch.stack([self.azimuth, self.elevation, self.distance, self.fovy])  # (4, B)
+        azimuth, elevation, distance, fovy = angles.to(device, non_blocking=present.type == "cpu")
+        return replace(self, azimuth=azimuth, elevation=elevation, distance=distance, fovy=fovy)
 
     @staticmethod
     def cat(parts: Sequence[Cameras]) -> Cameras:
@@ -94,8 +93,8 @@ class Cameras:
 
     def opencv_viewmats(self) -> Tensor:
         """Return world-to-camera matrices of OpenCV cameras (x right, y down, z forward), (B, 4, 4)."""
-        flip = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], device=self.azimuth.device))
-        return flip.to(self.azimuth.dtype) @ torch.linalg.inv(self.c2w())
+        matrix = torch.linalg.inv_ex(self.c2w()).inverse  # unlike inv, it does not wait for the device
+        return torch.cat([matrix[:, :1], -matrix[:, 1:3], matrix[:, 3:]], dim=1)
 
     def intrinsics(self) -> Tensor:
         """Return pinhole matrices K in pixels, with pixel centres at half-integers, (B, 3, 3)."""

@@ -25,6 +25,11 @@ def pick_device(wanted: str = "") -> torch.device:
         ) from None
 
 
+def seeded(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a new random stream on the device that starts at `seed`."""
+    return torch.Generator(device).manual_seed(seed)
+
+
 def set_threads(threads: int) -> int:
     """Set the CPU threads of numba and torch; 0 uses all physical cores, at most 8. Return the number."""
     threads = threads or default_threads()

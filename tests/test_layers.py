@@ -22,7 +22,7 @@ LAYERS = [
     {"geometry", "prompts"},
     {"cameras", "console", "devices", "plugins", "presets"},
     {"compiled", "config"},
-    {"extras", "files", "garbage", "ramps", "states", "version"},
+    {"extras", "files", "garbage", "ramps", "states", "updates", "version"},
 ]
 """Rooms from the top to the bottom; a room imports only rooms that stand below it."""
 

@@ -60,8 +60,12 @@ class ASD(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
-        share = draw((0.0, config.shift), x.shape[0], prior.n_views, generator).to(x.device)  # (B,), u eta
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
+        share = draw((0.0, config.shift), x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,), u eta
         later = (t + share * (t - config.schedule.window(progress)[0])).clamp(max=1.0)  # (B,)
         eps = draw_noise(x, generator)
         first = guided_prediction(prior, add_noise(prior, x, eps, t), t, views, config.scale)
@@ -70,8 +74,8 @@ class ASD(Guidance):
             (second,) = predict_each(prior, noisier, later, [views.positive], views.cameras)
         gradient = expand(weight(prior, t, config.weighting), x) * (first.eps - second.eps)  # (B, C, h, w)
         metrics = {
-            "t": t.mean().item(),
-            "t_later": later.mean().item(),
-            "gradient_rms": gradient.square().mean().sqrt().item(),
+            "t": t.mean(),
+            "t_later": later.mean(),
+            "gradient_rms": gradient.square().mean().sqrt(),
         }
         return Guided(t=t, gradient=gradient, x0=first.x0, metrics=metrics)

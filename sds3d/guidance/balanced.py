@@ -59,7 +59,9 @@ class Balanced(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         positive, null = predict_each(prior, x_t, t, [views.positive, views.negative], views.cameras)
         to_text = config.scale * (positive.eps - null.eps)  # (B, C, h, w)
@@ -67,9 +69,9 @@ class Balanced(Guidance):
         shortest = null.eps + expand(share, x) * (to_text - null.eps)
         gradient = expand(weight(prior, t, config.weighting), x) * shortest
         metrics = {
-            "t": t.mean().item(),
-            "gradient_rms": gradient.square().mean().sqrt().item(),
-            "text_share": share.mean().item(),
+            "t": t.mean(),
+            "gradient_rms": gradient.square().mean().sqrt(),
+            "text_share": share.mean(),
         }
         return Guided(t=t, gradient=gradient, x0=positive.x0, metrics=metrics)
 

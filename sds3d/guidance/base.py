@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Self
 
@@ -12,11 +12,14 @@ from torch import Tensor
 
 from sds3d.cameras import Cameras
 from sds3d.config import Config
+from sds3d.devices import seeded
 from sds3d.priors.base import Prediction, Prior, TrainableScore, expand
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, PromptTexts, prompt_texts
 
-Learn = Callable[[], dict[str, float]]
+Number = float | Tensor
+"""A scalar: a float, or a tensor without dimensions that is still on its device."""
+Learn = Callable[[], Mapping[str, Number]]
 Weighting = Literal["sds", "uniform", "fantasia3d", "lambda", "alpha"]
 """Weights w(t): sigma^2 (DreamFusion), 1, alpha sigma^2 (Fantasia3D), sigma / alpha (x0 reconstruction), alpha."""
 
@@ -62,7 +65,7 @@ class Guided:
         loop first composites the render on the target's border colour, so that fog does not imitate the background of
         the prior's pictures.
     image_weight: factor on that loss.
-    x0: (B, C, h, w) the clean estimate, for previews. metrics: scalars to log.
+    x0: (B, C, h, w) the clean estimate, for previews. metrics: scalars to log; tensors among them are read later.
     learn: updates the rule's state, mostly its networks, and returns losses to log. The loop calls it after the scene's
         update. So a step that fails leaves the rule unchanged, and the graphs of the render and of a network are not in
         memory at the same time.
@@ -73,14 +76,14 @@ class Guided:
     image_target: Tensor | None = None
     image_weight: float = 1.0
     x0: Tensor | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, Number] = field(default_factory=dict)
     learn: Learn | None = None
 
     def learned(self) -> Guided:
         """Call `learn`, and return the result with its losses among the metrics."""
         if self.learn is None:
             return self
-        return replace(self, metrics=self.metrics | self.learn(), learn=None)
+        return replace(self, metrics={**self.metrics, **self.learn()}, learn=None)
 
 
 class Guidance(ABC):
@@ -216,5 +219,11 @@ def weight(prior: Prior, t: Tensor, weighting: Weighting) -> Tensor:
 
 
 def draw_noise(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Return standard normal noise like x, drawn on the CPU so that a seed gives the same noise on every device."""
-    return torch.randn(x.shape, generator=generator).to(x)
+    """Return standard normal noise like x, drawn where x is. generator: on the CPU; elsewhere it draws only a seed.
+
+    So the stream of a run stays on the CPU, and a resumed run draws the same noise on the same kind of device.
+    """
+    if x.device.type == "cpu":
+        return torch.randn(x.shape, generator=generator).to(x)
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.randn(x.shape, generator=seeded(seed, x.device), device=x.device).to(x)

@@ -23,6 +23,7 @@ from sds3d.guidance.base import (
     Guidance,
     Guided,
     GuidedPrediction,
+    Number,
     RuleConfig,
     Views,
     Weighting,
@@ -104,18 +105,20 @@ class Bootstrapped(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         prediction = self._guided(x_t, t, views)
         direction = prediction.eps - self.phi.predict(x_t, t, views).eps  # (B, C, h, w)
         gradient = expand(weight(prior, t, config.weighting), x) * direction
         metrics = {
-            "t": t.mean().item(),
-            "gradient_rms": gradient.square().mean().sqrt().item(),
+            "t": t.mean(),
+            "gradient_rms": gradient.square().mean().sqrt(),
         }
 
-        def learn() -> dict[str, float]:
-            losses = self.phi.learning(x, views, generator)()
+        def learn() -> dict[str, Number]:
+            losses = {**self.phi.learning(x, views, generator)()}
             if config.tuning.updates and self.step % config.refine_every == 0:
                 losses["tuning_loss"] = self._tune(x, views, progress, generator)
             self.step += 1
@@ -129,9 +132,10 @@ class Bootstrapped(Guidance):
         asked, null = predict_each(self.tuned.score, x_t, t, [views.positive, views.negative], views.cameras)
         return combine(asked, null, self.config.scale)
 
-    def _tune(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> float:
+    def _tune(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Number:
         """Refine the renders x (B, C, h, w), and tune the copy on these and earlier ones. Returns the last loss."""
-        config, loss = self.config, 0.0
+        config = self.config
+        loss: Number = 0.0
         self.cache.add(self._refined(x, views, progress, generator), views.cameras)
         for _ in range(config.tuning.updates):
             pictures, cameras = self.cache.draw(generator)

@@ -23,7 +23,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, guided_prediction, weight
+from sds3d.guidance.base import Guidance, Guided, Number, RuleConfig, Views, Weighting, guided_prediction, weight
 from sds3d.guidance.schedules import PiecewiseSchedule, Schedule
 from sds3d.guidance.surface_noise import SurfaceNoise
 from sds3d.priors.base import Prior, add_noise, expand
@@ -79,7 +79,9 @@ class CFD(Guidance):
         """Do one step. x: (B, C, h, w) detached, in the prior's space; B is constant. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         batch, channels, height, width = x.shape
-        t = config.schedule.sample(progress, batch, batch, generator).to(x.device)  # (B,), all the same
+        t = config.schedule.sample(progress, batch, batch, generator).to(
+            x.device, non_blocking=True
+        )  # (B,), all the same
         if self.noise is None:
             seed = int(torch.randint(2**62, (), generator=generator))
             self.noise = noise = SurfaceNoise((batch, channels, height, width), config.oversampling * height, seed)
@@ -88,17 +90,17 @@ class CFD(Guidance):
         if config.churn:
             t = churned(prior, t, config.gamma)
         drawn, locked = noise(views)
-        eps = drawn.to(x)  # (B, C, h, w)
+        eps = drawn.to(x, non_blocking=True)  # (B, C, h, w)
         x_t = add_noise(prior, x, eps, t)
         prediction = guided_prediction(prior, x_t, t, views, config.scale, rescale=config.rescale)
         gradient = expand(weight(prior, t, config.weighting), x) * (prediction.eps - eps)  # (B, C, h, w)
         metrics = {
-            "t": t.mean().item(),
-            "gradient_rms": gradient.square().mean().sqrt().item(),
-            "locked": locked.float().mean().item(),  # share of the noise pixels that have texels of the surface
+            "t": t.mean(),
+            "gradient_rms": gradient.square().mean().sqrt(),
+            "locked": locked.float().mean(),  # share of the noise pixels that have texels of the surface
         }
 
-        def keep() -> dict[str, float]:
+        def keep() -> dict[str, Number]:
             self.noise = noise
             return {}
 

@@ -68,7 +68,9 @@ class CSD(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         conditions = [views.positive, views.negative, views.prompt.null.repeat(len(x))]
         with torch.no_grad():
@@ -77,5 +79,5 @@ class CSD(Guidance):
         a, b, n = ((1 - progress) * start + progress * end for start, end in ramps)
         positive, negative, null = (prediction.eps for prediction in predictions)  # (B, C, h, w) each
         gradient = expand(weight(prior, t, config.weighting), x) * (a * positive + b * negative + n * null)
-        metrics = {"t": t.mean().item(), "gradient_rms": gradient.square().mean().sqrt().item()}
+        metrics = {"t": t.mean(), "gradient_rms": gradient.square().mean().sqrt()}
         return Guided(t=t, gradient=gradient, x0=predictions[0].x0, metrics=metrics)

@@ -67,11 +67,13 @@ class CSDS(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         conditions = [views.positive, views.negative, views.prompt.extra["category"].repeat(len(x))]
         positive, negative, category = predict_each(prior, x_t, t, conditions, views.cameras)
         guided = combine(positive, negative, config.scale)
         gradient = expand(weight(prior, t, config.weighting), x) * (guided.eps - category.eps)  # (B, C, h, w)
-        metrics = {"t": t.mean().item(), "gradient_rms": gradient.square().mean().sqrt().item()}
+        metrics = {"t": t.mean(), "gradient_rms": gradient.square().mean().sqrt()}
         return Guided(t=t, gradient=gradient, x0=guided.x0, metrics=metrics)

@@ -65,22 +65,26 @@ class DMD(VariationalRule):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
         eps = draw_noise(x, generator)
         x_t = add_noise(prior, x, eps, t)
         real = guided_prediction(prior, x_t, t, views, config.scale)
         fake = self.phi.predict(x_t, t, views).x0  # (B, C, h, w)
-        metrics = {"t": t.mean().item()}
+        metrics = {"t": t.mean()}
         if config.guidance_schedule is None:
             gradient, x0 = normalised(fake - real.x0, x, real), real.x0
         else:
-            t = config.guidance_schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+            t = config.guidance_schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+                x.device, non_blocking=True
+            )  # (B,)
             cleaner = guided_prediction(prior, add_noise(prior, x, eps, t), t, views, config.scale)
             gradient = normalised(fake - real.positive.x0, x, real)
             gradient = gradient + normalised(cleaner.positive.x0 - cleaner.x0, x, cleaner)
             x0 = cleaner.x0
-            metrics["t_guidance"] = t.mean().item()
-        metrics["gradient_rms"] = gradient.square().mean().sqrt().item()
+            metrics["t_guidance"] = t.mean()
+        metrics["gradient_rms"] = gradient.square().mean().sqrt()
         learn = self.phi.learning(x, views, generator)
         return Guided(t=t, gradient=gradient, x0=x0, metrics=metrics, learn=learn)
 

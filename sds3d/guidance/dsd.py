@@ -56,7 +56,9 @@ class DSD(VariationalRule):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         prediction = guided_prediction(prior, x_t, t, views, 1 + config.classifier)
         asked = prediction.positive.eps
@@ -64,8 +66,8 @@ class DSD(VariationalRule):
         direction = direction + config.domain * (asked - self.phi.predict(x_t, t, views).eps)
         gradient = expand(weight(prior, t, config.weighting), x) * direction
         metrics = {
-            "t": t.mean().item(),
-            "gradient_rms": gradient.square().mean().sqrt().item(),
+            "t": t.mean(),
+            "gradient_rms": gradient.square().mean().sqrt(),
         }
         learn = self.phi.learning(x, views, generator)
         return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=learn)

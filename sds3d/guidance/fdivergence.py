@@ -24,7 +24,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sds3d.cameras import Cameras
-from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, guided_prediction, weight
+from sds3d.guidance.base import (
+    Guidance,
+    Guided,
+    Number,
+    RuleConfig,
+    Views,
+    Weighting,
+    draw_noise,
+    guided_prediction,
+    weight,
+)
 from sds3d.guidance.cache import ViewCache
 from sds3d.guidance.networks import ViewConv, channels_of
 from sds3d.guidance.sampling import Conditions, sample, sampling_times
@@ -122,7 +132,9 @@ class FDivergence(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         prediction = guided_prediction(prior, x_t, t, views, config.scale)
         with torch.no_grad():
@@ -132,12 +144,12 @@ class FDivergence(Guidance):
         direction = expand(h, x) * (prediction.eps - self.phi.predict(x_t, t, views).eps)
         gradient = expand(weight(prior, t, config.weighting), x) * direction
         metrics = {
-            "t": t.mean().item(),
-            "gradient_rms": gradient.square().mean().sqrt().item(),
-            "ratio": ratio.mean().item(),
+            "t": t.mean(),
+            "gradient_rms": gradient.square().mean().sqrt(),
+            "ratio": ratio.mean(),
         }
 
-        def learn() -> dict[str, float]:
+        def learn() -> dict[str, Number]:
             losses = {
                 "variational_loss": self.phi.train(x, views, generator),
                 "discriminator_loss": self._discriminate(x, views, generator),
@@ -147,9 +159,10 @@ class FDivergence(Guidance):
 
         return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=learn)
 
-    def _discriminate(self, x: Tensor, views: Views, generator: torch.Generator) -> float:
+    def _discriminate(self, x: Tensor, views: Views, generator: torch.Generator) -> Number:
         """Update D on renders and on pictures of the prior, which are sampled at times. Returns the last loss."""
-        config, loss = self.config, 0.0
+        config = self.config
+        loss: Number = 0.0
         if self.learner is None:
             return loss
         if self.step % config.refresh_every == 0:
@@ -159,7 +172,7 @@ class FDivergence(Guidance):
             self.cache.add(real, views.cameras)
         for _ in range(config.discriminator.updates):
             real, cameras = self.cache.draw(generator)
-            t = draw((0.02, 0.98), len(x), 1, generator).to(x.device)  # (B,)
+            t = draw((0.02, 0.98), len(x), 1, generator).to(x.device, non_blocking=True)  # (B,)
             with torch.enable_grad():
                 logits = [
                     self.log_ratio(add_noise(self.prior, picture, draw_noise(x, generator), t), t, seen)

@@ -58,7 +58,9 @@ class HiFA(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
 
         def guided(x_t: Tensor, time: Tensor) -> Prediction:
             return guided_prediction(prior, x_t, time, views, config.scale, rescale=config.rescale)
@@ -68,6 +70,6 @@ class HiFA(Guidance):
         x_t = ddim(prior, x_t, times, guided, config.eta, generator)
         x0 = guided(x_t, times[-1]).x0  # (B, C, h, w)
         gradient = config.latent_weight * (x - x0)
-        metrics = {"t": t.mean().item(), "gradient_rms": gradient.square().mean().sqrt().item()}
+        metrics = {"t": t.mean(), "gradient_rms": gradient.square().mean().sqrt()}
         target = prior.decode(x0).clamp(0.0, 1.0) if config.image_weight > 0 else None  # (B, H, W, 3)
         return Guided(t, gradient, target, config.image_weight, x0, metrics)

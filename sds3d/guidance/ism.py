@@ -63,7 +63,9 @@ class ISM(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]. Only t is random."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
         s = (t - config.interval).clamp_min(0.0)  # (B,)
         null = views.prompt.null.repeat(len(x))
 
@@ -76,5 +78,5 @@ class ISM(Guidance):
         start = unconditional(x_s, s)
         guided = guided_prediction(prior, ddim_step(prior, start, s, t), t, views, config.scale)
         gradient = expand(weight(prior, t, config.weighting), x) * (guided.eps - start.eps)  # (B, C, h, w)
-        metrics = {"t": t.mean().item(), "gradient_rms": gradient.square().mean().sqrt().item()}
+        metrics = {"t": t.mean(), "gradient_rms": gradient.square().mean().sqrt()}
         return Guided(t=t, gradient=gradient, x0=guided.x0, metrics=metrics)

@@ -53,11 +53,13 @@ class MultiView(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, view-fastest groups of `prior.n_views`. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         x0 = guided_prediction(prior, x_t, t, views, config.scale, rescale=config.rescale).x0  # (B, C, h, w)
         residual = x - x0
-        metrics = {"t": t.mean().item(), "gradient_rms": residual.square().mean().sqrt().item()}
+        metrics = {"t": t.mean(), "gradient_rms": residual.square().mean().sqrt()}
         if config.space == "latent":
             return Guided(t=t, gradient=residual, x0=x0, metrics=metrics)
         return Guided(t=t, image_target=prior.decode(x0).clamp(0.0, 1.0), x0=x0, metrics=metrics)

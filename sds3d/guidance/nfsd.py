@@ -54,7 +54,9 @@ class NFSD(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         conditions = [views.positive, views.negative, views.prompt.null.repeat(len(x))]
         with torch.no_grad():
@@ -64,9 +66,9 @@ class NFSD(Guidance):
         condition = positive - null
         gradient = expand(weight(prior, t, config.weighting), x) * (domain + config.scale * condition)
         metrics = {
-            "t": t.mean().item(),
-            "gradient_rms": gradient.square().mean().sqrt().item(),
-            "domain_rms": domain.square().mean().sqrt().item(),
-            "condition_rms": condition.square().mean().sqrt().item(),
+            "t": t.mean(),
+            "gradient_rms": gradient.square().mean().sqrt(),
+            "domain_rms": domain.square().mean().sqrt(),
+            "condition_rms": condition.square().mean().sqrt(),
         }
         return Guided(t=t, gradient=gradient, x0=predictions[0].x0, metrics=metrics)

@@ -41,7 +41,7 @@ def sample(prior: Prior, noise: Tensor, conditions: Conditions, times: Tensor) -
         positive, negative = predict_each(prior, x, t, texts, conditions.cameras)
         return combine(positive, negative, conditions.scale)
 
-    noisy = [t.expand(len(noise)) for t in times.to(noise.device) if t > 0]  # (B,) each
+    noisy = [t.expand(len(noise)).to(noise.device, non_blocking=True) for t in times if t > 0]  # (B,) each
     x = ddim(prior, noise, noisy, guided)
     return guided(x, noisy[-1]).x0 if times[-1] == 0 else x
 

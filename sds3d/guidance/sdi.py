@@ -52,7 +52,9 @@ class SDI(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
 
         def backwards(x_t: Tensor, time: Tensor) -> Prediction:
             return guided_prediction(prior, x_t, time, views, config.inversion_scale)
@@ -61,8 +63,8 @@ class SDI(Guidance):
         x0 = guided_prediction(prior, x_t, t, views, config.scale).x0  # (B, C, h, w)
         gradient = x - x0
         metrics = {
-            "t": t.mean().item(),
-            "gradient_rms": gradient.square().mean().sqrt().item(),
-            "inverted_rms": x_t.square().mean().sqrt().item(),
+            "t": t.mean(),
+            "gradient_rms": gradient.square().mean().sqrt(),
+            "inverted_rms": x_t.square().mean().sqrt(),
         }
         return Guided(t=t, gradient=gradient, x0=x0, metrics=metrics)

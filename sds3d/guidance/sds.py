@@ -63,7 +63,9 @@ class SDS(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
         eps = draw_noise(x, generator)
         x_t = add_noise(prior, x, eps, t)
         if config.perp_neg:
@@ -72,5 +74,5 @@ class SDS(Guidance):
         else:
             prediction = guided_prediction(prior, x_t, t, views, config.scale, rescale=config.rescale)
         gradient = expand(weight(prior, t, config.weighting), x) * (prediction.eps - eps)  # (B, C, h, w)
-        metrics = {"t": t.mean().item(), "gradient_rms": gradient.square().mean().sqrt().item()}
+        metrics = {"t": t.mean(), "gradient_rms": gradient.square().mean().sqrt()}
         return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)

@@ -65,7 +65,9 @@ class SiD(VariationalRule):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
         eps = draw_noise(x, generator)
         with torch.enable_grad():
             x = x.detach().requires_grad_()
@@ -75,9 +77,9 @@ class SiD(VariationalRule):
             loss = ((real - fake) * (real - x - config.alpha * (real - fake)) / omega).sum()
             (gradient,) = torch.autograd.grad(loss, x)
         metrics = {
-            "t": t.mean().item(),
-            "gradient_rms": gradient.square().mean().sqrt().item(),
-            "loss": loss.item() / x.numel(),
+            "t": t.mean(),
+            "gradient_rms": gradient.square().mean().sqrt(),
+            "loss": loss.detach() / x.numel(),
         }
         learn = self.phi.learning(x.detach(), views, generator)
         return Guided(t=t, gradient=gradient, x0=real.detach(), metrics=metrics, learn=learn)

@@ -62,11 +62,13 @@ class SJC(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
         alpha, sigma = expand(prior.alpha(t).clamp_min(LEAST_ALPHA), x), expand(prior.sigma(t), x)  # (B, 1, 1, 1)
         z = x + sigma / alpha * draw_noise(x, generator)  # (B, C, h, w)
         denoised = guided_prediction(prior, alpha * z, t, views, config.scale).x0
         start = x if config.variance_reduced else z
         gradient = expand(weight(prior, t, config.weighting), x) * alpha / sigma * (start - denoised)
-        metrics = {"t": t.mean().item(), "gradient_rms": gradient.square().mean().sqrt().item()}
+        metrics = {"t": t.mean(), "gradient_rms": gradient.square().mean().sqrt()}
         return Guided(t=t, gradient=gradient, x0=denoised, metrics=metrics)

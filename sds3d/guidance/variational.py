@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
 from sds3d.config import Config
-from sds3d.guidance.base import Guidance, Learn, Views, draw_noise, predict_each
+from sds3d.guidance.base import Guidance, Learn, Number, Views, draw_noise, predict_each
 from sds3d.guidance.schedules import draw
 from sds3d.priors.base import Prediction, Prior, TrainableScore, add_noise, expand
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
+from sds3d.updates import fused, update
 
 
 class TrainingConfig(Config):
@@ -49,15 +50,19 @@ class Learner:
 
     def __init__(self, parameters: Sequence[nn.Parameter], config: TrainingConfig) -> None:
         self.optimizer = torch.optim.AdamW(
-            parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+            parameters,
+            lr=config.lr,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=fused(parameters[0].device),
         )
 
-    def step(self, loss: Tensor) -> float:
-        """Do one update along the gradient of a scalar loss. Returns the loss."""
+    def step(self, loss: Tensor) -> Tensor:
+        """Do one update along the gradient of a scalar loss. Returns the loss, detached."""
         loss.backward()
-        self.optimizer.step()
+        update(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)  # gradients are as large as the parameters
-        return loss.item()
+        return loss.detach()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return step counts and moments as "<parameter's index>/<name>"."""
@@ -93,12 +98,12 @@ class TrainedScore:
         with_text, without = predict_each(self.score, x_t, t, texts, views.cameras)
         return with_text, without
 
-    def train(self, x: Tensor, views: Views, generator: torch.Generator) -> float:
+    def train(self, x: Tensor, views: Views, generator: torch.Generator) -> Number:
         """Do a step's updates on x (B, C, h, w) under the prompt without view words. Returns the last loss, 0 for none.
 
         No gradient reaches x.
         """
-        loss = 0.0
+        loss: Number = 0.0
         for _ in range(self.config.updates):
             loss = self.update(x, views.cameras, views.prompt.plain.repeat(len(x)), views.prompt.null, generator)
         return loss
@@ -109,14 +114,14 @@ class TrainedScore:
 
     def update(
         self, x: Tensor, cameras: Cameras, cond: Conditioning, null: Conditioning, generator: torch.Generator
-    ) -> float:
+    ) -> Tensor:
         """Do one update on x (B, C, h, w) with fresh noise and timesteps. Returns its loss.
 
         The loss is `target_error`. cond: B rows; null: the empty text's row.
         """
         assert self.learner is not None  # None only if there are no updates
         dropped = torch.rand(2, generator=generator)
-        t = draw((0.0, 1.0), len(x), self.prior.n_views, generator).to(x.device)  # (B,)
+        t = draw((0.0, 1.0), len(x), self.prior.n_views, generator).to(x.device, non_blocking=True)  # (B,)
         eps = draw_noise(x, generator)
         x_t = add_noise(self.prior, x.detach(), eps, t)
         text = null.repeat(len(x)) if dropped[0] < self.config.text_dropout else cond

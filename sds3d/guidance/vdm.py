@@ -22,7 +22,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
-from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, guided_prediction, weight
+from sds3d.guidance.base import (
+    Guidance,
+    Guided,
+    Number,
+    RuleConfig,
+    Views,
+    Weighting,
+    draw_noise,
+    guided_prediction,
+    weight,
+)
 from sds3d.guidance.networks import ViewConv, channels_of
 from sds3d.guidance.schedules import Schedule, UniformSchedule
 from sds3d.guidance.variational import Learner, TrainingConfig
@@ -88,7 +98,9 @@ class VDM(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
         eps = draw_noise(x, generator)
         x_t = add_noise(prior, x, eps, t)
         prediction = guided_prediction(prior, x_t, t, views, config.scale)
@@ -101,18 +113,18 @@ class VDM(Guidance):
         direction = prediction.eps - (a * of_renders + (1 - a) * eps)
         gradient = expand(weight(prior, t, config.weighting), x) * direction
         metrics = {
-            "t": t.mean().item(),
-            "gradient_rms": gradient.square().mean().sqrt().item(),
+            "t": t.mean(),
+            "gradient_rms": gradient.square().mean().sqrt(),
         }
 
-        def learn() -> dict[str, float]:
+        def learn() -> dict[str, Number]:
             return {"mapping_loss": self._learn(estimate, x, t, views.cameras)}
 
         return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=learn)
 
-    def _learn(self, estimate: Tensor, x: Tensor, t: Tensor, cameras: Cameras) -> float:
+    def _learn(self, estimate: Tensor, x: Tensor, t: Tensor, cameras: Cameras) -> Number:
         """Update M towards the mean of x given the clean estimate. Returns the last mean squared error."""
-        loss = 0.0
+        loss: Number = 0.0
         if self.learner is None:
             return loss
         for _ in range(self.config.mapping.updates):

@@ -90,7 +90,9 @@ class VSD(VariationalRule):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
+            x.device, non_blocking=True
+        )  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         scale = config.scale
         if config.random_scale is not None:
@@ -100,8 +102,8 @@ class VSD(VariationalRule):
         phi = self._of_renders(x_t, t, views, scale)  # (B, C, h, w)
         gradient = expand(weight(prior, t, config.weighting), x) * (prediction.eps - phi)
         metrics = {
-            "t": t.mean().item(),
-            "gradient_rms": gradient.square().mean().sqrt().item(),
+            "t": t.mean(),
+            "gradient_rms": gradient.square().mean().sqrt(),
         }
         learn = self.phi.learning(x, views, generator)
         return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=learn)

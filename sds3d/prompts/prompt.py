@@ -10,6 +10,7 @@ from typing import Literal, get_args
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from sds3d.cameras import Cameras
 from sds3d.config import Config
@@ -48,6 +49,15 @@ def view_name(azimuth: float, elevation: float, threshold: float = 45.0, overhea
     if from_front < threshold:
         return "front"
     return "back" if from_front > 180.0 - threshold else "side"
+
+
+def view_rows(cameras: Cameras, threshold: float = 45.0, overhead: float = 60.0) -> Tensor:
+    """Return the places in `VIEWS` of the words of B views, (B,) int64, as `view_name` does, on the cameras' device."""
+    exact = torch.float32 if cameras.azimuth.device.type == "mps" else torch.float64  # that of `view_name`
+    from_front = (180.0 - (180.0 - cameras.azimuth.to(exact)) % 360.0).abs()
+    rows = torch.where(from_front > 180.0 - threshold, VIEWS.index("back"), VIEWS.index("side"))
+    rows = rows.masked_fill(from_front < threshold, VIEWS.index("front"))
+    return rows.masked_fill(cameras.elevation.to(exact) > overhead, VIEWS.index("overhead"))
 
 
 def view_dependent(prompt: str) -> dict[View, str]:
@@ -133,10 +143,7 @@ class EncodedPrompt:
 
     def of_views(self, cameras: Cameras) -> Conditioning:
         """Return the prompt with the word of each of B views, B rows."""
-        angles = zip(cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True)
-        names = [view_name(azimuth, elevation, self.texts.front_threshold) for azimuth, elevation in angles]
-        rows = [VIEWS.index(name) for name in names]
-        return self.views[torch.tensor(rows, device=self.views.hidden.device)]
+        return self.views[view_rows(cameras, self.texts.front_threshold).to(self.views.hidden.device)]
 
     def positive(self, cameras: Cameras) -> Conditioning:
         """Return the text that each of B views is guided to, B rows, with view words if texts are view-dependent."""

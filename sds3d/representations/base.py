@@ -107,6 +107,13 @@ class Scene(Source):
         A scene whose parameters change in size puts the new ones and their moments into `optimizer`.
         """
 
+    def edits(self, step: int) -> bool:
+        """Return whether `after_step` of this step changes parameters or their number, whatever their gradients.
+
+        On a GPU, the loop then waits and makes sure that the step was good.
+        """
+        return False
+
     @abstractmethod
     def state_dict(self) -> dict[str, Tensor]:
         """Return everything that the next step depends on."""

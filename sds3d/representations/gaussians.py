@@ -278,6 +278,12 @@ class GaussiansScene(Scene):
                 rate = optimizer.param_groups[0]["lr"]
                 self.parameters["means"].add_(shake(config, splats, rate, generator))
 
+    def edits(self, step: int) -> bool:
+        """Return whether Gaussians are added, removed or shaken after this step."""
+        config, progress = self.config.densify, step / max(self.steps - 1, 1)
+        shakes = isinstance(config, MCMCConfig) and config.start <= progress < config.until
+        return shakes or due(config, step, progress)
+
     def to_mesh(self, resolution: int) -> Mesh:
         """Return the surface whose silhouettes match the renders; see `grid_mesh`. Raises EmptySurfaceError."""
         return grid_mesh(fill_hidden(self.grid(resolution)), resolution, self.silhouettes)

@@ -61,6 +61,11 @@ class Particles(Scene):
         self.scenes[drawn].after_step(self._steps[drawn], optimizer)
         self._steps[drawn] += 1
 
+    def edits(self, step: int) -> bool:
+        """Return whether the step's scene edits itself."""
+        drawn = self.drawn
+        return self.scenes[drawn].edits(self._steps[drawn])
+
     def to_mesh(self, resolution: int) -> Mesh:
         """Return the surface of the first scene. Raises EmptySurfaceError."""
         return self.scenes[0].to_mesh(resolution)

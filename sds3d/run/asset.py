@@ -187,7 +187,7 @@ def stream(prompt: str, *, every: float = 2.0, **keywords: Unpack[Keywords]) -> 
     asset, shown = Asset(run.folder), -float("inf")
     losses: dict[str, float] = {}
     for step in steps:
-        losses = step.losses
+        losses = {name: float(value) for name, value in step.losses.items()}
         if time.monotonic() - shown >= every and step.step < step.total:
             shown = time.monotonic()
             rgb = step.rendering.rgb.clamp(0, 1).cpu().numpy()

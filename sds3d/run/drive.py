@@ -29,6 +29,7 @@ from sds3d.run.backgrounds import STREAM, draws, make_environment
 from sds3d.run.config import RunConfig, prior_mismatches, read_config, stage_config, stage_count, total_steps
 from sds3d.run.folder import STOPPED, Machine, Run, Status, open_run
 from sds3d.run.live import Live
+from sds3d.run.numbers import Numbers
 from sds3d.run.optimize import (
     LoopState,
     NumericalError,
@@ -282,15 +283,25 @@ class _Record:
     live: Live
     pause_at: int = 0
 
-    def event(self, step: Step) -> None:
-        event = event_of(step)
-        self.run.add_event(event)
-        self.sinks.write(event)
+    def events(self, work: Work) -> None:
+        """Write what became known about finished steps."""
+        for numbers in work.state.take():
+            event = event_of(numbers, work.offset)
+            self.run.add_event(event)
+            self.sinks.write(event)
+
+    def settle(self, work: Work) -> None:
+        """Write the events of all steps so far. Raises NumericalError if one of them failed."""
+        try:
+            work.state.settle()
+        finally:
+            self.events(work)
 
     def progress(self, work: Work) -> None:
         self.run.update(step=work.steps_done, seconds=self.clock.seconds())
 
     def checkpoint(self, work: Work) -> None:
+        self.settle(work)
         tensors = pack(work.scene, work.guidance, work.state) | {"stage": torch.tensor(work.stage)}
         tensors |= self.origin
         self.run.save_checkpoint(work.steps_done, tensors)
@@ -298,6 +309,7 @@ class _Record:
 
     def preview(self, work: Work) -> None:
         """Draw the scene without changing the random streams of the run."""
+        self.settle(work)
         with undisturbed(work.state.generators):
             picture = save_preview(self.run, work.config.cameras, work.scene, work.device)
         self.sinks.show(work.steps_done, picture)
@@ -319,7 +331,7 @@ def _drive_stage(record: _Record, work: Work, prior: Prior) -> Generator[Step, N
     try:
         for local in steps:
             step = replace(local, step=work.steps_done, total=record.total)
-            record.event(step)
+            record.events(work)
             record.look(work)
             if time.monotonic() - previewed >= config.preview_every:
                 record.preview(work)
@@ -342,6 +354,8 @@ def _drive_stage(record: _Record, work: Work, prior: Prior) -> Generator[Step, N
                     return False
     except (GeneratorExit, NumericalError) as error:
         # Both leave the state of a finished step, which is worth keeping.
+        with suppress(NumericalError):  # of a step before the generator was closed: it fails again when the run goes on
+            record.settle(work)
         if work.state.step > saved:
             record.checkpoint(work)
         if isinstance(error, GeneratorExit) and not _stopped(run):
@@ -362,12 +376,12 @@ def _stopped(run: Run) -> bool:
     return True
 
 
-def event_of(step: Step) -> dict[str, object]:
-    """Return the line of `events.jsonl` for a step."""
+def event_of(numbers: Numbers, offset: int = 0) -> dict[str, object]:
+    """Return the line of `events.jsonl` for a step. offset: steps of the stages before it."""
     return {
-        "step": step.step,
-        "seconds": round(step.seconds, 4),
-        "grad_norm": step.grad_norm,
-        "losses": step.losses,
-        "metrics": step.guided.metrics,
+        "step": offset + numbers.step,
+        "seconds": round(numbers.seconds, 4),
+        "grad_norm": numbers.grad_norm,
+        "losses": numbers.losses,
+        "metrics": numbers.metrics,
     }

@@ -7,10 +7,11 @@ cancel, save and draw between two steps, where the state is complete.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -21,14 +22,19 @@ from torch import Tensor
 
 from sds3d.cameras import CameraConfig, Cameras, sample_cameras
 from sds3d.config import Config
-from sds3d.guidance.base import Guidance, Guided, Views
+from sds3d.guidance.base import Guidance, Guided, Number, Views
 from sds3d.guidance.transforms import GradientTransform
 from sds3d.priors.base import Prior
 from sds3d.prompts.prompt import EncodedPrompt
 from sds3d.ramps import Ramp
 from sds3d.representations.base import Rendering, Scene
 from sds3d.run.backgrounds import Background, Environment, behind_views, render_over
+from sds3d.run.numbers import Checks, Numbers, NumericalError, Unread, read
 from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
+from sds3d.updates import fused, skipped_if, update
+
+READ_EVERY = 0.25
+"""Seconds between two transfers of the numbers of steps from a GPU."""
 
 BETAS = (0.9, 0.99)
 """Decay of Adam's moments for scenes that set none."""
@@ -56,10 +62,6 @@ class OptimizerConfig(Config):
     """A larger gradient norm stops the run, because it has diverged."""
 
 
-class NumericalError(ArithmeticError):
-    """Raised if a loss or gradient is not finite or too large. The parameters keep the values of the previous step."""
-
-
 @dataclass(frozen=True)
 class Step:
     """One finished step.
@@ -67,7 +69,9 @@ class Step:
     step: number of this step, from 1 to `total`. rendering: detached pictures of its B views over `background`, see
     `behind_views`.
     losses: the scene's weighted regularisers and, for a rule on pixels, "image". grad_norm: norm of the gradient of all
-    parameters. seconds: wall-clock time of this step.
+    parameters. seconds: wall-clock time of this step, or on a GPU of queueing its work.
+
+    On a GPU, losses, grad_norm and metrics are tensors there; `LoopState.take` has them as numbers, some steps later.
     """
 
     step: int
@@ -76,19 +80,54 @@ class Step:
     background: Tensor
     rendering: Rendering
     guided: Guided
-    losses: dict[str, float]
-    grad_norm: float
+    losses: Mapping[str, Number]
+    grad_norm: Number
     seconds: float
 
 
 @dataclass
 class LoopState:
-    """The state of the loop itself: steps done, Adam's moments, the random streams and the learned background."""
+    """The state of the loop itself: steps done, Adam's moments, the random streams and the learned
+    background.
+
+    late: whether numbers and checks stay on the device and are read a few times a second. bad: 1 there if a step whose
+    numbers were not read yet failed; updates are switched off from that step on. unread, known: of `settle` and `take`.
+    """
 
     step: int
     optimizer: torch.optim.Optimizer
     generators: dict[str, torch.Generator]
     environment: Environment | None = None
+    late: bool = False
+    bad: Tensor | None = None
+    unread: list[Unread] = field(default_factory=list)
+    known: list[Numbers] = field(default_factory=list)
+
+    def take(self) -> list[Numbers]:
+        """Return the numbers of finished steps, in order, that became known since the last call or step."""
+        known, self.known = self.known, []
+        return known
+
+    def settle(self) -> None:
+        """Read the numbers of all finished steps, in one transfer.
+
+        Raises NumericalError if one of them failed. The state is then that of the last good step.
+        """
+        unread, self.unread = self.unread, []
+        values = iter(read([value for step in unread for value in step.scalars()]))
+        for step in unread:
+            try:
+                self.known.append(step.numbers([next(values) for _ in step.scalars()]))
+            except NumericalError:
+                self.step = step.step - 1
+                self.rewind(step.streams)
+                raise
+
+    def rewind(self, streams: Mapping[str, Tensor]) -> None:
+        """Put the random streams back to earlier states, and forget that a step failed."""
+        self.bad = None
+        for name, stream in streams.items():
+            self.generators[name].set_state(stream)
 
 
 def random_streams(seed: int, *names: str) -> dict[str, torch.Generator]:
@@ -114,9 +153,10 @@ def start(
     groups = _groups(scene, environment)
     if config.betas is not None:
         groups = [group | {"betas": config.betas} for group in groups]
+    late = fused(groups[0]["params"][0].device)
     # Without weight decay, AdamW is Adam.
-    optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=config.eps, weight_decay=config.weight_decay)
-    return LoopState(0, optimizer, dict(generators), environment)
+    optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=config.eps, weight_decay=config.weight_decay, fused=late)
+    return LoopState(0, optimizer, dict(generators), environment, late=bool(late))
 
 
 def _groups(scene: Scene, environment: Environment | None) -> list[dict[str, Any]]:
@@ -147,35 +187,47 @@ def optimize(setup: Setup, state: LoopState) -> Iterator[Step]:
     """Optimise the scene in place from `state.step` to `setup.steps`, and yield after each step.
 
     At every yield, scene, guidance and state are those of a finished step, so the consumer may save, stop or draw.
-    Raises NumericalError if a value is not finite or the gradient is too large. Scene and random streams are then those
-    of the last finished step.
+    Raises NumericalError if a value is not finite or the gradient is too large. Parameters, moments, networks and
+    random streams are then those of the last good step; on a GPU, the error may come some steps later.
     """
     rates = [group.get("rate", Ramp(group["lr"])) for group in _groups(setup.scene, state.environment)]
+    settled = -math.inf
     while state.step < setup.steps:
         began = time.perf_counter()
+        state.known.clear()
+        if state.late and setup.scene.edits(state.step):
+            state.settle()
         streams = {name: stream.get_state() for name, stream in state.generators.items()}
         progress = state.step / max(setup.steps - 1, 1)
         factor = learning_rate_factor(state.step, setup.steps, setup.optimizer)
         for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate.geometric(progress) * factor
+        checks = Checks(f"step {state.step + 1}", setup.optimizer.max_grad_norm, state.late)
         try:
-            event = _step(setup, state)
+            event = _step(setup, state, checks)
         except NumericalError:
-            for name, stream in streams.items():
-                state.generators[name].set_state(stream)
+            state.rewind(streams)
             raise
-        yield replace(event, seconds=time.perf_counter() - began)
+        now = time.perf_counter()
+        event = replace(event, seconds=now - began)
+        metrics = event.guided.metrics
+        state.unread.append(Unread(event.step, event.seconds, event.grad_norm, event.losses, metrics, checks, streams))
+        if not state.late or now - settled > READ_EVERY or state.step == setup.steps:
+            state.settle()
+            settled = now
+        yield event
 
 
-def _step(setup: Setup, state: LoopState) -> Step:
-    progress, name = state.step / max(setup.steps - 1, 1), f"step {state.step + 1}"
+def _step(setup: Setup, state: LoopState, checks: Checks) -> Step:
+    progress = state.step / max(setup.steps - 1, 1)
     state.optimizer.zero_grad(set_to_none=True)
-    shown = _render(setup, state, progress, name)
-    guided, gradient = _guide(setup, shown, progress, state.generators["guidance"], name)
-    losses = _regularise(setup, shown, guided, progress, name)
+    shown = _render(setup, state, progress, checks)
+    guided, gradient = _guide(setup, shown, progress, state.generators["guidance"], checks)
+    losses = _regularise(setup, shown, guided, progress, checks)
     _backward(setup, shown, gradient, losses, progress)
-    grad_norm = _move(setup, state, name)
-    guided = guided.learned()
+    grad_norm = _move(setup, state, checks)
+    with skipped_if(state.bad):
+        guided = guided.learned()
     state.step += 1
     pictures = shown.rendering
     return Step(
@@ -186,11 +238,15 @@ def _step(setup: Setup, state: LoopState) -> Step:
         rendering=Rendering(
             pictures.rgb.detach(), pictures.alpha.detach(), pictures.depth.detach(), pictures.normal.detach()
         ),
-        guided=guided,
-        losses={term: loss.item() for term, loss in losses.items()},
-        grad_norm=grad_norm,
+        guided=guided if state.late else replace(guided, metrics=_known(guided.metrics)),
+        losses={term: loss.detach() for term, loss in losses.items()} if state.late else _known(losses),
+        grad_norm=grad_norm if state.late else float(grad_norm),
         seconds=0.0,
     )
+
+
+def _known(values: Mapping[str, Number]) -> dict[str, float]:
+    return {name: value.item() if isinstance(value, Tensor) else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -204,15 +260,16 @@ class _Shown:
     x: Tensor
 
 
-def _render(setup: Setup, state: LoopState, progress: float, name: str) -> _Shown:
+def _render(setup: Setup, state: LoopState, progress: float, checks: Checks) -> _Shown:
     """Render the scene from sampled cameras, and encode the pictures."""
     prior, generator = setup.prior, state.generators["cameras"]
     cameras = sample_cameras(setup.cameras, generator, setup.cameras.size_at(progress, prior.image_size))
     grey = sample_background(generator)  # always drawn, so that other draws do not depend on the setting
     cameras = cameras.to(prior.device)
-    background = behind_views(setup.background, state.environment, cameras, grey, state.generators).to(prior.device)
+    background = behind_views(setup.background, state.environment, cameras, grey, state.generators)
+    background = background.to(prior.device, non_blocking=True)
     rendering = render_over(setup.scene, cameras, background)
-    _check(rendering.rgb, "the render", name)
+    checks.finite(rendering.rgb, "the render")
     rgb = resize(rendering.rgb, prior.image_size)  # (B, S, S, 3)
     # The graph of x is dropped unused if the rule works on pixels.
     x = prior.encode_image(rgb) if rendering.latent is None else rendering.latent
@@ -220,7 +277,7 @@ def _render(setup: Setup, state: LoopState, progress: float, name: str) -> _Show
 
 
 def _guide(
-    setup: Setup, shown: _Shown, progress: float, generator: torch.Generator, name: str
+    setup: Setup, shown: _Shown, progress: float, generator: torch.Generator, checks: Checks
 ) -> tuple[Guided, Tensor | None]:
     """Return the rule's result, and its transformed gradient with respect to x, if it has one."""
     rendering = shown.rendering
@@ -230,11 +287,11 @@ def _guide(
     if gradient is not None:
         for transform in setup.transforms:
             gradient = transform.on_x(gradient, progress)
-        _check(gradient, "the guidance gradient", name)
+        checks.finite(gradient, "the guidance gradient")
     return guided, gradient
 
 
-def _regularise(setup: Setup, shown: _Shown, guided: Guided, progress: float, name: str) -> dict[str, Tensor]:
+def _regularise(setup: Setup, shown: _Shown, guided: Guided, progress: float, checks: Checks) -> dict[str, Tensor]:
     """Return the losses of a step by name: the scene's regularisers and, for a rule on pixels, "image"."""
     losses = setup.scene.regularisers(shown.rendering, progress)
     # Sums over pixels are those of full size, so that coarse renders and large pictures change no weight.
@@ -242,11 +299,11 @@ def _regularise(setup: Setup, shown: _Shown, guided: Guided, progress: float, na
     if size != full:
         losses = {term: (full / size) ** 2 * loss for term, loss in losses.items()}
     if guided.image_target is not None:
-        _check(guided.image_target, "the image target", name)
+        checks.finite(guided.image_target, "the image target")
         loss = image_loss(shown.rendering, shown.background, guided.image_target)
         losses["image"] = guided.image_weight * (full / guided.image_target.shape[1]) ** 2 * loss
     for term, loss in losses.items():
-        _check(loss, f'the loss "{term}"', name)
+        checks.finite(loss, f'the loss "{term}"')
     return losses
 
 
@@ -271,15 +328,16 @@ def _backward(setup: Setup, shown: _Shown, gradient: Tensor | None, losses: dict
         hook.remove()  # a scene may return the same pictures again
 
 
-def _move(setup: Setup, state: LoopState, name: str) -> float:
+def _move(setup: Setup, state: LoopState, checks: Checks) -> Tensor:
     """Step the optimiser and update the scene; return the norm of all gradients."""
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-    grad_norm = float(torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
-    if not grad_norm <= setup.optimizer.max_grad_norm:  # also true of NaN
-        raise NumericalError(
-            f"{name}: the gradient's norm is {grad_norm:.3g}; lower the guidance scale or the learning rates"
-        )
-    state.optimizer.step()
+    grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    checks.small(grad_norm)
+    state.bad = checks.flag(state.bad)
+    if state.late and setup.scene.edits(state.step):
+        checks.read()
+    with skipped_if(state.bad):
+        update(state.optimizer)
     setup.scene.after_step(state.step, state.optimizer)
     return grad_norm
 
@@ -329,11 +387,6 @@ def image_loss(rendering: Rendering, background: Tensor, target: Tensor) -> Tens
         behind = (border_color(target) - background)[:, None, None]  # (B, 1, 1, 3)
         rgb = rgb + (1 - rendering.alpha) * behind  # (B, H, W, 3)
     return 0.5 * (resize(rgb, target.shape[1]) - target).square().sum() / len(target)
-
-
-def _check(value: Tensor, what: str, step: str) -> None:
-    if not torch.isfinite(value).all():
-        raise NumericalError(f"{step}: {what} is not finite; lower the guidance scale or the learning rates")
 
 
 @contextmanager

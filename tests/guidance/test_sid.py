@@ -115,7 +115,7 @@ def test_with_phi_exact_the_cross_term_is_zero(t):
 
     def loss(a: float) -> float:
         rule = SiD(SiDConfig(scale=1.0, alpha=a, schedule=schedule, variational=FROZEN), prior, phi_of(prior))
-        return rule(x, views, 0.0, seeded()).metrics["loss"]
+        return float(rule(x, views, 0.0, seeded()).metrics["loss"])
 
     # The loss is the cross term plus (1 - a) E |f - f_phi|^2 / omega, which is zero at a = 1.
     assert abs(loss(1.0)) < 0.02 * abs(loss(0.0))
