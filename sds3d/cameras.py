@@ -7,9 +7,10 @@ looking along -z.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -24,6 +25,8 @@ class Cameras:
 
     azimuth, elevation: (B,) float32, degrees. distance: (B,) metres from the origin.
     fovy: (B,) vertical field of view in degrees. height, width: picture size in pixels.
+    pose: (B, 4, 4) camera-to-world matrices of cameras that leave their orbits a little, see `look_at`; None: they look
+    at the origin. Angles and distance are then those of the orbit, by which view words are chosen.
     """
 
     azimuth: Tensor
@@ -32,6 +35,7 @@ class Cameras:
     fovy: Tensor
     height: int
     width: int
+    pose: Tensor | None = None
 
     def __len__(self) -> int:
         return self.azimuth.shape[0]
@@ -43,16 +47,19 @@ class Cameras:
             elevation=self.elevation[index],
             distance=self.distance[index],
             fovy=self.fovy[index],
+            pose=None if self.pose is None else self.pose[index],
         )
 
     def to(self, device: torch.device | str) -> Cameras:
-        """Return the same cameras on another device, moved in one transfer that nobody waits for."""
+        """Return the same cameras on another device, moved in a transfer that nobody waits for."""
         wanted, present = torch.device(device), self.azimuth.device
         if wanted.type == present.type and wanted.index in (None, present.index):
             return self
         angles = torch.stack([self.azimuth, self.elevation, self.distance, self.fovy])  # (4, B)
-        azimuth, elevation, distance, fovy = angles.to(device, non_blocking=present.type == "cpu")
-        return replace(self, azimuth=azimuth, elevation=elevation, distance=distance, fovy=fovy)
+        wait = present.type != "cpu"
+        azimuth, elevation, distance, fovy = angles.to(device, non_blocking=not wait)
+        pose = None if self.pose is None else self.pose.to(device, non_blocking=not wait)
+        return replace(self, azimuth=azimuth, elevation=elevation, distance=distance, fovy=fovy, pose=pose)
 
     @staticmethod
     def cat(parts: Sequence[Cameras]) -> Cameras:
@@ -63,6 +70,7 @@ class Cameras:
             elevation=torch.cat([part.elevation for part in parts]),
             distance=torch.cat([part.distance for part in parts]),
             fovy=torch.cat([part.fovy for part in parts]),
+            pose=None if all(part.pose is None for part in parts) else torch.cat([part.c2w() for part in parts]),
         )
 
     def resized(self, height: int, width: int) -> Cameras:
@@ -71,6 +79,8 @@ class Cameras:
 
     def position(self) -> Tensor:
         """Return the camera centres in the world, (B, 3)."""
+        if self.pose is not None:
+            return self.pose[:, :3, 3]
         azimuth, elevation = torch.deg2rad(self.azimuth), torch.deg2rad(self.elevation)
         direction = torch.stack(
             [elevation.cos() * azimuth.sin(), elevation.sin(), elevation.cos() * azimuth.cos()], dim=-1
@@ -79,6 +89,8 @@ class Cameras:
 
     def c2w(self) -> Tensor:
         """Return camera-to-world matrices of OpenGL cameras, (B, 4, 4)."""
+        if self.pose is not None:
+            return self.pose
         azimuth, elevation = torch.deg2rad(self.azimuth), torch.deg2rad(self.elevation)
         zero = torch.zeros_like(azimuth)
         # From angles instead of a look-at, so that views straight up and down are defined.
@@ -118,6 +130,20 @@ class Cameras:
         return self.position()[:, None, None, :].expand_as(directions), directions
 
 
+def look_at(position: Tensor, target: Tensor, up: Tensor) -> Tensor:
+    """Return camera-to-world matrices (B, 4, 4) of OpenGL cameras at `position` that see `target` in the middle.
+
+    position, target, up: (B, 3). The picture's vertical is the part of `up` that is perpendicular to the line of sight;
+    they must not be parallel.
+    """
+    back = torch.nn.functional.normalize(position - target, dim=-1)
+    right = torch.nn.functional.normalize(torch.linalg.cross(up, back), dim=-1)
+    matrix = torch.zeros(len(position), 4, 4, dtype=position.dtype, device=position.device)
+    matrix[:, :3] = torch.stack([right, torch.linalg.cross(back, right), back, position], dim=-1)
+    matrix[:, 3, 3] = 1.0
+    return matrix
+
+
 def orbit(
     azimuth: Sequence[float] | Tensor,
     elevation: float | Tensor = 15.0,
@@ -154,12 +180,31 @@ class CameraConfig(Config):
     """Views per step. A multi-view prior needs a multiple of its number of views."""
     orthogonal: bool = True
     """Whether the views of a step are 360/views degrees apart, at one elevation and distance (MVDream, 2308.16512)."""
+    group: int = Field(default=0, ge=0, le=256)
+    """Views that a multi-view prior sees together. If `orthogonal`, they are 360/group degrees apart, and each group
+    has its own elevation and distance. 0: all views of the step."""
+    azimuth: tuple[float, float] = (0.0, 360.0)
+    """Range of azimuths in degrees; 0 is the front. If `orthogonal`, that of the first view of a group."""
+    stratified: bool = False
+    """Whether views that are not `orthogonal` share the range of azimuths: one is in each of `views` equal parts."""
     elevation: tuple[float, float] = (0.0, 36.0)
     """Range of elevations in degrees."""
+    elevation_by: Literal["angle", "area", "both"] = "angle"
+    """What is uniform: the angle, the area of the sphere (fewer views near the poles), or each in half of the steps."""
     distance: tuple[float, float] = (2.05, 2.15)
     """Range of distances in metres. The asset fits into a 1 m cube."""
+    frame: tuple[float, float] | None = None
+    """Range of half the picture's height at the origin, in metres. It replaces `distance`: a camera with a narrow field
+    of view is farther away, and the object has the same size in all pictures. null: `distance` is used."""
     fovy: tuple[float, float] = (30.0, 30.0)
     """Range of vertical fields of view in degrees."""
+    position_jitter: float = Field(default=0.0, ge=0, le=1)
+    """Largest shift of a camera in metres, uniform along each axis. Priors that take cameras are told the place on the
+    orbit, without jitter; MVDream is told the true pose."""
+    target_jitter: float = Field(default=0.0, ge=0, le=1)
+    """Standard deviation in metres, along each axis, of the point that a camera looks at, around the origin."""
+    up_jitter: float = Field(default=0.0, ge=0, le=1)
+    """Standard deviation, along each axis, of the upward vector (0, 1, 0), which tilts the horizon."""
     size: int = Field(default=64, ge=0, le=2048)
     """Height and width of the renders in pixels. 0: those of the prior's pictures, 128 at most."""
     coarse_size: int = Field(default=0, ge=0, le=2048)
@@ -186,14 +231,48 @@ class CameraConfig(Config):
 
     @model_validator(mode="after")
     def _ranges(self) -> Self:
-        ranges = {"elevation": (-90.0, 90.0), "distance": (1e-3, 1e3), "fovy": (1e-3, 179.0)}
+        ranges = {"azimuth": (-360.0, 360.0), "elevation": (-90.0, 90.0), "distance": (1e-3, 1e3)}
+        ranges |= {"frame": (1e-3, 1e3), "fovy": (1e-3, 179.0)}
         for name, (least, most) in ranges.items():
-            low, high = getattr(self, name)
+            low, high = getattr(self, name) or (least, most)
             if not least <= low <= high <= most:
                 raise ValueError(
                     f"{name} is ({low:g}, {high:g}): give the lower bound first, within {least:g} to {most:g}"
                 )
+        if self.azimuth[1] - self.azimuth[0] > 360:
+            raise ValueError(f"azimuth spans {self.azimuth[1] - self.azimuth[0]:g} degrees: give 360 at most")
         return self
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Self:
+        if self.group and self.views % self.group:
+            raise ValueError(f"views = {self.views} are no multiple of group = {self.group}")
+        return self
+
+    @property
+    def distances(self) -> tuple[float, float]:
+        """The least and the largest distance in metres, also of cameras with a `frame`."""
+        if self.frame is None:
+            return self.distance
+        narrow, wide = (math.tan(math.radians(angle) / 2) for angle in self.fovy)
+        return self.frame[0] / wide, self.frame[1] / narrow
+
+
+def cameras_inside(config: CameraConfig, half: float) -> str:
+    """Return a warning if a camera may be inside the cube [-half, half]^3 metres, which the object fills; or ""."""
+    half += config.position_jitter  # as good as moving the cube
+    nearest = config.distances[0]
+    low, high = config.elevation
+    flattest, steepest = (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
+    # Over an edge of the cube, a camera is inside if d cos(e) <= sqrt(2) half and d sin(e) <= half.
+    edge = math.degrees(math.acos(min(math.sqrt(2) * half / nearest, 1.0)))
+    roof = math.degrees(math.asin(min(half / nearest, 1.0)))
+    if max(flattest, edge) > min(steepest, roof):
+        return ""
+    return (
+        f"cameras at a distance of {nearest:g} m may be inside the cube of the object: raise the lower bound of "
+        f"cameras.{'distance' if config.frame is None else 'frame'}"
+    )
 
 
 def sample_cameras(config: CameraConfig, generator: torch.Generator, size: int = 0) -> Cameras:
@@ -202,18 +281,40 @@ def sample_cameras(config: CameraConfig, generator: torch.Generator, size: int =
     size: height and width in pixels; 0: `config.full_size()`.
     """
 
-    def uniform(bounds: tuple[float, float], n: int) -> Tensor:
-        return bounds[0] + (bounds[1] - bounds[0]) * torch.rand(n, generator=generator)
+    views = config.views
+    each = (config.group or views) if config.orthogonal else 1  # views that share what is drawn
+    n = views // each
 
-    n = config.views
-    shared = 1 if config.orthogonal else n
-    azimuth = uniform((0.0, 360.0), shared).expand(n)
+    def uniform(bounds: tuple[float, float]) -> Tensor:
+        drawn = bounds[0] + (bounds[1] - bounds[0]) * torch.rand(n, generator=generator)
+        return drawn.repeat_interleave(each)
+
+    azimuth = uniform(config.azimuth)
     if config.orthogonal:
-        azimuth = (azimuth + 360.0 * torch.arange(n) / n) % 360.0
-    return orbit(
-        azimuth,
-        uniform(config.elevation, shared),
-        uniform(config.distance, shared),
-        uniform(config.fovy, shared),
-        size or config.full_size(),
-    )
+        azimuth = (azimuth + 360.0 * torch.arange(views) / each) % 360.0
+    elif config.stratified:
+        low, high = config.azimuth
+        azimuth = low + (azimuth - low + (high - low) * torch.arange(views)) / views
+    elevation = uniform(config.elevation)
+    distance = uniform(config.frame or config.distance)
+    fovy = uniform(config.fovy)
+    if config.frame is not None:
+        distance = distance / torch.tan(torch.deg2rad(fovy) / 2)
+    by_angle = config.elevation_by == "both" and bool(torch.rand((), generator=generator) < 0.5)
+    if config.elevation_by != "angle" and not by_angle:
+        elevation = _by_area(elevation, config.elevation)
+    cameras = orbit(azimuth, elevation, distance, fovy, size or config.full_size())
+    if not (config.position_jitter or config.target_jitter or config.up_jitter):
+        return cameras
+    shift = config.position_jitter * (2 * torch.rand(views, 3, generator=generator) - 1)
+    target = config.target_jitter * torch.randn(views, 3, generator=generator)
+    up = torch.tensor([0.0, 1.0, 0.0]) + config.up_jitter * torch.randn(views, 3, generator=generator)
+    return replace(cameras, pose=look_at(cameras.position() + shift, target, up))
+
+
+def _by_area(elevation: Tensor, bounds: tuple[float, float]) -> Tensor:
+    """Return elevations uniform in the area of the sphere, made from ones that are uniform in degrees."""
+    low, high = bounds
+    share = (elevation - low) / max(high - low, 1e-6)
+    bottom, top = (math.sin(math.radians(bound)) for bound in bounds)
+    return torch.rad2deg(torch.asin((bottom + (top - bottom) * share).clamp(-1, 1)))

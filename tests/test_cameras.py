@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from sds3d.cameras import CameraConfig, Cameras, orbit, sample_cameras, turntable
+from sds3d.cameras import CameraConfig, Cameras, cameras_inside, look_at, orbit, sample_cameras, turntable
 
 azimuths = st.floats(-360, 720, width=32)
 elevations = st.floats(-90, 90, width=32)
@@ -187,3 +187,181 @@ def test_renders_follow_the_prior_s_pictures_and_are_coarse_at_first():
     for wrong in ({"size": 7}, {"coarse_size": 3}):
         with pytest.raises(ValueError, match="give 8 pixels or more, or 0"):
             CameraConfig(**wrong)
+
+
+# ---- distributions ----
+
+
+def many(steps: int = 2000, **settings) -> list[Cameras]:
+    generator, config = torch.Generator().manual_seed(1), CameraConfig(**settings)
+    return [sample_cameras(config, generator) for _ in range(steps)]
+
+
+def uniform(values: torch.Tensor, low: float, high: float) -> bool:
+    """Whether values are uniform: the largest deviation of their distribution function (Kolmogorov) at 0.1 %."""
+    shares = ((values.sort().values - low) / (high - low)).double()
+    n = len(shares)
+    index = torch.arange(n, dtype=torch.float64)
+    deviation = torch.maximum((index + 1) / n - shares, shares - index / n).max()
+    return bool(deviation < 1.95 / n**0.5)
+
+
+def test_the_draws_of_the_default_settings_never_change():
+    cameras = sample_cameras(CameraConfig(), torch.Generator().manual_seed(5))
+    u = torch.rand(4, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(cameras.azimuth, (360 * u[0] + torch.tensor([0.0, 90.0, 180.0, 270.0])) % 360)
+    for value, (low, high), share in (
+        (cameras.elevation, (0.0, 36.0), u[1]),
+        (cameras.distance, (2.05, 2.15), u[2]),
+        (cameras.fovy, (30.0, 30.0), u[3]),
+    ):
+        assert torch.equal(value, (low + (high - low) * share).expand(4))
+    assert cameras.pose is None
+
+
+def test_a_frame_couples_the_distance_to_the_field_of_view():
+    """MVDream: half the picture's height at the origin is 0.8 to 1 whatever the field of view."""
+    seen = Cameras.cat(many(frame=(0.8, 1.0), fovy=(15, 60), distance=(9, 9), orthogonal=False))
+    half = seen.distance * torch.tan(torch.deg2rad(seen.fovy) / 2)
+    assert uniform(half, 0.8, 1.0)
+    assert uniform(seen.fovy, 15, 60)
+    assert abs(torch.corrcoef(torch.stack([half, seen.fovy]))[0, 1]) < 0.05
+    # A point at this height is at the picture's upper edge.
+    cameras = seen[:5]
+    top = torch.einsum("bij,bj->bi", cameras.opencv_viewmats()[:, :3, :3], half[:5, None] * cameras.c2w()[:, :3, 1])
+    top = top + cameras.opencv_viewmats()[:, :3, 3]
+    pixels = torch.einsum("bij,bj->bi", cameras.intrinsics(), top)
+    torch.testing.assert_close(pixels[:, 1] / pixels[:, 2], torch.zeros(5), atol=1e-3, rtol=0)
+    assert CameraConfig(frame=(0.8, 1.0), fovy=(15, 60)).distances == pytest.approx((1.3856, 7.5958), abs=1e-4)
+
+
+def test_elevations_are_uniform_in_degrees_in_area_or_half_and_half():
+    def sines(by: str) -> torch.Tensor:
+        return Cameras.cat(many(1500, elevation=(-10, 80), elevation_by=by, orthogonal=False)).elevation
+
+    low, high = np.sin(np.radians([-10, 80]))
+    assert uniform(sines("angle"), -10, 80)
+    by_area = sines("area")
+    assert uniform(torch.sin(torch.deg2rad(by_area)), low, high)
+    assert not uniform(by_area, -10, 80)
+    steps = torch.stack([c.elevation for c in many(1500, elevation=(-10, 80), elevation_by="both", orthogonal=False)])
+    # The share of elevations above 60 degrees tells the mixture: 2/9 by angle, less by area.
+    by_angle = 20 / 90
+    by_area = (high - np.sin(np.radians(60))) / (high - low)
+    assert (steps > 60).float().mean().item() == pytest.approx((by_angle + by_area) / 2, abs=0.012)
+    whole = Cameras.cat(many(1500, elevation=(-90, 90), elevation_by="area", orthogonal=False)).position() / 2.1
+    torch.testing.assert_close(whole.T @ whole / len(whole), torch.eye(3) / 3, atol=0.02, rtol=0)
+
+
+def test_azimuths_stay_in_their_range_and_may_be_spread():
+    loose = Cameras.cat(many(azimuth=(-80, 80), orthogonal=False)).azimuth
+    assert uniform(loose, -80, 80)
+    spread = torch.stack([c.azimuth for c in many(azimuth=(-180, 180), stratified=True, orthogonal=False)])
+    assert uniform(spread.flatten(), -180, 180)
+    for i in range(4):
+        assert uniform(spread[:, i], -180 + 90 * i, -90 + 90 * i)
+
+
+def test_groups_are_orthogonal_and_each_has_its_own_orbit():
+    cameras = sample_cameras(CameraConfig(views=8, group=4, fovy=(20, 60)), torch.Generator().manual_seed(0))
+    azimuth = cameras.azimuth.reshape(2, 4)
+    torch.testing.assert_close((azimuth.roll(-1, 1) - azimuth) % 360, torch.full((2, 4), 90.0), atol=1e-3, rtol=0)
+    assert (azimuth[0] - azimuth[1]).abs().min() > 0.01
+    for value in (cameras.elevation, cameras.distance, cameras.fovy):
+        assert [len(row.unique()) for row in value.reshape(2, 4)] == [1, 1]
+        assert len(value.unique()) == 2
+    with pytest.raises(ValidationError, match="views = 6 are no multiple of group = 4"):
+        CameraConfig(views=6, group=4)
+
+
+# ---- jitter ----
+
+
+@settings(deadline=None)
+@given(azimuth=azimuths, elevation=st.floats(-85, 85, width=32))
+def test_looking_at_the_origin_from_an_orbit_is_the_orbit_s_pose(azimuth, elevation):
+    cameras = one(azimuth, elevation)
+    pose = look_at(cameras.position(), torch.zeros(1, 3), torch.tensor([[0.0, 1.0, 0.0]]))
+    torch.testing.assert_close(pose, cameras.c2w(), atol=2e-6, rtol=0)
+
+
+def test_jitter_moves_cameras_targets_and_horizons_by_its_distributions():
+    settings = {"orthogonal": False, "elevation": (0, 0), "azimuth": (0, 0), "distance": (2, 2)}
+    moved = Cameras.cat(many(position_jitter=0.1, target_jitter=1e-3, **settings))
+    shift = moved.position() - torch.tensor([0.0, 0.0, 2.0])
+    assert all(uniform(shift[:, axis], -0.1, 0.1) for axis in range(3))
+    assert (moved.distance == 2).all()
+
+    aimed = Cameras.cat(many(target_jitter=0.2, **settings))
+    torch.testing.assert_close(aimed.position(), torch.tensor([[0.0, 0.0, 2.0]]).expand(len(aimed), 3))
+    forward = -aimed.c2w()[:, :3, 2]
+    x = (forward[:, 0] / -forward[:, 2]).double()  # tan of the yaw: x / (2 - z), both normal with 0.2
+    # P(x / (2 - z) < 0.1) = P(x + 0.1 z < 0.2) = Phi(0.2 / (0.2 sqrt(1.01)))
+    expected = torch.special.ndtr(torch.tensor(1 / 1.01**0.5)).item()
+    assert (x < 0.1).double().mean().item() == pytest.approx(expected, abs=0.012)
+
+    tilted = Cameras.cat(many(up_jitter=0.02, **settings))
+    roll = torch.atan2(-tilted.c2w()[:, 1, 0], tilted.c2w()[:, 1, 1])  # of the horizon, up to the sign
+    assert roll.std().item() == pytest.approx(0.02, rel=0.05)
+    torch.testing.assert_close(tilted.c2w()[:, :3, 2], torch.tensor([[0.0, 0.0, 1.0]]).expand(len(tilted), 3))
+
+
+def test_jittered_poses_are_rotations_and_all_matrices_agree():
+    cameras = Cameras.cat(many(50, position_jitter=0.1, target_jitter=0.2, up_jitter=0.02, elevation=(-10, 80)))
+    rotation = cameras.c2w()[:, :3, :3]
+    torch.testing.assert_close(rotation @ rotation.mT, torch.eye(3).expand_as(rotation), atol=1e-5, rtol=0)
+    assert (torch.linalg.det(rotation) > 0.999).all()
+    torch.testing.assert_close(cameras.position(), cameras.c2w()[:, :3, 3])
+    origins, directions = cameras.resized(5, 7).rays()
+    points = (origins + 1.3 * directions).reshape(len(cameras), -1, 3)
+    seen = points @ cameras.opencv_viewmats()[:, :3, :3].mT + cameras.opencv_viewmats()[:, None, :3, 3]
+    pixels = seen @ cameras.resized(5, 7).intrinsics().mT
+    pixels = (pixels[..., :2] / pixels[..., 2:]).reshape(len(cameras), 5, 7, 2)
+    rows, columns = torch.meshgrid(torch.arange(5) + 0.5, torch.arange(7) + 0.5, indexing="ij")
+    expected = torch.stack([columns, rows], dim=-1).expand(len(cameras), 5, 7, 2)
+    torch.testing.assert_close(pixels, expected, atol=2e-4, rtol=0)
+
+
+def test_selecting_joining_and_moving_keep_poses():
+    plain, jittered = turntable(2), many(1, position_jitter=0.1)[0]
+    assert jittered.pose is not None
+    torch.testing.assert_close(jittered[1:3].c2w(), jittered.c2w()[1:3])
+    joined = Cameras.cat([plain, jittered]).to("cpu").resized(4, 4)
+    torch.testing.assert_close(joined.c2w(), torch.cat([plain.c2w(), jittered.c2w()]))
+    assert Cameras.cat([plain, plain]).pose is None
+
+
+def test_jitter_changes_no_other_draw():
+    plain, jittered = (sample_cameras(CameraConfig(up_jitter=j), torch.Generator().manual_seed(2)) for j in (0, 0.02))
+    assert torch.equal(plain.azimuth, jittered.azimuth)
+    assert torch.equal(plain.distance, jittered.distance)
+
+
+# ---- cameras that are too near ----
+
+
+@pytest.mark.parametrize(
+    ("settings", "inside"),
+    [
+        ({"distance": (2.0, 2.0)}, False),
+        ({"distance": (1.0, 1.5), "elevation": (-10, 45)}, False),
+        ({"distance": (1.0, 1.5), "elevation": (-10, 45), "position_jitter": 0.1}, True),
+        ({"distance": (0.75, 1.5), "elevation": (0, 0)}, True),
+        ({"distance": (0.6, 1.5), "elevation": (70, 90)}, False),
+        ({"frame": (0.4, 0.5), "fovy": (40, 70)}, True),
+    ],
+)
+def test_cameras_inside_the_cube_are_found(settings, inside):
+    """Against many samples of the distribution, between the nearest distance and a millimetre more."""
+    config = CameraConfig(**settings)
+    near = config.distances[0]
+    update = {"orthogonal": False, "views": 256, "frame": None, "distance": (near, near + 1e-3)}
+    generator = torch.Generator().manual_seed(0)
+    some = [sample_cameras(config.model_copy(update=update), generator).position() for _ in range(400)]
+    assert bool((torch.cat(some).abs() < 0.55).all(dim=-1).any()) == inside
+    assert bool(cameras_inside(config, 0.55)) == inside
+
+
+def test_ranges_of_more_than_a_turn_are_refused():
+    with pytest.raises(ValidationError, match="azimuth spans 380 degrees: give 360 at most"):
+        CameraConfig(azimuth=(-20, 360))

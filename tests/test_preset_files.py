@@ -139,6 +139,15 @@ def test_a_run_with_another_kind_of_prior_warns_before_its_first_step(tmp_path: 
     assert log.index("warning: the settings are made for the prior") < log.index("starting at step")
 
 
+def test_a_run_whose_cameras_may_be_inside_the_object_warns_before_its_first_step(tmp_path: Path):
+    run = new_run(tmp_path, build(RunConfig, merge(TINY, {"cameras": {"distance": [0.6, 1.0]}})))
+    steps = drive(run, threads=1, prior=disc())
+    with pytest.warns(UserWarning, match=r"cameras at a distance of 0\.6 m may be inside the cube"):
+        assert next(steps).step == 1
+    steps.close()
+    assert "warning: cameras at a distance of 0.6 m" in (run.folder / "run.log").read_text()
+
+
 def test_the_command_line_lists_the_metadata_of_presets(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         main(["presets"])

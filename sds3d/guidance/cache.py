@@ -32,13 +32,16 @@ class ViewCache:
             angles = torch.stack([cameras.azimuth, cameras.elevation, cameras.distance, cameras.fovy])  # (4, B)
             size = torch.tensor([cameras.height, cameras.width])
             state |= {f"{index}/x": x.clone(), f"{index}/cameras": angles, f"{index}/size": size}
+            state |= {} if cameras.pose is None else {f"{index}/pose": cameras.pose}
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device) -> None:
         """Restore what `state_dict` returned."""
         self.batches = []
-        for index in range(len(state) // 3):
+        for index in range(sum(key.endswith("/x") for key in state)):
             height, width = state[f"{index}/size"].tolist()
             azimuth, elevation, distance, fovy = state[f"{index}/cameras"].to(device)
-            cameras = Cameras(azimuth, elevation, distance, fovy, height, width)
+            pose = state.get(f"{index}/pose")
+            pose = None if pose is None else pose.to(device)
+            cameras = Cameras(azimuth, elevation, distance, fovy, height, width, pose)
             self.batches.append((state[f"{index}/x"].to(device), cameras))

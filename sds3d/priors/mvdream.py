@@ -46,7 +46,9 @@ def poses(cameras: Cameras) -> Tensor:
     That objects face +X follows from its sampling example, whose first camera is on +X; no weights were tried.
     """
     matrix = cameras.c2w().clone()
-    matrix[:, :3, 3] /= cameras.distance[:, None]
+    # Onto the unit sphere, where the object is as large in all pictures. With jitter, that is MVDream's own way too.
+    distance = cameras.distance if cameras.pose is None else cameras.position().norm(dim=-1)
+    matrix[:, :3, 3] /= distance[:, None]
     frame = torch.tensor([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]).to(matrix)  # from Y up, front +Z
     return (frame @ matrix).flatten(1)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from sds3d.cameras import CameraConfig
+from sds3d.cameras import CameraConfig, cameras_inside
 from sds3d.config import Config, ConfigError, build, load_yaml, parse_override
 from sds3d.files import write_atomically
 from sds3d.formats.base import UpAxis
@@ -24,6 +24,7 @@ from sds3d.presets import DEFAULT_PRESET, load_preset
 from sds3d.priors.available import AnyPriorConfig
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.prompts.prompt import PromptConfig, checked_prompt, slug
+from sds3d.rendering.volume import BOUND
 from sds3d.representations.make import AnyRepresentationConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig
 from sds3d.run.backgrounds import Background, by_name
@@ -216,6 +217,12 @@ def prior_mismatches(config: RunConfig) -> list[str]:
     """Return a line for each stage whose settings are made for another kind of prior, without duplicates."""
     stages = [stage_config(config, index) for index in range(stage_count(config))]
     return list(dict.fromkeys(filter(None, map(_prior_mismatch, stages))))
+
+
+def close_cameras(config: RunConfig) -> list[str]:
+    """Return a line for each stage whose cameras may be inside the object's cube, without duplicates."""
+    stages = [stage_config(config, index) for index in range(stage_count(config))]
+    return list(dict.fromkeys(filter(None, (cameras_inside(stage.cameras, BOUND) for stage in stages))))
 
 
 def _prior_mismatch(config: RunConfig) -> str:

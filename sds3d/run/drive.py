@@ -26,7 +26,15 @@ from sds3d.representations.contents import source_of
 from sds3d.representations.field_nerf import fit_latent_rgb
 from sds3d.representations.make import make_scene
 from sds3d.run.backgrounds import STREAM, draws, make_environment
-from sds3d.run.config import RunConfig, prior_mismatches, read_config, stage_config, stage_count, total_steps
+from sds3d.run.config import (
+    RunConfig,
+    close_cameras,
+    prior_mismatches,
+    read_config,
+    stage_config,
+    stage_count,
+    total_steps,
+)
 from sds3d.run.folder import STOPPED, Machine, Run, Status, open_run
 from sds3d.run.live import Live
 from sds3d.run.numbers import Numbers
@@ -178,9 +186,9 @@ def _drive(run: Run, wanted: Machine, loaded: Prior | None, closed: Status) -> I
     run.start_on(machine)
     run.update(status="running", error="", total=total, threads=machine.threads, device=machine.device)
     run.log(f"started by process {os.getpid()}: torch {torch.__version__}, {device}, {machine.threads} threads")
-    for mismatch in prior_mismatches(config):
-        run.log(f"warning: {mismatch}")
-        warnings.warn(mismatch, stacklevel=2)
+    for problem in (*prior_mismatches(config), *close_cameras(config)):
+        run.log(f"warning: {problem}")
+        warnings.warn(problem, stacklevel=2)
     if _stopped(run):
         return
     checkpoint = run.load_checkpoint(mend=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
@@ -43,7 +44,10 @@ def pictures(scene: Scene, cameras: Cameras, device: torch.device) -> FloatArray
 
 def camera_distance(config: CameraConfig) -> tuple[float, float]:
     """Return the middle of the distance range (metres) and of the field-of-view range (degrees), for previews."""
-    return sum(config.distance) / 2, sum(config.fovy) / 2
+    fovy = sum(config.fovy) / 2
+    if config.frame is not None:
+        return sum(config.frame) / 2 / math.tan(math.radians(fovy) / 2), fovy
+    return sum(config.distance) / 2, fovy
 
 
 def save_preview(run: Run, cameras: CameraConfig, scene: Scene, device: torch.device) -> Path:

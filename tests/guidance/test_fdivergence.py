@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sds3d.cameras import CameraConfig, sample_cameras
 from sds3d.guidance.base import draw_noise
 from sds3d.guidance.cache import ViewCache
 from sds3d.guidance.fdivergence import (
@@ -161,9 +162,11 @@ def test_pictures_come_from_the_prior_itself(scale, mean):
 
 
 def test_a_cache_keeps_the_newest_and_is_restored_whole():
-    prior, cache = prior_of(), ViewCache(2)
+    cache = ViewCache(2)
     for value in range(3):
-        cache.add(torch.full((4, 3, 4, 4), float(value)), views_of(prior, 4).cameras)
+        jitter = CameraConfig(size=8, target_jitter=0.2 * (value == 2))
+        cache.add(torch.full((4, 3, 4, 4), float(value)), sample_cameras(jitter, seeded(value)))
+    assert [cameras.pose is None for _, cameras in cache.batches] == [True, False]
     assert [batch.mean().item() for batch, _ in cache.batches] == [1.0, 2.0]
     again = ViewCache(2)
     again.load_state_dict(cache.state_dict(), torch.device("cpu"))

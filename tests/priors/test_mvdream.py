@@ -15,7 +15,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sds3d.cameras import Cameras, turntable
+from sds3d.cameras import CameraConfig, Cameras, sample_cameras, turntable
 from sds3d.files import PriorError
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.mvdream import poses
@@ -126,6 +126,19 @@ def test_poses_are_those_of_the_paper() -> None:
         matrix[:3] = np.stack([right, np.cross(right, -position), position, position], axis=1)
         matrix[[1, 2]] = np.stack([-matrix[2], matrix[1]])
         np.testing.assert_allclose(row.reshape(4, 4).numpy(), matrix, atol=1e-6)
+
+
+def test_cameras_with_jitter_are_told_as_they_are_with_their_place_on_the_unit_sphere() -> None:
+    """MVDream's `normalize_camera` divides the translation by its own length and leaves the rotation."""
+    config = CameraConfig(position_jitter=0.3, target_jitter=0.2, up_jitter=0.1)
+    cameras = sample_cameras(config, torch.Generator().manual_seed(0))
+    told = poses(cameras).reshape(4, 4, 4)
+    torch.testing.assert_close(told[:, :3, 3].norm(dim=-1), torch.ones(4))
+    yup = torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])  # from Z up, front +X
+    torch.testing.assert_close(yup @ told[:, :3, :3], cameras.c2w()[:, :3, :3])
+    torch.testing.assert_close(
+        (yup @ told[:, :3, 3:])[..., 0], torch.nn.functional.normalize(cameras.position(), dim=-1)
+    )
 
 
 def test_the_front_is_on_the_x_axis() -> None:
