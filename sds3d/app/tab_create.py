@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.context import LocalContext
 
 from sds3d.app import cards, estimates, fragments, own_file, recipe_panel, settings_form
 from sds3d.app.drafts_panel import COUNT, DraftsPanel, start_drafts
@@ -261,6 +262,7 @@ def _settings(create: CreateTab) -> None:
 
     @gr.render(inputs=[create.draft], show_progress="hidden")
     def render(draft: Draft) -> None:
+        _forget_former_form()
         edits = draft.edits
         try:
             own = studio.config(EXAMPLES[0], draft.preset)
@@ -334,6 +336,20 @@ def _settings(create: CreateTab) -> None:
             None, lambda n: (gr.Button(interactive=True), gr.Button(interactive=True), n), steps,
             [create.generate, create.several, create.steps], **OF_FORM,
         )  # fmt: skip
+
+
+def _forget_former_form() -> None:
+    """Let go of the widgets of the form that is built again. Gradio keeps them as long as the visitor's session."""
+    session, form = LocalContext.blocks_config.get(), LocalContext.renderable.get()
+    if session is None or form is None:
+        return
+    container = form.container_id
+
+    def of_form(widget: Any) -> bool:
+        return widget.parent is not None and (widget.parent._id == container or of_form(widget.parent))
+
+    for number in [number for number, widget in session.blocks.items() if of_form(widget)]:
+        del session.blocks[number]
 
 
 def _changes(create: CreateTab, draft: Draft, form: Form) -> None:

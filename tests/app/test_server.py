@@ -88,9 +88,11 @@ async def visits():
             async with opened(address, diary) as page:
                 counts = []
                 for _ in range(3):
-                    for event in page.events:
+                    for event in list(page.events):
                         if any(name == "tick" for _, name in event["targets"]):
                             await page.fire("progress", event)
+                        if event["rendered_in"] is None and any(name == "load" for _, name in event["targets"]):
+                            await page.fire("the form again", event)
                     sessions = [each for each in gc.get_objects() if isinstance(each, SessionState)]
                     counts.append(sum(len(each.blocks_config.blocks) for each in sessions))
                 assert counts[0] == counts[1] == counts[2], counts
