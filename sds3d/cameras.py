@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sds3d.config import Config
+from sds3d.config import Config, ConfigError, build
+from sds3d.ramps import check_order
 
 
 @dataclass(frozen=True)
@@ -212,15 +213,57 @@ class CameraConfig(Config):
     """
     coarse_until: float = Field(default=0.5, ge=0, le=1)
     """Share of the steps, from the first, whose renders have `coarse_size`."""
+    phases: tuple[dict[str, Any], ...] = ()
+    """Settings that replace those above from some progress on, such as [{at: 0.5, size: 256, views: 4}]. A phase keeps
+    what those before it set. Nothing else changes: rule, networks and optimiser go on."""
+
+    def parts(self, picture_size: int = 64) -> list[tuple[float, CameraConfig]]:
+        """Return the parts of a run with the same settings, in their order: the progress at which each begins, and its
+        settings with sizes in pixels and without phases.
+
+        picture_size: height and width of the prior's pictures.
+        """
+        full = min(picture_size, MOST_OF_PRIOR)
+        now = self.model_copy(update={"size": self.size or full, "coarse_size": 0, "phases": ()})
+        if self.coarse_size:  # coarse renders are a phase, too
+            coarse = now.model_copy(update={"size": min(now.size, self.coarse_size)})
+            return [(0.0, coarse), (self.coarse_until, now)]
+        parts = [(0.0, now)]
+        for phase in self.phases:
+            now = now.model_copy(update={key: value for key, value in phase.items() if key != "at"})
+            now = now.model_copy(update={"size": now.size or full})
+            parts.append((phase["at"], now))
+        return parts
+
+    def at(self, progress: float, picture_size: int = 64) -> CameraConfig:
+        """Return the part that `progress` is in, from 0 at the first step to 1 at the last; see `parts`."""
+        return [now for begin, now in self.parts(picture_size) if begin <= progress][-1]
 
     def full_size(self, picture_size: int = 64) -> int:
         """Return the height and width of the last renders. picture_size: those of the prior's pictures."""
-        return self.size or min(picture_size, MOST_OF_PRIOR)
+        return self.parts(picture_size)[-1][1].size
 
-    def size_at(self, progress: float, picture_size: int = 64) -> int:
-        """Return the height and width of the renders at `progress`, from 0 at the first step to 1 at the last."""
-        size = self.full_size(picture_size)
-        return min(size, self.coarse_size) if self.coarse_size and progress < self.coarse_until else size
+    @model_validator(mode="after")
+    def _phases_are_valid(self) -> Self:
+        if self.phases and self.coarse_size:
+            raise ValueError("give coarse_size or phases, not both: phases say every size")
+        now, checked = self.model_dump(exclude={"phases"}), []
+        for i, phase in enumerate(self.phases):
+            begin = phase.get("at")
+            if isinstance(begin, bool) or not isinstance(begin, (int, float)) or not 0 <= begin <= 1:
+                raise ValueError(f"phases.{i}.at = {begin!r}: give its progress, from 0 to 1")
+            patch = {key: value for key, value in phase.items() if key != "at"}
+            if wrong := patch.keys() & {"phases", "coarse_size", "coarse_until"}:
+                raise ValueError(f"phases.{i}.{min(wrong)}: it applies to the whole run, so set it outside of phases")
+            try:
+                config = build(CameraConfig, now, patch)
+            except ConfigError as error:
+                raise ValueError(f"in phases.{i}: {error}") from None
+            now = config.model_dump(exclude={"phases"})
+            checked.append({"at": float(begin)} | {key: getattr(config, key) for key in patch})
+        check_order([phase["at"] for phase in checked])
+        object.__setattr__(self, "phases", tuple(checked))  # as checked: tuples for lists
+        return self
 
     @model_validator(mode="after")
     def _sizes(self) -> Self:

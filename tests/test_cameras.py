@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -176,14 +178,14 @@ def test_impossible_ranges_are_refused(wrong):
 
 def test_renders_follow_the_prior_s_pictures_and_are_coarse_at_first():
     fixed, following = CameraConfig(size=48), CameraConfig(size=0)
-    assert [fixed.size_at(p, 512) for p in (0.0, 0.7, 1.0)] == [48] * 3
+    assert [fixed.at(p, 512).size for p in (0.0, 0.7, 1.0)] == [48] * 3
     assert [following.full_size(size) for size in (64, 128, 512)] == [64, 128, 128]
     coarse = CameraConfig(size=0, coarse_size=64, coarse_until=0.6)
-    assert [coarse.size_at(p, 128) for p in (0.0, 0.59, 0.6, 1.0)] == [64, 64, 128, 128]
-    assert [coarse.size_at(p, 64) for p in (0.0, 0.59, 0.6, 1.0)] == [64] * 4
-    assert [coarse.size_at(p, 32) for p in (0.0, 1.0)] == [32] * 2
+    assert [coarse.at(p, 128).size for p in (0.0, 0.59, 0.6, 1.0)] == [64, 64, 128, 128]
+    assert [coarse.at(p, 64).size for p in (0.0, 0.59, 0.6, 1.0)] == [64] * 4
+    assert [coarse.at(p, 32).size for p in (0.0, 1.0)] == [32] * 2
     always = CameraConfig(size=128, coarse_size=64, coarse_until=1)
-    assert [always.size_at(p) for p in (0.0, 0.99)] == [64] * 2
+    assert [always.at(p).size for p in (0.0, 0.99)] == [64] * 2
     for wrong in ({"size": 7}, {"coarse_size": 3}):
         with pytest.raises(ValueError, match="give 8 pixels or more, or 0"):
             CameraConfig(**wrong)
@@ -365,3 +367,35 @@ def test_cameras_inside_the_cube_are_found(settings, inside):
 def test_ranges_of_more_than_a_turn_are_refused():
     with pytest.raises(ValidationError, match="azimuth spans 380 degrees: give 360 at most"):
         CameraConfig(azimuth=(-20, 360))
+
+
+def test_phases_replace_settings_from_some_progress_on():
+    phases = [{"at": 0.25, "size": 256, "elevation": [0, 30]}, {"at": 0.5, "views": 4}, {"at": 0.5, "size": 0}]
+    config = CameraConfig(views=8, size=64, phases=phases)
+    seen = [config.at(progress, 512) for progress in (0.0, 0.24, 0.25, 0.49, 0.5, 1.0)]
+    assert [(part.views, part.size) for part in seen] == [(8, 64), (8, 64), (8, 256), (8, 256), (4, 128), (4, 128)]
+    assert [part.elevation for part in seen[::2]] == [(0.0, 36.0), (0.0, 30.0), (0.0, 30.0)]
+    assert (config.full_size(512), seen[-1].phases) == (128, ())
+    assert CameraConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ([{"size": 64}], r"phases\.0\.at = None: give its progress, from 0 to 1"),
+        ([{"at": 1.5, "size": 64}], r"phases\.0\.at = 1\.5"),
+        ([{"at": 0.5}, {"at": 0.2}], "the knot at 0.2 follows the one at 0.5"),
+        ([{"at": 0, "sizes": 3}], 'in phases.0: unknown key "sizes"; did you mean "size"'),
+        ([{"at": 0}, {"at": 1, "size": 3}], "in phases.1: .*size is 3: give 8 pixels or more"),
+        ([{"at": 0, "fovy": [40, 30]}], r"in phases\.0: .*fovy is \(40, 30\): give the lower bound first"),
+        ([{"at": 0, "coarse_size": 32}], r"phases\.0\.coarse_size: it applies to the whole run"),
+    ],
+)
+def test_wrong_phases_are_refused(wrong: list[dict[str, Any]], message: str):
+    with pytest.raises(ValidationError, match=message):
+        CameraConfig(phases=wrong)  # type: ignore[arg-type]
+
+
+def test_phases_and_coarse_renders_exclude_each_other():
+    with pytest.raises(ValidationError, match="give coarse_size or phases, not both"):
+        CameraConfig(coarse_size=32, phases=({"at": 0.5, "size": 64},))

@@ -54,8 +54,8 @@ def refuse_extremes(config: RunConfig, usual: RunConfig) -> None:
 
 
 def _refuse_large_values(config: RunConfig, usual: RunConfig) -> None:
-    before = leaves_of(usual) | {"cameras.size": usual.cameras.full_size()}
-    for key, value in leaves_of(config).items():
+    before, after = (leaves_of(each) | _most_of_a_step(each.cameras) for each in (usual, config))
+    for key, value in after.items():
         least, start = LEAST.get(key, -math.inf), before.get(key)
         if value == start:
             continue
@@ -69,16 +69,23 @@ def _refuse_large_values(config: RunConfig, usual: RunConfig) -> None:
             raise ConfigError(f"{key} = {value}: visitors of this studio may set {most} or less")
 
 
+def _most_of_a_step(cameras: CameraConfig) -> dict[str, int]:
+    """Return the largest size and number of views of all phases, as settings."""
+    parts = [now for _, now in cameras.parts()]
+    return {"cameras.size": max(now.size for now in parts), "cameras.views": max(now.views for now in parts)}
+
+
 def pixels(config: RunConfig) -> float:
     """Return how many pixels a run renders, which is about proportional to its time."""
     stages = [stage_config(config, index) for index in range(stage_count(config))]
-    return sum(s.steps * s.particles * s.cameras.views * _pixels_of_view(s.cameras) for s in stages)
+    return sum(s.steps * s.particles * _pixels_of_step(s.cameras) for s in stages)
 
 
-def _pixels_of_view(cameras: CameraConfig) -> float:
-    """Return how many pixels a view has, on average over the steps."""
-    coarse = cameras.coarse_until
-    return coarse * cameras.size_at(0.0) ** 2 + (1 - coarse) * cameras.full_size() ** 2
+def _pixels_of_step(cameras: CameraConfig) -> float:
+    """Return how many pixels the views of a step have, on average over the steps."""
+    parts = cameras.parts()
+    ends = [*(begin for begin, _ in parts[1:]), 1.0]
+    return sum((end - begin) * now.views * now.size**2 for (begin, now), end in zip(parts, ends, strict=True))
 
 
 def pixels_of_step(config: RunConfig) -> float:

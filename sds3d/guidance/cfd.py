@@ -76,7 +76,7 @@ class CFD(Guidance):
         self.noise: SurfaceNoise | None = None  # drawn when the shape of x is known
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
-        """Do one step. x: (B, C, h, w) detached, in the prior's space; B is constant. progress: in [0, 1]."""
+        """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         batch, channels, height, width = x.shape
         t = config.schedule.sample(progress, batch, batch, generator).to(
@@ -86,7 +86,8 @@ class CFD(Guidance):
             seed = int(torch.randint(2**62, (), generator=generator))
             self.noise = noise = SurfaceNoise((batch, channels, height, width), config.oversampling * height, seed)
         else:
-            noise = self.noise.evolved(config.gamma, generator) if config.gamma > 0 else self.noise
+            noise = self.noise.for_views(batch)
+            noise = noise.evolved(config.gamma, generator) if config.gamma > 0 else noise
         if config.churn:
             t = churned(prior, t, config.gamma)
         drawn, locked = noise(views)

@@ -54,7 +54,7 @@ class SurfaceNoise:
     """
 
     def __init__(self, shape: tuple[int, int, int, int], resolution: int, seed: int) -> None:
-        self._seed, self._resolution, self._evolved = seed, resolution, False
+        self._seed, self._resolution, self._changed = seed, resolution, False
         generator = torch.Generator().manual_seed(seed)
         self.background = torch.randn(shape, generator=generator)  # (B, C, h, w)
         self.texels = torch.randn(MAPS, SHELLS, resolution, resolution, shape[1], generator=generator)
@@ -78,17 +78,31 @@ class SurfaceNoise:
             old: Tensor = getattr(self, name)
             fresh = torch.randn(old.shape, generator=generator)
             setattr(noise, name, fresh.mul_(math.sqrt(gamma)).add_(old, alpha=math.sqrt(1 - gamma)))
-        noise._evolved = True
+        noise._changed = True
+        return noise
+
+    def for_views(self, batch: int) -> SurfaceNoise:
+        """Return the noise for another number of views. Earlier views keep their backgrounds; those of new ones follow
+        from the seed. The surface keeps its noise.
+        """
+        if batch == len(self.background):
+            return self
+        noise = copy.copy(self)
+        shape = (batch, *self.background.shape[1:])
+        noise.background = torch.randn(shape, generator=torch.Generator().manual_seed(self._seed + 1))
+        kept = min(batch, len(self.background))
+        noise.background[:kept] = self.background[:kept]
+        noise._changed = True
         return noise
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Seed and background; the texels too after they evolved. Before that, they follow from the seed."""
+        """Seed and background; the texels too after a change. Before that, they follow from the seed."""
         state = {
             "seed": torch.tensor(self._seed),
             "resolution": torch.tensor(self._resolution),
             "background": self.background.clone(),
         }
-        return state | ({"texels": self.texels.clone()} if self._evolved else {})
+        return state | ({"texels": self.texels.clone()} if self._changed else {})
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> SurfaceNoise:
@@ -97,7 +111,7 @@ class SurfaceNoise:
         noise = cls((batch, channels, height, width), int(state["resolution"]), int(state["seed"]))
         if "texels" in state:
             noise.background, noise.texels = state["background"].clone(), state["texels"].clone()
-            noise._evolved = True
+            noise._changed = True
         return noise
 
 

@@ -263,7 +263,7 @@ class _Shown:
 def _render(setup: Setup, state: LoopState, progress: float, checks: Checks) -> _Shown:
     """Render the scene from sampled cameras, and encode the pictures."""
     prior, generator = setup.prior, state.generators["cameras"]
-    cameras = sample_cameras(setup.cameras, generator, setup.cameras.size_at(progress, prior.image_size))
+    cameras = sample_cameras(setup.cameras.at(progress, prior.image_size), generator)
     grey = sample_background(generator)  # always drawn, so that other draws do not depend on the setting
     cameras = cameras.to(prior.device)
     background = behind_views(setup.background, state.environment, cameras, grey, state.generators)

@@ -43,11 +43,13 @@ def pictures(scene: Scene, cameras: Cameras, device: torch.device) -> FloatArray
 
 
 def camera_distance(config: CameraConfig) -> tuple[float, float]:
-    """Return the middle of the distance range (metres) and of the field-of-view range (degrees), for previews."""
-    fovy = sum(config.fovy) / 2
-    if config.frame is not None:
-        return sum(config.frame) / 2 / math.tan(math.radians(fovy) / 2), fovy
-    return sum(config.distance) / 2, fovy
+    """Return the middle of the distance range (metres) and of the field-of-view range (degrees), for previews.
+    Where they change, those of the last steps count."""
+    last = config.at(1.0)
+    fovy = sum(last.fovy) / 2
+    if last.frame is not None:
+        return sum(last.frame) / 2 / math.tan(math.radians(fovy) / 2), fovy
+    return sum(last.distance) / 2, fovy
 
 
 def save_preview(run: Run, cameras: CameraConfig, scene: Scene, device: torch.device) -> Path:

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from sds3d.app.limits import refuse_extremes
+from sds3d.app.limits import pixels, refuse_extremes
 from sds3d.app.studio import MAX_EACH, Studio
 from sds3d.app.tab_library import matching
 from sds3d.app.visitors import Access, access_of, visiting
-from sds3d.config import ConfigError
+from sds3d.config import ConfigError, build
 from sds3d.files import RunError
-from sds3d.run.config import make_config, new_run
+from sds3d.run.config import RunConfig, make_config, new_run
 from sds3d.run.folder import Run
 
 
@@ -120,6 +120,21 @@ def test_many_large_settings_together_cost_too_much(shop: Studio):
             shop.config("a red mug", "toybox", layer)
         with pytest.raises(ConfigError, match="render 64 times the pixels"):
             shop.config("a red mug", "toybox", *one_by_one[:3])
+
+
+@pytest.mark.parametrize("name", ["size", "views"])
+def test_a_short_phase_is_no_way_around_the_limits(name: str, shop: Studio):
+    layer = {"cameras": {"phases": [{"at": 0.999, name: {"size": 2048, "views": 200}[name]}]}}
+    with visiting("ada"), pytest.raises(ConfigError, match=rf"^cameras\.{name} = .*visitors of this studio may set"):
+        shop.config("a red mug", "toybox", layer)
+    with visiting("ada"):
+        assert shop.config("a red mug", "toybox", {"cameras": {"phases": [{"at": 0.5, "size": 128}]}}).cameras.phases
+
+
+def test_pixels_are_counted_in_all_phases():
+    cameras = {"size": 64, "views": 8, "phases": [{"at": 0.25, "size": 128, "views": 4}]}
+    config = build(RunConfig, {"prompt": "a ball", "steps": 100, "particles": 2, "cameras": cameras})
+    assert pixels(config) == 2 * (25 * 8 * 64**2 + 75 * 4 * 128**2)
 
 
 def test_every_preset_is_within_the_limits_of_visitors(shop: Studio):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras
-from sds3d.guidance.base import RuleConfig
+from sds3d.guidance.base import Guidance, RuleConfig
 from sds3d.guidance.rules import rule_configs
 from sds3d.guidance.variational import TrainedScore, VariationalConfig
 from sds3d.plugins import name_of
@@ -51,6 +53,32 @@ def test_phi_is_trained_on_the_renders_and_queried_with_the_plain_prompt(rule: t
         assert torch.equal(text, prior.encode_text(["y"] * 4).hidden)
         assert torch.equal(cameras.azimuth, views.cameras.azimuth)
         torch.testing.assert_close(x_t, expand(prior.alpha(t), x) * x, atol=10.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=name_of)
+def test_the_number_of_views_may_change_and_a_resumed_rule_goes_on_alike(rule: type[RuleConfig]):
+    prior, config, x = CountingPrior(), rule(), renders(dtype=torch.float32)
+    wide = views_by_text(prior, config)
+    narrow = replace(wide, cameras=wide.cameras[:2], rgb=wide.rgb[:2], alpha=wide.alpha[:2], depth=wide.depth[:2])
+
+    def steps(guidance: Guidance, numbers: range, generator: torch.Generator) -> list[Tensor]:
+        results = []
+        for i in numbers:
+            shown, views = (x, wide) if i < 2 or i == 5 else (x[:2], narrow)
+            guided = guidance(shown, views, i / 6, generator).learned()
+            results += [part for part in (guided.gradient, guided.image_target) if part is not None]
+            assert all(len(part) == len(shown) for part in results[-1:])
+        return results
+
+    generator = seeded()
+    straight = steps(config.make(prior), range(6), generator)
+    for stop in (2, 3):
+        first, again = config.make(prior), seeded()
+        before = steps(first, range(stop), again)
+        second = config.make(prior)
+        second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
+        rest = steps(second, range(stop, 6), again)
+        assert all(torch.equal(a, b) for a, b in zip(straight, [*before, *rest], strict=True))
 
 
 @pytest.mark.parametrize("rule", RULES, ids=name_of)

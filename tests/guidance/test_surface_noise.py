@@ -286,6 +286,21 @@ def test_state_is_bit_identical(evolved):
     assert torch.equal(resumed(views)[0], expected[1])
 
 
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_the_surface_keeps_its_noise_for_another_number_of_views(batch: int):
+    noise, views = SurfaceNoise((2, 4, 8, 8), 16, 0), sphere(turntable(2, size=16))
+    other = noise.for_views(batch)
+    drawn, _ = other(sphere(turntable(batch, size=16)))
+    assert torch.equal(other.texels, noise.texels)
+    kept = min(batch, 2)
+    assert torch.equal(other.background[:kept], noise.background[:kept])
+    assert drawn.shape == (batch, 4, 8, 8)
+    assert torch.equal(drawn[:1], noise(views)[0][:1])  # the front, where all turntables begin
+    again = SurfaceNoise.from_state(other.state_dict())
+    assert torch.equal(again(sphere(turntable(batch, size=16)))[0], drawn)
+    assert batch < 3 or other.background[2:].std() > 0.5
+
+
 def test_another_number_of_views_is_refused():
     with pytest.raises(ValueError, match="made for 2 views, got 3"):
         SurfaceNoise((2, 4, 8, 8), 16, 0)(sphere(turntable(3, size=16)))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sds3d.cameras import CameraConfig, Cameras, turntable
 from sds3d.guidance.base import Guided, Views
+from sds3d.guidance.cfd import CFD, CFDConfig
 from sds3d.guidance.multiview import MultiView, MultiViewConfig
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
@@ -301,6 +302,37 @@ def test_resuming_from_a_checkpoint_is_bit_identical(space: Any):
     assert actual.keys() == expected.keys()
     for key, value in expected.items():
         assert torch.equal(actual[key], value), key
+
+
+def test_phases_change_the_renders_and_nothing_else():
+    """Views and size change, the rule's noise and Adam's moments go on, and a resumed run does the same."""
+    config, prior = OptimizerConfig(), gaussian_prior()
+    cameras = CameraConfig(views=4, size=8, phases=({"at": 0.4, "size": SIZE, "views": 2}, {"at": 0.7, "views": 3}))
+
+    def fresh() -> tuple[VoxelGridScene, CFD, dict[str, torch.Generator]]:
+        streams = random_streams(3, "cameras", "guidance", "scene")
+        grid = VoxelGridConfig(resolution=12, samples=16, warmup=2)
+        return VoxelGridScene(grid, streams["scene"]), CFD(CFDConfig(gamma=0.1), prior), streams
+
+    straight, rule, streams = fresh()
+    state = start(straight, config, streams)
+    steps = run(straight, prior, rule, steps=11, state=state, cameras=cameras)
+    shapes = [tuple(step.rendering.rgb.shape[:2]) for step in steps]
+    assert shapes == [(4, 8)] * 4 + [(2, SIZE)] * 3 + [(3, SIZE)] * 4
+    assert [len(step.guided.t) for step in steps] == [4] * 4 + [2] * 3 + [3] * 4
+    expected = pack(straight, rule, state)
+    assert float(expected["optimizer/0/step"]) == 11
+    for stop in (4, 5, 8):
+        first, rule, streams = fresh()
+        state = start(first, config, streams)
+        run(first, prior, rule, steps=11, stop=stop, state=state, cameras=cameras)
+        checkpoint = pack(first, rule, state)
+        second, rule, streams = fresh()
+        state = resume(checkpoint, second, rule, config, streams)
+        run(second, prior, rule, steps=11, state=state, cameras=cameras)
+        actual = pack(second, rule, state)
+        assert actual.keys() == expected.keys()
+        assert all(torch.equal(actual[key], value) for key, value in expected.items())
 
 
 class Broken(Canvas):
