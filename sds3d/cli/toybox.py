@@ -134,7 +134,7 @@ def toybox_sample(
     config = DiffusersConfig(model=model)
     warn_of_unknown_words([(config, prompt, "")])
     prior = config.load(pick_device(device))
-    pictures = sample_views(prior, prompt, PromptConfig(view_dependent=prior.n_views == 1), seed, steps, scale)
+    pictures = sample_views(prior, prompt, PromptConfig(), seed, steps, scale)
     out_path.write_bytes(to_png(pictures.numpy()))
     out.print(f"front, right, back, left: {out_path}", soft_wrap=True)
 

@@ -62,7 +62,7 @@ def perp_neg_texts(prompt: EncodedPrompt, cameras: Cameras, overhead: float = 60
 @torch.no_grad()
 def perp_neg_prediction(prior: Prior, x_t: Tensor, t: Tensor, views: Views, scale: float) -> GuidedPrediction:
     """Guide x_t (B, C, h, w) at t (B,) by Perp-Neg, in one call of the prior with four texts per view."""
-    texts = perp_neg_texts(views.prompt, views.cameras)
+    texts = perp_neg_texts(views.prompt, views.cameras, views.prompt.texts.overhead_threshold)
     conditions = [texts.positive, views.negative, *texts.negatives]
     positive, null, *others = predict_each(prior, x_t, t, conditions, views.cameras)
     direction = (positive.eps - null.eps).flatten(1)  # (B, E)

@@ -71,6 +71,7 @@ class GaussianPrior:
         self.shape = shape
         self.schedule = schedule
         self.n_views = n_views
+        self.takes_cameras = n_views > 1
         self.shift = 1.0
         self.rho = rho
         self.device = torch.device(device)

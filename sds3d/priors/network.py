@@ -82,6 +82,7 @@ class DiffusionPrior:
         self.prediction_type: PredictionType = family.noising.prediction_type
         self.image_size = family.image_size
         self.n_views = family.n_views
+        self.takes_cameras = camera_encoder is not None
         self.shift = family.noising.shift
         self.chunk = 0
         """Rows of a batch per call of the network, in whole groups of views; 0: all."""

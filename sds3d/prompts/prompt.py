@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import torch
@@ -25,8 +25,9 @@ MAX_LENGTH = 1000  # characters
 class PromptConfig(Config):
     """How a prompt becomes the conditioning of each view."""
 
-    view_dependent: bool = True
-    """Add words such as ", front view" by the camera (DreamFusion, arXiv:2209.14988); not for priors with cameras."""
+    view_dependent: Literal["auto", True, False] = "auto"
+    """Add words such as ", front view" by the camera (DreamFusion, arXiv:2209.14988). auto: if the prior takes no
+    cameras. Without words and cameras, every side becomes a front."""
     negative: str = ""
     """Text of the negative branch of classifier-free guidance."""
     category: str = ""
@@ -39,6 +40,8 @@ class PromptConfig(Config):
     front_threshold: float = Field(default=45.0, gt=0.0, le=90.0)
     """Half the width of the front view and of the back view, in degrees of azimuth; ProlificDreamer and MVDream use
     30."""
+    overhead_threshold: float = Field(default=60.0, gt=0.0, le=90.0)
+    """Elevation in degrees above which a view is overhead."""
 
 
 def view_name(azimuth: float, elevation: float, threshold: float = 45.0, overhead: float = 60.0) -> View:
@@ -112,14 +115,16 @@ class PromptTexts:
 
     views: the prompt for each of `VIEWS`. plain: the prompt itself. negative: the text of the negative branch of
     classifier-free guidance. extra: further texts of a rule, by names that the rule chooses. view_dependent: whether
-    views are guided to `views` or to `plain`. front_threshold: see `PromptConfig`.
+    views are guided to `views` or to `plain`; "auto": if the encoder takes no cameras. front_threshold,
+    overhead_threshold: see `PromptConfig`.
     """
 
     views: tuple[str, ...]
     plain: str
     negative: str
-    view_dependent: bool
+    view_dependent: Literal["auto", True, False]
     front_threshold: float
+    overhead_threshold: float
     extra: Mapping[str, str] = field(default_factory=dict)
 
     def all(self) -> list[str]:
@@ -143,7 +148,8 @@ class EncodedPrompt:
 
     def of_views(self, cameras: Cameras) -> Conditioning:
         """Return the prompt with the word of each of B views, B rows."""
-        return self.views[view_rows(cameras, self.texts.front_threshold).to(self.views.hidden.device)]
+        rows = view_rows(cameras, self.texts.front_threshold, self.texts.overhead_threshold)
+        return self.views[rows.to(self.views.hidden.device)]
 
     def positive(self, cameras: Cameras) -> Conditioning:
         """Return the text that each of B views is guided to, B rows, with view words if texts are view-dependent."""
@@ -162,11 +168,14 @@ def prompt_texts(prompt: str, config: PromptConfig) -> PromptTexts:
 
         subjects = debiased(prompt, VIEWS, MaskedLanguageModel(config.debias, VIEWS, offline=config.debias_offline))
     views = tuple(view_dependent(subject)[view] for view, subject in zip(VIEWS, subjects, strict=True))
-    return PromptTexts(views, prompt, config.negative, config.view_dependent, config.front_threshold)
+    limits = config.front_threshold, config.overhead_threshold
+    return PromptTexts(views, prompt, config.negative, config.view_dependent, *limits)
 
 
 def encode_texts(encoder: TextEncoder, texts: PromptTexts) -> EncodedPrompt:
-    """Encode all texts in one call of the prior's text encoder."""
+    """Encode all texts in one call of the prior's text encoder. Here "auto" becomes whether views have words."""
+    if texts.view_dependent == "auto":
+        texts = replace(texts, view_dependent=not encoder.takes_cameras)
     rows = encoder.encode_text(texts.all())
     plain, negative, null, *extra = (rows[i : i + 1] for i in range(len(VIEWS), len(rows)))
     return EncodedPrompt(texts, rows[: len(VIEWS)], plain, negative, null, dict(zip(texts.extra, extra, strict=True)))

@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -103,6 +104,28 @@ def test_front_threshold_reaches_the_choice():
     for threshold, expected in ((45.0, "front"), (30.0, "side")):
         positive = encode_prompt(prior, "a mug", PromptConfig(front_threshold=threshold)).positive(orbit([40.0]))
         assert VIEWS[int(positive.hidden[0, 0, 0])] == expected
+
+
+def test_overhead_threshold_reaches_the_choice():
+    words = {text: Gaussian(float(i), 1.0) for i, text in enumerate(view_dependent("a mug").values())}
+    prior = GaussianPrior({**words, "a mug": Gaussian(0.0, 1.0), "": Gaussian(-1.0, 1.0)}, (3, 2, 2))
+    for threshold, expected in ((60.0, "front"), (30.0, "overhead")):
+        encoded = encode_prompt(prior, "a mug", PromptConfig(overhead_threshold=threshold))
+        assert VIEWS[int(encoded.positive(orbit([0.0], elevation=40.0)).hidden[0, 0, 0])] == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "n_views", "words"),
+    [("auto", 1, True), ("auto", 4, False), (True, 4, True), (False, 1, False)],
+)
+def test_view_words_are_on_by_themselves_where_the_prior_takes_no_cameras(given: Any, n_views: int, words: bool):
+    texts = {text: Gaussian(float(i), 1.0) for i, text in enumerate(view_dependent("a mug").values())}
+    others = {"a mug": Gaussian(7.0, 1.0), "": Gaussian(-1.0, 1.0)}
+    prior = GaussianPrior({**texts, **others}, (3, 2, 2), n_views=n_views)
+    encoded = encode_prompt(prior, "a mug", PromptConfig(view_dependent=given))
+    assert encoded.texts.view_dependent is words
+    expected = [0.0, 2.0] if words else [7.0, 7.0]
+    assert encoded.positive(orbit([0.0, 180.0])).hidden[:, 0, 0].tolist() == expected
 
 
 def test_one_text_for_every_view():
