@@ -15,7 +15,6 @@ from sds3d.plugins import name_of
 from sds3d.presets import presets
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.prompts.prompt import encode_texts
 from sds3d.run.config import RunConfig, make_config, stage_config, stage_count
 from sds3d.run.drive import start_work
 from sds3d.run.optimize import NumericalError, Setup, optimize, pack
@@ -88,10 +87,9 @@ def test_every_triple(guidance: str, representation: str, prior: str, priors: di
             "representation": REPRESENTATIONS[representation],
         },
     )
-    work = start_work(config, model)
+    work = start_work(config, [model])
     before = work.scene.state_dict()
-    prompt = encode_texts(model, config.guidance.texts(PROMPT, config.prompts))
-    setup = Setup(work.scene, model, work.guidance, prompt, 2, config.cameras, config.optimizer)
+    setup = Setup(work.scene, work.teachers, 2, config.cameras, config.optimizer)
     steps = list(optimize(setup, work.state))
     assert [step.step for step in steps] == [1, 2]
     after = work.scene.state_dict()
@@ -111,17 +109,17 @@ def test_a_failing_step_changes_nothing(guidance: str, priors: dict[str, Prior])
         "cameras": {"size": 8},
     }
     model, config = priors["pixels"], build(RunConfig, settings)
-    work, prompt = start_work(config, model), encode_texts(model, config.guidance.texts(PROMPT, config.prompts))
+    work = start_work(config, [model])
 
     def continue_to(steps: int, most: float) -> None:
         optimizer = config.optimizer.model_copy(update={"max_grad_norm": most})
-        setup = Setup(work.scene, model, work.guidance, prompt, steps, config.cameras, optimizer)
+        setup = Setup(work.scene, work.teachers, steps, config.cameras, optimizer)
         list(optimize(setup, work.state))
 
     continue_to(1, most=1e8)
-    before = {name: value.clone() for name, value in pack(work.scene, work.guidance, work.state).items()}
+    before = {name: value.clone() for name, value in pack(work.scene, work.rules, work.state).items()}
     with pytest.raises(NumericalError, match="step 2: the gradient's norm"):
         continue_to(2, most=1e-30)
-    after = pack(work.scene, work.guidance, work.state)
+    after = pack(work.scene, work.rules, work.state)
     assert after.keys() == before.keys()
     assert [name for name, value in before.items() if not torch.equal(after[name], value)] == []

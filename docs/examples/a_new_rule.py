@@ -61,9 +61,9 @@ class Antithetic(Guidance):
 if __name__ == "__main__":
     config = make_config("a red mug", "sjc", settings={"steps": STEPS})
     prior = config.prior.load()
-    work = start_work(config, prior)
-    work.guidance = AntitheticConfig().make(prior)
-    for step in optimize_work(work, prior):
+    work = start_work(config, [prior])
+    work.teachers[0].guidance = AntitheticConfig().make(prior)
+    for step in optimize_work(work):
         if step.step % 20 == 0 or step.step == step.total:
             print(f"step {step.step} of {step.total}: t {step.guided.metrics['t']:.2f}, gradient {step.grad_norm:.3g}")
     rgb = step.rendering.rgb.clamp(0, 1).numpy()  # (4, H, W, 3), the last step's views

@@ -32,7 +32,7 @@ from sds3d.priors.base import Prior, PriorConfig
 from sds3d.prompts.prompt import encode_texts
 from sds3d.representations.base import Rendering, Scene
 from sds3d.run.config import RunConfig, make_config, run_config, stage_config
-from sds3d.run.optimize import Setup, Step, optimize, random_streams, start
+from sds3d.run.optimize import Setup, Step, Teacher, optimize, random_streams, start
 
 RATES = {"latents": 0.05, "pixels": 0.02}
 """Learning rates by the space in which pictures are optimised."""
@@ -144,15 +144,13 @@ def drawing(prior: Prior, config: RunConfig, count: int, space: str) -> tuple[Pi
     generators = random_streams(config.seed, "cameras", "guidance")
     scene = Pictures(prior, count, space)
     rule = config.guidance.in_prior_space() if space == "latents" else config.guidance
+    prompt = encode_texts(prior, rule.texts(config.prompt, config.prompts))
     setup = Setup(
         scene,
-        prior,
-        FromTheFront(rule.make(prior), space),
-        encode_texts(prior, rule.texts(config.prompt, config.prompts)),
+        [Teacher(prior, FromTheFront(rule.make(prior), space), prompt, config.gradient)],
         steps=config.steps,
         cameras=CameraConfig(views=count, orthogonal=False, size=max(prior.image_size, 8)),
         optimizer=config.optimizer,
-        transforms=config.gradient,
     )
     return scene, optimize(setup, start(scene, config.optimizer, generators))
 
@@ -199,6 +197,8 @@ def compare(
         raise ConfigError(f'the space "{space}" is unknown; use one of: {", ".join(RATES)}')
     every = dict.fromkeys(one for name in names for one in (rule_names() if name == "all" else [name]))
     configs = {name: rule_config(name, prompt, overrides) for name in every}
+    if any(config.teachers for config in configs.values()):
+        raise ConfigError("the playground draws by one rule: remove teachers")
     set_threads(threads)
     place = pick_device(device)
     loaded: tuple[PriorConfig, Prior] | None = None

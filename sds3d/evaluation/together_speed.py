@@ -14,7 +14,7 @@ from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.jobs.together import Task, drive_together
 from sds3d.priors.base import Prior
 from sds3d.run.config import RunConfig, make_config
-from sds3d.run.drive import optimize_work, start_work
+from sds3d.run.drive import Priors, optimize_work, prior_settings, start_work
 
 COUNTS = (1, 2, 4, 8)
 STEPS = 4
@@ -41,9 +41,9 @@ class Gain:
 def steps_of(config: RunConfig, seed: int) -> Task:
     """Return a task of a run's first STEPS steps, without previews, checkpoints and exports."""
 
-    def task(prior: Prior) -> None:
-        work = start_work(config.model_copy(update={"seed": seed}), prior)
-        for step in optimize_work(work, prior):
+    def task(priors: Sequence[Prior]) -> None:
+        work = start_work(config.model_copy(update={"seed": seed}), priors)
+        for step in optimize_work(work):
             if step.step == STEPS:
                 if torch.cuda.is_available():
                     torch.cuda.synchronize()
@@ -52,7 +52,7 @@ def steps_of(config: RunConfig, seed: int) -> Task:
     return task
 
 
-def measure(preset: str, config: RunConfig, prior: Prior, counts: Sequence[int]) -> list[Gain]:
+def measure(preset: str, config: RunConfig, priors: Sequence[Prior], counts: Sequence[int]) -> list[Gain]:
     """Return the gain for each number of runs. The measurements take turns, each for about SECONDS."""
     calls: list[Callable[[], object]] = []
     for count in counts:
@@ -60,10 +60,10 @@ def measure(preset: str, config: RunConfig, prior: Prior, counts: Sequence[int])
 
         def alone(tasks: Sequence[Task] = tuple(tasks)) -> None:
             for task in tasks:
-                task(prior)
+                task(priors)
 
         def together(tasks: Sequence[Task] = tuple(tasks)) -> None:
-            drive_together(prior, tasks)
+            drive_together(priors, tasks)
 
         calls += [alone, together]
     medians = interleaved(calls, SECONDS)
@@ -85,8 +85,8 @@ def bench(
     gains: list[Gain] = []
     for i, preset in enumerate(presets):
         config = make_config("a red mug", preset, list(overrides))
-        prior = config.prior.load(pick_device(device))
-        gains += measure(preset, config, prior, counts)
+        priors = Priors(pick_device(device)).load(prior_settings(config, lean=False))
+        gains += measure(preset, config, priors, counts)
         report("measuring", i + 1, len(presets))
     here = asdict(machine(threads))
     details = {"machine": here, "device": str(pick_device(device)), "gains": [asdict(gain) for gain in gains]}

@@ -1,7 +1,7 @@
-"""Several runs in one process, with their calls of the prior joined into one, which keeps a large device busy.
+"""Several runs in one process, with their calls of a prior joined into one, which keeps a large device busy.
 
 Each run is driven in its own thread, as if it were alone. Only one thread is awake at a time. It sleeps when it calls
-the prior, and when all threads sleep, one call answers for all of them. Every rule treats views independently, so each
+a prior, and when all threads sleep, one call answers for all of them. Every rule treats views independently, so each
 run gets the same answer as alone, up to float error. Nothing else is shared: each run has its own noise, networks,
 checkpoints, requests and errors, and a finished run leaves the group.
 """
@@ -20,12 +20,13 @@ from sds3d.cameras import Cameras
 from sds3d.priors.base import Prediction, Prior, TrainableScore
 from sds3d.prompts.conditioning import Conditioning
 
-Task = Callable[[Prior], None]
-"""Drives one run with the prior it receives."""
+Task = Callable[[Sequence[Prior]], None]
+"""Drives one run with the priors it receives."""
 
 
 @dataclass
 class _Call:
+    prior: Prior
     x_t: Tensor
     t: Tensor
     cond: Conditioning
@@ -37,7 +38,7 @@ class _Call:
         """Calls of the same kind can be joined."""
         hidden, pooled = self.cond.hidden, self.cond.pooled
         shapes = self.x_t.shape[1:], hidden.shape[1:], None if pooled is None else pooled.shape[1:]
-        return *shapes, self.x_t.dtype, self.cameras is None
+        return id(self.prior), *shapes, self.x_t.dtype, self.cameras is None
 
 
 class _Turn:
@@ -50,7 +51,7 @@ class _Turn:
 
 
 class SharedPrior:
-    """The prior that one of several runs sees: `predict` waits for the other runs; all else is the prior's."""
+    """A prior that one of several runs sees: `predict` waits for the other runs; all else is the prior's."""
 
     def __init__(self, prior: Prior, turn: _Turn) -> None:
         self._prior, self._turn = prior, turn
@@ -62,7 +63,7 @@ class SharedPrior:
         """See `Prior.predict`. Calls that need a gradient are not joined, because a graph belongs to one run."""
         if torch.is_grad_enabled() and x_t.requires_grad:
             return self._prior.predict(x_t, t, cond, cameras)
-        call = self._turn.call = _Call(x_t, t, cond, cameras)
+        call = self._turn.call = _Call(self._prior, x_t, t, cond, cameras)
         self._turn.asleep.release()
         self._turn.wake.acquire()
         if isinstance(call.answer, Exception):
@@ -75,8 +76,8 @@ class SharedPrior:
         return self._prior.trainable_score(generator, rank)
 
 
-def drive_together(prior: Prior, tasks: Sequence[Task]) -> None:
-    """Run all tasks, each with a prior that joins its calls with those of the others.
+def drive_together(priors: Sequence[Prior], tasks: Sequence[Task]) -> None:
+    """Run all tasks, each with priors that join its calls with those of the others.
 
     Tasks handle their own errors. Deterministic: tasks are woken in order.
     """
@@ -85,7 +86,7 @@ def drive_together(prior: Prior, tasks: Sequence[Task]) -> None:
     def take(turn: _Turn, task: Task) -> None:
         turn.wake.acquire()
         try:
-            task(cast(Prior, SharedPrior(prior, turn)))
+            task([cast(Prior, SharedPrior(prior, turn)) for prior in priors])
         finally:
             turn.ended = True
             turn.asleep.release()
@@ -97,21 +98,21 @@ def drive_together(prior: Prior, tasks: Sequence[Task]) -> None:
         for turn in awake:
             turn.wake.release()
             turn.asleep.acquire()
-        _answer(prior, [turn.call for turn in awake if not turn.ended and turn.call is not None])
+        _answer([turn.call for turn in awake if not turn.ended and turn.call is not None])
     for thread in threads:
         thread.join()
 
 
 @torch.no_grad()
-def _answer(prior: Prior, calls: Sequence[_Call]) -> None:
-    """Answer the calls with one call of the prior for each kind."""
+def _answer(calls: Sequence[_Call]) -> None:
+    """Answer the calls with one call of a prior for each kind."""
     by_kind: dict[tuple[object, ...], list[_Call]] = {}
     for call in calls:
         by_kind.setdefault(call.kind, []).append(call)
     for alike in by_kind.values():
         try:
             cameras = [call.cameras for call in alike if call.cameras is not None]
-            whole = prior.predict(
+            whole = alike[0].prior.predict(
                 torch.cat([call.x_t for call in alike]),
                 torch.cat([call.t for call in alike]),
                 Conditioning.cat([call.cond for call in alike]),

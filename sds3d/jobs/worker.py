@@ -1,8 +1,7 @@
-"""A worker: loads its prior once and processes a queue of run folders on one device."""
+"""A worker: loads its priors once and processes a queue of run folders on one device."""
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -17,9 +16,9 @@ from sds3d.files import lacks_memory
 from sds3d.jobs.queue import rest, runs_in, waiting
 from sds3d.jobs.together import drive_together
 from sds3d.jobs.worker_settings import WorkerSettings
-from sds3d.priors.base import Prior, PriorConfig
+from sds3d.priors.base import Prior
 from sds3d.run.config import RunConfig, read_config
-from sds3d.run.drive import drive, prior_settings
+from sds3d.run.drive import Priors, drive, prior_settings
 from sds3d.run.folder import Run
 from sds3d.run.locks import RunBusyError
 
@@ -32,7 +31,7 @@ ASIDE = 5.0  # seconds for which a run that could not be driven is skipped
 
 
 class Worker:
-    """Drives runs on one device, with one prior in memory.
+    """Drives runs on one device, with their priors in memory.
 
     threads: CPU threads; 0: the default. retries: how often a run is retried after it ran out of memory (then with less
     memory) or after the GPU failed. lost: whether the GPU failed, so that this process cannot drive further runs.
@@ -41,7 +40,7 @@ class Worker:
     def __init__(self, device: str = "", threads: int = 0, retries: int = 2) -> None:
         self.device, self.threads, self.retries = device, threads, retries
         self.lost = False
-        self._prior: tuple[PriorConfig, Prior] | None = None
+        self._priors: Priors | None = None
 
     def carry_out(
         self, runs: Sequence[Run], wanted: Callable[[], bool] = lambda: True, upcoming: Sequence[Run] = ()
@@ -51,39 +50,45 @@ class Worker:
         Errors of a run are written into its state, not raised. wanted: checked at each step; when it returns False, the
         runs are requeued with a checkpoint. upcoming: runs whose texts are embedded while the text encoders are loaded.
         """
-        prior: Prior | None = None
-        with suppress(Exception):  # problems with the prior or the texts are reported when the run is driven
-            prior = self._load(runs)
+        priors: list[Prior] = []
+        with suppress(Exception):  # problems with the priors or the texts are reported when the run is driven
+            priors = self._load(runs)
             self._embed([*runs, *upcoming][: max(AHEAD, len(runs))])
-        if prior is None or len(runs) == 1:
+        if not priors or len(runs) == 1:
             for run in runs:
-                self._drive(run, prior, wanted)
+                self._drive(run, priors, wanted)
         else:
             # This thread makes the joint calls, and the number of threads is set per thread.
             set_threads(runs[0].machine.threads or self.threads)
-            drive_together(prior, [lambda shared, run=run: self._drive(run, shared, wanted) for run in runs])
+            drive_together(priors, [lambda shared, run=run: self._drive(run, shared, wanted) for run in runs])
 
     def _embed(self, runs: Sequence[Run]) -> None:
-        if self._prior is None or len(runs) < 2:
+        if self._priors is None or len(runs) < 2:
             return
-        settings, prior = self._prior
         configs = [read_config(run) for run in runs]
-        texts = [c.guidance.texts(c.prompt, c.prompts).all() for c in configs if c.prior == settings]
-        prior.encode_text(list(dict.fromkeys(text for several in texts for text in several)))
+        for settings, prior in self._priors.held:
+            texts = [
+                text
+                for config in configs
+                for teacher in config.all_teachers
+                if teacher.prior == settings
+                for text in teacher.guidance.texts(config.prompt, config.prompts).all()
+            ]
+            prior.encode_text(list(dict.fromkeys(texts)))
 
-    def _load(self, runs: Sequence[Run]) -> Prior:
-        settings = prior_settings(read_config(runs[0]), runs[0].state.lean)
-        if self._prior is None or self._prior[0] != settings:
-            self._prior = None  # two priors may not fit into memory
-            gc.collect()
-            self._prior = settings, settings.load(pick_device(self.device))
-        return self._prior[1]
+    def _load(self, runs: Sequence[Run]) -> list[Prior]:
+        if self._priors is None:
+            self._priors = Priors(pick_device(self.device))
+        return self._priors.load(prior_settings(read_config(runs[0]), runs[0].state.lean))
 
-    def _drive(self, run: Run, prior: Prior | None, wanted: Callable[[], bool]) -> None:
+    def _drive(self, run: Run, priors: Sequence[Prior], wanted: Callable[[], bool]) -> None:
         try:
             # The result depends on the number of threads, so a run keeps the number it started with.
             threads = run.machine.threads or self.threads
-            steps = drive(run, device=self.device, threads=threads, prior=prior, claim=True, closed="queued")
+            prior, others = (priors[0], priors[1:]) if priors else (None, ())
+            steps = drive(
+                run, device=self.device, threads=threads, prior=prior, others=others, claim=True, closed="queued"
+            )
             for _ in steps:
                 if not wanted():
                     steps.close()  # type: ignore[attr-defined]
@@ -93,7 +98,7 @@ class Worker:
         except Exception as error:
             logger.warning("%s: %s", run.folder.name, error)
             if lacks_memory(error):
-                self._prior = None
+                self._priors = None
                 self._again(run, lean=True)
             elif device_failed(error):
                 self.lost = True

@@ -42,6 +42,11 @@ class Rendering:
     latent: Tensor | None = None
     depth_variance: Tensor | None = None
 
+    def __getitem__(self, rows: Tensor) -> Rendering:
+        """Return the pictures of the views with these indices (b,)."""
+        parts = {name: value[rows] for name, value in vars(self).items() if value is not None}
+        return Rendering(**parts)
+
 
 class Source(ABC):
     """What a new scene can start from: another scene, or the contents of a file."""

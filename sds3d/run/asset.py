@@ -143,6 +143,7 @@ class Keywords(TypedDict, total=False):
     steps: int
     guidance: Section
     gradient: Sequence[Mapping[str, Any]]
+    teachers: Sequence[Mapping[str, Any] | Config]
     representation: Section
     particles: int
     cameras: Section

@@ -32,6 +32,7 @@ from sds3d.run.folder import Run, create_run
 from sds3d.run.migration import migrated
 from sds3d.run.optimize import OptimizerConfig
 from sds3d.run.stages import on_stages, representations_of, steps_of
+from sds3d.run.teachers import TeacherConfig
 
 SinkName = Literal["tensorboard", "wandb"]
 """Programs that show the progress of runs, see `sds3d.run.sinks`."""
@@ -97,6 +98,9 @@ class RunConfig(Config):
     """The score-distillation rule."""
     gradient: tuple[GradientTransform, ...] = ()
     """Transforms of the rule's gradient, applied in this order."""
+    teachers: tuple[TeacherConfig, ...] = ()
+    """Further teachers beside `prior` and `guidance`, whose gradients add up at the render: a list of {prior, guidance,
+    gradient, weight, views}. For example a 2D model that sees 1 of the 4 views of a multi-view model."""
     representation: AnyRepresentationConfig = VoxelGridConfig()
     """What is optimised: a field, a mesh or splats."""
     particles: int = Field(default=1, ge=1, le=64)
@@ -137,6 +141,18 @@ class RunConfig(Config):
     @classmethod
     def _background_by_name(cls, given: object) -> object:
         return by_name(given)
+
+    @property
+    def all_teachers(self) -> list[TeacherConfig]:
+        """All teachers of a stage: its own prior and guidance, and the further ones."""
+        own = TeacherConfig.model_construct(prior=self.prior, guidance=self.guidance, gradient=self.gradient)
+        return [own, *self.teachers]
+
+    @model_validator(mode="after")
+    def _teachers_get_pictures(self) -> Self:
+        if self.representation.renders_latents and any(other.prior != self.prior for other in self.teachers):
+            raise ValueError("the representation renders latents, which no other prior has: remove teachers")
+        return self
 
     @model_validator(mode="after")
     def _stages_are_valid(self) -> Self:

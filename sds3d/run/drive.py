@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import os
 import time
 import traceback
 import warnings
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -43,6 +44,8 @@ from sds3d.run.optimize import (
     NumericalError,
     Setup,
     Step,
+    Teacher,
+    numbered,
     optimize,
     pack,
     random_streams,
@@ -65,7 +68,7 @@ class Work:
     config: RunConfig
     offset: int
     scene: Scene
-    guidance: Guidance
+    teachers: list[Teacher]
     state: LoopState
 
     @property
@@ -77,6 +80,11 @@ class Work:
     def steps_done(self) -> int:
         """Steps done so far, earlier stages included."""
         return self.offset + self.state.step
+
+    @property
+    def rules(self) -> list[Guidance]:
+        """The rules of all teachers."""
+        return [teacher.guidance for teacher in self.teachers]
 
 
 def latent_rgb_of(prior: Prior) -> Tensor:
@@ -90,46 +98,51 @@ def latent_rgb_of(prior: Prior) -> Tensor:
 
 def start_work(
     config: RunConfig,
-    prior: Prior,
+    priors: Sequence[Prior],
     checkpoint: dict[str, Tensor] | None = None,
     stage: int = 0,
     before: Source | None = None,
 ) -> Work:
-    """Build a stage's live objects: from a checkpoint, or new ones that start from `before` if given."""
+    """Build a stage's live objects: from a checkpoint, or new ones that start from `before` if given.
+
+    priors: those of `RunConfig.all_teachers`.
+    """
     if checkpoint is not None:
         stage = int(checkpoint["stage"])
     mine = stage_config(config, stage)
     # Each stage has its own streams; those of a run without stages depend on its seed alone.
-    names = ["cameras", "guidance", "scene", *([STREAM] if draws(mine.background) else [])]
-    generators = random_streams(config.seed + 1_000_003 * stage, *names)
-    scene_start = Start(generators["scene"], mine.steps, prior.device)
+    given, own = mine.all_teachers, priors[0]
+    names = ["cameras", *(numbered("guidance", index) for index in range(len(given))), "scene"]
+    generators = random_streams(config.seed + 1_000_003 * stage, *names, *([STREAM] if draws(mine.background) else []))
+    scene_start = Start(generators["scene"], mine.steps, own.device)
     if checkpoint is None:
-        latent_rgb = latent_rgb_of(prior) if mine.representation.renders_latents else None
+        latent_rgb = latent_rgb_of(own) if mine.representation.renders_latents else None
         scene_start = replace(scene_start, before=before, latent_rgb=latent_rgb)
     scene = make_scene(mine.representation, scene_start, mine.particles)
-    guidance = mine.guidance.make(prior)
-    environment = make_environment(mine.background, mine.representation.latents, generators, prior.device)
+    teachers = [
+        Teacher(
+            prior,
+            teacher.guidance.make(prior),
+            encode_texts(prior, teacher.guidance.texts(mine.prompt, mine.prompts)),
+            teacher.gradient,
+            teacher.weight,
+            teacher.views,
+        )
+        for teacher, prior in zip(given, priors, strict=True)
+    ]
+    environment = make_environment(mine.background, mine.representation.latents, generators, own.device)
     if checkpoint is None:
         state = start(scene, mine.optimizer, generators, environment)
     else:
-        state = resume(checkpoint, scene, guidance, mine.optimizer, generators, environment)
-    return Work(stage, mine, total_steps(config, stage), scene, guidance, state)
+        rules = [teacher.guidance for teacher in teachers]
+        state = resume(checkpoint, scene, rules, mine.optimizer, generators, environment)
+    return Work(stage, mine, total_steps(config, stage), scene, teachers, state)
 
 
-def optimize_work(work: Work, prior: Prior) -> Iterator[Step]:
+def optimize_work(work: Work) -> Iterator[Step]:
     """Run the remaining steps of a stage; see `sds3d.run.optimize.optimize`."""
     config = work.config
-    setup = Setup(
-        work.scene,
-        prior,
-        work.guidance,
-        encode_texts(prior, config.guidance.texts(config.prompt, config.prompts)),
-        steps=config.steps,
-        cameras=config.cameras,
-        optimizer=config.optimizer,
-        background=config.background,
-        transforms=config.gradient,
-    )
+    setup = Setup(work.scene, work.teachers, config.steps, config.cameras, config.optimizer, config.background)
     return optimize(setup, work.state)
 
 
@@ -139,14 +152,15 @@ def drive(
     device: str = "",
     threads: int = 0,
     prior: Prior | None = None,
+    others: Sequence[Prior] = (),
     claim: bool = False,
     closed: Status = "paused",
 ) -> Iterator[Step]:
     """Start or resume a run and drive it to its exports, yielding each step. A finished run yields nothing.
 
-    device, threads: "" and 0 use what the run was started with, or the machine's defaults. prior: a prior that a worker
-    has loaded with `prior_settings`. claim: drive the run only if it is still queued. closed: the run's status after
-    the generator is closed.
+    device, threads: "" and 0 use what the run was started with, or the machine's defaults. prior: the run's prior if it
+    is loaded already. others: those of its further teachers. A worker loads them with `prior_settings`. claim: drive
+    the run only if it is still queued. closed: the run's status after the generator is closed.
 
     The run stops early, and can be resumed with the same result, when its `control` file requests it, when the
     generator is closed, and when the process dies.
@@ -165,7 +179,8 @@ def drive(
         run.sweep()
         try:
             before = run.machine
-            yield from _drive(run, Machine(threads or before.threads, device or before.device), prior, closed)
+            machine = Machine(threads or before.threads, device or before.device)
+            yield from _drive(run, machine, [] if prior is None else [prior, *others], closed)
         except GeneratorExit:
             raise
         except KeyboardInterrupt:
@@ -178,7 +193,7 @@ def drive(
             raise
 
 
-def _drive(run: Run, wanted: Machine, loaded: Prior | None, closed: Status) -> Iterator[Step]:
+def _drive(run: Run, wanted: Machine, loaded: Sequence[Prior], closed: Status) -> Iterator[Step]:
     config = read_config(run)
     device = pick_device(wanted.device)
     machine = Machine(set_threads(wanted.threads), str(device))
@@ -193,10 +208,10 @@ def _drive(run: Run, wanted: Machine, loaded: Prior | None, closed: Status) -> I
         return
     checkpoint = run.load_checkpoint(mend=True)
     clock = _Clock(run.state.seconds if checkpoint else 0.0)
-    settings = prior_settings(config, run.state.lean) if loaded else None
+    priors = Priors(device, list(zip(prior_settings(config, run.state.lean), loaded, strict=False)))
     with sinks_of(run, config, _steps_before(config, checkpoint)) as sinks, closing(Live(run)) as live:
         record = _Record(run, total, clock, sinks, closed, run.origin(machine), live, run.state.pause_at)
-        scene = yield from _drive_stages(record, config, checkpoint, _Priors(device, settings, loaded))
+        scene = yield from _drive_stages(record, config, checkpoint, priors)
         if scene is None:
             return
         optimised = clock.seconds()
@@ -212,7 +227,7 @@ def _steps_before(config: RunConfig, checkpoint: dict[str, Tensor] | None) -> in
 
 
 def _drive_stages(
-    record: _Record, config: RunConfig, checkpoint: dict[str, Tensor] | None, priors: _Priors
+    record: _Record, config: RunConfig, checkpoint: dict[str, Tensor] | None, priors: Priors
 ) -> Generator[Step, None, Scene | None]:
     """Optimise the remaining stages. Return the scene of the last one, or None if the run was stopped."""
     first = 0 if checkpoint is None else int(checkpoint["stage"])
@@ -220,20 +235,23 @@ def _drive_stages(
     before = starting_point(record.run, config, priors.device) if checkpoint is None else None
     for index in range(first, stage_count(config)):
         mine = stage_config(config, index)
-        prior = priors.load(prior_settings(mine, record.run.state.lean))
-        work = start_work(config, prior, checkpoint if index == first else None, index, before)
+        loaded = priors.load(prior_settings(mine, record.run.state.lean))
+        work = start_work(config, loaded, checkpoint if index == first else None, index, before)
         named = f"stage {index + 1} of {stage_count(config)}: {mine.representation.name}, " if config.stages else ""
         record.run.log(f"{named}{'resuming after' if work.state.step else 'starting at'} step {work.state.step}")
-        finished = yield from _drive_stage(record, work, prior)
+        finished = yield from _drive_stage(record, work)
         if not finished:
             return None
         before = scene = work.scene
     return scene
 
 
-def prior_settings(config: RunConfig, lean: bool) -> PriorConfig:
-    """Return the settings with which a run's prior is loaded. lean: use less memory; results differ by float error."""
-    return config.prior.in_less_memory() if lean else config.prior
+def prior_settings(config: RunConfig, lean: bool) -> list[PriorConfig]:
+    """Return the settings with which the priors of a run's teachers are loaded, its own first.
+
+    lean: use less memory; results differ by float error.
+    """
+    return [teacher.prior.in_less_memory() if lean else teacher.prior for teacher in config.all_teachers]
 
 
 def starting_point(run: Run, config: RunConfig, device: torch.device) -> Source | None:
@@ -250,18 +268,24 @@ def starting_point(run: Run, config: RunConfig, device: torch.device) -> Source 
 
 
 @dataclass
-class _Priors:
-    """Loads a prior when its settings change. settings: those of `loaded`, None if nothing is loaded."""
+class Priors:
+    """The priors in memory. held: each with its settings."""
 
     device: torch.device
-    settings: PriorConfig | None
-    loaded: Prior | None
+    held: list[tuple[PriorConfig, Prior]] = field(default_factory=list)
 
-    def load(self, settings: PriorConfig) -> Prior:
-        """Return the prior with these settings."""
-        if self.loaded is None or self.settings != settings:
-            self.settings, self.loaded = settings, settings.load(self.device)
-        return self.loaded
+    def load(self, wanted: Sequence[PriorConfig]) -> list[Prior]:
+        """Return the priors with these settings, one for those that are equal. Others are dropped first, since all
+        together may not fit into memory.
+        """
+        kept = [(settings, prior) for settings, prior in self.held if settings in wanted]
+        if len(kept) < len(self.held):
+            self.held = kept
+            gc.collect()
+        for settings in wanted:
+            if not any(settings == known for known, _ in self.held):
+                self.held.append((settings, settings.load(self.device)))
+        return [next(prior for known, prior in self.held if known == settings) for settings in wanted]
 
 
 class _Clock:
@@ -310,7 +334,7 @@ class _Record:
 
     def checkpoint(self, work: Work) -> None:
         self.settle(work)
-        tensors = pack(work.scene, work.guidance, work.state) | {"stage": torch.tensor(work.stage)}
+        tensors = pack(work.scene, work.rules, work.state) | {"stage": torch.tensor(work.stage)}
         tensors |= self.origin
         self.run.save_checkpoint(work.steps_done, tensors)
         self.progress(work)
@@ -328,12 +352,12 @@ class _Record:
             self.live.draw(work.scene, work.device)
 
 
-def _drive_stage(record: _Record, work: Work, prior: Prior) -> Generator[Step, None, bool]:
+def _drive_stage(record: _Record, work: Work) -> Generator[Step, None, bool]:
     """Optimise one stage. Return whether it was finished."""
     run, config = record.run, work.config
     previewed = -math.inf  # the first step is shown at once
     saved = work.state.step
-    steps = optimize_work(work, prior)
+    steps = optimize_work(work)
     if _stopped(run):
         return False
     try:

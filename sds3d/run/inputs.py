@@ -24,9 +24,10 @@ def check_inputs(config: RunConfig, own: Path | None = None) -> None:
 
     own: a file in place of `start_from`.
     """
-    for model in [stage_config(config, i).prior for i in range(stage_count(config))]:
-        if isinstance(model, DiffusersConfig):
-            _check_model(model)
+    for stage in [stage_config(config, i) for i in range(stage_count(config))]:
+        for index, teacher in enumerate(stage.all_teachers):
+            if isinstance(teacher.prior, DiffusersConfig):
+                _check_model(teacher.prior, f"teachers.{index - 1}.prior.model" if index else "prior.model")
     if not (own or config.start_from):
         return
     path = own or Path(config.start_from)
@@ -47,7 +48,7 @@ def _keeps_triangles(config: RunConfig) -> bool:
     return not config.stages and isinstance(shape, MeshConfig) and isinstance(shape.geometry, FixedTrianglesConfig)
 
 
-def _check_model(prior: DiffusersConfig) -> None:
+def _check_model(prior: DiffusersConfig, key: str) -> None:
     name = MOVED.get(prior.model) or ALIASES.get(prior.model) or prior.model
     on_the_hub = not Path(prior.model).expanduser().exists() and re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)
     if on_the_hub and not prior.offline:
@@ -56,4 +57,4 @@ def _check_model(prior: DiffusersConfig) -> None:
         files = find(prior.model, offline=True, dtype=torch.float32, device=torch.device("cpu"))
         files.index()
     except PriorError as error:
-        raise ConfigError(f"prior.model: {error}") from None
+        raise ConfigError(f"{key}: {error}") from None

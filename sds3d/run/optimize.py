@@ -1,8 +1,8 @@
 """The optimisation loop: a generator of steps that is independent of files, progress bars and processes.
 
-Each step renders the scene from sampled cameras, gets a gradient in the prior's space or target pictures from a
-guidance rule, and updates the scene's parameters with Adam (Kingma and Ba 2014, arXiv:1412.6980). Consumers pause,
-cancel, save and draw between two steps, where the state is complete.
+Each step renders the scene from sampled cameras. Every teacher gives a gradient in its prior's space or target pictures
+by its guidance rule; these add up at the render. Adam updates the scene's parameters (Kingma and Ba 2014,
+arXiv:1412.6980). Consumers pause, cancel, save and draw between two steps, where the state is complete.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from sds3d.cameras import CameraConfig, Cameras, sample_cameras
 from sds3d.config import Config
-from sds3d.guidance.base import Guidance, Guided, Number, Views
+from sds3d.guidance.base import Guidance, Guided, Number, Views, group_count
 from sds3d.guidance.transforms import GradientTransform
 from sds3d.priors.base import Prior
 from sds3d.prompts.prompt import EncodedPrompt
@@ -68,8 +69,9 @@ class Step:
 
     step: number of this step, from 1 to `total`. rendering: detached pictures of its B views over `background`, see
     `behind_views`.
-    losses: the scene's weighted regularisers and, for a rule on pixels, "image". grad_norm: norm of the gradient of all
-    parameters. seconds: wall-clock time of this step, or on a GPU of queueing its work.
+    guided: the first teacher's result, with the metrics of all; those of the second teacher end in "_2", and so on.
+    losses: the scene's weighted regularisers and, for rules on pixels, "image", "image_2" and so on. grad_norm: norm of
+    the gradient of all parameters. seconds: wall-clock time of this step, or on a GPU of queueing its work.
 
     On a GPU, losses, grad_norm and metrics are tensors there; `LoopState.take` has them as numbers, some steps later.
     """
@@ -147,8 +149,8 @@ def start(
 ) -> LoopState:
     """Return the state before the first step.
 
-    generators: the streams "cameras" and "guidance", and that of the background if it `draws`. environment: see
-    `make_environment`.
+    generators: the streams "cameras" and, for the teachers, "guidance", "guidance_2" and so on, and that of the
+    background if it `draws`. environment: see `make_environment`.
     """
     groups = _groups(scene, environment)
     if config.betas is not None:
@@ -164,23 +166,46 @@ def _groups(scene: Scene, environment: Environment | None) -> list[dict[str, Any
     return scene.parameter_groups() + (environment.parameter_groups() if environment is not None else [])
 
 
+FULL = Ramp(1.0)
+
+
+@dataclass
+class Teacher:
+    """A prior, and the rule by which it guides the scene.
+
+    prompt: the texts, embedded by this prior. transforms: applied to the rule's gradient, in this order. weight: factor
+    on its gradient over the run; with 0 it is not asked. views: how many of a step's views it sees, drawn anew in each
+    step in whole groups of the views that its prior denoises together; None: all. Its gradient is averaged over these.
+    """
+
+    prior: Prior
+    guidance: Guidance
+    prompt: EncodedPrompt
+    transforms: Sequence[GradientTransform] = ()
+    weight: Ramp = FULL
+    views: int | None = None
+
+
 @dataclass(frozen=True)
 class Setup:
     """What is optimised, and how.
 
-    steps: total number of steps. cameras: the views of each step. background: what is behind the renders.
-    transforms: applied to the rule's gradient, in this order.
+    teachers: all on one device, at least one with a weight above 0 at each step. If `cameras` has no size, renders have
+    that of the first one's prior. steps: total number of steps. cameras: the views of each step. background: what is
+    behind the renders.
     """
 
     scene: Scene
-    prior: Prior
-    guidance: Guidance
-    prompt: EncodedPrompt
+    teachers: Sequence[Teacher]
     steps: int
     cameras: CameraConfig
     optimizer: OptimizerConfig
     background: Background = None
-    transforms: Sequence[GradientTransform] = ()
+
+    @property
+    def picture_size(self) -> int:
+        """Height and width of the pictures of the first teacher's prior."""
+        return self.teachers[0].prior.image_size
 
 
 def optimize(setup: Setup, state: LoopState) -> Iterator[Step]:
@@ -222,12 +247,17 @@ def _step(setup: Setup, state: LoopState, checks: Checks) -> Step:
     progress = state.step / max(setup.steps - 1, 1)
     state.optimizer.zero_grad(set_to_none=True)
     shown = _render(setup, state, progress, checks)
-    guided, gradient = _guide(setup, shown, progress, state.generators["guidance"], checks)
-    losses = _regularise(setup, shown, guided, progress, checks)
-    _backward(setup, shown, gradient, losses, progress)
+    lessons = [
+        _ask(teacher, index, shown, progress, state.generators[numbered("guidance", index)], checks)
+        for index, teacher in enumerate(setup.teachers)
+        if teacher.weight.at(progress) > 0
+    ]
+    losses = _losses(setup, shown, lessons, progress, checks)
+    _backward(lessons, losses, progress)
     grad_norm = _move(setup, state, checks)
     with skipped_if(state.bad):
-        guided = guided.learned()
+        learned = {lesson.index: lesson.guided.learned() for lesson in lessons}
+    guided = replace(learned[lessons[0].index], metrics=metrics_of(learned))
     state.step += 1
     pictures = shown.rendering
     return Step(
@@ -251,81 +281,139 @@ def _known(values: Mapping[str, Number]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class _Shown:
-    """The renders of a step. x: (B, C, h, w) in the prior's space. rgb: (B, S, S, 3) at the prior's size."""
+    """The renders of a step, or those of them that a teacher sees. background: see `behind_views`."""
 
     cameras: Cameras
     background: Tensor
     rendering: Rendering
-    rgb: Tensor
-    x: Tensor
+
+    def some(self, rows: Tensor | None) -> _Shown:
+        """Return the views of these rows (b,), or all of them for None, with colours of their own in the graph."""
+        if rows is None:
+            return replace(self, rendering=replace(self.rendering, rgb=self.rendering.rgb.view_as(self.rendering.rgb)))
+        rows = rows.to(self.rendering.rgb.device)
+        background = self.background if self.background.ndim == 1 else self.background[rows]
+        return _Shown(self.cameras[rows], background, self.rendering[rows])
 
 
 def _render(setup: Setup, state: LoopState, progress: float, checks: Checks) -> _Shown:
-    """Render the scene from sampled cameras, and encode the pictures."""
-    prior, generator = setup.prior, state.generators["cameras"]
-    cameras = sample_cameras(setup.cameras.at(progress, prior.image_size), generator)
+    """Render the scene from sampled cameras."""
+    device, generator = setup.teachers[0].prior.device, state.generators["cameras"]
+    cameras = sample_cameras(setup.cameras.at(progress, setup.picture_size), generator)
     grey = sample_background(generator)  # always drawn, so that other draws do not depend on the setting
-    cameras = cameras.to(prior.device)
+    cameras = cameras.to(device)
     background = behind_views(setup.background, state.environment, cameras, grey, state.generators)
-    background = background.to(prior.device, non_blocking=True)
+    background = background.to(device, non_blocking=True)
     rendering = render_over(setup.scene, cameras, background)
     checks.finite(rendering.rgb, "the render")
-    rgb = resize(rendering.rgb, prior.image_size)  # (B, S, S, 3)
+    return _Shown(cameras, background, rendering)
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What a teacher says of a step.
+
+    index: the teacher's. weight: in this step. x: (b, C, h, w), the encoded renders that it sees. gradient: with
+    respect to x, transformed.
+    """
+
+    teacher: Teacher
+    index: int
+    weight: float
+    shown: _Shown
+    x: Tensor
+    guided: Guided
+    gradient: Tensor | None
+
+    @property
+    def share(self) -> float:
+        """What the gradient of a single view is divided by, so that it is averaged over the views and weighted."""
+        return len(self.shown.cameras) / self.weight
+
+
+def _ask(
+    teacher: Teacher, index: int, shown: _Shown, progress: float, generator: torch.Generator, checks: Checks
+) -> _Lesson:
+    """Show a teacher its views, encoded by its prior, and transform its rule's gradient."""
+    prior = teacher.prior
+    shown = shown.some(drawn_views(len(shown.cameras), teacher.views, prior.n_views, generator))
+    rendering = shown.rendering
+    rgb = resize(rendering.rgb, prior.image_size)  # (b, S, S, 3)
     # The graph of x is dropped unused if the rule works on pixels.
     x = prior.encode_image(rgb) if rendering.latent is None else rendering.latent
-    return _Shown(cameras, background, rendering, rgb, x)
-
-
-def _guide(
-    setup: Setup, shown: _Shown, progress: float, generator: torch.Generator, checks: Checks
-) -> tuple[Guided, Tensor | None]:
-    """Return the rule's result, and its transformed gradient with respect to x, if it has one."""
-    rendering = shown.rendering
-    views = Views(shown.cameras, shown.rgb.detach(), rendering.alpha.detach(), rendering.depth.detach(), setup.prompt)
-    guided = setup.guidance(shown.x.detach(), views, progress, generator)
+    views = Views(shown.cameras, rgb.detach(), rendering.alpha.detach(), rendering.depth.detach(), teacher.prompt)
+    guided = teacher.guidance(x.detach(), views, progress, generator)
     gradient = guided.gradient
     if gradient is not None:
-        for transform in setup.transforms:
+        for transform in teacher.transforms:
             gradient = transform.on_x(gradient, progress)
         checks.finite(gradient, "the guidance gradient")
-    return guided, gradient
+    return _Lesson(teacher, index, teacher.weight.at(progress), shown, x, guided, gradient)
 
 
-def _regularise(setup: Setup, shown: _Shown, guided: Guided, progress: float, checks: Checks) -> dict[str, Tensor]:
-    """Return the losses of a step by name: the scene's regularisers and, for a rule on pixels, "image"."""
+def drawn_views(batch: int, views: int | None, n_views: int, generator: torch.Generator) -> Tensor | None:
+    """Draw which of a step's `batch` views a teacher sees: rows (b,) in order, at most `views`; None: all of them.
+
+    n_views: consecutive views that stay together. Raises ValueError if batch or views are no multiple of it.
+    """
+    if views is None or views >= batch:
+        return None
+    groups = torch.randperm(group_count(batch, n_views), generator=generator)[: group_count(views, n_views)]
+    return (n_views * groups.sort().values[:, None] + torch.arange(n_views)).flatten()
+
+
+def _losses(
+    setup: Setup, shown: _Shown, lessons: Sequence[_Lesson], progress: float, checks: Checks
+) -> dict[str, Tensor]:
+    """Return the losses of a step by name: the scene's regularisers and, for rules on pixels, "image" and so on."""
     losses = setup.scene.regularisers(shown.rendering, progress)
     # Sums over pixels are those of full size, so that coarse renders and large pictures change no weight.
-    size, full = shown.rendering.alpha.shape[1], setup.cameras.full_size(setup.prior.image_size)
+    size, full = shown.rendering.alpha.shape[1], setup.cameras.full_size(setup.picture_size)
     if size != full:
         losses = {term: (full / size) ** 2 * loss for term, loss in losses.items()}
-    if guided.image_target is not None:
-        checks.finite(guided.image_target, "the image target")
-        loss = image_loss(shown.rendering, shown.background, guided.image_target)
-        losses["image"] = guided.image_weight * (full / guided.image_target.shape[1]) ** 2 * loss
+    for lesson in lessons:
+        guided = lesson.guided
+        if guided.image_target is not None:
+            checks.finite(guided.image_target, "the image target")
+            loss = image_loss(lesson.shown.rendering, lesson.shown.background, guided.image_target)
+            factor = lesson.weight * guided.image_weight * (full / guided.image_target.shape[1]) ** 2
+            losses[numbered("image", lesson.index)] = factor * loss
     for term, loss in losses.items():
         checks.finite(loss, f'the loss "{term}"')
     return losses
 
 
-def _backward(setup: Setup, shown: _Shown, gradient: Tensor | None, losses: dict[str, Tensor], progress: float) -> None:
-    """Compute the gradients of all parameters from the rule's gradient at x and from the losses."""
-    views, rgb = len(shown.cameras), shown.rendering.rgb
-
-    def on_picture(gradient: Tensor) -> Tensor:
-        for transform in setup.transforms:
-            gradient = transform.on_picture(gradient * views, progress) / views
-        return gradient
-
+def _backward(lessons: Sequence[_Lesson], losses: dict[str, Tensor], progress: float) -> None:
+    """Compute the gradients of all parameters from the rules' gradients at x and from the losses."""
     roots: list[Tensor] = []
     seeds: list[Tensor | None] = []
-    if gradient is not None:
-        roots, seeds = [shown.x], [gradient / views]
+    for lesson in lessons:
+        if lesson.gradient is not None:
+            roots.append(lesson.x)
+            seeds.append(lesson.gradient / lesson.share)
+        rgb = lesson.shown.rendering.rgb
+        if lesson.teacher.transforms and rgb.requires_grad:
+            rgb.register_hook(partial(_on_picture, lesson, progress))
     roots += losses.values()
     seeds += [None] * len(losses)
-    hook = rgb.register_hook(on_picture) if setup.transforms and rgb.requires_grad else None
     torch.autograd.backward(roots, seeds)
-    if hook is not None:
-        hook.remove()  # a scene may return the same pictures again
+
+
+def _on_picture(lesson: _Lesson, progress: float, gradient: Tensor) -> Tensor:
+    """Transform the gradient (b, H, W, 3) of the pictures that a teacher sees."""
+    for transform in lesson.teacher.transforms:
+        gradient = transform.on_picture(gradient * lesson.share, progress) / lesson.share
+    return gradient
+
+
+def numbered(name: str, index: int) -> str:
+    """Return the name of what the teacher of this index, from 0, has: "guidance", "guidance_2" and so on."""
+    return f"{name}_{index + 1}" if index else name
+
+
+def metrics_of(guided: Mapping[int, Guided]) -> dict[str, Number]:
+    """Return the metrics of all teachers, by their index, in one mapping, see `Step.guided`."""
+    return {numbered(key, index): value for index, one in guided.items() for key, value in one.metrics.items()}
 
 
 def _move(setup: Setup, state: LoopState, checks: Checks) -> Tensor:
@@ -400,9 +488,14 @@ def undisturbed(generators: Mapping[str, torch.Generator]) -> Iterator[None]:
             generator.set_state(states[name])
 
 
-def pack(scene: Scene, guidance: Guidance, state: LoopState) -> dict[str, Tensor]:
-    """Return everything that the rest of a run depends on, as flat CPU tensors; `resume` is the inverse."""
-    tensors = prefixed("scene", scene.state_dict()) | prefixed("guidance", guidance.state_dict())
+def pack(scene: Scene, rules: Sequence[Guidance], state: LoopState) -> dict[str, Tensor]:
+    """Return everything that the rest of a run depends on, as flat CPU tensors; `resume` is the inverse.
+
+    rules: of all teachers.
+    """
+    tensors = prefixed("scene", scene.state_dict())
+    for index, rule in enumerate(rules):
+        tensors |= prefixed(numbered("guidance", index), rule.state_dict())
     tensors |= {f"generator/{key}": generator.get_state() for key, generator in state.generators.items()}
     tensors |= prefixed("optimizer", optimizer_state(state.optimizer))
     if state.environment is not None:
@@ -414,14 +507,15 @@ def pack(scene: Scene, guidance: Guidance, state: LoopState) -> dict[str, Tensor
 def resume(
     tensors: Mapping[str, Tensor],
     scene: Scene,
-    guidance: Guidance,
+    rules: Sequence[Guidance],
     config: OptimizerConfig,
     generators: Mapping[str, torch.Generator],
     environment: Environment | None = None,
 ) -> LoopState:
-    """Load `pack`'s tensors into scene, guidance, generators and environment, and return the loop's state."""
+    """Load `pack`'s tensors into scene, rules, generators and environment, and return the loop's state."""
     scene.load_state_dict(part(tensors, "scene"))
-    guidance.load_state_dict(part(tensors, "guidance"))
+    for index, rule in enumerate(rules):
+        rule.load_state_dict(part(tensors, numbered("guidance", index)))
     for name, generator in generators.items():
         generator.set_state(tensors[f"generator/{name}"])
     if environment is not None:

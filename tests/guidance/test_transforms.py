@@ -11,7 +11,7 @@ from sds3d.guidance.base import Guided, Views
 from sds3d.guidance.transforms import Clamp, Normalize, PixelClip
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.prompt import PromptConfig, encode_prompt
-from sds3d.run.optimize import OptimizerConfig, Setup, optimize, random_streams, start
+from sds3d.run.optimize import OptimizerConfig, Setup, Teacher, optimize, random_streams, start
 from tests.run.test_optimize import SIZE, Canvas, GradientRule
 
 
@@ -90,7 +90,7 @@ def step(rule: GradientRule, *transforms: PixelClip | Clamp | Normalize) -> Tens
     state = start(scene, config, random_streams(0, "cameras", "guidance"))
     prompt = encode_prompt(prior, "a ball", PromptConfig(view_dependent=False))
     cameras = CameraConfig(views=4, size=SIZE)
-    loop = optimize(Setup(scene, prior, rule, prompt, 3, cameras, config, transforms=transforms), state)
+    loop = optimize(Setup(scene, [Teacher(prior, rule, prompt, transforms)], 3, cameras, config), state)
     next(itertools.islice(loop, 1))
     assert scene.rgb.grad is not None
     return scene.rgb.grad

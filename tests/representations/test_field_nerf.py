@@ -15,7 +15,7 @@ from sds3d.rendering.volume import BOUND, render_rays
 from sds3d.representations.base import Rendering
 from sds3d.representations.field_nerf import STABLE_DIFFUSION_RGB, FieldNerfScene, fit_latent_rgb
 from sds3d.representations.fields import activate
-from sds3d.run.optimize import OptimizerConfig, Setup, optimize, random_streams, start
+from sds3d.run.optimize import OptimizerConfig, Setup, Teacher, optimize, random_streams, start
 from tests.representations.radiance_scenes import BACKGROUND, HASH, TRIPLANE, Ball, adam, field_ball, field_scene
 
 both = pytest.mark.parametrize("kind", [HASH, TRIPLANE], ids=["hash", "triplane"])
@@ -233,7 +233,7 @@ def test_guidance_gets_the_latents() -> None:
     state = start(scene, config, random_streams(0, "cameras", "guidance"))
     prompt = encode_prompt(prior, "a ball", PromptConfig(view_dependent=False))
     rule = SDS(SDSConfig(scale=1.0), prior)
-    steps = optimize(Setup(scene, prior, rule, prompt, 40, CameraConfig(views=2, size=8), config), state)
+    steps = optimize(Setup(scene, [Teacher(prior, rule, prompt)], 40, CameraConfig(views=2, size=8), config), state)
 
     def error() -> float:
         with torch.no_grad():

@@ -9,7 +9,6 @@ from sds3d.cameras import turntable
 from sds3d.config import build, merge
 from sds3d.formats.load import load_asset
 from sds3d.geometry.mesh import Mesh
-from sds3d.prompts.prompt import encode_prompt
 from sds3d.representations.base import Start
 from sds3d.representations.gaussians import GaussiansScene
 from sds3d.representations.make import make_scene
@@ -43,7 +42,7 @@ def shared(**changes: object) -> RunConfig:
 
 def test_particles_start_different_and_each_step_moves_one() -> None:
     config, prior = shared(particles=3), disc()
-    work = start_work(config, prior)
+    work = start_work(config, [prior])
     assert isinstance(work.scene, Particles)
     moved = []
 
@@ -52,8 +51,7 @@ def test_particles_start_different_and_each_step_moves_one() -> None:
 
     before = densities()
     assert not torch.equal(before[0], before[1])
-    prompt = encode_prompt(prior, config.prompt, config.prompts)
-    setup = Setup(work.scene, prior, work.guidance, prompt, 12, config.cameras, config.optimizer)
+    setup = Setup(work.scene, work.teachers, 12, config.cameras, config.optimizer)
     steps = optimize(setup, work.state)
     for _ in range(12):
         drawn = work.scene.drawn

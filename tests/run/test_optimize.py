@@ -26,6 +26,7 @@ from sds3d.run.optimize import (
     OptimizerConfig,
     Setup,
     Step,
+    Teacher,
     border_color,
     image_loss,
     learning_rate_factor,
@@ -44,7 +45,8 @@ from tests.run.scenes import CAMERAS, SIZE, Canvas, encoded, gaussian_prior
 def run(scene: Any, prior: Any, rule: Any, steps: int = 5, stop: int | None = None, **options: Any) -> list[Step]:
     config, cameras = options.pop("config", OptimizerConfig()), options.pop("cameras", CAMERAS)
     state = options.pop("state", None) or start(scene, config, random_streams(0, "cameras", "guidance"))
-    loop = optimize(Setup(scene, prior, rule, encoded(prior), steps, cameras, config, **options), state)
+    teachers = [Teacher(prior, rule, encoded(prior), options.pop("transforms", ())), *options.pop("others", ())]
+    loop = optimize(Setup(scene, teachers, steps, cameras, config, **options), state)
     return list(itertools.islice(loop, stop))
 
 
@@ -287,18 +289,18 @@ def test_resuming_from_a_checkpoint_is_bit_identical(space: Any):
     straight, streams = fresh()
     state = start(straight, config, streams)
     run(straight, prior, rule, steps=12, state=state)
-    expected = pack(straight, rule, state)
+    expected = pack(straight, [rule], state)
 
     first, streams = fresh()
     state = start(first, config, streams)
     run(first, prior, rule, steps=12, stop=5, state=state)
-    checkpoint = pack(first, rule, state)
+    checkpoint = pack(first, [rule], state)
 
     second, streams = fresh()
-    state = resume(checkpoint, second, rule, config, streams)
+    state = resume(checkpoint, second, [rule], config, streams)
     assert state.step == 5
     run(second, prior, rule, steps=12, stop=7, state=state)
-    actual = pack(second, rule, state)
+    actual = pack(second, [rule], state)
     assert actual.keys() == expected.keys()
     for key, value in expected.items():
         assert torch.equal(actual[key], value), key
@@ -373,7 +375,7 @@ def test_numerical_faults_stop_with_the_last_good_state(fault: str, message: str
     state = start(broken, OptimizerConfig(), random_streams(0, "cameras", "guidance"))
     with pytest.raises(NumericalError, match=rf"step 4: .*{message}"):
         run(broken, prior, rule, steps=6, state=state)
-    expected, actual = pack(good, rule, good_state), pack(broken, rule, state)
+    expected, actual = pack(good, [rule], good_state), pack(broken, [rule], state)
     assert actual.keys() == expected.keys()
     assert all(torch.equal(actual[key], value) for key, value in expected.items())
 
