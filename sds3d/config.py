@@ -277,6 +277,12 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [v for v in _variants(annotation) if isinstance(v, type) and issubclass(v, BaseModel)]
 
 
+def _item(annotation: Any) -> Any:
+    """Return the type of the items of a list of any length, and any other type itself."""
+    inner = get_args(annotation)
+    return inner[0] if get_origin(annotation) is tuple and inner[1:] == (Ellipsis,) else annotation
+
+
 def _called(model: type[BaseModel], tag: str) -> bool:
     """Return whether `tag` in a pydantic error location means this variant: its `name`, or its class."""
     name = model.model_fields.get("name")
@@ -295,9 +301,11 @@ def _locate(model: type[BaseModel], location: Sequence[int | str]) -> tuple[list
             current = chosen  # the tag of a union, which users do not write
             continue
         path.append(str(part))
+        if isinstance(part, int):  # of a list, whose items are the models
+            continue
         owner = current[0] if current else None
         fields = owner.model_fields if owner else {}
-        current = _models(fields[part].annotation) if isinstance(part, str) and part in fields else []
+        current = _models(_item(fields[part].annotation)) if part in fields else []
     return path, owner
 
 

@@ -13,16 +13,14 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from sds3d.cameras import CameraConfig, Cameras, sample_cameras, turntable
 from sds3d.files import PriorError
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.mvdream import poses
-from tests.priors.tiny import tiny_pipeline, unet
+from tests.priors.tiny import LAYERS, WEIGHTS, pose_network, tiny_mvdream
 
-LAYERS = 2
-WEIGHTS = "diffusion_pytorch_model.safetensors"
 CONFIG = {
     "image_size": 8, "in_channels": 4, "out_channels": 4, "model_channels": 32, "attention_resolutions": [2, 1],
     "num_res_blocks": LAYERS, "channel_mult": [1, 2], "num_head_channels": 16, "transformer_depth": 1,
@@ -64,31 +62,10 @@ def original_name(name: str) -> str:
     return name
 
 
-def pose_network() -> nn.Sequential:
-    torch.manual_seed(5)
-    return nn.Sequential(nn.Linear(16, 128), nn.SiLU(), nn.Linear(128, 128))
-
-
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the layout of a stock U-Net, with the camera network in `camera_proj`."""
-    folder = tmp_path_factory.mktemp("mvdream") / "stock"
-    tiny_pipeline("sd").save_pretrained(folder)
-    torch.manual_seed(2)
-    shutil.rmtree(folder / "unet")
-    types = {
-        "down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2,
-        "attention_head_dim": (2, 4), "block_out_channels": (32, 64), "norm_num_groups": 32,
-        "use_linear_projection": True, "layers_per_block": LAYERS,
-    }  # fmt: skip
-    unet(**types).save_pretrained(folder / "unet")
-    (folder / "camera_proj").mkdir()
-    names = {"0": "linear_1", "2": "linear_2"}
-    state = {f"{names[key[0]]}{key[1:]}": value for key, value in pose_network().state_dict().items()}
-    save_file(state, folder / "camera_proj" / WEIGHTS)
-    index = folder / "model_index.json"
-    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "MVDreamPipeline"}))
-    return folder
+    return tiny_mvdream(tmp_path_factory.mktemp("mvdream") / "stock")
 
 
 @pytest.fixture(scope="module")

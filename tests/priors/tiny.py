@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,6 +24,8 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from safetensors.torch import save_file
+from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -33,6 +38,9 @@ from transformers import (
 from sds3d.toybox.diffusion import make_tokenizer
 
 WORDS = ["a", "red", "blue", "mug", "chair"]
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+LAYERS = 2
+"""ResNet layers per block of the tiny MVDream."""
 FAMILIES = ("sd", "sd v", "lcm", "sdxl", "sd3", "flux dev", "flux schnell", "if")
 
 
@@ -112,6 +120,32 @@ def unet(**changes: Any) -> UNet2DConditionModel:
         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"), "attention_head_dim": 8,
     }  # fmt: skip
     return UNet2DConditionModel(**options | changes)
+
+
+def tiny_mvdream(folder: Path) -> Path:
+    """Write a folder in the layout of a stock U-Net, with MVDream's camera network in `camera_proj`. Returns it."""
+    tiny_pipeline("sd").save_pretrained(folder)
+    torch.manual_seed(2)
+    shutil.rmtree(folder / "unet")
+    types = {
+        "down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2,
+        "attention_head_dim": (2, 4), "block_out_channels": (32, 64), "norm_num_groups": 32,
+        "use_linear_projection": True, "layers_per_block": LAYERS,
+    }  # fmt: skip
+    unet(**types).save_pretrained(folder / "unet")
+    (folder / "camera_proj").mkdir()
+    names = {"0": "linear_1", "2": "linear_2"}
+    state = {f"{names[key[0]]}{key[1:]}": value for key, value in pose_network().state_dict().items()}
+    save_file(state, folder / "camera_proj" / WEIGHTS)
+    index = folder / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), "_class_name": "MVDreamPipeline"}))
+    return folder
+
+
+def pose_network() -> nn.Sequential:
+    """Return MVDream's camera network for the tiny U-Net."""
+    torch.manual_seed(5)
+    return nn.Sequential(nn.Linear(16, 128), nn.SiLU(), nn.Linear(128, 128))
 
 
 def vae(channels: int = 4) -> AutoencoderKL:
