@@ -19,6 +19,7 @@ def page() -> str:
     from sds3d.guidance.transforms import GradientTransform
     from sds3d.run.config import RunConfig
     from sds3d.run.settings import settings_of
+    from sds3d.run.teachers import TeacherConfig
 
     whole = [s for s in settings_of(RunConfig(prompt="a red mug")) if s.key not in ("prompt", "start_from_sha256")]
     intro = "`sds3d settings` prints the same on the terminal. Set them as `KEY=VALUE`, or in a YAML file."
@@ -41,6 +42,11 @@ def page() -> str:
     parts += ["## gradient", "A list of transforms, such as `gradient='[{name: clamp, limit: [2.0, 8.0]}]'`."]
     for model in get_args(get_args(GradientTransform)[0]):
         parts += [f"### name: {word(model)}", *section(model, "")]
+    parts += [
+        "## teachers",
+        "A list of further teachers, see [Concepts](../concepts.md#several-teachers). Keys of each:",
+    ]
+    parts.append(rows([s for s in settings_of(TeacherConfig()) if not s.section]))
     return "\n\n".join(parts) + "\n"
 
 

@@ -14,7 +14,17 @@ from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.representations.base import Rendering
 from sds3d.run.numbers import Numbers
-from sds3d.run.optimize import LoopState, NumericalError, OptimizerConfig, Setup, optimize, pack, random_streams, start
+from sds3d.run.optimize import (
+    LoopState,
+    NumericalError,
+    OptimizerConfig,
+    Setup,
+    Teacher,
+    optimize,
+    pack,
+    random_streams,
+    start,
+)
 from tests.run.scenes import CAMERAS, Canvas, encoded, gaussian_prior
 
 
@@ -53,7 +63,7 @@ class Faulty(Canvas):
 def loop(scene: Any, rule: Any, prior: Any, steps: int) -> tuple[LoopState, Any]:
     config = OptimizerConfig(eps=1e-8)
     state = start(scene, config, random_streams(0, "cameras", "guidance"))
-    return state, optimize(Setup(scene, prior, rule, encoded(prior), steps, CAMERAS, config), state)
+    return state, optimize(Setup(scene, [Teacher(prior, rule, encoded(prior))], steps, CAMERAS, config), state)
 
 
 def rule_of(name: str, prior: Any) -> Any:
@@ -72,7 +82,7 @@ def test_numbers_and_parameters_are_those_of_a_loop_that_reads_at_once(
         state, steps = loop(scene, guidance, prior, 9)
         known = [(step.step, state.take()) for step in steps]
         together = max(len(numbers) for _, numbers in known)
-        return pack(scene, guidance, state), [numbers for _, some in known for numbers in some], together
+        return pack(scene, [guidance], state), [numbers for _, some in known for numbers in some], together
 
     expected, prompt, one = run()
     monkeypatch.setattr("sds3d.updates.runs_late", lambda device: True)
@@ -105,7 +115,7 @@ def test_a_fault_that_is_seen_late_leaves_the_last_good_state(rule: str, fault: 
             state.settle()
         except NumericalError as raised:
             error = str(raised)
-        return pack(scene, guidance, state), [numbers.step for numbers in known + state.take()], error
+        return pack(scene, [guidance], state), [numbers.step for numbers in known + state.take()], error
 
     expected, _, error = run(Faulty(), 3)
     assert error == ""

@@ -222,7 +222,7 @@ def test_a_learning_rate_with_knots_falls_exponentially_over_a_part_of_the_run()
     state = start(scene, optimizer, random_streams(0, "cameras", "guidance"))
     prior = gaussian_prior()
     rates = []
-    for _ in optimize(Setup(scene, prior, GradientRule(), encoded(prior), 11, CAMERAS, optimizer), state):
+    for _ in optimize(Setup(scene, [Teacher(prior, GradientRule(), encoded(prior))], 11, CAMERAS, optimizer), state):
         rates.append([group["lr"] for group in state.optimizer.param_groups])
     shares = [min(i / 6, 1) for i in range(11)]
     expected = [math.exp(math.log(0.01) * (1 - share) + math.log(0.0002) * share) for share in shares]

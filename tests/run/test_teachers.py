@@ -39,7 +39,8 @@ from sds3d.run.optimize import (
     resize,
     start,
 )
-from tests.run.test_optimize import SIZE, Canvas, GradientRule, encoded, gaussian_prior
+from tests.run.scenes import SIZE, Canvas, encoded, gaussian_prior
+from tests.run.test_optimize import GradientRule
 from tests.run.tiny_runs import disc, same, tiny
 
 
