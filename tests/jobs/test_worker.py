@@ -103,7 +103,7 @@ def test_a_run_out_of_memory_continues_with_less(
 def test_without_retries_a_run_out_of_memory_fails(tmp_path: Path):
     run = queued(tmp_path, "a red mug")
     worker = Worker(threads=1, retries=0)
-    short_of_memory(worker._load([run]), 4)
+    short_of_memory(worker._load([run])[0], 4)
     worker.carry_out([run])
     assert (run.state.status, run.state.attempts) == ("failed", 0)
     assert "out of memory" in run.state.error
@@ -151,7 +151,7 @@ def test_gpu_failures_are_recognised(error: Exception, expected: bool):
 def test_texts_of_waiting_runs_are_embedded_with_those_of_the_first(tmp_path: Path):
     several = [queued(tmp_path, prompt) for prompt in ("a red mug", "a blue chair", "a green hat")]
     worker = Worker(threads=1)
-    prior: Any = worker._load(several)
+    (prior,): Any = worker._load(several)
     loaded: list[int] = []
     encoders = prior.family.texts.load
     prior.family.texts.load = lambda: loaded.append(1) or encoders()
