@@ -322,17 +322,17 @@ def test_phases_change_the_renders_and_nothing_else():
     shapes = [tuple(step.rendering.rgb.shape[:2]) for step in steps]
     assert shapes == [(4, 8)] * 4 + [(2, SIZE)] * 3 + [(3, SIZE)] * 4
     assert [len(step.guided.t) for step in steps] == [4] * 4 + [2] * 3 + [3] * 4
-    expected = pack(straight, rule, state)
+    expected = pack(straight, [rule], state)
     assert float(expected["optimizer/0/step"]) == 11
     for stop in (4, 5, 8):
         first, rule, streams = fresh()
         state = start(first, config, streams)
         run(first, prior, rule, steps=11, stop=stop, state=state, cameras=cameras)
-        checkpoint = pack(first, rule, state)
+        checkpoint = pack(first, [rule], state)
         second, rule, streams = fresh()
-        state = resume(checkpoint, second, rule, config, streams)
+        state = resume(checkpoint, second, [rule], config, streams)
         run(second, prior, rule, steps=11, state=state, cameras=cameras)
-        actual = pack(second, rule, state)
+        actual = pack(second, [rule], state)
         assert actual.keys() == expected.keys()
         assert all(torch.equal(actual[key], value) for key, value in expected.items())
 
