@@ -151,7 +151,7 @@ def test_gpu_failures_are_recognised(error: Exception, expected: bool):
 def test_texts_of_waiting_runs_are_embedded_with_those_of_the_first(tmp_path: Path):
     several = [queued(tmp_path, prompt) for prompt in ("a red mug", "a blue chair", "a green hat")]
     worker = Worker(threads=1)
-    (prior,): Any = worker._load(several)
+    prior: Any = worker._load(several)[0]
     loaded: list[int] = []
     encoders = prior.family.texts.load
     prior.family.texts.load = lambda: loaded.append(1) or encoders()
