@@ -100,8 +100,15 @@ def _key(setting: Setting) -> str:
     return setting.key.removesuffix(".name") if setting.is_choice else setting.key
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    build: Annotated[
+        bool, typer.Option("--build", help="First compile the CUDA kernels of gsplat and nerfacc, for minutes.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Report what this machine can do and what is missing; exit code 0 if it can generate."""
+    if build:
+        _build_kernels()
     with err.status("checking"):
         from sds3d.run.doctor import can_generate, examine
 
@@ -116,3 +123,14 @@ def doctor(as_json: Json = False) -> None:
         out.print(table)
     if not can_generate(findings):
         raise typer.Exit(Exit.FAILED)
+
+
+def _build_kernels() -> None:
+    """Compile the kernels of gsplat and nerfacc; one line each."""
+    from sds3d.rendering import gpu_build
+
+    packages: tuple[gpu_build.Compiled, ...] = ("gsplat", "nerfacc")
+    for package in packages:
+        with err.status(f"compiling {package}, which takes minutes"):
+            path = gpu_build.build(package)
+        err.print(escape(f"{package}: {path}"), soft_wrap=True)

@@ -1,63 +1,89 @@
-"""Packages with kernels for CUDA: whether they can be used, and what renders without them.
+"""Packages with kernels for CUDA: which of them renders what, and what renders without them.
 
-A warning tells once when a package that would be faster is not used.
+NVIDIA Warp brings its compiler. gsplat and nerfacc have to be compiled, which takes minutes: `sds3d doctor --build`
+does it, and they are not used before.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
-import shutil
 import warnings
 from functools import cache
-from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
+
+from sds3d.extras import install_command
+from sds3d.rendering import gpu_build
 
 Package = Literal["gsplat", "nerfacc", "warp"]
+Task = Literal["splats", "fields", "meshes"]
 
-INSTEAD: dict[Package, str] = {
-    "gsplat": "splats are projected by torch and blended on the CPU, which is slower",
-    "nerfacc": "radiance fields are rendered by plain torch, which is slower",
-    "warp": "meshes are rasterized on the CPU, which is slower",
+PACKAGE_NAMES: tuple[Package, ...] = get_args(Package)
+
+PACKAGES: dict[Task, tuple[Package, ...]] = {
+    "splats": ("gsplat", "warp"),
+    "fields": ("nerfacc", "warp"),
+    "meshes": ("warp",),
+}
+"""The packages that can render something on CUDA. The first that works does."""
+
+INSTEAD: dict[Task, str] = {
+    "splats": "splats are projected by torch and blended on the CPU, which is slower",
+    "fields": "radiance fields are rendered by plain torch, which is slower",
+    "meshes": "meshes are rasterized on the CPU, which is slower",
 }
 """What renders on CUDA without a package."""
 
-_KERNELS: dict[Package, str] = {
-    "gsplat": "gsplat.cuda._backend",
-    "nerfacc": "nerfacc.cuda._backend",
-    "warp": "sds3d.rendering.mesh_warp",
-}
-"""The module that compiles or loads a package's kernels when it is imported."""
+_OLDEST_WARP = (1, 10)  # versions before 1.6 convert floats where kernels reinterpret them: faces would be wrong
 
 
 @cache
-def usable(package: Package) -> bool:
-    """Return whether a package's kernels work, with a warning if not. At first use they are compiled, for minutes."""
-    problem = obstacle(package)
-    if not problem:
-        try:
-            kernels = importlib.import_module(_KERNELS[package])
-            if getattr(kernels, "_C", kernels) is None:
-                problem = "its kernels cannot be compiled"
-        except Exception as error:  # a compiler, a linker and a driver may fail in any way
-            problem = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    if problem:
-        warnings.warn(f"{package} is not used: {problem}; {INSTEAD[package]}", stacklevel=2)
-    return not problem
+def backend(task: Task) -> Package | None:
+    """Return the package that renders something on CUDA, None with a warning if none of them works."""
+    problems = []
+    for package in PACKAGES[task]:
+        problem = failure(package)
+        if not problem:
+            return package
+        problems.append(f"{package} is not used: {problem}")
+    warnings.warn(f"{'; '.join(problems)}; {INSTEAD[task]}", stacklevel=2)
+    return None
+
+
+def summary() -> str:
+    """Return in one line which package renders what on CUDA, and why others do not."""
+    chosen = ", ".join(f"{task} by {backend(task) or 'torch and the CPU'}" for task in PACKAGES)
+    problems = [f"{package} is not used: {failure(package)}" for package in PACKAGE_NAMES if failure(package)]
+    return "; ".join([chosen, *problems])
+
+
+@cache
+def failure(package: Package) -> str:
+    """Load a package's kernels. Returns why they do not work, or ""."""
+    if problem := obstacle(package):
+        return problem
+    try:
+        if package == "warp":
+            importlib.import_module("sds3d.rendering.launch_warp")
+            return ""
+        gpu_build.load(package)
+        kernels = importlib.import_module(f"{package}.cuda._backend")
+        return "its kernels cannot be loaded" if kernels._C is None else ""
+    except Exception as error:  # a linker and a driver may fail in any way
+        return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def obstacle(package: Package) -> str:
-    """Return why a package's kernels cannot work on CUDA, as far as can be known without compiling them; or ""."""
+    """Return why a package's kernels cannot work on CUDA, as far as can be known without loading them; or ""."""
+    import torch
+
     if importlib.util.find_spec(package) is None:
-        return "not installed"
-    if package == "warp" or importlib.util.find_spec(f"{package}.csrc") is not None:  # brings its compiler or kernels
-        return ""
-    return "" if _has_compiler(package) else "nvcc, which compiles its kernels, is not found"
-
-
-def _has_compiler(package: Package) -> bool:
-    if shutil.which("nvcc") is not None:
-        return True
-    from torch.utils.cpp_extension import CUDA_HOME
-
-    return package == "gsplat" and CUDA_HOME is not None and (Path(CUDA_HOME) / "bin" / "nvcc").is_file()
+        return f"not installed; {install_command('cuda')}" if package == "warp" else "not installed"
+    if torch.version.hip is not None:
+        return "it needs an NVIDIA GPU"
+    if package != "warp":
+        return "" if gpu_build.built(package) else "not compiled; sds3d doctor --build compiles it"
+    version = importlib.metadata.version("warp-lang")
+    old = tuple(int(part) for part in version.split(".")[:2]) < _OLDEST_WARP
+    return f"version {version} is too old; {install_command('cuda')}" if old else ""

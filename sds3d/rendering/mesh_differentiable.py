@@ -213,7 +213,7 @@ def mesh_edges_reference(faces: Tensor) -> MeshEdges:
 
 
 def _nearest_on_cuda(screen: Tensor, faces: Tensor, view: _View) -> Tensor:
-    if not gpu.usable("warp"):
+    if not gpu.backend("meshes"):
         return _nearest_on_cpu(screen, faces, view)
     from sds3d.rendering import mesh_warp
 
@@ -221,7 +221,7 @@ def _nearest_on_cuda(screen: Tensor, faces: Tensor, view: _View) -> Tensor:
 
 
 def _crossings_on_cuda(screen: Tensor, faces: Tensor, edges: MeshEdges, raster: Raster, view: _View) -> Tensor:
-    if not gpu.usable("warp"):
+    if not gpu.backend("meshes"):
         return _crossings_on_cpu(screen, faces, edges, raster, view)
     from sds3d.rendering import mesh_warp
 

@@ -4,7 +4,6 @@ The rules are those of `mesh_zbuffer_numba` and `mesh_antialias_numba`. One GPU 
 several compete for a pixel, the largest 64-bit key wins. Its upper half is the float that decides (the bits of positive
 floats are ordered as the floats are). Its lower half is the negated index, so that the first of equals wins, as on the
 CPU. No gradient passes through a choice; the differentiable part is plain torch, in `mesh_differentiable`.
-Warp compiles at the first call, with the compiler in its wheel.
 """
 
 # Kernels are Warp's language: pyright reads them as Python and finds errors where there are none.
@@ -13,17 +12,11 @@ Warp compiles at the first call, with the compiler in its wheel.
 # pyright: reportOptionalMemberAccess=false
 
 import torch
+import warp as wp
 from torch import Tensor
 
-from sds3d.extras import install_command
+from sds3d.rendering.launch_warp import launch
 from sds3d.rendering.mesh_edges import MeshEdges
-
-try:
-    import warp as wp
-except ImportError as error:
-    raise ImportError(f"NVIDIA Warp, which renders meshes on CUDA, is missing: {install_command('cuda')}") from error
-
-wp.init()
 
 _LAST = 0x7FFFFFFF
 _LANES = 8  # threads that share a face's or an edge's lines of pixels
@@ -35,7 +28,7 @@ _Vectors, _Ints, _Floats = wp.array2d(dtype=wp.vec3), wp.array2d(dtype=wp.int32)
 def nearest_faces(screen: Tensor, faces: Tensor, height: int, width: int) -> Tensor:
     """Return the nearest face of each pixel, -1 where empty: (B, H, W) int32. screen: (B, V, 3). faces: (F, 3)."""
     keys = torch.full((len(screen), height, width), -1, dtype=torch.int64, device=screen.device)
-    _launch(_nearest_faces, (len(screen), len(faces), _LANES), _vectors(screen), _ints(faces), wp.from_torch(keys))
+    launch(_nearest_faces, (len(screen), len(faces), _LANES), _floats(screen), _ints(faces), keys)
     return _indices(keys)
 
 
@@ -49,25 +42,17 @@ def crossings(screen: Tensor, faces: Tensor, edges: MeshEdges, distance: Tensor)
     opposite = faces.reshape(-1)[edges.corners.long()]  # (S,)
     arrays = [_ints(tensor) for tensor in (edges.vertices, edges.starts, opposite)]
     size = (batch, len(edges.vertices), _LANES)
-    seen = wp.from_torch(distance.float().contiguous())
-    _launch(_crossings, size, _vectors(screen), *arrays, seen, wp.from_torch(keys))
+    launch(_crossings, size, _floats(screen), *arrays, _floats(distance), keys)
     index = _indices(keys)
     return torch.where(index % 2 == 0, index // 2, -1)  # odd: an edge that hides others but does not count
 
 
-def _vectors(screen: Tensor) -> wp.array:
-    return wp.from_torch(screen.detach().float().contiguous(), dtype=wp.vec3)
+def _floats(tensor: Tensor) -> Tensor:
+    return tensor.detach().float().contiguous()
 
 
-def _ints(tensor: Tensor) -> wp.array:
-    return wp.from_torch(tensor.to(torch.int32).contiguous())
-
-
-def _launch(kernel: wp.Kernel, size: tuple[int, int, int], *arrays: wp.array) -> None:
-    device = arrays[0].device
-    # Run on torch's stream, so that Warp and torch wait for each other.
-    stream = wp.stream_from_torch(wp.device_to_torch(device)) if device.is_cuda else None
-    wp.launch(kernel, dim=size, inputs=arrays, device=device, stream=stream)
+def _ints(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.int32).contiguous()
 
 
 def _indices(keys: Tensor) -> Tensor:

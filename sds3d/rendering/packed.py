@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ from sds3d.rendering.volume_numba import MIN_TRANSMITTANCE
 
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Points (P, 3) in metres to densities (P,) >= 0 per metre and features (P, C)."""
+
+Backend = Literal["nerfacc", "numba", "torch"]
 
 _TRUST = 0.5  # share of a cell's least density that may end rays, because the density may have changed since
 
@@ -94,19 +96,22 @@ def march(
     *,
     samples: int = 64,
     jitter: Tensor | None = None,
+    backend: Backend | None = None,
 ) -> Samples:
     """Return the samples of rays in visible occupied cells. Not differentiable.
 
     origins, directions: (R, 3), unit directions. occupancy: None means that everything is occupied.
     samples: steps per side of the cube; a diagonal takes more.
     jitter: (R,) in [0, 1), position of samples within their steps; None: the middle.
-    On CUDA nerfacc walks the cells: its steps are at other places, and rays do not end behind solid cells.
+    backend: default: the fastest that works. nerfacc, on CUDA, walks the cells: its steps are at other places, and rays
+    do not end behind solid cells.
     """
+    backend = backend or _backend(origins, directions)
     with torch.no_grad():
         rays, occupancy = _prepare(origins, directions, occupancy, samples, jitter)
-        if origins.is_cuda and gpu.usable("nerfacc"):
+        if backend == "nerfacc":
             return _march_nerfacc(origins, directions, occupancy, rays, samples)
-        if not fusable(origins):
+        if backend == "torch":
             return _march(origins, directions, occupancy, rays)
         arrays = [tensor.contiguous().numpy() for tensor in (origins, directions, *occupancy, *rays)]
         packed = packed_numba.march(arrays[0], arrays[1], arrays[2], arrays[3], tuple(arrays[4:]))
@@ -127,15 +132,18 @@ def march_reference(
         return _march(origins, directions, occupancy, rays)
 
 
-def composite(density: Tensor, features: Tensor, samples: Samples, n_rays: int) -> Composited:
+def composite(
+    density: Tensor, features: Tensor, samples: Samples, n_rays: int, *, backend: Backend | None = None
+) -> Composited:
     """Sum S samples along R rays. Differentiable in density (S,) >= 0 per metre and features (S, C).
 
-    A ray ends where its transmittance falls below 1e-4.
+    A ray ends where its transmittance falls below 1e-4. backend: see `march`.
     """
     _check(density, features, samples, n_rays)
-    if density.is_cuda and gpu.usable("nerfacc"):
+    backend = backend or _backend(density, features)
+    if backend == "nerfacc":
         return _composite_nerfacc(density, features, samples, n_rays)
-    if not fusable(density) or not fusable(features):
+    if backend == "torch":
         return _composite(density, features, samples, n_rays)
     return Composited(*_Composite.apply(density, features, samples.t, samples.dt, samples.offsets))
 
@@ -189,6 +197,12 @@ def field_normals(
     return torch.zeros_like(origins).index_put((hit,), outward)
 
 
+def _backend(*tensors: Tensor) -> Backend:
+    if all(map(fusable, tensors)):
+        return "numba"
+    return (gpu.backend("fields") or "torch") if tensors[0].is_cuda else "torch"  # type: ignore[return-value]
+
+
 def _prepare(
     origins: Tensor, directions: Tensor, occupancy: Occupancy | None, samples: int, jitter: Tensor | None
 ) -> tuple[RaySamples, Occupancy]:
@@ -230,7 +244,7 @@ def _march(origins: Tensor, directions: Tensor, occupancy: Occupancy, rays: RayS
 def _march_nerfacc(
     origins: Tensor, directions: Tensor, occupancy: Occupancy, rays: RaySamples, samples: int
 ) -> Samples:
-    """Use nerfacc's CUDA kernels, which compile at first use. Not yet tested on a GPU."""
+    """Use nerfacc's CUDA kernels, which which are compiled before."""
     import nerfacc
 
     step = 2 * BOUND / samples
@@ -278,7 +292,7 @@ def _composite(density: Tensor, features: Tensor, samples: Samples, n_rays: int)
 
 
 def _composite_nerfacc(density: Tensor, features: Tensor, samples: Samples, n_rays: int) -> Composited:
-    """Use nerfacc's CUDA kernels, which compile at first use. Not yet tested on a GPU."""
+    """Use nerfacc's CUDA kernels, which which are compiled before."""
     import nerfacc
 
     half = samples.dt / 2

@@ -1,6 +1,6 @@
 """Gaussian splatting (Kerbl et al. 2023, arXiv:2308.04079) with gsplat's signature and semantics, on any machine.
 
-`rasterization` uses Numba kernels on a CPU, gsplat on CUDA if it works there, and plain torch elsewhere. Gaussians are
+`rasterization` uses Numba kernels on a CPU, gsplat or NVIDIA Warp on CUDA, and plain torch elsewhere. Gaussians are
 projected by the local affine approximation of EWA splatting (Zwicker et al. 2001), and their covariances in the picture
 are blurred by `eps2d` pixels^2. Pixels blend Gaussians front to back with alpha = min(0.999, opacity exp(-d^2 / 2)),
 leaving out alphas below 1/255. A pixel is finished before its transmittance would fall to 1e-4.
@@ -8,6 +8,8 @@ leaving out alphas below 1/255. A pixel is finished before its transmittance wou
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -23,6 +25,8 @@ RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 """D is the depth z weighted by alpha. ED is the expected depth, D / alpha."""
 RasterizeMode = Literal["classic", "antialiased"]
 """antialiased dims a Gaussian by as much as the blur enlarges it (Mip-Splatting, arXiv:2311.16493)."""
+Backend = Literal["gsplat", "warp", "numba", "torch"]
+"""numba blends on the CPU, wherever the tensors are."""
 
 
 class Splatted(NamedTuple):
@@ -58,6 +62,7 @@ def rasterization(
     backgrounds: Tensor | None = None,
     render_mode: RenderMode = "RGB",
     rasterize_mode: RasterizeMode = "classic",
+    backend: Backend | None = None,
 ) -> Splatted:
     """Render N Gaussians from C cameras. Differentiable in all properties of the Gaussians.
 
@@ -66,22 +71,29 @@ def rasterization(
     (C, N, K, 3), K >= (sh_degree + 1)^2. viewmats: (C, 4, 4) world to OpenCV camera. Ks: (C, 3, 3) intrinsics.
     near_plane, far_plane: metres. radius_clip: Gaussians with a smaller radius in pixels are left out.
     backgrounds: (C, D), seen where the Gaussians let light through.
+    backend: default: the fastest that works. All but "torch" need float32, and "gsplat" needs CUDA.
 
     Raises ValueError for shapes that do not match.
     """
     _check(means, quats, scales, opacities, colors, viewmats, Ks, sh_degree, backgrounds)
-    if means.device.type == "cuda" and gpu.usable("gsplat"):
+    backend = backend or _backend(means)
+    if backend == "gsplat":
         return _gsplat(
             means, quats, scales, opacities, colors, viewmats, Ks, width, height,
             near_plane=near_plane, far_plane=far_plane, radius_clip=radius_clip, eps2d=eps2d, sh_degree=sh_degree,
             backgrounds=backgrounds, render_mode=render_mode, rasterize_mode=rasterize_mode,
         )  # fmt: skip
-    fused = means.device.type in ("cpu", "cuda") and means.dtype == torch.float32
     camera = _Camera(width, height, near_plane, far_plane, eps2d, radius_clip)
     return _rasterize(
         means, quats, scales, opacities, colors, viewmats, Ks, camera,
-        sh_degree, backgrounds, render_mode, rasterize_mode, fused=fused,
+        sh_degree, backgrounds, render_mode, rasterize_mode, backend,
     )  # fmt: skip
+
+
+def _backend(means: Tensor) -> Backend:
+    if means.dtype != torch.float32 or means.device.type not in ("cpu", "cuda"):
+        return "torch"
+    return (gpu.backend("splats") or "numba") if means.is_cuda else "numba"
 
 
 def rasterization_reference(
@@ -109,7 +121,7 @@ def rasterization_reference(
     camera = _Camera(width, height, near_plane, far_plane, eps2d, radius_clip)
     return _rasterize(
         means, quats, scales, opacities, colors, viewmats, Ks, camera,
-        sh_degree, backgrounds, render_mode, rasterize_mode, fused=False,
+        sh_degree, backgrounds, render_mode, rasterize_mode, "torch",
     )  # fmt: skip
 
 
@@ -179,14 +191,19 @@ def _rasterize(
     backgrounds: Tensor | None,
     render_mode: RenderMode,
     rasterize_mode: RasterizeMode,
-    *,
-    fused: bool,
+    backend: Backend,
 ) -> Splatted:
     cameras, n = len(viewmats), len(means)
-    if fused and means.device.type == "cpu":
-        projected = _Projected(*_Project.apply(means, quats, scales, opacities, viewmats, Ks, camera))
+    if backend == "warp":
+        from sds3d.rendering.splatting_blend_warp import Blend
+        from sds3d.rendering.splatting_projection_warp import Project
+
+        project, blend = Project.apply, partial(_in_fours, Blend.apply)
+    elif backend == "numba":
+        project, blend = _Project.apply if means.device.type == "cpu" else _project_reference, _blend_on_cpu
     else:
-        projected = _project_reference(means, quats, scales, opacities, viewmats, Ks, camera)
+        project, blend = _project_reference, _blend_reference
+    projected = _Projected(*project(means, quats, scales, opacities, viewmats, Ks, camera))
     alphas = opacities.expand(cameras, n)
     if rasterize_mode == "antialiased":
         alphas = alphas * projected.compensations
@@ -198,7 +215,7 @@ def _rasterize(
     if render_mode != "RGB":
         features.append(projected.depths[..., None])
     values = features[0] if len(features) == 1 else torch.cat(features, dim=-1)  # (C, N, D)
-    picture, alpha = (_blend_fused if fused else _blend_reference)(projected, alphas, values, camera)
+    picture, alpha = blend(projected, alphas, values, camera)
     if render_mode in ("ED", "RGB+ED"):
         picture = torch.cat([picture[..., :-1], picture[..., -1:] / alpha.clamp(min=1e-10)], dim=-1)
     if backgrounds is not None and render_mode not in ("D", "ED"):
@@ -312,22 +329,23 @@ def _blend_reference(
 # ---- Numba ----
 
 
-def _blend_fused(projected: _Projected, opacities: Tensor, values: Tensor, camera: _Camera) -> tuple[Tensor, Tensor]:
+def _blend_on_cpu(projected: _Projected, opacities: Tensor, values: Tensor, camera: _Camera) -> tuple[Tensor, Tensor]:
     """Blend on the CPU, wherever the tensors are."""
     device = values.device
     projected = _Projected(*(tensor.cpu() for tensor in projected))
-    picture, alpha = _blend_on_cpu(projected, opacities.cpu(), values.cpu(), camera)
+    picture, alpha = _in_fours(_Blend.apply, projected, opacities.cpu(), values.cpu(), camera)
     return picture.to(device), alpha.to(device)
 
 
-def _blend_on_cpu(projected: _Projected, opacities: Tensor, values: Tensor, camera: _Camera) -> tuple[Tensor, Tensor]:
-    if values.shape[-1] <= 4:
-        return _Blend.apply(projected.means2d, projected.conics, opacities, values, projected.depths, camera)
+def _in_fours(
+    blend: Callable[..., Any], projected: _Projected, opacities: Tensor, values: Tensor, camera: _Camera
+) -> tuple[Tensor, Tensor]:
+    """Blend four channels at a time, as the kernels do."""
     alpha, parts = torch.empty(0), []
     for four in values.split(4, dim=-1):
-        picture, alpha = _Blend.apply(projected.means2d, projected.conics, opacities, four, projected.depths, camera)
+        picture, alpha = blend(projected.means2d, projected.conics, opacities, four, projected.depths, camera)
         parts.append(picture)
-    return torch.cat(parts, dim=-1), alpha
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1), alpha
 
 
 def _array(tensor: Tensor) -> Any:
@@ -394,7 +412,7 @@ class _Blend(torch.autograd.Function):
         return (*(torch.from_numpy(result) for result in results), None, None)
 
 
-# ---- CUDA ----
+# ---- gsplat ----
 
 
 def _gsplat(*arguments: Any, **settings: Any) -> Splatted:

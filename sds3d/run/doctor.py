@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 
 from sds3d.compiled import examine_cache
 from sds3d.config import assets_dir
-from sds3d.extras import install_command
-from sds3d.rendering.gpu import INSTEAD, Package, obstacle
+from sds3d.rendering.gpu import PACKAGE_NAMES, PACKAGES, Package, backend, failure
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
+_TOLERANCE = 1e-3  # of colors of a GPU, which rounds differently
 FREE_NEEDED = 0.5e9  # bytes: more than a run with its checkpoints and exports
 
 
@@ -49,7 +50,7 @@ def examine(folder: Path | None = None) -> list[Finding]:
         _numba_layer(),
         _kernel_cache(),
         _cuda(),
-        *map(_cuda_backend, INSTEAD),
+        *map(_cuda_backend, PACKAGE_NAMES),
         _ffmpeg(),
         _prior(),
         _large_priors(),
@@ -131,7 +132,7 @@ def _cuda() -> Finding:
 
 
 def _cuda_backend(package: Package) -> Finding:
-    """Whether a package's CUDA kernels can be used. They are not compiled here, which takes minutes."""
+    """Whether a package's CUDA kernels work: a tiny picture is compared with the CPU's."""
     import torch
 
     try:
@@ -140,11 +141,43 @@ def _cuda_backend(package: Package) -> Finding:
         version = "not installed"
     if not torch.cuda.is_available():
         return Finding(package, False, f"{version}; off: it is only used on CUDA")
-    if problem := obstacle(package):
-        hint = f"; to install it, {install_command('cuda')}" if package == "warp" else ""
-        return Finding(package, False, f"{version}; off: {problem}; {INSTEAD[package]}{hint}")
-    compiled = "at first use, its kernels are compiled or loaded, and if that fails"
-    return Finding(package, True, f"{version}, on; {compiled}, {INSTEAD[package]}")
+    if problem := failure(package) or _trial(package, torch.device("cuda")):
+        return Finding(package, False, f"{version}; off: {problem}")
+    tasks = [task for task in PACKAGES if backend(task) == package]
+    return Finding(package, True, f"{version}, on; renders {' and '.join(tasks) or 'nothing: others come first'}")
+
+
+def _trial(package: Package, device: torch.device) -> str:
+    """Render something tiny on a device by a package's kernels. Returns what is wrong with the picture, or ""."""
+    import torch
+
+    from sds3d.cameras import orbit
+    from sds3d.rendering import packed
+    from sds3d.rendering.splatting import rasterization
+
+    cameras = orbit([20.0], size=16)
+    generator = torch.Generator().manual_seed(0)
+    try:
+        if package == "nerfacc":
+            density, features = torch.rand(40, generator=generator), torch.rand(40, 3, generator=generator)
+            ray, step = torch.arange(40) // 8, torch.full((40,), 0.1)
+            t, offsets = 0.1 * (torch.arange(40) % 8) + 0.05, torch.arange(0, 41, 8)
+            samples = packed.Samples(ray, t, step, torch.zeros(40, 3), offsets)
+            there = packed.Samples(*(tensor.to(device) for tensor in samples))
+            made = packed.composite(density.to(device), features.to(device), there, 5, backend=package).features
+            right = packed.composite_reference(density, features, samples, 5).features
+        else:
+            splats = [0.2 * torch.randn(20, 3, generator=generator), torch.randn(20, 4, generator=generator)]
+            splats += [
+                torch.rand(20, k, generator=generator).squeeze(1) * size for k, size in ((3, 0.1), (1, 1), (3, 1))
+            ]
+            inputs = [*splats, cameras.opencv_viewmats(), cameras.intrinsics()]
+            made = rasterization(*(tensor.to(device) for tensor in inputs), 16, 16, backend=package).colors
+            right = rasterization(*inputs, 16, 16, backend="torch").colors
+    except Exception as error:  # a compiler and a driver may fail in any way
+        return _first_line(error)
+    off = float((made.cpu() - right).abs().max())
+    return "" if off < _TOLERANCE else f"its kernels compute something else than the CPU: a color differs by {off:.2g}"
 
 
 def _ffmpeg() -> Finding:

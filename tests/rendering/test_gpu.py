@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
-import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,11 @@ import pytest
 import torch
 
 from sds3d.cameras import orbit
-from sds3d.rendering import gpu, mesh_differentiable, splatting
+from sds3d.files import RunError
+from sds3d.rendering import gpu, gpu_build, mesh_differentiable, splatting
 from sds3d.rendering.mesh_differentiable import mesh_edges, rasterize_mesh
+from sds3d.rendering.splatting import _in_fours
+from sds3d.run import doctor
 from sds3d.run.doctor import examine
 from tests.rendering.test_mesh_differentiable import ball
 from tests.rendering.test_splatting import cloud, draw
@@ -21,9 +25,11 @@ from tests.rendering.test_splatting import cloud, draw
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
     """The answers of other tests are forgotten, and those of these tests as well."""
-    gpu.usable.cache_clear()
+    for function in (gpu.backend, gpu.failure):
+        function.cache_clear()
     yield
-    gpu.usable.cache_clear()
+    for function in (gpu.backend, gpu.failure):
+        function.cache_clear()
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -31,44 +37,147 @@ def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in names else find(name))
 
 
-@pytest.mark.parametrize("package", gpu.INSTEAD)
-def test_a_missing_package_is_reported_once(package: gpu.Package, monkeypatch: pytest.MonkeyPatch) -> None:
-    without(monkeypatch, package)
-    with pytest.warns(UserWarning, match=f"{package} is not used: not installed; .* slower") as warned:
-        assert [gpu.usable(package) for _ in range(3)] == [False] * 3
+@pytest.mark.parametrize("task", gpu.PACKAGES)
+def test_missing_packages_are_reported_once(task: gpu.Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, *gpu.PACKAGE_NAMES)
+    with pytest.warns(UserWarning, match=r"warp is not used: not installed; run pip install .*; .* slower") as warned:
+        assert [gpu.backend(task) for _ in range(3)] == [None] * 3
     assert len(warned) == 1
 
 
-@pytest.mark.parametrize("package", ["gsplat", "nerfacc"])
-def test_without_a_compiler_nothing_is_compiled(package: gpu.Package, monkeypatch: pytest.MonkeyPatch) -> None:
-    without(monkeypatch, f"{package}.csrc")
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
-    with pytest.warns(UserWarning, match=f"{package} is not used: nvcc, which compiles its kernels, is not found"):
-        assert not gpu.usable(package)
+@pytest.mark.parametrize("task", gpu.PACKAGES)
+def test_warp_renders_while_nothing_else_is_compiled(
+    task: gpu.Task, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    without(monkeypatch, "gsplat.csrc", "nerfacc.csrc")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert gpu.backend(task) == "warp"
+    line = gpu.summary()
+    assert line.startswith("splats by warp, fields by warp, meshes by warp; gsplat is not used: not compiled;")
+    assert line.count("sds3d doctor --build") == 2
+    assert "\n" not in line
 
 
-def test_a_compiler_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(gpu, "obstacle", lambda package: "")
-    monkeypatch.setitem(gpu._KERNELS, "gsplat", "broken_kernels")
-    (tmp_path / "broken_kernels.py").write_text("raise RuntimeError('ninja: build stopped\\nmuch more')\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.warns(UserWarning, match="gsplat is not used: ninja: build stopped; splats are"):
-        assert not gpu.usable("gsplat")
+def test_kernels_that_cannot_be_loaded_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    without(monkeypatch, "gsplat.csrc")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library = gpu_build._library("gsplat")
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"\x7fELF and no more")
+    assert gpu_build.built("gsplat")
+    assert "gsplat_cuda.so" in gpu.failure("gsplat")
+    assert gpu.backend("splats") == "warp"
+
+
+@pytest.mark.parametrize(("version", "usable"), [("1.5.1", False), ("1.9.9", False), ("1.10.0", True), ("2.0", True)])
+def test_warp_has_to_be_new_enough(version: str, usable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
+    assert gpu.obstacle("warp").startswith("" if usable else f"version {version} is too old; run pip install")
+    assert bool(gpu.obstacle("warp")) != usable
+
+
+def test_amd_gpus_have_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    with pytest.warns(UserWarning, match="warp is not used: it needs an NVIDIA GPU"):
+        assert gpu.backend("splats") is None
 
 
 def test_doctor_says_what_will_render(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("sds3d.run.doctor._cuda", lambda: examine)  # it would ask the driver
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
-    without(monkeypatch, "gsplat.csrc", "nerfacc.csrc", "warp")
+    monkeypatch.setattr("sds3d.run.doctor._trial", lambda package, device: "")  # it would use the GPU
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    without(monkeypatch, "gsplat.csrc", "nerfacc.csrc")
     found = {finding.name: finding for finding in examine(tmp_path) if hasattr(finding, "name")}
-    for package, instead in gpu.INSTEAD.items():
+    assert found["warp"].ok
+    assert found["warp"].detail.endswith("on; renders splats and fields and meshes")
+    for package in ("gsplat", "nerfacc"):
         assert not found[package].ok
-        assert instead in found[package].detail
-        assert gpu.obstacle(package) in found[package].detail
-    assert "pip install" in found["warp"].detail
+        assert found[package].detail.endswith("off: not compiled; sds3d doctor --build compiles it")
+
+
+def test_doctor_compares_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warp's kernels are tried on the CPU here. Without CUDA, the others cannot work, which is said in one line."""
+    assert doctor._trial("warp", torch.device("cpu")) == ""
+    for package in ("gsplat", "nerfacc"):
+        problem = doctor._trial(package, torch.device("cpu"))
+        assert problem
+        assert "\n" not in problem
+    monkeypatch.setattr(splatting, "_in_fours", lambda *inputs: tuple(0.9 * each for each in _in_fours(*inputs)))
+    assert "a color differs by" in doctor._trial("warp", torch.device("cpu"))
+
+
+class TestBuild:
+    """Compiling needs a GPU and a compiler. Here is tried what is found out before."""
+
+    @pytest.fixture(autouse=True)
+    def torch_for_cuda(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        monkeypatch.setattr(torch.version, "cuda", "13.0")
+        monkeypatch.setattr("torch.utils.cpp_extension.CUDA_HOME", None)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
+        monkeypatch.setenv("CXX", "true")
+        monkeypatch.setenv("PATH", str(tmp_path))
+        self.nvidia = tmp_path / "nvidia"
+        monkeypatch.setattr(gpu_build, "_nvidia_folders", lambda: [*self.nvidia.glob("cu13")])
+        (tmp_path / "true").symlink_to("/bin/true")
+
+    def test_nvcc_of_the_system_is_found(self, tmp_path: Path) -> None:
+        home = tmp_path / "cuda"
+        (home / "bin").mkdir(parents=True)
+        nvcc = home / "bin" / "nvcc"
+        nvcc.write_text("#!/bin/sh\n")
+        nvcc.chmod(0o755)
+        (tmp_path / "nvcc").symlink_to(nvcc)
+        assert gpu_build.toolkit() == home
+
+    def test_nvcc_of_pypi_gets_the_names_that_linkers_look_for(self) -> None:
+        for name in ("bin/nvcc", "include/cuda.h", "nvvm/bin/cicc", "lib/libcudart.so.13", "lib/libcudart_static.a"):
+            path = self.nvidia / "cu13" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        for _ in range(2):
+            home = gpu_build.toolkit()
+            assert home.name == "toolkit-cu13"
+            for name in (
+                "bin/nvcc",
+                "include/cuda.h",
+                "nvvm/bin/cicc",
+                "lib64/libcudart.so",
+                "lib64/libcudart_static.a",
+            ):
+                assert (home / name).is_file(), name
+
+    def test_what_to_install_is_said_without_nvcc(self) -> None:
+        with pytest.raises(
+            RunError, match=r'nvcc is not found; pip install "nvidia-cuda-nvcc==13\.0\.\*" "nvidia-nvvm==13'
+        ):
+            gpu_build.build("gsplat")
+
+    @pytest.mark.parametrize(
+        ("missing", "message"),
+        [("GPU", "set TORCH_CUDA_ARCH_LIST"), ("C++", "a C.. compiler is not found"), ("CUDA", "built without CUDA")],
+    )
+    def test_what_is_missing_is_said(self, missing: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        if missing == "GPU":
+            monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
+        if missing == "C++":
+            monkeypatch.setenv("CXX", "no-such-compiler")
+        if missing == "CUDA":
+            monkeypatch.setattr(torch.version, "cuda", None)
+        with pytest.raises(RunError, match=message):
+            gpu_build.build("nerfacc")
+
+    def test_the_last_line_of_a_compiler_that_fails_is_shown(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The real packages run with an empty toolkit."""
+        monkeypatch.setattr(gpu_build, "toolkit", lambda: self.nvidia)
+        without(monkeypatch, "gsplat.csrc")
+        with pytest.raises(RunError, match=r"compiling failed: .+") as caught:
+            gpu_build.build("gsplat")
+        assert "\n" not in str(caught.value)
+        assert not gpu_build.built("gsplat")
 
 
 def test_splats_blended_elsewhere_than_projected() -> None:
@@ -76,7 +185,7 @@ def test_splats_blended_elsewhere_than_projected() -> None:
     gaussians, cameras = cloud(80), orbit([20.0, 140.0]).resized(24, 32)
     camera = splatting._Camera(32, 24, 0.01, 1e10, 0.3, 0.0)
     results = []
-    for blend in (splatting._blend_fused, splatting._blend_reference):
+    for blend in (splatting._blend_on_cpu, splatting._blend_reference):
         means, quats, scales, opacities, colors = leaves = [tensor.clone().requires_grad_() for tensor in gaussians]
         projected = splatting._project_reference(
             means, quats, scales, opacities, cameras.opencv_viewmats(), cameras.intrinsics(), camera

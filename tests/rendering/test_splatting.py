@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sds3d.cameras import Cameras, orbit
 from sds3d.rendering.splatting import (
+    Backend,
     RasterizeMode,
     RenderMode,
     Splatted,
@@ -25,6 +26,9 @@ from sds3d.rendering.splatting import (
     spherical_harmonics,
 )
 from tests.rendering.bounds import assert_within_rounding, rounding
+
+KERNELS: tuple[Backend, ...] = ("numba", "warp")
+"""Kernels that run on a CPU. Those of Warp are the same on a GPU."""
 
 Gaussians = list[Tensor]  # means, quats, scales, opacities, colors
 
@@ -60,7 +64,7 @@ def pictures_and_gradients(function, gaussians: Gaussians, cameras: Cameras, **o
 
 
 def assert_same(gaussians: Gaussians, cameras: Cameras, **options) -> None:
-    """Assert that kernels give the pictures and gradients of the reference."""
+    """Assert that the kernels of Numba and of Warp give the pictures and gradients of the reference."""
 
     def results(function, *values: Tensor) -> list[Tensor]:
         given = {key: value.to(values[0]) if isinstance(value, Tensor) else value for key, value in options.items()}
@@ -78,8 +82,9 @@ def assert_same(gaussians: Gaussians, cameras: Cameras, **options) -> None:
         each = torch.where(a > 0, number / 4, 1.0).amax(0)[:, None]
         return {7: each, 8: each, 9: each}  # gradients of means, quaternions and scales
 
-    ours = results(rasterization, *gaussians)
-    assert_within_rounding(ours, partial(results, rasterization_reference), *gaussians, condition=condition)
+    for backend in KERNELS:
+        ours = results(partial(rasterization, backend=backend), *gaussians)
+        assert_within_rounding(ours, partial(results, rasterization_reference), *gaussians, condition=condition)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "D", "ED", "RGB+D", "RGB+ED"])
@@ -268,7 +273,10 @@ def test_parameters_are_named_as_gsplats() -> None:
     gsplat = pytest.importorskip("gsplat")
     theirs, ours = (inspect.signature(f).parameters for f in (gsplat.rasterization, rasterization))
     assert list(theirs)[:9] == list(ours)[:9]
-    assert {name: p.default for name, p in ours.items()}.items() <= {n: p.default for n, p in theirs.items()}.items()
+    assert {name: p.default for name, p in ours.items()}.items() <= {
+        "backend": None,
+        **{name: p.default for name, p in theirs.items()},
+    }.items()
 
 
 def test_threads_change_nothing() -> None:
@@ -295,6 +303,44 @@ def test_results_do_not_depend_on_vector_lanes() -> None:
         assert all(torch.equal(some[key], every[key][:, part]) for key in some)
 
 
+def test_gaussians_at_the_same_depth_keep_their_order() -> None:
+    """The first of equals is in front, also where the lists of Gaussians are longer than a word of 32 bits."""
+    n, cameras = 100, orbit([0.0], size=17)
+    gaussians = [torch.zeros(n, 3), torch.tensor([[1.0, 0, 0, 0]]).repeat(n, 1), torch.full((n, 3), 10.0)]
+    gaussians += [torch.full((n,), 0.05), torch.eye(n)]  # the color's channel i is the weight of Gaussian i
+    weights = 0.05 * 0.95 ** torch.arange(n)
+    for backend in KERNELS:
+        middle = draw(rasterization, gaussians, cameras, backend=backend).colors[0, 8, 8]
+        torch.testing.assert_close(middle, weights, atol=rounding(16, 0.05), rtol=rounding(n))
+
+
+def test_thousands_in_a_tile() -> None:
+    gaussians = cloud(3000, 21, size=0.05)
+    gaussians[3] = 0.01 * gaussians[3] + 0.004
+    assert_same(gaussians, orbit([0.0], size=16))
+
+
+@pytest.mark.parametrize("which", [0, 1, 2, 3])
+def test_a_broken_gaussian_breaks_no_other(which: int) -> None:
+    gaussians, cameras = cloud(40, 22), orbit([0.0, 90.0], size=20)
+    gaussians[which][7] = math.nan
+    others = torch.arange(40) != 7
+    out, gradients = pictures_and_gradients(rasterization, gaussians, cameras, backend="warp")
+    some, expected = pictures_and_gradients(
+        rasterization, [tensor[others] for tensor in gaussians], cameras, backend="warp"
+    )
+    assert torch.equal(out.colors, some.colors)
+    for gradient, other in zip(gradients, expected, strict=True):
+        assert torch.equal(gradient[others], other)
+
+
+def test_warp_is_deterministic_on_a_cpu() -> None:
+    gaussians, cameras = cloud(500, 23), orbit([0.0, 90.0], size=33)
+    first, second = (pictures_and_gradients(rasterization, gaussians, cameras, backend="warp") for _ in range(2))
+    assert torch.equal(first[0].colors, second[0].colors)
+    assert all(torch.equal(a, b) for a, b in zip(first[1], second[1], strict=True))
+
+
 def test_renders_are_differentiated_in_any_order() -> None:
     cameras = orbit([40.0], size=32)
     alone, together = [], []
@@ -318,11 +364,12 @@ def test_the_gradient_of_positions_in_the_picture_is_kept() -> None:
     assert out.meta["means2d"].grad.abs().max() > 0
 
 
-def test_nothing_to_draw() -> None:
+@pytest.mark.parametrize("backend", KERNELS)
+def test_nothing_to_draw(backend: Backend) -> None:
     cameras, backgrounds = orbit([0.0], size=16), torch.tensor([[0.1, 0.2, 0.3]])
     for gaussians in (cloud(0), [*cloud(5)[:3], torch.zeros(5), torch.rand(5, 3)]):
         leaves = [tensor.requires_grad_() for tensor in gaussians]
-        out = draw(rasterization, leaves, cameras, backgrounds=backgrounds, render_mode="RGB+ED")
+        out = draw(rasterization, leaves, cameras, backgrounds=backgrounds, render_mode="RGB+ED", backend=backend)
         assert out.alphas.max() == 0
         torch.testing.assert_close(out.colors[..., :3], backgrounds.expand(1, 16, 16, 3))
         out.colors.sum().backward()
@@ -334,11 +381,12 @@ def test_nothing_to_draw() -> None:
     seed=st.integers(0, 2**16),
     broken=st.sampled_from([math.nan, math.inf, -math.inf, 1e30, -1e30, 0.0]),
     which=st.integers(0, 4),
+    backend=st.sampled_from(KERNELS),
 )
-def test_broken_values_never_crash(seed: int, broken: float, which: int) -> None:
+def test_broken_values_never_crash(seed: int, broken: float, which: int, backend: Backend) -> None:
     gaussians = cloud(12, seed)
     gaussians[which].reshape(12, -1)[seed % 12] = broken
-    out, gradients = pictures_and_gradients(rasterization, gaussians, orbit([0.0], size=20))
+    out, gradients = pictures_and_gradients(rasterization, gaussians, orbit([0.0], size=20), backend=backend)
     assert out.colors.shape == (1, 20, 20, 3)
     assert len(gradients) == 5
 

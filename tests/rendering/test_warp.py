@@ -1,0 +1,55 @@
+"""NVIDIA Warp's kernels: the other tests of this folder run them on the CPU. Here they are compiled for GPUs."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sds3d import rendering
+
+MODULES = sorted(path.stem for path in Path(rendering.__file__).parent.glob("*_warp.py") if path.stem != "launch_warp")
+OLDEST_GPU = 75  # compute capability times ten: the oldest that CUDA 13 compiles for
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_kernels_compile_for_cuda(name: str, tmp_path: Path) -> None:
+    """The compiler is in Warp's wheel and needs no GPU."""
+    import warp as wp
+
+    module = importlib.import_module(f"sds3d.rendering.{name}")
+    (path,) = wp.compile_aot_module(module, arch=OLDEST_GPU, module_dir=tmp_path, use_ptx=True)
+    code = path.read_text()
+    assert f".target sm_{OLDEST_GPU}" in code
+    assert ".entry" in code
+    assert not re.search(r"\b(add|sub|mul|fma|div|sqrt|cvt)\S*\.f64", code)  # 64 times slower on GPUs for games
+
+
+def test_the_threads_of_a_warp_add_their_gradients_before_an_atomic(tmp_path: Path) -> None:
+    import warp as wp
+
+    from sds3d.rendering import splatting_blend_warp
+
+    (path,) = wp.compile_aot_module(splatting_blend_warp, arch=OLDEST_GPU, module_dir=tmp_path, use_ptx=True)
+    code = path.read_text()
+    assert code.count("shfl.sync.bfly") == 10 * 5  # ten sums over 32 threads, in five rounds each
+    assert code.count("vote.sync.any") == 3
+
+
+def test_warp_starts_in_silence(tmp_path: Path) -> None:
+    """No banner, and a cache folder that the user chooses."""
+    script = """
+import torch
+from sds3d.rendering.mesh_warp import nearest_faces
+screen = torch.tensor([[[0.0, 0.0, 1.0], [8.0, 0.0, 1.0], [0.0, 8.0, 1.0]]])
+assert (nearest_faces(screen, torch.tensor([[0, 1, 2]]), 8, 8) == 0).sum() == 36
+"""
+    environment = {**os.environ, "WARP_CACHE_PATH": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True, timeout=300
+    )
+    assert done.stdout == ""
+    assert list(tmp_path.rglob("*mesh_warp*"))
