@@ -93,7 +93,7 @@ def rasterization(
 def _backend(means: Tensor) -> Backend:
     if means.dtype != torch.float32 or means.device.type not in ("cpu", "cuda"):
         return "torch"
-    return (gpu.backend("splats") or "numba") if means.is_cuda else "numba"
+    return (gpu.backend("splats") or "numba") if means.is_cuda else "numba"  # type: ignore[return-value]
 
 
 def rasterization_reference(

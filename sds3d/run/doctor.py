@@ -172,8 +172,9 @@ def _trial(package: Package, device: torch.device) -> str:
                 torch.rand(20, k, generator=generator).squeeze(1) * size for k, size in ((3, 0.1), (1, 1), (3, 1))
             ]
             inputs = [*splats, cameras.opencv_viewmats(), cameras.intrinsics()]
-            made = rasterization(*(tensor.to(device) for tensor in inputs), 16, 16, backend=package).colors
-            right = rasterization(*inputs, 16, 16, backend="torch").colors
+            there = [tensor.to(device) for tensor in inputs]
+            made = rasterization(*there, width=16, height=16, backend=package).colors
+            right = rasterization(*inputs, width=16, height=16, backend="torch").colors
     except Exception as error:  # a compiler and a driver may fail in any way
         return _first_line(error)
     off = float((made.cpu() - right).abs().max())
