@@ -78,6 +78,10 @@ class FieldPictures(NamedTuple):
     depth: Tensor
 
 
+Shade = Callable[[Samples, Tensor, Tensor], Tensor]
+"""Samples, their weights (S,) without gradient and their features (S, C) to the features (S, D) that are rendered."""
+
+
 def occupancy_of(density: Tensor, threshold: float) -> Occupancy:
     """Return the occupancy of densities (N, N, N) per metre at the corners of cells.
 
@@ -162,20 +166,46 @@ def render_field(
     samples: int = 64,
     jitter: Tensor | None = None,
     occupancy: Occupancy | None = None,
+    shade: Shade | None = None,
 ) -> FieldPictures:
     """Render a field from rays. Differentiable in the field's parameters.
 
-    origins, directions: (..., 3), unit directions. samples, jitter (...), occupancy: see `march`.
+    origins, directions: (..., 3), unit directions. samples, jitter (...), occupancy: see `march`. shade: changes the
+    samples' features before they are summed.
     """
     shape = directions.shape[:-1]
     origins, directions = origins.reshape(-1, 3), directions.reshape(-1, 3)
     packed = march(
         origins, directions, occupancy, samples=samples, jitter=None if jitter is None else jitter.reshape(-1)
     )
-    seen = composite(*field(packed.points), packed, len(origins))
+    density, features = field(packed.points)
+    if shade is not None:
+        with torch.no_grad():
+            weights = composite(density, density[:, None], packed, len(origins)).weights
+        features = shade(packed, weights, features)
+    seen = composite(density, features, packed, len(origins))
     return FieldPictures(
         seen.features.reshape(*shape, seen.features.shape[-1]), seen.alpha.reshape(shape), seen.depth.reshape(shape)
     )
+
+
+def density_normals(field: FieldFunction, points: Tensor, step: float) -> Tensor:
+    """Return unit vectors (P, 3) opposite to the density's gradient at points (P, 3) in metres; 0 where it is constant.
+
+    step: half-width of central differences in metres, with six evaluations for each point; 0: the exact gradient, for
+    a field that is twice differentiable in the points. Differentiable in the field's parameters for fixed points.
+    """
+    if step == 0:
+        with torch.enable_grad():
+            places = points.detach().requires_grad_()
+            density, _ = field(places)
+            (slope,) = torch.autograd.grad(density.sum(), places, create_graph=True)
+        return functional.normalize(-slope, dim=-1, eps=1e-2)
+    axes = step * torch.eye(3).to(points)[:, None]  # (3, 1, 3)
+    density, _ = field(torch.cat([points - axes, points + axes]).reshape(-1, 3))  # (6 P,)
+    before, after = density.reshape(2, 3, -1)
+    # Where the density is constant except for rounding, there is no direction.
+    return functional.normalize((before - after).T, dim=-1, eps=1e-4)
 
 
 def field_normals(
@@ -189,12 +219,7 @@ def field_normals(
     alpha, depth = seen.alpha.detach(), seen.depth.detach()
     hit = alpha > 0.01  # (...)
     points = origins[hit] + (depth[hit] / alpha[hit])[:, None] * directions[hit]  # (H, 3)
-    axes = step * torch.eye(3).to(points)[:, None]  # (3, 1, 3)
-    density, _ = field(torch.cat([points - axes, points + axes]).reshape(-1, 3))  # (6 H,)
-    before, after = density.reshape(2, 3, -1)
-    # Where the density is constant except for rounding, there is no direction.
-    outward = functional.normalize((before - after).T, dim=-1, eps=1e-4)  # (H, 3)
-    return torch.zeros_like(origins).index_put((hit,), outward)
+    return torch.zeros_like(origins).index_put((hit,), density_normals(field, points, step))
 
 
 def _backend(*tensors: Tensor) -> Backend:

@@ -33,6 +33,7 @@ class Rendering:
     latent: (B, C, h, w) in the prior's space, from scenes that render latents; else None.
     depth_variance: (B, H, W, 1) variance of the depth along each ray in square metres, if the scene penalises it;
         else None.
+    facing_away: (B, H, W, 1) sum along each ray of weight max(n.d, 0)^2, if the scene penalises it; else None.
     """
 
     rgb: Tensor
@@ -41,6 +42,7 @@ class Rendering:
     normal: Tensor
     latent: Tensor | None = None
     depth_variance: Tensor | None = None
+    facing_away: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Rendering:
         """Return the pictures of the views with these indices (b,)."""
@@ -192,6 +194,15 @@ def opacity_losses(rendering: Rendering, opacity: float, entropy: float) -> dict
     inside = alpha.clamp(1e-3, 1 - 1e-3)  # the entropy's slope is infinite at 0 and 1
     nats = -(inside * inside.log() + (1 - inside) * torch.log1p(-inside))
     return {"opacity": opacity * alpha.sum() / views, "entropy": entropy * nats.sum() / views}
+
+
+def sparsity_loss(rendering: Rendering, weight: float) -> dict[str, Tensor]:
+    """Return the weighted loss "sparsity", sqrt(opacity^2 + 0.01), summed over a view's pixels and averaged over views;
+    empty if it has no weight. Unlike the opacity, it does not push pixels that are nearly empty (threestudio).
+    """
+    if not weight:
+        return {}
+    return {"sparsity": weight * (rendering.alpha.square() + 0.01).sqrt().sum() / len(rendering.alpha)}
 
 
 def depth_variance(depth: Tensor, depth_square: Tensor, alpha: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -36,10 +37,12 @@ from sds3d.representations.base import (
     Start,
     depth_variance,
     opacity_losses,
+    sparsity_loss,
     z_variance_loss,
 )
 from sds3d.representations.convert import splats_from_grid
 from sds3d.representations.field_conversion import distil
+from sds3d.representations.field_shading import FieldShading, Shader, draw_light, normal_losses
 from sds3d.representations.fields import Blob, DecoderOptions, RadianceField, deactivate
 from sds3d.representations.gaussians import normals_from_depth
 from sds3d.representations.grid_mesh import grid_mesh
@@ -59,8 +62,6 @@ _SMOOTH_POINTS = 2048
 _DISTIL_STEPS = 100
 _POINTS_AT_ONCE = 1 << 17
 _RAYS_AT_ONCE = 1 << 15
-
-_Seen = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
 
 
 class FieldNerfConfig(RepresentationConfig):
@@ -92,6 +93,20 @@ class FieldNerfConfig(RepresentationConfig):
     z_variance: Ramp = Field(default=Ramp(0.0), ge=0)
     """Weight of the variance of the depth along rays (HiFA, square metres), summed over a view's opaque pixels: gathers
     the matter along a ray in one surface. A plain number rises linearly until the middle of the run. Paper: 3."""
+    sparsity: Ramp = Field(default=Ramp(0.0), ge=0)
+    """Weight of sqrt(opacity^2 + 0.01), summed over a view's pixels: threestudio's sparsity. Its weights are for means
+    over pixels: divide them by the pixels of a full-size view, cameras.size^2. The next two settings need it too."""
+    orientation: Ramp = Field(default=Ramp(0.0), ge=0)
+    """Weight, times a view's number of pixels, of matter that faces away from the camera: the sums along rays of sample
+    weight times max(n.d, 0)^2, averaged over the rays that hit anything (Ref-NeRF, DreamFusion)."""
+    normal_smoothness: Ramp = Field(default=Ramp(0.0), ge=0)
+    """Weight, times a view's number of pixels, of the mean squared difference of neighbouring pixels' normals as
+    colours."""
+    normal_step: float = Field(default=0.01, ge=0)
+    """Half-width in metres of the central differences of the density that give the normals of light and of the two
+    losses above. 0: the exact gradient, which takes more time and memory."""
+    shading: FieldShading | None = None
+    """Light in training: colours, white and normals under lamps that differ from step to step. null: plain colours."""
     latent_channels: int = Field(default=0, ge=0, le=64)
     """Channels of the prior's latents to render instead of colours, as in Latent-NeRF: 4 for Stable Diffusion, 12 for
     the embedded prior; 0 renders colours. With latents, set cameras.size to their height: the image size divided by 8,
@@ -116,6 +131,8 @@ class FieldNerfConfig(RepresentationConfig):
     def _refine_needs_latents(self) -> Self:
         if self.refine and not self.latent_channels:
             raise ValueError("refine turns latents into colours: set latent_channels, or leave refine out")
+        if self.shading is not None and self.latent_channels:
+            raise ValueError("shading lights colours, and latents have none: leave out shading or latent_channels")
         return self
 
     @property
@@ -151,7 +168,7 @@ class FieldNerfConfig(RepresentationConfig):
         if self.renders_latents and latent_rgb is None:
             latent_rgb = torch.zeros(self.latent_channels, 3)
         sketch = load_sketch(self.sketch, self.sketch_weight, self.sketch_slack) if self.sketch else None
-        scene = FieldNerfScene(self, start.generator, start.device, latent_rgb=latent_rgb, sketch=sketch)
+        scene = FieldNerfScene(self, start.generator, start.device, start.steps, latent_rgb=latent_rgb, sketch=sketch)
         if start.before is not None:
             scene.learn(start.before, start.generator)
         return scene
@@ -186,6 +203,7 @@ class FieldNerfScene(Scene):
     were empty a few steps ago, except for some random ones. Under `torch.no_grad`, samples are at the middles and cells
     that are empty now are skipped.
 
+    steps: number of steps that the scene is optimised for, which schedules the light.
     latent_rgb: (C, 3), colours in [-1, 1] of each channel of the latents; Stable Diffusion's by default.
     sketch: a coarse shape to stay close to.
     """
@@ -195,12 +213,14 @@ class FieldNerfScene(Scene):
         config: FieldNerfConfig,
         generator: torch.Generator,
         device: torch.device | str = "cpu",
+        steps: int = 400,
         *,
         latent_rgb: Tensor | None = None,
         sketch: SketchShape | None = None,
     ) -> None:
         self.config = config
         self.device = torch.device(device)
+        self.steps = steps
         self.field = config.make_field(generator).to(self.device)
         self.sketch = sketch
         channels = config.latent_channels
@@ -214,6 +234,7 @@ class FieldNerfScene(Scene):
             self.latent_rgb = torch.nn.Parameter(latent_rgb.detach().to(self.device).clone())
         self._seed = int(torch.randint(2**62, (), generator=generator))
         self._step = 0
+        self._begin = 0  # the first step of this scene, if it goes on from another with the same settings
         self._occupancy = self._survey(explore=True)
 
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
@@ -222,19 +243,22 @@ class FieldNerfScene(Scene):
         A scene of latents also returns its latents, over the latents of the background's colour.
         """
         origins, directions = cameras.to(self.device).rays()  # (B, H, W, 3)
-        look = self._train if torch.is_grad_enabled() else self._look
-        features, alpha, depth, normal, spread = look(origins, directions)
+        if torch.is_grad_enabled():
+            features, seen = self._train(cameras, origins, directions)
+        else:
+            features, seen = self._look(origins, directions)
+        alpha = seen.alpha
         behind = background.to(alpha).expand(len(cameras), 3)[:, None, None]  # (B, 1, 1, 3)
         if not self.config.latent_channels:
-            return Rendering(features + (1 - alpha) * behind, alpha, depth, normal, depth_variance=spread)
+            return replace(seen, rgb=features + (1 - alpha) * behind)
         rgb = (features @ self.latent_rgb + alpha) / 2 + (1 - alpha) * behind
         # Clamp the colours but not their gradient: otherwise a pixel that is too bright could never darken.
         rgb = rgb + (rgb.clamp(0, 1) - rgb).detach()
         if self.config.refine:
-            return Rendering(rgb, alpha, depth, normal, depth_variance=spread)
+            return replace(seen, rgb=rgb)
         back = torch.linalg.pinv(self.latent_rgb.detach().double()).to(behind)  # (3, C)
         latent = features + (1 - alpha) * ((2 * behind - 1) @ back)
-        return Rendering(rgb, alpha, depth, normal, latent.permute(0, 3, 1, 2), spread)
+        return replace(seen, rgb=rgb, latent=latent.permute(0, 3, 1, 2))
 
     def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return density (P,) per metre and r, g, b (P, 3) in [0, 1] at points (P, 3) in metres."""
@@ -251,7 +275,7 @@ class FieldNerfScene(Scene):
         return groups
 
     def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
-        """Return the losses on opacity, entropy, depth variance, smoothness and sketch.
+        """Return the losses on opacity, entropy, sparsity, depth variance, normals, smoothness and sketch.
 
         Their unit is that of 1/2 sum |rgb - target|^2 over a view's pixels.
         """
@@ -259,7 +283,9 @@ class FieldNerfScene(Scene):
         pixels = rendering.alpha.shape[1] * rendering.alpha.shape[2]
         losses = {
             **opacity_losses(rendering, config.opacity.at(progress), config.entropy.at(progress, rise=progress)),
+            **sparsity_loss(rendering, config.sparsity.at(progress)),
             **z_variance_loss(rendering, config.z_variance, progress),
+            **normal_losses(rendering, config.orientation, config.normal_smoothness, progress),
             "smoothness": pixels * self._smoothness(progress),
         }
         if self.sketch is not None:
@@ -278,6 +304,7 @@ class FieldNerfScene(Scene):
             mine, given = self.state_dict(), before.state_dict()
             if {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in given.items()}:
                 self.load_state_dict(given)
+                self._begin = self._step
                 return
         if isinstance(before, Scene) and before.radiance_field() is not None:
             teacher = before
@@ -325,11 +352,12 @@ class FieldNerfScene(Scene):
             "solid": self._occupancy.solid.clone(),
             "step": torch.tensor(self._step),
             "seed": torch.tensor(self._seed),
+            **({"begin": torch.tensor(self._begin)} if self._begin else {}),
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore a `state_dict` of the same settings. Raises ValueError for other settings or missing tensors."""
-        own = self.state_dict()
+        own = {name: value for name, value in self.state_dict().items() if name != "begin"}
         missing = sorted(own.keys() - state.keys())
         if missing:
             raise ValueError(
@@ -348,28 +376,55 @@ class FieldNerfScene(Scene):
         self._occupancy = Occupancy(state["skip"].to(self.device), state["solid"].to(self.device))
         self._step = int(state["step"])
         self._seed = int(state["seed"])
+        self._begin = int(state.get("begin", 0))
 
-    def _train(self, origins: Tensor, directions: Tensor) -> _Seen:
-        """Return features (B, H, W, C) premultiplied by alpha, alpha and depth (B, H, W, 1), normals (B, H, W, 3) and
-        the variance of the depth (B, H, W, 1), or None if it has no weight."""
+    @property
+    def progress(self) -> float:
+        """The share of the scene's steps that is done, in [0, 1]."""
+        return min((self._step - self._begin) / max(self.steps - 1, 1), 1.0)
+
+    def _train(self, cameras: Cameras, origins: Tensor, directions: Tensor) -> tuple[Tensor, Rendering]:
+        """Return features (B, H, W, C) premultiplied by alpha, and pictures with these in place of rgb."""
+        config, channels = self.config, self.config.latent_channels or 3
         jitter = torch.rand(origins.shape[:-1], generator=self._generator("jitter")).to(self.device)
-        samples = self.config.samples
-        field = with_square(self.field) if self.config.z_variance else self.field
-        seen = render_field(field, origins, directions, samples=samples, jitter=jitter, occupancy=self._occupancy)
+        samples = config.samples
+        field = with_square(self.field) if config.z_variance else self.field
+        shader = self._shader(cameras, directions)
+        seen = render_field(
+            field, origins, directions, samples=samples, jitter=jitter, occupancy=self._occupancy, shade=shader
+        )
         alpha, depth = seen.alpha[..., None], seen.depth[..., None]  # (B, H, W, 1)
-        if self.config.normals:
+        away = None
+        if shader is not None:
+            normal = functional.normalize(seen.features[..., -3:], dim=-1, eps=1e-6)
+            away = shader.facing_away.reshape(alpha.shape)
+        elif config.normals:
             normal = field_normals(self.field, origins, directions, seen, step=BOUND / samples)
         else:
             normal = normals_from_depth(depth, alpha, origins, directions)
-        if not self.config.z_variance:
-            return seen.features, alpha, depth, normal, None
+        features = seen.features[..., :channels]
+        pictures = Rendering(features, alpha, depth, normal, facing_away=away)
+        if not config.z_variance:
+            return features, pictures
         # Distances from the ray's point nearest to the origin: squared distances to the camera would cancel badly.
         nearest = -(origins * directions).sum(-1, keepdim=True)  # (B, H, W, 1) metres along the ray
         aside = origins.square().sum(-1, keepdim=True) - nearest**2
-        spread = depth_variance(depth - alpha * nearest, seen.features[..., -1:] - alpha * aside, alpha)
-        return seen.features[..., :-1], alpha, depth, normal, spread
+        square = seen.features[..., channels : channels + 1]
+        spread = depth_variance(depth - alpha * nearest, square - alpha * aside, alpha)
+        return features, replace(pictures, depth_variance=spread)
 
-    def _look(self, origins: Tensor, directions: Tensor) -> _Seen:
+    def _shader(self, cameras: Cameras, directions: Tensor) -> Shader | None:
+        """Return what shades the samples of this step; None if no light and no loss needs their normals."""
+        config, progress = self.config, self.progress
+        light = None
+        if config.shading is not None:
+            light = draw_light(config.shading, cameras.to(self.device), progress, self._generator("light"))
+        lit = light is not None and light.look != "albedo"
+        if not lit and not config.orientation.at(progress) and not config.normal_smoothness.at(progress):
+            return None
+        return Shader(self.field, directions, config.latent_channels or 3, config.normal_step, light if lit else None)
+
+    def _look(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Rendering]:
         """Like `_train`, with the current occupancy and in parts, so that large pictures fit in memory."""
         parts = []
         for some_origins, some_directions, seen in self._seen(origins, directions):
@@ -378,7 +433,7 @@ class FieldNerfScene(Scene):
             parts.append((seen.features, seen.alpha[:, None], seen.depth[:, None], normal))
         wholes = (torch.cat(pieces) for pieces in zip(*parts, strict=True))
         features, alpha, depth, normal = (whole.reshape(*origins.shape[:-1], whole.shape[-1]) for whole in wholes)
-        return features, alpha, depth, normal, None
+        return features, Rendering(features, alpha, depth, normal)
 
     def _seen(self, origins: Tensor, directions: Tensor) -> Iterator[tuple[Tensor, Tensor, FieldPictures]]:
         """Yield the pictures of some rays after the others, with their origins (R, 3) and directions (R, 3)."""
@@ -406,8 +461,10 @@ class FieldNerfScene(Scene):
         config = self.config
         return config.density_smoothness.at(progress) * steep + config.color_smoothness.at(progress) * varied
 
-    def _generator(self, purpose: Literal["jitter", "explore", "smoothness", "sketch"]) -> torch.Generator:
+    def _generator(self, purpose: Literal["jitter", "explore", "smoothness", "sketch", "light"]) -> torch.Generator:
         """Return a generator that depends on the step alone, so that a repeated or resumed step draws the same."""
+        if purpose == "light":
+            return torch.Generator().manual_seed(2**62 + self._seed + self._step)
         stream = ("jitter", "explore", "smoothness", "sketch").index(purpose)
         return torch.Generator().manual_seed(self._seed + 4 * self._step + stream)
 

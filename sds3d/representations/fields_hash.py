@@ -21,7 +21,7 @@ def level_cells(levels: int, coarsest: int, finest: int) -> Tensor:
 
 
 def hash_encode(points: Tensor, table: Tensor, cells: Tensor) -> Tensor:
-    """Return features (P, 2 L) of points (P, 3) in the unit cube; differentiable in `table` only.
+    """Return features (P, 2 L) of points (P, 3) in the unit cube; differentiable in `table`, and in `points` if needed.
 
     table: (L, T, 2), where T is a power of two. cells: (L,) int64, cells per side. A level whose corners fit into T
     entries is a plain grid; in finer levels, corners share entries by the hash of equation 4. Points outside the cube
@@ -34,7 +34,7 @@ def hash_encode(points: Tensor, table: Tensor, cells: Tensor) -> Tensor:
         raise ValueError(
             f"cells must be ({len(table)},) and points (P, 3), got {tuple(cells.shape)} and {tuple(points.shape)}"
         )
-    if fusable(table) and fusable(points):
+    if fusable(table) and fusable(points) and not points.requires_grad:
         return _HashEncode.apply(points, table, cells)  # type: ignore[return-value]
     return hash_encode_reference(points, table, cells)
 

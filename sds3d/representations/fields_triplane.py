@@ -18,13 +18,13 @@ def triplane_encode(points: Tensor, planes: Tensor) -> Tensor:
     """Return features (P, C) of points (P, 3) in the unit cube: sums of bilinear look-ups in three planes.
 
     planes: (3, N, N, C), indexed by (x, y), (x, z) and (y, z), where C is a multiple of 8. The outermost samples are on
-    the cube's faces. Differentiable in `planes` only. Raises ValueError for other shapes.
+    the cube's faces. Differentiable in `planes`, and in points that need it. Raises ValueError for other shapes.
     """
     if planes.ndim != 4 or len(planes) != 3 or planes.shape[1] != planes.shape[2] or planes.shape[3] % 8:
         raise ValueError(f"planes must be (3, N, N, C) with C a multiple of 8, got {tuple(planes.shape)}")
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"points must be (P, 3), got {tuple(points.shape)}")
-    if fusable(planes) and fusable(points):
+    if fusable(planes) and fusable(points) and not points.requires_grad:
         return _TriplaneEncode.apply(points, planes)  # type: ignore[return-value]
     return triplane_encode_reference(points, planes)
 

@@ -19,6 +19,8 @@ class TriplaneNerfConfig(FieldNerfConfig):
     """Samples per side of each plane."""
     features: int = Field(default=16, ge=8, le=256, multiple_of=8)
     """Channels of the planes."""
+    normal_step: float = Field(default=0.01, gt=0)
+    """Half-width in metres of the central differences of the density that give the normals of light and losses."""
     lr: float = Field(default=0.02, gt=0)
     """Learning rate of the planes."""
     decoder_lr: float = Field(default=0.005, gt=0)
