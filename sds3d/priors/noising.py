@@ -54,10 +54,9 @@ class Diffusion:
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise PriorError(f"prediction type {self.prediction_type!r} is not supported: use epsilon or v_prediction")
         self.shift = 1.0
-        self.alphas_bar: Tensor = scheduler.alphas_cumprod.to(device)  # (T,)
-        with_signal = (
-            len(self.alphas_bar) if self.prediction_type == "v_prediction" else int((self.alphas_bar > 0).sum())
-        )
+        alphas_bar: Tensor = scheduler.alphas_cumprod  # (T,)
+        with_signal = len(alphas_bar) if self.prediction_type == "v_prediction" else int((alphas_bar > 0).sum())
+        self.alphas_bar = alphas_bar.to(device)
         self.last = with_signal - 1
         self.steps = steps
 

@@ -182,7 +182,7 @@ def from_points(points: Tensor, position: Tensor) -> Tensor:
 def lights_near(cameras: Cameras, spread: float, generator: torch.Generator) -> Tensor:
     """Return a light position per camera (B, 3): the camera's plus a Gaussian offset of `spread` times its distance."""
     position = cameras.position()
-    offsets = torch.randn(len(cameras), 3, generator=generator).to(position)
+    offsets = torch.randn(len(cameras), 3, generator=generator).to(position, non_blocking=True)
     return position + spread * cameras.distance[:, None] * offsets
 
 

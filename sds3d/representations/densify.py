@@ -133,8 +133,8 @@ class Pull:
 
     def note(self, gradient: Tensor, radii: Tensor, width: int, height: int) -> None:
         """Add a step: gradient (C, N, 2) of means2d, radii (C, N, 2)."""
-        half = gradient.new_tensor([width / 2, height / 2])
-        length = (gradient * half).norm(dim=-1) * len(gradient)  # (C, N); the loss is a mean over the views
+        halves = torch.cat([gradient[..., :1] * (width / 2), gradient[..., 1:] * (height / 2)], dim=-1)
+        length = halves.norm(dim=-1) * len(gradient)  # (C, N); the loss is a mean over the views
         seen = radii[..., 0] > 0
         self.total += (length * seen).sum(0)
         self.views += seen.sum(0)

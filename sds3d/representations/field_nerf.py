@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.cameras import Cameras
+from sds3d.devices import seeded
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.splats import Splats
 from sds3d.ramps import Ramp
@@ -289,7 +290,7 @@ class FieldNerfScene(Scene):
             "smoothness": pixels * self._smoothness(progress),
         }
         if self.sketch is not None:
-            losses["sketch"] = pixels * self.sketch.loss(self.field, self._generator("sketch"))
+            losses["sketch"] = pixels * self.sketch.loss(self.field, self._generator("sketch"), self.device)
         return losses
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
@@ -386,7 +387,7 @@ class FieldNerfScene(Scene):
     def _train(self, cameras: Cameras, origins: Tensor, directions: Tensor) -> tuple[Tensor, Rendering]:
         """Return features (B, H, W, C) premultiplied by alpha, and pictures with these in place of rgb."""
         config, channels = self.config, self.config.latent_channels or 3
-        jitter = torch.rand(origins.shape[:-1], generator=self._generator("jitter")).to(self.device)
+        jitter = torch.rand(origins.shape[:-1], generator=self._generator("jitter"), device=self.device)
         samples = config.samples
         field = with_square(self.field) if config.z_variance else self.field
         shader = self._shader(cameras, directions)
@@ -446,16 +447,17 @@ class FieldNerfScene(Scene):
         """Return the current occupancy; with `explore`, some random empty cells count as occupied."""
         density = torch.cat([self.field(part)[0] for part in _lattice(_CORNERS, self.device).split(_POINTS_AT_ONCE)])
         if explore:
-            chosen = torch.rand(density.shape, generator=self._generator("explore")) < _EXPLORED
-            density = torch.where(chosen.to(self.device), density.clamp(min=_OCCUPIED), density)
+            chosen = torch.rand(density.shape, generator=self._generator("explore"), device=self.device) < _EXPLORED
+            density = torch.where(chosen, density.clamp(min=_OCCUPIED), density)
         return occupancy_of(density.reshape(_CORNERS, _CORNERS, _CORNERS), _OCCUPIED)
 
     def _smoothness(self, progress: float) -> Tensor:
         """Return the weighted squared differences between random points and neighbours, summed over the three axes."""
         generator = self._generator("smoothness")
-        points = BOUND * (2 * torch.rand(_SMOOTH_POINTS, 3, generator=generator) - 1)
-        away = _NEIGHBOUR * functional.normalize(torch.randn(_SMOOTH_POINTS, 3, generator=generator), dim=-1)
-        density, features = self.field(torch.cat([points, points + away]).to(self.device))
+        options: Any = {"generator": generator, "device": self.device}
+        points = BOUND * (2 * torch.rand(_SMOOTH_POINTS, 3, **options) - 1)
+        away = _NEIGHBOUR * functional.normalize(torch.randn(_SMOOTH_POINTS, 3, **options), dim=-1)
+        density, features = self.field(torch.cat([points, points + away]))
         # On average, a squared difference along a random direction is a third of the sum over the three axes.
         steep, varied = (3 * (a - b).square().mean() for a, b in (deactivate(density).chunk(2), features.chunk(2)))
         config = self.config
@@ -466,7 +468,7 @@ class FieldNerfScene(Scene):
         if purpose == "light":
             return torch.Generator().manual_seed(2**62 + self._seed + self._step)
         stream = ("jitter", "explore", "smoothness", "sketch").index(purpose)
-        return torch.Generator().manual_seed(self._seed + 4 * self._step + stream)
+        return seeded(self._seed + 4 * self._step + stream, "cpu" if purpose == "sketch" else self.device)
 
 
 def _lattice(size: int, device: torch.device) -> Tensor:

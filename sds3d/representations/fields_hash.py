@@ -23,9 +23,9 @@ def level_cells(levels: int, coarsest: int, finest: int) -> Tensor:
 def hash_encode(points: Tensor, table: Tensor, cells: Tensor) -> Tensor:
     """Return features (P, 2 L) of points (P, 3) in the unit cube; differentiable in `table`, and in `points` if needed.
 
-    table: (L, T, 2), where T is a power of two. cells: (L,) int64, cells per side. A level whose corners fit into T
-    entries is a plain grid; in finer levels, corners share entries by the hash of equation 4. Points outside the cube
-    take the values of the border. Raises ValueError for other shapes.
+    table: (L, T, 2), where T is a power of two. cells: (L,) int64 on the CPU, cells per side. A level whose corners fit
+    into T entries is a plain grid; in finer levels, corners share entries by the hash of equation 4. Points outside the
+    cube take the values of the border. Raises ValueError for other shapes.
     """
     entries = table.shape[1]
     if table.ndim != 3 or table.shape[2] != FEATURES or entries & (entries - 1) or entries > 1 << 24:
@@ -49,14 +49,14 @@ def hash_encode_reference(points: Tensor, table: Tensor, cells: Tensor) -> Tenso
         fraction = scaled - cell
         total = values.new_zeros(len(points), FEATURES)
         for corner in range(8):
-            side = torch.tensor([corner >> 2, corner >> 1 & 1, corner & 1], device=points.device)
-            x, y, z = (cell + side).unbind(-1)
+            sides = (corner >> 2, corner >> 1 & 1, corner & 1)
+            x, y, z = (cell[:, axis] + side for axis, side in enumerate(sides))
             if (resolution + 1) ** 3 <= entries:
                 entry = (x * (resolution + 1) + y) * (resolution + 1) + z
             else:
                 entry = (x * PRIMES[0] ^ y * PRIMES[1] ^ z * PRIMES[2]) & (entries - 1)
-            weight = torch.where(side.bool(), fraction, 1 - fraction).prod(-1, keepdim=True)  # (P, 1)
-            total = total + weight * values[entry]
+            wx, wy, wz = (f if side else 1 - f for f, side in zip(fraction.unbind(-1), sides, strict=True))
+            total = total + (wx * wy * wz)[:, None] * values[entry]
         outputs.append(total)
     return torch.cat(outputs, dim=-1)
 
@@ -83,8 +83,7 @@ class HashField(RadianceField):
     ) -> None:
         super().__init__()
         self.lr, self.decoder_lr = lr, decoder_lr
-        self.cells: Tensor
-        self.register_buffer("cells", level_cells(levels, coarsest, finest), persistent=False)
+        self.cells = level_cells(levels, coarsest, finest)  # no buffer: it stays on the CPU, where it is read
         self.table = nn.Parameter(1e-2 * (2 * torch.rand(levels, entries, FEATURES, generator=generator) - 1))
         self.decoder = Decoder(FEATURES * levels, generator, **decoder)
 

@@ -118,6 +118,7 @@ class GaussiansScene(Scene):
             "harmonics": torch.zeros(n, (config.sh_degree + 1) ** 2 - 1, 3),
         }
         self.parameters = {name: torch.nn.Parameter(value.to(self.device)) for name, value in start.items()}
+        self._still = torch.tensor([1e-8, 0.0, 0.0, 0.0], device=self.device)
         self._seed = int(torch.randint(2**62, (), generator=generator))
         self._pull = Pull.none(n, self.device)
         self._seen: tuple[Tensor, Tensor, int, int] | None = None  # means2d in the graph, radii, width, height
@@ -216,8 +217,7 @@ class GaussiansScene(Scene):
         """Return quaternions (N, 4), scales (N, 3) in metres and opacities (N,) in [0, 1]."""
         scales = self.parameters["scales"].clamp(_SMALLEST, _LARGEST).exp()
         # A quaternion of length 0 has no direction: treat it as no rotation.
-        still = self.parameters["quats"].new_tensor([1e-8, 0.0, 0.0, 0.0])
-        return self.parameters["quats"] + still, scales, torch.sigmoid(self.parameters["opacities"])
+        return self.parameters["quats"] + self._still, scales, torch.sigmoid(self.parameters["opacities"])
 
     def coefficients(self) -> Tensor:
         """Return the spherical-harmonic coefficients (N, K, 3), as splat files store them."""

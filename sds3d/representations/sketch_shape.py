@@ -63,12 +63,13 @@ class SketchShape:
         distance, _ = scipy.spatial.KDTree(surface_points(mesh, _SPACING).points).query(self.points.numpy())
         self.distance = torch.from_numpy(distance).float()  # (P,) metres
 
-    def loss(self, field: FieldFunction, generator: torch.Generator) -> Tensor:
-        """Return the weighted mean over random points of the pool."""
+    def loss(self, field: FieldFunction, generator: torch.Generator, device: torch.device | str = "cpu") -> Tensor:
+        """Return the weighted mean over random points of the pool. generator: on the CPU. device: of the field."""
         chosen = torch.randint(len(self.points), (self.batch,), generator=generator)
-        density, _ = field(self.points[chosen])
-        inside, distance = self.inside[chosen].to(density.device), self.distance[chosen].to(density)
-        return self.weight / self.batch * sketch_shape_loss(density, inside, distance, self.slack)
+        pool = (self.points, self.inside, self.distance)
+        points, inside, distance = (part[chosen].to(device, non_blocking=True) for part in pool)
+        density, _ = field(points)
+        return self.weight / self.batch * sketch_shape_loss(density, inside, distance.to(density), self.slack)
 
 
 def sketch_shape_loss(density: Tensor, inside: Tensor, distance: Tensor, slack: float) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.cameras import Cameras
+from sds3d.devices import seeded
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.splats import Splats
 from sds3d.ramps import Ramp
@@ -130,7 +131,7 @@ class VoxelGridScene(Scene):
         """Render the B views over `background`, (B, 3) or (3,) in [0, 1]."""
         training = torch.is_grad_enabled()
         shape = (len(cameras), cameras.height, cameras.width)
-        jitter = self._jitter(shape).to(self.device) if training else None
+        jitter = self._jitter(shape) if training else None
         skip = self._training_skip() if training else self._empty_distance()
         origins, directions = cameras.to(self.device).rays()  # (B, H, W, 3)
         pictures = render_rays(self.grid(), origins, directions, samples=self.config.samples, jitter=jitter, skip=skip)
@@ -232,7 +233,7 @@ class VoxelGridScene(Scene):
 
     def _jitter(self, shape: tuple[int, ...]) -> Tensor:
         # Depends on the step alone, so that a repeated or resumed step draws the same.
-        return torch.rand(shape, generator=torch.Generator().manual_seed(self._seed + self._step))
+        return torch.rand(shape, generator=seeded(self._seed + self._step, self.device), device=self.device)
 
     def _empty_distance(self) -> Tensor:
         # Compared before the activation, which is monotonic.

@@ -1,0 +1,160 @@
+"""A step on a device whose values nobody can read: torch's meta device, which has shapes only.
+
+Whatever would wait for a GPU raises there: reading a value, a branch on a tensor, `nonzero`, a mask as an index, a copy
+to the CPU. Copies to the device that wait are found by watching torch's operations. The kernels that draw a scene are
+replaced, because they differ on a GPU; `tests/cuda` holds them.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sds3d.config import build
+from sds3d.priors.base import Prior
+from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.prompts.conditioning import Conditioning
+from sds3d.prompts.prompt import encode_texts
+from sds3d.rendering.packed import FieldPictures
+from sds3d.rendering.splatting import Splatted
+from sds3d.rendering.volume import RayPictures
+from sds3d.run.config import RunConfig
+from sds3d.run.drive import start_work
+from sds3d.run.optimize import Setup, optimize
+from tests.priors.test_diffusers import tiny_pipeline
+from tests.slow import slow_after
+from tests.test_pairs import GUIDANCE, REPRESENTATIONS
+
+META = torch.device("meta")
+FREE = {
+    name
+    for line in (
+        "_reshape_alias _unsafe_view alias as_strided chunk detach diagonal empty empty_like empty_strided expand",
+        "is_same_size lift_fresh new_empty new_empty_strided permute select slice split split_with_sizes squeeze t",
+        "transpose unbind unfold unsqueeze view",
+    )
+    for name in line.split()
+}
+"""Operations that queue no work on a device: views and memory."""
+
+
+class Watch(TorchDispatchMode):
+    """Counts the operations on the meta device, and keeps where copies to it wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.launches, self.waits = 0, []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if isinstance(result, Tensor) and result.device == META and name not in FREE:
+            self.launches += 1
+            source = args[0] if name == "_to_copy" else args[1] if name == "copy_" else None
+            waits = not (args[2:] or (kwargs or {}).get("non_blocking"))
+            if source is not None and source.device.type == "cpu" and waits:
+                self.waits.append("".join(traceback.format_stack(limit=8)))
+        return result
+
+
+@pytest.fixture(autouse=True)
+def device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Treat the meta device as a GPU. It lacks random streams, fused Adam and kernels that draw a scene."""
+    monkeypatch.setattr("sds3d.updates.runs_late", lambda device: True)
+    monkeypatch.setattr("sds3d.run.optimize.READ_EVERY", 1e9)
+    monkeypatch.setattr(sys.modules["torch.optim.optimizer"], "_get_fused_kernels_supported_devices", lambda: ["meta"])
+    for module in ("guidance.base", "representations.voxel_grid", "representations.field_nerf"):
+        monkeypatch.setattr(f"sds3d.{module}.seeded", lambda seed, device: None)
+    for module in ("representations.voxel_grid", "rendering.packed"):
+        monkeypatch.setattr(f"sds3d.{module}.empty_distance", lambda density, threshold: density.to(torch.uint8))
+    monkeypatch.setattr("sds3d.representations.voxel_grid.render_rays", draw_grid)
+    monkeypatch.setattr("sds3d.representations.field_nerf.render_field", draw_field)
+    monkeypatch.setattr("sds3d.representations.gaussians.rasterization", draw_splats)
+
+
+def draw_grid(grid: Tensor, origins: Tensor, directions: Tensor, **options: Any) -> RayPictures:
+    rgb = grid.mean() + directions
+    return RayPictures(rgb, rgb[..., 0], rgb[..., 0], rgb, rgb[..., 0])
+
+
+def draw_field(field: Any, origins: Tensor, directions: Tensor, **options: Any) -> FieldPictures:
+    density, features = field(directions.reshape(-1, 3))
+    alpha = density.reshape(directions.shape[:-1])
+    return FieldPictures(features.reshape(*alpha.shape, -1), alpha, alpha)
+
+
+def draw_splats(means: Tensor, *others: Tensor, width: int = 0, **options: Any) -> Splatted:
+    quats, scales, opacities, colors, viewmats, _, width, height = others
+    means2d = (viewmats[:, None, :2, :3] @ means[..., None])[..., 0]  # (C, N, 2)
+    mean = (means2d.mean() + quats.mean() + scales.mean() + opacities.mean() + colors.mean()).expand(1, 1, 1, 4)
+    picture = mean.expand(len(viewmats), height, width, 4)
+    return Splatted(picture, picture[..., :1], {"means2d": means2d, "radii": means2d.detach().int()})
+
+
+class AnyTexts:
+    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
+        return Conditioning(torch.empty(len(prompts), 8, 32, device=META))
+
+
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
+    folder = tmp_path_factory.mktemp("pipeline")
+    tiny_pipeline("v_prediction").save_pretrained(folder)
+    return DiffusersConfig(model=str(folder)).load("meta")
+
+
+def watched_steps(settings: dict[str, Any], prior: Prior, steps: int = 1) -> Watch:
+    """Do some steps after the first one under watch."""
+    config = build(RunConfig, {"prompt": "a red mug", "cameras": {"size": 16}, **settings})
+    work = start_work(config, prior)
+    prompt = encode_texts(AnyTexts(), config.guidance.texts(config.prompt, config.prompts))
+    setup = Setup(work.scene, prior, work.guidance, prompt, 100, config.cameras, config.optimizer)
+    work.state.settle = lambda: None  # reads numbers, which there are none of
+    loop = optimize(setup, work.state)
+    next(loop)
+    with Watch() as watch:
+        for _ in range(steps):
+            next(loop)
+    return watch
+
+
+QUICK = ("multiview", "vsd")
+WAITING = {"cfd", "cfd-ode 0", "cfd-sde 0"}
+"""CFD's noise is locked to the surface: its texels are on the CPU, which reads the depth in every step."""
+
+
+@pytest.mark.parametrize(
+    "guidance", slow_after(2, sorted(GUIDANCE.keys() - WAITING, key=QUICK.__contains__, reverse=True))
+)
+def test_no_rule_waits(guidance: str, prior: Prior) -> None:
+    watch = watched_steps({"representation": "voxel_grid", "guidance": GUIDANCE[guidance]}, prior)
+    assert watch.waits == []
+
+
+@pytest.mark.parametrize("representation", ["voxel_grid", "hash_nerf", "triplane_nerf", "gaussians"])
+def test_no_scene_waits(representation: str, prior: Prior) -> None:
+    """Seven more steps: those of most scenes update where matter is after eight."""
+    watch = watched_steps({"representation": REPRESENTATIONS[representation], "guidance": "sds"}, prior, steps=8)
+    assert watch.waits == []
+
+
+def test_whatever_waits_is_found(prior: Prior) -> None:
+    settings = {"representation": "voxel_grid", "guidance": GUIDANCE["cfd"]}
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        watched_steps(settings, prior)
+    x = torch.ones(3, device=META)
+    for wait in (x.sum().item, lambda: bool(x.any()), x.nonzero, lambda: x[x > 0], lambda: x.to("cpu"), x.tolist):
+        with pytest.raises((NotImplementedError, RuntimeError)):
+            wait()
+    with Watch() as watch:
+        torch.ones(3).to(META)
+        x.copy_(torch.ones(3))
+        torch.ones(3).to(META, non_blocking=True)
+    assert len(watch.waits) == 2
