@@ -39,21 +39,21 @@ class Checks:
     """The checks of a step.
 
     step: its name in messages. limit: largest norm of the gradient. late: note what is to be checked and go on, instead
-    of raising NumericalError at once. noted: by what is to be finite, a scalar that is finite if it is. norm: of the
-    gradient.
+    of raising NumericalError at once. noted: what is to be finite, each with a scalar that is finite if it is.
+    norm: of the gradient.
     """
 
     step: str
     limit: float
     late: bool = False
-    noted: dict[str, Tensor] = field(default_factory=dict)
+    noted: list[tuple[str, Tensor]] = field(default_factory=list)
     norm: Tensor | None = None
 
     def finite(self, value: Tensor, what: str) -> None:
         """Check that all values are finite."""
         if self.late:
             value = value.detach()
-            self.noted[what] = torch.linalg.vector_norm(value, math.inf) if value.dim() else value.abs()
+            self.noted.append((what, torch.linalg.vector_norm(value, math.inf) if value.dim() else value.abs()))
         elif not torch.isfinite(value).all():
             raise NumericalError(self._not_finite(what))
 
@@ -63,16 +63,20 @@ class Checks:
         if not self.late:
             self.raise_if_bad([], float(norm))
 
+    def scalars(self) -> list[Tensor]:
+        """Return the noted scalars."""
+        return [scalar for _, scalar in self.noted]
+
     def flag(self, before: Tensor | None) -> Tensor | None:
         """Return 1 on the device if a noted check fails or `before` is 1, else 0; None if everything was checked."""
         if not self.late or self.norm is None:
             return None
-        good = (torch.stack([*self.noted.values()]) < math.inf).all() & (self.norm <= self.limit)  # False for NaN
+        good = (torch.stack(self.scalars()) < math.inf).all() & (self.norm <= self.limit)  # False for NaN
         return torch.where(good, good.new_zeros((), dtype=torch.float32) if before is None else before, 1.0)
 
     def raise_if_bad(self, noted: Sequence[float], norm: float) -> None:
         """Raise NumericalError for the first failing check. noted, norm: the values of the noted scalars."""
-        for what, value in zip(self.noted, noted, strict=True):
+        for (what, _), value in zip(self.noted, noted, strict=True):
             if not math.isfinite(value):
                 raise NumericalError(self._not_finite(what))
         if not norm <= self.limit:  # also true of NaN
@@ -81,7 +85,7 @@ class Checks:
     def read(self) -> None:
         """Raise NumericalError if a noted check fails; waits for the device."""
         if self.norm is not None:
-            *noted, norm = read([*self.noted.values(), self.norm])
+            *noted, norm = read([*self.scalars(), self.norm])
             self.raise_if_bad(noted, norm)
 
     def _not_finite(self, what: str) -> str:
@@ -105,7 +109,7 @@ class Unread:
 
     def scalars(self) -> list[Number]:
         """Return the values that `numbers` takes, read or not."""
-        return [*self.checks.noted.values(), self.grad_norm, *self.losses.values(), *self.metrics.values()]
+        return [*self.checks.scalars(), self.grad_norm, *self.losses.values(), *self.metrics.values()]
 
     def numbers(self, values: Sequence[float]) -> Numbers:
         """Return the numbers. values: of `scalars`. Raises NumericalError if a check fails."""

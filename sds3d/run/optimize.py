@@ -291,7 +291,7 @@ class _Shown:
         """Return the views of these rows (b,), or all of them for None, with colours of their own in the graph."""
         if rows is None:
             return replace(self, rendering=replace(self.rendering, rgb=self.rendering.rgb.view_as(self.rendering.rgb)))
-        rows = rows.to(self.rendering.rgb.device)
+        rows = rows.to(self.rendering.rgb.device, non_blocking=True)
         background = self.background if self.background.ndim == 1 else self.background[rows]
         return _Shown(self.cameras[rows], background, self.rendering[rows])
 

@@ -74,6 +74,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"sds3d.{module}.seeded", lambda seed, device: None)
     for module in ("representations.voxel_grid", "rendering.packed"):
         monkeypatch.setattr(f"sds3d.{module}.empty_distance", lambda density, threshold: density.to(torch.uint8))
+    monkeypatch.setattr("sds3d.run.drive.encode_texts", lambda prior, texts: encode_texts(AnyTexts(), texts))
     monkeypatch.setattr("sds3d.representations.voxel_grid.render_rays", draw_grid)
     monkeypatch.setattr("sds3d.representations.field_nerf.render_field", draw_field)
     monkeypatch.setattr("sds3d.representations.gaussians.rasterization", draw_splats)
@@ -99,6 +100,8 @@ def draw_splats(means: Tensor, *others: Tensor, width: int = 0, **options: Any) 
 
 
 class AnyTexts:
+    takes_cameras = False  # so texts have view words
+
     def encode_text(self, prompts: Sequence[str]) -> Conditioning:
         return Conditioning(torch.empty(len(prompts), 8, 32, device=META))
 
@@ -113,9 +116,8 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
 def watched_steps(settings: dict[str, Any], prior: Prior, steps: int = 1) -> Watch:
     """Do some steps after the first one under watch."""
     config = build(RunConfig, {"prompt": "a red mug", "cameras": {"size": 16}, **settings})
-    work = start_work(config, prior)
-    prompt = encode_texts(AnyTexts(), config.guidance.texts(config.prompt, config.prompts))
-    setup = Setup(work.scene, prior, work.guidance, prompt, 100, config.cameras, config.optimizer)
+    work = start_work(config, [prior])
+    setup = Setup(work.scene, work.teachers, 100, config.cameras, config.optimizer)
     work.state.settle = lambda: None  # reads numbers, which there are none of
     loop = optimize(setup, work.state)
     next(loop)
