@@ -25,7 +25,7 @@ from sds3d.guidance.base import (
     Weighting,
     draw_noise,
     group_count,
-    predict_each,
+    predict_texts,
     weight,
 )
 from sds3d.guidance.schedules import AnnealedSchedule, Schedule
@@ -63,7 +63,8 @@ class Balanced(Guidance):
             x.device, non_blocking=True
         )  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
-        positive, null = predict_each(prior, x_t, t, [views.positive, views.negative], views.cameras)
+        texts = predict_texts(prior, x_t, t, views)
+        positive, null = texts.positive, texts.negative
         to_text = config.scale * (positive.eps - null.eps)  # (B, C, h, w)
         share = shortest_share(to_text, null.eps, prior.n_views)  # (B,)
         shortest = null.eps + expand(share, x) * (to_text - null.eps)

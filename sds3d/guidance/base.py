@@ -15,6 +15,7 @@ from sds3d.config import Config
 from sds3d.devices import seeded
 from sds3d.priors.base import Prediction, Prior, TrainableScore, expand
 from sds3d.prompts.conditioning import Conditioning
+from sds3d.prompts.perp_neg import Neighbours
 from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, PromptTexts, prompt_texts
 
 Number = float | Tensor
@@ -52,6 +53,11 @@ class Views:
     def negative(self) -> Conditioning:
         """The text that each view is guided away from, B rows."""
         return self.prompt.negative.repeat(len(self.cameras))
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """The words of neighbouring views that each view is guided away from by Perp-Neg, if it is chosen."""
+        return self.prompt.neighbours(self.cameras)
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,20 @@ class GuidedPrediction(Prediction):
     negative: Prediction
 
 
+@dataclass(frozen=True)
+class ByText:
+    """Predictions for the same x_t, each (B, C, h, w).
+
+    plain: under the text that each view is guided to. positive: the same; with Perp-Neg, led away from the words of
+    neighbouring views. negative: under the text that each view is guided away from. others: under further texts.
+    """
+
+    plain: Prediction
+    positive: Prediction
+    negative: Prediction
+    others: tuple[Prediction, ...]
+
+
 def predict_each(
     prior: Prior | TrainableScore, x_t: Tensor, t: Tensor, conditions: Sequence[Conditioning], cameras: Cameras | None
 ) -> list[Prediction]:
@@ -148,11 +168,44 @@ def predict_each(
     return [Prediction(*parts) for parts in zip(out.eps.split(batch), out.x0.split(batch), strict=True)]
 
 
+def predict_texts(
+    prior: Prior | TrainableScore, x_t: Tensor, t: Tensor, views: Views, others: Sequence[Conditioning] = ()
+) -> ByText:
+    """Predict x_t (B, C, h, w) at t (B,) under the texts of the views and under others, in one call of the model."""
+    away = views.neighbours
+    conditions = [views.positive, views.negative, *others, *away.texts]
+    plain, negative, *rest = predict_each(prior, x_t, t, conditions, views.cameras)
+    positive = repelled(plain, negative, rest[len(others) :], away.weights)
+    return ByText(plain, positive, negative, tuple(rest[: len(others)]))
+
+
+def repelled(positive: Prediction, negative: Prediction, away: Sequence[Prediction], weights: Tensor) -> Prediction:
+    """Add the parts of directions that are perpendicular to the positive one (Perp-Neg, arXiv:2304.04968, eq. 6):
+
+        positive + sum_i w_i (d_i - <d_i, d> / |d|^2 d),    d = positive - negative, d_i = away_i - negative
+
+    weights: (B, len(away)). The result is `positive` itself if there is nothing to lead away from.
+    """
+    if not away:
+        return positive
+    direction = (positive.eps - negative.eps).flatten(1)  # (B, E)
+    length = direction.square().sum(dim=1).clamp_min(1e-6)  # (B,); without a direction nothing is projected away
+    eps, x0, along = negative.eps, negative.x0, torch.ones_like(length)
+    for other, w in zip(away, weights.to(eps).unbind(dim=1), strict=True):
+        along = along - w * ((other.eps - negative.eps).flatten(1) * direction).sum(dim=1) / length
+        eps = eps + expand(w, eps) * (other.eps - negative.eps)
+        x0 = x0 + expand(w, x0) * (other.x0 - negative.x0)  # x0 is affine in eps, so it is combined alike
+    eps = eps + expand(along, eps) * (positive.eps - negative.eps)
+    return Prediction(eps, x0 + expand(along, x0) * (positive.x0 - negative.x0))
+
+
 @torch.no_grad()
 def guided_prediction(
     prior: Prior, x_t: Tensor, t: Tensor, views: Views, scale: float, *, rescale: float = 0.0
 ) -> GuidedPrediction:
     """Predict by classifier-free guidance, eps_null + S (eps_cond - eps_null), in one call of the prior.
+
+    With Perp-Neg (`prompts.perp_neg`), eps_cond is led away from the words of neighbouring views, see `repelled`.
 
     x_t: (B, C, h, w), view-fastest groups of `prior.n_views`. t: (B,) in [0, 1]. scale: S; 1 is the plain conditional
     model. The negative branch drops the text and keeps the camera: guidance amplifies the text, never the pose.
@@ -162,10 +215,10 @@ def guided_prediction(
 
     Raises ValueError if B is not a multiple of the prior's views or differs between the arguments.
     """
-    positive, negative = predict_each(prior, x_t, t, [views.positive, views.negative], views.cameras)
-    guided = combine(positive, negative, scale)
+    texts = predict_texts(prior, x_t, t, views)
+    guided = combine(texts.positive, texts.negative, scale)
     if rescale > 0:
-        guided = rescaled(prior, guided, t, rescale)
+        guided = rescaled(prior, guided, texts.plain, t, rescale)
     return guided
 
 
@@ -177,9 +230,9 @@ def combine(positive: Prediction, negative: Prediction, scale: float | Tensor) -
     return GuidedPrediction(eps, x0, positive, negative)
 
 
-def rescaled(prior: Prior, guided: GuidedPrediction, t: Tensor, rescale: float) -> GuidedPrediction:
-    """Rescale the share `rescale` of x0, see `guided_prediction`."""
-    factor = rescale_factor(guided.positive.x0, guided.x0, prior.n_views)  # (B,)
+def rescaled(prior: Prior, guided: GuidedPrediction, plain: Prediction, t: Tensor, rescale: float) -> GuidedPrediction:
+    """Rescale the share `rescale` of x0 to the contrast of the `plain` one, see `guided_prediction`."""
+    factor = rescale_factor(plain.x0, guided.x0, prior.n_views)  # (B,)
     x0 = guided.x0 * expand(1 + rescale * (factor - 1), guided.x0)
     eps = guided.eps + expand(prior.alpha(t) / prior.sigma(t), x0) * (guided.x0 - x0)
     return GuidedPrediction(eps, x0, guided.positive, guided.negative)

@@ -29,7 +29,7 @@ from sds3d.guidance.base import (
     Weighting,
     combine,
     draw_noise,
-    predict_each,
+    predict_texts,
     weight,
 )
 from sds3d.guidance.cache import ViewCache
@@ -129,8 +129,8 @@ class Bootstrapped(Guidance):
     @torch.no_grad()
     def _guided(self, x_t: Tensor, t: Tensor, views: Views) -> GuidedPrediction:
         """Return the prediction of the tuned copy under classifier-free guidance."""
-        asked, null = predict_each(self.tuned.score, x_t, t, [views.positive, views.negative], views.cameras)
-        return combine(asked, null, self.config.scale)
+        texts = predict_texts(self.tuned.score, x_t, t, views)
+        return combine(texts.positive, texts.negative, self.config.scale)
 
     def _tune(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Number:
         """Refine the renders x (B, C, h, w), and tune the copy on these and earlier ones. Returns the last loss."""

@@ -18,7 +18,7 @@ import torch
 from pydantic import model_validator
 from torch import Tensor
 
-from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, predict_each, weight
+from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, predict_texts, weight
 from sds3d.guidance.schedules import AnnealedSchedule, Schedule
 from sds3d.priors.base import Prior, add_noise, expand
 
@@ -72,12 +72,11 @@ class CSD(Guidance):
             x.device, non_blocking=True
         )  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
-        conditions = [views.positive, views.negative, views.prompt.null.repeat(len(x))]
         with torch.no_grad():
-            predictions = predict_each(prior, x_t, t, conditions, views.cameras)
+            texts = predict_texts(prior, x_t, t, views, [views.prompt.null.repeat(len(x))])
         ramps = (config.positive, config.negative, config.empty)
         a, b, n = ((1 - progress) * start + progress * end for start, end in ramps)
-        positive, negative, null = (prediction.eps for prediction in predictions)  # (B, C, h, w) each
+        positive, negative, null = texts.positive.eps, texts.negative.eps, texts.others[0].eps  # (B, C, h, w) each
         gradient = expand(weight(prior, t, config.weighting), x) * (a * positive + b * negative + n * null)
         metrics = {"t": t.mean(), "gradient_rms": gradient.square().mean().sqrt()}
-        return Guided(t=t, gradient=gradient, x0=predictions[0].x0, metrics=metrics)
+        return Guided(t=t, gradient=gradient, x0=texts.positive.x0, metrics=metrics)

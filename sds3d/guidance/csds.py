@@ -27,7 +27,7 @@ from sds3d.guidance.base import (
     Weighting,
     combine,
     draw_noise,
-    predict_each,
+    predict_texts,
     weight,
 )
 from sds3d.guidance.schedules import Schedule, UniformSchedule
@@ -71,9 +71,8 @@ class CSDS(Guidance):
             x.device, non_blocking=True
         )  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
-        conditions = [views.positive, views.negative, views.prompt.extra["category"].repeat(len(x))]
-        positive, negative, category = predict_each(prior, x_t, t, conditions, views.cameras)
-        guided = combine(positive, negative, config.scale)
+        texts = predict_texts(prior, x_t, t, views, [views.prompt.extra["category"].repeat(len(x))])
+        guided, (category,) = combine(texts.positive, texts.negative, config.scale), texts.others
         gradient = expand(weight(prior, t, config.weighting), x) * (guided.eps - category.eps)  # (B, C, h, w)
         metrics = {"t": t.mean(), "gradient_rms": gradient.square().mean().sqrt()}
         return Guided(t=t, gradient=gradient, x0=guided.x0, metrics=metrics)

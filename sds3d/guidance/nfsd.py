@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, predict_each, weight
+from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, predict_texts, weight
 from sds3d.guidance.schedules import Schedule, UniformSchedule
 from sds3d.priors.base import Prior, add_noise, expand
 
@@ -58,10 +58,9 @@ class NFSD(Guidance):
             x.device, non_blocking=True
         )  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
-        conditions = [views.positive, views.negative, views.prompt.null.repeat(len(x))]
         with torch.no_grad():
-            predictions = predict_each(prior, x_t, t, conditions, views.cameras)
-        positive, negative, null = (prediction.eps for prediction in predictions)  # (B, C, h, w) each
+            texts = predict_texts(prior, x_t, t, views, [views.prompt.null.repeat(len(x))])
+        positive, negative, null = texts.positive.eps, texts.negative.eps, texts.others[0].eps  # (B, C, h, w) each
         domain = null - expand((t >= config.threshold).to(null), null) * negative
         condition = positive - null
         gradient = expand(weight(prior, t, config.weighting), x) * (domain + config.scale * condition)
@@ -71,4 +70,4 @@ class NFSD(Guidance):
             "domain_rms": domain.square().mean().sqrt(),
             "condition_rms": condition.square().mean().sqrt(),
         }
-        return Guided(t=t, gradient=gradient, x0=predictions[0].x0, metrics=metrics)
+        return Guided(t=t, gradient=gradient, x0=texts.positive.x0, metrics=metrics)

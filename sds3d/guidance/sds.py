@@ -22,10 +22,8 @@ from sds3d.guidance.base import (
     Weighting,
     draw_noise,
     guided_prediction,
-    rescaled,
     weight,
 )
-from sds3d.guidance.perp_neg import perp_neg_prediction
 from sds3d.guidance.schedules import Schedule, UniformSchedule
 from sds3d.priors.base import Prior, add_noise, expand
 
@@ -40,9 +38,6 @@ class SDSConfig(RuleConfig):
     rescale: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of x0 that is rescaled to the contrast of the unguided x0, see `guided_prediction`. 0.5 reduces the
     saturated colours of a high scale."""
-    perp_neg: bool = False
-    """Use the words of neighbouring views as negatives (Perp-Neg, arXiv:2304.04968), which prevents second faces. For
-    priors without cameras. The prior processes four texts per view instead of two."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""
     schedule: Schedule = UniformSchedule()
@@ -68,11 +63,7 @@ class SDS(Guidance):
         )  # (B,)
         eps = draw_noise(x, generator)
         x_t = add_noise(prior, x, eps, t)
-        if config.perp_neg:
-            prediction = perp_neg_prediction(prior, x_t, t, views, config.scale)
-            prediction = rescaled(prior, prediction, t, config.rescale) if config.rescale > 0 else prediction
-        else:
-            prediction = guided_prediction(prior, x_t, t, views, config.scale, rescale=config.rescale)
+        prediction = guided_prediction(prior, x_t, t, views, config.scale, rescale=config.rescale)
         gradient = expand(weight(prior, t, config.weighting), x) * (prediction.eps - eps)  # (B, C, h, w)
         metrics = {"t": t.mean(), "gradient_rms": gradient.square().mean().sqrt()}
         return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from sds3d.guidance.base import Guided, RuleConfig, Views, combine, draw_noise, predict_each
+from sds3d.guidance.base import Guided, RuleConfig, Views, combine, draw_noise, predict_each, predict_texts
 from sds3d.guidance.schedules import Schedule, UniformSchedule
 from sds3d.guidance.variational import VariationalConfig, VariationalRule
 from sds3d.priors.base import Prior, TrainableScore, add_noise
@@ -87,8 +87,8 @@ class SiD(VariationalRule):
     def _estimates(self, x_t: Tensor, t: Tensor, views: Views) -> tuple[Tensor, Tensor]:
         """Clean estimates of the prior and of phi, each with its guidance and differentiable in x_t."""
         config, count = self.config, len(x_t)
-        asked, null = predict_each(self.prior, x_t, t, [views.positive, views.negative], views.cameras)
-        real = combine(asked, null, config.scale).x0
+        asked = predict_texts(self.prior, x_t, t, views)
+        real = combine(asked.positive, asked.negative, config.scale).x0
         texts = [views.prompt.plain.repeat(count)]
         if config.fake_scale == 1:
             return real, predict_each(self.phi.score, x_t, t, texts, views.cameras)[0].x0

@@ -6,15 +6,16 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from sds3d.cameras import Cameras
 from sds3d.config import Config
 from sds3d.prompts.conditioning import Conditioning, TextEncoder
+from sds3d.prompts.perp_neg import Neighbours, PerpNegConfig, between, negative_weights, quarter
 
 View = Literal["front", "side", "back", "overhead"]
 VIEWS: tuple[View, ...] = get_args(View)
@@ -40,6 +41,19 @@ class PromptConfig(Config):
     front_threshold: float = Field(default=45.0, gt=0.0, le=90.0)
     """Half the width of the front view and of the back view, in degrees of azimuth; ProlificDreamer and MVDream use
     30."""
+    interpolate: bool = False
+    """Blend the texts of front, side and back by the azimuth (LucidDreamer) instead of choosing one of them."""
+    perp_neg: PerpNegConfig = PerpNegConfig()
+    """Perp-Neg (arXiv:2304.04968): guide away from the words of neighbouring views, which prevents second faces. It
+    blends texts, too."""
+
+    @model_validator(mode="after")
+    def _words_are_there(self) -> Self:
+        if self.view_dependent is False and (self.interpolate or self.perp_neg.strength):
+            name = "perp_neg.strength" if self.perp_neg.strength else "interpolate"
+            raise ValueError(f"{name} needs view words: set view_dependent=true")
+        return self
+
     overhead_threshold: float = Field(default=60.0, gt=0.0, le=90.0)
     """Elevation in degrees above which a view is overhead."""
 
@@ -109,6 +123,9 @@ def slug(prompt: str, max_length: int = 40) -> str:
     return name or "prompt"
 
 
+OFF = PerpNegConfig()
+
+
 @dataclass(frozen=True)
 class PromptTexts:
     """The texts that a prior's text encoder encodes.
@@ -116,7 +133,7 @@ class PromptTexts:
     views: the prompt for each of `VIEWS`. plain: the prompt itself. negative: the text of the negative branch of
     classifier-free guidance. extra: further texts of a rule, by names that the rule chooses. view_dependent: whether
     views are guided to `views` or to `plain`; "auto": if the encoder takes no cameras. front_threshold,
-    overhead_threshold: see `PromptConfig`.
+    overhead_threshold, perp_neg: see `PromptConfig`. interpolate: whether the texts of views are blended.
     """
 
     views: tuple[str, ...]
@@ -126,6 +143,8 @@ class PromptTexts:
     front_threshold: float
     overhead_threshold: float
     extra: Mapping[str, str] = field(default_factory=dict)
+    interpolate: bool = False
+    perp_neg: PerpNegConfig = OFF
 
     def all(self) -> list[str]:
         """Return every text, the empty one included, in the order of `EncodedPrompt`."""
@@ -147,13 +166,37 @@ class EncodedPrompt:
     extra: Mapping[str, Conditioning]
 
     def of_views(self, cameras: Cameras) -> Conditioning:
-        """Return the prompt with the word of each of B views, B rows."""
+        """Return the prompt with the word of each of B views, or blended between two of them, B rows."""
+        if self.texts.interpolate:
+            return self._blended(cameras)
         rows = view_rows(cameras, self.texts.front_threshold, self.texts.overhead_threshold)
         return self.views[rows.to(self.views.hidden.device)]
 
     def positive(self, cameras: Cameras) -> Conditioning:
         """Return the text that each of B views is guided to, B rows, with view words if texts are view-dependent."""
         return self.of_views(cameras) if self.texts.view_dependent else self.plain.repeat(len(cameras))
+
+    def neighbours(self, cameras: Cameras) -> Neighbours:
+        """Return the negatives of each of B views by Perp-Neg. Views from above have weights of 0."""
+        perp_neg, device = self.texts.perp_neg, self.views.hidden.device
+        if not (self.texts.view_dependent and perp_neg.strength):
+            return Neighbours((), torch.zeros(len(cameras), 0, device=device))
+        first, _, above = self._places(cameras)
+        weights = negative_weights(perp_neg, cameras.azimuth).masked_fill(above[:, None], 0.0)
+        second = torch.where(quarter(cameras.azimuth)[0], VIEWS.index("side"), VIEWS.index("front"))
+        return Neighbours((self.views[first.to(device)], self.views[second.to(device)]), weights.to(device))
+
+    def _blended(self, cameras: Cameras) -> Conditioning:
+        """Return the texts of B views, interpolated by the azimuth; those from above have one word."""
+        first, second, _ = (place.to(self.views.hidden.device) for place in self._places(cameras))
+        return between(self.views[first], self.views[second], quarter(cameras.azimuth)[1].to(first.device))
+
+    def _places(self, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the places in `VIEWS` of the two views that each of B views is between, and whether it is above."""
+        ahead, above = quarter(cameras.azimuth)[0], cameras.elevation > self.texts.overhead_threshold
+        front, side, back, overhead = (VIEWS.index(view) for view in VIEWS)
+        first = torch.where(ahead, front, side).masked_fill(above, overhead)
+        return first, torch.where(ahead, side, back).masked_fill(above, overhead), above
 
 
 def prompt_texts(prompt: str, config: PromptConfig) -> PromptTexts:
@@ -169,7 +212,15 @@ def prompt_texts(prompt: str, config: PromptConfig) -> PromptTexts:
         subjects = debiased(prompt, VIEWS, MaskedLanguageModel(config.debias, VIEWS, offline=config.debias_offline))
     views = tuple(view_dependent(subject)[view] for view, subject in zip(VIEWS, subjects, strict=True))
     limits = config.front_threshold, config.overhead_threshold
-    return PromptTexts(views, prompt, config.negative, config.view_dependent, *limits)
+    return PromptTexts(
+        views,
+        prompt,
+        config.negative,
+        config.view_dependent,
+        *limits,
+        interpolate=config.interpolate or config.perp_neg.strength > 0,
+        perp_neg=config.perp_neg,
+    )
 
 
 def encode_texts(encoder: TextEncoder, texts: PromptTexts) -> EncodedPrompt:

@@ -61,6 +61,7 @@ def migrated(*layers: Mapping[str, Any]) -> list[Tree]:
         new = dict(layer)
         if "optimizer" in new:
             new["optimizer"] = _optimizer(new["optimizer"])
+        new = _perp_neg(new)
         if "representation" in new:
             new["representation"] = _representation(new["representation"], so_far)
             so_far = merge(so_far, {"representation": new["representation"]})
@@ -78,6 +79,18 @@ def _optimizer(given: Any) -> Any:
     if complete and given["betas"] in ([0.9, 0.99], (0.9, 0.99)):
         return {key: value for key, value in given.items() if key != "betas"}
     return given
+
+
+def _perp_neg(layer: Tree) -> Tree:
+    """Return a layer in which Perp-Neg, once a setting of SDS alone, is one of the prompts."""
+    guidance, prompts = layer.get("guidance"), layer.get("prompts", {})
+    if not (isinstance(guidance, Mapping) and "perp_neg" in guidance and isinstance(prompts, Mapping)):
+        return layer
+    on = bool(guidance["perp_neg"])
+    # It blended the texts of views whatever the prompts said.
+    present: Tree = {"view_dependent": True, "perp_neg": {"strength": 1.0}} if on else {"perp_neg": {"strength": 0.0}}
+    rest = {key: value for key, value in guidance.items() if key != "perp_neg"}
+    return layer | {"guidance": rest, "prompts": merge(prompts, present)}
 
 
 def _representation(given: Any, before: Tree) -> Any:

@@ -54,6 +54,20 @@ def test_nerf_is_the_voxel_grid_in_every_kind_of_layer(tmp_path: Path) -> None:
     assert make_config("a ball", "splats", settings={"representation": "nerf"}).representation == VoxelGridConfig()
 
 
+def test_perp_neg_was_a_setting_of_sds() -> None:
+    """It blended the texts of views whatever `view_dependent` was."""
+
+    def prompts(*layers: Any) -> Any:
+        return run_config({"prompt": "a ball"}, *layers).prompts
+
+    on = {"guidance": {"name": "sds", "perp_neg": True}, "prompts": {"view_dependent": False}}
+    assert (prompts(on).perp_neg.strength, prompts(on).view_dependent) == (1.0, True)
+    assert prompts(on, {"guidance": {"perp_neg": False}}).perp_neg.strength == 0.0
+    stages = {"stages": [{"guidance": "sds"}, {"guidance": {"name": "sds", "perp_neg": True}}]}
+    config = run_config({"prompt": "a ball"}, stages)
+    assert [stage_config(config, i).prompts.perp_neg.strength for i in (0, 1)] == [0.0, 1.0]
+
+
 def test_former_settings_of_a_mesh_have_a_place() -> None:
     assert representation({"name": "mesh", "resolution": 32, "sdf_lr": 0.1, "color_resolution": 16}) == mesh(
         geometry={"resolution": 32, "sdf_lr": 0.1}, appearance={"resolution": 16}
