@@ -26,7 +26,7 @@ Status = Literal["verified", "reconstructed", "unverified"]
 """How a rule's equation relates to its paper. verified: compared with the paper. reconstructed: the paper's public
 material does not give the equation, so it is ours. unverified: it could not be compared with the paper."""
 
-Group = Literal["recommended", "paper", "rule"]
+Group = Literal["recommended", "paper", "rule", "real"]
 
 
 class About(Config):
@@ -39,7 +39,8 @@ class About(Config):
     seconds: float | None = Field(default=None, gt=0)
     """About how long a run takes on two CPU cores; None: not measured."""
     group: Group = "rule"
-    """Where it is listed. recommended: suits most prompts. paper: the stages of a paper. rule: a single rule."""
+    """Where it is listed. recommended: suits most prompts. paper: the stages of a paper. rule: a single rule. real:
+    the published settings of a method, for a real model."""
     needs_asset: bool = False
     """Whether it needs start_from=FILE."""
     base: str = ""
