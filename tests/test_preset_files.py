@@ -36,7 +36,10 @@ def preset_file(folder: Path, name: str, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+TOY = [name for name, preset in SHIPPED.items() if preset.about.group != "real"]
+
+
+@pytest.mark.parametrize("name", TOY)
 def test_every_shipped_preset_makes_a_configuration_and_describes_itself(name: str):
     preset = SHIPPED[name]
     config = make_config("a red mug", name, ["start_from=FILE"])
@@ -45,6 +48,7 @@ def test_every_shipped_preset_makes_a_configuration_and_describes_itself(name: s
     assert config.made_for == preset.made_for == "toybox"
     assert prior_mismatches(config) == []
     assert preset == load_preset(name) == load_preset(str(configs_dir() / f"{name}.yaml"))
+    assert all(SHIPPED[other].about.group == "real" for other in config.other_presets)
 
 
 def test_files_with_shared_settings_are_not_presets():
@@ -112,11 +116,16 @@ def test_settings_made_for_another_kind_of_prior_are_named(tmp_path: Path):
     def mismatches(*overrides: str, preset: str = "toybox") -> list[str]:
         return prior_mismatches(make_config("a red mug", preset, overrides))
 
-    (line,) = mismatches(f"prior.model={tmp_path}")
-    assert line.startswith(f'the settings are made for the prior "toybox", not for {tmp_path}: ')
-    assert "prompts.view_dependent=true" in line
-    (line,) = mismatches("prior.model=sd21", preset="dreamfusion")  # it uses view-dependent prompts
-    assert "view_dependent" not in line
+    (line,) = mismatches(f"prior.model={tmp_path}", preset="sjc")
+    assert line == (
+        f'the settings are made for the prior "toybox", not for {tmp_path}: expect to change guidance.scale, steps and '
+        "cameras.size"
+    )
+    (line,) = mismatches("prior.model=sd21", preset="dreamfusion")
+    assert line.endswith("not for sd21: use the preset dreamfusion-sd or dreamfusion-if")
+    (line,) = mismatches("prior.model=toybox", preset="dreamfusion-sd")
+    assert line == "the settings are made for real models of single views, not for toybox: use the preset dreamfusion"
+    assert mismatches(preset="mvdream") == []  # what the model sees is known when it is loaded
     assert mismatches("prior.model=sd21", 'made_for=""') == []
     assert mismatches(f"prior.model={toybox_folder()}") == []  # a folder with the embedded prior
     stages = 'stages=[{}, {"prior": {"model": "sd21"}}, {"prior": {"model": "sd21"}}]'
@@ -154,7 +163,7 @@ def test_the_command_line_lists_the_metadata_of_presets(capsys: pytest.CaptureFi
     lines = capsys.readouterr().out.splitlines()
     (row,) = (line for line in lines if line.startswith("nfsd"))
     assert row.split()[1:4] == ["toybox", "unverified", "84"]
-    (row,) = (line for line in lines if line.startswith("magic3d"))
+    (row,) = (line for line in lines if line.startswith("magic3d "))
     assert "not measured" in row
 
 
@@ -173,11 +182,12 @@ def test_the_command_line_reports_the_new_name_of_a_preset_in_one_line(capsys: p
 def test_parts_as_pale_as_the_background_are_worth_their_opacity(preset: str):
     config = stage_config(make_config("a red mug", preset), 0).representation
     assert isinstance(config, GaussiansConfig)
+    opacity = config.opacity.at(0.5)
     costs, alphas, contrast = [], torch.linspace(0, 1, 1001), 0.2  # of each of three channels
     for alpha in alphas:
         pixel = torch.ones(1, 1, 1, 1)
-        penalty = opacity_losses(Rendering(pixel, alpha * pixel, pixel, pixel), config.opacity, 0.0)["opacity"]
+        penalty = opacity_losses(Rendering(pixel, alpha * pixel, pixel, pixel), opacity, 0.0)["opacity"]
         costs.append(0.5 * 3 * (contrast * (1 - alpha)) ** 2 + penalty)
     best = float(alphas[torch.stack(costs).argmin()])
-    assert best == pytest.approx(1 - config.opacity / (3 * contrast**2), abs=1e-3)  # where the cost has no slope
+    assert best == pytest.approx(1 - opacity / (3 * contrast**2), abs=1e-3)  # where the cost has no slope
     assert best > 0.9

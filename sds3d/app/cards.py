@@ -10,7 +10,7 @@ from sds3d.presets import Preset
 from sds3d.prompts.vocabulary import Vocabulary
 from sds3d.toybox.examples import OBJECTS
 
-GROUPS = {"recommended": "Recommended", "paper": "Papers", "rule": "Rules"}
+GROUPS = {"recommended": "Recommended", "paper": "Papers", "rule": "Rules", "real": "Real models"}
 """Titles of the groups of presets, in their order."""
 
 OBJECTS_SCRIPT = """element.addEventListener('click', event => {

@@ -160,12 +160,13 @@ def _history(studio: Studio, now: int) -> _History:
 
 
 def stated_step(preset: str, config: RunConfig) -> float:
-    """Return the seconds of a step on two CPU cores, by what the preset states; 0 if it has other teachers.
+    """Return the seconds of a step on two CPU cores, by what the preset states; 0 if it has other teachers or is for a
+    real model.
 
     Presets that state no time are taken for the median of the others. More pixels take more time.
     """
     own = _config_of(preset)
-    if (config.prior.kind, config.teachers) != (own.prior.kind, own.teachers):
+    if own.prior.kind != "toybox" or (config.prior.kind, config.teachers) != (own.prior.kind, own.teachers):
         return 0.0
     stated = _stated_steps().get(preset) or statistics.median(_stated_steps().values())
     return stated * pixels_of_step(config) / pixels_of_step(own)

@@ -19,7 +19,7 @@ from sds3d.run.config import RunConfig, read_config, run_config
 from sds3d.run.folder import Run
 from sds3d.run.settings import within_stage
 
-ITS_OWN = ("prompt", "seed", "start_from_sha256", "made_for")
+ITS_OWN = ("prompt", "seed", "start_from_sha256", "made_for", "other_presets")
 """Settings that do not count as differences from a preset."""
 
 Base = Callable[[Edits], RunConfig]

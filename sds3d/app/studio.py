@@ -24,7 +24,7 @@ from sds3d.run.inputs import check_inputs
 from sds3d.run.locks import RunBusyError, hold
 
 MAX_SEED = 2**31 - 1
-MAX_STEPS = 10_000
+MAX_STEPS = 100_000
 MAX_WAITING = 200
 """Limit of the queue."""
 MAX_EACH = 20
@@ -69,8 +69,12 @@ class Studio:
         return not self.users or self.trusted or access_of(run).owner == visitor()
 
     def presets(self, *, of_files: bool = True) -> dict[str, str]:
-        """Return the presets with their descriptions. of_files: also those that need a file to start from."""
-        return {p.name: p.about.description for p in presets() if of_files or not p.about.needs_asset}
+        """Return the presets with their descriptions. of_files: also those that need a file to start from.
+
+        Visitors do not have those for real models, which load gigabytes.
+        """
+        mine = [p for p in presets() if self.trusted or p.about.group != "real"]
+        return {p.name: p.about.description for p in mine if of_files or not p.about.needs_asset}
 
     def config(self, prompt: str, preset: str, *layers: Tree) -> RunConfig:
         """Like `own_config`, for settings of a visitor. Raises ConfigError, also for what is the owner's."""

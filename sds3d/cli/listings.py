@@ -53,12 +53,15 @@ def list_presets(as_json: Json = False) -> None:
             for preset in presets()
         ])  # fmt: skip
         return
-    table = Table("preset", "prior", "equation", "on 2 cores", "", box=None, padding=(0, 2, 0, 0))
-    for preset in presets():
-        about = preset.about
-        seconds = "not measured" if about.seconds is None else duration(about.seconds)
-        table.add_row(f"[bold]{preset.name}[/bold]", preset.made_for, about.status, seconds, about.description)
-    out.print(table)
+    for title, real in (("for the embedded prior", False), ("for real models", True)):
+        table = Table(title, "prior", "equation", "on 2 cores", "", box=None, padding=(0, 2, 0, 0))
+        for preset in presets():
+            about = preset.about
+            if (about.group == "real") == real:
+                seconds = "not measured" if about.seconds is None else duration(about.seconds)
+                name = f"[bold]{preset.name}[/bold]"
+                table.add_row(name, preset.made_for, about.status, seconds, about.description)
+        out.print(table)
 
 
 def list_settings(

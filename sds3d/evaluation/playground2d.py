@@ -126,7 +126,7 @@ def rule_config(name: str, prompt: str, overrides: Sequence[str] = ()) -> RunCon
     Raises ConfigError, with the nearest rule or preset, for an unknown name, and for a wrong override.
     """
     if name not in rule_names():
-        known = [preset.name for preset in presets() if not preset.about.needs_asset]
+        known = [preset.name for preset in presets() if not preset.about.needs_asset and preset.about.group != "real"]
         if name in known or name in RENAMED:
             return stage_config(make_config(prompt, name, list(overrides)), 0)
         close = nearest(name, [*rule_names(), *known])

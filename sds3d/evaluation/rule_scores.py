@@ -68,12 +68,14 @@ class RuleScore:
 
 
 def rule_presets() -> list[str]:
-    """Return the presets that only choose a rule, without stages, another representation or a given asset."""
+    """Return the presets that only choose a rule, without stages, another representation, a given asset or a
+    real model."""
 
     def alone(preset: Preset) -> bool:
         representation = preset.values.get("representation", {})
         other = isinstance(representation, str) or "name" in representation
-        return not (other or preset.about.needs_asset or "stages" in preset.values)
+        real = preset.about.group == "real"
+        return not (other or real or preset.about.needs_asset or "stages" in preset.values)
 
     return [preset.name for preset in presets() if alone(preset)]
 

@@ -157,6 +157,7 @@ class Keywords(TypedDict, total=False):
     start_from: str
     up_axis: UpAxis
     made_for: str
+    other_presets: Sequence[str]
     stages: Sequence[Mapping[str, Any]] | Mapping[int, Mapping[str, Any]]
     """All stages, or settings of some of the preset's by their number: `{1: {"steps": 50}}`."""
 

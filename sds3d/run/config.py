@@ -37,11 +37,17 @@ from sds3d.run.teachers import TeacherConfig
 SinkName = Literal["tensorboard", "wandb"]
 """Programs that show the progress of runs, see `sds3d.run.sinks`."""
 
-NOT_IDENTITY = frozenset({"log_to"})
+NOT_IDENTITY = frozenset({"log_to", "other_presets"})
 """Settings that do not change the result. Runs that differ only in these are the same run."""
 
 OF_THE_WHOLE_RUN = {"prompt", "seed", "export", "log_to", "start_from", "up_axis", "start_from_sha256", "stages"}
 """Settings that a stage cannot change."""
+
+MADE_FOR = {
+    "diffusers": "real models of single views",
+    "multiview": "real models of several views with their cameras",
+}
+"""Kinds of prior in words, see `RunConfig.made_for`; others are called by their names."""
 
 FILM = 64_000_000
 """Largest number of pixels of a turntable video; all its frames are in memory at once."""
@@ -130,8 +136,11 @@ class RunConfig(Config):
     start_from_sha256: str = ""
     """Digest of that file, filled in when the run is created, so that a changed file gives a new run."""
     made_for: str = ""
-    """The kind of prior that these settings suit, for example toybox for the embedded one. A run with another kind of
-    prior warns before its first step. Empty: any kind."""
+    """The kind of prior that these settings suit: toybox, the embedded one; diffusers, a real model of single views;
+    multiview, a real model of several views with their cameras. A run with another kind of prior warns before its first
+    step. Empty: any kind."""
+    other_presets: tuple[str, ...] = ()
+    """Presets of the same method for other kinds of prior, which that warning names."""
     stages: tuple[dict[str, Any], ...] = ()
     """Stages that run one after the other. Each is a partial configuration on top of this one, and its scene starts
     from the result of the stage before, converted if its representation differs. `share` gives a stage a part of
@@ -238,20 +247,27 @@ def prior_mismatches(config: RunConfig) -> list[str]:
 def close_cameras(config: RunConfig) -> list[str]:
     """Return a line for each stage whose cameras may be inside the object's cube, without duplicates."""
     stages = [stage_config(config, index) for index in range(stage_count(config))]
-    return list(dict.fromkeys(filter(None, (cameras_inside(stage.cameras, BOUND) for stage in stages))))
+    cameras = [now for stage in stages for _, now in stage.cameras.parts()]
+    return list(dict.fromkeys(filter(None, (cameras_inside(now, BOUND) for now in cameras))))
 
 
 def _prior_mismatch(config: RunConfig) -> str:
-    if config.made_for in ("", config.prior.kind):
+    loaded_before_it_is_known = config.made_for == "multiview" and config.prior.kind == "diffusers"
+    if config.made_for in ("", config.prior.kind) or loaded_before_it_is_known:
         return ""
-    views = "" if config.prompts.view_dependent else ", and prompts.view_dependent=true if the prior takes no camera"
-    return (
-        f'the settings are made for the prior "{config.made_for}", not for {_model_of(config)}: expect to change '
-        f"guidance.scale, steps and cameras.size{views}"
-    )
+    return mismatch(config)
 
 
-def _model_of(config: RunConfig) -> str:
+def mismatch(config: RunConfig) -> str:
+    """Return the line that warns of a prior of another kind than the settings are made for."""
+    suited = MADE_FOR.get(config.made_for, f'the prior "{config.made_for}"')
+    better = " or ".join(config.other_presets)
+    do = f"use the preset {better}" if better else "expect to change guidance.scale, steps and cameras.size"
+    return f"the settings are made for {suited}, not for {model_of(config)}: {do}"
+
+
+def model_of(config: RunConfig) -> str:
+    """Return what a run's prior is called: its model, or its kind."""
     return config.prior.model if isinstance(config.prior, DiffusersConfig) else config.prior.kind
 
 

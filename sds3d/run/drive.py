@@ -27,6 +27,7 @@ from sds3d.representations.contents import source_of
 from sds3d.representations.field_nerf import fit_latent_rgb
 from sds3d.representations.make import make_scene
 from sds3d.run.backgrounds import STREAM, draws, make_environment
+from sds3d.run.checks import prior_problems
 from sds3d.run.config import (
     RunConfig,
     close_cameras,
@@ -205,9 +206,7 @@ def _drive(run: Run, wanted: Machine, loaded: Sequence[Prior], closed: Status) -
     run.start_on(machine)
     run.update(status="running", error="", total=total, threads=machine.threads, device=machine.device)
     run.log(f"started by process {os.getpid()}: torch {torch.__version__}, {device}, {machine.threads} threads")
-    for problem in (*prior_mismatches(config), *close_cameras(config)):
-        run.log(f"warning: {problem}")
-        warnings.warn(problem, stacklevel=2)
+    _warn(run, [*prior_mismatches(config), *close_cameras(config)])
     if _stopped(run):
         return
     checkpoint = run.load_checkpoint(mend=True)
@@ -225,6 +224,12 @@ def _drive(run: Run, wanted: Machine, loaded: Sequence[Prior], closed: Status) -
     run.log(f"finished in {clock.seconds():.1f} s")
 
 
+def _warn(run: Run, problems: Sequence[str]) -> None:
+    for problem in problems:
+        run.log(f"warning: {problem}")
+        warnings.warn(problem, stacklevel=3)
+
+
 def _steps_before(config: RunConfig, checkpoint: dict[str, Tensor] | None) -> int:
     """Return the number of steps that a run has done before it continues from a checkpoint."""
     return total_steps(config, int(checkpoint["stage"])) + int(checkpoint["step"]) if checkpoint else 0
@@ -237,9 +242,13 @@ def _drive_stages(
     first = 0 if checkpoint is None else int(checkpoint["stage"])
     scene: Scene | None = None
     before = starting_point(record.run, config, priors.device) if checkpoint is None else None
+    told: list[str] = []
     for index in range(first, stage_count(config)):
         mine = stage_config(config, index)
         loaded = priors.load(prior_settings(mine, record.run.state.lean))
+        problems = [problem for problem in prior_problems(mine, loaded) if problem not in told]
+        told += problems
+        _warn(record.run, problems)
         work = start_work(config, loaded, checkpoint if index == first else None, index, before)
         named = f"stage {index + 1} of {stage_count(config)}: {mine.representation.name}, " if config.stages else ""
         record.run.log(f"{named}{'resuming after' if work.state.step else 'starting at'} step {work.state.step}")

@@ -57,7 +57,7 @@ def test_presets_are_cards_in_groups_the_default_first():
     assert names[0] == "toybox"
     assert sorted(names) == sorted(preset.name for preset in listed)
     assert re.findall(r'value="([^"]+)" checked', html) == ["vsd"]
-    assert re.findall(r"<summary>(\w+)", html) == ["Recommended", "Papers", "Rules"]
+    assert re.findall(r"<summary>(\w+)", html) == ["Recommended", "Papers", "Rules", "Real"]
     assert html.count("<details open>") == 2  # the recommended ones, and the group of the chosen one
     assert html.count("<i style") == len(pictures.presets()) - 1  # all but the truth
     assert strip("presets").size == (RULE_TILE * len(pictures.presets()), RULE_TILE)

@@ -16,7 +16,6 @@ TINY = {
     "steps": 12,
     "checkpoint_every": 4,
     "cameras": {"size": SIZE},
-    "prompts": {"view_dependent": False},
     "representation": {"name": "voxel_grid", "resolution": 12, "samples": 16, "warmup": 2},
     "guidance": {"name": "sds", "scale": 3.0},
     "export": {"resolution": 24, "texture_size": 64, "picture_size": 32, "frames": 4},

@@ -1,0 +1,74 @@
+"""Checks of a stage's settings against its loaded priors, before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from sds3d.cameras import CameraConfig
+from sds3d.config import ConfigError
+from sds3d.priors.base import Prior
+from sds3d.run.config import RunConfig, mismatch, model_of
+
+WASTE = 2
+"""Warn of renders that are more than this many times as high as the prior's pictures."""
+
+
+def prior_problems(config: RunConfig, priors: Sequence[Prior]) -> list[str]:
+    """Return warnings, one line each, about a stage whose settings do not suit its priors.
+
+    priors: those of `RunConfig.all_teachers`. Raises ConfigError for views that a prior cannot denoise together.
+    """
+    own, parts = priors[0], [now for _, now in config.cameras.parts(priors[0].image_size)]
+    for teacher, prior in zip(config.all_teachers, priors, strict=True):
+        _check_views(parts, teacher.views, prior)
+    problems = [_wrong_kind(config, own), _blind(config, priors), _too_large(parts, priors)]
+    if config.representation.renders_latents and not getattr(config.representation, "refine", False):
+        problems.append(_wrong_latents(parts, own))
+    return [problem for problem in problems if problem]
+
+
+def _check_views(parts: Sequence[CameraConfig], seen: int | None, prior: Prior) -> None:
+    for now in parts:
+        views = seen or now.views
+        if views % prior.n_views:
+            raise ConfigError(
+                f"a step has {views} views, but the prior denoises {prior.n_views} together: make "
+                f"{'teachers.views' if seen else 'cameras.views'} a multiple of {prior.n_views} in all phases"
+            )
+
+
+def _wrong_kind(config: RunConfig, prior: Prior) -> str:
+    together = prior.n_views > 1
+    if config.prior.kind == "diffusers" and config.made_for == ("diffusers" if together else "multiview"):
+        return mismatch(config)
+    return ""
+
+
+def _blind(config: RunConfig, priors: Sequence[Prior]) -> str:
+    if config.prompts.view_dependent is not False or any(prior.takes_cameras for prior in priors):
+        return ""
+    return (
+        f"{model_of(config)} takes no cameras and the texts have no view words, so every side becomes a front: "
+        "set prompts.view_dependent=auto"
+    )
+
+
+def _too_large(parts: Sequence[CameraConfig], priors: Sequence[Prior]) -> str:
+    largest, pictures = max(now.size for now in parts), max(prior.image_size for prior in priors)
+    if largest <= WASTE * pictures:
+        return ""
+    return f"renders of {largest} px are reduced to the {pictures} px of the prior's pictures: lower cameras.size"
+
+
+def _wrong_latents(parts: Sequence[CameraConfig], prior: Prior) -> str:
+    with torch.no_grad():
+        x = prior.encode_image(torch.zeros(1, prior.image_size, prior.image_size, 3, device=prior.device))
+    sizes = sorted({now.size for now in parts} - {x.shape[-1]})
+    if not sizes:
+        return ""
+    return (
+        f"the scene renders latents of {sizes[0]} px, but the prior's have {x.shape[-1]}: set "
+        f"cameras.size={x.shape[-1]}"
+    )
