@@ -11,26 +11,33 @@ import importlib.metadata
 import importlib.util
 import warnings
 from functools import cache
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from sds3d.extras import install_command
 from sds3d.rendering import gpu_build
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 Package = Literal["gsplat", "nerfacc", "warp"]
-Task = Literal["splats", "fields", "meshes"]
+Task = Literal["splats", "rays", "grids", "meshes"]
+"""rays: samples along them and their sums, for any field. grids: dense voxels, hash tables and planes of features."""
+Backend = Literal[Package, "numba", "torch"]
 
 PACKAGE_NAMES: tuple[Package, ...] = get_args(Package)
 
 PACKAGES: dict[Task, tuple[Package, ...]] = {
     "splats": ("gsplat", "warp"),
-    "fields": ("nerfacc", "warp"),
+    "rays": ("nerfacc", "warp"),
+    "grids": ("warp",),
     "meshes": ("warp",),
 }
 """The packages that can render something on CUDA. The first that works does."""
 
 INSTEAD: dict[Task, str] = {
     "splats": "splats are projected by torch and blended on the CPU, which is slower",
-    "fields": "radiance fields are rendered by plain torch, which is slower",
+    "rays": "radiance fields are rendered by plain torch, which is slower",
+    "grids": "voxels, hash tables and feature planes are computed by plain torch, which is slower",
     "meshes": "meshes are rasterized on the CPU, which is slower",
 }
 """What renders on CUDA without a package."""
@@ -49,6 +56,16 @@ def backend(task: Task) -> Package | None:
         problems.append(f"{package} is not used: {problem}")
     warnings.warn(f"{'; '.join(problems)}; {INSTEAD[task]}", stacklevel=2)
     return None
+
+
+def choose(task: Task, *tensors: Tensor) -> Backend:
+    """Return what computes with these tensors: Numba's kernels on a CPU, a package's on CUDA, else plain torch."""
+    import torch
+
+    if any(tensor.dtype != torch.float32 for tensor in tensors):
+        return "torch"
+    device = tensors[0].device.type
+    return "numba" if device == "cpu" else (backend(task) or "torch") if device == "cuda" else "torch"
 
 
 def summary() -> str:

@@ -2,8 +2,8 @@
 
 An occupancy grid (Mueller et al. 2022, arXiv:2201.05989, appendix E.2) limits where samples are taken. `march` packs
 the samples ray by ray, the field is evaluated at all of them at once, and `composite` sums them along their rays by
-emission and absorption (Max 1995; NeRF, arXiv:2003.08934, eq. 3). Both functions use Numba kernels on a CPU and nerfacc
-on CUDA, and have a plain-torch reference. With a full occupancy grid, samples and pictures are those of
+emission and absorption (Max 1995; NeRF, arXiv:2003.08934, eq. 3). Both functions use Numba kernels on a CPU, nerfacc or
+NVIDIA Warp on CUDA, and have a plain-torch reference. With a full occupancy grid, samples and pictures are those of
 `volume.render_rays`.
 """
 
@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from sds3d.rendering import gpu, packed_numba
-from sds3d.rendering.volume import BOUND, RaySamples, empty_distance, fusable, sample_rays
+from sds3d.rendering.volume import BOUND, RaySamples, empty_distance, sample_rays
 from sds3d.rendering.volume_numba import MIN_TRANSMITTANCE
 
 FieldFunction = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Points (P, 3) in metres to densities (P,) >= 0 per metre and features (P, C)."""
-
-Backend = Literal["nerfacc", "numba", "torch"]
 
 _TRUST = 0.5  # share of a cell's least density that may end rays, because the density may have changed since
 
@@ -100,7 +98,7 @@ def march(
     *,
     samples: int = 64,
     jitter: Tensor | None = None,
-    backend: Backend | None = None,
+    backend: gpu.Backend | None = None,
 ) -> Samples:
     """Return the samples of rays in visible occupied cells. Not differentiable.
 
@@ -110,13 +108,17 @@ def march(
     backend: default: the fastest that works. nerfacc, on CUDA, walks the cells: its steps are at other places, and rays
     do not end behind solid cells.
     """
-    backend = backend or _backend(origins, directions)
+    backend = backend or gpu.choose("rays", origins, directions)
     with torch.no_grad():
-        rays, occupancy = _prepare(origins, directions, occupancy, samples, jitter)
+        rays, occupancy = _prepare(origins, directions, occupancy, samples, jitter, backend)
         if backend == "nerfacc":
             return _march_nerfacc(origins, directions, occupancy, rays, samples)
         if backend == "torch":
             return _march(origins, directions, occupancy, rays)
+        if backend == "warp":
+            from sds3d.rendering import packed_warp
+
+            return Samples(*packed_warp.march(origins, directions, *occupancy, rays))
         arrays = [tensor.contiguous().numpy() for tensor in (origins, directions, *occupancy, *rays)]
         packed = packed_numba.march(arrays[0], arrays[1], arrays[2], arrays[3], tuple(arrays[4:]))
         return Samples(*(torch.from_numpy(array) for array in packed))
@@ -137,18 +139,22 @@ def march_reference(
 
 
 def composite(
-    density: Tensor, features: Tensor, samples: Samples, n_rays: int, *, backend: Backend | None = None
+    density: Tensor, features: Tensor, samples: Samples, n_rays: int, *, backend: gpu.Backend | None = None
 ) -> Composited:
     """Sum S samples along R rays. Differentiable in density (S,) >= 0 per metre and features (S, C).
 
     A ray ends where its transmittance falls below 1e-4. backend: see `march`.
     """
     _check(density, features, samples, n_rays)
-    backend = backend or _backend(density, features)
+    backend = backend or gpu.choose("rays", density, features)
     if backend == "nerfacc":
         return _composite_nerfacc(density, features, samples, n_rays)
     if backend == "torch":
         return _composite(density, features, samples, n_rays)
+    if backend == "warp":
+        from sds3d.rendering.packed_warp import Composite
+
+        return Composited(*Composite.apply(density, features, samples.t, samples.dt, samples.offsets))
     return Composited(*_Composite.apply(density, features, samples.t, samples.dt, samples.offsets))
 
 
@@ -222,14 +228,13 @@ def field_normals(
     return torch.zeros_like(origins).index_put((hit,), density_normals(field, points, step))
 
 
-def _backend(*tensors: Tensor) -> Backend:
-    if all(map(fusable, tensors)):
-        return "numba"
-    return (gpu.backend("fields") or "torch") if tensors[0].is_cuda else "torch"  # type: ignore[return-value]
-
-
 def _prepare(
-    origins: Tensor, directions: Tensor, occupancy: Occupancy | None, samples: int, jitter: Tensor | None
+    origins: Tensor,
+    directions: Tensor,
+    occupancy: Occupancy | None,
+    samples: int,
+    jitter: Tensor | None,
+    backend: gpu.Backend | None = None,
 ) -> tuple[RaySamples, Occupancy]:
     if not 1 <= samples <= 16384:
         raise ValueError(f"samples must be from 1 to 16384 per side of the cube, got {samples}")
@@ -243,7 +248,8 @@ def _prepare(
             f"occupancy must be two grids (N, N, N) with N >= 2, got {tuple(occupancy.skip.shape)} and "
             f"{tuple(occupancy.solid.shape)}"
         )
-    rays = sample_rays(origins, directions, jitter, size, samples)
+    cut_by = "warp" if backend == "warp" else None
+    rays = sample_rays(origins, directions, jitter, size, samples, backend=cut_by)
     longest = math.ceil(math.sqrt(3) * samples) + 1  # only directions without length would take more
     return rays._replace(steps=rays.steps.clamp(max=longest)), occupancy._replace(solid=occupancy.solid.to(origins))
 

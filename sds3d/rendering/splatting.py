@@ -25,8 +25,6 @@ RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 """D is the depth z weighted by alpha. ED is the expected depth, D / alpha."""
 RasterizeMode = Literal["classic", "antialiased"]
 """antialiased dims a Gaussian by as much as the blur enlarges it (Mip-Splatting, arXiv:2311.16493)."""
-Backend = Literal["gsplat", "warp", "numba", "torch"]
-"""numba blends on the CPU, wherever the tensors are."""
 
 
 class Splatted(NamedTuple):
@@ -62,7 +60,7 @@ def rasterization(
     backgrounds: Tensor | None = None,
     render_mode: RenderMode = "RGB",
     rasterize_mode: RasterizeMode = "classic",
-    backend: Backend | None = None,
+    backend: gpu.Backend | None = None,
 ) -> Splatted:
     """Render N Gaussians from C cameras. Differentiable in all properties of the Gaussians.
 
@@ -71,7 +69,8 @@ def rasterization(
     (C, N, K, 3), K >= (sh_degree + 1)^2. viewmats: (C, 4, 4) world to OpenCV camera. Ks: (C, 3, 3) intrinsics.
     near_plane, far_plane: metres. radius_clip: Gaussians with a smaller radius in pixels are left out.
     backgrounds: (C, D), seen where the Gaussians let light through.
-    backend: default: the fastest that works. All but "torch" need float32, and "gsplat" needs CUDA.
+    backend: default: the fastest that works. All but torch need float32, gsplat also CUDA. numba blends on the
+        CPU, wherever the tensors are.
 
     Raises ValueError for shapes that do not match.
     """
@@ -90,10 +89,10 @@ def rasterization(
     )  # fmt: skip
 
 
-def _backend(means: Tensor) -> Backend:
-    if means.dtype != torch.float32 or means.device.type not in ("cpu", "cuda"):
-        return "torch"
-    return (gpu.backend("splats") or "numba") if means.is_cuda else "numba"  # type: ignore[return-value]
+def _backend(means: Tensor) -> gpu.Backend:
+    chosen = gpu.choose("splats", means)
+    # Plain torch has every Gaussian at every pixel: too much for the memory of a GPU.
+    return "numba" if chosen == "torch" and means.is_cuda and means.dtype == torch.float32 else chosen
 
 
 def rasterization_reference(
@@ -191,7 +190,7 @@ def _rasterize(
     backgrounds: Tensor | None,
     render_mode: RenderMode,
     rasterize_mode: RasterizeMode,
-    backend: Backend,
+    backend: gpu.Backend,
 ) -> Splatted:
     cameras, n = len(viewmats), len(means)
     if backend == "warp":

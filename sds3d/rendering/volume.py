@@ -2,8 +2,8 @@
 
 A voxel holds a density sigma per metre and an RGB colour, both interpolated trilinearly. Samples t_i are a distance
 delta apart. A sample's opacity is 1 - exp(-sigma_i delta), and its weight is that times the transmittance in front of
-it. `render_rays` uses the fused CPU kernel if it can and the plain-torch reference otherwise. Both take the same
-samples and agree except for rounding.
+it. `render_rays` uses a fused kernel if it can, Numba's on a CPU and NVIDIA Warp's on CUDA, and the plain-torch
+reference otherwise. All take the same samples and agree except for rounding.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sds3d.rendering import volume_numba
-from sds3d.rendering.volume_numba import MIN_TRANSMITTANCE
+from sds3d.rendering import gpu, volume_numba
+from sds3d.rendering.volume_numba import MAX_SKIP, MIN_TRANSMITTANCE
 
 BOUND = 0.55
 """The grid's outermost voxels are on the faces of the cube [-BOUND, BOUND]^3, in metres."""
@@ -51,18 +51,32 @@ class RaySamples(NamedTuple):
     jitter: Tensor
 
 
-def sample_rays(origins: Tensor, directions: Tensor, jitter: Tensor | None, size: int, samples: int) -> RaySamples:
+def sample_rays(
+    origins: Tensor,
+    directions: Tensor,
+    jitter: Tensor | None,
+    size: int,
+    samples: int,
+    *,
+    backend: gpu.Backend | None = None,
+) -> RaySamples:
     """Cut the part of each ray (R, 3) in the grid's cube into equal steps of at most 2 BOUND / samples metres.
 
-    jitter: (R,) in [0, 1), position of samples within their steps; None: the middle. Rays that miss get no samples.
+    jitter: (R,) in [0, 1), position of samples within their steps; None: the middle. backend: see `render_rays`. Rays
+    that miss get no samples.
     """
-    scale = (size - 1) / (2 * BOUND)
-    if fusable(origins) and fusable(directions):
+    backend = backend or gpu.choose("grids", origins, directions)
+    numbers = BOUND, (size - 1) / (2 * BOUND), samples / (2 * BOUND)
+    if backend == "warp":
+        from sds3d.rendering import rays_warp
+
+        cut = rays_warp.sample(origins, directions, *numbers)
+    elif backend == "numba":
         arrays = (origins.detach().contiguous().numpy(), directions.detach().contiguous().numpy())
-        sampled = volume_numba.sample(*arrays, BOUND, scale, samples / (2 * BOUND))
-        tensors = [torch.from_numpy(array) for array in sampled]
-        return RaySamples(*tensors, jitter=torch.full_like(tensors[2], 0.5) if jitter is None else jitter)
-    return sample_rays_reference(origins, directions, jitter, size, samples)
+        cut = tuple(torch.from_numpy(array) for array in volume_numba.sample(*arrays, *numbers))
+    else:
+        return sample_rays_reference(origins, directions, jitter, size, samples)
+    return RaySamples(*cut, jitter=torch.full_like(cut[2], 0.5) if jitter is None else jitter)
 
 
 def sample_rays_reference(
@@ -96,14 +110,16 @@ def render_rays(
     samples: int = 64,
     jitter: Tensor | None = None,
     skip: Tensor | None = None,
+    backend: gpu.Backend | None = None,
 ) -> RayPictures:
     """Render rays. Differentiable in `grid`.
 
     grid: (N, N, N, 4), density >= 0 per metre and r, g, b; axes x, y, z. origins, unit directions: (..., 3).
     samples: steps per side of the cube; a diagonal takes more. jitter: (...) in [0, 1), position of samples within
     their steps; None: the middle. skip: (N, N, N) uint8 from `empty_distance`; cells above 0 count as empty.
+    backend: numba, warp or torch; default: the fastest that works.
     """
-    return _render(grid, origins, directions, samples, jitter, skip, fused=fusable(grid))
+    return _render(grid, origins, directions, samples, jitter, skip, backend or gpu.choose("grids", grid))
 
 
 def render_rays_reference(
@@ -116,7 +132,7 @@ def render_rays_reference(
     skip: Tensor | None = None,
 ) -> RayPictures:
     """`render_rays` in plain torch, for any device and floating dtype."""
-    return _render(grid, origins, directions, samples, jitter, skip, fused=False)
+    return _render(grid, origins, directions, samples, jitter, skip, "torch")
 
 
 def fusable(tensor: Tensor) -> bool:
@@ -126,8 +142,20 @@ def fusable(tensor: Tensor) -> bool:
 
 def empty_distance(density: Tensor, threshold: float) -> Tensor:
     """Return the distance in cells to the nearest cell that reaches `threshold`: (N, N, N) uint8, 0 if occupied."""
-    distance = volume_numba.empty_distance(density.detach().cpu().numpy(), threshold)
-    return torch.from_numpy(distance).to(density.device)
+    density = density.detach()
+    if density.device.type == "cpu":
+        return torch.from_numpy(volume_numba.empty_distance(density.numpy(), threshold))
+    return empty_distance_reference(density, threshold)
+
+
+def empty_distance_reference(density: Tensor, threshold: float) -> Tensor:
+    """`empty_distance` in plain torch, without waiting for the device."""
+    near = (functional.max_pool3d(density.float()[None, None], 2, stride=1) >= threshold).float()  # 1 where occupied
+    distance = torch.zeros_like(near)
+    for _ in range(MAX_SKIP):
+        distance += near == 0
+        near = functional.max_pool3d(near, 3, stride=1, padding=1)  # 1 also in the cells around
+    return functional.pad(distance[0, 0], (0, 1, 0, 1, 0, 1), value=MAX_SKIP).to(torch.uint8)
 
 
 def smoothness(values: Tensor) -> Tensor:
@@ -150,7 +178,7 @@ def _render(
     samples: int,
     jitter: Tensor | None,
     skip: Tensor | None,
-    fused: bool,
+    backend: gpu.Backend,
 ) -> RayPictures:
     size = grid.shape[0]
     if grid.shape != (size, size, size, 4) or size < 2:
@@ -166,8 +194,15 @@ def _render(
         None if jitter is None else jitter.reshape(-1).to(grid.dtype),
         size,
         samples,
+        backend="warp" if backend == "warp" else None,
     )
-    rgb, alpha, depth, normal, square = _Fused.apply(grid, skip, *rays) if fused else _march(grid, skip, rays)
+    if backend == "warp":
+        from sds3d.rendering.volume_warp import Render
+
+        outputs = Render.apply(grid, skip, (size - 1) / (2 * BOUND), *rays)
+    else:
+        outputs = _Fused.apply(grid, skip, *rays) if backend == "numba" else _march(grid, skip, rays)
+    rgb, alpha, depth, normal, square = outputs
     normal = functional.normalize(normal, dim=-1, eps=1e-4).reshape(*shape, 3)
     return RayPictures(
         rgb.reshape(*shape, 3), alpha.reshape(shape), depth.reshape(shape), normal, square.reshape(shape)

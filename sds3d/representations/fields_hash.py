@@ -8,9 +8,8 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor, nn
 
-from sds3d.rendering import hash_numba
+from sds3d.rendering import gpu, hash_numba
 from sds3d.rendering.hash_numba import FEATURES, PRIMES
-from sds3d.rendering.volume import fusable
 from sds3d.representations.fields import BETAS, Decoder, DecoderOptions, RadianceField, to_unit
 
 
@@ -20,12 +19,13 @@ def level_cells(levels: int, coarsest: int, finest: int) -> Tensor:
     return torch.tensor([round(coarsest * math.exp(level * growth)) for level in range(levels)])
 
 
-def hash_encode(points: Tensor, table: Tensor, cells: Tensor) -> Tensor:
+def hash_encode(points: Tensor, table: Tensor, cells: Tensor, *, backend: gpu.Backend | None = None) -> Tensor:
     """Return features (P, 2 L) of points (P, 3) in the unit cube; differentiable in `table`, and in `points` if needed.
 
     table: (L, T, 2), where T is a power of two. cells: (L,) int64 on the CPU, cells per side. A level whose corners fit
     into T entries is a plain grid; in finer levels, corners share entries by the hash of equation 4. Points outside the
-    cube take the values of the border. Raises ValueError for other shapes.
+    cube take the values of the border. backend: numba, warp or torch; default: the fastest that works, which is torch
+    for points that need a gradient. Raises ValueError for other shapes.
     """
     entries = table.shape[1]
     if table.ndim != 3 or table.shape[2] != FEATURES or entries & (entries - 1) or entries > 1 << 24:
@@ -34,8 +34,13 @@ def hash_encode(points: Tensor, table: Tensor, cells: Tensor) -> Tensor:
         raise ValueError(
             f"cells must be ({len(table)},) and points (P, 3), got {tuple(cells.shape)} and {tuple(points.shape)}"
         )
-    if fusable(table) and fusable(points) and not points.requires_grad:
+    backend = backend or ("torch" if points.requires_grad else gpu.choose("grids", table, points))
+    if backend == "numba":
         return _HashEncode.apply(points, table, cells)  # type: ignore[return-value]
+    if backend == "warp":
+        from sds3d.rendering.hash_warp import HashEncode
+
+        return HashEncode.apply(points, table, cells)  # type: ignore[return-value]
     return hash_encode_reference(points, table, cells)
 
 

@@ -8,24 +8,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sds3d.rendering import triplane_numba
+from sds3d.rendering import gpu, triplane_numba
 from sds3d.rendering.triplane_numba import AXES
-from sds3d.rendering.volume import fusable
 from sds3d.representations.fields import BETAS, Decoder, DecoderOptions, RadianceField, to_unit
 
 
-def triplane_encode(points: Tensor, planes: Tensor) -> Tensor:
+def triplane_encode(points: Tensor, planes: Tensor, *, backend: gpu.Backend | None = None) -> Tensor:
     """Return features (P, C) of points (P, 3) in the unit cube: sums of bilinear look-ups in three planes.
 
     planes: (3, N, N, C), indexed by (x, y), (x, z) and (y, z), where C is a multiple of 8. The outermost samples are on
-    the cube's faces. Differentiable in `planes`, and in points that need it. Raises ValueError for other shapes.
+    the cube's faces. Differentiable in `planes`, and in points that need it. backend: numba, warp or torch; default: the
+    fastest that works, which is torch for points that need a gradient. Raises ValueError for other shapes.
     """
     if planes.ndim != 4 or len(planes) != 3 or planes.shape[1] != planes.shape[2] or planes.shape[3] % 8:
         raise ValueError(f"planes must be (3, N, N, C) with C a multiple of 8, got {tuple(planes.shape)}")
     if points.ndim != 2 or points.shape[1] != 3:
         raise ValueError(f"points must be (P, 3), got {tuple(points.shape)}")
-    if fusable(planes) and fusable(points) and not points.requires_grad:
+    backend = backend or ("torch" if points.requires_grad else gpu.choose("grids", planes, points))
+    if backend == "numba":
         return _TriplaneEncode.apply(points, planes)  # type: ignore[return-value]
+    if backend == "warp":
+        from sds3d.rendering.triplane_warp import TriplaneEncode
+
+        return TriplaneEncode.apply(points, planes)  # type: ignore[return-value]
     return triplane_encode_reference(points, planes)
 
 

@@ -144,7 +144,7 @@ def _cuda_backend(package: Package) -> Finding:
     if problem := failure(package) or _trial(package, torch.device("cuda")):
         return Finding(package, False, f"{version}; off: {problem}")
     tasks = [task for task in PACKAGES if backend(task) == package]
-    return Finding(package, True, f"{version}, on; renders {' and '.join(tasks) or 'nothing: others come first'}")
+    return Finding(package, True, f"{version}, on; for {', '.join(tasks) or 'nothing: others come first'}")
 
 
 def _trial(package: Package, device: torch.device) -> str:

@@ -55,7 +55,9 @@ def test_warp_renders_while_nothing_else_is_compiled(
         warnings.simplefilter("error")
         assert gpu.backend(task) == "warp"
     line = gpu.summary()
-    assert line.startswith("splats by warp, fields by warp, meshes by warp; gsplat is not used: not compiled;")
+    assert line.startswith(
+        "splats by warp, rays by warp, grids by warp, meshes by warp; gsplat is not used: not compiled;"
+    )
     assert line.count("sds3d doctor --build") == 2
     assert "\n" not in line
 
@@ -92,7 +94,7 @@ def test_doctor_says_what_will_render(monkeypatch: pytest.MonkeyPatch, tmp_path:
     without(monkeypatch, "gsplat.csrc", "nerfacc.csrc")
     found = {finding.name: finding for finding in examine(tmp_path) if hasattr(finding, "name")}
     assert found["warp"].ok
-    assert found["warp"].detail.endswith("on; renders splats and fields and meshes")
+    assert found["warp"].detail.endswith("on; for splats, rays, grids, meshes")
     for package in ("gsplat", "nerfacc"):
         assert not found[package].ok
         assert found[package].detail.endswith("off: not compiled; sds3d doctor --build compiles it")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sds3d.cameras import orbit
+from sds3d.rendering.gpu import Backend
 from sds3d.rendering.packed import (
     Composited,
     Occupancy,
@@ -28,6 +29,9 @@ from sds3d.rendering.volume import BOUND, render_rays_reference
 from sds3d.rendering.volume_numba import MIN_TRANSMITTANCE
 from sds3d.representations.fields import trilinear
 from tests.rendering.bounds import assert_within_rounding, rounding
+
+KERNELS: tuple[Backend, ...] = ("numba", "warp")
+"""Kernels that run on a CPU. Those of Warp are the same on a GPU."""
 
 
 def rays(size: int = 11, views: int = 2) -> tuple[Tensor, Tensor]:
@@ -102,9 +106,10 @@ def test_march_kernel_equals_the_reference(jittered: bool, occupied: str) -> Non
         shifts = None if jitter is None else jitter.to(origins)
         return list(function(origins, directions, occupancy, samples=24, jitter=shifts))
 
-    ours = marched(march, origins, directions)
-    assert len(ours[1]) > 300
-    assert_within_rounding(ours, partial(marched, march_reference), origins, directions)
+    for backend in KERNELS:
+        ours = marched(partial(march, backend=backend), origins, directions)
+        assert len(ours[1]) > 300
+        assert_within_rounding(ours, partial(marched, march_reference), origins, directions)
 
 
 def test_samples_are_in_occupied_cells() -> None:
@@ -168,12 +173,13 @@ def test_rays_that_meet_nothing(origin: list[float], direction: list[float]) -> 
 def test_a_direction_without_length_ends() -> None:
     # The origin's cell is empty, the next one is not.
     occupancy = Occupancy(torch.ones(9, 9, 9, dtype=torch.uint8), torch.zeros(9, 9, 9))
-    assert len(march(torch.zeros(1, 3), torch.zeros(1, 3), occupancy, samples=16).t) == 0
-    assert len(march(torch.zeros(1, 3), torch.zeros(1, 3), None, samples=16).t) <= 30
+    for backend in KERNELS:
+        assert len(march(torch.zeros(1, 3), torch.zeros(1, 3), occupancy, samples=16, backend=backend).t) == 0
+        assert len(march(torch.zeros(1, 3), torch.zeros(1, 3), None, samples=16, backend=backend).t) <= 30
 
 
 def test_no_rays() -> None:
-    for function in (march, march_reference):
+    for function in (march, partial(march, backend="warp"), march_reference):
         assert function(torch.zeros(0, 3), torch.zeros(0, 3), random_occupancy()).offsets.tolist() == [0]
 
 
@@ -183,19 +189,21 @@ def test_no_rays() -> None:
 def test_composite_kernel_equals_the_reference() -> None:
     samples, density, features = random_samples(100, 30)
     inputs = density, features, samples.t, samples.dt
-    ours = outputs_and_gradients(composite, Composited._fields, samples, *inputs)
-    assert ours[1].max() > 0.9998  # some rays end early
     reference = partial(outputs_and_gradients, composite_reference, Composited._fields, samples)
-    assert_within_rounding(ours, reference, *inputs)
+    for backend in KERNELS:
+        ours = outputs_and_gradients(partial(composite, backend=backend), Composited._fields, samples, *inputs)
+        assert ours[1].max() > 0.9998  # some rays end early
+        assert_within_rounding(ours, reference, *inputs)
 
 
 @pytest.mark.parametrize("output", Composited._fields)
 def test_the_gradient_of_one_output_alone(output: str) -> None:
     samples, density, features = random_samples(40, 12, seed=1)
     inputs = density, features, samples.t, samples.dt
-    ours = outputs_and_gradients(composite, [output], samples, *inputs)
-    assert ours[-2].abs().max() > 0
-    assert_within_rounding(ours, partial(outputs_and_gradients, composite_reference, [output], samples), *inputs)
+    for backend in KERNELS:
+        ours = outputs_and_gradients(partial(composite, backend=backend), [output], samples, *inputs)
+        assert ours[-2].abs().max() > 0
+        assert_within_rounding(ours, partial(outputs_and_gradients, composite_reference, [output], samples), *inputs)
 
 
 def test_the_reference_has_the_gradient_of_finite_differences() -> None:
@@ -208,7 +216,11 @@ def test_the_reference_has_the_gradient_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(outputs, (density.double().requires_grad_(), features.double().requires_grad_()))
 
 
-@pytest.mark.parametrize("function", [composite, composite_reference])
+@pytest.mark.parametrize(
+    "function",
+    [composite, partial(composite, backend="warp"), composite_reference],
+    ids=["kernel", "Warp", "reference"],
+)
 def test_even_density_in_closed_form(function) -> None:
     sigma, length, n = 2.5, 0.8, 400
     t = 1 + (torch.arange(n) + 0.5) * length / n
@@ -342,20 +354,21 @@ def test_threads_change_nothing() -> None:
     seed=st.integers(0, 2**16),
     broken=st.sampled_from([math.nan, math.inf, -math.inf, 1e30, 0.0]),
     which=st.sampled_from(["density", "features", "origins", "directions", "occupancy"]),
+    backend=st.sampled_from(KERNELS),
 )
-def test_broken_values_never_crash(seed: int, broken: float, which: str) -> None:
+def test_broken_values_never_crash(seed: int, broken: float, which: str, backend: Backend) -> None:
     origins, directions = (ray.clone() for ray in rays(6, 1))
     corners = 20 * torch.rand(5, 5, 5, generator=torch.Generator().manual_seed(seed))
     if which == "occupancy":
         corners.view(-1)[seed % 125] = broken
     elif which in ("origins", "directions"):
         (origins if which == "origins" else directions).view(-1)[seed % 108] = broken
-    samples = march(origins, directions, occupancy_of(corners, 5.0), samples=12)
+    samples = march(origins, directions, occupancy_of(corners, 5.0), samples=12, backend=backend)
     density, features = torch.ones(len(samples.t)), torch.ones(len(samples.t), 3)
     if len(samples.t) and which in ("density", "features"):
         (density if which == "density" else features).view(-1)[seed % len(samples.t)] = broken
     leaves = [density.requires_grad_(), features.requires_grad_()]
-    out = composite(*leaves, samples, 36)
+    out = composite(*leaves, samples, 36, backend=backend)
     (out.features.sum() + out.depth.sum()).backward()
     assert out.features.shape == (36, 3)
 
@@ -363,9 +376,10 @@ def test_broken_values_never_crash(seed: int, broken: float, which: str) -> None
 def test_nan_is_not_hidden() -> None:
     samples, density, features = random_samples(10, 8)
     density[3] = math.nan
-    out = composite(density, features, samples, 10)
-    assert out.alpha[samples.ray[3]].isnan()
-    assert out.alpha.isnan().sum() == 1
+    for backend in KERNELS:
+        out = composite(density, features, samples, 10, backend=backend)
+        assert out.alpha[samples.ray[3]].isnan()
+        assert out.alpha.isnan().sum() == 1
 
 
 def test_wrong_inputs_are_refused() -> None:

@@ -15,8 +15,8 @@ from scipy.special import sph_harm_y
 from torch import Tensor
 
 from sds3d.cameras import Cameras, orbit
+from sds3d.rendering.gpu import Backend
 from sds3d.rendering.splatting import (
-    Backend,
     RasterizeMode,
     RenderMode,
     Splatted,

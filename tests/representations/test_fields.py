@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from scipy.interpolate import RegularGridInterpolator
 from torch import Tensor
 
+from sds3d.rendering.gpu import Backend
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.fields import Blob, GridField, RadianceField, activate, deactivate, trilinear
-from sds3d.representations.fields_hash import HashField, hash_encode, hash_encode_reference, level_cells
-from sds3d.representations.fields_triplane import TriplaneField, triplane_encode, triplane_encode_reference
+from sds3d.representations.fields_hash import HashField, hash_encode, level_cells
+from sds3d.representations.fields_triplane import TriplaneField, triplane_encode
 from tests.rendering.bounds import assert_within_rounding, rounding
 
 
@@ -45,16 +46,24 @@ def planes_of(size: int = 17, channels: int = 16) -> Tensor:
     return torch.randn(3, size, size, channels, generator=generator(4))
 
 
-def encode_with_hash(reference: bool, points: Tensor, values: Tensor) -> Tensor:
-    return (hash_encode_reference if reference else hash_encode)(points, values, CELLS)
+def encode_with_hash(backend: Backend, reference: bool, points: Tensor, values: Tensor) -> Tensor:
+    return hash_encode(points, values, CELLS, backend="torch" if reference else backend)
 
 
-def encode_with_planes(reference: bool, points: Tensor, values: Tensor) -> Tensor:
-    return (triplane_encode_reference if reference else triplane_encode)(points, values)
+def encode_with_planes(backend: Backend, reference: bool, points: Tensor, values: Tensor) -> Tensor:
+    return triplane_encode(points, values, backend="torch" if reference else backend)
 
 
+# Warp's kernels are the same on a GPU.
 encodings = pytest.mark.parametrize(
-    ("encode", "values"), [(encode_with_hash, table_of()), (encode_with_planes, planes_of())], ids=["hash", "planes"]
+    ("encode", "values"),
+    [
+        (partial(encode_with_hash, "numba"), table_of()),
+        (partial(encode_with_planes, "numba"), planes_of()),
+        (partial(encode_with_hash, "warp"), table_of()),
+        (partial(encode_with_planes, "warp"), planes_of()),
+    ],
+    ids=["hash", "planes", "hash by Warp", "planes by Warp"],
 )
 fields = pytest.mark.parametrize(
     "make",
@@ -124,15 +133,15 @@ def test_a_coarse_level_is_a_grid() -> None:
     assert encoded[:, 0].abs().max() == 0
 
 
-@pytest.mark.parametrize("reference", [False, True])
-def test_a_fine_level_hashes_as_in_the_paper(reference: bool) -> None:
+@pytest.mark.parametrize("backend", ["numba", "warp", "torch"])
+def test_a_fine_level_hashes_as_in_the_paper(backend: Backend) -> None:
     entries, cells = 1 << 12, 300
     table = torch.arange(2.0 * entries).reshape(1, entries, 2)
     for corner in [(0, 0, 0), (1, 2, 3), (299, 150, 7), (300, 300, 300)]:
         x, y, z = corner
         entry = (x ^ (y * 2654435761) ^ (z * 805459861)) % entries  # Python's integers do not overflow
         place = torch.tensor([corner], dtype=torch.float32) / cells
-        encoded = (hash_encode_reference if reference else hash_encode)(place, table, torch.tensor([cells]))
+        encoded = hash_encode(place, table, torch.tensor([cells]), backend=backend)
         # The position is rounded, so a little of a neighbour is mixed in.
         assert encoded[0].tolist() == pytest.approx([2 * entry, 2 * entry + 1], abs=0.5)
 
@@ -174,18 +183,18 @@ def test_no_points(encode, values: Tensor) -> None:
     assert leaf.grad.abs().max() == 0
 
 
+@encodings
 @settings(max_examples=20, deadline=None)
 @given(broken=st.sampled_from([math.nan, math.inf, -math.inf, 1e30, -1e30]), axis=st.integers(0, 2), both=st.booleans())
-def test_nan_points_and_values_never_crash(broken: float, axis: int, both: bool) -> None:
-    for encode, values in ((encode_with_hash, table_of()), (encode_with_planes, planes_of())):
-        points = unit_points(20)
-        points[3, axis] = broken
-        stored = values.clone()
-        if both:
-            stored.view(-1)[::50] = broken
-        out, gradient = output_and_gradient(encode, False, points, stored)
-        assert len(out) == 20
-        assert gradient.shape == values.shape
+def test_nan_points_and_values_never_crash(encode, values: Tensor, broken: float, axis: int, both: bool) -> None:
+    points = unit_points(20)
+    points[3, axis] = broken
+    stored = values.clone()
+    if both:
+        stored.view(-1)[::50] = broken
+    out, gradient = output_and_gradient(encode, False, points, stored)
+    assert len(out) == 20
+    assert gradient.shape == values.shape
 
 
 # ---- fields ----
