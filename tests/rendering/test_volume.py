@@ -13,11 +13,13 @@ from torch import Tensor
 
 from sds3d.cameras import Cameras, orbit
 from sds3d.rendering import volume_numba
+from sds3d.rendering.gpu import Backend
 from sds3d.rendering.volume import (
     BOUND,
     RayPictures,
     RaySamples,
     empty_distance,
+    empty_distance_reference,
     render_rays,
     render_rays_reference,
     sample_rays,
@@ -29,7 +31,12 @@ from sds3d.rendering.volume_numba import MIN_TRANSMITTANCE
 from tests.rendering.bounds import assert_within_rounding, rounding
 
 Renderer = Callable[..., RayPictures]
-both = pytest.mark.parametrize("renderer", [render_rays, render_rays_reference])
+render_rays_warp = partial(render_rays, backend="warp")
+"""Warp's kernels on a CPU. They are the same on a GPU."""
+kernels = pytest.mark.parametrize("kernel", [render_rays, render_rays_warp], ids=["Numba", "Warp"])
+every = pytest.mark.parametrize(
+    "renderer", [render_rays, render_rays_warp, render_rays_reference], ids=["Numba", "Warp", "reference"]
+)
 
 
 @pytest.fixture
@@ -114,29 +121,31 @@ def pictures_and_gradient(
     return [*solid, gradient_of(renderer, grid, parts, origins, directions, **options)]
 
 
+@kernels
 @pytest.mark.parametrize("skipping", [False, True])
 @pytest.mark.parametrize("batch", [1, 4])
-def test_kernel_renders_what_the_reference_renders(batch: int, skipping: bool) -> None:
+def test_kernel_renders_what_the_reference_renders(batch: int, skipping: bool, kernel: Renderer) -> None:
     grid, cameras = ball_grid(), views(batch)
     jitter = jitter_for(cameras)
     options = {"jitter": jitter, "samples": 40, "skip": empty_distance(grid[..., 0], 2.0) if skipping else None}
     inputs = grid, *clear_rays(cameras, jitter, len(grid), 40)
-    fused = pictures_and_gradient(render_rays, "rgb", options, *inputs)
+    fused = pictures_and_gradient(kernel, "rgb", options, *inputs)
     assert fused[0].shape == (batch, 12, 17, 3)
     assert fused[1].max() > 0.99
     assert_within_rounding(fused, partial(pictures_and_gradient, render_rays_reference, "rgb", options), *inputs)
 
 
+@kernels
 @pytest.mark.parametrize(
     "parts", ["rgb", "alpha", "depth", "normal", "depth_square", "rgb alpha depth normal depth_square"]
 )
 @pytest.mark.parametrize("skipping", [False, True])
-def test_kernel_has_the_gradient_of_the_reference(parts: str, skipping: bool) -> None:
+def test_kernel_has_the_gradient_of_the_reference(parts: str, skipping: bool, kernel: Renderer) -> None:
     grid, cameras = ball_grid(), views()
     jitter = jitter_for(cameras)
     options = {"jitter": jitter, "skip": empty_distance(grid[..., 0], 2.0) if skipping else None}
     inputs = grid, *clear_rays(cameras, jitter, len(grid))
-    fused = pictures_and_gradient(render_rays, parts, options, *inputs)
+    fused = pictures_and_gradient(kernel, parts, options, *inputs)
     assert fused[-1].abs().max() > 0.05
     assert_within_rounding(fused, partial(pictures_and_gradient, render_rays_reference, parts, options), *inputs)
 
@@ -217,7 +226,7 @@ def test_reference_agrees_with_finite_differences(parts: str) -> None:
 # ---- closed forms ----
 
 
-@both
+@every
 def test_homogeneous_cube_transmits_exp_minus_sigma_length(renderer: Renderer) -> None:
     sigma = 1.7
     grid = torch.full((6, 6, 6, 4), 0.25)
@@ -236,7 +245,7 @@ def test_homogeneous_cube_transmits_exp_minus_sigma_length(renderer: Renderer) -
     assert (np.abs(pictures.rgb.numpy() - 0.25 * expected[..., None]) <= off[..., None]).all()
 
 
-@both
+@every
 def test_depth_of_an_opaque_wall(renderer: Renderer) -> None:
     # Dense where z <= 0: a ray along -z from z = 2 meets it after 2 m.
     n = 45
@@ -253,7 +262,7 @@ def test_depth_of_an_opaque_wall(renderer: Renderer) -> None:
     torch.testing.assert_close(pictures.normal, expected, atol=rounding(16), rtol=0)
 
 
-@both
+@every
 def test_depth_is_weighted_by_opacity(renderer: Renderer) -> None:
     # Homogeneous fog of length L from t0: integral of t sigma exp(-sigma (t - t0)).
     sigma, length, start = 2.0, 2 * BOUND, 1.5
@@ -268,7 +277,7 @@ def test_depth_is_weighted_by_opacity(renderer: Renderer) -> None:
     assert float(pictures.depth) == pytest.approx(expected, abs=rounding(5 * n, expected) + (sigma * length / n) ** 2)
 
 
-@both
+@every
 def test_normals_of_a_sphere_point_outwards(renderer: Renderer) -> None:
     # A density that grows linearly towards the centre has radial slopes everywhere.
     n, radius = 64, 0.45
@@ -288,7 +297,7 @@ def test_normals_of_a_sphere_point_outwards(renderer: Renderer) -> None:
     assert lengths[pictures.alpha == 0].max() == 0
 
 
-@both
+@every
 def test_rays_that_start_inside_see_only_what_lies_ahead(renderer: Renderer) -> None:
     grid = torch.full((6, 6, 6, 4), 0.5)
     grid[..., 0] = 2.0
@@ -297,7 +306,7 @@ def test_rays_that_start_inside_see_only_what_lies_ahead(renderer: Renderer) -> 
     assert float(pictures.alpha) == pytest.approx(1 - through, abs=rounding(4 * 8 + 4, through))  # of eight samples
 
 
-@both
+@every
 def test_rays_that_miss_see_nothing(renderer: Renderer) -> None:
     grid = torch.full((6, 6, 6, 4), 0.5, requires_grad=True)
     pictures = renderer(grid, torch.tensor([[0.0, 2.0, 2.0]]), torch.tensor([[0.0, 0.0, -1.0]]))
@@ -310,7 +319,7 @@ def test_rays_that_miss_see_nothing(renderer: Renderer) -> None:
 # ---- empty space ----
 
 
-@both
+@every
 def test_skipping_truly_empty_cells_changes_nothing(renderer: Renderer) -> None:
     grid, cameras = ball_grid(24, radius=0.2), views(4, 16, 16)
     skip = empty_distance(grid[..., 0], 1e-9)
@@ -323,10 +332,11 @@ def test_skipping_truly_empty_cells_changes_nothing(renderer: Renderer) -> None:
         assert torch.equal(getattr(whole, name), getattr(skipped, name)), name
 
 
-def test_gradient_stays_inside_occupied_cells() -> None:
+@kernels
+def test_gradient_stays_inside_occupied_cells(kernel: Renderer) -> None:
     grid, cameras = ball_grid(24, radius=0.2), views(4, 16, 16)
     skip = empty_distance(grid[..., 0], 1e-9)
-    gradient = gradient_of(render_rays, grid, "rgb alpha", *cameras.rays(), skip=skip)
+    gradient = gradient_of(kernel, grid, "rgb alpha", *cameras.rays(), skip=skip)
     corners = torch.nn.functional.max_pool3d((skip[:-1, :-1, :-1] == 0).float()[None, None], 2, 1, padding=1)[0, 0]
     assert (gradient.abs().sum(-1) > 0).sum() > 100
     assert float(gradient[corners == 0].abs().max()) == 0
@@ -338,7 +348,9 @@ def test_empty_distance_is_the_chessboard_distance() -> None:
     corners = torch.nn.functional.max_pool3d(density[None, None], 2, 1)[0, 0].numpy()
     expected = np.minimum(distance_transform_cdt(corners < threshold, "chessboard"), volume_numba.MAX_SKIP)
     assert 3 < expected.max() < volume_numba.MAX_SKIP
-    np.testing.assert_array_equal(empty_distance(density, threshold)[:-1, :-1, :-1].numpy(), expected)
+    distance = empty_distance(density, threshold)
+    np.testing.assert_array_equal(distance[:-1, :-1, :-1].numpy(), expected)
+    assert torch.equal(empty_distance_reference(density, threshold), distance)
 
 
 # ---- smoothness ----
@@ -373,17 +385,19 @@ def test_smoothness_of_a_ramp_is_its_squared_slope() -> None:
 # ---- bad input ----
 
 
+@kernels
 @pytest.mark.parametrize("channel", [0, 2])
-def test_nan_does_not_crash(channel: int) -> None:
+def test_nan_does_not_crash(channel: int, kernel: Renderer) -> None:
     grid, cameras = ball_grid(), views()
     grid[10, 10, 10, channel] = math.nan
     leaf = grid.requires_grad_()
-    pictures = render_rays(leaf, *cameras.rays())
+    pictures = kernel(leaf, *cameras.rays())
     assert bool(pictures.rgb.isnan().any())
     loss_of(pictures, "rgb alpha").backward()
 
 
-def test_the_kernel_cuts_rays_as_plain_torch_does() -> None:
+@pytest.mark.parametrize("backend", ["numba", "warp"])
+def test_the_kernel_cuts_rays_as_plain_torch_does(backend: Backend) -> None:
     generator = torch.Generator().manual_seed(11)
     origins = 1.5 * torch.randn(20_000, 3, generator=generator)
     directions = torch.nn.functional.normalize(torch.randn(20_000, 3, generator=generator) - origins, dim=-1)
@@ -393,7 +407,7 @@ def test_the_kernel_cuts_rays_as_plain_torch_does() -> None:
     directions[300:400, 1] = 1e-9
     origins[400:500, 2] = BOUND  # on a face
     origins[500, 0], directions[501, 1], origins[502, 2] = torch.nan, torch.nan, torch.inf
-    ours = sample_rays(origins, directions, None, 33, 48)
+    ours = sample_rays(origins, directions, None, 33, 48, backend=backend)
     theirs = sample_rays_reference(origins, directions, None, 33, 48)
     assert 2000 < (ours.steps > 0).sum() < 18_000
     for name, mine, reference in zip(RaySamples._fields, ours, theirs, strict=True):
@@ -401,10 +415,11 @@ def test_the_kernel_cuts_rays_as_plain_torch_does() -> None:
         np.testing.assert_array_equal(mine.numpy(), reference.numpy(), err_msg=name)
 
 
-def test_nan_rays_see_nothing() -> None:
+@kernels
+def test_nan_rays_see_nothing(kernel: Renderer) -> None:
     origins, directions = (ray.clone() for ray in views().rays())
     origins[0, 0, 0], directions[0, 0, 1] = math.nan, math.nan
-    pictures = render_rays(ball_grid(), origins, directions)
+    pictures = kernel(ball_grid(), origins, directions)
     assert float(pictures.alpha[0, 0, :2].abs().max()) == 0
 
 
