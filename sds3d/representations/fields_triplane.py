@@ -17,8 +17,8 @@ def triplane_encode(points: Tensor, planes: Tensor, *, backend: gpu.Backend | No
     """Return features (P, C) of points (P, 3) in the unit cube: sums of bilinear look-ups in three planes.
 
     planes: (3, N, N, C), indexed by (x, y), (x, z) and (y, z), where C is a multiple of 8. The outermost samples are on
-    the cube's faces. Differentiable in `planes`, and in points that need it. backend: numba, warp or torch; default: the
-    fastest that works, which is torch for points that need a gradient. Raises ValueError for other shapes.
+    the cube's faces. Differentiable in `planes`, and in points that need it. backend: numba, warp or torch; default:
+    the fastest that works, which is torch for points that need a gradient. Raises ValueError for other shapes.
     """
     if planes.ndim != 4 or len(planes) != 3 or planes.shape[1] != planes.shape[2] or planes.shape[3] % 8:
         raise ValueError(f"planes must be (3, N, N, C) with C a multiple of 8, got {tuple(planes.shape)}")
