@@ -16,7 +16,7 @@ from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.loading import toybox_folder
 from sds3d.representations.base import Rendering, opacity_losses
 from sds3d.representations.gaussians import GaussiansConfig
-from sds3d.run.config import RunConfig, make_config, new_run, prior_mismatches, stage_config
+from sds3d.run.config import RunConfig, close_cameras, make_config, new_run, prior_mismatches, stage_config
 from sds3d.run.drive import drive
 from tests.run.tiny_runs import TINY, disc
 
@@ -155,6 +155,8 @@ def test_a_run_whose_cameras_may_be_inside_the_object_warns_before_its_first_ste
         assert next(steps).step == 1
     steps.close()
     assert "warning: cameras at a distance of 0.6 m" in (run.folder / "run.log").read_text()
+    later = merge(TINY, {"cameras": {"phases": [{"at": 0.5, "distance": [0.7, 1.0]}]}})
+    assert close_cameras(build(RunConfig, later))[0].startswith("cameras at a distance of 0.7 m may be inside")
 
 
 def test_the_command_line_lists_the_metadata_of_presets(capsys: pytest.CaptureFixture[str]):

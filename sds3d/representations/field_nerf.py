@@ -44,7 +44,7 @@ from sds3d.representations.base import (
 from sds3d.representations.convert import splats_from_grid
 from sds3d.representations.field_conversion import distil
 from sds3d.representations.field_shading import FieldShading, Shader, draw_light, normal_losses
-from sds3d.representations.fields import Blob, DecoderOptions, RadianceField, deactivate
+from sds3d.representations.fields import DENSITY_SCALE, Blob, DecoderOptions, RadianceField, deactivate
 from sds3d.representations.gaussians import normals_from_depth
 from sds3d.representations.grid_mesh import grid_mesh
 from sds3d.representations.sketch_shape import SketchShape, load_sketch
@@ -75,6 +75,13 @@ class FieldNerfConfig(RepresentationConfig):
     """Steps of a ray per side of the cube; diagonal rays take more."""
     hidden: int = Field(default=32, ge=4, le=256)
     """Width of the small network that turns the encoding into density and colour."""
+    separate: bool = False
+    """Whether density and colour have a hidden layer each, as in threestudio, instead of one together."""
+    color: Literal["sigmoid", "linear"] = "sigmoid"
+    """How outputs y of the network become colours: sigmoid(y), or linear, (y + 1) / 2, without bounds."""
+    density_scale: float = Field(default=DENSITY_SCALE, gt=0)
+    """Density per metre where the softplus of the pre-activation is 1. threestudio has 1 for its unit of length; its
+    start shape is then blob_height=10, blob_radius=0.5."""
     blob_height: float = 10.0
     """Density blob at the start: pre-activation at the centre."""
     blob_radius: float = Field(default=0.275, gt=0)
@@ -157,6 +164,9 @@ class FieldNerfConfig(RepresentationConfig):
             "color": not self.renders_latents,
             "hidden": self.hidden,
             "blob": Blob(self.blob_height, self.blob_radius),
+            "scale": self.density_scale,
+            "separate": self.separate,
+            "linear": self.color == "linear",
         }
 
     @abstractmethod
@@ -296,23 +306,36 @@ class FieldNerfScene(Scene):
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Update the occupancy grid every few steps."""
         self._step = step + 1
+        self.field.begin(self.progress)
         if self._step % _REFRESH == 0:
             self._occupancy = self._survey(explore=True)
 
     def learn(self, before: Source, generator: torch.Generator) -> None:
         """Make this new scene look like `before`: copy the state if the settings are the same, otherwise distil."""
         if isinstance(before, FieldNerfScene):
-            mine, given = self.state_dict(), before.state_dict()
-            if {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in given.items()}:
-                self.load_state_dict(given)
-                self._begin = self._step
+            mine, given = ({k: v.shape for k, v in s.state_dict().items() if k != "begin"} for s in (self, before))
+            if mine == given:
+                self.load_state_dict(before.state_dict())
+                self._restart()
                 return
         if isinstance(before, Scene) and before.radiance_field() is not None:
             teacher = before
         else:
             teacher = VoxelGridScene.from_grid(before.to_grid(SURFACE), VoxelGridConfig(), generator, self.device)
+        # All of the field learns, without light, as if all steps were done.
+        config, plain = self.config, {"shading": None, "orientation": Ramp(0.0), "normal_smoothness": Ramp(0.0)}
+        self.config = config.model_copy(update=plain)
+        self._begin = -self.steps
+        self.field.begin(self.progress)
         for _ in distil(teacher, self, _DISTIL_STEPS, generator):
             pass
+        self.config = config
+        self._restart()
+
+    def _restart(self) -> None:
+        """Count this scene's own steps from here."""
+        self._begin = self._step
+        self.field.begin(self.progress)
 
     def to_mesh(self, resolution: int) -> Mesh:
         """Return the surface whose silhouettes match the renders; see `grid_mesh`. Raises EmptySurfaceError."""
@@ -330,7 +353,7 @@ class FieldNerfScene(Scene):
     def to_grid(self, resolution: int) -> Tensor:
         """Return density per metre and r, g, b in [0, 1] on a grid for `render_rays`, (N, N, N, 4)."""
         parts = [
-            torch.cat([density[:, None], rgb], dim=-1)
+            torch.cat([density[:, None], rgb.clamp(0, 1)], dim=-1)
             for density, rgb in map(self.at, _lattice(resolution, self.device).split(_POINTS_AT_ONCE))
         ]
         return torch.cat(parts).reshape(resolution, resolution, resolution, 4)
@@ -378,6 +401,7 @@ class FieldNerfScene(Scene):
         self._step = int(state["step"])
         self._seed = int(state["seed"])
         self._begin = int(state.get("begin", 0))
+        self.field.begin(self.progress)
 
     @property
     def progress(self) -> float:
@@ -459,8 +483,9 @@ class FieldNerfScene(Scene):
         away = _NEIGHBOUR * functional.normalize(torch.randn(_SMOOTH_POINTS, 3, **options), dim=-1)
         density, features = self.field(torch.cat([points, points + away]))
         # On average, a squared difference along a random direction is a third of the sum over the three axes.
-        steep, varied = (3 * (a - b).square().mean() for a, b in (deactivate(density).chunk(2), features.chunk(2)))
         config = self.config
+        raw = deactivate(density, config.density_scale)
+        steep, varied = (3 * (a - b).square().mean() for a, b in (raw.chunk(2), features.chunk(2)))
         return config.density_smoothness.at(progress) * steep + config.color_smoothness.at(progress) * varied
 
     def _generator(self, purpose: Literal["jitter", "explore", "smoothness", "sketch", "light"]) -> torch.Generator:

@@ -82,7 +82,7 @@ class Light:
             return 0.5 * (normal + 1)
         to_light = functional.normalize(self.position[view] - points, dim=-1)
         light = self.ambient + self.diffuse * (normal * to_light).sum(-1, keepdim=True).clamp(min=0)
-        return light.expand_as(color) if self.look == "textureless" else color * light
+        return light.expand_as(color) if self.look == "textureless" else color.clamp(0, 1) * light
 
 
 def draw_light(shading: FieldShading, cameras: Cameras, progress: float, generator: torch.Generator) -> Light:

@@ -37,6 +37,9 @@ class RadianceField(nn.Module, ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters with their learning rates and betas, in the form that torch optimisers take."""
 
+    def begin(self, progress: float) -> None:
+        """Prepare for a step. progress: 0 at the first step, 1 at the last."""
+
 
 class Blob(NamedTuple):
     """A term of the density's pre-activation: `height` at the centre, falling linearly to 0 at `radius` metres and
@@ -62,9 +65,9 @@ def activate(raw: Tensor, color: bool) -> tuple[Tensor, Tensor]:
     return DENSITY_SCALE * functional.softplus(raw[..., 0]), features
 
 
-def deactivate(density: Tensor) -> Tensor:
-    """Return the pre-activations of densities (...) per metre. Densities are clamped to at least 2e-5 per metre."""
-    x = (density / DENSITY_SCALE).clamp(min=1e-6)
+def deactivate(density: Tensor, scale: float = DENSITY_SCALE) -> Tensor:
+    """Return the pre-activations of densities (...) per metre. Densities are clamped to at least 1e-6 scale."""
+    x = (density / scale).clamp(min=1e-6)
     return x + torch.log(-torch.expm1(-x))
 
 
@@ -133,23 +136,38 @@ class DecoderOptions(TypedDict, total=False):
     """Width of the hidden layer. Default: 32."""
     blob: Blob
     """The density at the start. Default: `BLOB`."""
+    scale: float
+    """Factor on the softplus of the density, per metre. Default: `DENSITY_SCALE`."""
+    separate: bool
+    """Whether density and features have a hidden layer each. Default: False."""
+    linear: bool
+    """Whether colours are (y + 1) / 2 of the outputs y, without bounds, instead of sigmoid(y). Default: False."""
 
 
 class Decoder(nn.Module):
-    """The small network behind an encoding: one hidden layer, to density and features."""
+    """The small network behind an encoding: one hidden layer to density and features, or one to each of them."""
 
     def __init__(self, inputs: int, generator: torch.Generator, **options: Unpack[DecoderOptions]) -> None:
         super().__init__()
         self.color, self.blob = options.get("color", True), options.get("blob", BLOB)
-        hidden = options.get("hidden", 32)
+        self.scale, self.linear = options.get("scale", DENSITY_SCALE), options.get("linear", False)
+        hidden, channels = options.get("hidden", 32), options.get("channels", 3)
+        separate = options.get("separate", False)
         self.hidden = _linear(inputs, hidden, math.sqrt(2), generator)
-        self.out = _linear(hidden, 1 + options.get("channels", 3), 1.0, generator)
+        self.out = _linear(hidden, 1 if separate else 1 + channels, 1.0, generator)
+        self.features = None
+        if separate:
+            layers = (_linear(inputs, hidden, math.sqrt(2), generator), _linear(hidden, channels, 1.0, generator))
+            self.features = nn.Sequential(layers[0], nn.ReLU(inplace=True), layers[1])
 
     def forward(self, encoding: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return densities (P,) and features (P, C) of encodings (P, inputs) of points (P, 3) in metres."""
         raw = self.out(functional.relu(self.hidden(encoding), inplace=True))  # (P, 1 + C)
-        density = DENSITY_SCALE * functional.softplus(raw[:, 0] + self.blob.bias(points))
-        return density, torch.sigmoid(raw[:, 1:]) if self.color else raw[:, 1:]
+        density = self.scale * functional.softplus(raw[:, 0] + self.blob.bias(points))
+        features = raw[:, 1:] if self.features is None else self.features(encoding)
+        if not self.color:
+            return density, features
+        return density, (features + 1) / 2 if self.linear else torch.sigmoid(features)
 
 
 def _linear(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:

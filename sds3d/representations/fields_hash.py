@@ -7,7 +7,9 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from sds3d.ramps import Ramp
 from sds3d.rendering import gpu, hash_numba
 from sds3d.rendering.hash_numba import FEATURES, PRIMES
 from sds3d.representations.fields import BETAS, Decoder, DecoderOptions, RadianceField, to_unit
@@ -70,7 +72,8 @@ class HashField(RadianceField):
     """A hash-grid encoding and a network with one hidden layer.
 
     levels, entries: number and size of the tables; entries is a power of two. coarsest, finest: cells per side of the
-    first and last level. lr, decoder_lr: learning rates of the tables and of the network. decoder: see
+    first and last level. active: number of levels in use over the run, from the coarsest; the features of the others
+    are 0. None: all. lr, decoder_lr: learning rates of the tables and of the network. decoder: see
     `DecoderOptions`.
     """
 
@@ -82,19 +85,31 @@ class HashField(RadianceField):
         entries: int = 1 << 14,
         coarsest: int = 8,
         finest: int = 96,
+        active: Ramp | None = None,
         lr: float = 0.02,
         decoder_lr: float = 0.005,
         **decoder: Unpack[DecoderOptions],
     ) -> None:
         super().__init__()
         self.lr, self.decoder_lr = lr, decoder_lr
+        self.active, self.in_use = active, levels
+        self.begin(0.0)
         self.cells = level_cells(levels, coarsest, finest)  # no buffer: it stays on the CPU, where it is read
         self.table = nn.Parameter(1e-2 * (2 * torch.rand(levels, entries, FEATURES, generator=generator) - 1))
         self.decoder = Decoder(FEATURES * levels, generator, **decoder)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """See `RadianceField`."""
-        return self.decoder(hash_encode(to_unit(points), self.table, self.cells), points)
+        n, levels = self.in_use, len(self.cells)
+        if n == levels:
+            return self.decoder(hash_encode(to_unit(points), self.table, self.cells), points)
+        encoding = hash_encode(to_unit(points), self.table[:n], self.cells[:n])
+        return self.decoder(functional.pad(encoding, (0, FEATURES * (levels - n))), points)
+
+    def begin(self, progress: float) -> None:
+        """Take the levels of this progress into use."""
+        if self.active is not None:
+            self.in_use = int(self.active.at(progress) + 1e-6)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return two groups: the tables, and the network."""

@@ -25,6 +25,7 @@ from sds3d.representations.base import (
     Start,
     depth_variance,
     opacity_losses,
+    sparsity_loss,
     z_variance_loss,
 )
 from sds3d.representations.densify import (
@@ -83,6 +84,13 @@ class GaussiansConfig(RepresentationConfig):
     size: Ramp = Field(default=Ramp(0.1), ge=0)
     """Weight, times a view's number of pixels, of the mean excess of the largest scales over 0.05 metres: prevents
     needles and sheets."""
+    mean_scale: Ramp = Field(default=Ramp(0.0), ge=0)
+    """Weight, times a view's number of pixels, of the mean scale in metres (LucidDreamer)."""
+    roughness: Ramp = Field(default=Ramp(0.0), ge=0)
+    """Weight, times a view's number of pixels, of the quadratic total variation of colours and depths in the renders:
+    twice the mean squared differences of neighbouring pixels, along rows and along columns (LucidDreamer)."""
+    sparsity: Ramp = Field(default=Ramp(0.0), ge=0)
+    """Weight of sqrt(opacity^2 + 0.01), summed over a view's pixels (threestudio)."""
 
     def make(self, start: Start) -> GaussiansScene:
         """Make a ball of random Gaussians, or the Gaussians of `start.before`."""
@@ -241,7 +249,7 @@ class GaussiansScene(Scene):
         ]
 
     def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
-        """Return the losses on opacity, entropy, depth variance and size.
+        """Return the losses on opacity, entropy, sparsity, depth variance, size, mean scale and roughness.
 
         Their unit is that of 1/2 sum |rgb - target|^2 over a view's pixels.
         """
@@ -251,9 +259,25 @@ class GaussiansScene(Scene):
         outside = (self.parameters["means"].abs() - BOUND).clamp(min=0).sum(-1)
         return {
             **opacity_losses(rendering, config.opacity.at(progress), config.entropy.at(progress, rise=progress)),
+            **sparsity_loss(rendering, config.sparsity.at(progress)),
             **z_variance_loss(rendering, config.z_variance, progress),
+            **self._lucid_losses(rendering, progress),
             "size": config.size.at(progress) * pixels * (too_large + outside).sum() / max(len(outside), 1),
         }
+
+    def _lucid_losses(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
+        """Return the losses "mean_scale" and "roughness" of LucidDreamer (arXiv:2311.11284) that have a
+        weight now."""
+        pixels = rendering.alpha.shape[1] * rendering.alpha.shape[2]
+        scale, roughness = self.config.mean_scale.at(progress), self.config.roughness.at(progress)
+        losses = {}
+        if scale > 0:
+            losses["mean_scale"] = pixels * scale * self.activated()[1].mean()
+        if roughness > 0:
+            pictures = (rendering.rgb, rendering.depth)
+            varied = [picture.diff(dim=axis).square().mean() for picture in pictures for axis in (1, 2)]
+            losses["roughness"] = pixels * roughness * 2 * torch.stack(varied).sum()
+        return losses
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Record the gradients of the Gaussians' positions; add and remove Gaussians when an edit is due."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from sds3d.ramps import Ramp
 from sds3d.representations.field_nerf import FieldNerfConfig
 from sds3d.representations.fields_hash import HashField
 
@@ -23,10 +24,19 @@ class HashNerfConfig(FieldNerfConfig):
     """Cells per side of the coarsest level."""
     finest: int = Field(default=96, ge=1, le=4096)
     """Cells per side of the finest level."""
+    active_levels: Ramp | None = None
+    """Number of levels in use over the run, from the coarsest: coarse shapes first, such as [[0.2, 8], [0.6, 16]].
+    null: all."""
     lr: float = Field(default=0.02, gt=0)
     """Learning rate of the tables."""
     decoder_lr: float = Field(default=0.005, gt=0)
     """Learning rate of the small network."""
+
+    @model_validator(mode="after")
+    def _levels_exist(self) -> Self:
+        if self.active_levels is not None and not (self.active_levels >= 1 and self.active_levels <= self.levels):
+            raise ValueError(f"active_levels must be from 1 to levels = {self.levels}")
+        return self
 
     def make_field(self, generator: torch.Generator) -> HashField:
         """Make a hash grid with small random entries."""
@@ -36,6 +46,7 @@ class HashNerfConfig(FieldNerfConfig):
             entries=1 << self.log2_entries,
             coarsest=self.coarsest,
             finest=self.finest,
+            active=self.active_levels,
             lr=self.lr,
             decoder_lr=self.decoder_lr,
             **self.decoder_options(),

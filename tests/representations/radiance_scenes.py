@@ -48,6 +48,9 @@ class Ball:
         red = torch.sigmoid(points[:, 0] * 200)
         return density, torch.stack([red, torch.zeros_like(red), 1 - red], dim=-1)
 
+    def begin(self, progress: float) -> None:
+        """See `RadianceField`."""
+
 
 def field_ball(**options: object) -> FieldNerfScene:
     scene = field_scene(HASH, **options)

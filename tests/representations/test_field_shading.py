@@ -262,6 +262,12 @@ def test_a_scene_that_goes_on_from_an_equal_one_counts_its_own_steps():
     again = config.make(Start(seeded(2), 20))
     again.load_state_dict(second.state_dict())
     assert again.progress == 0
+    # One that imitates another does so without light, with all levels.
+    other = HashNerfConfig(**SMALL | {"levels": 5}, shading=FieldShading(ambient_only=0), active_levels=Ramp(2))
+    third = other.make(Start(seeded(1), 20, before=second))
+    assert third.progress == 0
+    assert third.config.shading is not None
+    assert third.field.in_use == 2  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,10 @@ from torch import Tensor
 from sds3d.cameras import Cameras, orbit, turntable
 from sds3d.geometry.mesh import EmptySurfaceError
 from sds3d.geometry.splats import SH_C0
+from sds3d.ramps import Ramp
 from sds3d.rendering.mesh_zbuffer import rasterize
 from sds3d.rendering.volume import render_rays
+from sds3d.representations.base import Rendering
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene, normals_from_depth
 
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
@@ -157,6 +159,22 @@ def test_regularisers_in_closed_form() -> None:
     assert losses["opacity"].item() == pytest.approx(2.0 * 0.5 * 64)
     assert losses["entropy"].item() == pytest.approx(3.0 * 0.5 * math.log(2) * 64, rel=1e-5)
     assert losses["size"].item() == pytest.approx(5.0 * 64 * (0.1 / 2 + 0.2 / 2), rel=1e-4)
+    assert losses.keys() == {"opacity", "entropy", "size"}
+
+
+def test_published_losses_are_means_times_the_pixels() -> None:
+    scene = scene_of(count=2, mean_scale=Ramp(((0.0, 0.0), (1.0, 4.0))), roughness=3.0, sparsity=2.0)
+    with torch.no_grad():
+        scene.parameters["scales"].copy_(torch.tensor([[0.15, 0.01, 0.02], [0.06] * 3]).log())
+    columns = torch.tensor([0.0, 0.5, 0.5, 1.0]).expand(2, 4, 4)[..., None]  # (B, H, W, 1)
+    seen = Rendering(columns.expand(-1, -1, -1, 3), columns, 2 * columns, columns.expand(-1, -1, -1, 3))
+    losses = scene.regularisers(seen, progress=0.5)
+    assert losses["mean_scale"].item() == pytest.approx(16 * 2.0 * 0.06, rel=1e-5)
+    # Squared differences between columns: 0.25, 0, 0.25 for colours and four times that for depths.
+    assert losses["roughness"].item() == pytest.approx(16 * 3.0 * 2 * (0.5 / 3 + 2.0 / 3), rel=1e-5)
+    roots = [math.sqrt(a**2 + 0.01) for a in (0.0, 0.5, 0.5, 1.0)]
+    assert losses["sparsity"].item() == pytest.approx(2.0 * 4 * sum(roots), rel=1e-5)
+    assert scene.regularisers(seen, progress=0.0).keys() == losses.keys() - {"mean_scale"}
 
 
 @pytest.mark.parametrize("strategy", ["distillation", "adaptive", "mcmc"])

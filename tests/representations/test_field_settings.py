@@ -1,0 +1,62 @@
+"""Settings of radiance fields that published systems have: levels over time, separate layers, densities, colours."""
+
+import pytest
+import torch
+
+from sds3d.ramps import Ramp
+from sds3d.representations.fields import Blob, Decoder, deactivate
+from sds3d.representations.fields_hash import HashField
+from sds3d.representations.hash_nerf import HashNerfConfig
+
+
+def test_levels_come_into_use_over_the_run():
+    """Eight levels until 20 % of the run, then one more every 5 %, as in threestudio's DreamFusion."""
+    ramp = Ramp(((0.2, 8), (0.6, 16)))
+    field = HashField(torch.Generator().manual_seed(0), levels=16, entries=1 << 8, active=ramp)
+    in_use = []
+    for percent in (0, 20, 24.9, 25, 30, 59.9, 60, 100):
+        field.begin(percent / 100)
+        in_use.append(field.in_use)
+    assert in_use == [8, 8, 8, 9, 10, 15, 16, 16]
+
+
+def test_levels_that_are_not_in_use_neither_show_nor_learn():
+    torch.manual_seed(0)
+    points = torch.rand(50, 3) - 0.5
+    fields = [
+        HashField(torch.Generator().manual_seed(0), levels=6, entries=1 << 8, active=active)
+        for active in (Ramp(3), None)
+    ]
+    with torch.no_grad():
+        fields[1].table[3:] = 0
+    expected, actual = (field(points) for field in reversed(fields))
+    torch.testing.assert_close(actual, expected)
+    density, color = actual
+    (density.sum() + color.sum()).backward()
+    gradient = fields[0].table.grad
+    assert gradient is not None
+    assert gradient[:3].abs().sum() > 0
+    assert not gradient[3:].any()
+
+
+def test_separate_layers_scale_and_linear_colours():
+    generator = torch.Generator().manual_seed(0)
+    decoder = Decoder(4, generator, hidden=8, separate=True, scale=1.0, linear=True, blob=Blob(10.0, 0.5))
+    encoding, points = torch.randn(20, 4), torch.rand(20, 3) - 0.5
+    density, color = decoder(encoding, points)
+    assert decoder.features is not None
+    first, _, last = decoder.features
+    hidden = torch.relu(encoding @ decoder.hidden.weight.T + decoder.hidden.bias)
+    raw = (hidden @ decoder.out.weight.T + decoder.out.bias)[:, 0]
+    # threestudio: softplus(raw + 10 (1 - |x| / 0.5)) per unit of length
+    torch.testing.assert_close(density, torch.nn.functional.softplus(raw + 10 * (1 - points.norm(dim=-1) / 0.5)))
+    y = torch.relu(encoding @ first.weight.T) @ last.weight.T
+    torch.testing.assert_close(color, (y + 1) / 2)
+    torch.testing.assert_close(deactivate(density, 1.0), raw + 10 * (1 - points.norm(dim=-1) / 0.5), atol=1e-4, rtol=0)
+    (gradient,) = torch.autograd.grad(density.sum(), last.weight, allow_unused=True)
+    assert gradient is None
+
+
+def test_levels_in_use_must_exist():
+    with pytest.raises(ValueError, match="active_levels must be from 1 to levels = 8"):
+        HashNerfConfig(active_levels=Ramp(((0, 4), (1, 9))))
