@@ -224,7 +224,7 @@ class CameraConfig(Config):
         picture_size: height and width of the prior's pictures.
         """
         full = min(picture_size, MOST_OF_PRIOR)
-        now = self.model_copy(update={"size": self.size or full, "coarse_size": 0, "phases": ()})
+        now: CameraConfig = self.model_copy(update={"size": self.size or full, "coarse_size": 0, "phases": ()})
         if self.coarse_size:  # coarse renders are a phase, too
             coarse = now.model_copy(update={"size": min(now.size, self.coarse_size)})
             return [(0.0, coarse), (self.coarse_until, now)]

@@ -41,6 +41,8 @@ class PromptConfig(Config):
     front_threshold: float = Field(default=45.0, gt=0.0, le=90.0)
     """Half the width of the front view and of the back view, in degrees of azimuth; ProlificDreamer and MVDream use
     30."""
+    overhead_threshold: float = Field(default=60.0, gt=0.0, le=90.0)
+    """Elevation in degrees above which a view is overhead."""
     interpolate: bool = False
     """Blend the texts of front, side and back by the azimuth (LucidDreamer) instead of choosing one of them."""
     perp_neg: PerpNegConfig = PerpNegConfig()
@@ -53,9 +55,6 @@ class PromptConfig(Config):
             name = "perp_neg.strength" if self.perp_neg.strength else "interpolate"
             raise ValueError(f"{name} needs view words: set view_dependent=true")
         return self
-
-    overhead_threshold: float = Field(default=60.0, gt=0.0, le=90.0)
-    """Elevation in degrees above which a view is overhead."""
 
 
 def view_name(azimuth: float, elevation: float, threshold: float = 45.0, overhead: float = 60.0) -> View:

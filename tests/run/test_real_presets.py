@@ -1,0 +1,145 @@
+"""Presets for real models: their values, and a few steps on tiny random pipelines of the real classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trimesh
+import yaml
+
+from sds3d.presets import presets
+from sds3d.run.checks import prior_problems
+from sds3d.run.config import RunConfig, make_config, new_run, prior_mismatches, run_config, stage_config, stage_count
+from sds3d.run.drive import drive
+from tests.priors.tiny import tiny_mvdream, tiny_pipeline
+from tests.slow import slow_after
+
+REAL = {preset.name: preset for preset in presets() if preset.about.group == "real"}
+EXPECTED = yaml.safe_load((Path(__file__).parent.parent / "data" / "real-presets.yaml").read_text(encoding="utf-8"))
+PIPELINES = {"sd21-base": "sd", "if": "if", "sd3": "sd3", "sdxl": "sdxl"}
+
+
+def number(value: Any) -> Any:
+    """Return a value of the table with fractions such as "10/4096" as numbers."""
+    if isinstance(value, list):
+        return [number(part) for part in value]
+    if isinstance(value, dict):
+        return {key: number(part) for key, part in value.items()}
+    if isinstance(value, str) and "/" in value:
+        above, below = value.split("/")
+        return float(Fraction(above) / Fraction(below))
+    return value
+
+
+def same(expected: Any, actual: Any) -> bool:
+    """Whether two values are equal up to three digits. A section may have more keys than are expected."""
+    if isinstance(expected, dict):
+        return isinstance(actual, dict) and all(same(value, actual[key]) for key, value in expected.items())
+    if isinstance(expected, list):
+        return isinstance(actual, list) and len(expected) == len(actual) and all(map(same, expected, actual))
+    if isinstance(expected, (int, float)) and not isinstance(expected, bool):
+        return actual == pytest.approx(expected, rel=3e-3, abs=0)
+    return expected == actual
+
+
+def config_of(name: str, *overrides: str) -> RunConfig:
+    given = ["start_from=FILE"] if REAL[name].about.needs_asset else []
+    return make_config("a red mug", name, [*given, *overrides])
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_values_are_the_published_ones(name: str):
+    config = config_of(name)
+    assert stage_count(config) == len(EXPECTED[name])
+    wrong = []
+    for index, expected in enumerate(EXPECTED[name]):
+        actual = stage_config(config, index).model_dump(mode="json")
+        for key, value in expected.items():
+            found = actual
+            for part in key.split("."):
+                found = found[part]
+            if not same(number(value), found):
+                wrong.append(f"stage {index}: {key} = {found}, not {number(value)}")
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_each_is_made_for_its_model(name: str):
+    config, about = config_of(name), REAL[name].about
+    assert about.description
+    assert about.status
+    assert config.made_for == ("multiview" if config.prior.model == "mvdream" else "diffusers")  # type: ignore[union-attr]
+    assert prior_mismatches(config) == []
+    others = {preset.name for preset in presets()}
+    assert set(config.other_presets) <= others
+    (line,) = prior_mismatches(config_of(name, "prior.model=toybox"))
+    assert line.startswith("the settings are made for real models of ")
+    assert ": use the preset " in line
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Folders with tiny random pipelines, by the short names of the models."""
+    folder = tmp_path_factory.mktemp("models")
+    for model, family in PIPELINES.items():
+        tiny_pipeline(family).save_pretrained(folder / model)
+    tiny_mvdream(folder / "mvdream")
+    return {path.name: str(path) for path in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def ball(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("mesh") / "ball.ply"
+    trimesh.creation.icosphere(2, 0.5).export(path)
+    return str(path)
+
+
+LARGEST = {
+    "size": 16, "count": 300, "log2_entries": 10, "levels": 4, "coarsest": 4, "finest": 32, "samples": 24, "hidden": 16,
+    "oversampling": 4, "denoising_steps": 2, "inversion_steps": 2,
+}  # fmt: skip
+"""Upper limits of sizes in the tests, by the last part of their keys."""
+
+
+def small(values: Any, key: str = "") -> Any:
+    """Return settings with sizes cut to `LARGEST`, and resolutions of geometry and files to 16 to 32."""
+    if isinstance(values, Mapping):
+        return {name: small(value, name) for name, value in values.items()}
+    if isinstance(values, (list, tuple)) and key in ("stages", "phases", "teachers"):
+        return [small(value) for value in values]
+    if key == "resolution":
+        return min(values, 16)
+    return min(values, LARGEST[key]) if key in LARGEST and isinstance(values, int) else values
+
+
+def reduced(name: str, models: Mapping[str, str], ball: str) -> RunConfig:
+    """Return a preset on tiny pipelines, with three steps in each stage."""
+    config = config_of(name, *([f"start_from={ball}"] if REAL[name].about.needs_asset else []))
+    tree = small(config.model_dump(mode="json"))
+    stages = [{key: value for key, value in stage.items() if key != "share"} | {"steps": 3} for stage in tree["stages"]]
+    tree |= {
+        "stages": stages,
+        "steps": 3,
+        "export": {"formats": ["glb"], "resolution": 16, "picture_size": 32, "frames": 4},
+    }
+    for section in (tree, *tree["teachers"]):
+        section["prior"] |= {"model": models[section["prior"]["model"]]}
+    return run_config(tree)
+
+
+@pytest.mark.parametrize("name", slow_after(2, REAL))
+def test_three_steps_of_each_stage_on_a_tiny_pipeline(name: str, models: dict[str, str], ball: str, tmp_path: Path):
+    config = reduced(name, models, ball)
+    run = new_run(tmp_path, config)
+    steps = list(drive(run, threads=1))
+    assert [step.step for step in steps] == list(range(1, 3 * stage_count(config) + 1))
+    assert run.state.status == "done"
+    for index in range(stage_count(config)):
+        mine = stage_config(config, index)
+        loaded = [teacher.prior.load() for teacher in mine.all_teachers]
+        assert not any("made for" in line or "no cameras" in line for line in prior_problems(mine, loaded))
+    assert all(step.grad_norm > 0 for step in steps)
