@@ -20,7 +20,7 @@ from sds3d.representations.mesh_dmtet import DMTetConfig
 from sds3d.representations.mesh_fixed import FixedTrianglesConfig
 from sds3d.representations.mesh_flexicubes import FlexiCubesConfig
 from sds3d.representations.mesh_geometry import face_normals, smooth_normals
-from sds3d.representations.mesh_shading import LambertShading, NoShading, Shading, shaded
+from sds3d.representations.mesh_shading import LambertShading, MixedShading, NoShading, Shading, shaded
 from sds3d.representations.mesh_texels import TexelsConfig
 from sds3d.representations.mesh_voxels import VoxelsConfig
 
@@ -38,7 +38,8 @@ class MeshConfig(RepresentationConfig):
     appearance: Annotated[VoxelsConfig | TexelsConfig, Field(discriminator="name")] = VoxelsConfig()
     """Where colours and materials are kept: in voxels, or in the texture of a fixed mesh."""
     shading: Shading = NoShading()
-    """What is rendered: the colours as they are, the colours or white lit by a lamp, or normals as colours."""
+    """What is rendered: the colours as they are, the colours or white lit by a lamp, normals as colours, or one of
+    these in each step."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -46,7 +47,9 @@ class MeshConfig(RepresentationConfig):
             raise ValueError(
                 "appearance=texels needs triangles that stay the same: set geometry=fixed, or appearance=voxels"
             )
-        if isinstance(self.appearance.material, PBRMaterial) and isinstance(self.shading, LambertShading):
+        if isinstance(self.appearance.material, PBRMaterial) and isinstance(
+            self.shading, (LambertShading, MixedShading)
+        ):
             raise ValueError(
                 "appearance.material=pbr is lit by a studio, not by lamps: set shading=none, textureless or normal"
             )
@@ -55,15 +58,17 @@ class MeshConfig(RepresentationConfig):
     def make(self, start: Start) -> MeshScene:
         """Make a ball, or the surface of `start.before`."""
         if start.before is None:
-            return MeshScene(self, start.generator, start.device)
-        return MeshScene.from_mesh(start.before.to_mesh(SURFACE), self, start.generator, start.device)
+            return MeshScene(self, start.generator, start.device, start.steps)
+        return MeshScene.from_mesh(start.before.to_mesh(SURFACE), self, start.generator, start.device, start.steps)
 
 
 class MeshScene(Scene):
-    """A scene of triangles: a geometry, and an appearance on it."""
+    """A scene of triangles: a geometry, and an appearance on it. steps: number of steps that it is optimised for."""
 
-    def __init__(self, config: MeshConfig, generator: torch.Generator, device: torch.device | str = "cpu") -> None:
-        self.config = config
+    def __init__(
+        self, config: MeshConfig, generator: torch.Generator, device: torch.device | str = "cpu", steps: int = 400
+    ) -> None:
+        self.config, self.steps = config, steps
         self.device = torch.device(device)
         self.geometry = config.geometry.make(self.device)
         self.appearance = config.appearance.make(self.geometry, generator, self.device)
@@ -74,14 +79,19 @@ class MeshScene(Scene):
 
     @classmethod
     def from_mesh(
-        cls, mesh: Mesh, config: MeshConfig, generator: torch.Generator, device: torch.device | str = "cpu"
+        cls,
+        mesh: Mesh,
+        config: MeshConfig,
+        generator: torch.Generator,
+        device: torch.device | str = "cpu",
+        steps: int = 400,
     ) -> Self:
         """Make a scene that starts as `mesh`, with its colours if it has any.
 
         Fixed geometry reproduces the mesh exactly; other geometry reproduces it as closely as its grid allows.
         Raises ValueError for a mesh without area, EmptySurfaceError for one that is too small or thin for the grid.
         """
-        scene = cls(config, generator, device)
+        scene = cls(config, generator, device, steps)
         scene.geometry.start_from(mesh)
         scene.appearance.start_from(mesh)
         return scene
@@ -124,7 +134,8 @@ class MeshScene(Scene):
             seen = self.appearance.colors(raster, points, hit, normal, directions)  # (P, 3)
             return torch.ones_like(points).masked_scatter(hit[..., None], seen)
 
-        return shaded(self.config.shading, cameras, points, normal, colors, self._chance())
+        progress = min(self._step / max(self.steps - 1, 1), 1.0)
+        return shaded(self.config.shading, cameras, points, normal, colors, self._chance(), progress)
 
     def _blank(self, cameras: Cameras, background: Tensor) -> Rendering:
         """Return the background alone, with zero gradients, so that the step can be completed."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from sds3d.cameras import Cameras
 from sds3d.config import Config
 from sds3d.rendering.shading import from_points, lambert, lights_near, normal_colors
+from sds3d.representations.field_shading import FieldShading, draw_light
 
 
 class NoShading(Config):
@@ -47,22 +48,32 @@ class NormalShading(Config):
     name: Literal["normal"] = "normal"
 
 
-Shading = Annotated[NoShading | LambertShading | TexturelessShading | NormalShading, Field(discriminator="name")]
+class MixedShading(FieldShading):
+    """One of these in each step, as for radiance fields: plain colours, white or colours lit by a lamp, normals."""
+
+    name: Literal["mixed"] = "mixed"
+    ambient_only: float = Field(default=0.0, ge=0, le=1)
+    """Share of the steps, from the first, that show the plain colours."""
+
+
+AnyShading = NoShading | LambertShading | TexturelessShading | NormalShading | MixedShading
+Shading = Annotated[AnyShading, Field(discriminator="name")]
 
 
 def shaded(
-    shading: NoShading | LambertShading | TexturelessShading | NormalShading,
+    shading: AnyShading,
     cameras: Cameras,
     points: Tensor,
     normal: Tensor,
     colors: Callable[[], Tensor],
     generator: torch.Generator,
+    progress: float,
 ) -> Tensor:
     """Return the colours (B, H, W, 3) of the covered pixels.
 
     points, normal: (B, H, W, 3), of the surface at each pixel. colors: returns the surface's colours (B, H, W, 3);
     called only if they are needed. generator: draws the lamps' positions; under `torch.no_grad`, lamps are at the
-    cameras.
+    cameras. progress: 0 at the first step, 1 at the last.
     """
     match shading:
         case NoShading():
@@ -73,8 +84,28 @@ def shaded(
             return _lit(shading, cameras, points, normal, colors(), generator)
         case TexturelessShading():
             return _lit(shading, cameras, points, normal, torch.ones_like(points), generator)
+        case MixedShading():
+            return _mixed(shading, cameras, points, normal, colors, generator, progress)
         case _:
             assert_never(shading)
+
+
+def _mixed(
+    shading: MixedShading,
+    cameras: Cameras,
+    points: Tensor,
+    normal: Tensor,
+    colors: Callable[[], Tensor],
+    generator: torch.Generator,
+    progress: float,
+) -> Tensor:
+    light = draw_light(shading, cameras, progress, generator)
+    if light.look == "albedo" or not torch.is_grad_enabled():
+        return colors()
+    color = colors() if light.look == "lambert" else torch.ones_like(points)
+    view = torch.arange(len(points), device=points.device).repeat_interleave(points.shape[1] * points.shape[2])
+    flat = (pictures.reshape(-1, 3) for pictures in (color, normal, points))
+    return light.on(*flat, view).reshape(points.shape)
 
 
 def _lit(

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from sds3d.cameras import orbit
+from sds3d.representations.base import Start
+from sds3d.representations.field_shading import draw_light
 from tests.representations.mesh_scenes import (
     BACKGROUND,
     adam,
@@ -46,3 +48,35 @@ def test_lights_change_after_each_step_only() -> None:
     other = scene_of(5, shading="textureless")
     other.load_state_dict(state)
     assert torch.equal(other.render(cameras, BACKGROUND).rgb, after)
+
+
+MIXED = {"name": "mixed", "textureless": 0.0, "lambert": 0.0, "ambient": 0.2, "diffuse": 0.8}
+
+
+def test_a_mix_shows_normals_of_the_world_white_or_colours_under_a_lamp() -> None:
+    cameras = orbit([0.0, 120.0], size=32)
+    plain = pictures(scene_of(resolution=64), cameras)
+    solid = plain.alpha[..., 0] == 1
+    origins, directions = cameras.rays()
+    points = origins + plain.depth * directions
+    normal = torch.nn.functional.normalize(points, dim=-1)  # of the ball
+    for look in ("normal", "textureless", "lambert"):
+        scene = scene_of(resolution=64, shading=MIXED | {look: 1.0})
+        lamps = draw_light(scene.config.shading, cameras, 0.0, scene._chance()).position[:, None, None]  # type: ignore[arg-type]
+        cosine = (torch.nn.functional.normalize(lamps - points, dim=-1) * normal).sum(-1, keepdim=True).clamp(min=0)
+        light = 0.2 + 0.8 * cosine
+        expected = {"normal": 0.5 * (normal + 1), "textureless": light.expand_as(normal), "lambert": light * plain.rgb}
+        seen = scene.render(cameras, BACKGROUND)
+        torch.testing.assert_close(seen.rgb[solid], expected[look][solid], atol=0.03, rtol=0)
+        assert torch.equal(pictures(scene, cameras).rgb, plain.rgb)  # previews show the plain colours
+
+
+def test_a_mix_begins_with_plain_colours() -> None:
+    cameras, mixed = orbit([0.0], size=24), MIXED | {"textureless": 1.0, "ambient_only": 0.2}
+    config = scene_of(shading=mixed).config
+    scene, plain = (each.make(Start(torch.Generator().manual_seed(0), 11)) for each in (config, scene_of().config))
+    for step in range(3):
+        lit = not torch.equal(scene.render(cameras, BACKGROUND).rgb, plain.render(cameras, BACKGROUND).rgb)
+        assert lit == (step >= 2)
+        for each in (scene, plain):
+            each.after_step(step, adam(each))
