@@ -7,6 +7,8 @@ nothing, so a CUDA graph can capture them once they have run.
 
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
+import tempfile
+import warnings
 from functools import cache
 from typing import Any
 
@@ -24,7 +26,14 @@ if hasattr(wp.config, "log_level"):  # no banner
     wp.config.log_level = wp.LOG_WARNING
 else:
     wp.config.quiet = True
-wp.init()
+try:
+    wp.init()
+    tempfile.TemporaryFile(dir=wp.config.kernel_cache_dir).close()
+except OSError as error:
+    warnings.warn(f"Warp's compiled kernels cannot be kept, set WARP_CACHE_PATH to a folder: {error}", stacklevel=2)
+    _temporary = tempfile.TemporaryDirectory(prefix="warp-")  # removed at the end of the process
+    wp.config.kernel_cache_dir = _temporary.name
+    wp.init()
 
 
 def launch(kernel: Any, size: int | tuple[int, ...], *arguments: Tensor | float, block: int = 256) -> None:

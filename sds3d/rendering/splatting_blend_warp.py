@@ -1,9 +1,10 @@
 """Splatting with NVIDIA Warp, step 2 of 2: blend the Gaussians of each tile of 16 x 16 pixels, and the backward pass.
 
 Each tile has a bit for every Gaussian of its picture, nearest first. A set bit means that the ellipse alpha >= 1/255
-touches the tile. Lists of (Gaussian, tile) pairs would be shorter for pictures of thousands of tiles, but their length
-is known only on the device: the host would have to wait for it, or guess a capacity and drop pairs beyond it. Bits have
-a fixed size, C T N / 8 bytes, so nothing waits, nothing is dropped, and a CUDA graph can capture the launches.
+touches the tile. A second set of bits tells which words of the first are not 0, so that the others cost next to
+nothing. Lists of (Gaussian, tile) pairs would be shorter for pictures of thousands of tiles, but their length is known
+only on the device: the host would have to wait for it, or guess a capacity and drop pairs beyond it. Bits have a fixed
+size, C T N / 8 bytes for T tiles, so nothing waits, nothing is dropped, and a CUDA graph can capture the launches.
 
 A thread takes a pixel. The 32 threads of a CUDA warp take a block of 8 x 4 pixels of one tile and walk through its bits
 together. In the backward pass they add their gradients before one of them adds the sum to the Gaussian's by an atomic.
@@ -109,7 +110,7 @@ def _enter(
     """Copy a Gaussian's numbers to its rank and set its bit in the tiles that its ellipse touches.
 
     order: (C, N), the Gaussian of each rank. centers, shapes, values: (C, N) filled with mean; conic and opacity;
-    features. bits: (C T, words), zero at first.
+    features. bits: (C T, words), zero at first; the number of words is a multiple of 32.
     """
     c, rank = wp.tid()
     i = order[c, rank]
@@ -152,6 +153,17 @@ def _enter(
             for column in range(wp.int32(wp.ceil(first)) // _TILE, wp.int32(wp.floor(last)) // _TILE + 1):
                 # Each bit is set once, so that adding it is setting it.
                 wp.atomic_add(bits, c * tiles + row * columns + column, word, bit)
+
+
+@wp.kernel
+def _summarize(bits: _Bits, summary: _Bits):
+    """Set a bit in `summary` for each word of `bits` that is not 0."""
+    tile, k = wp.tid()
+    words = wp.uint32(0)
+    for j in range(_WORD):
+        if bits[tile, k * _WORD + j] != wp.uint32(0):
+            words = words | (wp.uint32(1) << wp.uint32(j))
+    summary[tile, k] = words
 
 
 # ---- blending ----
@@ -199,6 +211,7 @@ def _blend(
     shapes: _Vec4s,
     values: _Vec4s,
     bits: _Bits,
+    summary: _Bits,
     width: wp.int32,
     height: wp.int32,
     pictures: wp.array3d(dtype=wp.vec4),
@@ -209,11 +222,14 @@ def _blend(
     light = wp.float32(1.0)  # transmittance
     unfinished = pixel.inside
     total = wp.vec4()
-    for word in range(bits.shape[1]):
-        left = bits[pixel.tile, word]
-        if left != wp.uint32(0):
+    for k in range(summary.shape[1]):
+        words = summary[pixel.tile, k]
+        while words != wp.uint32(0):
             if not _any(unfinished):
                 break
+            word = k * _WORD + _lowest(words)
+            words = words & (words - wp.uint32(1))
+            left = bits[pixel.tile, word]
             while left != wp.uint32(0):
                 rank = word * _WORD + _lowest(left)
                 left = left & (left - wp.uint32(1))
@@ -238,6 +254,7 @@ def _blend_backward(
     shapes: _Vec4s,
     values: _Vec4s,
     bits: _Bits,
+    summary: _Bits,
     width: wp.int32,
     height: wp.int32,
     pictures: wp.array3d(dtype=wp.vec4),
@@ -260,11 +277,14 @@ def _blend_backward(
         given = d_pictures[c, pixel.row, pixel.column]
         rest = wp.dot(given, pictures[c, pixel.row, pixel.column])
         through = (1.0 - alphas[c, pixel.row, pixel.column]) * d_alphas[c, pixel.row, pixel.column]
-    for word in range(bits.shape[1]):
-        left = bits[pixel.tile, word]
-        if left != wp.uint32(0):
+    for k in range(summary.shape[1]):
+        words = summary[pixel.tile, k]
+        while words != wp.uint32(0):
             if not _any(unfinished):
                 break
+            word = k * _WORD + _lowest(words)
+            words = words & (words - wp.uint32(1))
+            left = bits[pixel.tile, word]
             while left != wp.uint32(0):
                 rank = word * _WORD + _lowest(left)
                 left = left & (left - wp.uint32(1))
@@ -332,28 +352,30 @@ class Blend(torch.autograd.Function):
         centers, shapes = torch.empty_like(means2d), means2d.new_empty(cameras, n, 4)
         features, values = functional.pad(features, (0, 4 - channels)).contiguous(), means2d.new_empty(cameras, n, 4)
         tiles = cameras * -(-width // _TILE) * -(-height // _TILE)
-        bits = torch.zeros(tiles, -(-n // _WORD), dtype=torch.int32, device=means2d.device)
+        summary = torch.empty(tiles, -(-n // (_WORD * _WORD)), dtype=torch.int32, device=means2d.device)
+        bits = summary.new_zeros(tiles, _WORD * summary.shape[1])
         launch(
             _enter, (cameras, n), order, means2d, conics, opacities, features, width, height,
             centers, shapes, values, bits,
         )  # fmt: skip
+        launch(_summarize, summary.shape, bits, summary)
         picture, alpha = means2d.new_empty(cameras, height, width, 4), means2d.new_empty(cameras, height, width)
-        launch(_blend, tiles * _PIXELS, centers, shapes, values, bits, width, height, picture, alpha)
-        ctx.save_for_backward(order, centers, shapes, values, bits, picture, alpha)
+        launch(_blend, tiles * _PIXELS, centers, shapes, values, bits, summary, width, height, picture, alpha)
+        ctx.save_for_backward(order, centers, shapes, values, bits, summary, picture, alpha)
         ctx.channels = channels
         return picture[..., :channels], alpha[..., None]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of means2d, conics, opacities and features."""
-        order, centers, shapes, values, bits, picture, alpha = ctx.saved_tensors
+        order, centers, shapes, values, bits, summary, picture, alpha = ctx.saved_tensors
         d_picture = functional.pad(gradients[0], (0, 4 - ctx.channels)).contiguous()
         d_alpha = gradients[1][..., 0].contiguous()
         cameras, n = order.shape
         results = [centers.new_zeros(cameras, n, *size) for size in ((2,), (3,), (), (4,))]
         height, width = alpha.shape[1:]
         launch(
-            _blend_backward, len(bits) * _PIXELS, order, centers, shapes, values, bits, width, height,
+            _blend_backward, len(bits) * _PIXELS, order, centers, shapes, values, bits, summary, width, height,
             picture, alpha, d_picture, d_alpha, *results,
         )  # fmt: skip
         d_means2d, d_conics, d_opacities, d_features = results

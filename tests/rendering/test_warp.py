@@ -39,10 +39,32 @@ def test_the_threads_of_a_warp_add_their_gradients_before_an_atomic(tmp_path: Pa
     assert code.count("vote.sync.any") == 3
 
 
+def started(cache: Path) -> subprocess.CompletedProcess[str]:
+    """Start Warp in a process of its own and launch a kernel. Its cache folder is the last line of stderr."""
+    script = """
+import torch
+from sds3d.rendering.launch_warp import wp
+from sds3d.rendering.triplane_warp import TriplaneEncode
+assert TriplaneEncode.apply(torch.rand(2, 3), torch.ones(3, 4, 4, 8)).sum() == 48
+raise SystemExit(wp.config.kernel_cache_dir)
+"""
+    environment = {**os.environ, "WARP_CACHE_PATH": str(cache)}
+    return subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
 def test_warp_starts_in_silence(tmp_path: Path) -> None:
     """No banner, and a cache folder that the user chooses."""
-    script = "from sds3d.rendering.launch_warp import wp; raise SystemExit(wp.config.kernel_cache_dir)"
-    environment = {**os.environ, "WARP_CACHE_PATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    done = started(tmp_path)
     assert done.stdout == ""
-    assert str(tmp_path) in done.stderr
+    assert str(tmp_path) in done.stderr.splitlines()[-1]
+    assert list(tmp_path.rglob("*triplane_warp*"))
+
+
+@pytest.mark.slow
+def test_a_cache_folder_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    done = started(file)
+    assert "Warp's compiled kernels cannot be kept, set WARP_CACHE_PATH to a folder: " in done.stderr
+    assert not Path(done.stderr.splitlines()[-1]).exists()
