@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from docs.generate import commands
+from docs.generate import commands, settings
 from docs.generate.docstrings import inline, to_rst
 from sds3d.cli.exits import Exit
 from sds3d.cli.main import app
@@ -133,3 +133,14 @@ def test_the_page_of_the_toy_world_lists_all_kinds_with_their_parts():
     assert dict(listed) == {name: kind.part for name, kind in KINDS.items()}
     assert len(listed) == len(KINDS)
     assert re.search(r"in 10 colours \((.*?)\)", TEXTS["toy-world"])[1].split(", ") == list(COLORS)  # type: ignore[index]
+
+
+def test_the_page_of_settings_has_those_of_every_choice():
+    page = settings.page()
+    for key in (
+        "background.random_share",  # of background=learned, while the default is none
+        "representation.shading.ambient_only",  # of an optional section
+        "representation.geometry.offsets_lr",
+        "cameras.frame",
+    ):
+        assert f"| `{key}` |" in page

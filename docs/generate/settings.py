@@ -64,7 +64,8 @@ def section(model: Any, prefix: str) -> list[str]:
         chosen = type(info.get_default(call_default_factory=True))
         others = [other for other in alternatives(model, name) if other is not chosen]
         for other in filter(lambda other: other.model_fields.keys() - {"name"}, others):
-            parts += [f"With `{prefix}{name}={word(other)}`:", table(other(), f"{prefix}{name}.")]
+            choice = f"{name}={word(other)}" if "name" in other.model_fields else f"{name}={{...}}"
+            parts += [f"With `{prefix}{choice}`:", table(other(), f"{prefix}{name}.")]
     return parts
 
 

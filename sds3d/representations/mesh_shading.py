@@ -104,8 +104,7 @@ def _mixed(
         return colors()
     color = colors() if light.look == "lambert" else torch.ones_like(points)
     view = torch.arange(len(points), device=points.device).repeat_interleave(points.shape[1] * points.shape[2])
-    flat = (pictures.reshape(-1, 3) for pictures in (color, normal, points))
-    return light.on(*flat, view).reshape(points.shape)
+    return light.on(color.reshape(-1, 3), normal.reshape(-1, 3), points.reshape(-1, 3), view).reshape(points.shape)
 
 
 def _lit(
