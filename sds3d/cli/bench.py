@@ -205,6 +205,27 @@ def bench_priors(
 
 
 @bench.command(
+    "gpu",
+    epilog=examples(
+        "sds3d bench gpu  # about four minutes on an H100",
+        "sds3d bench gpu --device cuda:1 --out results",
+    ),
+)
+def bench_gpu(
+    device: Device = "",
+    threads: Threads = 0,
+    out_dir: ResultsFolder = Path("bench-gpu"),
+) -> None:
+    """Time a GPU: rules and U-Net beside diffusers' own calls, renderers, whole steps, runs together, memory."""
+    from sds3d.evaluation import gpu_speed
+
+    with bars_by_stage() as report:
+        rows = gpu_speed.bench(out_dir, device=device, threads=threads, report=report)
+    _print_table(gpu_speed.HEADER, map(gpu_speed.cells, rows))
+    out.print(f"gpu.json and gpu.md: {out_dir}", soft_wrap=True)
+
+
+@bench.command(
     "studio",
     epilog=examples(
         "sds3d bench studio  # 10 visitors at a time for 5 minutes, after a warm-up by 100",

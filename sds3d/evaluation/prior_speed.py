@@ -27,7 +27,7 @@ from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.priors.loading import pick_dtype
 from sds3d.priors.network import DiffusionPrior, Family, frozen
 from sds3d.priors.noising import Diffusion
-from sds3d.priors.pixels import Latents
+from sds3d.priors.pixels import Latents, vae_format
 from sds3d.priors.texts import Texts
 from sds3d.priors.unet_latent import asking
 from sds3d.prompts.conditioning import Conditioning
@@ -103,7 +103,8 @@ def random_networks(device: torch.device, dtype: torch.dtype, smaller: int = 1) 
 def prior_of(networks: Networks, size: int) -> DiffusionPrior:
     """Return this project's prior on copies of the networks, for pictures of `size` pixels per side."""
     device = networks.device
-    unet, vae = (frozen(copy.deepcopy(n), device, torch.channels_last) for n in (networks.unet, networks.vae))
+    unet = frozen(copy.deepcopy(networks.unet), device, torch.channels_last)
+    vae = frozen(copy.deepcopy(networks.vae), device, vae_format(device))
 
     def encode(text: str) -> Conditioning:
         return Conditioning(embedding(text, unet))

@@ -52,8 +52,10 @@ def steps_of(config: RunConfig, seed: int) -> Task:
     return task
 
 
-def measure(preset: str, config: RunConfig, priors: Sequence[Prior], counts: Sequence[int]) -> list[Gain]:
-    """Return the gain for each number of runs. The measurements take turns, each for about SECONDS."""
+def measure(
+    preset: str, config: RunConfig, priors: Sequence[Prior], counts: Sequence[int], seconds: float = SECONDS
+) -> list[Gain]:
+    """Return the gain for each number of runs. The measurements take turns, each for about `seconds`."""
     calls: list[Callable[[], object]] = []
     for count in counts:
         tasks = [steps_of(config, seed) for seed in range(count)]
@@ -66,7 +68,7 @@ def measure(preset: str, config: RunConfig, priors: Sequence[Prior], counts: Seq
             drive_together(priors, tasks)
 
         calls += [alone, together]
-    medians = interleaved(calls, SECONDS)
+    medians = interleaved(calls, seconds)
     pairs = zip(counts, medians[::2], medians[1::2], strict=True)
     return [Gain(preset, count, one / (STEPS * count), all_ / (STEPS * count)) for count, one, all_ in pairs]
 

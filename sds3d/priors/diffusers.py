@@ -129,6 +129,7 @@ class DiffusersConfig(PriorConfig):
             codec.vae.use_slicing, codec.vae.use_tiling = self.vae_slicing, self.vae_tiling
         prior.chunk = self.chunk
         if self.compile:
+            prior.denoiser = replace(prior.denoiser, graphs=None)
             for module in prior.network.modules():
                 if type(module).__name__ in COMPILED:
                     module.compile()

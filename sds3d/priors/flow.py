@@ -16,7 +16,7 @@ from torch import Tensor
 from sds3d.priors.loading import ModelFiles
 from sds3d.priors.network import Ask, DiffusionPrior, Family, frozen
 from sds3d.priors.noising import Flow, shift_of
-from sds3d.priors.pixels import Latents
+from sds3d.priors.pixels import Latents, vae_format
 from sds3d.priors.texts import Encode, Texts, clip_embedding, t5_embedding, tokens_of
 from sds3d.priors.unet_latent import image_size_of, load_vae
 from sds3d.prompts.conditioning import Conditioning
@@ -35,7 +35,7 @@ def load_sd3(files: ModelFiles) -> DiffusionPrior:
     if files.has(part) and files.config(part).get("sample_size", 0) is None:  # the embedding of positions needs it
         raise files.error('"sample_size" in transformer/config.json is null: write 128, or what it was trained with')
     transformer = frozen(files.denoiser(SD3Transformer2DModel, part), files.device)
-    vae = frozen(load_vae(files), files.device, torch.channels_last)
+    vae = frozen(load_vae(files), files.device, vae_format(files.device))
     config = transformer.config
     size = image_size_of(vae, files.image_size, config["sample_size"], config["patch_size"])
     width: int = config["joint_attention_dim"]
@@ -84,7 +84,7 @@ def load_flux(files: ModelFiles) -> DiffusionPrior:
     from diffusers import FluxTransformer2DModel
 
     transformer = frozen(files.denoiser(FluxTransformer2DModel, "transformer"), files.device)
-    vae = frozen(load_vae(files), files.device, torch.channels_last)
+    vae = frozen(load_vae(files), files.device, vae_format(files.device))
     guidance = None
     if transformer.config["guidance_embeds"]:
         guidance = FLUX_GUIDANCE if files.embedded_guidance is None else files.embedded_guidance

@@ -49,8 +49,8 @@ def poses(cameras: Cameras) -> Tensor:
     # Onto the unit sphere, where the object is as large in all pictures. With jitter, that is MVDream's own way too.
     distance = cameras.distance if cameras.pose is None else cameras.position().norm(dim=-1)
     matrix[:, :3, 3] /= distance[:, None]
-    frame = torch.tensor([[0, 0, 1, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]]).to(matrix)  # from Y up, front +Z
-    return (frame @ matrix).flatten(1)
+    x, y, z, last = matrix.unbind(1)  # of a frame with Y up and the front on +Z
+    return torch.stack([z, x, y, last], dim=1).flatten(1)
 
 
 def load_mvdream(files: ModelFiles) -> DiffusersPrior:

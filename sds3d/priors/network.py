@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sds3d.cameras import Cameras
 from sds3d.files import PriorError
 from sds3d.priors.base import Prediction, PredictionType
+from sds3d.priors.graphs import Graphs
 from sds3d.priors.multiview import CameraEncoder, camera_embedding, time_embedding_of
 from sds3d.priors.noising import Noising
 from sds3d.priors.pixels import Codec
@@ -38,12 +39,14 @@ class Denoiser:
     """A denoising network, ready to be called.
 
     network: on the device. dtype: the type it computes in; everything else is float32. camera_encoders: networks that
-    add their outputs to the time embedding if cameras are given: the model's, and that of a trained copy.
+    add their outputs to the time embedding if cameras are given: the model's, and that of a trained copy. graphs: of
+    its calls without gradients; None: calls cannot be recorded, because weights move or code is compiled.
     """
 
     network: Any
     dtype: torch.dtype
     camera_encoders: tuple[CameraEncoder, ...] = ()
+    graphs: Graphs | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class DiffusionPrior:
         self.device = device
         self.camera_encoder = camera_encoder
         encoders = () if camera_encoder is None else (camera_encoder,)
-        self.denoiser = Denoiser(network, network.dtype, encoders)
+        self.denoiser = Denoiser(network, network.dtype, encoders, None if hasattr(network, "_hf_hook") else Graphs())
         self.prediction_type: PredictionType = family.noising.prediction_type
         self.image_size = family.image_size
         self.n_views = family.n_views
@@ -123,17 +126,28 @@ class DiffusionPrior:
         n_views = 1 if cameras is None else self.n_views
 
         def ask(rows: slice) -> Prediction:
-            x = x_t[rows].contiguous(memory_format=family.memory_format)
-            embedding = None
+            text, further = cond[rows], {}
+            if text.pooled is not None:
+                further["pooled"] = text.pooled
             if cameras is not None and denoiser.camera_encoders:
                 seen = cameras[rows].to(self.device)
                 embedded = [encoder.embed(seen) for encoder in denoiser.camera_encoders]  # (B, D) each
-                embedding = torch.stack(embedded).sum(dim=0)
-            text = cond[rows]
-            text = Conditioning(text.hidden.to(dtype), None if text.pooled is None else text.pooled.to(dtype))
-            with nullcontext() if embedding is None else camera_embedding(denoiser.network, embedding):
-                out = family.ask(denoiser.network, x.to(dtype), self.timestep(t[rows]), text, n_views)
-            return family.noising.prediction(out.float(), x, t[rows])
+                further["embedding"] = torch.stack(embedded).sum(dim=0)
+
+            def call(x: Tensor, t: Tensor, hidden: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+                given = dict(zip(further, others, strict=True))
+                embedding, pooled = given.get("embedding"), given.get("pooled")
+                x = x.contiguous(memory_format=family.memory_format)
+                text = Conditioning(hidden.to(dtype), None if pooled is None else pooled.to(dtype))
+                with nullcontext() if embedding is None else camera_embedding(denoiser.network, embedding):
+                    out = family.ask(denoiser.network, x.to(dtype), self.timestep(t), text, n_views)
+                prediction = family.noising.prediction(out.float(), x, t)
+                return prediction.eps, prediction.x0
+
+            inputs = [x_t[rows], t[rows], text.hidden, *further.values()]
+            if denoiser.graphs is None:
+                return Prediction(*call(*inputs))
+            return Prediction(*denoiser.graphs(call, (n_views, *further), inputs))
 
         size = self.n_views * -(-self.chunk // self.n_views) or len(x_t)
         parts = [ask(slice(i, i + size)) for i in range(0, len(x_t), size)]
@@ -175,7 +189,8 @@ class TrainableCopy:
         for parameter in self.network.parameters():
             if parameter.requires_grad:  # low-rank updates have the type of their layer
                 parameter.data = parameter.data.float()
-        self.denoiser = Denoiser(self.network, dtype, (*prior.denoiser.camera_encoders, self.camera_encoder))
+        encoders = (*prior.denoiser.camera_encoders, self.camera_encoder)
+        self.denoiser = Denoiser(self.network, dtype, encoders, None if prior.denoiser.graphs is None else Graphs())
         self._trained = {
             f"{part}.{name}": parameter
             for part, network in (("network", self.network), ("camera", self.camera_encoder))

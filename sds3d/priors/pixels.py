@@ -20,6 +20,11 @@ class Codec(Protocol):
         ...
 
 
+def vae_format(device: torch.device) -> torch.memory_format:
+    """Return the memory format of a VAE: channels last, but not on CUDA, where GroupNorm's gradient is slow in it."""
+    return torch.contiguous_format if device.type == "cuda" else torch.channels_last
+
+
 class Latents:
     """Scaled latents of a VAE: (the posterior's mode - shift) * scale, without randomness.
 
@@ -33,7 +38,7 @@ class Latents:
 
     def encode(self, rgb: Tensor) -> Tensor:
         """Return latents (B, C, h, w)."""
-        x = (2 * rgb.permute(0, 3, 1, 2) - 1).contiguous(memory_format=torch.channels_last)
+        x = (2 * rgb.permute(0, 3, 1, 2) - 1).contiguous(memory_format=vae_format(rgb.device))
         out = self.vae.encode(x.to(self.vae.dtype), return_dict=False)[0]
         latents = (out if isinstance(out, Tensor) else out.mode()).float()
         return (latents - self.shift if self.shift else latents) * self.scale
@@ -42,7 +47,7 @@ class Latents:
     def decode(self, x: Tensor) -> Tensor:
         """Return pictures (B, H, W, 3)."""
         latents = x / self.scale + self.shift if self.shift else x / self.scale
-        latents = latents.contiguous(memory_format=torch.channels_last)
+        latents = latents.contiguous(memory_format=vae_format(x.device))
         decoded = self.vae.decode(latents.to(self.vae.dtype), return_dict=False)[0].float()
         return (decoded.permute(0, 2, 3, 1) / 2 + 0.5).clamp(0, 1)
 

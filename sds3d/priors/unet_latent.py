@@ -15,7 +15,7 @@ from sds3d.priors.loading import ModelFiles
 from sds3d.priors.multiview import CameraEncoder, ViewAttention
 from sds3d.priors.network import Ask, DiffusionPrior, Family, frozen
 from sds3d.priors.noising import Diffusion, Flow, Noising, is_flow, shift_of
-from sds3d.priors.pixels import Latents
+from sds3d.priors.pixels import Latents, vae_format
 from sds3d.priors.texts import Encode, Texts, clip_embedding, tokens_of
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.prompts.vocabulary import Vocabulary, read_vocabulary
@@ -65,7 +65,7 @@ class DiffusersPrior(DiffusionPrior):
     def __init__(self, networks: Networks, device: torch.device | str = "cpu", variant: Variant = Variant()) -> None:
         """Freeze the networks, move them to `device`, and join the views if there is a camera encoder."""
         device, camera_encoder = torch.device(device), networks.camera_encoder
-        self.vae = frozen(networks.vae, device, torch.channels_last)
+        self.vae = frozen(networks.vae, device, vae_format(device))
         self.unet = frozen(networks.unet, device, torch.channels_last)
         self.tokenizer = networks.tokenizer
         self._text_encoder = networks.text_encoder
@@ -106,15 +106,16 @@ def asking(*, views: bool = False, size: int = 0, guidance: Tensor | None = None
     """Return a function that calls a latent U-Net.
 
     views: whether it has `ViewAttention`. size: height and width in pixels that SDXL takes as original and target size,
-    without cropping (arXiv:2307.01952, sec. 2.2); 0 for other models. guidance: (1, D), the embedding of the guidance
-    scale for a student that takes it besides the time (LCM, arXiv:2310.04378, sec. 4.2).
+    without cropping (arXiv:2307.01952, sec. 2.2); 0 for other models. guidance: (1, D) on the device, the embedding of
+    the guidance scale for a student that takes it besides the time (LCM, arXiv:2310.04378, sec. 4.2).
     """
 
     def ask(unet: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
         options: dict[str, Any] = {"cross_attention_kwargs": {"n_views": n_views} if views else None}
         if size:
-            sizes = torch.tensor([[size, size, 0, 0, size, size]], device=x_t.device, dtype=x_t.dtype)
-            options["added_cond_kwargs"] = {"text_embeds": cond.pooled, "time_ids": sizes.expand(len(x_t), -1)}
+            whole, cropped = x_t.new_full((len(x_t), 2), size), x_t.new_zeros(len(x_t), 2)
+            sizes = torch.cat([whole, cropped, whole], dim=1)  # (B, 6); filled on the device, so nobody waits
+            options["added_cond_kwargs"] = {"text_embeds": cond.pooled, "time_ids": sizes}
         if guidance is not None:
             options["timestep_cond"] = guidance.to(x_t).expand(len(x_t), -1)
         return unet(x_t, timestep, cond.hidden, **options, return_dict=False)[0]
@@ -203,7 +204,9 @@ def load_sdxl(files: ModelFiles) -> DiffusersPrior:
 def _asking(networks: Networks, files: ModelFiles, size: int = 0) -> Ask:
     embedding, scale = None, files.embedded_guidance
     if (width := networks.unet.config["time_cond_proj_dim"]) is not None:
-        embedding = guidance_embedding((LCM_GUIDANCE if scale is None else scale) - 1, width)  # the paper's w is S - 1
+        # The paper's w is S - 1.
+        embedding = guidance_embedding((LCM_GUIDANCE if scale is None else scale) - 1, width)
+        embedding = embedding.to(files.device)
     return asking(views=networks.camera_encoder is not None, size=size, guidance=embedding)
 
 
