@@ -20,7 +20,7 @@ from tests.slow import slow_after
 
 REAL = {preset.name: preset for preset in presets() if preset.about.group == "real"}
 EXPECTED = yaml.safe_load((Path(__file__).parent.parent / "data" / "real-presets.yaml").read_text(encoding="utf-8"))
-PIPELINES = {"sd21-base": "sd", "if": "if", "sd3": "sd3", "sdxl": "sdxl"}
+PIPELINES = {"sd21-base": "sd", "sd21": "sd v", "if": "if", "sd3": "sd3", "sdxl": "sdxl"}
 
 
 def number(value: Any) -> Any:
@@ -76,9 +76,10 @@ def test_each_is_made_for_its_model(name: str):
     assert prior_mismatches(config) == []
     others = {preset.name for preset in presets()}
     assert set(config.other_presets) <= others
-    (line,) = prior_mismatches(config_of(name, "prior.model=toybox"))
-    assert line.startswith("the settings are made for real models of ")
-    assert ": use the preset " in line
+    lines = prior_mismatches(config_of(name, "prior.model=toybox"))
+    assert lines
+    assert all(line.startswith("the settings are made for real models of ") for line in lines)
+    assert all(": use the preset " in line for line in lines)
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +127,7 @@ def reduced(name: str, models: Mapping[str, str], ball: str) -> RunConfig:
         "steps": 3,
         "export": {"formats": ["glb"], "resolution": 16, "picture_size": 32, "frames": 4},
     }
-    for section in (tree, *tree["teachers"]):
+    for section in (tree, *tree["teachers"], *(stage for stage in stages if "prior" in stage)):
         section["prior"] |= {"model": models[section["prior"]["model"]]}
     return run_config(tree)
 
