@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import BeforeValidator, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 EXPECTED = "a number, or knots [[progress, value], ...]"
@@ -56,6 +56,11 @@ class Ramp:
     def values(self) -> tuple[float, ...]:
         """The number, or that of each knot: the extremes over the run are among them."""
         return tuple(value for _, value in self.value) if isinstance(self.value, tuple) else (self.value,)
+
+    @property
+    def places(self) -> tuple[float, ...]:
+        """The progress of each knot; that of a plain number is 0."""
+        return tuple(place for place, _ in self.value) if isinstance(self.value, tuple) else (0.0,)
 
     def at(self, progress: float, rise: float = 1.0) -> float:
         """Return the number at `progress` in [0, 1]. rise: factor on a plain number, for settings whose plain numbers
@@ -105,6 +110,20 @@ class Ramp:
             lambda given: given if isinstance(given, cls) else cls(given),
             serialization=core_schema.plain_serializer_function_ser_schema(cls.plain),
         )
+
+
+def _line(given: Any) -> Any:
+    if (
+        isinstance(given, (list, tuple))
+        and len(given) == 2
+        and not any(isinstance(end, (list, tuple)) for end in given)
+    ):
+        return [[0.0, given[0]], [1.0, given[1]]]
+    return given
+
+
+Line = Annotated[Ramp, BeforeValidator(_line)]
+"""A `Ramp` that may also be given as a pair: the numbers at the start and at the end of the run."""
 
 
 def _parsed(given: Any) -> float | tuple[tuple[float, float], ...]:

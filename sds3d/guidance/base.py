@@ -21,8 +21,9 @@ from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, PromptTexts, promp
 Number = float | Tensor
 """A scalar: a float, or a tensor without dimensions that is still on its device."""
 Learn = Callable[[], Mapping[str, Number]]
-Weighting = Literal["sds", "uniform", "fantasia3d", "lambda", "alpha"]
-"""Weights w(t): sigma^2 (DreamFusion), 1, alpha sigma^2 (Fantasia3D), sigma / alpha (x0 reconstruction), alpha."""
+Weighting = Literal["sds", "uniform", "fantasia3d", "lambda", "alpha", "velocity"]
+"""Weights w(t) of a difference of noises: sigma^2 (DreamFusion), 1, alpha sigma^2 (Fantasia3D), sigma / alpha (the same
+difference of clean estimates), alpha, 1 / alpha (the same difference of velocities, as in RFDS)."""
 
 LEAST_ALPHA = 1e-3
 """Smallest divisor alpha: few-step flows and schedules with zero terminal SNR have a level without any signal."""
@@ -269,6 +270,8 @@ def weight(prior: Prior, t: Tensor, weighting: Weighting) -> Tensor:
             return sigma / alpha.clamp_min(LEAST_ALPHA)
         case "alpha":
             return alpha
+        case "velocity":
+            return 1 / alpha.clamp_min(LEAST_ALPHA)
 
 
 def draw_noise(x: Tensor, generator: torch.Generator) -> Tensor:

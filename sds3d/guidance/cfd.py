@@ -17,7 +17,7 @@ code that the authors released.
 from __future__ import annotations
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -27,6 +27,7 @@ from sds3d.guidance.base import Guidance, Guided, Number, RuleConfig, Views, Wei
 from sds3d.guidance.schedules import PiecewiseSchedule, Schedule
 from sds3d.guidance.surface_noise import SurfaceNoise
 from sds3d.priors.base import Prior, add_noise, expand
+from sds3d.ramps import Ramp
 
 
 class CFDConfig(RuleConfig):
@@ -40,9 +41,10 @@ class CFDConfig(RuleConfig):
     """Share of x0 that is rescaled to the contrast of the unguided x0, see `guided_prediction`."""
     weighting: Weighting = "uniform"
     """w(t) of the gradient. Released: uniform on MVDream, lambda on Stable Diffusion."""
-    gamma: float = Field(default=0.0, ge=0.0, le=1.0)
+    gamma: Annotated[Ramp, Field(ge=0.0, le=1.0)] = Ramp(0.0)
     """Share of the noise's variance that is replaced by fresh noise in each step. 0: the ODE. Above 0: the SDE. 1: SDS.
-    Released: 0.0001 in 10,000 steps; the sum over all steps matters."""
+    Released: 0.0001 in 10,000 steps; the sum over all steps matters. On Stable Diffusion, the first stage has
+    [[0, 0.01], [0.2, 0.01], [0.4, 0.0001]]."""
     churn: bool = False
     """Query the prior at the noise level lambda / sqrt(1 - gamma), where a step of the exact SDE begins (Karras et al.
     2022, arXiv:2206.00364, algorithm 2). Without this, as in the released 3D code, samples vary too little."""
@@ -55,7 +57,7 @@ class CFDConfig(RuleConfig):
 
     @model_validator(mode="after")
     def _churn_is_finite(self) -> Self:
-        if self.churn and self.gamma == 1:
+        if self.churn and not self.gamma < 1:
             raise ValueError("churn needs a gamma below 1: with 1 all noise is new in each step")
         return self
 
@@ -79,6 +81,7 @@ class CFD(Guidance):
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
         batch, channels, height, width = x.shape
+        gamma = config.gamma.at(progress)
         t = config.schedule.sample(progress, batch, batch, generator).to(
             x.device, non_blocking=True
         )  # (B,), all the same
@@ -87,9 +90,9 @@ class CFD(Guidance):
             self.noise = noise = SurfaceNoise((batch, channels, height, width), config.oversampling * height, seed)
         else:
             noise = self.noise.for_views(batch)
-            noise = noise.evolved(config.gamma, generator) if config.gamma > 0 else noise
+            noise = noise.evolved(gamma, generator) if gamma > 0 else noise
         if config.churn:
-            t = churned(prior, t, config.gamma)
+            t = churned(prior, t, gamma)
         drawn, locked = noise(views)
         eps = drawn.to(x, non_blocking=True)  # (B, C, h, w)
         x_t = add_noise(prior, x, eps, t)

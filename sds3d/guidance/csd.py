@@ -21,20 +21,21 @@ from torch import Tensor
 from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, predict_texts, weight
 from sds3d.guidance.schedules import AnnealedSchedule, Schedule
 from sds3d.priors.base import Prior, add_noise, expand
+from sds3d.ramps import Line, Ramp
 
 
 class CSDConfig(RuleConfig):
     """Settings of `CSD`; the defaults are the paper's for its first stage.
 
-    Each pair is the coefficient at the start and at the end of the run, linear between. In the paper, the coefficients
-    change over half of the run. The three coefficients sum to 0."""
+    Each coefficient is a number, knots over the run, or a pair: the coefficient at the start and at the end, linear
+    between. In the paper, they change over half of the run. The three coefficients sum to 0."""
 
     name: Literal["csd"] = "csd"
-    positive: tuple[float, float] = (1.0, 1.0)
+    positive: Line = Ramp(1.0)
     """a: coefficient of the prompt."""
-    negative: tuple[float, float] = (0.0, -1.0)
+    negative: Line = Ramp(((0.0, 0.0), (1.0, -1.0)))
     """b: coefficient of the negative prompt."""
-    empty: tuple[float, float] = (-1.0, 0.0)
+    empty: Line = Ramp(((0.0, -1.0), (1.0, 0.0)))
     """n: coefficient of the empty prompt."""
     weighting: Weighting = "uniform"
     """w(t) of the gradient."""
@@ -43,13 +44,13 @@ class CSDConfig(RuleConfig):
 
     @model_validator(mode="after")
     def _sum_is_zero(self) -> Self:
-        for when, terms in zip(
-            ("start", "end"), zip(self.positive, self.negative, self.empty, strict=True), strict=True
-        ):
-            if not math.isclose(sum(terms), 0.0, abs_tol=1e-6):
+        ramps = self.positive, self.negative, self.empty
+        for place in sorted({place for ramp in ramps for place in ramp.places}):
+            a, b, n = (ramp.at(place) for ramp in ramps)
+            if not math.isclose(a + b + n, 0.0, abs_tol=1e-6):
                 raise ValueError(
-                    f"at the {when}, positive {terms[0]}, negative {terms[1]} and empty {terms[2]} sum to "
-                    f"{sum(terms):.3g}: make it 0"
+                    f"at {place:g} of the run, positive {a:g}, negative {b:g} and empty {n:g} sum to {a + b + n:.3g}: "
+                    "make it 0"
                 )
         return self
 
@@ -74,8 +75,7 @@ class CSD(Guidance):
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         with torch.no_grad():
             texts = predict_texts(prior, x_t, t, views, [views.prompt.null.repeat(len(x))])
-        ramps = (config.positive, config.negative, config.empty)
-        a, b, n = ((1 - progress) * start + progress * end for start, end in ramps)
+        a, b, n = (ramp.at(progress) for ramp in (config.positive, config.negative, config.empty))
         positive, negative, null = texts.positive.eps, texts.negative.eps, texts.others[0].eps  # (B, C, h, w) each
         gradient = expand(weight(prior, t, config.weighting), x) * (a * positive + b * negative + n * null)
         metrics = {"t": t.mean(), "gradient_rms": gradient.square().mean().sqrt()}

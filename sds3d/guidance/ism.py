@@ -10,7 +10,7 @@ The same view always has the same target, so targets are not averaged into blur.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -29,17 +29,17 @@ from sds3d.guidance.base import (
 from sds3d.guidance.inversion import ddim, ddim_step, even_times, steps_of
 from sds3d.guidance.schedules import AnnealedSchedule, Schedule
 from sds3d.priors.base import Prediction, Prior, expand
+from sds3d.ramps import Ramp
 
 
 class ISMConfig(RuleConfig):
-    """Settings of `ISM`; the defaults are LucidDreamer's, which starts with an interval of 0.1 and weights the loss by
-    0.1."""
+    """Settings of `ISM`; the defaults are LucidDreamer's, which changes the interval and weights the loss by 0.1."""
 
     name: Literal["ism"] = "ism"
     scale: float = Field(default=7.5, ge=0.0)
     """Classifier-free guidance scale S in eps_null + S (eps_cond - eps_null)."""
-    interval: float = Field(default=0.08, gt=0.0, lt=1.0)
-    """t - s, the distance of the two noise levels."""
+    interval: Annotated[Ramp, Field(gt=0.0, lt=1.0)] = Ramp(0.08)
+    """t - s, the distance of the two noise levels. Released: [[0, 0.1], [0.3, 0.05]]."""
     stride: float = Field(default=0.2, gt=0.0, le=1.0)
     """Longest step of the inversion to s. Shorter steps cost more and follow the trajectory more closely."""
     weighting: Weighting = "lambda"
@@ -66,14 +66,15 @@ class ISM(Guidance):
         t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
             x.device, non_blocking=True
         )  # (B,)
-        s = (t - config.interval).clamp_min(0.0)  # (B,)
+        interval = config.interval.at(progress)
+        s = (t - interval).clamp_min(0.0)  # (B,)
         null = views.prompt.null.repeat(len(x))
 
         def unconditional(x_t: Tensor, time: Tensor) -> Prediction:
             return predict_each(prior, x_t, time, [null], views.cameras)[0]
 
         # The number of steps depends on the schedule alone: the t of one object must not change the others.
-        steps = steps_of(config.schedule.window(progress)[1] - config.interval, config.stride)
+        steps = steps_of(config.schedule.window(progress)[1] - interval, config.stride)
         x_s = ddim(prior, x, even_times(s, steps), unconditional)
         start = unconditional(x_s, s)
         guided = guided_prediction(prior, ddim_step(prior, start, s, t), t, views, config.scale)

@@ -41,6 +41,8 @@ class UniformSchedule(WindowSchedule):
     """Least noise; 0 is clean."""
     max: Timestep = 0.98
     """Most noise; 1 is the noisiest the prior was trained on."""
+    shift: float = Field(default=1.0, gt=0.0)
+    """k above 1 moves the drawn t towards noise, to k t / (1 + (k - 1) t). SD3's own is 3."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -50,7 +52,14 @@ class UniformSchedule(WindowSchedule):
 
     def window(self, progress: float) -> tuple[float, float]:
         """Return the same interval at any progress."""
-        return self.min, self.max
+        k = self.shift
+        low, high = (k * t / (1 + (k - 1) * t) for t in (self.min, self.max))
+        return low, high
+
+    def sample(self, progress: float, batch: int, n_views: int, generator: torch.Generator) -> Tensor:
+        """Draw timesteps (batch,) float32; see `draw`."""
+        t = draw((self.min, self.max), batch, n_views, generator)
+        return t if self.shift == 1 else self.shift * t / (1 + (self.shift - 1) * t)
 
 
 class AnnealedSchedule(WindowSchedule):

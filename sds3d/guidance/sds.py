@@ -22,6 +22,7 @@ from sds3d.guidance.base import (
     Weighting,
     draw_noise,
     guided_prediction,
+    predict_each,
     weight,
 )
 from sds3d.guidance.schedules import Schedule, UniformSchedule
@@ -40,6 +41,11 @@ class SDSConfig(RuleConfig):
     saturated colours of a high scale."""
     weighting: Weighting = "sds"
     """w(t) of the gradient."""
+    random_weight: bool = False
+    """Multiply each object's gradient by sigmoid(z) with a normal z, as RFDS (arXiv:2406.03293) does on SD3."""
+    predicted_noise: bool = False
+    """Replace the drawn noise by what the prior predicts for it under the text, as RFDS-Rev (arXiv:2406.03293) does.
+    One more call of the prior."""
     schedule: Schedule = UniformSchedule()
     """Timesteps."""
 
@@ -63,7 +69,15 @@ class SDS(Guidance):
         )  # (B,)
         eps = draw_noise(x, generator)
         x_t = add_noise(prior, x, eps, t)
+        if config.predicted_noise:
+            with torch.no_grad():
+                eps = predict_each(prior, x_t, t, [views.positive], views.cameras)[0].eps
+            x_t = add_noise(prior, x, eps, t)
         prediction = guided_prediction(prior, x_t, t, views, config.scale, rescale=config.rescale)
-        gradient = expand(weight(prior, t, config.weighting), x) * (prediction.eps - eps)  # (B, C, h, w)
+        w = weight(prior, t, config.weighting)  # (B,)
+        if config.random_weight:
+            z = torch.randn(x.shape[0] // prior.n_views, generator=generator)
+            w = w * z.sigmoid().repeat_interleave(prior.n_views).to(w, non_blocking=True)
+        gradient = expand(w, x) * (prediction.eps - eps)  # (B, C, h, w)
         metrics = {"t": t.mean(), "gradient_rms": gradient.square().mean().sqrt()}
         return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics)

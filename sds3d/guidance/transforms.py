@@ -9,6 +9,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 
 from sds3d.config import Config
+from sds3d.ramps import Line, Ramp
 
 
 class Transform(Config):
@@ -45,12 +46,12 @@ class Clamp(Transform):
     """Elementwise clipping with a limit that rises (score debiasing, Hong et al. 2023, arXiv:2303.15413, sec. 4.1)."""
 
     name: Literal["clamp"] = "clamp"
-    limit: tuple[PositiveFloat, PositiveFloat] = (2.0, 8.0)
-    """Largest element of the gradient in the prior's space at the start and at the end of the run."""
+    limit: Annotated[Line, Field(gt=0)] = Ramp(((0.0, 2.0), (1.0, 8.0)))
+    """Largest element of the gradient in the prior's space. A pair is the limit at the start and at the end."""
 
     def on_x(self, gradient: Tensor, progress: float) -> Tensor:
         """gradient: (B, C, h, w) in the prior's space."""
-        limit = (1 - progress) * self.limit[0] + progress * self.limit[1]
+        limit = self.limit.at(progress)
         return gradient.clamp(-limit, limit)
 
 
@@ -59,14 +60,27 @@ class Normalize(Transform):
     and timestep."""
 
     name: Literal["normalize"] = "normalize"
-    rms: tuple[PositiveFloat, PositiveFloat] = (1.0, 1.0)
-    """Root mean square of a view's gradient in the prior's space, at the start and at the end of the run."""
+    rms: Annotated[Line, Field(gt=0)] = Ramp(1.0)
+    """Root mean square of a view's gradient in the prior's space. A pair is that at the start and at the end."""
 
     def on_x(self, gradient: Tensor, progress: float) -> Tensor:
         """gradient: (B, C, h, w) in the prior's space."""
-        wanted = (1 - progress) * self.rms[0] + progress * self.rms[1]
+        wanted = self.rms.at(progress)
         rms = gradient.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()  # (B, 1, 1, 1)
         return gradient * (wanted / rms.clamp_min(torch.finfo(gradient.dtype).tiny))
 
 
-GradientTransform = Annotated[PixelClip | Clamp | Normalize, Field(discriminator="name")]
+class Scale(Transform):
+    """Multiply the gradient in the prior's space, so that regularisers can have the weights of a paper whose loss has
+    another factor: 0.1 for LucidDreamer, 2 for CFD on Stable Diffusion."""
+
+    name: Literal["scale"] = "scale"
+    factor: Annotated[Ramp, Field(ge=0)] = Ramp(1.0)
+    """The factor."""
+
+    def on_x(self, gradient: Tensor, progress: float) -> Tensor:
+        """gradient: (B, C, h, w) in the prior's space."""
+        return self.factor.at(progress) * gradient
+
+
+GradientTransform = Annotated[PixelClip | Clamp | Normalize | Scale, Field(discriminator="name")]

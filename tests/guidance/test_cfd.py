@@ -20,6 +20,7 @@ from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.base import Prediction, Prior, add_noise, expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.conditioning import Conditioning
+from sds3d.ramps import Ramp
 from tests.guidance.queries import queries_of
 from tests.guidance.test_surface_noise import sphere
 from tests.guidance.views import views_of
@@ -124,7 +125,7 @@ def test_the_end_is_the_exact_flow_and_keeps_diversity():
 def test_with_new_noise_in_each_step_it_is_annealed_sds(n_views, batch):
     prior = prior_of(n_views=n_views, rho=0.5 if n_views > 1 else 0.0)
     views = no_surface(views_of(prior, batch))  # noise is drawn per pixel, as in SDS
-    ours = CFD(CFDConfig(scale=3.0, gamma=1.0, schedule=LINE), prior)
+    ours = CFD(CFDConfig(scale=3.0, gamma=Ramp(1.0), schedule=LINE), prior)
     sds = SDS(SDSConfig(scale=3.0, weighting="uniform", schedule=LINE), prior)
     x = torch.zeros(batch, 3, 8, 8, dtype=DOUBLE)
     ours(x, views, 0.0, torch.Generator())  # the first call only draws the reference noise
@@ -161,7 +162,7 @@ def test_the_sde_needs_churn_to_keep_its_spread(churn, std):
     gamma, steps = 0.05, 200
     assert predicted_std(gamma, steps, churn) == pytest.approx(std, abs=1e-3)
     prior = GaussianPrior({"y": Gaussian(M, STD), "": Gaussian(0.3, 0.9)}, (3, 32, 32), dtype=DOUBLE)
-    config = CFDConfig(scale=1.0, gamma=gamma, churn=churn, oversampling=1, schedule=LINE)
+    config = CFDConfig(scale=1.0, gamma=Ramp(gamma), churn=churn, oversampling=1, schedule=LINE)
     views = no_surface(views_of(prior, 2))
     x, _, _ = descend(CFD(config, prior), views, steps, torch.Generator().manual_seed(0))
     # 6144 values: standard errors 0.006 of the mean, 0.0045 of the standard deviation.
@@ -199,7 +200,7 @@ def test_views_of_the_same_surface_get_the_same_gradient():
 def test_a_resumed_rule_continues_bit_identically(gamma, after):
     prior = prior_of(torch.float32, n_views=4)
     views = replace(sphere(turntable(4, size=16)), prompt=views_of(prior, 4).prompt)
-    x, config = torch.full((4, 3, 8, 8), 0.2), CFDConfig(gamma=gamma)
+    x, config = torch.full((4, 3, 8, 8), 0.2), CFDConfig(gamma=Ramp(gamma))
 
     def run(rule: CFD, generator: torch.Generator, steps: range) -> list[Tensor]:
         guided = [rule(x, views, i / 4, generator).gradient for i in steps]
@@ -246,8 +247,25 @@ def test_rescale_gives_the_spread_of_the_conditional_estimate():
 
 def test_churn_of_everything_is_refused():
     with pytest.raises(ValidationError, match="churn needs a gamma below 1"):
-        CFDConfig(gamma=1.0, churn=True)
+        CFDConfig(gamma=Ramp(((0.0, 0.5), (1.0, 1.0))), churn=True)
 
 
 def test_queries_of_the_prior_per_view():
     assert queries_of(CFDConfig()) == {"view": 1, "bad": 1}
+
+
+def test_gamma_changes_over_the_run():
+    """The surface's noise after a step at half of the run is that of a rule with the number there."""
+    prior, x = prior_of(torch.float32, n_views=4), torch.full((4, 3, 8, 8), 0.2)
+    views = replace(sphere(turntable(4, size=16)), prompt=views_of(prior, 4).prompt)
+
+    def texels(gamma: Ramp) -> Tensor:
+        rule = CFD(CFDConfig(gamma=gamma, oversampling=1), prior)
+        generator = torch.Generator().manual_seed(0)
+        for progress in (0.0, 0.5):
+            rule(x, views, progress, generator).learned()
+        return rule.state_dict()["texels"]
+
+    changing = texels(Ramp(((0.0, 0.9), (0.5, 0.1))))
+    assert torch.equal(changing, texels(Ramp(0.1)))
+    assert not torch.equal(changing, texels(Ramp(0.9)))

@@ -2,6 +2,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from sds3d.config import ConfigError, build
 from sds3d.guidance.csd import CSD, CSDConfig
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
@@ -41,7 +42,8 @@ def test_coefficients_ramp(progress):
     prior = exact_prior(bad=(-0.4, 0.7))
     x, views = renders(), views_of(prior, 4, negative="bad")
     schedule = UniformSchedule(min=0.5, max=0.5)
-    config = CSDConfig(positive=(1, 1), negative=(-1, -0.5), empty=(0, -0.5), schedule=schedule)
+    terms = {"positive": [1, 1], "negative": [-1, -0.5], "empty": [0, -0.5]}
+    config = build(CSDConfig, {**terms, "schedule": schedule.model_dump()})
     gradient = CSD(config, prior)(x, views, progress, seeded()).gradient
     generator = seeded()
     config.schedule.sample(progress, 4, 1, generator)
@@ -66,6 +68,25 @@ def test_equal_texts_give_zero():
 def test_coefficients_must_sum_to_zero(wrong):
     with pytest.raises(ValidationError, match="make it 0"):
         CSDConfig(**wrong)
+    with pytest.raises(ConfigError, match=r"at 0.25 of the run, .* sum to 0.5: make it 0"):
+        build(CSDConfig, {"negative": [[0, -1], [0.5, 0]], "empty": [[0, 0], [0.25, 0], [0.5, -1]]})
+
+
+@pytest.mark.parametrize(
+    ("progress", "b", "n"), [(0.0, 0.0, -1.0), (0.25, -0.5, -0.5), (0.5, -1.0, 0.0), (1.0, -1.0, 0.0)]
+)
+def test_coefficients_over_half_of_the_run(progress, b, n):
+    """As in the released configuration: the negative prompt takes over from the empty one in the first half."""
+    prior, x, schedule = exact_prior(bad=(-0.4, 0.7)), renders(), UniformSchedule(min=0.5, max=0.5)
+    terms = {"negative": [[0, 0], [0.5, -1]], "empty": [[0, -1], [0.5, 0]], "schedule": schedule.model_dump()}
+
+    def gradient(given, at):
+        csd = CSD(build(CSDConfig, given), prior)(x, views_of(prior, 4, negative="bad"), at, seeded())
+        assert csd.gradient is not None
+        return csd.gradient
+
+    expected = gradient(terms | {"negative": b, "empty": -1 - b}, 0.0)
+    torch.testing.assert_close(gradient(terms, progress), expected)
 
 
 def test_queries_of_the_prior_per_view():

@@ -6,6 +6,7 @@ import torch
 from sds3d.guidance.inversion import even_times
 from sds3d.guidance.ism import ISM, ISMConfig
 from sds3d.guidance.schedules import UniformSchedule
+from sds3d.ramps import Ramp
 from tests.guidance.exact import TOLERANCE, exact_prior, level, ode_factor, renders, seeded
 from tests.guidance.queries import queries_of
 from tests.guidance.views import views_of
@@ -24,7 +25,7 @@ def test_by_its_discrete_closed_form(dtype, n_views, interval, strides):
     prior = exact_prior(dtype, n_views, y=(0.8, 0.5), null=(0.8, 0.5))
     std = 0.5 * math.sqrt(1 + (n_views - 1) * prior.rho)
     x = renders(1, dtype).repeat(4, 1, 1, 1)
-    config = ISMConfig(interval=interval, weighting="uniform", schedule=AT_T)
+    config = ISMConfig(interval=Ramp(interval), weighting="uniform", schedule=AT_T)
     gradient = ISM(config, prior)(x, views_of(prior, 4), 0.0, seeded()).gradient
     below = torch.full((1,), T) - interval
     s, times = below.item(), [time.item() for time in even_times(below, strides)]
@@ -37,7 +38,7 @@ def test_by_its_discrete_closed_form(dtype, n_views, interval, strides):
 def test_small_strides_give_the_interval_of_the_ode():
     # G = (theta - m) / s (sigma_t / sqrt(D_t) - sigma_s / sqrt(D_s)), up to the single step over the interval.
     prior, x = exact_prior(y=(0.8, 0.5), null=(0.8, 0.5)), renders()
-    config = ISMConfig(interval=0.02, stride=0.002, weighting="uniform", schedule=AT_T)
+    config = ISMConfig(interval=Ramp(0.02), stride=0.002, weighting="uniform", schedule=AT_T)
     gradient = ISM(config, prior)(x, views_of(prior, 4), 0.0, seeded()).gradient
     ends = []
     for time in (T, T - 0.02):
@@ -51,7 +52,7 @@ def test_the_gradient_vanishes_with_the_interval():
     prior, x = exact_prior(y=(0.8, 0.5), null=(0.8, 0.5)), renders()
     sizes = []
     for interval in (0.04, 0.02, 0.01):
-        config = ISMConfig(interval=interval, stride=0.005, weighting="uniform", schedule=AT_T)
+        config = ISMConfig(interval=Ramp(interval), stride=0.005, weighting="uniform", schedule=AT_T)
         gradient = ISM(config, prior)(x, views_of(prior, 4), 0.0, seeded()).gradient
         assert gradient is not None
         sizes.append(gradient.abs().max().item())
@@ -84,7 +85,7 @@ def test_only_t_is_random_and_objects_are_independent():
 
 def test_t_below_the_interval_starts_from_the_render_itself():
     prior, x = exact_prior(y=(0.8, 0.5), null=(0.8, 0.5)), renders()
-    config = ISMConfig(interval=0.3, weighting="uniform", schedule=UniformSchedule(min=0.1, max=0.1))
+    config = ISMConfig(interval=Ramp(0.3), weighting="uniform", schedule=UniformSchedule(min=0.1, max=0.1))
     gradient = ISM(config, prior)(x, views_of(prior, 4), 0.0, seeded()).gradient
     lam = level(prior, torch.tensor(0.1))
     torch.testing.assert_close(gradient, lam / (0.25 + lam**2) * (x - 0.8), atol=1e-9, rtol=1e-9)
@@ -96,3 +97,15 @@ def test_queries_of_the_prior_per_view():
 
 def test_the_default_weight_is_the_published_one():
     assert ISMConfig().weighting == "lambda"  # LucidDreamer's guidance/sd_utils.py
+
+
+@pytest.mark.parametrize(("progress", "interval"), [(0.0, 0.1), (0.15, 0.075), (0.3, 0.05), (0.9, 0.05)])
+def test_the_interval_changes_over_the_run(progress, interval):
+    """As released: from 0.1 to 0.05 over 30 % of the run."""
+    prior, x = exact_prior(), renders()
+    changing = ISMConfig(interval=Ramp(((0.0, 0.1), (0.3, 0.05))), schedule=AT_T)
+    got = ISM(changing, prior)(x, views_of(prior, 4), progress, seeded()).gradient
+    fixed = ISM(ISMConfig(interval=Ramp(interval), schedule=AT_T), prior)(x, views_of(prior, 4), 0.0, seeded()).gradient
+    assert got is not None
+    assert fixed is not None
+    torch.testing.assert_close(got, fixed)

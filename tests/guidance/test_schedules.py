@@ -210,3 +210,14 @@ def test_dreamtime_agrees_with_the_discrete_algorithm():
     for progress in np.linspace(0, 1, 21):
         nearest = steps[np.abs(tail - progress).argmin()]
         assert schedule.window(progress)[0] == pytest.approx(nearest, abs=0.003) or weights(schedule, nearest) < 0.01
+
+
+def test_shift_moves_the_drawn_timesteps_towards_noise():
+    """RFDS draws indices from 0.3 to 0.98 of SD3's falling schedule: sigma is 3 u / (1 + 2 u) of u in [0.02, 0.7]."""
+    schedule = UniformSchedule(min=0.02, max=0.7, shift=3.0)
+    low, high = schedule.window(0.5)
+    assert (low, high) == (pytest.approx(0.0577, abs=1e-4), pytest.approx(0.875, abs=1e-4))
+    u = UniformSchedule(min=0.02, max=0.7).sample(0.0, 1000, 1, torch.Generator().manual_seed(1))
+    t = schedule.sample(0.0, 1000, 1, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(t, 3 * u / (1 + 2 * u))
+    assert t.mean() > u.mean() + 0.1

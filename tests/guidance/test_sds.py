@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from sds3d.cameras import turntable
+from sds3d.guidance.base import draw_noise, guided_prediction
 from sds3d.guidance.schedules import UniformSchedule
 from sds3d.guidance.sds import SDS, SDSConfig
+from sds3d.priors.base import add_noise
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from tests.guidance.exact import DTYPES, ExactPrior, FlowPrior, NoSignal, exact_prior, renders, seeded
 from tests.guidance.queries import queries_of
@@ -215,3 +218,59 @@ def test_gradients_weighted_by_lambda_are_finite_without_signal():
     guided = SDS(SDSConfig(weighting="lambda"), prior)(renders(), views_of(prior, len(renders())), 0.5, seeded())
     assert guided.gradient is not None
     assert guided.gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [ExactPrior, FlowPrior])
+def test_the_velocity_weight_compares_velocities(kind: type[ExactPrior]):
+    """For a flow, v = eps - x; for diffusion, v = alpha eps - sigma x."""
+    prior, x = exact_prior(kind=kind), renders()
+    t = torch.tensor(0.4)
+    config = SDSConfig(scale=3.0, weighting="velocity", schedule=UniformSchedule(min=0.4, max=0.4))
+    guided = SDS(config, prior)(x, views_of(prior, 4), 0.0, generator := seeded())
+    eps = draw_noise(x, drawn_after_t(generator))
+    prediction = guided_prediction(prior, add_noise(prior, x, eps, t.expand(4)), t.expand(4), views_of(prior, 4), 3.0)
+    alpha, sigma = (1.0, 1.0) if kind is FlowPrior else (prior.alpha(t), prior.sigma(t))
+    expected = alpha * (prediction.eps - eps) - sigma * (prediction.x0 - x)
+    assert guided.gradient is not None
+    torch.testing.assert_close(guided.gradient, expected, atol=1e-6, rtol=1e-6)
+
+
+def drawn_after_t(generator: torch.Generator) -> torch.Generator:
+    """Return a generator in the state after a rule has drawn four timesteps."""
+    fresh = seeded()
+    torch.rand(4, generator=fresh)
+    return fresh
+
+
+@pytest.mark.parametrize("n_views", [1, 4])
+def test_random_weights_are_sigmoids_of_each_object(n_views: int):
+    prior, x = exact_prior(n_views=n_views), renders(8)
+    cameras = turntable(8)
+    config = SDSConfig(schedule=UniformSchedule(min=0.5, max=0.5))
+    plain = SDS(config, prior)(x, views_of(prior, 8, cameras=cameras), 0.0, seeded()).gradient
+    random = SDS(config.model_copy(update={"random_weight": True}), prior)
+    drawn = random(x, views_of(prior, 8, cameras=cameras), 0.0, seeded()).gradient
+    assert plain is not None
+    assert drawn is not None
+    factors = (drawn / plain).flatten(1)  # one for each object
+    torch.testing.assert_close(factors, factors[:, :1].expand_as(factors))
+    generator = seeded()
+    torch.rand(8 // n_views, generator=generator)
+    draw_noise(x, generator)
+    z = torch.randn(8 // n_views, generator=generator).repeat_interleave(n_views)
+    torch.testing.assert_close(factors[:, 0].float(), z.sigmoid(), atol=1e-5, rtol=1e-5)
+
+
+def test_predicted_noise_is_one_step_of_inversion():
+    """RFDS-Rev adds (1 - sigma) (v + x - eps) to the noise, which for a flow is the prediction under the text."""
+    prior, x = exact_prior(kind=FlowPrior), renders()
+    t, views = torch.full((4,), 0.3), views_of(prior, 4)
+    config = SDSConfig(scale=4.0, weighting="uniform", predicted_noise=True, schedule=UniformSchedule(min=0.3, max=0.3))
+    guided = SDS(config, prior)(x, views, 0.0, generator := seeded())
+    eps = draw_noise(x, drawn_after_t(generator))
+    asked = guided_prediction(prior, add_noise(prior, x, eps, t), t, views, 1.0)
+    velocity = asked.eps - asked.x0
+    eps = eps + (1 - 0.3) * (velocity + x - eps)
+    expected = guided_prediction(prior, add_noise(prior, x, eps, t), t, views, 4.0).eps - eps
+    assert guided.gradient is not None
+    torch.testing.assert_close(guided.gradient, expected, atol=1e-6, rtol=1e-6)

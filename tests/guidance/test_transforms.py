@@ -7,10 +7,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sds3d.cameras import CameraConfig
+from sds3d.config import build
 from sds3d.guidance.base import Guided, Views
-from sds3d.guidance.transforms import Clamp, Normalize, PixelClip
+from sds3d.guidance.transforms import Clamp, Normalize, PixelClip, Scale
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.prompt import PromptConfig, encode_prompt
+from sds3d.ramps import Ramp
 from sds3d.run.optimize import OptimizerConfig, Setup, Teacher, optimize, random_streams, start
 from tests.run.test_optimize import SIZE, Canvas, GradientRule
 
@@ -46,10 +48,26 @@ def test_clamp_rises_with_the_progress(progress, limit):
     assert torch.equal(after[~inside], limit * before[~inside].sign())
 
 
+@pytest.mark.parametrize(("progress", "limit"), [(0.0, 1.5), (0.415, 1.75), (0.83, 2.0), (1.0, 2.0)])
+def test_a_limit_over_time(progress, limit):
+    """GaussianDreamer's rises from 1.5 to 2.0 over 83 % of the run."""
+    clamp = build(Clamp, {"limit": [[0, 1.5], [0.83, 2.0]]})
+    after = clamp.on_x(gradients(20.0).permute(0, 3, 1, 2), progress)
+    assert after.abs().max().item() == pytest.approx(limit)
+    assert build(Clamp, {"limit": [2, 8]}) == Clamp()  # a pair: start and end
+
+
+def test_scale_multiplies_the_gradient_at_x():
+    before = gradients(20.0).permute(0, 3, 1, 2)
+    scale = build(Scale, {"factor": [[0, 1.0], [1, 0.5]]})
+    torch.testing.assert_close(scale.on_x(before, 0.5), 0.75 * before)
+    assert scale.on_picture(before, 0.5) is before
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_normalize_gives_every_view_one_root_mean_square(dtype):
     before = gradients(dtype=dtype).permute(0, 3, 1, 2) * torch.tensor([1e-6, 1.0, 1e6, 0.0]).reshape(4, 1, 1, 1)
-    after = Normalize(rms=(0.3, 0.3)).on_x(before, 0.0)
+    after = Normalize(rms=Ramp(0.3)).on_x(before, 0.0)
     rms = after.square().mean(dim=(1, 2, 3)).sqrt()
     torch.testing.assert_close(rms, torch.tensor([0.3, 0.3, 0.3, 0.0], dtype=dtype), atol=1e-6, rtol=1e-6)
     cosine = torch.cosine_similarity(before[:3].flatten(1), after[:3].flatten(1))
@@ -58,7 +76,7 @@ def test_normalize_gives_every_view_one_root_mean_square(dtype):
 
 @pytest.mark.parametrize(("progress", "rms"), [(0.0, 0.2), (0.5, 0.6), (1.0, 1.0)])
 def test_normalize_changes_with_the_progress(progress, rms):
-    after = Normalize(rms=(0.2, 1.0)).on_x(gradients(20.0).permute(0, 3, 1, 2), progress)
+    after = Normalize(rms=Ramp(((0.0, 0.2), (1.0, 1.0)))).on_x(gradients(20.0).permute(0, 3, 1, 2), progress)
     torch.testing.assert_close(after.square().mean(dim=(1, 2, 3)).sqrt(), torch.full((4,), rms, dtype=torch.float64))
 
 
@@ -112,7 +130,7 @@ def test_pixel_clip_acts_behind_the_encoder_on_each_view_alone():
 
 def test_clamp_and_normalize_act_in_the_priors_space_in_the_given_order():
     gradient, prior = rule_gradient(), MixingPrior({"": Gaussian(0.4, 0.2)}, (3, SIZE, SIZE))
-    clamp, normalize = Clamp(limit=(0.05, 0.1)), Normalize(rms=(0.3, 0.3))
+    clamp, normalize = Clamp(limit=(0.05, 0.1)), Normalize(rms=Ramp(0.3))
 
     def normalized(value: Tensor) -> Tensor:
         return 0.3 * value / value.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()

@@ -156,7 +156,7 @@ def test_views_are_drawn_in_whole_groups_and_equally_often():
 
 def test_transforms_change_only_their_teachers_gradient():
     scene, first, second = Canvas(), random_gradient(seed=1), random_gradient(seed=2)
-    clip, normal = PixelClip(limit=0.1), Normalize(rms=(2.0, 2.0))
+    clip, normal = PixelClip(limit=0.1), Normalize(rms=Ramp(2.0))
     taught(
         scene,
         teacher(GradientRule(first), transforms=[normal]),
