@@ -4,10 +4,9 @@ Which face a pixel shows does not change smoothly, so `rasterize_mesh` and `inte
 faces. `antialias` adds the gradient of silhouettes: where a silhouette edge passes between the centres of two pixels,
 it mixes the two pixels depending on where the edge passes, so that the edge's vertices receive a gradient.
 
-On a CPU in float32 all functions use Numba kernels. Elsewhere the differentiable part is plain torch, which is also
-the reference that the kernels are tested against. The choices (which face, which edge) are then made by NVIDIA Warp on
-CUDA or, without it, by the Numba kernels. On other devices and dtypes they are made by trying every face at every
-pixel, which is slow.
+In float32 all functions use kernels: Numba's on a CPU, NVIDIA Warp's on CUDA. Elsewhere the differentiable part is
+plain torch, which is also the reference that the kernels are tested against. The choices (which face, which edge) are
+then made by trying every face at every pixel, which is slow; on CUDA by the kernels of Warp or, without it, of Numba.
 """
 
 # Arrays are passed unpacked, and pyright cannot count them.
@@ -45,34 +44,53 @@ class Raster(NamedTuple):
     depth: Tensor
 
 
-def rasterize_mesh(vertices: Tensor, faces: Tensor, cameras: Cameras) -> Raster:
+def rasterize_mesh(vertices: Tensor, faces: Tensor, cameras: Cameras, *, backend: gpu.Backend | None = None) -> Raster:
     """Find the nearest face of every pixel in B views, the point on it and its distance; see `Raster`.
 
     vertices: (V, 3) floating, metres. faces: (F, 3) int32 or int64. Faces are left out if a vertex is behind the
-    camera, closer to it than NEAR, or not finite.
+    camera, closer to it than NEAR, or not finite. backend: numba, warp or torch; default: the fastest that works.
     Raises ValueError for wrong shapes and dtypes, and for faces with indices out of range.
     """
     check_mesh(vertices, faces)
-    if _has_kernels(vertices):
-        view = _view(cameras, vertices)
-        return Raster(*_Rasterize.apply(_Project.apply(vertices, view), _int32(faces), view))
-    return rasterize_mesh_reference(vertices, faces, cameras)
+    backend = backend or gpu.choose("meshes", vertices)
+    if backend == "torch":
+        return rasterize_mesh_reference(vertices, faces, cameras)
+    view = _view(cameras, vertices)
+    if backend == "warp":
+        from sds3d.rendering.mesh_surface_warp import Rasterize
+
+        return Raster(*Rasterize.apply(_project_by_warp(vertices, view), _int32(faces), view.focal, view.size))
+    return Raster(*_Rasterize.apply(_Project.apply(vertices, view), _int32(faces), view))
 
 
-def interpolate(attributes: Tensor, faces: Tensor, raster: Raster) -> Tensor:
+def interpolate(attributes: Tensor, faces: Tensor, raster: Raster, *, backend: gpu.Backend | None = None) -> Tensor:
     """Interpolate attributes of the vertices (V, C) at the pixels: (B, H, W, C), 0 where empty.
 
-    Differentiable in the attributes and, through the barycentrics, in the mesh's vertices.
+    Differentiable in the attributes and, through the barycentrics, in the mesh's vertices. backend: see
+    `rasterize_mesh`.
     Raises ValueError for wrong shapes and dtypes, and for a raster of another mesh.
     """
     check_mesh(attributes, faces, "attributes", "C")
     _check_raster(raster, faces, attributes)
-    if _has_kernels(attributes):
+    backend = backend or gpu.choose("meshes", attributes)
+    if backend == "numba":
         return _Interpolate.apply(attributes, raster.barycentric, _int32(faces), raster.face)
+    if backend == "warp":
+        from sds3d.rendering.mesh_surface_warp import Interpolate
+
+        return Interpolate.apply(attributes, raster.barycentric, _int32(faces), raster.face)
     return interpolate_reference(attributes, faces, raster)
 
 
-def antialias(pictures: Tensor, raster: Raster, vertices: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
+def antialias(
+    pictures: Tensor,
+    raster: Raster,
+    vertices: Tensor,
+    faces: Tensor,
+    cameras: Cameras,
+    *,
+    backend: gpu.Backend | None = None,
+) -> Tensor:
     """Smooth the silhouettes in pictures (B, H, W, C). Differentiable in the pictures and the vertices.
 
     Where a silhouette edge passes between the centres of two pixels, the surface reaches into one of them. That pixel
@@ -83,18 +101,23 @@ def antialias(pictures: Tensor, raster: Raster, vertices: Tensor, faces: Tensor,
     visible faces would not be enough: they miss nearly all silhouettes of faces smaller than a pixel. Lines where two
     surfaces intersect are not edges and stay sharp.
 
-    raster: of the same vertices, faces and cameras.
+    raster: of the same vertices, faces and cameras. backend: see `rasterize_mesh`.
     Raises ValueError for wrong shapes and dtypes, and for a raster of another mesh.
     """
     check_mesh(vertices, faces)
     _check_raster(raster, faces, pictures)
     if pictures.ndim != 4 or pictures.shape[:3] != raster.face.shape:
         raise ValueError(f"pictures must be {(*raster.face.shape, 'C')}, as the raster, got {tuple(pictures.shape)}")
-    if _has_kernels(vertices):
-        view = _view(cameras, vertices)
-        edges = mesh_edges(faces, len(vertices))
-        return _Antialias.apply(pictures, _Project.apply(vertices, view), raster, _int32(faces), edges, view)
-    return antialias_reference(pictures, raster, vertices, faces, cameras)
+    backend = backend or gpu.choose("meshes", vertices)
+    if backend == "torch":
+        return antialias_reference(pictures, raster, vertices, faces, cameras)
+    view, edges = _view(cameras, vertices), mesh_edges(faces, len(vertices))
+    if backend == "warp":
+        from sds3d.rendering.mesh_surface_warp import Antialias
+
+        screen, distance = _project_by_warp(vertices, view), _distances(raster, view)
+        return Antialias.apply(pictures, screen, _int32(faces), edges, distance)
+    return _Antialias.apply(pictures, _Project.apply(vertices, view), raster, _int32(faces), edges, view)
 
 
 def mesh_edges(faces: Tensor, n_vertices: int) -> MeshEdges:
@@ -119,14 +142,15 @@ class _View(NamedTuple):
     height: int
     width: int
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
+
 
 def _view(cameras: Cameras, like: Tensor) -> _View:
     matrices, focal = cameras.opencv_viewmats().to(like), cameras.intrinsics()[:, 0, 0].to(like)
     return _View(matrices.contiguous(), focal.contiguous(), cameras.height, cameras.width)
-
-
-def _has_kernels(values: Tensor) -> bool:
-    return values.device.type == "cpu" and values.dtype == torch.float32
 
 
 def _int32(faces: Tensor) -> Tensor:
@@ -139,14 +163,20 @@ def check_mesh(values: Tensor, faces: Tensor, name: str = "vertices", columns: s
         raise ValueError(f"{name} must be (V, {columns}) of floats, got {tuple(values.shape)} {values.dtype}")
     if faces.ndim != 2 or faces.shape[1] != 3 or faces.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"faces must be (F, 3) of int32 or int64, got {tuple(faces.shape)} {faces.dtype}")
-    if faces.numel():
+    of, key = _last_checked[0]
+    if faces.numel() and (of() is not faces or key != (faces._version, len(values))):  # reading it waits for a GPU
         low, high = (int(bound) for bound in faces.aminmax())
         if low < 0 or high >= len(values):
             raise ValueError(f"faces must index the {len(values)} rows of {name}, got {low} to {high}")
+        _last_checked[0] = ref(faces), (faces._version, len(values))
+
+
+_last_checked: list[tuple[Any, tuple[int, int]]] = [(lambda: None, (0, 0))]
 
 
 def _check_raster(raster: Raster, faces: Tensor, values: Tensor) -> None:
-    if raster.face.numel() and int(raster.face.max()) >= len(faces):
+    # Not on a GPU, where it would wait for it in every step; kernels leave out such faces there.
+    if raster.face.device.type == "cpu" and raster.face.numel() and int(raster.face.max()) >= len(faces):
         raise ValueError(f"the raster is of another mesh: it shows face {int(raster.face.max())} of {len(faces)}")
     if values.dtype != raster.depth.dtype:
         raise ValueError(f"the values are {values.dtype}: convert them to the raster's {raster.depth.dtype}")
@@ -333,7 +363,13 @@ def _blend(pictures: Tensor, screen: Tensor, edges: MeshEdges, crossing: Tensor)
     return pictures + out / total.clamp(min=1)  # at a tip narrower than a pixel, the mean of the neighbours
 
 
-# ---- Numba ----
+# ---- kernels ----
+
+
+def _project_by_warp(vertices: Tensor, view: _View) -> Tensor:
+    from sds3d.rendering.mesh_surface_warp import Project
+
+    return Project.apply(vertices, view.viewmats, view.focal, view.size, NEAR)  # type: ignore[return-value]
 
 
 def _array(tensor: Tensor) -> Any:

@@ -26,6 +26,7 @@ from tests.rendering.bounds import assert_within_rounding, rounding
 
 Mesh = tuple[Tensor, Tensor]  # vertices, faces
 KERNELS = rasterize_mesh, interpolate, antialias
+WARP = tuple(partial(function, backend="warp") for function in KERNELS)  # the same kernels run on a GPU
 REFERENCE = rasterize_mesh_reference, interpolate_reference, antialias_reference
 DISTANCE = 2.1
 FOCAL = 0.5 / math.tan(math.radians(15.0))  # of the cameras of `orbit`, in picture heights
@@ -93,8 +94,8 @@ def assert_same(mesh: Mesh, cameras: Cameras, channels: int = 4) -> Tensor:
     """Assert that kernels give the pictures and gradients of the reference. Returns the faces shown."""
     vertices, faces = mesh
     attributes = colors_of(vertices, channels)
-    ours = render(KERNELS, vertices, attributes, faces, cameras)
-    assert_within_rounding(ours, lambda *values: render(REFERENCE, *values, faces, cameras), vertices, attributes)
+    ours = [part for functions in (KERNELS, WARP) for part in render(functions, vertices, attributes, faces, cameras)]
+    assert_within_rounding(ours, lambda *values: 2 * render(REFERENCE, *values, faces, cameras), vertices, attributes)
     return ours[0]
 
 
@@ -206,7 +207,7 @@ class TestRaster:
 
 
 class TestCoverage:
-    @pytest.mark.parametrize("functions", [KERNELS, REFERENCE], ids=["kernels", "reference"])
+    @pytest.mark.parametrize("functions", [KERNELS, WARP, REFERENCE], ids=["kernels", "Warp", "reference"])
     def test_rows_of_a_leaning_edge(self, functions) -> None:
         """The shape covers the picture left of a slanted edge: a row's coverage is the position of the edge."""
         lean, n = 0.3, 32
@@ -407,7 +408,7 @@ class TestHardMeshes:
             shown = faces[face[face >= 0].long()]
             assert not (shown == seed % 16).any()
 
-    @pytest.mark.parametrize("functions", [KERNELS, REFERENCE], ids=["kernels", "reference"])
+    @pytest.mark.parametrize("functions", [KERNELS, WARP, REFERENCE], ids=["kernels", "Warp", "reference"])
     def test_no_faces(self, functions) -> None:
         vertices = torch.rand(5, 3, requires_grad=True)
         faces = torch.zeros(0, 3, dtype=torch.int64)

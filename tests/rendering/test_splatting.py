@@ -80,11 +80,15 @@ def assert_same(gaussians: Gaussians, cameras: Cameras, **options) -> None:
         a, b, c = exact[5].unbind(-1)
         number = (a + c).square() / (a * c - b * b).clamp(min=1e-30)  # (C, N), about the eigenvalues' quotient
         each = torch.where(a > 0, number / 4, 1.0).amax(0)[:, None]
-        return {7: each, 8: each, 9: each}  # gradients of means, quaternions and scales
+        # Gradients of means, quaternions and scales, of each of the kernels.
+        return {start + i: each for start in range(0, len(exact), len(exact) // len(KERNELS)) for i in (7, 8, 9)}
 
-    for backend in KERNELS:
-        ours = results(partial(rasterization, backend=backend), *gaussians)
-        assert_within_rounding(ours, partial(results, rasterization_reference), *gaussians, condition=condition)
+    ours = [part for backend in KERNELS for part in results(partial(rasterization, backend=backend), *gaussians)]
+
+    def reference(*values: Tensor) -> list[Tensor]:
+        return len(KERNELS) * results(rasterization_reference, *values)
+
+    assert_within_rounding(ours, reference, *gaussians, condition=condition)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "D", "ED", "RGB+D", "RGB+ED"])
