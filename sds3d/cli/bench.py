@@ -228,7 +228,7 @@ def bench_gpu(
 @bench.command(
     "studio",
     epilog=examples(
-        "sds3d bench studio  # 10 visitors at a time for 5 minutes, after a warm-up by 100",
+        "sds3d bench studio  # 10 visitors at a time for 5 minutes, after a warm-up by 200",
         "sds3d bench studio --visitors 3 --minutes 0.5",
         notes=("Exit code 1: something did not come back, or a visitor got an error.",),
     ),

@@ -43,8 +43,9 @@ SMALL = (
 QUICK = ("steps=20", "preview_every=0.5", *SMALL)
 """Settings of runs that take seconds."""
 
-REMEMBERED = 100
-"""Visitors whose forms and results the studio keeps; as many come in the warm-up, so that its memory is full before."""
+WARM_UP = 200
+"""Visitors before the measurement, twice as many as the studio keeps forms and results of. The first half fills what
+it keeps; the second half replaces that, which leaves gaps in the heap that later visitors use."""
 EVERY = 2.0
 """Seconds between two samples."""
 SETTLE = 30.0
@@ -125,16 +126,16 @@ async def _measure(folder: Path, visitors: int, seconds: float, report: Callable
     mesh, diary, during = _tetrahedron(), Diary(), list[Sample]()
     async with _studio(folder) as (url, process):
         warm = Diary()
-        for first in range(0, REMEMBERED, visitors):
-            count = min(visitors, REMEMBERED - first)
+        for first in range(0, WARM_UP, visitors):
+            count = min(visitors, WARM_UP - first)
             await asyncio.gather(*(visit(url, first + place, mesh, warm) for place in range(count)))
-            report("warming up", first + count, REMEMBERED)
+            report("warming up", first + count, WARM_UP)
         await _settle(url, folder)
         began = time.monotonic()
         before = sample_of(process, began)
 
         async def one_after_another(place: int) -> None:
-            number = REMEMBERED + place
+            number = WARM_UP + place
             while time.monotonic() - began < seconds:
                 await visit(url, number, mesh, diary)
                 number += visitors

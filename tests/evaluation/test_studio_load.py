@@ -72,7 +72,7 @@ SHORT = """
 import sys
 from sds3d.cli.main import main
 from sds3d.evaluation import studio_load
-studio_load.REMEMBERED, studio_load.SETTLE = 6, 12.0
+studio_load.WARM_UP, studio_load.SETTLE = 6, 12.0
 main(["bench", "studio", "--visitors", "3", "--minutes", "0.4", "--out", sys.argv[1]])
 """
 
