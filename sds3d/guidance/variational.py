@@ -6,6 +6,7 @@ The most common one, phi, learns the score of the renders (ProlificDreamer, Wang
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from pydantic import Field
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
 from sds3d.config import Config
+from sds3d.files import PriorError
 from sds3d.guidance.base import Guidance, Learn, Number, Views, draw_noise, predict_each
 from sds3d.guidance.schedules import draw
 from sds3d.priors.base import Prediction, Prior, TrainableScore, add_noise, expand
+from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.network import DiffusionPrior, in_place_of
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
 from sds3d.updates import fused, update
@@ -37,6 +41,12 @@ class TrainingConfig(Config):
 class VariationalConfig(TrainingConfig):
     """The network phi, which learns to predict the noise of noised renders."""
 
+    model: str = ""
+    """Another model that phi starts as, which gets the prior's text embeddings: a folder, short name or id as in
+    `prior.model`. It needs the prior's latents, noise levels and text encoder, but may predict v instead of noise, such
+    as Stable Diffusion 2.1 beside 2.1-base (ProlificDreamer). Empty: the prior."""
+    offline: bool = False
+    """Never use the network for `model`. An id must then be in the local cache."""
     rank: int = Field(default=4, ge=0, le=1024)
     """Rank of the low-rank updates of the prior's copy (LoRA); 0 trains all weights."""
     camera_dropout: float = Field(default=0.1, ge=0, le=1)
@@ -76,14 +86,15 @@ class Learner:
 class TrainedScore:
     """A network that learns a score, and its optimiser.
 
-    score: the network; None for a trainable copy of the prior.
+    score: the network; None for a trainable copy of the prior, or of `config.model`.
     """
 
     def __init__(self, config: VariationalConfig, prior: Prior, score: TrainableScore | None = None) -> None:
         self.config = config
         self.prior = prior
-        # A fixed seed is enough: low-rank updates start at zero whatever is drawn, so phi starts as the prior.
-        self.score = score or prior.trainable_score(torch.Generator().manual_seed(0), config.rank)
+        self.model = model_of_phi(config, prior)
+        # A fixed seed is enough: low-rank updates start at zero whatever is drawn, so phi starts as its model.
+        self.score = score or self.model.trainable_score(torch.Generator().manual_seed(0), config.rank)
         self.learner = Learner(self.score.parameters(), config) if config.updates else None
 
     @torch.no_grad()
@@ -128,7 +139,7 @@ class TrainedScore:
         seen = None if dropped[1] < self.config.camera_dropout else cameras
         with torch.enable_grad():
             prediction = self.score.predict(x_t, t, text, seen)
-            return self.learner.step(target_error(self.prior, prediction, x.detach(), eps, t))
+            return self.learner.step(target_error(self.model, prediction, x.detach(), eps, t))
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the trained weights and the optimiser's state."""
@@ -161,6 +172,16 @@ class VariationalRule(Guidance):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
         self.phi.load_state_dict(state)
+
+
+def model_of_phi(config: VariationalConfig, prior: Prior) -> Prior:
+    """Return the model that phi starts as. Raises PriorError if it cannot be loaded, or does not fit to the prior."""
+    if not config.model:
+        return prior
+    other = DiffusersConfig(model=config.model, offline=config.offline, multiview=False).load(prior.device)
+    if not hasattr(prior, "family"):
+        raise PriorError("variational.model needs a prior in diffusers' layout")
+    return in_place_of(cast(DiffusionPrior, prior), other)
 
 
 def target_error(prior: Prior, prediction: Prediction, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:

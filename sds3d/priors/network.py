@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -161,6 +161,36 @@ class DiffusionPrior:
         if hasattr(self.network, "_hf_hook"):
             raise PriorError("a copy of an offloaded model can't be trained: set prior.offload=false, or another rule")
         return TrainableCopy(self, generator, rank)
+
+
+def in_place_of(prior: DiffusionPrior, other: DiffusionPrior) -> DiffusionPrior:
+    """Give another model the texts and pictures of `prior`, so that it can predict in its place. Returns the model.
+
+    Raises PriorError if its latents, text embeddings or noise levels are others.
+    """
+    t = torch.linspace(0, 1, 65, device=prior.device)
+    ours, theirs = (_shape_of(model) for model in (prior, other))
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise PriorError(f"the model has {name} {theirs[name]}, the prior {value}: give a model of the same family")
+    for level in ("alpha", "sigma"):
+        if not torch.allclose(getattr(prior, level)(t), getattr(other, level)(t), atol=1e-3):
+            raise PriorError("the model was trained with other noise levels than the prior: give another model")
+    codec, texts = prior.family.codec, prior.family.texts
+    other.family = replace(other.family, codec=codec, texts=texts, image_size=prior.image_size)
+    other.image_size, other.chunk = prior.image_size, prior.chunk
+    return other
+
+
+def _shape_of(model: DiffusionPrior) -> dict[str, Any]:
+    """Return what two models must have in common to take the same latents and text embeddings."""
+    config, vae = model.network.config, getattr(model.family.codec, "vae", None)
+    return {
+        "channels": config.get("in_channels"),
+        "text width": config.get("cross_attention_dim") or config.get("joint_attention_dim"),
+        "pooled text": config.get("addition_embed_type"),
+        "latent scale": None if vae is None else vae.config.get("scaling_factor"),
+    }
 
 
 class TrainableCopy:

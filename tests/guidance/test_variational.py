@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sds3d.files import PriorError
 from sds3d.guidance.base import draw_noise
 from sds3d.guidance.schedules import draw
 from sds3d.guidance.variational import Learner, TrainedScore, TrainingConfig, VariationalConfig, target_error
@@ -16,6 +18,7 @@ from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from tests.guidance.exact import seeded
 from tests.guidance.scores import KnownTrainable, normal
 from tests.guidance.views import views_of
+from tests.priors.tiny import tiny_pipeline
 
 MEAN, STD = 1.2, 0.3  # of the renders; the prior's are 0.2 and 0.6
 
@@ -221,3 +224,63 @@ def test_low_rank_updates_are_restored_from_a_file_bit_for_bit(tmp_path: Path) -
     states = ours.state_dict(), theirs.state_dict()
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of a model that predicts noise, one that predicts v, and others that do not fit."""
+    root = tmp_path_factory.mktemp("models")
+    folders = {name: root / name.replace(" ", "-") for name in ("sd", "sd v", "sdxl", "levels")}
+    for name in ("sd", "sd v", "sdxl"):
+        tiny_pipeline(name).save_pretrained(folders[name])
+    other = tiny_pipeline("sd v")
+    other.scheduler = DDIMScheduler.from_config(other.scheduler.config, beta_end=0.03)
+    other.save_pretrained(folders["levels"])
+    torch.manual_seed(1)
+    changed = UNet2DConditionModel.from_pretrained(folders["sd v"] / "unet")
+    for parameter in changed.parameters():  # other weights than those of the model that predicts noise
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    changed.save_pretrained(folders["sd v"] / "unet")
+    return folders
+
+
+def test_phi_may_be_a_model_that_predicts_v(models: dict[str, Path]):
+    """Stable Diffusion 2.1 beside 2.1-base: eps = alpha v + sigma x_t, and phi learns v = alpha eps - sigma x."""
+    prior = DiffusersConfig(model=str(models["sd"])).load()
+    config = VariationalConfig(model=str(models["sd v"]), camera_dropout=0.0)
+    phi = TrainedScore(config, prior)
+    views = views_of(prior, 2, "a red mug")
+    x = torch.randn(2, 4, 4, 4, generator=seeded())
+    t, eps = torch.tensor([0.3, 0.8]), torch.randn(2, 4, 4, 4, generator=seeded(1))
+    x_t = add_noise(prior, x, eps, t)
+    network = UNet2DConditionModel.from_pretrained(models["sd v"] / "unet").eval()
+    text = prior.encode_text(["a red mug"] * 2).hidden
+
+    def velocity(x_t: Tensor, t: Tensor) -> Tensor:
+        with torch.no_grad():
+            return network(x_t, (t * 999).round().long(), encoder_hidden_states=text).sample
+
+    v, alpha, sigma = velocity(x_t, t), expand(prior.alpha(t), x), expand(prior.sigma(t), x)
+    predicted = phi.predict(x_t, t, views)
+    torch.testing.assert_close(predicted.eps, alpha * v + sigma * x_t, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(predicted.x0, alpha * x_t - sigma * v, atol=1e-5, rtol=1e-5)
+    assert (predicted.eps - prior.predict(x_t, t, views.positive, None).eps).abs().max() > 0.01
+
+    generator = seeded(5)
+    loss = phi.update(x, views.cameras, views.prompt.plain.repeat(2), views.prompt.null, seeded(5))
+    torch.rand(2, generator=generator)
+    drawn = torch.rand(2, generator=generator)
+    noise = torch.randn(x.shape, generator=generator)
+    x_t, alpha, sigma = add_noise(prior, x, noise, drawn), expand(prior.alpha(drawn), x), expand(prior.sigma(drawn), x)
+    expected = (velocity(x_t, drawn) - (alpha * noise - sigma * x)).square().mean()
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+    again = TrainedScore(config, prior)
+    again.load_state_dict(phi.state_dict())
+    assert torch.equal(again.predict(x_t, t, views).eps, phi.predict(x_t, t, views).eps)
+
+
+@pytest.mark.parametrize(("model", "reason"), [("sdxl", "text width"), ("levels", "other noise levels")])
+def test_a_model_that_does_not_fit_is_refused(models: dict[str, Path], model: str, reason: str):
+    prior = DiffusersConfig(model=str(models["sd"])).load()
+    with pytest.raises(PriorError, match=reason):
+        TrainedScore(VariationalConfig(model=str(models[model])), prior)
