@@ -129,6 +129,8 @@ def reduced(name: str, models: Mapping[str, str], ball: str) -> RunConfig:
     }
     for section in (tree, *tree["teachers"], *(stage for stage in stages if "prior" in stage)):
         section["prior"] |= {"model": models[section["prior"]["model"]]}
+    if model := tree["guidance"].get("variational", {}).get("model"):
+        tree["guidance"]["variational"]["model"] = models[model]
     return run_config(tree)
 
 
