@@ -26,7 +26,7 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 @njit(inline="always", error_model="numpy")
-def _cell(place: Any, cells: Any) -> Any:
+def cell_of(place: Any, cells: Any) -> Any:
     """Return the cell of a coordinate in [0, 1], and the position in it."""
     scaled = min(max(place, _ZERO), _ONE) * np.float32(cells)
     index = min(max(np.int64(scaled), 0), cells - 1)  # NaN also gives a valid cell
@@ -34,7 +34,7 @@ def _cell(place: Any, cells: Any) -> Any:
 
 
 @njit(inline="always", error_model="numpy")
-def _corner_indices(ix: Any, iy: Any, iz: Any, cells: Any, mask: Any, dense: Any) -> Any:
+def corner_indices(ix: Any, iy: Any, iz: Any, cells: Any, mask: Any, dense: Any) -> Any:
     """Return the table entries of a cell's eight corners, z fastest."""
     if dense:
         row = np.uint32(cells + 1)
@@ -67,10 +67,10 @@ def _encode(thread, n_threads, points, table, cells, out):
             dense = (resolution + 1) ** 3 <= entries
             values = table[level]
             for p in range(block * _BLOCK, min((block + 1) * _BLOCK, n)):
-                ix, fx = _cell(points[p, 0], resolution)
-                iy, fy = _cell(points[p, 1], resolution)
-                iz, fz = _cell(points[p, 2], resolution)
-                corners = _corner_indices(ix, iy, iz, resolution, mask, dense)
+                ix, fx = cell_of(points[p, 0], resolution)
+                iy, fy = cell_of(points[p, 1], resolution)
+                iz, fz = cell_of(points[p, 2], resolution)
+                corners = corner_indices(ix, iy, iz, resolution, mask, dense)
                 ex, ey, ez = _ONE - fx, _ONE - fy, _ONE - fz
                 w00, w01, w10, w11 = ex * ey, ex * fy, fx * ey, fx * fy
                 weights = (w00 * ez, w00 * fz, w01 * ez, w01 * fz, w10 * ez, w10 * fz, w11 * ez, w11 * fz)
@@ -93,10 +93,10 @@ def _scatter(thread, n_threads, points, d_out, cells, gradient):
             dense = (resolution + 1) ** 3 <= entries
             values = gradient[level]
             for p in range(block * _BLOCK, min((block + 1) * _BLOCK, n)):
-                ix, fx = _cell(points[p, 0], resolution)
-                iy, fy = _cell(points[p, 1], resolution)
-                iz, fz = _cell(points[p, 2], resolution)
-                corners = _corner_indices(ix, iy, iz, resolution, mask, dense)
+                ix, fx = cell_of(points[p, 0], resolution)
+                iy, fy = cell_of(points[p, 1], resolution)
+                iz, fz = cell_of(points[p, 2], resolution)
+                corners = corner_indices(ix, iy, iz, resolution, mask, dense)
                 first, second = d_out[p, 2 * level], d_out[p, 2 * level + 1]
                 ex, ey, ez = _ONE - fx, _ONE - fy, _ONE - fz
                 w00, w01, w10, w11 = ex * ey, ex * fy, fx * ey, fx * fy

@@ -42,7 +42,8 @@ def _axis_cell(scaled: wp.float32, cells: wp.int32):
 
 
 @wp.func
-def _cell(point: wp.vec3, cells: wp.int32):
+def cell_of(point: wp.vec3, cells: wp.int32):
+    """Return the cell of a point in the unit cube; one outside has that of the border."""
     n = wp.float32(cells)
     x = wp.clamp(point[0], 0.0, 1.0) * n
     y = wp.clamp(point[1], 0.0, 1.0) * n
@@ -56,7 +57,7 @@ def _cell(point: wp.vec3, cells: wp.int32):
 
 
 @wp.func
-def _entry(cell: _Cell, corner: wp.int32, cells: wp.int32, entries: wp.int32):
+def entry_of(cell: _Cell, corner: wp.int32, cells: wp.int32, entries: wp.int32):
     """Return the table's entry of a corner, z fastest: a grid if its corners fit, else equation 4's hash."""
     x = cell.x + wp.uint32(corner >> 2)
     y = cell.y + wp.uint32((corner >> 1) & 1)
@@ -80,10 +81,10 @@ def _encode(
     points: wp.array(dtype=wp.vec3), table: _Table, cells: wp.array(dtype=wp.int32), out: wp.array2d(dtype=wp.vec2)
 ):
     level, p = wp.tid()
-    cell = _cell(points[p], cells[level])
+    cell = cell_of(points[p], cells[level])
     total = wp.vec2()
     for corner in range(8):
-        entry = _entry(cell, corner, cells[level], table.shape[1])
+        entry = entry_of(cell, corner, cells[level], table.shape[1])
         total += _weight(cell.place, corner) * table[level, entry]
     out[p, level] = total
 
@@ -96,10 +97,10 @@ def _scatter(
     gradient: _Table,
 ):
     level, p = wp.tid()
-    cell = _cell(points[p], cells[level])
+    cell = cell_of(points[p], cells[level])
     given = d_out[p, level]
     for corner in range(8):
-        entry = _entry(cell, corner, cells[level], gradient.shape[1])
+        entry = entry_of(cell, corner, cells[level], gradient.shape[1])
         wp.atomic_add(gradient, level, entry, _weight(cell.place, corner) * given)
 
 
@@ -116,7 +117,7 @@ class HashEncode(torch.autograd.Function):
     def forward(ctx: Any, points: Tensor, table: Tensor, cells: Tensor) -> Tensor:
         """See the class."""
         points, table = points.detach().contiguous(), table.detach().contiguous()
-        cells = _on_device(tuple(cells.tolist()), points.device)
+        cells = on_device(tuple(cells.tolist()), points.device)
         out = points.new_empty(len(points), FEATURES * len(table))
         launch(_encode, (len(table), len(points)), points, table, cells, out.view(-1, len(table), FEATURES))
         ctx.save_for_backward(points, cells)
@@ -134,6 +135,6 @@ class HashEncode(torch.autograd.Function):
 
 
 @cache
-def _on_device(cells: tuple[int, ...], device: torch.device) -> Tensor:
+def on_device(cells: tuple[int, ...], device: torch.device) -> Tensor:
     """Copy the cells once: a copy in every step would wait for the device."""
     return torch.tensor(cells, dtype=torch.int32, device=device)

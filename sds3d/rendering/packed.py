@@ -198,15 +198,9 @@ def render_field(
 def density_normals(field: FieldFunction, points: Tensor, step: float) -> Tensor:
     """Return unit vectors (P, 3) opposite to the density's gradient at points (P, 3) in metres; 0 where it is constant.
 
-    step: half-width of central differences in metres, with six evaluations for each point; 0: the exact gradient, for
-    a field that is twice differentiable in the points. Differentiable in the field's parameters for fixed points.
+    step: half-width of central differences in metres; there are six evaluations for each point. Differentiable in the
+    field's parameters for fixed points.
     """
-    if step == 0:
-        with torch.enable_grad():
-            places = points.detach().requires_grad_()
-            density, _ = field(places)
-            (slope,) = torch.autograd.grad(density.sum(), places, create_graph=True)
-        return functional.normalize(-slope, dim=-1, eps=1e-2)
     axes = step * torch.eye(3).to(points)[:, None]  # (3, 1, 3)
     density, _ = field(torch.cat([points - axes, points + axes]).reshape(-1, 3))  # (6 P,)
     before, after = density.reshape(2, 3, -1)

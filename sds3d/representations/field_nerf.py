@@ -43,7 +43,7 @@ from sds3d.representations.base import (
 )
 from sds3d.representations.convert import splats_from_grid
 from sds3d.representations.field_conversion import distil
-from sds3d.representations.field_shading import FieldShading, Shader, draw_light, normal_losses
+from sds3d.representations.field_shading import FieldShading, Shader, draw_light, normal_losses, normals_of
 from sds3d.representations.fields import DENSITY_SCALE, Blob, DecoderOptions, RadianceField, deactivate
 from sds3d.representations.gaussians import normals_from_depth
 from sds3d.representations.grid_mesh import grid_mesh
@@ -112,7 +112,7 @@ class FieldNerfConfig(RepresentationConfig):
     colours."""
     normal_step: float = Field(default=0.01, ge=0)
     """Half-width in metres of the central differences of the density that give the normals of light and of the two
-    losses above. 0: the exact gradient, which takes more time and memory."""
+    losses above. 0: the exact gradient."""
     shading: FieldShading | None = None
     """Light in training: colours, white and normals under lamps that differ from step to step. null: plain colours."""
     latent_channels: int = Field(default=0, ge=0, le=64)
@@ -447,7 +447,8 @@ class FieldNerfScene(Scene):
         lit = light is not None and light.look != "albedo"
         if not lit and not config.orientation.at(progress) and not config.normal_smoothness.at(progress):
             return None
-        return Shader(self.field, directions, config.latent_channels or 3, config.normal_step, light if lit else None)
+        normals = normals_of(self.field, config.normal_step)
+        return Shader(normals, directions, config.latent_channels or 3, light if lit else None)
 
     def _look(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Rendering]:
         """Like `_train`, with the current occupancy and in parts, so that large pictures fit in memory."""

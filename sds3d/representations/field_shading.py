@@ -7,6 +7,7 @@ cannot be replaced by painted colours: the same point is seen under another ligh
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -18,8 +19,9 @@ from torch.nn import functional
 from sds3d.cameras import Cameras
 from sds3d.config import Config
 from sds3d.ramps import Ramp
-from sds3d.rendering.packed import FieldFunction, Samples, density_normals
+from sds3d.rendering.packed import Samples, density_normals
 from sds3d.representations.base import Rendering
+from sds3d.representations.fields import RadianceField
 
 Look = Literal["albedo", "textureless", "lambert", "normal"]
 
@@ -121,19 +123,29 @@ def light_positions(shading: FieldShading, cameras: Cameras, generator: torch.Ge
     return distance * (rise.sin() * toward + rise.cos() * (turn.cos() * across + turn.sin() * up))
 
 
+def normals_of(field: RadianceField, step: float) -> Callable[[Tensor], Tensor]:
+    """Return what computes unit vectors (P, 3) against the density's gradient at points (P, 3); 0 where it is constant.
+
+    step: half-width in metres of central differences; 0: the exact gradient.
+    """
+    if step:
+        return lambda points: density_normals(field, points, step)
+    return lambda points: functional.normalize(-field.slope(points), dim=-1, eps=1e-2)
+
+
 class Shader:
     """Shades the samples of one render of V x H x W rays; a `Shade` for `render_field`.
 
     It replaces the first `channels` features by shaded ones and adds the samples' normals as three more. Afterwards,
     `facing_away` has (R,) sums along the rays of weight max(n.d, 0)^2, where the weight has no gradient: how much
     matter faces away from the camera.
-    step: of `density_normals`. light: None leaves features as they are.
+    normals: returns unit vectors (P, 3) at points (P, 3), see `normals_of`. light: None leaves features as they are.
     """
 
     def __init__(
-        self, field: FieldFunction, directions: Tensor, channels: int, step: float, light: Light | None
+        self, normals: Callable[[Tensor], Tensor], directions: Tensor, channels: int, light: Light | None
     ) -> None:
-        self.field, self.channels, self.step, self.light = field, channels, step, light
+        self.normals, self.channels, self.light = normals, channels, light
         self.rays_per_view = directions.shape[1] * directions.shape[2]
         self.directions = directions.reshape(-1, 3)  # (R, 3)
         self.facing_away = directions.new_zeros(len(self.directions))
@@ -141,8 +153,7 @@ class Shader:
     def __call__(self, samples: Samples, weights: Tensor, features: Tensor) -> Tensor:
         """See `packed.Shade`. weights: (S,), without gradient. features: (S, C). Returns (S, C + 3)."""
         seen = weights > _LEAST
-        found = density_normals(self.field, samples.points[seen], self.step)
-        normal = torch.zeros_like(samples.points).index_put((seen,), found)  # (S, 3)
+        normal = torch.zeros_like(samples.points).index_put((seen,), self.normals(samples.points[seen]))  # (S, 3)
         away = weights * (normal * self.directions[samples.ray]).sum(-1).clamp(min=0).square()
         self.facing_away = self.facing_away.index_add(0, samples.ray, away)
         color, other = features[:, : self.channels], features[:, self.channels :]

@@ -37,6 +37,16 @@ class RadianceField(nn.Module, ABC):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters with their learning rates and betas, in the form that torch optimisers take."""
 
+    def slope(self, points: Tensor) -> Tensor:
+        """Return the gradient of the density (P, 3), per square metre, at points (P, 3) in metres.
+
+        Differentiable in the parameters. For fields that are twice differentiable in the points.
+        """
+        with torch.enable_grad():
+            places = points.detach().requires_grad_()
+            density, _ = self(places)
+            return torch.autograd.grad(density.sum(), places, create_graph=True)[0]
+
     def begin(self, progress: float) -> None:
         """Prepare for a step. progress: 0 at the first step, 1 at the last."""
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sds3d.ramps import Ramp
-from sds3d.rendering import gpu, hash_numba
+from sds3d.rendering import gpu, hash_numba, hash_slope_numba
 from sds3d.rendering.hash_numba import FEATURES, PRIMES
+from sds3d.rendering.volume import BOUND
 from sds3d.representations.fields import BETAS, Decoder, DecoderOptions, RadianceField, to_unit
 
 
@@ -68,6 +69,26 @@ def hash_encode_reference(points: Tensor, table: Tensor, cells: Tensor) -> Tenso
     return torch.cat(outputs, dim=-1)
 
 
+def hash_slope(
+    points: Tensor, table: Tensor, cells: Tensor, given: Tensor, *, backend: gpu.Backend | None = None
+) -> Tensor:
+    """Return the gradient (P, 3) of the sum of given (P, 2 L) times `hash_encode` by points (P, 3) in the unit cube.
+
+    Differentiable in `table` and `given`, for fixed points. Other arguments: see `hash_encode`.
+    """
+    backend = backend or gpu.choose("grids", table, points, given)
+    if backend == "numba":
+        return _HashSlope.apply(points, table, cells, given)  # type: ignore[return-value]
+    if backend == "warp":
+        from sds3d.rendering.hash_slope_warp import HashSlope
+
+        return HashSlope.apply(points, table, cells, given)  # type: ignore[return-value]
+    with torch.enable_grad():
+        places = points.detach().requires_grad_()
+        encoded = hash_encode_reference(places, table, cells)
+        return torch.autograd.grad(encoded, places, given, create_graph=True)[0]
+
+
 class HashField(RadianceField):
     """A hash-grid encoding and a network with one hidden layer.
 
@@ -100,11 +121,25 @@ class HashField(RadianceField):
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """See `RadianceField`."""
+        return self.decoder(self._encode(points), points)
+
+    def slope(self, points: Tensor) -> Tensor:
+        """See `RadianceField`. Uses the kernels of `hash_encode` and `hash_slope`."""
+        with torch.enable_grad():
+            places = points.detach().requires_grad_()
+            encoding = self._encode(points.detach())  # (P, 2 L)
+            density, _ = self.decoder(encoding, places)
+            by_encoding, by_place = torch.autograd.grad(density.sum(), (encoding, places), create_graph=True)
+        n = self.in_use
+        along = hash_slope(to_unit(points), self.table[:n], self.cells[:n], by_encoding[:, : FEATURES * n])
+        return by_place + along / (2 * BOUND)
+
+    def _encode(self, points: Tensor) -> Tensor:
         n, levels = self.in_use, len(self.cells)
         if n == levels:
-            return self.decoder(hash_encode(to_unit(points), self.table, self.cells), points)
+            return hash_encode(to_unit(points), self.table, self.cells)
         encoding = hash_encode(to_unit(points), self.table[:n], self.cells[:n])
-        return self.decoder(functional.pad(encoding, (0, FEATURES * (levels - n))), points)
+        return functional.pad(encoding, (0, FEATURES * (levels - n)))
 
     def begin(self, progress: float) -> None:
         """Take the levels of this progress into use."""
@@ -132,3 +167,17 @@ class _HashEncode(torch.autograd.Function):
         points, cells = (tensor.numpy() for tensor in ctx.saved_tensors)
         gradient = hash_numba.encode_backward(points, grad_outputs[0].contiguous().numpy(), cells, ctx.entries)
         return None, torch.from_numpy(gradient), None
+
+
+class _HashSlope(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, points: Tensor, table: Tensor, cells: Tensor, given: Tensor) -> Tensor:
+        inputs = tuple(tensor.detach().contiguous() for tensor in (points, table, cells, given))
+        ctx.save_for_backward(*inputs)
+        return torch.from_numpy(hash_slope_numba.slope(*(tensor.numpy() for tensor in inputs)))
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        inputs = (tensor.numpy() for tensor in (*ctx.saved_tensors, grad_outputs[0].contiguous()))
+        d_table, d_given = hash_slope_numba.slope_backward(*inputs)
+        return None, torch.from_numpy(d_table), None, torch.from_numpy(d_given)

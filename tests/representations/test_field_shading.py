@@ -14,7 +14,16 @@ from sds3d.ramps import Ramp
 from sds3d.rendering.packed import Samples, density_normals, render_field
 from sds3d.representations.base import Rendering, Start, sparsity_loss
 from sds3d.representations.field_nerf import FieldNerfScene
-from sds3d.representations.field_shading import FieldShading, Light, Shader, draw_light, light_positions, normal_losses
+from sds3d.representations.field_shading import (
+    FieldShading,
+    Light,
+    Shader,
+    draw_light,
+    light_positions,
+    normal_losses,
+    normals_of,
+)
+from sds3d.representations.fields import RadianceField
 from sds3d.representations.fields_hash import HashField
 from sds3d.representations.hash_nerf import HashNerfConfig
 from sds3d.representations.triplane_nerf import TriplaneNerfConfig
@@ -25,7 +34,7 @@ RADIUS = 0.3
 SMALL = {"levels": 4, "log2_entries": 10, "samples": 16}
 
 
-class Sphere(nn.Module):
+class Sphere(RadianceField):
     """A solid ball of one colour, opaque within a few millimetres of its surface, where its density begins to rise."""
 
     def __init__(self, color: tuple[float, float, float] = (1.0, 1.0, 1.0)) -> None:
@@ -36,6 +45,9 @@ class Sphere(nn.Module):
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
         density = self.strength * (RADIUS - points.norm(dim=-1)).clamp(min=0)
         return density, self.color.expand(len(points), 3)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return []
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -142,13 +154,13 @@ def test_exact_normals_of_a_hash_grid_are_the_limit_of_differences():
     field = HashField(seeded(), levels=5, entries=1 << 10).double()
     nn.init.normal_(field.table, std=0.5, generator=seeded(1))
     points = 0.5 * (2 * torch.rand(400, 3, generator=seeded(2), dtype=torch.float64) - 1)
-    exact = density_normals(field, points, 0.0)
+    exact = normals_of(field, 0.0)(points)
     axes = 1e-6 * torch.eye(3, dtype=torch.float64)[:, None]
     before, after = field((torch.cat([points - axes, points + axes])).reshape(-1, 3))[0].reshape(2, 3, -1)
     error = (exact - nn.functional.normalize((before - after).T, dim=-1)).norm(dim=-1)
     assert (error < 1e-3).double().mean() > 0.99  # but for points on the faces of cells
-    # In float32 the encoding's fast kernel is left aside where the points need a gradient.
-    single = density_normals(field.float(), points.float(), 0.0)
+    # In float32 there are kernels.
+    single = normals_of(field.float(), 0.0)(points.float())
     assert (single.double() - exact).norm(dim=-1).median() < 1e-3
 
 
@@ -163,11 +175,15 @@ def test_gradients_of_shaded_samples_agree_with_finite_differences():
     features = torch.rand(6, 3, generator=generator, dtype=torch.float64).requires_grad_()
 
     def shaded(theta: Tensor, features: Tensor, step: float = 1e-3) -> tuple[Tensor, Tensor]:
-        def field(places: Tensor) -> tuple[Tensor, Tensor]:
-            return (places @ theta[:3]).sin().sum(-1).exp() + (places * theta[3]).sum(-1) ** 2, places
+        class Waves(RadianceField):
+            def forward(self, places: Tensor) -> tuple[Tensor, Tensor]:
+                return (places @ theta[:3]).sin().sum(-1).exp() + (places * theta[3]).sum(-1) ** 2, places
+
+            def parameter_groups(self) -> list[dict[str, Any]]:
+                return []
 
         light = Light("lambert", 0.1, 0.9, torch.tensor([[0.3, 1.0, 0.8]], dtype=torch.float64))
-        shader = Shader(field, directions, 3, step, light)
+        shader = Shader(normals_of(Waves(), step), directions, 3, light)
         return shader(samples, weights, features), shader.facing_away
 
     assert torch.autograd.gradcheck(shaded, (theta, features), atol=1e-5)
@@ -185,7 +201,7 @@ def test_matter_that_thins_out_along_the_ray_faces_away(slope: float, share: flo
 
     origins = torch.tensor([[[[0.0, 0.0, 0.0]]]]) + 2 * torch.tensor([0.0, math.sin(tilt), math.cos(tilt)])
     directions = -origins / 2
-    shader = Shader(field, directions, 3, 0.01, None)
+    shader = Shader(lambda points: density_normals(field, points, 0.01), directions, 3, None)
     seen = render_field(field, origins, directions, samples=64, shade=shader)
     expected = share * seen.alpha.item() * math.cos(tilt) ** 2
     assert shader.facing_away.item() == pytest.approx(expected, abs=1e-3)
