@@ -54,7 +54,7 @@ def add_commands(app: typer.Typer) -> None:
             "sds3d generate 'a blue mug' start_from=mug.glb  # start from your own mesh, splats or points",
             "sds3d generate 'a red mug' --preset toybox  # a NeRF instead of splats and then a mesh",
             "sds3d generate 'a red mug' representation.geometry.resolution=64 export.texture_size=2048  # finer",
-            "sds3d generate 'a corgi' --preset dreamfusion prior.model=FOLDER  # a large model in diffusers format",
+            "sds3d generate 'a corgi' --preset dreamfusion-sd prior.model=FOLDER  # a large model, published settings",
             notes=(
                 "The same command continues a stopped run, and reports a finished one. The run folder holds the "
                 "settings, previews and exports: .glb, .obj, .ply, splat files, a turntable and a contact sheet.",

@@ -90,7 +90,7 @@ def warn_of_unknown_words(prompts: Sequence[tuple[PriorConfig, str, str]]) -> No
     more = f", and {len(places) - WORDS} more" if len(places) > WORDS else ""
     err.print(
         f"[yellow]warning:[/yellow] the embedded prior does not know: {escape(', '.join(listed))}{more}. It draws what "
-        "it knows (sds3d toybox words lists it). For anything else use a large model: --preset dreamfusion "
+        "it knows (sds3d toybox words lists it). For anything else use a large model: --preset dreamfusion-sd "
         "prior.model=FOLDER",
         soft_wrap=True,
     )
