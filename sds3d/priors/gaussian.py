@@ -83,7 +83,9 @@ class GaussianPrior:
         """Return mean and standard deviation of every value of x as "tokens": hidden is (B, C h w, 2)."""
         rows = []
         for prompt in prompts:
-            gaussian = self.prompts.get(prompt) or self.prompts.get(prompt.rsplit(", ", 1)[0])
+            text = prompt
+            while (gaussian := self.prompts.get(text)) is None and ", " in text:
+                text = text.rpartition(", ")[0]  # without the words of a view, or others that a rule adds
             if gaussian is None:
                 raise ValueError(f"no Gaussian for the prompt {prompt!r}; there are {sorted(self.prompts)}")
             mean = torch.as_tensor(gaussian.mean, dtype=self.dtype).expand(self.shape).flatten()
