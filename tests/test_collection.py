@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import NO_GPU, without_skips
+
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST_ID = 300
 PRINTABLE = set(string.printable) - set("\t\n\r\x0b\x0c")
@@ -37,3 +39,18 @@ def test_another_process_collects_the_same_readable_tests(collected: list[str]) 
     here = set(collected)  # maybe a part, but begun seconds earlier: gzip headers, for example, have a time
     assert by_function([test for test in there if test in here]) == by_function(collected)
     assert [test for test in there if len(test) > LONGEST_ID or not PRINTABLE.issuperset(test)] == []
+
+
+@pytest.mark.parametrize(
+    ("nodeid", "reason", "outcome"),
+    [
+        ("tests/cuda/test_runs.py::test_a", NO_GPU, "skipped"),
+        ("tests/cuda/test_runs.py::test_a", "no gsplat", "failed"),
+        ("tests/run/test_runs.py::test_a", NO_GPU, "failed"),
+    ],
+)
+def test_ci_accepts_one_reason_to_skip(nodeid: str, reason: str, outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    where = nodeid.partition("::")[0]
+    report = pytest.TestReport(nodeid, (where, 1, "test_a"), {}, "skipped", (where, 1, f"Skipped: {reason}"), "setup")
+    assert without_skips(report).outcome == outcome
