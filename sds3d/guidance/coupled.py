@@ -10,7 +10,10 @@ where phi learns the joint score of the renders. The prior is queried twice: as 
 a multi-view model. A prior without cameras gives the same prediction twice, except for the text, and the rule is VSD
 with the weight image + coupling.
 
-Reconstructed: the equation could not be compared with the paper's.
+Reconstructed from the paper's abstract, for a single prior that knows both. The authors' code has another form with two
+models: VSD of the 2D model at one view and, with its own timestep and noise, lambda times SDS of the multi-view model at
+this view and three others. Only the first term subtracts phi. That form is two teachers, SDS and VSD with `views: 1`.
+A test compares them with the released losses, and the preset `coupled-mvdream` has the released values.
 """
 
 from __future__ import annotations

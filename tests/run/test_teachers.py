@@ -17,11 +17,12 @@ from sds3d.guidance.base import Guided, Views
 from sds3d.guidance.ism import ISM, ISMConfig
 from sds3d.guidance.multiview import MultiView, MultiViewConfig
 from sds3d.guidance.schedules import SqrtSchedule
-from sds3d.guidance.sds import SDSConfig
+from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.guidance.transforms import Normalize, PixelClip
+from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.jobs.queue import enqueue
 from sds3d.jobs.worker import Worker
-from sds3d.priors.base import Prediction
+from sds3d.priors.base import Prediction, add_noise, expand
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.conditioning import Conditioning
@@ -189,6 +190,42 @@ def test_metrics_carry_the_teachers_number():
 
     (step,) = taught(Canvas(), teacher(Measured()), teacher(Measured()))
     assert step.guided.metrics == {"t": 1.0, "loss": 3.0, "t_2": 1.0, "loss_2": 3.0}
+
+
+def test_coupled_score_distillation_is_two_teachers():
+    """The released losses: 1/2 of a sum of squares for VSD at one view, and lambda = 0.5 times a quarter of the sum of
+    squares for SDS of the multi-view model at all four. They have their own timesteps and noise.
+    """
+    prompts = {"a ball": Gaussian(0.7, 0.2), "": Gaussian(0.4, 0.3)}
+    joint = GaussianPrior(prompts, (3, SIZE, SIZE), n_views=4, rho=0.5)
+    single = GaussianPrior({"a ball": Gaussian(0.6, 0.4), "": Gaussian(0.4, 0.3)}, (3, SIZE, SIZE))
+    sds, vsd = SDS(SDSConfig(scale=7.5), joint), VSD(VSDConfig(scale=7.5), single)
+    scene = ByView()
+    (step,) = taught(scene, teacher(sds, joint), teacher(vsd, single, views=1))
+
+    x = scene.rgb.detach().permute(0, 3, 1, 2).clone().fill_(0.5).requires_grad_()
+    cameras, streams = step.cameras, random_streams(0, "guidance", "guidance_2")
+    t = (0.02 + 0.96 * torch.rand(1, generator=streams["guidance"])).expand(4)
+    noise = torch.randn(x.shape, generator=streams["guidance"])
+
+    def guided(prior: GaussianPrior, x_t: Tensor, t: Tensor, seen: Cameras) -> Tensor:
+        text, null = (prior.predict(x_t, t, prior.encode_text([p] * len(x_t)), seen).eps for p in ("a ball", ""))
+        return null + 7.5 * (text - null)
+
+    several = expand(joint.sigma(t) ** 2, x) * (
+        guided(joint, add_noise(joint, x.detach(), noise, t), t, cameras) - noise
+    )
+    row = torch.randperm(4, generator=streams["guidance_2"])[:1]
+    t = 0.02 + 0.96 * torch.rand(1, generator=streams["guidance_2"])
+    noise = torch.randn(1, 3, SIZE, SIZE, generator=streams["guidance_2"])
+    x_t = add_noise(single, x[row].detach(), noise, t)
+    phi = single.trainable_score(torch.Generator().manual_seed(0), 4)
+    of_renders = phi.predict(x_t, t, single.encode_text(["a ball"]), cameras[row]).eps.detach()
+    one = expand(single.sigma(t) ** 2, x_t) * (guided(single, x_t, t, cameras[row]) - of_renders)
+    loss = 0.5 * (x[row] - (x[row] - one).detach()).square().sum()
+    loss = loss + 0.5 * (x - (x - several).detach()).square().sum() / 4
+    (expected,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(gradient_of(scene), expected.permute(0, 2, 3, 1), atol=1e-5, rtol=1e-4)
 
 
 def test_a_multiview_teacher_needs_whole_groups():
