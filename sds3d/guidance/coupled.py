@@ -11,7 +11,7 @@ a multi-view model. A prior without cameras gives the same prediction twice, exc
 with the weight image + coupling.
 
 Reconstructed from the paper's abstract, for a single prior that knows both. The authors' code has another form with two
-models: VSD of the 2D model at one view and, with its own timestep and noise, lambda times SDS of the multi-view model at
+models: VSD of the 2D model at one view and, with its own timestep and noise, lambda times SDS of the multi-view one at
 this view and three others. Only the first term subtracts phi. That form is two teachers, SDS and VSD with `views: 1`.
 A test compares them with the released losses, and the preset `coupled-mvdream` has the released values.
 """
