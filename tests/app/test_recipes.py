@@ -86,6 +86,11 @@ OTHERS = [
 ]
 
 
+def settings(config: RunConfig) -> RunConfig:
+    """Return a configuration without the names of other presets, which are those of the preset nearest to it."""
+    return config.model_copy(update={"other_presets": ()})
+
+
 @pytest.mark.filterwarnings("ignore:.*replaces the stages")
 @pytest.mark.parametrize(("prompt", "preset", "more"), OTHERS, ids=[preset for _, preset, _ in OTHERS])
 def test_the_recipe_as_text_gives_the_same_settings(prompt: str, preset: str, more: list[str], studio: Studio):
@@ -95,10 +100,10 @@ def test_the_recipe_as_text_gives_the_same_settings(prompt: str, preset: str, mo
     program, verb, said, option, name, *rest = shlex.split(command_line(made))
     seed, rest = (rest[1], rest[2:]) if rest[:1] == ["--seed"] else ("0", rest)
     assert (program, verb, option) == ("sds3d", "generate", "--preset")
-    assert make_config(said, name, [*rest, f"seed={seed}"]) == config
+    assert settings(make_config(said, name, [*rest, f"seed={seed}"])) == settings(config)
 
     call = ast.parse(python_call(made)).body[1].value  # type: ignore[attr-defined]
     keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     assert ast.unparse(call.func) == "sds3d.generate"
     again = make_config(ast.literal_eval(call.args[0]), keywords.pop("preset"), settings=keywords)
-    assert again == config
+    assert settings(again) == settings(config)

@@ -100,18 +100,20 @@ def ball(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 LARGEST = {
-    "size": 16, "count": 300, "log2_entries": 10, "levels": 4, "coarsest": 4, "finest": 32, "samples": 24, "hidden": 16,
+    "size": 16, "count": 300, "log2_entries": 10, "coarsest": 4, "finest": 32, "samples": 24, "hidden": 16,
     "oversampling": 4, "denoising_steps": 2, "inversion_steps": 2,
 }  # fmt: skip
 """Upper limits of sizes in the tests, by the last part of their keys."""
 
 
-def small(values: Any, key: str = "") -> Any:
-    """Return settings with sizes cut to `LARGEST`, and resolutions of geometry and files to 16 to 32."""
+def small(values: Any, models: Mapping[str, str], key: str = "") -> Any:
+    """Return settings with sizes cut to `LARGEST`, resolutions cut to 16, and tiny pipelines for models."""
     if isinstance(values, Mapping):
-        return {name: small(value, name) for name, value in values.items()}
+        return {name: small(value, models, name) for name, value in values.items()}
     if isinstance(values, (list, tuple)) and key in ("stages", "phases", "teachers"):
-        return [small(value) for value in values]
+        return [small(value, models) for value in values]
+    if key == "model":
+        return models.get(values, values)
     if key == "resolution":
         return min(values, 16)
     return min(values, LARGEST[key]) if key in LARGEST and isinstance(values, int) else values
@@ -120,17 +122,13 @@ def small(values: Any, key: str = "") -> Any:
 def reduced(name: str, models: Mapping[str, str], ball: str) -> RunConfig:
     """Return a preset on tiny pipelines, with three steps in each stage."""
     config = config_of(name, *([f"start_from={ball}"] if REAL[name].about.needs_asset else []))
-    tree = small(config.model_dump(mode="json"))
+    tree = small(config.model_dump(mode="json"), models)
     stages = [{key: value for key, value in stage.items() if key != "share"} | {"steps": 3} for stage in tree["stages"]]
     tree |= {
         "stages": stages,
         "steps": 3,
         "export": {"formats": ["glb"], "resolution": 16, "picture_size": 32, "frames": 4},
     }
-    for section in (tree, *tree["teachers"], *(stage for stage in stages if "prior" in stage)):
-        section["prior"] |= {"model": models[section["prior"]["model"]]}
-    if model := tree["guidance"].get("variational", {}).get("model"):
-        tree["guidance"]["variational"]["model"] = models[model]
     return run_config(tree)
 
 
