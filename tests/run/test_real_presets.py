@@ -100,8 +100,8 @@ def ball(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 LARGEST = {
-    "size": 16, "count": 300, "log2_entries": 10, "coarsest": 4, "finest": 32, "samples": 24, "hidden": 16,
-    "oversampling": 4, "denoising_steps": 2, "inversion_steps": 2,
+    "size": 16, "image_size": 16, "count": 300, "log2_entries": 10, "coarsest": 4, "finest": 32, "samples": 24,
+    "hidden": 16, "oversampling": 4, "denoising_steps": 2, "inversion_steps": 2,
 }  # fmt: skip
 """Upper limits of sizes in the tests, by the last part of their keys."""
 
