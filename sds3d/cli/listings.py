@@ -40,9 +40,14 @@ def add_commands(app: typer.Typer) -> None:
             "sds3d settings representation --preset splats",
         ),
     )(list_settings)
-    app.command(rich_help_panel=PANEL, epilog=examples("sds3d doctor", "sds3d doctor && sds3d generate 'a red mug'"))(
-        doctor
-    )
+    app.command(
+        rich_help_panel=PANEL,
+        epilog=examples(
+            "sds3d doctor",
+            "sds3d doctor && sds3d generate 'a red mug'",
+            "sds3d doctor --build  # compile the kernels of gsplat and nerfacc for this GPU",
+        ),
+    )(doctor)
 
 
 def list_presets(as_json: Json = False) -> None:
