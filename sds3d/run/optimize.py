@@ -153,9 +153,9 @@ def start(
     background if it `draws`. environment: see `make_environment`.
     """
     groups = _groups(scene, environment)
+    late = fused(groups[0]["params"][0].device)
     if config.betas is not None:
         groups = [group | {"betas": config.betas} for group in groups]
-    late = fused(groups[0]["params"][0].device)
     # Without weight decay, AdamW is Adam.
     optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=config.eps, weight_decay=config.weight_decay, fused=late)
     return LoopState(0, optimizer, dict(generators), environment, late=bool(late))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,10 +15,14 @@ from sds3d.guidance.rules import rule_configs
 from sds3d.guidance.variational import TrainedScore, VariationalConfig
 from sds3d.plugins import name_of
 from sds3d.priors.base import Prediction, expand
+from sds3d.priors.gaussian import Gaussian, GaussianPrior, GaussianScore
+from sds3d.prompts import debiasing
 from sds3d.prompts.conditioning import Conditioning
+from sds3d.prompts.prompt import encode_texts
 from tests.guidance.exact import NoSignal, exact_prior, renders, seeded
-from tests.guidance.queries import CountingPrior, views_by_text
+from tests.guidance.queries import PROMPTS, CountingPrior, views_by_text
 from tests.guidance.scores import KnownTrainable, normal
+from tests.guidance.views import views_of
 
 RULES = rule_configs()
 WITH_PHI = [rule for rule in RULES if "variational" in rule.model_fields]
@@ -88,3 +93,36 @@ def test_gradients_are_finite_without_signal(rule: type[RuleConfig]):
     given = [part for part in (guided.gradient, guided.image_target) if part is not None]
     assert given
     assert all(part.isfinite().all() for part in given)
+
+
+class Noting(GaussianPrior):
+    """Notes for each of four views the means of the texts that it, or a copy of it, is asked under."""
+
+    def __init__(self, means: dict[str, float]) -> None:
+        super().__init__({text: Gaussian(mean, 0.5) for text, mean in means.items()}, (3, 4, 4))
+        self.asked: set[tuple[int, float]] = set()
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
+        self.asked |= {(row % 4, round(mean, 3)) for row, mean in enumerate(cond.hidden[:, 0, 0].tolist())}
+        return super().predict(x_t, t, cond, cameras)
+
+    def trainable_score(self, generator: torch.Generator, rank: int = 4) -> GaussianScore:
+        return GaussianScore(self)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=name_of)
+def test_debiased_texts_reach_every_rule(rule: type[RuleConfig], monkeypatch: pytest.MonkeyPatch):
+    """A word that makes the back less probable is left out of the back's text alone."""
+
+    def probabilities(prompts: Sequence[str]) -> Tensor:
+        rows = [[0.6, 0.2, 0.1, 0.1] if "smiling" in prompt else [0.2, 0.2, 0.4, 0.1] for prompt in prompts]
+        return torch.tensor(rows)
+
+    monkeypatch.setattr(debiasing, "MaskedLanguageModel", lambda *_, **__: probabilities)
+    means = {"smiling y": 0.1, "smiling y, front view": 0.2, "smiling y, side view": 0.3, "y, back view": 0.4}
+    prior = Noting(means | {"smiling y, overhead view": 0.5, "y": 0.8, "": 0.0, "bad": 0.6, "mug": 0.7})
+    config = rule()
+    texts = config.texts("smiling y", PROMPTS.model_copy(update={"view_dependent": True, "debias": "a model"}))
+    views = replace(views_of(prior, 4, "smiling y"), prompt=encode_texts(prior, texts))
+    config.make(prior)(torch.rand(4, 3, 4, 4, generator=seeded()), views, 0.0, seeded())
+    assert {(0, 0.2), (1, 0.3), (2, 0.4), (3, 0.3)} <= prior.asked
