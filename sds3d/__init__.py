@@ -10,11 +10,16 @@ for preview in sds3d.stream("a red mug"):
     show(preview.rgb)
 """
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from sds3d.version import __version__ as __version__
 
 __all__ = ["Asset", "Preview", "generate", "stream"]
+
+if sys.platform == "darwin":  # torch reads it at its start: what Apple's GPUs lack is computed on the CPU
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 if TYPE_CHECKING:
     from sds3d.run.asset import Asset, Preview, generate, stream

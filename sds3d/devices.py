@@ -15,7 +15,9 @@ from sds3d.files import RunError
 def pick_device(wanted: str = "") -> torch.device:
     """Return the device of this name, or the fastest available one. Raises RunError if it cannot be used."""
     if not wanted:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():  # AMD's GPUs too, in a torch for ROCm
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         return torch.empty(0, device=wanted).device
     except (RuntimeError, AssertionError) as error:

@@ -69,7 +69,8 @@ def view_name(azimuth: float, elevation: float, threshold: float = 45.0, overhea
 
 def view_rows(cameras: Cameras, threshold: float = 45.0, overhead: float = 60.0) -> Tensor:
     """Return the places in `VIEWS` of the words of B views, (B,) int64, as `view_name` does, on the cameras' device."""
-    exact = torch.float32 if cameras.azimuth.device.type == "mps" else torch.float64  # that of `view_name`
+    # On a CPU that of `view_name`; Apple's GPUs have no float64.
+    exact = torch.float64 if cameras.azimuth.device.type == "cpu" else torch.float32
     from_front = (180.0 - (180.0 - cameras.azimuth.to(exact)) % 360.0).abs()
     rows = torch.where(from_front > 180.0 - threshold, VIEWS.index("back"), VIEWS.index("side"))
     rows = rows.masked_fill(from_front < threshold, VIEWS.index("front"))

@@ -92,7 +92,7 @@ def rasterization(
 def _backend(means: Tensor) -> gpu.Backend:
     chosen = gpu.choose("splats", means)
     # Plain torch has every Gaussian at every pixel: too much for the memory of a GPU.
-    return "numba" if chosen == "torch" and means.is_cuda and means.dtype == torch.float32 else chosen
+    return "numba" if chosen == "torch" and means.device.type != "cpu" and means.dtype == torch.float32 else chosen
 
 
 def rasterization_reference(

@@ -204,7 +204,8 @@ def fit_latent_rgb(latents: Tensor, pictures: Tensor) -> Tensor:
     small = functional.adaptive_avg_pool2d(pictures.permute(0, 3, 1, 2), (height, width))  # (B, 3, h, w)
     inputs, outputs = (maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (latents, 2 * small - 1))  # (B h w, ...)
     # In float64, because the last bits of these sums depend on the memory alignment of the arrays.
-    return torch.linalg.lstsq(inputs.double(), outputs.double()).solution.to(latents.dtype)
+    # On the CPU, because Apple's GPUs have no float64.
+    return torch.linalg.lstsq(inputs.cpu().double(), outputs.cpu().double()).solution.to(latents)
 
 
 class FieldNerfScene(Scene):
@@ -243,6 +244,7 @@ class FieldNerfScene(Scene):
                     f"representation.latent_channels={len(latent_rgb)}, or latent_rgb as ({channels}, 3)"
                 )
             self.latent_rgb = torch.nn.Parameter(latent_rgb.detach().to(self.device).clone())
+            self._back: Tensor | None = None  # (3, C), from colours to latents; only `refine` changes the map
         self._seed = int(torch.randint(2**62, (), generator=generator))
         self._step = 0
         self._begin = 0  # the first step of this scene, if it goes on from another with the same settings
@@ -267,8 +269,10 @@ class FieldNerfScene(Scene):
         rgb = rgb + (rgb.clamp(0, 1) - rgb).detach()
         if self.config.refine:
             return replace(seen, rgb=rgb)
-        back = torch.linalg.pinv(self.latent_rgb.detach().double()).to(behind)  # (3, C)
-        latent = features + (1 - alpha) * ((2 * behind - 1) @ back)
+        if self._back is None:
+            # On the CPU and once: it waits, and Apple's GPUs have no float64.
+            self._back = torch.linalg.pinv(self.latent_rgb.detach().cpu().double()).to(behind)
+        latent = features + (1 - alpha) * ((2 * behind - 1) @ self._back)
         return replace(seen, rgb=rgb, latent=latent.permute(0, 3, 1, 2))
 
     def at(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -397,6 +401,7 @@ class FieldNerfScene(Scene):
         if self.config.latent_channels:
             with torch.no_grad():
                 self.latent_rgb.copy_(state["latent_rgb"])
+            self._back = None
         self._occupancy = Occupancy(state["skip"].to(self.device), state["solid"].to(self.device))
         self._step = int(state["step"])
         self._seed = int(state["seed"])

@@ -126,7 +126,12 @@ def _cuda() -> Finding:
 
     if torch.cuda.is_available():
         device = torch.cuda.get_device_properties(0)
+        if torch.version.hip is not None:
+            detail = f"{device.name}, {device.total_memory / 1e9:.0f} GB, ROCm {torch.version.hip}"
+            return Finding("GPU", True, f"{detail}; scenes are rendered by plain torch and the CPU")
         return Finding("CUDA", True, f"{device.name}, {device.total_memory / 1e9:.0f} GB, CUDA {torch.version.cuda}")
+    if torch.backends.mps.is_available():
+        return Finding("GPU", True, "Apple's, by Metal; scenes are rendered by plain torch and the CPU")
     if torch.version.cuda is None:
         return Finding("CUDA", False, "this torch is built without CUDA; runs use the CPU")
     return Finding("CUDA", False, f"torch is built for CUDA {torch.version.cuda} but finds no GPU or driver")

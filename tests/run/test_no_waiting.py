@@ -46,17 +46,18 @@ FREE = {
 
 
 class Watch(TorchDispatchMode):
-    """Counts the operations on the meta device, and keeps where copies to it wait."""
+    """Counts the operations on the meta device, and keeps where copies to it wait, and which results are float64."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.launches, self.waits = 0, []
+        self.launches, self.waits, self.wide = 0, [], []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if isinstance(result, Tensor) and result.device == META and name not in FREE:
             self.launches += 1
+            self.wide += [name] if result.dtype == torch.float64 else []
             source = args[0] if name == "_to_copy" else args[1] if name == "copy_" else None
             waits = not (args[2:] or (kwargs or {}).get("non_blocking"))
             if source is not None and source.device.type == "cpu" and waits:
@@ -117,6 +118,8 @@ def watched_steps(settings: dict[str, Any], prior: Prior, steps: int = 1) -> Wat
     """Do some steps after the first one under watch."""
     config = build(RunConfig, {"prompt": "a red mug", "cameras": {"size": 16}, **settings})
     work = start_work(config, [prior])
+    if config.representation.renders_latents:
+        work.scene._back = torch.empty(3, 4, device=META)  # computed once, on the CPU
     setup = Setup(work.scene, work.teachers, 100, config.cameras, config.optimizer)
     work.state.settle = lambda: None  # reads numbers, which there are none of
     loop = optimize(setup, work.state)
@@ -138,13 +141,20 @@ WAITING = {"cfd", "cfd-ode 0", "cfd-sde 0"}
 def test_no_rule_waits(guidance: str, prior: Prior) -> None:
     watch = watched_steps({"representation": "voxel_grid", "guidance": GUIDANCE[guidance]}, prior)
     assert watch.waits == []
+    assert watch.wide == []  # Apple's GPUs have no float64
 
 
-@pytest.mark.parametrize("representation", ["voxel_grid", "hash_nerf", "triplane_nerf", "gaussians"])
-def test_no_scene_waits(representation: str, prior: Prior) -> None:
-    """Seven more steps: those of most scenes update where matter is after eight."""
-    watch = watched_steps({"representation": REPRESENTATIONS[representation], "guidance": "sds"}, prior, steps=8)
+SCENES = {name: REPRESENTATIONS[name] for name in ("voxel_grid", "hash_nerf", "triplane_nerf", "gaussians")}
+SCENES["latents"] = REPRESENTATIONS["hash_nerf"] | {"latent_channels": 4}
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_no_scene_waits(scene: str, prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight steps: radiance fields find where matter is after eight."""
+    monkeypatch.setattr("sds3d.run.drive.latent_rgb_of", lambda prior: torch.eye(4, 3))
+    watch = watched_steps({"representation": SCENES[scene], "guidance": "sds"}, prior, steps=8)
     assert watch.waits == []
+    assert watch.wide == []  # Apple's GPUs have no float64
 
 
 def test_whatever_waits_is_found(prior: Prior) -> None:
