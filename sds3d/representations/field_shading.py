@@ -110,11 +110,11 @@ def light_positions(shading: FieldShading, cameras: Cameras, generator: torch.Ge
     """Draw the position of a lamp for each view, (B, 3) metres, on the cameras' device."""
     views, camera = len(cameras), cameras.position()  # (B, 3)
     low, high = shading.light_distance
-    distance = (low + (high - low) * torch.rand(views, 1, generator=generator)).to(camera)
+    distance = (low + (high - low) * torch.rand(views, 1, generator=generator)).to(camera, non_blocking=True)
     if shading.light == "dreamfusion":
-        offset = torch.randn(views, 3, generator=generator).to(camera)
+        offset = torch.randn(views, 3, generator=generator).to(camera, non_blocking=True)
         return distance * functional.normalize(camera + offset, dim=-1)
-    turn, rise = (torch.rand(views, 1, generator=generator).to(camera) for _ in range(2))
+    turn, rise = (torch.rand(views, 1, generator=generator).to(camera, non_blocking=True) for _ in range(2))
     turn, rise = 2 * math.pi * turn, math.pi / 6 + math.pi / 3 * rise
     pose = cameras.c2w()[:, :3]
     toward = functional.normalize(camera, dim=-1)

@@ -120,7 +120,7 @@ def watched_steps(settings: dict[str, Any], prior: Prior, steps: int = 1) -> Wat
     work = start_work(config, [prior])
     if config.representation.renders_latents:
         work.scene._back = torch.empty(3, 4, device=META)  # computed once, on the CPU
-    setup = Setup(work.scene, work.teachers, 100, config.cameras, config.optimizer)
+    setup = Setup(work.scene, work.teachers, 100, config.cameras, config.optimizer, config.background)
     work.state.settle = lambda: None  # reads numbers, which there are none of
     loop = optimize(setup, work.state)
     next(loop)
@@ -155,6 +155,14 @@ def test_no_scene_waits(scene: str, prior: Prior, monkeypatch: pytest.MonkeyPatc
     watch = watched_steps({"representation": SCENES[scene], "guidance": "sds"}, prior, steps=8)
     assert watch.waits == []
     assert watch.wide == []  # Apple's GPUs have no float64
+
+
+@pytest.mark.parametrize("background", ["random", "learned"])
+def test_no_background_and_no_jitter_waits(background: str, prior: Prior) -> None:
+    cameras = {"size": 16, "position_jitter": 0.1, "frame": [0.8, 1.0]}
+    given = {"name": background} | ({"random_share": 0.5} if background == "learned" else {})
+    settings = {"representation": "voxel_grid", "guidance": "sds", "cameras": cameras, "background": given}
+    assert watched_steps(settings, prior, steps=6).waits == []
 
 
 def test_whatever_waits_is_found(prior: Prior) -> None:
