@@ -53,7 +53,7 @@ STOPPED: dict[Request, Status] = {"pause": "paused", "cancel": "cancelled"}
 """The status of a run after a request."""
 
 KEPT_CHECKPOINTS = 2
-NOT_OF_A_RESULT = {"export", "log_to", "preview_every", "checkpoint_every"}
+NOT_OF_A_RESULT = {"export", "log_to", "other_presets", "preview_every", "checkpoint_every"}
 """Settings that may change between two checkpoints: they do not change what is optimised."""
 NOT_OF_A_PRIOR = {"offline", "offload", "vae_slicing", "vae_tiling", "chunk", "compile"}
 """Settings of a prior that may change: they change its memory and speed."""
@@ -284,9 +284,10 @@ class Run:
         tree = {
             key: value for key, value in load_yaml(self.config_path, follow=False).items() if key not in NOT_OF_A_RESULT
         }
-        prior = tree.get("prior")
-        if isinstance(prior, dict):
-            tree["prior"] = {key: value for key, value in prior.items() if key not in NOT_OF_A_PRIOR}
+        teachers = tree.get("teachers")
+        for teacher in (tree, *(teachers if isinstance(teachers, list) else ())):
+            if isinstance(teacher, dict) and isinstance(prior := teacher.get("prior"), dict):
+                teacher["prior"] = {key: value for key, value in prior.items() if key not in NOT_OF_A_PRIOR}
         return hashlib.sha256(yaml.safe_dump(tree).encode()).digest()
 
     def sweep(self) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sds3d.cameras import CameraConfig, Cameras
-from sds3d.config import ConfigError
+from sds3d.config import ConfigError, dump_yaml
 from sds3d.guidance.base import Guided, Views
 from sds3d.guidance.ism import ISM, ISMConfig
 from sds3d.guidance.multiview import MultiView, MultiViewConfig
@@ -270,6 +270,15 @@ def test_a_resumed_run_is_bit_identical(tmp_path: Path):
     alone = new_run(tmp_path / "c", tiny())
     drive_to(alone)
     assert not torch.equal(read_checkpoint(alone.checkpoints[0])["scene/density"], state["scene/density"])
+
+
+def test_memory_settings_of_a_teacher_may_change(tmp_path: Path):
+    run = new_run(tmp_path, tiny(teachers=[SECOND]))
+    drive_to(run, stop=4)
+    lean = SECOND | {"prior": {"multiview": False, "chunk": 1}}
+    run.config_path.write_text(dump_yaml(tiny(teachers=[lean])))
+    drive_to(run)
+    assert run.state.status == "done"
 
 
 def test_priors_with_equal_settings_are_loaded_once():
