@@ -8,7 +8,9 @@ import torch
 from pydantic import Field, model_validator
 
 from sds3d.ramps import Ramp
-from sds3d.representations.field_nerf import FieldNerfConfig
+from sds3d.representations.base import Start
+from sds3d.representations.field_config import FieldNerfConfig
+from sds3d.representations.field_nerf import FieldNerfScene, make_field_scene
 from sds3d.representations.fields_hash import HashField
 
 
@@ -51,3 +53,7 @@ class HashNerfConfig(FieldNerfConfig):
             decoder_lr=self.decoder_lr,
             **self.decoder_options(),
         )
+
+    def make(self, start: Start) -> FieldNerfScene:
+        """Make a density blob, or a field that looks like `start.before`."""
+        return make_field_scene(self, start)

@@ -7,7 +7,9 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from sds3d.representations.field_nerf import FieldNerfConfig
+from sds3d.representations.base import Start
+from sds3d.representations.field_config import FieldNerfConfig
+from sds3d.representations.field_nerf import FieldNerfScene, make_field_scene
 from sds3d.representations.fields_triplane import TriplaneField
 
 
@@ -36,3 +38,7 @@ class TriplaneNerfConfig(FieldNerfConfig):
             decoder_lr=self.decoder_lr,
             **self.decoder_options(),
         )
+
+    def make(self, start: Start) -> FieldNerfScene:
+        """Make a density blob, or a field that looks like `start.before`."""
+        return make_field_scene(self, start)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from sds3d.representations.base import RepresentationConfig, Scene
-from sds3d.representations.field_nerf import FieldNerfConfig
+from sds3d.representations.field_config import FieldNerfConfig
 from sds3d.representations.fields import RadianceField
 from sds3d.representations.mesh_appearance import Appearance, AppearanceConfig
 from sds3d.representations.mesh_geometry import GeometryConfig, MeshGeometry
@@ -17,7 +17,7 @@ from sds3d.representations.mesh_geometry import GeometryConfig, MeshGeometry
     ("contract", "missing"),
     [
         (RepresentationConfig, {"make"}),
-        (FieldNerfConfig, {"make_field"}),
+        (FieldNerfConfig, {"make_field", "make"}),
         (GeometryConfig, {"make"}),
         (AppearanceConfig, {"make"}),
         (RadianceField, {"forward", "parameter_groups"}),
