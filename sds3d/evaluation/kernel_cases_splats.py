@@ -22,7 +22,7 @@ from sds3d.evaluation.kernel_case import (
     scene_name,
     seeded,
 )
-from sds3d.rendering import splatting, splatting_tiles_numba
+from sds3d.rendering import splatting, splatting_numba, splatting_tiles_numba
 from sds3d.rendering.simd import lowest_bit
 from sds3d.rendering.splatting_blend_numba import MAX_ALPHA, MIN_TRANSMITTANCE, rows_touched
 from sds3d.rendering.splatting_tiles_numba import MIN_ALPHA, PACKED, TILE
@@ -66,7 +66,8 @@ class SplatScene:
     def projected(self) -> splatting._Projected:
         """Return the Gaussians as the kernel projects them, without gradients."""
         means, quats, scales, opacities, _ = (leaf.detach() for leaf in self.leaves)
-        outputs = splatting._Project.apply(means, quats, scales, opacities, self.viewmats, self.intrinsics, self.camera)
+        gaussians = means, quats, scales, opacities
+        outputs = splatting_numba.Project.apply(*gaussians, self.viewmats, self.intrinsics, self.camera)
         return splatting._Projected(*outputs)  # type: ignore[misc]
 
     def blending(self) -> tuple[float, float]:
@@ -74,7 +75,7 @@ class SplatScene:
         seen, size = self.projected(), self.camera.width
         shape = (*seen.depths.shape, 4)
         splats = (seen.means2d, seen.conics, self.leaves[3].expand(shape[:2]), torch.zeros(shape), seen.depths)
-        bins = splatting_tiles_numba.bin_splats(*(splatting._array(tensor) for tensor in splats), size, size)
+        bins = splatting_tiles_numba.bin_splats(*(splatting_numba.array_of(tensor) for tensor in splats), size, size)
         return _pairs(bins.packed.reshape(-1), bins.splat, bins.start, bins.end, shape[1], bins.rows, bins.columns)
 
 
@@ -125,7 +126,7 @@ def splat_projection(n: int, size: int, device: torch.device) -> Case:
     return Case(
         "splat projection",
         scene_name(n, "Gaussians", size),
-        lambda: splatting._Project.apply(*arguments)[:4],  # type: ignore[index, return-value]
+        lambda: splatting_numba.Project.apply(*arguments)[:4],  # type: ignore[index, return-value]
         lambda: tuple(splatting._project_reference(*arguments))[:4],
         leaves,
         n,
@@ -147,7 +148,7 @@ def splat_blending(n: int, size: int, device: torch.device, views: int = 1) -> C
     return Case(
         "splat blending",
         scene_name(n, "Gaussians", size, views),
-        lambda: splatting._blend_fused(seen, opacities, colors, scene.camera),
+        lambda: splatting._blend_on_cpu(seen, opacities, colors, scene.camera),
         lambda: splatting._blend_reference(seen, opacities, colors, scene.camera),
         leaves,
         n * views,

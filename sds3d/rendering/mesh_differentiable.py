@@ -25,10 +25,9 @@ from sds3d.cameras import Cameras
 from sds3d.rendering import gpu
 from sds3d.rendering import mesh_antialias_numba as silhouettes
 from sds3d.rendering import mesh_raster_numba as kernels
+from sds3d.rendering import mesh_surface_numba as surface
 from sds3d.rendering.mesh_edges import MeshEdges
-
-NEAR = 0.01
-"""Metres in front of the camera. Faces with a vertex closer than this are left out."""
+from sds3d.rendering.mesh_surface_numba import NEAR, array_of
 
 
 class Raster(NamedTuple):
@@ -60,7 +59,7 @@ def rasterize_mesh(vertices: Tensor, faces: Tensor, cameras: Cameras, *, backend
         from sds3d.rendering.mesh_surface_warp import Rasterize
 
         return Raster(*Rasterize.apply(_project_by_warp(vertices, view), _int32(faces), view.focal, view.size))
-    return Raster(*_Rasterize.apply(_Project.apply(vertices, view), _int32(faces), view))
+    return Raster(*surface.Rasterize.apply(surface.Project.apply(vertices, view), _int32(faces), view))
 
 
 def interpolate(attributes: Tensor, faces: Tensor, raster: Raster, *, backend: gpu.Backend | None = None) -> Tensor:
@@ -74,7 +73,7 @@ def interpolate(attributes: Tensor, faces: Tensor, raster: Raster, *, backend: g
     _check_raster(raster, faces, attributes)
     backend = backend or gpu.choose("meshes", attributes)
     if backend == "numba":
-        return _Interpolate.apply(attributes, raster.barycentric, _int32(faces), raster.face)
+        return surface.Interpolate.apply(attributes, raster.barycentric, _int32(faces), raster.face)
     if backend == "warp":
         from sds3d.rendering.mesh_surface_warp import Interpolate
 
@@ -113,11 +112,11 @@ def antialias(
         return antialias_reference(pictures, raster, vertices, faces, cameras)
     view, edges = _view(cameras, vertices), mesh_edges(faces, len(vertices))
     if backend == "warp":
-        from sds3d.rendering.mesh_surface_warp import Antialias
+        from sds3d.rendering.mesh_silhouettes_warp import Antialias
 
         screen, distance = _project_by_warp(vertices, view), _distances(raster, view)
         return Antialias.apply(pictures, screen, _int32(faces), edges, distance)
-    return _Antialias.apply(pictures, _Project.apply(vertices, view), raster, _int32(faces), edges, view)
+    return surface.Antialias.apply(pictures, surface.Project.apply(vertices, view), raster, _int32(faces), edges, view)
 
 
 def mesh_edges(faces: Tensor, n_vertices: int) -> MeshEdges:
@@ -125,7 +124,7 @@ def mesh_edges(faces: Tensor, n_vertices: int) -> MeshEdges:
     of, key, edges = _last_edges[0]
     if of() is not faces or key != (faces._version, n_vertices):
         if faces.device.type == "cpu":
-            arrays = silhouettes.edges_of(_array(_int32(faces)), n_vertices)
+            arrays = silhouettes.edges_of(array_of(_int32(faces)), n_vertices)
             edges = MeshEdges(*(torch.from_numpy(array) for array in arrays))
         else:
             edges = mesh_edges_reference(faces)
@@ -372,74 +371,14 @@ def _project_by_warp(vertices: Tensor, view: _View) -> Tensor:
     return Project.apply(vertices, view.viewmats, view.focal, view.size, NEAR)  # type: ignore[return-value]
 
 
-def _array(tensor: Tensor) -> Any:
-    return tensor.detach().cpu().contiguous().numpy()
-
-
 def _nearest_on_cpu(screen: Tensor, faces: Tensor, view: _View) -> Tensor:
     """Return the nearest face of each pixel, -1 where empty: (B, H, W) int32. screen: (B, V, 3), on any device."""
-    arrays = _array(screen.float()), _array(_int32(faces)), _array(view.focal.float())
+    arrays = array_of(screen.float()), array_of(_int32(faces)), array_of(view.focal.float())
     return torch.from_numpy(kernels.rasterize(*arrays, (view.height, view.width))[0]).to(screen.device)
 
 
 def _crossings_on_cpu(screen: Tensor, faces: Tensor, edges: MeshEdges, raster: Raster, view: _View) -> Tensor:
     """Return the silhouette edges between pixels, as `mesh_warp.crossings`, from tensors on any device."""
-    arrays = _array(screen.float()), _array(view.focal.float()), _array(_int32(faces))
-    ends = tuple(_array(tensor) for tensor in edges)
-    return torch.from_numpy(silhouettes.crossings(*arrays, ends, _array(raster.depth.float()))).to(screen.device)
-
-
-class _Project(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, vertices: Tensor, view: _View) -> Tensor:
-        ctx.view, ctx.camera = view, (view.viewmats.numpy(), view.focal.numpy(), (view.height, view.width))
-        ctx.screen = kernels.project(_array(vertices), *ctx.camera, NEAR)
-        return torch.from_numpy(ctx.screen)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        return torch.from_numpy(kernels.project_backward(ctx.screen, *ctx.camera, _array(gradients[0]))), None
-
-
-class _Rasterize(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, screen: Tensor, faces: Tensor, view: _View) -> tuple[Tensor, ...]:
-        ctx.inputs = _array(screen), _array(faces), view.focal.numpy()
-        outputs = kernels.rasterize(*ctx.inputs, (view.height, view.width))
-        ctx.face = outputs[0]
-        tensors = tuple(torch.from_numpy(output) for output in outputs)
-        ctx.mark_non_differentiable(tensors[0])
-        return tensors
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        arrays = _array(gradients[1]), _array(gradients[2])
-        return torch.from_numpy(kernels.rasterize_backward(*ctx.inputs, ctx.face, arrays)), None, None
-
-
-class _Interpolate(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, attributes: Tensor, barycentric: Tensor, faces: Tensor, face: Tensor) -> Tensor:
-        ctx.inputs = _array(attributes), _array(faces), _array(face), _array(barycentric)
-        return torch.from_numpy(kernels.interpolate(*ctx.inputs))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        results = kernels.interpolate_backward(*ctx.inputs, _array(gradients[0]))
-        return (*(torch.from_numpy(result) for result in results), None, None)
-
-
-class _Antialias(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, pictures: Tensor, screen: Tensor, raster: Raster, faces: Tensor, edges: MeshEdges, view: _View
-    ) -> Tensor:
-        places, arrays = _array(screen), tuple(_array(tensor) for tensor in edges)
-        crossing = silhouettes.crossings(places, view.focal.numpy(), _array(faces), arrays, _array(raster.depth))
-        ctx.inputs = _array(pictures), places, arrays[0], crossing
-        return torch.from_numpy(silhouettes.blend(*ctx.inputs))
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        results = silhouettes.blend_backward(*ctx.inputs, _array(gradients[0]))
-        return (*(torch.from_numpy(result) for result in results), None, None, None, None)
+    arrays = array_of(screen.float()), array_of(view.focal.float()), array_of(_int32(faces))
+    ends = tuple(array_of(tensor) for tensor in edges)
+    return torch.from_numpy(silhouettes.crossings(*arrays, ends, array_of(raster.depth.float()))).to(screen.device)

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.geometry.splats import SH_C0, harmonics
-from sds3d.rendering import gpu, splatting_blend_numba, splatting_projection_numba
+from sds3d.rendering import gpu, splatting_numba
 from sds3d.rendering.splatting_blend_numba import MAX_ALPHA, MIN_TRANSMITTANCE
-from sds3d.rendering.splatting_tiles_numba import MIN_ALPHA, bin_splats
+from sds3d.rendering.splatting_tiles_numba import MIN_ALPHA
 
 RenderMode = Literal["RGB", "D", "ED", "RGB+D", "RGB+ED"]
 """D is the depth z weighted by alpha. ED is the expected depth, D / alpha."""
@@ -199,7 +199,10 @@ def _rasterize(
 
         project, blend = Project.apply, partial(_in_fours, Blend.apply)
     elif backend == "numba":
-        project, blend = _Project.apply if means.device.type == "cpu" else _project_reference, _blend_on_cpu
+        project, blend = (
+            splatting_numba.Project.apply if means.device.type == "cpu" else _project_reference,
+            _blend_on_cpu,
+        )
     else:
         project, blend = _project_reference, _blend_reference
     projected = _Projected(*project(means, quats, scales, opacities, viewmats, Ks, camera))
@@ -332,7 +335,7 @@ def _blend_on_cpu(projected: _Projected, opacities: Tensor, values: Tensor, came
     """Blend on the CPU, wherever the tensors are."""
     device = values.device
     projected = _Projected(*(tensor.cpu() for tensor in projected))
-    picture, alpha = _in_fours(_Blend.apply, projected, opacities.cpu(), values.cpu(), camera)
+    picture, alpha = _in_fours(splatting_numba.Blend.apply, projected, opacities.cpu(), values.cpu(), camera)
     return picture.to(device), alpha.to(device)
 
 
@@ -345,70 +348,6 @@ def _in_fours(
         picture, alpha = blend(projected.means2d, projected.conics, opacities, four, projected.depths, camera)
         parts.append(picture)
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1), alpha
-
-
-def _array(tensor: Tensor) -> Any:
-    return tensor.detach().contiguous().numpy()
-
-
-class _Project(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        means: Tensor,
-        quats: Tensor,
-        scales: Tensor,
-        opacities: Tensor,
-        viewmats: Tensor,
-        Ks: Tensor,
-        camera: _Camera,
-    ) -> tuple[Tensor, ...]:
-        inputs = _array(means), _array(quats), _array(scales)
-        matrices = _array(viewmats.float()), _array(Ks.float())
-        outputs = splatting_projection_numba.project(
-            *inputs, _array(opacities), *matrices,
-            width=camera.width, height=camera.height, near=camera.near, far=camera.far, blur=camera.blur,
-            radius_clip=camera.radius_clip,
-        )  # fmt: skip
-        ctx.inputs, ctx.outputs, ctx.camera = (*inputs, *matrices), outputs[2:4], camera
-        tensors = tuple(torch.from_numpy(output) for output in outputs)
-        ctx.mark_non_differentiable(tensors[4])
-        return tensors
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        d_means2d, d_depths, d_conics, d_compensations, _ = (_array(gradient) for gradient in gradients)
-        means, quats, scales, viewmats, intrinsics = ctx.inputs
-        results = splatting_projection_numba.project_backward(
-            means, quats, scales, viewmats, intrinsics, ctx.outputs, (d_means2d, d_depths, d_conics, d_compensations),
-            width=ctx.camera.width, height=ctx.camera.height, blur=ctx.camera.blur,
-        )  # fmt: skip
-        return (*(torch.from_numpy(result) for result in results), None, None, None, None)
-
-
-class _Blend(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        means2d: Tensor,
-        conics: Tensor,
-        opacities: Tensor,
-        features: Tensor,
-        depths: Tensor,
-        camera: _Camera,
-    ) -> tuple[Tensor, Tensor]:
-        splats = _array(means2d), _array(conics), _array(opacities), _array(features), _array(depths)
-        bins = bin_splats(*splats, camera.width, camera.height)
-        picture, alpha = (torch.from_numpy(array) for array in splatting_blend_numba.blend(bins))
-        ctx.bins = bins
-        ctx.save_for_backward(picture, alpha)
-        return picture, alpha
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        picture, alpha, d_picture, d_alpha = (_array(tensor) for tensor in (*ctx.saved_tensors, *gradients))
-        results = splatting_blend_numba.blend_backward(ctx.bins, picture, alpha, d_picture, d_alpha)
-        return (*(torch.from_numpy(result) for result in results), None, None)
 
 
 # ---- gsplat ----
