@@ -223,11 +223,13 @@ class CameraConfig(Config):
 
         picture_size: height and width of the prior's pictures.
         """
+        parts: list[tuple[float, CameraConfig]]
         full = min(picture_size, MOST_OF_PRIOR)
         now: CameraConfig = self.model_copy(update={"size": self.size or full, "coarse_size": 0, "phases": ()})
         if self.coarse_size:  # coarse renders are a phase, too
             coarse = now.model_copy(update={"size": min(now.size, self.coarse_size)})
-            return [(0.0, coarse), (self.coarse_until, now)]
+            parts = [(0.0, coarse), (self.coarse_until, now)]
+            return parts
         parts = [(0.0, now)]
         for phase in self.phases:
             now = now.model_copy(update={key: value for key, value in phase.items() if key != "at"})
