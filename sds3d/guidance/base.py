@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal, Self
 
 import torch
@@ -142,14 +143,27 @@ class GuidedPrediction(Prediction):
 class ByText:
     """Predictions for the same x_t, each (B, C, h, w).
 
-    plain: under the text that each view is guided to. positive: the same; with Perp-Neg, led away from the words of
-    neighbouring views. negative: under the text that each view is guided away from. others: under further texts.
+    plain: under the text that each view is guided to. negative: under the text that each view is guided away from.
+    others: under further texts. away: under the words of neighbouring views, with Perp-Neg. weights: (B, len(away)).
     """
 
     plain: Prediction
-    positive: Prediction
     negative: Prediction
     others: tuple[Prediction, ...]
+    away: tuple[Prediction, ...]
+    weights: Tensor
+
+    @cached_property
+    def positive(self) -> Prediction:
+        """The plain prediction; with Perp-Neg, led away from the words of neighbouring views."""
+        return repelled(self) if self.away else self.plain
+
+    def guided(self, scale: float) -> GuidedPrediction:
+        """Return the prediction under classifier-free guidance with the scale S."""
+        if not self.away:
+            return combine(self.plain, self.negative, scale)
+        led = repelled(self, scale)
+        return GuidedPrediction(led.eps, led.x0, self.positive, self.negative)
 
 
 def predict_each(
@@ -176,28 +190,24 @@ def predict_texts(
     away = views.neighbours
     conditions = [views.positive, views.negative, *others, *away.texts]
     plain, negative, *rest = predict_each(prior, x_t, t, conditions, views.cameras)
-    positive = repelled(plain, negative, rest[len(others) :], away.weights)
-    return ByText(plain, positive, negative, tuple(rest[: len(others)]))
+    return ByText(plain, negative, tuple(rest[: len(others)]), tuple(rest[len(others) :]), away.weights)
 
 
-def repelled(positive: Prediction, negative: Prediction, away: Sequence[Prediction], weights: Tensor) -> Prediction:
-    """Add the parts of directions that are perpendicular to the positive one (Perp-Neg, arXiv:2304.04968, eq. 6):
+def repelled(texts: ByText, scale: float = 1.0) -> Prediction:
+    """Guide with the parts of directions perpendicular to the positive one (Perp-Neg, arXiv:2304.04968, eq. 6):
 
-        positive + sum_i w_i (d_i - <d_i, d> / |d|^2 d),    d = positive - negative, d_i = away_i - negative
-
-    weights: (B, len(away)). The result is `positive` itself if there is nothing to lead away from.
+    negative + S (d + sum_i w_i (d_i - <d_i, d> / |d|^2 d)),    d = plain - negative, d_i = away_i - negative
     """
-    if not away:
-        return positive
-    direction = (positive.eps - negative.eps).flatten(1)  # (B, E)
+    plain, negative = texts.plain, texts.negative
+    direction = (plain.eps - negative.eps).flatten(1)  # (B, E)
     length = direction.square().sum(dim=1).clamp_min(1e-6)  # (B,); without a direction nothing is projected away
     eps, x0, along = negative.eps, negative.x0, torch.ones_like(length)
-    for other, w in zip(away, weights.to(eps).unbind(dim=1), strict=True):
+    for other, w in zip(texts.away, texts.weights.to(eps).unbind(dim=1), strict=True):
         along = along - w * ((other.eps - negative.eps).flatten(1) * direction).sum(dim=1) / length
-        eps = eps + expand(w, eps) * (other.eps - negative.eps)
-        x0 = x0 + expand(w, x0) * (other.x0 - negative.x0)  # x0 is affine in eps, so it is combined alike
-    eps = eps + expand(along, eps) * (positive.eps - negative.eps)
-    return Prediction(eps, x0 + expand(along, x0) * (positive.x0 - negative.x0))
+        eps = eps + expand(scale * w, eps) * (other.eps - negative.eps)
+        x0 = x0 + expand(scale * w, x0) * (other.x0 - negative.x0)  # x0 is affine in eps, so it is combined alike
+    eps = eps + expand(scale * along, eps) * (plain.eps - negative.eps)
+    return Prediction(eps, x0 + expand(scale * along, x0) * (plain.x0 - negative.x0))
 
 
 @torch.no_grad()
@@ -217,7 +227,7 @@ def guided_prediction(
     Raises ValueError if B is not a multiple of the prior's views or differs between the arguments.
     """
     texts = predict_texts(prior, x_t, t, views)
-    guided = combine(texts.positive, texts.negative, scale)
+    guided = texts.guided(scale)
     if rescale > 0:
         guided = rescaled(prior, guided, texts.plain, t, rescale)
     return guided

@@ -27,7 +27,6 @@ from sds3d.guidance.base import (
     RuleConfig,
     Views,
     Weighting,
-    combine,
     draw_noise,
     predict_texts,
     weight,
@@ -130,7 +129,7 @@ class Bootstrapped(Guidance):
     def _guided(self, x_t: Tensor, t: Tensor, views: Views) -> GuidedPrediction:
         """Return the prediction of the tuned copy under classifier-free guidance."""
         texts = predict_texts(self.tuned.score, x_t, t, views)
-        return combine(texts.positive, texts.negative, self.config.scale)
+        return texts.guided(self.config.scale)
 
     def _tune(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Number:
         """Refine the renders x (B, C, h, w), and tune the copy on these and earlier ones. Returns the last loss."""

@@ -25,7 +25,6 @@ from sds3d.guidance.base import (
     RuleConfig,
     Views,
     Weighting,
-    combine,
     draw_noise,
     predict_texts,
     weight,
@@ -90,7 +89,7 @@ class Bridge(Guidance):
         x_t = add_noise(prior, x, eps, t)
         if progress < config.start:
             texts = predict_texts(prior, x_t, t, views)
-            guided = combine(texts.positive, texts.negative, config.scale)
+            guided = texts.guided(config.scale)
             x0, direction, weighting = guided.x0, guided.eps - eps, config.weighting
         else:
             texts = predict_texts(prior, x_t, t, described(views, "target"), [described(views, "source").positive])

@@ -25,7 +25,6 @@ from sds3d.guidance.base import (
     RuleConfig,
     Views,
     Weighting,
-    combine,
     draw_noise,
     predict_texts,
     weight,
@@ -72,7 +71,7 @@ class CSDS(Guidance):
         )  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         texts = predict_texts(prior, x_t, t, views, [views.prompt.extra["category"].repeat(len(x))])
-        guided, (category,) = combine(texts.positive, texts.negative, config.scale), texts.others
+        guided, (category,) = texts.guided(config.scale), texts.others
         gradient = expand(weight(prior, t, config.weighting), x) * (guided.eps - category.eps)  # (B, C, h, w)
         metrics = {"t": t.mean(), "gradient_rms": gradient.square().mean().sqrt()}
         return Guided(t=t, gradient=gradient, x0=guided.x0, metrics=metrics)

@@ -88,7 +88,7 @@ class SiD(VariationalRule):
         """Clean estimates of the prior and of phi, each with its guidance and differentiable in x_t."""
         config, count = self.config, len(x_t)
         asked = predict_texts(self.prior, x_t, t, views)
-        real = combine(asked.positive, asked.negative, config.scale).x0
+        real = asked.guided(config.scale).x0
         texts = [views.prompt.plain.repeat(count)]
         if config.fake_scale == 1:
             return real, predict_each(self.phi.score, x_t, t, texts, views.cameras)[0].x0
