@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, Self
 
 import torch
@@ -79,7 +80,11 @@ class Cameras:
         return replace(self, height=height, width=width)
 
     def position(self) -> Tensor:
-        """Return the camera centres in the world, (B, 3)."""
+        """Return the camera centres in the world, (B, 3), always the same tensor."""
+        return self._position
+
+    @cached_property  # a step asks for it many times
+    def _position(self) -> Tensor:
         if self.pose is not None:
             return self.pose[:, :3, 3]
         azimuth, elevation = torch.deg2rad(self.azimuth), torch.deg2rad(self.elevation)
@@ -89,7 +94,11 @@ class Cameras:
         return self.distance[:, None] * direction
 
     def c2w(self) -> Tensor:
-        """Return camera-to-world matrices of OpenGL cameras, (B, 4, 4)."""
+        """Return camera-to-world matrices of OpenGL cameras, (B, 4, 4), always the same tensor."""
+        return self._c2w
+
+    @cached_property
+    def _c2w(self) -> Tensor:
         if self.pose is not None:
             return self.pose
         azimuth, elevation = torch.deg2rad(self.azimuth), torch.deg2rad(self.elevation)
