@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sds3d.cameras import orbit
+from sds3d.ramps import Ramp
 from sds3d.rendering.mesh_losses import normal_consistency
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import Rendering
@@ -111,7 +112,9 @@ def test_regularisers_are_scaled_by_weights_and_pixels() -> None:
     with torch.no_grad():
         few = scene.regularisers(Rendering(small, small, small, small), 0.0)
         many = scene.regularisers(Rendering(large, large, large, large), 0.0)
-        scene.geometry.config = scene.geometry.config.model_copy(update={"laplacian": 3.0, "edge_length": 0.0})
+        scene.geometry.config = scene.geometry.config.model_copy(
+            update={"laplacian": Ramp(3.0), "edge_length": Ramp(0.0)}
+        )
         other = scene.regularisers(Rendering(small, small, small, small), 0.0)
     assert few.keys() == {*names, "color_smoothness"}
     for name, loss in few.items():
