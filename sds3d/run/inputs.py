@@ -11,6 +11,7 @@ from sds3d.config import ConfigError
 from sds3d.files import PriorError, RunError
 from sds3d.formats.load import load_asset
 from sds3d.geometry.splats import Splats
+from sds3d.guidance.variational import VariationalConfig
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.loading import ALIASES, MOVED, find
 from sds3d.representations.mesh_fixed import FixedTrianglesConfig
@@ -26,8 +27,13 @@ def check_inputs(config: RunConfig, own: Path | None = None) -> None:
     """
     for stage in [stage_config(config, i) for i in range(stage_count(config))]:
         for index, teacher in enumerate(stage.all_teachers):
+            place = f"teachers.{index - 1}." if index else ""
             if isinstance(teacher.prior, DiffusersConfig):
-                _check_model(teacher.prior, f"teachers.{index - 1}.prior.model" if index else "prior.model")
+                _check_model(teacher.prior, f"{place}prior.model")
+            phi = getattr(teacher.guidance, "variational", None)
+            if isinstance(phi, VariationalConfig) and phi.model:
+                model = DiffusersConfig(model=phi.model, offline=phi.offline)
+                _check_model(model, f"{place}guidance.variational.model")
     if not (own or config.start_from):
         return
     path = own or Path(config.start_from)

@@ -34,6 +34,11 @@ def test_what_cannot_be_read_is_refused_in_a_line(tmp_path: Path):
         (f"start_from={run.folder}", "^start_from: .*no checkpoint"),
         (f"prior.model={tmp_path}/empty", "^prior.model: .*model_index.json is missing"),
         ("prior.model=tobox", '^prior.model: .*did you mean "toybox"'),
+        (f"teachers=[{{prior: {{model: {tmp_path}/empty}}}}]", r"^teachers\.0\.prior\.model: .*model_index.json"),
+        (
+            f"teachers=[{{guidance: {{name: vsd, variational: {{model: {tmp_path}/empty}}}}}}]",
+            r"^teachers\.0\.guidance\.variational\.model: .*model_index.json",
+        ),
     ):
         with pytest.raises(ConfigError, match=message) as error:
             check_inputs(make_config("a red mug", overrides=[override]))
