@@ -43,6 +43,8 @@ class About(Config):
     the published settings of a method, for a real model."""
     needs_asset: bool = False
     """Whether it needs start_from=FILE."""
+    needs_setting: str = ""
+    """Another setting that names a file and must be given, for example representation.sketch."""
     base: str = ""
     """Another file in the folder of presets, without its ending. This preset's settings replace those of its base."""
 

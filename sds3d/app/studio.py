@@ -74,6 +74,7 @@ class Studio:
         Visitors do not have those for real models, which load gigabytes.
         """
         mine = [p for p in presets() if self.trusted or p.about.group != "real"]
+        mine = [p for p in mine if not p.about.needs_setting]  # the page has no field for it
         return {p.name: p.about.description for p in mine if of_files or not p.about.needs_asset}
 
     def config(self, prompt: str, preset: str, *layers: Tree) -> RunConfig:

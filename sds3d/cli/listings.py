@@ -59,13 +59,14 @@ def list_presets(as_json: Json = False) -> None:
         ])  # fmt: skip
         return
     for title, real in (("for the embedded prior", False), ("for real models", True)):
-        table = Table(title, "prior", "equation", "on 2 cores", "", box=None, padding=(0, 2, 0, 0))
+        time = [] if real else ["on 2 cores"]
+        table = Table(title, "prior", "equation", *time, "", box=None, padding=(0, 2, 0, 0))
         for preset in presets():
             about = preset.about
             if (about.group == "real") == real:
                 seconds = "not measured" if about.seconds is None else duration(about.seconds)
-                name = f"[bold]{preset.name}[/bold]"
-                table.add_row(name, preset.made_for, about.status, seconds, about.description)
+                cells = [f"[bold]{preset.name}[/bold]", preset.made_for, about.status, *([] if real else [seconds])]
+                table.add_row(*cells, about.description)
         out.print(table)
 
 

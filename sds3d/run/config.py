@@ -6,6 +6,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
@@ -212,6 +213,8 @@ def make_config(
         )
     if chosen.about.needs_asset and not config.start_from:
         raise ConfigError(f'the preset "{preset}" needs a mesh: sds3d texture FILE PROMPT, or start_from=FILE')
+    if (key := chosen.about.needs_setting) and not reduce(getattr, key.split("."), config):
+        raise ConfigError(f'the preset "{preset}" needs a file: {key}=FILE')
     return config
 
 

@@ -11,6 +11,7 @@ import pytest
 import trimesh
 import yaml
 
+from sds3d.config import ConfigError
 from sds3d.presets import presets
 from sds3d.run.checks import prior_problems
 from sds3d.run.config import RunConfig, make_config, new_run, prior_mismatches, run_config, stage_config, stage_count
@@ -47,8 +48,14 @@ def same(expected: Any, actual: Any) -> bool:
 
 
 def config_of(name: str, *overrides: str) -> RunConfig:
-    given = ["start_from=FILE"] if REAL[name].about.needs_asset else []
-    return make_config("a red mug", name, [*given, *overrides])
+    return make_config("a red mug", name, [*files_of(name, "FILE"), *overrides])
+
+
+def files_of(name: str, path: str) -> list[str]:
+    """Return the settings of the file that a preset needs, if it needs one."""
+    about = REAL[name].about
+    key = "start_from" if about.needs_asset else about.needs_setting
+    return [f"{key}={path}"] if key else []
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -80,6 +87,11 @@ def test_each_is_made_for_its_model(name: str):
     assert lines
     assert all(line.startswith("the settings are made for real models of ") for line in lines)
     assert all(": use the preset " in line for line in lines)
+
+
+def test_a_preset_that_needs_a_file_says_which_setting_names_it():
+    with pytest.raises(ConfigError, match=r'the preset "sketch-shape" needs a file: representation\.sketch=FILE'):
+        make_config("a red mug", "sketch-shape")
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +133,7 @@ def small(values: Any, models: Mapping[str, str], key: str = "") -> Any:
 
 def reduced(name: str, models: Mapping[str, str], ball: str) -> RunConfig:
     """Return a preset on tiny pipelines, with three steps in each stage."""
-    config = config_of(name, *([f"start_from={ball}"] if REAL[name].about.needs_asset else []))
+    config = config_of(name, *files_of(name, ball))
     tree = small(config.model_dump(mode="json"), models)
     stages = [{key: value for key, value in stage.items() if key != "share"} | {"steps": 3} for stage in tree["stages"]]
     tree |= {
