@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import BeforeValidator, GetCoreSchemaHandler, PlainSerializer, PlainValidator
 
 EXPECTED = "a number, or knots [[progress, value], ...]"
 """What a setting over time takes, for help texts and errors."""
@@ -105,11 +104,9 @@ class Ramp:
         return all(value < bound for value in self.values)
 
     @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(
-            lambda given: given if isinstance(given, cls) else cls(given),
-            serialization=core_schema.plain_serializer_function_ser_schema(cls.plain),
-        )
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        read = PlainValidator(lambda given: given if isinstance(given, cls) else cls(given))
+        return handler.generate_schema(Annotated[Any, read, PlainSerializer(cls.plain)])
 
 
 def _line(given: Any) -> Any:
