@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +18,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 MOST = 6
-"""Graphs per network. Each keeps the memory of its activations, so that calls of further shapes are made as usual."""
+"""Graphs per network. Each keeps some memory, so that calls of further shapes are made as usual."""
 
 Outputs = tuple[Tensor, ...]
 Function = Callable[..., Outputs]
@@ -37,9 +39,15 @@ def record(function: Function, inputs: Sequence[Tensor]) -> Graph:
     kept = [tensor.clone() for tensor in inputs]
     graph = torch.cuda.CUDAGraph()
     # Other threads, such as those that draw previews, may use the device meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, pool=_pool(), capture_error_mode="thread_local"):
         outputs = function(*kept)
     return Graph(kept, outputs, graph.replay)
+
+
+@cache
+def _pool() -> Any:
+    """Return the memory that all graphs share: they run one after another, and their outputs are copied at once."""
+    return torch.cuda.graph_pool_handle()
 
 
 def recorder(device: torch.device) -> Callable[[Function, Sequence[Tensor]], Graph] | None:
