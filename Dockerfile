@@ -24,7 +24,7 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends libgomp1 \
     && rm -rf /var/lib/apt/lists/*
 
-# gsplat compiles its kernels when first used: nvcc, a C++ compiler and Python's headers stay in the image.
+# sds3d doctor --build compiles gsplat's kernels: nvcc, a C++ compiler and Python's headers stay in the image.
 FROM nvidia/cuda:13.0.1-devel-ubuntu24.04 AS cuda-base
 ENV EXTRAS=cuda,usd
 # hadolint ignore=DL3008

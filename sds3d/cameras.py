@@ -300,7 +300,7 @@ class CameraConfig(Config):
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
         if self.group and self.views % self.group:
-            raise ValueError(f"views = {self.views} are no multiple of group = {self.group}")
+            raise ValueError(f"views = {self.views} is not a multiple of group = {self.group}")
         return self
 
     @property

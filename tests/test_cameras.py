@@ -272,7 +272,7 @@ def test_groups_are_orthogonal_and_each_has_its_own_orbit():
     for value in (cameras.elevation, cameras.distance, cameras.fovy):
         assert [len(row.unique()) for row in value.reshape(2, 4)] == [1, 1]
         assert len(value.unique()) == 2
-    with pytest.raises(ValidationError, match="views = 6 are no multiple of group = 4"):
+    with pytest.raises(ValidationError, match="views = 6 is not a multiple of group = 4"):
         CameraConfig(views=6, group=4)
 
 

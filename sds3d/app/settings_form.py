@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import gradio as gr
 from gradio.components import Component
+from pydantic import BeforeValidator
 
 from sds3d.app.edits import Edits
 from sds3d.app.fragments import note
@@ -118,7 +119,11 @@ def read(setting: Setting, given: Any) -> Any:
         return given
     try:
         value = parse_value(given)
-        return Ramp(value).plain() if setting.info.annotation is Ramp else value
+        if setting.info.annotation is not Ramp:
+            return value
+        for step in setting.info.metadata:
+            value = step.func(value) if isinstance(step, BeforeValidator) else value
+        return Ramp(value).plain()
     except ValueError as error:
         raise ConfigError(f"{setting.key}: {error}; an example: {_yaml(setting.value)}") from None
 

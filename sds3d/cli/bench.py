@@ -207,7 +207,7 @@ def bench_priors(
 @bench.command(
     "gpu",
     epilog=examples(
-        "sds3d bench gpu  # about four minutes on an H100",
+        "sds3d bench gpu  # on the first GPU",
         "sds3d bench gpu --device cuda:1 --out results",
     ),
 )

@@ -106,7 +106,7 @@ def bench(
 ) -> list[Row]:
     """Measure everything. Write gpu.json and gpu.md into `root`, anew after each row. Raises RunError without a GPU."""
     place = pick_device(device)
-    if place.type == "cpu" and not device:
+    if place.type == "mps" or (place.type == "cpu" and not device):
         raise RunError("this measures a GPU, and torch finds none: see sds3d doctor")
     here = asdict(machine(set_threads(threads)))
     about = {"machine": here, "device": str(place), "torch": torch.__version__, "sizes": asdict(sizes)}

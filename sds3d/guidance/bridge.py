@@ -32,7 +32,7 @@ from sds3d.guidance.base import (
 from sds3d.guidance.schedules import PiecewiseSchedule, Schedule
 from sds3d.priors.base import Prior, add_noise, expand
 from sds3d.prompts.conditioning import Conditioning
-from sds3d.prompts.prompt import PromptConfig, PromptTexts, prompt_texts
+from sds3d.prompts.prompt import PromptConfig, PromptTexts, without_view
 
 SOURCE = "oversaturated, smooth, pixelated, cartoon, foggy, hazy, blurry, bad structure, noisy, malformed"
 
@@ -62,8 +62,9 @@ class BridgeConfig(RuleConfig):
         """Return the texts of the prompt, and those of source and target for each view."""
         base, extra = super().texts(prompt, config), {}
         for name, words in (("source", self.source), ("target", self.target)):
-            texts = prompt_texts(f"{prompt}, {words}" if words else prompt, config)
-            extra |= {f"{name} {row}": text for row, text in enumerate([*texts.views, texts.plain])}
+            for row, text in enumerate([*base.views, base.plain]):
+                subject = without_view(text)
+                extra[f"{name} {row}"] = f"{subject}, {words}{text.removeprefix(subject)}" if words else text
         return replace(base, extra=extra)
 
     def make(self, prior: Prior) -> Bridge:

@@ -101,7 +101,7 @@ class CFD(Guidance):
         metrics = {
             "t": t.mean(),
             "gradient_rms": gradient.square().mean().sqrt(),
-            "locked": locked.float().mean(),  # share of the noise pixels that have texels of the surface
+            "locked": locked.float().mean().item(),  # share of the noise pixels that have texels; always on the CPU
         }
 
         def keep() -> dict[str, Number]:

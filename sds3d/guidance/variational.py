@@ -178,9 +178,9 @@ def model_of_phi(config: VariationalConfig, prior: Prior) -> Prior:
     """Return the model that phi starts as. Raises PriorError if it cannot be loaded, or does not fit to the prior."""
     if not config.model:
         return prior
-    other = DiffusersConfig(model=config.model, offline=config.offline, multiview=False).load(prior.device)
     if not hasattr(prior, "family"):
-        raise PriorError("variational.model needs a prior in diffusers' layout")
+        raise PriorError("guidance.variational.model needs a prior in diffusers' layout: leave it out for this one")
+    other = DiffusersConfig(model=config.model, offline=config.offline, multiview=False).load(prior.device)
     return in_place_of(cast(DiffusionPrior, prior), other)
 
 

@@ -78,16 +78,16 @@ def summary() -> str:
 @cache
 def failure(package: Package) -> str:
     """Load a package's kernels. Returns why they do not work, or ""."""
-    if problem := obstacle(package):
-        return problem
     try:
+        if problem := obstacle(package):
+            return problem
         if package == "warp":
             importlib.import_module("sds3d.rendering.launch_warp")
             return ""
         gpu_build.load(package)
         kernels = importlib.import_module(f"{package}.cuda._backend")
         return "its kernels cannot be loaded" if kernels._C is None else ""
-    except Exception as error:  # a linker and a driver may fail in any way
+    except Exception as error:  # a package, a linker and a driver may fail in any way
         return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

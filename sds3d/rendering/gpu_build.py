@@ -13,6 +13,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,9 @@ Compiled = Literal["gsplat", "nerfacc"]
 
 PYPI_TOOLKIT = ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt", "nvidia-cuda-cccl", "nvidia-cuda-runtime")
 """The packages with a compiler. Their version is that of torch.version.cuda."""
+
+LEAST_ON_PYPI = 13
+"""The first version of CUDA whose packages make a whole toolkit in one folder."""
 
 _JOBS = 8  # a compiler takes up to 3 GB
 
@@ -92,7 +96,10 @@ def toolkit() -> Path:
     for folder in _nvidia_folders():
         if (folder / "bin" / "nvcc").is_file():
             return _linked(folder)
-    wanted = " ".join(f'"{name}=={torch.version.cuda}.*"' for name in PYPI_TOOLKIT)
+    version = str(torch.version.cuda)
+    if int(version.split(".")[0]) < LEAST_ON_PYPI:
+        raise RunError(f"nvcc is not found; install NVIDIA's CUDA toolkit {version}")
+    wanted = " ".join(f'"{name}=={version}.*"' for name in PYPI_TOOLKIT)
     raise RunError(f"nvcc is not found; pip install {wanted}")
 
 
@@ -128,7 +135,19 @@ def _library(package: Compiled) -> Path:
 
     versions = (importlib.metadata.version(package), "torch", torch.__version__, "python", platform.python_version())
     name = _name(package)
-    return _folder() / "-".join((package, *versions)) / name / f"{name}.so"
+    return _folder() / "-".join((package, *versions, "for", _architectures())) / name / f"{name}.so"
+
+
+def _architectures() -> str:
+    """Return what kernels are compiled for: a home folder may serve several kinds of GPU."""
+    import torch
+
+    if chosen := os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return re.sub(r"[^\w.+]+", "_", chosen)
+    if not torch.cuda.is_available():
+        return "none"
+    kinds = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
+    return "_".join(f"{major}.{minor}" for major, minor in sorted(kinds))
 
 
 def _name(package: Compiled) -> str:

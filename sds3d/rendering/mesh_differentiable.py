@@ -174,7 +174,7 @@ _last_checked: list[tuple[Any, tuple[int, int]]] = [(lambda: None, (0, 0))]
 
 
 def _check_raster(raster: Raster, faces: Tensor, values: Tensor) -> None:
-    # Not on a GPU, where it would wait for it in every step; kernels leave out such faces there.
+    # Not on a GPU, where it would wait for it in every step; such faces are left out there.
     if raster.face.device.type == "cpu" and raster.face.numel() and int(raster.face.max()) >= len(faces):
         raise ValueError(f"the raster is of another mesh: it shows face {int(raster.face.max())} of {len(faces)}")
     if values.dtype != raster.depth.dtype:
@@ -189,8 +189,8 @@ def rasterize_mesh_reference(vertices: Tensor, faces: Tensor, cameras: Cameras) 
     check_mesh(vertices, faces)
     view = _view(cameras, vertices)
     screen, faces = _project_reference(vertices, view), faces.long()
-    if vertices.device.type == "cuda":
-        face = _nearest_on_cuda(screen, faces, view)
+    if _by_kernels(vertices):
+        face = _nearest_on_gpu(screen, faces, view)
     else:
         face = torch.stack([_nearest_faces(of_view.detach(), faces, view) for of_view in screen])
     b, row, column = (face >= 0).nonzero(as_tuple=True)  # the P covered pixels
@@ -212,7 +212,7 @@ def rasterize_mesh_reference(vertices: Tensor, faces: Tensor, cameras: Cameras) 
 
 def interpolate_reference(attributes: Tensor, faces: Tensor, raster: Raster) -> Tensor:
     """`interpolate` in plain torch."""
-    covered = raster.face >= 0
+    covered = (raster.face >= 0) & (raster.face < len(faces))
     corners = attributes[faces.long()[raster.face[covered].long()]]  # (P, 3, C)
     values = torch.einsum("pi,pic->pc", raster.barycentric[covered], corners)
     return values.new_zeros(*covered.shape, attributes.shape[1]).index_put((covered,), values)
@@ -222,8 +222,8 @@ def antialias_reference(pictures: Tensor, raster: Raster, vertices: Tensor, face
     """`antialias` in plain torch, for any device and floating dtype. Slow except on CUDA, which has Warp."""
     view, edges = _view(cameras, vertices), mesh_edges(faces, len(vertices))
     screen, distance = _project_reference(vertices, view), _distances(raster, view)
-    if vertices.device.type == "cuda":
-        crossing = _crossings_on_cuda(screen, faces, edges, raster, view)
+    if _by_kernels(vertices):
+        crossing = _crossings_on_gpu(screen, faces, edges, raster, view)
     else:
         pairs = zip(screen.detach(), distance, strict=True)
         crossing = torch.stack([_crossings(of_view, faces.long(), edges, z) for of_view, z in pairs])
@@ -241,16 +241,21 @@ def mesh_edges_reference(faces: Tensor) -> MeshEdges:
     return MeshEdges(edges.int(), starts.int(), corners[whole][order].int())
 
 
-def _nearest_on_cuda(screen: Tensor, faces: Tensor, view: _View) -> Tensor:
-    if not gpu.backend("meshes"):
+def _by_kernels(vertices: Tensor) -> bool:
+    """Return whether kernels choose faces and edges for plain torch, which compares every face with every pixel."""
+    return vertices.device.type != "cpu"
+
+
+def _nearest_on_gpu(screen: Tensor, faces: Tensor, view: _View) -> Tensor:
+    if screen.device.type != "cuda" or not gpu.backend("meshes"):
         return _nearest_on_cpu(screen, faces, view)
     from sds3d.rendering import mesh_warp
 
     return mesh_warp.nearest_faces(screen, faces, view.height, view.width)
 
 
-def _crossings_on_cuda(screen: Tensor, faces: Tensor, edges: MeshEdges, raster: Raster, view: _View) -> Tensor:
-    if not gpu.backend("meshes"):
+def _crossings_on_gpu(screen: Tensor, faces: Tensor, edges: MeshEdges, raster: Raster, view: _View) -> Tensor:
+    if screen.device.type != "cuda" or not gpu.backend("meshes"):
         return _crossings_on_cpu(screen, faces, edges, raster, view)
     from sds3d.rendering import mesh_warp
 

@@ -269,7 +269,7 @@ def _march(origins: Tensor, directions: Tensor, occupancy: Occupancy, rays: RayS
 def _march_nerfacc(
     origins: Tensor, directions: Tensor, occupancy: Occupancy, rays: RaySamples, samples: int
 ) -> Samples:
-    """Use nerfacc's CUDA kernels, which which are compiled before."""
+    """Use nerfacc's CUDA kernels, which are compiled beforehand."""
     import nerfacc
 
     step = 2 * BOUND / samples
@@ -317,7 +317,7 @@ def _composite(density: Tensor, features: Tensor, samples: Samples, n_rays: int)
 
 
 def _composite_nerfacc(density: Tensor, features: Tensor, samples: Samples, n_rays: int) -> Composited:
-    """Use nerfacc's CUDA kernels, which which are compiled before."""
+    """Use nerfacc's CUDA kernels, which are compiled beforehand."""
     import nerfacc
 
     half = samples.dt / 2

@@ -24,10 +24,12 @@ from sds3d.formats.table import Format, export_format
 from sds3d.geometry.mesh import FloatArray, Mesh
 from sds3d.geometry.sampling import splats_from_mesh
 from sds3d.geometry.splats import Splats
+from sds3d.guidance.base import Number
 from sds3d.presets import DEFAULT_PRESET
 from sds3d.priors.base import Prior
 from sds3d.representations.base import Scene
 from sds3d.run.config import RunConfig, make_config, new_run, read_config
+from sds3d.run.numbers import as_numbers
 from sds3d.run.drive import drive
 from sds3d.run.folder import Run, open_run
 from sds3d.run.optimize import Step
@@ -187,15 +189,15 @@ def stream(prompt: str, *, every: float = 2.0, **keywords: Unpack[Keywords]) -> 
     """
     run, steps = _start(prompt, keywords)
     asset, shown = Asset(run.folder), -float("inf")
-    losses: dict[str, float] = {}
+    losses: Mapping[str, Number] = {}
     for step in steps:
-        losses = {name: float(value) for name, value in step.losses.items()}
+        losses = step.losses
         if time.monotonic() - shown >= every and step.step < step.total:
             shown = time.monotonic()
             rgb = step.rendering.rgb.clamp(0, 1).cpu().numpy()
-            yield Preview(step.step, step.total, rgb, losses, asset)
+            yield Preview(step.step, step.total, rgb, as_numbers(losses), asset)
     asset, state = _finished(run), run.state
-    yield Preview(state.step, state.total, asset.pictures(), losses, asset)
+    yield Preview(state.step, state.total, asset.pictures(), as_numbers(losses), asset)
 
 
 def _start(prompt: str, keywords: Keywords) -> tuple[Run, Iterator[Step]]:

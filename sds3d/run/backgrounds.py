@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
 from sds3d.config import Config
+from sds3d.geometry import splats
+from sds3d.geometry.splats import SH_C0
 from sds3d.representations.base import Rendering, Scene
 
 Level = Annotated[float, Field(ge=0, le=1)]
@@ -126,10 +128,7 @@ def make_environment(
 def harmonics(directions: Tensor) -> Tensor:
     """Return the real spherical harmonics of l = 0, 1, 2 of unit directions (..., 3): (..., 9), orthonormal."""
     x, y, z = directions.unbind(-1)
-    a, b, c = 0.5 / math.sqrt(math.pi), math.sqrt(3 / (4 * math.pi)), 0.5 * math.sqrt(15 / math.pi)
-    zonal = 0.25 * math.sqrt(5 / math.pi) * (3 * z * z - 1)
-    bands = [torch.full_like(x, a), b * y, b * z, b * x, c * x * y, c * y * z, zonal, c * x * z]
-    return torch.stack([*bands, 0.5 * c * (x * x - y * y)], dim=-1)
+    return torch.stack([torch.full_like(x, SH_C0), *splats.harmonics(2, x, y, z)], dim=-1)
 
 
 def behind_views(

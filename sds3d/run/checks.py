@@ -30,12 +30,12 @@ def prior_problems(config: RunConfig, priors: Sequence[Prior]) -> list[str]:
 
 
 def _check_views(parts: Sequence[CameraConfig], seen: int | None, prior: Prior) -> None:
-    for now in parts:
-        views = seen or now.views
+    asked = [("cameras.views", now.views) for now in parts] + ([("teachers.views", seen)] if seen else [])
+    for name, views in asked:
         if views % prior.n_views:
             raise ConfigError(
-                f"a step has {views} views, but the prior denoises {prior.n_views} together: make "
-                f"{'teachers.views' if seen else 'cameras.views'} a multiple of {prior.n_views} in all phases"
+                f"a step has {views} views, but the prior denoises {prior.n_views} together: make {name} a multiple of "
+                f"{prior.n_views} in all phases"
             )
 
 

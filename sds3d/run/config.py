@@ -213,7 +213,9 @@ def make_config(
         )
     if chosen.about.needs_asset and not config.start_from:
         raise ConfigError(f'the preset "{preset}" needs a mesh: sds3d texture FILE PROMPT, or start_from=FILE')
-    if (key := chosen.about.needs_setting) and not reduce(getattr, key.split("."), config):
+    if (key := chosen.about.needs_setting) and not reduce(
+        lambda section, name: getattr(section, name, ""), key.split("."), config
+    ):
         raise ConfigError(f'the preset "{preset}" needs a file: {key}=FILE')
     return config
 

@@ -133,7 +133,7 @@ def start_work(
     ]
     if mine.prompts.perp_neg.strength and not any(teacher.prompt.texts.view_dependent for teacher in teachers):
         warnings.warn(
-            "prompts.perp_neg has no effect: texts have no view words, as the prior takes cameras", stacklevel=2
+            "prompts.perp_neg has no effect: texts have no view words because the prior takes cameras", stacklevel=2
         )
     environment = make_environment(mine.background, mine.representation.latents, generators, own.device)
     if checkpoint is None:
@@ -256,6 +256,7 @@ def _drive_stages(
         if not finished:
             return None
         before = scene = work.scene
+        del work, loaded  # their memory may be needed for the next stage's
     return scene
 
 
@@ -398,10 +399,14 @@ def _drive_stage(record: _Record, work: Work) -> Generator[Step, None, bool]:
                 if _stopped(run):  # unless the request was withdrawn meanwhile
                     return False
     except (GeneratorExit, NumericalError) as error:
-        # Both leave the state of a finished step, which is worth keeping.
-        with suppress(NumericalError):  # of a step before the generator was closed: it fails again when the run goes on
+        # Both leave the state of a finished step, which is worth keeping, except on a GPU: there, a failed step is found
+        # some steps later, and what is not a parameter has gone on.
+        failed = isinstance(error, NumericalError)
+        try:
             record.settle(work)
-        if work.state.step > saved:
+        except NumericalError:  # of a step before the generator was closed: it fails again when the run goes on
+            failed = True
+        if work.state.step > saved and not (failed and work.state.late):
             record.checkpoint(work)
         if isinstance(error, GeneratorExit) and not _stopped(run):
             run.update(status=record.closed)

@@ -34,6 +34,11 @@ class Numbers:
     metrics: dict[str, float]
 
 
+def as_numbers(values: Mapping[str, Number]) -> dict[str, float]:
+    """Return scalars as numbers. Waits for a GPU on which some are."""
+    return {name: float(value) for name, value in values.items()}
+
+
 @dataclass
 class Checks:
     """The checks of a step.

@@ -30,7 +30,7 @@ from sds3d.prompts.prompt import EncodedPrompt
 from sds3d.ramps import Ramp
 from sds3d.representations.base import Rendering, Scene
 from sds3d.run.backgrounds import Background, Environment, behind_views, render_over
-from sds3d.run.numbers import Checks, Numbers, NumericalError, Unread, read
+from sds3d.run.numbers import Checks, Numbers, NumericalError, Unread, as_numbers, read
 from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
 from sds3d.updates import fused, skipped_if, update
 
@@ -268,15 +268,11 @@ def _step(setup: Setup, state: LoopState, checks: Checks) -> Step:
         rendering=Rendering(
             pictures.rgb.detach(), pictures.alpha.detach(), pictures.depth.detach(), pictures.normal.detach()
         ),
-        guided=guided if state.late else replace(guided, metrics=_known(guided.metrics)),
-        losses={term: loss.detach() for term, loss in losses.items()} if state.late else _known(losses),
+        guided=guided if state.late else replace(guided, metrics=as_numbers(guided.metrics)),
+        losses={term: loss.detach() for term, loss in losses.items()} if state.late else as_numbers(losses),
         grad_norm=grad_norm if state.late else float(grad_norm),
         seconds=0.0,
     )
-
-
-def _known(values: Mapping[str, Number]) -> dict[str, float]:
-    return {name: value.item() if isinstance(value, Tensor) else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)

@@ -84,5 +84,8 @@ def test_a_number_over_time_is_typed_as_a_number_or_as_knots(studio: Studio):
     assert read(field, "[[0, 0], [0.4, 100]]") == [[0.0, 0.0], [0.4, 100.0]]
     config = studio.config("a red mug", "toybox", {"representation": {"entropy": read(field, "[[0, 1], [1, 2]]")}})
     assert config.representation.entropy.at(0.5) == 1.5  # type: ignore[union-attr]
+    csd = studio.config("a red mug", "csd")
+    (pair,) = (f for f in editable_settings(csd) if f.key == "guidance.negative")
+    assert read(pair, "[0, -1]") == [[0.0, 0.0], [1.0, -1.0]]
     with pytest.raises(ConfigError, match=r"representation\.entropy: the knot at 0 follows the one at 1: .*example: 0"):
         read(field, "[[1, 0], [0, 100]]")

@@ -152,6 +152,8 @@ def test_every_preset_is_within_the_limits_of_visitors(shop: Studio):
         {"stages": {"0": {"steps": 9000}}},
         {"stages": {"0": {"representation": {"sketch": "/etc/passwd"}}}},
         {"stages": [{"representation": "gaussians"}]},
+        {"teachers": [{"prior": {"model": "sd21"}, "guidance": "sds"}]},
+        {"guidance": {"name": "vsd", "variational": {"model": "sd21"}}},
     ],
 )
 def test_the_limits_hold_in_stages(layer: dict[str, object], shop: Studio):

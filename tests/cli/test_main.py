@@ -114,7 +114,7 @@ def test_a_missing_optional_package_is_an_error_of_one_line(cli: Cli, monkeypatc
     ("words", "expected"),
     [
         ("gener", ["generate"]),
-        ("generate x --preset dreamf", ["dreamfusion"]),
+        ("generate x --preset dreamfusion-s", ["dreamfusion-sd"]),
         ("resume ", ["runs/a-mug-1", "runs/a-mug-2"]),
         ("export runs/a-mug-2", ["runs/a-mug-2"]),
         ("pause my-runs/", ["my-runs/a-duck-1"]),

@@ -188,6 +188,7 @@ def test_views_of_the_same_surface_get_the_same_gradient():
     assert guided.gradient is not None
     assert rule.noise is not None
     locked = rule.noise(views)[1]
+    assert isinstance(guided.metrics["locked"], float)  # a tensor would be on the CPU, the other metrics on the device
     assert guided.metrics["locked"] == pytest.approx(locked.float().mean().item())
     assert guided.t.unique().numel() == 1  # one level for all views, even if the schedule is random
     assert locked[0].any()

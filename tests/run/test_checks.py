@@ -55,6 +55,9 @@ def test_views_that_a_prior_cannot_denoise_together_are_refused_in_any_phase():
     with pytest.raises(ConfigError, match=message):
         problems(prior_of(n_views=4), cameras=cameras)
     assert problems(prior_of(), cameras=cameras) == []
+    teacher = {"prior": {"model": "mvdream"}, "guidance": "sds", "views": 4}
+    with pytest.raises(ConfigError, match=message):  # nobody can draw groups of 4 from 6
+        prior_problems(tiny(cameras=cameras, teachers=[teacher]), [prior_of(), prior_of(n_views=4)])
 
 
 def test_renders_much_larger_than_the_priors_pictures_warn():

@@ -92,6 +92,8 @@ def test_each_is_made_for_its_model(name: str):
 def test_a_preset_that_needs_a_file_says_which_setting_names_it():
     with pytest.raises(ConfigError, match=r'the preset "sketch-shape" needs a file: representation\.sketch=FILE'):
         make_config("a red mug", "sketch-shape")
+    with pytest.raises(ConfigError, match="needs a file"):
+        make_config("a red mug", "sketch-shape", ["representation=gaussians"])
 
 
 @pytest.fixture(scope="module")
