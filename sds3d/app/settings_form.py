@@ -122,7 +122,7 @@ def read(setting: Setting, given: Any) -> Any:
         if setting.info.annotation is not Ramp:
             return value
         for step in setting.info.metadata:
-            value = step.func(value) if isinstance(step, BeforeValidator) else value
+            value = step.func(value) if isinstance(step, BeforeValidator) else value  # type: ignore[call-arg]
         return Ramp(value).plain()
     except ValueError as error:
         raise ConfigError(f"{setting.key}: {error}; an example: {_yaml(setting.value)}") from None

@@ -97,7 +97,7 @@ def toolkit() -> Path:
         if (folder / "bin" / "nvcc").is_file():
             return _linked(folder)
     version = str(torch.version.cuda)
-    if int(version.split(".")[0]) < LEAST_ON_PYPI:
+    if int(version.partition(".")[0]) < LEAST_ON_PYPI:
         raise RunError(f"nvcc is not found; install NVIDIA's CUDA toolkit {version}")
     wanted = " ".join(f'"{name}=={version}.*"' for name in PYPI_TOOLKIT)
     raise RunError(f"nvcc is not found; pip install {wanted}")

@@ -29,9 +29,9 @@ from sds3d.presets import DEFAULT_PRESET
 from sds3d.priors.base import Prior
 from sds3d.representations.base import Scene
 from sds3d.run.config import RunConfig, make_config, new_run, read_config
-from sds3d.run.numbers import as_numbers
 from sds3d.run.drive import drive
 from sds3d.run.folder import Run, open_run
+from sds3d.run.numbers import as_numbers
 from sds3d.run.optimize import Step
 from sds3d.run.outputs import SURFACE_SPLATS, load_scene, pictures
 

@@ -399,7 +399,7 @@ def _drive_stage(record: _Record, work: Work) -> Generator[Step, None, bool]:
                 if _stopped(run):  # unless the request was withdrawn meanwhile
                     return False
     except (GeneratorExit, NumericalError) as error:
-        # Both leave the state of a finished step, which is worth keeping, except on a GPU: there, a failed step is found
+        # Both leave the state of a finished step, which is worth keeping, but not after a fault on a GPU: that is found
         # some steps later, and what is not a parameter has gone on.
         failed = isinstance(error, NumericalError)
         try:
