@@ -1,9 +1,9 @@
 """Differentiable meshes on CUDA: choose faces and silhouette edges with NVIDIA Warp.
 
 The rules are those of `mesh_zbuffer_numba` and `mesh_antialias_numba`. Where several faces or edges compete for a
-pixel, the largest 64-bit key wins. Its upper half is the float that decides (the bits of positive floats are ordered as
-the floats are). Its lower half is the negated index, so that the first of equals wins, as on the CPU. No gradient passes
-through a choice; the differentiable part is in `mesh_surface_warp` and `mesh_silhouettes_warp`.
+pixel, the largest 64-bit key wins. Its upper half is the float that decides (the bits of positive floats are ordered
+as the floats are). Its lower half is the negated index, so that the first of equals wins, as on the CPU. No gradient
+passes through a choice; the differentiable part is in `mesh_surface_warp` and `mesh_silhouettes_warp`.
 """
 
 # Kernels are Warp's language: pyright reads them as Python and finds errors where there are none.
