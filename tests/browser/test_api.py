@@ -98,7 +98,7 @@ ALIASES = "[&a [1, 1], &b [*a, *a], *b]"  # eight nested levels of ten aliases e
         ({"prompt": "a mug", "settings": ["seed=4"]}, "seed as a separate argument"),
         ({"prompt": "a mug", "settings": [f"gradient={ALIASES}"]}, "not a YAML value"),
         ({"prompt": "a mug", "seed": -1}, "whole number"),
-        ({"prompt": "a mug", "steps": 10**9}, "10000 or fewer"),
+        ({"prompt": "a mug", "steps": 10**9}, "100000 or fewer"),
     ],
 )
 def test_invalid_requests_are_refused_in_one_line(arguments: dict[str, Any], message: str, client: Any):

@@ -223,7 +223,7 @@ def test_invalid_input_is_explained(visit: Visit, expect: Any, studio: Studio):
     expect(shown).to_contain_text("Steps = 0")
     fill(page, "a red mug", steps=1_000_000)
     press()
-    expect(shown).to_contain_text("10000 or fewer")
+    expect(shown).to_contain_text("100000 or fewer")
     assert len(list_runs(studio.runs)) == runs
     assert "run=" not in page.url
 
