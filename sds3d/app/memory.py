@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
 
 LARGE = 1 << 20
@@ -19,15 +18,3 @@ def return_freed_blocks() -> None:
     if sys.platform == "linux" and (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)):
         mallopt(M_MMAP_THRESHOLD, LARGE)
         mallopt(M_TRIM_THRESHOLD, LARGE)
-
-
-def collect_garbage_as_usual() -> None:
-    """Let Python look for garbage as often as it does by default, but not at what exists now, which stays.
-
-    `sds3d.cli.main` makes the search so rare, for a fast start, that a studio never comes to it. What visitors leave
-    behind is in reference cycles, which only this search frees.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.collect()  # so that Python compares later garbage with what visitors have, not with all that was frozen
-    gc.set_threshold(700, 10, 10)

@@ -16,7 +16,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from sds3d.app import uploads
 from sds3d.app.guards import LimitBodies, SlowLogins
-from sds3d.app.memory import collect_garbage_as_usual, return_freed_blocks
+from sds3d.app.memory import return_freed_blocks
 from sds3d.app.page import build_page
 from sds3d.app.proxies import exempt_from_proxies
 from sds3d.app.serving import routes
@@ -81,7 +81,6 @@ def launch(
     page._queue.process_time_per_fn = Durations()  # type: ignore[assignment]
     page.temp_file_sets = Files(page.temp_file_sets)
     page.default_config.blocks = Widgets(page.default_config.blocks)
-    collect_garbage_as_usual()
     try:
         _, address, public = page.launch(
             server_name=host,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 import warnings
@@ -19,9 +18,6 @@ from sds3d.console import err, out
 from sds3d.files import lacks_memory, printable
 from sds3d.version import __version__
 
-# Importing PyTorch and diffusers makes millions of objects that stay: with the default threshold, 700, the collector
-# takes a sixth of the time before the first step.
-gc.set_threshold(100_000, 50, 50)
 # Waiting threads sleep instead of spinning, because numba and torch share the cores. OpenMP reads this when it starts.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Both libraries warn of harmless details of a model's files.

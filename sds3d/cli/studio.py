@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from sds3d.cli.options import Overrides, RunsFolder, examples
+from sds3d.garbage import importing
 
 EXAMPLES = examples(
     "sds3d app",
@@ -49,6 +50,7 @@ def studio(
         )
     if auth_file is not None:
         logins += [line.strip() for line in auth_file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    from sds3d.app import launch
+    with importing():  # so that later collections look only at what visitors leave behind
+        from sds3d.app import launch
 
     launch(out_dir, host, port, overrides or [], share=share, auth=logins, owner=owner)
