@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sds3d.formats.pictures import contact_sheet
 from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, draw_noise, guided_prediction, weight
-from sds3d.guidance.schedules import AnnealedSchedule, Schedule
+from sds3d.guidance.schedules import AnnealedSchedule, Schedule, timesteps
 from sds3d.priors.base import Prior, add_noise, expand
 from sds3d.run.config import make_config
 from sds3d.run.drive import optimize_work, start_work
@@ -50,7 +50,7 @@ class Antithetic(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         prior = self.prior
-        t = self.config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device)  # (B,)
+        t = timesteps(self.config.schedule, prior, x, progress, generator)  # (B,)
         eps = draw_noise(x, generator)
         plus = guided_prediction(prior, add_noise(prior, x, eps, t), t, views, self.config.scale)
         minus = guided_prediction(prior, add_noise(prior, x, -eps, t), t, views, self.config.scale)

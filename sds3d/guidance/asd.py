@@ -28,7 +28,7 @@ from sds3d.guidance.base import (
     predict_each,
     weight,
 )
-from sds3d.guidance.schedules import AnnealedSchedule, Schedule, draw
+from sds3d.guidance.schedules import AnnealedSchedule, Schedule, draw, timesteps
 from sds3d.priors.base import Prior, add_noise, expand
 
 
@@ -60,9 +60,7 @@ class ASD(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
-            x.device, non_blocking=True
-        )  # (B,)
+        t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         share = draw((0.0, config.shift), x.shape[0], prior.n_views, generator).to(
             x.device, non_blocking=True
         )  # (B,), u eta

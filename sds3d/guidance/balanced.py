@@ -28,7 +28,7 @@ from sds3d.guidance.base import (
     predict_texts,
     weight,
 )
-from sds3d.guidance.schedules import AnnealedSchedule, Schedule
+from sds3d.guidance.schedules import AnnealedSchedule, Schedule, timesteps
 from sds3d.priors.base import Prior, add_noise, expand
 
 
@@ -59,9 +59,7 @@ class Balanced(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
-            x.device, non_blocking=True
-        )  # (B,)
+        t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         texts = predict_texts(prior, x_t, t, views)
         positive, null = texts.positive, texts.negative

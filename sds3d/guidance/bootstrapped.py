@@ -33,7 +33,7 @@ from sds3d.guidance.base import (
 )
 from sds3d.guidance.cache import ViewCache
 from sds3d.guidance.sampling import Conditions, sample, sampling_times
-from sds3d.guidance.schedules import AnnealedSchedule, Schedule
+from sds3d.guidance.schedules import AnnealedSchedule, Schedule, timesteps
 from sds3d.guidance.variational import TrainedScore, VariationalConfig
 from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
 from sds3d.states import part, prefixed
@@ -104,9 +104,7 @@ class Bootstrapped(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
-            x.device, non_blocking=True
-        )  # (B,)
+        t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         prediction = self._guided(x_t, t, views)
         direction = prediction.eps - self.phi.predict(x_t, t, views).eps  # (B, C, h, w)

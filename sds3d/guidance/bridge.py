@@ -29,7 +29,7 @@ from sds3d.guidance.base import (
     predict_texts,
     weight,
 )
-from sds3d.guidance.schedules import PiecewiseSchedule, Schedule
+from sds3d.guidance.schedules import PiecewiseSchedule, Schedule, timesteps
 from sds3d.priors.base import Prior, add_noise, expand
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.prompts.prompt import PromptConfig, PromptTexts, without_view
@@ -83,9 +83,7 @@ class Bridge(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
-            x.device, non_blocking=True
-        )  # (B,)
+        t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         eps = draw_noise(x, generator)
         x_t = add_noise(prior, x, eps, t)
         if progress < config.start:

@@ -19,7 +19,7 @@ from pydantic import model_validator
 from torch import Tensor
 
 from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, Weighting, draw_noise, predict_texts, weight
-from sds3d.guidance.schedules import AnnealedSchedule, Schedule
+from sds3d.guidance.schedules import AnnealedSchedule, Schedule, timesteps
 from sds3d.priors.base import Prior, add_noise, expand
 from sds3d.ramps import Line, Ramp
 
@@ -69,9 +69,7 @@ class CSD(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
-            x.device, non_blocking=True
-        )  # (B,)
+        t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         with torch.no_grad():
             texts = predict_texts(prior, x_t, t, views, [views.prompt.null.repeat(len(x))])

@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sds3d.guidance.base import Guided, GuidedPrediction, RuleConfig, Views, draw_noise, guided_prediction
-from sds3d.guidance.schedules import Schedule, UniformSchedule
+from sds3d.guidance.schedules import Schedule, UniformSchedule, timesteps
 from sds3d.guidance.variational import VariationalConfig, VariationalRule
 from sds3d.priors.base import Prior, TrainableScore, add_noise
 
@@ -65,9 +65,7 @@ class DMD(VariationalRule):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
-            x.device, non_blocking=True
-        )  # (B,)
+        t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         eps = draw_noise(x, generator)
         x_t = add_noise(prior, x, eps, t)
         real = guided_prediction(prior, x_t, t, views, config.scale)
@@ -76,9 +74,7 @@ class DMD(VariationalRule):
         if config.guidance_schedule is None:
             gradient, x0 = normalised(fake - real.x0, x, real), real.x0
         else:
-            t = config.guidance_schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
-                x.device, non_blocking=True
-            )  # (B,)
+            t = timesteps(config.guidance_schedule, prior, x, progress, generator)  # (B,)
             cleaner = guided_prediction(prior, add_noise(prior, x, eps, t), t, views, config.scale)
             gradient = normalised(fake - real.positive.x0, x, real)
             gradient = gradient + normalised(cleaner.positive.x0 - cleaner.x0, x, cleaner)

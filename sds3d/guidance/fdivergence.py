@@ -38,7 +38,7 @@ from sds3d.guidance.base import (
 from sds3d.guidance.cache import ViewCache
 from sds3d.guidance.networks import ViewConv, channels_of
 from sds3d.guidance.sampling import Conditions, sample, sampling_times
-from sds3d.guidance.schedules import Schedule, UniformSchedule, draw
+from sds3d.guidance.schedules import Schedule, UniformSchedule, draw, timesteps
 from sds3d.guidance.variational import Learner, TrainedScore, TrainingConfig, VariationalConfig
 from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
 from sds3d.states import part, prefixed
@@ -132,9 +132,7 @@ class FDivergence(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
-            x.device, non_blocking=True
-        )  # (B,)
+        t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         prediction = guided_prediction(prior, x_t, t, views, config.scale)
         with torch.no_grad():

@@ -27,7 +27,7 @@ from sds3d.guidance.base import (
     weight,
 )
 from sds3d.guidance.inversion import ddim, ddim_step, even_times, steps_of
-from sds3d.guidance.schedules import AnnealedSchedule, Schedule
+from sds3d.guidance.schedules import AnnealedSchedule, Schedule, timesteps
 from sds3d.priors.base import Prediction, Prior, expand
 from sds3d.ramps import Ramp
 
@@ -63,9 +63,7 @@ class ISM(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]. Only t is random."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
-            x.device, non_blocking=True
-        )  # (B,)
+        t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         interval = config.interval.at(progress)
         s = (t - interval).clamp_min(0.0)  # (B,)
         null = views.prompt.null.repeat(len(x))

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, draw_noise, guided_prediction
-from sds3d.guidance.schedules import AnnealedSchedule, Schedule
+from sds3d.guidance.schedules import AnnealedSchedule, Schedule, timesteps
 from sds3d.priors.base import Prior, add_noise
 
 
@@ -53,9 +53,7 @@ class MultiView(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, view-fastest groups of `prior.n_views`. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
-            x.device, non_blocking=True
-        )  # (B,)
+        t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         x0 = guided_prediction(prior, x_t, t, views, config.scale, rescale=config.rescale).x0  # (B, C, h, w)
         residual = x - x0

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sds3d.config import Config
 from sds3d.guidance.base import group_count
+from sds3d.priors.base import Prior
 from sds3d.ramps import check_order, interpolated
 
 Timestep = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -189,6 +190,11 @@ Schedule = Annotated[
     UniformSchedule | AnnealedSchedule | PiecewiseSchedule | SqrtSchedule | DreamTimeSchedule,
     Field(discriminator="name"),
 ]
+
+
+def timesteps(schedule: WindowSchedule, prior: Prior, x: Tensor, progress: float, generator: torch.Generator) -> Tensor:
+    """Draw the timesteps (B,) of a step for x (B, C, h, w), on its device; see `draw`."""
+    return schedule.sample(progress, x.shape[0], prior.n_views, generator).to(x.device, non_blocking=True)
 
 
 def draw(window: tuple[float, float], batch: int, n_views: int, generator: torch.Generator) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sds3d.guidance.base import Guidance, Guided, RuleConfig, Views, guided_prediction
 from sds3d.guidance.inversion import ddim, even_times
-from sds3d.guidance.schedules import PiecewiseSchedule, Schedule
+from sds3d.guidance.schedules import PiecewiseSchedule, Schedule, timesteps
 from sds3d.priors.base import Prediction, Prior
 
 
@@ -52,9 +52,7 @@ class SDI(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
-            x.device, non_blocking=True
-        )  # (B,)
+        t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
 
         def backwards(x_t: Tensor, time: Tensor) -> Prediction:
             return guided_prediction(prior, x_t, time, views, config.inversion_scale)

@@ -20,7 +20,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sds3d.guidance.base import Guided, RuleConfig, Views, combine, draw_noise, predict_each, predict_texts
-from sds3d.guidance.schedules import Schedule, UniformSchedule
+from sds3d.guidance.schedules import Schedule, UniformSchedule, timesteps
 from sds3d.guidance.variational import VariationalConfig, VariationalRule
 from sds3d.priors.base import Prior, TrainableScore, add_noise
 
@@ -65,9 +65,7 @@ class SiD(VariationalRule):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
-            x.device, non_blocking=True
-        )  # (B,)
+        t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         eps = draw_noise(x, generator)
         with torch.enable_grad():
             x = x.detach().requires_grad_()

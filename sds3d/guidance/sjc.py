@@ -29,7 +29,7 @@ from sds3d.guidance.base import (
     guided_prediction,
     weight,
 )
-from sds3d.guidance.schedules import Schedule, UniformSchedule
+from sds3d.guidance.schedules import Schedule, UniformSchedule, timesteps
 from sds3d.priors.base import Prior, expand
 
 
@@ -62,9 +62,7 @@ class SJC(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
-            x.device, non_blocking=True
-        )  # (B,)
+        t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         alpha, sigma = expand(prior.alpha(t).clamp_min(LEAST_ALPHA), x), expand(prior.sigma(t), x)  # (B, 1, 1, 1)
         z = x + sigma / alpha * draw_noise(x, generator)  # (B, C, h, w)
         denoised = guided_prediction(prior, alpha * z, t, views, config.scale).x0

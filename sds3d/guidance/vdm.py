@@ -34,7 +34,7 @@ from sds3d.guidance.base import (
     weight,
 )
 from sds3d.guidance.networks import ViewConv, channels_of
-from sds3d.guidance.schedules import Schedule, UniformSchedule
+from sds3d.guidance.schedules import Schedule, UniformSchedule, timesteps
 from sds3d.guidance.variational import Learner, TrainingConfig
 from sds3d.priors.base import Prior, add_noise, expand
 from sds3d.states import part, prefixed
@@ -98,9 +98,7 @@ class VDM(Guidance):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
-            x.device, non_blocking=True
-        )  # (B,)
+        t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         eps = draw_noise(x, generator)
         x_t = add_noise(prior, x, eps, t)
         prediction = guided_prediction(prior, x_t, t, views, config.scale)

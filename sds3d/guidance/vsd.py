@@ -32,7 +32,7 @@ from sds3d.guidance.base import (
     guided_prediction,
     weight,
 )
-from sds3d.guidance.schedules import Schedule, UniformSchedule
+from sds3d.guidance.schedules import Schedule, UniformSchedule, timesteps
 from sds3d.guidance.variational import VariationalConfig, VariationalRule
 from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
 
@@ -90,9 +90,7 @@ class VSD(VariationalRule):
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
         config, prior = self.config, self.prior
-        t = config.schedule.sample(progress, x.shape[0], prior.n_views, generator).to(
-            x.device, non_blocking=True
-        )  # (B,)
+        t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         scale = config.scale
         if config.random_scale is not None:
