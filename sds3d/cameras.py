@@ -209,8 +209,8 @@ class CameraConfig(Config):
     fovy: tuple[float, float] = (30.0, 30.0)
     """Range of vertical fields of view in degrees."""
     position_jitter: float = Field(default=0.0, ge=0, le=1)
-    """Largest shift of a camera in metres, uniform along each axis. Priors that take cameras are told the place on the
-    orbit, without jitter; MVDream is told the true pose."""
+    """Largest shift of a camera in metres, uniform along each axis. Priors that take cameras get the place on the
+    orbit, without jitter; MVDream gets the true pose."""
     target_jitter: float = Field(default=0.0, ge=0, le=1)
     """Standard deviation in metres, along each axis, of the point that a camera looks at, around the origin."""
     up_jitter: float = Field(default=0.0, ge=0, le=1)

@@ -38,7 +38,7 @@ class TextEncoder(Protocol):
     """Encodes texts, as every prior does."""
 
     takes_cameras: bool
-    """Whether the model is told the camera of each view, so that texts need no view words."""
+    """Whether the model takes the camera of each view, so that texts need no view words."""
 
     def encode_text(self, prompts: Sequence[str]) -> Conditioning:
         """Return embeddings of B texts, B rows; the empty text is the null condition."""

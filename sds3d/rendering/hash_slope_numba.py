@@ -38,6 +38,15 @@ def _weights_along(fx: Any, fy: Any, fz: Any, ux: Any, uy: Any, uz: Any) -> Any:
     return -a - e - i, -b - f + i, -c + e - j, -d + f + j, a - g - k, b - h + k, c + g - m, d + h + m
 
 
+@njit(inline="always", error_model="numpy")
+def _weights_of(point: Any, direction: Any, fx: Any, fy: Any, fz: Any, cells: Any) -> Any:
+    """Return how fast the weights of a point's eight corners change along a direction, both (3,)."""
+    ux = direction[0] * _inside(point[0], cells)
+    uy = direction[1] * _inside(point[1], cells)
+    uz = direction[2] * _inside(point[2], cells)
+    return _weights_along(fx, fy, fz, ux, uy, uz)
+
+
 @njit(**_KERNEL)
 def _slope(thread, n_threads, points, table, cells, given, out):
     levels, entries = table.shape[0], table.shape[1]
@@ -83,12 +92,7 @@ def _encode_along(thread, n_threads, points, table, cells, direction, out):
                 iy, fy = cell_of(points[p, 1], resolution)
                 iz, fz = cell_of(points[p, 2], resolution)
                 corners = corner_indices(ix, iy, iz, resolution, mask, dense)
-                weights = _weights_along(
-                    fx, fy, fz,
-                    direction[p, 0] * _inside(points[p, 0], resolution),
-                    direction[p, 1] * _inside(points[p, 1], resolution),
-                    direction[p, 2] * _inside(points[p, 2], resolution),
-                )  # fmt: skip
+                weights = _weights_of(points[p], direction[p], fx, fy, fz, resolution)
                 first, second = _ZERO, _ZERO
                 for k in range(8):
                     entry = np.uint64(corners[k])
@@ -110,12 +114,7 @@ def _scatter_along(thread, n_threads, points, given, cells, direction, gradient)
             iy, fy = cell_of(points[p, 1], resolution)
             iz, fz = cell_of(points[p, 2], resolution)
             corners = corner_indices(ix, iy, iz, resolution, mask, dense)
-            weights = _weights_along(
-                fx, fy, fz,
-                direction[p, 0] * _inside(points[p, 0], resolution),
-                direction[p, 1] * _inside(points[p, 1], resolution),
-                direction[p, 2] * _inside(points[p, 2], resolution),
-            )  # fmt: skip
+            weights = _weights_of(points[p], direction[p], fx, fy, fz, resolution)
             first, second = given[p, 2 * level], given[p, 2 * level + 1]
             for k in range(8):
                 entry = np.uint64(corners[k])

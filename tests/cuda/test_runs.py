@@ -186,7 +186,7 @@ def test_steps_of_stable_diffusions_size(rule: str, gpu: torch.device) -> None:
 
 
 def test_a_fault_leaves_the_last_good_state(toybox: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parameters never take a bad value, though several steps are queued before anybody looks."""
+    """Parameters never take a bad value, though several steps are queued before the host reads the numbers."""
     monkeypatch.setattr("sds3d.run.optimize.READ_EVERY", 1e9)
     work = work_of("voxel_grid", toybox)
     walk = optimize_work(work)

@@ -119,7 +119,7 @@ def test_a_fault_that_is_seen_late_leaves_the_last_good_state(rule: str, fault: 
 
     expected, _, error = run(Faulty(), 3)
     assert error == ""
-    actual, known, error = run(Faulty(fault, at=4), 7)  # four more steps are queued before anybody looks
+    actual, known, error = run(Faulty(fault, at=4), 7)  # four more steps run before the numbers are read
     assert error.startswith("step 4: ")
     assert message in error
     assert known == [1, 2, 3]
