@@ -15,7 +15,7 @@ from sds3d.cameras import Cameras
 from sds3d.config import Config
 from sds3d.devices import seeded
 from sds3d.priors.base import Prediction, Prior, TrainableScore, expand
-from sds3d.prompts.conditioning import Conditioning
+from sds3d.prompts.conditioning import Conditioning, Structure
 from sds3d.prompts.perp_neg import Neighbours
 from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, PromptTexts, prompt_texts
 
@@ -38,6 +38,7 @@ class Views:
     alpha, depth: (B, h', w', 1) detached, at the size of the render: the opacity, and the distance along the ray in
         metres, weighted by the opacity. With the cameras they locate the surface.
     prompt: the embeddings of all texts, from which `positive` and `negative` follow.
+    structure: depth, normals and opacity of the renders, if the prior takes structure.
     """
 
     cameras: Cameras
@@ -45,21 +46,28 @@ class Views:
     alpha: Tensor
     depth: Tensor
     prompt: EncodedPrompt
+    structure: Structure | None = None
+
+    def told(self, text: Conditioning) -> Conditioning:
+        """Return what the prior is told of each view: the text, of one row or B rows, and the structure of the view."""
+        rows = text if len(text) == len(self.cameras) else text.repeat(len(self.cameras))
+        return replace(rows, structure=self.structure)
 
     @property
     def positive(self) -> Conditioning:
         """The text that each view is guided to, B rows."""
-        return self.prompt.positive(self.cameras)
+        return self.told(self.prompt.positive(self.cameras))
 
     @property
     def negative(self) -> Conditioning:
         """The text that each view is guided away from, B rows."""
-        return self.prompt.negative.repeat(len(self.cameras))
+        return self.told(self.prompt.negative)
 
     @property
     def neighbours(self) -> Neighbours:
         """The words of neighbouring views that each view is guided away from by Perp-Neg, if it is chosen."""
-        return self.prompt.neighbours(self.cameras)
+        found = self.prompt.neighbours(self.cameras)
+        return replace(found, texts=tuple(map(self.told, found.texts)))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ paper's phi is a full copy without a camera: rank 0 and camera_dropout 1.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -133,11 +134,11 @@ class Bootstrapped(Guidance):
         """Refine the renders x (B, C, h, w), and tune the copy on these and earlier ones. Returns the last loss."""
         config = self.config
         loss: Number = 0.0
-        self.cache.add(self._refined(x, views, progress, generator), views.cameras)
+        self.cache.add(self._refined(x, views, progress, generator), views.cameras, views.structure)
         for _ in range(config.tuning.updates):
-            pictures, cameras = self.cache.draw(generator)
-            cond = views.prompt.positive(cameras)
-            loss = self.tuned.update(pictures, cameras, cond, views.prompt.null, generator)
+            pictures, cameras, structure = self.cache.draw(generator)
+            seen = replace(views, cameras=cameras, structure=structure)
+            loss = self.tuned.update(pictures, cameras, seen.positive, seen.told(views.prompt.null), generator)
         return loss
 
     def _refined(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Tensor:

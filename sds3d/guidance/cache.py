@@ -8,31 +8,33 @@ import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras
+from sds3d.prompts.conditioning import Structure
 
 
 class ViewCache:
-    """The newest `size` batches of pictures in the prior's space, with their cameras."""
+    """The newest `size` batches of pictures in the prior's space, with their cameras and, for some, their structure."""
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.batches: list[tuple[Tensor, Cameras]] = []
+        self.batches: list[tuple[Tensor, Cameras, Structure | None]] = []
 
-    def add(self, x: Tensor, cameras: Cameras) -> None:
+    def add(self, x: Tensor, cameras: Cameras, structure: Structure | None = None) -> None:
         """Add x (B, C, h, w) of B cameras, and drop the oldest batch if there are too many."""
-        self.batches = [*self.batches, (x.detach(), cameras)][-self.size :]
+        self.batches = [*self.batches, (x.detach(), cameras, structure)][-self.size :]
 
-    def draw(self, generator: torch.Generator) -> tuple[Tensor, Cameras]:
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Cameras, Structure | None]:
         """Return one of the batches, drawn uniformly."""
         return self.batches[int(torch.randint(len(self.batches), (), generator=generator))]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all batches as "<index>/<name>"."""
         state = {}
-        for index, (x, cameras) in enumerate(self.batches):
+        for index, (x, cameras, structure) in enumerate(self.batches):
             angles = torch.stack([cameras.azimuth, cameras.elevation, cameras.distance, cameras.fovy])  # (4, B)
             size = torch.tensor([cameras.height, cameras.width])
             state |= {f"{index}/x": x.clone(), f"{index}/cameras": angles, f"{index}/size": size}
             state |= {} if cameras.pose is None else {f"{index}/pose": cameras.pose}
+            state |= {} if structure is None else {f"{index}/{name}": value for name, value in vars(structure).items()}
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device) -> None:
@@ -44,4 +46,6 @@ class ViewCache:
             pose = state.get(f"{index}/pose")
             pose = None if pose is None else pose.to(device)
             cameras = Cameras(azimuth, elevation, distance, fovy, height, width, pose)
-            self.batches.append((state[f"{index}/x"].to(device), cameras))
+            maps = [state.get(f"{index}/{name}") for name in ("depth", "normal", "alpha")]
+            structure = Structure(*(one.to(device) for one in maps if one is not None)) if maps[0] is not None else None
+            self.batches.append((state[f"{index}/x"].to(device), cameras, structure))

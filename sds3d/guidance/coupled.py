@@ -93,6 +93,6 @@ class Coupled(VariationalRule):
     @torch.no_grad()
     def _view_by_view(self, x_t: Tensor, t: Tensor, views: Views) -> GuidedPrediction:
         """Return the guided prediction of the prior as a plain 2D model, which knows the view only from the text."""
-        texts = [views.prompt.of_views(views.cameras), views.negative]
+        texts = [views.told(views.prompt.of_views(views.cameras)), views.negative]
         asked, null = predict_each(self.prior, x_t, t, texts, cameras=None)
         return combine(asked, null, self.config.scale)

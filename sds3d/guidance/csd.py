@@ -72,7 +72,7 @@ class CSD(Guidance):
         t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         with torch.no_grad():
-            texts = predict_texts(prior, x_t, t, views, [views.prompt.null.repeat(len(x))])
+            texts = predict_texts(prior, x_t, t, views, [views.told(views.prompt.null)])
         a, b, n = (ramp.at(progress) for ramp in (config.positive, config.negative, config.empty))
         positive, negative, null = texts.positive.eps, texts.negative.eps, texts.others[0].eps  # (B, C, h, w) each
         gradient = expand(weight(prior, t, config.weighting), x) * (a * positive + b * negative + n * null)

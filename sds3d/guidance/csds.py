@@ -68,7 +68,7 @@ class CSDS(Guidance):
         config, prior = self.config, self.prior
         t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
-        texts = predict_texts(prior, x_t, t, views, [views.prompt.extra["category"].repeat(len(x))])
+        texts = predict_texts(prior, x_t, t, views, [views.told(views.prompt.extra["category"])])
         guided, (category,) = texts.guided(config.scale), texts.others
         gradient = expand(weight(prior, t, config.weighting), x) * (guided.eps - category.eps)  # (B, C, h, w)
         metrics = {"t": t.mean(), "gradient_rms": gradient.square().mean().sqrt()}

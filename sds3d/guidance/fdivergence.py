@@ -169,7 +169,7 @@ class FDivergence(Guidance):
             real = sample(self.prior, noise, conditions, sampling_times(self.prior, config.sampling_steps))
             self.cache.add(real, views.cameras)
         for _ in range(config.discriminator.updates):
-            real, cameras = self.cache.draw(generator)
+            real, cameras, _ = self.cache.draw(generator)
             rows = torch.arange(len(x), device=x.device) % len(real)  # they may be of a step with more or fewer views
             real, cameras = real[rows], cameras[rows]
             t = draw((0.02, 0.98), len(x), 1, generator).to(x.device, non_blocking=True)  # (B,)

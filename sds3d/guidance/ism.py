@@ -66,7 +66,7 @@ class ISM(Guidance):
         t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         interval = config.interval.at(progress)
         s = (t - interval).clamp_min(0.0)  # (B,)
-        null = views.prompt.null.repeat(len(x))
+        null = views.told(views.prompt.null)
 
         def unconditional(x_t: Tensor, time: Tensor) -> Prediction:
             return predict_each(prior, x_t, time, [null], views.cameras)[0]

@@ -57,7 +57,7 @@ class NFSD(Guidance):
         t = timesteps(config.schedule, prior, x, progress, generator)  # (B,)
         x_t = add_noise(prior, x, draw_noise(x, generator), t)
         with torch.no_grad():
-            texts = predict_texts(prior, x_t, t, views, [views.prompt.null.repeat(len(x))])
+            texts = predict_texts(prior, x_t, t, views, [views.told(views.prompt.null)])
         positive, negative, null = texts.positive.eps, texts.negative.eps, texts.others[0].eps  # (B, C, h, w) each
         domain = null - expand((t >= config.threshold).to(null), null) * negative
         condition = positive - null

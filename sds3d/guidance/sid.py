@@ -84,12 +84,12 @@ class SiD(VariationalRule):
 
     def _estimates(self, x_t: Tensor, t: Tensor, views: Views) -> tuple[Tensor, Tensor]:
         """Clean estimates of the prior and of phi, each with its guidance and differentiable in x_t."""
-        config, count = self.config, len(x_t)
+        config = self.config
         asked = predict_texts(self.prior, x_t, t, views)
         real = asked.guided(config.scale).x0
-        texts = [views.prompt.plain.repeat(count)]
+        texts = [views.told(views.prompt.plain)]
         if config.fake_scale == 1:
             return real, predict_each(self.phi.score, x_t, t, texts, views.cameras)[0].x0
-        texts.append(views.prompt.null.repeat(count))
+        texts.append(views.told(views.prompt.null))
         asked, null = predict_each(self.phi.score, x_t, t, texts, views.cameras)
         return real, combine(asked, null, config.fake_scale).x0

@@ -100,12 +100,12 @@ class TrainedScore:
     @torch.no_grad()
     def predict(self, x_t: Tensor, t: Tensor, views: Views, *, camera: bool = True) -> Prediction:
         """Predict x_t (B, C, h, w) at t (B,) under the prompt without view words."""
-        return self.score.predict(x_t, t, views.prompt.plain.repeat(len(x_t)), views.cameras if camera else None)
+        return self.score.predict(x_t, t, views.told(views.prompt.plain), views.cameras if camera else None)
 
     @torch.no_grad()
     def predict_text_and_null(self, x_t: Tensor, t: Tensor, views: Views) -> tuple[Prediction, Prediction]:
         """Return `predict`, and the same under the empty text."""
-        texts = [views.prompt.plain.repeat(len(x_t)), views.prompt.null.repeat(len(x_t))]
+        texts = [views.told(views.prompt.plain), views.told(views.prompt.null)]
         with_text, without = predict_each(self.score, x_t, t, texts, views.cameras)
         return with_text, without
 
@@ -115,8 +115,9 @@ class TrainedScore:
         No gradient reaches x.
         """
         loss: Number = 0.0
+        texts = views.told(views.prompt.plain), views.told(views.prompt.null)
         for _ in range(self.config.updates):
-            loss = self.update(x, views.cameras, views.prompt.plain.repeat(len(x)), views.prompt.null, generator)
+            loss = self.update(x, views.cameras, *texts, generator)
         return loss
 
     def learning(self, x: Tensor, views: Views, generator: torch.Generator) -> Learn:
@@ -128,14 +129,14 @@ class TrainedScore:
     ) -> Tensor:
         """Do one update on x (B, C, h, w) with fresh noise and timesteps. Returns its loss.
 
-        The loss is `target_error`. cond: B rows; null: the empty text's row.
+        The loss is `target_error`. cond, null: the prompt and the empty text, B rows each.
         """
         assert self.learner is not None  # None only if there are no updates
         dropped = torch.rand(2, generator=generator)
         t = draw((0.0, 1.0), len(x), self.prior.n_views, generator).to(x.device, non_blocking=True)  # (B,)
         eps = draw_noise(x, generator)
         x_t = add_noise(self.prior, x.detach(), eps, t)
-        text = null.repeat(len(x)) if dropped[0] < self.config.text_dropout else cond
+        text = null if dropped[0] < self.config.text_dropout else cond
         seen = None if dropped[1] < self.config.camera_dropout else cameras
         with torch.enable_grad():
             prediction = self.score.predict(x_t, t, text, seen)

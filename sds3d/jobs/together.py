@@ -36,9 +36,8 @@ class _Call:
     @property
     def kind(self) -> tuple[object, ...]:
         """Calls of the same kind can be joined."""
-        hidden, pooled = self.cond.hidden, self.cond.pooled
-        shapes = self.x_t.shape[1:], hidden.shape[1:], None if pooled is None else pooled.shape[1:]
-        return id(self.prior), *shapes, self.x_t.dtype, self.cameras is None
+        told = tuple((name, value.shape[1:]) for name, value in self.cond.tensors().items())
+        return id(self.prior), self.x_t.shape[1:], told, self.x_t.dtype, self.cameras is None
 
 
 class _Turn:

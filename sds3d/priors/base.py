@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sds3d.cameras import Cameras
 from sds3d.config import Config
+from sds3d.files import PriorError
 from sds3d.plugins import name_of
 from sds3d.prompts.conditioning import Conditioning, TextEncoder
 from sds3d.prompts.vocabulary import Vocabulary
@@ -73,11 +74,22 @@ class Prior(TextEncoder, Protocol):
     """The target of the network: eps, v = alpha eps - sigma x, or eps - x of a rectified flow."""
     n_views: int
     """Views that the model denoises together; 1 for a plain 2D model. Batches consist of view-fastest groups."""
+    takes_pictures: bool
+    """Whether conditions may have `pictures`, made by `encode_picture`. For most models: False."""
+    takes_structure: bool
+    """Whether conditions need the `structure` of renders, such as depth for a ControlNet. For most models: False."""
     shift: float
     """Sampling moves evenly spaced timesteps t towards noise, to shift t / (1 + (shift - 1) t); 1: no shift."""
 
     def encode_image(self, rgb: Tensor) -> Tensor:
         """Map rgb (B, H, W, 3) in [0, 1] to x (B, C, h, w); differentiable."""
+        ...
+
+    def encode_picture(self, rgb: Tensor) -> Tensor:
+        """Map pictures (B, H, W, 3) in [0, 1] of any size to `Conditioning.pictures` (B, T, D).
+
+        Raises PriorError if the model takes no pictures.
+        """
         ...
 
     def decode(self, x: Tensor) -> Tensor:
@@ -135,6 +147,21 @@ class PriorConfig(Config, ABC):
     def view_by_view(self) -> Self:
         """Return settings of the same prior without cameras, which denoises every picture alone."""
         return self
+
+
+def refuse_untaken(prior: Prior, cond: Conditioning) -> None:
+    """Raise PriorError if a condition has what the prior does not take, or lacks the structure that it needs."""
+    if cond.pictures is not None and not prior.takes_pictures:
+        raise PriorError("the prior takes no pictures: remove prompts.image, or use one that does (prior.ip_adapter)")
+    if cond.structure is not None and not prior.takes_structure:
+        raise PriorError("the prior takes no depth or normals of the render: ask it without structure")
+    if cond.structure is None and prior.takes_structure:
+        raise PriorError("the prior needs depth and normals of a render, and there is no render here: use one without")
+
+
+def no_pictures(prior: object) -> PriorError:
+    """Return the error of `Prior.encode_picture` for a prior that takes none."""
+    return PriorError(f"{type(prior).__name__} takes no pictures: remove prompts.image, or use one that does")
 
 
 def expand(value: Tensor, like: Tensor) -> Tensor:

@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
-from sds3d.priors.base import Prediction, PredictionType
+from sds3d.priors.base import Prediction, PredictionType, no_pictures, refuse_untaken
 from sds3d.priors.multiview import CAMERA_FEATURES, camera_features
 from sds3d.prompts.conditioning import Conditioning
 
@@ -72,6 +72,7 @@ class GaussianPrior:
         self.schedule = schedule
         self.n_views = n_views
         self.takes_cameras = n_views > 1
+        self.takes_pictures = self.takes_structure = False
         self.shift = 1.0
         self.rho = rho
         self.device = torch.device(device)
@@ -96,6 +97,10 @@ class GaussianPrior:
         """Map rgb (B, h, w, 3) to x (B, 3, h, w), the same values."""
         return rgb.permute(0, 3, 1, 2)
 
+    def encode_picture(self, rgb: Tensor) -> Tensor:
+        """Raise PriorError: conditions are texts alone."""
+        raise no_pictures(self)
+
     def decode(self, x: Tensor) -> Tensor:
         """Map x (B, 3, h, w) to rgb (B, h, w, 3), clamped to [0, 1]."""
         return x.detach().permute(0, 2, 3, 1).clamp(0.0, 1.0)
@@ -117,6 +122,7 @@ class GaussianPrior:
 
         cameras: None: each view alone, without correlation. The positions of cameras have no effect.
         """
+        refuse_untaken(self, cond)
         n = 1 if cameras is None else self.n_views
         mean, std = cond.hidden[..., 0], cond.hidden[:, 0, 1].reshape(-1, n, 1)  # (B, E), (G, n, 1)
         alpha, sigma = (scale(t).to(x_t.dtype).reshape(-1, n, 1) for scale in (self.alpha, self.sigma))  # (G, n, 1)
@@ -155,7 +161,7 @@ class GaussianScore:
         if cameras is not None:
             offset = offset + camera_features(cameras).to(self.prior.dtype) @ self._trained["camera"]
         mean, std = cond.hidden[..., 0] + offset, cond.hidden[..., 1] * self._trained["log_std"].exp()  # (B, E)
-        return self.prior.predict(x_t, t, Conditioning(torch.stack([mean, std], dim=-1)), cameras)
+        return self.prior.predict(x_t, t, replace(cond, hidden=torch.stack([mean, std], dim=-1)), cameras)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return offset, camera map and log of the factor on the standard deviation."""

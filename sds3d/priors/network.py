@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
 from sds3d.files import PriorError
-from sds3d.priors.base import Prediction, PredictionType
+from sds3d.priors.base import Prediction, PredictionType, no_pictures, refuse_untaken
 from sds3d.priors.graphs import Graphs
 from sds3d.priors.multiview import CameraEncoder, camera_embedding, time_embedding_of
 from sds3d.priors.noising import Noising
@@ -55,7 +55,8 @@ class Family:
 
     ask: calls the network. noising: its noise levels, and what its output means. codec: maps pictures to x and back.
     texts: the embeddings of texts. image_size: height and width in pixels. n_views: views that are denoised together
-    when cameras are given. memory_format: of the network's inputs.
+    when cameras are given. memory_format: of the network's inputs. picture: maps pictures (B, H, W, 3) in [0, 1] to
+    their embeddings (B, T, D); None: the model takes none. takes_structure: whether `ask` needs the renders' structure.
     """
 
     ask: Ask
@@ -65,6 +66,8 @@ class Family:
     image_size: int
     n_views: int = 1
     memory_format: torch.memory_format = torch.contiguous_format
+    picture: Callable[[Tensor], Tensor] | None = None
+    takes_structure: bool = False
 
 
 class DiffusionPrior:
@@ -86,6 +89,8 @@ class DiffusionPrior:
         self.image_size = family.image_size
         self.n_views = family.n_views
         self.takes_cameras = camera_encoder is not None
+        self.takes_pictures = family.picture is not None
+        self.takes_structure = family.takes_structure
         self.shift = family.noising.shift
         self.chunk = 0
         """Rows of a batch per call of the network, in whole groups of views; 0: all."""
@@ -97,6 +102,13 @@ class DiffusionPrior:
     def encode_image(self, rgb: Tensor) -> Tensor:
         """Map rgb (B, H, W, 3) in [0, 1] to x (B, C, h, w), without randomness."""
         return self.family.codec.encode(rgb)
+
+    @torch.no_grad()
+    def encode_picture(self, rgb: Tensor) -> Tensor:
+        """Map pictures (B, H, W, 3) in [0, 1] to embeddings (B, T, D). Raises PriorError if the model takes none."""
+        if self.family.picture is None:
+            raise no_pictures(self)
+        return self.family.picture(rgb.to(self.device))
 
     def decode(self, x: Tensor) -> Tensor:
         """Map x (B, C, h, w) to rgb (B, H, W, 3) in [0, 1]."""
@@ -122,32 +134,30 @@ class DiffusionPrior:
         self, denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None
     ) -> Prediction:
         """Predict as `predict` does, by another denoiser of the same family."""
+        refuse_untaken(self, cond)
         family, dtype = self.family, denoiser.dtype
         n_views = 1 if cameras is None else self.n_views
 
         def ask(rows: slice) -> Prediction:
-            text, further = cond[rows], {}
-            if text.pooled is not None:
-                further["pooled"] = text.pooled
+            told = cond[rows].tensors()
             if cameras is not None and denoiser.camera_encoders:
                 seen = cameras[rows].to(self.device)
                 embedded = [encoder.embed(seen) for encoder in denoiser.camera_encoders]  # (B, D) each
-                further["embedding"] = torch.stack(embedded).sum(dim=0)
+                told["camera"] = torch.stack(embedded).sum(dim=0)
 
-            def call(x: Tensor, t: Tensor, hidden: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
-                given = dict(zip(further, others, strict=True))
-                embedding, pooled = given.get("embedding"), given.get("pooled")
+            def call(x: Tensor, t: Tensor, *values: Tensor) -> tuple[Tensor, Tensor]:
+                given = {name: value.to(dtype) for name, value in zip(told, values, strict=True)}
+                embedding = given.pop("camera", None)
                 x = x.contiguous(memory_format=family.memory_format)
-                text = Conditioning(hidden.to(dtype), None if pooled is None else pooled.to(dtype))
                 with nullcontext() if embedding is None else camera_embedding(denoiser.network, embedding):
-                    out = family.ask(denoiser.network, x.to(dtype), self.timestep(t), text, n_views)
+                    out = family.ask(denoiser.network, x.to(dtype), self.timestep(t), Conditioning.of(given), n_views)
                 prediction = family.noising.prediction(out.float(), x, t)
                 return prediction.eps, prediction.x0
 
-            inputs = [x_t[rows], t[rows], text.hidden, *further.values()]
+            inputs = [x_t[rows], t[rows], *told.values()]
             if denoiser.graphs is None:
                 return Prediction(*call(*inputs))
-            return Prediction(*denoiser.graphs(call, (n_views, *further), inputs))
+            return Prediction(*denoiser.graphs(call, (n_views, *told), inputs))
 
         size = self.n_views * -(-self.chunk // self.n_views) or len(x_t)
         parts = [ask(slice(i, i + size)) for i in range(0, len(x_t), size)]
@@ -190,6 +200,8 @@ def _shape_of(model: DiffusionPrior) -> dict[str, Any]:
         "text width": config.get("cross_attention_dim") or config.get("joint_attention_dim"),
         "pooled text": config.get("addition_embed_type"),
         "latent scale": None if vae is None else vae.config.get("scaling_factor"),
+        "pictures": model.takes_pictures,
+        "structure": model.takes_structure,
     }
 
 

@@ -85,5 +85,4 @@ def t5_embedding(tokenizer: Any, encoder: Any, text: str, length: int, *, masked
 
 
 def _moved(cond: Conditioning, device: torch.device | str) -> Conditioning:
-    pooled = None if cond.pooled is None else cond.pooled.float().to(device)
-    return Conditioning(cond.hidden.float().to(device), pooled)
+    return Conditioning.of({name: value.float().to(device) for name, value in cond.tensors().items()})

@@ -1,8 +1,8 @@
-"""Embeddings of texts, and the contract of text encoders."""
+"""What a prior is told of each picture: a text, and for some priors another picture and the shape that is seen."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,27 +11,74 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Structure:
+    """Maps of B renders that a prior is asked about, at the size of the render, without gradients.
+
+    depth: (B, H, W) in [0, 1], 1 at the nearest surface of a view, 0 at the background. normal: (B, H, W, 3) in
+    [-1, 1] in the camera's frame, +x right, +y up, +z to the viewer. alpha: (B, H, W), the opacity. A prior makes of
+    them what its network takes.
+    """
+
+    depth: Tensor
+    normal: Tensor
+    alpha: Tensor
+
+    def __len__(self) -> int:
+        return len(self.depth)
+
+    def __getitem__(self, index: Tensor | slice) -> Structure:
+        return Structure(self.depth[index], self.normal[index], self.alpha[index])
+
+
+@dataclass(frozen=True)
 class Conditioning:
-    """Text embeddings of B prompts. hidden: (B, L, D) token embeddings; pooled: (B, D') or None."""
+    """What a prior is told of B pictures.
+
+    hidden: (B, L, D) token embeddings of a text. pooled: (B, D') its pooled embedding, or None. pictures: (B, T, D'')
+    embeddings of a picture, for priors that take pictures; a row of zeros, or None, is no picture. structure: maps of
+    the B renders, for priors that take structure.
+    """
 
     hidden: Tensor
     pooled: Tensor | None = None
+    pictures: Tensor | None = None
+    structure: Structure | None = None
 
     def __len__(self) -> int:
         return self.hidden.shape[0]
 
     def __getitem__(self, index: Tensor | slice) -> Conditioning:
-        return Conditioning(self.hidden[index], None if self.pooled is None else self.pooled[index])
+        return Conditioning.of({name: value[index] for name, value in self.tensors().items()})
 
     def repeat(self, count: int) -> Conditioning:
         """Return all rows, repeated `count` times."""
         return Conditioning.cat([self] * count)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all parts that are not None by their names, those of `structure` as depth, normal and alpha."""
+        parts = {"hidden": self.hidden, "pooled": self.pooled, "pictures": self.pictures}
+        parts |= vars(self.structure) if self.structure is not None else {}
+        return {name: value for name, value in parts.items() if value is not None}
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> Conditioning:
+        """Undo `tensors`."""
+        structure = Structure(*(tensors[name] for name in ("depth", "normal", "alpha"))) if "depth" in tensors else None
+        return Conditioning(tensors["hidden"], tensors.get("pooled"), tensors.get("pictures"), structure)
+
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:
-        """Concatenate the batches of the parts."""
-        pooled = [part.pooled for part in parts if part.pooled is not None]
-        return Conditioning(torch.cat([part.hidden for part in parts]), torch.cat(pooled) if pooled else None)
+        """Concatenate the batches of the parts. Parts without pictures get zeros if others have some: no picture.
+
+        Raises ValueError if only some have a pooled embedding or structure.
+        """
+        named = [part.tensors() for part in parts]
+        if (shown := next((one["pictures"] for one in named if "pictures" in one), None)) is not None:
+            named = [{"pictures": shown.new_zeros(len(one["hidden"]), *shown.shape[1:])} | one for one in named]
+        names = [set(one) for one in named]
+        if lacking := set.union(*names) - set.intersection(*names):
+            raise ValueError(f"only some of the conditions have {', '.join(sorted(lacking))}: give it to all")
+        return Conditioning.of({name: torch.cat([one[name] for one in named]) for name in named[0]})
 
 
 class TextEncoder(Protocol):

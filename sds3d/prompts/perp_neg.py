@@ -74,8 +74,8 @@ def between(first: Conditioning, second: Conditioning, share: Tensor) -> Conditi
     def blend(a: Tensor, b: Tensor) -> Tensor:
         return b + share.to(a).reshape(-1, *[1] * (a.dim() - 1)) * (a - b)
 
-    pooled = None if first.pooled is None or second.pooled is None else blend(first.pooled, second.pooled)
-    return Conditioning(blend(first.hidden, second.hidden), pooled)
+    others = second.tensors()
+    return Conditioning.of({name: blend(value, others[name]) for name, value in first.tensors().items()})
 
 
 def _curve(curve: Curve, r: Tensor) -> Tensor:

@@ -223,13 +223,20 @@ def prompt_texts(prompt: str, config: PromptConfig) -> PromptTexts:
     )
 
 
-def encode_texts(encoder: TextEncoder, texts: PromptTexts) -> EncodedPrompt:
-    """Encode all texts in one call of the prior's text encoder. Here "auto" becomes whether views have words."""
+def encode_texts(encoder: TextEncoder, texts: PromptTexts, pictures: Tensor | None = None) -> EncodedPrompt:
+    """Encode all texts in one call of the prior's text encoder. Here "auto" becomes whether views have words.
+
+    pictures: (1, T, D) by the prior's `encode_picture`: a picture that goes with the prompt. It stands beside it,
+    with and without the words of views. The negative and the empty text, and further texts of a rule, have no picture.
+    """
     if texts.view_dependent == "auto":
         texts = replace(texts, view_dependent=not encoder.takes_cameras)
     rows = encoder.encode_text(texts.all())
     plain, negative, null, *extra = (rows[i : i + 1] for i in range(len(VIEWS), len(rows)))
-    return EncodedPrompt(texts, rows[: len(VIEWS)], plain, negative, null, dict(zip(texts.extra, extra, strict=True)))
+    views = rows[: len(VIEWS)]
+    if pictures is not None:
+        plain, views = replace(plain, pictures=pictures), replace(views, pictures=pictures.expand(len(VIEWS), -1, -1))
+    return EncodedPrompt(texts, views, plain, negative, null, dict(zip(texts.extra, extra, strict=True)))
 
 
 def encode_prompt(encoder: TextEncoder, prompt: str, config: PromptConfig) -> EncodedPrompt:

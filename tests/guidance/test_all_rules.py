@@ -17,7 +17,7 @@ from sds3d.plugins import name_of
 from sds3d.priors.base import Prediction, expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior, GaussianScore
 from sds3d.prompts import debiasing
-from sds3d.prompts.conditioning import Conditioning
+from sds3d.prompts.conditioning import Conditioning, Structure
 from sds3d.prompts.prompt import encode_texts
 from tests.guidance.exact import NoSignal, exact_prior, renders, seeded
 from tests.guidance.queries import PROMPTS, CountingPrior, views_by_text
@@ -126,3 +126,48 @@ def test_debiased_texts_reach_every_rule(rule: type[RuleConfig], monkeypatch: py
     views = replace(views_of(prior, 4, "smiling y"), prompt=encode_texts(prior, texts))
     config.make(prior)(torch.rand(4, 3, 4, 4, generator=seeded()), views, 0.0, seeded())
     assert {(0, 0.2), (1, 0.3), (2, 0.4), (3, 0.3)} <= prior.asked
+
+
+class ToldPrior(GaussianPrior):
+    """Takes pictures and structure, and records what it is told, by the rules themselves and by trainable copies."""
+
+    def __init__(self, told: list[Conditioning]) -> None:
+        super().__init__(CountingPrior().prompts, (3, 4, 4))
+        self.takes_pictures = self.takes_structure = True
+        self.told = told
+
+    def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
+        self.told.append(cond)
+        return super().predict(x_t, t, cond, cameras)
+
+    def trainable_score(self, generator: torch.Generator, rank: int = 4) -> GaussianScore:
+        return GaussianScore(ToldPrior(self.told))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=name_of)
+def test_every_query_tells_the_structure_of_its_views_and_the_picture_of_the_prompt(rule: type[RuleConfig]):
+    """Rows come in the order of the views, whatever their text; only the prompt's rows have its picture."""
+    told: list[Conditioning] = []
+    prior, config, pictures = ToldPrior(told), rule(), torch.rand(1, 2, 5, generator=seeded())
+    depth, normal, alpha = (torch.rand(4, 6, 6, *end, generator=seeded(2)) for end in ((), (3,), ()))
+    prompt = encode_texts(prior, config.texts("y", PROMPTS), pictures)
+    views = replace(views_of(prior, 4), prompt=prompt, structure=Structure(depth, normal, alpha))
+    guidance = config.make(prior)
+    for progress in (0.0, 0.5):
+        guidance(renders(dtype=torch.float32), views, progress, seeded()).learned()
+    assert told
+    without = [means(prior, text) for text in ("", "bad")]
+    for cond in told:
+        assert cond.structure is not None
+        assert torch.equal(cond.structure.depth, depth.repeat(len(cond) // 4, 1, 1))
+        assert torch.equal(cond.structure.normal, normal.repeat(len(cond) // 4, 1, 1, 1))
+        for row, text in enumerate(cond.hidden[:, 0, 0]):
+            shown = torch.zeros(2, 5) if cond.pictures is None else cond.pictures[row]
+            if any(torch.isclose(text, mean) for mean in without):
+                assert torch.equal(shown, torch.zeros(2, 5))
+            elif any(torch.isclose(text, means(prior, side)) for side in ("y", "y, front view", "y, back view")):
+                assert torch.equal(shown, pictures[0]) or rule.__name__ == "BridgeConfig"
+
+
+def means(prior: GaussianPrior, text: str) -> Tensor:
+    return prior.encode_text([text]).hidden[0, 0, 0]

@@ -22,6 +22,7 @@ from sds3d.guidance.variational import VariationalConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.priors.base import add_noise
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from sds3d.prompts.conditioning import Structure
 from tests.guidance.exact import DTYPES, seeded
 from tests.guidance.queries import queries_of
 from tests.guidance.scores import Known, normal, resumes_bit_identically
@@ -156,7 +157,7 @@ def test_pictures_come_from_the_prior_itself(scale, mean):
     for expected in (1, 1, 2, 2, 3, 3, 3):
         rule(x, views_of(prior, 16, negative="bad"), 0.0, generator).learned()
         assert len(rule.cache.batches) == expected
-    pictures = torch.cat([picture for picture, _ in rule.cache.batches])
+    pictures = torch.cat([picture for picture, *_ in rule.cache.batches])
     assert pictures.mean().item() == pytest.approx(mean, abs=0.03)
     assert pictures.std().item() == pytest.approx(0.5, abs=0.03)
 
@@ -165,17 +166,21 @@ def test_a_cache_keeps_the_newest_and_is_restored_whole():
     cache = ViewCache(2)
     for value in range(3):
         jitter = CameraConfig(size=8, target_jitter=0.2 * (value == 2))
-        cache.add(torch.full((4, 3, 4, 4), float(value)), sample_cameras(jitter, seeded(value)))
-    assert [cameras.pose is None for _, cameras in cache.batches] == [True, False]
-    assert [batch.mean().item() for batch, _ in cache.batches] == [1.0, 2.0]
+        maps = [torch.full((4, 6, 6, *end), float(value)) for end in ((), (3,), ())]
+        structure = Structure(*maps) if value == 2 else None
+        cache.add(torch.full((4, 3, 4, 4), float(value)), sample_cameras(jitter, seeded(value)), structure)
+    assert [cameras.pose is None for _, cameras, _ in cache.batches] == [True, False]
+    assert [batch.mean().item() for batch, *_ in cache.batches] == [1.0, 2.0]
     again = ViewCache(2)
     again.load_state_dict(cache.state_dict(), torch.device("cpu"))
     assert len(again.batches) == 2
-    for (x, cameras), (old, seen) in zip(again.batches, cache.batches, strict=True):
+    for (x, cameras, told), (old, seen, kept) in zip(again.batches, cache.batches, strict=True):
         assert torch.equal(x, old)
         assert torch.equal(cameras.azimuth, seen.azimuth)
         assert torch.equal(cameras.c2w(), seen.c2w())
         assert (cameras.height, cameras.width) == (seen.height, seen.width)
+        assert (told is None) == (kept is None)
+        assert told is None or all(torch.equal(vars(told)[name], vars(kept)[name]) for name in vars(told))
     assert {cache.draw(seeded(i))[0].mean().item() for i in range(20)} == {1.0, 2.0}
 
 
