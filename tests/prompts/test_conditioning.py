@@ -43,7 +43,7 @@ def test_a_part_without_pictures_gets_zeros_beside_one_with_pictures():
         pictures = Conditioning.cat(parts).pictures
         assert pictures is not None
         assert torch.equal(pictures[at], torch.zeros(3, 2, 3))
-        assert torch.equal(pictures[pictures.abs().sum(dim=(1, 2)) > 0], shown.pictures)
+        assert torch.equal(pictures[pictures.abs().sum(dim=(1, 2)) > 0], shown.tensors()["pictures"])
 
 
 def test_structure_of_only_some_rows_is_refused():
@@ -53,9 +53,10 @@ def test_structure_of_only_some_rows_is_refused():
 
 def test_texts_between_views_blend_the_pictures_too():
     first, second = told(2), told(2, seed=1)
-    blended = between(first, second, torch.tensor([1.0, 0.25]))
-    assert torch.allclose(blended.pictures[0], first.pictures[0])
-    assert torch.allclose(blended.pictures[1], 0.25 * first.pictures[1] + 0.75 * second.pictures[1])
+    blended = between(first, second, torch.tensor([1.0, 0.25])).tensors()["pictures"]
+    ours, theirs = (cond.tensors()["pictures"] for cond in (first, second))
+    assert torch.allclose(blended[0], ours[0])
+    assert torch.allclose(blended[1], 0.25 * ours[1] + 0.75 * theirs[1])
 
 
 def test_the_picture_stands_beside_the_prompt_alone():
@@ -63,8 +64,8 @@ def test_the_picture_stands_beside_the_prompt_alone():
     pictures = torch.rand(1, 2, 3)
     texts = prompt_texts("y", PromptConfig(negative="bad", view_dependent=True))
     prompt = encode_texts(prior, texts, pictures)
-    assert torch.equal(prompt.plain.pictures, pictures)
-    assert torch.equal(prompt.views.pictures, pictures.repeat(4, 1, 1))
+    assert torch.equal(prompt.plain.tensors()["pictures"], pictures)
+    assert torch.equal(prompt.views.tensors()["pictures"], pictures.repeat(4, 1, 1))
     assert prompt.negative.pictures is None
     assert prompt.null.pictures is None
 
