@@ -1,0 +1,257 @@
+"""Pictures of an object to start from: colours in sRGB, and a mask of the object.
+
+The mask is, in this order: a file of its own, the picture's alpha, what a border of one colour leaves over, or what a
+network of the optional package rembg finds.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps
+from scipy import ndimage
+
+from sds3d.extras import install_command
+from sds3d.files import NotPlainError, read_plain
+from sds3d.formats.base import first_line
+from sds3d.formats.pictures import to_uint8
+from sds3d.geometry.colors import linear_to_srgb
+from sds3d.geometry.mesh import FloatArray
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+"""Extensions of pictures that can be read."""
+BYTES = 50_000_000
+"""Largest file of a picture."""
+PIXELS = 60_000_000
+"""Most pixels of a picture."""
+SIDE = 2048
+"""Longest side in pixels; larger pictures are reduced to it."""
+TOLERANCE = 0.06
+"""Largest difference, in any channel of sRGB in [0, 1], between the background and the colour of the border."""
+MODELS = ("birefnet-general", "isnet-general-use", "u2net")
+"""Networks of rembg that are used, the best first. They are never downloaded here."""
+
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_PLAIN = 0.9  # part of the border that must have its colour
+_RING = 2  # pixels of the object's edge that may be mixed with the background
+_LEAST = 0.1  # of a mixed pixel's alpha, when its own colour is computed
+
+
+class PictureError(ValueError):
+    """Raised when a picture or its mask cannot be read. The message is one line and says what to do."""
+
+
+def read_picture(
+    file: Path | bytes, mask: Path | bytes | None = None, *, tolerance: float = TOLERANCE
+) -> tuple[FloatArray, FloatArray]:
+    """Read a picture of an object. Return its colours (H, W, 3), sRGB in [0, 1], and its mask (H, W) in [0, 1].
+
+    The picture is turned as its EXIF data say, converted from its colour profile to sRGB, and reduced to `SIDE` pixels.
+    Colours are not multiplied by the mask: a pixel over a background b is mask * rgb + (1 - mask) * b.
+
+    mask: a picture of the same shape whose alpha, or else brightness, is the mask: 1 on the object. Without it, the
+    mask is the picture's alpha if that is not 1 everywhere, else that of `masked_by_border` with this tolerance, else
+    that of `masked_by_network`. Raises PictureError.
+    """
+    rgb, alpha = open_picture(file)
+    if mask is not None:
+        return rgb, read_mask(mask, (rgb.shape[0], rgb.shape[1]))
+    if alpha is not None:
+        return rgb, _filled(alpha, file)
+    found = masked_by_border(rgb, tolerance)
+    if found is not None:
+        return found[0], _filled(found[1], file)
+    network = masked_by_network(rgb)
+    if network is None:
+        raise PictureError(f"{_name(file)}: its background is neither transparent nor of one colour: {remedy()}")
+    return rgb, _filled(network, file)
+
+
+def open_picture(file: Path | bytes) -> tuple[FloatArray, FloatArray | None]:
+    """Return a picture's colours, see `read_picture`, and its alpha (H, W); None if it is 1 everywhere.
+
+    Raises PictureError.
+    """
+    name = _name(file)
+    try:
+        data = file if isinstance(file, bytes) else read_plain(file, BYTES, follow=True)
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.width * image.height > PIXELS:
+                raise PictureError(f"{name}: it has more than {PIXELS // 10**6} million pixels: make it smaller")
+            # A JPEG (then MPO) of a telephone has others of the same view, such as a smaller one, behind the first.
+            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+                warnings.warn(f"{name}: of its {getattr(image, 'n_frames', 1)} frames, the first is used", stacklevel=2)
+            return _decoded(image, name)
+    except PictureError:
+        raise
+    except FileNotFoundError:
+        raise PictureError(f"{name}: there is no such file") from None
+    except (NotPlainError, PermissionError, IsADirectoryError) as error:
+        raise PictureError(f"{name}: {first_line(error).replace(f'{file} ', 'it ')}") from None
+    except Image.UnidentifiedImageError:
+        raise PictureError(f"{name}: it is no PNG, JPEG or WebP picture: save it as one of these") from None
+    # A broken file makes Pillow's decoders raise almost anything.
+    except Exception as error:
+        raise PictureError(f"{name}: it cannot be decoded ({first_line(error)[:100]}): save it again") from None
+
+
+def read_mask(file: Path | bytes, shape: tuple[int, int]) -> FloatArray:
+    """Return a mask of a shape (H, W) from a picture of its own: its alpha, or else its brightness.
+
+    Raises PictureError, also if the picture's sides are not in proportion to the shape.
+    """
+    rgb, alpha = open_picture(file)
+    grey = alpha if alpha is not None else rgb @ np.array([0.2126, 0.7152, 0.0722], np.float32)
+    if abs(grey.shape[0] * shape[1] - grey.shape[1] * shape[0]) > max(*grey.shape, *shape):
+        sizes = " and ".join(f"{width} x {height}" for height, width in (grey.shape, shape))
+        raise PictureError(f"{_name(file)}: the mask and its picture are not of the same shape ({sizes} pixels)")
+    if grey.shape != shape:
+        grey = np.asarray(Image.fromarray(grey).resize((shape[1], shape[0]), Image.Resampling.BILINEAR))
+    return _filled(grey.clip(0, 1).astype(np.float32), file)
+
+
+def masked_by_border(rgb: FloatArray, tolerance: float = TOLERANCE) -> tuple[FloatArray, FloatArray] | None:
+    """Take what has the colour of the border and is connected with it for the background.
+
+    rgb: (H, W, 3) in [0, 1]. Returns colours and mask, see `read_picture`; None if the border is not of one colour.
+    Pixels on the object's edge that are mixed with the background get the alpha and the colour of which they are mixed.
+    """
+    frame = np.zeros(rgb.shape[:2], bool)
+    frame[[0, -1]] = frame[:, [0, -1]] = True
+    color = np.median(rgb[frame], axis=0)
+    near = np.abs(rgb - color).max(axis=-1) <= tolerance
+    if near[frame].mean() < _PLAIN:
+        return None
+    labels, count = cast("tuple[NDArray[np.int32], int]", ndimage.label(near))
+    outside = np.zeros(count + 1, bool)
+    outside[labels[frame]] = True
+    outside[0] = False
+    return _unmixed(rgb, ~outside[labels], color, tolerance)
+
+
+def masked_by_network(rgb: FloatArray) -> FloatArray | None:
+    """Return the mask (H, W) that a network of rembg makes of a picture (H, W, 3).
+
+    None if the package or all files of `MODELS` are missing. rembg looks for the files in the folder that the
+    environment variable REMBG_HOME or U2NET_HOME names, by default ~/.rembg.
+    """
+    session = _session(model_found())
+    if session is None:
+        return None
+    masks = session.predict(Image.fromarray(to_uint8(rgb)))
+    return _unit(masks[0])
+
+
+def model_found() -> str:
+    """Return the name of the network that `masked_by_network` uses; "": there is none."""
+    if not _installed():
+        return ""
+    from rembg.sessions import sessions
+
+    return next((name for name in MODELS if sessions[name].resolve_existing(f"{name}.onnx")), "")
+
+
+def remedy() -> str:
+    """Return the end of an error message about a picture without a mask: what to do."""
+    ways = "use a picture with transparency, or give a mask (mask=FILE)"
+    if not _installed():
+        return f"{ways}, or {install_command('background')}"
+    return f"{ways}, or download a network: python -c \"import rembg; rembg.new_session('{MODELS[1]}')\""
+
+
+def _installed() -> bool:
+    return find_spec("onnxruntime") is not None and find_spec("rembg") is not None  # rembg alone ends the process
+
+
+@lru_cache(maxsize=1)
+def _session(model: str) -> Any:
+    if not model:
+        return None
+    import rembg
+
+    return rembg.new_session(model, providers=["CPUExecutionProvider"])
+
+
+def _decoded(image: Image.Image, name: str) -> tuple[FloatArray, FloatArray | None]:
+    """Return the colours and the alpha of an opened image; None if the alpha is 1 everywhere."""
+    image.draft(None, (SIDE, SIDE))  # JPEG decodes smaller pictures at once
+    gamma = None if "srgb" in image.info or "icc_profile" in image.info else image.info.get("gamma")
+    profile = image.info.get("icc_profile")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # greys of 16 bits
+        grey = np.asarray(image, np.float32) / np.float32(65535)
+        image = Image.fromarray(to_uint8(grey)) if profile else Image.fromarray(grey)
+    elif image.mode in ("P", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    elif image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
+        image = image.convert("RGB")
+    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    alpha = _unit(image.getchannel("A")) if "A" in image.getbands() else None
+    rgb = _colors(image, profile, name)
+    if gamma and abs(gamma - 1 / 2.2) > 0.01:
+        rgb = linear_to_srgb(rgb ** (1 / gamma))
+    return rgb, None if alpha is None or alpha.min() == 1 else alpha
+
+
+def _colors(image: Image.Image, profile: bytes | None, name: str) -> FloatArray:
+    """Return the colours (H, W, 3) in sRGB of an image with an ICC profile."""
+    if image.mode == "F":
+        return np.repeat(np.asarray(image).clip(0, 1)[..., None], 3, axis=-1)
+    if image.mode in ("LA", "RGBA"):
+        image = image.convert(image.mode[:-1])
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            image = converted or image
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            warnings.warn(f"{name}: its colour profile cannot be used, the colours are taken for sRGB", stacklevel=2)
+    return _unit(image.convert("RGB"))
+
+
+def _unmixed(
+    rgb: FloatArray, inside: NDArray[np.bool_], color: NDArray[np.floating], tolerance: float
+) -> tuple[FloatArray, FloatArray]:
+    """Separate the edge's pixels c = a F + (1 - a) B from the background's colour B.
+
+    F: the nearest pixel of the object that is not on its edge. Pixels that are no such mixture stay as they are.
+    """
+    mask = inside.astype(np.float32)
+    ring = inside & cast("NDArray[np.bool_]", ndimage.binary_dilation(~inside, np.ones((3, 3), bool), _RING))
+    core = inside & ~ring
+    if not core.any() or not ring.any():
+        return rgb, mask
+    nearest = ndimage.distance_transform_edt(~core, return_distances=False, return_indices=True)
+    rows, columns = cast("NDArray[np.int32]", nearest)[:, ring]
+    offset, full = rgb[ring] - color, rgb[rows, columns] - color
+    length = (full**2).sum(axis=-1)
+    a = ((offset * full).sum(axis=-1) / np.maximum(length, 1e-12)).clip(0, 1)[:, None]
+    mixed = (np.abs(offset - a * full).max(axis=-1) <= tolerance) & (length > (2 * tolerance) ** 2)
+    a = np.where(mixed[:, None], a, 1.0)
+    rgb = rgb.copy()
+    rgb[ring] = (color + offset / np.maximum(a, _LEAST)).clip(0, 1)
+    mask[ring] = a[:, 0]
+    return rgb, mask
+
+
+def _filled(mask: FloatArray, file: Path | bytes) -> FloatArray:
+    """Return a mask. Raises PictureError if there is no object in it."""
+    if mask.max() < 0.5:
+        raise PictureError(f"{_name(file)}: it shows no object: nothing stands out from the background, or is opaque")
+    return mask
+
+
+def _unit(image: Image.Image) -> FloatArray:
+    """Return the bytes of an image as numbers in [0, 1]."""
+    return np.asarray(image, np.float32) / np.float32(255)
+
+
+def _name(file: Path | bytes) -> str:
+    return "the picture" if isinstance(file, bytes) else file.name
