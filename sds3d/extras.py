@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-Extra = Literal["background", "compressed", "cuda", "ray", "tensorboard", "usd", "wandb"]
+Extra = Literal["background", "compressed", "cuda", "exr", "ray", "tensorboard", "usd", "wandb"]
 
 
 def install_command(extra: Extra) -> str:

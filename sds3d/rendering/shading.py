@@ -200,14 +200,19 @@ def normal_colors(normal: Tensor, cameras: Cameras | None = None) -> Tensor:
 
 
 class Environment(NamedTuple):
-    """Light from all directions, as returned by `prefilter`. Maps are octahedral with a rim of copied texels.
+    """Light from all directions, as returned by `prefilter`, or K such lights one after the other. Maps are octahedral
+    with a rim of copied texels.
 
-    diffuse: (1, n, n, 3), what a white Lambertian surface with a given normal reflects: irradiance / pi.
-    specular: (levels, n, n, 3), radiance around a mirrored direction, blurred for roughness 0 to 1 in equal steps.
+    diffuse: (K, n, n, 3), what a white Lambertian surface with a given normal reflects: irradiance / pi.
+    specular: (K levels, n, n, 3), radiance around a mirrored direction, blurred for roughness 0 to 1 in equal steps.
     """
 
     diffuse: Tensor
     specular: Tensor
+
+    def to(self, device: torch.device) -> Environment:
+        """Return a copy on another device."""
+        return Environment(self.diffuse.to(device), self.specular.to(device))
 
 
 def prefilter(radiance: Tensor, size: int = 32, levels: int = 6) -> Environment:
@@ -266,12 +271,16 @@ def metallic_roughness(
     to_camera: Tensor,
     environment: Environment,
     specular: float = 1.0,
+    which: Tensor | None = None,
+    turn: Tensor | None = None,
 ) -> Tensor:
     """Return the linear radiance (B, H, W, 3) of glTF's metallic-roughness material. Differentiable in all tensors.
 
     base_color: (B, H, W, 3) linear, in [0, 1]; see `srgb_to_linear`. metallic, roughness: (B, H, W, 1) in [0, 1].
     normal, to_camera: (B, H, W, 3) unit vectors in the world frame. Normals may be 0, as in empty pixels.
     specular: factor of the reflection of nonmetals (KHR_materials_specular). At 0 they are Lambertian.
+    which: (B, H, W, 1) int64, the number of the light among those of the environment; None: the first. turn: radians,
+    of a shape that expands to (B, H, W, 1), by which the light is turned about +Y, counter-clockwise seen from above.
 
     Uses GGX lobes with height-correlated Smith shadowing by the split sum (Karis 2013). Light that is scattered more
     than once is added (Fdez-Aguera 2019, "A multiple-scattering microfacet model for real-time image-based lighting",
@@ -287,8 +296,11 @@ def metallic_roughness(
     average = f0 + (f90 - f0) / 21
     again = once * lost * average / (1 - average * lost)
     below = base_color * (1 - metallic) * (1 - once - again)
-    return once * _look_up(environment.specular, mirrored, roughness) + (again + below) * _look_up(
-        environment.diffuse, normal, torch.zeros_like(roughness)
+    if turn is not None:  # the surface is turned back under a light that stays
+        mirrored, normal = (_turned_back(direction, turn) for direction in (mirrored, normal))
+    count = len(environment.diffuse)
+    return once * _look_up(environment.specular, mirrored, roughness, count, which) + (again + below) * _look_up(
+        environment.diffuse, normal, torch.zeros_like(roughness), count, which
     )
 
 
@@ -300,6 +312,13 @@ def srgb_to_linear(color: Tensor) -> Tensor:
 def linear_to_srgb(color: Tensor) -> Tensor:
     """Return sRGB values of linear values >= 0. Values above 1 are not clipped."""
     return torch.where(color <= 0.0031308, color * 12.92, 1.055 * color.clamp(min=0.0031308) ** (1 / 2.4) - 0.055)
+
+
+def _turned_back(direction: Tensor, turn: Tensor) -> Tensor:
+    """Return directions (..., 3) turned by -turn (..., 1) radians about +Y, clockwise seen from above."""
+    x, y, z = direction.split(1, dim=-1)
+    cosine, sine = turn.cos(), turn.sin()
+    return torch.cat([cosine * x - sine * z, y, sine * x + cosine * z], dim=-1)
 
 
 def _octahedron(place: Tensor) -> Tensor:
@@ -331,13 +350,18 @@ def _with_rim(octahedral: Tensor) -> Tensor:
     return torch.cat([left, padded, right], dim=1)
 
 
-def _look_up(maps: Tensor, direction: Tensor, roughness: Tensor) -> Tensor:
-    """Look up maps (levels, n + 2, n + 2, 3) in directions (B, H, W, 3), between levels by roughness (B, H, W, 1)."""
-    n = maps.shape[1]
+def _look_up(maps: Tensor, direction: Tensor, roughness: Tensor, count: int = 1, which: Tensor | None = None) -> Tensor:
+    """Look up maps (count levels, n + 2, n + 2, 3) in directions (B, H, W, 3), between levels by roughness
+    (B, H, W, 1). count, which: of lights, see `metallic_roughness`."""
+    n, levels = maps.shape[1], len(maps) // count
     place = _unfolded(direction) * ((n - 2) / n)  # within the rim
     grid = torch.cat([place, 2 * roughness - 1], dim=-1).reshape(1, 1, 1, -1, 3)
     if len(maps) > 1:  # levels are at the ends of [-1, 1], texels are not
-        grid = grid * grid.new_tensor([1.0, 1.0, (len(maps) - 1) / len(maps)])
+        grid = grid * grid.new_tensor([1.0, 1.0, (levels - 1) / len(maps)])
+    if count > 1:  # the levels of one light are a part of [-1, 1]
+        light = torch.zeros_like(roughness) if which is None else which.to(roughness)
+        middle = (2 * light + 1) / count - 1
+        grid = grid + functional.pad(middle.reshape(1, 1, 1, -1, 1), (2, 0))
     volume = maps.to(direction).permute(3, 0, 1, 2)[None]  # (1, 3, levels, n, n)
     values = functional.grid_sample(volume, grid, padding_mode="border", align_corners=False)
     return values.reshape(3, -1).T.reshape(direction.shape)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
+from sds3d.cameras import Cameras
 from sds3d.config import Config
 from sds3d.geometry.mesh import Mesh
+from sds3d.ramps import Ramp
 from sds3d.rendering.mesh_differentiable import Raster
-from sds3d.rendering.shading import linear_to_srgb, metallic_roughness, prefilter, srgb_to_linear, studio
+from sds3d.rendering.shading import Environment, linear_to_srgb, metallic_roughness, srgb_to_linear
+from sds3d.representations.lights import LightsConfig, drawn, load_lights
 from sds3d.representations.mesh_geometry import MeshGeometry, Parameters, learnable, loaded
 
 _MATTE = (-3.0, 1.0)  # initial pre-activations of metallic and roughness: a dull plastic
@@ -25,12 +28,41 @@ class ColorMaterial(Config):
     name: Literal["color"] = "color"
 
 
-class PBRMaterial(Config):
-    """A colour, and how metallic and rough the surface is, under studio light (Fantasia3D, arXiv:2303.13873)."""
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class PBRMaterial(LightsConfig):
+    """A colour, and how metallic and rough the surface is, under environments (Fantasia3D, arXiv:2303.13873; DreamMat,
+    arXiv:2405.17176)."""
 
     name: Literal["pbr"] = "pbr"
     lr: float = Field(default=0.05, gt=0)
     """Learning rate of the pre-activations of metallic and roughness."""
+    metallic: tuple[Share, Share] = (0.0, 1.0)
+    """Range of metallic. DreamMat: 0 to 0.9."""
+    roughness: tuple[Share, Share] = (0.0, 1.0)
+    """Range of roughness. DreamMat: 0.1 to 0.95."""
+    smoothness: Annotated[Ramp, Field(ge=0)] | None = None
+    """Weight, times a view's number of pixels, of the mean squared difference of neighbours' pre-activations of
+    metallic and roughness. null: that of the colours, `appearance.smoothness`."""
+
+    @model_validator(mode="after")
+    def _ranges_are_in_order(self) -> Self:
+        for name in ("metallic", "roughness"):
+            low, high = getattr(self, name)
+            if low >= high:
+                raise ValueError(f"{name}=[{low}, {high}]: give a range, the smaller number first")
+        return self
+
+    def scaled(self, activations: Tensor) -> Tensor:
+        """Return metallic and roughness of values (..., 2) in [0, 1], stretched over their ranges."""
+        low, high = (activations.new_tensor(end) for end in zip(self.metallic, self.roughness, strict=True))
+        return low + (high - low) * activations
+
+    def unscaled(self, factors: Tensor) -> Tensor:
+        """Return values (..., 2) in [0, 1] whose `scaled` values are these, or as near as the ranges allow."""
+        low, high = (factors.new_tensor(end) for end in zip(self.metallic, self.roughness, strict=True))
+        return ((factors - low) / (high - low)).clamp(0, 1)
 
 
 class AppearanceConfig(Config, ABC):
@@ -64,16 +96,17 @@ class Appearance(ABC, Generic[C]):
     def __init__(self, config: C, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> None:
         self.config = config
         start = {"color": 0.1 * torch.randn(*shape, 3, generator=generator)}
-        self._environment = None
-        if isinstance(config.material, PBRMaterial):
+        self.material = config.material if isinstance(config.material, PBRMaterial) else None
+        self.environment: Environment | None = None
+        if self.material is not None:
             start["material"] = torch.tensor(_MATTE).expand(*shape, 2).clone()
-            self._environment = prefilter(studio())
+            self.environment = load_lights(self.material).to(device)
         self.parameters: Parameters = learnable(start, device)
 
     def rates(self) -> dict[str, float]:
         """Return the learning rate of each parameter."""
         rates = {"color": self.config.lr}
-        return rates | {"material": self.config.material.lr} if isinstance(self.config.material, PBRMaterial) else rates
+        return rates if self.material is None else rates | {"material": self.material.lr}
 
     @abstractmethod
     def values(self, name: str, raster: Raster, points: Tensor, hit: Tensor) -> Tensor:
@@ -83,33 +116,47 @@ class Appearance(ABC, Generic[C]):
         """
 
     @abstractmethod
-    def roughening(self, generator: torch.Generator) -> Tensor:
-        """Return the smoothness loss of colour and material: a weighted scalar."""
+    def roughening(self, names: Sequence[str], generator: torch.Generator) -> Tensor:
+        """Return the sum of the smoothness losses of these parameters, without a weight."""
 
     @abstractmethod
     def painted(self) -> Mesh:
         """Return the geometry's mesh with its colours and materials. Raises EmptySurfaceError."""
 
-    def colors(self, raster: Raster, points: Tensor, hit: Tensor, normal: Tensor, directions: Tensor) -> Tensor:
-        """Return colours (P, 3) of the covered pixels, lit by the studio if the material is learnt.
+    def colors(
+        self,
+        raster: Raster,
+        points: Tensor,
+        normal: Tensor,
+        directions: Tensor,
+        cameras: Cameras,
+        chance: torch.Generator,
+    ) -> Tensor:
+        """Return colours (P, 3) of the covered pixels, lit by the environments if the material is learnt.
 
-        hit: (B, H, W). points, normal, directions: (B, H, W, 3); directions lead away from the camera.
+        points, normal, directions: (B, H, W, 3); directions lead away from the camera. chance: draws the light.
         """
-        seen = {name: self.values(name, raster, points, hit) for name in self.parameters}
-        if self._environment is None:
-            return seen["color"]
-        factors = seen["material"].split(1, dim=-1)
+        hit, material = raster.face >= 0, self.material
+        color = self.values("color", raster, points, hit)
+        if material is None or self.environment is None:
+            return color
+        factors = material.scaled(self.values("material", raster, points, hit)).split(1, dim=-1)
         base, metallic, roughness, facing, to_camera = (
-            value[None, None] for value in (srgb_to_linear(seen["color"]), *factors, normal[hit], -directions[hit])
+            value[None, None] for value in (srgb_to_linear(color), *factors, normal[hit], -directions[hit])
         )
-        light = metallic_roughness(base, metallic, roughness, facing, to_camera, self._environment)
+        lit = drawn(material, cameras, chance)
+        which, turn = (
+            None if each is None else each[:, None, None].expand(hit.shape)[hit][None, None, :, None]
+            for each in (lit.which if len(self.environment.diffuse) > 1 else None, lit.turn)
+        )
+        light = metallic_roughness(base, metallic, roughness, facing, to_camera, self.environment, 1.0, which, turn)
         return linear_to_srgb(light[0, 0]).clamp(max=1)
 
     def start_from(self, mesh: Mesh) -> None:
         """Start from the colours and the material of `mesh`. The geometry has already taken its shape."""
         start = self.state_dict() | self._start_colors(mesh)
-        if "material" in start:
-            factors = torch.tensor([mesh.metallic, mesh.roughness])
+        if self.material is not None:
+            factors = self.material.unscaled(torch.tensor([mesh.metallic, mesh.roughness]))
             start["material"] = torch.logit(factors, eps=0.05).expand_as(start["material"])
         self.load_state_dict(start)
 

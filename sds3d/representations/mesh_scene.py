@@ -19,7 +19,7 @@ from sds3d.representations.mesh_appearance import PBRMaterial
 from sds3d.representations.mesh_dmtet import DMTetConfig
 from sds3d.representations.mesh_fixed import FixedTrianglesConfig
 from sds3d.representations.mesh_flexicubes import FlexiCubesConfig
-from sds3d.representations.mesh_geometry import face_normals, smooth_normals
+from sds3d.representations.mesh_geometry import Losses, face_normals, smooth_normals
 from sds3d.representations.mesh_shading import LambertShading, MixedShading, NoShading, Shading, shaded
 from sds3d.representations.mesh_texels import TexelsConfig
 from sds3d.representations.mesh_voxels import VoxelsConfig
@@ -51,7 +51,7 @@ class MeshConfig(RepresentationConfig):
             self.shading, (LambertShading, MixedShading)
         ):
             raise ValueError(
-                "appearance.material=pbr is lit by a studio, not by lamps: set shading=none, textureless or normal"
+                "appearance.material=pbr is lit by environments, not by lamps: set shading=none, textureless or normal"
             )
         return self
 
@@ -131,7 +131,7 @@ class MeshScene(Scene):
         hit = raster.face >= 0
 
         def colors() -> Tensor:
-            seen = self.appearance.colors(raster, points, hit, normal, directions)  # (P, 3)
+            seen = self.appearance.colors(raster, points, normal, directions, cameras, self._chance())  # (P, 3)
             return torch.ones_like(points).masked_scatter(hit[..., None], seen)
 
         progress = min(self._step / max(self.steps - 1, 1), 1.0)
@@ -159,11 +159,20 @@ class MeshScene(Scene):
         """
         pixels = rendering.alpha.shape[1] * rendering.alpha.shape[2]
         surface, normals = self._drawn or (self.geometry.surface(), None)
-        smoothness = self.config.appearance.smoothness
-        losses = {"color_smoothness": (smoothness, lambda: self.appearance.roughening(self._chance()))}
-        losses |= self.geometry.losses(surface, normals)
+        losses = self._smoothness_losses() | self.geometry.losses(surface, normals)
         weighted = {name: (weight.at(progress), loss) for name, (weight, loss) in losses.items()}
         return {name: pixels * weight * loss() for name, (weight, loss) in weighted.items() if weight > 0}
+
+    def _smoothness_losses(self) -> Losses:
+        """Return the losses on the smoothness of colours and materials, with their weights."""
+        weight, rough = self.config.appearance.smoothness, self.appearance.roughening
+        material = self.appearance.material
+        if material is None or material.smoothness is None:
+            return {"color_smoothness": (weight, lambda: rough(tuple(self.appearance.parameters), self._chance()))}
+        return {
+            "color_smoothness": (weight, lambda: rough(("color",), self._chance())),
+            "material_smoothness": (material.smoothness, lambda: rough(("material",), self._chance())),
+        }
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Replace a vanished surface."""

@@ -3,7 +3,7 @@ arXiv:2211.07600)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -65,21 +65,22 @@ class Texels(Appearance[TexelsConfig]):
         raster = raster._replace(barycentric=raster.barycentric.detach())
         return look_up(self.parameters[name], texels.source, interpolate(layout.uv, layout.faces, raster)[hit])
 
-    def roughening(self, generator: torch.Generator) -> Tensor:
+    def roughening(self, names: Sequence[str], generator: torch.Generator) -> Tensor:
         """Return the smoothness loss of neighbouring texels."""
         pairs = self.atlas()[1].neighbours
         if len(pairs) > _PAIRS:  # a random part of them: a large texture has millions
             pairs = pairs[torch.randint(len(pairs), (_PAIRS,), generator=generator).to(pairs.device)]
-        return torch.stack([roughening(value, pairs) for value in self.parameters.values()]).sum()
+        return torch.stack([roughening(self.parameters[name], pairs) for name in names]).sum()
 
     def painted(self) -> Mesh:
         """Return the mesh with the texture, and with the texture's colours at the vertices."""
         layout, texels = self.atlas()
         texture, uv = picture(self.parameters["color"], texels.source), layout.uv.cpu().numpy()
         mesh = replace(self._geometry.mesh(), colors=sample_texture(texture, uv), uv=uv, texture=texture)
-        if "material" not in self.parameters:
+        if self.material is None:
             return mesh
-        factors = picture(self.parameters["material"], texels.source)  # (S, S, 2)
+        shares = torch.from_numpy(picture(self.parameters["material"], texels.source))  # (S, S, 2), of the ranges
+        factors = (255 * self.material.scaled(shares / 255)).round().to(torch.uint8).numpy()
         metallic, roughness = (factors[texels.face >= 0].mean(0) / 255).tolist()
         channels = np.stack([np.zeros_like(factors[..., 0]), factors[..., 1], factors[..., 0]], axis=-1)
         return replace(mesh, metallic=metallic, roughness=roughness, metallic_roughness=channels)

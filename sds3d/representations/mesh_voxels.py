@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -53,9 +54,9 @@ class Voxels(Appearance[VoxelsConfig]):
         """Return the values (P, C) of the voxels at the covered pixels."""
         return torch.sigmoid(trilinear(self.parameters[name], points[hit]))
 
-    def roughening(self, generator: torch.Generator) -> Tensor:
+    def roughening(self, names: Sequence[str], generator: torch.Generator) -> Tensor:
         """Return the smoothness loss of neighbouring voxels."""
-        return torch.stack([smoothness(value) for value in self.parameters.values()]).sum()
+        return torch.stack([smoothness(self.parameters[name]) for name in names]).sum()
 
     @torch.no_grad()
     def painted(self) -> Mesh:
@@ -67,9 +68,10 @@ class Voxels(Appearance[VoxelsConfig]):
 
         mesh = self._geometry.mesh()
         mesh = replace(mesh, colors=values("color", mesh.vertices).nan_to_num().cpu().numpy())
-        if "material" not in self.parameters:
+        if self.material is None:
             return mesh
-        metallic, roughness = values("material", sample_surface(mesh, _SAMPLES).points).mean(0).tolist()
+        shares = values("material", sample_surface(mesh, _SAMPLES).points).cpu()
+        metallic, roughness = self.material.scaled(shares).mean(0).tolist()
         return replace(mesh, metallic=metallic, roughness=roughness)
 
     def _start_colors(self, mesh: Mesh) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ from sds3d.rendering.volume import BOUND
 from sds3d.representations.make import AnyRepresentationConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig
 from sds3d.run.backgrounds import Background, by_name
+from sds3d.run.copies import with_paths, without_paths
 from sds3d.run.folder import Run, create_run
 from sds3d.run.migration import migrated
 from sds3d.run.optimize import OptimizerConfig
@@ -277,8 +278,8 @@ def model_of(config: RunConfig) -> str:
 
 
 def read_config(run: Run) -> RunConfig:
-    """Read the configuration of a run folder. Raises ConfigError."""
-    return run_config(load_yaml(run.config_path, follow=False))
+    """Read the configuration of a run folder, with the paths of the files in it. Raises ConfigError."""
+    return run_config(with_paths(load_yaml(run.config_path, follow=False), run.folder))
 
 
 def new_run(
@@ -287,8 +288,18 @@ def new_run(
     """Return the run folder of a configuration under `root`, and create it if it does not exist.
 
     mine: whether an existing run may be returned; if not, another folder is created. own: a file to start from, of
-    which the run keeps a copy, so that its folder is complete. Raises RunError, and OSError if it cannot be copied.
+    which the run keeps a copy, so that its folder is complete; it also keeps copies of the files of settings, see
+    `sds3d.run.copies`. Raises RunError, and OSError if they cannot be copied.
     """
+    values, copies = without_paths(config)
+    run = _created(root, config if values is None else run_config(values), mine, own)
+    for place, data in copies.items():
+        if not (run.folder / place).exists():
+            write_atomically(run.folder / place, data)
+    return run
+
+
+def _created(root: Path, config: RunConfig, mine: Callable[[Run], bool], own: Path | None) -> Run:
     asset = own or Path(config.start_from)
     if own is None and not asset.is_file():
         return create_run(root, slug(config.prompt), config, NOT_IDENTITY, mine)

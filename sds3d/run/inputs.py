@@ -10,6 +10,7 @@ import torch
 from sds3d.config import ConfigError
 from sds3d.files import PriorError, RunError
 from sds3d.formats.load import load_asset
+from sds3d.formats.panoramas import read_panorama
 from sds3d.geometry.splats import Splats
 from sds3d.guidance.variational import VariationalConfig
 from sds3d.priors.diffusers import DiffusersConfig
@@ -17,6 +18,7 @@ from sds3d.priors.loading import ALIASES, MOVED, find
 from sds3d.representations.mesh_fixed import FixedTrianglesConfig
 from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.run.config import RunConfig, stage_config, stage_count
+from sds3d.run.copies import files_in
 from sds3d.run.folder import open_run
 
 
@@ -34,6 +36,11 @@ def check_inputs(config: RunConfig, own: Path | None = None) -> None:
             if isinstance(phi, VariationalConfig) and phi.model:
                 model = DiffusersConfig(model=phi.model, offline=phi.offline)
                 _check_model(model, f"{place}guidance.variational.model")
+        for key, path in files_in(stage.model_dump()):
+            try:
+                read_panorama(path)
+            except (ValueError, ImportError, OSError) as error:
+                raise ConfigError(f"{key}: {error}") from None
     if not (own or config.start_from):
         return
     path = own or Path(config.start_from)

@@ -222,7 +222,7 @@ def test_texels_on_the_starting_ball() -> None:
 def test_incompatible_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match="set geometry=fixed"):
         mesh_config(appearance="texels")
-    with pytest.raises(ConfigError, match="lit by a studio"):
+    with pytest.raises(ConfigError, match="lit by environments"):
         mesh_config(material="pbr", shading="lambert")
     repeated = Mesh(torus().vertices, torus().faces, uv=torus().vertices[:, :2] * 9)
     with pytest.raises(ValueError, match=r"UVs leave \[0, 1\]"):

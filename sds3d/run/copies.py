@@ -1,0 +1,81 @@
+"""Copies of the files that settings name, so that a run's folder is complete.
+
+Such a setting is a section {name: file, file: PATH, sha256: DIGEST}. In a run's settings, the file has its name alone,
+and the copy is in `inputs/<start of the digest>/<name>`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from sds3d.config import Config
+from sds3d.files import RunError, read_plain
+
+FOLDER = "inputs"
+MOST_BYTES = 256_000_000
+"""Size of the largest file that is copied."""
+
+
+def files_in(values: Any, key: str = "") -> Iterator[tuple[str, Path]]:
+    """Yield the dotted key and the path of each file that settings name. values: dumped settings."""
+    if isinstance(values, Mapping):
+        if _names_a_file(values):
+            yield f"{key}.file", Path(values["file"]).expanduser()
+        for name, inner in values.items():
+            yield from files_in(inner, f"{key}.{name}" if key else name)
+    elif isinstance(values, (list, tuple)):
+        for index, inner in enumerate(values):
+            yield from files_in(inner, f"{key}.{index}")
+
+
+def without_paths(config: Config) -> tuple[dict[str, Any] | None, dict[str, bytes]]:
+    """Return the settings with the digest of each file in place of its folder, and the copies by their paths in the
+    run's folder. None: no setting names a file. Raises RunError for a file that cannot be read.
+    """
+    copies: dict[str, bytes] = {}
+
+    def named(section: Mapping[str, Any]) -> dict[str, Any]:
+        path = Path(section["file"]).expanduser()
+        try:
+            data = read_plain(path, MOST_BYTES, follow=True)
+        except OSError as error:
+            raise RunError(f"cannot copy {path}: {error.strerror or error}") from None
+        digest = hashlib.sha256(data).hexdigest()
+        copies[_place(path.name, digest)] = data
+        return {**section, "file": path.name, "sha256": digest}
+
+    values = _mapped(config.model_dump(), named)
+    return (values if copies else None), copies
+
+
+def with_paths(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the settings of a run with the paths of the copies in its folder."""
+
+    def found(section: Mapping[str, Any]) -> dict[str, Any]:
+        digest = str(section.get("sha256", ""))
+        if not digest.isalnum():
+            return dict(section)
+        return {**section, "file": str(folder / _place(Path(section["file"]).name, digest))}
+
+    return _mapped(values, found)
+
+
+def _place(name: str, digest: str) -> str:
+    return f"{FOLDER}/{digest[:16]}/{name}"
+
+
+def _names_a_file(section: Mapping[str, Any]) -> bool:
+    return section.get("name") == "file" and isinstance(section.get("file"), str)
+
+
+def _mapped(values: Any, function: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:
+    """Return a copy of nested settings with `function` applied to the sections that name a file."""
+    if isinstance(values, Mapping):
+        values = function(values) if _names_a_file(values) else values
+        return {name: _mapped(inner, function) for name, inner in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_mapped(inner, function) for inner in values]
+    return values

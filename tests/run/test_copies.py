@@ -1,0 +1,89 @@
+"""A run's folder has copies of the files that its settings name."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sds3d.app.limits import refuse_owners_only
+from sds3d.config import ConfigError, load_yaml
+from sds3d.files import RunError
+from sds3d.representations.lights import load_lights
+from sds3d.representations.mesh_appearance import PBRMaterial
+from sds3d.representations.mesh_scene import MeshConfig
+from sds3d.run.config import RunConfig, make_config, new_run, read_config, stage_config
+from sds3d.run.folder import Run
+from sds3d.run.inputs import check_inputs
+
+HDR = Path(__file__).parent.parent / "data" / "panoramas" / "opencv.hdr"
+KEY = "representation.appearance.material"
+
+
+def config_with(file: Path, *more: str) -> RunConfig:
+    light = f"[{{name: file, file: {file}}}]"
+    return make_config("a red mug", "fantasia3d", [f"{KEY}.environments={light}", *more])
+
+
+def material_of(config: RunConfig) -> PBRMaterial:
+    shape = stage_config(config, 1).representation
+    assert isinstance(shape, MeshConfig)
+    assert isinstance(shape.appearance.material, PBRMaterial)
+    return shape.appearance.material
+
+
+def test_a_run_is_whole_without_the_file_that_it_was_made_with(tmp_path: Path) -> None:
+    mine = tmp_path / "mine" / "sky.hdr"
+    mine.parent.mkdir()
+    shutil.copy(HDR, mine)
+    run = new_run(tmp_path / "runs", config_with(mine))
+    mine.unlink()
+    moved = Run(run.folder.rename(tmp_path / "moved"))
+    light = material_of(read_config(moved)).environments[0]
+    digest = hashlib.sha256(HDR.read_bytes()).hexdigest()
+    assert light.model_dump() == {
+        "strength": 1.0,
+        "azimuth": 0.0,
+        "name": "file",
+        "file": str(moved.folder / "inputs" / digest[:16] / "sky.hdr"),
+        "sha256": digest,
+    }
+    assert (moved.folder / "inputs" / digest[:16] / "sky.hdr").read_bytes() == HDR.read_bytes()
+    assert len(load_lights(material_of(read_config(moved))).diffuse) == 1
+    assert str(tmp_path) not in str(load_yaml(moved.config_path))  # nobody learns where the file was
+
+
+def test_the_same_file_gives_the_same_run_wherever_it_is(tmp_path: Path) -> None:
+    runs = []
+    for folder, content in (("one", b""), ("two", b""), ("three", b"other")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "sky.hdr").write_bytes(HDR.read_bytes() + content)
+        runs.append(new_run(tmp_path / "runs", config_with(tmp_path / folder / "sky.hdr")).folder)
+    assert runs[0] == runs[1] != runs[2]
+    again = new_run(tmp_path / "runs", read_config(Run(runs[0])))  # from the run's own settings
+    assert again.folder == runs[0]
+
+
+def test_a_file_that_cannot_be_used_is_refused_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.hdr").write_bytes(b"PNG")
+    check_inputs(config_with(HDR))
+    for name, message in (("bad.hdr", "no Radiance picture"), ("none.hdr", "none.hdr"), ("sky.png", "give a .hdr")):
+        with pytest.raises(ConfigError, match=rf"^{KEY}\.environments\.0\.file: .*{message}") as error:
+            check_inputs(config_with(tmp_path / name))
+        assert "\n" not in str(error.value)
+    with pytest.raises(RunError, match=r"cannot copy .*none\.hdr"):
+        new_run(tmp_path / "runs", config_with(tmp_path / "none.hdr"))
+
+
+def test_visitors_cannot_name_files_of_the_machine() -> None:
+    with pytest.raises(ConfigError, match="environments cannot be set"):
+        refuse_owners_only({"representation": {"appearance": {"material": {"environments": [{"name": "file"}]}}}})
+
+
+def test_runs_without_files_are_as_before(tmp_path: Path) -> None:
+    config = make_config("a red mug", "fantasia3d")
+    run = new_run(tmp_path, config)
+    assert read_config(run) == config
+    assert not (run.folder / "inputs").exists()
