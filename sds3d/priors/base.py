@@ -77,7 +77,9 @@ class Prior(TextEncoder, Protocol):
     takes_pictures: bool
     """Whether conditions may have `pictures`, made by `encode_picture`. For most models: False."""
     takes_structure: bool
-    """Whether conditions need the `structure` of renders, such as depth for a ControlNet. For most models: False."""
+    """Whether conditions may have the `structure` of renders, as for a ControlNet. For most models: False."""
+    needs_structure: bool
+    """Whether conditions must have it."""
     shift: float
     """Sampling moves evenly spaced timesteps t towards noise, to shift t / (1 + (shift - 1) t); 1: no shift."""
 
@@ -155,7 +157,7 @@ def refuse_untaken(prior: Prior, cond: Conditioning) -> None:
         raise PriorError("the prior takes no pictures: remove prompts.image, or use one that does (prior.ip_adapter)")
     if cond.structure is not None and not prior.takes_structure:
         raise PriorError("the prior takes no depth or normals of the render: ask it without structure")
-    if cond.structure is None and prior.takes_structure:
+    if cond.structure is None and prior.needs_structure:
         raise PriorError("the prior needs depth and normals of a render, and there is no render here: use one without")
 
 

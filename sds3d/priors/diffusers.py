@@ -62,6 +62,9 @@ class DiffusersConfig(PriorConfig):
     it has. Empty: those of the model that it seems to be made from."""
     multiview: bool = True
     """Denoise 4 views together with their cameras, if the model can. false: use it as a plain 2D model."""
+    structure: bool = True
+    """Tell a model that `sds3d toybox train --structure` trained the depth and normals of the renders. false: use it
+    without them."""
     offline: bool = False
     """Never use the network. A model id must then be in the local cache. Local folders never need the network."""
     lora: str = ""
@@ -120,6 +123,7 @@ class DiffusersConfig(PriorConfig):
             lora=self._lora(files, family),
             offload=self.offload,
             multiview=self.multiview,
+            structure=self.structure,
             image_size=self.image_size,
             embedded_guidance=self.embedded_guidance,
             steps=few_steps(self, family),

@@ -68,8 +68,8 @@ class ModelFiles:
 
     name: as the user gave it. folder: where the files are. dtype, device: the type that the networks compute in, and
     their device. lora: low-rank updates for the denoising network and the text encoders. offload: keep the denoising
-    network's weights in main memory and move each layer to the device when it is needed. multiview, image_size,
-    embedded_guidance: the settings of `DiffusersConfig`. steps: see `Diffusion`.
+    network's weights in main memory and move each layer to the device when it is needed. multiview, structure,
+    image_size, embedded_guidance: the settings of `DiffusersConfig`. steps: see `Diffusion`.
     """
 
     name: str
@@ -79,6 +79,7 @@ class ModelFiles:
     lora: Lora | None = None
     offload: bool = False
     multiview: bool = True
+    structure: bool = True
     image_size: int = 0
     embedded_guidance: float | None = None
     steps: int = 0

@@ -56,7 +56,8 @@ class Family:
     ask: calls the network. noising: its noise levels, and what its output means. codec: maps pictures to x and back.
     texts: the embeddings of texts. image_size: height and width in pixels. n_views: views that are denoised together
     when cameras are given. memory_format: of the network's inputs. picture: maps pictures (B, H, W, 3) in [0, 1] to
-    their embeddings (B, T, D); None: the model takes none. takes_structure: whether `ask` needs the renders' structure.
+    their embeddings (B, T, D); None: the model takes none. takes_structure: whether `ask` takes the renders' structure.
+    without_structure: whether it also works without.
     """
 
     ask: Ask
@@ -68,6 +69,7 @@ class Family:
     memory_format: torch.memory_format = torch.contiguous_format
     picture: Callable[[Tensor], Tensor] | None = None
     takes_structure: bool = False
+    without_structure: bool = False
 
 
 class DiffusionPrior:
@@ -91,6 +93,7 @@ class DiffusionPrior:
         self.takes_cameras = camera_encoder is not None
         self.takes_pictures = family.picture is not None
         self.takes_structure = family.takes_structure
+        self.needs_structure = family.takes_structure and not family.without_structure
         self.shift = family.noising.shift
         self.chunk = 0
         """Rows of a batch per call of the network, in whole groups of views; 0: all."""

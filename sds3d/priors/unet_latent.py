@@ -16,6 +16,7 @@ from sds3d.priors.multiview import CameraEncoder, ViewAttention
 from sds3d.priors.network import Ask, DiffusionPrior, Family, frozen
 from sds3d.priors.noising import Diffusion, Flow, Noising, is_flow, shift_of
 from sds3d.priors.pixels import Latents, vae_format
+from sds3d.priors.structure import FOLDER, StructureEncoder, asking_with_structure
 from sds3d.priors.texts import Encode, Texts, clip_embedding, tokens_of
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.prompts.vocabulary import Vocabulary, read_vocabulary
@@ -34,7 +35,7 @@ class Networks:
     """The parts of a latent diffusion model.
 
     text_encoder: the network, or a function that loads it when needed. vocabulary: the words that it was trained with,
-    if they are few; texts are put into these words.
+    if they are few; texts are put into these words. structure_encoder: what tells the U-Net the structure of renders.
     """
 
     vae: AutoencoderKL | AutoencoderTiny
@@ -44,6 +45,7 @@ class Networks:
     noising: Noising
     camera_encoder: CameraEncoder | None = None
     vocabulary: Vocabulary | None = None
+    structure_encoder: StructureEncoder | None = None
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,17 @@ class DiffusersPrior(DiffusionPrior):
         if camera_encoder is not None:
             self.unet.set_attn_processor(ViewAttention())  # type: ignore[arg-type]
             frozen(camera_encoder, device)
+        ask, encoder = variant.ask or asking(views=camera_encoder is not None), networks.structure_encoder
         family = Family(
-            variant.ask or asking(views=camera_encoder is not None),
+            ask if encoder is None else asking_with_structure(ask, frozen(encoder, device)),
             networks.noising,
             Latents(self.vae),
             Texts(variant.texts or self._load_texts, device),
             image_size_of(self.vae, variant.image_size, self.unet.config["sample_size"]),
             1 if camera_encoder is None else VIEWS,
             torch.channels_last,
+            takes_structure=encoder is not None,
+            without_structure=True,
         )
         super().__init__(family, self.unet, device, camera_encoder)
 
@@ -222,6 +227,10 @@ def _networks(files: ModelFiles) -> Networks:
     if files.multiview and files.has("camera_encoder"):
         with files.explained():
             camera_encoder = CameraEncoder.load(files.folder / "camera_encoder")
+    structure_encoder = None
+    if files.structure and files.has(FOLDER):
+        with files.explained():
+            structure_encoder = StructureEncoder.load(files.folder / FOLDER)
     return Networks(
         vae,
         files.plain(CLIPTokenizer, "tokenizer"),
@@ -230,6 +239,7 @@ def _networks(files: ModelFiles) -> Networks:
         load_noising(files),
         camera_encoder,
         read_vocabulary(files.folder),
+        structure_encoder,
     )
 
 

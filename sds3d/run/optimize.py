@@ -28,6 +28,7 @@ from sds3d.guidance.transforms import GradientTransform
 from sds3d.priors.base import Prior
 from sds3d.prompts.prompt import EncodedPrompt
 from sds3d.ramps import Ramp
+from sds3d.rendering.structure import structure_of
 from sds3d.representations.base import Rendering, Scene
 from sds3d.run.backgrounds import Background, Environment, behind_views, render_over
 from sds3d.run.numbers import Checks, Numbers, NumericalError, Unread, as_numbers, read
@@ -337,7 +338,11 @@ def _ask(
     rgb = resize(rendering.rgb, prior.image_size)  # (b, S, S, 3)
     # The graph of x is dropped unused if the rule works on pixels.
     x = prior.encode_image(rgb) if rendering.latent is None else rendering.latent
-    views = Views(shown.cameras, rgb.detach(), rendering.alpha.detach(), rendering.depth.detach(), teacher.prompt)
+    alpha, depth = rendering.alpha.detach(), rendering.depth.detach()
+    structure = None
+    if prior.takes_structure:
+        structure = structure_of(alpha, depth, rendering.normal.detach(), shown.cameras, prior.image_size)
+    views = Views(shown.cameras, rgb.detach(), alpha, depth, teacher.prompt, structure)
     guided = teacher.guidance(x.detach(), views, progress, generator)
     gradient = guided.gradient
     if gradient is not None:
