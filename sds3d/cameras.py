@@ -329,6 +329,16 @@ def cameras_inside(config: CameraConfig, half: float) -> str:
     )
 
 
+def camera_distance(config: CameraConfig) -> tuple[float, float]:
+    """Return the middle of the distance range (metres) and of the field-of-view range (degrees). Where
+    they change, those of the last steps count."""
+    last = config.at(1.0)
+    fovy = sum(last.fovy) / 2
+    if last.frame is not None:
+        return sum(last.frame) / 2 / math.tan(math.radians(fovy) / 2), fovy
+    return sum(last.distance) / 2, fovy
+
+
 def sample_cameras(config: CameraConfig, generator: torch.Generator, size: int = 0) -> Cameras:
     """Draw the cameras of one step, on the CPU, so that a seed gives the same cameras on every device.
 

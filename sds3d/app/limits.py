@@ -14,7 +14,7 @@ from sds3d.run.settings import within_stage
 
 OWNERS_ONLY = (
     "prior.name", "prior.model", "prior.lora", "prompts.debias", "representation.sketch", "start_from",
-    "start_from_sha256", "stages", "log_to", "teachers", "guidance.variational.model",
+    "start_from_sha256", "reference", "stages", "log_to", "teachers", "guidance.variational.model",
     "representation.appearance.material.environments",
 )  # fmt: skip
 """Settings that read files of this machine or the network, or send data away: for its owner, not for visitors."""

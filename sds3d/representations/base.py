@@ -93,6 +93,15 @@ class Scene(Source):
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
         """Render the B views over `background`, (B, 3) or (3,) in [0, 1]."""
 
+    def portray(self, cameras: Cameras, background: Tensor) -> Rendering:
+        """Render like `render`, but always in the light in which pictures of the asset are drawn, also in training."""
+        return self.render(cameras, background)
+
+    @property
+    def shows_colors(self) -> bool:
+        """Whether `portray` shows the object's colours; False for scenes that are drawn as white or as normals."""
+        return True
+
     @abstractmethod
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameters with their learning rates, in the form that torch optimisers take.

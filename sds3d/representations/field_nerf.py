@@ -41,7 +41,7 @@ from sds3d.representations.base import (
 from sds3d.representations.convert import splats_from_grid
 from sds3d.representations.field_config import FieldNerfConfig
 from sds3d.representations.field_conversion import distil
-from sds3d.representations.field_shading import Shader, draw_light, normal_losses, normals_of
+from sds3d.representations.field_shading import FieldShading, Shader, draw_light, normal_losses, normals_of
 from sds3d.representations.fields import deactivate
 from sds3d.representations.gaussians import normals_from_depth
 from sds3d.representations.grid_mesh import grid_mesh
@@ -133,9 +133,16 @@ class FieldNerfScene(Scene):
 
         A scene of latents also returns its latents, over the latents of the background's colour.
         """
+        return self._render(cameras, background, self.config.shading)
+
+    def portray(self, cameras: Cameras, background: Tensor) -> Rendering:
+        """Render the plain colours, without the light of the training."""
+        return self._render(cameras, background, None)
+
+    def _render(self, cameras: Cameras, background: Tensor, shading: FieldShading | None) -> Rendering:
         origins, directions = cameras.to(self.device).rays()  # (B, H, W, 3)
         if torch.is_grad_enabled():
-            features, seen = self._train(cameras, origins, directions)
+            features, seen = self._train(cameras, origins, directions, shading)
         else:
             features, seen = self._look(origins, directions)
         alpha = seen.alpha
@@ -292,13 +299,15 @@ class FieldNerfScene(Scene):
         """The share of the scene's steps that is done, in [0, 1]."""
         return min((self._step - self._begin) / max(self.steps - 1, 1), 1.0)
 
-    def _train(self, cameras: Cameras, origins: Tensor, directions: Tensor) -> tuple[Tensor, Rendering]:
+    def _train(
+        self, cameras: Cameras, origins: Tensor, directions: Tensor, shading: FieldShading | None
+    ) -> tuple[Tensor, Rendering]:
         """Return features (B, H, W, C) premultiplied by alpha, and pictures with these in place of rgb."""
         config, channels = self.config, self.config.latent_channels or 3
         jitter = torch.rand(origins.shape[:-1], generator=self._generator("jitter"), device=self.device)
         samples = config.samples
         field = with_square(self.field) if config.z_variance else self.field
-        shader = self._shader(cameras, directions)
+        shader = self._shader(cameras, directions, shading)
         seen = render_field(
             field, origins, directions, samples=samples, jitter=jitter, occupancy=self._occupancy, shade=shader
         )
@@ -322,12 +331,12 @@ class FieldNerfScene(Scene):
         spread = depth_variance(depth - alpha * nearest, square - alpha * aside, alpha)
         return features, replace(pictures, depth_variance=spread)
 
-    def _shader(self, cameras: Cameras, directions: Tensor) -> Shader | None:
+    def _shader(self, cameras: Cameras, directions: Tensor, shading: FieldShading | None) -> Shader | None:
         """Return what shades the samples of this step; None if no light and no loss needs their normals."""
         config, progress = self.config, self.progress
         light = None
-        if config.shading is not None:
-            light = draw_light(config.shading, cameras.to(self.device), progress, self._generator("light"))
+        if shading is not None:
+            light = draw_light(shading, cameras.to(self.device), progress, self._generator("light"))
         lit = light is not None and light.look != "albedo"
         if not lit and not config.orientation.at(progress) and not config.normal_smoothness.at(progress):
             return None

@@ -20,7 +20,15 @@ from sds3d.representations.mesh_dmtet import DMTetConfig
 from sds3d.representations.mesh_fixed import FixedTrianglesConfig
 from sds3d.representations.mesh_flexicubes import FlexiCubesConfig
 from sds3d.representations.mesh_geometry import Losses, face_normals, smooth_normals
-from sds3d.representations.mesh_shading import LambertShading, MixedShading, NoShading, Shading, shaded
+from sds3d.representations.mesh_shading import (
+    LambertShading,
+    MixedShading,
+    NormalShading,
+    NoShading,
+    Shading,
+    TexturelessShading,
+    shaded,
+)
 from sds3d.representations.mesh_texels import TexelsConfig
 from sds3d.representations.mesh_voxels import VoxelsConfig
 
@@ -106,6 +114,18 @@ class MeshScene(Scene):
 
         With gradients enabled, lamps have random positions in each step; under `torch.no_grad` they are at the cameras.
         """
+        return self._render(cameras, background, training=torch.is_grad_enabled())
+
+    def portray(self, cameras: Cameras, background: Tensor) -> Rendering:
+        """Render with the lamps at the cameras."""
+        return self._render(cameras, background, training=False)
+
+    @property
+    def shows_colors(self) -> bool:
+        """Whether the shading shows the surface's colours."""
+        return not isinstance(self.config.shading, (NormalShading, TexturelessShading))
+
+    def _render(self, cameras: Cameras, background: Tensor, training: bool) -> Rendering:
         cameras = cameras.to(self.device)
         background = background.to(self.device).expand(len(cameras), 3)[:, None, None]  # (B, 1, 1, 3)
         surface = self.geometry.surface()
@@ -118,13 +138,13 @@ class MeshScene(Scene):
         raster = rasterize_mesh(vertices, faces, cameras)
         hit = raster.face[..., None] >= 0  # (B, H, W, 1)
         normal = functional.normalize(interpolate(smooth_normals(normals, faces, len(vertices)), faces, raster), dim=-1)
-        color = torch.where(hit, self._shade(cameras, raster, normal), background)
+        color = torch.where(hit, self._shade(cameras, raster, normal, training), background)
         sharp = torch.cat([color, hit.to(color), raster.depth, normal], dim=-1)  # (B, H, W, 8)
         rgb, alpha, depth, normal = antialias(sharp, raster, vertices, faces, cameras).split((3, 1, 1, 3), dim=-1)
         return Rendering(rgb, alpha, depth, functional.normalize(normal, dim=-1, eps=1e-6))
 
-    def _shade(self, cameras: Cameras, raster: Raster, normal: Tensor) -> Tensor:
-        """Return the colours (B, H, W, 3) of the covered pixels. normal: (B, H, W, 3)."""
+    def _shade(self, cameras: Cameras, raster: Raster, normal: Tensor, training: bool) -> Tensor:
+        """Return the colours (B, H, W, 3) of the covered pixels. normal: (B, H, W, 3). training: see `shaded`."""
         origins, directions = cameras.rays()  # (B, H, W, 3)
         # Detached: a different colour a little further along the ray must not move the surface.
         points = origins + raster.depth.detach() * directions
@@ -135,7 +155,8 @@ class MeshScene(Scene):
             return torch.ones_like(points).masked_scatter(hit[..., None], seen)
 
         progress = min(self._step / max(self.steps - 1, 1), 1.0)
-        return shaded(self.config.shading, cameras, points, normal, colors, self._chance(), progress)
+        chance = self._chance() if training else None
+        return shaded(self.config.shading, cameras, points, normal, colors, chance, progress)
 
     def _blank(self, cameras: Cameras, background: Tensor) -> Rendering:
         """Return the background alone, with zero gradients, so that the step can be completed."""

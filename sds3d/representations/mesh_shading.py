@@ -66,14 +66,14 @@ def shaded(
     points: Tensor,
     normal: Tensor,
     colors: Callable[[], Tensor],
-    generator: torch.Generator,
+    generator: torch.Generator | None,
     progress: float,
 ) -> Tensor:
     """Return the colours (B, H, W, 3) of the covered pixels.
 
     points, normal: (B, H, W, 3), of the surface at each pixel. colors: returns the surface's colours (B, H, W, 3);
-    called only if they are needed. generator: draws the lamps' positions; under `torch.no_grad`, lamps are at the
-    cameras. progress: 0 at the first step, 1 at the last.
+    called only if they are needed. generator: draws the lamps' positions; None: lamps are at the cameras. progress: 0
+    at the first step, 1 at the last.
     """
     match shading:
         case NoShading():
@@ -96,11 +96,13 @@ def _mixed(
     points: Tensor,
     normal: Tensor,
     colors: Callable[[], Tensor],
-    generator: torch.Generator,
+    generator: torch.Generator | None,
     progress: float,
 ) -> Tensor:
+    if generator is None:
+        return colors()
     light = draw_light(shading, cameras, progress, generator)
-    if light.look == "albedo" or not torch.is_grad_enabled():
+    if light.look == "albedo":
         return colors()
     color = colors() if light.look == "lambert" else torch.ones_like(points)
     view = torch.arange(len(points), device=points.device).repeat_interleave(points.shape[1] * points.shape[2])
@@ -108,8 +110,12 @@ def _mixed(
 
 
 def _lit(
-    lamp: LampConfig, cameras: Cameras, points: Tensor, normal: Tensor, colors: Tensor, generator: torch.Generator
+    lamp: LampConfig,
+    cameras: Cameras,
+    points: Tensor,
+    normal: Tensor,
+    colors: Tensor,
+    generator: torch.Generator | None,
 ) -> Tensor:
-    training = torch.is_grad_enabled()
-    lamps = lights_near(cameras, lamp.light_spread, generator) if training else cameras.position()  # (B, 3)
+    lamps = cameras.position() if generator is None else lights_near(cameras, lamp.light_spread, generator)  # (B, 3)
     return lambert(colors, normal, from_points(points, lamps), lamp.ambient, 1 - lamp.ambient)

@@ -44,8 +44,20 @@ class Particles(Scene):
 
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
         """Render the step's scene with gradients enabled, the first scene otherwise."""
-        scene = self.scenes[self.drawn if torch.is_grad_enabled() else 0]
-        return scene.render(cameras, background)
+        return self._shown.render(cameras, background)
+
+    def portray(self, cameras: Cameras, background: Tensor) -> Rendering:
+        """Portray the scene that `render` renders."""
+        return self._shown.portray(cameras, background)
+
+    @property
+    def shows_colors(self) -> bool:
+        """What the scenes say; they have the same settings."""
+        return self.scenes[0].shows_colors
+
+    @property
+    def _shown(self) -> Scene:
+        return self.scenes[self.drawn if torch.is_grad_enabled() else 0]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the groups of all scenes, one scene after the other."""

@@ -33,6 +33,7 @@ from sds3d.run.copies import with_paths, without_paths
 from sds3d.run.folder import Run, create_run
 from sds3d.run.migration import migrated
 from sds3d.run.optimize import OptimizerConfig
+from sds3d.run.reference_config import MOST, ReferenceConfig
 from sds3d.run.stages import on_stages, representations_of, steps_of
 from sds3d.run.teachers import TeacherConfig
 
@@ -42,7 +43,9 @@ SinkName = Literal["tensorboard", "wandb"]
 NOT_IDENTITY = frozenset({"log_to", "other_presets"})
 """Settings that do not change the result. Runs that differ only in these are the same run."""
 
-OF_THE_WHOLE_RUN = {"prompt", "seed", "export", "log_to", "start_from", "up_axis", "start_from_sha256", "stages"}
+OF_THE_WHOLE_RUN = {
+    "prompt", "seed", "export", "log_to", "start_from", "up_axis", "start_from_sha256", "reference", "stages",
+}  # fmt: skip
 """Settings that a stage cannot change."""
 
 MADE_FOR = {
@@ -132,6 +135,9 @@ class RunConfig(Config):
     """Where losses, metrics and previews also go: tensorboard, wandb. Each needs the extra of that name."""
     start_from: str = ""
     """Where the object starts from: a file with a mesh, splats or points, or another run's folder."""
+    reference: tuple[ReferenceConfig, ...] = Field(default=(), max_length=MOST)
+    """Pictures of the object that it follows beside the prompt: a list of {image: FILE, azimuth, elevation, distance,
+    fovy, mask, ...}, see the page "Pictures". The run keeps copies of the files."""
     up_axis: UpAxis = "auto"
     """Axis of that file that points up: y or z; auto is z for STL and 3MF, -y for splats in .ply, .splat and .sog, and
     y for other formats. The front faces +Z if +Y is up, and -Y if +Z is up."""

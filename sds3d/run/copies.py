@@ -1,7 +1,8 @@
 """Copies of the files that settings name, so that a run's folder is complete.
 
-Such a setting is a section {name: file, file: PATH, sha256: DIGEST}. In a run's settings, the file has its name alone,
-and the copy is in `inputs/<start of the digest>/<name>`.
+The copies are in `inputs/<start of the digest>/<name>`. Two kinds of sections name files: {name: file, file: PATH,
+sha256: DIGEST}, where the file has its name alone in a run's settings, and {image: PATH, ...} for pictures, where the
+path of the copy takes the place of the file's.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from sds3d.files import RunError, read_plain
 FOLDER = "inputs"
 MOST_BYTES = 256_000_000
 """Size of the largest file that is copied."""
+PICTURES = ("image", "mask", "depth", "normal")
+"""Settings that name pictures, in a section with an `image`."""
 
 
 def files_in(values: Any, key: str = "") -> Iterator[tuple[str, Path]]:
@@ -37,15 +40,21 @@ def without_paths(config: Config) -> tuple[dict[str, Any] | None, dict[str, byte
     """
     copies: dict[str, bytes] = {}
 
-    def named(section: Mapping[str, Any]) -> dict[str, Any]:
-        path = Path(section["file"]).expanduser()
+    def copied(path: Path) -> tuple[str, str]:
+        """Return the place of the copy and the digest of a file."""
         try:
             data = read_plain(path, MOST_BYTES, follow=True)
         except OSError as error:
             raise RunError(f"cannot copy {path}: {error.strerror or error}") from None
         digest = hashlib.sha256(data).hexdigest()
         copies[_place(path.name, digest)] = data
-        return {**section, "file": path.name, "sha256": digest}
+        return _place(path.name, digest), digest
+
+    def named(section: Mapping[str, Any]) -> dict[str, Any]:
+        if _names_a_file(section):
+            path = Path(section["file"]).expanduser()
+            return {**section, "file": path.name, "sha256": copied(path)[1]}
+        return {**section, **{key: copied(Path(section[key]).expanduser())[0] for key in _pictures_in(section)}}
 
     values = _mapped(config.model_dump(), named)
     return (values if copies else None), copies
@@ -55,9 +64,11 @@ def with_paths(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Return the settings of a run with the paths of the copies in its folder."""
 
     def found(section: Mapping[str, Any]) -> dict[str, Any]:
+        copied = [key for key in _pictures_in(section) if section[key].startswith(f"{FOLDER}/")]
+        section = {**section, **{key: str(folder / section[key]) for key in copied}}
         digest = str(section.get("sha256", ""))
-        if not digest.isalnum():
-            return dict(section)
+        if not (_names_a_file(section) and digest.isalnum()):
+            return section
         return {**section, "file": str(folder / _place(Path(section["file"]).name, digest))}
 
     return _mapped(values, found)
@@ -71,10 +82,17 @@ def _names_a_file(section: Mapping[str, Any]) -> bool:
     return section.get("name") == "file" and isinstance(section.get("file"), str)
 
 
+def _pictures_in(section: Mapping[str, Any]) -> list[str]:
+    """Return the keys of the pictures that a section names."""
+    if not isinstance(section.get("image"), str):
+        return []
+    return [key for key in PICTURES if isinstance(section.get(key), str) and section[key]]
+
+
 def _mapped(values: Any, function: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:
-    """Return a copy of nested settings with `function` applied to the sections that name a file."""
+    """Return a copy of nested settings with `function` applied to all sections."""
     if isinstance(values, Mapping):
-        values = function(values) if _names_a_file(values) else values
+        values = function(values)
         return {name: _mapped(inner, function) for name, inner in values.items()}
     if isinstance(values, (list, tuple)):
         return [_mapped(inner, function) for inner in values]

@@ -55,6 +55,8 @@ from sds3d.run.optimize import (
     undisturbed,
 )
 from sds3d.run.outputs import export_scene, load_scene, save_preview
+from sds3d.run.references import STREAM as REFERENCE_STREAM
+from sds3d.run.references import References, read_references
 from sds3d.run.sinks import Sinks, sinks_of
 
 
@@ -103,10 +105,11 @@ def start_work(
     checkpoint: dict[str, Tensor] | None = None,
     stage: int = 0,
     before: Source | None = None,
+    references: References | None = None,
 ) -> Work:
     """Build a stage's live objects: from a checkpoint, or new ones that start from `before` if given.
 
-    priors: those of `RunConfig.all_teachers`.
+    priors: those of `RunConfig.all_teachers`. references: the pictures that the scene follows.
     """
     if checkpoint is not None:
         stage = int(checkpoint["stage"])
@@ -114,7 +117,9 @@ def start_work(
     # Each stage has its own streams; those of a run without stages depend on its seed alone.
     given, own = mine.all_teachers, priors[0]
     names = ["cameras", *(numbered("guidance", index) for index in range(len(given))), "scene"]
-    generators = random_streams(config.seed + 1_000_003 * stage, *names, *([STREAM] if draws(mine.background) else []))
+    names += [STREAM] if draws(mine.background) else []
+    names += [REFERENCE_STREAM] if references is not None else []
+    generators = random_streams(config.seed + 1_000_003 * stage, *names)
     scene_start = Start(generators["scene"], mine.steps, own.device)
     if checkpoint is None:
         latent_rgb = latent_rgb_of(own) if mine.representation.renders_latents else None
@@ -137,10 +142,10 @@ def start_work(
         )
     environment = make_environment(mine.background, mine.representation.latents, generators, own.device)
     if checkpoint is None:
-        state = start(scene, mine.optimizer, generators, environment)
+        state = start(scene, mine.optimizer, generators, environment, references)
     else:
         rules = [teacher.guidance for teacher in teachers]
-        state = resume(checkpoint, scene, rules, mine.optimizer, generators, environment)
+        state = resume(checkpoint, scene, rules, mine.optimizer, generators, environment, references)
     return Work(stage, mine, total_steps(config, stage), scene, teachers, state)
 
 
@@ -242,6 +247,7 @@ def _drive_stages(
     first = 0 if checkpoint is None else int(checkpoint["stage"])
     scene: Scene | None = None
     before = starting_point(record.run, config, priors.device) if checkpoint is None else None
+    references = read_references(config.reference, config.cameras, priors.device)
     told: list[str] = []
     for index in range(first, stage_count(config)):
         mine = stage_config(config, index)
@@ -249,7 +255,7 @@ def _drive_stages(
         problems = [problem for problem in prior_problems(mine, loaded) if problem not in told]
         told += problems
         _warn(record.run, problems)
-        work = start_work(config, loaded, checkpoint if index == first else None, index, before)
+        work = start_work(config, loaded, checkpoint if index == first else None, index, before, references)
         named = f"stage {index + 1} of {stage_count(config)}: {mine.representation.name}, " if config.stages else ""
         record.run.log(f"{named}{'resuming after' if work.state.step else 'starting at'} step {work.state.step}")
         finished = yield from _drive_stage(record, work)

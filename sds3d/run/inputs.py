@@ -20,6 +20,7 @@ from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.run.config import RunConfig, stage_config, stage_count
 from sds3d.run.copies import files_in
 from sds3d.run.folder import open_run
+from sds3d.run.references import read_references
 
 
 def check_inputs(config: RunConfig, own: Path | None = None) -> None:
@@ -41,6 +42,7 @@ def check_inputs(config: RunConfig, own: Path | None = None) -> None:
                 read_panorama(path)
             except (ValueError, ImportError, OSError) as error:
                 raise ConfigError(f"{key}: {error}") from None
+    read_references(config.reference, config.cameras, "cpu")
     if not (own or config.start_from):
         return
     path = own or Path(config.start_from)

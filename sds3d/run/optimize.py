@@ -32,6 +32,8 @@ from sds3d.rendering.structure import structure_of
 from sds3d.representations.base import Rendering, Scene
 from sds3d.run.backgrounds import Background, Environment, behind_views, render_over
 from sds3d.run.numbers import Checks, Numbers, NumericalError, Unread, as_numbers, read
+from sds3d.run.references import STREAM as REFERENCE_STREAM
+from sds3d.run.references import References
 from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
 from sds3d.updates import fused, skipped_if, update
 
@@ -90,8 +92,8 @@ class Step:
 
 @dataclass
 class LoopState:
-    """The state of the loop itself: steps done, Adam's moments, the random streams and the learned
-    background.
+    """The state of the loop itself: steps done, Adam's moments, the random streams, the learned background, and the
+    pictures that the scene follows.
 
     late: whether numbers and checks stay on the device and are read a few times a second. bad: 1 there if a step whose
     numbers were not read yet failed; updates are switched off from that step on. unread, known: of `settle` and `take`.
@@ -101,6 +103,7 @@ class LoopState:
     optimizer: torch.optim.Optimizer
     generators: dict[str, torch.Generator]
     environment: Environment | None = None
+    references: References | None = None
     late: bool = False
     bad: Tensor | None = None
     unread: list[Unread] = field(default_factory=list)
@@ -147,11 +150,12 @@ def start(
     config: OptimizerConfig,
     generators: Mapping[str, torch.Generator],
     environment: Environment | None = None,
+    references: References | None = None,
 ) -> LoopState:
     """Return the state before the first step.
 
-    generators: the streams "cameras" and, for the teachers, "guidance", "guidance_2" and so on, and that of the
-    background if it `draws`. environment: see `make_environment`.
+    generators: the streams "cameras" and, for the teachers, "guidance", "guidance_2" and so on, that of the background
+    if it `draws`, and that of references if there are any. environment: see `make_environment`.
     """
     groups = _groups(scene, environment)
     late = fused(groups[0]["params"][0].device)
@@ -159,7 +163,7 @@ def start(
         groups = [group | {"betas": config.betas} for group in groups]
     # Without weight decay, AdamW is Adam.
     optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=config.eps, weight_decay=config.weight_decay, fused=late)
-    return LoopState(0, optimizer, dict(generators), environment, late=bool(late))
+    return LoopState(0, optimizer, dict(generators), environment, references, late=bool(late))
 
 
 def _groups(scene: Scene, environment: Environment | None) -> list[dict[str, Any]]:
@@ -247,13 +251,14 @@ def optimize(setup: Setup, state: LoopState) -> Iterator[Step]:
 def _step(setup: Setup, state: LoopState, checks: Checks) -> Step:
     progress = state.step / max(setup.steps - 1, 1)
     state.optimizer.zero_grad(set_to_none=True)
+    followed = _follow(setup, state, progress)  # first, because scenes remember their last render
     shown = _render(setup, state, progress, checks)
     lessons = [
         _ask(teacher, index, shown, progress, state.generators[numbered("guidance", index)], checks)
         for index, teacher in enumerate(setup.teachers)
         if teacher.weight.at(progress) > 0
     ]
-    losses = _losses(setup, shown, lessons, progress, checks)
+    losses = _losses(setup, shown, lessons, followed, progress, checks)
     _backward(lessons, losses, progress)
     grad_norm = _move(setup, state, checks)
     with skipped_if(state.bad):
@@ -291,6 +296,14 @@ class _Shown:
         rows = rows.to(self.rendering.rgb.device, non_blocking=True)
         background = self.background if self.background.ndim == 1 else self.background[rows]
         return _Shown(self.cameras[rows], background, self.rendering[rows])
+
+
+def _follow(setup: Setup, state: LoopState, progress: float) -> dict[str, Tensor]:
+    """Return the weighted losses of the pictures that the scene follows, at the size of the step's renders."""
+    if state.references is None:
+        return {}
+    size = setup.cameras.at(progress, setup.picture_size).size
+    return state.references.losses(setup.scene, state.step, progress, size, state.generators[REFERENCE_STREAM])
 
 
 def _render(setup: Setup, state: LoopState, progress: float, checks: Checks) -> _Shown:
@@ -364,10 +377,16 @@ def drawn_views(batch: int, views: int | None, n_views: int, generator: torch.Ge
 
 
 def _losses(
-    setup: Setup, shown: _Shown, lessons: Sequence[_Lesson], progress: float, checks: Checks
+    setup: Setup,
+    shown: _Shown,
+    lessons: Sequence[_Lesson],
+    followed: Mapping[str, Tensor],
+    progress: float,
+    checks: Checks,
 ) -> dict[str, Tensor]:
-    """Return the losses of a step by name: the scene's regularisers and, for rules on pixels, "image" and so on."""
-    losses = setup.scene.regularisers(shown.rendering, progress)
+    """Return the losses of a step by name: the scene's regularisers, those of the pictures that it follows and, for
+    rules on pixels, "image" and so on."""
+    losses = {**setup.scene.regularisers(shown.rendering, progress), **followed}
     # Sums over pixels are those of full size, so that coarse renders and large pictures change no weight.
     size, full = shown.rendering.alpha.shape[1], setup.cameras.full_size(setup.picture_size)
     if size != full:
@@ -501,6 +520,8 @@ def pack(scene: Scene, rules: Sequence[Guidance], state: LoopState) -> dict[str,
     tensors |= prefixed("optimizer", optimizer_state(state.optimizer))
     if state.environment is not None:
         tensors |= prefixed("background", state.environment.state_dict())
+    if state.references is not None:
+        tensors |= prefixed("reference", state.references.state_dict())
     tensors["step"] = torch.tensor(state.step)
     return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
 
@@ -512,8 +533,9 @@ def resume(
     config: OptimizerConfig,
     generators: Mapping[str, torch.Generator],
     environment: Environment | None = None,
+    references: References | None = None,
 ) -> LoopState:
-    """Load `pack`'s tensors into scene, rules, generators and environment, and return the loop's state."""
+    """Load `pack`'s tensors into scene, rules, generators, environment and references; return the loop's state."""
     scene.load_state_dict(part(tensors, "scene"))
     for index, rule in enumerate(rules):
         rule.load_state_dict(part(tensors, numbered("guidance", index)))
@@ -521,8 +543,10 @@ def resume(
         generator.set_state(tensors[f"generator/{name}"])
     if environment is not None:
         environment.load_state_dict(part(tensors, "background"))
+    if references is not None:
+        references.load_state_dict(part(tensors, "reference"))
     # After the scene is loaded: loading may resize its parameters.
-    state = start(scene, config, generators, environment)
+    state = start(scene, config, generators, environment, references)
     load_optimizer_state(state.optimizer, part(tensors, "optimizer"))
     state.step = int(tensors["step"])
     return state

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 
-from sds3d.cameras import CameraConfig, Cameras, turntable
+from sds3d.cameras import CameraConfig, Cameras, camera_distance, turntable
 from sds3d.devices import pick_device
 from sds3d.files import RunError, write_atomically
 from sds3d.formats.export import Report, draw_pictures, silent, write_exports
@@ -40,16 +39,6 @@ def pictures(scene: Scene, cameras: Cameras, device: torch.device) -> FloatArray
     with torch.no_grad():
         parts = [scene.render(cameras[i : i + n].to(device), white).rgb.cpu() for i in range(0, len(cameras), n)]
     return torch.cat(parts).clamp(0, 1).numpy()
-
-
-def camera_distance(config: CameraConfig) -> tuple[float, float]:
-    """Return the middle of the distance range (metres) and of the field-of-view range (degrees), for previews.
-    Where they change, those of the last steps count."""
-    last = config.at(1.0)
-    fovy = sum(last.fovy) / 2
-    if last.frame is not None:
-        return sum(last.frame) / 2 / math.tan(math.radians(fovy) / 2), fovy
-    return sum(last.distance) / 2, fovy
 
 
 def save_preview(run: Run, cameras: CameraConfig, scene: Scene, device: torch.device) -> Path:

@@ -298,3 +298,15 @@ def test_a_scene_that_goes_on_from_an_equal_one_counts_its_own_steps():
 def test_impossible_light_is_refused(config: Any, settings: dict[str, Any], message: str):
     with pytest.raises(ValidationError, match=message):
         config(**settings)
+
+
+def test_portraits_have_plain_colours_also_in_training():
+    plain, lit = (
+        FieldNerfScene(HashNerfConfig(**SMALL, shading=shading), seeded(), steps=400)
+        for shading in (None, FieldShading(ambient_only=0.0, textureless=1.0, lambert=0.0))
+    )
+    cameras = orbit([0.0], size=8)
+    portrait = lit.portray(cameras, torch.ones(3))
+    assert torch.equal(portrait.rgb, plain.render(cameras, torch.ones(3)).rgb)
+    assert not torch.equal(portrait.rgb, lit.render(cameras, torch.ones(3)).rgb)
+    assert portrait.rgb.requires_grad

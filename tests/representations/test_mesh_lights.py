@@ -80,3 +80,12 @@ def test_a_mix_begins_with_plain_colours() -> None:
         assert lit == (step >= 2)
         for each in (scene, plain):
             each.after_step(step, adam(each))
+
+
+@pytest.mark.parametrize("shading", ["lambert", "mixed", "none", "normal", "textureless"])
+def test_portraits_have_the_light_of_pictures_also_in_training(shading: str) -> None:
+    scene, cameras = scene_of(shading=shading), orbit([0.0, 120.0], size=24)
+    portrait, finished = scene.portray(cameras, BACKGROUND), pictures(scene, cameras)
+    assert torch.equal(portrait.rgb, finished.rgb)
+    assert portrait.rgb.requires_grad
+    assert scene.shows_colors == (shading not in ("normal", "textureless"))

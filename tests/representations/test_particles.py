@@ -154,3 +154,11 @@ def test_a_later_stage_continues_with_the_first_or_all_particles(tmp_path: Path)
     assert isinstance(each, Particles)
     for mine, old in zip(each.scenes, before.scenes, strict=True):
         torch.testing.assert_close(mine.state_dict()["color"], old.state_dict()["color"], atol=1e-4, rtol=1e-4)
+
+
+def test_portraits_are_of_the_step_s_particle():
+    scene = particles()
+    cameras = turntable(1, size=8)
+    drawn = scene.scenes[scene.drawn]
+    assert torch.equal(scene.portray(cameras, WHITE).rgb, drawn.portray(cameras, WHITE).rgb)
+    assert scene.shows_colors

@@ -1,0 +1,148 @@
+"""Pictures of the object from known cameras, which the scene follows beside any guidance rule.
+
+As in DreamCraft3D (Sun et al. 2023, arXiv:2310.16818, section 4.1), the scene is rendered from a picture's camera and
+compared with it: colours, outline and, where given, depth and normals. The picture's background is replaced by the
+render's, a grey that is drawn in each step, so that the scene cannot imitate it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sds3d.cameras import CameraConfig, Cameras, camera_distance
+from sds3d.representations.base import Rendering, Scene
+from sds3d.run.reference_config import ReferenceConfig
+from sds3d.run.reference_pictures import COLOR, DEPTH, MASK, NORMAL, SEEN, View, read_view
+
+STREAM = "reference"
+"""Name of the random stream that references need."""
+_COVERED = 0.5  # mask from which on a pixel has the object's depth and normal
+
+
+class References:
+    """The pictures of a run, on a device. configs, views: one per picture."""
+
+    def __init__(
+        self, configs: Sequence[ReferenceConfig], views: Sequence[View], device: torch.device | str = "cpu"
+    ) -> None:
+        self.configs = configs
+        self.device = torch.device(device)
+        self._layers = [torch.from_numpy(view.layers).to(self.device) for view in views]
+        self._sized: tuple[int, Tensor] | None = None
+        self._cameras = Cameras.cat([view.camera for view in views]).to(self.device)
+
+    def losses(
+        self, scene: Scene, step: int, progress: float, size: int, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return the weighted losses of the pictures whose turn it is, summed over pixels of renders of this size.
+
+        step: from 0. progress: 0 at the first step, 1 at the last.
+        """
+        grey = torch.rand((), generator=generator).expand(3)  # always drawn, so that draws do not depend on turns
+        turn = [i for i, config in enumerate(self.configs) if (step + i) % config.every == 0]
+        if not turn:
+            return {}
+        rows = torch.tensor(turn).to(self.device, non_blocking=True)
+        cameras = self.cameras(size)[rows]
+        grey = grey.to(self.device, non_blocking=True)
+        rendering = scene.portray(cameras, grey)
+        layers = self._at(size)[rows]
+        parts = {"color": color_losses(rendering, layers, grey), "mask": mask_losses(rendering, layers)}
+        if not scene.shows_colors:
+            del parts["color"]
+        if any(self.configs[i].depth for i in turn):
+            parts["depth"] = depth_losses(rendering, layers)
+        if any(self.configs[i].normal for i in turn):
+            parts["normal"] = normal_losses(rendering, layers, cameras)
+        weighted = {}
+        for name, values in parts.items():
+            weights = [self._weight(i, name, progress) for i in turn]
+            if any(weights):
+                weighted[f"reference_{name}"] = (
+                    torch.tensor(weights).to(self.device, non_blocking=True) * values
+                ).sum()
+        return weighted
+
+    def _weight(self, index: int, name: str, progress: float) -> float:
+        config = self.configs[index]
+        given = name in ("color", "mask") or bool(getattr(config, name))
+        return getattr(config, f"{name}_weight").at(progress) if given else 0.0
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return what the next step depends on."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+
+    def cameras(self, size: int) -> Cameras:
+        """Return the cameras of all pictures, for renders of this height and width."""
+        return self._cameras.resized(size, size)
+
+    def _at(self, size: int) -> Tensor:
+        """Return the layers of all pictures at a size, (n, size, size, 9)."""
+        if self._sized is None or self._sized[0] != size:
+            self._sized = size, torch.cat([_resized(layers, size) for layers in self._layers])
+        return self._sized[1]
+
+
+def read_references(
+    configs: Sequence[ReferenceConfig], cameras: CameraConfig, device: torch.device | str
+) -> References | None:
+    """Read the pictures of a run; None if it has none. cameras: of its renders. Raises ConfigError."""
+    if not configs:
+        return None
+    distance, fovy = camera_distance(cameras)
+    views = [read_view(config, f"reference.{i}", distance, fovy) for i, config in enumerate(configs)]
+    return References(configs, views, device)
+
+
+def _resized(layers: Tensor, size: int) -> Tensor:
+    """Return layers (S, S, 9) as (1, size, size, 9), bilinear and antialiased."""
+    planes = layers.permute(2, 0, 1)[None]
+    return functional.interpolate(planes, (size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+
+
+def color_losses(rendering: Rendering, layers: Tensor, background: Tensor) -> Tensor:
+    """Return 1/2 |rgb - picture|^2 of each view, summed over its pixels, (B,).
+
+    layers: (B, H, W, 9), see `View`. background: (3,), that of the render, which the picture is put on.
+    """
+    picture = layers[..., COLOR] + (1 - layers[..., MASK]) * background
+    return 0.5 * (layers[..., SEEN] * (rendering.rgb - picture).square()).sum(dim=(1, 2, 3))
+
+
+def mask_losses(rendering: Rendering, layers: Tensor) -> Tensor:
+    """Return 1/2 |opacity - mask|^2 of each view, summed over its pixels, (B,)."""
+    return 0.5 * (layers[..., SEEN] * (rendering.alpha - layers[..., MASK]).square()).sum(dim=(1, 2, 3))
+
+
+def depth_losses(rendering: Rendering, layers: Tensor) -> Tensor:
+    """Return 1 - r of each view times the pixels of its object, (B,).
+
+    r: Pearson's correlation of the picture's nearness with the render's negative depth, over pixels that both cover.
+    """
+    alpha = rendering.alpha.detach()
+    weight = (layers[..., MASK] > _COVERED) * alpha  # (B, H, W, 1)
+    total = weight.sum(dim=(1, 2, 3)).clamp_min(1e-6)
+
+    def centred(values: Tensor) -> Tensor:
+        mean = (weight * values).sum(dim=(1, 2, 3)) / total
+        return values - mean[:, None, None, None]
+
+    ours = centred(-rendering.depth / rendering.alpha.clamp_min(1e-3))
+    theirs = centred(layers[..., DEPTH])
+    both, mine, its = ((weight * x * y).sum(dim=(1, 2, 3)) for x, y in ((ours, theirs), (ours, ours), (theirs, theirs)))
+    return total * (1 - both / (mine * its).clamp_min(1e-12).sqrt())
+
+
+def normal_losses(rendering: Rendering, layers: Tensor, cameras: Cameras) -> Tensor:
+    """Return 1 - cos of the angle between the normals of each view, summed over pixels that both cover, (B,)."""
+    weight = (layers[..., MASK] > _COVERED) * rendering.alpha.detach()
+    turned = torch.einsum("bij,bhwi->bhwj", cameras.c2w()[:, :3, :3], rendering.normal)  # to the camera's frame
+    cosine = functional.cosine_similarity(turned, layers[..., NORMAL], dim=-1, eps=1e-6)[..., None]
+    return (weight * (1 - cosine)).sum(dim=(1, 2, 3))
