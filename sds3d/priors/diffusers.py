@@ -12,15 +12,18 @@ from typing import Any, Literal, Self
 import torch
 from pydantic import Field
 
+from sds3d.files import PriorError
 from sds3d.priors.base import PriorConfig
+from sds3d.priors.control import ControlNetConfig
 from sds3d.priors.deepfloyd import load_deepfloyd
 from sds3d.priors.flow import load_flux, load_sd3
 from sds3d.priors.loading import Dtype, ModelFiles, find, import_libraries, pick_dtype, toybox_folder
 from sds3d.priors.lora import Lora
 from sds3d.priors.mvdream import load_mvdream
 from sds3d.priors.network import DiffusionPrior
+from sds3d.priors.pictures import AdapterFiles, adapter_file
 from sds3d.priors.pixels import Latents
-from sds3d.priors.unet_latent import load_latent_unet, load_sdxl
+from sds3d.priors.unet_latent import load_image_variation, load_latent_unet, load_sdxl
 from sds3d.prompts.vocabulary import Vocabulary, read_vocabulary
 
 logger = logging.getLogger(__name__)
@@ -41,10 +44,15 @@ FAMILIES: dict[str, Callable[[ModelFiles], DiffusionPrior]] = {
     "StableDiffusionXLPipeline": load_sdxl,
     "StableDiffusion3Pipeline": load_sd3,
     "FluxPipeline": load_flux,
+    "StableDiffusionImageVariationPipeline": load_image_variation,
     "IFPipeline": load_deepfloyd,
     "MVDreamPipeline": load_mvdream,
 }
 """Functions that load a folder, by the pipeline class in its model_index.json."""
+
+
+TELLABLE = ("StableDiffusionPipeline", "LatentConsistencyModelPipeline", "StableDiffusionXLPipeline")
+"""Pipelines whose U-Net may have an IP-Adapter and ControlNets."""
 
 
 class DiffusersConfig(PriorConfig):
@@ -53,8 +61,8 @@ class DiffusersConfig(PriorConfig):
     name: Literal["diffusers"] = "diffusers"
     model: str = "toybox"
     """`toybox` (the embedded prior), a diffusers folder, a .safetensors file of a whole model, a short name such as
-    sd21, or an id of the Hugging Face hub. Stable Diffusion 1, 2, XL, 3 and 3.5, FLUX.1, DeepFloyd IF, MVDream, LCM and
-    Turbo are supported."""
+    sd21, or an id of the Hugging Face hub. Stable Diffusion 1, 2, XL, 3 and 3.5, FLUX.1, DeepFloyd IF, MVDream, LCM,
+    Turbo and image variations are supported."""
     revision: str = ""
     """Branch, tag or commit of an id of the hub. Empty: the newest."""
     config_from: str = ""
@@ -71,6 +79,17 @@ class DiffusersConfig(PriorConfig):
     """A .safetensors file of updates for model and text encoders: LoRA, LoHa, LoKr, full differences or DoRA."""
     lora_scale: float = 1.0
     """Factor on the updates of `lora`."""
+    ip_adapter: str = ""
+    """An IP-Adapter (.safetensors, or its folder) for Stable Diffusion or XL: the model then also reads the picture
+    `prompts.image`. Plain, light, plus and full-face adapters are supported."""
+    ip_adapter_scale: float = 1.0
+    """Factor on what `ip_adapter` adds; 0.5 to 0.8 leave more to the text."""
+    image_encoder: str = ""
+    """Folder of the image encoder that `ip_adapter` was trained with. Empty: `image_encoder` beside its file, else that
+    in the model's folder."""
+    controlnets: tuple[ControlNetConfig, ...] = ()
+    """ControlNets for Stable Diffusion or XL, a list of {model, kind, scale}: the model is then told depth, normals or
+    edges of each render. What they add is summed."""
     image_size: int = Field(default=0, ge=0, le=4096)
     """Height and width of the model's pictures in pixels; 0: the model's own. Fewer pixels are faster. FLUX and SD3
     work at 512; U-Nets lose much quality."""
@@ -117,10 +136,14 @@ class DiffusersConfig(PriorConfig):
         family = str(files.index().get("_class_name"))
         if family not in FAMILIES:
             raise files.error(f"its pipeline is {family}; supported are {', '.join(FAMILIES)}")
+        if self.controlnets and family not in TELLABLE:
+            raise PriorError(f"prior.controlnets: {family} has no ControlNets; use Stable Diffusion or XL")
         import_libraries()
         files = replace(
             files,
             lora=self._lora(files, family),
+            adapter=self._adapter(family),
+            controlnets=self.controlnets,
             offload=self.offload,
             multiview=self.multiview,
             structure=self.structure,
@@ -148,6 +171,14 @@ class DiffusersConfig(PriorConfig):
         unet = files.config("unet") if family == "StableDiffusionXLPipeline" else None
         return Lora.read(self.lora, self.lora_scale, _pipeline_class(family), unet)
 
+    def _adapter(self, family: str) -> AdapterFiles | None:
+        """Return the files of the IP-Adapter, if any. Raises PriorError if they are missing or do not suit."""
+        if not self.ip_adapter:
+            return None
+        if family not in TELLABLE:
+            raise PriorError(f"prior.ip_adapter: {family} takes none; use Stable Diffusion or XL")
+        return AdapterFiles(str(adapter_file(self.ip_adapter)), self.image_encoder, self.ip_adapter_scale)
+
     def in_less_memory(self) -> Self:
         """Return settings that process one group of views and one picture at a time."""
         return self.model_copy(update={"chunk": 1, "vae_slicing": True})
@@ -169,6 +200,8 @@ def few_steps(config: DiffusersConfig, family: str) -> int:
 
 def notices(config: DiffusersConfig, family: str, prior: DiffusionPrior) -> list[str]:
     """Return warnings about an unusual model, one line each."""
+    if family == "StableDiffusionImageVariationPipeline":
+        return ["this model reads the picture prompts.image and no text: the prompt only names the run"]
     if family == "FluxPipeline" and prior.network.config["guidance_embeds"]:
         return [
             "this model is guidance-distilled: it takes prior.embedded_guidance and has no true unconditional branch. "

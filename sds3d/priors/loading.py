@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -24,6 +24,10 @@ from sds3d.files import PriorError, lacks_memory
 from sds3d.garbage import importing
 from sds3d.priors.lora import Lora, first_line
 from sds3d.priors.single_file import network_of, scheduler_changes, usual_model
+
+if TYPE_CHECKING:
+    from sds3d.priors.control import ControlNetConfig
+    from sds3d.priors.pictures import AdapterFiles
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
@@ -69,7 +73,7 @@ class ModelFiles:
     name: as the user gave it. folder: where the files are. dtype, device: the type that the networks compute in, and
     their device. lora: low-rank updates for the denoising network and the text encoders. offload: keep the denoising
     network's weights in main memory and move each layer to the device when it is needed. multiview, structure,
-    image_size, embedded_guidance: the settings of `DiffusersConfig`. steps: see `Diffusion`.
+    image_size, embedded_guidance, adapter, controlnets: the settings of `DiffusersConfig`. steps: see `Diffusion`.
     """
 
     name: str
@@ -83,6 +87,8 @@ class ModelFiles:
     image_size: int = 0
     embedded_guidance: float | None = None
     steps: int = 0
+    adapter: AdapterFiles | None = None
+    controlnets: tuple[ControlNetConfig, ...] = ()
     checkpoint: Path | None = None
 
     def index(self) -> dict[str, Any]:

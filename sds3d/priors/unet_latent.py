@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from sds3d.files import PriorError
+from sds3d.priors.control import Control, load_control, residuals
 from sds3d.priors.linear_encoder import fold_linear_encoder
 from sds3d.priors.loading import ModelFiles
 from sds3d.priors.multiview import CameraEncoder, ViewAttention
 from sds3d.priors.network import Ask, DiffusionPrior, Family, frozen
 from sds3d.priors.noising import Diffusion, Flow, Noising, is_flow, shift_of
+from sds3d.priors.pictures import Adapter, load_adapter, picture_encoder
 from sds3d.priors.pixels import Latents, vae_format
 from sds3d.priors.structure import FOLDER, StructureEncoder, asking_with_structure
 from sds3d.priors.texts import Encode, Texts, clip_embedding, tokens_of
@@ -36,6 +38,7 @@ class Networks:
 
     text_encoder: the network, or a function that loads it when needed. vocabulary: the words that it was trained with,
     if they are few; texts are put into these words. structure_encoder: what tells the U-Net the structure of renders.
+    adapter: an IP-Adapter in the U-Net. controls: its ControlNets.
     """
 
     vae: AutoencoderKL | AutoencoderTiny
@@ -46,6 +49,8 @@ class Networks:
     camera_encoder: CameraEncoder | None = None
     vocabulary: Vocabulary | None = None
     structure_encoder: StructureEncoder | None = None
+    adapter: Adapter | None = None
+    controls: tuple[Control, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,8 +89,9 @@ class DiffusersPrior(DiffusionPrior):
             image_size_of(self.vae, variant.image_size, self.unet.config["sample_size"]),
             1 if camera_encoder is None else VIEWS,
             torch.channels_last,
-            takes_structure=encoder is not None,
-            without_structure=True,
+            takes_structure=encoder is not None or bool(networks.controls),
+            without_structure=not networks.controls,
+            picture=None if networks.adapter is None else networks.adapter.encoder,
         )
         super().__init__(family, self.unet, device, camera_encoder)
 
@@ -107,23 +113,37 @@ class DiffusersPrior(DiffusionPrior):
         return encode
 
 
-def asking(*, views: bool = False, size: int = 0, guidance: Tensor | None = None) -> Ask:
+def asking(
+    *,
+    views: bool = False,
+    size: int = 0,
+    guidance: Tensor | None = None,
+    adapter: Adapter | None = None,
+    controls: Sequence[Control] = (),
+) -> Ask:
     """Return a function that calls a latent U-Net.
 
     views: whether it has `ViewAttention`. size: height and width in pixels that SDXL takes as original and target size,
     without cropping (arXiv:2307.01952, sec. 2.2); 0 for other models. guidance: (1, D) on the device, the embedding of
-    the guidance scale for a student that takes it besides the time (LCM, arXiv:2310.04378, sec. 4.2).
+    the guidance scale for a student that takes it besides the time (LCM, arXiv:2310.04378, sec. 4.2). adapter: its
+    IP-Adapter. controls: its ControlNets.
     """
 
     def ask(unet: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
         options: dict[str, Any] = {"cross_attention_kwargs": {"n_views": n_views} if views else None}
+        further: dict[str, Any] = {}
         if size:
             whole, cropped = x_t.new_full((len(x_t), 2), size), x_t.new_zeros(len(x_t), 2)
             sizes = torch.cat([whole, cropped, whole], dim=1)  # (B, 6); filled on the device, so nobody waits
-            options["added_cond_kwargs"] = {"text_embeds": cond.pooled, "time_ids": sizes}
+            further = {"text_embeds": cond.pooled, "time_ids": sizes}
+        if controls and cond.structure is not None:
+            told = dict(further) or None
+            options |= residuals(controls, x_t, timestep, cond.hidden, cond.structure, told)
+        if adapter is not None:
+            further["image_embeds"] = adapter.embeds(cond.pictures, len(x_t), x_t.dtype)
         if guidance is not None:
             options["timestep_cond"] = guidance.to(x_t).expand(len(x_t), -1)
-        return unet(x_t, timestep, cond.hidden, **options, return_dict=False)[0]
+        return unet(x_t, timestep, cond.hidden, added_cond_kwargs=further or None, **options, return_dict=False)[0]
 
     return ask
 
@@ -198,6 +218,31 @@ def load_latent_unet(files: ModelFiles) -> DiffusersPrior:
     return DiffusersPrior(networks, files.device, variant)
 
 
+def load_image_variation(files: ModelFiles) -> DiffusionPrior:
+    """Load a folder of StableDiffusionImageVariationPipeline: it reads a picture in place of the text.
+
+    Texts are encoded as one token of zeros, which is what the model is told without a picture.
+    """
+    from diffusers import UNet2DConditionModel
+
+    unet = frozen(files.denoiser(UNet2DConditionModel, "unet"), files.device, torch.channels_last)
+    vae = frozen(load_vae(files), files.device, vae_format(files.device))
+    if not files.has("image_encoder"):
+        raise files.error("image_encoder is missing")
+    encoder, width = picture_encoder(files), unet.config["cross_attention_dim"]
+    if (told := files.config("image_encoder")["projection_dim"]) != width:
+        raise files.error(f"its image encoder has {told} values and its U-Net takes {width}")
+
+    def ask(unet: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
+        told = cond.hidden if cond.pictures is None else cond.pictures
+        return unet(x_t, timestep, told, return_dict=False)[0]
+
+    texts = Texts(lambda: lambda text: Conditioning(torch.zeros(1, 1, width)), files.device)
+    size = image_size_of(vae, files.image_size, unet.config["sample_size"])
+    family = Family(ask, load_noising(files), Latents(vae), texts, size, 1, torch.channels_last, encoder)
+    return DiffusionPrior(family, unet, files.device)
+
+
 def load_sdxl(files: ModelFiles) -> DiffusersPrior:
     """Load a folder of SDXL."""
     networks = _networks(files)
@@ -212,14 +257,20 @@ def _asking(networks: Networks, files: ModelFiles, size: int = 0) -> Ask:
         # The paper's w is S - 1.
         embedding = guidance_embedding((LCM_GUIDANCE if scale is None else scale) - 1, width)
         embedding = embedding.to(files.device)
-    return asking(views=networks.camera_encoder is not None, size=size, guidance=embedding)
+    return asking(
+        views=networks.camera_encoder is not None,
+        size=size,
+        guidance=embedding,
+        adapter=networks.adapter,
+        controls=networks.controls,
+    )
 
 
 def _networks(files: ModelFiles) -> Networks:
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
-    unet, vae = files.denoiser(UNet2DConditionModel, "unet"), load_vae(files)
+    unet, vae = files.network(UNet2DConditionModel, "unet"), load_vae(files)
     channels = unet.config["in_channels"]
     if channels != vae.config["latent_channels"]:
         raise files.error(f"its U-Net takes {channels} channels, more than latents have: use a text-to-image model")
@@ -231,15 +282,21 @@ def _networks(files: ModelFiles) -> Networks:
     if files.structure and files.has(FOLDER):
         with files.explained():
             structure_encoder = StructureEncoder.load(files.folder / FOLDER)
+    if camera_encoder is not None and (files.adapter is not None or files.controlnets):
+        raise files.error("an IP-Adapter or a ControlNet needs a model of single views: set prior.multiview=false")
+    adapter = None if files.adapter is None else load_adapter(files.adapter, files, unet)
+    controls = tuple(load_control(config, files, unet) for config in files.controlnets)
     return Networks(
         vae,
         files.plain(CLIPTokenizer, "tokenizer"),
         lambda: files.text_encoder(CLIPTextModel, "text_encoder"),
-        unet,
+        files.ready(unet, "unet"),
         load_noising(files),
         camera_encoder,
         read_vocabulary(files.folder),
         structure_encoder,
+        adapter,
+        controls,
     )
 
 

@@ -1,0 +1,174 @@
+"""ControlNets (Zhang et al. 2023, arXiv:2302.05543): a U-Net that is told depth, normals or edges of the render.
+
+The pictures of the conditions are those that the published networks were trained on: depth as disparity from black
+(far) to white (near), normals in the colours of their estimator, Canny's edges in white on black.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional
+
+from sds3d.config import Config
+from sds3d.files import PriorError
+from sds3d.priors.loading import ModelFiles
+from sds3d.prompts.conditioning import Structure
+
+Kind = Literal["depth", "normal", "canny"]
+
+LOW, HIGH = 100, 200
+"""Canny's thresholds, of gradients of pictures in 0 to 255, as in the examples of the published networks."""
+LENGTH = 64
+"""Pixels that a weak edge may continue a strong one."""
+
+
+class ControlNetConfig(Config):
+    """A ControlNet: its files, and what it is told of the render."""
+
+    model: str
+    """A folder with config.json and safetensors of a ControlNetModel, made for the same base model as the prior."""
+    kind: Kind
+    """The picture that it takes: depth, normal (of ControlNet 1.1: blue to the viewer, red left, green up), or canny,
+    the edges of the shape's depth and normals."""
+    scale: float = Field(default=1.0, ge=0.0)
+    """Factor on what it adds to the U-Net."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A loaded ControlNet."""
+
+    network: Any
+    kind: Kind
+    scale: float
+
+
+def load_control(config: ControlNetConfig, files: ModelFiles, unet: Any) -> Control:
+    """Load a ControlNet for a U-Net. Raises PriorError if the folder cannot be used or is made for another U-Net."""
+    from diffusers import ControlNetModel
+
+    from sds3d.priors.network import frozen
+
+    folder = Path(config.model).expanduser().resolve()
+    if not (folder / "config.json").is_file():
+        raise PriorError(f"prior.controlnets: {config.model!r} has no config.json, so it is no ControlNet's folder")
+    mine = replace(files, name=config.model, folder=folder.parent, lora=None, checkpoint=None)
+    given, own = mine.config(folder.name), unet.config
+    if (kind := given.get("_class_name")) != "ControlNetModel":
+        raise mine.error(f"it is a {kind}; supported is ControlNetModel")
+    for name, told in (("cross_attention_dim", "text width"), ("in_channels", "channels")):
+        if given.get(name) != own[name]:
+            raise mine.error(
+                f"it was made for a U-Net with {told} {given.get(name)}, and this one has {own[name]}: give one of the "
+                "same base model"
+            )
+    if list(given["block_out_channels"]) != list(own["block_out_channels"]):
+        raise mine.error("it was made for a U-Net with other blocks: give one of the same base model")
+    if given.get("conditioning_channels", 3) != 3:
+        raise mine.error(f"it takes {given['conditioning_channels']} channels, and supported are 3")
+    network = mine.ready(mine.network(ControlNetModel, folder.name), folder.name)
+    return Control(frozen(network, files.device, torch.channels_last), config.kind, config.scale)
+
+
+def residuals(
+    controls: Sequence[Control], x_t: Tensor, timestep: Tensor, text: Tensor, structure: Structure, further: Any
+) -> dict[str, Any]:
+    """Return what the ControlNets add to a U-Net, as arguments of its call; the sum of all.
+
+    x_t: (B, C, h, w). text: (B, L, D). further: `added_cond_kwargs` of the U-Net.
+    """
+    down: list[Tensor] = []
+    middle: Tensor | None = None
+    for control in controls:
+        scales = len(control.network.config["conditioning_embedding_out_channels"]) - 1
+        picture = control_picture(structure, control.kind, x_t.shape[-1] * 2**scales)
+        one, last = control.network(
+            x_t,
+            timestep,
+            encoder_hidden_states=text,
+            controlnet_cond=picture.to(x_t),
+            conditioning_scale=control.scale,
+            added_cond_kwargs=further,
+            return_dict=False,
+        )
+        down = [a + b for a, b in zip(down, one, strict=True)] if down else list(one)
+        middle = last if middle is None else middle + last
+    return {"down_block_additional_residuals": tuple(down), "mid_block_additional_residual": middle}
+
+
+@torch.no_grad()
+def control_picture(structure: Structure, kind: Kind, size: int) -> Tensor:
+    """Return the picture of a condition, (B, 3, size, size) in [0, 1]."""
+    depth, alpha = structure.depth[:, None].float(), structure.alpha[:, None].float()  # (B, 1, H, W)
+    normal = structure.normal.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
+    depth, alpha, normal = (_resized(maps, size) for maps in (depth, alpha, normal))
+    match kind:
+        case "depth":
+            return depth.clamp(0, 1).expand(-1, 3, -1, -1)
+        case "normal":
+            return _colors(normal, alpha)
+        case "canny":
+            return canny(torch.cat([_colors(normal, alpha), depth], dim=1)).expand(-1, 3, -1, -1)
+
+
+def _resized(maps: Tensor, size: int) -> Tensor:
+    if maps.shape[-2:] == (size, size):
+        return maps
+    return functional.interpolate(maps, (size, size), mode="bilinear", antialias=True)
+
+
+def _colors(normal: Tensor, alpha: Tensor) -> Tensor:
+    """Return normals as colours: red left, green up, blue to the viewer, and so is a wall behind the object."""
+    length = normal.norm(dim=1, keepdim=True).clamp_min(1e-6)
+    x, y, z = (alpha * normal / length).unbind(dim=1)
+    return (torch.stack([-x, y, z + 1 - alpha[:, 0]], dim=1) / 2 + 0.5).clamp(0, 1)
+
+
+@torch.no_grad()
+def canny(pictures: Tensor, low: float = LOW, high: float = HIGH) -> Tensor:
+    """Return edges (B, 1, H, W), 0 or 1, of pictures (B, C, H, W) in [0, 1] (Canny 1986), with OpenCV's conventions.
+
+    Gradients are Sobel's of bytes, |dx| + |dy|, of the channel where they are largest. low, high: thresholds of weak
+    and strong edges. A weak edge counts if a strong one is within `LENGTH` pixels along it; OpenCV follows it further.
+    Nothing is read from the device.
+    """
+    bytes_ = functional.pad((255 * pictures.float().clamp(0, 1)).round(), (1, 1, 1, 1), mode="replicate")
+    batch, channels, _, _ = bytes_.shape
+    sobel = bytes_.new_tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    both = torch.stack([sobel, sobel.T])[:, None]  # (2, 1, 3, 3)
+    gradients = functional.conv2d(bytes_.flatten(0, 1)[:, None], both).unflatten(
+        0, (batch, channels)
+    )  # (B, C, 2, H, W)
+    largest = gradients.abs().sum(dim=2).argmax(dim=1)[:, None, None]  # (B, 1, 1, H, W), the first of equal channels
+    dx, dy = gradients.gather(1, largest.expand(-1, 1, 2, -1, -1))[:, 0].unbind(dim=1)  # (B, H, W) each
+    size = dx.abs() + dy.abs()
+    padded = functional.pad(size, (1, 1, 1, 1))
+
+    def beside(right: int, down: int) -> Tensor:
+        height, width = size.shape[-2:]
+        return padded[:, 1 + down : 1 + down + height, 1 + right : 1 + right + width]
+
+    flat = dy.abs() < math.tan(math.pi / 8) * dx.abs()
+    steep = dy.abs() > math.tan(3 * math.pi / 8) * dx.abs()
+    along = torch.where(flat, (size > beside(-1, 0)) & (size >= beside(1, 0)), False)
+    along |= steep & (size > beside(0, -1)) & (size >= beside(0, 1))
+    falling = dx * dy >= 0
+    slanted = torch.where(
+        falling,
+        (size > beside(-1, -1)) & (size > beside(1, 1)),
+        (size > beside(1, -1)) & (size > beside(-1, 1)),
+    )
+    weak = (along | (~flat & ~steep & slanted)) & (size > low)
+    weak = weak[:, None].float()
+    edges = weak * (size > high)[:, None]
+    for _ in range(LENGTH):
+        edges = weak * functional.max_pool2d(edges, 3, stride=1, padding=1)
+    return edges
