@@ -13,7 +13,8 @@ from sds3d.run.config import RunConfig, stage_config, stage_count, total_steps
 from sds3d.run.settings import within_stage
 
 OWNERS_ONLY = (
-    "prior.name", "prior.model", "prior.lora", "prompts.debias", "representation.sketch", "start_from",
+    "prior.name", "prior.model", "prior.lora", "prior.ip_adapter", "prior.image_encoder", "prior.controlnets",
+    "prompts.debias", "prompts.image", "representation.sketch", "start_from",
     "start_from_sha256", "reference", "stages", "log_to", "teachers", "guidance.variational.model",
     "representation.appearance.material.environments",
 )  # fmt: skip

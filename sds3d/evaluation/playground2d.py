@@ -33,6 +33,7 @@ from sds3d.prompts.prompt import encode_texts
 from sds3d.representations.base import Rendering, Scene
 from sds3d.run.config import RunConfig, make_config, run_config, stage_config
 from sds3d.run.optimize import Setup, Step, Teacher, optimize, random_streams, start
+from sds3d.run.prompt_picture import embedded, read_prompt_picture
 
 RATES = {"latents": 0.05, "pixels": 0.02}
 """Learning rates by the space in which pictures are optimised."""
@@ -144,7 +145,8 @@ def drawing(prior: Prior, config: RunConfig, count: int, space: str) -> tuple[Pi
     generators = random_streams(config.seed, "cameras", "guidance")
     scene = Pictures(prior, count, space)
     rule = config.guidance.in_prior_space() if space == "latents" else config.guidance
-    prompt = encode_texts(prior, rule.texts(config.prompt, config.prompts))
+    picture = read_prompt_picture(config.prompts)
+    prompt = encode_texts(prior, rule.texts(config.prompt, config.prompts), embedded(prior, picture))
     setup = Setup(
         scene,
         [Teacher(prior, FromTheFront(rule.make(prior), space), prompt, config.gradient)],

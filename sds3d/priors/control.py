@@ -57,9 +57,7 @@ def load_control(config: ControlNetConfig, files: ModelFiles, unet: Any) -> Cont
 
     from sds3d.priors.network import frozen
 
-    folder = Path(config.model).expanduser().resolve()
-    if not (folder / "config.json").is_file():
-        raise PriorError(f"prior.controlnets: {config.model!r} has no config.json, so it is no ControlNet's folder")
+    folder = control_folder(config.model)
     mine = replace(files, name=config.model, folder=folder.parent, lora=None, checkpoint=None)
     given, own = mine.config(folder.name), unet.config
     if (kind := given.get("_class_name")) != "ControlNetModel":
@@ -76,6 +74,14 @@ def load_control(config: ControlNetConfig, files: ModelFiles, unet: Any) -> Cont
         raise mine.error(f"it takes {given['conditioning_channels']} channels, and supported are 3")
     network = mine.ready(mine.network(ControlNetModel, folder.name), folder.name)
     return Control(frozen(network, files.device, torch.channels_last), config.kind, config.scale)
+
+
+def control_folder(place: str) -> Path:
+    """Return the folder of a ControlNet. Raises PriorError if there is none."""
+    folder = Path(place).expanduser().resolve()
+    if not (folder / "config.json").is_file():
+        raise PriorError(f"prior.controlnets: {place!r} has no config.json, so it is no ControlNet's folder")
+    return folder
 
 
 def residuals(

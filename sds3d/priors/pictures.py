@@ -182,9 +182,11 @@ def _weights(file: Path) -> dict[str, dict[str, Tensor]]:
 def _check_widths(file: Path, state: dict[str, dict[str, Tensor]], unet: Any, files: ModelFiles) -> None:
     key = next(iter(name for name in state["ip_adapter"] if name.endswith("to_k_ip.weight")), None)
     text = unet.config["cross_attention_dim"]
-    if key is None or (made := state["ip_adapter"][key].shape[1]) != text:
-        of = "another kind of U-Net" if key is None else f"a text width of {made}"
-        raise _unusable(file, f"it was made for {of}, and this model's is {text}: give one of the same base model")
+    made = None if key is None else state["ip_adapter"][key].shape[1]
+    if made != text:
+        raise _unusable(
+            file, f"it was made for a text width of {made}, and this model's is {text}: give one of the same base model"
+        )
     picture = state["image_proj"]
     projected = "proj.weight" in picture
     first = picture[next(name for name in ("proj.weight", "proj.0.weight", "proj_in.weight") if name in picture)]

@@ -31,6 +31,9 @@ class PromptConfig(Config):
     cameras. Without words and cameras, every side becomes a front."""
     negative: str = ""
     """Text of the negative branch of classifier-free guidance."""
+    image: str = ""
+    """A PNG, JPEG or WebP picture beside the text, for its style or its object, if the prior takes pictures: with
+    `prior.ip_adapter`, or a model of image variations. The negative text has none."""
     category: str = ""
     """Category of the object, for example "a mug", for rules that compare with it (C-SDS)."""
     debias: str = ""

@@ -18,8 +18,10 @@ WASTE = 2
 def prior_problems(config: RunConfig, priors: Sequence[Prior]) -> list[str]:
     """Return warnings, one line each, about a stage whose settings do not suit its priors.
 
-    priors: those of `RunConfig.all_teachers`. Raises ConfigError for views that a prior cannot denoise together.
+    priors: those of `RunConfig.all_teachers`. Raises ConfigError for views that a prior cannot denoise together, and
+    for a picture that no prior takes or that is missing.
     """
+    _check_picture(config, priors)
     own, parts = priors[0], [now for _, now in config.cameras.parts(priors[0].image_size)]
     for teacher, prior in zip(config.all_teachers, priors, strict=True):
         _check_views(parts, teacher.views, prior)
@@ -37,6 +39,18 @@ def _check_views(parts: Sequence[CameraConfig], seen: int | None, prior: Prior) 
                 f"a step has {views} views, but the prior denoises {prior.n_views} together: make {name} a multiple of "
                 f"{prior.n_views} in all phases"
             )
+
+
+def _check_picture(config: RunConfig, priors: Sequence[Prior]) -> None:
+    """Raise ConfigError if a picture reaches no prior, or if a prior takes a picture and there is none."""
+    taken = any(prior.takes_pictures for prior in priors)
+    if config.prompts.image and not taken:
+        raise ConfigError(
+            f"prompts.image: {model_of(config)} takes no pictures: remove it, or give a prior that does, for example "
+            "Stable Diffusion with prior.ip_adapter=FILE"
+        )
+    if taken and not config.prompts.image:
+        raise ConfigError("the prior takes a picture beside the text: set prompts.image, or remove prior.ip_adapter")
 
 
 def _wrong_kind(config: RunConfig, prior: Prior) -> str:

@@ -55,6 +55,7 @@ from sds3d.run.optimize import (
     undisturbed,
 )
 from sds3d.run.outputs import export_scene, load_scene, save_preview
+from sds3d.run.prompt_picture import embedded, read_prompt_picture
 from sds3d.run.references import STREAM as REFERENCE_STREAM
 from sds3d.run.references import References, read_references
 from sds3d.run.sinks import Sinks, sinks_of
@@ -125,11 +126,12 @@ def start_work(
         latent_rgb = latent_rgb_of(own) if mine.representation.renders_latents else None
         scene_start = replace(scene_start, before=before, latent_rgb=latent_rgb)
     scene = make_scene(mine.representation, scene_start, mine.particles)
+    picture = read_prompt_picture(mine.prompts)
     teachers = [
         Teacher(
             prior,
             teacher.guidance.make(prior),
-            encode_texts(prior, teacher.guidance.texts(mine.prompt, mine.prompts)),
+            encode_texts(prior, teacher.guidance.texts(mine.prompt, mine.prompts), embedded(prior, picture)),
             teacher.gradient,
             teacher.weight,
             teacher.views,

@@ -13,13 +13,16 @@ from sds3d.formats.load import load_asset
 from sds3d.formats.panoramas import read_panorama
 from sds3d.geometry.splats import Splats
 from sds3d.guidance.variational import VariationalConfig
+from sds3d.priors.control import control_folder
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.loading import ALIASES, MOVED, find
+from sds3d.priors.pictures import adapter_file
 from sds3d.representations.mesh_fixed import FixedTrianglesConfig
 from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.run.config import RunConfig, stage_config, stage_count
 from sds3d.run.copies import files_in
 from sds3d.run.folder import open_run
+from sds3d.run.prompt_picture import read_prompt_picture
 from sds3d.run.references import read_references
 
 
@@ -33,6 +36,7 @@ def check_inputs(config: RunConfig, own: Path | None = None) -> None:
             place = f"teachers.{index - 1}." if index else ""
             if isinstance(teacher.prior, DiffusersConfig):
                 _check_model(teacher.prior, f"{place}prior.model")
+                _check_parts(teacher.prior, place)
             phi = getattr(teacher.guidance, "variational", None)
             if isinstance(phi, VariationalConfig) and phi.model:
                 model = DiffusersConfig(model=phi.model, offline=phi.offline)
@@ -42,6 +46,7 @@ def check_inputs(config: RunConfig, own: Path | None = None) -> None:
                 read_panorama(path)
             except (ValueError, ImportError, OSError) as error:
                 raise ConfigError(f"{key}: {error}") from None
+        read_prompt_picture(stage.prompts)
     read_references(config.reference, config.cameras, "cpu")
     if not (own or config.start_from):
         return
@@ -61,6 +66,16 @@ def check_inputs(config: RunConfig, own: Path | None = None) -> None:
 def _keeps_triangles(config: RunConfig) -> bool:
     shape = config.representation
     return not config.stages and isinstance(shape, MeshConfig) and isinstance(shape.geometry, FixedTrianglesConfig)
+
+
+def _check_parts(prior: DiffusersConfig, place: str) -> None:
+    try:
+        if prior.ip_adapter:
+            adapter_file(prior.ip_adapter)
+        for control in prior.controlnets:
+            control_folder(control.model)
+    except PriorError as error:
+        raise ConfigError(f"{place}{error}") from None
 
 
 def _check_model(prior: DiffusersConfig, key: str) -> None:
