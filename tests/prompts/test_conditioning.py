@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -15,8 +17,13 @@ from sds3d.prompts.prompt import PromptConfig, encode_texts, prompt_texts
 def told(rows: int, seed: int = 0) -> Conditioning:
     draws = torch.Generator().manual_seed(seed)
     depth, normal, alpha = (torch.rand(rows, 5, 6, *end, generator=draws) for end in ((), (3,), ()))
-    texts = [torch.rand(rows, *shape, generator=draws) for shape in ((7, 8), (9,), (2, 3))]
-    return Conditioning(*texts, Structure(depth, normal, alpha))
+    hidden, pooled, pictures = (torch.rand(rows, *shape, generator=draws) for shape in ((7, 8), (9,), (2, 3)))
+    return Conditioning(hidden, pooled, pictures, Structure(depth, normal, alpha))
+
+
+def text(rows: int, seed: int = 0) -> Conditioning:
+    cond = told(rows, seed)
+    return Conditioning(cond.hidden, cond.pooled)
 
 
 def assert_equal(actual: Conditioning, expected: dict[str, torch.Tensor]) -> None:
@@ -37,8 +44,7 @@ def test_rows_repeats_and_joints_keep_every_part(rows: slice | torch.Tensor):
 
 
 def test_a_part_without_pictures_gets_zeros_beside_one_with_pictures():
-    shown, null = told(2), Conditioning(*(told(3, seed=1).tensors()[name] for name in ("hidden", "pooled")))
-    null = Conditioning(null.hidden, null.pooled, None, told(3, seed=1).structure)
+    shown, null = told(2), replace(text(3, seed=1), structure=told(3, seed=1).structure)
     for parts, at in (([shown, null], slice(2, 5)), ([null, shown], slice(0, 3))):
         pictures = Conditioning.cat(parts).pictures
         assert pictures is not None
@@ -48,7 +54,7 @@ def test_a_part_without_pictures_gets_zeros_beside_one_with_pictures():
 
 def test_structure_of_only_some_rows_is_refused():
     with pytest.raises(ValueError, match="only some of the conditions have alpha, depth, normal: give it to all"):
-        Conditioning.cat([told(2), Conditioning(*(told(2).tensors()[name] for name in ("hidden", "pooled")))])
+        Conditioning.cat([told(2), text(2)])
 
 
 def test_texts_between_views_blend_the_pictures_too():
@@ -72,10 +78,10 @@ def test_the_picture_stands_beside_the_prompt_alone():
 
 def test_a_prior_refuses_what_it_does_not_take():
     prior = GaussianPrior({"": Gaussian(0.0, 1.0)}, (3, 4, 4))
-    text, x, t = prior.encode_text([""]), torch.zeros(1, 3, 4, 4), torch.ones(1)
+    null, x, t = prior.encode_text([""]), torch.zeros(1, 3, 4, 4), torch.ones(1)
     with pytest.raises(PriorError, match="takes no pictures"):
-        prior.predict(x, t, Conditioning(text.hidden, pictures=torch.zeros(1, 2, 3)), None)
+        prior.predict(x, t, Conditioning(null.hidden, pictures=torch.zeros(1, 2, 3)), None)
     with pytest.raises(PriorError, match="takes no depth or normals"):
-        prior.predict(x, t, Conditioning(text.hidden, structure=told(1).structure), None)
+        prior.predict(x, t, Conditioning(null.hidden, structure=told(1).structure), None)
     with pytest.raises(PriorError, match="takes no pictures"):
         prior.encode_picture(torch.zeros(1, 4, 4, 3))
