@@ -228,7 +228,6 @@ def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path
     faces: maximum number; 0: all. texture_size: pixels per side, 64 to 4096.
     Raises RunError, ValueError, EmptySurfaceError, ImportError (usdz without usd-core) and OSError.
     """
-    from sds3d.geometry.triangles import simplify
     from sds3d.prompts.prompt import slug
     from sds3d.run.asset import Asset
 
@@ -246,9 +245,17 @@ def make_file(run: Run, format_: str, faces: float, texture_size: float) -> Path
         if not 64 <= texture_size <= MAX_TEXTURE:
             raise ValueError(f"a texture of {texture_size} pixels is not possible; give 64 to {MAX_TEXTURE}")
         mesh = asset.mesh()
-        mesh = simplify(mesh, faces) if faces else mesh
-        name = f"{name}-{len(mesh.faces)}-faces-{texture_size}px"
-        made = asset_files([format_], name, mesh, texture_size=texture_size, print_size=asset.config.export.print_size)
+        name = f"{name}-{min(faces, len(mesh.faces)) or len(mesh.faces)}-faces-{texture_size}px"
+        export = asset.config.export
+        made = asset_files(
+            [format_],
+            name,
+            mesh,
+            texture_size=texture_size,
+            faces=faces,
+            occlusion=export.occlusion,
+            print_size=export.print_size,
+        )
     if len(made) == 1:
         (file, data), *_ = made.items()
     else:

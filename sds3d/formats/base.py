@@ -92,8 +92,9 @@ def check_faces(mesh: Mesh, kind: str) -> None:
 
 
 def check_uv(mesh: Mesh) -> None:
-    """Raise ValueError for a mesh with a texture of either kind but without uv."""
-    if mesh.uv is None and (mesh.texture is not None or mesh.metallic_roughness is not None):
+    """Raise ValueError for a mesh with a texture of any kind but without uv."""
+    pictures = (mesh.texture, mesh.metallic_roughness, mesh.normal_map, mesh.occlusion)
+    if mesh.uv is None and any(picture is not None for picture in pictures):
         raise ValueError("a textured mesh needs uv coordinates: bake() makes both")
 
 

@@ -18,10 +18,11 @@ from sds3d.files import write_atomically
 from sds3d.formats.pictures import contact_sheet, png
 from sds3d.formats.table import DEFAULT_FORMATS, Format, export_format
 from sds3d.formats.video import turntable_mp4
+from sds3d.geometry.maps import lighter, with_occlusion
 from sds3d.geometry.mesh import FloatArray, Mesh
 from sds3d.geometry.placing import for_printing
 from sds3d.geometry.splats import Splats
-from sds3d.geometry.triangles import ColorFn
+from sds3d.geometry.triangles import ColorFn, simplify
 from sds3d.geometry.uv_atlas import bake
 from sds3d.rendering.shading import headlight, shade_mesh
 from sds3d.rendering.threads import parallel_map
@@ -57,6 +58,8 @@ def write_exports(
     splats: Splats | None = None,
     title: str = "",
     texture_size: int = 1024,
+    faces: int = 0,
+    occlusion: bool = False,
     print_size: float = PRINT_SIZE,
     size: int = 256,
     frames: int = 60,
@@ -71,6 +74,7 @@ def write_exports(
     formats: None writes DEFAULT_FORMATS, without those of splats if there are no splats.
     color_fn: colours of surface points, sharper than vertex colours, to bake from.
     splats: Gaussians for the formats of splats.
+    faces, occlusion: see `with_texture`; formats without textures have as many faces.
     print_size: longest side, in millimetres, of files for 3D printers.
     title, size, frames: of the pictures, see `draw_pictures`. report: see `Report`.
 
@@ -86,8 +90,9 @@ def write_exports(
         raise ValueError("an asset without a mesh needs `drawn`")
     report(0.0, "texture")  # the shares are those of a field on a CPU
     plain = [format_ for format_ in formats if not export_format(format_).textured]
-    others = _beside(partial(asset_files, plain, name, mesh, splats, print_size=print_size))
-    textured = None if mesh is None else with_texture(formats, mesh, color_fn, texture_size)
+    bare = mesh if mesh is None or not faces else simplify(mesh, faces)
+    others = _beside(partial(asset_files, plain, name, bare, splats, print_size=print_size))
+    textured = None if mesh is None else with_texture(formats, mesh, color_fn, texture_size, faces, occlusion)
     report(0.45, "files")
     if drawn is None:
         assert textured is not None
@@ -143,16 +148,19 @@ def asset_files(
     *,
     textured: Mesh | None = None,
     texture_size: int = 1024,
+    faces: int = 0,
+    occlusion: bool = False,
     print_size: float = PRINT_SIZE,
 ) -> dict[str, bytes]:
     """Return an asset's files in some formats by file name; see `write_exports`.
 
-    textured: the mesh with its texture, if it is baked already. The main file of a format comes before the files that
-    belong to it, such as textures. Raises ValueError for an unknown format, for a format of splats without splats, and
-    for one of meshes without a mesh.
+    textured: the mesh with its texture, if it is baked already. faces, occlusion: see `with_texture`. The main file of
+    a format comes before the files that belong to it, such as textures. Raises ValueError for an unknown format, for a
+    format of splats without splats, and for one of meshes without a mesh.
     """
     if mesh is not None and textured is None:
-        textured = with_texture(formats, mesh, None, texture_size)
+        textured = with_texture(formats, mesh, None, texture_size, faces, occlusion)
+        mesh = simplify(mesh, faces) if faces else mesh
     chosen = [export_format(format_) for format_ in formats]
     files: dict[str, bytes] = {}
     for format_ in chosen:
@@ -163,10 +171,25 @@ def asset_files(
     return files
 
 
-def with_texture(formats: Collection[Format], mesh: Mesh, color_fn: ColorFn | None, size: int) -> Mesh:
-    """Return the mesh with a baked texture, unless it has one or none of the formats holds it."""
-    wanted = mesh.texture is None and any(export_format(format_).textured for format_ in formats)
-    return bake(mesh, color_fn, size) if wanted else mesh
+def with_texture(
+    formats: Collection[Format],
+    mesh: Mesh,
+    color_fn: ColorFn | None,
+    size: int,
+    faces: int = 0,
+    occlusion: bool = False,
+) -> Mesh:
+    """Return the mesh with textures, unless none of the formats holds them.
+
+    faces: number of triangles at most; the mesh keeps its look by a normal map. 0: all. occlusion: whether the mesh
+    gets an occlusion map.
+    """
+    if not any(export_format(format_).textured for format_ in formats):
+        return mesh
+    if mesh.texture is None and not 0 < faces < len(mesh.faces):
+        mesh = bake(mesh, color_fn, size)
+    mesh = lighter(mesh, faces, size) if faces else mesh
+    return with_occlusion(mesh, size) if occlusion and mesh.occlusion is None else mesh
 
 
 def portraits(mesh: Mesh, cameras: Cameras) -> FloatArray:

@@ -24,7 +24,8 @@ def to_glb(mesh: Mesh, name: str = "asset") -> bytes:
 
     A texture becomes the material's base colour (sRGB PNG). Without one, vertex colours become COLOR_0, converted to
     linear light as glTF defines it. Metallic and roughness factors are always written, since glTF's default of 1 for
-    both is a dark mirror. A metallic-roughness texture gets factors of 1, which leave it unchanged.
+    both is a dark mirror. A metallic-roughness texture gets factors of 1, which leave it unchanged. A normal map is
+    written with the tangents of its basis, an occlusion map as a grey picture.
 
     Raises ValueError for a mesh without faces, and for a texture without uv.
     """
@@ -35,12 +36,21 @@ def to_glb(mesh: Mesh, name: str = "asset") -> bytes:
     if mesh.normals is not None:
         attributes["NORMAL"] = binary.attribute(mesh.normals)
     material: dict[str, Any] = {"metallicFactor": mesh.metallic, "roughnessFactor": mesh.roughness}
+    look: dict[str, Any] = {"pbrMetallicRoughness": material, "doubleSided": False, "name": name}
     images: dict[str, Any] = {}
-    maps = {"baseColorTexture": mesh.texture, "metallicRoughnessTexture": mesh.metallic_roughness}
-    pictures = {key: picture for key, picture in maps.items() if picture is not None}
+    maps = {
+        "baseColorTexture": (material, mesh.texture),
+        "metallicRoughnessTexture": (material, mesh.metallic_roughness),
+        "normalTexture": (look, mesh.normal_map),
+        "occlusionTexture": (look, mesh.occlusion),
+    }
+    pictures = {key: (owner, picture) for key, (owner, picture) in maps.items() if picture is not None}
     if pictures and mesh.uv is not None:
         attributes["TEXCOORD_0"] = binary.attribute(mesh.uv)
-        material |= {key: {"index": i} for i, key in enumerate(pictures)}
+        if mesh.normal_map is not None and mesh.tangents is not None and mesh.normals is not None:
+            attributes["TANGENT"] = binary.attribute(mesh.tangents)
+        for i, (key, (owner, _)) in enumerate(pictures.items()):
+            owner[key] = {"index": i}
         images = {
             "textures": [{"sampler": 0, "source": i} for i in range(len(pictures))],
             "samplers": [
@@ -52,7 +62,7 @@ def to_glb(mesh: Mesh, name: str = "asset") -> bytes:
                 }
             ],
             "images": [
-                {"bufferView": binary.view(png(picture)), "mimeType": "image/png"} for picture in pictures.values()
+                {"bufferView": binary.view(png(picture)), "mimeType": "image/png"} for _, picture in pictures.values()
             ],
         }
     if mesh.metallic_roughness is not None:
@@ -60,8 +70,7 @@ def to_glb(mesh: Mesh, name: str = "asset") -> bytes:
     if mesh.texture is None and mesh.colors is not None:
         attributes["COLOR_0"] = binary.attribute(srgb_to_linear(mesh.colors))
     primitive = {"attributes": attributes, "indices": binary.indices(mesh.faces), "material": 0}
-    materials = [{"pbrMetallicRoughness": material, "doubleSided": False, "name": name}]
-    return one_mesh_glb(primitive, binary, name, {"materials": materials, **images})
+    return one_mesh_glb(primitive, binary, name, {"materials": [look], **images})
 
 
 GLB = FileFormat("glb", ".glb", Mesh, write=to_glb, read=from_gltf, recognises=is_glb, textured=True, default=True)

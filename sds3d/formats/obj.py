@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 def to_obj(mesh: Mesh, name: str = "asset") -> dict[str, bytes]:
     """Return the files `<name>.obj`, `<name>.mtl` and, for a textured mesh, `<name>.png`, by file name.
 
-    A metallic-roughness texture adds `<name>_roughness.png` and `<name>_metallic.png`. Raises ValueError for a mesh
+    A metallic-roughness texture adds `<name>_roughness.png` and `<name>_metallic.png`, a normal map `<name>_normal.png`
+    (`norm` of the PBR extension). Warns of an occlusion map, which is left out. Raises ValueError for a mesh
     without faces, for a texture without uv, and for a name with spaces, which MTL references cannot hold.
     """
     check_faces(mesh, "OBJ")
@@ -47,7 +48,8 @@ def to_obj(mesh: Mesh, name: str = "asset") -> dict[str, bytes]:
     # One index serves all attributes of a corner. Absent ones stay empty, as in 1//1.
     indices = [mesh.faces + 1]
     corner = "%d"
-    textured = mesh.uv is not None and (mesh.texture is not None or mesh.metallic_roughness is not None)
+    maps = (mesh.texture, mesh.metallic_roughness, mesh.normal_map)
+    textured = mesh.uv is not None and any(picture is not None for picture in maps)
     if textured and mesh.uv is not None:
         sections.append(_rows("vt", mesh.uv * [1, -1] + [0, 1]))
         indices.append(mesh.faces + 1)
@@ -71,6 +73,11 @@ def to_obj(mesh: Mesh, name: str = "asset") -> dict[str, bytes]:
         for key, word, channel in (("map_Pr", "roughness", 1), ("map_Pm", "metallic", 2)):
             material += f"{key} {name}_{word}.png\n"
             files[f"{name}_{word}.png"] = png(mesh.metallic_roughness[..., channel])
+    if mesh.normal_map is not None:
+        material += f"norm {name}_normal.png\n"
+        files[f"{name}_normal.png"] = png(mesh.normal_map)
+    if mesh.occlusion is not None:
+        warnings.warn("OBJ cannot hold the occlusion map, which is left out: use glb or usdz", stacklevel=2)
     files[f"{name}.mtl"] = material.encode()
     return files
 

@@ -145,6 +145,15 @@ def _bind_surface(stage: Any, mesh: Mesh, shape: Any, path: str) -> dict[str, by
     else:
         metallic.Set(mesh.metallic)
         roughness.Set(mesh.roughness)
+    if mesh.normal_map is not None:
+        picture = texture("normal", mesh.normal_map, "raw")
+        picture.CreateInput("scale", types.Float4).Set((2.0, 2.0, 2.0, 1.0))
+        picture.CreateInput("bias", types.Float4).Set((-1.0, -1.0, -1.0, 0.0))
+        normal = surface.CreateInput("normal", types.Normal3f)
+        normal.ConnectToSource(picture.CreateOutput("rgb", types.Float3))
+    if mesh.occlusion is not None:
+        picture = texture("occlusion", np.repeat(mesh.occlusion[..., None], 3, axis=-1), "raw")
+        surface.CreateInput("occlusion", types.Float).ConnectToSource(picture.CreateOutput("r", types.Float))
 
     material = UsdShade.Material.Define(stage, path)
     material.CreateSurfaceOutput().ConnectToSource(surface.CreateOutput("surface", types.Token))

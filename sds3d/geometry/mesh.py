@@ -27,6 +27,12 @@ class Mesh:
     metallic, roughness: the material's factors in [0, 1].
     metallic_roughness: (H, W, 3) uint8, linear, sampled at `uv`, in glTF's channels: roughness in G, metallic in B, R
         unused. If present, it replaces the two factors. Or None.
+    materials: (V, 2) float32 metallic and roughness in [0, 1], of which baking makes `metallic_roughness`; the factors
+        are their means. Or None.
+    normal_map: (H, W, 3) uint8, linear, sampled at `uv`: unit vectors in the basis of tangent, bitangent and normal,
+        from -1 to 1; +Y is the top of the picture, as in glTF. Or None.
+    tangents: (V, 4) float32, see `maps.tangents`, or None.
+    occlusion: (H, W) uint8, linear, sampled at `uv`: the share of the light from everywhere that arrives. Or None.
     """
 
     vertices: FloatArray
@@ -38,6 +44,10 @@ class Mesh:
     metallic: float = 0.0
     roughness: float = 0.8
     metallic_roughness: NDArray[np.uint8] | None = None
+    materials: FloatArray | None = None
+    normal_map: NDArray[np.uint8] | None = None
+    tangents: FloatArray | None = None
+    occlusion: NDArray[np.uint8] | None = None
 
     def is_colored(self) -> bool:
         """Whether the mesh has base colours: a texture with its uv, or vertex colours."""

@@ -107,14 +107,29 @@ def mesh_colors(mesh: Mesh, face: np.ndarray, weights: np.ndarray) -> np.ndarray
     """Return base colours (P, 3) in [0, 1] at barycentric points. face: (P,). weights: (P, 3)."""
     corners = mesh.faces[face]  # (P, 3)
     if mesh.texture is not None and mesh.uv is not None:
-        height, width = mesh.texture.shape[:2]
-        u, v = (mesh.uv[corners] * weights[..., None]).sum(1).T
-        row = (v * height).astype(int).clip(0, height - 1)
-        column = (u * width).astype(int).clip(0, width - 1)
-        return mesh.texture[row, column] / 255
+        return _texels(mesh.texture, mesh.uv[corners], weights)
     if mesh.colors is not None:
         return (mesh.colors[corners] * weights[..., None]).sum(1)
     return np.ones((len(face), 3))
+
+
+def mesh_materials(mesh: Mesh, face: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return metallic and roughness (P, 2) in [0, 1] at barycentric points. face: (P,). weights: (P, 3)."""
+    corners = mesh.faces[face]  # (P, 3)
+    if mesh.metallic_roughness is not None and mesh.uv is not None:
+        return _texels(mesh.metallic_roughness, mesh.uv[corners], weights)[:, 2:0:-1]
+    if mesh.materials is not None:
+        return (mesh.materials[corners] * weights[..., None]).sum(1)
+    return np.tile([mesh.metallic, mesh.roughness], (len(face), 1))
+
+
+def _texels(picture: np.ndarray, uv: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return values (P, C) in [0, 1] of a picture at barycentric points. uv: (P, 3 corners, 2)."""
+    height, width = picture.shape[:2]
+    u, v = (uv * weights[..., None]).sum(1).T
+    row = (v * height).astype(int).clip(0, height - 1)
+    column = (u * width).astype(int).clip(0, width - 1)
+    return picture[row, column] / 255
 
 
 def surface_splats(means: np.ndarray, normals: np.ndarray, widths: np.ndarray, colors: np.ndarray) -> Splats:

@@ -69,7 +69,8 @@ def decimate(vertices: FloatArray, faces: IntArray, max_faces: int) -> tuple[Flo
 
 
 def simplify(mesh: Mesh, max_faces: int) -> Mesh:
-    """Reduce a mesh to at most `max_faces` by `decimate`. Each new vertex takes the colour of the nearest old one.
+    """Reduce a mesh to at most `max_faces` by `decimate`. Each new vertex takes colour and material of the
+    nearest old one.
 
     Vertices at the same place are joined first. UVs and textures are dropped: bake new ones. A mesh that is small
     enough is returned unchanged.
@@ -80,7 +81,13 @@ def simplify(mesh: Mesh, max_faces: int) -> Mesh:
 
     places, joined = np.unique(mesh.vertices, axis=0, return_inverse=True)
     vertices, faces = decimate(places, joined.reshape(-1)[mesh.faces].astype(np.int32), max_faces)
-    colors = None if mesh.colors is None else mesh.colors[KDTree(mesh.vertices).query(vertices)[1]]
+    nearest = KDTree(mesh.vertices).query(vertices)[1]
     return Mesh(
-        vertices, faces, colors, vertex_normals(vertices, faces), metallic=mesh.metallic, roughness=mesh.roughness
+        vertices,
+        faces,
+        None if mesh.colors is None else mesh.colors[nearest],
+        vertex_normals(vertices, faces),
+        metallic=mesh.metallic,
+        roughness=mesh.roughness,
+        materials=None if mesh.materials is None else mesh.materials[nearest],
     )

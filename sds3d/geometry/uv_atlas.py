@@ -39,6 +39,7 @@ def bake(mesh: Mesh, color_fn: ColorFn | None = None, size: int = 1024) -> Mesh:
         faces=faces,
         colors=None if mesh.colors is None else mesh.colors[origin],
         normals=None if mesh.normals is None else mesh.normals[origin],
+        materials=None,
         uv=uv,
     )
     face, weights = rasterize_uv(uv, faces, size)
@@ -49,9 +50,32 @@ def bake(mesh: Mesh, color_fn: ColorFn | None = None, size: int = 1024) -> Mesh:
         colors = np.clip((split.colors[corners] * weight).sum(axis=1), 0.0, 1.0)
     else:
         colors = sample_colors(color_fn, (split.vertices[corners] * weight).sum(axis=1))
-    picture = np.zeros((size, size, 3), np.uint8)
-    picture[inside] = np.rint(colors * 255).astype(np.uint8)
-    return replace(split, texture=picture.reshape(-1, 3)[nearest_inside(inside)])
+    baked = replace(split, texture=filled(inside, np.rint(colors * 255).astype(np.uint8)))
+    if mesh.materials is None:
+        return baked
+    return with_materials(baked, inside, (mesh.materials[origin][corners] * weight).sum(axis=1))
+
+
+def with_materials(mesh: Mesh, inside: NDArray[np.bool_], values: NDArray[np.floating]) -> Mesh:
+    """Return the mesh with metallic and roughness (P, 2) of the texels inside islands as a texture, or as factors if
+    they are the same everywhere.
+    """
+    rounded = np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
+    mean = (rounded.mean(axis=0) / 255).tolist()
+    mesh = replace(mesh, materials=None, metallic=mean[0], roughness=mean[1], metallic_roughness=None)
+    if not np.ptp(rounded, axis=0).any():
+        return mesh
+    channels = np.stack([np.zeros_like(rounded[:, 0]), rounded[:, 1], rounded[:, 0]], axis=-1)
+    return replace(mesh, metallic_roughness=filled(inside, channels))
+
+
+def filled(inside: NDArray[np.bool_], values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return a picture (H, W, C) of the values (P, C) of the texels inside islands (H, W). Others have the value of the
+    nearest, so that filtering shows no seam.
+    """
+    picture = np.zeros((*inside.shape, values.shape[1]), np.uint8)
+    picture[inside] = values
+    return picture.reshape(-1, values.shape[1])[nearest_inside(inside)]
 
 
 def nearest_inside(inside: NDArray[np.bool_]) -> NDArray[np.int64]:

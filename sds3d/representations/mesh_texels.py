@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.uv_atlas import with_materials
 from sds3d.ramps import Ramp
 from sds3d.rendering.mesh_differentiable import Raster, interpolate
 from sds3d.rendering.shading import sample_texture
@@ -80,10 +80,9 @@ class Texels(Appearance[TexelsConfig]):
         if self.material is None:
             return mesh
         shares = torch.from_numpy(picture(self.parameters["material"], texels.source))  # (S, S, 2), of the ranges
-        factors = (255 * self.material.scaled(shares / 255)).round().to(torch.uint8).numpy()
-        metallic, roughness = (factors[texels.face >= 0].mean(0) / 255).tolist()
-        channels = np.stack([np.zeros_like(factors[..., 0]), factors[..., 1], factors[..., 0]], axis=-1)
-        return replace(mesh, metallic=metallic, roughness=roughness, metallic_roughness=channels)
+        factors = (255 * self.material.scaled(shares / 255)).round().numpy()
+        inside = texels.face >= 0
+        return with_materials(mesh, inside, factors[inside] / 255)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of the textures. The geometry's state has the UVs that belong to them."""

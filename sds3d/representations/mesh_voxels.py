@@ -60,7 +60,7 @@ class Voxels(Appearance[VoxelsConfig]):
 
     @torch.no_grad()
     def painted(self) -> Mesh:
-        """Return the mesh with vertex colours and the mean of the material over the surface."""
+        """Return the mesh with colours and materials of its vertices, and the mean of the material over the surface."""
 
         def values(name: str, points: NDArray[np.floating]) -> Tensor:
             parameter = self.parameters[name]
@@ -72,7 +72,8 @@ class Voxels(Appearance[VoxelsConfig]):
             return mesh
         shares = values("material", sample_surface(mesh, _SAMPLES).points).cpu()
         metallic, roughness = self.material.scaled(shares).mean(0).tolist()
-        return replace(mesh, metallic=metallic, roughness=roughness)
+        at_vertices = self.material.scaled(values("material", mesh.vertices).nan_to_num().cpu()).numpy()
+        return replace(mesh, metallic=metallic, roughness=roughness, materials=at_vertices)
 
     def _start_colors(self, mesh: Mesh) -> dict[str, Tensor]:
         if not mesh.is_colored():

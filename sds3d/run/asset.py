@@ -87,9 +87,16 @@ class Asset:
         if export_format(chosen).holds is Splats:
             files = asset_files([chosen], path.stem, splats=self.splats())
         else:
-            size = texture_size or self.config.export.texture_size
-            print_size = self.config.export.print_size
-            files = asset_files([chosen], path.stem, self.mesh(), texture_size=size, print_size=print_size)
+            export = self.config.export
+            files = asset_files(
+                [chosen],
+                path.stem,
+                self.mesh(),
+                texture_size=texture_size or export.texture_size,
+                faces=export.faces,
+                occlusion=export.occlusion,
+                print_size=export.print_size,
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         (_, data), *belonging = files.items()
         for name, more in belonging:  # materials and textures, which the file refers to by name

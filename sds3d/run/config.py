@@ -58,6 +58,9 @@ FILM = 64_000_000
 """Largest number of pixels of a turntable video; all its frames are in memory at once."""
 
 
+LEAST_FACES = 4
+"""Faces of the smallest closed mesh."""
+
 DRAFT_SHARE = 0.25
 """Part of a run's steps that a draft does: enough to tell what it becomes."""
 
@@ -71,6 +74,10 @@ class ExportConfig(Config):
     """Samples per side of the grid from which the surface is extracted."""
     texture_size: int = Field(default=1024, ge=64, le=8192)
     """Height and width of the texture in pixels."""
+    faces: int = Field(default=0, ge=0, le=1_000_000)
+    """Most triangles of the exported mesh; 0: all. Textures and a normal map keep the look of all triangles."""
+    occlusion: bool = False
+    """Whether the material gets an occlusion map, ray-cast from the mesh: viewers darken hollows in ambient light."""
     print_size: float = Field(default=100.0, gt=0, le=10_000)
     """Longest side of STL and 3MF files in millimetres."""
     picture_size: int = Field(default=256, ge=32, le=2048)
@@ -85,6 +92,13 @@ class ExportConfig(Config):
                 f"{self.frames} frames of {self.picture_size} px are {pixels / FILM:.1f} times the limit; reduce one"
             )
         return self
+
+    @field_validator("faces")
+    @classmethod
+    def _faces_are_a_mesh(cls, faces: int) -> int:
+        if 0 < faces < LEAST_FACES:
+            raise ValueError(f"{faces} faces are too few: give {LEAST_FACES} or more, or 0 for all")
+        return faces
 
     @field_validator("formats", mode="before")
     @classmethod

@@ -103,6 +103,8 @@ def _export(
         splats=splats,
         title=config.prompt,
         texture_size=config.export.texture_size,
+        faces=config.export.faces,
+        occlusion=config.export.occlusion,
         print_size=config.export.print_size,
         size=config.export.picture_size,
         frames=config.export.frames,

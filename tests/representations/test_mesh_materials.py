@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sds3d.cameras import Cameras, orbit, turntable
 from sds3d.config import ConfigError
+from sds3d.formats.export import asset_files
 from sds3d.formats.glb import to_glb
 from sds3d.formats.glb_chunks import read_chunks
 from sds3d.geometry.mesh import Mesh
@@ -300,3 +301,25 @@ def test_materials_are_fitted_and_exported(appearance: str) -> None:
     assert mesh.roughness < 0.45  # without highlights, rough and smooth look the same
     assert psnr(pictures(scene, cameras), pictures(truth, cameras)) > 33
     assert (mesh.metallic_roughness is not None) == (appearance == "texels")
+
+
+@pytest.mark.parametrize("appearance", ["voxels", "texels"])
+def test_a_glb_holds_the_material_of_each_point(appearance: str) -> None:
+    scene = scene_from(torus(), material="pbr", appearance=appearance, size=64)
+    with torch.no_grad():
+        half = scene.parameters["material"].shape[0] // 2  # of the voxels along x, or of the texture's rows
+        scene.parameters["material"][:half] = torch.logit(torch.tensor([0.9, 0.2]))
+        scene.parameters["material"][half:] = torch.logit(torch.tensor([0.1, 0.7]))
+    glb = asset_files(["glb"], "torus", scene.to_mesh(64), texture_size=64)["torus.glb"]
+    (shape,) = trimesh.load(io.BytesIO(glb), file_type="glb", process=False).geometry.values()
+    picture = np.asarray(shape.visual.material.metallicRoughnessTexture.convert("RGB")) / 255
+    assert (shape.visual.material.metallicFactor, shape.visual.material.roughnessFactor) == (1.0, 1.0)
+    corners = np.asarray(shape.faces)
+    u, v = shape.visual.uv[corners].mean(1).T
+    row, column = ((1 - v) * 64).astype(int).clip(0, 63), (u * 64).astype(int).clip(0, 63)
+    seen = picture[row, column]
+    left = shape.vertices[corners].mean(1)[:, 0] < 0 if appearance == "voxels" else row < 32
+    clear = np.abs(shape.vertices[corners].mean(1)[:, 0]) > 0.06 if appearance == "voxels" else np.abs(row - 31.5) > 2
+    for side, metallic, roughness in ((left, 0.9, 0.2), (~left, 0.1, 0.7)):
+        np.testing.assert_allclose(np.median(seen[side & clear][:, 2]), metallic, atol=0.01)
+        np.testing.assert_allclose(np.median(seen[side & clear][:, 1]), roughness, atol=0.01)
