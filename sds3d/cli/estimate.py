@@ -54,9 +54,7 @@ def estimate(
     for model in models:
         with err.status(f"estimating with {escape(model)}"):
             estimator = load_estimator(model, pick_device(device))
-            maps = estimator(
-                torch.as_tensor(shown, dtype=torch.float32)[None], seed, steps=steps or None, ensemble=ensemble
-            )
+            maps = estimator(pictures, seed, steps=steps or None, ensemble=ensemble)
         for name, values in maps.items():
             colors = (values + 1) / 2 if name == "normal" else values
             file = folder / f"{picture.stem}-{name}.png"

@@ -10,36 +10,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from sds3d.config import Config
 from sds3d.files import PriorError
 from sds3d.priors.loading import ModelFiles
+from sds3d.priors.network import frozen
+from sds3d.priors.telling import ControlNetConfig, Kind
 from sds3d.prompts.conditioning import Structure
-
-Kind = Literal["depth", "normal", "canny"]
 
 LOW, HIGH = 100, 200
 """Canny's thresholds, of gradients of pictures in 0 to 255, as in the examples of the published networks."""
 LENGTH = 64
 """Pixels that a weak edge may continue a strong one."""
-
-
-class ControlNetConfig(Config):
-    """A ControlNet: its files, and what it is told of the render."""
-
-    model: str
-    """A folder with config.json and safetensors of a ControlNetModel, made for the same base model as the prior."""
-    kind: Kind
-    """The picture that it takes: depth, normal (of ControlNet 1.1: blue to the viewer, red left, green up), or canny,
-    the edges of the shape's depth and normals."""
-    scale: float = Field(default=1.0, ge=0.0)
-    """Factor on what it adds to the U-Net."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +40,6 @@ class Control:
 def load_control(config: ControlNetConfig, files: ModelFiles, unet: Any) -> Control:
     """Load a ControlNet for a U-Net. Raises PriorError if the folder cannot be used or is made for another U-Net."""
     from diffusers import ControlNetModel
-
-    from sds3d.priors.network import frozen
 
     folder = control_folder(config.model)
     mine = replace(files, name=config.model, folder=folder.parent, lora=None, checkpoint=None)

@@ -14,15 +14,15 @@ from pydantic import Field
 
 from sds3d.files import PriorError
 from sds3d.priors.base import PriorConfig
-from sds3d.priors.control import ControlNetConfig
 from sds3d.priors.deepfloyd import load_deepfloyd
 from sds3d.priors.flow import load_flux, load_sd3
 from sds3d.priors.loading import Dtype, ModelFiles, find, import_libraries, pick_dtype, toybox_folder
 from sds3d.priors.lora import Lora
 from sds3d.priors.mvdream import load_mvdream
 from sds3d.priors.network import DiffusionPrior
-from sds3d.priors.pictures import AdapterFiles, adapter_file
+from sds3d.priors.pictures import adapter_file
 from sds3d.priors.pixels import Latents
+from sds3d.priors.telling import AdapterFiles, ControlNetConfig
 from sds3d.priors.unet_latent import load_image_variation, load_latent_unet, load_sdxl
 from sds3d.prompts.vocabulary import Vocabulary, read_vocabulary
 

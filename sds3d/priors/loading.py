@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -24,10 +24,7 @@ from sds3d.files import PriorError, lacks_memory
 from sds3d.garbage import importing
 from sds3d.priors.lora import Lora, first_line
 from sds3d.priors.single_file import network_of, scheduler_changes, usual_model
-
-if TYPE_CHECKING:
-    from sds3d.priors.control import ControlNetConfig
-    from sds3d.priors.pictures import AdapterFiles
+from sds3d.priors.telling import AdapterFiles, ControlNetConfig
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from sds3d.files import PriorError
 from sds3d.priors.loading import ModelFiles
 from sds3d.priors.lora import first_line
+from sds3d.priors.telling import AdapterFiles
 
 ENCODER = "image_encoder"
 LAYOUTS = "an IP-Adapter for Stable Diffusion 1.5 or XL (plain, light, plus or full-face)"
@@ -71,19 +72,6 @@ class Adapter:
         else:
             told = torch.where((pictures == 0).flatten(1).all(dim=1)[:, None, None], null, pictures)
         return [told[:, None] if self.encoder.tokens else told]
-
-
-@dataclass(frozen=True)
-class AdapterFiles:
-    """An IP-Adapter's file, and its image encoder.
-
-    place: a .safetensors file, or a folder with one such file. encoder: a folder of CLIPVisionModelWithProjection;
-    empty: `image_encoder` beside the file, else that of the model. scale: factor on what the adapter adds.
-    """
-
-    place: str
-    encoder: str = ""
-    scale: float = 1.0
 
 
 def load_adapter(wanted: AdapterFiles, files: ModelFiles, unet: Any) -> Adapter:
