@@ -9,10 +9,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
-from itertools import takewhile
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -69,38 +68,76 @@ class ObjectFile:
         return len(self.specs)
 
 
-def render_files(
-    folder: Path, config: DataConfig, workers: int, report: Report, seconds: float | None = None
-) -> list[Path]:
-    """Render what is missing in `folder`, and return the files of the set, in order.
+class Rendering:
+    """A set of objects that worker processes render into files of `folder` inside a `with` block.
 
-    workers: processes; 1 renders in a thread of this one. seconds: no further file is begun after that time, and the
-    set keeps the size that it has then, in later calls too. Raises what a worker process raised.
+    What is there already is kept. workers: processes; 1 renders in a thread of this one.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    cut = folder / "files"
-    paths = [_path(folder, i) for i in range(int(cut.read_text()) if cut.exists() else _files(config))]
-    missing = [i for i, path in enumerate(paths) if not path.exists()]
-    if not missing:
-        return paths
-    if workers == 1:
-        pool: Executor = ThreadPoolExecutor(1)
-    else:
-        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
-    begun = time.monotonic()
-    try:
-        futures = [pool.submit(render_file, folder, config, i) for i in missing]
-        for i, future in zip(missing, futures, strict=True):
+
+    def __init__(self, folder: Path, config: DataConfig, workers: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.config = folder, config
+        self._cut = folder / "files"
+        self._ended = self._cut.exists()
+        files = int(self._cut.read_text()) if self._ended else -(-config.objects // OBJECTS)
+        self._paths = [_path(folder, i) for i in range(files)]
+        self._finished = 0
+        missing = [i for i, path in enumerate(self._paths) if not path.exists()]
+        self._futures: dict[int, Future[None]] = {}
+        self._pool: Executor | None = None
+        if missing:
+            if workers == 1:
+                self._pool = ThreadPoolExecutor(1)
+            else:
+                self._pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+            self._futures = {i: self._pool.submit(render_file, folder, config, i) for i in missing}
+
+    def __enter__(self) -> Rendering:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def files(self) -> list[Path]:
+        """Return the finished files from the first on, in order. Raises what a worker process raised."""
+        while self._finished < len(self._paths):
+            future = self._futures.get(self._finished)
+            if future is not None:
+                if not future.done() or future.cancelled():
+                    break
+                future.result()
+            self._finished += 1
+        return self._paths[: self._finished]
+
+    def wait(self, report: Report, seconds: float | None = None) -> list[Path]:
+        """Return the files after that many seconds, at least one; without a limit, when all are finished."""
+        begun = time.monotonic()
+        for i, future in self._futures.items():
             future.result()
-            report("pictures", min((i + 1) * OBJECTS, config.objects), config.objects, {})
+            report("pictures", min((i + 1) * OBJECTS, self.config.objects), self.config.objects, {})
             if seconds is not None and time.monotonic() - begun > seconds:
                 break
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-    paths = list(takewhile(Path.exists, paths))  # behind a gap, there may be files of a former call
-    if len(paths) < _files(config):
-        cut.write_text(str(len(paths)))
-    return paths
+        return self.files()
+
+    def end(self) -> list[Path]:
+        """Begin no further file, and return those of the set, which keeps this size when it is used again."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+        files = self.files()  # behind a gap, there may be files of a former call
+        if len(files) < len(self._paths):
+            self._paths = files
+            self._cut.write_text(str(len(files)))
+        return files
+
+
+def render_files(folder: Path, config: DataConfig, workers: int, report: Report) -> list[Path]:
+    """Render what is missing in `folder`, and return the files of the set, in order.
+
+    workers: see `Rendering`. Raises what a worker process raised.
+    """
+    with Rendering(folder, config, workers) as rendering:
+        return rendering.wait(report)
 
 
 def _start_worker() -> None:
@@ -163,10 +200,6 @@ def load_tokenizer(folder: str) -> CLIPTokenizer:
 
 
 _tokenizer = cache(load_tokenizer)  # once in each process
-
-
-def _files(config: DataConfig) -> int:
-    return -(-config.objects // OBJECTS)
 
 
 def _path(folder: Path, index: int) -> Path:

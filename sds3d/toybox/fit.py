@@ -59,11 +59,12 @@ def fit(
     config: FitConfig,
     seed: int,
     report: Report,
+    meanwhile: Callable[[], None] | None = None,
 ) -> Model:
     """Train a model on its device and return its moving average, in eval mode.
 
     path: of the checkpoint, which is resumed if it exists. name: of the stage in reports. step: returns the loss of a
-    batch. measure: returns figures of the moving average.
+    batch. measure: returns figures of the moving average. meanwhile: called after each step, on a GPU before it ends.
 
     The learning rate warms up, stays at its peak and decays linearly over the last 40 %. To lengthen a training, raise
     `steps` before the decay begins and resume. Muon trains the matrices, AdamW all other parameters. Under
@@ -111,6 +112,8 @@ def fit(
         # Seeded by the step, so that no random state has to be saved.
         generator.manual_seed((seed * 1_000_003 + i) * processes + rank)
         run()
+        if meanwhile is not None:
+            meanwhile()
         if on_gpu:
             torch.cuda.synchronize()
         i, steps, seconds = i + 1, steps + 1, begun.seconds + time.monotonic() - began

@@ -1,8 +1,8 @@
 """Training of the embedded prior: pictures, autoencoder, latents, U-Net, then a diffusers folder with its card.
 
-Worker processes render pictures into files of the folder; the training begins when they have ended. Every stage writes
-its result there and is skipped if the result exists. The two training stages write checkpoints. After a kill at any
-instant, the same command resumes.
+Worker processes render pictures into files of the folder. The training begins when they have ended, or, if it has a
+limit of time, soon, and takes up further pictures as they come. Every stage writes its result there and is skipped if
+the result exists. The two training stages write checkpoints. After a kill at any instant, the same command resumes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle
@@ -32,7 +33,16 @@ from sds3d.prompts.prompt import PromptConfig
 from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import WORLD, prompt
 from sds3d.toybox.card import write_card
-from sds3d.toybox.dataset import OBJECTS, DataConfig, ObjectFile, joined, load_tokenizer, read_objects, render_files
+from sds3d.toybox.dataset import (
+    OBJECTS,
+    DataConfig,
+    ObjectFile,
+    Rendering,
+    joined,
+    load_tokenizer,
+    read_objects,
+    render_files,
+)
 from sds3d.toybox.fit import FitConfig, Report, fit, is_fitted
 from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.world import CATEGORIES, COLORS, HAS_FRONT, Spec
@@ -64,20 +74,24 @@ def train(folder: Path, config: TrainConfig, report: Report, device: torch.devic
     device = torch.device(device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
-    held_out_paths = render_files(folder / "held-out", held_out_data(config), config.workers, report)
-    held_out = joined(held_out_paths)
-    seconds = 60 * config.minutes * config.rendering_share or None
-    paths = render_files(folder / "pictures", training_data(config), config.workers, report, seconds)
-    vae = train_autoencoder(folder, config, device, paths, held_out.pictures, report)
     tokenizer = load_tokenizer(config.start_from)
-    held_out_latents = encode(vae, held_out_paths)
+    begun = time.monotonic()
+    with Rendering(folder / "pictures", training_data(config), config.workers) as rendering:
+        held_out_paths = render_files(folder / "held-out", held_out_data(config), 1, report)
+        held_out = joined(held_out_paths)
+        waiting = begun + 60 * config.minutes * config.waiting_share - time.monotonic()
+        paths = rendering.wait(report, max(0.0, waiting) if config.minutes else None)
+        vae = train_autoencoder(folder, config, device, paths, held_out.pictures, report)
+        held_out_latents = encode(vae, held_out_paths)
 
-    def measure(average: diffusion.Denoiser) -> dict[str, float]:
-        draw_samples(folder / "samples.png", average, vae, tokenizer, config.samples)
-        return pose_gaps(average, held_out_latents)
+        def measure(average: diffusion.Denoiser) -> dict[str, float]:
+            draw_samples(folder / "samples.png", average, vae, tokenizer, config.samples)
+            return pose_gaps(average, held_out_latents)
 
-    with helpers(folder, config, device):
-        model = train_denoiser(folder, config, encode(vae, paths), tokenizer, measure, report)
+        pictures = Incoming(rendering, vae, config, begun)
+        with helpers(folder, config, device):
+            model = train_denoiser(folder, config, pictures.views, tokenizer, measure, report, pictures.take)
+        rendering.end()
     prior = write_prior(folder / "prior", model, vae, tokenizer)
     report("card", 0, 1, {})
     write_card(folder, config, model, vae, held_out, held_out_latents)
@@ -109,7 +123,36 @@ def encode(vae: AutoencoderTiny, paths: Iterable[Path]) -> diffusion.LatentViews
         return [latents, *(x.to(vae.device) for x in (file.angles, file.tokens, file.view_tokens))]
 
     parts = [encoded(read_objects(path)) for path in paths]
-    return diffusion.LatentViews(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    return diffusion.LatentViews.of(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+class Incoming:
+    """The latents of the pictures that are rendered while the U-Net is trained, until the rendering's share is over.
+
+    begun: when the rendering began, in time.monotonic's seconds.
+    """
+
+    def __init__(self, rendering: Rendering, vae: AutoencoderTiny, config: TrainConfig, begun: float) -> None:
+        self._rendering, self._vae = rendering, vae
+        self._end = begun + 60 * config.minutes * config.rendering_share
+        paths = rendering.files()
+        views = encode(vae, paths)
+        self._ended = config.minutes == 0
+        self._files, self._objects = len(paths), len(views.latents)
+        self.views = views if self._ended else views.with_room(max(config.objects, self._objects))
+
+    def take(self) -> None:
+        """Add the pictures of a further file, if there is one."""
+        if self._ended:
+            return
+        paths = self._rendering.files()
+        if len(paths) == self._files and time.monotonic() > self._end:
+            paths = self._rendering.end()
+            self._ended = len(paths) == self._files
+        if len(paths) > self._files:
+            views = encode(self._vae, [paths[self._files]])
+            self.views.append(views, self._objects)
+            self._files, self._objects = self._files + 1, self._objects + len(views.latents)
 
 
 @contextmanager
@@ -254,8 +297,12 @@ def train_denoiser(
     tokenizer: CLIPTokenizer,
     measure: Callable[[diffusion.Denoiser], dict[str, float]],
     report: Report,
+    meanwhile: Callable[[], None] | None = None,
 ) -> diffusion.Denoiser:
-    """Train text encoder, U-Net and camera encoder on the views' device. `measure` is called from time to time."""
+    """Train text encoder, U-Net and camera encoder on the views' device.
+
+    `measure` is called from time to time, `meanwhile` after each step.
+    """
     device = views.latents.device
     torch.manual_seed(config.seed)
     if config.start_from:
@@ -276,9 +323,9 @@ def train_denoiser(
         batch = diffusion.draw_batch(views, null_tokens, config.unet_objects, generator)
         return diffusion.train_step(model, batch, alphas_bar, generator)
 
-    minutes = config.minutes * (1 - config.rendering_share - config.autoencoder_share)
+    minutes = config.minutes * (1 - config.waiting_share - config.autoencoder_share)
     loop = FitConfig(config.unet_steps, config.unet_rate, config.checkpoint_every, minutes)
-    return fit(path, "unet", model, step, measure, loop, config.seed, report)
+    return fit(path, "unet", model, step, measure, loop, config.seed, report, meanwhile)
 
 
 def pose_gaps(model: diffusion.Denoiser, held_out: diffusion.LatentViews) -> dict[str, float]:

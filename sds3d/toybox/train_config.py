@@ -21,10 +21,12 @@ class TrainConfig(Config):
     """Folder of a prior. Its encoder of pictures is kept, and its other networks are trained further."""
     minutes: float = Field(default=0, ge=0)
     """Minutes of rendering and training; 0: the numbers of objects and steps count."""
-    rendering_share: float = Field(default=0.35, gt=0, lt=0.5)
-    """The share of `minutes` after which no further objects are rendered."""
+    waiting_share: float = Field(default=0.1, gt=0, lt=0.5)
+    """The share of `minutes` before the training begins, for the first pictures."""
     autoencoder_share: float = Field(default=0.1, gt=0, lt=0.5)
     """The autoencoder's share of `minutes`. The U-Net gets the rest."""
+    rendering_share: float = Field(default=0.6, gt=0, lt=1)
+    """The share of `minutes` after which no further objects are rendered."""
     autoencoder_objects: int = Field(default=12000, ge=16)
     """Objects whose pictures the autoencoder is trained on, at most."""
     autoencoder_steps: int = Field(default=4500, ge=1)

@@ -10,7 +10,7 @@ import torch
 
 from sds3d.toybox import dataset
 from sds3d.toybox.captions import held_out
-from sds3d.toybox.dataset import CAPTIONS, OBJECTS, DataConfig, joined, load_tokenizer, render_files
+from sds3d.toybox.dataset import CAPTIONS, OBJECTS, DataConfig, Rendering, joined, load_tokenizer, render_files
 from sds3d.toybox.render import iterate_objects
 
 SMALL = DataConfig(objects=OBJECTS + 5, seed=3, size=16)
@@ -73,11 +73,20 @@ def test_a_worker_that_fails_is_told(tmp_path: Path) -> None:
         render_files(tmp_path, replace(SMALL, tokenizer="/nowhere"), 1, ignore)
 
 
+def begun(folder: Path, config: DataConfig) -> list[Path]:
+    """Render the first file of a set, and end it."""
+    with Rendering(folder, config, 1) as rendering:
+        first = rendering.wait(ignore, seconds=0)
+        paths = rendering.end()
+    assert 1 <= len(first) <= len(paths)
+    return paths
+
+
 def test_a_set_that_ends_early_ends_at_its_first_gap(tmp_path: Path) -> None:
     config = replace(SMALL, objects=20 * OBJECTS)
     for i in (1, 2, 10):  # of a call that was killed
         dataset.render_file(tmp_path, config, i)
-    paths = render_files(tmp_path, config, 1, ignore, seconds=0)
+    paths = begun(tmp_path, config)
     assert 3 <= len(paths) < 10
     assert [path.name for path in paths] == [f"{i:06d}.safetensors" for i in range(len(paths))]
     assert render_files(tmp_path, config, 1, ignore) == paths
@@ -85,7 +94,7 @@ def test_a_set_that_ends_early_ends_at_its_first_gap(tmp_path: Path) -> None:
 
 def test_a_set_that_ends_early_keeps_its_size(tmp_path: Path) -> None:
     config = replace(SMALL, objects=20 * OBJECTS)
-    paths = render_files(tmp_path, config, 1, ignore, seconds=0)
+    paths = begun(tmp_path, config)
     assert 1 <= len(paths) < 20
     assert [path.name for path in paths] == [f"{i:06d}.safetensors" for i in range(len(paths))]
     paths[0].unlink()

@@ -107,7 +107,7 @@ def test_poses_are_known(prior: DiffusersPrior, tmp_path: Path) -> None:
     rows = known_rows(data)
     x = torch.cat([prior.encode_image(pictures / 255) for pictures in data.pictures[rows]])
     latents = x.unflatten(0, (-1, 4)).half()
-    views = diffusion.LatentViews(latents, data.angles[rows], data.tokens[rows], data.view_tokens[rows])
+    views = diffusion.LatentViews.of(latents, data.angles[rows], data.tokens[rows], data.view_tokens[rows])
     model = diffusion.Denoiser.of(prior)
     alphas_bar = diffusion.make_scheduler().alphas_cumprod
     for offset, least in ((180, 0.45), (90, 0.6)):

@@ -136,7 +136,7 @@ def test_training_continues_from_a_prior(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_training_for_minutes_shares_them_and_resumes(tmp_path: Path) -> None:
-    shares = {"rendering_share": 0.2, "autoencoder_share": 0.4}
+    shares = {"waiting_share": 0.1, "autoencoder_share": 0.4, "rendering_share": 0.2}
     config = TINY.model_copy(update={"objects": 25600, "minutes": 0.1, **shares})
 
     def killer(name: str, step: int, total: int, figures: dict[str, float]) -> None:
@@ -149,11 +149,13 @@ def test_training_for_minutes_shares_them_and_resumes(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         train(tmp_path, config, killer)
     files = rendered()
-    assert 1 <= files < 400
+    assert 2 <= files < 400  # some of them while the networks were trained
     spent = float(read_metadata(tmp_path / "vae.ckpt.safetensors")["seconds"])
     assert 2.4 <= spent < 30
     train(tmp_path, config, ignore)
-    assert rendered() == files
+    files = rendered()
+    train(tmp_path, config, ignore)
+    assert rendered() == files  # the set keeps its size
     assert float(read_metadata(tmp_path / "vae.ckpt.safetensors")["seconds"]) == spent
     assert float(read_metadata(tmp_path / "unet.ckpt.safetensors")["seconds"]) >= 2.4
     assert DiffusersConfig(model=str(tmp_path / "prior")).load().image_size == 128
@@ -162,7 +164,7 @@ def test_training_for_minutes_shares_them_and_resumes(tmp_path: Path) -> None:
 def step_without_values() -> tuple[torch.nn.Module, Callable[[], None]]:
     """A training step on tensors that have shapes but no values."""
     model = diffusion.Denoiser.new(diffusion.make_tokenizer(VOCABULARY)).to("meta")
-    views = diffusion.LatentViews(
+    views = diffusion.LatentViews.of(
         torch.zeros(16, 4, 32, 16, 16, device="meta"),
         torch.zeros(16, 4, 3, device="meta"),
         torch.zeros(16, CAPTIONS, 24, dtype=torch.int16, device="meta"),
@@ -216,7 +218,7 @@ def test_a_batch_has_groups_then_single_views() -> None:
     latents = number.reshape(n, 4, 1, 1, 1).expand(-1, -1, 32, 16, 16)
     angles = number.reshape(n, 4, 1).expand(-1, -1, 3)
     words = torch.ones(n, CAPTIONS, 24, dtype=torch.int16)
-    views = diffusion.LatentViews(latents, angles, words, 2 * torch.ones(n, 4, CAPTIONS, 24, dtype=torch.int16))
+    views = diffusion.LatentViews.of(latents, angles, words, 2 * torch.ones(n, 4, CAPTIONS, 24, dtype=torch.int16))
     batch = diffusion.draw_batch(views, torch.zeros(24, dtype=torch.int64), 200, torch.Generator().manual_seed(0))
     assert (len(batch.x), batch.n_single) == (800, 240)
     shown = batch.x[:, 0, 0, 0]
@@ -314,3 +316,24 @@ def test_augmentation_paints_only_the_background() -> None:
     assert (middle > 0.2).all()  # some become pale, none are painted over
     corner = out[:, :, :2, :2].mean(dim=(1, 2, 3))
     assert corner.std() > 0.2
+
+
+def test_views_that_come_later_are_drawn_too() -> None:
+    def views(numbers: list[int]) -> diffusion.LatentViews:
+        n, number = len(numbers), torch.tensor(numbers, dtype=torch.float32).reshape(-1, 1, 1, 1, 1)
+        words = torch.ones(n, CAPTIONS, 24, dtype=torch.int16)
+        return diffusion.LatentViews.of(
+            number.expand(-1, 4, 32, 16, 16), torch.zeros(n, 4, 3), words, words[:, None].expand(-1, 4, -1, -1)
+        )
+
+    def drawn() -> set[float]:
+        null_tokens = torch.zeros(24, dtype=torch.int64)
+        return set(diffusion.draw_batch(room, null_tokens, 200, None).x.unique().tolist())
+
+    torch.manual_seed(0)
+    room = views([1, 2]).with_room(5)
+    assert drawn() == {1, 2}
+    room.append(views([3]), 2)
+    assert drawn() == {1, 2, 3}
+    room.append(views([4, 5]), 3)
+    assert drawn() == {1, 2, 3, 4, 5}
