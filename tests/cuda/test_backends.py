@@ -36,7 +36,7 @@ def assert_same(
     """
     results = []
     for device in (torch.device("cpu"), gpu):
-        mine = [leaf.to(device).requires_grad_() for leaf in leaves]
+        mine = [leaf.detach().to(device).requires_grad_() for leaf in leaves]
         pictures = draw(device, *mine)
         weights = [torch.randn(picture.shape, generator=seeded(i)).to(device) for i, picture in enumerate(pictures)]
         torch.autograd.backward([(p * w).sum() for p, w in zip(pictures, weights, strict=True)])

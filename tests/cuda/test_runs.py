@@ -208,4 +208,4 @@ def test_the_command_runs(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["generate", PROMPT, "--device", "cuda", "--out", str(tmp_path), *SHORT])
     (folder,) = tmp_path.iterdir()
-    assert Run(folder).state.device == "cuda"
+    assert Run(folder).state.device == "cuda:0"
