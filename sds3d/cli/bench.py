@@ -252,6 +252,39 @@ def bench_studio(
         raise typer.Exit(Exit.FAILED)
 
 
+@bench.command(
+    "pictures",
+    epilog=examples(
+        "sds3d bench pictures  # 4 objects in 7 cases: about an hour on two cores; it can be stopped and continued",
+        "sds3d bench pictures --objects 1 --set steps=100  # a first look",
+    ),
+)
+def bench_pictures(
+    preset: Annotated[str, typer.Option(metavar="NAME", help="The preset that makes the objects.")] = "splats",
+    objects: Annotated[int, typer.Option(min=1, help="Number of toy objects.")] = 4,
+    settings: ForAllPresets = None,
+    device: Device = "",
+    threads: Threads = 0,
+    out_dir: ResultsFolder = Path("bench-pictures"),
+) -> None:
+    """Make toy objects from 0 to 8 pictures, and compare unseen views and volumes with those very objects."""
+    load_preset(preset)
+    from sds3d.evaluation import picture_scores
+    from sds3d.evaluation.picture_scores import Score
+
+    def tell(score: Score) -> None:
+        line = f"{score.prompt}, {score.case}: {score.psnr:.1f} dB, IoU {score.iou:.2f}, {score.seconds:.0f} s"
+        err.print(line, markup=False, soft_wrap=True)
+
+    with bars_by_stage() as report:
+        scores = picture_scores.bench(
+            out_dir, objects, preset=preset, overrides=settings or (), device=device, threads=threads, tell=tell,
+            report=report,
+        )  # fmt: skip
+    _print_table(picture_scores.HEADER, picture_scores.table(scores))
+    out.print(f"pictures.md, pictures.json and a sheet of each object: {out_dir}", soft_wrap=True)
+
+
 def _existing(presets: list[str] | None) -> list[str]:
     """Return the given presets. A misspelt one is reported before the slow imports."""
     for name in presets or []:

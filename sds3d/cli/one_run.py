@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import signal
 import time
@@ -52,6 +53,8 @@ def add_commands(app: typer.Typer) -> None:
             "sds3d generate 'a red mug' --preset splats  # Gaussian splats",
             "sds3d generate 'a red mug' --preset dreamfusion guidance.scale=50  # another rule and scale",
             "sds3d generate 'a blue mug' start_from=mug.glb  # start from your own mesh, splats or points",
+            "sds3d generate 'a red mug' --image mug.png  # that very mug, from one picture",
+            "sds3d generate 'a red mug' --image mug.png --azimuth 30 --elevation 15  # its camera is known",
             "sds3d generate 'a red mug' --preset toybox  # a NeRF instead of splats and then a mesh",
             "sds3d generate 'a red mug' representation.geometry.resolution=64 export.texture_size=2048  # finer",
             "sds3d generate 'a corgi' --preset dreamfusion-sd prior.model=FOLDER  # a large model, published settings",
@@ -96,9 +99,25 @@ def add_commands(app: typer.Typer) -> None:
 
 def generate(
     prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help="The object, for example 'a red mug'.", show_default=False)
-    ],
+        str,
+        typer.Argument(
+            metavar="PROMPT",
+            help="The object, for example 'a red mug'. With --image, the default is the picture's name in words.",
+            show_default=False,
+        ),
+    ] = "",
     overrides: Overrides = None,
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A picture of the object, which the run follows.")
+    ] = None,
+    azimuth: Annotated[
+        float | None,
+        typer.Option(
+            help="Degrees around the object of the picture's camera; 0 is its front. With both "
+            "angles missing, the camera is found."
+        ),
+    ] = None,
+    elevation: Annotated[float | None, typer.Option(help="Degrees of the picture's camera above the horizon.")] = None,
     preset: PresetName = DEFAULT_PRESET,
     out_dir: RunsFolder = Path("runs"),
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of all random choices.")] = None,
@@ -113,6 +132,16 @@ def generate(
     """Make a 3D asset from a prompt."""
     short = [f"{key}={value}" for key, value in (("seed", seed), ("steps", steps)) if value is not None]
     load_preset(preset)  # report a misspelt preset before the slow imports
+    if image is None and not (azimuth is elevation is None):
+        raise typer.BadParameter("--azimuth and --elevation are those of a picture's camera: give --image")
+    if image is not None:
+        if re.match(r"[a-z][a-z0-9_.]*=", prompt):  # there is no prompt, so this is the first setting
+            prompt, overrides = "", [prompt, *(overrides or [])]
+        prompt = prompt or _named_by(image)
+        camera = {"azimuth": azimuth, "elevation": elevation}
+        short.append(f"reference={json.dumps([{'image': str(image.resolve()), **camera}])}")
+    elif not prompt:
+        raise typer.BadParameter("give a PROMPT, for example 'a red mug', or --image FILE")
     for text in overrides or []:
         parse_override(text)
     with _loading_libraries():
@@ -125,6 +154,16 @@ def generate(
         _make_drafts([(new_run(out_dir, each), draft_steps(each)) for each in configs], device, threads, as_json)
     else:
         _carry_out(new_run(out_dir, config), device, threads, as_json)
+
+
+def _named_by(image: Path) -> str:
+    """Return the prompt that a picture's name gives: "a red mug" for red-mug.png; print it."""
+    words = re.sub(r"[\W_]+", " ", image.stem).strip().lower()
+    if not re.search("[a-z]", words):
+        raise typer.BadParameter(f"{image.name} says nothing of the object: give a PROMPT, for example 'a red mug'")
+    prompt = words if words.split()[0] in ("a", "an", "the") else f"a {words}"
+    err.print(f'the prompt is "{escape(prompt)}", by the name of the picture', soft_wrap=True)
+    return prompt
 
 
 def texture(

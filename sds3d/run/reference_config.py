@@ -25,9 +25,10 @@ class ReferenceConfig(Config):
     image: str = Field(min_length=1)
     """A PNG, JPEG or WebP file."""
     azimuth: float | None = Field(default=None, ge=-360, le=360)
-    """Degrees around the object: 0 sees its front, 90 its side at +X."""
+    """Degrees around the object: 0 sees its front, 90 its side at +X. null: found by comparing renders with the picture
+    after a third of the steps; from then on the run follows it."""
     elevation: float | None = Field(default=None, ge=-90, le=90)
-    """Degrees above the horizon."""
+    """Degrees above the horizon. null: found, like the azimuth."""
     distance: float | None = Field(default=None, gt=0, le=1000)
     """Metres from the origin; the object fits a cube of 1 m. null: the picture is cut to the object, which then has the
     size that it has in renders."""
@@ -46,14 +47,16 @@ class ReferenceConfig(Config):
     normal: str = ""
     """A picture of the same shape with normals in the camera's frame as colours, (n + 1) / 2: x right, y up, z towards
     the camera, so that surfaces that face it are light blue."""
-    color_weight: Weight = Ramp(4.0)
+    color_weight: Weight = Ramp(2.0)
     """Weight of the colours: 1/2 |rgb - picture|^2, both over the same random grey."""
-    mask_weight: Weight = Ramp(2.0)
+    mask_weight: Weight = Ramp(1.0)
     """Weight of the outline: 1/2 |opacity - mask|^2."""
     depth_weight: Weight = Ramp(0.1)
     """Weight of the depth: one minus its correlation with the render's, times the object's pixels."""
     normal_weight: Weight = Ramp(0.1)
     """Weight of the normals: one minus the cosine of their angle to the render's, summed over the object's pixels."""
+    refine: bool | None = None
+    """Whether azimuth, elevation and distance are corrected during the run. null: if they are found."""
     every: int = Field(default=1, ge=1)
     """Steps from one look at the picture to the next. Pictures with the same number take turns."""
 
@@ -66,9 +69,16 @@ class ReferenceConfig(Config):
             raise ValueError("pose needs the picture's field of view: give fovy")
         if self.pose is None and (self.azimuth is None) != (self.elevation is None):
             raise ValueError("give both azimuth and elevation")
-        if self.pose is None and self.azimuth is None:
-            raise ValueError("the picture's camera is missing: give azimuth and elevation")
+        if self.azimuth is None and self.distance is not None:
+            raise ValueError("distance needs azimuth and elevation")
+        if self.pose is not None and self.refine:
+            raise ValueError("refine needs azimuth and elevation instead of pose")
         return self
+
+    @property
+    def sought(self) -> bool:
+        """Whether its camera has to be found."""
+        return self.pose is None and self.azimuth is None
 
     @field_validator("pose")
     @classmethod

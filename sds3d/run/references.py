@@ -8,6 +8,7 @@ render's, a grey that is drawn in each step, so that the scene cannot imitate it
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,16 +16,24 @@ from torch.nn import functional
 
 from sds3d.cameras import CameraConfig, Cameras, camera_distance
 from sds3d.representations.base import Rendering, Scene
+from sds3d.run.reference_cameras import SIZE, Place, refine, search
 from sds3d.run.reference_config import ReferenceConfig
 from sds3d.run.reference_pictures import COLOR, DEPTH, MASK, NORMAL, SEEN, View, read_view
 
 STREAM = "reference"
 """Name of the random stream that references need."""
+SEARCH_AT = 1 / 3
+"""Progress at which cameras that are not known are sought: the scene has its rough shape by then."""
+REFINE_EVERY = 5
+"""Steps between two corrections of a camera."""
 _COVERED = 0.5  # mask from which on a pixel has the object's depth and normal
 
 
 class References:
-    """The pictures of a run, on a device. configs, views: one per picture."""
+    """The pictures of a run, on a device, and the changes that their cameras have been given.
+
+    configs, views: one per picture.
+    """
 
     def __init__(
         self, configs: Sequence[ReferenceConfig], views: Sequence[View], device: torch.device | str = "cpu"
@@ -32,8 +41,15 @@ class References:
         self.configs = configs
         self.device = torch.device(device)
         self._layers = [torch.from_numpy(view.layers).to(self.device) for view in views]
-        self._sized: tuple[int, Tensor] | None = None
+        self._sized: dict[int, Tensor] = {}
         self._cameras = Cameras.cat([view.camera for view in views]).to(self.device)
+        # Without a field of view, the picture's own is as good as any, so the distance stays that of renders.
+        zooms = [config.distance is None and config.fovy is None for config in configs]
+        self._place = Place(self._cameras, torch.tensor(zooms, device=self.device))
+        self._moving = [i for i, c in enumerate(configs) if (c.sought if c.refine is None else c.refine)]
+        self._unknown = [i for i, config in enumerate(configs) if config.sought]
+        self.changes = torch.zeros(len(views), 3, device=self.device)  # see `Place`
+        self._pace = torch.ones(len(views), device=self.device)
 
     def losses(
         self, scene: Scene, step: int, progress: float, size: int, generator: torch.Generator
@@ -43,7 +59,11 @@ class References:
         step: from 0. progress: 0 at the first step, 1 at the last.
         """
         grey = torch.rand((), generator=generator).expand(3)  # always drawn, so that draws do not depend on turns
-        turn = [i for i, config in enumerate(self.configs) if (step + i) % config.every == 0]
+        if self._unknown and progress >= SEARCH_AT:
+            self.find(scene)
+        elif step % REFINE_EVERY == 0:
+            self.correct(scene)
+        turn = [i for i, c in enumerate(self.configs) if (step + i) % c.every == 0 and i not in self._unknown]
         if not turn:
             return {}
         rows = torch.tensor(turn).to(self.device, non_blocking=True)
@@ -72,22 +92,43 @@ class References:
         given = name in ("color", "mask") or bool(getattr(config, name))
         return getattr(config, f"{name}_weight").at(progress) if given else 0.0
 
+    def find(self, scene: Scene) -> None:
+        """Find the cameras that are not known."""
+        for i in self._unknown:
+            self.changes[i] = search(scene, self._place[i : i + 1], self._at(SIZE)[i : i + 1])
+        self._unknown = []
+
+    def correct(self, scene: Scene) -> None:
+        """Correct the cameras that may move and are known by now."""
+        for i in (i for i in self._moving if i not in self._unknown):
+            place, layers = self._place[i : i + 1], self._at(SIZE)[i : i + 1]
+            self.changes[i], self._pace[i] = refine(scene, place, layers, self.changes[i], self._pace[i])
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return what the next step depends on."""
-        return {}
+        unknown = torch.tensor([i in self._unknown for i in range(len(self.configs))])
+        return {"changes": self.changes, "pace": self._pace, "unknown": unknown}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
+        self.changes, self._pace = state["changes"].to(self.device), state["pace"].to(self.device)
+        self._unknown = [i for i, unknown in enumerate(state["unknown"].tolist()) if unknown]
 
     def cameras(self, size: int) -> Cameras:
         """Return the cameras of all pictures, for renders of this height and width."""
-        return self._cameras.resized(size, size)
+        if not self._moving and not any(config.sought for config in self.configs):
+            return self._cameras.resized(size, size)
+        moved = self._place.changed(self.changes, size)
+        if self._cameras.pose is None:
+            return moved
+        posed = torch.tensor([config.pose is not None for config in self.configs]).to(self.device, non_blocking=True)
+        return replace(moved, pose=torch.where(posed[:, None, None], self._cameras.pose, moved.c2w()))
 
     def _at(self, size: int) -> Tensor:
         """Return the layers of all pictures at a size, (n, size, size, 9)."""
-        if self._sized is None or self._sized[0] != size:
-            self._sized = size, torch.cat([_resized(layers, size) for layers in self._layers])
-        return self._sized[1]
+        if size not in self._sized:
+            self._sized[size] = torch.cat([_resized(layers, size) for layers in self._layers])
+        return self._sized[size]
 
 
 def read_references(

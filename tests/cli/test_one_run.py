@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 
 from sds3d.run.config import read_config
 from sds3d.run.folder import list_runs
@@ -150,3 +151,37 @@ def test_what_is_made_of_several_objects_and_other_words_is_told(cli: Cli, tmp_p
 def test_large_models_are_not_checked_for_toy_words(cli: Cli, model: Path, tmp_path: Path):
     _, _, stderr = cli("generate", "a corgi", f"prior.model={model}", "--out", str(tmp_path), "--device", "quantum")
     assert "does not know" not in stderr
+
+
+def test_generate_from_a_picture(cli: Cli, model: Path, tmp_path: Path):
+    picture = tmp_path / "red_mug-2.PNG"
+    pixels = np.zeros((32, 32, 4), np.uint8)
+    pixels[8:24, 10:20] = 255
+    Image.fromarray(pixels).save(picture)
+    out = tmp_path / "runs"
+    # Without a prompt, the first word is a setting.
+    command = [f"prior.model={model}", "--image", str(picture), "--steps", "2", "--out", str(out), *SMALL]
+    code, stdout, stderr = cli("generate", *command)
+    assert code == 0, stderr
+    assert 'the prompt is "a red mug 2", by the name of the picture' in stderr
+    assert "a-red-mug-2.glb" in stdout
+    config = read_config(list_runs(out)[0])
+    assert config.prompt == "a red mug 2"
+    assert [config.reference[0].azimuth, config.reference[0].elevation] == [None, None]
+
+    code, _, stderr = cli("generate", "a mug", *command, "--azimuth", "30", "--elevation", "10")
+    assert code == 0, stderr
+    run = next(run for run in list_runs(out) if read_config(run).prompt == "a mug")
+    assert (read_config(run).reference[0].azimuth, read_config(run).reference[0].elevation) == (30, 10)
+    assert run.events()[0]["losses"]["reference_mask"] > 0
+
+    for arguments, message in (
+        (["a mug", *command, "--azimuth", "30"], "give both azimuth and elevation"),
+        (["a mug", "--azimuth", "30"], "give --image"),
+        ([], "give a PROMPT"),
+        (["a mug", "--image", str(tmp_path / "none.png"), "--out", str(out)], "none.png"),
+        (["--image", str(tmp_path / "123.png"), "--out", str(out)], "says nothing of the object"),
+    ):
+        code, _, stderr = cli("generate", *arguments)
+        assert code != 0
+        assert message in " ".join(stderr.split()), stderr

@@ -1,0 +1,145 @@
+"""Finding and refining the camera of a picture by comparing renders of the scene with it.
+
+Both need renders alone, no gradients, so they work for any representation and never wait for a GPU.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from sds3d.cameras import Cameras, orbit
+from sds3d.representations.base import Rendering, Scene
+from sds3d.run.reference_pictures import COLOR, MASK, SEEN
+
+SIZE = 48
+"""Height and width of the renders that are compared."""
+AZIMUTHS = 24
+ELEVATIONS = (0.0, 15.0, 30.0, 45.0, 60.0)
+"""Degrees; a search tries each of them at all azimuths."""
+FINALISTS = 4
+"""Best cameras of the grid, the neighbourhoods of which are searched, too."""
+ROUNDS = 5
+"""Steps of the search around a finalist."""
+PROBE = (7.5, 5.0, 0.05)
+"""Largest step of azimuth and elevation in degrees, and of the logarithm of distance or zoom."""
+LEAST_PACE = 0.1
+"""Smallest share of `PROBE` that a step has."""
+MOST_AWAY = 0.5
+"""Largest change of the logarithm of distance or zoom."""
+_OUTLINE = 2.0  # weight of opacities beside colours
+_AT_ONCE = 32  # renders
+_GREY = 0.5
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where cameras are before they are changed. camera: B of them. zooms: (B,), which of them change by a zoom."""
+
+    camera: Cameras
+    zooms: Tensor
+
+    def __getitem__(self, index: slice) -> Place:
+        return Place(self.camera[index], self.zooms[index])
+
+    def changed(self, changes: Tensor, size: int) -> Cameras:
+        """Return cameras that are changed by (C, 3); B is C or 1.
+
+        The first two are added to azimuth and elevation in degrees. The last is added to the logarithm of the distance
+        or, for a zoom, of the tangent of half the field of view: the object becomes smaller.
+        """
+        camera, count = self.camera, len(changes)
+        elevation = (camera.elevation + changes[:, 1]).clamp(-89, 89)
+        smaller = changes[:, 2].exp()
+        distance = torch.where(self.zooms, camera.distance, camera.distance * smaller)
+        tangent = torch.tan(torch.deg2rad(camera.fovy) / 2) * torch.where(self.zooms, smaller, 1.0)
+        fovy = torch.rad2deg(2 * torch.atan(tangent)).expand(count)
+        return orbit(camera.azimuth + changes[:, 0], elevation, distance.expand(count), fovy, size)
+
+
+@torch.no_grad()
+def search(scene: Scene, place: Place, layers: Tensor) -> Tensor:
+    """Return the changes (3,) of a camera, see `Place`, with which the scene looks most like a picture.
+
+    place: of one camera, at azimuth and elevation 0. layers: (1, SIZE, SIZE, 9), see `View`.
+    """
+    device = layers.device
+    azimuth = torch.arange(AZIMUTHS, device=device) * (360.0 / AZIMUTHS)
+    grid = torch.cartesian_prod(azimuth, torch.tensor(ELEVATIONS, device=device))
+    changes = functional.pad(grid, (0, 1))  # (M, 3)
+    loss, _ = _compare(scene, place, changes, layers, aligned=True)
+    best = changes[loss.argsort()[:FINALISTS]]  # (F, 3)
+    least = loss.sort().values[:FINALISTS]
+    around = torch.cat([torch.eye(2), -torch.eye(2)]).to(device) * torch.tensor(PROBE[:2], device=device)  # (4, 2)
+    for pace in torch.logspace(0, -1, ROUNDS, 2).tolist():
+        probes = best[:, None] + functional.pad(pace * around, (0, 1))  # (F, 4, 3)
+        tried, _ = _compare(scene, place, probes.reshape(-1, 3), layers, aligned=True)
+        found, index = tried.reshape(len(best), -1).min(dim=1)
+        closer = found < least
+        best = torch.where(closer[:, None], probes[torch.arange(len(best), device=device), index], best)
+        least = torch.where(closer, found, least)
+    winner = best[least.argmin()[None]]  # (1, 3)
+    _, scale = _compare(scene, place, winner, layers, aligned=True)
+    away = scale.log().clamp(-MOST_AWAY, MOST_AWAY)  # where the render is too large, it must become smaller
+    return torch.cat([winner[0, :2], away])
+
+
+@torch.no_grad()
+def refine(scene: Scene, place: Place, layers: Tensor, changes: Tensor, pace: Tensor) -> tuple[Tensor, Tensor]:
+    """Do one step of a compass search: return the changes (3,) and the pace () after it.
+
+    The step is the best of six, forward and back along each axis, of a length of `pace` times `PROBE`. If none is
+    better than staying, the pace is halved; otherwise it grows.
+    """
+    axes = torch.eye(3, device=changes.device) * torch.tensor(PROBE, device=changes.device) * pace
+    probes = changes + torch.cat([torch.zeros_like(axes[:1]), axes, -axes])  # (7, 3)
+    probes[:, 2].clamp_(-MOST_AWAY, MOST_AWAY)
+    loss, _ = _compare(scene, place, probes, layers, aligned=False)
+    best = loss.argmin()
+    pace = torch.where(best > 0, 1.5 * pace, 0.5 * pace).clamp(LEAST_PACE, 1.0)
+    return probes[best[None]][0], pace
+
+
+def _compare(scene: Scene, place: Place, changes: Tensor, layers: Tensor, aligned: bool) -> tuple[Tensor, Tensor]:
+    """Return how much renders differ from a picture (B,), and how much larger the object is in them (B,).
+
+    aligned: move the picture's object to the place and the size of the render's first.
+    """
+    losses, scales = [], []
+    for some in changes.split(_AT_ONCE):
+        rendering = scene.portray(place.changed(some, SIZE), torch.full((3,), _GREY, device=layers.device))
+        given, scale = _aligned(rendering, layers) if aligned else (layers, torch.ones_like(some[:, 0]))
+        picture = given[..., COLOR] + _GREY * (1 - given[..., MASK])
+        color = (rendering.rgb - picture).square().sum(-1, keepdim=True) * float(scene.shows_colors)
+        outline = (rendering.alpha - given[..., MASK]).square()
+        losses.append((given[..., SEEN] * (color + _OUTLINE * outline)).mean(dim=(1, 2, 3)))
+        scales.append(scale)
+    return torch.cat(losses), torch.cat(scales)
+
+
+def _aligned(rendering: Rendering, layers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the picture (B, S, S, 9), with its object where those of renders are, and the factors (B,) of its size."""
+    middle, size = _moments(rendering.alpha)
+    my_middle, my_size = _moments(layers[..., MASK])
+    scale = size / my_size  # (B,)
+    matrix = torch.zeros(len(scale), 2, 3, device=scale.device)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = 1 / scale
+    matrix[:, :, 2] = my_middle - middle / scale[:, None]
+    planes = layers.permute(0, 3, 1, 2).expand(len(scale), -1, -1, -1)
+    grid = functional.affine_grid(matrix, list(planes.shape), align_corners=False)
+    moved = functional.grid_sample(planes, grid, align_corners=False).permute(0, 2, 3, 1)
+    ones = torch.ones_like(moved[..., SEEN])  # what is outside of the picture is empty
+    return torch.cat([moved[..., COLOR], moved[..., MASK], ones, moved[..., 5:]], dim=-1), scale
+
+
+def _moments(opacity: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the middle (B, 2) and the mean radius (B,) of opacities (B, S, S, 1); x right, y down, from -1 to 1."""
+    size = opacity.shape[1]
+    axis = (2 * torch.arange(size, device=opacity.device) + 1) / size - 1
+    total = opacity.sum(dim=(1, 2, 3)).clamp_min(1.0)
+    x, y = ((opacity[..., 0] * place).sum(dim=(1, 2)) / total for place in (axis, axis[:, None]))
+    square = (axis - x[:, None, None]).square() + (axis[:, None] - y[:, None, None]).square()
+    return torch.stack([x, y], dim=-1), ((opacity[..., 0] * square).sum(dim=(1, 2)) / total).clamp_min(1e-4).sqrt()
