@@ -198,12 +198,10 @@ class LatentViews:
 
     def with_room(self, n: int) -> LatentViews:
         """Return a copy with room for n objects in all."""
-        copies = []
-        for values in self.tensors():
-            room = values.new_empty(n, *values.shape[1:])
-            room[: len(values)] = values
-            copies.append(room)
-        return LatentViews(*copies, self.count.clone())
+        latents, angles, tokens, view_tokens = (values.new_empty(n, *values.shape[1:]) for values in self.tensors())
+        room = LatentViews(latents, angles, tokens, view_tokens, torch.zeros_like(self.count))
+        room.append(self, 0)
+        return room
 
     def append(self, views: LatentViews, at: int) -> None:
         """Write further objects into the room that begins at the first `at` objects. Nothing waits for the device."""
