@@ -114,6 +114,34 @@ def bench_guidance(
 
 
 @bench.command(
+    "structure",
+    epilog=examples(
+        "sds3d bench structure told/prior  # a folder by sds3d toybox train --structure: some minutes on a CPU",
+        "sds3d bench structure told/prior --against toybox --set steps=300",
+        "sds3d bench structure told/prior --cases 2",
+    ),
+)
+def bench_structure(
+    model: Annotated[str, typer.Argument(help="Folder of a prior that takes structure.", show_default=False)],
+    against: Annotated[str, typer.Option(help="Also paint with this prior, for example toybox.")] = "",
+    cases: Annotated[int, typer.Option(min=1, help="Number of shapes that are painted. Default: all.")] = 8,
+    settings: ForAllPresets = None,
+    device: Device = "",
+    threads: Threads = 0,
+    out_dir: ResultsFolder = Path("bench-structure"),
+) -> None:
+    """Paint shapes that their names do not tell with and without structure: colours on the right parts, edges."""
+    from sds3d.evaluation import structure_scores
+
+    with bars_by_stage() as report:
+        results = structure_scores.bench(
+            out_dir, model, against, structure_scores.CASES[:cases], settings or (), device, threads, report
+        )
+    _print_table(structure_scores.HEADER, structure_scores.table(results))
+    out.print(f"structure.json, structure.md and structure.png: {out_dir}", soft_wrap=True)
+
+
+@bench.command(
     "rendering",
     epilog=examples(
         "sds3d bench rendering  # about ten minutes on two cores",

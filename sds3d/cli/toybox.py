@@ -82,6 +82,8 @@ def toybox_words(
         "sds3d generate 'a red mug' prior.model=my-prior/prior  # use it",
         "sds3d toybox train --out longer --start-from my-prior/prior unet_steps=20000  # train it further",
         "sds3d toybox train --device cuda --minutes 10 unet_objects=256  # on a GPU, for a given time",
+        "sds3d toybox train --structure --out told  # a prior that is told depth and normals: half an hour",
+        "sds3d texture mug.glb 'a red mug' prior.model=told/prior  # use it",
         "sds3d toybox train --scorer --out my-scorer  # the network that measures results",
         notes=("The same command continues a training that was stopped or killed.",),
     ),
@@ -92,7 +94,16 @@ def toybox_train(
     minutes: Annotated[
         float, typer.Option(min=0, help="Minutes of training, while pictures are rendered. 0: the steps count.")
     ] = 0,
-    start_from: Annotated[str, typer.Option(help="Folder of a prior that is trained further.")] = "",
+    start_from: Annotated[
+        str, typer.Option(help="Folder of a prior that is trained further, or toybox, the embedded one.")
+    ] = "",
+    structure: Annotated[
+        bool,
+        typer.Option(
+            "--structure",
+            help="Add depth and normals of the renders to a prior: that of --start-from, or the embedded one.",
+        ),
+    ] = False,
     scorer: Annotated[
         bool, typer.Option("--scorer", help="Train the scorer, which measures results, instead of the prior.")
     ] = False,
@@ -101,14 +112,21 @@ def toybox_train(
 ) -> None:
     """Train the embedded prior or the scorer."""
     from sds3d.devices import pick_device, set_threads
+    from sds3d.priors.loading import toybox_folder
     from sds3d.toybox.train import train, train_scorer
     from sds3d.toybox.train_config import TrainConfig
+    from sds3d.toybox.train_structure import train_structure
 
+    if structure and scorer:
+        raise typer.BadParameter("--structure and --scorer train different networks: choose one")
+    if start_from == "toybox" or (structure and not start_from):
+        start_from = str(toybox_folder())
     set_threads(threads)
     options = {**({"minutes": minutes} if minutes else {}), **({"start_from": start_from} if start_from else {})}
     config = build(TrainConfig, *(parse_override(text) for text in overrides or []), options)
     with bars_by_stage() as report:
-        folder = (train_scorer if scorer else train)(out_dir, config, report, pick_device(device))
+        what = train_structure if structure else train_scorer if scorer else train
+        folder = what(out_dir, config, report, pick_device(device))
     out.print(f"trained: {folder}", soft_wrap=True)
 
 

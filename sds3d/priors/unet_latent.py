@@ -80,7 +80,8 @@ class DiffusersPrior(DiffusionPrior):
         if camera_encoder is not None:
             self.unet.set_attn_processor(ViewAttention())  # type: ignore[arg-type]
             frozen(camera_encoder, device)
-        ask, encoder = variant.ask or asking(views=camera_encoder is not None), networks.structure_encoder
+        self.structure_encoder = encoder = networks.structure_encoder
+        ask = variant.ask or asking(views=camera_encoder is not None)
         family = Family(
             ask if encoder is None else asking_with_structure(ask, frozen(encoder, device)),
             networks.noising,

@@ -40,7 +40,6 @@ def write_card(
     on_gpu = latents.latents.device.type == "cuda"
     processes = 1 if on_gpu or config.minutes else config.workers
     views = steps["unet"] * config.unet_objects * 4 * processes
-    machine = torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} cores ({platform.machine()})"
     begun = "trained from scratch"
     if config.start_from:
         begun = f"trained further from the weights {weights_digest(Path(config.start_from))[:12]}"
@@ -56,7 +55,7 @@ A latent diffusion model of the toy world, {begun} by `sds3d toybox train`.
 | parameters | {", ".join(f"{name} {value:.1f}M" for name, value in millions.items())} |
 | autoencoder | {steps["vae"]} steps of {config.autoencoder_batch} pictures, {minutes["vae"]:.1f} minutes |
 | U-Net | {steps["unet"]} steps, {views} views, {minutes["unet"]:.1f} minutes |
-| machine | {machine}, torch {torch.__version__} |
+| machine | {machine(on_gpu)} |
 | PSNR of the autoencoder | {psnr:.1f} dB on held-out renders |
 
 ## Pose gate
@@ -71,6 +70,12 @@ makes objects with two faces. These look much the same from all sides: {sides}.
     path = folder / "CARD.md"
     path.write_text(text)
     return path
+
+
+def machine(on_gpu: bool) -> str:
+    """Return the GPU or the number of cores, and the version of torch."""
+    name = torch.cuda.get_device_name() if on_gpu else f"{os.cpu_count()} cores ({platform.machine()})"
+    return f"{name}, torch {torch.__version__}"
 
 
 def pose_gaps(

@@ -26,7 +26,7 @@ from sds3d.toybox.captions import VOCABULARY, caption, sample_any_spec, sample_s
 from sds3d.toybox.diffusion import make_tokenizer, tokenize
 from sds3d.toybox.fit import Report, read_tensors, write_tensors
 from sds3d.toybox.render import iterate_objects, stack
-from sds3d.toybox.world import Spec
+from sds3d.toybox.world import CATEGORIES, Spec
 
 OBJECTS = 64
 """Objects in a file: 12.6 MB of pictures at 128 px."""
@@ -40,7 +40,7 @@ class DataConfig:
 
     objects: how many, with four views each. seed: of objects and captions. size: height and width in pixels.
     all_combinations: whether those that a prior must not see are in it. tokenizer: folder of a prior, or "" for the toy
-    world's own words.
+    world's own words. kinds: those of the objects. maps: height and width of the maps of the structure; 0: none.
     """
 
     objects: int
@@ -48,6 +48,8 @@ class DataConfig:
     size: int
     all_combinations: bool = False
     tokenizer: str = ""
+    kinds: tuple[str, ...] = CATEGORIES
+    maps: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,12 +58,15 @@ class ObjectFile:
 
     pictures: (n, 4, S, S, 3) uint8 sRGB. angles: (n, 4, 3) azimuth and elevation in degrees, distance in metres.
     tokens: (n, CAPTIONS, L) int16, without view words. view_tokens: (n, 4, CAPTIONS, L) int16, with them.
+    structure: (n, 4, 5, M, M) int8, see `ObjectViews`; M is 0 without maps. varied: (n,) bool.
     """
 
     pictures: Tensor
     angles: Tensor
     tokens: Tensor
     view_tokens: Tensor
+    structure: Tensor
+    varied: Tensor
     specs: list[Spec]
 
     def __len__(self) -> int:
@@ -149,8 +154,8 @@ def render_file(folder: Path, config: DataConfig, index: int) -> None:
     """Render the objects of file `index` and write them with tokenised captions."""
     first = index * OBJECTS
     count = min(OBJECTS, config.objects - first)
-    sample = sample_any_spec if config.all_combinations else sample_spec
-    objects = iterate_objects(count, config.seed, size=config.size, sample=sample, start=first)
+    sample = partial(sample_any_spec if config.all_combinations else sample_spec, kinds=config.kinds)
+    objects = iterate_objects(count, config.seed, size=config.size, sample=sample, start=first, maps=config.maps)
     data = stack(objects, count)
     angles = np.stack(np.broadcast_arrays(data.azimuth, data.elevation[:, None], data.distance[:, None]), axis=-1)
     encode = partial(tokenize, _tokenizer(config.tokenizer))
@@ -166,6 +171,8 @@ def render_file(folder: Path, config: DataConfig, index: int) -> None:
         "tokens": encode(plain).reshape(count, CAPTIONS, -1).short(),
         "view_tokens": encode(viewed).reshape(count, 4, CAPTIONS, -1).short(),
     }
+    if data.structure is not None:
+        tensors |= {"structure": torch.from_numpy(data.structure), "varied": torch.from_numpy(data.varied)}
     specs = [[spec.category, spec.color, spec.accent] for spec in data.specs]
     write_tensors(_path(folder, index), tensors, {"specs": json.dumps(specs)})
 
@@ -173,7 +180,9 @@ def render_file(folder: Path, config: DataConfig, index: int) -> None:
 def read_objects(path: Path) -> ObjectFile:
     """Read what `render_file` wrote."""
     tensors, metadata = read_tensors(path)
-    return ObjectFile(**tensors, specs=[Spec(*values) for values in json.loads(metadata["specs"])])
+    n = len(tensors["pictures"])
+    none = {"structure": torch.zeros(n, 4, 5, 0, 0, dtype=torch.int8), "varied": torch.zeros(n, dtype=torch.bool)}
+    return ObjectFile(**none | tensors, specs=[Spec(*values) for values in json.loads(metadata["specs"])])
 
 
 def joined(paths: Iterable[Path]) -> ObjectFile:
@@ -188,6 +197,8 @@ def joined(paths: Iterable[Path]) -> ObjectFile:
         cat(lambda file: file.angles),
         cat(lambda file: file.tokens),
         cat(lambda file: file.view_tokens),
+        cat(lambda file: file.structure),
+        cat(lambda file: file.varied),
         [spec for file in files for spec in file.specs],
     )
 

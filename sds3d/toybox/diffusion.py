@@ -215,6 +215,7 @@ class Batch:
     """One training batch: groups of four views, then views that stand alone.
 
     x: (B, C, 16, 16). tokens: (B, L). angles: (B, 3). with_camera: (B,) 1 or 0. n_single: views that stand alone.
+    rows, view: (B,) of which object, and which of its views.
     """
 
     x: Tensor
@@ -222,6 +223,8 @@ class Batch:
     angles: Tensor
     with_camera: Tensor
     n_single: int
+    rows: Tensor
+    view: Tensor
 
 
 def draw_batch(data: LatentViews, null_tokens: Tensor, objects: int, generator: torch.Generator | None) -> Batch:
@@ -256,7 +259,7 @@ def draw_batch(data: LatentViews, null_tokens: Tensor, objects: int, generator: 
     )
     tokens = torch.where(each_view(drop_text)[:, None], null_tokens.to(tokens), tokens).long()
     with_camera = 1 - each_view(drop_camera).float()
-    return Batch(data.latents[rows, view].float(), tokens, data.angles[rows, view], with_camera, singles)
+    return Batch(data.latents[rows, view].float(), tokens, data.angles[rows, view], with_camera, singles, rows, view)
 
 
 def loss_weight(alpha_bar: Tensor) -> Tensor:
@@ -264,12 +267,18 @@ def loss_weight(alpha_bar: Tensor) -> Tensor:
     return (4 * (1 - alpha_bar)).clamp(max=1.0)
 
 
-def train_step(model: Denoiser, batch: Batch, alphas_bar: Tensor, generator: torch.Generator | None) -> Tensor:
+def train_step(
+    model: nn.Module,
+    batch: Batch,
+    alphas_bar: Tensor,
+    generator: torch.Generator | None,
+    further: tuple[Tensor, ...] = (),
+) -> Tensor:
     """Return the weighted v-loss of one batch. High timesteps are drawn more often (t = 1000 u^0.6).
 
     Four views hold so many values that shapes stay visible in strong noise. Text and camera are only needed, and
     therefore only learned, at the highest timesteps. On a GPU, the networks run in bfloat16 with weights cast from
-    float32.
+    float32. further: inputs of the model besides those of `Denoiser`.
     """
     device = batch.x.device
     grouped = len(batch.x) - batch.n_single
@@ -279,7 +288,7 @@ def train_step(model: Denoiser, batch: Batch, alphas_bar: Tensor, generator: tor
     a = alphas_bar[t][:, None, None, None]
     x_t = a.sqrt() * batch.x + (1 - a).sqrt() * eps
     v = a.sqrt() * eps - (1 - a).sqrt() * batch.x
-    inputs = (x_t, t, batch.tokens, batch.angles, batch.with_camera, batch.n_single)
+    inputs = (x_t, t, batch.tokens, batch.angles, batch.with_camera, batch.n_single, *further)
     if device.type != "cpu":
         weights = {name: weight.bfloat16() for name, weight in model.named_parameters()}
         predicted = functional_call(model, weights, inputs)

@@ -23,11 +23,15 @@ from PIL import Image
 from sds3d.cameras import Cameras, orbit
 from sds3d.devices import set_threads
 from sds3d.formats.pictures import to_uint8
-from sds3d.geometry.mesh import FloatArray
+from sds3d.geometry.mesh import FloatArray, Mesh
+from sds3d.prompts.conditioning import Structure
 from sds3d.prompts.prompt import view_name
+from sds3d.rendering.mesh_zbuffer import antialiased, rasterize
 from sds3d.rendering.shading import Light, headlight, shade_mesh
+from sds3d.rendering.structure import stacked, structure_of
 from sds3d.toybox.captions import caption, parse, sample_spec
 from sds3d.toybox.objects import build
+from sds3d.toybox.varied import varied
 from sds3d.toybox.world import Spec
 
 VIEWS = 4
@@ -44,7 +48,8 @@ class ObjectViews:
 
     pictures: (4, S, S, 3) uint8 sRGB over one constant background. spec: what the object is.
     azimuth: (4,) float32 degrees in [0, 360). elevation: degrees. distance: metres. The field of view is FOVY.
-    background: (3,) float32 sRGB in [0, 1].
+    background: (3,) float32 sRGB in [0, 1]. structure: (4, 5, M, M) int8, 127 for 1: depth, normal and opacity, see
+    `Structure`; or None. varied: whether the shape is not the usual one, see `sds3d.toybox.varied`.
     """
 
     pictures: Pictures
@@ -53,6 +58,8 @@ class ObjectViews:
     elevation: float
     distance: float
     background: FloatArray
+    structure: NDArray[np.int8] | None = None
+    varied: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class Dataset:
     """`n` objects as stacked arrays; the fields are those of `ObjectViews`.
 
     pictures: (n, 4, S, S, 3) uint8. specs: n specs. azimuth: (n, 4) float32. elevation, distance: (n,) float32.
+    structure: (n, 4, 5, M, M) int8, or None. varied: (n,) bool.
     """
 
     pictures: Pictures
@@ -67,6 +75,8 @@ class Dataset:
     azimuth: FloatArray
     elevation: FloatArray
     distance: FloatArray
+    structure: NDArray[np.int8] | None
+    varied: NDArray[np.bool_]
 
 
 def sample_views(rng: np.random.Generator, size: int = 64) -> Cameras:
@@ -99,13 +109,21 @@ def sample_light(rng: np.random.Generator, cameras: Cameras) -> Light:
     return headlight(cameras, (side * rng.uniform(0.2, 0.7), rng.uniform(0.4, 0.9), 0.7), ambient)
 
 
-def render_object(spec: Spec, rng: np.random.Generator, size: int = 64, supersampling: int = 2) -> ObjectViews:
-    """Build the object of a spec and draw its views, light and background from `rng`."""
+def render_object(
+    spec: Spec, rng: np.random.Generator, size: int = 64, supersampling: int = 2, maps: int = 0
+) -> ObjectViews:
+    """Build the object of a spec and draw its views, light and background from `rng`.
+
+    maps: height and width of the maps of its structure. With these, half of the objects get another shape; 0: none.
+    """
     mesh = build(spec, rng)
     cameras = sample_views(rng, size)
     light = sample_light(rng, cameras)
     background = sample_background(rng)
+    other = maps > 0 and bool(rng.random() < 0.5)
+    mesh = varied(mesh, rng) if other else mesh
     pictures, _ = shade_mesh(mesh, cameras, background, light, supersampling)
+    structure = in_bytes(mesh_structure(mesh, cameras.resized(maps, maps), supersampling)) if maps else None
     return ObjectViews(
         to_uint8(pictures),
         spec,
@@ -113,7 +131,27 @@ def render_object(spec: Spec, rng: np.random.Generator, size: int = 64, supersam
         float(cameras.elevation[0]),
         float(cameras.distance[0]),
         background,
+        structure,
+        other,
     )
+
+
+def mesh_structure(mesh: Mesh, cameras: Cameras, supersampling: int = 2) -> Structure:
+    """Return the structure of views of a mesh with normals, at the cameras' size."""
+    normals = mesh.normals if mesh.normals is not None else np.zeros_like(mesh.vertices)
+
+    def render(large: Cameras) -> FloatArray:
+        hits = rasterize(mesh.vertices, mesh.faces, normals, large)
+        hit = (hits.face >= 0)[..., None]
+        return np.concatenate([hit.astype(np.float32), hits.depth[..., None], hits.attributes], axis=-1)
+
+    alpha, depth, normal = torch.from_numpy(antialiased(render, cameras, supersampling)).split([1, 1, 3], dim=-1)
+    return structure_of(alpha, depth, torch.nn.functional.normalize(normal, dim=-1), cameras, cameras.height)
+
+
+def in_bytes(structure: Structure) -> NDArray[np.int8]:
+    """Return the maps in one array (B, 5, H, W) int8: depth, normal and opacity, 127 for 1."""
+    return (127 * stacked(structure)).round().to(torch.int8).numpy()
 
 
 def iterate_objects(
@@ -125,17 +163,18 @@ def iterate_objects(
     supersampling: int = 2,
     sample: SampleSpec = sample_spec,
     start: int = 0,
+    maps: int = 0,
 ) -> Iterator[ObjectViews]:
     """Yield objects start .. start + n_objects - 1 of the endless set of `seed`, in order.
 
     workers: processes; 1 renders in this one. Workers are spawned, so a script that uses several needs the usual
     `if __name__ == "__main__":` guard. sample: draws a spec; with several workers it must be importable (a module's
-    function or a `functools.partial` of one).
+    function or a `functools.partial` of one). maps: see `render_object`.
     """
     if workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
     chunks = [range(i, min(i + CHUNK, start + n_objects)) for i in range(start, start + n_objects, CHUNK)]
-    render = partial(_render_chunk, seed=seed, size=size, supersampling=supersampling, sample=sample)
+    render = partial(_render_chunk, seed=seed, size=size, supersampling=supersampling, sample=sample, maps=maps)
     if workers == 1 or len(chunks) <= 1:
         for chunk in chunks:
             yield from render(chunk)
@@ -156,11 +195,13 @@ def iterate_objects(
                 future.cancel()
 
 
-def _render_chunk(indices: range, seed: int, size: int, supersampling: int, sample: SampleSpec) -> list[ObjectViews]:
+def _render_chunk(
+    indices: range, seed: int, size: int, supersampling: int, sample: SampleSpec, maps: int
+) -> list[ObjectViews]:
     objects = []
     for index in indices:
         rng = np.random.default_rng([seed, index])
-        objects.append(render_object(sample(rng), rng, size, supersampling))
+        objects.append(render_object(sample(rng), rng, size, supersampling, maps))
     return objects
 
 
@@ -174,16 +215,21 @@ def stack(
     pictures = np.empty((n_objects, VIEWS, 0, 0, 3), np.uint8)
     azimuth = np.empty((n_objects, VIEWS), np.float32)
     elevation, distance = np.empty(n_objects, np.float32), np.empty(n_objects, np.float32)
+    structure, other = [], np.empty(n_objects, np.bool_)
     specs: list[Spec] = []
     for i, views in enumerate(objects):
         if i == 0:
             pictures = np.empty((n_objects, *views.pictures.shape), np.uint8)
         pictures[i], azimuth[i] = views.pictures, views.azimuth
         elevation[i], distance[i] = views.elevation, views.distance
+        other[i] = views.varied
+        if views.structure is not None:
+            structure.append(views.structure)
         specs.append(views.spec)
         if progress is not None:
             progress(i + 1, n_objects)
-    return Dataset(pictures, specs, azimuth, elevation, distance)
+    maps = np.stack(structure) if structure else None
+    return Dataset(pictures, specs, azimuth, elevation, distance, maps, other)
 
 
 def save_dataset(
