@@ -1,6 +1,7 @@
 """Objects of the toy world in shapes that their name does not tell, from which a prior learns to follow the structure.
 
-They are doubled by their mirror image (a mug with two handles, a duck with two heads), tipped over, turned or stretched.
+They are doubled by their mirror image (a mug with two handles, a duck with two heads), turned, tipped over or
+stretched.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from sds3d.evaluation.structure_scores import (
     truth_of,
 )
 from sds3d.toybox.world import COLORS
+from tests.structured_prior import write_structured_prior
 
 
 def test_every_case_has_both_parts_and_its_own_colours_are_right():
@@ -97,7 +98,8 @@ def test_a_prior_without_structure_is_refused(tmp_path: Path, capsys: pytest.Cap
 
 
 @pytest.mark.slow
-def test_the_benchmark_writes_what_it_measured(tmp_path: Path, structured_prior: Path):
+def test_the_benchmark_writes_what_it_measured(tmp_path: Path):
+    structured_prior = write_structured_prior(tmp_path / "prior")
     options = ["--cases", "1", "--set", "steps=1", "--threads", "1", "--out", str(tmp_path)]
     with pytest.raises(SystemExit) as end:
         main(["bench", "structure", str(structured_prior), *options])

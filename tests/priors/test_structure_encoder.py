@@ -14,26 +14,17 @@ from diffusers import StableDiffusionPipeline
 from sds3d.cameras import turntable
 from sds3d.files import PriorError
 from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.priors.loading import toybox_folder
 from sds3d.priors.structure import CELLS, FOLDER, StructureEncoder
 from sds3d.priors.unet_latent import DiffusersPrior
 from sds3d.prompts.conditioning import Conditioning, Structure
+from tests.structured_prior import write_structured_prior
 
 CAMERAS = turntable(4)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded prior with an encoder of structures whose last layer is random."""
-    path = tmp_path_factory.mktemp("structure") / "prior"
-    shutil.copytree(toybox_folder(), path)
-    plain = DiffusersConfig(model="toybox").load()
-    assert isinstance(plain, DiffusersPrior)
-    torch.manual_seed(0)
-    encoder = StructureEncoder(plain.unet.conv_in.out_channels)
-    torch.nn.init.normal_(encoder.last.weight, std=0.05)
-    encoder.half().save(path / FOLDER)
-    return path
+    return write_structured_prior(tmp_path_factory.mktemp("structure") / "prior")
 
 
 @pytest.fixture(scope="module")
