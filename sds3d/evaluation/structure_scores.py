@@ -122,7 +122,7 @@ def cameras_of_scores() -> Cameras:
 
 def truth_of(mesh: Mesh, cameras: Cameras) -> Truth:
     """Return the true views of a mesh with vertex colours, without light."""
-    flat = Light(np.float32([0, 0, 1]), 1.0, 0.0)
+    flat = Light(np.array([0, 0, 1], np.float32), 1.0, 0.0)
     colors, alpha = shade_mesh(mesh, cameras, light=flat, supersampling=1)
     assert mesh.normals is not None
     hits = rasterize(mesh.vertices, mesh.faces, mesh.normals, cameras)
@@ -172,14 +172,19 @@ def named_colors(colors: Picture) -> NDArray[np.int64]:
 def score(truth: Truth, painted: Picture, spec: Spec) -> PaintScore:
     """Compare painted views (B, H, W, 3) with the true ones."""
     names = named_colors(painted)
-    shares = []
-    for name in (spec.color, spec.accent or ""):
-        exact = np.float32(COLORS[name])
+
+    def share(name: str) -> float:
+        exact = np.array(COLORS[name], np.float32)
         there = truth.covered & (np.abs(truth.colors - exact).max(axis=-1) < 2e-3)
-        shares.append(float((names[there] == list(COLORS).index(name)).mean()))
-    distance = np.stack([ndimage.distance_transform_edt(~edges) for edges in truth.edges])
+        return float((names[there] == list(COLORS).index(name)).mean())
+
+    distance = np.stack([np.asarray(ndimage.distance_transform_edt(~edges)) for edges in truth.edges])
     found = color_edges(painted, truth.covered)
-    return PaintScore(*shares, float(distance[found].mean() / PER_PIXEL) if found.any() else float("nan"))
+    return PaintScore(
+        share(spec.color),
+        share(spec.accent or ""),
+        float(distance[found].mean() / PER_PIXEL) if found.any() else float("nan"),
+    )
 
 
 def paint(case: Case, config: RunConfig, prior: Prior, report: Callable[[int, int], None]) -> Picture:

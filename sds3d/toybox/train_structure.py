@@ -166,7 +166,7 @@ def errors(model: StructuredDenoiser, test: StructuredViews, null_tokens: Tensor
     """Return the denoising loss on held-out objects: told their structure, told none, and told that of another."""
     device = test.maps.device
     alphas_bar = diffusion.make_scheduler().alphas_cumprod.to(device)
-    sums = dict.fromkeys(("told", "untold", "another"), 0.0)
+    sums: dict[str, float] = {"told": 0.0, "untold": 0.0, "another": 0.0}
     for number in range(batches):
         for name in sums:
             generator = torch.Generator(device).manual_seed(number)  # the same noise for each
@@ -194,12 +194,12 @@ def draw_samples(
     prior = DiffusersPrior(networks, start.device)
     unusual = test.varied.nonzero()[:count, 0].tolist() or [0]
     rows = []
-    for index in unusual:
+    for index in map(int, unusual):
         cameras = diffusion.cameras_at(test.views.angles[index].float())
         truth = test.views.latents[index].float()
         maps = test.maps[index].float() / 127
         structure = Structure(maps[:, 0], maps[:, 1:4].permute(0, 2, 3, 1), maps[:, 4])
-        text, null = (prior.encode_text([words] * 4) for words in (test.prompts[index], ""))
+        text, null = prior.encode_text([test.prompts[index]] * 4), prior.encode_text([""] * 4)
         noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(index)).to(truth)
         pictures = [prior.decode(truth), shown_normals(structure, prior.image_size)]
         for told in (structure, None):

@@ -6,6 +6,7 @@ stretched.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -53,11 +54,17 @@ def turned(mesh: Mesh, axis: str, degrees: float) -> Mesh:
 
 def joined(first: Mesh, second: Mesh) -> Mesh:
     """Return two meshes with vertex colours and normals as one."""
-    values = {
-        name: np.concatenate([getattr(first, name), getattr(second, name)])
-        for name in ("vertices", "colors", "normals")
-    }
-    return Mesh(faces=np.concatenate([first.faces, second.faces + np.int32(len(first.vertices))]), **values)
+
+    def cat(of: Callable[[Mesh], FloatArray | None]) -> FloatArray | None:
+        parts = [part for part in map(of, (first, second)) if part is not None]
+        return np.concatenate(parts) if len(parts) == 2 else None
+
+    return Mesh(
+        np.concatenate([first.vertices, second.vertices]),
+        np.concatenate([first.faces, second.faces + np.int32(len(first.vertices))]),
+        cat(lambda mesh: mesh.colors),
+        cat(lambda mesh: mesh.normals),
+    )
 
 
 def fitted(mesh: Mesh, radius: float) -> Mesh:

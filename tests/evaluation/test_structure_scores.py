@@ -38,7 +38,7 @@ def test_every_case_has_both_parts_and_its_own_colours_are_right():
 def test_a_mug_with_two_handles_is_as_wide_on_both_sides():
     mesh = CASES[0].mesh()
     assert mesh.colors is not None
-    handle = mesh.vertices[np.abs(mesh.colors - np.float32(COLORS["yellow"])).max(axis=1) < 1e-6]
+    handle = mesh.vertices[np.abs(mesh.colors - np.array(COLORS["yellow"], np.float32)).max(axis=1) < 1e-6]
     assert handle[:, 0].min() == pytest.approx(-handle[:, 0].max(), abs=1e-4)
     assert handle[:, 0].max() > 0.4
 
@@ -46,13 +46,13 @@ def test_a_mug_with_two_handles_is_as_wide_on_both_sides():
 def test_shares_and_edges_of_wrong_paint():
     case = CASES[0]  # blue, with yellow handles
     truth = truth_of(case.mesh(), cameras_of_scores())
-    blue = np.where(truth.covered[..., None], np.float32(COLORS["blue"]), np.float32(1))
+    blue = np.where(truth.covered[..., None], np.array(COLORS["blue"], np.float32), np.float32(1))
     plain = score(truth, blue, case.spec)
     assert (plain.main, plain.accent, plain.parts) == (1, 0, 0.5)
     assert np.isnan(plain.edges)
     right_half = blue.copy()
     columns = np.arange(256)
-    right_half[truth.covered & (columns >= 128)] = np.float32(COLORS["yellow"])
+    right_half[truth.covered & (columns >= 128)] = np.array(COLORS["yellow"], np.float32)
     half = score(truth, right_half, case.spec)
     assert half.main == pytest.approx(0.5, abs=0.05)
     assert half.accent == pytest.approx(0.5, abs=0.05)
@@ -65,7 +65,7 @@ def test_shares_and_edges_of_wrong_paint():
 def test_colours_keep_their_names_in_the_shade():
     for place, color in enumerate(COLORS.values()):
         for light in (1.0, 0.9, 0.75):
-            assert named_colors(light * np.float32(color)) == place
+            assert named_colors(light * np.array(color, np.float32)) == place
 
 
 def test_edges_are_where_depth_jumps_normals_bend_or_colours_change():

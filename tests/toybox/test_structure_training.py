@@ -150,7 +150,9 @@ def test_changed_shapes_keep_their_normals_outwards_their_colours_and_their_size
 
 
 def test_turning_is_counter_clockwise_from_above_and_fitting_centres():
-    mesh = Mesh(np.float32([[0, 0, 1], [0, 1, 1], [0, 0, 2]]), np.int32([[0, 1, 2]]), None, np.float32([[0, 0, 1]] * 3))
+    vertices = np.array([[0, 0, 1], [0, 1, 1], [0, 0, 2]], np.float32)
+    normals = np.array([[0, 0, 1]] * 3, np.float32)
+    mesh = Mesh(vertices, np.array([[0, 1, 2]], np.int32), None, normals)
     right = turned(mesh, "y", 90)  # what faced +Z faces +X
     np.testing.assert_allclose(right.vertices[0], [1, 0, 0], atol=1e-6)
     assert right.normals is not None
