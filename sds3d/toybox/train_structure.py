@@ -129,7 +129,7 @@ def structured(prior: DiffusersPrior, paths: Sequence[Path]) -> StructuredViews:
         parts.append([latents, *(values.to(prior.device) for values in others)])
         prompts += [prompt(spec) for spec in file.specs]
     *views, maps, varied = (torch.cat(values) for values in zip(*parts, strict=True))
-    return StructuredViews(diffusion.LatentViews(*views), maps, varied, prompts)
+    return StructuredViews(diffusion.LatentViews.of(*views), maps, varied, prompts)
 
 
 def train_denoiser(
@@ -231,7 +231,7 @@ def write_prior(folder: Path, start: Path, model: StructuredDenoiser) -> Path:
 def write_card(folder: Path, config: TrainConfig, model: StructuredDenoiser, test: StructuredViews) -> Path:
     """Write `folder/CARD.md`."""
     null_tokens = diffusion.tokenize(load_tokenizer(config.start_from), [""])[0].to(test.maps.device)
-    measured = errors(model, test, null_tokens, batches=8)
+    measured = errors(model, test, null_tokens)
     trained = read_metadata(folder / CHECKPOINT)
     steps, minutes = int(trained["step"]), float(trained["seconds"]) / 60
     views = steps * config.unet_objects * 4
