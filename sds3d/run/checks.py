@@ -25,7 +25,7 @@ def prior_problems(config: RunConfig, priors: Sequence[Prior]) -> list[str]:
     own, parts = priors[0], [now for _, now in config.cameras.parts(priors[0].image_size)]
     for teacher, prior in zip(config.all_teachers, priors, strict=True):
         _check_views(parts, teacher.views, prior)
-    problems = [_wrong_kind(config, own), _blind(config, priors), _too_large(parts, priors)]
+    problems = [_wrong_kind(config, own), _blind(config, priors), _wordless(config, priors), _too_large(parts, priors)]
     if config.representation.renders_latents and not getattr(config.representation, "refine", False):
         problems.append(_wrong_latents(parts, own))
     return [problem for problem in problems if problem]
@@ -66,6 +66,20 @@ def _blind(config: RunConfig, priors: Sequence[Prior]) -> str:
     return (
         f"{model_of(config)} takes no cameras and the texts have no view words, so every side becomes a front: "
         "set prompts.view_dependent=auto"
+    )
+
+
+def _wordless(config: RunConfig, priors: Sequence[Prior]) -> str:
+    prompts = config.prompts
+    if prompts.view_dependent != "auto" or not all(prior.takes_cameras for prior in priors):
+        return ""
+    wanted = {"perp_neg.strength": prompts.perp_neg.strength, "interpolate": prompts.interpolate}
+    if not (names := [f"prompts.{name}" for name, value in wanted.items() if value]):
+        return ""
+    have = "has" if len(names) == 1 else "have"
+    return (
+        f"{' and '.join(names)} {have} no effect: texts have no view words, because the prior takes cameras; "
+        "set prompts.view_dependent=true, or remove the setting"
     )
 
 

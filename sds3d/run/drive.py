@@ -138,10 +138,6 @@ def start_work(
         )
         for teacher, prior in zip(given, priors, strict=True)
     ]
-    if mine.prompts.perp_neg.strength and not any(teacher.prompt.texts.view_dependent for teacher in teachers):
-        warnings.warn(
-            "prompts.perp_neg has no effect: texts have no view words because the prior takes cameras", stacklevel=2
-        )
     environment = make_environment(mine.background, mine.representation.latents, generators, own.device)
     if checkpoint is None:
         state = start(scene, mine.optimizer, generators, environment, references)

@@ -281,13 +281,8 @@ class Run:
 
     def settings_digest(self) -> bytes:
         """Return a digest of the settings in `config.yaml` that a result depends on. Raises ConfigError."""
-        tree = {
-            key: value for key, value in load_yaml(self.config_path, follow=False).items() if key not in NOT_OF_A_RESULT
-        }
-        teachers = tree.get("teachers")
-        for teacher in (tree, *(teachers if isinstance(teachers, list) else ())):
-            if isinstance(teacher, dict) and isinstance(prior := teacher.get("prior"), dict):
-                teacher["prior"] = {key: value for key, value in prior.items() if key not in NOT_OF_A_PRIOR}
+        settings = load_yaml(self.config_path, follow=False)
+        tree = _of_a_result({key: value for key, value in settings.items() if key not in NOT_OF_A_RESULT})
         return hashlib.sha256(yaml.safe_dump(tree).encode()).digest()
 
     def sweep(self) -> None:
@@ -379,6 +374,19 @@ def _has_only(text: str, keys: Set[str]) -> bool:
     """Return whether YAML text that ends a file has no keys but these at its top level."""
     outer = [line for number, line in enumerate(text.splitlines()) if number == 0 or line[:1] not in ("-", " ")]
     return all(line.partition(":")[0] in keys for line in outer)
+
+
+def _of_a_result(settings: Any) -> Any:
+    """Return the settings of a run, a stage or a teacher without those of its priors that change no result."""
+    if not isinstance(settings, dict):
+        return settings
+    tree = dict(settings)
+    if isinstance(prior := tree.get("prior"), dict):
+        tree["prior"] = {key: value for key, value in prior.items() if key not in NOT_OF_A_PRIOR}
+    for name in ("stages", "teachers"):
+        if isinstance(parts := tree.get(name), list):
+            tree[name] = [_of_a_result(part) for part in parts]
+    return tree
 
 
 def open_run(folder: Path) -> Run:

@@ -36,7 +36,7 @@ class Numbers:
 
 def as_numbers(values: Mapping[str, Number]) -> dict[str, float]:
     """Return scalars as numbers. Waits for a GPU on which some are."""
-    return {name: float(value) for name, value in values.items()}
+    return {name: float(value.detach() if isinstance(value, Tensor) else value) for name, value in values.items()}
 
 
 @dataclass

@@ -39,6 +39,16 @@ def test_a_run_that_is_blind_to_the_pose_warns():
     )
 
 
+def test_settings_of_view_words_warn_where_the_prior_takes_cameras_instead():
+    settings = {"interpolate": True, "perp_neg": {"strength": 1.0}}
+    (line,) = problems(prior_of(n_views=4), prompts=settings)
+    assert line.startswith("prompts.perp_neg.strength and prompts.interpolate have no effect")
+    (line,) = problems(prior_of(n_views=4), prompts={"interpolate": True})
+    assert line.startswith("prompts.interpolate has no effect")
+    assert problems(prior_of(n_views=4), prompts=settings | {"view_dependent": True}) == []
+    assert problems(prior_of(), prompts=settings) == []
+
+
 @pytest.mark.parametrize(
     ("made_for", "n_views", "wrong"),
     [("diffusers", 1, False), ("diffusers", 4, True), ("multiview", 1, True), ("multiview", 4, False), ("", 4, False)],

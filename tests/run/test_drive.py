@@ -374,6 +374,20 @@ def test_settings_that_do_not_change_the_result_may_change(straight: Run, tmp_pa
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs if not key.startswith("run/"))
 
 
+def test_memory_settings_of_stages_and_teachers_may_change(tmp_path: Path):
+    def digest(name: str, memory: dict[str, object], model: str = "sdxl") -> bytes:
+        teacher = {"prior": {"model": model, **memory}, "guidance": "sds"}
+        stages = [{"steps": 2}, {"steps": 2, "prior": {"model": "sd21", **memory}, "teachers": [teacher]}]
+        changes = {"teachers": [teacher], "stages": stages}
+        return new_run(
+            tmp_path / name, build(RunConfig, merge(tiny().model_dump(mode="json"), changes))
+        ).settings_digest()
+
+    plain = digest("plain", {})
+    assert digest("lean", {"chunk": 1, "offload": True}) == plain
+    assert digest("other", {}, model="sd21") != plain
+
+
 def test_a_deleted_run_is_not_driven(tmp_path: Path):
     run = new_run(tmp_path, tiny())
     run.config_path.unlink()
