@@ -34,6 +34,7 @@ from sds3d.run.folder import Run, create_run
 from sds3d.run.migration import migrated
 from sds3d.run.optimize import OptimizerConfig
 from sds3d.run.reference_config import MOST, ReferenceConfig
+from sds3d.run.rewards import RewardConfig
 from sds3d.run.stages import on_stages, representations_of, steps_of
 from sds3d.run.teachers import TeacherConfig
 
@@ -152,6 +153,9 @@ class RunConfig(Config):
     reference: tuple[ReferenceConfig, ...] = Field(default=(), max_length=MOST)
     """Pictures of the object that it follows beside the prompt: a list of {image: FILE, azimuth, elevation, distance,
     fovy, mask, ...}, see the page "Pictures". The run keeps copies of the files."""
+    rewards: tuple[RewardConfig, ...] = Field(default=(), max_length=8)
+    """Judges of the renders, whose losses add to those of any rule: a list of {model: FOLDER of a CLIPModel, text,
+    text_weight, image, image_weight, every}."""
     up_axis: UpAxis = "auto"
     """Axis of that file that points up: y or z; auto is z for STL and 3MF, -y for splats in .ply, .splat and .sog, and
     y for other formats. The front faces +Z if +Y is up, and -Y if +Z is up."""

@@ -58,6 +58,7 @@ from sds3d.run.outputs import export_scene, load_scene, save_preview
 from sds3d.run.prompt_picture import embedded, read_prompt_picture
 from sds3d.run.references import STREAM as REFERENCE_STREAM
 from sds3d.run.references import References, read_references
+from sds3d.run.rewards import Reward, load_rewards
 from sds3d.run.sinks import Sinks, sinks_of
 
 
@@ -65,7 +66,7 @@ from sds3d.run.sinks import Sinks, sinks_of
 class Work:
     """The live objects of a stage.
 
-    stage: its number, from 0. config: its settings. offset: steps of the stages before it.
+    stage: its number, from 0. config: its settings. offset: steps of the stages before it. rewards: judges of renders.
     """
 
     stage: int
@@ -74,6 +75,7 @@ class Work:
     scene: Scene
     teachers: list[Teacher]
     state: LoopState
+    rewards: tuple[Reward, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -144,13 +146,22 @@ def start_work(
     else:
         rules = [teacher.guidance for teacher in teachers]
         state = resume(checkpoint, scene, rules, mine.optimizer, generators, environment, references)
-    return Work(stage, mine, total_steps(config, stage), scene, teachers, state)
+    rewards = load_rewards(mine.rewards, mine.prompt, own.device)
+    return Work(stage, mine, total_steps(config, stage), scene, teachers, state, rewards)
 
 
 def optimize_work(work: Work) -> Iterator[Step]:
     """Run the remaining steps of a stage; see `sds3d.run.optimize.optimize`."""
     config = work.config
-    setup = Setup(work.scene, work.teachers, config.steps, config.cameras, config.optimizer, config.background)
+    setup = Setup(
+        work.scene,
+        work.teachers,
+        config.steps,
+        config.cameras,
+        config.optimizer,
+        config.background,
+        work.rewards,
+    )
     return optimize(setup, work.state)
 
 

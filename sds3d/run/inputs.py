@@ -13,6 +13,7 @@ from sds3d.formats.load import load_asset
 from sds3d.formats.panoramas import read_panorama
 from sds3d.geometry.splats import Splats
 from sds3d.guidance.variational import VariationalConfig
+from sds3d.priors.clip import clip_folder
 from sds3d.priors.control import control_folder
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.loading import ALIASES, MOVED, find
@@ -22,7 +23,7 @@ from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.run.config import RunConfig, stage_config, stage_count
 from sds3d.run.copies import files_in
 from sds3d.run.folder import open_run
-from sds3d.run.prompt_picture import read_prompt_picture
+from sds3d.run.prompt_picture import read_picture_file, read_prompt_picture
 from sds3d.run.references import read_references
 
 
@@ -46,7 +47,7 @@ def check_inputs(config: RunConfig, own: Path | None = None) -> None:
                 read_panorama(path)
             except (ValueError, ImportError, OSError) as error:
                 raise ConfigError(f"{key}: {error}") from None
-        read_prompt_picture(stage.prompts)
+        _check_pictures(stage)
     read_references(config.reference, config.cameras, "cpu")
     if not (own or config.start_from):
         return
@@ -76,6 +77,17 @@ def _check_parts(prior: DiffusersConfig, place: str) -> None:
             control_folder(control.model)
     except PriorError as error:
         raise ConfigError(f"{place}{error}") from None
+
+
+def _check_pictures(stage: RunConfig) -> None:
+    """Check the picture beside the prompt, and the files of rewards."""
+    read_prompt_picture(stage.prompts)
+    for index, reward in enumerate(stage.rewards):
+        try:
+            clip_folder(reward.model)
+        except PriorError as error:
+            raise ConfigError(f"rewards.{index}.model: {error}") from None
+        read_picture_file(reward.image, f"rewards.{index}.image")
 
 
 def _check_model(prior: DiffusersConfig, key: str) -> None:

@@ -34,6 +34,7 @@ from sds3d.run.backgrounds import Background, Environment, behind_views, render_
 from sds3d.run.numbers import Checks, Numbers, NumericalError, Unread, as_numbers, read
 from sds3d.run.references import STREAM as REFERENCE_STREAM
 from sds3d.run.references import References
+from sds3d.run.rewards import Reward
 from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
 from sds3d.updates import fused, skipped_if, update
 
@@ -197,7 +198,7 @@ class Setup:
 
     teachers: all on one device, at least one with a weight above 0 at each step. If `cameras` has no size, renders have
     that of the first one's prior. steps: total number of steps. cameras: the views of each step. background: what is
-    behind the renders.
+    behind the renders. rewards: judges of the renders.
     """
 
     scene: Scene
@@ -206,6 +207,7 @@ class Setup:
     cameras: CameraConfig
     optimizer: OptimizerConfig
     background: Background = None
+    rewards: Sequence[Reward] = ()
 
     @property
     def picture_size(self) -> int:
@@ -258,7 +260,7 @@ def _step(setup: Setup, state: LoopState, checks: Checks) -> Step:
         for index, teacher in enumerate(setup.teachers)
         if teacher.weight.at(progress) > 0
     ]
-    losses = _losses(setup, shown, lessons, followed, progress, checks)
+    losses = _losses(setup, shown, lessons, followed, state.step, progress, checks)
     _backward(lessons, losses, progress)
     grad_norm = _move(setup, state, checks)
     with skipped_if(state.bad):
@@ -381,11 +383,12 @@ def _losses(
     shown: _Shown,
     lessons: Sequence[_Lesson],
     followed: Mapping[str, Tensor],
+    step: int,
     progress: float,
     checks: Checks,
 ) -> dict[str, Tensor]:
-    """Return the losses of a step by name: the scene's regularisers, those of the pictures that it follows and, for
-    rules on pixels, "image" and so on."""
+    """Return the losses of a step by name: the scene's regularisers, those of the pictures that it follows, for rules
+    on pixels "image" and so on, and those of rewards. step: from 0."""
     losses = {**setup.scene.regularisers(shown.rendering, progress), **followed}
     # Sums over pixels are those of full size, so that coarse renders and large pictures change no weight.
     size, full = shown.rendering.alpha.shape[1], setup.cameras.full_size(setup.picture_size)
@@ -398,6 +401,9 @@ def _losses(
             loss = image_loss(lesson.shown.rendering, lesson.shown.background, guided.image_target)
             factor = lesson.weight * guided.image_weight * (full / guided.image_target.shape[1]) ** 2
             losses[numbered("image", lesson.index)] = factor * loss
+    for index, reward in enumerate(setup.rewards):
+        judged = reward.losses(shown.rendering.rgb, step, progress)
+        losses |= {numbered(term, index): loss for term, loss in judged.items()}
     for term, loss in losses.items():
         checks.finite(loss, f'the loss "{term}"')
     return losses

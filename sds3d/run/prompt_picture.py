@@ -16,16 +16,21 @@ KEY = "prompts.image"
 
 
 def read_prompt_picture(config: PromptConfig) -> Tensor | None:
-    """Return the picture (1, H, W, 3), sRGB in [0, 1], white where it is transparent; None if there is none.
+    """Return the picture of a prompt, see `read_picture_file`."""
+    return read_picture_file(config.image, KEY)
 
-    Raises ConfigError if the file cannot be read.
+
+def read_picture_file(file: str, key: str) -> Tensor | None:
+    """Return a picture (1, H, W, 3), sRGB in [0, 1], white where it is transparent; None for "".
+
+    key: the setting that names it. Raises ConfigError if the file cannot be read.
     """
-    if not config.image:
+    if not file:
         return None
     try:
-        rgb, alpha = open_picture(Path(config.image).expanduser())
+        rgb, alpha = open_picture(Path(file).expanduser())
     except PictureError as error:
-        raise ConfigError(f"{KEY}: {error}") from None
+        raise ConfigError(f"{key}: {error}") from None
     picture = torch.as_tensor(rgb, dtype=torch.float32)
     if alpha is not None:
         picture = 1 + torch.as_tensor(alpha, dtype=torch.float32)[..., None] * (picture - 1)
