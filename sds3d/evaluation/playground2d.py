@@ -142,6 +142,8 @@ def rule_config(name: str, prompt: str, overrides: Sequence[str] = ()) -> RunCon
 
 def drawing(prior: Prior, config: RunConfig, count: int, space: str) -> tuple[Pictures, Iterator[Step]]:
     """Return `count` pictures, and the steps in which a rule changes them; see `draw`."""
+    if config.rewards:
+        raise ConfigError("rewards: plain pictures have none; leave it out")
     generators = random_streams(config.seed, "cameras", "guidance")
     scene = Pictures(prior, count, space)
     rule = config.guidance.in_prior_space() if space == "latents" else config.guidance

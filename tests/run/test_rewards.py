@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a tiny CLIPModel for pictures of 16 pixels, with its tokenizer and processor."""
     path = tmp_path_factory.mktemp("reward") / "clip"
     torch.manual_seed(0)
-    tokenizer = make_tokenizer(WORDS)
+    tokenizer: Any = make_tokenizer(WORDS)
     text = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=24, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
@@ -41,9 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vision = CLIPVisionConfig(
         hidden_size=32, intermediate_size=37, num_hidden_layers=2, num_attention_heads=4, image_size=16, patch_size=4
     )
-    CLIPModel(
-        CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=24)
-    ).save_pretrained(path)
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=24)
+    CLIPModel(config).save_pretrained(path)
     tokenizer.save_pretrained(path)
     CLIPImageProcessor(size=16, crop_size=16).save_pretrained(path)
     return path
@@ -90,7 +90,7 @@ def test_losses_are_weighted_means_of_one_minus_the_cosine(folder: Path, tmp_pat
     torch.testing.assert_close(
         other.losses(rgb, 0, 1.0)["reward_text"], 4 * (1 - cosines(folder, shown, ["a blue chair"])).mean()
     )
-    sum(losses.values()).backward()
+    torch.stack(list(losses.values())).sum().backward()
     assert rgb.grad is not None
     direction = torch.randn(rgb.shape, generator=torch.Generator().manual_seed(1))
     step = 1e-2 * direction / direction.norm()
