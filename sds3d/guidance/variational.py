@@ -19,6 +19,7 @@ from sds3d.guidance.base import Guidance, Learn, Number, Views, draw_noise, pred
 from sds3d.guidance.schedules import draw
 from sds3d.priors.base import Prediction, Prior, TrainableScore, add_noise, expand
 from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.loading import Dtype
 from sds3d.priors.network import DiffusionPrior, in_place_of
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
@@ -181,8 +182,10 @@ def model_of_phi(config: VariationalConfig, prior: Prior) -> Prior:
         return prior
     if not hasattr(prior, "family"):
         raise PriorError("guidance.variational.model needs a prior in diffusers' layout: leave it out for this one")
-    other = DiffusersConfig(model=config.model, offline=config.offline, multiview=False).load(prior.device)
-    return in_place_of(cast(DiffusionPrior, prior), other)
+    prior = cast(DiffusionPrior, prior)
+    dtype = cast(Dtype, str(prior.denoiser.dtype).removeprefix("torch."))
+    other = DiffusersConfig(model=config.model, offline=config.offline, dtype=dtype, multiview=False)
+    return in_place_of(prior, other.load(prior.device))
 
 
 def target_error(prior: Prior, prediction: Prediction, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The trained score phi of the renders, against closed forms on the exact Gaussian prior."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -11,10 +12,18 @@ from torch import Tensor
 from sds3d.files import PriorError
 from sds3d.guidance.base import draw_noise
 from sds3d.guidance.schedules import draw
-from sds3d.guidance.variational import Learner, TrainedScore, TrainingConfig, VariationalConfig, target_error
+from sds3d.guidance.variational import (
+    Learner,
+    TrainedScore,
+    TrainingConfig,
+    VariationalConfig,
+    model_of_phi,
+    target_error,
+)
 from sds3d.priors.base import Prediction, add_noise, expand
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from sds3d.priors.network import DiffusionPrior
 from tests.guidance.exact import seeded
 from tests.guidance.scores import KnownTrainable, normal
 from tests.guidance.views import views_of
@@ -277,6 +286,12 @@ def test_phi_may_be_a_model_that_predicts_v(models: dict[str, Path]):
     again = TrainedScore(config, prior)
     again.load_state_dict(phi.state_dict())
     assert torch.equal(again.predict(x_t, t, views).eps, phi.predict(x_t, t, views).eps)
+
+
+def test_another_model_of_phi_computes_in_the_priors_type(models: dict[str, Path]):
+    prior = DiffusersConfig(model=str(models["sd"]), dtype="bfloat16").load()
+    model = model_of_phi(VariationalConfig(model=str(models["sd v"])), prior)
+    assert cast(DiffusionPrior, model).denoiser.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(("model", "reason"), [("sdxl", "text width"), ("levels", "other noise levels")])
