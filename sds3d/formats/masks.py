@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 import warnings
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,15 +64,29 @@ def read_picture(
     rgb, alpha = open_picture(file)
     if mask is not None:
         return rgb, read_mask(mask, (rgb.shape[0], rgb.shape[1]))
-    if alpha is not None:
-        return rgb, _filled(alpha, file)
-    found = masked_by_border(rgb, tolerance)
-    if found is not None:
-        return found[0], _filled(found[1], file)
-    network = masked_by_network(rgb)
-    if network is None:
+    found = cut_out(rgb, alpha, tolerance)
+    if found is None:
         raise PictureError(f"{_name(file)}: its background is neither transparent nor of one colour: {remedy()}")
-    return rgb, _filled(network, file)
+    return found.rgb, _filled(found.mask, file)
+
+
+@dataclass(frozen=True)
+class CutOut:
+    """An object without its background. rgb: (H, W, 3) in [0, 1]. mask: (H, W) in [0, 1]. how: what made the mask."""
+
+    rgb: FloatArray
+    mask: FloatArray
+    how: Literal["alpha", "border", "network"]
+
+
+def cut_out(rgb: FloatArray, alpha: FloatArray | None, tolerance: float = TOLERANCE) -> CutOut | None:
+    """Find the object of a picture from `open_picture` as `read_picture` does; None if nothing tells it apart."""
+    if alpha is not None:
+        return CutOut(rgb, alpha, "alpha")
+    if (found := masked_by_border(rgb, tolerance)) is not None:
+        return CutOut(*found, "border")
+    network = masked_by_network(rgb)
+    return None if network is None else CutOut(rgb, network, "network")
 
 
 def open_picture(file: Path | bytes) -> tuple[FloatArray, FloatArray | None]:
