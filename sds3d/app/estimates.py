@@ -31,6 +31,8 @@ NEWEST = 60
 """Number of runs whose times are read."""
 FRESH = 20.0
 """Seconds after which they are read again."""
+FOLLOWED = 0.5
+"""Time of a pixel of a picture that the run follows, as a share of a pixel that the prior is asked about."""
 TRUSTED = 10
 """Number of steps after which the time of the steps so far counts as much as the expected time."""
 
@@ -169,7 +171,17 @@ def stated_step(preset: str, config: RunConfig) -> float:
     if own.prior.kind != "toybox" or (config.prior.kind, config.teachers) != (own.prior.kind, own.teachers):
         return 0.0
     stated = _stated_steps().get(preset) or statistics.median(_stated_steps().values())
-    return stated * pixels_of_step(config) / pixels_of_step(own)
+    return stated * _cost_of_step(config) / _cost_of_step(own)
+
+
+def _cost_of_step(config: RunConfig) -> float:
+    """Return about how much a step costs, in rendered pixels.
+
+    A picture that the run follows is rendered, but the prior is not asked about it.
+    """
+    followed = sum(1 / reference.every for reference in config.reference)
+    size = max(now.size for _, now in config.cameras.parts())
+    return pixels_of_step(config) + FOLLOWED * followed * size**2
 
 
 @cache
@@ -188,4 +200,6 @@ def _config_of(preset: str) -> RunConfig:
 
 
 def _settings(preset: str, edits: Edits) -> str:
-    return json.dumps([preset, {key: value for key, value in edits.items() if key != "steps"}], sort_keys=True)
+    """Return what runs of about equal cost per step have in common. Of pictures, their number counts."""
+    counted = {key: len(value) if key == "reference" else value for key, value in edits.items() if key != "steps"}
+    return json.dumps([preset, counted], sort_keys=True)

@@ -29,13 +29,13 @@ SIDES = 4
 SIZE = 160
 """Number and size in pixels of the pictures."""
 
-# Sends a chosen or dropped file, then reports its token, or why it was refused.
+# Sends chosen, dropped or pasted files, then reports their tokens, with spaces between them, or why one was refused.
 SEND = """const input = element.querySelector('input'), place = element.querySelector('.sds-drop');
 const progress = element.querySelector('progress');
-const send = file => {
-  if (!file) return;
-  const ended = answer => { progress.hidden = true; input.value = ''; trigger('select', answer); };
-  const most = place.dataset.most;
+const upload = file => new Promise(ended => {
+  const most = place.dataset.most, ending = file.name.match(/\\.\\w+$/)?.[0] ?? '';
+  if (!input.accept.split(',').includes(ending.toLowerCase())) return ended({problem:
+    `${file.name}: files ending in "${ending}" cannot be read: use ${input.accept.replaceAll(',', ', ')}`});
   if (file.size > most) return ended({problem: `${file.name} is too large: ${most / 1e6} MB are the limit`});
   const request = new XMLHttpRequest();
   request.open('POST', new URL(place.dataset.place, document.baseURI));
@@ -47,12 +47,30 @@ const send = file => {
   progress.hidden = false;
   progress.value = 0;
   request.send(file);
+});
+const send = async given => {
+  const tokens = [];
+  let problem = '';
+  for (const file of [...given].slice(0, input.multiple ? 8 : 1)) {
+    const answer = await upload(file);
+    if (answer.token) tokens.push(answer.token);
+    else problem = answer.problem;
+  }
+  progress.hidden = true;
+  input.value = '';
+  if (tokens.length || problem) trigger('select', {token: tokens.join(' '), problem});
 };
-input.addEventListener('change', () => send(input.files[0]));
+input.addEventListener('change', () => send(input.files));
 for (const kind of ['dragover', 'dragleave', 'drop']) place.addEventListener(kind, event => {
   event.preventDefault();
   place.classList.toggle('over', kind === 'dragover');
-  if (kind === 'drop') send(event.dataTransfer.files[0]);
+  if (kind === 'drop') send(event.dataTransfer.files);
+});
+if (input.multiple) document.addEventListener('paste', event => {
+  const pictures = [...event.clipboardData.files].filter(file => file.type.startsWith('image/'));
+  if (!element.isConnected || !pictures.length || event.clipboardData.types.includes('text/plain')) return;
+  event.preventDefault();
+  send(pictures);
 });"""
 
 
@@ -119,12 +137,16 @@ def lay_out(studio: Studio) -> OwnFile:
     return own
 
 
-def picker(label: str, extensions: tuple[str, ...], elem_id: str) -> gr.HTML:
-    """Add a field for a file to the open layout. Its event `select` has the upload's token, or a problem."""
+def picker(label: str, extensions: tuple[str, ...], elem_id: str, many: bool = False) -> gr.HTML:
+    """Add a field for a file to the open layout. Its event `select` has the upload's token, or a problem.
+
+    many: for several pictures, which can also be pasted; the event has the tokens of all, with spaces between them.
+    """
+    drop = "or drop them here, or paste one" if many else "or drop it here"
     return gr.HTML(
         f'<label class="sds-drop" data-most="{UPLOAD}" data-place="{uploads.PLACE}" data-header="{uploads.NAME}">'
-        f"<b>{label}</b><span>or drop it here; up to {UPLOAD // 1_000_000} MB</span>"
-        f'<input type="file" accept="{",".join(extensions)}" aria-label="{label}">'
+        f"<b>{label}</b><span>{drop}; up to {UPLOAD // 1_000_000} MB</span>"
+        f'<input type="file"{" multiple" * many} accept="{",".join(extensions)}" aria-label="{label}">'
         '<progress hidden max="1" aria-label="Upload"></progress></label>',
         js_on_load=SEND,
         elem_id=elem_id,

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from pydantic import ValidationError
 
 from sds3d.app import cutting, fragments, uploads
-from sds3d.app.cutting import OwnPicture, OwnPictures, Stroke
+from sds3d.app.cutting import OwnPicture, OwnPictures
 from sds3d.app.own_file import OF_A_RUN, picker
 from sds3d.app.result_panel import Updates
 from sds3d.app.run_panel import QUIET, block
 from sds3d.app.studio import Studio
 from sds3d.app.visitors import visitor
-from sds3d.config import ConfigError, problem_of
+from sds3d.config import ConfigError
 from sds3d.files import RunError
 from sds3d.formats.masks import PICTURES, TOLERANCE, remedy
 from sds3d.formats.pictures import png, to_uint8
-from sds3d.run.config import RunConfig
 from sds3d.run.reference_config import ReferenceConfig
 
 READ: dict[str, Any] = {**QUIET, "concurrency_limit": 1, "concurrency_id": "read"}
@@ -131,25 +129,47 @@ class OwnPicturesPanel:
             self.said,
         ]  # fmt: skip
 
-    def open(self, name: str, config: RunConfig) -> Updates:
-        """Show the pictures of a run, or none if it has none or its visitor may not use them. name: "" for no run."""
+    def open(self, name: str) -> Updates:
+        """Show the pictures of a run, or why its visitor may not use them."""
         try:
-            count = len(self.studio.own_references(self.studio.open(name), config)) if name else 0
-        except RunError as error:
-            return {**self.show(OwnPictures()), self.said: block(fragments.error(self.studio.problem(error)))}
-        given = config.reference[: min(count, cutting.MOST)]
-        return self.show(
-            OwnPictures(
-                pictures=tuple(
-                    OwnPicture(
-                        file=f"{OF_A_RUN}{name}:{i}",
-                        azimuth=each.azimuth or 0.0,
-                        elevation=cutting.ELEVATION if each.elevation is None else each.elevation,
-                    )
-                    for i, each in enumerate(given)
-                )
-            )
+            given = self.studio.own_references(self.studio.open(name))
+        except (RunError, ConfigError) as error:
+            return self.show(OwnPictures(), self.studio.problem(error))
+        pictures = tuple(
+            OwnPicture.model_validate({"file": f"{OF_A_RUN}{name}:{i}", **_angles(each)})
+            for i, each in enumerate(given[: cutting.MOST])
         )
+        more = f"The run has {len(given)} pictures; the form has the first {cutting.MOST}"
+        return self.show(OwnPictures(pictures=pictures), more if len(given) > cutting.MOST else "")
+
+    def add(self, text: str, tokens: Sequence[str], trouble: str = "") -> Updates:
+        """Add uploads to the pictures that the page holds, and show the last one."""
+        before = _held(text)
+        pictures = list(before.pictures)
+        for token in tokens:
+            if len(pictures) == cutting.MOST:
+                trouble = f"{cutting.MOST} pictures are the limit: remove one first"
+                break
+            try:
+                pictures.append(OwnPicture(file=_kept(self.studio, uploads.find(self.studio, token))))
+            except (ValueError, OSError) as error:
+                trouble = self.studio.problem(error)
+        chosen = len(pictures) - 1 if len(pictures) > len(before.pictures) else before.chosen
+        return self.show(OwnPictures(pictures=tuple(pictures), chosen=chosen), trouble)
+
+    def edit(self, text: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Updates:
+        """Show the pictures that the page holds after a change of the chosen one, or why the change is refused."""
+        held = _held(text)
+        if held.shown is None:
+            return self.show(held)
+        picture = held.shown.model_dump()
+        try:
+            after = held.with_shown(OwnPicture.model_validate(picture | change(picture)))
+            return self.show(cutting.read_pictures(after.model_dump_json()))
+        except ValidationError as error:
+            return self.show(held, f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}")
+        except ConfigError as error:
+            return self.show(held, str(error))
 
     def show(self, held: OwnPictures, trouble: str = "") -> Updates:
         """Show the pictures, the mask of the chosen one, and what is to be said."""
@@ -158,7 +178,7 @@ class OwnPicturesPanel:
             html, note, border = self._drawn(picture) if picture else ("", "", False)
             small = [cutting.thumbnail(self._cut(each)) for each in held.pictures]
         except (ValueError, RunError, OSError) as error:
-            return {**self.show(OwnPictures()), self.said: block(fragments.error(self.studio.problem(error)))}
+            return self.show(OwnPictures(), self.studio.problem(error))
         trouble = fragments.error(trouble) if trouble else ""
         return {
             self.held: held.model_dump_json(exclude_defaults=True) if picture else "",
@@ -181,9 +201,9 @@ class OwnPicturesPanel:
         share = float(found.mask.mean())
         html = (
             f'<figure class="sds-mask"><div style="aspect-ratio:{width}/{height}"><img src="{cutting.seen(found)}" '
-            'alt="Your picture; its background is faint"><canvas aria-hidden="true"></canvas></div><figcaption>The object '
-            f"is {share:.0%} of the picture. {FOUND.get(found.how, '')} Correct it with the brush.</figcaption>"
-            f"</figure><!-- {secrets.token_hex(4)} -->"  # always another text, which the script waits for
+            'alt="Your picture; its background is faint"><canvas aria-hidden="true"></canvas></div><figcaption>'
+            f"The object is {share:.0%} of the picture. {FOUND.get(found.how, '')} Correct it with the brush."
+            f"</figcaption></figure><!-- {secrets.token_hex(4)} -->"  # always another text, which the script waits for
         )
         note = fragments.note(f"{BY_HAND}, or {remedy()}.") if found.how == "nothing" and not picture.strokes else ""
         return html, note, found.how == "border"
@@ -201,14 +221,14 @@ class OwnPicturesPanel:
         with tempfile.TemporaryDirectory(prefix="sds3d-") as folder:
             yield tuple(
                 self._reference(picture, Path(folder) / str(i))
-                for i, picture in enumerate(read_held(text).pictures)
+                for i, picture in enumerate(cutting.read_pictures(text).pictures)
             )
 
     def _reference(self, picture: OwnPicture, place: Path) -> ReferenceConfig:
         image, mask, known = file(self.studio, picture)
         angles = {"azimuth": picture.azimuth, "elevation": picture.elevation}
-        if known is not None and known.pose is not None:
-            angles = {}
+        if known is not None and angles == _angles(known):
+            angles = {}  # those of a run that has none, or a pose, stay what they are
         if known is not None and not picture.strokes and picture.tolerance == TOLERANCE:
             return known.model_copy(update=angles)
         found = cutting.cut(image, mask, picture.tolerance, picture.strokes)
@@ -223,6 +243,124 @@ class OwnPicturesPanel:
         return ReferenceConfig(image=str(place / "picture.png"), **masked)
 
 
-def read_held(text: str) -> OwnPictures:
-    """Like `cutting.read_pictures`."""
-    return cutting.read_pictures(text)
+def lay_out(studio: Studio) -> OwnPicturesPanel:
+    """Add the widgets and their events to the open layout."""
+    with gr.Accordion("Pictures: the object looks like these", open=False, elem_id="pictures"):
+        sent = picker("Choose pictures of the object", PICTURES, "picture-file", many=True)
+        held = gr.Textbox("", visible="hidden", elem_id="pictures-held")
+        said = gr.HTML(visible=False, elem_id="picture-said")
+        listed = gr.HTML(visible=False, js_on_load=LIST_SCRIPT, elem_id="picture-list")
+        shown = gr.HTML(visible=False, js_on_load=PAINT, elem_id="picture-mask")
+        tools = gr.HTML(TOOLS, visible=False, js_on_load=TOOLS_SCRIPT, elem_id="mask-tools")
+        tolerance = gr.Slider(
+            0, 0.3, TOLERANCE, step=0.01, label="Tolerance", visible=False, elem_id="mask-tolerance",
+            info="Colours that differ from the border's by less belong to the background.",
+        )  # fmt: skip
+        with gr.Row():
+            azimuth = gr.Number(
+                0, label="Azimuth", minimum=-360, maximum=360, min_width=120, visible=False, elem_id="picture-azimuth",
+                info="Degrees around the object: 0 sees its front, 90 the side that is right in that view.",
+            )  # fmt: skip
+            elevation = gr.Number(
+                cutting.ELEVATION, label="Elevation", minimum=-90, maximum=90, min_width=120, visible=False,
+                elem_id="picture-elevation", info="Degrees of the camera above the horizon.",
+            )  # fmt: skip
+        remove = gr.Button("Remove this picture", size="sm", visible=False, elem_id="picture-remove")
+        gr.HTML(
+            '<p class="sds-caption">The object is pulled towards the pictures, from the sides that you give, while the '
+            "prompt shapes the rest of it. Write a prompt that describes them.</p>"
+        )
+    panel = OwnPicturesPanel(studio, held, listed, shown, tools, tolerance, azimuth, elevation, remove, said)
+    _wire(panel, sent)
+    return panel
+
+
+def _wire(panel: OwnPicturesPanel, sent: gr.HTML) -> None:
+    held = panel.held
+
+    def take(event: gr.EventData, text: str) -> Updates:
+        tokens = str(getattr(event, "token", "")).split()
+        return panel.add(text, tokens, str(getattr(event, "problem", "")))
+
+    def paint(event: gr.EventData, text: str) -> Updates:
+        drawn = getattr(event, "strokes", [])
+        return panel.edit(text, lambda picture: {"strokes": [*picture["strokes"], *drawn]})
+
+    def use(event: gr.EventData, text: str) -> Updates:
+        last = -1 if event.action == "undo" else 0
+        return panel.edit(text, lambda picture: {"strokes": picture["strokes"][:last]})
+
+    def choose(event: gr.EventData, text: str) -> Updates:
+        return panel.show(_held(text).model_copy(update={"chosen": int(event.index)}))
+
+    def tolerate(tolerance: float, text: str) -> Updates:
+        return panel.edit(text, lambda picture: {"tolerance": tolerance})
+
+    def place(azimuth: float | None, elevation: float | None, text: str) -> Updates:
+        if azimuth is None or elevation is None:  # the visitor is still typing
+            return {}
+        edited = panel.edit(text, lambda picture: {"azimuth": azimuth, "elevation": elevation})
+        return {key: value for key, value in edited.items() if key in (panel.held, panel.said)}
+
+    sent.select(take, held, panel.outputs, **READ)
+    panel.shown.select(paint, held, panel.outputs, **READ)
+    panel.tools.select(use, held, panel.outputs, **READ)
+    panel.listed.select(choose, held, panel.outputs, **READ)
+    panel.tolerance.input(tolerate, [panel.tolerance, held], panel.outputs, trigger_mode="always_last", **READ)
+    panel.remove.click(lambda text: panel.show(_held(text).without_shown()), held, panel.outputs, **READ)
+    gr.on(
+        [panel.azimuth.input, panel.elevation.input], place, [panel.azimuth, panel.elevation, held],
+        [held, panel.said], trigger_mode="always_last", **READ,
+    )  # fmt: skip
+
+
+def _held(text: str) -> OwnPictures:
+    """Return the pictures that the page holds; none if it holds what the form has not."""
+    with suppress(ConfigError):
+        return cutting.read_pictures(text)
+    return OwnPictures()
+
+
+def _kept(studio: Studio, path: Path) -> str:
+    """Keep an uploaded picture as `cutting.normalised`, and return its token. Raises PictureError, OSError."""
+    try:
+        data = cutting.normalised(path)
+        kept = uploads.new_place(studio.root, visitor(), f"{path.stem}.png")
+        kept.write_bytes(data)
+        return kept.parent.name
+    finally:
+        uploads.remove(path)
+
+
+def file(studio: Studio, picture: OwnPicture) -> tuple[Path, Path | None, ReferenceConfig | None]:
+    """Return the files of a picture and its mask, if it has one, and what the run that it comes from says of it.
+
+    Raises ConfigError or RunError if they are not the visitor's.
+    """
+    if not picture.file.startswith(OF_A_RUN):
+        return uploads.find(studio, picture.file), None, None
+    name, _, index = picture.file.removeprefix(OF_A_RUN).rpartition(":")
+    run = studio.open(name)
+    known = studio.own_references(run)
+    if not (index.isdecimal() and int(index) < len(known)):
+        raise RunError("the run has no such picture: add it again")
+    reference = known[int(index)]
+    return Path(reference.image), Path(reference.mask) if reference.mask else None, reference
+
+
+def _angles(known: ReferenceConfig) -> dict[str, float]:
+    """Return the azimuth and elevation that the form shows for a picture of a run."""
+    return {
+        "azimuth": known.azimuth or 0.0,
+        "elevation": cutting.ELEVATION if known.elevation is None else known.elevation,
+    }
+
+
+def _list(small: Sequence[str], chosen: int) -> str:
+    """Return buttons that choose a picture."""
+    buttons = "".join(
+        f'<button type="button" data-index="{i}" aria-pressed="{str(i == chosen).lower()}" '
+        f'aria-label="Picture {i + 1}"><img src="{source}" alt=""></button>'
+        for i, source in enumerate(small)
+    )
+    return f'<div class="sds-shots" role="group" aria-label="Pictures">{buttons}</div>'

@@ -21,7 +21,7 @@ from sds3d.ramps import Ramp
 from sds3d.run.config import RunConfig, stage_config
 from sds3d.run.settings import Setting, settings_of_run
 
-ELSEWHERE = ("prompt", "seed", "up_axis", "start_from_sha256", "made_for", "other_presets")
+ELSEWHERE = ("prompt", "seed", "up_axis", "reference", "start_from_sha256", "made_for", "other_presets")
 """Settings without a widget here: they are elsewhere on the page, or cannot be changed."""
 
 PROMINENT = ("representation.name", "guidance.name", "steps")

@@ -18,10 +18,11 @@ from sds3d.jobs import queue
 from sds3d.jobs.supervisor import ensure_workers
 from sds3d.presets import current_name, load_preset, presets
 from sds3d.prompts.prompt import checked_prompt
-from sds3d.run.config import RunConfig, new_run, run_config, total_steps
+from sds3d.run.config import RunConfig, new_run, read_config, run_config, total_steps
 from sds3d.run.folder import Run, list_runs
 from sds3d.run.inputs import check_inputs
 from sds3d.run.locks import RunBusyError, hold
+from sds3d.run.reference_config import ReferenceConfig
 
 MAX_SEED = 2**31 - 1
 MAX_STEPS = 100_000
@@ -152,6 +153,13 @@ class Studio:
         if run.own is not None and not self.changes(run):
             raise RunError("the run starts from a file of its owner; start from one of your own")
         return run.own
+
+    def own_references(self, run: Run) -> tuple[ReferenceConfig, ...]:
+        """Return the pictures that a run follows. Raises RunError for others', ConfigError."""
+        references = read_config(run).reference
+        if references and not self.changes(run):
+            raise RunError("the run follows pictures of its owner; start with your own")
+        return references
 
     def _continues(self, run: Run) -> bool:
         """Whether a run can stand for a new one of the visitor with the same settings."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 import gradio as gr
 from gradio.context import LocalContext
 
-from sds3d.app import cards, estimates, fragments, own_file, recipe_panel, settings_form
+from sds3d.app import cards, estimates, fragments, own_file, own_pictures, recipe_panel, settings_form
+from sds3d.app.cutting import OwnPictures, read_pictures
 from sds3d.app.drafts_panel import COUNT, DraftsPanel, start_drafts
 from sds3d.app.edits import Edits, choices_of, leaves_of, nested
 from sds3d.app.limits import OWNERS_ONLY
 from sds3d.app.own_file import OF_A_RUN, OwnFile
+from sds3d.app.own_pictures import OwnPicturesPanel
 from sds3d.app.recipes import Recipe, recipe
 from sds3d.app.result_panel import Updates
 from sds3d.app.run_panel import QUIET, RunPanel, block
@@ -28,6 +31,7 @@ from sds3d.presets import DEFAULT_PRESET, presets
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.run.config import RunConfig, draft_steps, total_steps
 from sds3d.run.folder import Run
+from sds3d.run.reference_config import ReferenceConfig
 from sds3d.run.settings import Setting
 
 EXAMPLES = (
@@ -82,6 +86,7 @@ class CreateTab:
     live: RunPanel
     drafts: DraftsPanel
     own: OwnFile
+    pictures: OwnPicturesPanel
     prompt: gr.Textbox
     hint: gr.HTML
     preset: gr.Textbox
@@ -105,7 +110,7 @@ class CreateTab:
     @property
     def form(self) -> list[Any]:
         """The widgets that `fill` changes."""
-        return [self.prompt, self.preset, self.cards, self.draft, self.seed, *self.own.outputs]
+        return [self.prompt, self.preset, self.cards, self.draft, self.seed, *self.own.outputs, *self.pictures.outputs]
 
     def open(self, name: str) -> Updates:
         """Show a run, and its settings in the form."""
@@ -114,11 +119,15 @@ class CreateTab:
             made = recipe(self.studio, run)
         except (RunError, ConfigError, OSError) as error:
             return {self.live.message: block(fragments.error(self.studio.problem(error)))}
-        return {**self.fill(made, f"{OF_A_RUN}{name}" if run.own else ""), **self.live.opened(name)}
+        return {
+            **self.fill(made, f"{OF_A_RUN}{name}" if run.own else ""),
+            **self.pictures.open(name),
+            **self.live.opened(name),
+        }
 
     def fill(self, made: Recipe, reference: str = "") -> Updates:
-        """Show settings in the form. reference: of the file to start from, see `own_file.file`."""
-        elsewhere = ("up_axis", "start_from") if reference else ("up_axis",)
+        """Show settings in the form, without pictures. reference: of the file to start from, see `own_file.file`."""
+        elsewhere = ("up_axis", "reference", *(["start_from"] if reference else []))
         edits = {key: value for key, value in made.edits.items() if key not in elsewhere}
         return {
             self.prompt: made.config.prompt,
@@ -128,12 +137,14 @@ class CreateTab:
             self.draft: Draft.of(made.preset, edits),
             self.seed: made.config.seed,
             **self.own.open(reference, made.config.up_axis),
+            **self.pictures.show(OwnPictures()),
         }
 
     def again(self, name: str) -> Run:
         """Queue a run with the same settings and a new seed. Raises RunError, ConfigError, OSError."""
         run = self.studio.open(name)
         config = recipe(self.studio, run).config
+        self.studio.own_references(run)
         return self.studio.start(config.model_copy(update={"seed": new_seed()}), self.studio.own_file(run))
 
 
@@ -163,6 +174,7 @@ def lay_out(studio: Studio) -> CreateTab:
                 seed = gr.Number(0, label="Seed", precision=0, interactive=True, min_width=120, elem_id="seed")
                 new = gr.Button("Random seed", min_width=130, scale=0, elem_id="new-seed")
             own = own_file.lay_out(studio)
+            pictures = own_pictures.lay_out(studio)
             brought = gr.Column()
             search = gr.Textbox(
                 label="Search the settings",
@@ -176,8 +188,8 @@ def lay_out(studio: Studio) -> CreateTab:
             drafts = DraftsPanel.lay_out(studio)
             live = RunPanel.lay_out(studio)
     create = CreateTab(
-        studio, live, drafts, own, prompt, hint, preset, shown, draft, gr.State(0), seed, search, found, generate,
-        several, problem, plan, gr.Timer(REPLAN),
+        studio, live, drafts, own, pictures, prompt, hint, preset, shown, draft, gr.State(0), seed, search, found,
+        generate, several, problem, plan, gr.Timer(REPLAN),
     )  # fmt: skip
     with brought:
         recipe_panel.lay_out(studio, DEFAULT_PRESET, create.fill, create.form, prompt)
@@ -210,13 +222,17 @@ def _wire(create: CreateTab, examples: gr.HTML, new: gr.Button) -> None:
         # A prompt that is being typed stays.
         return create.open(run.folder.name) if prompt == before.prompt else live.opened(run.folder.name)
 
-    def plan(draft: Draft, steps: float | None) -> str:
+    def plan(draft: Draft, steps: float | None, held: str) -> str:
         try:
             config = studio.config(EXAMPLES[0], draft.preset, nested(draft.edits))
+            pictures = [
+                ReferenceConfig(image=each.file, azimuth=0, elevation=0) for each in read_pictures(held).pictures
+            ]
         except ConfigError:
             return ""
-        config = config.model_copy(update={"steps": int(steps or config.steps)})
-        cost = estimates.expected(studio, draft.preset, draft.edits, config)
+        config = config.model_copy(update={"steps": int(steps or config.steps), "reference": tuple(pictures)})
+        edits = draft.edits | ({"reference": pictures} if pictures else {})
+        cost = estimates.expected(studio, draft.preset, edits, config)
         drafts = COUNT * (cost.seconds(draft_steps(config)) - cost.export)
         return fragments.plan(cost.seconds(total_steps(config)), estimates.wait(studio), drafts)
 
@@ -232,8 +248,8 @@ def _wire(create: CreateTab, examples: gr.HTML, new: gr.Button) -> None:
     create.drafts.view.select(pick, create.drafts.names, [*create.outputs, *create.drafts.outputs], **QUIET)
     # Not among the events of the settings: the clock may tick while these are built again, and would call a former one.
     gr.on(
-        [create.clock.tick, create.steps.change, create.draft.change],  # type: ignore[attr-defined]
-        plan, [create.draft, create.steps], create.plan, trigger_mode="always_last", **QUIET,
+        [create.clock.tick, create.steps.change, create.draft.change, create.pictures.held.change],  # type: ignore[attr-defined]
+        plan, [create.draft, create.steps, create.pictures.held], create.plan, trigger_mode="always_last", **QUIET,
     )  # fmt: skip
     create.cards.select(choose, None, [create.preset, create.draft], **ONE_BY_ONE)
     examples.select(take, None, create.prompt, **QUIET)
@@ -284,26 +300,18 @@ def _settings(create: CreateTab) -> None:
         if own.stages:
             gr.HTML(fragments.note(STAGES if full.stages else NO_STAGES))
 
-        def wanted(
-            prompt: str, preset: str, seed: float | None, reference: str, up: str, *values: Any
-        ) -> tuple[RunConfig, Path | None]:
-            if preset != draft.preset:
-                raise ConfigError("the settings are still loading; try again in a moment")
-            chosen = form.edits(values) | {"seed": checked_seed(seed), "up_axis": up}
-            config, file = studio.config(one_line(prompt), preset, nested(chosen)), own_file.file(studio, reference)
-            refuse_without_file(preset, config, file)
-            return config, file
-
         def submit(*given: Any) -> Updates:
             try:
-                run = studio.start(*wanted(*given))
+                with _wanted(create, draft, form, *given) as wanted:
+                    run = studio.start(*wanted)
             except (ValueError, RunError, OSError) as error:
                 return {create.problem: block(fragments.error(studio.problem(error)))}
             return {create.problem: block(""), **create.drafts.open([]), **live.opened(run.folder.name, again=True)}
 
         def submit_drafts(*given: Any) -> Updates:
             try:
-                runs = start_drafts(studio, *wanted(*given))
+                with _wanted(create, draft, form, *given) as wanted:
+                    runs = start_drafts(studio, *wanted)
             except (ValueError, RunError, OSError) as error:
                 return {create.problem: block(fragments.error(studio.problem(error)))}
             return {create.problem: block(""), **live.close(), **create.drafts.open([run.folder.name for run in runs])}
@@ -316,7 +324,7 @@ def _settings(create: CreateTab) -> None:
             unfolded = draft.unfolded if chosen.key in settings_form.PROMINENT else chosen.section
             return Draft.of(draft.preset, consistent(now, edits), unfolded)
 
-        given = [create.prompt, create.preset, create.seed, *create.own.inputs, *widgets]
+        given = [create.prompt, create.preset, create.seed, *create.own.inputs, create.pictures.held, *widgets]
         followed = [*live.outputs, *create.drafts.outputs, create.problem]
         create.several.click(submit_drafts, given, followed, trigger_mode="once", **OF_FORM)
         gr.on(
@@ -336,6 +344,25 @@ def _settings(create: CreateTab) -> None:
             None, lambda n: (gr.Button(interactive=True), gr.Button(interactive=True), n), steps,
             [create.generate, create.several, create.steps], **OF_FORM,
         )  # fmt: skip
+
+
+@contextmanager
+def _wanted(
+    create: CreateTab, draft: Draft, form: Form, prompt: str, preset: str, seed: float | None, reference: str, up: str,
+    pictures: str, *values: Any,
+) -> Iterator[tuple[RunConfig, Path | None]]:  # fmt: skip
+    """Yield the settings of the run that the form describes, and the file that it starts from.
+
+    The files of its pictures exist only meanwhile. Raises ValueError, RunError, OSError.
+    """
+    studio = create.studio
+    if preset != draft.preset:
+        raise ConfigError("the settings are still loading; try again in a moment")
+    chosen = form.edits(values) | {"seed": checked_seed(seed), "up_axis": up}
+    config, file = studio.config(one_line(prompt), preset, nested(chosen)), own_file.file(studio, reference)
+    refuse_without_file(preset, config, file)
+    with create.pictures.references(pictures) as references:
+        yield config.model_copy(update={"reference": references or config.reference}), file
 
 
 def _forget_former_form() -> None:

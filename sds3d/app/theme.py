@@ -134,6 +134,25 @@ CSS = """
 .sds-drop progress { width: 100%; accent-color: #4f46e5; }
 .sds-own { margin: 0; font-size: .85rem; color: var(--body-text-color-subdued); }
 .sds-own img { width: 100%; border-radius: 10px; background: white; border: 1px solid var(--border-color-primary); }
+.sds-mask { margin: 0; font-size: .85rem; color: var(--body-text-color-subdued); }
+.sds-mask > div { position: relative; margin: 0 auto; max-width: 100%; max-height: 420px; border-radius: 10px;
+            overflow: hidden; border: 1px solid var(--border-color-primary); }
+.sds-mask :is(img, canvas) { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; }
+.sds-mask canvas { cursor: crosshair; touch-action: none; }
+.sds-mask figcaption { margin-top: .35rem; }
+.sds-tools { display: flex; flex-wrap: wrap; align-items: center; gap: .4rem .9rem; font-size: .85rem;
+            color: var(--body-text-color); }
+.sds-tools label { display: flex; align-items: center; gap: .35rem; min-height: 32px; cursor: pointer; }
+.sds-tools input { accent-color: #4f46e5; }
+.sds-tools [type=range] { width: 110px; }
+.sds-tools button { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: .3rem .7rem;
+            min-height: 32px; font-weight: 600; cursor: pointer; color: var(--body-text-color);
+            background: var(--button-secondary-background-fill); }
+.sds-shots { display: flex; flex-wrap: wrap; gap: 6px; }
+.sds-shots button { all: unset; cursor: pointer; width: 64px; height: 64px; border-radius: 10px; overflow: hidden;
+            background: white; border: 1px solid var(--border-color-primary); display: grid; place-items: center; }
+.sds-shots img { max-width: 100%; max-height: 100%; margin: 0; }
+.sds-shots button:is([aria-pressed=true], :focus-visible) { border-color: #4f46e5; outline: 2px solid #4f46e5; }
 .sds-drafts { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 10px; }
 .sds-drafts article { border: 1px solid var(--border-color-primary); border-radius: 12px; overflow: hidden;
             background: var(--block-background-fill); display: flex; flex-direction: column; gap: .4rem;
@@ -221,7 +240,7 @@ CSS = """
 @media (max-width: 640px) { .sds-views { gap: 4px; } .sds-empty { min-height: 12rem; }
                             #live .sv:not(:fullscreen, .sv-full) .sv-stage { height: auto; aspect-ratio: 1; }
                             #actions { gap: 6px; } #actions button { min-width: 0 !important; flex: 1 1 auto; } }
-@media (pointer: coarse) { #actions button { min-height: 44px; }
+@media (pointer: coarse) { #actions button, .sds-tools :is(button, label) { min-height: 44px; }
                            .sv .sv-icons button.sv-icon { width: 44px; height: 44px; } }
 @media (prefers-reduced-motion: reduce) { .bar i, .bar::after, .sds-turning { animation: none !important;
                                           transition: none; } }

@@ -23,6 +23,7 @@ from starlette.routing import Route
 from sds3d.app.studio import Studio
 from sds3d.app.visitors import login_of, visitor
 from sds3d.config import ConfigError
+from sds3d.formats.masks import PICTURES
 from sds3d.formats.table import EXTENSIONS
 from sds3d.prompts.prompt import slug
 
@@ -74,7 +75,7 @@ def new_place(root: Path, login: str | None, name: str) -> Path:
     sweep(root)
     path = Path(re.split(r"[\\/]", name)[-1])
     extension = path.suffix.lower()
-    if extension not in (*EXTENSIONS, *RECIPES):
+    if extension not in (*EXTENSIONS, *PICTURES, *RECIPES):
         raise ConfigError(f'files ending in "{extension[:20]}" cannot be read: use {", ".join(EXTENSIONS)}')
     if sum(file.stat().st_size for file in (root / ".uploads").rglob("*") if file.is_file()) > ROOM:
         raise OSError("too many files were uploaded: try again in some hours")

@@ -1,0 +1,171 @@
+"""Pictures that a visitor brings: their way from the upload to the run, and back into the form."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+from sds3d.app import cutting, estimates, own_pictures, uploads
+from sds3d.app.own_pictures import OwnPicturesPanel
+from sds3d.app.studio import Studio
+from sds3d.app.visitors import visiting
+from sds3d.config import ConfigError
+from sds3d.files import RunError
+from sds3d.run.config import read_config
+from sds3d.run.folder import Run
+
+
+@pytest.fixture
+def shop(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Studio:
+    """A studio with two users. No worker starts."""
+    monkeypatch.setattr("sds3d.app.studio.ensure_workers", lambda root: None)
+    return replace(studio, local=False, users=frozenset({"ada", "bob"}))
+
+
+@pytest.fixture
+def panel(shop: Studio) -> OwnPicturesPanel:
+    with gr.Blocks():
+        return own_pictures.lay_out(shop)
+
+
+def square() -> Image.Image:
+    """A red square of 40 x 40 pixels in the middle of a white picture of 100 x 80."""
+    pixels = np.full((80, 100, 3), 255, np.uint8)
+    pixels[20:60, 30:70] = 200, 30, 30
+    return Image.fromarray(pixels)
+
+
+def send(studio: Studio, who: str = "ada", name: str = "My mug.png", picture: Image.Image | None = None) -> str:
+    """Upload a picture. Return its token."""
+    path = uploads.new_place(studio.root, who, name)
+    (picture or square()).save(path)
+    return path.parent.name
+
+
+def held(panel: OwnPicturesPanel, updates: dict[Any, Any]) -> str:
+    return updates[panel.held]
+
+
+def said(panel: OwnPicturesPanel, updates: dict[Any, Any]) -> str:
+    return updates[panel.said].value
+
+
+def started(panel: OwnPicturesPanel, text: str, *settings: dict[str, Any]) -> Run:
+    """Start the run of a form with these pictures."""
+    config = panel.studio.config("a red mug", "toybox", *settings)
+    with panel.references(text) as references:
+        return panel.studio.start(config.model_copy(update={"reference": references}))
+
+
+def test_a_picture_and_its_corrected_mask_are_in_the_run(panel: OwnPicturesPanel, shop: Studio):
+    with visiting("ada"):
+        first = panel.add("", [send(shop)])
+        assert "The object is 20% of the picture" in first[panel.shown].value
+        assert first[panel.tolerance].visible
+        text = held(panel, panel.edit(held(panel, first), lambda _: {"azimuth": 90.0, "elevation": -5.0}))
+        stroke = {"keep": False, "width": 0.2, "points": [[0.3, 0.5], [0.7, 0.5]]}
+        text = held(panel, panel.edit(text, lambda picture: {"strokes": [*picture["strokes"], stroke]}))
+        run = started(panel, text)
+        (reference,) = read_config(run).reference
+        assert (reference.azimuth, reference.elevation) == (90, -5)
+        assert all(Path(name).is_relative_to(run.folder) for name in (reference.image, reference.mask))
+        np.testing.assert_array_equal(np.asarray(Image.open(reference.image)), np.asarray(square()))
+        mask = np.asarray(Image.open(reference.mask))
+        assert mask.shape == (80, 100)
+        assert mask[:20].max() == mask[31:49].max() == 0
+        assert mask[22:29, 32:68].min() == mask[52:58, 32:68].min() == 255
+        assert started(panel, text) == run  # the same form, the same run
+
+        # The form of the run has the picture with its mask, and starts the same run.
+        again = panel.open(run.folder.name)
+        assert json.loads(held(panel, again))["pictures"][0]["azimuth"] == 90
+        assert "The mask is that of the run" in again[panel.shown].value
+        assert not again[panel.tolerance].visible
+        assert started(panel, held(panel, again)) == run
+        undone = {"keep": True, "width": 0.2, "points": [[0.3, 0.5], [0.7, 0.5]]}
+        other = started(panel, held(panel, panel.edit(held(panel, again), lambda _: {"strokes": [undone]})))
+        assert other != run
+        (after,) = read_config(other).reference
+        assert Path(after.image).read_bytes() == Path(reference.image).read_bytes()
+        assert np.asarray(Image.open(after.mask))[22:58, 32:68].min() == 255
+
+
+def test_pictures_are_their_visitors_alone(panel: OwnPicturesPanel, shop: Studio):
+    with visiting("ada"):
+        text = held(panel, panel.add("", [send(shop)]))
+        run = started(panel, text)
+        shop.share(run, True)
+    with visiting("bob"):
+        with pytest.raises(ConfigError, match="no longer here"), panel.references(text):
+            pass
+        opened = panel.open(run.folder.name)
+        assert held(panel, opened) == ""
+        assert "pictures of its owner" in said(panel, opened)
+        stolen = json.dumps({"pictures": [{"file": f"run:{run.folder.name}:0"}]})
+        with pytest.raises(RunError, match="pictures of its owner"), panel.references(stolen):
+            pass
+        for name in ("run:../../etc:0", "run::0", "../../x", f"run:{run.folder.name}:7"):
+            with pytest.raises((ConfigError, RunError)), panel.references(json.dumps({"pictures": [{"file": name}]})):
+                pass
+        with pytest.raises(ConfigError, match="reference cannot be set"):
+            shop.config("a red mug", "toybox", {"reference": [{"image": "/etc/x.png", "azimuth": 0, "elevation": 0}]})
+
+
+def test_several_pictures_are_chosen_and_removed(panel: OwnPicturesPanel, shop: Studio):
+    with visiting("ada"):
+        tokens = [send(shop, name=f"{i}.png") for i in range(cutting.MOST + 1)]
+        added = panel.add("", tokens)
+        assert "8 pictures are the limit" in said(panel, added)
+        value = cutting.read_pictures(held(panel, added))
+        assert (len(value.pictures), value.chosen) == (8, 7)
+        assert added[panel.listed].value.count("data-index") == 8
+        one = panel.show(value.without_shown())
+        assert cutting.read_pictures(held(panel, one)).chosen == 6
+        none = panel.show(cutting.OwnPictures())
+        assert (held(panel, none), none[panel.shown].visible, none[panel.tools].visible) == ("", False, False)
+
+
+def test_what_is_no_picture_is_refused_and_leaves_nothing(panel: OwnPicturesPanel, shop: Studio):
+    with visiting("ada"):
+        good = held(panel, panel.add("", [send(shop)]))
+        path = uploads.new_place(shop.root, "ada", "page.png")
+        path.write_bytes(b"<html><script>alert(1)</script></html>")
+        refused = panel.add(good, [path.parent.name])
+        assert held(panel, refused) == good
+        assert "Page.png: it is no PNG, JPEG or WebP picture" in said(panel, refused)
+        assert not path.exists()
+        for change in ({"azimuth": 1e9}, {"tolerance": -1}, {"strokes": [{"keep": True}]}):
+            assert held(panel, panel.edit(good, lambda _, change=change: change)) == good
+        gone = panel.edit(good, lambda _: {"strokes": [{"keep": False, "width": 1, "points": [[0.5, 0.5]]}]})
+        with pytest.raises(ConfigError, match="nothing of a picture is left"), panel.references(held(panel, gone)):
+            pass
+    assert "<script>" not in said(panel, refused)
+
+
+def test_a_mask_that_nothing_makes_is_the_persons(panel: OwnPicturesPanel, shop: Studio, monkeypatch):
+    monkeypatch.setattr("sds3d.formats.masks.find_spec", lambda name: None)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8))
+    with visiting("ada"):
+        added = panel.add("", [send(shop, picture=noise)])
+        assert "could not be told apart" in said(panel, added)
+        assert "pip install" in said(panel, added)
+        dot = [{"keep": False, "width": 0.1, "points": [[0.5, 0.5]]}]
+        assert said(panel, panel.edit(held(panel, added), lambda _: {"strokes": dot})) == ""
+
+
+def test_pictures_take_time(shop: Studio):
+    config = shop.config("a red mug", "toybox")
+    reference = own_pictures.ReferenceConfig(image="a.png", azimuth=0, elevation=0)
+    costs = [
+        estimates.stated_step("toybox", config.model_copy(update={"reference": (reference,) * count}))
+        for count in (0, 1, 4)
+    ]
+    assert costs[0] < costs[1] < costs[2]
+    assert costs[2] - costs[0] == pytest.approx(4 * (costs[1] - costs[0]))
