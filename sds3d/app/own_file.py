@@ -32,7 +32,7 @@ SIZE = 160
 # Sends chosen, dropped or pasted files, then reports their tokens, with spaces between them, or why one was refused.
 SEND = """const input = element.querySelector('input'), place = element.querySelector('.sds-drop');
 const progress = element.querySelector('progress');
-const upload = file => new Promise(ended => {
+const deliver = file => new Promise(ended => {
   const most = place.dataset.most, ending = file.name.match(/\\.\\w+$/)?.[0] ?? '';
   if (!input.accept.split(',').includes(ending.toLowerCase())) return ended({problem:
     `${file.name}: files ending in "${ending}" cannot be read: use ${input.accept.replaceAll(',', ', ')}`});
@@ -52,7 +52,7 @@ const send = async given => {
   const tokens = [];
   let problem = '';
   for (const file of [...given].slice(0, input.multiple ? 8 : 1)) {
-    const answer = await upload(file);
+    const answer = await deliver(file);
     if (answer.token) tokens.push(answer.token);
     else problem = answer.problem;
   }

@@ -22,7 +22,7 @@ from sds3d.app.studio import Studio
 from sds3d.app.visitors import visitor
 from sds3d.config import ConfigError
 from sds3d.files import RunError
-from sds3d.formats.masks import PICTURES, TOLERANCE, remedy
+from sds3d.formats.masks import PICTURES, TOLERANCE, network_remedy
 from sds3d.formats.pictures import png, to_uint8
 from sds3d.run.reference_config import ReferenceConfig
 
@@ -33,7 +33,7 @@ FOUND = {
     "network": "A network found the object.",
     "file": "The mask is that of the run.",
 }
-BY_HAND = "The background could not be told apart: erase it with the brush"
+BY_HAND = "The background could not be told apart: erase it with the brush, or use a picture with transparency"
 """Where nothing made a mask."""
 
 TOOLS = """<div class="sds-tools" role="group" aria-label="Brush">
@@ -205,7 +205,9 @@ class OwnPicturesPanel:
             f"The object is {share:.0%} of the picture. {FOUND.get(found.how, '')} Correct it with the brush."
             f"</figcaption></figure><!-- {secrets.token_hex(4)} -->"  # always another text, which the script waits for
         )
-        note = fragments.note(f"{BY_HAND}, or {remedy()}.") if found.how == "nothing" and not picture.strokes else ""
+        note = ""
+        if found.how == "nothing" and not picture.strokes:
+            note = fragments.note(f"{BY_HAND}, or {network_remedy()}." if self.studio.trusted else f"{BY_HAND}.")
         return html, note, found.how == "border"
 
     def _cut(self, picture: OwnPicture) -> cutting.Cut:

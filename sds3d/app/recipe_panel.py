@@ -39,6 +39,8 @@ def lay_out(
     def show(brought: Brought, reference: str) -> Updates:
         made = brought.recipe
         missing = f" It starts from {brought.file}: add that under “Your own file”." if brought.file else ""
+        if brought.pictures:
+            missing += f" It follows {brought.pictures} of your pictures: add them under “Pictures”."
         seed = f" and the seed {made.config.seed}" if made.config.seed else ""
         note = f"The form has the settings: the preset {made.preset}{seed}, {len(made.edits)} changed.{missing}"
         updates = {**fill(made, reference), said: block(fragments.note(note))}

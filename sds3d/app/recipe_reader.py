@@ -33,11 +33,13 @@ class Brought:
     """Settings that the form can show.
 
     named: whether they have a prompt. file: the name of a file to start from, which is not among them; "": none.
+    pictures: the number of pictures to follow, which are not among them.
     """
 
     recipe: Recipe
     named: bool
     file: str = ""
+    pictures: int = 0
 
 
 def of_text(studio: Studio, text: str, default: str) -> Brought:
@@ -127,5 +129,7 @@ def _checked(studio: Studio, layers: Sequence[Tree], preset: str = "") -> Brough
         edits.pop("start_from", None)  # a path of another machine, or of this one, which is not the visitor's
     else:
         file = ""
+    edits.pop("reference", None)  # the form has its own field for them
+    pictures = len(config.reference)
     config = studio.config(prompt, preset, nested(edits | {"seed": config.seed}))
-    return Brought(Recipe(config, preset, edits), bool(named), Path(file.replace("\\", "/")).name)
+    return Brought(Recipe(config, preset, edits), bool(named), Path(file.replace("\\", "/")).name, pictures)

@@ -23,6 +23,7 @@ from sds3d.files import RunError, read_plain, write_atomically, zipped
 from sds3d.formats.export import asset_files
 from sds3d.formats.table import EXPORT_FORMATS, export_format
 from sds3d.geometry.splats import Splats
+from sds3d.run.copies import FOLDER as COPIES
 from sds3d.run.folder import Run
 
 Updates = dict[Any, Any]
@@ -206,7 +207,7 @@ def recipe_text(studio: Studio, run: Run) -> str:
 def pack_run(run: Run, studio: Studio) -> Path:
     """Write a run's exports, complete settings and recipe as one .zip into its exports. Return its path.
 
-    An uploaded file that the run starts from is in it, too.
+    An uploaded file that the run starts from is in it, too, and so are the pictures that it follows.
     The settings are a preset: `sds3d generate PROMPT --preset settings.yaml`. Raises RunError, ConfigError, OSError.
     """
     if run.busy():
@@ -215,6 +216,8 @@ def pack_run(run: Run, studio: Studio) -> Path:
     packed = {path.name: read_plain(path, MOST_PACKED) for path in files(run) if path.parent == run.exports}
     if (own := studio.own_file(run)) is not None:
         packed[own.name] = read_plain(own, MOST_PACKED)
+    copies = [path for path in sorted((run.folder / COPIES).rglob("*")) if path.is_file()]
+    packed |= {str(path.relative_to(run.folder)): read_plain(path, MOST_PACKED) for path in copies}
     packed["settings.yaml"] = studio.redacted(read_plain(run.config_path).decode()).encode()
     packed["recipe.txt"] = studio.redacted(f"{command_line(made)}\n\n{python_call(made)}\n").encode()
     return write_atomically(run.exports / MADE / f"{run.folder.name}.zip", zipped(packed))

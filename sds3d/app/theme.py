@@ -140,14 +140,16 @@ CSS = """
 .sds-mask :is(img, canvas) { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; }
 .sds-mask canvas { cursor: crosshair; touch-action: none; }
 .sds-mask figcaption { margin-top: .35rem; }
-.sds-tools { display: flex; flex-wrap: wrap; align-items: center; gap: .4rem .9rem; font-size: .85rem;
+.sds-tools { display: flex; flex-wrap: wrap; align-items: center; gap: .4rem; font-size: .85rem;
             color: var(--body-text-color); }
-.sds-tools label { display: flex; align-items: center; gap: .35rem; min-height: 32px; cursor: pointer; }
-.sds-tools input { accent-color: #4f46e5; }
-.sds-tools [type=range] { width: 110px; }
-.sds-tools button { border: 1px solid var(--border-color-primary); border-radius: 8px; padding: .3rem .7rem;
-            min-height: 32px; font-weight: 600; cursor: pointer; color: var(--body-text-color);
-            background: var(--button-secondary-background-fill); }
+.sds-tools :is(label, button) { display: flex; align-items: center; gap: .35rem; min-height: 32px; margin: 0;
+            cursor: pointer; position: relative; font-size: .85rem; line-height: 1; }
+.sds-tools :is(label:has([type=radio]), button) { border: 1px solid var(--border-color-primary); border-radius: 8px;
+            padding: .3rem .7rem; color: var(--body-text-color); background: var(--button-secondary-background-fill); }
+.sds-tools label:has(:checked) { border-color: #4f46e5; box-shadow: 0 0 0 1px #4f46e5; font-weight: 600; }
+.sds-tools :is(label:has(:focus-visible), button:focus-visible) { outline: 2px solid #4f46e5; outline-offset: 2px; }
+.sds-tools [type=radio] { position: absolute; opacity: 0; }
+.sds-tools [type=range] { width: 90px; accent-color: #4f46e5; }
 .sds-shots { display: flex; flex-wrap: wrap; gap: 6px; }
 .sds-shots button { all: unset; cursor: pointer; width: 64px; height: 64px; border-radius: 10px; overflow: hidden;
             background: white; border: 1px solid var(--border-color-primary); display: grid; place-items: center; }

@@ -28,7 +28,7 @@ from sds3d.geometry.mesh import FloatArray
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 """Extensions of pictures that can be read."""
-BYTES = 50_000_000
+BYTES = 64_000_000
 """Largest file of a picture."""
 PIXELS = 60_000_000
 """Most pixels of a picture."""
@@ -175,10 +175,14 @@ def model_found() -> str:
 
 def remedy() -> str:
     """Return the end of an error message about a picture without a mask: what to do."""
-    ways = "use a picture with transparency, or give a mask (mask=FILE)"
+    return f"use a picture with transparency, or give a mask (mask=FILE), or {network_remedy()}"
+
+
+def network_remedy() -> str:
+    """Return what makes `masked_by_network` work on this machine."""
     if not _installed():
-        return f"{ways}, or {install_command('background')}"
-    return f"{ways}, or download a network: python -c \"import rembg; rembg.new_session('{MODELS[1]}')\""
+        return install_command("background")
+    return f"download a network: python -c \"import rembg; rembg.new_session('{MODELS[1]}')\""
 
 
 def _installed() -> bool:
