@@ -228,7 +228,7 @@ def test_every_control_has_a_name_and_can_be_reached(visit: Visit, made: Callabl
     assert "white-glb-splat" in str(canvas.get_attribute("aria-label"))
     canvas.focus()
     reached = []
-    for _ in range(10):
+    for _ in range(12):
         page.keyboard.press("Tab")
         reached.append(
             page.evaluate(
@@ -237,7 +237,7 @@ def test_every_control_has_a_name_and_can_be_reached(visit: Visit, made: Callabl
         )
     assert [name.split("\n")[0] for name in reached] == [
         "Reset the view", "Fit the object", "Save a picture", "Full screen",
-        "Lit", "Unlit", "Normals", "Wireframe", "Light", "Exposure",
+        "Lit", "Unlit", "Normals", "Wireframe", "Light", "Your light …", "Turn", "Exposure",
     ]  # fmt: skip
     expect(page.get_by_role("button", name="Lit", exact=True)).to_have_attribute("aria-pressed", "true")
     # A white surface in even light is white from all sides. Half of the light is 188 in sRGB.
@@ -265,6 +265,52 @@ def test_every_control_has_a_name_and_can_be_reached(visit: Visit, made: Callabl
     wait_for(lambda: page.evaluate(f"{size}.join() === [innerWidth, innerHeight].join()"))
     page.keyboard.press("Escape")
     wait_for(lambda: page.evaluate(f"{size}[1] < innerHeight"))
+
+
+def panorama(light: tuple[int, int, int], column: int) -> bytes:
+    """A Radiance file, 32 x 16, dark but for a lamp of a colour in four columns from `column` on."""
+    pixels = np.zeros((16, 32, 4), np.uint8)
+    pixels[4:12, column : column + 4] = (*light, 129)
+    return b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 16 +X 32\n" + pixels.tobytes()
+
+
+def test_a_light_of_the_visitors_and_how_it_turns(visit: Visit, made: Callable[..., Run], expect: Any):
+    page, canvas = opened(visit, made(WHITE, ("glb",)))
+    viewer = page.locator("#viewer")
+    press(page, "Normals")
+    shows(canvas, (255, 128, 128), share=0.01)
+    normals = pixels(canvas)
+    front, right = (binary_erosion(where(normals, color), iterations=4) for color in ((128, 128, 255), (255, 128, 128)))
+    press(page, "Lit")
+
+    def lit(side: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return pixels(canvas)[side].mean(axis=0)
+
+    def take(name: str, data: bytes) -> None:
+        file = {"name": name, "mimeType": "image/vnd.radiance", "buffer": data}
+        viewer.locator("input[type=file]").set_input_files(file)
+
+    # A red lamp in front: the front is red, the right side dark.
+    take("front.hdr", panorama((200, 0, 0), 14))
+    expect(viewer.locator("select")).to_have_value("front.hdr")
+    wait_for(lambda: lit(front)[0] > 200)
+    assert lit(front)[1:].max() < 30
+    assert lit(right)[0] < lit(front)[0] / 2
+    # A quarter turn, counter-clockwise seen from above, brings it to the right side (+X).
+    viewer.get_by_role("slider", name="Turn").fill("90")
+    wait_for(lambda: lit(right)[0] > 200)
+    assert lit(front)[0] < lit(right)[0] / 2
+    # What is on the right of a picture comes from -X: both are dark until it is turned by half.
+    take("right.hdr", panorama((200, 200, 200), 22))
+    viewer.get_by_role("slider", name="Turn").fill("0")
+    wait_for(lambda: max(lit(right).max(), lit(front).max()) < 120)
+    viewer.get_by_role("slider", name="Turn").fill("180")
+    wait_for(lambda: lit(right).min() > 200)
+    # A file that is no panorama is told, and the light stays.
+    take("photo.hdr", b"JFIF")
+    expect(viewer.locator("[role=status]")).to_contain_text("photo.hdr cannot be used as light")
+    assert lit(right).min() > 200
+    assert not overflows(page)
 
 
 def test_a_finger_turns_and_the_page_may_be_dark(visit: Visit, made: Callable[..., Run]):

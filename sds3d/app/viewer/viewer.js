@@ -1,7 +1,7 @@
 // The viewer of finished objects: one for meshes (.glb) and splats (.splat). Its controls need no other part of the page.
 
 import {LinearToneMapping, Scene, WebGLRenderer} from 'three';
-import {environment, LIGHTS} from './light.js';
+import {environment, LIGHTS, panorama, panoramaFile} from './light.js';
 import {gltfMesh} from './meshes.js';
 import {Orbit} from './orbit.js';
 import {iconButton, make, styled, toggleFull} from './page.js';
@@ -18,6 +18,7 @@ export class Viewer {
     styled(document);
     this.shading = 'Lit';
     this.light = 'Studio';
+    this.own = {};  // panoramas of the visitor's, by the names of their files
     this.wires = false;
     this.stops = 0;
     this.canvas = make('canvas', {tabindex: 0, role: 'img', 'aria-label': 'The object in 3D'});
@@ -57,11 +58,16 @@ export class Viewer {
     this.wireframe = make('button', {type: 'button', onclick: () => this.wire(!this.wires)}, 'Wireframe');
     this.lights = make('select', {onchange: event => { this.light = event.target.value; this.relight(); }},
       ...Object.keys(LIGHTS).map(name => make('option', {}, name)));
+    this.turn = make('input', {type: 'range', min: -180, max: 180, step: 5, value: 0,
+      oninput: event => this.turnLight(Number(event.target.value))});
+    this.picker = make('input', {type: 'file', accept: '.hdr', hidden: true, onchange: event => this.take(event.target)});
     this.exposure = make('input', {type: 'range', min: -2, max: 2, step: 0.25, value: 0,
       oninput: event => this.expose(Number(event.target.value))});
     this.ofMeshes = [make('div', {class: 'sv-group', role: 'group', 'aria-label': 'Shading'}, ...this.shadings), this.wireframe,
-      make('label', {}, 'Light', this.lights)];
-    this.controls = make('div', {class: 'sv-bar'}, ...this.ofMeshes, make('label', {}, 'Exposure', this.exposure));
+      make('label', {}, 'Light', this.lights),
+      make('button', {type: 'button', title: 'Light of a panorama of yours (.hdr)', onclick: () => this.picker.click()}, 'Your light …'),
+      make('label', {}, 'Turn', this.turn)];
+    this.controls = make('div', {class: 'sv-bar'}, ...this.ofMeshes, make('label', {}, 'Exposure', this.exposure), this.picker);
     return this.controls;
   }
 
@@ -132,9 +138,32 @@ export class Viewer {
 
   relight() {
     this.surroundings?.dispose();
-    this.surroundings = environment(this.renderer, this.light);
+    this.surroundings = environment(this.renderer, this.own[this.light] ?? panorama(this.light));
     this.scene.environment = this.surroundings.texture;
     this.ask();
+  }
+
+  // degrees: counter-clockwise seen from above.
+  turnLight(degrees) {
+    this.turn.setAttribute('aria-valuetext', `${degrees} degrees`);
+    this.scene.environmentRotation.y = degrees * Math.PI / 180;
+    this.ask();
+  }
+
+  // Lights the object by the panorama that was chosen.
+  async take(input) {
+    const [file] = input.files;
+    input.value = '';
+    if (!file) return;
+    try {
+      this.own[file.name] = await panoramaFile(file);
+    } catch (error) {
+      return this.say(`${file.name} cannot be used as light: ${error.message || error}`);
+    }
+    this.say('');
+    if (![...this.lights.options].some(({value}) => value === file.name)) this.lights.append(make('option', {}, file.name));
+    this.lights.value = this.light = file.name;
+    this.relight();
   }
 
   // stops: each doubles the light.
