@@ -22,7 +22,9 @@ toybox = typer.Typer(help="The procedural toy world and its embedded prior.", no
     "render",
     epilog=examples(
         "sds3d toybox render 'a red mug'  # true views of one object",
+        'sds3d toybox render "a shiny metal teapot"        # in light, with the truth about its material',
         "sds3d toybox render --objects 1000 --out dataset  # pictures with captions and cameras",
+        "sds3d toybox render --materials --out lit         # in random light, with maps of the materials",
     ),
 )
 def toybox_render(
@@ -31,23 +33,35 @@ def toybox_render(
     seed: Annotated[int, typer.Option(min=0, help="Seed: which of the many objects of a prompt.")] = 0,
     size: Annotated[int, typer.Option(min=16, help="Height and width in pixels.")] = 64,
     workers: Annotated[int, typer.Option(min=1, help="Number of processes.")] = 1,
+    materials: Annotated[
+        bool, typer.Option("--materials", help="A data set of objects with materials in random light, and their maps.")
+    ] = False,
     out_path: Annotated[Path | None, typer.Option("--out", help="PNG file, or folder for the data set.")] = None,
 ) -> None:
     """Draw true views of a toy object, or write a data set of many objects."""
     from sds3d.formats.pictures import contact_sheet
+    from sds3d.toybox.material_views import material_rows, save_lit_objects
     from sds3d.toybox.render import iterate_objects, render_prompt, save_dataset
 
     if prompt:
         path = out_path or Path("toybox.png")
         azimuths = [45.0 * i for i in range(8)]
-        pictures = (render_prompt(prompt, azimuths, seed, size=size) / 255).astype("float32")
+        rows = material_rows(prompt, azimuths, seed, size)
+        if rows is None:
+            rows = [("", (render_prompt(prompt, azimuths, seed, size=size) / 255).astype("float32"))]
         headings = [f"{azimuth:.0f}°" for azimuth in azimuths]
-        contact_sheet([("", pictures)], headings, prompt, size=size).save(path)
+        contact_sheet(rows, headings, prompt, size=size).save(path)
         out.print(f"8 views of {escape(prompt)}: {path}", soft_wrap=True)
         return
     folder = out_path or Path("toybox")
     with progress_bar() as progress:
         task = progress.add_task("rendering", total=objects)
+        if materials:
+            count = save_lit_objects(
+                folder, objects, seed, size=size, progress=lambda done: progress.update(task, completed=done)
+            )
+            out.print(f"{count} pictures with their maps and metadata.jsonl: {folder}", soft_wrap=True)
+            return
         views = iterate_objects(objects, seed, workers, size=size)
         count = save_dataset(folder, views, seed, lambda done: progress.update(task, completed=done))
     out.print(f"{count} pictures and metadata.jsonl: {folder}", soft_wrap=True)

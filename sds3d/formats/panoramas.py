@@ -26,8 +26,9 @@ _LARGEST = 65504.0  # the largest half float: the sun in a panorama
 
 
 def read_panorama(path: Path) -> NDArray[np.float32]:
-    """Return the linear radiance (h, w, 3) of a panorama, at least 0; its middle column looks along +Z.
+    """Return the linear radiance (h, w, 3) of a panorama, at least 0, laid out as in `sds3d.rendering.panoramas`.
 
+    The picture's middle is in front (+Z), and its right side is where one turns to the right, to -X.
     Raises ValueError, in one line, for a file that is too large, damaged, of another kind, or not twice as wide as
     high; ImportError without the package that reads .exr; OSError.
     """
@@ -45,7 +46,7 @@ def read_panorama(path: Path) -> NDArray[np.float32]:
         raise ValueError(f"{path.name} has {width} x {height} pixels, but a panorama is twice as wide as high")
     if not np.isfinite(picture).all():
         raise ValueError(f"{path.name} has pixels that are not finite: save it again")
-    return picture.clip(0, _LARGEST)
+    return np.ascontiguousarray(picture[:, ::-1]).clip(0, _LARGEST)  # pictures are seen from inside: +X is on the left
 
 
 def from_hdr(data: bytes) -> NDArray[np.float32]:

@@ -18,7 +18,7 @@ class Tree(NamedTuple):
     """Boxes around triangles.
 
     corners: (F, 3, 3) float64, in the order of the leaves. face: (F,) int32, their numbers in the mesh.
-    low, high: (N, 3) corners of the boxes. first, count: (N,) int32, the triangles of a leaf; for an inner box, count
+    low, high: (N, 3) corners of the boxes. first, size: (N,) int32, the triangles of a leaf; for an inner box, size
     is 0 and `first` is the first of its two boxes, which lie side by side.
     """
 
@@ -27,17 +27,17 @@ class Tree(NamedTuple):
     low: NDArray[np.float64]
     high: NDArray[np.float64]
     first: IntArray
-    count: IntArray
+    size: IntArray
 
 
 def tree(vertices: FloatArray, faces: IntArray) -> Tree:
     """Build the tree of a mesh with at least one face. Halves are divided at the median of the longest side."""
     corners = vertices[faces].astype(np.float64)
     nodes = 2 * len(faces)  # more than there can be
-    order, first, count = np.arange(len(faces), dtype=np.int32), np.zeros(nodes, np.int32), np.zeros(nodes, np.int32)
+    order, first, size = np.arange(len(faces), dtype=np.int32), np.zeros(nodes, np.int32), np.zeros(nodes, np.int32)
     low, high = np.empty((nodes, 3)), np.empty((nodes, 3))
-    n = _build(corners, corners.mean(axis=1), order, low, high, first, count)
-    return Tree(np.ascontiguousarray(corners[order]), order, low[:n], high[:n], first[:n], count[:n])
+    n = _build(corners, corners.mean(axis=1), order, low, high, first, size)
+    return Tree(np.ascontiguousarray(corners[order]), order, low[:n], high[:n], first[:n], size[:n])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
@@ -48,7 +48,7 @@ def _build(
     low: NDArray[np.float64],
     high: NDArray[np.float64],
     first: IntArray,
-    count: IntArray,
+    size: IntArray,
 ) -> int:
     """Fill in the nodes and sort `order`. Return the number of nodes."""
     waiting = [(0, order.shape[0], 0)]
@@ -67,12 +67,12 @@ def _build(
             if last_middle - first_middle > widest:
                 widest, axis = last_middle - first_middle, k
         if end - start <= _LEAF:
-            first[node], count[node] = start, end - start
+            first[node], size[node] = start, end - start
             continue
         mine = order[start:end].copy()
         order[start:end] = mine[np.argsort(middle[mine, axis], kind="mergesort")]
         half = start + (end - start) // 2
-        first[node], count[node] = n, 0
+        first[node], size[node] = n, 0
         waiting.append((start, half, n))
         waiting.append((half, end, n + 1))
         n += 2
@@ -140,11 +140,11 @@ def _first(
     that is found will do."""
     stack = np.empty(_DEPTH, np.int32)
     stack[0] = 0
-    size = 1
+    waiting = 1
     found, best, bu, bv = -1, reach, 0.0, 0.0
-    while size > 0:
-        size -= 1
-        node = stack[size]
+    while waiting > 0:
+        waiting -= 1
+        node = stack[waiting]
         near, far = begin, best
         for k in range(3):
             if direction[k] == 0.0:
@@ -156,12 +156,12 @@ def _first(
                 near, far = max(near, min(a, b)), min(far, max(a, b))
         if near > far + 1e-12:
             continue
-        if tree.count[node] == 0:
-            stack[size] = tree.first[node]
-            stack[size + 1] = tree.first[node] + 1
-            size += 2
+        if tree.size[node] == 0:
+            stack[waiting] = tree.first[node]
+            stack[waiting + 1] = tree.first[node] + 1
+            waiting += 2
             continue
-        for f in range(tree.first[node], tree.first[node] + tree.count[node]):
+        for f in range(tree.first[node], tree.first[node] + tree.size[node]):
             t, u, v = _crossing(tree.corners[f], origin, direction)
             if begin <= t < best:
                 found, best, bu, bv = f, t, u, v

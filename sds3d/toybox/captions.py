@@ -58,7 +58,7 @@ def _is_plural(part: str) -> bool:
     return part.endswith("s")
 
 
-def _articles(text: str) -> str:
+def with_articles(text: str) -> str:
     """Write "an" before vowels, and remove double spaces and spaces before commas."""
     text = re.sub(r"\s+", " ", text).strip().replace(" ,", ",")
     return re.sub(r"\ba (?=[aeiou])", "an ", text)
@@ -70,12 +70,12 @@ def prompt(spec: Spec) -> str:
     if spec.accent is not None:
         part = ACCENT_PART[spec.category]
         text += f" with {'' if _is_plural(part) else 'a'} {spec.accent} {part}"
-    return _articles(text)
+    return with_articles(text)
 
 
 def category_prompt(spec: Spec) -> str:
     """Return the prompt of the category alone: "a mug"."""
-    return _articles(f"a {spec.category}")
+    return with_articles(f"a {spec.category}")
 
 
 def caption(spec: Spec, rng: np.random.Generator, view: str | None = None) -> str:
@@ -110,7 +110,7 @@ def caption(spec: Spec, rng: np.random.Generator, view: str | None = None) -> st
             text = f"{pick(('a', 'the', ''))} {view} view of {text}"
         else:
             text = f"{text} {pick(('', 'seen'))} {_FROM[view]}"
-    return _articles(text)
+    return with_articles(text)
 
 
 def parse(text: str) -> Spec | None:

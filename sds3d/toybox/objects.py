@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sds3d.geometry.mesh import Mesh
 from sds3d.toybox import figures, things
@@ -69,6 +70,31 @@ def build(spec: Spec, rng: np.random.Generator) -> Mesh:
     Its bounding box is centred, and its farthest vertex is 0.46 to 0.5 m from the origin.
     Raises ValueError, with the known names, for an unknown category or colour.
     """
+    return _placed(_assembled(spec, _paint(spec, rng)), rng)
+
+
+MAIN, ACCENT = 1, 2
+"""Numbers of the parts in the main and in the accent colour; 0: those with fixed colours."""
+
+
+def build_with_parts(spec: Spec, rng: np.random.Generator) -> tuple[Mesh, NDArray[np.int64]]:
+    """Return what `build` returns, and the part that each vertex belongs to (V,): MAIN, ACCENT or 0."""
+    again = np.random.default_rng()
+    again.bit_generator.state = rng.bit_generator.state
+    mesh = build(spec, rng)
+    # The same object in pure red and green: its own shades of them have no other colour in them.
+    colors = _assembled(spec, replace(_paint(spec, again), main=(1.0, 0.0, 0.0), accent=(0.0, 1.0, 0.0))).colors
+    assert colors is not None
+    pure = colors > 0
+    main, accent = (
+        (pure == np.array([True, False, False])).all(axis=1),
+        (pure == np.array([False, True, False])).all(axis=1),
+    )
+    return mesh, np.where(main, MAIN, np.where(accent, ACCENT, 0))
+
+
+def _paint(spec: Spec, rng: np.random.Generator) -> Paint:
+    """Draw the shades of an object's colours. Raises ValueError."""
     if spec.category not in CATEGORIES:
         raise ValueError(f"unknown category {spec.category!r}; known: {', '.join(CATEGORIES)}")
     for color in (spec.color, spec.accent):
@@ -76,8 +102,15 @@ def build(spec: Spec, rng: np.random.Generator) -> Mesh:
             raise ValueError(f"unknown colour {color!r}; known: {', '.join(COLORS)}")
     accent = spec.accent or DEFAULT_ACCENT[spec.category] or spec.color
     main = _jitter(COLORS[spec.color], rng)
-    paint = Paint(main, main if accent == spec.color else _jitter(COLORS[accent], rng), rng)
-    mesh = merge(BUILDERS[spec.category](paint))
+    return Paint(main, main if accent == spec.color else _jitter(COLORS[accent], rng), rng)
+
+
+def _assembled(spec: Spec, paint: Paint) -> Mesh:
+    return merge(BUILDERS[spec.category](paint))
+
+
+def _placed(mesh: Mesh, rng: np.random.Generator) -> Mesh:
+    """Centre a mesh and give it its size."""
     low, high = mesh.vertices.min(axis=0), mesh.vertices.max(axis=0)
     centred = (mesh.vertices - (low + high) / 2).astype(np.float64)
     radius = 0.5 * rng.uniform(0.92, 1.0)

@@ -17,6 +17,7 @@ from sds3d.cameras import Cameras, orbit
 from sds3d.config import ConfigError, build
 from sds3d.geometry.mesh import Mesh
 from sds3d.rendering.panoramas import random_lamps
+from sds3d.rendering.shading import metallic_roughness
 from sds3d.representations.lights import LightsConfig, drawn, load_lights
 from sds3d.representations.mesh_scene import MeshScene
 from tests.representations.mesh_scenes import mesh_config
@@ -202,3 +203,17 @@ def test_materials_have_a_smoothness_of_their_own() -> None:
     torch.testing.assert_close(both["color_smoothness"], apart["color_smoothness"] + material)
     torch.testing.assert_close(colors["color_smoothness"], apart["color_smoothness"])
     assert float(material.detach()) > 0
+
+
+def test_a_photograph_is_seen_from_inside(tmp_path: Path) -> None:
+    # The light is right of the picture's middle. One who looks to +Z has -X on the right.
+    row = np.zeros((16, 4), np.uint8)
+    row[12] = (128, 128, 128, 129)
+    data = b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 8 +X 16\n" + (bytes(64) * 3 + row.tobytes() * 2 + bytes(64) * 3)
+    (tmp_path / "right.hdr").write_bytes(data)
+    lights = load_lights(build(LightsConfig, {"environments": [{"name": "file", "file": str(tmp_path / "right.hdr")}]}))
+    one = torch.ones(1, 1, 3, 1)
+    normal = torch.tensor([[[[-1.0, 0, 0], [1.0, 0, 0], [0, 0, 1.0]]]])
+    seen = metallic_roughness(torch.ones(1, 1, 3, 3), 0 * one, one, normal, normal, lights)[0, 0, :, 0]
+    assert float(seen[0]) > 0.01
+    assert float(seen[1]) == 0.0
