@@ -17,7 +17,6 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps
-from scipy import ndimage
 
 from sds3d.extras import install_command
 from sds3d.files import NotPlainError, read_plain
@@ -138,6 +137,8 @@ def masked_by_border(rgb: FloatArray, tolerance: float = TOLERANCE) -> tuple[Flo
     rgb: (H, W, 3) in [0, 1]. Returns colours and mask, see `read_picture`; None if the border is not of one colour.
     Pixels on the object's edge that are mixed with the background get the alpha and the colour of which they are mixed.
     """
+    from scipy import ndimage
+
     frame = np.zeros(rgb.shape[:2], bool)
     frame[[0, -1]] = frame[:, [0, -1]] = True
     color = np.median(rgb[frame], axis=0)
@@ -242,6 +243,8 @@ def _unmixed(
 
     F: the nearest pixel of the object that is not on its edge. Pixels that are no such mixture stay as they are.
     """
+    from scipy import ndimage
+
     mask = inside.astype(np.float32)
     ring = inside & cast("NDArray[np.bool_]", ndimage.binary_dilation(~inside, np.ones((3, 3), bool), _RING))
     core = inside & ~ring
