@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras
-from sds3d.guidance.base import Guidance, RuleConfig
+from sds3d.guidance.base import Guidance, RuleConfig, guided_prediction
 from sds3d.guidance.rules import rule_configs
 from sds3d.guidance.variational import TrainedScore, VariationalConfig
 from sds3d.plugins import name_of
@@ -18,7 +18,8 @@ from sds3d.priors.base import Prediction, expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior, GaussianScore
 from sds3d.prompts import debiasing
 from sds3d.prompts.conditioning import Conditioning, Structure
-from sds3d.prompts.prompt import encode_texts
+from sds3d.prompts.perp_neg import PerpNegConfig
+from sds3d.prompts.prompt import encode_texts, prompt_texts
 from tests.guidance.exact import NoSignal, exact_prior, renders, seeded
 from tests.guidance.queries import PROMPTS, CountingPrior, views_by_text
 from tests.guidance.scores import KnownTrainable, normal
@@ -171,3 +172,22 @@ def test_every_query_tells_the_structure_of_its_views_and_the_picture_of_the_pro
 
 def means(prior: GaussianPrior, text: str) -> Tensor:
     return prior.encode_text([text]).hidden[0, 0, 0]
+
+
+def test_the_words_of_neighbouring_views_come_with_picture_and_structure():
+    """With Perp-Neg, each view is also asked about under the words of two other views."""
+    told: list[Conditioning] = []
+    prior, pictures = ToldPrior(told), torch.rand(1, 2, 5, generator=seeded())
+    config = PROMPTS.model_copy(update={"view_dependent": True, "perp_neg": PerpNegConfig(strength=1.0)})
+    depth, normal, alpha = (torch.rand(4, 6, 6, *end, generator=seeded(2)) for end in ((), (3,), ()))
+    prompt = encode_texts(prior, prompt_texts("y", config), pictures)
+    views = replace(views_of(prior, 4), prompt=prompt, structure=Structure(depth, normal, alpha))
+    guided_prediction(prior, renders(dtype=torch.float32), torch.full((4,), 0.5), views, 5.0)
+    (cond,) = told
+    assert len(cond) == 16
+    assert cond.structure is not None
+    assert torch.equal(cond.structure.depth, depth.repeat(4, 1, 1))
+    shown = cond.tensors()["pictures"].unflatten(0, (4, 4))  # positive, negative, and the two neighbours
+    expected = pictures.expand(4, 2, 5)
+    assert [torch.allclose(part, expected) for part in shown] == [True, False, True, True]
+    assert torch.equal(shown[1], torch.zeros(4, 2, 5))

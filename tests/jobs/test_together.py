@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,11 +14,11 @@ from torch import Tensor
 from sds3d.cameras import Cameras
 from sds3d.guidance.rules import rule_configs
 from sds3d.jobs.queue import enqueue
-from sds3d.jobs.together import drive_together
+from sds3d.jobs.together import _Call, drive_together
 from sds3d.jobs.worker import Worker, next_group
 from sds3d.priors.base import Prediction, Prior
 from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.prompts.conditioning import Conditioning
+from sds3d.prompts.conditioning import Conditioning, Structure
 from sds3d.run.config import make_config, new_run, read_config
 from sds3d.run.drive import drive
 from sds3d.run.folder import Run, read_checkpoint
@@ -175,3 +176,16 @@ def test_a_worker_groups_runs_with_equal_settings(tmp_path: Path):
     Worker(threads=1).carry_out(mugs[:2])
     assert [run.state.status for run in mugs] == ["done", "done", "new"]
     assert read_config(mugs[0]).seed == read_config(mugs[1]).seed
+
+
+def test_calls_that_are_told_other_things_are_not_joined():
+    """Pictures of other shapes, or structure beside none, would not fit into one batch."""
+    prior, x = disc(), torch.zeros(1, 3, 16, 16)
+    text = prior.encode_text(["a ball"])
+    maps = Structure(torch.zeros(1, 4, 4), torch.zeros(1, 4, 4, 3), torch.zeros(1, 4, 4))
+    told = [
+        text, replace(text, pictures=torch.zeros(1, 2, 3)), replace(text, pictures=torch.zeros(1, 4, 3)),
+        replace(text, structure=maps),
+    ]  # fmt: skip
+    kinds = [_Call(prior, x, torch.ones(1), cond, None).kind for cond in [*told, *told]]
+    assert len(set(kinds)) == len(told)

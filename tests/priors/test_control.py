@@ -22,7 +22,7 @@ from torch import Tensor
 from sds3d.cameras import turntable
 from sds3d.files import PriorError
 from sds3d.guidance.base import guided_prediction
-from sds3d.guidance.sds import SDSConfig
+from sds3d.guidance.vsd import VSDConfig
 from sds3d.priors.base import Prior
 from sds3d.priors.control import canny, control_picture
 from sds3d.priors.diffusers import DiffusersConfig
@@ -126,7 +126,8 @@ def test_a_rule_tells_a_controlnet_every_view_and_a_prior_without_structure_refu
     torch.testing.assert_close(
         both.eps[1:], guided_prediction(prior, x[1:], t[1:], alone, 5.0).eps, atol=1e-5, rtol=1e-4
     )
-    SDSConfig().make(prior)(x, views, 0.5, torch.Generator().manual_seed(0))
+    learned = VSDConfig().make(prior)(x, views, 0.5, torch.Generator().manual_seed(0)).learned()
+    assert learned.metrics["variational_loss"] > 0  # phi is a trainable copy, and is told the structure too
     with pytest.raises(PriorError, match="needs depth and normals of a render"):
         prior.predict(x, t, prior.encode_text(["a mug"] * 2), None)
 
@@ -209,3 +210,12 @@ def test_a_call_with_structure_has_its_own_graph(folder: Path, monkeypatch: pyte
     for one, expected in zip(told, recorded, strict=True):
         torch.testing.assert_close(prior.predict(x, t, replace(text, structure=one), None).eps, expected)
     assert not torch.equal(recorded[0], recorded[2])
+
+
+def test_offloaded_networks_predict_alike(folder: Path, tmp_path: Path) -> None:
+    files = save_adapter(tmp_path / "adapter", tiny_pipeline(folder.name).unet, "plain")
+    config = {"model": str(folder), "controlnets": settings(folder, ("depth", 1.0)), "ip_adapter": str(files)}
+    kept, moved = (DiffusersConfig.model_validate(config | {"offload": offload}).load() for offload in (False, True))
+    x, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2)), torch.tensor([0.4])
+    told = replace(kept.encode_text(["a mug"]), structure=structure(), pictures=torch.ones(1, 1, 24))
+    torch.testing.assert_close(moved.predict(x, t, told, None).eps, kept.predict(x, t, told, None).eps)

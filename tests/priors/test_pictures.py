@@ -26,6 +26,7 @@ from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.prompts.prompt import PromptConfig, encode_texts, prompt_texts
 from tests.guidance.views import views_of
+from tests.priors.test_lora import saved
 from tests.priors.tiny import ddim, tiny_pipeline, unet, vae
 
 PICTURE = np.random.default_rng(3).integers(0, 256, (40, 56, 3), np.uint8)
@@ -229,3 +230,21 @@ def test_files_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
     flow.mkdir()
     (flow / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusion3Pipeline"}))
     refused("StableDiffusion3Pipeline takes none", alone, model=str(flow))
+
+
+def test_an_adapter_stands_beside_a_lora(tmp_path: Path) -> None:
+    model, lora = saved("sd", tmp_path)
+    kind: Any = StableDiffusionPipeline
+    pipeline = kind.from_pretrained(model, safety_checker=None, local_files_only=True)
+    files = save_adapter(tmp_path / "adapter", pipeline.unet, "plain")
+    pipeline.load_ip_adapter(files, subfolder="", weight_name="plain.safetensors", local_files_only=True)
+    pipeline.load_lora_weights(lora)
+    pipeline.set_progress_bar_config(disable=True)
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    theirs = pipeline(
+        "a red mug", ip_adapter_image=Image.fromarray(PICTURE), num_inference_steps=3, guidance_scale=5.0,
+        latents=noise.clone(), output_type="np", height=16, width=16,
+    ).images  # fmt: skip
+    prior = DiffusersConfig(model=str(model), ip_adapter=str(files), lora=str(lora)).load()
+    ours = shown(prior, "a red mug", 5.0, noise, prior.encode_picture(rgb()))
+    np.testing.assert_allclose(ours.numpy(), theirs, atol=2e-5)
