@@ -36,8 +36,8 @@ from sds3d.toybox.varied import fitted
 from sds3d.toybox.world import COLORS, Spec
 
 SIZE, AZIMUTHS, ELEVATION = 256, 8, 15.0
-PER_PIXEL = SIZE / 64
-"""Pixels of the measured pictures in one of the embedded prior's."""
+BLOCK = 4
+"""Edges between colours are looked for among averages of BLOCK x BLOCK pixels: pixels of the embedded prior."""
 SHADES = (1.0, 0.85, 0.7)
 """Factors by which a colour may be darker and keep its name, because priors paint shading."""
 
@@ -92,8 +92,8 @@ CASES = (
 class PaintScore:
     """How well a shape is painted, over all views.
 
-    main, accent: shares of the pixels of these parts that have the part's colour. edges: mean distance of the edges
-    between colours from the nearest edge of the shape, in pixels of 64 x 64.
+    main, accent: shares of the pixels of these parts that have the part's colour. edges: mean distance of edges between
+    colours from the nearest edge of the shape, in pixels of 64 x 64.
     """
 
     main: float
@@ -145,7 +145,7 @@ def shape_edges(depth: Picture, normal: Picture, jump: float = 0.02, bend: float
     return found
 
 
-def color_edges(colors: Picture, covered: NDArray[np.bool_], contrast: float = 0.25) -> NDArray[np.bool_]:
+def color_edges(colors: Picture, covered: NDArray[np.bool_], contrast: float = 0.15) -> NDArray[np.bool_]:
     """Return where colours (B, H, W, 3) differ by more than `contrast` from a neighbour's, both being covered."""
     found = np.zeros(covered.shape, np.bool_)
     for axis in (1, 2):
@@ -155,6 +155,12 @@ def color_edges(colors: Picture, covered: NDArray[np.bool_], contrast: float = 0
         found[here] |= edge
         found[there] |= edge
     return found
+
+
+def blocks(pictures: np.ndarray) -> np.ndarray:
+    """Return pictures (B, H, W, ...) in blocks of pixels, (B, H / BLOCK, BLOCK, W / BLOCK, BLOCK, ...)."""
+    count, height, width, *channels = pictures.shape
+    return pictures.reshape(count, height // BLOCK, BLOCK, width // BLOCK, BLOCK, *channels)
 
 
 def _neighbours(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
@@ -178,12 +184,13 @@ def score(truth: Truth, painted: Picture, spec: Spec) -> PaintScore:
         there = truth.covered & (np.abs(truth.colors - exact).max(axis=-1) < 2e-3)
         return float((names[there] == list(COLORS).index(name)).mean())
 
-    distance = np.stack([np.asarray(ndimage.distance_transform_edt(~edges)) for edges in truth.edges])
-    found = color_edges(painted, truth.covered)
+    edges = blocks(truth.edges).any(axis=(2, 4))
+    distance = np.stack([np.asarray(ndimage.distance_transform_edt(~one)) for one in edges])
+    found = color_edges(blocks(painted).mean(axis=(2, 4)), blocks(truth.covered).all(axis=(2, 4)))
     return PaintScore(
         share(spec.color),
         share(spec.accent or ""),
-        float(distance[found].mean() / PER_PIXEL) if found.any() else float("nan"),
+        float(distance[found].mean()) if found.any() else float("nan"),
     )
 
 

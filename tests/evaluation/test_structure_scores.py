@@ -29,7 +29,7 @@ def test_every_case_has_both_parts_and_its_own_colours_are_right():
     names = {case.name for case in CASES}
     assert len(names) == len(CASES)
     for case in CASES:
-        truth = truth_of(case.mesh(), turntable(4, 15.0, size=64))
+        truth = truth_of(case.mesh(), turntable(2, 15.0, size=256))
         own = score(truth, truth.colors, case.spec)
         assert (own.main, own.accent) == (1, 1), case.name
         assert own.edges < 0.2
