@@ -26,6 +26,7 @@ from sds3d.guidance.vsd import VSDConfig
 from sds3d.priors.base import Prior
 from sds3d.priors.control import canny, control_picture
 from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.telling import Kind
 from sds3d.prompts.conditioning import Structure
 from tests.guidance.views import views_of
 from tests.priors.test_pictures import PICTURE, save_adapter
@@ -219,3 +220,10 @@ def test_offloaded_networks_predict_alike(folder: Path, tmp_path: Path) -> None:
     x, t = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(2)), torch.tensor([0.4])
     told = replace(kept.encode_text(["a mug"]), structure=structure(), pictures=torch.ones(1, 1, 24))
     torch.testing.assert_close(moved.predict(x, t, told, None).eps, kept.predict(x, t, told, None).eps)
+
+
+@pytest.mark.parametrize("kind", ["depth", "normal", "canny"])
+def test_pictures_of_conditions_are_made_without_waiting_for_a_device(kind: Kind) -> None:
+    """Tensors on the meta device have no values, so that reading one of them would raise."""
+    told = Structure(*(maps.to("meta") for maps in vars(structure(2)).values()))
+    assert control_picture(told, kind, 24).shape == (2, 3, 24, 24)

@@ -24,6 +24,7 @@ from sds3d.files import PriorError
 from sds3d.guidance.base import guided_prediction
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.pictures import Adapter, PictureEncoder
 from sds3d.prompts.prompt import PromptConfig, encode_texts, prompt_texts
 from tests.guidance.views import views_of
 from tests.priors.test_lora import saved
@@ -248,3 +249,11 @@ def test_an_adapter_stands_beside_a_lora(tmp_path: Path) -> None:
     prior = DiffusersConfig(model=str(model), ip_adapter=str(files), lora=str(lora)).load()
     ours = shown(prior, "a red mug", 5.0, noise, prior.encode_picture(rgb()))
     np.testing.assert_allclose(ours.numpy(), theirs, atol=2e-5)
+
+
+def test_what_stands_for_no_picture_is_chosen_without_waiting_for_a_device() -> None:
+    """Tensors on the meta device have no values, so that reading one of them would raise."""
+    encoder = PictureEncoder(load=lambda: None, processor=None, tokens=True)
+    adapter_of = Adapter(encoder, torch.zeros(1, 17, 20, device="meta"))
+    (told,) = adapter_of.embeds(torch.zeros(3, 17, 20, device="meta"), 3, torch.float32)
+    assert told.shape == (3, 1, 17, 20)
