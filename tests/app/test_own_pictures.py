@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sds3d.app import cutting, estimates, own_pictures, uploads
+from sds3d.app import cutting, estimates, own_pictures, recipe_reader, result_panel, uploads
 from sds3d.app.own_pictures import OwnPicturesPanel
 from sds3d.app.studio import Studio
 from sds3d.app.visitors import visiting
-from sds3d.config import ConfigError
+from sds3d.config import ConfigError, load_yaml
 from sds3d.files import RunError
 from sds3d.run.config import read_config
 from sds3d.run.folder import Run
@@ -95,6 +96,41 @@ def test_a_picture_and_its_corrected_mask_are_in_the_run(panel: OwnPicturesPanel
         (after,) = read_config(other).reference
         assert Path(after.image).read_bytes() == Path(reference.image).read_bytes()
         assert np.asarray(Image.open(after.mask))[22:58, 32:68].min() == 255
+
+
+def test_what_the_form_does_not_show_of_a_runs_picture_stays(panel: OwnPicturesPanel, shop: Studio, tmp_path: Path):
+    square().save(tmp_path / "a.png")
+    given = own_pictures.ReferenceConfig(image=str(tmp_path / "a.png"), fovy=30, color_weight=7)
+    with visiting("ada"):
+        run = shop.start(shop.config("a red mug", "toybox").model_copy(update={"reference": (given,)}))
+        (known,) = read_config(run).reference
+        text = held(panel, panel.open(run.folder.name))
+        with panel.references(text) as references:
+            assert references == (known,)  # the camera is still to be found
+        turned = held(panel, panel.edit(text, lambda _: {"azimuth": 40}))
+        with panel.references(turned) as references:
+            assert references == (known.model_copy(update={"azimuth": 40, "elevation": 15}),)
+        dot = [{"keep": False, "width": 0.1, "points": [[0.5, 0.5]]}]
+        with panel.references(held(panel, panel.edit(text, lambda _: {"strokes": dot}))) as references:
+            (corrected,) = references
+            assert corrected.model_copy(update={"mask": ""}) == known
+            assert np.asarray(Image.open(corrected.mask))[40, 50] == 0
+
+
+def test_the_zip_of_a_run_has_its_pictures(panel: OwnPicturesPanel, shop: Studio, tmp_path: Path):
+    with visiting("ada"):
+        run = started(panel, held(panel, panel.add("", [send(shop)])))
+        run.update(status="cancelled")
+        run.exports.mkdir(exist_ok=True)
+        packed = result_panel.pack_run(run, shop)
+        brought, _ = recipe_reader.of_file(shop, packed, "toybox")
+    assert (brought.pictures, "reference" in brought.recipe.edits) == (1, False)
+    with zipfile.ZipFile(packed) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    (tree,) = load_yaml(tmp_path / "unpacked" / "settings.yaml")["reference"]
+    for key in ("image", "mask"):
+        (copy,) = run.folder.rglob(Path(tree[key]).name)
+        assert (tmp_path / "unpacked" / tree[key]).read_bytes() == copy.read_bytes()
 
 
 def test_pictures_are_their_visitors_alone(panel: OwnPicturesPanel, shop: Studio):
