@@ -16,7 +16,7 @@ from pydantic import BaseModel
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-LONG = {"browser", "jobs", "run", "tests", "toybox"}
+LONG = {"browser", "evaluation", "jobs", "run", "tests", "toybox"}
 NO_GPU = "torch finds no GPU"
 """The only reason for which tests may be skipped in CI, those in tests/cuda."""
 LONGEST_NAME, EMPTY = 60, "empty"
