@@ -7,6 +7,7 @@ network of the optional package rembg finds.
 from __future__ import annotations
 
 import io
+import os
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
@@ -167,7 +168,7 @@ def masked_by_network(rgb: FloatArray) -> FloatArray | None:
 
 def model_found() -> str:
     """Return the name of the network that `masked_by_network` uses; "": there is none."""
-    if not _installed():
+    if not _installed() or not _downloaded():
         return ""
     from rembg.sessions import sessions
 
@@ -184,6 +185,15 @@ def network_remedy() -> str:
     if not _installed():
         return install_command("background")
     return f"download a network: python -c \"import rembg; rembg.new_session('{MODELS[1]}')\""
+
+
+def _downloaded() -> bool:
+    """Whether any file of `MODELS` lies where rembg may look: the first import of rembg compiles for a minute."""
+    data = os.getenv("XDG_DATA_HOME", "~")
+    homes = (os.getenv("REMBG_HOME"), os.getenv("U2NET_HOME"), "~/.rembg", f"{data}/rembg", f"{data}/.u2net")
+    folders = [Path(home).expanduser() for home in homes if home is not None]
+    files = [f"{folder}{name}.onnx" for name in MODELS for folder in ("", f"models/{name}/")]
+    return any((folder / file).exists() for folder in folders for file in files)
 
 
 def _installed() -> bool:

@@ -239,6 +239,18 @@ def brightness_network():
     return field(1, 8) + field(7, graph) + field(8, field(2, 13))
 
 
+def test_without_networks_rembg_is_not_imported_since_that_compiles_for_a_minute(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    if importlib.util.find_spec("rembg") is None:
+        pytest.skip("rembg is not installed")
+    for variable in ("HOME", "REMBG_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    monkeypatch.delenv("U2NET_HOME", raising=False)
+    monkeypatch.setitem(sys.modules, "rembg.sessions", None)  # an import of it raises
+    assert masks.model_found() == ""
+    assert "download a network" in masks.remedy()
+
+
 def test_a_network_of_rembg_makes_the_mask_where_there_is_no_other(tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     if importlib.util.find_spec("rembg") is None:
