@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from sds3d.cli import bench, estimate, listings, many_runs, one_run, playground, studio, toybox
+from sds3d.cli import bench, estimate, listings, many_runs, one_run, playground, reconstruct, studio, toybox
 from sds3d.cli.exits import MEANINGS, Exit
 from sds3d.cli.options import examples
 from sds3d.config import ConfigError
@@ -63,6 +63,7 @@ def root(
 
 
 one_run.add_commands(app)
+app.command(epilog=reconstruct.EXAMPLES, rich_help_panel=one_run.PANEL)(reconstruct.reconstruct)
 app.command(epilog=estimate.EXAMPLES, rich_help_panel=one_run.PANEL)(estimate.estimate)
 many_runs.add_commands(app)
 app.command("app", epilog=studio.EXAMPLES, rich_help_panel=listings.PANEL)(studio.studio)

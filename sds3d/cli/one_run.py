@@ -135,16 +135,15 @@ def generate(
     if image is None and not (azimuth is elevation is None):
         raise typer.BadParameter("--azimuth and --elevation are those of a picture's camera: give --image")
     if image is not None:
-        if re.match(r"[a-z][a-z0-9_.]*=", prompt):  # there is no prompt, so this is the first setting
-            prompt, overrides = "", [prompt, *(overrides or [])]
-        prompt = prompt or _named_by(image)
+        prompt, overrides = split(prompt, overrides)
+        prompt = prompt or named_by(image)
         camera = {"azimuth": azimuth, "elevation": elevation}
         short.append(f"reference={json.dumps([{'image': str(image.resolve()), **camera}])}")
     elif not prompt:
         raise typer.BadParameter("give a PROMPT, for example 'a red mug', or --image FILE")
     for text in overrides or []:
         parse_override(text)
-    with _loading_libraries():
+    with loading_libraries():
         from sds3d.run.config import draft_steps, make_config, new_run
 
     config = make_config(prompt, preset, [*(overrides or []), *short])
@@ -153,17 +152,23 @@ def generate(
         configs = [config.model_copy(update={"seed": config.seed + i}) for i in range(drafts)]
         _make_drafts([(new_run(out_dir, each), draft_steps(each)) for each in configs], device, threads, as_json)
     else:
-        _carry_out(new_run(out_dir, config), device, threads, as_json)
+        carry_out(new_run(out_dir, config), device, threads, as_json)
 
 
-def _named_by(image: Path) -> str:
-    """Return the prompt that a picture's name gives: "a red mug" for red-mug.png; print it."""
-    words = re.sub(r"[\W_]+", " ", image.stem).strip().lower()
+def named_by(path: Path) -> str:
+    """Return the prompt that the name of a picture or folder gives: "a red mug" for red-mug.png; print it."""
+    words = re.sub(r"[\W_]+", " ", path.stem).strip().lower()
     if not re.search("[a-z]", words):
-        raise typer.BadParameter(f"{image.name} says nothing of the object: give a PROMPT, for example 'a red mug'")
+        raise typer.BadParameter(f"{path.name} says nothing of the object: give a PROMPT, for example 'a red mug'")
     prompt = words if words.split()[0] in ("a", "an", "the") else f"a {words}"
-    err.print(f'the prompt is "{escape(prompt)}", by the name of the picture', soft_wrap=True)
+    err.print(f'the prompt is "{escape(prompt)}", by the name of {escape(path.name)}', soft_wrap=True)
     return prompt
+
+
+def split(prompt: str, overrides: Sequence[str] | None) -> tuple[str, list[str]]:
+    """Return the prompt and the settings of a command. Without a prompt, the first setting is in its place."""
+    given = list(overrides or [])
+    return ("", [prompt, *given]) if re.match(r"[a-z][a-z0-9_.]*=", prompt) else (prompt, given)
 
 
 def texture(
@@ -184,7 +189,7 @@ def texture(
     as_json: Json = False,
 ) -> None:
     """Paint your own mesh (as in Latent-Paint, arXiv:2211.07600)."""
-    with _loading_libraries():
+    with loading_libraries():
         from sds3d.formats.load import load_asset
         from sds3d.formats.table import FORMATS
         from sds3d.geometry.mesh import Mesh
@@ -197,7 +202,7 @@ def texture(
     if config.up_axis == "auto" and mesh.suffix.lower() not in z_up:
         err.print("+Y is taken to be up; up_axis=z if the mesh lies on its back")
     warn_of_unknown_words([(config.prior, config.prompt, "")])
-    _carry_out(new_run(out_dir, config), device, threads, as_json)
+    carry_out(new_run(out_dir, config), device, threads, as_json)
 
 
 def resume(
@@ -207,7 +212,7 @@ def resume(
     as_json: Json = False,
 ) -> None:
     """Continue a run that was paused, cancelled or killed."""
-    _carry_out(open_run(run), device, threads, as_json)
+    carry_out(open_run(run), device, threads, as_json)
 
 
 def export(
@@ -232,7 +237,7 @@ def export(
     layers = [parse_override(text) for text in settings or []]
     if formats:
         layers.append({"formats": [name.strip() for name in formats.split(",")]})
-    with _loading_libraries():
+    with loading_libraries():
         from sds3d.run.config import ExportConfig, read_config
         from sds3d.run.outputs import export_run
 
@@ -245,7 +250,7 @@ def export(
 
 def _make_drafts(drafts: Sequence[tuple[Run, int]], device: str, threads: int, as_json: bool) -> None:
     """Drive each run up to its number of steps; print where its pictures are, and how to continue it."""
-    with _loading_libraries():
+    with loading_libraries():
         from sds3d.jobs.queue import enqueue
         from sds3d.run.drive import drive
 
@@ -271,7 +276,7 @@ def _make_drafts(drafts: Sequence[tuple[Run, int]], device: str, threads: int, a
         out.print(f"  sds3d resume {escape(shlex.quote(str(run.folder)))}", soft_wrap=True)
 
 
-def _carry_out(run: Run, device: str, threads: int, as_json: bool) -> None:
+def carry_out(run: Run, device: str, threads: int, as_json: bool) -> None:
     """Drive a run with a progress bar; print its files, or how to continue it."""
     if run.state.status == "done":
         if not as_json:
@@ -285,7 +290,7 @@ def _carry_out(run: Run, device: str, threads: int, as_json: bool) -> None:
     if not as_json:
         out.print(f"run folder  {escape(str(run.folder))}", soft_wrap=True)
     try:
-        with _loading_libraries():
+        with loading_libraries():
             from sds3d.run.drive import drive
         with err.status("loading the prior"):
             steps = drive(run, device=device, threads=threads)
@@ -309,7 +314,7 @@ def _carry_out(run: Run, device: str, threads: int, as_json: bool) -> None:
 
 
 @contextmanager
-def _loading_libraries() -> Iterator[None]:
+def loading_libraries() -> Iterator[None]:
     """Show on a terminal that imports take seconds."""
     with importing(), err.status("loading PyTorch"):
         yield

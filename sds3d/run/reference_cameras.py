@@ -92,9 +92,10 @@ def refine(scene: Scene, place: Place, layers: Tensor, changes: Tensor, pace: Te
     """Do one step of a compass search: return the changes (3,) and the pace () after it.
 
     The step is the best of six, forward and back along each axis, of a length of `pace` times `PROBE`. If none is
-    better than staying, the pace is halved; otherwise it grows.
+    better than staying, the pace is halved; otherwise it grows. A zoom stays: the scene would follow it forever.
     """
-    axes = torch.eye(3, device=changes.device) * torch.tensor(PROBE, device=changes.device) * pace
+    lengths = torch.tensor(PROBE, device=changes.device) * torch.cat([pace.new_ones(2), (~place.zooms).to(pace)])
+    axes = torch.diag(pace * lengths)
     probes = changes + torch.cat([torch.zeros_like(axes[:1]), axes, -axes])  # (7, 3)
     probes[:, 2].clamp_(-MOST_AWAY, MOST_AWAY)
     loss, _ = _compare(scene, place, probes, layers, aligned=False)
@@ -139,6 +140,7 @@ def _moments(opacity: Tensor) -> tuple[Tensor, Tensor]:
     """Return the middle (B, 2) and the mean radius (B,) of opacities (B, S, S, 1); x right, y down, from -1 to 1."""
     size = opacity.shape[1]
     axis = (2 * torch.arange(size, device=opacity.device) + 1) / size - 1
+    opacity = (2 * opacity - 0.5).clamp(0, 1)  # fog around an object that is not finished does not count
     total = opacity.sum(dim=(1, 2, 3)).clamp_min(1.0)
     x, y = ((opacity[..., 0] * place).sum(dim=(1, 2)) / total for place in (axis, axis[:, None]))
     square = (axis - x[:, None, None]).square() + (axis[:, None] - y[:, None, None]).square()

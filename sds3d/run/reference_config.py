@@ -26,7 +26,7 @@ class ReferenceConfig(Config):
     """A PNG, JPEG or WebP file."""
     azimuth: float | None = Field(default=None, ge=-360, le=360)
     """Degrees around the object: 0 sees its front, 90 its side at +X. null: found by comparing renders with the picture
-    after a third of the steps; from then on the run follows it."""
+    after 40 % of the steps; from then on the run follows it."""
     elevation: float | None = Field(default=None, ge=-90, le=90)
     """Degrees above the horizon. null: found, like the azimuth."""
     distance: float | None = Field(default=None, gt=0, le=1000)

@@ -22,7 +22,7 @@ from sds3d.run.reference_pictures import COLOR, DEPTH, MASK, NORMAL, SEEN, View,
 
 STREAM = "reference"
 """Name of the random stream that references need."""
-SEARCH_AT = 1 / 3
+SEARCH_AT = 0.4
 """Progress at which cameras that are not known are sought: the scene has its rough shape by then."""
 REFINE_EVERY = 5
 """Steps between two corrections of a camera."""

@@ -163,7 +163,7 @@ def test_generate_from_a_picture(cli: Cli, model: Path, tmp_path: Path):
     command = [f"prior.model={model}", "--image", str(picture), "--steps", "2", "--out", str(out), *SMALL]
     code, stdout, stderr = cli("generate", *command)
     assert code == 0, stderr
-    assert 'the prompt is "a red mug 2", by the name of the picture' in stderr
+    assert 'the prompt is "a red mug 2", by the name of red_mug-2.PNG' in stderr
     assert "a-red-mug-2.glb" in stdout
     config = read_config(list_runs(out)[0])
     assert config.prompt == "a red mug 2"

@@ -116,7 +116,7 @@ def test_a_run_that_seeks_a_camera_ends_bit_identical_after_a_pause(tmp_path: Pa
     straight, paused = new_run(tmp_path / "a", config), new_run(tmp_path / "b", config)
     finish(straight)
     events = [set(event["losses"]) for event in straight.events()]
-    assert ["reference_mask" in losses for losses in events] == 4 * [False] + 8 * [True]  # from a third of the steps on
+    assert ["reference_mask" in losses for losses in events] == 5 * [False] + 7 * [True]  # from 40 % of the steps on
     for stop in (3, 7):
         finish(paused, stop=stop)
     finish(paused)
