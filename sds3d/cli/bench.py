@@ -114,6 +114,37 @@ def bench_guidance(
 
 
 @bench.command(
+    "materials",
+    epilog=examples(
+        "sds3d bench materials  # eight objects: about half an hour on a CPU",
+        "sds3d bench materials --objects 2 --steps 100",
+    ),
+)
+def bench_materials(
+    objects: Annotated[int, typer.Option(min=1, max=8, help="Number of objects.")] = 8,
+    lights: Annotated[int, typer.Option(min=2, max=64, help="Lights of the pictures that are fitted.")] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each fit.")] = 300,
+    size: Annotated[int, typer.Option(min=16, help="Height and width of the pictures in pixels.")] = 64,
+    out_dir: ResultsFolder = Path("bench-materials"),
+) -> None:
+    """Fit materials to pictures in several, one or wrongly assumed light: albedo, roughness, metallic, relighting."""
+    from sds3d.evaluation import material_scores as scores
+
+    with progress_bar() as progress:
+        task = progress.add_task("fitting", total=None)
+        results = scores.bench(
+            out_dir,
+            scores.PROMPTS[:objects],
+            lights,
+            steps,
+            size,
+            lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    _print_table(scores.HEADER, (scores.cells(*row) for row in results.items()))
+    out.print(f"materials.md and materials.json: {out_dir}", soft_wrap=True)
+
+
+@bench.command(
     "structure",
     epilog=examples(
         "sds3d bench structure told/prior  # a folder by sds3d toybox train --structure: some minutes on a CPU",

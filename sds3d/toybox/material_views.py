@@ -95,11 +95,14 @@ def render_materials(
         out[hit] = torch.cat([seen, torch.ones(len(seen), 1)], dim=-1)
         return out.numpy()
 
-    pictures, rest = np.split(antialiased(render, cameras, supersampling), [3], axis=-1)
+    values = antialiased(render, cameras, supersampling)
+    pictures, rest = values[..., :3], values[..., 3:]
     alpha = rest[..., 8:]
-    albedo, metallic, roughness, normal = np.split(rest[..., :8] / np.maximum(alpha, _LEAST), [3, 4, 5], axis=-1)
+    maps: FloatArray = (rest[..., :8] / np.maximum(alpha, _LEAST)).astype(np.float32)
+    albedo, metallic, roughness, normal = maps[..., :3], maps[..., 3:4], maps[..., 4:5], maps[..., 5:]
     length = np.linalg.norm(normal, axis=-1, keepdims=True)
-    return MaterialViews(pictures, albedo, metallic, roughness, normal / np.maximum(length, _LEAST), alpha)
+    normal = (normal / np.maximum(length, _LEAST)).astype(np.float32)
+    return MaterialViews(pictures, albedo, metallic, roughness, normal, alpha)
 
 
 def lit_object(look: Look, rng: np.random.Generator, size: int = 64, supersampling: int = 2) -> LitObject:
