@@ -268,6 +268,8 @@ def _drive_stages(
         named = f"stage {index + 1} of {stage_count(config)}: {mine.representation.name}, " if config.stages else ""
         record.run.log(f"{named}{'resuming after' if work.state.step else 'starting at'} step {work.state.step}")
         finished = yield from _drive_stage(record, work)
+        for line in references.told() if references is not None else []:
+            record.run.log(line)
         if not finished:
             return None
         before = scene = work.scene

@@ -5,14 +5,14 @@ Both need renders alone, no gradients, so they work for any representation and n
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from sds3d.cameras import Cameras, orbit
-from sds3d.representations.base import Rendering, Scene
+from sds3d.representations.base import Scene
 from sds3d.run.reference_pictures import COLOR, MASK, SEEN
 
 SIZE = 48
@@ -30,6 +30,8 @@ LEAST_PACE = 0.1
 """Smallest share of `PROBE` that a step has."""
 MOST_AWAY = 0.5
 """Largest change of the logarithm of distance or zoom."""
+MOST_ASIDE = 0.3
+"""Largest shift, in halves of the picture's height."""
 _OUTLINE = 2.0  # weight of opacities beside colours
 _AT_ONCE = 32  # renders
 _GREY = 0.5
@@ -46,10 +48,11 @@ class Place:
         return Place(self.camera[index], self.zooms[index])
 
     def changed(self, changes: Tensor, size: int) -> Cameras:
-        """Return cameras that are changed by (C, 3); B is C or 1.
+        """Return cameras that are changed by (C, 5); B is C or 1.
 
-        The first two are added to azimuth and elevation in degrees. The last is added to the logarithm of the distance
-        or, for a zoom, of the tangent of half the field of view: the object becomes smaller.
+        The first two are added to azimuth and elevation in degrees. The third is added to the logarithm of the distance
+        or, for a zoom, of the tangent of half the field of view: the object becomes smaller. The others move the object
+        to the right and down, in halves of the picture's height.
         """
         camera, count = self.camera, len(changes)
         elevation = (camera.elevation + changes[:, 1]).clamp(-89, 89)
@@ -57,83 +60,95 @@ class Place:
         distance = torch.where(self.zooms, camera.distance, camera.distance * smaller)
         tangent = torch.tan(torch.deg2rad(camera.fovy) / 2) * torch.where(self.zooms, smaller, 1.0)
         fovy = torch.rad2deg(2 * torch.atan(tangent)).expand(count)
-        return orbit(camera.azimuth + changes[:, 0], elevation, distance.expand(count), fovy, size)
+        moved = orbit(camera.azimuth + changes[:, 0], elevation, distance.expand(count), fovy, size)
+        pose, aside = moved.c2w().clone(), (distance * tangent)[:, None] * changes[:, 3:]  # (C, 2) metres
+        pose[:, :3, 3] += aside[:, 1:] * pose[:, :3, 1] - aside[:, :1] * pose[:, :3, 0]
+        return replace(moved, pose=pose)
 
 
 @torch.no_grad()
 def search(scene: Scene, place: Place, layers: Tensor) -> Tensor:
-    """Return the changes (3,) of a camera, see `Place`, with which the scene looks most like a picture.
+    """Return the changes (5,) of a camera, see `Place`, with which the scene looks most like a picture.
 
     place: of one camera, at azimuth and elevation 0. layers: (1, SIZE, SIZE, 9), see `View`.
     """
     device = layers.device
     azimuth = torch.arange(AZIMUTHS, device=device) * (360.0 / AZIMUTHS)
     grid = torch.cartesian_prod(azimuth, torch.tensor(ELEVATIONS, device=device))
-    changes = functional.pad(grid, (0, 1))  # (M, 3)
-    loss, _ = _compare(scene, place, changes, layers, aligned=True)
-    best = changes[loss.argsort()[:FINALISTS]]  # (F, 3)
+    changes = functional.pad(grid, (0, 3))  # (M, 5)
+    loss, _, _ = _compare(scene, place, changes, layers, aligned=True)
+    best = changes[loss.argsort()[:FINALISTS]]  # (F, 5)
     least = loss.sort().values[:FINALISTS]
     around = torch.cat([torch.eye(2), -torch.eye(2)]).to(device) * torch.tensor(PROBE[:2], device=device)  # (4, 2)
     for pace in torch.logspace(0, -1, ROUNDS, 2).tolist():
-        probes = best[:, None] + functional.pad(pace * around, (0, 1))  # (F, 4, 3)
-        tried, _ = _compare(scene, place, probes.reshape(-1, 3), layers, aligned=True)
+        probes = best[:, None] + functional.pad(pace * around, (0, 3))  # (F, 4, 5)
+        tried, _, _ = _compare(scene, place, probes.reshape(-1, 5), layers, aligned=True)
         found, index = tried.reshape(len(best), -1).min(dim=1)
         closer = found < least
         best = torch.where(closer[:, None], probes[torch.arange(len(best), device=device), index], best)
         least = torch.where(closer, found, least)
-    winner = best[least.argmin()[None]]  # (1, 3)
-    _, scale = _compare(scene, place, winner, layers, aligned=True)
+    winner = best[least.argmin()[None]]  # (1, 5)
+    _, scale, shift = _compare(scene, place, winner, layers, aligned=True)
     away = scale.log().clamp(-MOST_AWAY, MOST_AWAY)  # where the render is too large, it must become smaller
-    return torch.cat([winner[0, :2], away])
+    return torch.cat([winner[0, :2], away, shift[0].clamp(-MOST_ASIDE, MOST_ASIDE)])
 
 
 @torch.no_grad()
-def refine(scene: Scene, place: Place, layers: Tensor, changes: Tensor, pace: Tensor) -> tuple[Tensor, Tensor]:
-    """Do one step of a compass search: return the changes (3,) and the pace () after it.
+def refine(
+    scene: Scene, place: Place, layers: Tensor, changes: Tensor, pace: Tensor, aligned: bool
+) -> tuple[Tensor, Tensor]:
+    """Do one step of a compass search: return the changes (5,) and the pace () after it.
 
     The step is the best of six, forward and back along each axis, of a length of `pace` times `PROBE`. If none is
     better than staying, the pace is halved; otherwise it grows. A zoom stays: the scene would follow it forever.
+
+    aligned: compare after moving the picture's object to the place and the size of the render's.
     """
     lengths = torch.tensor(PROBE, device=changes.device) * torch.cat([pace.new_ones(2), (~place.zooms).to(pace)])
-    axes = torch.diag(pace * lengths)
-    probes = changes + torch.cat([torch.zeros_like(axes[:1]), axes, -axes])  # (7, 3)
+    axes = functional.pad(torch.diag(pace * lengths), (0, 2))  # (3, 5)
+    probes = changes + torch.cat([torch.zeros_like(axes[:1]), axes, -axes])  # (7, 5)
     probes[:, 2].clamp_(-MOST_AWAY, MOST_AWAY)
-    loss, _ = _compare(scene, place, probes, layers, aligned=False)
+    loss, _, _ = _compare(scene, place, probes, layers, aligned)
     best = loss.argmin()
     pace = torch.where(best > 0, 1.5 * pace, 0.5 * pace).clamp(LEAST_PACE, 1.0)
     return probes[best[None]][0], pace
 
 
-def _compare(scene: Scene, place: Place, changes: Tensor, layers: Tensor, aligned: bool) -> tuple[Tensor, Tensor]:
-    """Return how much renders differ from a picture (B,), and how much larger the object is in them (B,).
+def _compare(
+    scene: Scene, place: Place, changes: Tensor, layers: Tensor, aligned: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how much renders differ from a picture (B,), how much larger the object is in them (B,), and the shift
+    (B, 2) of the object in the picture, once it has the same size.
 
     aligned: move the picture's object to the place and the size of the render's first.
     """
-    losses, scales = [], []
+    losses, scales, shifts = [], [], []
     for some in changes.split(_AT_ONCE):
         rendering = scene.portray(place.changed(some, SIZE), torch.full((3,), _GREY, device=layers.device))
-        given, scale = _aligned(rendering, layers) if aligned else (layers, torch.ones_like(some[:, 0]))
+        middle, size = _moments(rendering.alpha)
+        my_middle, my_size = _moments(layers[..., MASK])
+        scale = size / my_size  # (B,)
+        shift = my_middle - middle / scale[:, None]
+        given = _moved(layers, scale, shift) if aligned else layers
         picture = given[..., COLOR] + _GREY * (1 - given[..., MASK])
         color = (rendering.rgb - picture).square().sum(-1, keepdim=True) * float(scene.shows_colors)
         outline = (rendering.alpha - given[..., MASK]).square()
         losses.append((given[..., SEEN] * (color + _OUTLINE * outline)).mean(dim=(1, 2, 3)))
         scales.append(scale)
-    return torch.cat(losses), torch.cat(scales)
+        shifts.append(shift)
+    return torch.cat(losses), torch.cat(scales), torch.cat(shifts)
 
 
-def _aligned(rendering: Rendering, layers: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the picture (B, S, S, 9), with its object where those of renders are, and the factors (B,) of its size."""
-    middle, size = _moments(rendering.alpha)
-    my_middle, my_size = _moments(layers[..., MASK])
-    scale = size / my_size  # (B,)
+def _moved(layers: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Return the picture (B, S, S, 9), its object `scale` (B,) times as large and moved back by the shift (B, 2)."""
     matrix = torch.zeros(len(scale), 2, 3, device=scale.device)
     matrix[:, 0, 0] = matrix[:, 1, 1] = 1 / scale
-    matrix[:, :, 2] = my_middle - middle / scale[:, None]
+    matrix[:, :, 2] = shift
     planes = layers.permute(0, 3, 1, 2).expand(len(scale), -1, -1, -1)
     grid = functional.affine_grid(matrix, list(planes.shape), align_corners=False)
     moved = functional.grid_sample(planes, grid, align_corners=False).permute(0, 2, 3, 1)
     ones = torch.ones_like(moved[..., SEEN])  # what is outside of the picture is empty
-    return torch.cat([moved[..., COLOR], moved[..., MASK], ones, moved[..., 5:]], dim=-1), scale
+    return torch.cat([moved[..., COLOR], moved[..., MASK], ones, moved[..., 5:]], dim=-1)
 
 
 def _moments(opacity: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -26,6 +27,9 @@ SEARCH_AT = 0.4
 """Progress at which cameras that are not known are sought: the scene has its rough shape by then."""
 REFINE_EVERY = 5
 """Steps between two corrections of a camera."""
+TRUSTED_AFTER = 40
+"""Steps after which a camera that was found is trusted: the weight of the outline rises until then, so that the scene
+does not grow spikes to fill an outline that is a little off. The camera is corrected in each of these steps."""
 _COVERED = 0.5  # mask from which on a pixel has the object's depth and normal
 
 
@@ -44,12 +48,13 @@ class References:
         self._sized: dict[int, Tensor] = {}
         self._cameras = Cameras.cat([view.camera for view in views]).to(self.device)
         # Without a field of view, the picture's own is as good as any, so the distance stays that of renders.
-        zooms = [config.distance is None and config.fovy is None for config in configs]
-        self._place = Place(self._cameras, torch.tensor(zooms, device=self.device))
+        self._zooms = [config.distance is None and config.fovy is None for config in configs]
+        self._place = Place(self._cameras, torch.tensor(self._zooms, device=self.device))
         self._moving = [i for i, c in enumerate(configs) if (c.sought if c.refine is None else c.refine)]
         self._unknown = [i for i, config in enumerate(configs) if config.sought]
-        self.changes = torch.zeros(len(views), 3, device=self.device)  # see `Place`
+        self.changes = torch.zeros(len(views), 5, device=self.device)  # see `Place`
         self._pace = torch.ones(len(views), device=self.device)
+        self._followed = 0 if self._unknown else TRUSTED_AFTER  # steps since cameras were found
 
     def losses(
         self, scene: Scene, step: int, progress: float, size: int, generator: torch.Generator
@@ -61,8 +66,9 @@ class References:
         grey = torch.rand((), generator=generator).expand(3)  # always drawn, so that draws do not depend on turns
         if self._unknown and progress >= SEARCH_AT:
             self.find(scene)
-        elif step % REFINE_EVERY == 0:
+        elif step % REFINE_EVERY == 0 or (not self._unknown and self._followed < TRUSTED_AFTER):
             self.correct(scene)
+        self._followed += not self._unknown and self._followed < TRUSTED_AFTER
         turn = [i for i, c in enumerate(self.configs) if (step + i) % c.every == 0 and i not in self._unknown]
         if not turn:
             return {}
@@ -90,7 +96,8 @@ class References:
     def _weight(self, index: int, name: str, progress: float) -> float:
         config = self.configs[index]
         given = name in ("color", "mask") or bool(getattr(config, name))
-        return getattr(config, f"{name}_weight").at(progress) if given else 0.0
+        trust = self._followed / TRUSTED_AFTER if name == "mask" and config.sought else 1.0
+        return trust * getattr(config, f"{name}_weight").at(progress) if given else 0.0
 
     def find(self, scene: Scene) -> None:
         """Find the cameras that are not known."""
@@ -102,17 +109,36 @@ class References:
         """Correct the cameras that may move and are known by now."""
         for i in (i for i in self._moving if i not in self._unknown):
             place, layers = self._place[i : i + 1], self._at(SIZE)[i : i + 1]
-            self.changes[i], self._pace[i] = refine(scene, place, layers, self.changes[i], self._pace[i])
+            self.changes[i], self._pace[i] = refine(
+                scene, place, layers, self.changes[i], self._pace[i], aligned=self._zooms[i]
+            )
+
+    def told(self) -> list[str]:
+        """Return a line about each camera that was found."""
+        cameras = self.cameras(SIZE)
+        return [
+            f"{Path(config.image).name}: its camera was found at azimuth {azimuth:.0f}, elevation {elevation:.0f}"
+            for config, azimuth, elevation in zip(
+                self.configs, cameras.azimuth.tolist(), cameras.elevation.tolist(), strict=True
+            )
+            if config.sought and not self._unknown
+        ]
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return what the next step depends on."""
         unknown = torch.tensor([i in self._unknown for i in range(len(self.configs))])
-        return {"changes": self.changes, "pace": self._pace, "unknown": unknown}
+        return {
+            "changes": self.changes,
+            "pace": self._pace,
+            "unknown": unknown,
+            "followed": torch.tensor(self._followed),
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
         self.changes, self._pace = state["changes"].to(self.device), state["pace"].to(self.device)
         self._unknown = [i for i, unknown in enumerate(state["unknown"].tolist()) if unknown]
+        self._followed = int(state["followed"])
 
     def cameras(self, size: int) -> Cameras:
         """Return the cameras of all pictures, for renders of this height and width."""
@@ -149,12 +175,15 @@ def _resized(layers: Tensor, size: int) -> Tensor:
 
 
 def color_losses(rendering: Rendering, layers: Tensor, background: Tensor) -> Tensor:
-    """Return 1/2 |rgb - picture|^2 of each view, summed over its pixels, (B,).
+    """Return 1/2 |rgb - picture|^2 of each view, summed over its pixels well inside the mask, (B,).
 
+    Elsewhere, what is outside of the mask would be painted in the colour of the background.
     layers: (B, H, W, 9), see `View`. background: (3,), that of the render, which the picture is put on.
     """
     picture = layers[..., COLOR] + (1 - layers[..., MASK]) * background
-    return 0.5 * (layers[..., SEEN] * (rendering.rgb - picture).square()).sum(dim=(1, 2, 3))
+    outside = 1 - layers[..., MASK].permute(0, 3, 1, 2)
+    inside = 1 - functional.max_pool2d(outside, 3, stride=1, padding=1).permute(0, 2, 3, 1)  # of all neighbours, too
+    return 0.5 * (inside * layers[..., SEEN] * (rendering.rgb - picture).square()).sum(dim=(1, 2, 3))
 
 
 def mask_losses(rendering: Rendering, layers: Tensor) -> Tensor:

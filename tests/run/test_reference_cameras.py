@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_a_camera_is_found_from_any_side(tmp_path: Path, kind: str, azimuth: flo
     assert abs(float(camera.elevation) - elevation) < 12
 
 
-def test_the_object_gets_the_size_that_it_has_in_the_picture(tmp_path: Path) -> None:
+def test_the_object_gets_the_size_and_the_place_that_it_has_in_the_picture(tmp_path: Path) -> None:
     """By a zoom: a picture that is cut to the object tells nothing of the distance."""
     mesh = toy("chair", 0)
     config = build(ReferenceConfig, {"image": picture_of(mesh, orbit([40.0], 20.0, 3.0, size=96), tmp_path / "a.png")})
@@ -77,6 +78,23 @@ def test_the_object_gets_the_size_that_it_has_in_the_picture(tmp_path: Path) -> 
     alpha = scene.portray(camera, torch.ones(3)).alpha[..., 0].detach()
     given = functional.interpolate(torch.from_numpy(view.layers[None, None, ..., 3]), (SIZE, SIZE), mode="area")[0]
     assert float(alpha.sum() / given.sum()) == pytest.approx(1, abs=0.08)
+    axis = torch.arange(SIZE, dtype=torch.float32)
+    for dim in (1, 2):  # the middles of both masks
+        ours, theirs = ((each.sum(dim) @ axis / each.sum()).item() for each in (alpha, given))
+        assert ours == pytest.approx(theirs, abs=0.5)
+
+
+def test_a_change_turns_zooms_and_moves() -> None:
+    camera = orbit([30.0], 10.0, 2.0, 40.0)
+    changes = torch.tensor([[15.0, 5.0, 0.2, 0.25, -0.5]])
+    for zoom in (True, False):
+        changed = Place(camera, torch.tensor([zoom])).changed(changes, 32)
+        assert (float(changed.azimuth), float(changed.elevation)) == pytest.approx((45, 15))
+        tangent = math.tan(math.radians(float(changed.fovy)) / 2)
+        assert tangent == pytest.approx(math.tan(math.radians(20)) * (math.exp(0.2) if zoom else 1), rel=1e-5)
+        assert float(changed.distance) == pytest.approx(2.0 if zoom else 2 * math.exp(0.2))
+        seen = changed.opencv_viewmats()[0] @ torch.tensor([0.0, 0, 0, 1])  # the origin, x right, y down, z forward
+        assert (seen[:2] / seen[2] / tangent).tolist() == pytest.approx([0.25, -0.5], abs=1e-5)
 
 
 def test_a_rough_camera_is_corrected(tmp_path: Path) -> None:
@@ -102,12 +120,12 @@ def test_changes_of_a_camera_are_bounded(tmp_path: Path) -> None:
     """The scene is empty, so that nothing tells how large it is."""
     scene = scene_of(toy("chair", 0))
     place, empty = Place(orbit([0.0], 0.0), torch.tensor([False])), torch.zeros(1, SIZE, SIZE, 9)
-    changes, pace = torch.zeros(3), torch.tensor(1.0)
+    changes, pace = torch.zeros(5), torch.tensor(1.0)
     for _ in range(12):
-        changes, pace = refine(scene, place, empty, changes, pace)
+        changes, pace = refine(scene, place, empty, changes, pace, aligned=False)
     assert changes[2].abs() <= MOST_AWAY
-    assert place.changed(torch.tensor([[0.0, 500.0, 0.0]]), 8).elevation.item() == 89
-    assert search(scene, place, empty).shape == (3,)
+    assert place.changed(torch.tensor([[0.0, 500.0, 0.0, 0.0, 0.0]]), 8).elevation.item() == 89
+    assert search(scene, place, empty).shape == (5,)
 
 
 def test_a_run_that_seeks_a_camera_ends_bit_identical_after_a_pause(tmp_path: Path) -> None:
@@ -115,6 +133,7 @@ def test_a_run_that_seeks_a_camera_ends_bit_identical_after_a_pause(tmp_path: Pa
     config = tiny(reference=[{"image": image}])
     straight, paused = new_run(tmp_path / "a", config), new_run(tmp_path / "b", config)
     finish(straight)
+    assert "a.png: its camera was found at azimuth " in (straight.folder / "run.log").read_text()
     events = [set(event["losses"]) for event in straight.events()]
     assert ["reference_mask" in losses for losses in events] == 5 * [False] + 7 * [True]  # from 40 % of the steps on
     for stop in (3, 7):
