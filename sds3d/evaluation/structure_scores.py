@@ -184,9 +184,9 @@ def score(truth: Truth, painted: Picture, spec: Spec) -> PaintScore:
         there = truth.covered & (np.abs(truth.colors - exact).max(axis=-1) < 2e-3)
         return float((names[there] == list(COLORS).index(name)).mean())
 
-    edges = blocks(truth.edges).any(axis=(2, 4))
-    distance = np.stack([np.asarray(ndimage.distance_transform_edt(~one)) for one in edges])
-    found = color_edges(blocks(painted).mean(axis=(2, 4)), blocks(truth.covered).all(axis=(2, 4)))
+    edges, covered = (blocks(whole) for whole in (truth.edges, truth.covered))
+    distance = np.stack([np.asarray(ndimage.distance_transform_edt(~one)) for one in np.any(edges, axis=(2, 4))])
+    found = color_edges(blocks(painted).mean(axis=(2, 4)), np.all(covered, axis=(2, 4)))
     return PaintScore(
         share(spec.color),
         share(spec.accent or ""),
