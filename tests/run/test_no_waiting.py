@@ -75,7 +75,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"sds3d.{module}.seeded", lambda seed, device: None)
     for module in ("representations.voxel_grid", "rendering.packed"):
         monkeypatch.setattr(f"sds3d.{module}.empty_distance", lambda density, threshold: density.to(torch.uint8))
-    monkeypatch.setattr("sds3d.run.drive.encode_texts", lambda prior, texts: encode_texts(AnyTexts(), texts))
+    monkeypatch.setattr("sds3d.run.drive.encode_texts", lambda prior, *given: encode_texts(AnyTexts(), *given))
     monkeypatch.setattr("sds3d.representations.voxel_grid.render_rays", draw_grid)
     monkeypatch.setattr("sds3d.representations.field_nerf.render_field", draw_field)
     monkeypatch.setattr("sds3d.representations.gaussians.rasterization", draw_splats)
