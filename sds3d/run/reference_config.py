@@ -55,8 +55,8 @@ class ReferenceConfig(Config):
     """Weight of the depth: one minus its correlation with the render's, times the object's pixels."""
     normal_weight: Weight = Ramp(0.1)
     """Weight of the normals: one minus the cosine of their angle to the render's, summed over the object's pixels."""
-    refine: bool | None = None
-    """Whether azimuth, elevation and distance are corrected during the run. null: if they are found."""
+    refine: bool = False
+    """Whether azimuth, elevation and distance are corrected during the run, for cameras that are known roughly."""
     every: int = Field(default=1, ge=1)
     """Steps from one look at the picture to the next. Pictures with the same number take turns."""
 

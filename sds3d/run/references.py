@@ -29,7 +29,7 @@ REFINE_EVERY = 5
 """Steps between two corrections of a camera."""
 TRUSTED_AFTER = 40
 """Steps after which a camera that was found is trusted: the weight of the outline rises until then, so that the scene
-does not grow spikes to fill an outline that is a little off. The camera is corrected in each of these steps."""
+does not grow spikes to fill an outline that is a little off."""
 _COVERED = 0.5  # mask from which on a pixel has the object's depth and normal
 
 
@@ -50,7 +50,7 @@ class References:
         # Without a field of view, the picture's own is as good as any, so the distance stays that of renders.
         self._zooms = [config.distance is None and config.fovy is None for config in configs]
         self._place = Place(self._cameras, torch.tensor(self._zooms, device=self.device))
-        self._moving = [i for i, c in enumerate(configs) if (c.sought if c.refine is None else c.refine)]
+        self._moving = [i for i, config in enumerate(configs) if config.refine]
         self._unknown = [i for i, config in enumerate(configs) if config.sought]
         self.changes = torch.zeros(len(views), 5, device=self.device)  # see `Place`
         self._pace = torch.ones(len(views), device=self.device)
@@ -66,7 +66,7 @@ class References:
         grey = torch.rand((), generator=generator).expand(3)  # always drawn, so that draws do not depend on turns
         if self._unknown and progress >= SEARCH_AT:
             self.find(scene)
-        elif step % REFINE_EVERY == 0 or (not self._unknown and self._followed < TRUSTED_AFTER):
+        elif step % REFINE_EVERY == 0:
             self.correct(scene)
         self._followed += not self._unknown and self._followed < TRUSTED_AFTER
         turn = [i for i, c in enumerate(self.configs) if (step + i) % c.every == 0 and i not in self._unknown]
