@@ -85,7 +85,7 @@ def true_pictures(spec: Spec, seed: int, folder: Path) -> tuple[Mesh, FloatArray
     azimuths = sorted({azimuth for case in CASES.values() for azimuth in case.azimuths})
     cameras = orbit([float(azimuth) for azimuth in azimuths], ELEVATION, size=PIXELS)
     color, alpha = shade_mesh(mesh, cameras, (0.0, 0.0, 0.0), supersampling=3)
-    layers = to_uint8(np.concatenate([color / np.maximum(alpha, np.float32(1e-6)), alpha], axis=-1))
+    layers = to_uint8(np.concatenate([color / np.maximum(alpha, np.float32(1e-6)), alpha], axis=-1, dtype=np.float32))
     files = {azimuth: folder / f"{slug(prompt(spec))}-{seed}-{azimuth}.png" for azimuth in azimuths}
     for path, picture in zip(files.values(), layers, strict=True):
         write_atomically(path, png(Image.fromarray(picture)))
