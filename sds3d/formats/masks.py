@@ -9,15 +9,16 @@ from __future__ import annotations
 import io
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from sds3d.extras import install_command
 from sds3d.files import NotPlainError, read_plain
@@ -38,6 +39,8 @@ TOLERANCE = 0.06
 """Largest difference, in any channel of sRGB in [0, 1], between the background and the colour of the border."""
 MODELS = ("birefnet-general", "isnet-general-use", "u2net")
 """Networks of rembg that are used, the best first. They are never downloaded here."""
+
+Read = TypeVar("Read")
 
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _PLAIN = 0.9  # part of the border that must have its colour
@@ -94,16 +97,23 @@ def open_picture(file: Path | bytes) -> tuple[FloatArray, FloatArray | None]:
 
     Raises PictureError.
     """
+    return _opened(file, _decoded)
+
+
+def picture_size(file: Path | bytes) -> tuple[int, int]:
+    """Return height and width of a picture in pixels of its file, turned as its EXIF data say. Raises PictureError."""
+    return _opened(file, _size)
+
+
+def _opened(file: Path | bytes, read: Callable[[Image.Image, str], Read]) -> Read:
+    """Return what `read` makes of an opened image and its name. Raises PictureError."""
     name = _name(file)
     try:
         data = file if isinstance(file, bytes) else read_plain(file, BYTES, follow=True)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > PIXELS:
                 raise PictureError(f"{name}: it has more than {PIXELS // 10**6} million pixels: make it smaller")
-            # A JPEG (then MPO) of a telephone has others of the same view, such as a smaller one, behind the first.
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                warnings.warn(f"{name}: of its {getattr(image, 'n_frames', 1)} frames, the first is used", stacklevel=2)
-            return _decoded(image, name)
+            return read(image, name)
     except PictureError:
         raise
     except FileNotFoundError:
@@ -209,8 +219,16 @@ def _session(model: str) -> Any:
     return rembg.new_session(model, providers=["CPUExecutionProvider"])
 
 
+def _size(image: Image.Image, name: str) -> tuple[int, int]:
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (image.width, image.height) if turned else (image.height, image.width)
+
+
 def _decoded(image: Image.Image, name: str) -> tuple[FloatArray, FloatArray | None]:
     """Return the colours and the alpha of an opened image; None if the alpha is 1 everywhere."""
+    # A JPEG (then MPO) of a telephone has others of the same view, such as a smaller one, behind the first.
+    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+        warnings.warn(f"{name}: of its {getattr(image, 'n_frames', 1)} frames, the first is used", stacklevel=4)
     image.draft(None, (SIDE, SIDE))  # JPEG decodes smaller pictures at once
     gamma = None if "srgb" in image.info or "icc_profile" in image.info else image.info.get("gamma")
     profile = image.info.get("icc_profile")

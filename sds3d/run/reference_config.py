@@ -13,6 +13,7 @@ MOST = 256
 """Largest number of pictures."""
 
 Weight = Annotated[Ramp, Field(ge=0)]
+Share = Annotated[float, Field(ge=-1, le=2)]
 Row = tuple[float, float, float, float]
 
 
@@ -37,8 +38,9 @@ class ReferenceConfig(Config):
     pose: tuple[Row, Row, Row, Row] | None = None
     """Camera-to-world matrix (x right, y up, looking along -z; +Y is up in the world), in place of azimuth, elevation
     and distance."""
-    center: tuple[float, float] = (0.5, 0.5)
-    """Where the camera's axis meets the picture, from its upper left corner, as shares of its width and height."""
+    center: tuple[Share, Share] = (0.5, 0.5)
+    """Where the camera's axis meets the picture, from its upper left corner, as shares of its width and height. Needs
+    distance or pose: without them, the picture is cut to the object."""
     mask: str = ""
     """A picture of the same shape, white or opaque where the object is. Empty: the picture's own transparency or, if it
     has none, what stands out from a border of one colour."""
@@ -71,6 +73,8 @@ class ReferenceConfig(Config):
             raise ValueError("give both azimuth and elevation")
         if self.azimuth is None and self.distance is not None:
             raise ValueError("distance needs azimuth and elevation")
+        if self.center != (0.5, 0.5) and self.pose is None and self.distance is None:
+            raise ValueError("center needs distance or pose: without them, the picture is cut to the object")
         if self.pose is not None and self.refine:
             raise ValueError("refine needs azimuth and elevation instead of pose")
         return self

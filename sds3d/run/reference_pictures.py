@@ -95,11 +95,11 @@ def _cut(layers: FloatArray, middle: tuple[float, float], half: float) -> FloatA
     left, top, right, bottom = middle[0] - half, middle[1] - half, middle[0] + half, middle[1] + half
     before = max(0, math.ceil(-top)), max(0, math.ceil(-left))
     after = max(0, math.ceil(bottom) - layers.shape[0]), max(0, math.ceil(right) - layers.shape[1])
-    padded = np.pad(layers, ((before[0], after[0]), (before[1], after[1]), (0, 0)))
+    margin = list(zip(before, after, strict=True))
     box = (left + before[1], top + before[0], right + before[1], bottom + before[0])
     side = min(max(round(2 * half), 8), SIDE)
-    planes = [Image.fromarray(np.ascontiguousarray(padded[..., i])) for i in range(layers.shape[2])]
-    return np.stack([np.asarray(p.resize((side, side), Image.Resampling.BILINEAR, box)) for p in planes], axis=-1)
+    padded = (Image.fromarray(np.pad(layers[..., i], margin)) for i in range(layers.shape[2]))  # each may be large
+    return np.stack([np.asarray(p.resize((side, side), Image.Resampling.BILINEAR, box)) for p in padded], axis=-1)
 
 
 def _alike(path: Path, shape: tuple[int, ...]) -> FloatArray:

@@ -146,6 +146,44 @@ def test_our_own_file(tmp_path: Path) -> None:
             '{"fl_x": 9, "frames": [{"file_path": "b.png", "transform_matrix": [[1, 2], [3, 4]]}]}',
             "no matrix of 4 x 4",
         ),
+        ("cameras.yaml", 'pictures: [{image: "a\\0b.png"}]', "is no file's name"),
+        ("cameras.yaml", f"pictures: [{', '.join(300 * ['{image: a}'])}]", "lists 300 pictures: give 1 to 256"),
+        ("transforms.json", json.dumps({"frames": 300 * [{}]}), "lists 300 pictures: give 1 to 256"),
+        ("transforms.json", '{"frames": [{"file_path": "a\\u0000b.png"}]}', "is no file's name"),
+        (
+            "transforms.json",
+            '{"fl_x": 9, "w": 0, "frames": [{"file_path": "b.png"}]}',
+            "frame 0: w = 0: give a number above 0",
+        ),
+        (
+            "transforms.json",
+            '{"fl_x": 9, "h": NaN, "frames": [{"file_path": "b.png"}]}',
+            "h = nan: give a number above 0",
+        ),
+        (
+            "transforms.json",
+            '{"fl_x": 9, "cx": Infinity, "frames": [{"file_path": "b.png"}]}',
+            "cx = inf: give a number",
+        ),
+        ("transforms.json", '{"fl_x": 9, "cy": 99, "frames": [{"file_path": "b.png"}]}', "cx and cy are far outside"),
+        (
+            "transforms.json",
+            f'{{"fl_x": {10**400}, "frames": [{{"file_path": "b.png"}}]}}',
+            "fl_x = 10000000000000000000: ",
+        ),
+        ("transforms.json", '{"fl_x": "9", "frames": [{"file_path": "b.png"}]}', "fl_x = 9: give a number above 0"),
+        ("transforms.json", '{"fl_x": 1e-9, "frames": [{"file_path": "b.png"}]}', "the field of view is 180 degrees"),
+        ("transforms.json", '{"camera_angle_x": 7, "frames": [{"file_path": "b.png"}]}', "in radians below pi"),
+        (
+            "transforms.json",
+            '{"fl_x": 9, "w": 8, "h": 16, "frames": [{"file_path": "b.png"}]}',
+            "w and h are 8 x 16, but the picture has 8 x 8",
+        ),
+        (
+            "transforms.json",
+            f'{{"fl_x": 9, "frames": [{{"file_path": "b.png", "transform_matrix": [[{10**400}, 2], [3, 4]]}}]}}',
+            "no matrix of 4 x 4",
+        ),
     ],
 )
 def test_files_that_cannot_be_used_give_one_line(tmp_path: Path, name: str, text: str, message: str) -> None:
@@ -159,7 +197,56 @@ def test_files_that_cannot_be_used_give_one_line(tmp_path: Path, name: str, text
     assert "\n" not in str(error.value)
 
 
-def test_distortion_is_warned_of(tmp_path: Path) -> None:
-    scene(tmp_path / "chair", k1=0.1)
+@pytest.mark.parametrize("of_a_frame", [False, True])
+def test_distortion_is_warned_of(tmp_path: Path, of_a_frame: bool) -> None:
+    scene(tmp_path, k1=0.1)
+    if of_a_frame:
+        values = json.loads((tmp_path / "transforms.json").read_text())
+        values["frames"][2]["k1"] = values.pop("k1")
+        (tmp_path / "transforms.json").write_text(json.dumps(values))
     with pytest.warns(UserWarning, match="distortion"):
-        read_cameras(tmp_path / "chair")
+        read_cameras(tmp_path)
+
+
+def listed(folder: Path, size: tuple[int, int], box: tuple[int, int, int, int], **values: Any) -> list[dict[str, Any]]:
+    """Return the reading of four cameras that see the origin on their axes. size: of their pictures, width and height.
+
+    box: left, top, right and bottom of the white object on black.
+    """
+    picture = Image.new("L", size)
+    picture.paste(255, box)
+    exif = Image.Exif()
+    exif[0x0112] = values.pop("orientation", 1)
+    picture.save(folder / "a.png", exif=exif)
+    poses = Z_UP @ orbit([0.0, 90.0, 180.0, 270.0], 30.0, 2.0).c2w().numpy().astype(float)
+    frames = [{"file_path": "a.png", "transform_matrix": pose.tolist()} for pose in poses]
+    (folder / "transforms.json").write_text(json.dumps({**values, "frames": frames}))
+    return read_cameras(folder)
+
+
+def test_without_a_size_intrinsics_are_in_pixels_of_the_file(tmp_path: Path) -> None:
+    """Pictures are read at 2048 pixels at most, and turned as their EXIF data say."""
+    box = (1000, 300, 1200, 500)
+    picture = listed(tmp_path, (2400, 800), box, fl_x=3000, cx=600, cy=200)[0]
+    assert picture["fovy"] == pytest.approx(2 * math.degrees(math.atan(400 / 3000)))
+    assert picture["center"] == pytest.approx([0.25, 0.25])
+    picture = listed(tmp_path, (2400, 800), box, fl_x=3000, cx=600, cy=600, orientation=6)[0]
+    assert picture["fovy"] == pytest.approx(2 * math.degrees(math.atan(1200 / 3000)))
+    assert picture["center"] == pytest.approx([0.75, 0.25])
+    # One side alone is enough.
+    picture = listed(tmp_path, (2400, 800), box, fl_x=3000, w=4800)[0]
+    assert picture["fovy"] == pytest.approx(2 * math.degrees(math.atan(800 / 3000)))
+
+
+def test_an_object_on_the_axes_of_large_pictures_stays_there(tmp_path: Path) -> None:
+    """The middle of the object is at (256.5, 256.5) in pixels, where the axes are, so that it is the origin."""
+    pictures = listed(tmp_path, (512, 512), (192, 192, 321, 321), fl_x=700, cx=256.5, cy=256.5)
+    for picture, camera in zip(pictures, orbit([0.0, 90.0, 180.0, 270.0], 30.0, 2.0).c2w().numpy(), strict=True):
+        place = np.array(picture["pose"])[:3, 3]
+        assert np.allclose(place / np.linalg.norm(place), camera[:3, 2], atol=1e-6)
+
+
+def test_the_front_is_for_transforms_alone(tmp_path: Path) -> None:
+    (tmp_path / "cameras.yaml").write_text("pictures: [{image: a.png, azimuth: 0, elevation: 0}]")
+    with pytest.raises(ConfigError, match=r"--front is for transforms\.json alone"):
+        read_cameras(tmp_path, 90)

@@ -223,10 +223,12 @@ def test_bad_files_give_one_line(tmp_path: Path, changes: dict[str, str], messag
     [
         ({"elevation": None}, "both azimuth and elevation"),
         ({"pose": torch.eye(4).tolist()}, "either pose"),
+        ({"distance": None, "center": [0.4, 0.5]}, "center needs distance or pose"),
+        ({"center": [12, 0.5]}, r"center\.0.*less than or equal to 2"),
         ({"azimuth": 1000}, "less than or equal to 360"),
         ({"azimut": 0}, 'did you mean "reference.0.azimuth"'),
     ],
-    ids=["one angle", "two cameras", "out of range", "misspelt"],
+    ids=["one angle", "two cameras", "center of a cut", "center far away", "out of range", "misspelt"],
 )
 def test_settings_that_contradict_each_other_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
