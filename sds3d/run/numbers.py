@@ -101,7 +101,7 @@ class Checks:
 class Unread:
     """The scalars of a finished step, some of them on the device; see `Numbers`. checks: of the step.
 
-    streams: states of the random streams before the step.
+    before: `LoopState.snapshot` of before the step.
     """
 
     step: int
@@ -110,7 +110,7 @@ class Unread:
     losses: Mapping[str, Number]
     metrics: Mapping[str, Number]
     checks: Checks
-    streams: Mapping[str, Tensor]
+    before: Mapping[str, Tensor]
 
     def scalars(self) -> list[Number]:
         """Return the values that `numbers` takes, read or not."""

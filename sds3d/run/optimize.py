@@ -127,14 +127,21 @@ class LoopState:
                 self.known.append(step.numbers([next(values) for _ in step.scalars()]))
             except NumericalError:
                 self.step = step.step - 1
-                self.rewind(step.streams)
+                self.rewind(step.before)
                 raise
 
-    def rewind(self, streams: Mapping[str, Tensor]) -> None:
-        """Put the random streams back to earlier states, and forget that a step failed."""
+    def snapshot(self) -> dict[str, Tensor]:
+        """Return the states of the random streams and of the cameras of pictures; later steps do not change them."""
+        state = {f"generator/{key}": generator.get_state() for key, generator in self.generators.items()}
+        return state | prefixed("reference", self.references.state_dict() if self.references is not None else {})
+
+    def rewind(self, before: Mapping[str, Tensor]) -> None:
+        """Restore what `snapshot` returned, and forget that a step failed."""
         self.bad = None
-        for name, stream in streams.items():
+        for name, stream in part(before, "generator").items():
             self.generators[name].set_state(stream)
+        if self.references is not None:
+            self.references.load_state_dict(part(before, "reference"))
 
 
 def random_streams(seed: int, *names: str) -> dict[str, torch.Generator]:
@@ -219,8 +226,9 @@ def optimize(setup: Setup, state: LoopState) -> Iterator[Step]:
     """Optimise the scene in place from `state.step` to `setup.steps`, and yield after each step.
 
     At every yield, scene, guidance and state are those of a finished step, so the consumer may save, stop or draw.
-    Raises NumericalError if a value is not finite or the gradient is too large. Parameters, moments, networks and
-    random streams are then those of the last good step; on a GPU, the error may come some steps later.
+    Raises NumericalError if a value is not finite or the gradient is too large. Parameters, moments, networks,
+    random streams and cameras of pictures are then those of the last good step; on a GPU, the error may come some steps
+    later.
     """
     rates = [group.get("rate", Ramp(group["lr"])) for group in _groups(setup.scene, state.environment)]
     settled = -math.inf
@@ -229,7 +237,7 @@ def optimize(setup: Setup, state: LoopState) -> Iterator[Step]:
         state.known.clear()
         if state.late and setup.scene.edits(state.step):
             state.settle()
-        streams = {name: stream.get_state() for name, stream in state.generators.items()}
+        before = state.snapshot()
         progress = state.step / max(setup.steps - 1, 1)
         factor = learning_rate_factor(state.step, setup.steps, setup.optimizer)
         for group, rate in zip(state.optimizer.param_groups, rates, strict=True):
@@ -238,12 +246,12 @@ def optimize(setup: Setup, state: LoopState) -> Iterator[Step]:
         try:
             event = _step(setup, state, checks)
         except NumericalError:
-            state.rewind(streams)
+            state.rewind(before)
             raise
         now = time.perf_counter()
         event = replace(event, seconds=now - began)
         metrics = event.guided.metrics
-        state.unread.append(Unread(event.step, event.seconds, event.grad_norm, event.losses, metrics, checks, streams))
+        state.unread.append(Unread(event.step, event.seconds, event.grad_norm, event.losses, metrics, checks, before))
         if not state.late or now - settled > READ_EVERY or state.step == setup.steps:
             state.settle()
             settled = now
@@ -522,12 +530,10 @@ def pack(scene: Scene, rules: Sequence[Guidance], state: LoopState) -> dict[str,
     tensors = prefixed("scene", scene.state_dict())
     for index, rule in enumerate(rules):
         tensors |= prefixed(numbered("guidance", index), rule.state_dict())
-    tensors |= {f"generator/{key}": generator.get_state() for key, generator in state.generators.items()}
+    tensors |= state.snapshot()
     tensors |= prefixed("optimizer", optimizer_state(state.optimizer))
     if state.environment is not None:
         tensors |= prefixed("background", state.environment.state_dict())
-    if state.references is not None:
-        tensors |= prefixed("reference", state.references.state_dict())
     tensors["step"] = torch.tensor(state.step)
     return {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
 

@@ -70,16 +70,17 @@ class Place:
 def search(scene: Scene, place: Place, layers: Tensor) -> Tensor:
     """Return the changes (5,) of a camera, see `Place`, with which the scene looks most like a picture.
 
-    place: of one camera, at azimuth and elevation 0. layers: (1, SIZE, SIZE, 9), see `View`.
+    place: of one camera, at azimuth and elevation 0. layers: (1, SIZE, SIZE, C), see `View`.
     """
     device = layers.device
     azimuth = torch.arange(AZIMUTHS, device=device) * (360.0 / AZIMUTHS)
-    grid = torch.cartesian_prod(azimuth, torch.tensor(ELEVATIONS, device=device))
+    grid = torch.cartesian_prod(azimuth, torch.tensor(ELEVATIONS).to(device, non_blocking=True))
     changes = functional.pad(grid, (0, 3))  # (M, 5)
     loss, _, _ = _compare(scene, place, changes, layers, aligned=True)
     best = changes[loss.argsort()[:FINALISTS]]  # (F, 5)
     least = loss.sort().values[:FINALISTS]
-    around = torch.cat([torch.eye(2), -torch.eye(2)]).to(device) * torch.tensor(PROBE[:2], device=device)  # (4, 2)
+    axes = torch.diag(torch.tensor(PROBE[:2]))
+    around = torch.cat([axes, -axes]).to(device, non_blocking=True)  # (4, 2)
     for pace in torch.logspace(0, -1, ROUNDS, 2).tolist():
         probes = best[:, None] + functional.pad(pace * around, (0, 3))  # (F, 4, 5)
         tried, _, _ = _compare(scene, place, probes.reshape(-1, 5), layers, aligned=True)
@@ -104,7 +105,8 @@ def refine(
 
     aligned: compare after moving the picture's object to the place and the size of the render's.
     """
-    lengths = torch.tensor(PROBE, device=changes.device) * torch.cat([pace.new_ones(2), (~place.zooms).to(pace)])
+    lengths = torch.tensor(PROBE).to(changes.device, non_blocking=True)
+    lengths = lengths * torch.cat([pace.new_ones(2), (~place.zooms).to(pace)])
     axes = functional.pad(torch.diag(pace * lengths), (0, 2))  # (3, 5)
     probes = changes + torch.cat([torch.zeros_like(axes[:1]), axes, -axes])  # (7, 5)
     probes[:, 2].clamp_(-MOST_AWAY, MOST_AWAY)
@@ -140,7 +142,7 @@ def _compare(
 
 
 def _moved(layers: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return the picture (B, S, S, 9), its object `scale` (B,) times as large and moved back by the shift (B, 2)."""
+    """Return the picture (B, S, S, C), its object `scale` (B,) times as large and moved back by the shift (B, 2)."""
     matrix = torch.zeros(len(scale), 2, 3, device=scale.device)
     matrix[:, 0, 0] = matrix[:, 1, 1] = 1 / scale
     matrix[:, :, 2] = shift

@@ -58,7 +58,8 @@ class ReferenceConfig(Config):
     normal_weight: Weight = Ramp(0.1)
     """Weight of the normals: one minus the cosine of their angle to the render's, summed over the object's pixels."""
     refine: bool = False
-    """Whether azimuth, elevation and distance are corrected during the run, for cameras that are known roughly."""
+    """Whether azimuth, elevation and distance are corrected, for cameras that are known roughly: every five steps after
+    40 % of them."""
     every: int = Field(default=1, ge=1)
     """Steps from one look at the picture to the next. Pictures with the same number take turns."""
 

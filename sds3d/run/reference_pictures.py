@@ -30,9 +30,11 @@ COLOR, MASK, SEEN, DEPTH, NORMAL = slice(0, 3), slice(3, 4), slice(4, 5), slice(
 class View:
     """A picture that was made square, and its camera.
 
-    layers: (S, S, 9) float32. COLOR: r, g, b in [0, 1], times the mask. MASK: share of the pixel that the object
-    covers. SEEN: 1 in the picture, 0 in the margin that made it square. DEPTH: in [0, 1], larger is nearer. NORMAL: in
-    [-1, 1], in the camera's frame. Depth and normals are 0 if there are none. camera: one, of S x S pixels.
+    layers: (S, S, 5) float32, with depth (S, S, 6), with normals (S, S, 9). COLOR: r, g, b in [0, 1]. MASK: share of
+    the pixel that the object covers. SEEN: 1 in the picture, 0 in the margin that made it square. DEPTH: in [0, 1],
+    larger is nearer; 0 if there are normals alone. NORMAL: in [-1, 1], in the camera's frame. Colours, depth and
+    normals are times the mask, so that the background does not mix with them in smaller pictures. camera: one, of S x S
+    pixels.
     """
 
     layers: FloatArray
@@ -53,8 +55,9 @@ def read_view(config: ReferenceConfig, place: str, distance: float, fovy: float)
         normal = 2 * _alike(files["normal"], mask.shape) - 1 if "normal" in files else np.zeros_like(color)
     except PictureError as error:
         raise ConfigError(f"{place}: {error}") from None
-    ones = np.ones_like(mask)
-    layers = np.dstack([color * mask[..., None], mask, ones, depth, normal]).astype(np.float32)
+    covered = mask[..., None]
+    layers = np.dstack([color * covered, mask, np.ones_like(mask), depth * mask, normal * covered]).astype(np.float32)
+    layers = layers[..., : NORMAL.stop if "normal" in files else DEPTH.stop if "depth" in files else SEEN.stop]
     frame = distance * math.tan(math.radians(fovy) / 2)  # half the height of renders at the origin, in metres
     middle = (config.center[0] * width, config.center[1] * height)
     focal = None if config.fovy is None else height / 2 / math.tan(math.radians(config.fovy) / 2)  # pixels

@@ -8,7 +8,6 @@ render's, a grey that is drawn in each step, so that the scene cannot imitate it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -24,7 +23,8 @@ from sds3d.run.reference_pictures import COLOR, DEPTH, MASK, NORMAL, SEEN, View,
 STREAM = "reference"
 """Name of the random stream that references need."""
 SEARCH_AT = 0.4
-"""Progress at which cameras that are not known are sought: the scene has its rough shape by then."""
+"""Progress at which the scene has its rough shape. Cameras are sought then, and corrected from then on: compared with
+what a scene starts from, good ones would become bad."""
 REFINE_EVERY = 5
 """Steps between two corrections of a camera."""
 TRUSTED_AFTER = 40
@@ -34,9 +34,10 @@ _COVERED = 0.5  # mask from which on a pixel has the object's depth and normal
 
 
 class References:
-    """The pictures of a run, on a device, and the changes that their cameras have been given.
+    """The pictures of a run and the changes that their cameras have been given.
 
-    configs, views: one per picture.
+    configs, views: one per picture. device: of renders. Pictures stay on the CPU; the device gets them at the sizes of
+    renders.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class References:
     ) -> None:
         self.configs = configs
         self.device = torch.device(device)
-        self._layers = [torch.from_numpy(view.layers).to(self.device) for view in views]
+        self._layers = [torch.from_numpy(view.layers) for view in views]
         self._sized: dict[int, Tensor] = {}
         self._cameras = Cameras.cat([view.camera for view in views]).to(self.device)
         # Without a field of view, the picture's own is as good as any, so the distance stays that of renders.
@@ -52,9 +53,11 @@ class References:
         self._place = Place(self._cameras, torch.tensor(self._zooms, device=self.device))
         self._moving = [i for i, config in enumerate(configs) if config.refine]
         self._unknown = [i for i, config in enumerate(configs) if config.sought]
+        self._fixed = torch.tensor([not (c.refine or c.sought) for c in configs], device=self.device)
         self.changes = torch.zeros(len(views), 5, device=self.device)  # see `Place`
         self._pace = torch.ones(len(views), device=self.device)
         self._followed = 0 if self._unknown else TRUSTED_AFTER  # steps since cameras were found
+        self._shaped = False  # whether the scene has its rough shape, which stays so in later stages
 
     def losses(
         self, scene: Scene, step: int, progress: float, size: int, generator: torch.Generator
@@ -64,9 +67,10 @@ class References:
         step: from 0. progress: 0 at the first step, 1 at the last.
         """
         grey = torch.rand((), generator=generator).expand(3)  # always drawn, so that draws do not depend on turns
-        if self._unknown and progress >= SEARCH_AT:
+        self._shaped |= progress >= SEARCH_AT
+        if self._shaped and self._unknown:
             self.find(scene)
-        elif step % REFINE_EVERY == 0:
+        elif self._shaped and step % REFINE_EVERY == 0:
             self.correct(scene)
         self._followed += not self._unknown and self._followed < TRUSTED_AFTER
         turn = [i for i, c in enumerate(self.configs) if (step + i) % c.every == 0 and i not in self._unknown]
@@ -101,12 +105,14 @@ class References:
 
     def find(self, scene: Scene) -> None:
         """Find the cameras that are not known."""
+        self.changes = self.changes.clone()  # see `state_dict`
         for i in self._unknown:
             self.changes[i] = search(scene, self._place[i : i + 1], self._at(SIZE)[i : i + 1])
         self._unknown = []
 
     def correct(self, scene: Scene) -> None:
         """Correct the cameras that may move and are known by now."""
+        self.changes, self._pace = self.changes.clone(), self._pace.clone()  # see `state_dict`
         for i in (i for i in self._moving if i not in self._unknown):
             place, layers = self._place[i : i + 1], self._at(SIZE)[i : i + 1]
             self.changes[i], self._pace[i] = refine(
@@ -125,35 +131,46 @@ class References:
         ]
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return what the next step depends on."""
+        """Return what the next step depends on. Later steps do not change these tensors."""
         unknown = torch.tensor([i in self._unknown for i in range(len(self.configs))])
         return {
             "changes": self.changes,
             "pace": self._pace,
             "unknown": unknown,
             "followed": torch.tensor(self._followed),
+            "shaped": torch.tensor(self._shaped),
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
         self.changes, self._pace = state["changes"].to(self.device), state["pace"].to(self.device)
         self._unknown = [i for i, unknown in enumerate(state["unknown"].tolist()) if unknown]
-        self._followed = int(state["followed"])
+        self._followed, self._shaped = int(state["followed"]), bool(state["shaped"])
 
     def cameras(self, size: int) -> Cameras:
         """Return the cameras of all pictures, for renders of this height and width."""
         if not self._moving and not any(config.sought for config in self.configs):
             return self._cameras.resized(size, size)
-        moved = self._place.changed(self.changes, size)
-        if self._cameras.pose is None:
-            return moved
-        posed = torch.tensor([config.pose is not None for config in self.configs]).to(self.device, non_blocking=True)
-        return replace(moved, pose=torch.where(posed[:, None, None], self._cameras.pose, moved.c2w()))
+        known, moved, fixed = self._cameras.resized(size, size), self._place.changed(self.changes, size), self._fixed
+        return Cameras(
+            torch.where(fixed, known.azimuth, moved.azimuth),
+            torch.where(fixed, known.elevation, moved.elevation),
+            torch.where(fixed, known.distance, moved.distance),
+            torch.where(fixed, known.fovy, moved.fovy),
+            size,
+            size,
+            torch.where(fixed[:, None, None], known.c2w(), moved.c2w()),
+        )
 
     def _at(self, size: int) -> Tensor:
-        """Return the layers of all pictures at a size, (n, size, size, 9)."""
+        """Return the layers of all pictures at a size, on the device: (n, size, size, C), see `View`.
+
+        C is the largest of all. Other than there, depth and normals are not times the mask.
+        """
         if size not in self._sized:
-            self._sized[size] = torch.cat([_resized(layers, size) for layers in self._layers])
+            channels = max(layers.shape[-1] for layers in self._layers)
+            sized = torch.cat([_resized(layers, size, channels) for layers in self._layers])
+            self._sized[size] = sized.to(self.device, non_blocking=True)
         return self._sized[size]
 
 
@@ -168,17 +185,20 @@ def read_references(
     return References(configs, views, device)
 
 
-def _resized(layers: Tensor, size: int) -> Tensor:
-    """Return layers (S, S, 9) as (1, size, size, 9), bilinear and antialiased."""
+def _resized(layers: Tensor, size: int, channels: int) -> Tensor:
+    """Return layers (S, S, c) as (1, size, size, channels), bilinear and antialiased, see `References._at`."""
     planes = layers.permute(2, 0, 1)[None]
-    return functional.interpolate(planes, (size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+    sized = functional.interpolate(planes, (size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+    mask = sized[..., MASK]
+    surface = torch.where(mask > _COVERED, sized[..., DEPTH.start :] / mask.clamp_min(_COVERED), 0.0)
+    return functional.pad(torch.cat([sized[..., : DEPTH.start], surface], dim=-1), (0, channels - layers.shape[-1]))
 
 
 def color_losses(rendering: Rendering, layers: Tensor, background: Tensor) -> Tensor:
     """Return 1/2 |rgb - picture|^2 of each view, summed over its pixels well inside the mask, (B,).
 
     Elsewhere, what is outside of the mask would be painted in the colour of the background.
-    layers: (B, H, W, 9), see `View`. background: (3,), that of the render, which the picture is put on.
+    layers: (B, H, W, C), see `View`. background: (3,), that of the render, which the picture is put on.
     """
     picture = layers[..., COLOR] + (1 - layers[..., MASK]) * background
     outside = 1 - layers[..., MASK].permute(0, 3, 1, 2)

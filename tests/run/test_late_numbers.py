@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sds3d.cameras import Cameras
+from sds3d.config import build
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.representations.base import Rendering
@@ -25,6 +28,9 @@ from sds3d.run.optimize import (
     random_streams,
     start,
 )
+from sds3d.run.reference_config import ReferenceConfig
+from sds3d.run.reference_pictures import read_view
+from sds3d.run.references import References
 from tests.run.scenes import CAMERAS, Canvas, encoded, gaussian_prior
 
 
@@ -60,9 +66,9 @@ class Faulty(Canvas):
                 self.rgb.add_(0.25)
 
 
-def loop(scene: Any, rule: Any, prior: Any, steps: int) -> tuple[LoopState, Any]:
+def loop(scene: Any, rule: Any, prior: Any, steps: int, references: References | None = None) -> tuple[LoopState, Any]:
     config = OptimizerConfig(eps=1e-8)
-    state = start(scene, config, random_streams(0, "cameras", "guidance"))
+    state = start(scene, config, random_streams(0, "cameras", "guidance", "reference"), references=references)
     return state, optimize(Setup(scene, [Teacher(prior, rule, encoded(prior))], steps, CAMERAS, config), state)
 
 
@@ -123,6 +129,53 @@ def test_a_fault_that_is_seen_late_leaves_the_last_good_state(rule: str, fault: 
     assert error.startswith("step 4: ")
     assert message in error
     assert known == [1, 2, 3]
+    assert actual.keys() == expected.keys()
+    assert [key for key, value in expected.items() if not torch.equal(actual[key], value)] == []
+
+
+class Turning(Faulty):
+    """A scene that is lighter from one side than from another."""
+
+    shows_colors = True
+
+    def portray(self, cameras: Cameras, background: Tensor) -> Rendering:
+        shape = (len(cameras), cameras.height, cameras.width)
+        rgb = self.rgb.mean() * cameras.azimuth[:, None, None, None] / 90
+        alpha = self.alpha.mean().expand(*shape, 1)
+        return Rendering(rgb.expand(*shape, 3), alpha, alpha, rgb.expand(*shape, 3))
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["read late", "read at once"])
+def test_a_step_that_failed_leaves_the_cameras_of_pictures(
+    together: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cameras are corrected in the sixth step: two after the failed one that is seen late, or in the failed one."""
+    monkeypatch.setattr("sds3d.updates.runs_late", lambda device: together)
+    monkeypatch.setattr("sds3d.run.optimize.READ_EVERY", 1e9)
+    picture = Image.new("RGBA", (16, 16), (200, 200, 200, 255))
+    picture.putpixel((0, 0), (0, 0, 0, 0))
+    picture.save(tmp_path / "a.png")
+    known = {"image": str(tmp_path / "a.png"), "azimuth": 30, "elevation": 0, "distance": 2, "refine": True}
+
+    def run(scene: Turning, steps: int) -> tuple[dict[str, Tensor], str]:
+        prior = gaussian_prior()
+        rule, config = rule_of("sds", prior), build(ReferenceConfig, known)
+        references = References([config], [read_view(config, "", 2.1, 30.0)])
+        state, running = loop(scene, rule, prior, 9, references)
+        error = ""
+        try:
+            list(itertools.islice(running, steps))
+            state.settle()
+        except NumericalError as raised:
+            error = str(raised)
+        return pack(scene, [rule], state), error
+
+    moved, _ = run(Turning(), 6)
+    assert moved["reference/changes"].any()
+    at = 4 if together else 6
+    expected, _ = run(Turning(), at - 1)
+    actual, error = run(Turning("render", at=at), 7)
+    assert error.startswith(f"step {at}: ")
     assert actual.keys() == expected.keys()
     assert [key for key, value in expected.items() if not torch.equal(actual[key], value)] == []
 

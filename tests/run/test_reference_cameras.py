@@ -116,6 +116,47 @@ def test_a_rough_camera_is_corrected(tmp_path: Path) -> None:
     assert float(fixed.cameras(48).azimuth) == 52
 
 
+def test_cameras_are_corrected_once_the_scene_has_its_shape(tmp_path: Path) -> None:
+    """From 40 % of the steps on, then also at the start of later stages, and after a pause."""
+    image = picture_of(toy("chair", 0), orbit([40.0], 20.0, size=48), tmp_path / "a.png")
+    rough = {"image": image, "azimuth": 55.0, "elevation": 20.0, "distance": 2.1, "fovy": 30.0, "refine": True}
+    config = build(ReferenceConfig, rough)
+    view, scene = read_view(config, "", 2.1, 30.0), scene_of(toy("chair", 0))
+    found, stream = References([config], [view]), torch.Generator().manual_seed(0)
+    for step, progress in ((0, 0.0), (5, 0.2), (10, 0.39)):
+        found.losses(scene, step, progress, 16, stream)
+        assert not found.changes.any()
+    found.losses(scene, 15, 0.45, 16, stream)
+    assert float(found.cameras(16).azimuth) == pytest.approx(55 - 7.5)
+    later = References([config], [view])
+    later.load_state_dict(found.state_dict())
+    later.losses(scene, 0, 0.0, 16, stream)
+    assert float(later.cameras(16).azimuth) == pytest.approx(40)
+
+
+def test_a_known_camera_stays_beside_one_that_is_found(tmp_path: Path) -> None:
+    """Also one that looks straight down, and one of a pose."""
+    image = picture_of(toy("chair", 0), orbit([40.0], 20.0, size=48), tmp_path / "a.png")
+    pose = orbit([0.0], 0.0, 2.5).c2w()[0]
+    pose[0, 3] = 0.2
+    given = (
+        {"azimuth": 30.0, "elevation": 90.0, "distance": 2.0, "fovy": 40.0},
+        {"pose": pose.tolist(), "fovy": 40.0},
+        {},
+    )
+    configs = [build(ReferenceConfig, {"image": image, **camera}) for camera in given]
+    views = [read_view(config, "", 2.1, 30.0) for config in configs]
+    found = References(configs, views)
+    found.find(scene_of(toy("chair", 1)))
+    assert found.changes[2].any()
+    cameras = found.cameras(16)
+    for i in (0, 1):
+        for name in ("azimuth", "elevation", "distance", "fovy"):
+            assert torch.equal(getattr(cameras, name)[i], getattr(views[i].camera, name)[0])
+        assert torch.equal(cameras.c2w()[i], views[i].camera.c2w()[0])
+    assert not torch.equal(cameras.c2w()[2], views[2].camera.c2w()[0])
+
+
 def test_changes_of_a_camera_are_bounded(tmp_path: Path) -> None:
     """The scene is empty, so that nothing tells how large it is."""
     scene = scene_of(toy("chair", 0))

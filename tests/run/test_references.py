@@ -21,7 +21,7 @@ from sds3d.run.config import RunConfig, new_run, read_config
 from sds3d.run.inputs import check_inputs
 from sds3d.run.outputs import load_scene
 from sds3d.run.reference_config import ReferenceConfig
-from sds3d.run.reference_pictures import COLOR, DEPTH, FILL, MASK, SEEN, read_view
+from sds3d.run.reference_pictures import COLOR, DEPTH, FILL, MASK, NORMAL, SEEN, read_view
 from sds3d.run.references import References
 from sds3d.toybox.objects import build as build_object
 from sds3d.toybox.world import Spec
@@ -149,14 +149,54 @@ def test_a_picture_that_was_cropped_off_centre_is_put_back_in_its_place(tmp_path
     fovy = 2 * math.degrees(math.atan(math.tan(math.radians(15)) * 48 / 64))
     config = build(ReferenceConfig, {"image": str(path), **KNOWN, "fovy": fovy, "center": [28 / 60, 24 / 48]})
     view = read_view(config, "reference.0", 1.0, 90.0)
-    assert view.layers.shape == (64, 64, 9)
+    assert view.layers.shape == (64, 64, 5)  # without depth and normals
     assert float(view.camera.fovy) == pytest.approx(30, rel=1e-6)
     seen = np.zeros((64, 64))
     seen[rows, columns] = 1
     assert np.array_equal(view.layers[..., SEEN][..., 0], seen)
     assert np.abs(view.layers[..., MASK][..., 0] - alpha * seen).max() < 1 / 255
     assert np.abs(view.layers[..., COLOR] - (rgb * alpha[..., None]) * seen[..., None]).max() < 3 / 255
-    assert np.array_equal(view.layers[..., DEPTH], np.zeros((64, 64, 1)))
+
+
+def test_the_background_does_not_mix_with_depth_and_normals(tmp_path: Path) -> None:
+    """A ball of 1024 pixels on black, in a picture of 64: at its edge, the closed form is the mean of its own part."""
+    y, x = (np.mgrid[:1024, :1024] + 0.5) / 512 - 1
+    inside = np.hypot(x, y) < 0.75
+    z = np.sqrt(np.maximum(0.75**2 - x**2 - y**2, 0))
+    normal = np.stack([x, -y, z], axis=-1) / 0.75
+    files = {
+        "image": str(save(tmp_path / "a.png", np.ones((1024, 1024, 3)), inside)),
+        "depth": str(save(tmp_path / "d.png", np.repeat((z * inside)[..., None], 3, -1))),
+        "normal": str(save(tmp_path / "n.png", (normal + 1) / 2 * inside[..., None])),
+    }
+    layers = references({**files, **KNOWN})._at(64)[0].numpy()
+    covered = inside.reshape(64, 16, 64, 16).mean((1, 3))
+    edge = (covered > 0.6) & (covered < 1)
+    assert edge.sum() > 50
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        parts = (values * inside[..., None]).reshape(64, 16, 64, 16, -1).sum((1, 3))
+        return (parts / np.maximum(covered, 1e-6)[..., None] / 256)[edge]
+
+    def unit(values: np.ndarray) -> np.ndarray:
+        return values / np.linalg.norm(values, axis=-1, keepdims=True)
+
+    cosine = (unit(layers[..., NORMAL][edge]) * unit(mean(normal))).sum(-1).clip(-1, 1)
+    assert np.degrees(np.arccos(cosine)).mean() < 3
+    assert np.abs(layers[..., DEPTH][edge] - mean(z[..., None])).mean() < 0.03
+    # Far inside, nothing changes.
+    middle = slice(24, 40), slice(24, 40)
+    assert np.abs(layers[..., DEPTH][middle][..., 0] - z[8::16, 8::16][middle]).max() < 0.01
+
+
+def test_pictures_with_and_without_depth_go_together(tmp_path: Path) -> None:
+    """All have the channels of the largest; only sizes of renders are kept beside the pictures themselves."""
+    plain = {"image": str(half(tmp_path / "a.png")), **KNOWN}
+    deep = {**plain, "depth": str(save(tmp_path / "d.png", np.full((SIZE, SIZE, 3), 0.4)))}
+    assert references(plain, plain)._at(8).shape == (2, 8, 8, 5)
+    found = references(plain, deep)
+    assert [layers.shape[-1] for layers in found._layers] == [5, 6]
+    assert found._at(SIZE)[:, 0, 0, DEPTH].tolist() == [[0.0], [pytest.approx(102 / 255)]]
 
 
 def test_without_a_distance_the_object_has_the_size_of_renders(tmp_path: Path) -> None:
