@@ -10,11 +10,14 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sds3d.config import build
@@ -28,6 +31,7 @@ from sds3d.rendering.volume import RayPictures
 from sds3d.run.config import RunConfig
 from sds3d.run.drive import start_work
 from sds3d.run.optimize import Setup, optimize
+from sds3d.run.references import read_references
 from tests.priors.test_diffusers import tiny_pipeline
 from tests.slow import slow_after
 from tests.test_pairs import GUIDANCE, REPRESENTATIONS
@@ -62,6 +66,23 @@ class Watch(TorchDispatchMode):
             waits = not (args[2:] or (kwargs or {}).get("non_blocking"))
             if source is not None and source.device.type == "cpu" and waits:
                 self.waits.append("".join(traceback.format_stack(limit=8)))
+        return result
+
+
+class Lists(TorchFunctionMode):
+    """Keeps where a tensor on the meta device is made of numbers: they are copied there, and the copy waits."""
+
+    MADE = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = args[-1] if args else None
+        if func in self.MADE and result.device == META and not isinstance(given, Tensor):
+            self.waits.append("".join(traceback.format_stack(limit=8)))
         return result
 
 
@@ -117,16 +138,18 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
 def watched_steps(settings: dict[str, Any], prior: Prior, steps: int = 1) -> Watch:
     """Do some steps after the first one under watch."""
     config = build(RunConfig, {"prompt": "a red mug", "cameras": {"size": 16}, **settings})
-    work = start_work(config, [prior])
+    references = read_references(config.reference, config.cameras, META)
+    work = start_work(config, [prior], references=references)
     if config.representation.renders_latents:
         work.scene._back = torch.empty(3, 4, device=META)  # computed once, on the CPU
     setup = Setup(work.scene, work.teachers, 100, config.cameras, config.optimizer, config.background)
     work.state.settle = lambda: None  # reads numbers, which there are none of
     loop = optimize(setup, work.state)
     next(loop)
-    with Watch() as watch:
+    with Lists() as lists, Watch() as watch:
         for _ in range(steps):
             next(loop)
+    watch.waits += lists.waits
     return watch
 
 
@@ -165,6 +188,22 @@ def test_no_background_and_no_jitter_waits(background: str, prior: Prior) -> Non
     assert watched_steps(settings, prior, steps=6).waits == []
 
 
+def test_no_picture_waits(prior: Prior, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six steps with cameras that are known, corrected and found, and with all losses."""
+    picture = Image.new("RGBA", (16, 16), (90, 90, 90, 255))
+    picture.putpixel((0, 0), (0, 0, 0, 0))
+    file = str(tmp_path / "a.png")
+    picture.save(file)
+    known = {"image": file, "azimuth": 30, "elevation": 0, "depth": file, "normal": file}
+    monkeypatch.setattr("sds3d.run.references.SEARCH_AT", 0.02)  # in the third of 100 steps
+    settings = {
+        "representation": "voxel_grid",
+        "guidance": "sds",
+        "reference": [known, {**known, "distance": 2, "refine": True}, {"image": file}],
+    }
+    assert watched_steps(settings, prior, steps=6).waits == []
+
+
 def test_whatever_waits_is_found(prior: Prior) -> None:
     settings = {"representation": "voxel_grid", "guidance": GUIDANCE["cfd"]}
     with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
@@ -178,3 +217,9 @@ def test_whatever_waits_is_found(prior: Prior) -> None:
         x.copy_(torch.ones(3))
         torch.ones(3).to(META, non_blocking=True)
     assert len(watch.waits) == 2
+    with Lists() as lists:
+        torch.tensor([1.0, 2.0], device=META)
+        x.new_tensor([1.0, 2.0])
+        torch.as_tensor(x)
+        torch.tensor([1.0, 2.0]).to(META, non_blocking=True)
+    assert len(lists.waits) == 2
