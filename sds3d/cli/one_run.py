@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 import signal
@@ -134,11 +133,12 @@ def generate(
     load_preset(preset)  # report a misspelt preset before the slow imports
     if image is None and not (azimuth is elevation is None):
         raise typer.BadParameter("--azimuth and --elevation are those of a picture's camera: give --image")
+    pictures = {}
     if image is not None:
         prompt, overrides = split(prompt, overrides)
         prompt = prompt or named_by(image)
-        camera = {"azimuth": azimuth, "elevation": elevation}
-        short.append(f"reference={json.dumps([{'image': str(image.resolve()), **camera}])}")
+        pictures = {"reference": [{"image": str(image.resolve()), "azimuth": azimuth, "elevation": elevation}]}
+        check_no_reference(overrides, "--image")
     elif not prompt:
         raise typer.BadParameter("give a PROMPT, for example 'a red mug', or --image FILE")
     for text in overrides or []:
@@ -146,7 +146,7 @@ def generate(
     with loading_libraries():
         from sds3d.run.config import draft_steps, make_config, new_run
 
-    config = make_config(prompt, preset, [*(overrides or []), *short])
+    config = make_config(prompt, preset, [*(overrides or []), *short], pictures)
     warn_of_unknown_words([(config.prior, config.prompt, "")])
     if drafts:
         configs = [config.model_copy(update={"seed": config.seed + i}) for i in range(drafts)]
@@ -169,6 +169,12 @@ def split(prompt: str, overrides: Sequence[str] | None) -> tuple[str, list[str]]
     """Return the prompt and the settings of a command. Without a prompt, the first setting is in its place."""
     given = list(overrides or [])
     return ("", [prompt, *given]) if re.match(r"[a-z][a-z0-9_.]*=", prompt) else (prompt, given)
+
+
+def check_no_reference(overrides: Sequence[str], given: str) -> None:
+    """Raise BadParameter if settings name pictures that those of `given` would replace or be replaced by."""
+    if any("reference" in parse_override(text) for text in overrides):
+        raise typer.BadParameter(f"give either {given} or reference=, which lists all pictures")
 
 
 def texture(
@@ -195,7 +201,7 @@ def texture(
         from sds3d.geometry.mesh import Mesh
         from sds3d.run.config import make_config, new_run
 
-    config = make_config(prompt, preset, [f"start_from={json.dumps(str(mesh.resolve()))}", *(overrides or [])])
+    config = make_config(prompt, preset, overrides or [], {"start_from": str(mesh.resolve())})
     if not isinstance(load_asset(mesh, config.up_axis), Mesh):
         raise ValueError(f"{mesh} has no triangles to paint; use: sds3d generate PROMPT start_from={mesh}")
     z_up = {format_.extension for format_ in FORMATS.values() if format_.up == "z"}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sds3d.cli.one_run import carry_out, loading_libraries, named_by, split
+from sds3d.cli.one_run import carry_out, check_no_reference, loading_libraries, named_by, split
 from sds3d.cli.options import (
     Device,
     Json,
@@ -18,7 +18,6 @@ from sds3d.cli.options import (
     examples,
     warn_of_unknown_words,
 )
-from sds3d.config import parse_override
 from sds3d.console import err
 from sds3d.presets import DEFAULT_PRESET, load_preset
 
@@ -56,8 +55,7 @@ def reconstruct(
     """Make the object of several pictures whose cameras are known."""
     prompt, settings = split(prompt, overrides)
     load_preset(preset)
-    for text in settings:
-        parse_override(text)
+    check_no_reference(settings, "FOLDER")
     with loading_libraries():
         from sds3d.run.camera_files import read_cameras
         from sds3d.run.config import make_config, new_run

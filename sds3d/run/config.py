@@ -281,6 +281,14 @@ def close_cameras(config: RunConfig) -> list[str]:
     return list(dict.fromkeys(filter(None, (cameras_inside(now, BOUND) for now in cameras))))
 
 
+def unsought_pictures(config: RunConfig) -> list[str]:
+    """Return a line about the pictures whose cameras are not found, because each stage has a single step."""
+    names = [f"reference.{i}" for i, picture in enumerate(config.reference) if picture.sought]
+    if not names or any(stage_config(config, index).steps > 1 for index in range(stage_count(config))):
+        return []
+    return [f"{', '.join(names)}: a single step finds no camera, so the run does not follow it: give more steps"]
+
+
 def _prior_mismatch(config: RunConfig) -> str:
     loaded_before_it_is_known = config.made_for == "multiview" and config.prior.kind == "diffusers"
     if config.made_for in ("", config.prior.kind) or loaded_before_it_is_known:

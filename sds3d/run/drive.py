@@ -36,6 +36,7 @@ from sds3d.run.config import (
     stage_config,
     stage_count,
     total_steps,
+    unsought_pictures,
 )
 from sds3d.run.folder import STOPPED, Machine, Run, Status, open_run
 from sds3d.run.live import Live
@@ -220,7 +221,7 @@ def _drive(run: Run, wanted: Machine, loaded: Sequence[Prior], closed: Status) -
     run.start_on(machine)
     run.update(status="running", error="", total=total, threads=machine.threads, device=machine.device)
     run.log(f"started by process {os.getpid()}: torch {torch.__version__}, {device}, {machine.threads} threads")
-    _warn(run, [*prior_mismatches(config), *close_cameras(config)])
+    _warn(run, [*prior_mismatches(config), *close_cameras(config), *unsought_pictures(config)])
     if _stopped(run):
         return
     checkpoint = run.load_checkpoint(mend=True)

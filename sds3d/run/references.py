@@ -7,7 +7,7 @@ render's, a grey that is drawn in each step, so that the scene cannot imitate it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -180,9 +180,14 @@ def read_references(
     """Read the pictures of a run; None if it has none. cameras: of its renders. Raises ConfigError."""
     if not configs:
         return None
+    return References(configs, list(read_views(configs, cameras)), device)
+
+
+def read_views(configs: Sequence[ReferenceConfig], cameras: CameraConfig) -> Iterator[View]:
+    """Read the pictures of a run one after the other. cameras: of its renders. Raises ConfigError."""
     distance, fovy = camera_distance(cameras)
-    views = [read_view(config, f"reference.{i}", distance, fovy) for i, config in enumerate(configs)]
-    return References(configs, views, device)
+    for i, config in enumerate(configs):
+        yield read_view(config, f"reference.{i}", distance, fovy)
 
 
 def _resized(layers: Tensor, size: int, channels: int) -> Tensor:

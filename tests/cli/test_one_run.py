@@ -126,7 +126,7 @@ def test_only_meshes_can_be_textured(cli: Cli, tmp_path: Path):
     code, _, stderr = cli("texture", str(tmp_path / "mug.obj"), "a red mug")
     assert code == 1
     assert "mug.obj" in stderr
-    points = tmp_path / "points.ply"
+    points = tmp_path / "points \N{SMILING FACE WITH SMILING EYES}.ply"  # outside of the first 65536 characters
     trimesh.PointCloud(np.random.default_rng(0).random((20, 3))).export(points)
     code, _, stderr = cli("texture", str(points), "a red mug", "--out", str(tmp_path))
     assert code == 1
@@ -154,7 +154,8 @@ def test_large_models_are_not_checked_for_toy_words(cli: Cli, model: Path, tmp_p
 
 
 def test_generate_from_a_picture(cli: Cli, model: Path, tmp_path: Path):
-    picture = tmp_path / "red_mug-2.PNG"
+    picture = tmp_path / "\N{SMILING FACE WITH SMILING EYES}" / "red_mug-2.PNG"
+    picture.parent.mkdir()
     pixels = np.zeros((32, 32, 4), np.uint8)
     pixels[8:24, 10:20] = 255
     Image.fromarray(pixels).save(picture)
@@ -181,6 +182,7 @@ def test_generate_from_a_picture(cli: Cli, model: Path, tmp_path: Path):
         ([], "give a PROMPT"),
         (["a mug", "--image", str(tmp_path / "none.png"), "--out", str(out)], "none.png"),
         (["--image", str(tmp_path / "123.png"), "--out", str(out)], "says nothing of the object"),
+        (["a mug", *command, "reference=[]"], "give either --image or reference="),
     ):
         code, _, stderr = cli("generate", *arguments)
         assert code != 0

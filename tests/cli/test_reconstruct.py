@@ -32,6 +32,9 @@ def test_a_folder_becomes_a_run(cli: Cli, model: Path, tmp_path: Path):
     run = list_runs(out)[0]
     assert (read_config(run).prompt, [each.azimuth for each in read_config(run).reference]) == ("a red mug", [0, 90])
     assert run.events()[-1]["losses"]["reference_color"] > 0
+    code, _, stderr = cli("reconstruct", str(folder), *command, "reference=[]")
+    assert code != 0
+    assert "give either FOLDER or reference=" in " ".join(stderr.split())
     code, _, stderr = cli("reconstruct", str(tmp_path), "a red mug", *command)
     assert code == 1
     assert "no file with cameras" in " ".join(stderr.split())

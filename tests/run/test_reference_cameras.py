@@ -20,7 +20,7 @@ from sds3d.representations.base import Scene, Start
 from sds3d.representations.contents import source_of
 from sds3d.representations.make import make_scene
 from sds3d.representations.mesh_scene import MeshConfig
-from sds3d.run.config import new_run
+from sds3d.run.config import new_run, unsought_pictures
 from sds3d.run.reference_cameras import MOST_AWAY, SIZE, Place, refine, search
 from sds3d.run.reference_config import ReferenceConfig
 from sds3d.run.reference_pictures import read_view
@@ -181,6 +181,16 @@ def test_a_run_that_seeks_a_camera_ends_bit_identical_after_a_pause(tmp_path: Pa
         finish(paused, stop=stop)
     finish(paused)
     assert same(straight, paused)
+
+
+def test_a_single_step_that_finds_no_camera_is_warned_of(tmp_path: Path) -> None:
+    image = picture_of(toy("chair", 0), orbit([40.0], 20.0, size=32), tmp_path / "a.png")
+    run = new_run(tmp_path / "a", tiny(steps=1, reference=[{"image": image}]))
+    with pytest.warns(UserWarning, match=r"reference\.0: a single step finds no camera.*: give more steps"):
+        finish(run)
+    known = {"image": image, "azimuth": 0, "elevation": 0}
+    assert unsought_pictures(tiny(steps=1, reference=[known])) == []
+    assert unsought_pictures(tiny(steps=3, stages=[{}, {}], reference=[{"image": image}])) == []
 
 
 def test_a_camera_that_was_found_holds_in_all_stages(tmp_path: Path) -> None:
