@@ -24,7 +24,7 @@ from sds3d.run.config import RunConfig, stage_config, stage_count
 from sds3d.run.copies import files_in
 from sds3d.run.folder import open_run
 from sds3d.run.prompt_picture import read_picture_file, read_prompt_picture
-from sds3d.run.references import read_views
+from sds3d.run.references import check_references
 
 
 def check_inputs(config: RunConfig, own: Path | None = None) -> None:
@@ -48,8 +48,7 @@ def check_inputs(config: RunConfig, own: Path | None = None) -> None:
             except (ValueError, ImportError, OSError) as error:
                 raise ConfigError(f"{key}: {error}") from None
         _check_pictures(stage)
-    for _ in read_views(config.reference, config.cameras):
-        pass  # one at a time, since all together may be large
+    check_references(config.reference, config.cameras)
     if not (own or config.start_from):
         return
     path = own or Path(config.start_from)

@@ -180,11 +180,16 @@ def read_references(
     """Read the pictures of a run; None if it has none. cameras: of its renders. Raises ConfigError."""
     if not configs:
         return None
-    return References(configs, list(read_views(configs, cameras)), device)
+    return References(configs, list(_read_views(configs, cameras)), device)
 
 
-def read_views(configs: Sequence[ReferenceConfig], cameras: CameraConfig) -> Iterator[View]:
-    """Read the pictures of a run one after the other. cameras: of its renders. Raises ConfigError."""
+def check_references(configs: Sequence[ReferenceConfig], cameras: CameraConfig) -> None:
+    """Raise ConfigError if pictures of a run cannot be read; see `read_references`."""
+    for _ in _read_views(configs, cameras):
+        pass  # one at a time, since all together may be large
+
+
+def _read_views(configs: Sequence[ReferenceConfig], cameras: CameraConfig) -> Iterator[View]:
     distance, fovy = camera_distance(cameras)
     for i, config in enumerate(configs):
         yield read_view(config, f"reference.{i}", distance, fovy)
