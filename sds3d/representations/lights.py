@@ -115,20 +115,20 @@ def panorama_of(light: StudioLight | LampsLight | FileLight) -> Tensor:
             return reduced(torch.from_numpy(read_panorama(Path(light.file).expanduser())))
 
 
-def drawn(config: LightsConfig, cameras: Cameras, generator: torch.Generator) -> Lit:
+def drawn(config: LightsConfig, cameras: Cameras, generator: torch.Generator | None) -> Lit:
     """Draw how the views of a step are lit.
 
-    Under `torch.no_grad`, all have the first environment, and one that turns at random is not turned.
+    Without a generator, as in previews, all have the first environment, and one that turns at random is not turned.
     """
-    views, training = len(cameras), torch.is_grad_enabled()
+    views = len(cameras)
     which = torch.zeros(views, dtype=torch.int64)
     draws = views if config.each == "view" else 1
-    if training and len(config.environments) > 1:
+    if generator is not None and len(config.environments) > 1:
         which = torch.randint(len(config.environments), (draws,), generator=generator).expand(views)
     turn = None
     if config.turning == "camera":
         turn = torch.deg2rad(cameras.azimuth)
-    elif config.turning == "random" and training:
+    elif config.turning == "random" and generator is not None:
         turn = 2 * math.pi * torch.rand(draws, generator=generator).expand(views)
     device = cameras.azimuth.device
     which = which.to(device, non_blocking=True)

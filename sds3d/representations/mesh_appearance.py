@@ -130,11 +130,12 @@ class Appearance(ABC, Generic[C]):
         normal: Tensor,
         directions: Tensor,
         cameras: Cameras,
-        chance: torch.Generator,
+        chance: torch.Generator | None,
     ) -> Tensor:
         """Return colours (P, 3) of the covered pixels, lit by the environments if the material is learnt.
 
-        points, normal, directions: (B, H, W, 3); directions lead away from the camera. chance: draws the light.
+        points, normal, directions: (B, H, W, 3); directions lead away from the camera. chance: draws the light;
+        None: that of previews.
         """
         hit, material = raster.face >= 0, self.material
         color = self.values("color", raster, points, hit)

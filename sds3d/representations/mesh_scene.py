@@ -112,12 +112,13 @@ class MeshScene(Scene):
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
         """Render the B views over `background`, (B, 3) or (3,) in [0, 1]; the background alone if there is no surface.
 
-        With gradients enabled, lamps have random positions in each step; under `torch.no_grad` they are at the cameras.
+        With gradients enabled, lamps have random positions and environments are drawn in each step; under `torch.no_grad`,
+        lamps are at the cameras, and the first environment lights all views.
         """
         return self._render(cameras, background, training=torch.is_grad_enabled())
 
     def portray(self, cameras: Cameras, background: Tensor) -> Rendering:
-        """Render with the lamps at the cameras."""
+        """Render with the lamps at the cameras, in the environment of previews."""
         return self._render(cameras, background, training=False)
 
     @property
@@ -144,19 +145,21 @@ class MeshScene(Scene):
         return Rendering(rgb, alpha, depth, functional.normalize(normal, dim=-1, eps=1e-6))
 
     def _shade(self, cameras: Cameras, raster: Raster, normal: Tensor, training: bool) -> Tensor:
-        """Return the colours (B, H, W, 3) of the covered pixels. normal: (B, H, W, 3). training: see `shaded`."""
+        """Return the colours (B, H, W, 3) of the covered pixels. normal: (B, H, W, 3). training: whether the light is drawn."""
         origins, directions = cameras.rays()  # (B, H, W, 3)
         # Detached: a different colour a little further along the ray must not move the surface.
         points = origins + raster.depth.detach() * directions
         hit = raster.face >= 0
 
+        def chance() -> torch.Generator | None:
+            return self._chance() if training else None
+
         def colors() -> Tensor:
-            seen = self.appearance.colors(raster, points, normal, directions, cameras, self._chance())  # (P, 3)
+            seen = self.appearance.colors(raster, points, normal, directions, cameras, chance())  # (P, 3)
             return torch.ones_like(points).masked_scatter(hit[..., None], seen)
 
         progress = min(self._step / max(self.steps - 1, 1), 1.0)
-        chance = self._chance() if training else None
-        return shaded(self.config.shading, cameras, points, normal, colors, chance, progress)
+        return shaded(self.config.shading, cameras, points, normal, colors, chance(), progress)
 
     def _blank(self, cameras: Cameras, background: Tensor) -> Rendering:
         """Return the background alone, with zero gradients, so that the step can be completed."""

@@ -103,9 +103,9 @@ def test_views_draw_their_lights_by_the_seed() -> None:
     names = ["studio", "side", {"name": "lamps", "seed": 1}]
     cameras = orbit([0.0] * 64, size=8)
 
-    def draw(seed: int, **settings: Any):
+    def draw(seed: int | None, **settings: Any):
         config = build(LightsConfig, {"environments": names, **settings})
-        return drawn(config, cameras, torch.Generator().manual_seed(seed))
+        return drawn(config, cameras, None if seed is None else torch.Generator().manual_seed(seed))
 
     one = draw(0, each="view", turning="random")
     assert set(one.which.tolist()) == {0, 1, 2}
@@ -120,8 +120,7 @@ def test_views_draw_their_lights_by_the_seed() -> None:
     shared = [draw(seed) for seed in range(40)]
     assert all(len(light.which.unique()) == 1 and light.turn is None for light in shared)
     assert {int(light.which[0]) for light in shared} == {0, 1, 2}
-    with torch.no_grad():  # previews
-        still = draw(0, each="view", turning="random")
+    still = draw(None, each="view", turning="random")  # previews
     assert still.turn is None
     assert not still.which.any()
 
@@ -139,6 +138,23 @@ def test_a_step_is_lit_by_the_light_that_is_drawn() -> None:
     other.load_state_dict(state)
     cameras = orbit([0.0] * 12, size=16)
     assert torch.equal(other.render(cameras, BACKGROUND).rgb, lit.render(cameras, BACKGROUND).rgb)
+
+
+@pytest.mark.parametrize("appearance", ["voxels", "texels"])
+def test_portraits_have_the_first_light_in_every_step_of_the_training(appearance: str) -> None:
+    lit = scene(ball(), appearance, environments=["side", {"name": "even", "strength": 0.1}], turning="random")
+    set_parameters(lit, 0.5, 1e-4, 0.99)
+    cameras = orbit([0.0, 120.0], size=16)
+    with torch.no_grad():
+        picture = lit.render(cameras, BACKGROUND).rgb
+    steps = set()
+    for step in range(8):
+        portrait = lit.portray(cameras, BACKGROUND)
+        assert torch.equal(portrait.rgb, picture)
+        assert portrait.rgb.requires_grad
+        steps.add(float(lit.render(cameras, BACKGROUND).rgb.detach().mean()))
+        lit.after_step(step, torch.optim.Adam(lit.parameter_groups()))
+    assert len(steps) > 2  # renders draw both lights, and turn the first
 
 
 def test_lights_of_files_and_of_seeds_are_those_that_are_named() -> None:
