@@ -88,15 +88,26 @@ def solid_angles(height: int, width: int) -> Tensor:
 
 
 def reduced(panorama: Tensor, height: int = HEIGHT) -> Tensor:
-    """Return a panorama with at most `height` rows and twice as many columns. The mean radiance stays."""
-    if panorama.shape[0] <= height:
+    """Return a panorama with at most `height` rows and twice as many columns. The mean radiance over the sphere stays:
+    each pixel is the mean over its solid angle, and pixels on an edge are divided.
+    """
+    rows, columns = panorama.shape[:2]
+    if rows <= height:
         return panorama
-    area = solid_angles(*panorama.shape[:2])
 
-    def pooled(picture: Tensor) -> Tensor:
-        return functional.adaptive_avg_pool2d(picture.permute(2, 0, 1)[None], (height, 2 * height))[0].permute(1, 2, 0)
+    def heights(n: int) -> Tensor:  # of the edges of n rows on the unit sphere, down from its top
+        return 1 - torch.linspace(0, math.pi, n + 1, dtype=torch.float64).cos()
 
-    return pooled(panorama * area) / pooled(area)
+    down = _shares(heights(rows), heights(height)).to(panorama)
+    across = _shares(*(torch.linspace(0, 1, n + 1, dtype=torch.float64) for n in (columns, 2 * height))).to(panorama)
+    return torch.einsum("jw,iwc->ijc", across, torch.einsum("ih,hwc->iwc", down, panorama))
+
+
+def _shares(edges: Tensor, new_edges: Tensor) -> Tensor:
+    """Return the shares (M, N) of N intervals in M others on the same line; edges: (N + 1,) and (M + 1,), growing."""
+    begin = torch.maximum(edges[None, :-1], new_edges[:-1, None])
+    end = torch.minimum(edges[None, 1:], new_edges[1:, None])
+    return (end - begin).clamp(min=0) / (new_edges[1:] - new_edges[:-1])[:, None]
 
 
 def turned(panorama: Tensor, degrees: float) -> Tensor:

@@ -112,8 +112,8 @@ class MeshScene(Scene):
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:
         """Render the B views over `background`, (B, 3) or (3,) in [0, 1]; the background alone if there is no surface.
 
-        With gradients enabled, lamps have random positions and environments are drawn in each step; under `torch.no_grad`,
-        lamps are at the cameras, and the first environment lights all views.
+        With gradients enabled, positions of lamps and environments are drawn in each step; under `torch.no_grad`, lamps
+        are at the cameras, and the first environment lights all views.
         """
         return self._render(cameras, background, training=torch.is_grad_enabled())
 
@@ -145,7 +145,7 @@ class MeshScene(Scene):
         return Rendering(rgb, alpha, depth, functional.normalize(normal, dim=-1, eps=1e-6))
 
     def _shade(self, cameras: Cameras, raster: Raster, normal: Tensor, training: bool) -> Tensor:
-        """Return the colours (B, H, W, 3) of the covered pixels. normal: (B, H, W, 3). training: whether the light is drawn."""
+        """Return the colours (B, H, W, 3) of the covered pixels. normal: (B, H, W, 3). training: whether light is drawn."""
         origins, directions = cameras.rays()  # (B, H, W, 3)
         # Detached: a different colour a little further along the ray must not move the surface.
         points = origins + raster.depth.detach() * directions
