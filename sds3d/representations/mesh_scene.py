@@ -145,7 +145,7 @@ class MeshScene(Scene):
         return Rendering(rgb, alpha, depth, functional.normalize(normal, dim=-1, eps=1e-6))
 
     def _shade(self, cameras: Cameras, raster: Raster, normal: Tensor, training: bool) -> Tensor:
-        """Return the colours (B, H, W, 3) of the covered pixels. normal: (B, H, W, 3). training: whether light is drawn."""
+        """Return the colours (B, H, W, 3) of the covered pixels. normal: (B, H, W, 3). training: light is drawn."""
         origins, directions = cameras.rays()  # (B, H, W, 3)
         # Detached: a different colour a little further along the ray must not move the surface.
         points = origins + raster.depth.detach() * directions
