@@ -267,11 +267,11 @@ def test_every_control_has_a_name_and_can_be_reached(visit: Visit, made: Callabl
     wait_for(lambda: page.evaluate(f"{size}[1] < innerHeight"))
 
 
-def panorama(light: tuple[int, int, int], column: int) -> bytes:
-    """A Radiance file, 32 x 16, dark but for a lamp of a colour in four columns from `column` on."""
-    pixels = np.zeros((16, 32, 4), np.uint8)
-    pixels[4:12, column : column + 4] = (*light, 129)
-    return b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y 16 +X 32\n" + pixels.tobytes()
+def panorama(light: tuple[int, int, int], column: int, rows: int = 16) -> bytes:
+    """A Radiance file, dark but for a lamp of a colour in an eighth of its width, from column `column` of 32 on."""
+    pixels = np.zeros((rows, 2 * rows, 4), np.uint8)
+    pixels[rows // 4 : 3 * rows // 4, column * rows // 16 : (column + 4) * rows // 16] = (*light, 129)
+    return b"#?RADIANCE\nFORMAT=32-bit_rle_rgbe\n\n-Y %d +X %d\n" % (rows, 2 * rows) + pixels.tobytes()
 
 
 def test_a_light_of_the_visitors_and_how_it_turns(visit: Visit, made: Callable[..., Run], expect: Any):
@@ -301,7 +301,7 @@ def test_a_light_of_the_visitors_and_how_it_turns(visit: Visit, made: Callable[.
     wait_for(lambda: lit(right)[0] > 200)
     assert lit(front)[0] < lit(right)[0] / 2
     # What is on the right of a picture comes from -X: both are dark until it is turned by half.
-    take("right.hdr", panorama((200, 200, 200), 22))
+    take("right.hdr", panorama((200, 200, 200), 22, rows=750))
     viewer.get_by_role("slider", name="Turn").fill("0")
     wait_for(lambda: max(lit(right).max(), lit(front).max()) < 120)
     viewer.get_by_role("slider", name="Turn").fill("180")

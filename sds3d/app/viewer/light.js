@@ -32,18 +32,43 @@ export async function panoramaFile(file) {
   if (file.size > MOST_BYTES) throw new Error('it is larger than 256 MB');
   const {width, height, data} = new HDRLoader().setDataType(FloatType).parse(await file.arrayBuffer());
   if (width !== 2 * height) throw new Error(`it has ${width} x ${height} pixels, but a panorama is twice as wide as high`);
-  const step = Math.ceil(height / MOST_ROWS), rows = Math.floor(height / step);
-  const colors = new Float32Array(3 * 2 * rows * rows);
+  const rows = Math.min(MOST_ROWS, height + height % 2);  // even, so that a quarter of the width is whole
+  const small = reduced({width, height, colors: data, channels: 4}, rows), colors = new Float32Array(small.colors.length);
   for (let row = 0; row < rows; row++) {  // the file begins with the highest row
     for (let column = 0; column < 2 * rows; column++) {
-      const to = 3 * ((rows - 1 - row) * 2 * rows + (column + rows / 2) % (2 * rows));
-      for (let i = 0; i < step * step; i++) {
-        const from = 4 * ((row * step + Math.floor(i / step)) * width + column * step + i % step);
-        for (let k = 0; k < 3; k++) colors[to + k] += Math.min(data[from + k], LARGEST) / step ** 2;
-      }
+      const from = 3 * (2 * rows * row + column), to = 3 * (2 * rows * (rows - 1 - row) + (column + rows / 2) % (2 * rows));
+      colors.set(small.colors.subarray(from, from + 3), to);
     }
   }
   return {width: 2 * rows, height: rows, colors};
+}
+
+// A panorama of another number of rows. Each pixel is the mean over its solid angle; those on an edge are divided.
+function reduced({width, height, colors, channels = 3}, rows) {
+  const down = shares(height, rows, x => -Math.cos(Math.PI * x)), across = shares(width, 2 * rows, x => x);
+  const made = new Float32Array(3 * 2 * rows * rows);
+  down.forEach((above, row) => across.forEach((beside, column) => {
+    const to = 3 * (2 * rows * row + column);
+    for (const [y, high] of above) {
+      for (const [x, wide] of beside) {
+        const from = channels * (width * y + x);
+        for (let k = 0; k < 3; k++) made[to + k] += high * wide * Math.min(colors[from + k], LARGEST);
+      }
+    }
+  }));
+  return {width: 2 * rows, height: rows, colors: made};
+}
+
+// Of n pixels in a line, those that are in each of m others on the same line: [index, share]. edge: where an edge is whose
+// place in the picture is 0 to 1.
+function shares(n, m, edge) {
+  return Array.from({length: m}, (_, i) => {
+    const begin = i * n / m, end = (i + 1) * n / m, length = edge(end / n) - edge(begin / n), found = [];
+    for (let k = Math.floor(begin); k < end; k++) {
+      found.push([k, (edge(Math.min(end, k + 1) / n) - edge(Math.max(begin, k) / n)) / length]);
+    }
+    return found;
+  });
 }
 
 // The light of a panorama for three.js, scaled so that a white matt surface is exactly white where it is lit the most.
@@ -76,15 +101,8 @@ function directions(width, height) {
 }
 
 // The most that a white matt surface reflects, over its orientations, in the brightest of the three colours.
-function brightest({width, height, colors}) {
-  const step = Math.ceil(height / HEIGHT), rows = Math.floor(height / step), light = new Float32Array(3 * 2 * rows * rows);
-  for (let row = 0; row < rows * step; row++) {
-    for (let column = 0; column < 2 * rows * step; column++) {
-      const to = 3 * (Math.floor(row / step) * 2 * rows + Math.floor(column / step)), from = 3 * (row * width + column);
-      for (let k = 0; k < 3; k++) light[to + k] += colors[from + k] / step ** 2;
-    }
-  }
-  const places = directions(2 * rows, rows);
+function brightest(whole) {
+  const {width, height, colors: light} = reduced(whole, Math.min(HEIGHT, whole.height)), places = directions(width, height);
   let most = 1e-6;
   for (let i = 0; i < places.length; i += 37) {
     const [a, b, c] = places[i].at, sums = [0, 0, 0];
