@@ -134,18 +134,21 @@ def _on(
     mesh: Mesh, points: NDArray[np.float64], normals: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return the faces (P,) and barycentric weights (P, 3) of a mesh that are nearest to points along their normals, in
-    either direction; where there are none, those at the nearest vertex.
+    either direction.
+
+    Faces that look the way of the normal come first; then others, and then what is at the nearest vertex.
     """
     reach = _REACH * float(np.ptp(mesh.vertices, axis=0).max())
     boxes = tree(mesh.vertices, mesh.faces)
-    best = np.full(len(points), np.inf)
     face, weights = np.full(len(points), -1, np.int32), np.zeros((len(points), 3))
-    # Rays come from outside and go in, so that a surface beside a thin gap is not taken for the other side.
-    for sign in (1.0, -1.0):
-        f, t, w = np.empty(len(points), np.int32), np.empty(len(points)), np.empty((len(points), 3))
-        nearest_hits(boxes, points, sign * normals, reach, f, t, w)
-        nearer = (f >= 0) & (t < best)
-        face[nearer], weights[nearer], best[nearer] = f[nearer], w[nearer], t[nearer]
+    for either in (False, True):  # the other side of a thin wall may be nearer than the side that is meant
+        left = np.flatnonzero(face < 0)
+        best = np.full(len(left), np.inf)
+        for sign in (1, -1):
+            f, t, w = np.empty(len(left), np.int32), np.empty(len(left)), np.empty((len(left), 3))
+            nearest_hits(boxes, points[left], sign * normals[left], reach, 0 if either else sign, f, t, w)
+            nearer = (f >= 0) & (t < best)
+            face[left[nearer]], weights[left[nearer]], best[nearer] = f[nearer], w[nearer], t[nearer]
     missed = face < 0
     if missed.any():
         vertex = scipy.spatial.KDTree(mesh.vertices).query(points[missed])[1]

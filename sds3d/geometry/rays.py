@@ -85,17 +85,19 @@ def nearest_hits(
     origins: NDArray[np.float64],
     directions: NDArray[np.float64],
     reach: float,
+    side: int,
     face: IntArray,
     distance: NDArray[np.float64],
     weights: NDArray[np.float64],
 ) -> None:
-    """Fill in what rays (P, 3) meet first within `reach`, from either side of a triangle.
+    """Fill in what rays (P, 3) meet first within `reach`.
 
-    directions: of any length, in which distances count. face: (P,), -1 where a ray meets nothing. distance: (P,), and
-    weights: (P, 3), barycentric.
+    side: 1, triangles whose normals agree with the ray, so that it leaves through them; -1, those that it enters by; 0,
+    both. directions: of any length, in which distances count. face: (P,), -1 where a ray meets nothing. distance:
+    (P,), and weights: (P, 3), barycentric.
     """
     for i in range(origins.shape[0]):
-        f, t, u, v = _first(tree, origins[i], directions[i], 0.0, reach, False)
+        f, t, u, v = _first(tree, origins[i], directions[i], 0.0, reach, side, False)
         face[i] = tree.face[f] if f >= 0 else -1
         distance[i] = t
         weights[i, 0], weights[i, 1], weights[i, 2] = 1.0 - u - v, u, v
@@ -127,17 +129,23 @@ def open_share(
             length = np.sqrt(length)
             for k in range(3):
                 direction[k] /= length
-            f, _, _, _ = _first(tree, points[i], direction, begin, reach, True)
+            f, _, _, _ = _first(tree, points[i], direction, begin, reach, 0, True)
             free += f < 0
         out[i] = np.float32(free / sphere.shape[0])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def _first(
-    tree: Tree, origin: NDArray[np.float64], direction: NDArray[np.float64], begin: float, reach: float, any_: bool
+    tree: Tree,
+    origin: NDArray[np.float64],
+    direction: NDArray[np.float64],
+    begin: float,
+    reach: float,
+    side: int,
+    any_: bool,
 ):
-    """Return the place of the nearest triangle in the tree (-1: none), its distance and two weights. any_: the first
-    that is found will do."""
+    """Return the place of the nearest triangle in the tree (-1: none), its distance and two weights. side: see
+    `nearest_hits`. any_: the first that is found will do."""
     stack = np.empty(_DEPTH, np.int32)
     stack[0] = 0
     waiting = 1
@@ -162,7 +170,7 @@ def _first(
             waiting += 2
             continue
         for f in range(tree.first[node], tree.first[node] + tree.size[node]):
-            t, u, v = _crossing(tree.corners[f], origin, direction)
+            t, u, v = _crossing(tree.corners[f], origin, direction, side)
             if begin <= t < best:
                 found, best, bu, bv = f, t, u, v
                 if any_:
@@ -171,16 +179,17 @@ def _first(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def _crossing(corner: NDArray[np.float64], origin: NDArray[np.float64], direction: NDArray[np.float64]):
+def _crossing(corner: NDArray[np.float64], origin: NDArray[np.float64], direction: NDArray[np.float64], side: int):
     """Return distance and weights of the second and third corner where a ray crosses a triangle (Moller and Trumbore
-    1997, "Fast, minimum storage ray-triangle intersection"); a distance of -1: it does not."""
+    1997, "Fast, minimum storage ray-triangle intersection"); a distance of -1: it does not. side: see `nearest_hits`.
+    """
     ex, ey, ez = corner[1, 0] - corner[0, 0], corner[1, 1] - corner[0, 1], corner[1, 2] - corner[0, 2]
     fx, fy, fz = corner[2, 0] - corner[0, 0], corner[2, 1] - corner[0, 1], corner[2, 2] - corner[0, 2]
     px = direction[1] * fz - direction[2] * fy
     py = direction[2] * fx - direction[0] * fz
     pz = direction[0] * fy - direction[1] * fx
     det = ex * px + ey * py + ez * pz
-    if det == 0.0:
+    if det == 0.0 or side * det > 0.0:  # det > 0: from the front
         return -1.0, 0.0, 0.0
     sx, sy, sz = origin[0] - corner[0, 0], origin[1] - corner[0, 1], origin[2] - corner[0, 2]
     u = (sx * px + sy * py + sz * pz) / det

@@ -89,6 +89,31 @@ def test_a_coarse_ball_has_the_normals_colours_and_material_of_the_fine_one() ->
     assert np.abs(coarse.metallic_roughness[inside][:, 1] / 255 - (1 - true[:, 1])).max() < 0.03
 
 
+def test_thin_walls_keep_the_colours_of_each_side() -> None:
+    # A shell of 6 mm, thinner than what 600 faces are off a ball of 0.4 m; red outside, blue inside.
+    outer = trimesh.creation.icosphere(4, 0.4)
+    vertices, faces = np.asarray(outer.vertices, np.float32), np.asarray(outer.faces, np.int32)
+    red, blue = (np.tile(np.float32(color), (len(vertices), 1)) for color in ((1, 0, 0), (0, 0, 1)))
+    shell = Mesh(
+        np.concatenate([vertices, vertices * np.float32(0.394 / 0.4)]),
+        np.concatenate([faces, faces[:, ::-1] + len(vertices)]),
+        colors=np.concatenate([red, blue]),
+        normals=np.concatenate([vertices, -vertices]) / np.float32(0.4),
+    )
+    coarse = lighter(shell, 600, 256)
+    assert coarse.normals is not None
+    assert coarse.texture is not None
+    inside, corners, weights = texels(coarse, 256)
+    outwards = ((coarse.normals[corners] * weights).sum(1) * (coarse.vertices[corners] * weights).sum(1)).sum(1) > 0
+    assert 0.4 < outwards.mean() < 0.6
+    np.testing.assert_array_equal(
+        coarse.texture[inside], np.where(outwards[:, None], np.uint8([255, 0, 0]), np.uint8([0, 0, 255]))
+    )
+    points, normals = decoded(coarse, 256)
+    true = unit(points) * np.where(outwards, 1, -1)[:, None]
+    assert np.degrees(np.arccos((normals * true).sum(1).clip(-1, 1))).max() < 5
+
+
 def test_a_small_enough_mesh_stays_as_it_is() -> None:
     mesh = ball(2)
     assert lighter(mesh, len(mesh.faces), 64) is mesh

@@ -10,11 +10,11 @@ import trimesh
 from sds3d.geometry.rays import nearest_hits, open_share, tree
 
 
-def cast(shape: trimesh.Trimesh, origins: np.ndarray, directions: np.ndarray, reach: float = 10.0):
+def cast(shape: trimesh.Trimesh, origins: np.ndarray, directions: np.ndarray, reach: float = 10.0, side: int = 0):
     n = len(origins)
     face, distance, weights = np.empty(n, np.int32), np.empty(n), np.empty((n, 3))
     boxes = tree(np.asarray(shape.vertices, np.float32), np.asarray(shape.faces, np.int32))
-    nearest_hits(boxes, origins, directions, reach, face, distance, weights)
+    nearest_hits(boxes, origins, directions, reach, side, face, distance, weights)
     return face, distance, weights
 
 
@@ -47,6 +47,16 @@ def test_rays_end_at_their_reach() -> None:
     origins, directions = np.array([[0.01, 0.02, 2.0]]), np.array([[0.0, 0.0, -1.0]])
     assert cast(box, origins, directions, 1.6)[1][0] == 1.5
     assert cast(box, origins, directions, 1.4)[0][0] == -1
+
+
+def test_rays_meet_only_the_side_that_is_asked_for() -> None:
+    box = trimesh.creation.box((1, 1, 1))
+    origins, directions = np.array([[0.01, 0.02, 2.0], [0.01, 0.02, 0.0]]), np.array([[0.0, 0.0, -1.0]] * 2)
+    for side, expected in ((0, [1.5, 0.5]), (1, [2.5, 0.5]), (-1, [1.5, None])):
+        face, distance, _ = cast(box, origins, directions, side=side)
+        for f, t, right in zip(face, distance, expected, strict=True):
+            assert (f >= 0) == (right is not None)
+            assert right is None or t == right
 
 
 def shares(shape: trimesh.Trimesh, points: list[list[float]], normal: list[float], reach: float = 10.0) -> np.ndarray:
