@@ -159,7 +159,7 @@ def material_rows(
     text: str, azimuths: Sequence[float], seed: int, size: int
 ) -> list[tuple[str, NDArray[np.float32]]] | None:
     """Return rows of pictures (B, S, S, 3) in [0, 1] with headings: an object of a prompt in the lamps of `seed`, and
-    its albedo, roughness and metallic. None: the prompt names no material.
+    its albedo, roughness and metallic. None: the prompt names no material. Raises ValueError of `parse`.
     """
     look = parse(text)
     if look is None:

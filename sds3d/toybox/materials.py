@@ -45,6 +45,7 @@ _SPREAD = 0.04  # of the roughness among objects of one material
 _MEANT = {word: name for name, material in MATERIALS.items() for word in material.words}
 _WORD = re.compile(r"\b(" + "|".join(sorted(_MEANT, key=len, reverse=True)) + r")\b", re.IGNORECASE)
 _ACCENT = re.compile(r"\b(?:with|that has|and|whose)\b|,", re.IGNORECASE)
+_EXAMPLE = "a red rubber mug with a blue plastic handle"
 _MEDIA = ("photo of", "picture of", "render of", "3d model of")
 
 
@@ -74,26 +75,34 @@ def caption(look: Look, rng: np.random.Generator) -> str:
 
 
 def parse(text: str) -> Look | None:
-    """Return the look that a prompt or caption describes; None if it names no material, or no toy object.
+    """Return the look that a prompt or caption describes; None if it names no material.
 
     Materials named before "with", "and", "whose" or a comma are the object's, later ones those of its part. A metal
-    without a colour is silver.
+    without a colour is silver. Raises ValueError, in one line, for a prompt with materials that cannot be made.
     """
     found = list(_WORD.finditer(text))
     begin = match.start() if (match := _ACCENT.search(text)) else len(text)
     main = [_MEANT[match[1].lower()] for match in found if match.start() < begin]
     accents = [_MEANT[match[1].lower()] for match in found if match.start() > begin]
-    if len(main) != 1 or len(accents) > 1:
+    if not found:
         return None
+
+    def refused(why: str) -> ValueError:
+        return ValueError(f"{text!r} {why}; write for example {_EXAMPLE!r}")
+
+    if not main:
+        raise refused("names a material only after 'with', 'and' or a comma: name the object's own before it")
+    if len(main) > 1 or len(accents) > 1:
+        raise refused("names several materials of one part: keep one")
     plain = re.sub(r"\bmade of\b", " ", _WORD.sub(" ", text))
     reading = captions.WORLD.read(plain)
     if len(reading.kinds) != 1:
-        return None
+        raise refused("does not name one toy object, see sds3d toybox words")
     colors, colors_of_part = reading.colors.values()
     if not colors and MATERIALS[main[0]].metallic:
         colors = [SILVER]
     if len(colors) != 1 or len(colors_of_part) > 1:
-        return None
+        raise refused("names several colours of one part: keep one" if colors else "does not name the object's colour")
     spec = Spec(reading.kinds[0], colors[0], colors_of_part[0] if colors_of_part else None)
     return Look(spec, main[0], accents[0] if accents else None)
 

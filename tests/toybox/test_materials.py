@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,13 +37,32 @@ TWO = Look(Spec("mug", "red", "blue"), "rubber", "shiny")
         ),
         ("a photo of a chrome teapot", Look(Spec("teapot", "white"), "mirror")),
         ("a red mug", None),
-        ("a rubber mug", None),
-        ("a shiny metal dragon", None),
-        ("a red rubber plastic mug", None),
+        ("a red mug with a blue handle", None),
     ],
 )
 def test_prompts_are_read(text: str, look: Look | None) -> None:
     assert parse(text) == look
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a red mug with a shiny metal handle", "name the object's own before it"),
+        ("a red and blue rubber mug", "name the object's own before it"),
+        ("a chrome rubber mug", "several materials of one part: keep one"),
+        ("a red rubber mug with a metal plastic handle", "several materials of one part: keep one"),
+        ("a rubber mug", "does not name the object's colour"),
+        ("a red blue rubber mug", "several colours of one part: keep one"),
+        ("a red rubber mug with a green handle that is blue", "several colours of one part: keep one"),
+        ("a shiny metal dragon", "does not name one toy object, see sds3d toybox words"),
+    ],
+)
+def test_prompts_with_materials_that_cannot_be_made_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)) as error:
+        material_rows(text, [0.0], 0, 16)
+    assert str(error.value).startswith(repr(text))
+    example = str(error.value).split("write for example ")[1].strip("'")
+    assert parse(example) == Look(Spec("mug", "red", "blue"), "rubber", "plastic")
 
 
 def test_every_caption_is_read_as_what_it_was_made_from() -> None:
