@@ -43,6 +43,8 @@ def toybox_render(
     from sds3d.toybox.material_views import material_rows, save_lit_objects
     from sds3d.toybox.render import iterate_objects, render_prompt, save_dataset
 
+    if prompt and materials:
+        raise typer.BadParameter("--materials is for a data set: leave it out, the prompt's words name the materials")
     if prompt:
         path = out_path or Path("toybox.png")
         azimuths = [45.0 * i for i in range(8)]
@@ -58,7 +60,7 @@ def toybox_render(
         task = progress.add_task("rendering", total=objects)
         if materials:
             count = save_lit_objects(
-                folder, objects, seed, size=size, progress=lambda done: progress.update(task, completed=done)
+                folder, objects, seed, workers, size=size, progress=lambda done: progress.update(task, completed=done)
             )
             out.print(f"{count} pictures with their maps and metadata.jsonl: {folder}", soft_wrap=True)
             return

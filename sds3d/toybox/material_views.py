@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from sds3d.rendering.shading import (
     toward_viewer,
 )
 from sds3d.toybox.materials import Look, build_look, caption, parse, sample
-from sds3d.toybox.render import FOVY, sample_background, sample_views
+from sds3d.toybox.render import FOVY, in_chunks, sample_background, sample_views
 
 _LEAST = np.float32(1e-6)
 
@@ -115,44 +116,61 @@ def lit_object(look: Look, rng: np.random.Generator, size: int = 64, supersampli
 
 
 def save_lit_objects(
-    folder: Path, n_objects: int, seed: int = 0, *, size: int = 64, progress: Callable[[int], None] | None = None
+    folder: Path,
+    n_objects: int,
+    seed: int = 0,
+    workers: int = 1,
+    *,
+    size: int = 64,
+    progress: Callable[[int], None] | None = None,
 ) -> int:
     """Write random objects with materials as PNG files and a metadata.jsonl with one line per picture, as
     `save_dataset` does. Return the number of pictures.
 
     Each picture has its truth beside it: `_albedo` (sRGB), `_orm` (coverage, roughness and metallic in R, G and B,
-    linear) and `_normal` (world frame, (n + 1) / 2).
+    linear) and `_normal` (world frame, (n + 1) / 2). workers: processes, see `iterate_objects`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     count = 0
-    with (folder / "metadata.jsonl").open("w", encoding="utf-8") as lines:
-        for i in range(n_objects):
-            rng = np.random.default_rng([seed, i])
-            made = lit_object(sample(rng), rng, size)
-            views, words = made.views, caption(made.look, rng)
-            orm = np.concatenate([views.alpha, views.roughness, views.metallic], axis=-1)
-            pictures = {"": views.pictures, "_albedo": views.albedo, "_orm": orm, "_normal": 0.5 * (views.normal + 1)}
-            for j, azimuth in enumerate(made.cameras.azimuth.tolist()):
-                for name, values in pictures.items():
-                    (folder / f"{i:06d}_{j}{name}.png").write_bytes(png(to_uint8(values[j])))
-                line = {
-                    "file_name": f"{i:06d}_{j}.png",
-                    "prompt": words,
-                    **asdict(made.look.spec),
-                    "material": made.look.material,
-                    "accent_material": made.look.accent_material,
-                    "light": made.light,
-                    "object": i,
-                    "azimuth": azimuth,
-                    "elevation": float(made.cameras.elevation[0]),
-                    "distance": float(made.cameras.distance[0]),
-                    "fovy": FOVY,
-                }
-                lines.write(json.dumps(line) + "\n")
-                count += 1
+    save = partial(_save_objects, folder=folder, seed=seed, size=size)
+    with (folder / "metadata.jsonl").open("w", encoding="utf-8") as file:
+        for i, lines in enumerate(in_chunks(save, range(n_objects), workers, chunk=1)):
+            file.writelines(lines)
+            count += len(lines)
             if progress is not None:
                 progress(i + 1)
     return count
+
+
+def _save_objects(indices: range, folder: Path, seed: int, size: int) -> list[list[str]]:
+    """Write the pictures of objects. Return the lines of each in metadata.jsonl."""
+    objects = []
+    for i in indices:
+        rng = np.random.default_rng([seed, i])
+        made = lit_object(sample(rng), rng, size)
+        views, words = made.views, caption(made.look, rng)
+        orm = np.concatenate([views.alpha, views.roughness, views.metallic], axis=-1)
+        pictures = {"": views.pictures, "_albedo": views.albedo, "_orm": orm, "_normal": 0.5 * (views.normal + 1)}
+        lines = []
+        for j, azimuth in enumerate(made.cameras.azimuth.tolist()):
+            for name, values in pictures.items():
+                (folder / f"{i:06d}_{j}{name}.png").write_bytes(png(to_uint8(values[j])))
+            line = {
+                "file_name": f"{i:06d}_{j}.png",
+                "prompt": words,
+                **asdict(made.look.spec),
+                "material": made.look.material,
+                "accent_material": made.look.accent_material,
+                "light": made.light,
+                "object": i,
+                "azimuth": azimuth,
+                "elevation": float(made.cameras.elevation[0]),
+                "distance": float(made.cameras.distance[0]),
+                "fovy": FOVY,
+            }
+            lines.append(json.dumps(line) + "\n")
+        objects.append(lines)
+    return objects
 
 
 def material_rows(

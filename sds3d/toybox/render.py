@@ -14,6 +14,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -39,6 +40,7 @@ FOVY = 30.0
 CHUNK = 16  # objects that a worker renders per message: 3 MB at 64 px
 
 Pictures = NDArray[np.uint8]
+T = TypeVar("T")
 SampleSpec = Callable[[np.random.Generator], Spec]
 
 
@@ -171,25 +173,33 @@ def iterate_objects(
     `if __name__ == "__main__":` guard. sample: draws a spec; with several workers it must be importable (a module's
     function or a `functools.partial` of one). maps: see `render_object`.
     """
+    render = partial(_render_chunk, seed=seed, size=size, supersampling=supersampling, sample=sample, maps=maps)
+    return in_chunks(render, range(start, start + n_objects), workers)
+
+
+def in_chunks(work: Callable[[range], Sequence[T]], indices: range, workers: int, chunk: int = CHUNK) -> Iterator[T]:
+    """Yield what `work` returns for these indices, in order, `chunk` of them at a time.
+
+    workers: processes, see `iterate_objects`. Raises ValueError for less than one.
+    """
     if workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
-    chunks = [range(i, min(i + CHUNK, start + n_objects)) for i in range(start, start + n_objects, CHUNK)]
-    render = partial(_render_chunk, seed=seed, size=size, supersampling=supersampling, sample=sample, maps=maps)
+    chunks = [indices[i : i + chunk] for i in range(0, len(indices), chunk)]
     if workers == 1 or len(chunks) <= 1:
-        for chunk in chunks:
-            yield from render(chunk)
+        for some in chunks:
+            yield from work(some)
         return
     context = multiprocessing.get_context("spawn")
     # One thread per worker: the processes already run in parallel.
     with ProcessPoolExecutor(workers, mp_context=context, initializer=set_threads, initargs=(1,)) as pool:
         # A bounded window keeps finished pictures from piling up if the consumer is slow.
-        pending = [pool.submit(render, chunk) for chunk in chunks[: 2 * workers]]
+        pending = [pool.submit(work, some) for some in chunks[: 2 * workers]]
         try:
             for i in range(len(chunks)):
-                objects = pending.pop(0).result()
+                done = pending.pop(0).result()
                 if i + 2 * workers < len(chunks):
-                    pending.append(pool.submit(render, chunks[i + 2 * workers]))
-                yield from objects
+                    pending.append(pool.submit(work, chunks[i + 2 * workers]))
+                yield from done
         finally:
             for future in pending:
                 future.cancel()

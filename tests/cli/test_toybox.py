@@ -6,7 +6,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from sds3d.prompts.vocabulary import Vocabulary
+from sds3d.toybox import material_views
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -18,6 +21,25 @@ def test_toybox_render_draws_true_views(cli: Cli, tmp_path: Path):
     code, _, stderr = cli("toybox", "render", "--objects", "2", "--out", str(tmp_path / "set"))
     assert code == 0, stderr
     assert len(list((tmp_path / "set").glob("*.png"))) == 8
+
+
+def test_toybox_render_takes_no_option_that_it_would_ignore(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    code, _, stderr = cli("toybox", "render", "a red rubber mug", "--materials", "--out", str(tmp_path / "mug.png"))
+    assert code == 2
+    assert "--materials is for a data set" in stderr
+    assert not list(tmp_path.iterdir())
+    given: list[tuple[int, int, int]] = []
+
+    def save(folder: Path, n: int, seed: int, workers: int, **_: object) -> int:
+        given.append((n, seed, workers))
+        return 4 * n
+
+    monkeypatch.setattr(material_views, "save_lit_objects", save)
+    options = ("--objects", "3", "--seed", "5", "--workers", "2", "--out", str(tmp_path))
+    code, stdout, stderr = cli("toybox", "render", "--materials", *options)
+    assert code == 0, stderr
+    assert given == [(3, 5, 2)]
+    assert "12 pictures with their maps" in stdout
 
 
 def test_toybox_sample_draws_four_views(cli: Cli, model: Path, tmp_path: Path):

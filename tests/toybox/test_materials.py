@@ -166,3 +166,12 @@ def test_a_set_and_a_sheet(tmp_path: Path) -> None:
     assert [heading for heading, _ in rows] == ["lit", "albedo", "roughness", "metallic"]
     assert all(pictures.shape == (2, 16, 16, 3) for _, pictures in rows)
     assert material_rows("a red mug", [0.0], 0, 16) is None
+
+
+@pytest.mark.slow  # processes start
+def test_a_set_does_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
+    for workers in (1, 2):
+        assert save_lit_objects(tmp_path / str(workers), 3, seed=4, workers=workers, size=16) == 12
+    one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("1", "2"))
+    assert len(one) == 1 + 12 * 4
+    assert one == two
