@@ -5,6 +5,7 @@ Sources: Ward, "Real pixels", Graphics Gems II (1991), for RGBE and its run leng
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -55,7 +56,9 @@ def from_hdr(data: bytes) -> NDArray[np.float32]:
     if match is None:
         raise ValueError("it is no Radiance picture, or its header is damaged")
     lines = [line.strip() for line in match.group(1).decode("latin-1").split("\n")]
-    variables = dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    pairs = [line.split("=", 1) for line in lines if "=" in line and not line.startswith("#")]
+    variables = dict(pairs)
+    exposure = _exposure([value for name, value in pairs if name == "EXPOSURE"])
     if variables.get("FORMAT", "32-bit_rle_rgbe") != "32-bit_rle_rgbe":
         raise ValueError(f"its format is {variables['FORMAT'][:40]}: save it as 32-bit_rle_rgbe")
     size = re.fullmatch(rb"-Y (\d{1,6}) \+X (\d{1,6})\s*", match.group(2))
@@ -71,7 +74,21 @@ def from_hdr(data: bytes) -> NDArray[np.float32]:
         place = _scanline(stored, place, row)
     scale = np.ldexp(np.float32(1.0), rgbe[..., 3].astype(np.int32) - 136)  # 2^(e - 128) / 256
     picture = rgbe[..., :3] * np.where(rgbe[..., 3:] > 0, scale[..., None], 0)
-    return (picture / float(variables.get("EXPOSURE", 1))).astype(np.float32)
+    return (picture / exposure).astype(np.float32)
+
+
+def _exposure(values: list[str]) -> float:
+    """Return the factor by which pixels were multiplied: several lines count together. Raises ValueError."""
+    exposure = 1.0
+    for value in values:
+        try:
+            factor = float(value)
+        except ValueError:
+            factor = math.nan
+        exposure *= factor
+        if not (factor > 0 and 0 < exposure < math.inf):
+            raise ValueError(f"EXPOSURE={value[:40]} is no factor above 0: correct that line, or remove it")
+    return exposure
 
 
 def _scanline(stored: NDArray[np.uint8], place: int, row: NDArray[np.uint8]) -> int:

@@ -43,6 +43,8 @@ def test_all_three_ways_to_store_a_row() -> None:
         np.testing.assert_allclose(from_hdr(HEADER + size + data), expected, rtol=1e-6)
     exposed = from_hdr(HEADER + b"EXPOSURE=4\n" + size + flat)
     np.testing.assert_allclose(exposed, expected / 4, rtol=1e-6)
+    exposed = from_hdr(HEADER + b"EXPOSURE=4\nEXPOSURE= 0.5\n" + size + flat)  # each program that scales adds a line
+    np.testing.assert_allclose(exposed, expected / 2, rtol=1e-6)
     assert not from_hdr(HEADER + b"\n-Y 1 +X 2\n" + bytes([5, 5, 5, 0] * 2)).any()  # an exponent of 0 is black
 
 
@@ -53,12 +55,31 @@ def test_all_three_ways_to_store_a_row() -> None:
         (HEADER + b"\n+X 8 -Y 2\n" + bytes(64), "-Y HEIGHT"),
         (HEADER.replace(b"rgbe", b"xyze") + b"\n-Y 2 +X 8\n" + bytes(64), "32-bit_rle_xyze"),
         (HEADER + b"\n-Y 99999 +X 99999\n", "the limit"),
+        (HEADER + b"EXPOSURE=0\n\n-Y 2 +X 8\n" + bytes(64), "EXPOSURE=0 is no factor above 0"),
+        (HEADER + b"EXPOSURE=-1\nEXPOSURE=-1\n\n-Y 2 +X 8\n" + bytes(64), "EXPOSURE=-1 is no factor above 0"),
+        (HEADER + b"EXPOSURE=1e300\nEXPOSURE=1e300\n\n-Y 2 +X 8\n" + bytes(64), "EXPOSURE=1e300 is no factor"),
+        (HEADER + b"EXPOSURE=nan\n\n-Y 2 +X 8\n" + bytes(64), "EXPOSURE=nan is no factor above 0"),
+        (HEADER + b"EXPOSURE=bright\n\n-Y 2 +X 8\n" + bytes(64), "EXPOSURE=bright is no factor above 0"),
         (HEADER + b"\n-Y 2 +X 8\n" + bytes(60), "truncated"),
         (HEADER + b"\n-Y 2 +X 8\n" + bytes([2, 2, 0, 9]) + bytes(60), "another width"),
         (HEADER + b"\n-Y 2 +X 8\n" + bytes([2, 2, 0, 8, 137, 0]) + bytes(60), "damaged"),
         (HEADER + b"\n-Y 2 +X 8\n" + bytes([1, 1, 1, 3] * 16), "damaged"),
     ],
-    ids=["png", "from-below", "xyze", "huge", "cut", "width", "run", "repeat-of-nothing"],
+    ids=[
+        "png",
+        "from-below",
+        "xyze",
+        "huge",
+        "dark",
+        "minus",
+        "too-bright",
+        "nan",
+        "words",
+        "cut",
+        "width",
+        "run",
+        "repeat-of-nothing",
+    ],
 )
 def test_damaged_radiance_files_are_refused(tmp_path: Path, data: bytes, message: str) -> None:
     (tmp_path / "bad.hdr").write_bytes(data)
