@@ -74,7 +74,8 @@ def from_hdr(data: bytes) -> NDArray[np.float32]:
         place = _scanline(stored, place, row)
     scale = np.ldexp(np.float32(1.0), rgbe[..., 3].astype(np.int32) - 136)  # 2^(e - 128) / 256
     picture = rgbe[..., :3] * np.where(rgbe[..., 3:] > 0, scale[..., None], 0)
-    return (picture / exposure).astype(np.float32)
+    with np.errstate(all="ignore"):  # pixels that become too bright are refused as not finite
+        return (picture / exposure).astype(np.float32)
 
 
 def _exposure(values: list[str]) -> float:

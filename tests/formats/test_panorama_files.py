@@ -118,6 +118,9 @@ def test_other_shapes_kinds_and_values_are_refused(tmp_path: Path, monkeypatch: 
     broken[0, 0] = np.nan
     with pytest.raises(ValueError, match="not finite"):
         read_panorama(write_exr(tmp_path / "nan.exr", {"RGB": broken}))
+    (tmp_path / "bright.hdr").write_bytes(HEADER + b"EXPOSURE=1e-44\n\n-Y 2 +X 4\n" + bytes([1, 2, 3, 129] * 8))
+    with pytest.raises(ValueError, match="not finite"):
+        read_panorama(tmp_path / "bright.hdr")
     assert read_panorama(write_exr(tmp_path / "minus.exr", {"RGB": -radiance()})).max() == 0
     with pytest.raises(ValueError, match=r"give a \.hdr or \.exr file"):
         read_panorama(tmp_path / "sky.jpg")
