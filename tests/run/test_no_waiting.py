@@ -1,8 +1,9 @@
 """A step on a device whose values nobody can read: torch's meta device, which has shapes only.
 
 Whatever would wait for a GPU raises there: reading a value, a branch on a tensor, `nonzero`, a mask as an index, a copy
-to the CPU. Copies to the device that wait are found by watching torch's operations. The kernels that draw a scene are
-replaced, because they differ on a GPU; `tests/cuda` holds them.
+to the CPU. Copies to the device that wait are found by watching torch's operations, and its functions: a tensor of a
+list is made without operations. The kernels that draw a scene are replaced, because they differ on a GPU; `tests/cuda`
+holds them.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sds3d.config import build
 from sds3d.priors.base import Prior
+from sds3d.priors.control import control_picture
 from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.prompts.conditioning import Conditioning
+from sds3d.priors.telling import Kind
+from sds3d.prompts.conditioning import Conditioning, Structure
 from sds3d.prompts.prompt import encode_texts
 from sds3d.rendering.packed import FieldPictures
 from sds3d.rendering.splatting import Splatted
@@ -55,6 +58,15 @@ class Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.launches, self.waits, self.wide = 0, [], []
+        self._lists = Lists(self.waits)
+
+    def __enter__(self) -> Watch:
+        self._lists.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._lists.__exit__(*error)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -65,25 +77,34 @@ class Watch(TorchDispatchMode):
             source = args[0] if name == "_to_copy" else args[1] if name == "copy_" else None
             waits = not (args[2:] or (kwargs or {}).get("non_blocking"))
             if source is not None and source.device.type == "cpu" and waits:
-                self.waits.append("".join(traceback.format_stack(limit=8)))
+                self.waits.append(caller())
         return result
 
 
 class Lists(TorchFunctionMode):
-    """Keeps where a tensor on the meta device is made of numbers: they are copied there, and the copy waits."""
+    """Keeps where a list or a number becomes a tensor on the meta device by a copy: a new one, or an index."""
 
-    MADE = (torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor)
-
-    def __init__(self) -> None:
+    def __init__(self, waits: list[str]) -> None:
         super().__init__()
-        self.waits: list[str] = []
+        self._waits = waits
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        given = args[-1] if args else None
-        if func in self.MADE and result.device == META and not isinstance(given, Tensor):
-            self.waits.append("".join(traceback.format_stack(limit=8)))
+        made = args[1 if func is Tensor.new_tensor else 0] if func in MAKERS else None
+        index = args[1] if func in INDEXED and args[0].device == META else ()
+        parts = index if isinstance(index, tuple) else (index,)
+        new = isinstance(made, (list, tuple, int, float)) and result.device == META
+        if new or any(isinstance(part, list) for part in parts):
+            self._waits.append(caller())
         return result
+
+
+MAKERS = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
+INDEXED = {Tensor.__getitem__, Tensor.__setitem__}
+
+
+def caller() -> str:
+    return "".join(traceback.format_stack(limit=8)[:-1])
 
 
 @pytest.fixture(autouse=True)
@@ -146,10 +167,9 @@ def watched_steps(settings: dict[str, Any], prior: Prior, steps: int = 1) -> Wat
     work.state.settle = lambda: None  # reads numbers, which there are none of
     loop = optimize(setup, work.state)
     next(loop)
-    with Lists() as lists, Watch() as watch:
+    with Watch() as watch:
         for _ in range(steps):
             next(loop)
-    watch.waits += lists.waits
     return watch
 
 
@@ -204,6 +224,15 @@ def test_no_picture_waits(prior: Prior, tmp_path: Path, monkeypatch: pytest.Monk
     assert watched_steps(settings, prior, steps=6).waits == []
 
 
+@pytest.mark.parametrize("kind", ["depth", "normal", "canny"])
+def test_no_picture_of_a_controlnet_waits(kind: Kind) -> None:
+    depth, normal = torch.empty(2, 24, 24, device=META), torch.empty(2, 24, 24, 3, device=META)
+    with Watch() as watch:
+        picture = control_picture(Structure(depth, normal, depth), kind, 32)
+    assert (picture.shape, picture.device) == ((2, 3, 32, 32), META)
+    assert watch.waits == []
+
+
 def test_whatever_waits_is_found(prior: Prior) -> None:
     settings = {"representation": "voxel_grid", "guidance": GUIDANCE["cfd"]}
     with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
@@ -217,9 +246,14 @@ def test_whatever_waits_is_found(prior: Prior) -> None:
         x.copy_(torch.ones(3))
         torch.ones(3).to(META, non_blocking=True)
     assert len(watch.waits) == 2
-    with Lists() as lists:
-        torch.tensor([1.0, 2.0], device=META)
-        x.new_tensor([1.0, 2.0])
-        torch.as_tensor(x)
-        torch.tensor([1.0, 2.0]).to(META, non_blocking=True)
-    assert len(lists.waits) == 2
+    for copies in (
+        lambda: torch.tensor([1.0, 2.0], device=META), lambda: torch.tensor(1.0, device=META),
+        lambda: torch.as_tensor((1, 2), device=META), lambda: x.new_tensor([1.0, 2.0]), lambda: x[[0, 1]],
+        lambda: x[None, [0, 1]],
+    ):  # fmt: skip
+        with Watch() as watch:
+            copies()
+        assert ["test_whatever_waits_is_found" in wait for wait in watch.waits] == [True]
+    with Watch() as watch:
+        torch.tensor([1.0]), torch.full((2,), 1.0, device=META), x.new_zeros(3), x[0], x[:, None]
+    assert watch.waits == []
