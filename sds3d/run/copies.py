@@ -8,11 +8,12 @@ path of the copy takes the place of the file's.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from sds3d.config import Config
+from sds3d.config import Config, ConfigError
 from sds3d.files import RunError, read_plain
 
 FOLDER = "inputs"
@@ -61,17 +62,52 @@ def without_paths(config: Config) -> tuple[dict[str, Any] | None, dict[str, byte
 
 
 def with_paths(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return the settings of a run with the paths of the copies in its folder."""
+    """Return the settings of a run with the paths of the copies in its folder.
+
+    Raises ConfigError for a path in `inputs` that is no copy's, and for a link there.
+    """
 
     def found(section: Mapping[str, Any]) -> dict[str, Any]:
-        copied = [key for key in _pictures_in(section) if section[key].startswith(f"{FOLDER}/")]
-        section = {**section, **{key: str(folder / section[key]) for key in copied}}
+        copied = [key for key in _pictures_in(section) if PurePath(section[key]).parts[:1] == (FOLDER,)]
+        section = {**section, **{key: _copy(folder, section[key]) for key in copied}}
         digest = str(section.get("sha256", ""))
-        if not (_names_a_file(section) and digest.isalnum()):
+        if not (_names_a_file(section) and digest):
             return section
-        return {**section, "file": str(folder / _place(Path(section["file"]).name, digest))}
+        return {**section, "file": _copy(folder, _place(PurePath(section["file"]).name, digest))}
 
     return _mapped(values, found)
+
+
+def check_copies(config: Config, folder: Path) -> None:
+    """Raise RunError if a copy in a run's folder cannot be read, or is another file than when the run was made."""
+
+    def checked(section: Mapping[str, Any]) -> dict[str, Any]:
+        names = [section["file"]] if _names_a_file(section) else [section[key] for key in _pictures_in(section)]
+        for path in map(Path, names):
+            if not path.is_relative_to(folder / FOLDER):
+                continue
+            try:
+                digest = hashlib.sha256(read_plain(path, MOST_BYTES)).hexdigest()
+            except OSError as error:
+                raise RunError(f"cannot read {path}: {error.strerror or error}") from None
+            if _place(path.name, digest) != path.relative_to(folder).as_posix():
+                raise RunError(
+                    f"{path} is not the file that the run was made with: put that one back, or make a new run"
+                )
+        return dict(section)
+
+    _mapped(config.model_dump(), checked)
+
+
+def _copy(folder: Path, place: str) -> str:
+    """Return the path of a copy in a run's folder. Raises ConfigError if `place` is none, or a link is on the way."""
+    parts = PurePath(place).parts
+    if len(parts) != 3 or not re.fullmatch("[0-9a-f]{16}", parts[1]) or parts[2] == ".." or "\0" in place:
+        raise ConfigError(f"{place!r} is no copy in the run's folder: its form is {FOLDER}/<16 hex digits>/NAME")
+    for path in (folder.joinpath(*parts[:n]) for n in (1, 2, 3)):
+        if path.is_symlink():
+            raise ConfigError(f"{path} is a symbolic link, which is not followed")
+    return str(folder.joinpath(*parts))
 
 
 def _place(name: str, digest: str) -> str:

@@ -38,6 +38,7 @@ from sds3d.run.config import (
     total_steps,
     unsought_pictures,
 )
+from sds3d.run.copies import check_copies
 from sds3d.run.folder import STOPPED, Machine, Run, Status, open_run
 from sds3d.run.live import Live
 from sds3d.run.numbers import Numbers
@@ -215,6 +216,7 @@ def drive(
 
 def _drive(run: Run, wanted: Machine, loaded: Sequence[Prior], closed: Status) -> Iterator[Step]:
     config = read_config(run)
+    check_copies(config, run.folder)
     device = pick_device(wanted.device)
     machine = Machine(set_threads(wanted.threads), str(device))
     total = total_steps(config)

@@ -15,8 +15,11 @@ from sds3d.representations.lights import load_lights
 from sds3d.representations.mesh_appearance import PBRMaterial
 from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.run.config import RunConfig, make_config, new_run, read_config, stage_config
+from sds3d.run.copies import check_copies, with_paths
+from sds3d.run.drive import drive
 from sds3d.run.folder import Run
 from sds3d.run.inputs import check_inputs
+from tests.run.tiny_runs import tiny
 
 HDR = Path(__file__).parent.parent / "data" / "panoramas" / "opencv.hdr"
 KEY = "representation.appearance.material"
@@ -87,3 +90,70 @@ def test_runs_without_files_are_as_before(tmp_path: Path) -> None:
     run = new_run(tmp_path, config)
     assert read_config(run) == config
     assert not (run.folder / "inputs").exists()
+
+
+DIGEST = "0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "inputs/../../../q.png", f"inputs/{DIGEST}/../../q.png", f"inputs/{DIGEST}/..", f"inputs/{DIGEST}", "inputs",
+        f"inputs/{DIGEST}/sub/q.png", f"inputs/{DIGEST[:-1]}/q.png", f"inputs/{DIGEST.upper()}/q.png", "inputs/q.png",
+        f"./inputs/{DIGEST}/sub/../q.png", f"inputs/{DIGEST}/q.png\0", "inputs/٠١٢٣٤٥٦٧٨٩٠١٢٣٤٥/q.png",
+    ],
+)  # fmt: skip
+def test_only_copies_are_read_from_a_runs_folder(place: str, tmp_path: Path) -> None:
+    for values in ({"prompts": {"image": place}}, {"reference": [{"image": "/own.png", "mask": place}]}):
+        with pytest.raises(
+            ConfigError, match="is no copy in the run's folder: its form is inputs/<16 hex digits>/NAME"
+        ):
+            with_paths(values, tmp_path)
+
+
+def test_paths_of_copies_are_those_in_the_folder(tmp_path: Path) -> None:
+    light = {"name": "file", "file": "sky.hdr", "sha256": 4 * DIGEST}
+    values = {
+        "prompts": {"image": f"inputs/{DIGEST}/a b.png"},
+        "rewards": [{"image": "own/inputs/q.png"}],
+        "lights": [light],
+    }
+    copies = tmp_path / "inputs" / DIGEST
+    assert with_paths(values, tmp_path) == {
+        "prompts": {"image": str(copies / "a b.png")},
+        "rewards": [{"image": "own/inputs/q.png"}],
+        "lights": [light | {"file": str(copies / "sky.hdr")}],
+    }
+    for change in ({"sha256": f"../../..{DIGEST}"}, {"file": ".."}):
+        with pytest.raises(ConfigError, match="is no copy in the run's folder"):
+            with_paths({"lights": [light | change]}, tmp_path)
+
+
+@pytest.mark.parametrize("linked", ["inputs", f"inputs/{DIGEST}", f"inputs/{DIGEST}/q.png"])
+def test_links_in_place_of_copies_are_not_followed(linked: str, tmp_path: Path) -> None:
+    run, place = tmp_path / "run", f"inputs/{DIGEST}/q.png"
+    for folder in (tmp_path / "other", run):
+        (folder / place).parent.mkdir(parents=True)
+        (folder / place).write_bytes(b"picture")
+    assert with_paths({"image": place}, run) == {"image": str(run / place)}
+    (run / linked).rename(tmp_path / "aside")
+    (run / linked).symlink_to(tmp_path / "other" / linked)
+    with pytest.raises(ConfigError, match=f"{linked} is a symbolic link, which is not followed"):
+        with_paths({"image": place}, run)
+
+
+def test_a_copy_that_has_changed_stops_the_run(tmp_path: Path) -> None:
+    picture = tmp_path / "mug.png"
+    picture.write_bytes(b"a picture")
+    run = new_run(tmp_path / "runs", tiny(prompts={"image": str(picture)}))
+    config = read_config(run)
+    check_copies(config, run.folder)
+    Path(config.prompts.image).write_bytes(b"another")
+    with pytest.raises(RunError, match=r"mug\.png is not the file that the run was made with: put that one back"):
+        check_copies(config, run.folder)
+    with pytest.raises(RunError, match="is not the file"):
+        list(drive(run, threads=1))
+    assert "is not the file that the run was made with" in run.state.error
+    Path(config.prompts.image).unlink()
+    with pytest.raises(RunError, match=r"cannot read .*mug\.png: No such file"):
+        check_copies(config, run.folder)
