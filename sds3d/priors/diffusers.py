@@ -160,7 +160,7 @@ class DiffusersConfig(PriorConfig):
             for module in prior.network.modules():
                 if type(module).__name__ in COMPILED:
                     module.compile()
-        for notice in notices(self, family, prior):
+        for notice in [*unused(self), *notices(self, family, prior)]:
             logger.warning("%s: %s", self.model, notice)
         return prior
 
@@ -196,6 +196,20 @@ def few_steps(config: DiffusersConfig, family: str) -> int:
         return LCM_STEPS
     u_net = family in ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
     return TURBO_STEPS if u_net and "turbo" in Path(config.model).name.lower() else 0
+
+
+def unused(config: DiffusersConfig) -> list[str]:
+    """Return warnings about settings of parts that the model does not have, one line each."""
+    changed = (
+        ("image_encoder", "ip_adapter", config.image_encoder != ""),
+        ("ip_adapter_scale", "ip_adapter", config.ip_adapter_scale != 1),
+        ("lora_scale", "lora", config.lora_scale != 1),
+    )
+    return [
+        f"prior.{name} has no effect without prior.{part}: set that, or remove the setting"
+        for name, part, given in changed
+        if given and not getattr(config, part)
+    ]
 
 
 def notices(config: DiffusersConfig, family: str, prior: DiffusionPrior) -> list[str]:

@@ -190,6 +190,25 @@ def test_a_variation_model_gives_the_pictures_of_its_pipeline(tmp_path: Path, ca
     assert torch.equal(prior.encode_text(["a"]).hidden, torch.zeros(1, 1, 32))
 
 
+def test_settings_of_an_adapter_that_is_not_there_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = tmp_path / "model"
+    pipeline = tiny_pipeline("sd")
+    pipeline.save_pretrained(model)
+    files = save_adapter(tmp_path / "adapter", pipeline.unet, "plain")
+
+    def warned(**given: Any) -> list[str]:
+        caplog.clear()
+        DiffusersConfig.model_validate({"model": str(model)} | given).load()
+        return [record.getMessage() for record in caplog.records if record.name.startswith("sds3d")]
+
+    encoder = {"image_encoder": str(files / "image_encoder"), "ip_adapter_scale": 0.6}
+    assert warned(lora_scale=0.5, **encoder) == [
+        f"{model}: prior.{name} has no effect without prior.{part}: set that, or remove the setting"
+        for name, part in (("image_encoder", "ip_adapter"), ("ip_adapter_scale", "ip_adapter"), ("lora_scale", "lora"))
+    ]
+    assert warned(ip_adapter=str(files), **encoder) == warned() == []
+
+
 def test_files_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
     model = tmp_path / "model"
     pipeline = tiny_pipeline("sd")
