@@ -135,11 +135,11 @@ def toybox_train(
 
     if structure and scorer:
         raise typer.BadParameter("--structure and --scorer train different networks: choose one")
-    if start_from == "toybox" or (structure and not start_from):
-        start_from = str(toybox_folder())
     set_threads(threads)
     options = {**({"minutes": minutes} if minutes else {}), **({"start_from": start_from} if start_from else {})}
     config = build(TrainConfig, *(parse_override(text) for text in overrides or []), options)
+    if config.start_from == "toybox" or (structure and not config.start_from):
+        config = config.model_copy(update={"start_from": str(toybox_folder())})
     with bars_by_stage() as report:
         what = train_structure if structure else train_scorer if scorer else train
         folder = what(out_dir, config, report, pick_device(device))

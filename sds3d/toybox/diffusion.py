@@ -192,6 +192,9 @@ class LatentViews:
         """Return views without room for more."""
         return cls(latents, angles, tokens, view_tokens, torch.tensor(len(latents), device=latents.device))
 
+    def __len__(self) -> int:
+        return len(self.latents)
+
     def tensors(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return latents, angles, tokens and view_tokens."""
         return self.latents, self.angles, self.tokens, self.view_tokens

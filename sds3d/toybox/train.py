@@ -15,8 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle
 from pathlib import Path
+from typing import Generic, Protocol, Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -49,16 +51,26 @@ from sds3d.toybox.world import CATEGORIES, COLORS, HAS_FRONT, Spec
 
 UNET_CHECKPOINT = "unet.ckpt.safetensors"
 
-MAY_CHANGE = {"minutes", "autoencoder_steps", "unet_steps", "scorer_steps", "samples", "checkpoint_every"}
+MAY_CHANGE = {
+    "minutes", "autoencoder_steps", "unet_steps", "structure_steps", "scorer_steps", "samples", "checkpoint_every",
+}  # fmt: skip
 """Settings that may differ when a training is resumed."""
 
 
-def begin(folder: Path, config: TrainConfig) -> None:
-    """Create the folder and write its settings. Raises ValueError if it was begun with other settings."""
+def begin(folder: Path, config: TrainConfig, *, structure: bool = False) -> None:
+    """Create the folder and write its settings. Raises ValueError if it was begun with other settings.
+
+    structure: whether the training adds structure to a prior. Its pictures are others.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path, settings = folder / "config.json", config.model_dump()
-    before = json.loads(path.read_text()) if path.exists() else settings
-    changed = [f"{key}={before.get(key)}" for key in settings.keys() - MAY_CHANGE if before.get(key) != settings[key]]
+    path, settings = folder / "config.json", {"structure": structure, **config.model_dump()}
+    before = settings
+    if path.exists():  # by an earlier version, it lacks the settings that came later
+        before = {"structure": False, **TrainConfig().model_dump(), **json.loads(path.read_text())}
+    if before["structure"] != structure:
+        kind = "with" if before["structure"] else "without"
+        raise ValueError(f"{folder} was begun {kind} --structure: use another --out")
+    changed = [f"{key}={before[key]}" for key in settings.keys() - MAY_CHANGE if before[key] != settings[key]]
     if changed:
         raise ValueError(f"{folder} was begun with {' '.join(sorted(changed))}: use these again, or another --out")
     path.write_text(json.dumps(settings, indent=2) + "\n")
@@ -79,8 +91,7 @@ def train(folder: Path, config: TrainConfig, report: Report, device: torch.devic
     with Rendering(folder / "pictures", training_data(config), config.workers) as rendering:
         held_out_paths = render_files(folder / "held-out", held_out_data(config), 1, report)
         held_out = joined(held_out_paths)
-        waiting = begun + 60 * config.minutes * config.waiting_share - time.monotonic()
-        paths = rendering.wait(report, max(0.0, waiting) if config.minutes else None)
+        paths = first_files(rendering, config, begun, report)
         vae = train_autoencoder(folder, config, device, paths, held_out.pictures, report)
         held_out_latents = encode(vae, held_out_paths)
 
@@ -88,7 +99,7 @@ def train(folder: Path, config: TrainConfig, report: Report, device: torch.devic
             draw_samples(folder / "samples.png", average, vae, tokenizer, config.samples)
             return pose_gaps(average, held_out_latents)
 
-        pictures = Incoming(rendering, vae, config, begun)
+        pictures = Incoming(rendering, partial(encode, vae), config, begun)
         with helpers(folder, config, device):
             model = train_denoiser(folder, config, pictures.views, tokenizer, measure, report, pictures.take)
         rendering.end()
@@ -126,20 +137,48 @@ def encode(vae: AutoencoderTiny, paths: Iterable[Path]) -> diffusion.LatentViews
     return diffusion.LatentViews.of(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
-class Incoming:
-    """The latents of the pictures that are rendered while the U-Net is trained, until the rendering's share is over.
+def first_files(rendering: Rendering, config: TrainConfig, begun: float, report: Report) -> list[Path]:
+    """Wait for the pictures that a training begins with: all, or those of the first share of its minutes.
 
     begun: when the rendering began, in time.monotonic's seconds.
     """
+    waiting = begun + 60 * config.minutes * config.waiting_share - time.monotonic()
+    return rendering.wait(report, max(0.0, waiting) if config.minutes else None)
 
-    def __init__(self, rendering: Rendering, vae: AutoencoderTiny, config: TrainConfig, begun: float) -> None:
-        self._rendering, self._vae = rendering, vae
+
+class Encoded(Protocol):
+    """Encoded pictures of objects, to which others can be added."""
+
+    def __len__(self) -> int: ...
+
+    def with_room(self, n: int) -> Self:
+        """Return a copy with room for n objects in all."""
+        ...
+
+    def append(self, views: Self, at: int) -> None:
+        """Write further objects into the room that begins at the first `at` objects."""
+        ...
+
+
+Views = TypeVar("Views", bound=Encoded)
+
+
+class Incoming(Generic[Views]):
+    """The encoded pictures that are rendered while a network is trained, until the rendering's share is over.
+
+    encode: encodes the objects of files. begun: when the rendering began, in time.monotonic's seconds.
+    """
+
+    def __init__(
+        self, rendering: Rendering, encode: Callable[[Sequence[Path]], Views], config: TrainConfig, begun: float
+    ) -> None:
+        self._rendering, self._encode = rendering, encode
         self._end = begun + 60 * config.minutes * config.rendering_share
         paths = rendering.files()
-        views = encode(vae, paths)
+        views = encode(paths)
         self._ended = config.minutes == 0
-        self._files, self._objects = len(paths), len(views.latents)
-        self.views = views if self._ended else views.with_room(max(config.objects, self._objects))
+        self._files, self._objects = len(paths), len(views)
+        self.views: Views = views if self._ended else views.with_room(max(config.objects, self._objects))
 
     def take(self) -> None:
         """Add the pictures of a further file, if there is one."""
@@ -150,9 +189,9 @@ class Incoming:
             paths = self._rendering.end()
             self._ended = len(paths) == self._files
         if len(paths) > self._files:
-            views = encode(self._vae, [paths[self._files]])
+            views = self._encode([paths[self._files]])
             self.views.append(views, self._objects)
-            self._files, self._objects = self._files + 1, self._objects + len(views.latents)
+            self._files, self._objects = self._files + 1, self._objects + len(views)
 
 
 @contextmanager

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,9 +30,9 @@ from sds3d.prompts.vocabulary import Vocabulary
 from sds3d.toybox import diffusion
 from sds3d.toybox.captions import prompt
 from sds3d.toybox.card import machine
-from sds3d.toybox.dataset import DataConfig, load_tokenizer, read_objects, render_files
+from sds3d.toybox.dataset import DataConfig, Rendering, load_tokenizer, read_objects, render_files
 from sds3d.toybox.fit import FitConfig, Report, fit, read_metadata
-from sds3d.toybox.train import begin
+from sds3d.toybox.train import Incoming, begin, first_files
 from sds3d.toybox.train_config import TrainConfig
 
 DROPPED = 0.4
@@ -62,13 +64,28 @@ class StructuredViews:
     """Encoded pictures of n objects with their structure.
 
     maps: (n, 4, 5, M, M) int8, 127 for 1. varied: (n,) bool, whether the shape is not the usual one. prompts: of the
-    objects.
+    objects that are there from the start.
     """
 
     views: diffusion.LatentViews
     maps: Tensor
     varied: Tensor
     prompts: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.varied)
+
+    def with_room(self, n: int) -> StructuredViews:
+        """Return a copy with room for n objects in all."""
+        maps, varied = (values.new_empty(n, *values.shape[1:]) for values in (self.maps, self.varied))
+        maps[: len(self)], varied[: len(self)] = self.maps, self.varied
+        return StructuredViews(self.views.with_room(n), maps, varied, self.prompts)
+
+    def append(self, views: StructuredViews, at: int) -> None:
+        """Write further objects, without prompts, into the room that begins at the first `at` objects."""
+        rows = slice(at, at + len(views))
+        self.maps[rows], self.varied[rows] = views.maps, views.varied
+        self.views.append(views.views, at)
 
     def told(self, batch: diffusion.Batch, generator: torch.Generator | None, dropped: float = DROPPED) -> Tensor:
         """Return the maps of a batch, (B, 5, M, M), with zeros for the share `dropped` of the usual objects."""
@@ -87,16 +104,18 @@ def train_structure(folder: Path, config: TrainConfig, report: Report, device: t
     """
     if not config.start_from:
         raise ValueError("a prior that takes structure starts from another: give its folder, --start-from FOLDER")
-    begin(folder, config)
     start = DiffusersConfig(model=config.start_from)
     prior, words = start.load(device), start.vocabulary()
     if not isinstance(prior, DiffusersPrior) or prior.camera_encoder is None or words is None:
         raise ValueError(f"{config.start_from} is no prior of the toy world: train one with `sds3d toybox train`")
-    test, views = (
-        structured(prior, render_files(folder / name, data, config.workers, report))
-        for name, data in data_of(config, prior, words).items()
-    )
-    model = train_denoiser(folder, config, prior, views, test, report)
+    begin(folder, config, structure=True)
+    sets, encode, begun = data_of(config, prior, words), partial(structured, prior), time.monotonic()
+    with Rendering(folder / "pictures", sets["pictures"], config.workers) as rendering:
+        test = encode(render_files(folder / "held-out", sets["held-out"], 1, report))
+        first_files(rendering, config, begun, report)
+        pictures = Incoming(rendering, encode, config, begun)
+        model = train_denoiser(folder, config, prior, pictures.views, test, report, pictures.take)
+        rendering.end()
     written = write_prior(folder / "prior", Path(config.start_from).expanduser(), model)
     report("card", 0, 1, {})
     write_card(folder, config, model, test)
@@ -139,8 +158,9 @@ def train_denoiser(
     views: StructuredViews,
     test: StructuredViews,
     report: Report,
+    meanwhile: Callable[[], None],
 ) -> StructuredDenoiser:
-    """Train U-Net and encoder of structures, and return their moving average."""
+    """Train U-Net and encoder of structures, and return their moving average. meanwhile: called after each step."""
     device, tokenizer = prior.device, prior.tokenizer
     torch.manual_seed(config.seed)
     model = StructuredDenoiser(prior).to(device)
@@ -157,8 +177,9 @@ def train_denoiser(
         draw_samples(folder / "samples.png", prior, average, test, config.samples)
         return errors(average, test, null_tokens)
 
-    loop = FitConfig(config.structure_steps, config.structure_rate, config.checkpoint_every, config.minutes)
-    return fit(folder / CHECKPOINT, "structure", model, step, measure, loop, config.seed, report)
+    minutes = config.minutes * (1 - config.waiting_share)
+    loop = FitConfig(config.structure_steps, config.structure_rate, config.checkpoint_every, minutes)
+    return fit(folder / CHECKPOINT, "structure", model, step, measure, loop, config.seed, report, meanwhile)
 
 
 @torch.no_grad()

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from sds3d.priors.loading import toybox_folder
 from sds3d.prompts.vocabulary import Vocabulary
 from sds3d.toybox import material_views
+from sds3d.toybox.train import begin
+from sds3d.toybox.train_config import TrainConfig
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -74,3 +77,21 @@ def test_toybox_words_refuses_other_models(cli: Cli, tmp_path: Path):
     code, _, stderr = cli("toybox", "words", "--model", str(tmp_path))
     assert code == 1
     assert "does not tell its words" in stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "given", [["--start-from", "none"], ["start_from=none"], ["--start-from", "none", "start_from=x"]]
+)
+def test_toybox_train_starts_from_the_folder_that_is_given(given: list[str], cli: Cli, tmp_path: Path):
+    code, _, stderr = cli("toybox", "train", "--structure", "--out", str(tmp_path / "told"), *given)
+    assert code == 1
+    assert "none" in stderr
+    assert not (tmp_path / "told").exists()
+
+
+@pytest.mark.parametrize("given", [["--structure"], ["--structure", "start_from=toybox"], ["start_from=toybox"]])
+def test_toybox_train_can_start_from_the_embedded_prior(given: list[str], cli: Cli, tmp_path: Path):
+    begin(tmp_path, TrainConfig(objects=20, start_from=str(toybox_folder())), structure="--structure" in given)
+    code, _, stderr = cli("toybox", "train", "--out", str(tmp_path), *given)
+    assert code == 1
+    assert "was begun with objects=20: use these again" in stderr.replace("\n", " ")

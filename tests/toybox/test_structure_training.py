@@ -15,9 +15,10 @@ from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.loading import toybox_folder
 from sds3d.priors.structure import FOLDER
 from sds3d.toybox import diffusion
-from sds3d.toybox.fit import read_tensors
+from sds3d.toybox.fit import read_metadata, read_tensors
 from sds3d.toybox.objects import build
 from sds3d.toybox.render import render_object
+from sds3d.toybox.train import begin
 from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.train_structure import CHECKPOINT, StructuredViews, train_structure
 from sds3d.toybox.varied import fitted, joined, mirrored, stretched, turned, varied
@@ -90,6 +91,67 @@ def test_at_a_rate_of_zero_the_plain_prior_stays(tmp_path: Path):
 def test_a_prior_of_another_kind_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="starts from another: give its folder, --start-from FOLDER"):
         train_structure(tmp_path, TINY.model_copy(update={"start_from": ""}), ignore)
+
+
+def test_pictures_of_a_training_without_structure_are_not_used(tmp_path: Path):
+    begin(tmp_path, TINY)
+    with pytest.raises(ValueError, match="was begun without --structure: use another --out"):
+        train_structure(tmp_path, TINY, ignore)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.slow
+def test_training_for_minutes_takes_up_pictures_as_they_come_and_resumes(tmp_path: Path):
+    shares = {"waiting_share": 0.1, "rendering_share": 0.2}
+    config = TINY.model_copy(update={"objects": 25600, "minutes": 0.05, "samples": 0, **shares})
+
+    def killer(name: str, step: int, total: int, figures: dict[str, float]) -> None:
+        if name == "structure":
+            raise Killed
+
+    def rendered() -> int:
+        return len(list((tmp_path / "pictures").glob("*.safetensors")))
+
+    with pytest.raises(Killed):
+        train_structure(tmp_path, config, killer)
+    assert 1 <= rendered() < 400
+    train_structure(tmp_path, config, ignore)
+    files = rendered()
+    assert 1 <= files < 400
+    assert int((tmp_path / "pictures" / "files").read_text()) == files  # the set keeps its size
+    assert 2.7 <= float(read_metadata(tmp_path / CHECKPOINT)["seconds"]) < 30  # 0.9 of 0.05 minutes
+    assert DiffusersConfig(model=str(tmp_path / "prior")).load().takes_structure
+
+
+def structured_views(numbers: list[int], unusual: bool) -> StructuredViews:
+    """Objects whose latents and maps hold their number."""
+    n, number = len(numbers), torch.tensor(numbers).reshape(-1, 1, 1, 1, 1)
+    words = torch.ones(n, 8, 24, dtype=torch.int16)
+    views = diffusion.LatentViews.of(
+        number.float().expand(-1, 4, 1, 1, 1), torch.zeros(n, 4, 3), words, words[:, None].expand(-1, 4, -1, -1)
+    )
+    return StructuredViews(views, number.to(torch.int8).expand(-1, 4, 5, 2, 2), torch.full((n,), unusual), [""] * n)
+
+
+def test_structure_that_comes_later_goes_with_its_pictures():
+    generator = torch.Generator().manual_seed(0)
+
+    def told() -> tuple[set[int], set[int]]:
+        """Return the numbers that are drawn, and those whose structure is dropped at times."""
+        batch = diffusion.draw_batch(room.views, torch.zeros(24, dtype=torch.int64), 400, generator)
+        maps = (127 * room.told(batch, generator)[:, 0, 0, 0]).round()
+        shown = batch.x[:, 0, 0, 0]
+        assert torch.equal(maps[maps > 0], shown[maps > 0])
+        return set(shown.int().tolist()), set(shown[maps == 0].int().tolist())
+
+    first = structured_views([1, 2], unusual=False)
+    room = first.with_room(6)
+    assert (len(first), len(room)) == (2, 6)
+    assert told() == ({1, 2}, {1, 2})
+    room.append(structured_views([3], unusual=True), 2)
+    assert told() == ({1, 2, 3}, {1, 2})
+    room.append(structured_views([4, 5], unusual=False), 3)
+    assert told() == ({1, 2, 3, 4, 5}, {1, 2, 4, 5})
 
 
 def test_the_structure_is_that_of_the_pictures():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +21,7 @@ from sds3d.toybox.captions import VOCABULARY
 from sds3d.toybox.dataset import CAPTIONS
 from sds3d.toybox.fit import read_metadata, read_tensors
 from sds3d.toybox.muon import Muon, split_parameters
-from sds3d.toybox.train import train, train_scorer
+from sds3d.toybox.train import begin, train, train_scorer
 from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.world import CATEGORIES, Spec
 
@@ -120,6 +121,32 @@ def test_two_processes_train_together_and_resume(folder: Path, tmp_path: Path) -
 def test_a_folder_begun_with_other_sizes_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"was begun with objects=16 seed=0: use these again, or another --out"):
         train(folder, TINY.model_copy(update={"objects": 20, "seed": 1, "unet_steps": 5}), ignore)
+
+
+def test_a_folder_of_an_earlier_version_goes_on_with_the_defaults_of_later_settings(tmp_path: Path) -> None:
+    later = {"structure", "structure_steps", "structure_rate"}
+    begin(tmp_path, TINY)
+    before = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in before.items() if k not in later}))
+    with pytest.raises(ValueError, match=r"was begun with structure_rate=0\.0004: use these again"):
+        begin(tmp_path, TINY.model_copy(update={"structure_rate": 1e-3}))
+    begin(tmp_path, TINY)
+    assert json.loads((tmp_path / "config.json").read_text()) == before
+
+
+def test_the_number_of_steps_may_change(tmp_path: Path) -> None:
+    for name in ("autoencoder_steps", "unet_steps", "structure_steps", "scorer_steps"):
+        begin(tmp_path, TINY.model_copy(update={name: 7}))
+    assert json.loads((tmp_path / "config.json").read_text())["scorer_steps"] == 7
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_a_folder_is_of_one_kind_of_training(first: bool, tmp_path: Path) -> None:
+    begin(tmp_path, TINY, structure=first)
+    begin(tmp_path, TINY, structure=first)
+    kind = "with" if first else "without"
+    with pytest.raises(ValueError, match=rf"was begun {kind} --structure: use another --out"):
+        begin(tmp_path, TINY, structure=not first)
 
 
 @pytest.mark.slow
