@@ -273,7 +273,7 @@ def _march_nerfacc(
     import nerfacc
 
     step = 2 * BOUND / samples
-    cube = origins.new_tensor([[-BOUND] * 3 + [BOUND] * 3])
+    cube = torch.tensor([[-BOUND] * 3 + [BOUND] * 3]).to(origins, non_blocking=True)
     binaries = (occupancy.skip[:-1, :-1, :-1] == 0).contiguous()[None]  # (1, N - 1, N - 1, N - 1)
     # Steps begin at the near planes, which the jitter moves.
     near = (rays.jitter - 0.5) * step

@@ -355,9 +355,10 @@ def _look_up(maps: Tensor, direction: Tensor, roughness: Tensor, count: int = 1,
     (B, H, W, 1). count, which: of lights, see `metallic_roughness`."""
     n, levels = maps.shape[1], len(maps) // count
     place = _unfolded(direction) * ((n - 2) / n)  # within the rim
-    grid = torch.cat([place, 2 * roughness - 1], dim=-1).reshape(1, 1, 1, -1, 3)
+    level = 2 * roughness - 1
     if len(maps) > 1:  # levels are at the ends of [-1, 1], texels are not
-        grid = grid * grid.new_tensor([1.0, 1.0, (levels - 1) / len(maps)])
+        level = level * ((levels - 1) / len(maps))
+    grid = torch.cat([place, level], dim=-1).reshape(1, 1, 1, -1, 3)
     if count > 1:  # the levels of one light are a part of [-1, 1]
         light = torch.zeros_like(roughness) if which is None else which.to(roughness)
         middle = (2 * light + 1) / count - 1
@@ -369,7 +370,7 @@ def _look_up(maps: Tensor, direction: Tensor, roughness: Tensor, count: int = 1,
 
 def _directional_albedo(cosine: Tensor, roughness: Tensor) -> Tensor:
     """Return scale and bias (B, H, W, 2) of a GGX surface, which reflects f0 scale + f90 bias of white light."""
-    table = _albedo_table().to(cosine).permute(2, 0, 1)[None]  # (1, 2, n, n)
+    table = _albedo_table().to(cosine.dtype).to(cosine.device, non_blocking=True).permute(2, 0, 1)[None]  # (1, 2, n, n)
     grid = 2 * torch.cat([cosine, roughness], dim=-1).reshape(1, 1, -1, 2) - 1
     values = functional.grid_sample(table, grid, padding_mode="border", align_corners=True)
     return values.reshape(2, -1).T.reshape(*cosine.shape[:-1], 2)

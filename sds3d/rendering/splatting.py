@@ -291,7 +291,7 @@ def _project_reference(
         reach = (2 * (opacities / MIN_ALPHA).clamp(min=1e-6).log()).clamp(min=0).sqrt()
         spread = torch.stack([xx, yy], dim=-1).sqrt()
         radii = (reach[:, None] * spread).ceil()  # (C, N, 2)
-        size = means2d.new_tensor([camera.width, camera.height])
+        size = torch.tensor([camera.width, camera.height]).to(means2d, non_blocking=True)
         inside = ((means2d + radii > 0) & (means2d - radii < size)).all(-1)
         visible = visible & (determinant > 0) & inside & (reach > 0) & ~(radii <= camera.radius_clip).all(-1)
         radii = (radii * visible[..., None]).int()

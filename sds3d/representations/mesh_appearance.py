@@ -56,13 +56,18 @@ class PBRMaterial(LightsConfig):
 
     def scaled(self, activations: Tensor) -> Tensor:
         """Return metallic and roughness of values (..., 2) in [0, 1], stretched over their ranges."""
-        low, high = (activations.new_tensor(end) for end in zip(self.metallic, self.roughness, strict=True))
+        low, high = self._ends(activations)
         return low + (high - low) * activations
 
     def unscaled(self, factors: Tensor) -> Tensor:
         """Return values (..., 2) in [0, 1] whose `scaled` values are these, or as near as the ranges allow."""
-        low, high = (factors.new_tensor(end) for end in zip(self.metallic, self.roughness, strict=True))
+        low, high = self._ends(factors)
         return ((factors - low) / (high - low)).clamp(0, 1)
+
+    def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the lower and the upper ends of metallic and roughness, (2,) each, without waiting for a GPU."""
+        ends = torch.tensor([self.metallic, self.roughness], dtype=like.dtype).to(like.device, non_blocking=True)
+        return ends[:, 0], ends[:, 1]
 
 
 class AppearanceConfig(Config, ABC):

@@ -29,8 +29,10 @@ from sds3d.priors.telling import Kind
 from sds3d.prompts.conditioning import Conditioning, Structure
 from sds3d.prompts.prompt import encode_texts
 from sds3d.rendering.packed import FieldPictures
+from sds3d.rendering.shading import Environment, metallic_roughness
 from sds3d.rendering.splatting import Splatted
 from sds3d.rendering.volume import RayPictures
+from sds3d.representations.mesh_appearance import PBRMaterial
 from sds3d.run.config import RunConfig
 from sds3d.run.drive import start_work
 from sds3d.run.optimize import Setup, optimize
@@ -231,6 +233,18 @@ def test_no_picture_of_a_controlnet_waits(kind: Kind) -> None:
         picture = control_picture(Structure(depth, normal, depth), kind, 32)
     assert (picture.shape, picture.device) == ((2, 3, 32, 32), META)
     assert watch.waits == []
+
+
+def test_no_material_in_several_lights_waits() -> None:
+    material = PBRMaterial(metallic=(0, 0.9), roughness=(0.1, 0.95))
+    values, normal = torch.empty(2, 4, 4, 2, device=META), torch.empty(2, 4, 4, 3, device=META)
+    lights = Environment(torch.empty(2, 34, 34, 3, device=META), torch.empty(12, 34, 34, 3, device=META))
+    which = torch.empty(2, 1, 1, 1, dtype=torch.int64, device=META).expand(2, 4, 4, 1)
+    with Watch() as watch:
+        metallic, roughness = material.scaled(values).split(1, dim=-1)
+        color = metallic_roughness(normal, metallic, roughness, normal, normal, lights, which=which, turn=metallic)
+    assert (color.shape, color.device) == ((2, 4, 4, 3), META)
+    assert (watch.waits, watch.wide) == ([], [])
 
 
 def test_whatever_waits_is_found(prior: Prior) -> None:
