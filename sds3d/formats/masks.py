@@ -11,14 +11,14 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
 
 from sds3d.extras import install_command
 from sds3d.files import NotPlainError, read_plain
@@ -92,12 +92,13 @@ def cut_out(rgb: FloatArray, alpha: FloatArray | None, tolerance: float = TOLERA
     return None if network is None else CutOut(rgb, network, "network")
 
 
-def open_picture(file: Path | bytes) -> tuple[FloatArray, FloatArray | None]:
+def open_picture(file: Path | bytes, pixels: int = PIXELS) -> tuple[FloatArray, FloatArray | None]:
     """Return a picture's colours, see `read_picture`, and its alpha (H, W); None if it is 1 everywhere.
 
+    pixels: most pixels that are decoded, each of 4 to 12 bytes; a JPEG may have more if decoding makes it smaller.
     Raises PictureError.
     """
-    return _opened(file, _decoded)
+    return _opened(file, partial(_decoded, pixels=pixels))
 
 
 def picture_size(file: Path | bytes) -> tuple[int, int]:
@@ -105,14 +106,14 @@ def picture_size(file: Path | bytes) -> tuple[int, int]:
     return _opened(file, _size)
 
 
-def _opened(file: Path | bytes, read: Callable[[Image.Image, str], Read]) -> Read:
+def _opened(file: Path | bytes, read: Callable[[ImageFile.ImageFile, str], Read]) -> Read:
     """Return what `read` makes of an opened image and its name. Raises PictureError."""
     name = _name(file)
     try:
         data = file if isinstance(file, bytes) else read_plain(file, BYTES, follow=True)
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > PIXELS:
-                raise PictureError(f"{name}: it has more than {PIXELS // 10**6} million pixels: make it smaller")
+                raise _too_large(name, PIXELS)
             return read(image, name)
     except PictureError:
         raise
@@ -167,13 +168,18 @@ def masked_by_network(rgb: FloatArray) -> FloatArray | None:
     """Return the mask (H, W) that a network of rembg makes of a picture (H, W, 3).
 
     None if the package or all files of `MODELS` are missing. rembg looks for the files in the folder that the
-    environment variable REMBG_HOME or U2NET_HOME names, by default ~/.rembg.
+    environment variable REMBG_HOME or U2NET_HOME names, by default ~/.rembg. Raises PictureError if the file found is
+    no such network.
     """
-    session = _session(model_found())
-    if session is None:
+    if not (name := model_found()):
         return None
-    masks = session.predict(Image.fromarray(to_uint8(rgb)))
-    return _unit(masks[0])
+    try:
+        masks = _session(name).predict(Image.fromarray(to_uint8(rgb)))
+        return _unit(masks[0].convert("L"))
+    # onnxruntime's errors have no class in common but this one.
+    except Exception as error:
+        why = first_line(error)[:200]
+        raise PictureError(f"the network {name}.onnx cannot be used ({why}): delete it and {_download(name)}") from None
 
 
 def model_found() -> str:
@@ -194,7 +200,11 @@ def network_remedy() -> str:
     """Return what makes `masked_by_network` work on this machine."""
     if not _installed():
         return install_command("background")
-    return f"download a network: python -c \"import rembg; rembg.new_session('{MODELS[1]}')\""
+    return _download(MODELS[1])
+
+
+def _download(model: str) -> str:
+    return f"download a network: python -c \"import rembg; rembg.new_session('{model}')\""
 
 
 def _downloaded() -> bool:
@@ -212,40 +222,64 @@ def _installed() -> bool:
 
 @lru_cache(maxsize=1)
 def _session(model: str) -> Any:
-    if not model:
-        return None
     import rembg
 
     return rembg.new_session(model, providers=["CPUExecutionProvider"])
 
 
-def _size(image: Image.Image, name: str) -> tuple[int, int]:
+def _too_large(name: str, most: int) -> PictureError:
+    return PictureError(f"{name}: it has more than {most // 10**6} million pixels: make it smaller")
+
+
+def _size(image: ImageFile.ImageFile, name: str) -> tuple[int, int]:
     turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def _decoded(image: Image.Image, name: str) -> tuple[FloatArray, FloatArray | None]:
+def _decoded(opened: ImageFile.ImageFile, name: str, pixels: int) -> tuple[FloatArray, FloatArray | None]:
     """Return the colours and the alpha of an opened image; None if the alpha is 1 everywhere."""
     # A JPEG (then MPO) of a telephone has others of the same view, such as a smaller one, behind the first.
-    if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-        warnings.warn(f"{name}: of its {getattr(image, 'n_frames', 1)} frames, the first is used", stacklevel=4)
-    image.draft(None, (SIDE, SIDE))  # JPEG decodes smaller pictures at once
+    if getattr(opened, "n_frames", 1) > 1 and opened.format != "MPO":
+        warnings.warn(f"{name}: of its {getattr(opened, 'n_frames', 1)} frames, the first is used", stacklevel=4)
+    whole = opened.width * opened.height
+    opened.draft(None, (SIDE, SIDE))  # JPEG decodes smaller pictures at once, but holds a progressive one in full
+    if (whole if "progressive" in opened.info else opened.width * opened.height) > pixels:
+        raise _too_large(name, pixels)
+    image: Image.Image = opened
     gamma = None if "srgb" in image.info or "icc_profile" in image.info else image.info.get("gamma")
     profile = image.info.get("icc_profile")
-    image = ImageOps.exif_transpose(image)
+    clear = _clear_color(opened, name)
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # greys of 16 bits
-        grey = np.asarray(image, np.float32) / np.float32(65535)
-        image = Image.fromarray(to_uint8(grey)) if profile else Image.fromarray(grey)
+        alpha = None if clear is None else Image.fromarray(np.uint8(255) * (np.asarray(image) != clear))
+        grey = np.array(image, np.float32)
+        grey /= 65535
+        image = Image.fromarray(grey if profile is None and alpha is None else to_uint8(grey))
+        if alpha is not None:
+            image.putalpha(alpha)
     elif image.mode in ("P", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
     elif image.mode not in ("L", "LA", "RGB", "RGBA", "CMYK"):
         image = image.convert("RGB")
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    alpha = _unit(image.getchannel("A")) if "A" in image.getbands() else None
+    opacity = _unit(image.getchannel("A")) if "A" in image.getbands() else None
     rgb = _colors(image, profile, name)
     if gamma and abs(gamma - 1 / 2.2) > 0.01:
         rgb = linear_to_srgb(rgb ** (1 / gamma))
-    return rgb, None if alpha is None or alpha.min() == 1 else alpha
+    return rgb, None if opacity is None or opacity.min() == 1 else opacity
+
+
+def _clear_color(image: ImageFile.ImageFile, name: str) -> Any:
+    """Return the one transparent colour of an opened PNG, in the values of its pixels; None without one.
+
+    Pillow keeps the file's values, but widens greys of 2 and 4 bits to 8 bits, and narrows colours of 16 bits.
+    """
+    kind = image.tile[0].args if image.format == "PNG" else ""
+    if kind == "RGB;16B" and image.info.pop("transparency", None) is not None:
+        warnings.warn(f"{name}: its transparent colour of 16 bits is not read: save it with 8 bits", stacklevel=5)
+    elif kind in ("L;2", "L;4") and "transparency" in image.info:
+        image.info["transparency"] *= {"L;2": 85, "L;4": 17}[kind]
+    return image.info.get("transparency")
 
 
 def _colors(image: Image.Image, profile: bytes | None, name: str) -> FloatArray:

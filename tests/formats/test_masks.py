@@ -5,6 +5,7 @@ import io
 import struct
 import sys
 import types
+import zlib
 
 import numpy as np
 import pytest
@@ -71,6 +72,57 @@ def test_every_kind_of_png_has_its_colors_and_alpha():
     assert alpha is not None
     assert (alpha == 0).sum() == 1
     assert alpha[2, 3] == 0
+
+
+def png_of_bits(bits, kind, pixels, clear):
+    """A PNG of one row with these bytes, and a transparent colour, a tuple of levels."""
+    parts = [
+        (b"IHDR", struct.pack(">IIBBBBB", 4, 1, bits, kind, 0, 0, 0)),
+        (b"tRNS", struct.pack(f">{len(clear)}H", *clear)),
+        (b"IDAT", zlib.compress(b"\0" + pixels)),
+        (b"IEND", b""),
+    ]
+    chunks = [struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    ("bits", "pixels", "clear", "levels"),
+    [
+        (1, b"\x60", 1, [0, 1, 1, 0]),
+        (2, b"\x1b", 2, [0, 1, 2, 3]),
+        (4, b"\x0f\x5a", 5, [0, 15, 5, 10]),
+        (8, bytes([0, 255, 5, 10]), 5, [0, 255, 5, 10]),
+        (16, struct.pack(">4H", 0xAB04, 0xAB05, 0, 0xFFFF), 0xAB05, [0xAB04, 0xAB05, 0, 0xFFFF]),
+    ],
+    ids=["1", "2", "4", "8", "16"],
+)
+def test_one_grey_of_a_png_may_be_transparent(bits, pixels, clear, levels):
+    rgb, alpha = open_picture(png_of_bits(bits, 0, pixels, (clear,)))
+    np.testing.assert_array_equal(alpha[0], np.not_equal(levels, clear))
+    np.testing.assert_allclose(rgb[0, :, 1], np.divide(levels, 2**bits - 1), atol=0.5 / 255)
+
+
+def test_a_transparent_color_of_16_bits_is_warned_of():
+    colors = [0xAB05, 0xAB05, 0xAB05, 0x0505, 0x0505, 0x0505, 0, 0, 0, 0xFFFF, 0xFFFF, 0xFFFF]
+    with pytest.warns(UserWarning, match="its transparent colour of 16 bits is not read"):
+        rgb, alpha = open_picture(png_of_bits(16, 2, struct.pack(">12H", *colors), (0xAB05,) * 3))
+    assert alpha is None
+    np.testing.assert_allclose(rgb[0, :, 0], np.divide([0xAB05, 0x0505, 0, 0xFFFF], 65535), atol=1 / 255)
+
+
+def test_a_limit_of_pixels_counts_those_that_are_decoded(monkeypatch):
+    monkeypatch.setattr(masks, "SIDE", 40)
+    wide, _ = disc(160)
+    pixels = as_bytes(wide)
+    for file in (file_of(pixels), file_of(pixels, "WEBP"), file_of(pixels, "JPEG", progressive=True)):
+        with pytest.raises(PictureError, match="million pixels: make it smaller"):
+            open_picture(file, 160 * 160 - 1)
+        assert open_picture(file, 160 * 160)[0].shape == (40, 40, 3)
+    file = file_of(pixels, "JPEG")  # decoded at a quarter of its size
+    assert open_picture(file, 40 * 40)[0].shape == (40, 40, 3)
+    with pytest.raises(PictureError, match="million pixels: make it smaller"):
+        open_picture(file, 40 * 40 - 1)
 
 
 def test_jpegs_of_four_inks_and_large_ones(monkeypatch):
@@ -230,9 +282,10 @@ def field(number, value):
     return bytes([number << 3 | 2, len(value)]) + value
 
 
-def brightness_network():
-    """An ONNX file of the network that returns the mean of its input's channels."""
-    floats = field(2, field(1, field(1, 1)))  # any shape
+def brightness_network(input_rank=0):
+    """An ONNX file of the network that returns the mean of its input's channels. input_rank: 0 for any."""
+    shape = field(2, field(1, field(1, 1)) * input_rank) if input_rank else b""
+    floats = field(2, field(1, field(1, 1) + shape))
     axes = field(5, field(1, b"axes") + field(8, 1) + bytes([160, 1, 7]))
     node = field(1, b"x") + field(2, b"y") + field(4, b"ReduceMean") + axes
     graph = field(1, node) + field(2, b"g") + field(11, field(1, b"x") + floats) + field(12, field(1, b"y") + floats)
@@ -251,7 +304,9 @@ def test_without_networks_rembg_is_not_imported_since_that_compiles_for_a_minute
     assert "download a network" in masks.remedy()
 
 
-def test_a_network_of_rembg_makes_the_mask_where_there_is_no_other(tmp_path, monkeypatch):
+@pytest.fixture
+def home_of_rembg(tmp_path, monkeypatch):
+    """The folder of rembg's networks, without any."""
     pytest.importorskip("onnxruntime")
     if importlib.util.find_spec("rembg") is None:
         pytest.skip("rembg is not installed")
@@ -265,15 +320,38 @@ def test_a_network_of_rembg_makes_the_mask_where_there_is_no_other(tmp_path, mon
     monkeypatch.setenv("REMBG_HOME", str(tmp_path))
     monkeypatch.delenv("U2NET_HOME", raising=False)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    masks._session.cache_clear()
+    yield tmp_path
+    masks._session.cache_clear()
+
+
+def test_a_network_of_rembg_makes_the_mask_where_there_is_no_other(home_of_rembg):
     picture, cover = disc(color=(1, 1, 1), behind=(0, 0, 0))
     picture[:, 0] = picture[0] = np.linspace(0, 0.4, 64)[:, None]  # the border has many colours
     file = file_of(as_bytes(picture))
     with pytest.raises(PictureError, match="download a network: python -c"):
         read_picture(file)
-    place = tmp_path / "models" / "isnet-general-use"
+    place = home_of_rembg / "models" / "isnet-general-use"
     place.mkdir(parents=True)
     (place / "isnet-general-use.onnx").write_bytes(brightness_network())
     assert masks.model_found() == "isnet-general-use"
     rgb, mask = read_picture(file)
     np.testing.assert_allclose(mask[2:-2, 2:-2], cover[2:-2, 2:-2], atol=0.15)
     np.testing.assert_allclose(rgb, as_bytes(picture) / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"<html>not found</html>", brightness_network()[:60], brightness_network(input_rank=2)],
+    ids=["page", "broken", "foreign"],
+)
+def test_a_file_that_is_no_such_network_is_refused_in_one_line(home_of_rembg, data):
+    place = home_of_rembg / "models" / "u2net"
+    place.mkdir(parents=True)
+    (place / "u2net.onnx").write_bytes(data)
+    noise = file_of(RNG.integers(0, 256, (20, 20, 3), np.uint8))
+    with pytest.raises(PictureError) as refused:
+        read_picture(noise)
+    assert str(refused.value).startswith("the network u2net.onnx cannot be used (")
+    assert str(refused.value).endswith("rembg.new_session('u2net')\"")
+    assert "\n" not in str(refused.value)
