@@ -27,17 +27,15 @@ SIDE = 1024
 SHOWN = 720
 """Longest side in pixels of the picture on the page."""
 THUMB = 96
+PIXELS = 25_000_000
+"""Most pixels of a visitor's picture that are decoded, in 250 MB."""
 MOST_POINTS = 20_000
 """Points of all strokes, which the page sends with the form."""
 ELEVATION = 15.0
 """Degrees above the horizon from which most pictures are taken."""
 
-_TILE, _LIGHT, _DARK, _LEFT = (
-    10,
-    0.93,
-    0.8,
-    0.25,
-)  # of the chequers behind the object, and what they leave of the picture
+_TILE, _LIGHT, _DARK = 10, 0.93, 0.8  # of the chequers behind the object
+_LEFT = 0.25  # of the picture, before them
 
 How = Literal["alpha", "border", "network", "file", "nothing"]
 Share = Annotated[float, Field(ge=-1, le=2)]  # a brush may leave the picture
@@ -110,7 +108,7 @@ def normalised(path: Path) -> bytes:
 
     Raises PictureError.
     """
-    rgb, alpha = open_picture(path)
+    rgb, alpha = open_picture(path, PIXELS)
     image = Image.fromarray(to_uint8(rgb if alpha is None else np.dstack([rgb, alpha])))
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     return png(image)
@@ -127,19 +125,26 @@ class Cut:
 
 
 def cut(path: Path, mask: Path | None, tolerance: float = TOLERANCE, strokes: Sequence[Stroke] = ()) -> Cut:
-    """Cut the object out of a picture, and correct its mask. mask: a picture of the mask. Raises PictureError."""
-    found = _cut(path, mask, path.stat().st_mtime_ns, round(tolerance, 3))
-    return Cut(found.rgb, corrected(found.mask, strokes), found.how) if strokes else found
+    """Cut the object out of a picture, and correct its mask. mask: a picture of the mask. Raises PictureError.
+
+    Colours and mask are rounded to 8 bits.
+    """
+    layers, how = _cut(path, mask, path.stat().st_mtime_ns, round(tolerance, 3))
+    values = layers / np.float32(255)
+    return Cut(values[..., :3], corrected(values[..., 3], strokes), how)
 
 
-@lru_cache(maxsize=2 * MOST)  # a few MB each
-def _cut(path: Path, mask: Path | None, changed: int, tolerance: float) -> Cut:
-    """Find the mask of a picture. changed: part of the cache key."""
+@lru_cache(maxsize=2 * MOST)  # of uploads, 4 MB each; of a run's pictures that were not uploaded, 17 MB at most
+def _cut(path: Path, mask: Path | None, changed: int, tolerance: float) -> tuple[NDArray[np.uint8], How]:
+    """Return a picture's colours and mask (H, W, 4), and what made the mask. changed: part of the cache key."""
+    how: How = "nothing"
     if mask is not None:
-        return Cut(*read_picture(path, mask), "file")
-    rgb, alpha = open_picture(path)
-    found = cut_out(rgb, alpha, tolerance)
-    return Cut(found.rgb, found.mask, found.how) if found else Cut(rgb, np.ones_like(rgb[..., 0]), "nothing")
+        (rgb, alpha), how = read_picture(path, mask), "file"
+    else:
+        rgb, alpha = open_picture(path)
+        if (found := cut_out(rgb, alpha, tolerance)) is not None:
+            rgb, alpha, how = found.rgb, found.mask, found.how
+    return to_uint8(np.dstack([rgb, np.ones_like(rgb[..., 0]) if alpha is None else alpha])), how
 
 
 def corrected(mask: FloatArray, strokes: Sequence[Stroke]) -> FloatArray:

@@ -26,6 +26,11 @@ TIMES_RESOLUTION = 2
 """The same for resolutions; memory grows with their third power."""
 TIMES_PIXELS = 16
 """The same for the pixels that a run renders."""
+COSTLESS = (
+    "seed", "optimizer.warmup", "export.faces", "cameras.coarse_size", "cameras.group",
+    "representation.densify.reset_every",
+)  # fmt: skip
+"""Whole numbers that do not make a run take longer, whatever they are; 0 means all, or none, in most of them."""
 LEAST = {"preview_every": 1.0, "checkpoint_every": 10}
 """Settings whose small values are expensive, with the smallest value for such a visitor."""
 
@@ -43,7 +48,7 @@ def refuse_extremes(config: RunConfig, usual: RunConfig) -> None:
     """Raise ConfigError if a setting multiplies the cost of a run too much.
 
     usual: the same choices with the values of the preset. Whole numbers count things that take time or memory, all but
-    the seed.
+    those of `COSTLESS`.
     """
     for index in range(stage_count(config)):
         _refuse_large_values(stage_config(config, index), stage_config(usual, index))
@@ -63,7 +68,7 @@ def _refuse_large_values(config: RunConfig, usual: RunConfig) -> None:
             continue
         if isinstance(value, (int, float)) and value < least:
             raise ConfigError(f"{key} = {value}: visitors of this studio may set {least:g} or more")
-        if isinstance(value, bool) or not isinstance(value, int) or key in ("seed", *LEAST):
+        if isinstance(value, bool) or not isinstance(value, int) or key in (*COSTLESS, *LEAST):
             continue
         factor = TIMES_RESOLUTION if key.endswith("resolution") else TIMES
         most = max(factor * start, TIMES) if isinstance(start, int) else TIMES

@@ -14,6 +14,7 @@ from PIL import Image
 from sds3d.app import cutting
 from sds3d.app.cutting import OwnPicture, OwnPictures, Stroke, corrected, cut, normalised, read_pictures, seen
 from sds3d.config import ConfigError
+from sds3d.formats.masks import PictureError, read_picture
 
 
 @pytest.fixture
@@ -75,6 +76,30 @@ def test_a_picture_is_kept_small_and_without_what_a_camera_adds(tmp_path: Path, 
     assert not kept.getexif()
     Image.fromarray(np.full((80, 100, 4), 77, np.uint8)).save(tmp_path / "a.png")
     assert Image.open(io.BytesIO(normalised(tmp_path / "a.png"))).mode == "RGBA"
+
+
+def test_a_picture_that_is_small_as_a_file_but_large_in_memory_is_refused(tmp_path: Path):
+    Image.new("1", (5200, 5000)).save(tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size < 10_000
+    with pytest.raises(PictureError, match=r"a\.png: it has more than 25 million pixels: make it smaller"):
+        normalised(tmp_path / "a.png")
+
+
+def test_masks_that_are_kept_have_a_byte_per_value(tmp_path: Path):
+    soft = np.pad(np.linspace(0, 1, 40, dtype=np.float32)[None].repeat(20, 0), 10)
+    color = np.full((40, 60, 3), 0.3, np.float32)
+    edge = soft[..., None] * color + 1 - soft[..., None]  # fades into white
+    Image.fromarray(np.rint(edge * 255).astype(np.uint8)).save(tmp_path / "a.png")
+    Image.fromarray(np.rint(255 * np.dstack([color, soft])).astype(np.uint8)).save(tmp_path / "b.png")
+    for name in ("a.png", "b.png"):
+        kept, how = cutting._cut(tmp_path / name, None, 0, 0.06)
+        assert (kept.dtype, kept.nbytes) == (np.uint8, 4 * 40 * 60)
+        rgb, mask = read_picture(tmp_path / name)
+        found = cut(tmp_path / name, None)
+        assert (found.rgb.dtype, found.mask.dtype, found.how) == (np.float32, np.float32, how)
+        np.testing.assert_allclose(found.rgb, rgb, atol=0.5 / 255 + 1e-6)
+        np.testing.assert_allclose(found.mask, mask, atol=0.5 / 255 + 1e-6)
+    np.testing.assert_allclose(found.mask, np.rint(soft * 255) / 255, atol=1e-6)
 
 
 def test_the_page_shows_the_object_and_a_faint_background(square: Path):

@@ -113,6 +113,19 @@ def test_what_costs_much_is_for_the_owner_of_the_machine(key: str, value: float,
         shop.config("a red mug", "toybox", layer)
 
 
+@pytest.mark.parametrize("faces", [4, 5000, 100_000, 0])
+def test_visitors_may_have_as_few_faces_as_they_like(faces: int, shop: Studio):
+    with visiting("ada"):
+        assert shop.config("a red mug", "mesh", {"export": {"faces": faces}}).export.faces == faces
+
+
+def test_numbers_that_cost_nothing_have_no_limit(shop: Studio):
+    layer = {"cameras": {"coarse_size": 32}, "optimizer": {"warmup": 100}, "seed": 99}
+    with visiting("ada"):
+        config = shop.config("a red mug", "toybox", layer)
+    assert (config.cameras.coarse_size, config.optimizer.warmup, config.seed) == (32, 100, 99)
+
+
 def test_many_large_settings_together_cost_too_much(shop: Studio):
     one_by_one = ({"steps": 1200}, {"cameras": {"views": 16}}, {"cameras": {"size": 128}}, {"particles": 4})
     with visiting("ada"):
