@@ -29,7 +29,8 @@ SIDES = 4
 SIZE = 160
 """Number and size in pixels of the pictures."""
 
-# Sends chosen, dropped or pasted files, then reports their tokens, with spaces between them, or why one was refused.
+# Sends chosen, dropped or pasted files, then reports their tokens, with spaces between them, and why others were
+# refused, a line for each. Of more files than the field takes, none is sent where it takes one, and else the first.
 SEND = """const input = element.querySelector('input'), place = element.querySelector('.sds-drop');
 const progress = element.querySelector('progress');
 const deliver = file => new Promise(ended => {
@@ -49,16 +50,18 @@ const deliver = file => new Promise(ended => {
   request.send(file);
 });
 const send = async given => {
-  const tokens = [];
-  let problem = '';
-  for (const file of [...given].slice(0, input.multiple ? 8 : 1)) {
+  const files = [...given], tokens = [], problems = [], room = Number(place.dataset.files);
+  if (files.length > room) problems.push(room === 1
+    ? `${files.length} files are too many: choose one`
+    : `${room} files at a time are the limit: ${files.length - room} of ${files.length} left out`);
+  for (const file of room === 1 && problems.length ? [] : files.slice(0, room)) {
     const answer = await deliver(file);
     if (answer.token) tokens.push(answer.token);
-    else problem = answer.problem;
+    else problems.push(answer.problem);
   }
   progress.hidden = true;
   input.value = '';
-  if (tokens.length || problem) trigger('select', {token: tokens.join(' '), problem});
+  if (tokens.length || problems.length) trigger('select', {token: tokens.join(' '), problem: problems.join('\\n')});
 };
 input.addEventListener('change', () => send(input.files));
 for (const kind of ['dragover', 'dragleave', 'drop']) place.addEventListener(kind, event => {
@@ -137,16 +140,18 @@ def lay_out(studio: Studio) -> OwnFile:
     return own
 
 
-def picker(label: str, extensions: tuple[str, ...], elem_id: str, many: bool = False) -> gr.HTML:
+def picker(label: str, extensions: tuple[str, ...], elem_id: str, most: int = 1) -> gr.HTML:
     """Add a field for a file to the open layout. Its event `select` has the upload's token, or a problem.
 
-    many: for several pictures, which can also be pasted; the event has the tokens of all, with spaces between them.
+    most: largest number of files. Where it is above 1, they are pictures, which can also be pasted, and the event has
+    the tokens of all, with spaces between them, and a line for each problem.
     """
-    drop = "or drop them here, or paste one" if many else "or drop it here"
+    drop = "or drop them here, or paste one" if most > 1 else "or drop it here"
     return gr.HTML(
-        f'<label class="sds-drop" data-most="{UPLOAD}" data-place="{uploads.PLACE}" data-header="{uploads.NAME}">'
+        f'<label class="sds-drop" data-most="{UPLOAD}" data-files="{most}" data-place="{uploads.PLACE}" '
+        f'data-header="{uploads.NAME}">'
         f"<b>{label}</b><span>{drop}; up to {UPLOAD // 1_000_000} MB</span>"
-        f'<input type="file"{" multiple" * many} accept="{",".join(extensions)}" aria-label="{label}">'
+        f'<input type="file"{" multiple" * (most > 1)} accept="{",".join(extensions)}" aria-label="{label}">'
         '<progress hidden max="1" aria-label="Upload"></progress></label>',
         js_on_load=SEND,
         elem_id=elem_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ import gradio as gr
 from pydantic import ValidationError
 
 from sds3d.app import cutting, fragments, uploads
-from sds3d.app.cutting import OwnPicture, OwnPictures
+from sds3d.app.cutting import Cut, OwnPicture, OwnPictures
 from sds3d.app.own_file import OF_A_RUN, picker
 from sds3d.app.result_panel import Updates
 from sds3d.app.run_panel import QUIET, block
@@ -145,17 +146,18 @@ class OwnPicturesPanel:
     def add(self, text: str, tokens: Sequence[str], trouble: str = "") -> Updates:
         """Add uploads to the pictures that the page holds, and show the last one."""
         before = _held(text)
-        pictures = list(before.pictures)
-        for token in tokens:
+        pictures, troubles = list(before.pictures), [trouble]
+        for i, token in enumerate(tokens):
             if len(pictures) == cutting.MOST:
-                trouble = f"{cutting.MOST} pictures are the limit: remove one first"
+                left = f"{len(tokens) - i} of {len(tokens)} left out, " if len(tokens) > 1 else ""
+                troubles.append(f"{cutting.MOST} pictures are the limit: {left}remove one first")
                 break
             try:
                 pictures.append(OwnPicture(file=_kept(self.studio, uploads.find(self.studio, token))))
             except (ValueError, OSError) as error:
-                trouble = self.studio.problem(error)
+                troubles.append(self.studio.problem(error))
         chosen = len(pictures) - 1 if len(pictures) > len(before.pictures) else before.chosen
-        return self.show(OwnPictures(pictures=tuple(pictures), chosen=chosen), trouble)
+        return self.show(OwnPictures(pictures=tuple(pictures), chosen=chosen), "\n".join(filter(None, troubles)))
 
     def edit(self, text: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Updates:
         """Show the pictures that the page holds after a change of the chosen one, or why the change is refused."""
@@ -172,13 +174,15 @@ class OwnPicturesPanel:
             return self.show(held, str(error))
 
     def show(self, held: OwnPictures, trouble: str = "") -> Updates:
-        """Show the pictures, the mask of the chosen one, and what is to be said."""
+        """Show the pictures, the mask of the chosen one, and what is to be said, a problem in each line of `trouble`.
+
+        Pictures that cannot be read any more are taken out and named.
+        """
+        held, cuts, lost = self._readable(held)
         picture = held.shown
-        try:
-            html, note, border = self._drawn(picture) if picture else ("", "", False)
-            small = [cutting.thumbnail(self._cut(each)) for each in held.pictures]
-        except (ValueError, RunError, OSError) as error:
-            return self.show(OwnPictures(), self.studio.problem(error))
+        html, note, border = self._drawn(picture, cuts[held.chosen]) if picture else ("", "", False)
+        small = [cutting.thumbnail(each) for each in cuts]
+        trouble = "\n".join([*lost, *filter(None, [trouble])])
         trouble = fragments.error(trouble) if trouble else ""
         return {
             self.held: held.model_dump_json(exclude_defaults=True) if picture else "",
@@ -194,9 +198,21 @@ class OwnPicturesPanel:
             self.said: block(note + trouble),
         }
 
-    def _drawn(self, picture: OwnPicture) -> tuple[str, str, bool]:
+    def _readable(self, held: OwnPictures) -> tuple[OwnPictures, list[Cut], list[str]]:
+        """Return the pictures that can be read, cut out, and a line about each other one."""
+        kept: dict[int, OwnPicture] = {}
+        cuts, lost = [], []
+        for i, picture in enumerate(held.pictures):
+            try:
+                cuts.append(self._cut(picture))
+                kept[i] = picture
+            except (ValueError, RunError, OSError) as error:
+                lost.append(f"Picture {i + 1} was taken out: {self.studio.redacted(str(error))}")
+        chosen = max(min(sum(i < held.chosen for i in kept), len(kept) - 1), 0)
+        return OwnPictures(pictures=tuple(kept.values()), chosen=chosen), cuts, lost
+
+    def _drawn(self, picture: OwnPicture, found: Cut) -> tuple[str, str, bool]:
         """Return a picture with its mask as HTML, a note about the mask, and whether it follows the border."""
-        found = self._cut(picture)
         height, width = found.mask.shape
         share = float(found.mask.mean())
         html = (
@@ -210,7 +226,7 @@ class OwnPicturesPanel:
             note = fragments.note(f"{BY_HAND}, or {network_remedy()}." if self.studio.trusted else f"{BY_HAND}.")
         return html, note, found.how == "border"
 
-    def _cut(self, picture: OwnPicture) -> cutting.Cut:
+    def _cut(self, picture: OwnPicture) -> Cut:
         image, mask, _ = file(self.studio, picture)
         return cutting.cut(image, mask, picture.tolerance, picture.strokes)
 
@@ -228,9 +244,9 @@ class OwnPicturesPanel:
 
     def _reference(self, picture: OwnPicture, place: Path) -> ReferenceConfig:
         image, mask, known = file(self.studio, picture)
-        angles = {"azimuth": picture.azimuth, "elevation": picture.elevation}
-        if known is not None and angles == _angles(known):
-            angles = {}  # those of a run that has none, or a pose, stay what they are
+        angles: dict[str, Any] = {"azimuth": picture.azimuth, "elevation": picture.elevation}
+        if known is not None:  # its camera stays what it is, a pose or one to be found, unless the visitor turned it
+            angles = {} if angles == _angles(known) else {**angles, "pose": None}
         if known is not None and not picture.strokes and picture.tolerance == TOLERANCE:
             return known.model_copy(update=angles)
         found = cutting.cut(image, mask, picture.tolerance, picture.strokes)
@@ -248,7 +264,7 @@ class OwnPicturesPanel:
 def lay_out(studio: Studio) -> OwnPicturesPanel:
     """Add the widgets and their events to the open layout."""
     with gr.Accordion("Pictures: the object looks like these", open=False, elem_id="pictures"):
-        sent = picker("Choose pictures of the object", PICTURES, "picture-file", many=True)
+        sent = picker("Choose pictures of the object", PICTURES, "picture-file", most=cutting.MOST)
         held = gr.Textbox("", visible="hidden", elem_id="pictures-held")
         said = gr.HTML(visible=False, elem_id="picture-said")
         listed = gr.HTML(visible=False, js_on_load=LIST_SCRIPT, elem_id="picture-list")
@@ -302,6 +318,8 @@ def _wire(panel: OwnPicturesPanel, sent: gr.HTML) -> None:
         if azimuth is None or elevation is None:  # the visitor is still typing
             return {}
         edited = panel.edit(text, lambda picture: {"azimuth": azimuth, "elevation": elevation})
+        if len(_held(edited[panel.held]).pictures) < len(_held(text).pictures):  # some are gone
+            return edited
         return {key: value for key, value in edited.items() if key in (panel.held, panel.said)}
 
     sent.select(take, held, panel.outputs, **READ)
@@ -312,7 +330,7 @@ def _wire(panel: OwnPicturesPanel, sent: gr.HTML) -> None:
     panel.remove.click(lambda text: panel.show(_held(text).without_shown()), held, panel.outputs, **READ)
     gr.on(
         [panel.azimuth.input, panel.elevation.input], place, [panel.azimuth, panel.elevation, held],
-        [held, panel.said], trigger_mode="always_last", **READ,
+        panel.outputs, trigger_mode="always_last", **READ,
     )  # fmt: skip
 
 
@@ -351,7 +369,11 @@ def file(studio: Studio, picture: OwnPicture) -> tuple[Path, Path | None, Refere
 
 
 def _angles(known: ReferenceConfig) -> dict[str, float]:
-    """Return the azimuth and elevation that the form shows for a picture of a run."""
+    """Return the azimuth and elevation that the form shows for a picture of a run, from its pose if it has one."""
+    if known.pose is not None:
+        x, y, z = (row[3] for row in known.pose[:3])
+        radians = math.atan2(x, z) % math.tau, math.atan2(y, math.hypot(x, z))
+        return dict(zip(("azimuth", "elevation"), (round(math.degrees(angle), 1) for angle in radians), strict=True))
     return {
         "azimuth": known.azimuth or 0.0,
         "elevation": cutting.ELEVATION if known.elevation is None else known.elevation,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,16 +12,19 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sds3d.app import cutting, estimates, own_pictures, recipe_reader, result_panel, uploads
 from sds3d.app.own_pictures import OwnPicturesPanel
 from sds3d.app.studio import Studio
 from sds3d.app.visitors import visiting
+from sds3d.cameras import look_at
 from sds3d.config import ConfigError, load_yaml
 from sds3d.files import RunError
-from sds3d.run.config import read_config
+from sds3d.run.config import make_config, new_run, read_config
 from sds3d.run.folder import Run
+from sds3d.run.inputs import check_inputs
 
 
 @pytest.fixture
@@ -117,7 +121,66 @@ def test_what_the_form_does_not_show_of_a_runs_picture_stays(panel: OwnPicturesP
             assert np.asarray(Image.open(corrected.mask))[40, 50] == 0
 
 
-def test_the_zip_of_a_run_has_its_pictures(panel: OwnPicturesPanel, shop: Studio, tmp_path: Path):
+def test_a_picture_with_a_pose_can_be_turned(panel: OwnPicturesPanel, shop: Studio, tmp_path: Path):
+    square().save(tmp_path / "a.png")
+    azimuth, elevation = np.radians([130, 20])
+    place = 2 * np.array(
+        [[np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)]]
+    )
+    camera = look_at(*(torch.from_numpy(each) for each in (place, 0 * place, np.array([[0.0, 1, 0]]))))
+    pose = tuple(map(tuple, camera[0].tolist()))
+    given = own_pictures.ReferenceConfig(image=str(tmp_path / "a.png"), fovy=30, pose=pose, color_weight=7)
+    with visiting("ada"):
+        run = shop.start(shop.config("a red mug", "toybox").model_copy(update={"reference": (given,)}))
+        (known,) = read_config(run).reference
+        opened = panel.open(run.folder.name)
+        assert (opened[panel.azimuth].value, opened[panel.elevation].value) == (130, 20)
+        with panel.references(held(panel, opened)) as references:
+            assert references == (known,)
+        text = held(panel, panel.edit(held(panel, opened), lambda _: {"azimuth": -90.0}))
+        (after,) = read_config(started(panel, text)).reference
+        assert Path(after.image).read_bytes() == Path(known.image).read_bytes()
+        turned = {"azimuth": -90, "elevation": 20, "pose": None, "image": after.image}
+        assert after == known.model_copy(update=turned)
+
+
+def test_pictures_that_are_gone_leave_the_others(panel: OwnPicturesPanel, shop: Studio):
+    with visiting("ada"):
+        before = cutting.read_pictures(held(panel, panel.add("", [send(shop, name=f"{i}.png") for i in range(4)])))
+        for i, chosen in ((1, 2), (0, 1)):  # the one before the chosen, then others
+            before = before.model_copy(update={"chosen": chosen})
+            uploads.remove(uploads.find(shop, before.pictures[i].file))
+            shown = panel.show(before)
+            after = cutting.read_pictures(held(panel, shown))
+            assert after.pictures == (*before.pictures[:i], *before.pictures[i + 1 :])
+            assert after.shown == before.shown
+            assert f"Picture {i + 1} was taken out: the file is no longer here: choose it again" in said(panel, shown)
+            before = after
+        uploads.remove(uploads.find(shop, before.pictures[1].file))
+        last = panel.show(before.model_copy(update={"chosen": 1}))
+        assert cutting.read_pictures(held(panel, last)) == cutting.OwnPictures(pictures=before.pictures[:1])
+        uploads.remove(uploads.find(shop, before.pictures[0].file))
+        none = panel.edit(held(panel, last), lambda _: {"azimuth": 10})
+        assert held(panel, none) == ""
+        assert "Picture 1 was taken out" in said(panel, none)
+
+
+def test_of_several_pictures_each_that_is_refused_is_named(panel: OwnPicturesPanel, shop: Studio):
+    with visiting("ada"):
+        tokens = [send(shop, name="a.png"), send(shop, name="b.png"), send(shop, name="c.png")]
+        for token, name in zip(tokens[:2], "ab", strict=True):
+            uploads.find(shop, token).write_bytes(f"no picture {name}".encode())
+        added = panel.add("", tokens, "d.gif: it cannot be read\ne.gif: it cannot be read")
+        assert len(cutting.read_pictures(held(panel, added)).pictures) == 1
+        for name in ("A.png: it is no PNG", "B.png: it is no PNG", "d.gif: it cannot", "e.gif: it cannot"):
+            assert name in said(panel, added)
+        assert said(panel, added).count("<br>") == 3
+
+
+def test_the_zip_of_a_run_has_its_pictures(
+    panel: OwnPicturesPanel, shop: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Studio, "presets", lambda self, **_: {"toybox": ""})  # quicker than all of them
     with visiting("ada"):
         run = started(panel, held(panel, panel.add("", [send(shop)])))
         run.update(status="cancelled")
@@ -131,6 +194,16 @@ def test_the_zip_of_a_run_has_its_pictures(panel: OwnPicturesPanel, shop: Studio
     for key in ("image", "mask"):
         (copy,) = run.folder.rglob(Path(tree[key]).name)
         assert (tmp_path / "unpacked" / tree[key]).read_bytes() == copy.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    config = make_config("a red mug", "unpacked/settings.yaml")
+    check_inputs(config)
+    assert new_run(tmp_path / "again", config).folder.name == run.folder.name
+    monkeypatch.chdir(tmp_path / "unpacked")
+    recipe = Path("recipe.txt").read_text()
+    assert str(shop.root) not in recipe
+    command = shlex.split(recipe.splitlines()[1])
+    check_inputs(config := make_config(command[2], command[4], command[5:]))
+    assert new_run(tmp_path / "again", config).folder.name == run.folder.name
 
 
 def test_pictures_are_their_visitors_alone(panel: OwnPicturesPanel, shop: Studio):
@@ -158,7 +231,7 @@ def test_several_pictures_are_chosen_and_removed(panel: OwnPicturesPanel, shop: 
     with visiting("ada"):
         tokens = [send(shop, name=f"{i}.png") for i in range(cutting.MOST + 1)]
         added = panel.add("", tokens)
-        assert "8 pictures are the limit" in said(panel, added)
+        assert "8 pictures are the limit: 1 of 9 left out, remove one first" in said(panel, added)
         value = cutting.read_pictures(held(panel, added))
         assert (len(value.pictures), value.chosen) == (8, 7)
         assert added[panel.listed].value.count("data-index") == 8

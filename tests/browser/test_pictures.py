@@ -63,6 +63,12 @@ def test_a_picture_is_sent_its_mask_corrected_and_both_are_in_the_run(
     expect(page.locator("#picture-said [role=alert]")).to_contain_text(
         'files ending in ".gif" cannot be read: use .png'
     )
+    for i in range(9):
+        (tmp_path / f"{i}.gif").write_bytes(b"GIF89a")
+    page.locator("#picture-file input").set_input_files([tmp_path / f"{i}.gif" for i in range(9)])
+    expect(page.locator("#picture-said [role=alert]")).to_contain_text("1 of 9 left out")
+    for i in range(8):
+        expect(page.locator("#picture-said [role=alert]")).to_contain_text(f"{i}.gif: files ending in")
     picture((200, 30, 30)).save(tmp_path / "My mug.png")
     page.locator("#picture-file input").set_input_files(tmp_path / "My mug.png")
     expect(page.locator("#picture-mask")).to_contain_text("The object is 34% of the picture")
