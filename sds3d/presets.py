@@ -94,12 +94,17 @@ def load_preset(name: str) -> Preset:
 
     A former name is replaced with a warning. Raises ConfigError naming the nearest preset.
     """
-    if Path(name).suffix in {".yaml", ".yml"}:
+    if is_file(name):
         return _read(Path(name))
     known, name = shipped(), current_name(name)
     if name not in known:
         raise ConfigError(f'there is no preset "{name}"; {meant(name, list(known))}')
     return _read(known[name])
+
+
+def is_file(name: str) -> bool:
+    """Return whether a preset is the path of a YAML file instead of a name."""
+    return Path(name).suffix in {".yaml", ".yml"}
 
 
 def current_name(name: str) -> str:

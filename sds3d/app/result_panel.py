@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from html import escape
 from pathlib import Path
@@ -17,13 +17,15 @@ from sds3d.app.serving import address
 from sds3d.app.studio import Studio, files, problem
 from sds3d.app.theme import GONE
 from sds3d.app.viewing import shown, viewer
-from sds3d.config import ConfigError
+from sds3d.config import ConfigError, load_yaml
 from sds3d.console import duration
 from sds3d.files import RunError, read_plain, write_atomically, zipped
 from sds3d.formats.export import asset_files
 from sds3d.formats.table import EXPORT_FORMATS, export_format
 from sds3d.geometry.splats import Splats
+from sds3d.run.config import run_config
 from sds3d.run.copies import FOLDER as COPIES
+from sds3d.run.copies import with_places
 from sds3d.run.folder import Run
 
 Updates = dict[Any, Any]
@@ -207,19 +209,21 @@ def recipe_text(studio: Studio, run: Run) -> str:
 def pack_run(run: Run, studio: Studio) -> Path:
     """Write a run's exports, complete settings and recipe as one .zip into its exports. Return its path.
 
-    An uploaded file that the run starts from is in it, too, and so are the pictures that it follows.
-    The settings are a preset: `sds3d generate PROMPT --preset settings.yaml`. Raises RunError, ConfigError, OSError.
+    An uploaded file that the run starts from is in it, too, and so are the pictures and lights that its settings name.
+    The settings are a preset, wherever they are unpacked: `sds3d generate PROMPT --preset settings.yaml`. The recipe is
+    for the folder where they are. Raises RunError, ConfigError, OSError.
     """
     if run.busy():
         raise RunError("the run is running; wait for it, or pause it")
-    made = recipe(studio, run)
+    made = replace(recipe(studio, run), config=run_config(with_places(load_yaml(run.config_path, follow=False))))
     packed = {path.name: read_plain(path, MOST_PACKED) for path in files(run) if path.parent == run.exports}
     if (own := studio.own_file(run)) is not None:
         packed[own.name] = read_plain(own, MOST_PACKED)
     copies = [path for path in sorted((run.folder / COPIES).rglob("*")) if path.is_file()]
     packed |= {str(path.relative_to(run.folder)): read_plain(path, MOST_PACKED) for path in copies}
     packed["settings.yaml"] = studio.redacted(read_plain(run.config_path).decode()).encode()
-    packed["recipe.txt"] = studio.redacted(f"{command_line(made)}\n\n{python_call(made)}\n").encode()
+    text = f"# In the folder of these files:\n{command_line(made)}\n\n{python_call(made)}\n"
+    packed["recipe.txt"] = studio.redacted(text).encode()
     return write_atomically(run.exports / MADE / f"{run.folder.name}.zip", zipped(packed))
 
 

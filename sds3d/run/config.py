@@ -21,7 +21,7 @@ from sds3d.formats.table import DEFAULT_FORMATS, Format, export_format
 from sds3d.guidance.multiview import MultiViewConfig
 from sds3d.guidance.rules import GuidanceConfig
 from sds3d.guidance.transforms import GradientTransform
-from sds3d.presets import DEFAULT_PRESET, load_preset
+from sds3d.presets import DEFAULT_PRESET, is_file, load_preset
 from sds3d.priors.available import AnyPriorConfig
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.prompts.prompt import PromptConfig, checked_prompt, slug
@@ -29,7 +29,7 @@ from sds3d.rendering.volume import BOUND
 from sds3d.representations.make import AnyRepresentationConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig
 from sds3d.run.backgrounds import Background, by_name
-from sds3d.run.copies import with_paths, without_paths
+from sds3d.run.copies import beside, with_paths, without_paths
 from sds3d.run.folder import Run, create_run
 from sds3d.run.migration import migrated
 from sds3d.run.optimize import OptimizerConfig
@@ -224,11 +224,13 @@ def make_config(
 ) -> RunConfig:
     """Build a configuration from defaults, a preset, the prompt, settings and KEY=VALUE overrides, in this order.
 
-    Raises ConfigError.
+    If the preset is a file, such as one that was unpacked, it may name the files in its folder, see
+    `sds3d.run.copies.beside`. Raises ConfigError.
     """
     chosen = load_preset(preset)
     given = [settings, *(parse_override(text) for text in overrides)]
-    config = run_config(*chosen.layers, {"prompt": prompt}, *given)
+    layers = [beside(layer, Path(preset).parent) for layer in chosen.layers] if is_file(preset) else chosen.layers
+    config = run_config(*layers, {"prompt": prompt}, *given)
     stages = chosen.values.get("stages", ())
     if stages and not config.stages and not any("stages" in layer for layer in given):
         warnings.warn(

@@ -1,4 +1,4 @@
-"""Copies of the files that settings name, so that a run's folder is complete.
+"""Copies of the files that settings name, so that a run's folder, or what was packed of it, is complete.
 
 The copies are in `inputs/<start of the digest>/<name>`. Two kinds of sections name files: {name: file, file: PATH,
 sha256: DIGEST}, where the file has its name alone in a run's settings, and {image: PATH, ...} for pictures, where the
@@ -66,14 +66,42 @@ def with_paths(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
     Raises ConfigError for a path in `inputs` that is no copy's, and for a link there.
     """
+    return _located(values, lambda place, given: _copy(folder, place))
+
+
+def with_places(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run with the paths of the copies as seen from its folder."""
+    return _located(values, lambda place, given: place)
+
+
+def beside(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return settings from a file with the paths of what is in its folder: copies as a run has them, and the file to
+    start from, of which a run may know the name alone. Other paths stay.
+    """
+
+    def located(place: str, given: str) -> str:
+        try:
+            path = _copy(folder, place)
+        except ConfigError:
+            return given
+        return path if Path(path).is_file() else given
+
+    values = _located(values, located)
+    start = values.get("start_from")
+    own = isinstance(start, str) and PurePath(start).name == start and (folder / start).is_file()
+    return {**values, "start_from": str(folder / start)} if own else values
+
+
+def _located(values: Mapping[str, Any], located: Callable[[str, str], str]) -> dict[str, Any]:
+    """Return settings with other paths of the copies. located: of the place in a run's folder and the path given."""
 
     def found(section: Mapping[str, Any]) -> dict[str, Any]:
         copied = [key for key in _pictures_in(section) if PurePath(section[key]).parts[:1] == (FOLDER,)]
-        section = {**section, **{key: _copy(folder, section[key]) for key in copied}}
+        section = {**section, **{key: located(section[key], section[key]) for key in copied}}
         digest = str(section.get("sha256", ""))
         if not (_names_a_file(section) and digest):
             return section
-        return {**section, "file": _copy(folder, _place(PurePath(section["file"]).name, digest))}
+        return {**section, "file": located(_place(PurePath(section["file"]).name, digest), section["file"])}
 
     return _mapped(values, found)
 

@@ -15,7 +15,7 @@ from sds3d.representations.lights import load_lights
 from sds3d.representations.mesh_appearance import PBRMaterial
 from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.run.config import RunConfig, make_config, new_run, read_config, stage_config
-from sds3d.run.copies import check_copies, with_paths
+from sds3d.run.copies import beside, check_copies, with_paths
 from sds3d.run.drive import drive
 from sds3d.run.folder import Run
 from sds3d.run.inputs import check_inputs
@@ -157,3 +157,35 @@ def test_a_copy_that_has_changed_stops_the_run(tmp_path: Path) -> None:
     Path(config.prompts.image).unlink()
     with pytest.raises(RunError, match=r"cannot read .*mug\.png: No such file"):
         check_copies(config, run.folder)
+
+
+def test_a_settings_file_finds_what_is_in_its_folder_and_nothing_else(tmp_path: Path) -> None:
+    values = {
+        "start_from": "mug.glb",
+        "prompts": {"image": f"inputs/{DIGEST}/a.png"},
+        "reference": [
+            {"image": f"inputs/{DIGEST}/b.png", "mask": "a.png", "azimuth": 0},
+            {"image": f"/x/inputs/{DIGEST}/a.png"},
+        ],
+        "stages": [{"light": {"name": "file", "file": "/x/sky.hdr", "sha256": 4 * DIGEST}}],
+    }
+    assert beside(values, tmp_path) == values
+    for place in ("mug.glb", "a.png", f"inputs/{DIGEST}/a.png", f"inputs/{DIGEST}/b.png", f"inputs/{DIGEST}/sky.hdr"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    assert beside(values, tmp_path) == {
+        "start_from": str(tmp_path / "mug.glb"),
+        "prompts": {"image": str(tmp_path / f"inputs/{DIGEST}/a.png")},
+        "reference": [
+            {"image": str(tmp_path / f"inputs/{DIGEST}/b.png"), "mask": "a.png", "azimuth": 0},
+            {"image": f"/x/inputs/{DIGEST}/a.png"},
+        ],
+        "stages": [
+            {"light": {"name": "file", "file": str(tmp_path / f"inputs/{DIGEST}/sky.hdr"), "sha256": 4 * DIGEST}}
+        ],
+    }
+    (tmp_path.parent / "q.png").touch()
+    outside = {"prompts": {"image": f"inputs/{DIGEST}/../../../q.png"}}
+    assert beside(outside, tmp_path) == outside
+    for start in ("../mug.glb", "other.glb", ""):
+        assert beside({"start_from": start}, tmp_path) == {"start_from": start}
