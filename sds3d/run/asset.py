@@ -159,6 +159,8 @@ class Keywords(TypedDict, total=False):
     prompts: Section
     optimizer: Section
     background: Section | Sequence[float] | None
+    reference: Sequence[Mapping[str, Any] | Config]
+    rewards: Sequence[Mapping[str, Any] | Config]
     preview_every: float
     checkpoint_every: int
     export: Section
