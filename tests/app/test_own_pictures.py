@@ -142,6 +142,10 @@ def test_a_picture_with_a_pose_can_be_turned(panel: OwnPicturesPanel, shop: Stud
         assert Path(after.image).read_bytes() == Path(known.image).read_bytes()
         turned = {"azimuth": -90, "elevation": 20, "pose": None, "image": after.image}
         assert after == known.model_copy(update=turned)
+        Path(known.image).unlink()
+        gone = panel.open(run.folder.name)
+        assert held(panel, gone) == ""
+        assert "Picture 1 was taken out: a.png: there is no such file" in said(panel, gone)
 
 
 def test_pictures_that_are_gone_leave_the_others(panel: OwnPicturesPanel, shop: Studio):
