@@ -131,7 +131,7 @@ def cut(path: Path, mask: Path | None, tolerance: float = TOLERANCE, strokes: Se
     """
     changed = path.stat().st_mtime_ns if path.exists() else 0  # the reader says what is wrong
     layers, how = _cut(path, mask, changed, round(tolerance, 3))
-    values = layers / np.float32(255)
+    values = layers.astype(np.float32) / np.float32(255)
     return Cut(values[..., :3], corrected(values[..., 3], strokes), how)
 
 

@@ -87,8 +87,8 @@ def beside(values: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         return path if Path(path).is_file() else given
 
     values = _located(values, located)
-    start = values.get("start_from")
-    own = isinstance(start, str) and PurePath(start).name == start and (folder / start).is_file()
+    start = str(values.get("start_from", ""))
+    own = PurePath(start).name == start and (folder / start).is_file()
     return {**values, "start_from": str(folder / start)} if own else values
 
 

@@ -104,7 +104,9 @@ def test_a_picture_and_its_corrected_mask_are_in_the_run(panel: OwnPicturesPanel
 
 def test_what_the_form_does_not_show_of_a_runs_picture_stays(panel: OwnPicturesPanel, shop: Studio, tmp_path: Path):
     square().save(tmp_path / "a.png")
-    given = own_pictures.ReferenceConfig(image=str(tmp_path / "a.png"), fovy=30, color_weight=7)
+    given = own_pictures.ReferenceConfig.model_validate(
+        {"image": str(tmp_path / "a.png"), "fovy": 30, "color_weight": 7}
+    )
     with visiting("ada"):
         run = shop.start(shop.config("a red mug", "toybox").model_copy(update={"reference": (given,)}))
         (known,) = read_config(run).reference
@@ -128,8 +130,9 @@ def test_a_picture_with_a_pose_can_be_turned(panel: OwnPicturesPanel, shop: Stud
         [[np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)]]
     )
     camera = look_at(*(torch.from_numpy(each) for each in (place, 0 * place, np.array([[0.0, 1, 0]]))))
-    pose = tuple(map(tuple, camera[0].tolist()))
-    given = own_pictures.ReferenceConfig(image=str(tmp_path / "a.png"), fovy=30, pose=pose, color_weight=7)
+    given = own_pictures.ReferenceConfig.model_validate(
+        {"image": str(tmp_path / "a.png"), "fovy": 30, "pose": camera[0].tolist(), "color_weight": 7}
+    )
     with visiting("ada"):
         run = shop.start(shop.config("a red mug", "toybox").model_copy(update={"reference": (given,)}))
         (known,) = read_config(run).reference

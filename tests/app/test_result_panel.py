@@ -49,7 +49,7 @@ def test_an_unpacked_zip_starts_the_run_with_its_lights_and_its_mesh(
     monkeypatch.setattr(Studio, "presets", lambda self, **_: {"texture": ""})  # quicker than all of them
     shutil.copy(DATA / "panoramas" / "opencv.hdr", tmp_path / "sky.hdr")
     mesh = tmp_path / "Cube.obj"
-    mesh.write_text(trimesh.creation.box().export(file_type="obj"))
+    mesh.write_text(str(trimesh.creation.box().export(file_type="obj")))
     light = f"[{{name: file, file: {tmp_path / 'sky.hdr'}}}]"
     material = "representation.appearance.material={name: pbr}"
     settings = [material, f"representation.appearance.material.environments={light}", "start_from=x"]
