@@ -29,7 +29,7 @@ from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.telling import Kind
 from sds3d.prompts.conditioning import Structure
 from tests.guidance.views import views_of
-from tests.priors.test_pictures import PICTURE, save_adapter
+from tests.priors.test_picture_conditions import PICTURE, save_adapter
 from tests.priors.tiny import ddim, tiny_pipeline
 
 DATA = Path(__file__).parents[1] / "data"

@@ -19,7 +19,7 @@ from sds3d.run.folder import Run, read_checkpoint
 from sds3d.run.inputs import check_inputs
 from sds3d.run.prompt_picture import read_prompt_picture
 from tests.priors.test_control import controlnet
-from tests.priors.test_pictures import PICTURE, save_adapter
+from tests.priors.test_picture_conditions import PICTURE, save_adapter
 from tests.priors.tiny import tiny_pipeline
 from tests.run.tiny_runs import TINY, disc, tiny
 
