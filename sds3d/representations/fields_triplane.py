@@ -37,7 +37,9 @@ def triplane_encode(points: Tensor, planes: Tensor, *, backend: gpu.Backend | No
 def triplane_encode_reference(points: Tensor, planes: Tensor) -> Tensor:
     """`triplane_encode` in plain torch, for any device and floating dtype; also differentiable in the points."""
     # grid_sample's x runs along the last axis of a picture, and its coordinates are in [-1, 1].
-    places = torch.stack([points[:, [v, u]] for u, v in AXES])[:, None] * 2 - 1  # (3, 1, P, 2)
+    # Columns one by one: a list as an index is copied to the device, and the copy waits.
+    places = torch.stack([torch.stack([points[:, v], points[:, u]], dim=-1) for u, v in AXES])
+    places = places[:, None] * 2 - 1  # (3, 1, P, 2)
     values = functional.grid_sample(
         planes.permute(0, 3, 1, 2), places, mode="bilinear", padding_mode="border", align_corners=True
     )
