@@ -54,3 +54,10 @@ def test_ci_accepts_one_reason_to_skip(nodeid: str, reason: str, outcome: str, m
     where = nodeid.partition("::")[0]
     report = pytest.TestReport(nodeid, (where, 1, "test_a"), {}, "skipped", (where, 1, f"Skipped: {reason}"), "setup")
     assert without_skips(report).outcome == outcome
+
+
+def test_files_of_tests_have_names_of_their_own() -> None:
+    # Folders of tests are no packages: pytest refuses the second file of a name.
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) > 100
+    assert sorted(names) == sorted(set(names))
