@@ -21,6 +21,7 @@ from sds3d.priors.loading import ModelFiles
 from sds3d.priors.network import frozen
 from sds3d.priors.telling import ControlNetConfig, Kind
 from sds3d.prompts.conditioning import Structure
+from sds3d.rendering.resizing import resize_planes
 
 LOW, HIGH = 100, 200
 """Canny's thresholds, of gradients of pictures in 0 to 255, as in the examples of the published networks."""
@@ -99,7 +100,7 @@ def control_picture(structure: Structure, kind: Kind, size: int) -> Tensor:
     """Return the picture of a condition, (B, 3, size, size) in [0, 1]."""
     depth, alpha = structure.depth[:, None].float(), structure.alpha[:, None].float()  # (B, 1, H, W)
     normal = structure.normal.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
-    depth, alpha, normal = (_resized(maps, size) for maps in (depth, alpha, normal))
+    depth, alpha, normal = (resize_planes(maps, size) for maps in (depth, alpha, normal))
     match kind:
         case "depth":
             return depth.clamp(0, 1).expand(-1, 3, -1, -1)
@@ -107,12 +108,6 @@ def control_picture(structure: Structure, kind: Kind, size: int) -> Tensor:
             return _colors(normal, alpha)
         case "canny":
             return canny(torch.cat([_colors(normal, alpha), depth], dim=1)).expand(-1, 3, -1, -1)
-
-
-def _resized(maps: Tensor, size: int) -> Tensor:
-    if maps.shape[-2:] == (size, size):
-        return maps
-    return functional.interpolate(maps, (size, size), mode="bilinear", antialias=True)
 
 
 def _colors(normal: Tensor, alpha: Tensor) -> Tensor:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from sds3d.cameras import Cameras
 from sds3d.prompts.conditioning import Structure
+from sds3d.rendering.resizing import resize_planes
 from sds3d.rendering.shading import toward_viewer
 
 FARTHEST = 0.2
@@ -43,7 +43,7 @@ def resized(structure: Structure, size: int) -> Structure:
     """Return the maps at `size` x `size` pixels, bilinear and antialiased."""
     if structure.alpha.shape[1:] == (size, size):
         return structure
-    maps = functional.interpolate(stacked(structure), (size, size), mode="bilinear", antialias=True)
+    maps = resize_planes(stacked(structure), size)
     return Structure(maps[:, 0], maps[:, 1:4].permute(0, 2, 3, 1), maps[:, 4])
 
 

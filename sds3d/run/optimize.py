@@ -17,7 +17,6 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from sds3d.guidance.transforms import GradientTransform
 from sds3d.priors.base import Prior
 from sds3d.prompts.prompt import EncodedPrompt
 from sds3d.ramps import Ramp
+from sds3d.rendering.resizing import resize
 from sds3d.rendering.structure import structure_of
 from sds3d.representations.base import Rendering, Scene
 from sds3d.run.backgrounds import Background, Environment, behind_views, render_over
@@ -481,14 +481,6 @@ def sample_background(generator: torch.Generator) -> Tensor:
     grey = 0.35 + 0.65 * torch.rand(1, generator=generator) ** 1.5
     tint = 0.16 * torch.rand(3, generator=generator) - 0.08
     return (grey + tint).clamp(0, 1)
-
-
-def resize(rgb: Tensor, size: int) -> Tensor:
-    """Resize pictures (B, H, W, 3) to (B, size, size, 3), bilinear and antialiased. The right size stays unchanged."""
-    if rgb.shape[1:3] == (size, size):
-        return rgb
-    planes = rgb.permute(0, 3, 1, 2)  # (B, 3, H, W)
-    return F.interpolate(planes, (size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
 
 
 def border_color(pictures: Tensor) -> Tensor:

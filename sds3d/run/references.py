@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.cameras import CameraConfig, Cameras, camera_distance
+from sds3d.rendering.resizing import resize
 from sds3d.representations.base import Rendering, Scene
 from sds3d.run.reference_cameras import SIZE, Place, refine, search
 from sds3d.run.reference_config import ReferenceConfig
@@ -196,9 +197,8 @@ def _read_views(configs: Sequence[ReferenceConfig], cameras: CameraConfig) -> It
 
 
 def _resized(layers: Tensor, size: int, channels: int) -> Tensor:
-    """Return layers (S, S, c) as (1, size, size, channels), bilinear and antialiased, see `References._at`."""
-    planes = layers.permute(2, 0, 1)[None]
-    sized = functional.interpolate(planes, (size, size), mode="bilinear", antialias=True).permute(0, 2, 3, 1)
+    """Return layers (S, S, c) as (1, size, size, channels), see `References._at`."""
+    sized = resize(layers[None], size)
     mask = sized[..., MASK]
     surface = torch.where(mask > _COVERED, sized[..., DEPTH.start :] / mask.clamp_min(_COVERED), 0.0)
     return functional.pad(torch.cat([sized[..., : DEPTH.start], surface], dim=-1), (0, channels - layers.shape[-1]))
