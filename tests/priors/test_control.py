@@ -30,7 +30,7 @@ from sds3d.priors.telling import Kind
 from sds3d.prompts.conditioning import Structure
 from tests.guidance.views import views_of
 from tests.priors.test_picture_conditions import PICTURE, save_adapter
-from tests.priors.tiny import ddim, tiny_pipeline
+from tests.priors.tiny import ddim_picture, tiny_pipeline
 
 DATA = Path(__file__).parents[1] / "data"
 PIPELINES = {"sd": StableDiffusionControlNetPipeline, "sdxl": StableDiffusionXLControlNetPipeline}
@@ -77,14 +77,7 @@ def shown(
     if pictures is not None:
         plain = replace(views.prompt.plain, pictures=pictures)
         views = replace(views, prompt=replace(views.prompt, plain=plain))
-    scheduler, x = ddim("epsilon"), noise
-    scheduler.set_timesteps(steps)
-    for timestep in scheduler.timesteps.tolist():
-        guided = guided_prediction(prior, x, torch.tensor([timestep / 999]), views, scale)
-        following = timestep - 1000 // steps
-        alpha_bar = prior.alpha(torch.tensor(following / 999)) ** 2 if following >= 0 else torch.tensor(1.0)
-        x = alpha_bar.sqrt() * guided.x0 + (1 - alpha_bar).sqrt() * guided.eps
-    return prior.decode(x)
+    return ddim_picture(prior, views, noise, steps, scale)
 
 
 @pytest.mark.parametrize("adapted", [False, True], ids=["alone", "with an IP-Adapter"])

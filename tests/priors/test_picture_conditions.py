@@ -21,14 +21,13 @@ from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from sds3d.files import PriorError
-from sds3d.guidance.base import guided_prediction
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.pictures import Adapter, PictureEncoder
 from sds3d.prompts.prompt import PromptConfig, encode_texts, prompt_texts
 from tests.guidance.views import views_of
 from tests.priors.test_lora import saved
-from tests.priors.tiny import ddim, tiny_pipeline, unet, vae
+from tests.priors.tiny import ddim, ddim_picture, tiny_pipeline, unet, vae
 
 PICTURE = np.random.default_rng(3).integers(0, 256, (40, 56, 3), np.uint8)
 """A picture that is no square, so that it is resized and cropped."""
@@ -107,14 +106,7 @@ def shown(prior: Prior, text: str, scale: float, noise: Tensor, pictures: Tensor
     texts = prompt_texts(text, PromptConfig(view_dependent=False))
     views = views_of(prior, 1)
     views = type(views)(views.cameras, views.rgb, views.alpha, views.depth, encode_texts(prior, texts, pictures))
-    scheduler, x = ddim("epsilon"), noise
-    scheduler.set_timesteps(steps)
-    for timestep in scheduler.timesteps.tolist():
-        guided = guided_prediction(prior, x, torch.tensor([timestep / 999]), views, scale)
-        following = timestep - 1000 // steps
-        alpha_bar = prior.alpha(torch.tensor(following / 999)) ** 2 if following >= 0 else torch.tensor(1.0)
-        x = alpha_bar.sqrt() * guided.x0 + (1 - alpha_bar).sqrt() * guided.eps
-    return prior.decode(x)
+    return ddim_picture(prior, views, noise, steps, scale)
 
 
 @pytest.mark.parametrize("kind", ["plain", "plus", "full"])

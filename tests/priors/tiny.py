@@ -25,7 +25,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -35,6 +35,8 @@ from transformers import (
     T5TokenizerFast,
 )
 
+from sds3d.guidance.base import Views, guided_prediction
+from sds3d.priors.base import Prior
 from sds3d.toybox.diffusion import make_tokenizer
 
 WORDS = ["a", "red", "blue", "mug", "chair"]
@@ -190,3 +192,15 @@ def t5_tokenizer(length: int = 512) -> T5TokenizerFast:
     """Return a tokenizer whose vocabulary is `WORDS`."""
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), *((f"▁{word}", -1.0) for word in WORDS), ("▁", -2.0)]
     return T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=length)
+
+
+def ddim_picture(prior: Prior, views: Views, noise: Tensor, steps: int, scale: float) -> Tensor:
+    """Return DDIM's picture from noise, at the evenly spaced timesteps of the pipelines here."""
+    scheduler, x = ddim("epsilon"), noise
+    scheduler.set_timesteps(steps)
+    for timestep in scheduler.timesteps.tolist():
+        guided = guided_prediction(prior, x, torch.tensor([timestep / 999]), views, scale)
+        following = timestep - 1000 // steps
+        alpha_bar = prior.alpha(torch.tensor(following / 999)) ** 2 if following >= 0 else torch.tensor(1.0)
+        x = alpha_bar.sqrt() * guided.x0 + (1 - alpha_bar).sqrt() * guided.eps
+    return prior.decode(x)
