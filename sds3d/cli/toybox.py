@@ -98,7 +98,7 @@ def toybox_words(
         "sds3d generate 'a red mug' prior.model=my-prior/prior  # use it",
         "sds3d toybox train --out longer --start-from my-prior/prior unet_steps=20000  # train it further",
         "sds3d toybox train --device cuda --minutes 10 unet_objects=256  # on a GPU, for a given time",
-        "sds3d toybox train --structure --out told  # a prior that is told depth and normals: half an hour",
+        "sds3d toybox train --structure --out told  # conditioned on depth and normals: half an hour",
         "sds3d texture mug.glb 'a red mug' prior.model=told/prior  # use it",
         "sds3d toybox train --scorer --out my-scorer  # the network that measures results",
         notes=("The same command continues a training that was stopped or killed.",),

@@ -1,9 +1,9 @@
 """How well materials are recovered from pictures: fits of toy objects whose albedo, roughness and metallic are known.
 
-The shape is given. Pictures from all sides in several known lights are fitted by the very shading that runs use. The
-fits differ in what they are told: all lights, one light (and its pictures alone), or nothing, so that they take the
-studio's light for all pictures, as a run with one fixed environment does. Scores are those of unseen views, relit by
-unseen lamps.
+The shape is given. Pictures from all sides in several lights are fitted by the very shading that runs use. One fit gets
+all pictures with their lights, one the pictures in a single light with that light, and one all pictures without their
+lights, so that it assumes the studio's, as a run with one fixed environment does. Scores are those of unseen views,
+relit by unseen lamps.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ ELEVATION = 20.0
 UNSEEN = orbit([22.5 + 45 * i for i in range(8)], 15.0, size=PIXELS)
 """Cameras of the pictures by which objects are judged. No given picture has one of their azimuths."""
 WRONG = 90.0
-"""Degrees between a picture's camera and the one that is told in its place."""
+"""Degrees between a picture's camera and the one that is given in its place."""
 SEED = 977
 """Seed of the objects."""
 
@@ -47,7 +47,7 @@ SEED = 977
 class Case:
     """What objects are made from: pictures at these azimuths.
 
-    turned: degrees by which the azimuths that are told are wrong. found: whether no camera is told.
+    turned: degrees by which the given azimuths are wrong. found: whether the camera is left out and has to be found.
     """
 
     azimuths: tuple[int, ...] = ()
