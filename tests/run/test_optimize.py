@@ -16,6 +16,7 @@ from sds3d.guidance.multiview import MultiView, MultiViewConfig
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.ramps import Ramp
+from sds3d.rendering.resizing import resize
 from sds3d.representations.base import Rendering
 from sds3d.representations.densify import FixedCountConfig
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
@@ -33,7 +34,6 @@ from sds3d.run.optimize import (
     optimize,
     pack,
     random_streams,
-    resize,
     resume,
     sample_background,
     start,
