@@ -30,8 +30,14 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put folders first whose files take long: no worker may be left with one at the end."""
+    """Put folders first whose files take long: no process may be left with one at the end.
+
+    A file's tests share a process, those of browsers too: they visit one studio.
+    """
     items.sort(key=lambda item: item.path.parent.name not in LONG)
+    for item in items:
+        in_browser = item.path.parent.name == "browser"
+        item.add_marker(pytest.mark.xdist_group("browser" if in_browser else item.path.stem))
     config.stash[COLLECTED] = [item.nodeid for item in items]
 
 

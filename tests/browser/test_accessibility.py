@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.browser.pages import generate, overflows, run_of, turn_to
-from tests.browser.studio import Studio
+from tests.browser.studio import PATIENCE, Studio
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +53,7 @@ def test_axe_sees_a_problem(chromium: Browser, axe: str):
 def finished(chromium: Browser, studio: Studio, playwright: Any) -> str:
     """The name of a finished run."""
     page = chromium.new_page()
+    page.set_default_timeout(1000 * PATIENCE)
     page.goto(studio.url)
     playwright.expect(page.locator("#generate")).to_be_enabled()
     generate(page, "a red mug", seed=0)

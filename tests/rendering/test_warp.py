@@ -47,7 +47,8 @@ def started(cache: Path) -> subprocess.CompletedProcess[str]:
 import torch
 from sds3d.rendering.launch_warp import wp
 from sds3d.rendering.triplane_warp import TriplaneEncode
-assert TriplaneEncode.apply(torch.rand(2, 3), torch.ones(3, 4, 4, 8)).sum() == 48
+total = TriplaneEncode.apply(torch.rand(2, 3), torch.ones(3, 4, 4, 8)).sum()
+assert abs(total - 48) < 1e-3, total  # the weights of four texels add up to 1 but for rounding
 raise SystemExit(wp.config.kernel_cache_dir)
 """
     environment = {**os.environ, "WARP_CACHE_PATH": str(cache)}
