@@ -14,6 +14,8 @@ ColorFn = Callable[[FloatArray], FloatArray]
 """sRGB colours (P, 3) in [0, 1] at world points (P, 3)."""
 
 _BATCH = 1 << 18
+_PASSES = 8
+"""Most reductions of a thin mesh; one is nearly always enough."""
 
 
 def sample_colors(color_fn: ColorFn, points: FloatArray) -> FloatArray:
@@ -59,12 +61,29 @@ def vertex_normals(vertices: FloatArray, faces: IntArray) -> FloatArray:
 
 
 def decimate(vertices: FloatArray, faces: IntArray, max_faces: int) -> tuple[FloatArray, IntArray]:
-    """Reduce a mesh to `max_faces` by quadric edge collapse (Garland and Heckbert 1997). Smaller ones stay the same."""
+    """Reduce a mesh to at most `max_faces` by quadric edge collapse (Garland and Heckbert 1997). Smaller ones stay the
+    same.
+
+    An edge is kept if its collapse would leave slivers, which is all that thin shapes have. If too many faces remain,
+    the mesh is therefore reduced in coordinates in which it is as thick as it is wide.
+    """
     if len(faces) <= max_faces:
         return vertices, faces
     import fast_simplification
 
-    simplified = fast_simplification.simplify(vertices.astype(np.float64), faces, target_count=max_faces)
+    points = vertices.astype(np.float64)
+    simplified = fast_simplification.simplify(points, faces, target_count=max_faces)
+    if len(simplified[1]) > max_faces:
+        simplified = points, faces
+    for _ in range(_PASSES):
+        if len(simplified[1]) <= max_faces:
+            break
+        middle = simplified[0].mean(axis=0)
+        variances, axes = np.linalg.eigh(np.cov((simplified[0] - middle).T))
+        widths = np.sqrt(np.maximum(variances, 1e-12 * variances.max()))
+        scaled = (simplified[0] - middle) @ axes / widths
+        simplified = fast_simplification.simplify(scaled, simplified[1].astype(np.int32), target_count=max_faces)
+        simplified = (simplified[0] * widths) @ axes.T + middle, simplified[1]
     return simplified[0].astype(np.float32), simplified[1].astype(np.int32)
 
 
