@@ -32,7 +32,8 @@ from sds3d.priors.base import Prior, PriorConfig
 from sds3d.prompts.prompt import encode_texts
 from sds3d.representations.base import Rendering, Scene
 from sds3d.run.config import RunConfig, make_config, run_config, stage_config
-from sds3d.run.optimize import Setup, Step, Teacher, optimize, random_streams, start
+from sds3d.run.lessons import Teacher
+from sds3d.run.optimize import Setup, Step, optimize, random_streams, start
 from sds3d.run.prompt_picture import embedded, read_prompt_picture
 
 RATES = {"latents": 0.05, "pixels": 0.02}

@@ -40,6 +40,7 @@ from sds3d.run.config import (
 )
 from sds3d.run.copies import check_copies
 from sds3d.run.folder import STOPPED, Machine, Run, Status, open_run
+from sds3d.run.lessons import Teacher, numbered
 from sds3d.run.live import Live
 from sds3d.run.numbers import Numbers
 from sds3d.run.optimize import (
@@ -47,8 +48,6 @@ from sds3d.run.optimize import (
     NumericalError,
     Setup,
     Step,
-    Teacher,
-    numbered,
     optimize,
     pack,
     random_streams,

@@ -13,7 +13,8 @@ from sds3d.guidance.transforms import Clamp, Normalize, PixelClip, Scale
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.prompt import PromptConfig, encode_prompt
 from sds3d.ramps import Ramp
-from sds3d.run.optimize import OptimizerConfig, Setup, Teacher, optimize, random_streams, start
+from sds3d.run.lessons import Teacher
+from sds3d.run.optimize import OptimizerConfig, Setup, optimize, random_streams, start
 from tests.run.test_optimize import SIZE, Canvas, GradientRule
 
 

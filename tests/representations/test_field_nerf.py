@@ -15,7 +15,8 @@ from sds3d.rendering.volume import BOUND, render_rays
 from sds3d.representations.base import Rendering
 from sds3d.representations.field_nerf import STABLE_DIFFUSION_RGB, FieldNerfScene, fit_latent_rgb
 from sds3d.representations.fields import activate
-from sds3d.run.optimize import OptimizerConfig, Setup, Teacher, optimize, random_streams, start
+from sds3d.run.lessons import Teacher
+from sds3d.run.optimize import OptimizerConfig, Setup, optimize, random_streams, start
 from tests.representations.radiance_scenes import BACKGROUND, HASH, TRIPLANE, Ball, adam, field_ball, field_scene
 
 both = pytest.mark.parametrize("kind", [HASH, TRIPLANE], ids=["hash", "triplane"])

@@ -16,18 +16,9 @@ from sds3d.config import build
 from sds3d.guidance.sds import SDS, SDSConfig
 from sds3d.guidance.vsd import VSD, VSDConfig
 from sds3d.representations.base import Rendering
+from sds3d.run.lessons import Teacher
 from sds3d.run.numbers import Numbers
-from sds3d.run.optimize import (
-    LoopState,
-    NumericalError,
-    OptimizerConfig,
-    Setup,
-    Teacher,
-    optimize,
-    pack,
-    random_streams,
-    start,
-)
+from sds3d.run.optimize import LoopState, NumericalError, OptimizerConfig, Setup, optimize, pack, random_streams, start
 from sds3d.run.reference_config import ReferenceConfig
 from sds3d.run.reference_pictures import read_view
 from sds3d.run.references import References

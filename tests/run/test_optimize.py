@@ -22,14 +22,12 @@ from sds3d.representations.densify import FixedCountConfig
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
 from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 from sds3d.run.backgrounds import STREAM, LearnedBackground, SolidBackground, make_environment
+from sds3d.run.lessons import Teacher, border_color, image_loss
 from sds3d.run.optimize import (
     NumericalError,
     OptimizerConfig,
     Setup,
     Step,
-    Teacher,
-    border_color,
-    image_loss,
     learning_rate_factor,
     optimize,
     pack,

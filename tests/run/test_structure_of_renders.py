@@ -8,7 +8,8 @@ from sds3d.guidance.base import Guided, Views
 from sds3d.rendering.resizing import resize
 from sds3d.rendering.structure import structure_of
 from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
-from sds3d.run.optimize import OptimizerConfig, Setup, Teacher, optimize, random_streams, start
+from sds3d.run.lessons import Teacher
+from sds3d.run.optimize import OptimizerConfig, Setup, optimize, random_streams, start
 from tests.run.scenes import CAMERAS, encoded, gaussian_prior
 
 

@@ -27,21 +27,13 @@ from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.ramps import Ramp
+from sds3d.rendering.resizing import resize
 from sds3d.representations.base import Rendering
 from sds3d.run.config import make_config, new_run
 from sds3d.run.drive import Priors, drive
 from sds3d.run.folder import Run, read_checkpoint
-from sds3d.run.optimize import (
-    OptimizerConfig,
-    Setup,
-    Step,
-    Teacher,
-    drawn_views,
-    optimize,
-    random_streams,
-    resize,
-    start,
-)
+from sds3d.run.lessons import Teacher, drawn_views
+from sds3d.run.optimize import OptimizerConfig, Setup, Step, optimize, random_streams, start
 from tests.run.scenes import SIZE, Canvas, encoded, gaussian_prior
 from tests.run.test_optimize import GradientRule
 from tests.run.tiny_runs import disc, same, tiny
