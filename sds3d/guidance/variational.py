@@ -20,7 +20,7 @@ from sds3d.guidance.schedules import draw
 from sds3d.priors.base import Prediction, Prior, TrainableScore, add_noise, expand
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.loading import Dtype
-from sds3d.priors.network import DiffusionPrior, in_place_of
+from sds3d.priors.network import DiffusionPrior
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
 from sds3d.updates import fused, update
@@ -177,7 +177,10 @@ class VariationalRule(Guidance):
 
 
 def model_of_phi(config: VariationalConfig, prior: Prior) -> Prior:
-    """Return the model that phi starts as. Raises PriorError if it cannot be loaded, or does not fit to the prior."""
+    """Return the model that phi starts as, which is loaded once for a prior.
+
+    Raises PriorError if it cannot be loaded, or does not fit to the prior.
+    """
     if not config.model:
         return prior
     if not hasattr(prior, "family"):
@@ -185,7 +188,7 @@ def model_of_phi(config: VariationalConfig, prior: Prior) -> Prior:
     prior = cast(DiffusionPrior, prior)
     dtype = cast(Dtype, str(prior.denoiser.dtype).removeprefix("torch."))
     other = DiffusersConfig(model=config.model, offline=config.offline, dtype=dtype, multiview=False)
-    return in_place_of(prior, other.load(prior.device))
+    return prior.stand_in(other, lambda: other.load(prior.device))
 
 
 def target_error(prior: Prior, prediction: Prediction, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:

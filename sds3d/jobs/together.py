@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from sds3d.cameras import Cameras
-from sds3d.priors.base import Prediction, Prior, TrainableScore
+from sds3d.priors.base import Prediction, Prior, PriorConfig, TrainableScore
 from sds3d.prompts.conditioning import Conditioning
+from sds3d.run.drive import Load
 
-Task = Callable[[Sequence[Prior]], None]
-"""Drives one run with the priors it receives."""
+Task = Callable[[Load], None]
+"""Drives one run with the priors that it loads."""
 
 
 @dataclass
@@ -65,6 +66,7 @@ class SharedPrior:
         call = self._turn.call = _Call(self._prior, x_t, t, cond, cameras)
         self._turn.asleep.release()
         self._turn.wake.acquire()
+        self._turn.call = None  # it holds the prior, which may be released
         if isinstance(call.answer, Exception):
             raise call.answer
         assert call.answer is not None
@@ -75,17 +77,20 @@ class SharedPrior:
         return self._prior.trainable_score(generator, rank)
 
 
-def drive_together(priors: Sequence[Prior], tasks: Sequence[Task]) -> None:
+def drive_together(load: Load, tasks: Sequence[Task]) -> None:
     """Run all tasks, each with priors that join its calls with those of the others.
 
-    Tasks handle their own errors. Deterministic: tasks are woken in order.
+    load: returns the same prior to all tasks. Tasks handle their own errors. Deterministic: tasks are woken in order.
     """
     turns = [_Turn() for _ in tasks]
 
     def take(turn: _Turn, task: Task) -> None:
+        def shared(wanted: Sequence[PriorConfig]) -> list[Prior]:
+            return [cast(Prior, SharedPrior(prior, turn)) for prior in load(wanted)]
+
         turn.wake.acquire()
         try:
-            task([cast(Prior, SharedPrior(prior, turn)) for prior in priors])
+            task(shared)
         finally:
             turn.ended = True
             turn.asleep.release()

@@ -16,9 +16,9 @@ from sds3d.files import lacks_memory
 from sds3d.jobs.queue import rest, runs_in, waiting
 from sds3d.jobs.together import drive_together
 from sds3d.jobs.worker_settings import WorkerSettings
-from sds3d.priors.base import Prior
-from sds3d.run.config import RunConfig, read_config
-from sds3d.run.drive import Priors, drive, prior_settings
+from sds3d.priors.base import Prior, PriorConfig
+from sds3d.run.config import RunConfig, read_config, stage_at, stage_config
+from sds3d.run.drive import Load, Priors, drive, prior_settings
 from sds3d.run.folder import Run
 from sds3d.run.locks import RunBusyError
 
@@ -50,45 +50,42 @@ class Worker:
         Errors of a run are written into its state, not raised. wanted: checked at each step; when it returns False, the
         runs are requeued with a checkpoint. upcoming: runs whose texts are embedded while the text encoders are loaded.
         """
-        priors: list[Prior] = []
         with suppress(Exception):  # problems with the priors or the texts are reported when the run is driven
-            priors = self._load(runs)
             self._embed([*runs, *upcoming][: max(AHEAD, len(runs))])
-        if not priors or len(runs) == 1:
-            for run in runs:
-                self._drive(run, priors, wanted)
+        if len(runs) == 1:
+            self._drive(runs[0], self._load, wanted)
         else:
             # This thread makes the joint calls, and the number of threads is set per thread.
             set_threads(runs[0].machine.threads or self.threads)
-            drive_together(priors, [lambda shared, run=run: self._drive(run, shared, wanted) for run in runs])
+            drive_together(self._load, [lambda load, run=run: self._drive(run, load, wanted) for run in runs])
 
     def _embed(self, runs: Sequence[Run]) -> None:
-        if self._priors is None or len(runs) < 2:
+        """Load the priors of the first run's present stage, and embed the texts that all runs ask them for."""
+        if len(runs) < 2:
             return
         configs = [read_config(run) for run in runs]
-        for settings, prior in self._priors.held:
+        stages = [stage_config(c, stage_at(c, run.state.step)) for c, run in zip(configs, runs, strict=True)]
+        wanted = prior_settings(stages[0], runs[0].state.lean)
+        for settings, prior in zip(wanted, self._load(wanted), strict=True):
             texts = [
                 text
-                for config in configs
-                for teacher in config.all_teachers
+                for stage in stages
+                for teacher in stage.all_teachers
                 if teacher.prior == settings
-                for text in teacher.guidance.texts(config.prompt, config.prompts).all()
+                for text in teacher.guidance.texts(stage.prompt, stage.prompts).all()
             ]
             prior.encode_text(list(dict.fromkeys(texts)))
 
-    def _load(self, runs: Sequence[Run]) -> list[Prior]:
+    def _load(self, wanted: Sequence[PriorConfig]) -> Sequence[Prior]:
         if self._priors is None:
             self._priors = Priors(pick_device(self.device))
-        return self._priors.load(prior_settings(read_config(runs[0]), runs[0].state.lean))
+        return self._priors.load(wanted)
 
-    def _drive(self, run: Run, priors: Sequence[Prior], wanted: Callable[[], bool]) -> None:
+    def _drive(self, run: Run, load: Load, wanted: Callable[[], bool]) -> None:
         try:
             # The result depends on the number of threads, so a run keeps the number it started with.
             threads = run.machine.threads or self.threads
-            prior, others = (priors[0], priors[1:]) if priors else (None, ())
-            steps = drive(
-                run, device=self.device, threads=threads, prior=prior, others=others, claim=True, closed="queued"
-            )
+            steps = drive(run, device=self.device, threads=threads, load=load, claim=True, closed="queued")
             for _ in steps:
                 if not wanted():
                     steps.close()  # type: ignore[attr-defined]

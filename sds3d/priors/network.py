@@ -7,7 +7,7 @@ pictures become x (`pixels`), and how texts become embeddings (`texts`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -97,6 +97,7 @@ class DiffusionPrior:
         self.shift = family.noising.shift
         self.chunk = 0
         """Rows of a batch per call of the network, in whole groups of views; 0: all."""
+        self._stand_ins: dict[Hashable, DiffusionPrior] = {}
 
     def encode_text(self, prompts: Sequence[str]) -> Conditioning:
         """Return embeddings of B texts; long ones are cut at the model's length."""
@@ -174,6 +175,15 @@ class DiffusionPrior:
         if hasattr(self.network, "_hf_hook"):
             raise PriorError("a copy of an offloaded model can't be trained: set prior.offload=false, or another rule")
         return TrainableCopy(self, generator, rank)
+
+    def stand_in(self, settings: Hashable, load: Callable[[], DiffusionPrior]) -> DiffusionPrior:
+        """Return another model that predicts in this one's place, see `in_place_of`.
+
+        It is loaded in the first call with these settings, and kept in memory as long as this model.
+        """
+        if settings not in self._stand_ins:
+            self._stand_ins[settings] = in_place_of(self, load())
+        return self._stand_ins[settings]
 
 
 def in_place_of(prior: DiffusionPrior, other: DiffusionPrior) -> DiffusionPrior:

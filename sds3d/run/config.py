@@ -265,6 +265,12 @@ def total_steps(config: RunConfig, stages: int | None = None) -> int:
     return sum(stage_config(config, i).steps for i in range(stage_count(config) if stages is None else stages))
 
 
+def stage_at(config: RunConfig, step: int) -> int:
+    """Return the index of the stage that follows `step` finished steps; after the last step, that of the last stage."""
+    stages = stage_count(config)
+    return next((i for i in range(stages) if step < total_steps(config, i + 1)), stages - 1)
+
+
 def draft_steps(config: RunConfig) -> int:
     """Return the number of steps after which a run pauses as a draft."""
     return max(1, round(DRAFT_SHARE * total_steps(config)))

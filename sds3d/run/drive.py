@@ -8,7 +8,8 @@ import os
 import time
 import traceback
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,6 +62,9 @@ from sds3d.run.references import STREAM as REFERENCE_STREAM
 from sds3d.run.references import References, read_references
 from sds3d.run.rewards import Reward, load_rewards
 from sds3d.run.sinks import Sinks, sinks_of
+
+Load = Callable[[Sequence[PriorConfig]], Sequence[Prior]]
+"""Returns the priors with these settings; see `Priors.load`."""
 
 
 @dataclass
@@ -172,15 +176,16 @@ def drive(
     device: str = "",
     threads: int = 0,
     prior: Prior | None = None,
-    others: Sequence[Prior] = (),
+    load: Load | None = None,
     claim: bool = False,
     closed: Status = "paused",
 ) -> Iterator[Step]:
     """Start or resume a run and drive it to its exports, yielding each step. A finished run yields nothing.
 
-    device, threads: "" and 0 use what the run was started with, or the machine's defaults. prior: the run's prior if it
-    is loaded already. others: those of its further teachers. A worker loads them with `prior_settings`. claim: drive
-    the run only if it is still queued. closed: the run's status after the generator is closed.
+    device, threads: "" and 0 use what the run was started with, or the machine's defaults. prior: the run's prior if
+    the caller has loaded it. load: how priors are loaded instead, for a caller that keeps them for further runs; it
+    must not keep those that a later call does not want. claim: drive the run only if it is still queued. closed: the
+    run's status after the generator is closed.
 
     The run stops early, and can be resumed with the same result, when its `control` file requests it, when the
     generator is closed, and when the process dies.
@@ -200,7 +205,7 @@ def drive(
         try:
             before = run.machine
             machine = Machine(threads or before.threads, device or before.device)
-            yield from _drive(run, machine, [] if prior is None else [prior, *others], closed)
+            yield from _drive(run, machine, prior, load, closed)
         except GeneratorExit:
             raise
         except KeyboardInterrupt:
@@ -213,7 +218,7 @@ def drive(
             raise
 
 
-def _drive(run: Run, wanted: Machine, loaded: Sequence[Prior], closed: Status) -> Iterator[Step]:
+def _drive(run: Run, wanted: Machine, prior: Prior | None, load: Load | None, closed: Status) -> Iterator[Step]:
     config = read_config(run)
     check_copies(config, run.folder)
     device = pick_device(wanted.device)
@@ -227,10 +232,12 @@ def _drive(run: Run, wanted: Machine, loaded: Sequence[Prior], closed: Status) -
         return
     checkpoint = run.load_checkpoint(mend=True)
     clock = _Clock(run.state.seconds if checkpoint else 0.0)
-    priors = Priors(device, list(zip(prior_settings(config, run.state.lean), loaded, strict=False)))
+    if load is None:
+        held = [] if prior is None else [(prior_settings(config, run.state.lean)[0], prior)]
+        load = Priors(device, held).load
     with sinks_of(run, config, _steps_before(config, checkpoint)) as sinks, closing(Live(run)) as live:
         record = _Record(run, total, clock, sinks, closed, run.origin(machine), live, run.state.pause_at)
-        scene = yield from _drive_stages(record, config, checkpoint, priors)
+        scene = yield from _drive_stages(record, config, checkpoint, load, device)
         if scene is None:
             return
         optimised = clock.seconds()
@@ -252,17 +259,17 @@ def _steps_before(config: RunConfig, checkpoint: dict[str, Tensor] | None) -> in
 
 
 def _drive_stages(
-    record: _Record, config: RunConfig, checkpoint: dict[str, Tensor] | None, priors: Priors
+    record: _Record, config: RunConfig, checkpoint: dict[str, Tensor] | None, load: Load, device: torch.device
 ) -> Generator[Step, None, Scene | None]:
     """Optimise the remaining stages. Return the scene of the last one, or None if the run was stopped."""
     first = 0 if checkpoint is None else int(checkpoint["stage"])
     scene: Scene | None = None
-    before = starting_point(record.run, config, priors.device) if checkpoint is None else None
-    references = read_references(config.reference, config.cameras, priors.device)
+    before = starting_point(record.run, config, device) if checkpoint is None else None
+    references = read_references(config.reference, config.cameras, device)
     told: list[str] = []
     for index in range(first, stage_count(config)):
         mine = stage_config(config, index)
-        loaded = priors.load(prior_settings(mine, record.run.state.lean))
+        loaded = load(prior_settings(mine, record.run.state.lean))
         problems = [problem for problem in prior_problems(mine, loaded) if problem not in told]
         told += problems
         _warn(record.run, problems)
@@ -302,22 +309,28 @@ def starting_point(run: Run, config: RunConfig, device: torch.device) -> Source 
 
 @dataclass
 class Priors:
-    """The priors in memory. held: each with its settings."""
+    """The priors in memory.
+
+    held: those that were wanted last, each with its settings. Others live as long as a run uses them.
+    """
 
     device: torch.device
     held: list[tuple[PriorConfig, Prior]] = field(default_factory=list)
+    _lent: list[tuple[PriorConfig, weakref.ref[Prior]]] = field(default_factory=list)
 
     def load(self, wanted: Sequence[PriorConfig]) -> list[Prior]:
         """Return the priors with these settings, one for those that are equal. Others are dropped first, since all
         together may not fit into memory.
         """
-        kept = [(settings, prior) for settings, prior in self.held if settings in wanted]
-        if len(kept) < len(self.held):
-            self.held = kept
+        released = [(settings, weakref.ref(prior)) for settings, prior in self.held if settings not in wanted]
+        if released:
+            self.held = [(settings, prior) for settings, prior in self.held if settings in wanted]
             gc.collect()
+        self._lent = [(settings, lent) for settings, lent in [*self._lent, *released] if lent() is not None]
         for settings in wanted:
             if not any(settings == known for known, _ in self.held):
-                self.held.append((settings, settings.load(self.device)))
+                used = (lent() for known, lent in self._lent if known == settings)
+                self.held.append((settings, next(filter(None, used), None) or settings.load(self.device)))
         return [next(prior for known, prior in self.held if known == settings) for settings in wanted]
 
 

@@ -78,7 +78,9 @@ def alone(run: Run, prior: Prior) -> None:
 def together(prior: Prior, several: list[Run], each: Callable[[Run, Prior], None] = alone) -> list[int]:
     """Drive the runs together with one prior. Return the number of rows of each of its calls."""
     counting = Counting(prior)
-    drive_together([cast(Any, counting)], [lambda shared, run=run: each(run, *shared) for run in several])
+    drive_together(
+        lambda wanted: [cast(Any, counting)], [lambda load, run=run: each(run, *load([])) for run in several]
+    )
     return counting.rows
 
 
@@ -157,7 +159,7 @@ def test_an_error_of_the_prior_reaches_every_run_of_the_call(tmp_path: Path):
         except MemoryError as error:
             seen.append(str(error))
 
-    drive_together([broken], [lambda shared, run=run: each(run, *shared) for run in joint])
+    drive_together(lambda wanted: [broken], [lambda load, run=run: each(run, *load([])) for run in joint])
     assert seen == ["out of memory"] * 2
     assert [run.state.status for run in joint] == ["failed"] * 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from sds3d.jobs.worker import Worker, device_failed, work
 from sds3d.jobs.worker_settings import WorkerSettings
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.run.config import make_config, new_run
+from sds3d.run.config import make_config, new_run, read_config
+from sds3d.run.drive import prior_settings
 from sds3d.run.folder import Run
 from tests.jobs.test_together import QUICK, assert_alike
+from tests.priors.tiny import tiny_pipeline
+from tests.run.tiny_runs import tiny
 
 LOAD = DiffusersConfig.load
 
@@ -100,10 +104,47 @@ def test_a_run_out_of_memory_continues_with_less(
         assert_alike(several, plain)
 
 
+@pytest.mark.parametrize("together", [1, 2])
+def test_one_stages_models_are_in_memory_at_a_time(together: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Stages 1 and 3 have the same prior and another model for phi, stage 2 has a prior of its own."""
+    folders = {"first": "sd", "phi": "sd v", "second": "sd"}
+    for name, family in folders.items():
+        tiny_pipeline(family).save_pretrained(tmp_path / name)
+    alive: list[tuple[str, weakref.ref[Any]]] = []
+    loaded: list[tuple[str, set[str]]] = []  # each with what was in memory when it was loaded
+
+    def load(config: DiffusersConfig, device: Any) -> Prior:
+        name = Path(config.model).name
+        loaded.append((name, {other for other, network in alive if network() is not None}))
+        prior = LOAD(config, device)
+        alive.append((name, weakref.ref(prior.network)))
+        return prior
+
+    monkeypatch.setattr(DiffusersConfig, "load", load)
+    models = {name: str(tmp_path / name) for name in folders}
+    vsd = {"name": "vsd", "variational": {"model": models["phi"]}}
+    stages = [
+        {"steps": 1, "prior": {"model": models["first"]}, "guidance": vsd},
+        {"steps": 1, "prior": {"model": models["second"]}},
+        {"steps": 1, "prior": {"model": models["first"]}, "guidance": vsd},
+    ]
+    export = {"formats": ["ply"], "resolution": 16, "picture_size": 32, "frames": 4}
+    runs = [new_run(tmp_path / "runs", tiny(stages=stages, export=export, seed=seed)) for seed in range(2)]
+    for run in runs:
+        enqueue(run)
+    work(tmp_path / "runs", settings=WorkerSettings(threads=1, together=together))
+    assert [run.state.status for run in runs] == ["done"] * 2, [run.state.error for run in runs]
+    once = [("first", set()), ("phi", {"first"}), ("second", set()), ("first", set()), ("phi", {"first"})]
+    if together == 1:  # the second run begins with the models that the first one ended with
+        assert loaded == [*once, *once[2:]]
+    else:  # the run that is behind still needs its own models when the other one goes on
+        assert [name for name, _ in loaded] == [name for name, _ in once]
+
+
 def test_without_retries_a_run_out_of_memory_fails(tmp_path: Path):
     run = queued(tmp_path, "a red mug")
     worker = Worker(threads=1, retries=0)
-    short_of_memory(worker._load([run])[0], 4)
+    short_of_memory(worker._load(prior_settings(read_config(run), lean=False))[0], 4)
     worker.carry_out([run])
     assert (run.state.status, run.state.attempts) == ("failed", 0)
     assert "out of memory" in run.state.error
@@ -151,7 +192,7 @@ def test_gpu_failures_are_recognised(error: Exception, expected: bool):
 def test_texts_of_waiting_runs_are_embedded_with_those_of_the_first(tmp_path: Path):
     several = [queued(tmp_path, prompt) for prompt in ("a red mug", "a blue chair", "a green hat")]
     worker = Worker(threads=1)
-    prior: Any = worker._load(several)[0]
+    prior: Any = worker._load(prior_settings(read_config(several[0]), lean=False))[0]
     loaded: list[int] = []
     encoders = prior.family.texts.load
     prior.family.texts.load = lambda: loaded.append(1) or encoders()

@@ -243,7 +243,7 @@ def small_disc() -> GaussianPrior:
 
 
 def drive_to(run: Run, stop: int | None = None) -> None:
-    for step in drive(run, threads=1, prior=disc(), others=[small_disc()]):
+    for step in drive(run, threads=1, load=lambda wanted: [disc(), small_disc()][: len(wanted)]):
         if step.step == stop:
             run.request("pause")
 
@@ -283,6 +283,7 @@ def test_priors_with_equal_settings_are_loaded_once():
     assert priors.load(wanted[1:]) == [second, first]
     assert priors.load(wanted[1:2]) == [second]
     assert len(priors.held) == 1
+    assert priors.load(wanted[:1]) == [first]  # still used here, so it is not loaded again
 
 
 class Counting(GaussianPrior):
