@@ -16,6 +16,8 @@ from sds3d.priors.loading import ModelFiles
 from sds3d.priors.multiview import CameraEncoder, ViewAttention
 from sds3d.priors.network import Ask, DiffusionPrior, Family, frozen
 from sds3d.priors.noising import Diffusion, Flow, Noising, is_flow, shift_of
+from sds3d.priors.picture_adapter import FOLDER as PICTURE_ADAPTER
+from sds3d.priors.picture_adapter import PictureAdapter, asking_with_pictures
 from sds3d.priors.pictures import Adapter, load_adapter, picture_encoder
 from sds3d.priors.pixels import Latents, vae_format
 from sds3d.priors.structure import FOLDER, StructureEncoder, asking_with_structure
@@ -38,7 +40,7 @@ class Networks:
 
     text_encoder: the network, or a function that loads it when needed. vocabulary: the words that it was trained with,
     if they are few; texts are put into these words. structure_encoder: what tells the U-Net the structure of renders.
-    adapter: an IP-Adapter in the U-Net. controls: its ControlNets.
+    adapter: an IP-Adapter in the U-Net. controls: its ControlNets. picture_adapter: that of a prior of the toy world.
     """
 
     vae: AutoencoderKL | AutoencoderTiny
@@ -51,6 +53,7 @@ class Networks:
     structure_encoder: StructureEncoder | None = None
     adapter: Adapter | None = None
     controls: tuple[Control, ...] = ()
+    picture_adapter: PictureAdapter | None = None
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,16 @@ class DiffusersPrior(DiffusionPrior):
             self.unet.set_attn_processor(ViewAttention())  # type: ignore[arg-type]
             frozen(camera_encoder, device)
         self.structure_encoder = encoder = networks.structure_encoder
-        ask = variant.ask or asking(views=camera_encoder is not None)
+        ask, picture = variant.ask or asking(views=camera_encoder is not None), None
+        if encoder is not None:
+            ask = asking_with_structure(ask, frozen(encoder, device))
+        self.picture_adapter = adapter = networks.picture_adapter
+        if adapter is not None:
+            ask, picture = asking_with_pictures(ask, frozen(adapter, device)), adapter.read
+        elif networks.adapter is not None:
+            picture = networks.adapter.encoder
         family = Family(
-            ask if encoder is None else asking_with_structure(ask, frozen(encoder, device)),
+            ask,
             networks.noising,
             Latents(self.vae),
             Texts(variant.texts or self._load_texts, device),
@@ -92,7 +102,7 @@ class DiffusersPrior(DiffusionPrior):
             torch.channels_last,
             takes_structure=encoder is not None or bool(networks.controls),
             without_structure=not networks.controls,
-            picture=None if networks.adapter is None else networks.adapter.encoder,
+            picture=picture,
         )
         super().__init__(family, self.unet, device, camera_encoder)
 
@@ -286,6 +296,10 @@ def _networks(files: ModelFiles) -> Networks:
     if camera_encoder is not None and (files.adapter is not None or files.controlnets):
         raise files.error("an IP-Adapter or a ControlNet needs a model of single views: set prior.multiview=false")
     adapter = None if files.adapter is None else load_adapter(files.adapter, files, unet)
+    picture_adapter = None
+    if adapter is None and files.has(PICTURE_ADAPTER):
+        with files.explained():
+            picture_adapter = PictureAdapter.load(files.folder / PICTURE_ADAPTER)
     controls = tuple(load_control(config, files, unet) for config in files.controlnets)
     return Networks(
         vae,
@@ -298,6 +312,7 @@ def _networks(files: ModelFiles) -> Networks:
         structure_encoder,
         adapter,
         controls,
+        picture_adapter,
     )
 
 

@@ -52,24 +52,27 @@ from sds3d.toybox.world import CATEGORIES, COLORS, HAS_FRONT, Spec
 UNET_CHECKPOINT = "unet.ckpt.safetensors"
 
 MAY_CHANGE = {
-    "minutes", "autoencoder_steps", "unet_steps", "structure_steps", "scorer_steps", "samples", "checkpoint_every",
+    "minutes", "autoencoder_steps", "unet_steps", "structure_steps", "pictures_steps", "scorer_steps", "samples",
+    "checkpoint_every",
 }  # fmt: skip
 """Settings that may differ when a training is resumed."""
 
 
-def begin(folder: Path, config: TrainConfig, *, structure: bool = False) -> None:
+def begin(folder: Path, config: TrainConfig, addition: str = "") -> None:
     """Create the folder and write its settings. Raises ValueError if it was begun with other settings.
 
-    structure: whether the training adds structure to a prior. Its pictures are others.
+    addition: what the training adds to a prior, structure or pictures.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path, settings = folder / "config.json", {"structure": structure, **config.model_dump()}
+    path, settings = folder / "config.json", {"addition": addition, **config.model_dump()}
     before = settings
     if path.exists():  # by an earlier version, it lacks the settings that came later
-        before = {"structure": False, **TrainConfig().model_dump(), **json.loads(path.read_text())}
-    if before["structure"] != structure:
-        kind = "with" if before["structure"] else "without"
-        raise ValueError(f"{folder} was begun {kind} --structure: use another --out")
+        written = json.loads(path.read_text())
+        earlier = "structure" if written.pop("structure", False) else ""
+        before = {"addition": earlier, **TrainConfig().model_dump(), **written}
+    if (former := before["addition"]) != addition:
+        kind = f"with --{former}" if former else f"without --{addition}"
+        raise ValueError(f"{folder} was begun {kind}: use another --out")
     changed = [f"{key}={before[key]}" for key in settings.keys() - MAY_CHANGE if before[key] != settings[key]]
     if changed:
         raise ValueError(f"{folder} was begun with {' '.join(sorted(changed))}: use these again, or another --out")

@@ -39,6 +39,9 @@ class TrainConfig(Config):
     structure_steps: int = Field(default=2000, ge=1)
     """Steps of a training that adds structure to a prior. Its batches are those of the U-Net."""
     structure_rate: float = Field(default=4e-4, gt=0)
+    pictures_steps: int = Field(default=2500, ge=1)
+    """Steps of a training that adds pictures to a prior. Its batches are those of the U-Net."""
+    pictures_rate: float = Field(default=2e-3, gt=0)
     samples: int = Field(default=16, ge=0)
     """Prompts in the sample grid that is drawn from time to time, one of each kind."""
     scorer_objects: int = Field(default=8000, ge=16)

@@ -89,9 +89,12 @@ def test_toybox_train_starts_from_the_folder_that_is_given(given: list[str], cli
     assert not (tmp_path / "told").exists()
 
 
-@pytest.mark.parametrize("given", [["--structure"], ["--structure", "start_from=toybox"], ["start_from=toybox"]])
+@pytest.mark.parametrize(
+    "given", [["--structure"], ["--structure", "start_from=toybox"], ["--pictures"], ["start_from=toybox"]]
+)
 def test_toybox_train_can_start_from_the_embedded_prior(given: list[str], cli: Cli, tmp_path: Path):
-    begin(tmp_path, TrainConfig(objects=20, start_from=str(toybox_folder())), structure="--structure" in given)
+    addition = given[0].removeprefix("--") if given[0].startswith("--") else ""
+    begin(tmp_path, TrainConfig(objects=20, start_from=str(toybox_folder())), addition)
     code, _, stderr = cli("toybox", "train", "--out", str(tmp_path), *given)
     assert code == 1
     assert "was begun with objects=20: use these again" in stderr.replace("\n", " ")

@@ -124,7 +124,7 @@ def test_a_folder_begun_with_other_sizes_is_refused(folder: Path) -> None:
 
 
 def test_a_folder_of_an_earlier_version_goes_on_with_the_defaults_of_later_settings(tmp_path: Path) -> None:
-    later = {"structure", "structure_steps", "structure_rate"}
+    later = {"addition", "structure_steps", "structure_rate", "pictures_steps", "pictures_rate"}
     begin(tmp_path, TINY)
     before = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in before.items() if k not in later}))
@@ -140,13 +140,27 @@ def test_the_number_of_steps_may_change(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "config.json").read_text())["scorer_steps"] == 7
 
 
-@pytest.mark.parametrize("first", [False, True])
-def test_a_folder_is_of_one_kind_of_training(first: bool, tmp_path: Path) -> None:
-    begin(tmp_path, TINY, structure=first)
-    begin(tmp_path, TINY, structure=first)
-    kind = "with" if first else "without"
-    with pytest.raises(ValueError, match=rf"was begun {kind} --structure: use another --out"):
-        begin(tmp_path, TINY, structure=not first)
+@pytest.mark.parametrize(
+    ("first", "second", "begun"),
+    [
+        ("", "structure", "without --structure"),
+        ("structure", "", "with --structure"),
+        ("structure", "pictures", "with --structure"),
+        ("", "pictures", "without --pictures"),
+    ],
+)
+def test_a_folder_is_of_one_kind_of_training(first: str, second: str, begun: str, tmp_path: Path) -> None:
+    begin(tmp_path, TINY, first)
+    begin(tmp_path, TINY, first)
+    with pytest.raises(ValueError, match=rf"was begun {begun}: use another --out"):
+        begin(tmp_path, TINY, second)
+
+
+def test_a_training_of_structure_by_an_earlier_version_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"structure": True, **TINY.model_dump()}))
+    with pytest.raises(ValueError, match="was begun with --structure"):
+        begin(tmp_path, TINY)
+    begin(tmp_path, TINY, "structure")
 
 
 @pytest.mark.slow

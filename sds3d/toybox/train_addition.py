@@ -1,0 +1,317 @@
+"""Training that adds a condition to a prior of the toy world: from its weights, in less than an hour.
+
+An `Addition` says what is added: structure (`train_structure`) or pictures (`train_pictures`). The encoders of texts
+and cameras and the autoencoder keep their weights. After a kill at any instant, the same command resumes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from sds3d.formats.pictures import contact_sheet, png
+from sds3d.guidance.sampling import Conditions, sample, sampling_times
+from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.noising import Diffusion
+from sds3d.priors.unet_latent import DiffusersPrior, Networks
+from sds3d.prompts.conditioning import Conditioning
+from sds3d.toybox import diffusion
+from sds3d.toybox.captions import prompt
+from sds3d.toybox.card import machine
+from sds3d.toybox.dataset import DataConfig, ObjectFile, Rendering, load_tokenizer, read_objects, render_files
+from sds3d.toybox.fit import FitConfig, Report, fit, read_metadata
+from sds3d.toybox.train import Incoming, begin, first_files
+from sds3d.toybox.train_config import TrainConfig
+from sds3d.toybox.world import Spec
+
+
+@dataclass(frozen=True)
+class ToldViews:
+    """Encoded pictures of n objects, and what a prior is told of them besides texts and cameras.
+
+    told: tensors (n, ...) by name, those of the addition. prompts: of the objects that are there from the start.
+    """
+
+    views: diffusion.LatentViews
+    told: Mapping[str, Tensor]
+    prompts: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.views)
+
+    def with_room(self, n: int) -> ToldViews:
+        """Return a copy with room for n objects in all."""
+        told = {name: values.new_empty(n, *values.shape[1:]) for name, values in self.told.items()}
+        for name, values in self.told.items():
+            told[name][: len(self)] = values
+        return ToldViews(self.views.with_room(n), told, self.prompts)
+
+    def append(self, views: ToldViews, at: int) -> None:
+        """Write further objects, without prompts, into the room that begins at the first `at` objects."""
+        for name, values in views.told.items():
+            self.told[name][at : at + len(views)] = values
+        self.views.append(views.views, at)
+
+
+class ToldDenoiser(nn.Module):
+    """The networks of a prior and one that is told more. Its forward takes the inputs of `Denoiser` and one further."""
+
+    def __init__(self, denoiser: diffusion.Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+
+Model = TypeVar("Model", bound=ToldDenoiser)
+
+
+class Addition(ABC, Generic[Model]):
+    """What a training adds to a prior.
+
+    name: of the option of `sds3d toybox train`, the stage and the checkpoint. sentence: about the trained networks, for
+    the card. shown: the heading of what the model is told in sheets of samples. with_maps: whether objects have maps of
+    their structure.
+    """
+
+    name: str
+    sentence: str
+    shown: str
+    with_maps: bool = False
+
+    @abstractmethod
+    def loop(self, config: TrainConfig) -> tuple[int, float]:
+        """Return the number of steps and the learning rate."""
+
+    @abstractmethod
+    def model(self, prior: DiffusersPrior) -> Model:
+        """Make the model that is trained of the networks of a prior."""
+
+    @abstractmethod
+    def networks(self, model: Model, networks: Networks) -> Networks:
+        """Add the model's further network to those of a prior."""
+
+    @abstractmethod
+    def told(self, file: ObjectFile) -> dict[str, Tensor]:
+        """Return the tensors of `ToldViews.told` for the objects of a file."""
+
+    def tokens(self, file: ObjectFile, tokenizer: CLIPTokenizer) -> Tensor:
+        """Return the captions without view words (n, CAPTIONS, L) of the objects of a file."""
+        return file.tokens
+
+    def prompt(self, spec: Spec) -> str:
+        """Return the prompt of an object's samples."""
+        return prompt(spec)
+
+    @abstractmethod
+    def draw(self, views: ToldViews, batch: diffusion.Batch, generator: torch.Generator | None) -> Tensor:
+        """Return what the model is told of a batch in training, (B, ...)."""
+
+    @abstractmethod
+    def whole(self, views: ToldViews, rows: Tensor, view: Tensor) -> Tensor:
+        """Return what the model may be told of these views (B,), (B, ...). Zeros tell it nothing."""
+
+    @abstractmethod
+    def conditions(
+        self, model: Model, told: Tensor, text: Conditioning, null: Conditioning
+    ) -> tuple[Conditioning, Conditioning]:
+        """Return the conditions of four samples, prompt and empty text, told what `whole` returned for them."""
+
+    @abstractmethod
+    def pictures(self, told: Tensor, size: int) -> Tensor:
+        """Return what `whole` returned for four views as pictures (4, size, size, 3)."""
+
+    @abstractmethod
+    def telling(self, views: ToldViews) -> Tensor:
+        """Return which objects (n,) bool have something to tell that their texts do not."""
+
+    @abstractmethod
+    def save(self, folder: Path, model: Model) -> None:
+        """Write the trained networks into a copy of the folder of the prior that the training started from."""
+
+
+def train_addition(
+    folder: Path, addition: Addition[Model], config: TrainConfig, report: Report, device: torch.device | str = "cpu"
+) -> Path:
+    """Train in `folder`, and return the diffusers folder `folder/prior`.
+
+    `config.start_from` is the prior that it starts from. Raises ValueError if there is none or if it is of another
+    kind, or if the folder was begun with other settings.
+    """
+    if not config.start_from:
+        raise ValueError(
+            f"a prior that takes {addition.name} starts from another: give its folder, --start-from FOLDER"
+        )
+    start = DiffusersConfig(model=config.start_from)
+    prior, words = start.load(device), start.vocabulary()
+    if not isinstance(prior, DiffusersPrior) or prior.camera_encoder is None or words is None:
+        raise ValueError(f"{config.start_from} is no prior of the toy world: train one with `sds3d toybox train`")
+    begin(folder, config, addition.name)
+    maps = prior.unet.config["sample_size"] * 4 if addition.with_maps else 0
+
+    def data(objects: int, seed: int) -> DataConfig:
+        kinds = tuple(words.kinds)
+        return DataConfig(objects, seed, prior.image_size, tokenizer=config.start_from, kinds=kinds, maps=maps)
+
+    encode, begun = partial(encoded, addition, prior), time.monotonic()
+    with Rendering(folder / "pictures", data(config.objects, config.seed), config.workers) as rendering:
+        held_out = data(config.held_out_objects, config.seed + 1)
+        test = encode(render_files(folder / "held-out", held_out, 1, report))
+        first_files(rendering, config, begun, report)
+        incoming = Incoming(rendering, encode, config, begun)
+        model = train_model(folder, addition, config, prior, incoming, test, report)
+        rendering.end()
+    written = folder / "prior"
+    shutil.copytree(Path(config.start_from).expanduser(), written, dirs_exist_ok=True)
+    addition.save(written, model)
+    report("card", 0, 1, {})
+    write_card(folder, addition, config, model, test)
+    return written
+
+
+@torch.no_grad()
+def encoded(addition: Addition[Model], prior: DiffusersPrior, paths: Sequence[Path]) -> ToldViews:
+    """Return the latents of all objects of files and what can be told of them, on the prior's device."""
+    parts: list[dict[str, Tensor]] = []
+    prompts: list[str] = []
+    for path in paths:
+        file = read_objects(path)
+        rgb = file.pictures.flatten(0, 1).to(prior.device).float() / 255
+        own = {"angles": file.angles, "tokens": addition.tokens(file, prior.tokenizer), "view_tokens": file.view_tokens}
+        part = {name: values.to(prior.device) for name, values in (own | addition.told(file)).items()}
+        parts.append({"latents": prior.encode_image(rgb).unflatten(0, (-1, 4)).half(), **part})
+        prompts += [addition.prompt(spec) for spec in file.specs]
+    told = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    plain = [told.pop(name) for name in ("latents", "angles", "tokens", "view_tokens")]
+    return ToldViews(diffusion.LatentViews.of(*plain), told, prompts)
+
+
+def train_model(
+    folder: Path,
+    addition: Addition[Model],
+    config: TrainConfig,
+    prior: DiffusersPrior,
+    incoming: Incoming[ToldViews],
+    test: ToldViews,
+    report: Report,
+) -> Model:
+    """Train the model of an addition on the prior's device, and return its moving average."""
+    device, views = prior.device, incoming.views
+    torch.manual_seed(config.seed)
+    model = addition.model(prior).to(device)
+    if device.type == "cpu":
+        diffusion.set_memory_format(model.denoiser.unet, torch.channels_last)
+    alphas_bar = diffusion.make_scheduler().alphas_cumprod.to(device)
+    null_tokens = diffusion.tokenize(prior.tokenizer, [""])[0].to(device)
+
+    def step(generator: torch.Generator) -> Tensor:
+        batch = diffusion.draw_batch(views.views, null_tokens, config.unet_objects, generator)
+        told = addition.draw(views, batch, generator)
+        return diffusion.train_step(model, batch, alphas_bar, generator, (told,))
+
+    def measure(average: Model) -> dict[str, float]:
+        draw_samples(folder / "samples.png", addition, prior, average, test, config.samples)
+        return errors(addition, average, test, null_tokens)
+
+    steps, rate = addition.loop(config)
+    loop = FitConfig(steps, rate, config.checkpoint_every, config.minutes * (1 - config.waiting_share))
+    path = checkpoint(folder, addition)
+    return fit(path, addition.name, model, step, measure, loop, config.seed, report, incoming.take)
+
+
+def checkpoint(folder: Path, addition: Addition[Model]) -> Path:
+    """Return the file of a training's checkpoint."""
+    return folder / f"{addition.name}.ckpt.safetensors"
+
+
+def per_object(batch: diffusion.Batch, generator: torch.Generator | None) -> Tensor:
+    """Draw numbers in [0, 1) for the views of a batch, the same for the four views of a group: (B,)."""
+    groups = (len(batch.x) - batch.n_single) // 4
+    u = torch.rand(groups + batch.n_single, generator=generator, device=batch.x.device)
+    return torch.cat([u[:groups].repeat_interleave(4), u[groups:]])
+
+
+@torch.no_grad()
+def errors(
+    addition: Addition[Model], model: Model, test: ToldViews, null_tokens: Tensor, batches: int = 4
+) -> dict[str, float]:
+    """Return the denoising loss on held-out objects: told more, told nothing, and told what belongs to another."""
+    device = null_tokens.device
+    alphas_bar = diffusion.make_scheduler().alphas_cumprod.to(device)
+    sums: dict[str, float] = {"told": 0.0, "untold": 0.0, "another": 0.0}
+    for number in range(batches):
+        for name in sums:
+            generator = torch.Generator(device).manual_seed(number)  # the same noise for each
+            batch = diffusion.draw_batch(test.views, null_tokens, min(16, len(test)), generator)
+            told = addition.whole(test, batch.rows, batch.view)
+            told = {"told": told, "untold": 0 * told, "another": told.roll(4, dims=0)}[name]
+            sums[name] += float(diffusion.train_step(model, batch, alphas_bar, generator, (told,))) / batches
+    return sums
+
+
+@torch.no_grad()
+def draw_samples(
+    path: Path, addition: Addition[Model], start: DiffusersPrior, model: Model, test: ToldViews, count: int
+) -> None:
+    """Write a contact sheet of held-out objects: the true pictures, what the model is told, samples, and samples that
+    are not told.
+    """
+    if count == 0:
+        return
+    noising = Diffusion(diffusion.make_scheduler(), start.device)
+    parts = model.denoiser
+    plain = Networks(start.vae, start.tokenizer, parts.text_encoder, parts.unet, noising, parts.camera_encoder)
+    prior = DiffusersPrior(addition.networks(model, plain), start.device)
+    rows = []
+    for index in map(int, addition.telling(test).nonzero()[:count, 0].tolist() or [0]):
+        cameras = diffusion.cameras_at(test.views.angles[index].float())
+        truth = test.views.latents[index].float()
+        told = addition.whole(test, torch.full((4,), index), torch.arange(4))
+        text, null = prior.encode_text([test.prompts[index]] * 4), prior.encode_text([""] * 4)
+        noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(index)).to(truth)
+        pictures = [prior.decode(truth), addition.pictures(told, prior.image_size)]
+        for texts in (addition.conditions(model, told, text, null), (text, null)):
+            samples = sample(prior, noise, Conditions(cameras, *texts), sampling_times(prior, 15))
+            pictures.append(prior.decode(samples))
+        rows.append((test.prompts[index], torch.cat(pictures).cpu().numpy()))
+    titles = ["truth", "", "", "", addition.shown, "", "", "", "told", "", "", "", "not told", "", "", ""]
+    path.write_bytes(png(contact_sheet(rows, titles, size=64)))
+
+
+def write_card(folder: Path, addition: Addition[Model], config: TrainConfig, model: Model, test: ToldViews) -> Path:
+    """Write `folder/CARD.md`."""
+    device = test.views.latents.device
+    null_tokens = diffusion.tokenize(load_tokenizer(config.start_from), [""])[0].to(device)
+    measured = errors(addition, model, test, null_tokens)
+    trained = read_metadata(checkpoint(folder, addition))
+    steps, minutes = int(trained["step"]), float(trained["seconds"]) / 60
+    views = steps * config.unet_objects * 4
+    millions = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("denoiser.")) / 1e6
+    text = f"""# A prior of the toy world that takes {addition.name}
+
+Trained by `sds3d toybox train --{addition.name}` from the weights of another prior.
+{addition.sentence.format(millions=millions)}
+
+| | |
+|---|---|
+| data | up to {config.objects} procedural objects; held-out combinations never shown |
+| training | {steps} steps, {views} views, {minutes:.1f} minutes |
+| machine | {machine(device.type == "cuda")} |
+
+| told | denoising loss on held-out objects |
+|---|---|
+| their {addition.name} | {measured["told"]:.4f} |
+| nothing | {measured["untold"]:.4f} |
+| that of another object | {measured["another"]:.4f} |
+"""
+    path = folder / "CARD.md"
+    path.write_text(text)
+    return path
