@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sds3d.config import ConfigError
-from sds3d.formats.masks import TOLERANCE, cut_out, open_picture, read_picture
+from sds3d.formats.masks import TOLERANCE, cut_out, open_picture, read_mask, read_picture
 from sds3d.formats.pictures import png, to_uint8
 from sds3d.geometry.mesh import FloatArray
 
@@ -111,6 +111,19 @@ def normalised(path: Path) -> bytes:
     rgb, alpha = open_picture(path, PIXELS)
     image = Image.fromarray(to_uint8(rgb if alpha is None else np.dstack([rgb, alpha])))
     image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    return png(image)
+
+
+def masked(path: Path, mask: Path | None) -> bytes:
+    """Return a picture as `normalised`, with the picture of its mask, if there is one, as its transparency.
+
+    Raises PictureError.
+    """
+    data = normalised(path)
+    if mask is None:
+        return data
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    image.putalpha(Image.fromarray(to_uint8(read_mask(mask, (image.height, image.width)))))
     return png(image)
 
 

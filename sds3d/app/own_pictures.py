@@ -107,6 +107,10 @@ for (const end of ['pointerup', 'pointercancel']) element.addEventListener(end, 
 new MutationObserver(() => { sent = 0; setTimeout(flush, 100); }).observe(element, {childList: true, subtree: true});"""
 
 
+FROM_A_FILE = ("image", "mask", "azimuth", "elevation")
+"""What the form holds of a picture whose run is not here."""
+
+
 @dataclass(frozen=True)
 class OwnPicturesPanel:
     """The widgets. held: holds the pictures as JSON, see `cutting.OwnPictures`."""
@@ -158,6 +162,26 @@ class OwnPicturesPanel:
                 troubles.append(self.studio.problem(error))
         chosen = len(pictures) - 1 if len(pictures) > len(before.pictures) else before.chosen
         return self.show(OwnPictures(pictures=tuple(pictures), chosen=chosen), "\n".join(filter(None, troubles)))
+
+    def bring(self, given: Sequence[ReferenceConfig]) -> Updates:
+        """Keep pictures of a run that is not here, with their masks as transparency, and show them.
+
+        The form has no more of each than `FROM_A_FILE`; what else their settings say is named. Raises PictureError,
+        OSError.
+        """
+        usual = ReferenceConfig(image="-", azimuth=0, elevation=0)
+        other = {key for each in given for key, value in each if value != getattr(usual, key)} - set(FROM_A_FILE)
+        other |= {"camera that is found" for each in given if each.sought}
+        troubles = [f"The form cannot show {', '.join(sorted(other))} of these pictures"] if other else []
+        if len(given) > cutting.MOST:
+            troubles.append(f"The run has {len(given)} pictures; the form has the first {cutting.MOST}")
+        return self.show(OwnPictures(pictures=tuple(map(self._brought, given[: cutting.MOST]))), "\n".join(troubles))
+
+    def _brought(self, known: ReferenceConfig) -> OwnPicture:
+        data = cutting.masked(Path(known.image), Path(known.mask) if known.mask else None)
+        kept = uploads.new_place(self.studio.root, visitor(), f"{Path(known.image).stem}.png")
+        kept.write_bytes(data)
+        return OwnPicture.model_validate({"file": kept.parent.name, **_angles(known)})
 
     def edit(self, text: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Updates:
         """Show the pictures that the page holds after a change of the chosen one, or why the change is refused."""

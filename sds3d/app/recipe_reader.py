@@ -17,6 +17,8 @@ from sds3d.files import read_plain
 from sds3d.formats.table import EXTENSIONS
 from sds3d.presets import current_name, preset_of
 from sds3d.run.config import run_config
+from sds3d.run.copies import beside, is_copy
+from sds3d.run.reference_config import ReferenceConfig
 
 SETTINGS = "settings.yaml"
 """The settings in the zip of a run, see `result_panel.pack_run`."""
@@ -33,13 +35,15 @@ class Brought:
     """Settings that the form can show.
 
     named: whether they have a prompt. file: the name of a file to start from, which is not among them; "": none.
-    pictures: the number of pictures to follow, which are not among them.
+    pictures: those that a zip has of the pictures that the run follows, with the paths of their files here. missing:
+    the number of the others.
     """
 
     recipe: Recipe
     named: bool
     file: str = ""
-    pictures: int = 0
+    pictures: tuple[ReferenceConfig, ...] = ()
+    missing: int = 0
 
 
 def of_text(studio: Studio, text: str, default: str) -> Brought:
@@ -54,14 +58,24 @@ def of_text(studio: Studio, text: str, default: str) -> Brought:
         raise ConfigError(f"{len(text)} characters are too many: settings have {LONGEST} at most")
     if text.split(maxsplit=1)[0] == "sds3d":
         return _of_command(studio, text, default)
-    tree = parse_yaml(text)
-    return _checked(studio, preset_of(Path(SETTINGS), tree).layers)
+    return _of_settings(studio, text)
 
 
-def of_file(studio: Studio, path: Path, default: str) -> tuple[Brought, bytes]:
+def _of_settings(studio: Studio, text: str, folder: Path | None = None) -> Brought:
+    """Read the contents of a settings file. folder: has the copies of files that it names, if they were packed."""
+    layers = preset_of(Path(SETTINGS), parse_yaml(text)).layers
+    return _checked(studio, [beside(layer, folder) for layer in layers] if folder else layers, folder=folder)
+
+
+def _are_within(picture: ReferenceConfig, folder: Path) -> bool:
+    """Whether the files that are used of a picture are in a folder. Other paths are not the visitor's to choose."""
+    return all(folder in Path(name).parents for name in (picture.image, picture.mask) if name)
+
+
+def of_file(studio: Studio, path: Path, default: str, folder: Path) -> tuple[Brought, bytes]:
     """Read an uploaded file of settings. Return also the bytes of the file to start from, if a zip has it.
 
-    Raises ConfigError, OSError.
+    folder: empty; gets the copies of pictures and lights that a zip has. Raises ConfigError, OSError.
     """
     if path.suffix != ".zip":
         return of_text(studio, read_plain(path, LONGEST).decode(errors="replace"), default), b""
@@ -69,11 +83,22 @@ def of_file(studio: Studio, path: Path, default: str) -> tuple[Brought, bytes]:
         with zipfile.ZipFile(path) as archive:
             if SETTINGS not in archive.namelist():
                 raise ConfigError(f"the zip has no {SETTINGS}: use one that the studio made of a run")
-            brought = of_text(studio, _member(archive, SETTINGS, LONGEST).decode(errors="replace"), default)
+            _unpack_copies(archive, folder)
+            brought = _of_settings(studio, _member(archive, SETTINGS, LONGEST).decode(errors="replace"), folder)
             has_file = Path(brought.file).suffix.lower() in EXTENSIONS and brought.file in archive.namelist()
             return brought, _member(archive, brought.file, UPLOAD) if has_file else b""
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise ConfigError(f"the zip cannot be read ({error}): pack it again") from None
+
+
+def _unpack_copies(archive: zipfile.ZipFile, folder: Path) -> None:
+    """Write the copies of a run's files into a folder, see `sds3d.run.copies`. Other members are left out."""
+    left = UPLOAD
+    for name in filter(is_copy, archive.namelist()):
+        data = _member(archive, name, left)
+        left -= len(data)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
 
 
 def _member(archive: zipfile.ZipFile, name: str, most: int) -> bytes:
@@ -116,8 +141,11 @@ def _of_command(studio: Studio, text: str, default: str) -> Brought:
     return _checked(studio, layers, preset)
 
 
-def _checked(studio: Studio, layers: Sequence[Tree], preset: str = "") -> Brought:
-    """Return settings as differences from a preset, by default from the nearest. Raises ConfigError."""
+def _checked(studio: Studio, layers: Sequence[Tree], preset: str = "", folder: Path | None = None) -> Brought:
+    """Return settings as differences from a preset, by default from the nearest. Raises ConfigError.
+
+    folder: has files that they name.
+    """
     named = [layer["prompt"] for layer in layers if layer.get("prompt")]
     prompt = one_line(str(named[-1] if named else ANY))
     layers = [*layers, {"prompt": prompt}]
@@ -130,6 +158,7 @@ def _checked(studio: Studio, layers: Sequence[Tree], preset: str = "") -> Brough
     else:
         file = ""
     edits.pop("reference", None)  # the form has its own field for them
-    pictures = len(config.reference)
+    pictures = tuple(each for each in config.reference if folder and _are_within(each, folder))
+    missing = len(config.reference) - len(pictures)
     config = studio.config(prompt, preset, nested(edits | {"seed": config.seed}))
-    return Brought(Recipe(config, preset, edits), bool(named), Path(file.replace("\\", "/")).name, pictures)
+    return Brought(Recipe(config, preset, edits), bool(named), Path(file.replace("\\", "/")).name, pictures, missing)

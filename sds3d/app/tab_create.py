@@ -192,7 +192,7 @@ def lay_out(studio: Studio) -> CreateTab:
         generate, several, problem, plan, gr.Timer(REPLAN),
     )  # fmt: skip
     with brought:
-        recipe_panel.lay_out(studio, DEFAULT_PRESET, create.fill, create.form, prompt)
+        recipe_panel.lay_out(studio, DEFAULT_PRESET, create.fill, create.form, prompt, pictures)
     with settings:
         _settings(create)
     _wire(create, examples, new)
@@ -360,9 +360,10 @@ def _wanted(
         raise ConfigError("the settings are still loading; try again in a moment")
     chosen = form.edits(values) | {"seed": checked_seed(seed), "up_axis": up}
     config, file = studio.config(one_line(prompt), preset, nested(chosen)), own_file.file(studio, reference)
-    refuse_without_file(preset, config, file)
     with create.pictures.references(pictures) as references:
-        yield config.model_copy(update={"reference": references or config.reference}), file
+        config = config.model_copy(update={"reference": references or config.reference})
+        refuse_without_file(preset, config, file)
+        yield config, file
 
 
 def _forget_former_form() -> None:

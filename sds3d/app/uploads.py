@@ -72,11 +72,16 @@ def new_place(root: Path, login: str | None, name: str) -> Path:
 
     Raises ConfigError if files of this kind cannot be read, and OSError if there is no room.
     """
-    sweep(root)
     path = Path(re.split(r"[\\/]", name)[-1])
     extension = path.suffix.lower()
     if extension not in (*EXTENSIONS, *PICTURES, *RECIPES):
         raise ConfigError(f'files ending in "{extension[:20]}" cannot be read: use {", ".join(EXTENSIONS)}')
+    return new_folder(root, login) / f"{slug(path.stem)}{extension}"
+
+
+def new_folder(root: Path, login: str | None) -> Path:
+    """Make a folder for files of a visitor, which counts as one upload. Raises OSError if there is no room."""
+    sweep(root)
     if sum(file.stat().st_size for file in (root / ".uploads").rglob("*") if file.is_file()) > ROOM:
         raise OSError("too many files were uploaded: try again in some hours")
     mine = _folder(root, login)
@@ -86,7 +91,7 @@ def new_place(root: Path, login: str | None, name: str) -> Path:
         shutil.rmtree(old, ignore_errors=True)
     place = mine / secrets.token_hex(16)
     place.mkdir()
-    return place / f"{slug(path.stem)}{extension}"
+    return place
 
 
 def find(studio: Studio, token: str) -> Path:

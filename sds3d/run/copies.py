@@ -106,6 +106,13 @@ def _located(values: Mapping[str, Any], located: Callable[[str, str], str]) -> d
     return _mapped(values, found)
 
 
+def is_copy(place: str) -> bool:
+    """Return whether a path is that of a copy, as seen from a run's folder."""
+    parts = PurePath(place).parts
+    named = len(parts) == 3 and parts[0] == FOLDER and parts[2] != ".." and "\0" not in place
+    return named and re.fullmatch("[0-9a-f]{16}", parts[1]) is not None
+
+
 def check_copies(config: Config, folder: Path) -> None:
     """Raise RunError if a copy in a run's folder cannot be read, or is another file than when the run was made."""
 
@@ -130,7 +137,7 @@ def check_copies(config: Config, folder: Path) -> None:
 def _copy(folder: Path, place: str) -> str:
     """Return the path of a copy in a run's folder. Raises ConfigError if `place` is none, or a link is on the way."""
     parts = PurePath(place).parts
-    if len(parts) != 3 or not re.fullmatch("[0-9a-f]{16}", parts[1]) or parts[2] == ".." or "\0" in place:
+    if not is_copy(place):
         raise ConfigError(f"{place!r} is no copy in the run's folder: its form is {FOLDER}/<16 hex digits>/NAME")
     for path in (folder.joinpath(*parts[:n]) for n in (1, 2, 3)):
         if path.is_symlink():

@@ -189,12 +189,25 @@ def test_the_zip_of_a_run_has_its_pictures(
 ):
     monkeypatch.setattr(Studio, "presets", lambda self, **_: {"toybox": ""})  # quicker than all of them
     with visiting("ada"):
-        run = started(panel, held(panel, panel.add("", [send(shop)])))
+        text = held(panel, panel.add("", [send(shop)]))
+        text = held(panel, panel.edit(text, lambda _: {"azimuth": 90.0, "elevation": -5.0}))
+        run = started(panel, text)
         run.update(status="cancelled")
         run.exports.mkdir(exist_ok=True)
         packed = result_panel.pack_run(run, shop)
-        brought, _ = recipe_reader.of_file(shop, packed, "toybox")
-    assert (brought.pictures, "reference" in brought.recipe.edits) == (1, False)
+        alone = recipe_reader.of_text(shop, run.config_path.read_text(), "toybox")
+        brought, _ = recipe_reader.of_file(shop, packed, "toybox", uploads.new_folder(shop.root, "ada"))
+        again = panel.bring(brought.pictures)
+        assert "cannot show" not in said(panel, again)
+        with panel.references(held(panel, panel.show(cutting.OwnPictures()))) as none:
+            assert none == ()
+        made = started(panel, held(panel, again))
+    assert (len(alone.pictures), alone.missing) == (0, 1)
+    assert (len(brought.pictures), brought.missing, "reference" in brought.recipe.edits) == (1, 0, False)
+    (first,), (second,) = read_config(run).reference, read_config(made).reference
+    assert (first.azimuth, first.elevation) == (second.azimuth, second.elevation) == (90, -5)
+    for one, two in ((first.image, second.image), (first.mask, second.mask)):
+        np.testing.assert_allclose(np.asarray(Image.open(one), float), np.asarray(Image.open(two), float), atol=1)
     with zipfile.ZipFile(packed) as archive:
         archive.extractall(tmp_path / "unpacked")
     (tree,) = load_yaml(tmp_path / "unpacked" / "settings.yaml")["reference"]

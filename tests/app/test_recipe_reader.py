@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from sds3d.app import recipe_reader
 from sds3d.app.recipe_reader import Brought
@@ -17,6 +20,9 @@ from sds3d.app.visitors import visiting
 from sds3d.config import ConfigError
 from sds3d.files import zipped
 from sds3d.run.config import make_config, new_run
+from sds3d.run.inputs import check_inputs
+
+DATA = Path(__file__).parents[1] / "data"
 
 SETTINGS = (
     ("toybox", ()),
@@ -31,7 +37,7 @@ def read(studio: Studio, text: str) -> Brought:
 
 
 @pytest.mark.parametrize(("preset", "overrides"), SETTINGS)
-def test_what_the_recipe_says_is_read_back(preset: str, overrides: tuple[str, ...], studio: Studio):
+def test_what_the_recipe_says_is_read_back(preset: str, overrides: tuple[str, ...], studio: Studio, tmp_path: Path):
     config = make_config("a yellow snowman's hat", preset, overrides)
     run = new_run(studio.root, config)
     written = command_line(recipe(studio, run))
@@ -41,7 +47,7 @@ def test_what_the_recipe_says_is_read_back(preset: str, overrides: tuple[str, ..
     assert read(studio, run.config_path.read_text()).recipe.config == config
     assert read(studio, run.config_path.read_text()).recipe.edits == recipe(studio, run).edits
     (path := studio.root / "recipe.zip").write_bytes(pack_run(run, studio).read_bytes())
-    assert recipe_reader.of_file(studio, path, "toybox")[0].recipe.config == config
+    assert recipe_reader.of_file(studio, path, "toybox", tmp_path / "copies")[0].recipe.config == config
 
 
 def test_a_part_of_the_settings_is_enough(studio: Studio):
@@ -106,7 +112,7 @@ def test_zips_that_lie_are_refused(studio: Studio, tmp_path: Path, monkeypatch: 
     def refused(data: bytes, why: str) -> None:
         path.write_bytes(data)
         with pytest.raises(ConfigError, match=why) as error:
-            recipe_reader.of_file(studio, path, "toybox")
+            recipe_reader.of_file(studio, path, "toybox", tmp_path / "copies")
         assert "\n" not in str(error.value)
 
     good = zipped({"settings.yaml": b"steps: 9\n"})
@@ -120,7 +126,7 @@ def test_zips_that_lie_are_refused(studio: Studio, tmp_path: Path, monkeypatch: 
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("settings.yaml", "start_from: ../../mug.glb\n")
         archive.writestr("../../mug.glb", b"escaped")
-    brought, data = recipe_reader.of_file(studio, path, "toybox")
+    brought, data = recipe_reader.of_file(studio, path, "toybox", tmp_path / "copies")
     assert (brought.file, data) == ("mug.glb", b"")
 
 
@@ -129,5 +135,36 @@ def test_the_zip_of_a_run_brings_its_file(studio: Studio, tmp_path: Path):
     mesh.write_bytes(b"glTF, as far as this test is concerned")
     run = new_run(studio.root, make_config("a red mug", "texture", ["start_from=x"]), own=mesh)
     (path := tmp_path / "a.zip").write_bytes(pack_run(run, studio).read_bytes())
-    brought, data = recipe_reader.of_file(studio, path, "toybox")
+    brought, data = recipe_reader.of_file(studio, path, "toybox", tmp_path / "copies")
     assert (brought.file, data, brought.recipe.preset) == ("mug.glb", mesh.read_bytes(), "texture")
+
+
+def test_the_zip_of_a_run_brings_its_lights_and_none_of_the_machines_pictures(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(Studio, "presets", lambda self, **_: {"texture": ""})  # quicker than all of them
+    shutil.copy(DATA / "panoramas" / "opencv.hdr", tmp_path / "sky.hdr")
+    Image.new("RGB", (8, 8)).save(tmp_path / "other.png")
+    light = f"[{{name: file, file: {tmp_path / 'sky.hdr'}, strength: 2}}]"
+    settings = ["representation.appearance.material={name: pbr}", "start_from=x"]
+    settings += [f"representation.appearance.material.environments={light}"]
+    run = new_run(studio.root, make_config("a red mug", "texture", settings))
+    with zipfile.ZipFile(pack_run(run, studio)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    hostile = [{"image": "inputs/0123456789abcdef/a.png"}, {"image": str(tmp_path / "other.png")}]
+    hostile += [hostile[0] | {"mask": str(tmp_path / "other.png")}]
+    files["settings.yaml"] = files["settings.yaml"].replace(
+        b"reference: []", f"reference: {json.dumps(hostile)}".encode()
+    )
+    files["inputs/0123456789abcdef/a.png"] = (tmp_path / "other.png").read_bytes()
+    files["inputs/0123456789abcdef/../../escaped.png"] = b"escaped"
+    (path := tmp_path / "a.zip").write_bytes(zipped(files))
+    (tmp_path / "sky.hdr").unlink()
+    copies = tmp_path / "copies"
+    brought, _ = recipe_reader.of_file(studio, path, "toybox", copies)
+    (environment,) = brought.recipe.config.model_dump()["representation"]["appearance"]["material"]["environments"]
+    assert Path(environment["file"]).read_bytes() == (DATA / "panoramas" / "opencv.hdr").read_bytes()
+    assert [Path(picture.image).parents[2] for picture in brought.pictures] == [copies]
+    assert brought.missing == 2
+    assert not list(tmp_path.rglob("escaped.png"))
+    check_inputs(brought.recipe.config)
