@@ -13,6 +13,7 @@ share, and are not listed. An example:
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -43,8 +44,8 @@ class About(Config):
     the published settings of a method, for a real model."""
     needs_asset: bool = False
     """Whether it needs start_from=FILE."""
-    needs_setting: str = ""
-    """Another setting that names a file and must be given, for example representation.sketch."""
+    needs_settings: Mapping[str, str] = {}
+    """Other settings that must be given, each with how: {representation.sketch: representation.sketch=FILE}."""
     base: str = ""
     """Another file in the folder of presets, without its ending. This preset's settings replace those of its base."""
 

@@ -75,7 +75,7 @@ class Studio:
         Visitors do not have those for real models, which load gigabytes.
         """
         mine = [p for p in presets() if self.trusted or p.about.group != "real"]
-        mine = [p for p in mine if not p.about.needs_setting]  # the page has no field for it
+        mine = [p for p in mine if p.about.needs_settings.keys() <= {"reference"}]  # the page has no field for others
         return {p.name: p.about.description for p in mine if of_files or not p.about.needs_asset}
 
     def config(self, prompt: str, preset: str, *layers: Tree) -> RunConfig:
@@ -213,9 +213,12 @@ class Studio:
 
 
 def refuse_without_file(preset: str, config: RunConfig, own: Path | None) -> None:
-    """Raise ConfigError if a preset needs a file to start from and has none."""
-    if load_preset(preset).about.needs_asset and not (own or config.start_from):
+    """Raise ConfigError if a preset needs a file to start from, or pictures to follow, and has none."""
+    about = load_preset(preset).about
+    if about.needs_asset and not (own or config.start_from):
         raise ConfigError(f'the preset "{preset}" paints a mesh of yours: add it under "Your own file"')
+    if "reference" in about.needs_settings and not config.reference:
+        raise ConfigError(f'the preset "{preset}" follows a picture of yours: add it under "Pictures"')
 
 
 def files(run: Run) -> list[Path]:

@@ -25,6 +25,7 @@ from sds3d.presets import DEFAULT_PRESET, is_file, load_preset
 from sds3d.priors.available import AnyPriorConfig
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.prompts.prompt import PromptConfig, checked_prompt, slug
+from sds3d.ramps import Ramp
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.make import AnyRepresentationConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig
@@ -153,6 +154,8 @@ class RunConfig(Config):
     reference: tuple[ReferenceConfig, ...] = Field(default=(), max_length=MOST)
     """Pictures of the object that it follows beside the prompt: a list of {image: FILE, azimuth, elevation, distance,
     fovy, mask, ...}, see the page "Pictures". The run keeps copies of the files."""
+    reference_weight: Annotated[Ramp, Field(ge=0)] = Ramp(1.0)
+    """Factor on the losses of these pictures; stages may have their own."""
     rewards: tuple[RewardConfig, ...] = Field(default=(), max_length=8)
     """Judges of the renders, whose losses add to those of any rule: a list of {model: FOLDER of a CLIPModel, text,
     text_weight, image, image_weight, every}."""
@@ -240,11 +243,15 @@ def make_config(
         )
     if chosen.about.needs_asset and not config.start_from:
         raise ConfigError(f'the preset "{preset}" needs a mesh: sds3d texture FILE PROMPT, or start_from=FILE')
-    if (key := chosen.about.needs_setting) and not reduce(
-        lambda section, name: getattr(section, name, ""), key.split("."), config
-    ):
-        raise ConfigError(f'the preset "{preset}" needs a file: {key}=FILE')
+    missing = [how for key, how in chosen.about.needs_settings.items() if not _setting(config, key)]
+    if missing:
+        raise ConfigError(f'the preset "{preset}" needs {" ".join(missing)}')
     return config
+
+
+def _setting(config: RunConfig, key: str) -> Any:
+    """Return the value of a dotted key; "" if the configuration has no such key."""
+    return reduce(lambda section, name: getattr(section, name, ""), key.split("."), config)
 
 
 def stage_count(config: RunConfig) -> int:

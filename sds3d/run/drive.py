@@ -166,6 +166,7 @@ def optimize_work(work: Work) -> Iterator[Step]:
         config.optimizer,
         config.background,
         work.rewards,
+        config.reference_weight,
     )
     return optimize(setup, work.state)
 

@@ -180,7 +180,8 @@ class Setup:
 
     teachers: all on one device, at least one with a weight above 0 at each step. If `cameras` has no size, renders have
     that of the first one's prior. steps: total number of steps. cameras: the views of each step. background: what is
-    behind the renders. rewards: judges of the renders.
+    behind the renders. rewards: judges of the renders. reference_weight: factor on the losses of the pictures that the
+    scene follows.
     """
 
     scene: Scene
@@ -190,6 +191,7 @@ class Setup:
     optimizer: OptimizerConfig
     background: Background = None
     rewards: Sequence[Reward] = ()
+    reference_weight: Ramp = field(default_factory=lambda: Ramp(1.0))
 
     @property
     def picture_size(self) -> int:
@@ -271,7 +273,9 @@ def _follow(setup: Setup, state: LoopState, progress: float) -> dict[str, Tensor
     if state.references is None:
         return {}
     size = setup.cameras.at(progress, setup.picture_size).size
-    return state.references.losses(setup.scene, state.step, progress, size, state.generators[REFERENCE_STREAM])
+    weight, generator = setup.reference_weight.at(progress), state.generators[REFERENCE_STREAM]
+    losses = state.references.losses(setup.scene, state.step, progress, size, generator)
+    return {name: weight * loss for name, loss in losses.items()} if weight else {}
 
 
 def _render(setup: Setup, state: LoopState, progress: float, checks: Checks) -> Shown:

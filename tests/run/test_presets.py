@@ -49,7 +49,8 @@ def short(name: str, **changes: Any) -> RunConfig:
     stages = [stage | {"share": 12 if i == 0 else 3} for i, stage in enumerate(config["stages"])]
     for stage in stages:
         if isinstance(stage["representation"], dict) and stage["representation"]["name"] == "mesh":
-            voxels = {} if stage["representation"].get("appearance") == "texels" else {"appearance": {"resolution": 24}}
+            fixed = stage["representation"].get("geometry", {}).get("name") == "fixed"
+            voxels = {} if fixed else {"appearance": {"resolution": 24}}
             stage["representation"] = merge(stage["representation"], {"geometry": {"resolution": 24}, **voxels})
     steps = 9 + 3 * len(stages) if stages else 4
     return build(RunConfig, merge(config, SMALL | {"steps": steps, "stages": stages} | changes))

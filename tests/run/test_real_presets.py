@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import trimesh
 import yaml
+from PIL import Image
 
 from sds3d.config import ConfigError
 from sds3d.presets import presets
 from sds3d.run.checks import prior_problems
 from sds3d.run.config import RunConfig, make_config, new_run, prior_mismatches, run_config, stage_config, stage_count
 from sds3d.run.drive import drive
+from tests.priors.test_control import controlnet
+from tests.priors.test_picture_conditions import save_adapter
 from tests.priors.tiny import tiny_mvdream, tiny_pipeline
+from tests.run.test_rewards import save_clip
 from tests.slow import slow_after
 
 REAL = {preset.name: preset for preset in presets() if preset.about.group == "real"}
 EXPECTED = yaml.safe_load((Path(__file__).parent.parent / "data" / "real-presets.yaml").read_text(encoding="utf-8"))
-PIPELINES = {"sd21-base": "sd", "sd21": "sd v", "if": "if", "sd3": "sd3", "sdxl": "sdxl"}
+PIPELINES = {"sd15": "sd", "sd21-base": "sd", "sd21": "sd v", "if": "if", "sd3": "sd3", "sdxl": "sdxl"}
+CONTROLNETS = ("control_v11f1p_sd15_depth", "control_v11p_sd15_normalbae")
 
 
 def number(value: Any) -> Any:
@@ -47,15 +54,25 @@ def same(expected: Any, actual: Any) -> bool:
     return expected == actual
 
 
+NOWHERE = defaultdict(lambda: "FILE")
+
+
 def config_of(name: str, *overrides: str) -> RunConfig:
-    return make_config("a red mug", name, [*files_of(name, "FILE"), *overrides])
+    return make_config("a red mug", name, [*files_of(name, NOWHERE), *overrides])
 
 
-def files_of(name: str, path: str) -> list[str]:
-    """Return the settings of the file that a preset needs, if it needs one."""
+def files_of(name: str, paths: Mapping[str, str]) -> list[str]:
+    """Return the settings that a preset needs. paths: of "mesh", "picture", "adapter" and "clip"."""
+    given = {
+        "start_from": paths["mesh"],
+        "representation.sketch": paths["mesh"],
+        "reference": f"[{{image: {paths['picture']}, azimuth: 0, elevation: 0}}]",
+        "prompts.image": paths["picture"],
+        "prior.ip_adapter": paths["adapter"],
+        "rewards": f"[{{model: {paths['clip']}, image: {paths['picture']}}}]",
+    }
     about = REAL[name].about
-    key = "start_from" if about.needs_asset else about.needs_setting
-    return [f"{key}={path}"] if key else []
+    return [f"{key}={given[key]}" for key in [*about.needs_settings, *(["start_from"] if about.needs_asset else [])]]
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -89,28 +106,41 @@ def test_each_is_made_for_its_model(name: str):
     assert all(": use the preset " in line for line in lines)
 
 
-def test_a_preset_that_needs_a_file_says_which_setting_names_it():
-    with pytest.raises(ConfigError, match=r'the preset "sketch-shape" needs a file: representation\.sketch=FILE'):
+def test_a_preset_that_needs_files_says_which_settings_name_them():
+    with pytest.raises(ConfigError, match=r'the preset "sketch-shape" needs representation\.sketch=FILE'):
         make_config("a red mug", "sketch-shape")
-    with pytest.raises(ConfigError, match="needs a file"):
+    with pytest.raises(ConfigError, match="needs representation"):
         make_config("a red mug", "sketch-shape", ["representation=gaussians"])
+    with pytest.raises(ConfigError, match=r'the preset "dreamcraft3d-mvdream" needs --image FILE'):
+        make_config("a red mug", "dreamcraft3d-mvdream")
+    with pytest.raises(ConfigError, match=r"needs prior\.ip_adapter=FILE rewards=\[{model: FOLDER, image: FILE}\]"):
+        make_config("a red mug", "vp3d-sd", ["prompts.image=FILE"])
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Folders with tiny random pipelines, by the short names of the models."""
+    """Folders with tiny random pipelines and ControlNets, by the names of the models."""
     folder = tmp_path_factory.mktemp("models")
     for model, family in PIPELINES.items():
         tiny_pipeline(family).save_pretrained(folder / model)
     tiny_mvdream(folder / "mvdream")
+    for seed, name in enumerate(CONTROLNETS):
+        controlnet(tiny_pipeline("sd").unet, seed).save_pretrained(folder / name)
     return {path.name: str(path) for path in folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
-def ball(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("mesh") / "ball.ply"
-    trimesh.creation.icosphere(2, 0.5).export(path)
-    return str(path)
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Files that presets need, see `files_of`."""
+    folder = tmp_path_factory.mktemp("files")
+    trimesh.creation.icosphere(2, 0.5).export(folder / "ball.ply")
+    picture = np.full((32, 32, 3), 255, np.uint8)
+    picture[8:24, 8:24] = (200, 30, 30)
+    Image.fromarray(picture).save(folder / "square.png")
+    save_adapter(folder / "adapter", tiny_pipeline("sd").unet, "plain")
+    save_clip(folder / "clip")
+    paths = {"mesh": "ball.ply", "picture": "square.png", "adapter": "adapter", "clip": "clip"}
+    return {name: str(folder / path) for name, path in paths.items()}
 
 
 LARGEST = {
@@ -124,18 +154,18 @@ def small(values: Any, models: Mapping[str, str], key: str = "") -> Any:
     """Return settings with sizes cut to `LARGEST`, resolutions cut to 16, and tiny pipelines for models."""
     if isinstance(values, Mapping):
         return {name: small(value, models, name) for name, value in values.items()}
-    if isinstance(values, (list, tuple)) and key in ("stages", "phases", "teachers"):
+    if isinstance(values, (list, tuple)) and key in ("stages", "phases", "teachers", "controlnets"):
         return [small(value, models) for value in values]
-    if key == "model":
+    if key == "model" and isinstance(values, str):
         return models.get(values, values)
     if key == "resolution":
         return min(values, 16)
     return min(values, LARGEST[key]) if key in LARGEST and isinstance(values, int) else values
 
 
-def reduced(name: str, models: Mapping[str, str], ball: str) -> RunConfig:
+def reduced(name: str, models: Mapping[str, str], files: Mapping[str, str]) -> RunConfig:
     """Return a preset on tiny pipelines, with three steps in each stage."""
-    config = config_of(name, *files_of(name, ball))
+    config = config_of(name, *files_of(name, files))
     tree = small(config.model_dump(mode="json"), models)
     stages = [{key: value for key, value in stage.items() if key != "share"} | {"steps": 3} for stage in tree["stages"]]
     tree |= {
@@ -147,8 +177,10 @@ def reduced(name: str, models: Mapping[str, str], ball: str) -> RunConfig:
 
 
 @pytest.mark.parametrize("name", slow_after(2, REAL))
-def test_three_steps_of_each_stage_on_a_tiny_pipeline(name: str, models: dict[str, str], ball: str, tmp_path: Path):
-    config = reduced(name, models, ball)
+def test_three_steps_of_each_stage_on_a_tiny_pipeline(
+    name: str, models: dict[str, str], files: dict[str, str], tmp_path: Path
+):
+    config = reduced(name, models, files)
     run = new_run(tmp_path, config)
     steps = list(drive(run, threads=1))
     assert [step.step for step in steps] == list(range(1, 3 * stage_count(config) + 1))

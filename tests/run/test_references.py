@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -327,6 +328,16 @@ def test_the_scene_becomes_the_picture(tmp_path: Path) -> None:
         away[each] = float((middle - torch.tensor([0.1, 0.2, 0.9])).abs().max())
     assert away[run] < 0.15
     assert away[alone] > 0.5
+
+
+def test_stages_may_weigh_the_pictures(tmp_path: Path) -> None:
+    config = followed(tmp_path).model_dump() | {"stages": [{"steps": 1, "reference_weight": w} for w in (1, 3, 0)]}
+    run = new_run(tmp_path / "runs", build(RunConfig, config))
+    finish(run)
+    first, second, third = (json.loads(line)["losses"] for line in (run.folder / "events.jsonl").open())
+    for name in ("reference_color", "reference_mask"):  # of the same scene, but for a step of warm-up
+        assert second[name] == pytest.approx(3 * first[name], rel=0.05)
+        assert name not in third
 
 
 def test_a_stage_cannot_change_pictures(tmp_path: Path) -> None:

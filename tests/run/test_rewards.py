@@ -30,8 +30,11 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a tiny CLIPModel for pictures of 16 pixels, with its tokenizer and processor."""
-    path = tmp_path_factory.mktemp("reward") / "clip"
+    return save_clip(tmp_path_factory.mktemp("reward") / "clip")
+
+
+def save_clip(path: Path) -> Path:
+    """Write a tiny CLIPModel for pictures of 16 pixels, with its tokenizer and processor. Returns its folder."""
     torch.manual_seed(0)
     tokenizer: Any = make_tokenizer(WORDS)
     text = CLIPTextConfig(
