@@ -15,7 +15,8 @@ from sds3d.run.settings import within_stage
 OWNERS_ONLY = (
     "prior.name", "prior.model", "prior.lora", "prior.ip_adapter", "prior.image_encoder", "prior.controlnets",
     "prompts.debias", "prompts.image", "representation.sketch", "start_from",
-    "start_from_sha256", "reference", "rewards", "stages", "log_to", "teachers", "guidance.variational.model",
+    "start_from_sha256", "reference", "rewards", "estimators", "stages", "log_to", "teachers",
+    "guidance.variational.model",
     "representation.appearance.material.environments",
 )  # fmt: skip
 """Settings that read files of this machine or the network, or send data away: for its owner, not for visitors."""

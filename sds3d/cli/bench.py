@@ -173,6 +173,72 @@ def bench_structure(
 
 
 @bench.command(
+    "start",
+    epilog=examples(
+        f"sds3d bench start  # presets {DEFAULT_PRESET} and toybox on 4 held-out prompts: hours; it can be continued",
+        f"sds3d bench start {DEFAULT_PRESET} --prompts 2 --steps 100 --start begun/start",
+    ),
+)
+def bench_start(
+    names: PresetNames = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Number of held-out prompts.")] = 4,
+    steps: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Steps of the runs. Repeatable. Default: 100, 150 and 300.", show_default=False),
+    ] = None,
+    start: Annotated[str, typer.Option(help="Network of starts: prior, the embedded prior's, or a folder.")] = "prior",
+    settings: ForAllPresets = None,
+    device: Device = "",
+    threads: Threads = 0,
+    out_dir: ResultsFolder = Path("bench-start"),
+) -> None:
+    """Measure what a start from the prior's own pictures saves: the same prompts with and without it."""
+    chosen = _existing(names) or [DEFAULT_PRESET, "toybox"]
+    from sds3d.evaluation import start_scores
+    from sds3d.run.folder import Machine
+    from sds3d.toybox.scorer import load_scorer
+
+    cases = start_scores.cases(chosen, steps or start_scores.STEPS, start)
+    with bars_by_stage() as report:
+        assets, overlaps = start_scores.bench(
+            out_dir, cases, prompts, load_scorer(), settings or (), Machine(threads, device),
+            lambda line: err.print(line, markup=False, soft_wrap=True),
+            lambda name, step, total: report(name, step, total, {}),
+        )  # fmt: skip
+    _print_table(start_scores.HEADER, start_scores.table(assets))
+    for name, value in overlaps.items():
+        out.print(f"{name}: IoU {value:.2f} of the start with the true object in its views", markup=False)
+    out.print(f"start.json, start.md and start.png: {out_dir}", soft_wrap=True)
+
+
+@bench.command(
+    "polish",
+    epilog=examples(
+        "sds3d bench polish  # 4 objects: some minutes on a CPU; it can be stopped and continued",
+        "sds3d bench polish --objects 1 --set 'estimators=[{model: seen/normals, weight: 0.2}]'",
+    ),
+)
+def bench_polish(
+    objects: Annotated[int, typer.Option(min=1, help="Number of held-out objects.")] = 4,
+    settings: ForAllPresets = None,
+    device: Device = "",
+    threads: Threads = 0,
+    out_dir: ResultsFolder = Path("bench-polish"),
+) -> None:
+    """Polish uneven true objects: normals, distance and edges before and after, beside Laplacian smoothing."""
+    from sds3d.evaluation import polish_scores
+
+    with bars_by_stage() as report:
+        results = polish_scores.bench(
+            out_dir, objects, settings or (), device, threads,
+            lambda line: err.print(line, markup=False, soft_wrap=True),
+            lambda name, step, total: report(name, step, total, {}),
+        )  # fmt: skip
+    _print_table(polish_scores.HEADER, polish_scores.table(results))
+    out.print(f"polish.json, polish.md and polish.png: {out_dir}", soft_wrap=True)
+
+
+@bench.command(
     "rendering",
     epilog=examples(
         "sds3d bench rendering  # about ten minutes on two cores",

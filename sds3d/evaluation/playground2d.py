@@ -145,6 +145,8 @@ def drawing(prior: Prior, config: RunConfig, count: int, space: str) -> tuple[Pi
     """Return `count` pictures, and the steps in which a rule changes them; see `draw`."""
     if config.rewards:
         raise ConfigError("rewards: plain pictures have none; leave it out")
+    if config.estimators:
+        raise ConfigError("estimators: plain pictures have no normals; leave it out")
     generators = random_streams(config.seed, "cameras", "guidance")
     scene = Pictures(prior, count, space)
     rule = config.guidance.in_prior_space() if space == "latents" else config.guidance

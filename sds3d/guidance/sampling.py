@@ -12,7 +12,7 @@ from sds3d.guidance.base import combine, predict_each
 from sds3d.guidance.inversion import ddim
 from sds3d.priors.base import Prediction, Prior
 from sds3d.prompts.conditioning import Conditioning
-from sds3d.prompts.prompt import PromptConfig, encode_prompt
+from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, encode_prompt
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,16 @@ def sample_views(
     """Draw a prompt from the front, right, back and left by the prior alone: (4, S, S, 3) in [0, 1] on the CPU."""
     cameras = turntable(4, size=prior.image_size).to(prior.device)
     encoded = encode_prompt(prior, prompt, config)
-    like = prior.encode_image(torch.zeros(4, prior.image_size, prior.image_size, 3, device=prior.device))
+    return prior.decode(sample_prompt(prior, encoded, cameras, seed, steps, scale)).cpu()
+
+
+@torch.no_grad()
+def sample_prompt(
+    prior: Prior, encoded: EncodedPrompt, cameras: Cameras, seed: int = 0, steps: int = 25, scale: float = 5.0
+) -> Tensor:
+    """Draw clean x (B, C, h, w) of a prompt from B cameras on the prior's device."""
+    views = len(cameras)
+    like = prior.encode_image(torch.zeros(views, prior.image_size, prior.image_size, 3, device=prior.device))
     noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(seed)).to(like)
-    conditions = Conditions(cameras, encoded.positive(cameras), encoded.negative.repeat(4), scale)
-    return prior.decode(sample(prior, noise, conditions, sampling_times(prior, steps))).cpu()
+    conditions = Conditions(cameras, encoded.positive(cameras), encoded.negative.repeat(views), scale)
+    return sample(prior, noise, conditions, sampling_times(prior, steps))

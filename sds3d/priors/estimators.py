@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from sds3d.priors.loading import Dtype, ModelFiles, find, pick_dtype, without_bars
+from sds3d.priors.normals import NormalsNetwork, normals_folder
 from sds3d.rendering.shading import linear_to_srgb
 
 Map = Literal["depth", "normal", "albedo", "roughness", "metallic"]
@@ -22,6 +23,35 @@ MAPS: tuple[Map, ...] = get_args(Map)
 PIPELINES = ("MarigoldDepthPipeline", "MarigoldNormalsPipeline", "MarigoldIntrinsicsPipeline")
 CHANNELS: Mapping[str, Map] = {"roughness": "roughness", "metallicity": "metallic"}
 """Maps by the names of the channels of a model's targets. Shading and residual are left out."""
+
+
+class MapEstimator(Protocol):
+    """What reads maps from pictures."""
+
+    @property
+    def maps(self) -> tuple[Map, ...]:
+        """What it estimates."""
+        ...
+
+    def __call__(
+        self, rgb: Tensor, seed: int = 0, *, steps: int | None = None, ensemble: int = 1, resolution: int | None = None
+    ) -> dict[Map, Tensor]:
+        """Estimate the maps of pictures (B, H, W, 3), sRGB in [0, 1], without gradients; see `Estimator`."""
+        ...
+
+
+@dataclass(frozen=True)
+class ToyEstimator:
+    """The toy world's own estimator, which draws no noise: all options are ignored."""
+
+    network: NormalsNetwork
+    maps: tuple[Map, ...] = ("normal",)
+
+    def __call__(
+        self, rgb: Tensor, seed: int = 0, *, steps: int | None = None, ensemble: int = 1, resolution: int | None = None
+    ) -> dict[Map, Tensor]:
+        """Estimate the normals of pictures (B, H, W, 3), see `Estimator`."""
+        return {"normal": self.network.estimate(rgb)}
 
 
 @dataclass(frozen=True)
@@ -64,11 +94,15 @@ class Estimator:
 
 def load_estimator(
     model: str, device: torch.device | str = "cpu", dtype: Dtype = "auto", *, offline: bool = True
-) -> Estimator:
-    """Load a Marigold model from a folder, or from the local cache by its id. offline: never use the network.
+) -> MapEstimator:
+    """Load a Marigold model from a folder, or from the local cache by its id, or a network of `NormalsNetwork`.
+
+    offline: never use the network.
 
     Raises PriorError if the folder is missing, truncated, pickled or of another kind.
     """
+    if (folder := normals_folder(model)) is not None:
+        return ToyEstimator(NormalsNetwork.load(folder).to(device))
     import diffusers
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer

@@ -46,6 +46,7 @@ def extract_surface(
     bounds: tuple[float, float] = (-0.5, 0.5),
     *,
     alpha_of: Callable[[Cameras], FloatArray] | None = None,
+    isovalue: float | None = None,
     max_faces: int = 20_000,
 ) -> Mesh:
     """Return the closed surface of a density grid, with vertex colours and normals.
@@ -53,7 +54,8 @@ def extract_surface(
     density: (N, N, N) float32 >= 0 per metre, axes x, y, z, sampled at `grid_points(N, bounds)`.
     color_fn: maps world points (P, 3) to sRGB (P, 3) in [0, 1]. bounds: lowest and highest coordinate of the grid in
     metres. alpha_of: renders the opacity (B, H, W) of given cameras; the isovalue whose silhouettes match it best is
-    used. Without it, the isovalue is Otsu's threshold on log density. max_faces: largest number of triangles.
+    used. isovalue: the density at the surface if it is known. Without either, it is Otsu's threshold on log density.
+    max_faces: largest number of triangles.
 
     The mesh is watertight, wound outwards and inside `bounds`, without specks and hidden cavities.
     Raises EmptySurfaceError if nothing is dense enough, ValueError for arrays of the wrong shape or with NaN.
@@ -72,7 +74,8 @@ def extract_surface(
             "the density grid is zero everywhere, so there is no surface: train longer, start from a denser "
             "initialisation, or lower the weight of the sparsity regulariser"
         )
-    isovalue = _isovalue_by_silhouette(density, bounds, alpha_of) if alpha_of else _isovalue_by_otsu(density)
+    if isovalue is None:
+        isovalue = _isovalue_by_silhouette(density, bounds, alpha_of) if alpha_of else _isovalue_by_otsu(density)
     # Decimating a sponge can make it non-manifold. Coarser grids close its pores; the coarsest need no decimation.
     for divisor in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0):
         vertices, faces = _surface(density, isovalue, bounds, int(density.shape[0] / divisor))

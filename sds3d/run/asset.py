@@ -161,6 +161,7 @@ class Keywords(TypedDict, total=False):
     background: Section | Sequence[float] | None
     reference: Sequence[Mapping[str, Any] | Config]
     rewards: Sequence[Mapping[str, Any] | Config]
+    estimators: Sequence[Mapping[str, Any] | Config]
     preview_every: float
     checkpoint_every: int
     export: Section

@@ -24,6 +24,7 @@ from sds3d.guidance.transforms import GradientTransform
 from sds3d.presets import DEFAULT_PRESET, is_file, load_preset
 from sds3d.priors.available import AnyPriorConfig
 from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.starts import PRIOR
 from sds3d.prompts.prompt import PromptConfig, checked_prompt, slug
 from sds3d.ramps import Ramp
 from sds3d.rendering.volume import BOUND
@@ -31,6 +32,7 @@ from sds3d.representations.make import AnyRepresentationConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig
 from sds3d.run.backgrounds import Background, by_name
 from sds3d.run.copies import beside, with_paths, without_paths
+from sds3d.run.estimated_normals import EstimatorConfig
 from sds3d.run.folder import Run, create_run
 from sds3d.run.migration import migrated
 from sds3d.run.optimize import OptimizerConfig
@@ -150,7 +152,8 @@ class RunConfig(Config):
     log_to: tuple[SinkName, ...] = ()
     """Where losses, metrics and previews also go: tensorboard, wandb. Each needs the extra of that name."""
     start_from: str = ""
-    """Where the object starts from: a file with a mesh, splats or points, or another run's folder."""
+    """Where the object starts from: a file with a mesh, splats or points, or another run's folder; or prior: a network
+    turns four pictures that the prior draws into a solid. A network of yours is given by its folder, `start`."""
     reference: tuple[ReferenceConfig, ...] = Field(default=(), max_length=MOST)
     """Pictures of the object that it follows beside the prompt: a list of {image: FILE, azimuth, elevation, distance,
     fovy, mask, ...}, see the page "Pictures". The run keeps copies of the files."""
@@ -159,6 +162,9 @@ class RunConfig(Config):
     rewards: tuple[RewardConfig, ...] = Field(default=(), max_length=8)
     """Judges of the renders, whose losses add to those of any rule: a list of {model: FOLDER of a CLIPModel, text,
     text_weight, image, image_weight, every}."""
+    estimators: tuple[EstimatorConfig, ...] = Field(default=(), max_length=4)
+    """Estimators of normals, whose answers to the renders the surface follows: a list of {model: FOLDER, weight,
+    every}."""
     up_axis: UpAxis = "auto"
     """Axis of that file that points up: y or z; auto is z for STL and 3MF, -y for splats in .ply, .splat and .sog, and
     y for other formats. The front faces +Z if +Y is up, and -Y if +Z is up."""
@@ -348,7 +354,7 @@ def new_run(
 
 def _created(root: Path, config: RunConfig, mine: Callable[[Run], bool], own: Path | None) -> Run:
     asset = own or Path(config.start_from)
-    if own is None and not asset.is_file():
+    if own is None and (config.start_from == PRIOR or not asset.is_file()):
         return create_run(root, slug(config.prompt), config, NOT_IDENTITY, mine)
     data = asset.read_bytes()
     named = {"start_from": own.name} if own else {}

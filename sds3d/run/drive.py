@@ -22,7 +22,8 @@ from sds3d.devices import pick_device, set_threads
 from sds3d.files import RunError
 from sds3d.guidance.base import Guidance
 from sds3d.priors.base import Prior, PriorConfig
-from sds3d.prompts.prompt import encode_texts
+from sds3d.priors.starts import load_start, start_folder
+from sds3d.prompts.prompt import encode_prompt, encode_texts
 from sds3d.representations.base import Scene, Source, Start
 from sds3d.representations.contents import source_of
 from sds3d.representations.field_nerf import fit_latent_rgb
@@ -40,6 +41,7 @@ from sds3d.run.config import (
     unsought_pictures,
 )
 from sds3d.run.copies import check_copies
+from sds3d.run.estimated_normals import NormalEstimator, load_normal_estimators
 from sds3d.run.folder import STOPPED, Machine, Run, Status, open_run
 from sds3d.run.lessons import Teacher, numbered
 from sds3d.run.live import Live
@@ -57,6 +59,7 @@ from sds3d.run.optimize import (
     undisturbed,
 )
 from sds3d.run.outputs import export_scene, load_scene, save_preview
+from sds3d.run.prior_start import mesh_of_prior
 from sds3d.run.prompt_picture import embedded, read_prompt_picture
 from sds3d.run.references import STREAM as REFERENCE_STREAM
 from sds3d.run.references import References, read_references
@@ -72,6 +75,7 @@ class Work:
     """The live objects of a stage.
 
     stage: its number, from 0. config: its settings. offset: steps of the stages before it. rewards: judges of renders.
+    estimators: of the normals in them.
     """
 
     stage: int
@@ -81,6 +85,7 @@ class Work:
     teachers: list[Teacher]
     state: LoopState
     rewards: tuple[Reward, ...] = ()
+    estimators: tuple[NormalEstimator, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -152,7 +157,8 @@ def start_work(
         rules = [teacher.guidance for teacher in teachers]
         state = resume(checkpoint, scene, rules, mine.optimizer, generators, environment, references)
     rewards = load_rewards(mine.rewards, mine.prompt, own.device)
-    return Work(stage, mine, total_steps(config, stage), scene, teachers, state, rewards)
+    estimators = load_normal_estimators(mine.estimators, own.device)
+    return Work(stage, mine, total_steps(config, stage), scene, teachers, state, rewards, estimators)
 
 
 def optimize_work(work: Work) -> Iterator[Step]:
@@ -167,6 +173,7 @@ def optimize_work(work: Work) -> Iterator[Step]:
         config.background,
         work.rewards,
         config.reference_weight,
+        work.estimators,
     )
     return optimize(setup, work.state)
 
@@ -265,7 +272,7 @@ def _drive_stages(
     """Optimise the remaining stages. Return the scene of the last one, or None if the run was stopped."""
     first = 0 if checkpoint is None else int(checkpoint["stage"])
     scene: Scene | None = None
-    before = starting_point(record.run, config, device) if checkpoint is None else None
+    before = starting_point(record.run, config, load, device) if checkpoint is None else None
     references = read_references(config.reference, config.cameras, device)
     told: list[str] = []
     for index in range(first, stage_count(config)):
@@ -295,10 +302,19 @@ def prior_settings(config: RunConfig, lean: bool) -> list[PriorConfig]:
     return [teacher.prior.in_less_memory() if lean else teacher.prior for teacher in config.all_teachers]
 
 
-def starting_point(run: Run, config: RunConfig, device: torch.device) -> Source | None:
-    """Load what `start_from` names, with +Y up, scaled to fit the cube. Raises AssetError or RunError."""
+def starting_point(run: Run, config: RunConfig, load: Load, device: torch.device) -> Source | None:
+    """Load what `start_from` names, with +Y up, scaled to fit the cube, or make it from the prior's own pictures.
+
+    Raises AssetError, RunError, PriorError or EmptySurfaceError.
+    """
     if not config.start_from:
         return None
+    if (folder := start_folder(config.start_from)) is not None:
+        mine = stage_config(config, 0)
+        network = load_start(folder, mine.prior)
+        prior = load(prior_settings(mine, run.state.lean))[0]
+        texts = encode_prompt(prior, mine.prompt, mine.prompts)
+        return source_of(mesh_of_prior(network, prior, texts, config.seed))
     path = run.own or Path(config.start_from)
     if path.is_dir():
         return load_scene(open_run(path), device)

@@ -18,6 +18,7 @@ from sds3d.priors.control import control_folder
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.loading import ALIASES, MOVED, find
 from sds3d.priors.pictures import adapter_file
+from sds3d.priors.starts import load_start, start_folder
 from sds3d.representations.mesh_fixed import FixedTrianglesConfig
 from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.run.config import RunConfig, stage_config, stage_count
@@ -49,18 +50,24 @@ def check_inputs(config: RunConfig, own: Path | None = None) -> None:
                 raise ConfigError(f"{key}: {error}") from None
         _check_pictures(stage)
     check_references(config.reference, config.cameras)
-    if not (own or config.start_from):
-        return
+    if own or config.start_from:
+        _check_start(config, own)
+
+
+def _check_start(config: RunConfig, own: Path | None) -> None:
+    """Check what the object starts from."""
     path = own or Path(config.start_from)
     try:
-        if path.is_dir():
+        if (folder := None if own else start_folder(config.start_from)) is not None:
+            load_start(folder, stage_config(config, 0).prior)
+        elif path.is_dir():
             if not open_run(path).checkpoints:
                 raise RunError(f"{path} has no checkpoint yet")
         else:
             asset = load_asset(path, config.up_axis)
             if isinstance(asset, Splats) and _keeps_triangles(config):
                 raise ValueError(f"{path.name} has no triangles to paint: use another preset than texture")
-    except (ValueError, RunError, OSError) as error:
+    except (ValueError, RunError, PriorError, OSError) as error:
         raise ConfigError(f"start_from: {error}") from None
 
 
@@ -80,7 +87,7 @@ def _check_parts(prior: DiffusersConfig, place: str) -> None:
 
 
 def _check_pictures(stage: RunConfig) -> None:
-    """Check the picture beside the prompt, and the files of rewards."""
+    """Check the picture beside the prompt, and the files of rewards and estimators."""
     read_prompt_picture(stage.prompts)
     for index, reward in enumerate(stage.rewards):
         try:
@@ -88,6 +95,9 @@ def _check_pictures(stage: RunConfig) -> None:
         except PriorError as error:
             raise ConfigError(f"rewards.{index}.model: {error}") from None
         read_picture_file(reward.image, f"rewards.{index}.image")
+    for index, estimator in enumerate(stage.estimators):
+        if not Path(estimator.model).expanduser().is_dir() and estimator.model != "toybox":
+            raise ConfigError(f"estimators.{index}.model: {estimator.model} is no folder of an estimator")
 
 
 def _check_model(prior: DiffusersConfig, key: str) -> None:

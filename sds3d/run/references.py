@@ -243,6 +243,14 @@ def depth_losses(rendering: Rendering, layers: Tensor) -> Tensor:
 def normal_losses(rendering: Rendering, layers: Tensor, cameras: Cameras) -> Tensor:
     """Return 1 - cos of the angle between the normals of each view, summed over pixels that both cover, (B,)."""
     weight = (layers[..., MASK] > _COVERED) * rendering.alpha.detach()
+    return facing_losses(rendering, layers[..., NORMAL], weight, cameras)
+
+
+def facing_losses(rendering: Rendering, normals: Tensor, weight: Tensor, cameras: Cameras) -> Tensor:
+    """Return 1 - cos of the angle between a render's normals and others, weighted and summed over the pixels, (B,).
+
+    normals: (B, H, W, 3) in the camera's frame. weight: (B, H, W, 1).
+    """
     turned = torch.einsum("bij,bhwi->bhwj", cameras.c2w()[:, :3, :3], rendering.normal)  # to the camera's frame
-    cosine = functional.cosine_similarity(turned, layers[..., NORMAL], dim=-1, eps=1e-6)[..., None]
+    cosine = functional.cosine_similarity(turned, normals, dim=-1, eps=1e-6)[..., None]
     return (weight * (1 - cosine)).sum(dim=(1, 2, 3))

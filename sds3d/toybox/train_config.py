@@ -42,6 +42,17 @@ class TrainConfig(Config):
     pictures_steps: int = Field(default=2500, ge=1)
     """Steps of a training that adds pictures to a prior. Its batches are those of the U-Net."""
     pictures_rate: float = Field(default=2e-3, gt=0)
+    start_objects: int = Field(default=1024, ge=16)
+    """Objects that the network of starts is trained on."""
+    start_steps: int = Field(default=2400, ge=1)
+    start_batch: int = Field(default=4, ge=1)
+    """Objects in a batch of the network of starts."""
+    start_rate: float = Field(default=2e-3, gt=0)
+    normals_objects: int = Field(default=1024, ge=16)
+    """Objects that the estimator of normals is trained on."""
+    normals_steps: int = Field(default=1500, ge=1)
+    normals_batch: int = Field(default=16, ge=1)
+    normals_rate: float = Field(default=2e-3, gt=0)
     samples: int = Field(default=16, ge=0)
     """Prompts in the sample grid that is drawn from time to time, one of each kind."""
     scorer_objects: int = Field(default=8000, ge=16)

@@ -1,0 +1,74 @@
+"""`sds3d toybox train-start` and `train-normals`: small networks beside the embedded prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sds3d.cli.options import Device, Overrides, Threads, examples
+from sds3d.cli.toybox import toybox
+from sds3d.config import build, parse_override
+from sds3d.console import bars_by_stage, out
+
+RESUMED = ("The same command continues a training that was stopped or killed.",)
+
+
+@toybox.command(
+    "train-start",
+    epilog=examples(
+        "sds3d toybox train-start --out begun  # half an hour",
+        "sds3d generate 'a red mug' start_from=begun/start  # use it",
+        "sds3d toybox train-start --out begun --model my-prior/prior  # for a prior of yours",
+        notes=RESUMED,
+    ),
+)
+def toybox_train_start(
+    overrides: Overrides = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="The folder for the training.")] = Path("toybox-start"),
+    model: Annotated[
+        str, typer.Option(help="The prior whose features are read: toybox, or the folder of another.")
+    ] = "toybox",
+    threads: Threads = 0,
+    device: Device = "",
+) -> None:
+    """Train the network that makes starts from the features of a prior."""
+    from sds3d.toybox.train_start import train_start
+
+    _train(train_start, out_dir, [f"start_from={model}", *(overrides or [])], threads, device)
+
+
+@toybox.command(
+    "train-normals",
+    epilog=examples(
+        "sds3d toybox train-normals --out seen  # a quarter of an hour",
+        "sds3d estimate mug.png --model seen/normals",
+        "sds3d generate 'a red mug' --preset polish start_from=RUN 'estimators=[{model: seen/normals}]'",
+        notes=RESUMED,
+    ),
+)
+def toybox_train_normals(
+    overrides: Overrides = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="The folder for the training.")] = Path("toybox-normals"),
+    threads: Threads = 0,
+    device: Device = "",
+) -> None:
+    """Train the estimator of normals of the toy world."""
+    from sds3d.toybox.train_normals import train_normals
+
+    _train(train_normals, out_dir, overrides or [], threads, device)
+
+
+def _train(training: Callable[..., Path], folder: Path, overrides: list[str], threads: int, device: str) -> None:
+    from sds3d.devices import pick_device, set_threads
+    from sds3d.priors.loading import toybox_folder
+    from sds3d.toybox.train_config import TrainConfig
+
+    set_threads(threads)
+    config = build(TrainConfig, *(parse_override(text) for text in overrides))
+    if config.start_from == "toybox":
+        config = config.model_copy(update={"start_from": str(toybox_folder())})
+    with bars_by_stage() as report:
+        out.print(f"trained: {training(folder, config, report, pick_device(device))}", soft_wrap=True)
