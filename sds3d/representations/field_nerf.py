@@ -200,6 +200,10 @@ class FieldNerfScene(Scene):
         if self._step % _REFRESH == 0:
             self._occupancy = self._survey(explore=True)
 
+    def survey(self) -> None:
+        """Update the occupancy grid now: the field was replaced or changed from outside."""
+        self._occupancy = self._survey(explore=True)
+
     def learn(self, before: Source, generator: torch.Generator) -> None:
         """Make this new scene look like `before`: copy the state if the settings are the same, otherwise distil."""
         if isinstance(before, FieldNerfScene):

@@ -1,0 +1,70 @@
+"""A generator's folder: its settings, what it was trained with, and its weights in half precision."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
+
+from sds3d.config import Config, build
+from sds3d.files import RunError, write_atomically
+from sds3d.generators.base import Generator
+from sds3d.generators.hyper import HyperGeneratorConfig
+from sds3d.generators.triplane import TriplaneGeneratorConfig
+
+AnyGeneratorConfig = Annotated[TriplaneGeneratorConfig | HyperGeneratorConfig, Field(discriminator="name")]
+"""The settings of any generator, told apart by `name`."""
+SETTINGS, WEIGHTS = "generator.json", "generator.safetensors"
+
+
+class About(Config):
+    """What a generator's folder says of it.
+
+    text_width: size of a token's embedding by the text encoder that it was trained with. model, digest: that prior's
+    name and the digest of its weights, if it has any. rule: what taught it.
+    """
+
+    generator: AnyGeneratorConfig
+    text_width: int
+    model: str
+    digest: str
+    rule: str
+
+
+def save_generator(folder: Path, about: About, generator: Generator) -> None:
+    """Write a generator into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: value.detach().cpu().half().contiguous() for name, value in generator.state_dict().items()}
+    partial = folder / f"{WEIGHTS}.partial"
+    save_file(tensors, partial)
+    partial.replace(folder / WEIGHTS)
+    write_atomically(folder / SETTINGS, (json.dumps(about.model_dump(), indent=2) + "\n").encode())
+
+
+def read_about(folder: Path) -> About:
+    """Read what a generator's folder says of it. Raises RunError if it is no such folder, ConfigError if it is damaged.
+    """
+    path = folder / SETTINGS
+    if not path.is_file() or not (folder / WEIGHTS).is_file():
+        raise RunError(f"{folder} has no {SETTINGS} and {WEIGHTS}: give the folder that sds3d generator train wrote")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {error}") from None
+    return build(About, values)
+
+
+def load_generator(folder: Path, device: torch.device | str = "cpu") -> Generator:
+    """Load a generator in float32 onto a device. Raises RunError and ConfigError as `read_about` does."""
+    about = read_about(folder)
+    generator = about.generator.make(about.text_width, torch.Generator())
+    try:
+        generator.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
+    except (RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"{folder / WEIGHTS} does not fit its {SETTINGS}: {reason}") from None
+    return generator.to(device).eval().requires_grad_(False)

@@ -1,0 +1,97 @@
+"""A transformer from text to triplanes, after Triplane-Transformer of ScaleDreamer (Ma et al. 2024, arXiv:2407.02040).
+
+Learnt tokens stand for patches of the three planes. They attend to the text and to each other, and convolutions enlarge
+them to planes. The paper's network has 12 layers 768 wide; this one is as small as the embedded prior's world allows.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sds3d.generators.base import Generator, GeneratorConfig
+from sds3d.representations.triplane_nerf import TriplaneNerfConfig
+
+_UPWARDS = 3  # doublings from patches to planes
+
+
+class TriplaneGeneratorConfig(GeneratorConfig):
+    """A transformer to triplanes (ScaleDreamer's Triplane-Transformer)."""
+
+    name: Literal["triplane"] = "triplane"
+    width: int = Field(default=128, ge=16, le=2048, multiple_of=16)
+    """Channels of the tokens."""
+    layers: int = Field(default=4, ge=1, le=48)
+    """Blocks of attention to the text, attention among the planes' tokens, and an MLP."""
+    heads: int = Field(default=4, ge=1, le=64)
+    """Heads of each attention; they divide `width`."""
+    patches: int = Field(default=8, ge=1, le=64)
+    """Tokens per side of a plane, which has eight times as many samples per side."""
+    features: int = Field(default=16, ge=8, le=256, multiple_of=8)
+    """Channels of the planes."""
+    hidden: int = Field(default=32, ge=4, le=256)
+    """Width of the small network that all texts share: from a point's features to density and colour."""
+
+    @property
+    def representation(self) -> TriplaneNerfConfig:
+        """The settings of the triplanes."""
+        size = self.patches << _UPWARDS
+        return TriplaneNerfConfig(resolution=size, features=self.features, hidden=self.hidden)
+
+    def make(self, width: int, generator: torch.Generator) -> TriplaneGenerator:
+        """Return a network with random weights."""
+        return TriplaneGenerator(self, width, generator)
+
+
+class TriplaneGenerator(Generator):
+    """The transformer. text_width: size of a token's embedding."""
+
+    def __init__(self, config: TriplaneGeneratorConfig, text_width: int, generator: torch.Generator) -> None:
+        super().__init__(config, generator)
+        d = config.width
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+            self.places = nn.Parameter(0.5 * torch.randn(3 * config.patches**2, d))
+            self.text = nn.Linear(text_width, d)
+            self.seed = nn.Linear(config.seed_size, d)
+            self.blocks = nn.ModuleList(Block(d, config.heads) for _ in range(config.layers))
+            widths = [d, d // 2, d // 4, d // 4]
+            self.upwards = nn.ModuleList(
+                nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True)
+            )
+            self.last = nn.Conv2d(widths[-1], config.features, 3, padding=1)
+        self.patches = config.patches
+
+    def forward(self, hidden: Tensor, seed: Tensor) -> dict[str, Tensor]:
+        """Return the planes (3, N, N, C)."""
+        told = torch.cat([self.text(hidden), self.seed(seed)[None]])[None]  # (1, L + 1, d)
+        x = self.places[None]  # (1, 3 n^2, d)
+        for block in self.blocks:
+            x = block(x, told)
+        maps = x.reshape(3, self.patches, self.patches, -1).permute(0, 3, 1, 2)  # (3, d, n, n)
+        for layer in self.upwards:
+            maps = functional.silu(layer(functional.interpolate(maps, scale_factor=2, mode="bilinear")))
+        return {"planes": self.last(maps).permute(0, 2, 3, 1).contiguous()}
+
+
+class Block(nn.Module):
+    """Attention to the text, attention among the tokens, and an MLP, each added to the tokens."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.to_text = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.to_each_other = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        """Return tokens (B, N, d). told: (B, L, d)."""
+        first, second, third = self.norms
+        x = x + self.to_text(first(x), told, told, need_weights=False)[0]
+        own = second(x)
+        x = x + self.to_each_other(own, own, own, need_weights=False)[0]
+        return x + self.mlp(third(x))
