@@ -15,7 +15,7 @@ LAYERS = [
     {"app", "evaluation"},
     {"jobs"},
     {"run"},
-    {"toybox"},
+    {"generators", "toybox"},
     {"guidance", "representations"},
     {"priors", "formats"},
     {"rendering"},

@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from sds3d.cli import bench, estimate, listings, many_runs, one_run, playground, reconstruct, studio, toybox_networks
+from sds3d.cli import (
+    bench,
+    estimate,
+    generator,
+    listings,
+    many_runs,
+    one_run,
+    playground,
+    reconstruct,
+    studio,
+    toybox_networks,
+)
 from sds3d.cli.exits import MEANINGS, Exit
 from sds3d.cli.options import examples
 from sds3d.config import ConfigError
@@ -70,6 +81,7 @@ app.command("app", epilog=studio.EXAMPLES, rich_help_panel=listings.PANEL)(studi
 app.command(epilog=playground.EXAMPLES, rich_help_panel=listings.PANEL)(playground.playground2d)
 listings.add_commands(app)
 app.add_typer(toybox_networks.toybox, name="toybox", rich_help_panel="Measure and train")
+app.add_typer(generator.generator, name="generator", rich_help_panel="Measure and train")
 app.add_typer(bench.bench, name="bench", rich_help_panel="Measure and train")
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from sds3d.config import Config
-from sds3d.representations.base import Start
 from sds3d.representations.field_config import FieldNerfConfig
 from sds3d.representations.field_nerf import FieldNerfScene
 from sds3d.representations.fields import RadianceField
@@ -95,7 +94,7 @@ def generate(generator: Generator, hidden: Tensor, seed: Tensor) -> FieldNerfSce
     generator any more.
     """
     config = generator.config.representation
-    scene = config.make(Start(torch.Generator().manual_seed(0), 1, hidden.device))
+    scene = FieldNerfScene(config, torch.Generator().manual_seed(0), hidden.device, steps=1)
     with torch.no_grad():
         given = generator(hidden, seed)
         scene.field.load_state_dict({**generator.field.state_dict(), **given})

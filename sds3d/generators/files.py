@@ -8,6 +8,7 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sds3d.config import Config, build
@@ -46,8 +47,7 @@ def save_generator(folder: Path, about: About, generator: Generator) -> None:
 
 
 def read_about(folder: Path) -> About:
-    """Read what a generator's folder says of it. Raises RunError if it is no such folder, ConfigError if it is damaged.
-    """
+    """Read what a generator's folder says of it. Raises RunError for another or a damaged folder, and ConfigError."""
     path = folder / SETTINGS
     if not path.is_file() or not (folder / WEIGHTS).is_file():
         raise RunError(f"{folder} has no {SETTINGS} and {WEIGHTS}: give the folder that sds3d generator train wrote")
@@ -64,7 +64,7 @@ def load_generator(folder: Path, device: torch.device | str = "cpu") -> Generato
     generator = about.generator.make(about.text_width, torch.Generator())
     try:
         generator.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{folder / WEIGHTS} does not fit its {SETTINGS}: {reason}") from None
     return generator.to(device).eval().requires_grad_(False)

@@ -48,7 +48,7 @@ class HyperGenerator(Generator):
 
     def __init__(self, config: HyperGeneratorConfig, text_width: int, generator: torch.Generator) -> None:
         super().__init__(config, generator)
-        sizes = {name: value.shape for name, value in self.field.decoder.named_parameters()}
+        sizes = {name: value.shape for name, value in self.field.get_submodule("decoder").named_parameters()}
         self.shapes = {f"decoder.{name}": shape for name, shape in sizes.items()}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))

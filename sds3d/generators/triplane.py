@@ -6,6 +6,7 @@ them to planes. The paper's network has 12 layers 768 wide; this one is as small
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -60,9 +61,7 @@ class TriplaneGenerator(Generator):
             self.seed = nn.Linear(config.seed_size, d)
             self.blocks = nn.ModuleList(Block(d, config.heads) for _ in range(config.layers))
             widths = [d, d // 2, d // 4, d // 4]
-            self.upwards = nn.ModuleList(
-                nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths[:-1], widths[1:], strict=True)
-            )
+            self.upwards = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
             self.last = nn.Conv2d(widths[-1], config.features, 3, padding=1)
         self.patches = config.patches
 

@@ -7,7 +7,6 @@ same command resumes, and ends with the same weights (on a CPU, with the same nu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +30,11 @@ from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.digest import weights_digest
 from sds3d.priors.loading import toybox_folder
-from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, encode_texts
+from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, encode_each
 from sds3d.prompts.vocabulary import Vocabulary
 from sds3d.representations.field_nerf import FieldNerfScene
-from sds3d.run.optimize import OptimizerConfig, Setup, Teacher, optimize, pack, random_streams, resume, start
+from sds3d.run.lessons import Teacher
+from sds3d.run.optimize import OptimizerConfig, Setup, optimize, pack, random_streams, resume, start
 from sds3d.toybox.captions import prompt, sample_spec
 from sds3d.toybox.examples import OBJECTS
 from sds3d.toybox.fit import Report
@@ -43,6 +43,7 @@ from sds3d.toybox.true_views import TrueViews
 CHECKPOINT = "training.safetensors"
 SETTINGS = "training.yaml"
 _SHOWN = 8  # prompts on the sheet of samples
+_AT_ONCE = 100  # steps whose prompts are encoded together
 
 
 class GeneratorTraining(Config):
@@ -76,16 +77,23 @@ class GeneratorTraining(Config):
     """Steps between sheets of samples."""
 
 
-def train_generator(folder: Path, config: GeneratorTraining, report: Report, device: torch.device | str = "cpu") -> Path:
+def train_generator(
+    folder: Path,
+    config: GeneratorTraining,
+    report: Report,
+    device: torch.device | str = "cpu",
+    prior: Prior | None = None,
+) -> Path:
     """Train a generator in `folder`, and return the folder `folder/generator`.
 
+    report: called after each step. prior: that of the settings, if it is loaded already.
     Raises ConfigError if no prompts are given and the prior does not tell its words, RunError if the folder was begun
     with other settings, PriorError, and NumericalError.
     """
     _begin(folder, config)
-    prior = config.prior.load(torch.device(device))
+    prior = prior or config.prior.load(torch.device(device))
     draw = _drawing(config)
-    embedded = lru_cache(maxsize=4096)(lambda text: encode_texts(prior, config.guidance.texts(text, config.prompts)))
+    embedded = Embedded(prior, config, draw)
     streams = random_streams(config.seed, "network", "scene", "cameras", "guidance")
     width = prior.encode_text([""]).hidden.shape[-1]
     network = config.generator.make(width, streams["network"]).to(device)
@@ -93,17 +101,17 @@ def train_generator(folder: Path, config: GeneratorTraining, report: Report, dev
     field = scene.field = GeneratedField(network)
 
     def choose(step: int) -> EncodedPrompt:
-        rng = np.random.default_rng([config.seed, step])
-        encoded = embedded(draw(rng))
-        field.choose(encoded.plain.hidden[0], torch.from_numpy(_seed(config, rng)).to(device))
+        encoded = embedded.of_step(step)
+        field.choose(encoded.plain.hidden[0], embedded.seed(step).to(device))
         scene.survey()
         return encoded
 
-    teacher = Teacher(prior, TrueViews() if config.pictures else config.guidance.make(prior), choose(0), config.gradient)
+    rule = TrueViews() if config.pictures else config.guidance.make(prior)
+    teacher = Teacher(prior, rule, choose(0), config.gradient)
     streams = {name: streams[name] for name in ("cameras", "guidance")}
     path = folder / CHECKPOINT
     if path.exists():
-        state = resume(load_file(path), scene, [teacher.guidance], config.optimizer, streams)
+        state = resume(load_file(path), scene, [rule], config.optimizer, streams)
     else:
         state = start(scene, config.optimizer, streams)
     steps = optimize(Setup(scene, [teacher], config.steps, config.cameras, config.optimizer), state)
@@ -113,10 +121,44 @@ def train_generator(folder: Path, config: GeneratorTraining, report: Report, dev
         if step.step % config.sample_every == 0 or step.step == config.steps:
             _draw_samples(folder, config, network, embedded, step.step)
         if step.step % config.checkpoint_every == 0 or step.step == config.steps:
-            _save(path, pack(scene, [teacher.guidance], state))
+            _save(path, pack(scene, [rule], state))
         report("generator", step.step, config.steps, {name: float(value) for name, value in step.losses.items()})
     save_generator(folder / "generator", _about(config, width), network)
     return folder / "generator"
+
+
+class Embedded:
+    """The prompts of the steps, encoded for many steps at once: prior and text encoder may take turns in memory."""
+
+    def __init__(self, prior: Prior, config: GeneratorTraining, draw: Callable[[np.random.Generator], str]) -> None:
+        self._prior, self._config, self._draw = prior, config, draw
+        self._block, self._encoded = -1, dict[str, EncodedPrompt]()
+
+    def of_step(self, step: int) -> EncodedPrompt:
+        """Return the prompt of a step."""
+        block = step // _AT_ONCE
+        if block != self._block:
+            steps = range(block * _AT_ONCE, (block + 1) * _AT_ONCE)
+            self._encoded = self.of([self._text(i) for i in steps])
+            self._block = block
+        return self._encoded[self._text(step)]
+
+    def of(self, texts: Sequence[str]) -> dict[str, EncodedPrompt]:
+        """Return the embeddings of prompts."""
+        config, unique = self._config, list(dict.fromkeys(texts))
+        wanted = [config.guidance.texts(text, config.prompts) for text in unique]
+        return dict(zip(unique, encode_each(self._prior, wanted), strict=True))
+
+    def seed(self, step: int) -> Tensor:
+        """Return the random seed (Z,) of a step's object."""
+        numbers = self._rng(step, 1).standard_normal(self._config.generator.seed_size)
+        return torch.from_numpy(numbers.astype(np.float32))
+
+    def _text(self, step: int) -> str:
+        return self._draw(self._rng(step, 0))
+
+    def _rng(self, step: int, purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self._config.seed, step, purpose])
 
 
 def _begin(folder: Path, config: GeneratorTraining) -> None:
@@ -125,7 +167,7 @@ def _begin(folder: Path, config: GeneratorTraining) -> None:
     path, text = folder / SETTINGS, dump_yaml(config, exclude={"checkpoint_every", "sample_every"})
     if not path.exists():
         write_atomically(path, text.encode())
-    elif read_plain(path) != text:
+    elif read_plain(path) != text.encode():
         raise RunError(f"{folder} has a training with other settings: choose another folder, or remove it")
 
 
@@ -144,10 +186,6 @@ def _words(config: GeneratorTraining) -> Vocabulary | None:
     return config.prior.vocabulary() if isinstance(config.prior, DiffusersConfig) else None
 
 
-def _seed(config: GeneratorTraining, rng: np.random.Generator) -> np.ndarray:
-    return rng.standard_normal(config.generator.seed_size).astype(np.float32)
-
-
 def _save(path: Path, tensors: dict[str, Tensor]) -> None:
     partial = path.with_suffix(".partial")
     save_file(tensors, partial)
@@ -160,22 +198,21 @@ def _about(config: GeneratorTraining, width: int) -> About:
         model = config.prior.model
         folder = toybox_folder() if model == "toybox" else Path(model)
         digest = weights_digest(folder) if folder.is_dir() else ""
-    rule = "true pictures" if config.pictures else config.guidance.name
+    rule = "true pictures" if config.pictures else config.guidance.model_dump()["name"]
     return About(generator=config.generator, text_width=width, model=model, digest=digest, rule=rule)
 
 
 @torch.no_grad()
-def _draw_samples(
-    folder: Path, config: GeneratorTraining, network: Generator, embedded: Callable[[str], EncodedPrompt], step: int
-) -> None:
+def _draw_samples(folder: Path, config: GeneratorTraining, network: Generator, embedded: Embedded, step: int) -> None:
     """Draw what some prompts have become from four sides, into samples.png."""
     words = _words(config)
-    known = words is not None and not config.texts
-    texts: Sequence[str] = [text for text in OBJECTS if known and text.split()[2] in words.kinds] or config.texts
+    texts: Sequence[str] = config.texts
+    if words is not None and not texts:
+        texts = [text for text in OBJECTS if text.split()[2] in words.kinds]
     azimuths = [0.0, 90.0, 180.0, 270.0]
     rows = []
-    for text in texts[:_SHOWN]:
-        hidden = embedded(text).plain.hidden[0]
+    for text, encoded in embedded.of(texts[:_SHOWN]).items():
+        hidden = encoded.plain.hidden[0]
         scene = generate(network, hidden, hidden.new_zeros(config.generator.seed_size))
         views = scene.render(orbit(azimuths, 15.0, size=64), torch.ones(3, device=hidden.device))
         rows.append((text, views.rgb.clamp(0, 1).cpu().numpy()))

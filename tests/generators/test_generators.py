@@ -1,0 +1,184 @@
+"""Generators: what they make is an ordinary scene, gradients reach all of the network, and prompts are learnt apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sds3d.cameras import orbit
+from sds3d.config import ConfigError, build
+from sds3d.files import RunError
+from sds3d.generators.base import GeneratedField, Generator, generate
+from sds3d.generators.files import SETTINGS, WEIGHTS, About, load_generator, read_about, save_generator
+from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from sds3d.representations.field_nerf import FieldNerfScene
+from sds3d.run.train_generator import CHECKPOINT, GeneratorTraining, train_generator
+from sds3d.toybox.render import render_prompt
+from sds3d.toybox.true_views import TrueViews
+
+SMALL = {
+    "triplane": {
+        "name": "triplane",
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "patches": 2,
+        "features": 8,
+        "hidden": 8,
+        "seed_size": 1,
+    },
+    "hyper": {"name": "hyper", "width": 16, "levels": 3, "log2_entries": 9, "finest": 16, "hidden": 8, "seed_size": 1},
+}
+TEXTS = {"a yellow ball": (0.95, 0.85, 0.1), "a blue ball": (0.02, 0.02, 0.4)}
+WIDTH = 5
+
+
+@pytest.fixture(autouse=True)
+def coarse_occupancy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most of a small step's time would go into the occupancy grid."""
+    monkeypatch.setattr("sds3d.representations.field_nerf._CORNERS", 12)
+
+
+def make(kind: str) -> Generator:
+    about = About(generator=SMALL[kind], text_width=WIDTH, model="", digest="", rule="sds")  # type: ignore[arg-type]
+    return about.generator.make(WIDTH, torch.Generator().manual_seed(0))
+
+
+def told(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(6, WIDTH, generator=generator), torch.randn(1, generator=generator)
+
+
+def balls() -> GaussianPrior:
+    """A prior of two prompts: pictures of one colour each."""
+    colors = {text: Gaussian(torch.tensor(rgb)[:, None, None], 0.1) for text, rgb in TEXTS.items()}
+    return GaussianPrior({**colors, "": Gaussian(0.5, 0.3)}, (3, 8, 8))
+
+
+def training(**changes: object) -> GeneratorTraining:
+    settings = {
+        "generator": SMALL["hyper"] | {"lr": 3e-2, "shared_lr": 2e-2},
+        "texts": list(TEXTS),
+        "cameras": {"size": 8},
+        "guidance": {"name": "sds", "scale": 1.0},
+        "prompts": {"view_dependent": False},
+        "optimizer": {"warmup": 2},
+        "checkpoint_every": 3,
+        "sample_every": 1000,
+    }
+    return build(GeneratorTraining, settings, changes)
+
+
+def silent(*_: object) -> None:
+    pass
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_what_is_generated_is_an_ordinary_scene(kind: str) -> None:
+    network, (hidden, seed) = make(kind), told(1)
+    field = GeneratedField(network)
+    field.choose(hidden, seed)
+    points = torch.rand(50, 3) - 0.5
+    scene = generate(network, hidden, seed)
+    assert type(scene) is FieldNerfScene
+    for ours, theirs in zip(scene.field(points), field(points), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    again = network.config.representation.make_field(torch.Generator())
+    again.load_state_dict(scene.field.state_dict())  # the state of a scene of that representation
+    torch.testing.assert_close(again(points)[1], field(points)[1])
+    other = generate(network, *told(2))
+    assert not torch.equal(other.field(points)[1], scene.field(points)[1])
+    assert generate(network, hidden, seed).to_mesh(24).faces.size > 0
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_gradients_reach_every_parameter_that_is_used(kind: str) -> None:
+    network = make(kind)
+    field = GeneratedField(network)
+    field.choose(*told(1))
+    density, color = field(torch.rand(300, 3) - 0.5)
+    (density.square().mean() + color.square().mean()).backward()
+    groups = field.parameter_groups()
+    trained = [p for group in groups for p in group["params"]]
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained)
+    given = set(dict(network.field.named_parameters())) & set(network(*told(1)))
+    assert len(trained) == len(list(network.parameters())) - len(given)
+    assert given
+
+
+@pytest.mark.parametrize(("kind", "lr"), [("hyper", 3e-2), pytest.param("triplane", 5e-3, marks=pytest.mark.slow)])
+def test_prompts_get_the_colors_that_the_prior_wants(kind: str, lr: float, tmp_path: Path) -> None:
+    prior, rates = balls(), {"lr": lr, "shared_lr": 2e-2}
+    folder = train_generator(tmp_path, training(steps=200, generator=SMALL[kind] | rates), silent, prior=prior)
+    network = load_generator(folder)
+    for text, wanted in TEXTS.items():
+        scene = generate(network, prior.encode_text([text]).hidden[0], torch.zeros(1))
+        with torch.no_grad():
+            view = scene.render(orbit([0.0, 120.0], size=16), torch.full((3,), 0.5))
+        mean = (view.rgb * view.alpha).sum((0, 1, 2)) / view.alpha.sum()
+        assert (mean - torch.tensor(wanted)).abs().max() < 0.15
+    assert read_about(folder).rule == "sds"
+
+
+def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(stage: str, step: int, total: int, figures: dict[str, float]) -> None:
+        if step == 5:  # two steps after the checkpoint
+            raise Killed
+
+    config = training(steps=7)
+    with pytest.raises(Killed):
+        train_generator(tmp_path / "killed", config, kill, prior=balls())
+    assert load_file(tmp_path / "killed" / CHECKPOINT)["step"] == 3
+    train_generator(tmp_path / "killed", config, silent, prior=balls())
+    train_generator(tmp_path / "whole", config, silent, prior=balls())
+    killed, whole = (load_file(tmp_path / name / CHECKPOINT) for name in ("killed", "whole"))
+    assert killed.keys() == whole.keys()
+    assert all(torch.equal(killed[name], whole[name]) for name in whole)
+    with pytest.raises(RunError, match="other settings"):
+        train_generator(tmp_path / "whole", training(steps=8), silent, prior=balls())
+
+
+def test_prompts_are_needed_for_a_prior_without_words(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="does not tell its words: give texts"):
+        train_generator(tmp_path, training(texts=[], prior={"model": str(tmp_path)}), silent, prior=balls())
+
+
+def test_a_folder_that_is_none_or_is_damaged_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"has no generator\.json and generator\.safetensors"):
+        load_generator(tmp_path)
+    about = About(generator=SMALL["hyper"], text_width=WIDTH, model="m", digest="d", rule="asd")  # type: ignore[arg-type]
+    save_generator(tmp_path, about, make("hyper"))
+    assert read_about(tmp_path) == about
+    weights = (tmp_path / WEIGHTS).read_bytes()
+    (tmp_path / WEIGHTS).write_bytes(weights[:-10])
+    with pytest.raises(RunError, match=r"does not fit its generator\.json"):
+        load_generator(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(weights)
+    text = (tmp_path / SETTINGS).read_text()
+    (tmp_path / SETTINGS).write_text(text.replace('"hidden": 8', '"hidden": 16'))
+    with pytest.raises(RunError, match=r"does not fit its generator\.json"):
+        load_generator(tmp_path)
+    (tmp_path / SETTINGS).write_text("{")
+    with pytest.raises(RunError, match="is damaged"):
+        load_generator(tmp_path)
+
+
+def test_true_views_show_the_object_of_the_prompt() -> None:
+    from sds3d.guidance.base import Views
+    from sds3d.prompts.prompt import PromptConfig, encode_prompt
+
+    prior = GaussianPrior({text: Gaussian(0.0, 1.0) for text in ("a red mug", "")}, (3, 32, 32))
+    prompt = encode_prompt(prior, "a red mug", PromptConfig(view_dependent=False))
+    cameras = orbit([0.0, 90.0], 15.0, size=32)
+    views = Views(cameras, torch.zeros(2, 32, 32, 3), torch.zeros(2, 8, 8, 1), torch.zeros(2, 8, 8, 1), prompt)
+    guided = TrueViews()(torch.zeros(2, 3, 32, 32), views, 0.0, torch.Generator())
+    truth = torch.from_numpy(render_prompt("a red mug", [0.0, 90.0], size=32)).float() / 255
+    assert guided.gradient is None
+    assert guided.image_target is not None
+    assert (guided.image_target - truth).abs().mean() < 0.01
