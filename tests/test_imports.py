@@ -15,7 +15,7 @@ NETWORKS = {"accelerate", "diffusers", "peft", "transformers"}
 """Libraries that load networks."""
 
 USERS = {"sds3d.evaluation.prior_speed"} | {f"sds3d.toybox.{name}" for name in (
-    "autoencoder", "card", "dataset", "diffusion", "train",
+    "autoencoder", "card", "dataset", "diffusion", "train", "train_addition", "train_pictures",
 )}  # fmt: skip
 """Modules that only training and measuring import."""
 

@@ -153,7 +153,8 @@ class RunConfig(Config):
     """Where losses, metrics and previews also go: tensorboard, wandb. Each needs the extra of that name."""
     start_from: str = ""
     """Where the object starts from: a file with a mesh, splats or points, or another run's folder; or prior: a network
-    turns four pictures that the prior draws into a solid. A network of yours is given by its folder, `start`."""
+    turns four pictures that the prior draws into a solid. A network of yours is given by its folder, `start`. The
+    folder of a generator, see `sds3d generator train`, makes the object of the prompt."""
     reference: tuple[ReferenceConfig, ...] = Field(default=(), max_length=MOST)
     """Pictures of the object that it follows beside the prompt: a list of {image: FILE, azimuth, elevation, distance,
     fovy, mask, ...}, see the page "Pictures". The run keeps copies of the files."""

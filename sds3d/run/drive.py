@@ -43,6 +43,7 @@ from sds3d.run.config import (
 from sds3d.run.copies import check_copies
 from sds3d.run.estimated_normals import NormalEstimator, load_normal_estimators
 from sds3d.run.folder import STOPPED, Machine, Run, Status, open_run
+from sds3d.run.generated_start import generated_scene, is_generator
 from sds3d.run.lessons import Teacher, numbered
 from sds3d.run.live import Live
 from sds3d.run.numbers import Numbers
@@ -303,7 +304,7 @@ def prior_settings(config: RunConfig, lean: bool) -> list[PriorConfig]:
 
 
 def starting_point(run: Run, config: RunConfig, load: Load, device: torch.device) -> Source | None:
-    """Load what `start_from` names, with +Y up, scaled to fit the cube, or make it from the prior's own pictures.
+    """Load what `start_from` names, with +Y up, scaled to fit the cube, or make it of the prompt.
 
     Raises AssetError, RunError, PriorError or EmptySurfaceError.
     """
@@ -316,6 +317,10 @@ def starting_point(run: Run, config: RunConfig, load: Load, device: torch.device
         texts = encode_prompt(prior, mine.prompt, mine.prompts)
         return source_of(mesh_of_prior(network, prior, texts, config.seed))
     path = run.own or Path(config.start_from)
+    if is_generator(path):
+        mine = stage_config(config, 0)
+        prior = load(prior_settings(mine, run.state.lean))[0]
+        return generated_scene(path, prior, encode_prompt(prior, mine.prompt, mine.prompts), config.seed)
     if path.is_dir():
         return load_scene(open_run(path), device)
     from sds3d.formats.load import fit_to_cube, load_asset

@@ -24,6 +24,7 @@ from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.run.config import RunConfig, stage_config, stage_count
 from sds3d.run.copies import files_in
 from sds3d.run.folder import open_run
+from sds3d.run.generated_start import check_generator, is_generator
 from sds3d.run.prompt_picture import read_picture_file, read_prompt_picture
 from sds3d.run.references import check_references
 
@@ -60,6 +61,8 @@ def _check_start(config: RunConfig, own: Path | None) -> None:
     try:
         if (folder := None if own else start_folder(config.start_from)) is not None:
             load_start(folder, stage_config(config, 0).prior)
+        elif is_generator(path):
+            check_generator(path, stage_config(config, 0).prior)
         elif path.is_dir():
             if not open_run(path).checkpoints:
                 raise RunError(f"{path} has no checkpoint yet")

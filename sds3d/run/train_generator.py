@@ -28,8 +28,7 @@ from sds3d.guidance.transforms import GradientTransform
 from sds3d.priors.available import AnyPriorConfig
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.priors.digest import weights_digest
-from sds3d.priors.loading import toybox_folder
+from sds3d.priors.digest import prior_digest
 from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, encode_each
 from sds3d.prompts.vocabulary import Vocabulary
 from sds3d.representations.field_nerf import FieldNerfScene
@@ -193,12 +192,9 @@ def _save(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _about(config: GeneratorTraining, width: int) -> About:
-    model, digest = config.prior.kind, ""
-    if isinstance(config.prior, DiffusersConfig):
-        model = config.prior.model
-        folder = toybox_folder() if model == "toybox" else Path(model)
-        digest = weights_digest(folder) if folder.is_dir() else ""
+    model = config.prior.model if isinstance(config.prior, DiffusersConfig) else config.prior.kind
     rule = "true pictures" if config.pictures else config.guidance.model_dump()["name"]
+    digest = prior_digest(config.prior)
     return About(generator=config.generator, text_width=width, model=model, digest=digest, rule=rule)
 
 

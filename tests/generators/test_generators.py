@@ -10,14 +10,22 @@ from safetensors.torch import load_file
 
 from sds3d.cameras import orbit
 from sds3d.config import ConfigError, build
-from sds3d.files import RunError
+from sds3d.files import PriorError, RunError
 from sds3d.generators.base import GeneratedField, Generator, generate
 from sds3d.generators.files import SETTINGS, WEIGHTS, About, load_generator, read_about, save_generator
+from sds3d.guidance.base import Views
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from sds3d.prompts.prompt import PromptConfig, encode_prompt
 from sds3d.representations.field_nerf import FieldNerfScene
+from sds3d.run.config import new_run, read_config
+from sds3d.run.drive import starting_point
+from sds3d.run.generated_start import check_generator, generated_scene
+from sds3d.run.inputs import check_inputs
 from sds3d.run.train_generator import CHECKPOINT, GeneratorTraining, train_generator
 from sds3d.toybox.render import render_prompt
 from sds3d.toybox.true_views import TrueViews
+from tests.run.tiny_runs import SIZE, disc, finish, tiny
 
 SMALL = {
     "triplane": {
@@ -170,9 +178,6 @@ def test_a_folder_that_is_none_or_is_damaged_is_refused(tmp_path: Path) -> None:
 
 
 def test_true_views_show_the_object_of_the_prompt() -> None:
-    from sds3d.guidance.base import Views
-    from sds3d.prompts.prompt import PromptConfig, encode_prompt
-
     prior = GaussianPrior({text: Gaussian(0.0, 1.0) for text in ("a red mug", "")}, (3, 32, 32))
     prompt = encode_prompt(prior, "a red mug", PromptConfig(view_dependent=False))
     cameras = orbit([0.0, 90.0], 15.0, size=32)
@@ -182,3 +187,18 @@ def test_true_views_show_the_object_of_the_prompt() -> None:
     assert guided.gradient is None
     assert guided.image_target is not None
     assert (guided.image_target - truth).abs().mean() < 0.01
+
+
+def test_a_run_starts_from_what_a_generator_makes(tmp_path: Path) -> None:
+    prior = disc()
+    config = training(steps=1, texts=["a ball"], cameras={"size": SIZE})
+    folder = train_generator(tmp_path / "trained", config, silent, prior=prior)
+    run = new_run(tmp_path, tiny(start_from=str(folder), steps=1, representation={"name": "hash_nerf", "levels": 2}))
+    check_inputs(read_config(run))
+    before = starting_point(run, read_config(run), lambda settings: [prior], torch.device("cpu"))
+    assert before is not None
+    made = generated_scene(folder, prior, encode_prompt(prior, "a ball", PromptConfig()), seed=0)
+    assert torch.equal(before.to_grid(8), made.to_grid(8))
+    assert finish(run) == [1]
+    with pytest.raises(PriorError, match="was trained with another prior, toybox"):
+        check_generator(folder, DiffusersConfig(model=str(tmp_path)))
