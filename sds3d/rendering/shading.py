@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -226,30 +226,33 @@ def prefilter(radiance: Tensor, size: int = 32, levels: int = 6) -> Environment:
     """
     if radiance.ndim != 3 or radiance.shape[2] != 3:
         raise ValueError(f"a panorama must be (h, w, 3), got {tuple(radiance.shape)}")
-    height, width = radiance.shape[:2]
-    like = {"dtype": radiance.dtype, "device": radiance.device}
-    polar = torch.linspace(0, math.pi, height + 1, **like)
-    angle = (2 * torch.arange(width, **like) + 1 - width) * (math.pi / width)
+    weights = _lobes(*radiance.shape[:2], size, levels, radiance.dtype).to(radiance)  # (1 + levels, n n, h w)
+    maps = [_with_rim((lobe @ radiance.reshape(-1, 3)).reshape(size, size, 3)) for lobe in weights]
+    return Environment(maps[0][None], torch.stack(maps[1:]))
+
+
+@lru_cache(maxsize=1)
+def _lobes(height: int, width: int, size: int, levels: int, dtype: torch.dtype) -> Tensor:
+    """Return the shares of a panorama's pixels in each texel of the diffuse map and of the specular maps:
+    (1 + levels, size size, height width). They are kept, 59 MB for one panorama, because many lights have one size.
+    """
+    polar = torch.linspace(0, math.pi, height + 1, dtype=dtype)
+    angle = (2 * torch.arange(width, dtype=dtype) + 1 - width) * (math.pi / width)
     middle = 0.5 * (polar[1:] + polar[:-1])[:, None]  # (h, 1)
     light = torch.stack(
         [middle.sin() * angle.sin(), middle.cos().expand(-1, width), middle.sin() * angle.cos()], dim=-1
     ).reshape(-1, 3)  # (h w, 3)
     solid_angle = (polar[:-1].cos() - polar[1:].cos())[:, None].expand(-1, width).reshape(-1)
-    center = (2 * torch.arange(size, **like) + 1 - size) / size
+    center = (2 * torch.arange(size, dtype=dtype) + 1 - size) / size
     cosine = _octahedron(torch.cartesian_prod(center, center).flip(-1)) @ light.T  # (n n, h w)
     texel = math.sqrt(4 * math.pi / min(size * size, height * width))  # radians; a lobe cannot be much narrower
-
-    def blurred(lobe: Tensor) -> Tensor:
-        weights = lobe * solid_angle
-        values = (weights / weights.sum(1, keepdim=True)) @ radiance.reshape(-1, 3)
-        return _with_rim(values.reshape(size, size, 3))
-
-    maps = []
+    lobes = [cosine.clamp(min=0)]
     for level in range(levels):
         square = max((level / (levels - 1)) ** 2, 0.1 * texel) ** 2  # alpha^2, alpha = roughness^2
         half = 0.5 * (1 + cosine)  # (n.h)^2, with the viewer along n
-        maps.append(blurred(square / (half * (square - 1) + 1).square() * cosine.clamp(min=0)))
-    return Environment(blurred(cosine.clamp(min=0))[None], torch.stack(maps))
+        lobes.append(square / (half * (square - 1) + 1).square() * cosine.clamp(min=0))
+    weights = torch.stack(lobes) * solid_angle
+    return weights / weights.sum(-1, keepdim=True)
 
 
 def studio(height: int = 16) -> Tensor:
