@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sds3d.cameras import Cameras
 from sds3d.prompts.conditioning import Structure
+from sds3d.states import part
 
 
 class ViewCache:
@@ -34,7 +35,8 @@ class ViewCache:
             size = torch.tensor([cameras.height, cameras.width])
             state |= {f"{index}/x": x.clone(), f"{index}/cameras": angles, f"{index}/size": size}
             state |= {} if cameras.pose is None else {f"{index}/pose": cameras.pose}
-            state |= {} if structure is None else {f"{index}/{name}": value for name, value in vars(structure).items()}
+            maps = {} if structure is None else structure.tensors()
+            state |= {f"{index}/{name}": value for name, value in maps.items()}
         return state
 
     def load_state_dict(self, state: Mapping[str, Tensor], device: torch.device) -> None:
@@ -46,6 +48,5 @@ class ViewCache:
             pose = state.get(f"{index}/pose")
             pose = None if pose is None else pose.to(device)
             cameras = Cameras(azimuth, elevation, distance, fovy, height, width, pose)
-            maps = [state.get(f"{index}/{name}") for name in ("depth", "normal", "alpha")]
-            structure = Structure(*(one.to(device) for one in maps if one is not None)) if maps[0] is not None else None
-            self.batches.append((state[f"{index}/x"].to(device), cameras, structure))
+            batch = {name: value.to(device) for name, value in part(state, str(index)).items()}
+            self.batches.append((batch["x"], cameras, Structure.of(batch)))

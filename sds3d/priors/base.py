@@ -80,6 +80,8 @@ class Prior(TextEncoder, Protocol):
     """Whether conditions may have the `structure` of renders, as for a ControlNet. For most models: False."""
     needs_structure: bool
     """Whether conditions must have it."""
+    takes_light: bool
+    """Whether the structure may have `light`, the light that the renders are seen in. For most models: False."""
     shift: float
     """Sampling moves evenly spaced timesteps t towards noise, to shift t / (1 + (shift - 1) t); 1: no shift."""
 

@@ -72,7 +72,7 @@ class GaussianPrior:
         self.schedule = schedule
         self.n_views = n_views
         self.takes_cameras = n_views > 1
-        self.takes_pictures = self.takes_structure = self.needs_structure = False
+        self.takes_pictures = self.takes_structure = self.needs_structure = self.takes_light = False
         self.shift = 1.0
         self.rho = rho
         self.device = torch.device(device)

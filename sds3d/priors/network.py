@@ -57,7 +57,7 @@ class Family:
     texts: the embeddings of texts. image_size: height and width in pixels. n_views: views that are denoised together
     when cameras are given. memory_format: of the network's inputs. picture: maps pictures (B, H, W, 3) in [0, 1] to
     their embeddings (B, T, D); None: the model takes none. takes_structure: whether `ask` takes the renders' structure.
-    without_structure: whether it also works without.
+    without_structure: whether it also works without. takes_light: whether it takes the light of the structure.
     """
 
     ask: Ask
@@ -70,6 +70,7 @@ class Family:
     picture: Callable[[Tensor], Tensor] | None = None
     takes_structure: bool = False
     without_structure: bool = False
+    takes_light: bool = False
 
 
 class DiffusionPrior:
@@ -94,6 +95,7 @@ class DiffusionPrior:
         self.takes_pictures = family.picture is not None
         self.takes_structure = family.takes_structure
         self.needs_structure = family.takes_structure and not family.without_structure
+        self.takes_light = family.takes_light
         self.shift = family.noising.shift
         self.chunk = 0
         """Rows of a batch per call of the network, in whole groups of views; 0: all."""

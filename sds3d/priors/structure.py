@@ -1,4 +1,4 @@
-"""A U-Net that is told the structure of a picture: its depth, normals and opacity.
+"""A U-Net that is told the structure of a picture: its depth, normals and opacity, and maybe the light on it.
 
 A small network turns the maps into features that are added to those of the U-Net's first convolution, as if the U-Net
 had further input channels. Its last layer starts at zero (ControlNet, arXiv:2302.05543), so that training starts from
@@ -19,27 +19,33 @@ from torch.nn import functional
 
 from sds3d.priors.network import Ask
 from sds3d.prompts.conditioning import Conditioning, Structure
-from sds3d.rendering.structure import resized, stacked
+from sds3d.rendering.structure import LIGHT, resized, stacked
 
 FOLDER = "structure_encoder"
 CELLS = 4
 """Cells along a side of a latent pixel: the encoder sees the maps with so much detail."""
 MAPS = 5
 """Depth, three components of the normal, opacity."""
+LIT_MAPS = MAPS + LIGHT
+"""These, and the light."""
 
 
 class StructureEncoder(nn.Module):
-    """Maps the structure of a picture to features that are added to those of a U-Net's first convolution."""
+    """Maps the structure of a picture to features that are added to those of a U-Net's first convolution.
 
-    def __init__(self, width: int) -> None:
+    maps: channels of the structure that it takes, MAPS or LIT_MAPS.
+    """
+
+    def __init__(self, width: int, maps: int = MAPS) -> None:
         super().__init__()
-        self.first = nn.Conv2d(MAPS * CELLS**2, width, 3, padding=1)
+        self.maps = maps
+        self.first = nn.Conv2d(maps * CELLS**2, width, 3, padding=1)
         self.last = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Map (B, 5, 4 h, 4 w) of `planes` to features (B, width, h, w). Without a structure they are 0."""
+        """Map (B, maps, 4 h, 4 w) of `planes` to features (B, width, h, w). Without a structure they are 0."""
         told = (maps != 0).flatten(1).any(dim=1).to(maps)[:, None, None, None]
         features = self.last(functional.silu(self.first(functional.pixel_unshuffle(maps, CELLS))))
         return told * features
@@ -47,20 +53,23 @@ class StructureEncoder(nn.Module):
     def save(self, folder: Path) -> None:
         """Write config.json and model.safetensors."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps({"width": self.last.out_channels}, indent=2) + "\n")
+        config = {"width": self.last.out_channels, "maps": self.maps}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
 
     @classmethod
     def load(cls, folder: Path) -> StructureEncoder:
-        """Read what `save` wrote, in float32."""
+        """Read what `save` wrote, in float32. Files without `maps` are of encoders that take no light."""
         encoder = cls(**json.loads((folder / "config.json").read_text()))
         encoder.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
         return encoder
 
 
-def planes(structure: Structure, side: int) -> Tensor:
-    """Return the maps as (B, 5, 4 side, 4 side): depth, normal x, y, z, opacity. side: that of the latents."""
-    return stacked(resized(structure, CELLS * side))
+def planes(structure: Structure, side: int, maps: int = MAPS) -> Tensor:
+    """Return the maps as (B, maps, 4 side, 4 side): depth, normal x, y, z, opacity, and the light if the encoder takes
+    it, with zeros if it is not told. side: that of the latents."""
+    found = stacked(resized(structure, CELLS * side))[:, :maps]
+    return functional.pad(found, (0, 0, 0, 0, 0, maps - found.shape[1]))
 
 
 def asking_with_structure(ask: Ask, encoder: StructureEncoder) -> Ask:
@@ -69,7 +78,7 @@ def asking_with_structure(ask: Ask, encoder: StructureEncoder) -> Ask:
     def asked(unet: Any, x_t: Tensor, timestep: Tensor, cond: Conditioning, n_views: int) -> Tensor:
         if cond.structure is None:
             return ask(unet, x_t, timestep, cond, n_views)
-        features = encoder(planes(cond.structure, x_t.shape[-1]).float())
+        features = encoder(planes(cond.structure, x_t.shape[-1], encoder.maps).float())
         with structure_features(unet, features):
             return ask(unet, x_t, timestep, cond, n_views)
 

@@ -20,7 +20,7 @@ from sds3d.priors.picture_adapter import FOLDER as PICTURE_ADAPTER
 from sds3d.priors.picture_adapter import PictureAdapter, asking_with_pictures
 from sds3d.priors.pictures import Adapter, load_adapter, picture_encoder
 from sds3d.priors.pixels import Latents, vae_format
-from sds3d.priors.structure import FOLDER, StructureEncoder, asking_with_structure
+from sds3d.priors.structure import FOLDER, MAPS, StructureEncoder, asking_with_structure
 from sds3d.priors.texts import Encode, Texts, clip_embedding, tokens_of
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.prompts.vocabulary import Vocabulary, read_vocabulary
@@ -102,6 +102,7 @@ class DiffusersPrior(DiffusionPrior):
             torch.channels_last,
             takes_structure=encoder is not None or bool(networks.controls),
             without_structure=not networks.controls,
+            takes_light=encoder is not None and encoder.maps > MAPS,
             picture=picture,
         )
         super().__init__(family, self.unet, device, camera_encoder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Protocol
 
 import torch
@@ -15,19 +15,31 @@ class Structure:
     """Maps of B renders that a prior is asked about, at the size of the render, without gradients.
 
     depth: (B, H, W) in [0, 1], 1 at the nearest surface of a view, 0 at the background. normal: (B, H, W, 3) in
-    [-1, 1] in the camera's frame, +x right, +y up, +z to the viewer. alpha: (B, H, W), the opacity. A prior makes of
-    them what its network takes.
+    [-1, 1] in the camera's frame, +x right, +y up, +z to the viewer. alpha: (B, H, W), the opacity. light: (B, H, W, 9)
+    sRGB in [0, 1], the shape in the light of its view with known materials, see `rendering.structure.light_maps`; None:
+    not told. A prior makes of them what its network takes.
     """
 
     depth: Tensor
     normal: Tensor
     alpha: Tensor
+    light: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.depth)
 
     def __getitem__(self, index: Tensor | slice) -> Structure:
-        return Structure(self.depth[index], self.normal[index], self.alpha[index])
+        return Structure(**{name: value[index] for name, value in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all maps that are not None by their names."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    @staticmethod
+    def of(tensors: Mapping[str, Tensor]) -> Structure | None:
+        """Undo `tensors`, of which there may be others. None: there are no maps."""
+        names = [field.name for field in fields(Structure) if field.name in tensors]
+        return Structure(**{name: tensors[name] for name in names}) if names else None
 
 
 @dataclass(frozen=True)
@@ -55,16 +67,15 @@ class Conditioning:
         return Conditioning.cat([self] * count)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Return all parts that are not None by their names, those of `structure` as depth, normal and alpha."""
+        """Return all parts that are not None by their names, those of `structure` as depth, normal and so on."""
         parts = {"hidden": self.hidden, "pooled": self.pooled, "pictures": self.pictures}
-        parts |= vars(self.structure) if self.structure is not None else {}
-        return {name: value for name, value in parts.items() if value is not None}
+        told = {name: value for name, value in parts.items() if value is not None}
+        return told if self.structure is None else told | self.structure.tensors()
 
     @staticmethod
     def of(tensors: Mapping[str, Tensor]) -> Conditioning:
         """Undo `tensors`."""
-        structure = Structure(*(tensors[name] for name in ("depth", "normal", "alpha"))) if "depth" in tensors else None
-        return Conditioning(tensors["hidden"], tensors.get("pooled"), tensors.get("pictures"), structure)
+        return Conditioning(tensors["hidden"], tensors.get("pooled"), tensors.get("pictures"), Structure.of(tensors))
 
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:

@@ -97,6 +97,13 @@ class Scene(Source):
         """Render like `render`, but always in the light in which pictures of the asset are drawn, also in training."""
         return self.render(cameras, background)
 
+    def light_maps(self, cameras: Cameras, rendering: Rendering) -> Tensor | None:
+        """Return what tells a prior the light of a step's renders, see `rendering.structure.light_maps`.
+
+        cameras, rendering: of `render` in this step, all views. None: no environment lights the scene.
+        """
+        return None
+
     @property
     def shows_colors(self) -> bool:
         """Whether `portray` shows the object's colours; False for scenes that are drawn as white or as normals."""

@@ -12,9 +12,11 @@ from torch.nn import functional
 from sds3d.cameras import Cameras
 from sds3d.geometry.mesh import Mesh
 from sds3d.rendering.mesh_differentiable import Raster, antialias, interpolate, rasterize_mesh
+from sds3d.rendering.structure import light_maps
 from sds3d.representations.base import SURFACE, Rendering, RepresentationConfig, Scene, Start
 from sds3d.representations.isosurface import Surface
 from sds3d.representations.isosurface_flexicubes import DualSurface
+from sds3d.representations.lights import drawn
 from sds3d.representations.mesh_appearance import PBRMaterial
 from sds3d.representations.mesh_dmtet import DMTetConfig
 from sds3d.representations.mesh_fixed import FixedTrianglesConfig
@@ -120,6 +122,16 @@ class MeshScene(Scene):
     def portray(self, cameras: Cameras, background: Tensor) -> Rendering:
         """Render with the lamps at the cameras, in the environment of previews."""
         return self._render(cameras, background, training=False)
+
+    def light_maps(self, cameras: Cameras, rendering: Rendering) -> Tensor | None:
+        """Return the light of the environments that this step's render has drawn; None without a material."""
+        material, environment = self.appearance.material, self.appearance.environment
+        if material is None or environment is None:
+            return None
+        cameras = cameras.to(self.device)
+        lit = drawn(material, cameras, self._chance())  # what `render` has drawn in this step
+        alpha, normal = rendering.alpha.detach(), rendering.normal.detach()
+        return light_maps(alpha, normal, cameras, environment, *lit)
 
     @property
     def shows_colors(self) -> bool:

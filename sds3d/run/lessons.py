@@ -20,7 +20,7 @@ from sds3d.priors.base import Prior
 from sds3d.prompts.prompt import EncodedPrompt
 from sds3d.ramps import Ramp
 from sds3d.rendering.resizing import resize
-from sds3d.rendering.structure import structure_of
+from sds3d.rendering.structure import lit_by, structure_of
 from sds3d.representations.base import Rendering
 from sds3d.run.numbers import Checks
 
@@ -46,11 +46,15 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Shown:
-    """The renders of a step, or those of them that a teacher sees. background: see `behind_views`."""
+    """The renders of a step, or those of them that a teacher sees.
+
+    background: see `behind_views`. light: see `Scene.light_maps`; None also if no teacher takes it.
+    """
 
     cameras: Cameras
     background: Tensor
     rendering: Rendering
+    light: Tensor | None
 
     def some(self, rows: Tensor | None) -> Shown:
         """Return the views of these rows (b,), or all of them for None, with colours of their own in the graph."""
@@ -58,7 +62,8 @@ class Shown:
             return replace(self, rendering=replace(self.rendering, rgb=self.rendering.rgb.view_as(self.rendering.rgb)))
         rows = rows.to(self.rendering.rgb.device, non_blocking=True)
         background = self.background if self.background.ndim == 1 else self.background[rows]
-        return Shown(self.cameras[rows], background, self.rendering[rows])
+        light = None if self.light is None else self.light[rows]
+        return Shown(self.cameras[rows], background, self.rendering[rows], light)
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ def ask(
     structure = None
     if prior.takes_structure:
         structure = structure_of(alpha, depth, rendering.normal.detach(), shown.cameras, prior.image_size)
+        structure = lit_by(structure, shown.light if prior.takes_light else None)
     views = Views(shown.cameras, rgb.detach(), alpha, depth, teacher.prompt, structure)
     guided = teacher.guidance(x.detach(), views, progress, generator)
     gradient = guided.gradient

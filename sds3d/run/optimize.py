@@ -290,7 +290,8 @@ def _render(setup: Setup, state: LoopState, progress: float, checks: Checks) -> 
     background = background.to(device, non_blocking=True)
     rendering = render_over(setup.scene, cameras, background)
     checks.finite(rendering.rgb, "the render")
-    return Shown(cameras, background, rendering)
+    wanted = any(teacher.prior.takes_light for teacher in setup.teachers)
+    return Shown(cameras, background, rendering, setup.scene.light_maps(cameras, rendering) if wanted else None)
 
 
 def _losses(

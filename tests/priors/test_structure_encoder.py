@@ -14,9 +14,10 @@ from diffusers import StableDiffusionPipeline
 from sds3d.cameras import turntable
 from sds3d.files import PriorError
 from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.priors.structure import CELLS, FOLDER, StructureEncoder
+from sds3d.priors.structure import CELLS, FOLDER, LIT_MAPS, StructureEncoder
 from sds3d.priors.unet_latent import DiffusersPrior
 from sds3d.prompts.conditioning import Conditioning, Structure
+from sds3d.rendering.structure import LIGHT, lit_by
 from tests.structured_prior import write_structured_prior
 
 CAMERAS = turntable(4)
@@ -77,7 +78,7 @@ def test_features_are_further_input_channels(prior: DiffusersPrior):
     """The sum in the first convolution is that of one convolution of latents and features of the maps."""
     told = asked(prior, maps())
     encoder = StructureEncoder.load(toy := Path(prior_folder(prior)) / FOLDER)
-    assert (toy / "config.json").read_text() == '{\n  "width": 48\n}\n'
+    assert (toy / "config.json").read_text() == '{\n  "width": 48,\n  "maps": 5\n}\n'
     seen: list[torch.Tensor] = []
     first_block = prior.unet.down_blocks[0]
     hook = first_block.register_forward_pre_hook(
@@ -116,6 +117,25 @@ def test_trainable_copies_and_chunks_are_told_too(prior: DiffusersPrior):
     with torch.no_grad():
         told = score.predict(x, t, replace(text, structure=maps()), CAMERAS).eps
     torch.testing.assert_close(told, asked(prior, maps()), atol=1e-5, rtol=1e-5)  # the copy starts as the prior
+
+
+def test_a_folder_says_whether_the_light_is_told(folder: Path, tmp_path: Path):
+    """Folders written before encoders took light do not say it, and load; their encoders leave the light out."""
+    folder_before = shutil.copytree(folder, tmp_path / "before")
+    (folder_before / FOLDER / "config.json").write_text('{"width": 48}')
+    before = DiffusersConfig(model=str(folder_before)).load()
+    lit = DiffusersConfig(model=str(write_structured_prior(tmp_path / "lit", LIT_MAPS))).load()
+    assert before.takes_structure
+    assert not before.takes_light
+    assert lit.takes_light
+    assert isinstance(before, DiffusersPrior)
+    assert isinstance(lit, DiffusersPrior)
+    dark, light = maps(), torch.rand(4, 32, 32, LIGHT, generator=torch.Generator().manual_seed(3))
+    bright = lit_by(dark, light)
+    assert torch.equal(asked(before, bright), asked(before, dark))
+    zeros = replace(dark, light=torch.zeros(4, 64, 64, LIGHT))
+    assert torch.equal(asked(lit, zeros), asked(lit, dark))
+    assert (asked(lit, bright) - asked(lit, dark)).abs().max() > 1e-3
 
 
 def test_the_folder_stays_one_of_stable_diffusion(folder: Path):

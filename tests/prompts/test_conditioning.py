@@ -16,9 +16,9 @@ from sds3d.prompts.prompt import PromptConfig, encode_texts, prompt_texts
 
 def told(rows: int, seed: int = 0) -> Conditioning:
     draws = torch.Generator().manual_seed(seed)
-    depth, normal, alpha = (torch.rand(rows, 5, 6, *end, generator=draws) for end in ((), (3,), ()))
+    depth, normal, alpha, light = (torch.rand(rows, 5, 6, *end, generator=draws) for end in ((), (3,), (), (9,)))
     hidden, pooled, pictures = (torch.rand(rows, *shape, generator=draws) for shape in ((7, 8), (9,), (2, 3)))
-    return Conditioning(hidden, pooled, pictures, Structure(depth, normal, alpha))
+    return Conditioning(hidden, pooled, pictures, Structure(depth, normal, alpha, light))
 
 
 def text(rows: int, seed: int = 0) -> Conditioning:
@@ -35,7 +35,7 @@ def assert_equal(actual: Conditioning, expected: dict[str, torch.Tensor]) -> Non
 @pytest.mark.parametrize("rows", [slice(1, 3), torch.tensor([2, 0, 2])], ids=["slice", "places"])
 def test_rows_repeats_and_joints_keep_every_part(rows: slice | torch.Tensor):
     cond, other = told(4), told(2, seed=1)
-    assert set(cond.tensors()) == {"hidden", "pooled", "pictures", "depth", "normal", "alpha"}
+    assert set(cond.tensors()) == {"hidden", "pooled", "pictures", "depth", "normal", "alpha", "light"}
     assert_equal(cond[rows], {name: value[rows] for name, value in cond.tensors().items()})
     assert_equal(cond.repeat(3), {name: torch.cat([value] * 3) for name, value in cond.tensors().items()})
     joined = {name: torch.cat([value, other.tensors()[name]]) for name, value in cond.tensors().items()}
@@ -53,7 +53,7 @@ def test_a_part_without_pictures_gets_zeros_beside_one_with_pictures():
 
 
 def test_structure_of_only_some_rows_is_refused():
-    with pytest.raises(ValueError, match="only some of the conditions have alpha, depth, normal: give it to all"):
+    with pytest.raises(ValueError, match="only some of the conditions have alpha, depth, light, normal: give it"):
         Conditioning.cat([told(2), text(2)])
 
 
