@@ -100,6 +100,8 @@ def toybox_words(
         "sds3d toybox train --device cuda --minutes 10 unet_objects=256  # on a GPU, for a given time",
         "sds3d toybox train --structure --out told  # conditioned on depth and normals: half an hour",
         "sds3d texture mug.glb 'a red mug' prior.model=told/prior  # use it",
+        "sds3d toybox train --light --out lit objects=4000  # conditioned on the light as well: an hour",
+        "sds3d texture mug.glb 'a red metal mug' --preset materials prior.model=lit/prior  # use it",
         "sds3d toybox train --pictures --out shown  # also reads the picture prompts.image: an hour",
         "sds3d generate 'a red mug' prompts.image=mug.png prior.model=shown/prior  # use it",
         "sds3d toybox train --scorer --out my-scorer  # the network that measures results",
@@ -122,6 +124,10 @@ def toybox_train(
             help="Add depth and normals of the renders to a prior: that of --start-from, or the embedded one.",
         ),
     ] = False,
+    light: Annotated[
+        bool,
+        typer.Option("--light", help="Add depth, normals, light and words for materials to a prior, in the same way."),
+    ] = False,
     pictures: Annotated[
         bool,
         typer.Option("--pictures", help="Add a picture beside the prompt to a prior, in the same way."),
@@ -138,20 +144,23 @@ def toybox_train(
     from sds3d.toybox.train import train, train_scorer
     from sds3d.toybox.train_addition import train_addition
     from sds3d.toybox.train_config import TrainConfig
+    from sds3d.toybox.train_light import LightAddition
     from sds3d.toybox.train_pictures import PictureAddition
     from sds3d.toybox.train_structure import StructureAddition
 
-    if structure + pictures + scorer > 1:
-        raise typer.BadParameter("--structure, --pictures and --scorer train different networks: choose one")
+    if structure + light + pictures + scorer > 1:
+        raise typer.BadParameter("--structure, --light, --pictures and --scorer are different trainings: choose one")
     set_threads(threads)
     options = {**({"minutes": minutes} if minutes else {}), **({"start_from": start_from} if start_from else {})}
     config = build(TrainConfig, *(parse_override(text) for text in overrides or []), options)
-    if config.start_from == "toybox" or ((structure or pictures) and not config.start_from):
+    if config.start_from == "toybox" or ((structure or light or pictures) and not config.start_from):
         config = config.model_copy(update={"start_from": str(toybox_folder())})
     with bars_by_stage() as report:
         how = config, report, pick_device(device)
         if structure:
             folder = train_addition(out_dir, StructureAddition(), *how)
+        elif light:
+            folder = train_addition(out_dir, LightAddition(), *how)
         elif pictures:
             folder = train_addition(out_dir, PictureAddition(), *how)
         else:

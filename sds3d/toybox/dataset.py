@@ -22,9 +22,12 @@ from transformers import CLIPTokenizer
 
 from sds3d.devices import set_threads
 from sds3d.prompts.prompt import view_name
-from sds3d.toybox.captions import VOCABULARY, caption, sample_any_spec, sample_spec
+from sds3d.toybox import materials
+from sds3d.toybox.captions import VOCABULARY, caption, prompt, sample_any_spec, sample_spec
 from sds3d.toybox.diffusion import make_tokenizer, tokenize
 from sds3d.toybox.fit import Report, read_tensors, write_tensors
+from sds3d.toybox.material_views import lit_views
+from sds3d.toybox.materials import Look
 from sds3d.toybox.render import iterate_objects, stack
 from sds3d.toybox.world import CATEGORIES, Spec
 
@@ -41,6 +44,7 @@ class DataConfig:
     objects: how many, with four views each. seed: of objects and captions. size: height and width in pixels.
     all_combinations: whether those that a prior must not see are in it. tokenizer: folder of a prior, or "" for the toy
     world's own words. kinds: those of the objects. maps: height and width of the maps of the structure; 0: none.
+    materials: whether the objects have materials and are lit by random lamps, which the maps tell; it needs maps.
     """
 
     objects: int
@@ -50,6 +54,7 @@ class DataConfig:
     tokenizer: str = ""
     kinds: tuple[str, ...] = CATEGORIES
     maps: int = 0
+    materials: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class ObjectFile:
 
     pictures: (n, 4, S, S, 3) uint8 sRGB. angles: (n, 4, 3) azimuth and elevation in degrees, distance in metres.
     tokens: (n, CAPTIONS, L) int16, without view words. view_tokens: (n, 4, CAPTIONS, L) int16, with them.
-    structure: (n, 4, 5, M, M) int8, see `ObjectViews`; M is 0 without maps. varied: (n,) bool.
+    structure: (n, 4, C, M, M) int8, see `ObjectViews`; M is 0 without maps. varied: (n,) bool. prompts: of n objects.
     """
 
     pictures: Tensor
@@ -68,6 +73,7 @@ class ObjectFile:
     structure: Tensor
     varied: Tensor
     specs: list[Spec]
+    prompts: list[str]
 
     def __len__(self) -> int:
         return len(self.specs)
@@ -155,16 +161,24 @@ def render_file(folder: Path, config: DataConfig, index: int) -> None:
     first = index * OBJECTS
     count = min(OBJECTS, config.objects - first)
     sample = partial(sample_any_spec if config.all_combinations else sample_spec, kinds=config.kinds)
-    objects = iterate_objects(count, config.seed, size=config.size, sample=sample, start=first, maps=config.maps)
+    looks: list[Look] = []
+    if config.materials:
+        draws = [np.random.default_rng([config.seed, first + i]) for i in range(count)]
+        looks = [materials.sample(rng, sample) for rng in draws]
+        objects = (lit_views(look, rng, config.size, config.maps) for look, rng in zip(looks, draws, strict=True))
+    else:
+        objects = iterate_objects(count, config.seed, size=config.size, sample=sample, start=first, maps=config.maps)
     data = stack(objects, count)
+    captions = [partial(materials.caption, look) for look in looks] or [partial(caption, spec) for spec in data.specs]
+    prompts = [materials.prompt(look) for look in looks] or [prompt(spec) for spec in data.specs]
     angles = np.stack(np.broadcast_arrays(data.azimuth, data.elevation[:, None], data.distance[:, None]), axis=-1)
     encode = partial(tokenize, _tokenizer(config.tokenizer))
     plain, viewed = [], []
-    for i, (spec, views) in enumerate(zip(data.specs, angles.tolist(), strict=True)):
+    for i, (worded, views) in enumerate(zip(captions, angles.tolist(), strict=True)):
         rng = np.random.default_rng([config.seed, first + i, 1])  # other numbers than the object's
-        plain += [caption(spec, rng) for _ in range(CAPTIONS)]
+        plain += [worded(rng) for _ in range(CAPTIONS)]
         for azimuth, elevation, _ in views:
-            viewed += [caption(spec, rng, view_name(azimuth, elevation)) for _ in range(CAPTIONS)]
+            viewed += [worded(rng, view_name(azimuth, elevation)) for _ in range(CAPTIONS)]
     tensors = {
         "pictures": torch.from_numpy(data.pictures),
         "angles": torch.from_numpy(angles.copy()),
@@ -174,7 +188,7 @@ def render_file(folder: Path, config: DataConfig, index: int) -> None:
     if data.structure is not None:
         tensors |= {"structure": torch.from_numpy(data.structure), "varied": torch.from_numpy(data.varied)}
     specs = [[spec.category, spec.color, spec.accent] for spec in data.specs]
-    write_tensors(_path(folder, index), tensors, {"specs": json.dumps(specs)})
+    write_tensors(_path(folder, index), tensors, {"specs": json.dumps(specs), "prompts": json.dumps(prompts)})
 
 
 def read_objects(path: Path) -> ObjectFile:
@@ -182,7 +196,9 @@ def read_objects(path: Path) -> ObjectFile:
     tensors, metadata = read_tensors(path)
     n = len(tensors["pictures"])
     none = {"structure": torch.zeros(n, 4, 5, 0, 0, dtype=torch.int8), "varied": torch.zeros(n, dtype=torch.bool)}
-    return ObjectFile(**none | tensors, specs=[Spec(*values) for values in json.loads(metadata["specs"])])
+    specs = [Spec(*values) for values in json.loads(metadata["specs"])]
+    prompts = json.loads(metadata["prompts"]) if "prompts" in metadata else [prompt(spec) for spec in specs]
+    return ObjectFile(**none | tensors, specs=specs, prompts=prompts)
 
 
 def joined(paths: Iterable[Path]) -> ObjectFile:
@@ -200,6 +216,7 @@ def joined(paths: Iterable[Path]) -> ObjectFile:
         cat(lambda file: file.structure),
         cat(lambda file: file.varied),
         [spec for file in files for spec in file.specs],
+        [text for file in files for text in file.prompts],
     )
 
 

@@ -26,7 +26,15 @@ from sds3d.rendering.shading import (
     toward_viewer,
 )
 from sds3d.toybox.materials import Look, build_look, caption, parse, sample
-from sds3d.toybox.render import FOVY, in_chunks, sample_background, sample_views
+from sds3d.toybox.render import (
+    FOVY,
+    ObjectViews,
+    in_bytes,
+    in_chunks,
+    mesh_structure,
+    sample_background,
+    sample_views,
+)
 
 _LEAST = np.float32(1e-6)
 
@@ -57,9 +65,9 @@ class LitObject:
     light: int
 
 
-def lamps(seed: int) -> Environment:
-    """Return the environment of a seed, 2 to 4 lamps, prefiltered."""
-    return prefilter(random_lamps(torch.Generator().manual_seed(seed)))
+def lamps(seed: int, tint: float = 0.3) -> Environment:
+    """Return the environment of a seed, 2 to 4 lamps, prefiltered. tint: how strongly they are coloured."""
+    return prefilter(random_lamps(torch.Generator().manual_seed(seed), tint=tint))
 
 
 def render_materials(
@@ -113,6 +121,29 @@ def lit_object(look: Look, rng: np.random.Generator, size: int = 64, supersampli
     light = int(rng.integers(2**31))
     background = sample_background(rng)
     return LitObject(look, render_materials(mesh, cameras, lamps(light), background, supersampling), cameras, light)
+
+
+def lit_views(look: Look, rng: np.random.Generator, size: int = 64, maps: int = 64) -> ObjectViews:
+    """Build the object of a look, and draw its views, light and background from `rng`, for the training of a prior.
+
+    maps: height and width of the maps of its structure, which tell the light. The lamps of most objects are nearly
+    white, and those of some are strongly coloured.
+    """
+    mesh = build_look(look, rng)
+    cameras = sample_views(rng, size)
+    light = lamps(int(rng.integers(2**31)), tint=float(rng.uniform()) ** 2)
+    background = sample_background(rng)
+    pictures = render_materials(mesh, cameras, light, background).pictures
+    structure = mesh_structure(mesh, cameras.resized(maps, maps), light=light)
+    return ObjectViews(
+        to_uint8(pictures),
+        look.spec,
+        cameras.azimuth.numpy(),
+        float(cameras.elevation[0]),
+        float(cameras.distance[0]),
+        background,
+        in_bytes(structure),
+    )
 
 
 def save_lit_objects(

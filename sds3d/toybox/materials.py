@@ -6,6 +6,7 @@ Prompts without a word for a material are those of `sds3d.toybox.captions`, and 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -41,6 +42,9 @@ SILVER = "white"
 FIXED = "plastic"
 """The material of parts with fixed colours, such as eyes and windows."""
 
+WORDS = tuple(sorted({"made", *(part for one in MATERIALS.values() for word in one.words for part in word.split())}))
+"""The words that captions with materials have besides those of `sds3d.toybox.captions`."""
+
 _SPREAD = 0.04  # of the roughness among objects of one material
 _MEANT = {word: name for name, material in MATERIALS.items() for word in material.words}
 _WORD = re.compile(r"\b(" + "|".join(sorted(_MEANT, key=len, reverse=True)) + r")\b", re.IGNORECASE)
@@ -63,8 +67,12 @@ def prompt(look: Look) -> str:
     return _text(look, "{color} {material} {noun}")
 
 
-def caption(look: Look, rng: np.random.Generator) -> str:
-    """Return a random paraphrase of the prompt. `parse` reads each as the same look."""
+def caption(look: Look, rng: np.random.Generator, view: str | None = None) -> str:
+    """Return a random paraphrase of the prompt, with words for the view ("front", "side", "back", "overhead") if given.
+    `parse` reads each without them as the same look.
+    """
+    if view is not None:
+        return f"{caption(look, rng)}, {view} view"
     if rng.random() < 0.3:
         return prompt(look)
     forms = ("{color} {material} {noun}", "{material} {color} {noun}", "{color} {noun} made of {material}")
@@ -107,9 +115,11 @@ def parse(text: str) -> Look | None:
     return Look(spec, main[0], accents[0] if accents else None)
 
 
-def sample(rng: np.random.Generator) -> Look:
+def sample(
+    rng: np.random.Generator, sample_spec: Callable[[np.random.Generator], Spec] = captions.sample_any_spec
+) -> Look:
     """Draw a combination of the world with a material; half of those with an accent have another one there."""
-    spec = captions.sample_any_spec(rng)
+    spec = sample_spec(rng)
     names = tuple(MATERIALS)
     main, accent = (names[int(i)] for i in rng.integers(len(names), size=2))
     apart = spec.accent is not None and rng.random() < 0.5 and accent != main

@@ -28,8 +28,8 @@ from sds3d.geometry.mesh import FloatArray, Mesh
 from sds3d.prompts.conditioning import Structure
 from sds3d.prompts.prompt import view_name
 from sds3d.rendering.mesh_zbuffer import antialiased, rasterize
-from sds3d.rendering.shading import Light, headlight, shade_mesh
-from sds3d.rendering.structure import stacked, structure_of
+from sds3d.rendering.shading import Environment, Light, headlight, shade_mesh
+from sds3d.rendering.structure import light_maps, lit_by, stacked, structure_of
 from sds3d.toybox.captions import caption, parse, sample_spec
 from sds3d.toybox.objects import build
 from sds3d.toybox.varied import varied
@@ -50,8 +50,9 @@ class ObjectViews:
 
     pictures: (4, S, S, 3) uint8 sRGB over one constant background. spec: what the object is.
     azimuth: (4,) float32 degrees in [0, 360). elevation: degrees. distance: metres. The field of view is FOVY.
-    background: (3,) float32 sRGB in [0, 1]. structure: (4, 5, M, M) int8, 127 for 1: depth, normal and opacity, see
-    `Structure`; or None. varied: whether the shape is not the usual one, see `sds3d.toybox.varied`.
+    background: (3,) float32 sRGB in [0, 1]. structure: (4, C, M, M) int8, 127 for 1: depth, normal and opacity, and for
+    objects with materials the light, see `Structure`; or None. varied: whether the shape is not the usual one, see
+    `sds3d.toybox.varied`.
     """
 
     pictures: Pictures
@@ -69,7 +70,7 @@ class Dataset:
     """`n` objects as stacked arrays; the fields are those of `ObjectViews`.
 
     pictures: (n, 4, S, S, 3) uint8. specs: n specs. azimuth: (n, 4) float32. elevation, distance: (n,) float32.
-    structure: (n, 4, 5, M, M) int8, or None. varied: (n,) bool.
+    structure: (n, 4, C, M, M) int8, or None. varied: (n,) bool.
     """
 
     pictures: Pictures
@@ -138,8 +139,9 @@ def render_object(
     )
 
 
-def mesh_structure(mesh: Mesh, cameras: Cameras, supersampling: int = 2) -> Structure:
-    """Return the structure of views of a mesh with normals, at the cameras' size."""
+def mesh_structure(mesh: Mesh, cameras: Cameras, supersampling: int = 2, light: Environment | None = None) -> Structure:
+    """Return the structure of views of a mesh with normals, at the cameras' size. light: tells that the views are seen
+    in the first light of this environment."""
     normals = mesh.normals if mesh.normals is not None else np.zeros_like(mesh.vertices)
 
     def render(large: Cameras) -> FloatArray:
@@ -148,11 +150,13 @@ def mesh_structure(mesh: Mesh, cameras: Cameras, supersampling: int = 2) -> Stru
         return np.concatenate([hit.astype(np.float32), hits.depth[..., None], hits.attributes], axis=-1)
 
     alpha, depth, normal = torch.from_numpy(antialiased(render, cameras, supersampling)).split([1, 1, 3], dim=-1)
-    return structure_of(alpha, depth, torch.nn.functional.normalize(normal, dim=-1), cameras, cameras.height)
+    normal = torch.nn.functional.normalize(normal, dim=-1)
+    structure = structure_of(alpha, depth, normal, cameras, cameras.height)
+    return lit_by(structure, None if light is None else light_maps(alpha, normal, cameras, light))
 
 
 def in_bytes(structure: Structure) -> NDArray[np.int8]:
-    """Return the maps in one array (B, 5, H, W) int8: depth, normal and opacity, 127 for 1."""
+    """Return the maps in one array (B, C, H, W) int8, 127 for 1, see `stacked`."""
     return (127 * stacked(structure)).round().to(torch.int8).numpy()
 
 

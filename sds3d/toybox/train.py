@@ -61,7 +61,7 @@ MAY_CHANGE = {
 def begin(folder: Path, config: TrainConfig, addition: str = "") -> None:
     """Create the folder and write its settings. Raises ValueError if it was begun with other settings.
 
-    addition: what the training adds to a prior, structure or pictures.
+    addition: what the training adds to a prior, structure, light or pictures.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, settings = folder / "config.json", {"addition": addition, **config.model_dump()}

@@ -1,7 +1,7 @@
 """Training that adds a condition to a prior of the toy world: from its weights, in less than an hour.
 
-An `Addition` says what is added: structure (`train_structure`) or pictures (`train_pictures`). The encoders of texts
-and cameras and the autoencoder keep their weights. After a kill at any instant, the same command resumes.
+An `Addition` says what is added: structure (`train_structure`), light (`train_light`) or pictures (`train_pictures`).
+Other networks of the prior keep their weights. After a kill at any instant, the same command resumes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shutil
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -87,6 +87,11 @@ class Addition(ABC, Generic[Model]):
     shown: str
     with_maps: bool = False
 
+    def prepare(self, folder: Path, prior: DiffusersPrior, data: DataConfig) -> DataConfig:
+        """Prepare the prior before the training in `folder`, and return the set of objects that is wanted in place of
+        `data`."""
+        return data
+
     @abstractmethod
     def loop(self, config: TrainConfig) -> tuple[int, float]:
         """Return the number of steps and the learning rate."""
@@ -110,6 +115,10 @@ class Addition(ABC, Generic[Model]):
     def prompt(self, spec: Spec) -> str:
         """Return the prompt of an object's samples."""
         return prompt(spec)
+
+    def prompts(self, file: ObjectFile) -> list[str]:
+        """Return the prompts of the objects of a file."""
+        return [self.prompt(spec) for spec in file.specs]
 
     @abstractmethod
     def draw(self, views: ToldViews, batch: diffusion.Batch, generator: torch.Generator | None) -> Tensor:
@@ -157,13 +166,13 @@ def train_addition(
     begin(folder, config, addition.name)
     maps = prior.unet.config["sample_size"] * 4 if addition.with_maps else 0
 
-    def data(objects: int, seed: int) -> DataConfig:
-        kinds = tuple(words.kinds)
-        return DataConfig(objects, seed, prior.image_size, tokenizer=config.start_from, kinds=kinds, maps=maps)
-
+    plain = DataConfig(
+        config.objects, config.seed, prior.image_size, tokenizer=config.start_from, kinds=tuple(words.kinds), maps=maps
+    )
+    data = addition.prepare(folder, prior, plain)
     encode, begun = partial(encoded, addition, prior), time.monotonic()
-    with Rendering(folder / "pictures", data(config.objects, config.seed), config.workers) as rendering:
-        held_out = data(config.held_out_objects, config.seed + 1)
+    with Rendering(folder / "pictures", data, config.workers) as rendering:
+        held_out = replace(data, objects=config.held_out_objects, seed=config.seed + 1)
         test = encode(render_files(folder / "held-out", held_out, 1, report))
         first_files(rendering, config, begun, report)
         incoming = Incoming(rendering, encode, config, begun)
@@ -188,7 +197,7 @@ def encoded(addition: Addition[Model], prior: DiffusersPrior, paths: Sequence[Pa
         own = {"angles": file.angles, "tokens": addition.tokens(file, prior.tokenizer), "view_tokens": file.view_tokens}
         part = {name: values.to(prior.device) for name, values in (own | addition.told(file)).items()}
         parts.append({"latents": prior.encode_image(rgb).unflatten(0, (-1, 4)).half(), **part})
-        prompts += [addition.prompt(spec) for spec in file.specs]
+        prompts += addition.prompts(file)
     told = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     plain = [told.pop(name) for name in ("latents", "angles", "tokens", "view_tokens")]
     return ToldViews(diffusion.LatentViews.of(*plain), told, prompts)

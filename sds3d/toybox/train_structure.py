@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sds3d.priors.structure import FOLDER, StructureEncoder, structure_features
+from sds3d.priors.structure import FOLDER, MAPS, StructureEncoder, structure_features
 from sds3d.priors.unet_latent import DiffusersPrior, Networks
-from sds3d.prompts.conditioning import Conditioning, Structure
+from sds3d.prompts.conditioning import Conditioning
 from sds3d.rendering.resizing import resize
+from sds3d.rendering.structure import unstacked
 from sds3d.toybox import diffusion
 from sds3d.toybox.dataset import ObjectFile
 from sds3d.toybox.train_addition import Addition, ToldDenoiser, ToldViews, per_object
@@ -29,25 +30,30 @@ DROPPED = 0.4
 
 
 class StructuredDenoiser(ToldDenoiser):
-    """The networks of a prior, of which the U-Net is trained, and the encoder of structures."""
+    """The networks of a prior, of which the U-Net is trained, and the encoder of structures.
 
-    def __init__(self, prior: DiffusersPrior) -> None:
+    maps: channels of the structure. Raises ValueError if the prior is told a structure of others.
+    """
+
+    def __init__(self, prior: DiffusersPrior, maps: int = MAPS) -> None:
         super().__init__(diffusion.Denoiser.of(prior))
         self.denoiser.unet.train().requires_grad_()
-        self.encoder = prior.structure_encoder or StructureEncoder(prior.unet.conv_in.out_channels)
+        self.encoder = prior.structure_encoder or StructureEncoder(prior.unet.conv_in.out_channels, maps)
+        if self.encoder.maps != maps:
+            raise ValueError("the prior is told another structure: start from one that is told none, such as toybox")
         self.encoder.train().requires_grad_()
 
     def forward(
         self, x_t: Tensor, t: Tensor, tokens: Tensor, angles: Tensor, with_camera: Tensor, n_single: int, maps: Tensor
     ) -> Tensor:
-        """Return v as `Denoiser` does. maps: (B, 5, 4 h, 4 w), zeros where the structure is not told."""
+        """Return v as `Denoiser` does. maps: (B, C, 4 h, 4 w), zeros where the structure is not told."""
         features = self.encoder(maps.to(self.encoder.last.weight.dtype))
         with structure_features(self.denoiser.unet, features):
             return self.denoiser(x_t, t, tokens, angles, with_camera, n_single)
 
 
 class StructureAddition(Addition[StructuredDenoiser]):
-    """Structure. told: maps (n, 4, 5, M, M) int8, 127 for 1, and varied (n,) bool, see `ObjectFile`."""
+    """Structure. told: maps (n, 4, C, M, M) int8, 127 for 1, and varied (n,) bool, see `ObjectFile`."""
 
     name = "structure"
     sentence = "An encoder of {millions:.2f}M parameters tells the U-Net depth, normals and opacity of each view."
@@ -76,14 +82,14 @@ class StructureAddition(Addition[StructuredDenoiser]):
         return self.whole(views, batch.rows, batch.view) * kept[:, None, None, None]
 
     def whole(self, views: ToldViews, rows: Tensor, view: Tensor) -> Tensor:
-        """Return all maps of these views, (B, 5, M, M)."""
+        """Return all maps of these views, (B, C, M, M)."""
         return views.told["maps"][rows, view].float() / 127
 
     def conditions(
         self, model: StructuredDenoiser, told: Tensor, text: Conditioning, null: Conditioning
     ) -> tuple[Conditioning, Conditioning]:
         """Return both texts with the structure."""
-        structure = Structure(told[:, 0], told[:, 1:4].permute(0, 2, 3, 1), told[:, 4])
+        structure = unstacked(told)
         return replace(text, structure=structure), replace(null, structure=structure)
 
     def pictures(self, told: Tensor, size: int) -> Tensor:

@@ -13,14 +13,20 @@ from sds3d.cameras import turntable
 from sds3d.geometry.mesh import Mesh
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.loading import toybox_folder
-from sds3d.priors.structure import FOLDER
+from sds3d.priors.structure import FOLDER, LIT_MAPS, MAPS
+from sds3d.priors.unet_latent import DiffusersPrior
+from sds3d.rendering.shading import srgb_to_linear
+from sds3d.rendering.structure import LIGHT, unstacked
 from sds3d.toybox import diffusion
 from sds3d.toybox.fit import read_metadata, read_tensors
+from sds3d.toybox.material_views import lit_views
+from sds3d.toybox.materials import Look
 from sds3d.toybox.objects import build
 from sds3d.toybox.render import render_object
 from sds3d.toybox.train import begin
 from sds3d.toybox.train_addition import ToldViews, checkpoint, train_addition
 from sds3d.toybox.train_config import TrainConfig
+from sds3d.toybox.train_light import LightAddition
 from sds3d.toybox.train_structure import StructureAddition
 from sds3d.toybox.varied import fitted, joined, mirrored, stretched, turned, varied
 from sds3d.toybox.world import Spec
@@ -94,6 +100,31 @@ def test_at_a_rate_of_zero_the_plain_prior_stays(tmp_path: Path):
     torch.testing.assert_close(trained.predict(x, t, text, turntable(4)).eps, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_a_prior_that_is_told_the_light_knows_words_for_materials_and_a_killed_training_resumes(tmp_path: Path):
+    config = TINY.model_copy(update={"samples": 0})
+
+    def killer(name: str, step: int, total: int, figures: dict[str, float]) -> None:
+        if (name, step) == ("light", 2):
+            raise Killed
+
+    with pytest.raises(Killed):
+        train_addition(tmp_path / "killed", LightAddition(), config, killer)
+    folders = [train_addition(tmp_path / name, LightAddition(), config, ignore) for name in ("killed", "whole")]
+    for part in ("unet/diffusion_pytorch_model", "text_encoder/model", f"{FOLDER}/model"):
+        expected, resumed = (read_tensors(folder / f"{part}.safetensors")[0] for folder in folders)
+        assert all(torch.equal(value, resumed[key]) for key, value in expected.items()), part
+    given = DiffusersConfig(model=str(folders[0]))
+    prior, words = given.load(), given.vocabulary()
+    assert (prior.takes_structure, prior.takes_light) == (True, True)
+    assert words is not None
+    assert words.read("a red polished metal mug").unknown == ()
+    assert isinstance(prior, DiffusersPrior)
+    assert prior.tokenizer.tokenize("a Shiny metal mug made of chrome")[1:3] == ["shiny", "metal"]
+    first, second = prior.encode_text(["a red rubber mug", "a red mirror mug"]).hidden
+    assert (first - second).abs().max() > 0.1
+
+
 def test_a_prior_of_another_kind_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="starts from another: give its folder, --start-from FOLDER"):
         train_addition(tmp_path, ADDITION, TINY.model_copy(update={"start_from": ""}), ignore)
@@ -159,6 +190,39 @@ def test_structure_that_comes_later_goes_with_its_pictures():
     assert told() == ({1, 2, 3}, {1, 2})
     room.append(structured_views([4, 5], unusual=False), 3)
     assert told() == ({1, 2, 3, 4, 5}, {1, 2, 4, 5})
+
+
+def test_the_light_is_dropped_with_the_structure_and_alone():
+    n = 40
+    words = torch.ones(n, 8, 24, dtype=torch.int16)
+    views = diffusion.LatentViews.of(
+        torch.zeros(n, 4, 1, 1, 1), torch.zeros(n, 4, 3), words, words[:, None].expand(-1, 4, -1, -1)
+    )
+    maps = torch.full((n, 4, LIT_MAPS, 4, 4), 127, dtype=torch.int8)
+    data = ToldViews(views, {"maps": maps, "varied": torch.zeros(n, dtype=torch.bool)}, [""] * n)
+    generator = torch.Generator().manual_seed(0)
+    batch = diffusion.draw_batch(views, torch.zeros(24, dtype=torch.int64), 400, generator)
+    told = LightAddition().draw(data, batch, generator).amax(dim=(2, 3))  # (B, 14)
+    shape, light = told[:, 0], told[:, MAPS]
+    assert torch.equal(told, torch.stack([shape] * MAPS + [light] * LIGHT, dim=1))
+    assert (light <= shape).all()
+    assert shape.mean() == pytest.approx(0.8, abs=0.06)
+    assert light.mean() == pytest.approx(0.6, abs=0.07)
+
+
+def test_pictures_of_a_matte_object_are_its_colour_times_the_light_that_is_told():
+    views = lit_views(Look(Spec("snowman", "red"), "rubber"), np.random.default_rng(1), 64, 64)
+    assert views.structure is not None
+    assert views.structure.shape == (4, LIT_MAPS, 64, 64)
+    structure = unstacked(torch.from_numpy(views.structure) / 127)
+    assert structure.light is not None
+    picture, matte = srgb_to_linear(torch.from_numpy(views.pictures) / 255), srgb_to_linear(structure.light[..., :3])
+    lit = (structure.alpha == 1) & (structure.light[..., :3].amax(dim=-1) < 0.99) & (matte.amin(dim=-1) > 0.05)
+    ratio = (picture / matte.clamp(min=0.05))[lit]  # of a base colour to a grey
+    body = ratio[(ratio[:, 0] > 2 * ratio[:, 1]) & (ratio[:, 0] > 2 * ratio[:, 2])]
+    assert len(body) > 300
+    low, high = body[:, 0].quantile(torch.tensor([0.1, 0.9])).tolist()  # other parts shine through at edges
+    assert high < 1.15 * low
 
 
 def test_the_structure_is_that_of_the_pictures():
