@@ -145,6 +145,32 @@ def bench_materials(
 
 
 @bench.command(
+    "light",
+    epilog=examples(
+        "sds3d bench light lit/prior  # a folder by sds3d toybox train --light: half an hour on a CPU",
+        "sds3d bench light lit/prior --objects 2 --set steps=100",
+    ),
+)
+def bench_light(
+    model: Annotated[str, typer.Argument(help="Folder of a prior that is told the light.", show_default=False)],
+    objects: Annotated[int, typer.Option(min=1, max=8, help="Number of objects, besides a white one.")] = 4,
+    settings: ForAllPresets = None,
+    device: Device = "",
+    threads: Threads = 0,
+    out_dir: ResultsFolder = Path("bench-light"),
+) -> None:
+    """Distil materials with a prior that is told the light and without: albedo, roughness, metallic, relighting."""
+    from sds3d.evaluation import light_scores as scores
+    from sds3d.evaluation.material_scores import PROMPTS
+
+    with bars_by_stage() as report:
+        results = scores.bench(out_dir, model, PROMPTS[:objects], settings or (), device, threads, report)
+    _print_table(scores.HEADER, scores.table(results))
+    _print_table(scores.WHITE_HEADER, scores.white_table(results))
+    out.print(f"light.json, light.md and light.png: {out_dir}", soft_wrap=True)
+
+
+@bench.command(
     "structure",
     epilog=examples(
         "sds3d bench structure told/prior  # a folder by sds3d toybox train --structure: some minutes on a CPU",
