@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import torch
 
 from sds3d.cameras import orbit
 from sds3d.cli.main import main
-from sds3d.evaluation.light_scores import RED, compared, table, truth_of, views_of, white_table
+from sds3d.evaluation.light_scores import RED, WHITE, compared, table, truth_of, views_of, white_table
+from sds3d.evaluation.material_scores import PROMPTS
+from sds3d.priors.structure import LIT_MAPS
 from sds3d.representations.lights import LightsConfig, load_lights
 from sds3d.representations.mesh_scene import MeshScene
 from sds3d.toybox.material_views import lamps
 from sds3d.toybox.materials import build_look, parse
 from tests.representations.mesh_scenes import mesh_config
+from tests.structured_prior import write_structured_prior
 
 CAMERAS = orbit([15.0, 105.0], 10.0, size=48)
 
@@ -65,3 +69,19 @@ def test_a_prior_that_is_not_told_the_light_is_refused(tmp_path: Path, capsys: p
         main(["bench", "light", "toybox", "--out", str(tmp_path)])
     assert end.value.code == 1
     assert "is not told the light: make one that is, sds3d toybox train --light" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_benchmark_writes_what_it_measured(tmp_path: Path) -> None:
+    prior = write_structured_prior(tmp_path / "prior", LIT_MAPS)
+    options = ["--objects", "1", "--set", "steps=2", "--threads", "1", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as end:
+        main(["bench", "light", str(prior), *options])
+    assert end.value.code == 0
+    scores = json.loads((tmp_path / "light.json").read_text())["scores"]
+    assert scores.keys() == {"told the light", "not told"}
+    told, untold = scores.values()
+    assert list(told) == [PROMPTS[0], WHITE]
+    assert told != untold  # the encoder is random, so that the light changes what is painted
+    assert (tmp_path / "light.md").read_text().count("\n") == 11
+    assert (tmp_path / "light.png").stat().st_size > 1000
