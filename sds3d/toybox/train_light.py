@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken
 from torch import Tensor
+from transformers import AddedToken
 
 from sds3d.priors.structure import LIT_MAPS, MAPS
 from sds3d.priors.unet_latent import DiffusersPrior
