@@ -15,6 +15,7 @@ from sds3d.priors.picture_adapter import FOLDER, SIDE
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.toybox import diffusion
 from sds3d.toybox.captions import parse
+from sds3d.toybox.captions import prompt
 from sds3d.toybox.dataset import ObjectFile
 from sds3d.toybox.fit import read_tensors
 from sds3d.toybox.train_addition import ToldViews, train_addition
@@ -61,9 +62,9 @@ def object_file(specs: list[Spec]) -> ObjectFile:
     pictures = grey[..., None, None, None].expand(-1, -1, 32, 32, 3).to(torch.uint8)
     tokens = torch.full((n, 8, diffusion.TEXT_LENGTH), 7, dtype=torch.int16)
     none = torch.zeros(n, 4, 5, 0, 0, dtype=torch.int8)
-    return ObjectFile(
-        pictures, torch.zeros(n, 4, 3), tokens, tokens[:, None].expand(-1, 4, -1, -1), none, torch.zeros(n) > 0, specs
-    )
+    varied, prompts = torch.zeros(n) > 0, [prompt(spec) for spec in specs]
+    view_tokens = tokens[:, None].expand(-1, 4, -1, -1)
+    return ObjectFile(pictures, torch.zeros(n, 4, 3), tokens, view_tokens, none, varied, specs, prompts)
 
 
 def test_groups_are_told_one_picture_of_their_own_object_from_any_side():
