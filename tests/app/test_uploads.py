@@ -17,13 +17,14 @@ from starlette.testclient import TestClient
 
 from sds3d.app import guards, own_file, uploads
 from sds3d.app.guards import LimitBodies
-from sds3d.app.studio import Studio
+from sds3d.app.studio import Studio, refuse_without_file
 from sds3d.app.visitors import visiting
 from sds3d.config import ConfigError
 from sds3d.files import RunError
 from sds3d.formats.table import FORMATS
 from sds3d.geometry.mesh import Mesh
 from sds3d.run.config import read_config
+from sds3d.run.reference_config import ReferenceConfig
 
 CORNERS = np.array([[0, 0, 0], [0.2, 0, 0], [0, 0.4, 0], [0, 0, 0.1]], np.float32)
 TETRAHEDRON = Mesh(CORNERS, np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.int32))
@@ -219,8 +220,6 @@ def test_what_was_read_is_shown(client: TestClient, shop: Studio, monkeypatch: p
 
 
 def test_painting_needs_a_mesh(client: TestClient, shop: Studio):
-    from sds3d.app.studio import refuse_without_file
-
     splats = FORMATS["splat"].files(_splats(), "a")["a.splat"]
     with visiting("ada"):
         config = shop.config("a red mug", "texture")
@@ -232,6 +231,15 @@ def test_painting_needs_a_mesh(client: TestClient, shop: Studio):
             shop.start(config, path)
         assert shop.start(shop.config("a red mug", "splats"), path).own is not None
         assert "200 Gaussians" in own_file.seen(path, "auto")
+
+
+def test_a_preset_that_follows_a_picture_needs_one(studio: Studio):
+    config = studio.own_config("a red mug", "dreamcraft3d-mvdream")
+    with pytest.raises(ConfigError, match='follows a picture of yours: add it under "Pictures"'):
+        refuse_without_file("dreamcraft3d-mvdream", config, None)
+    followed = config.model_copy(update={"reference": (ReferenceConfig(image="mug.png"),)})
+    refuse_without_file("dreamcraft3d-mvdream", followed, None)
+    assert "vp3d-sd" not in studio.presets()  # the form has no field for all that it needs
 
 
 def _splats():
