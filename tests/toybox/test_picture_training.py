@@ -14,8 +14,7 @@ from sds3d.priors.loading import toybox_folder
 from sds3d.priors.picture_adapter import FOLDER, SIDE
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.toybox import diffusion
-from sds3d.toybox.captions import parse
-from sds3d.toybox.captions import prompt
+from sds3d.toybox.captions import parse, prompt
 from sds3d.toybox.dataset import ObjectFile
 from sds3d.toybox.fit import read_tensors
 from sds3d.toybox.train_addition import ToldViews, train_addition
