@@ -147,7 +147,7 @@ def bench_materials(
 @bench.command(
     "light",
     epilog=examples(
-        "sds3d bench light lit/prior  # a folder by sds3d toybox train --light: half an hour on a CPU",
+        "sds3d bench light lit/prior  # a folder by sds3d toybox train --light: ten minutes on a CPU",
         "sds3d bench light lit/prior --objects 2 --set steps=100",
     ),
 )
