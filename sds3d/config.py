@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from sds3d.files import NotPlainError, read_plain
 
@@ -37,6 +37,16 @@ class Config(BaseModel):
 
 
 ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def _without_null(name: str) -> str:
+    if "\0" in name:
+        raise ValueError(f"{name!r} is no file's name: it has a null byte")
+    return name
+
+
+FileName = Annotated[str, AfterValidator(_without_null)]
+"""The path of a file, which may be empty for none."""
 
 
 def _data_dir(name: str) -> Path:

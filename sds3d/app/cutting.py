@@ -190,6 +190,14 @@ def seen(found: Cut) -> str:
     return _source(color * share + (1 - share) * (_LEFT * color + (1 - _LEFT) * chequers))
 
 
+def picture(path: Path) -> str:
+    """Return a picture, on white where it is transparent, as the source of an image. Raises PictureError."""
+    rgb, alpha = open_picture(path, PIXELS)
+    image = Image.fromarray(to_uint8(rgb if alpha is None else rgb * alpha[..., None] + 1 - alpha[..., None]))
+    image.thumbnail((SHOWN, SHOWN))
+    return _source(np.asarray(image) / 255)
+
+
 def thumbnail(found: Cut) -> str:
     """Return a small picture of the object on white as the source of an image."""
     image = Image.fromarray(to_uint8(found.rgb * found.mask[..., None] + 1 - found.mask[..., None]))

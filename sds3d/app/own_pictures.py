@@ -157,7 +157,7 @@ class OwnPicturesPanel:
                 troubles.append(f"{cutting.MOST} pictures are the limit: {left}remove one first")
                 break
             try:
-                pictures.append(OwnPicture(file=_kept(self.studio, uploads.find(self.studio, token))))
+                pictures.append(OwnPicture(file=kept(self.studio, uploads.find(self.studio, token))))
             except (ValueError, OSError) as error:
                 troubles.append(self.studio.problem(error))
         chosen = len(pictures) - 1 if len(pictures) > len(before.pictures) else before.chosen
@@ -224,16 +224,16 @@ class OwnPicturesPanel:
 
     def _readable(self, held: OwnPictures) -> tuple[OwnPictures, list[Cut], list[str]]:
         """Return the pictures that can be read, cut out, and a line about each other one."""
-        kept: dict[int, OwnPicture] = {}
+        left: dict[int, OwnPicture] = {}
         cuts, lost = [], []
         for i, picture in enumerate(held.pictures):
             try:
                 cuts.append(self._cut(picture))
-                kept[i] = picture
+                left[i] = picture
             except (ValueError, RunError, OSError) as error:
                 lost.append(f"Picture {i + 1} was taken out: {self.studio.redacted(str(error))}")
-        chosen = max(min(sum(i < held.chosen for i in kept), len(kept) - 1), 0)
-        return OwnPictures(pictures=tuple(kept.values()), chosen=chosen), cuts, lost
+        chosen = max(min(sum(i < held.chosen for i in left), len(left) - 1), 0)
+        return OwnPictures(pictures=tuple(left.values()), chosen=chosen), cuts, lost
 
     def _drawn(self, picture: OwnPicture, found: Cut) -> tuple[str, str, bool]:
         """Return a picture with its mask as HTML, a note about the mask, and whether it follows the border."""
@@ -365,13 +365,13 @@ def _held(text: str) -> OwnPictures:
     return OwnPictures()
 
 
-def _kept(studio: Studio, path: Path) -> str:
+def kept(studio: Studio, path: Path) -> str:
     """Keep an uploaded picture as `cutting.normalised`, and return its token. Raises PictureError, OSError."""
     try:
         data = cutting.normalised(path)
-        kept = uploads.new_place(studio.root, visitor(), f"{path.stem}.png")
-        kept.write_bytes(data)
-        return kept.parent.name
+        place = uploads.new_place(studio.root, visitor(), f"{path.stem}.png")
+        place.write_bytes(data)
+        return place.parent.name
     finally:
         uploads.remove(path)
 

@@ -161,6 +161,13 @@ class Studio:
             raise RunError("the run follows pictures of its owner; start with your own")
         return references
 
+    def own_style(self, run: Run) -> Path | None:
+        """Return the picture beside a run's prompt; None if it has none. Raises RunError for others', ConfigError."""
+        image = read_config(run).prompts.image
+        if image and not self.changes(run):
+            raise RunError("the run has a picture of its owner beside the prompt; start with your own")
+        return Path(image) if image else None
+
     def _continues(self, run: Run) -> bool:
         """Whether a run can stand for a new one of the visitor with the same settings."""
         if self.changes(run):

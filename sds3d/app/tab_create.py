@@ -14,13 +14,14 @@ from typing import Any
 import gradio as gr
 from gradio.context import LocalContext
 
-from sds3d.app import cards, estimates, fragments, own_file, own_pictures, recipe_panel, settings_form
+from sds3d.app import cards, estimates, fragments, own_file, own_pictures, own_style, recipe_panel, settings_form
 from sds3d.app.cutting import OwnPictures, read_pictures
 from sds3d.app.drafts_panel import COUNT, DraftsPanel, start_drafts
 from sds3d.app.edits import Edits, choices_of, leaves_of, nested
 from sds3d.app.limits import OWNERS_ONLY
 from sds3d.app.own_file import OF_A_RUN, OwnFile
 from sds3d.app.own_pictures import OwnPicturesPanel
+from sds3d.app.own_style import OwnStyle
 from sds3d.app.recipes import Recipe, recipe
 from sds3d.app.result_panel import Updates
 from sds3d.app.run_panel import QUIET, RunPanel, block
@@ -87,6 +88,7 @@ class CreateTab:
     drafts: DraftsPanel
     own: OwnFile
     pictures: OwnPicturesPanel
+    style: OwnStyle
     prompt: gr.Textbox
     hint: gr.HTML
     preset: gr.Textbox
@@ -110,7 +112,8 @@ class CreateTab:
     @property
     def form(self) -> list[Any]:
         """The widgets that `fill` changes."""
-        return [self.prompt, self.preset, self.cards, self.draft, self.seed, *self.own.outputs, *self.pictures.outputs]
+        shown = [*self.own.outputs, *self.pictures.outputs, *self.style.outputs]
+        return [self.prompt, self.preset, self.cards, self.draft, self.seed, *shown]
 
     def open(self, name: str) -> Updates:
         """Show a run, and its settings in the form."""
@@ -122,12 +125,13 @@ class CreateTab:
         return {
             **self.fill(made, f"{OF_A_RUN}{name}" if run.own else ""),
             **self.pictures.open(name),
+            **self.style.open(name),
             **self.live.opened(name),
         }
 
     def fill(self, made: Recipe, reference: str = "") -> Updates:
         """Show settings in the form, without pictures. reference: of the file to start from, see `own_file.file`."""
-        elsewhere = ("up_axis", "reference", *(["start_from"] if reference else []))
+        elsewhere = ("up_axis", "reference", "prompts.image", *(["start_from"] if reference else []))
         edits = {key: value for key, value in made.edits.items() if key not in elsewhere}
         return {
             self.prompt: made.config.prompt,
@@ -138,6 +142,7 @@ class CreateTab:
             self.seed: made.config.seed,
             **self.own.open(reference, made.config.up_axis),
             **self.pictures.show(OwnPictures()),
+            **self.style.look(""),
         }
 
     def again(self, name: str) -> Run:
@@ -145,6 +150,7 @@ class CreateTab:
         run = self.studio.open(name)
         config = recipe(self.studio, run).config
         self.studio.own_references(run)
+        self.studio.own_style(run)
         return self.studio.start(config.model_copy(update={"seed": new_seed()}), self.studio.own_file(run))
 
 
@@ -175,6 +181,7 @@ def lay_out(studio: Studio) -> CreateTab:
                 new = gr.Button("Random seed", min_width=130, scale=0, elem_id="new-seed")
             own = own_file.lay_out(studio)
             pictures = own_pictures.lay_out(studio)
+            style = own_style.lay_out(studio)
             brought = gr.Column()
             search = gr.Textbox(
                 label="Search the settings",
@@ -188,8 +195,8 @@ def lay_out(studio: Studio) -> CreateTab:
             drafts = DraftsPanel.lay_out(studio)
             live = RunPanel.lay_out(studio)
     create = CreateTab(
-        studio, live, drafts, own, pictures, prompt, hint, preset, shown, draft, gr.State(0), seed, search, found,
-        generate, several, problem, plan, gr.Timer(REPLAN),
+        studio, live, drafts, own, pictures, style, prompt, hint, preset, shown, draft, gr.State(0), seed, search,
+        found, generate, several, problem, plan, gr.Timer(REPLAN),
     )  # fmt: skip
     with brought:
         recipe_panel.lay_out(studio, DEFAULT_PRESET, create.fill, create.form, prompt, pictures)
@@ -324,7 +331,8 @@ def _settings(create: CreateTab) -> None:
             unfolded = draft.unfolded if chosen.key in settings_form.PROMINENT else chosen.section
             return Draft.of(draft.preset, consistent(now, edits), unfolded)
 
-        given = [create.prompt, create.preset, create.seed, *create.own.inputs, create.pictures.held, *widgets]
+        brought = [*create.own.inputs, create.pictures.held, create.style.held]
+        given = [create.prompt, create.preset, create.seed, *brought, *widgets]
         followed = [*live.outputs, *create.drafts.outputs, create.problem]
         create.several.click(submit_drafts, given, followed, trigger_mode="once", **OF_FORM)
         gr.on(
@@ -349,7 +357,7 @@ def _settings(create: CreateTab) -> None:
 @contextmanager
 def _wanted(
     create: CreateTab, draft: Draft, form: Form, prompt: str, preset: str, seed: float | None, reference: str, up: str,
-    pictures: str, *values: Any,
+    pictures: str, style: str, *values: Any,
 ) -> Iterator[tuple[RunConfig, Path | None]]:  # fmt: skip
     """Yield the settings of the run that the form describes, and the file that it starts from.
 
@@ -360,6 +368,7 @@ def _wanted(
         raise ConfigError("the settings are still loading; try again in a moment")
     chosen = form.edits(values) | {"seed": checked_seed(seed), "up_axis": up}
     config, file = studio.config(one_line(prompt), preset, nested(chosen)), own_file.file(studio, reference)
+    config = create.style.told(config, style)
     with create.pictures.references(pictures) as references:
         config = config.model_copy(update={"reference": references or config.reference})
         refuse_without_file(preset, config, file)

@@ -408,11 +408,21 @@ def bench_studio(
     epilog=examples(
         "sds3d bench pictures  # 4 objects in 7 cases: about an hour on two cores; it can be stopped and continued",
         "sds3d bench pictures --objects 1 --set steps=100  # a first look",
+        "sds3d bench pictures --case 'text alone' --case '1, camera found' --objects 6",
+        "sds3d bench pictures --style shown/prior --objects 32  # a folder by sds3d toybox train --pictures",
     ),
 )
 def bench_pictures(
     preset: Annotated[str, typer.Option(metavar="NAME", help="The preset that makes the objects.")] = "splats",
     objects: Annotated[int, typer.Option(min=1, help="Number of toy objects.")] = 4,
+    cases: Annotated[
+        list[str] | None, typer.Option("--case", help="One of the cases. Repeat it for more. Default: all.")
+    ] = None,
+    style: Annotated[
+        str,
+        typer.Option(metavar="FOLDER", help="Measure this prior instead: does it take colours from prompts.image?"),
+    ] = "",
+    runs: Annotated[int, typer.Option(min=0, help="With --style: objects that are also made by runs.")] = 0,
     settings: ForAllPresets = None,
     device: Device = "",
     threads: Threads = 0,
@@ -420,8 +430,17 @@ def bench_pictures(
 ) -> None:
     """Make toy objects from 0 to 8 pictures, and compare unseen views and volumes with those very objects."""
     load_preset(preset)
-    from sds3d.evaluation import picture_scores
-    from sds3d.evaluation.picture_scores import Score
+    from sds3d.evaluation import picture_scores, style_scores
+    from sds3d.evaluation.picture_scores import CASES, Score
+
+    if unknown := [case for case in cases or [] if case not in CASES]:
+        raise typer.BadParameter(f"{unknown[0]!r} is no case; they are: {'; '.join(CASES)}")
+    if style:
+        with bars_by_stage() as report:
+            results = style_scores.bench(out_dir, style, objects, runs, preset, settings or (), device, threads, report)
+        _print_table(style_scores.HEADER, style_scores.table(results))
+        out.print(f"style.md, style.json and style.png: {out_dir}", soft_wrap=True)
+        return
 
     def tell(score: Score) -> None:
         line = f"{score.prompt}, {score.case}: {score.psnr:.1f} dB, IoU {score.iou:.2f}, {score.seconds:.0f} s"
@@ -429,9 +448,8 @@ def bench_pictures(
 
     with bars_by_stage() as report:
         scores = picture_scores.bench(
-            out_dir, objects, preset=preset, overrides=settings or (), device=device, threads=threads, tell=tell,
-            report=report,
-        )  # fmt: skip
+            out_dir, objects, cases or tuple(CASES), preset, settings or (), device, threads, tell, report
+        )
     _print_table(picture_scores.HEADER, picture_scores.table(scores))
     out.print(f"pictures.md, pictures.json and a sheet of each object: {out_dir}", soft_wrap=True)
 

@@ -31,7 +31,7 @@ from sds3d.run.folder import Run
 from sds3d.run.outputs import load_scene
 from sds3d.toybox.captions import category_prompt, prompt
 from sds3d.toybox.objects import build
-from sds3d.toybox.world import Spec
+from sds3d.toybox.world import CATEGORIES, Spec
 
 ELEVATION = 20.0
 """Elevation of the given pictures in degrees."""
@@ -138,7 +138,8 @@ def bench(
     """
     priors = Priors(pick_device(device))
     scores: list[Score] = []
-    for seed, spec in enumerate(bench_prompts(objects)):
+    words = make_config("a red mug", preset, overrides).prior.vocabulary()
+    for seed, spec in enumerate(bench_prompts(objects, CATEGORIES if words is None else tuple(words.kinds))):
         mesh, unseen, files = true_pictures(spec, seed, root / "given")
         rows = [("truth", unseen)]
         for name in cases:

@@ -136,13 +136,23 @@ class DiffusionPrior:
         """Predict noise and clean estimate of x_t (B, C, h, w) at t (B,); B is a multiple of `n_views` with cameras."""
         return self.predict_by(self.denoiser, x_t, t, cond, cameras)
 
+    def predict_apart(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras) -> Prediction:
+        """Predict each view by itself, with its camera, for models that are also trained on single views."""
+        return self.predict_by(self.denoiser, x_t, t, cond, cameras, together=1)
+
     def predict_by(
-        self, denoiser: Denoiser, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None
+        self,
+        denoiser: Denoiser,
+        x_t: Tensor,
+        t: Tensor,
+        cond: Conditioning,
+        cameras: Cameras | None,
+        together: int = 0,
     ) -> Prediction:
-        """Predict as `predict` does, by another denoiser of the same family."""
+        """Predict as `predict` does, by another denoiser of the family. together: views of a group; 0: `n_views`."""
         refuse_untaken(self, cond)
         family, dtype = self.family, denoiser.dtype
-        n_views = 1 if cameras is None else self.n_views
+        n_views = 1 if cameras is None else together or self.n_views
 
         def ask(rows: slice) -> Prediction:
             told = cond[rows].tensors()

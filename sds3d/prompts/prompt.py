@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from sds3d.cameras import Cameras
-from sds3d.config import Config
+from sds3d.config import Config, FileName
 from sds3d.prompts.conditioning import Conditioning, TextEncoder
 from sds3d.prompts.perp_neg import Neighbours, PerpNegConfig, between, negative_weights, quarter
 
@@ -31,7 +31,7 @@ class PromptConfig(Config):
     cameras. Without words and cameras, every side becomes a front."""
     negative: str = ""
     """Text of the negative branch of classifier-free guidance."""
-    image: str = ""
+    image: FileName = ""
     """A PNG, JPEG or WebP picture beside the text, for its style or its object, if the prior takes pictures: with
     `prior.ip_adapter`, or a model of image variations. The negative text has none."""
     category: str = ""

@@ -9,6 +9,7 @@ import torch
 from sds3d.cameras import CameraConfig
 from sds3d.config import ConfigError
 from sds3d.priors.base import Prior
+from sds3d.priors.unet_latent import DiffusersPrior
 from sds3d.run.config import RunConfig, mismatch, model_of
 
 WASTE = 2
@@ -47,9 +48,11 @@ def _check_picture(config: RunConfig, priors: Sequence[Prior]) -> None:
     if config.prompts.image and not taken:
         raise ConfigError(
             f"prompts.image: {model_of(config)} takes no pictures: remove it, or give a prior that does, for example "
-            "Stable Diffusion with prior.ip_adapter=FILE"
+            "Stable Diffusion with prior.ip_adapter=FILE, or one by sds3d toybox train --pictures"
         )
-    if taken and not config.prompts.image:
+    # Those of the toy world are the prior that they were trained from where there is no picture.
+    optional = [isinstance(prior, DiffusersPrior) and prior.picture_adapter is not None for prior in priors]
+    if taken and not config.prompts.image and not all(optional):
         raise ConfigError("the prior takes a picture beside the text: set prompts.image, or remove prior.ip_adapter")
 
 

@@ -139,6 +139,8 @@ def start_work(
         latent_rgb = latent_rgb_of(own) if mine.representation.renders_latents else None
         scene_start = replace(scene_start, before=before, latent_rgb=latent_rgb)
     scene = make_scene(mine.representation, scene_start, mine.particles)
+    if references is not None:
+        references.ask(own, mine.prompt, mine.cameras)
     picture = read_prompt_picture(mine.prompts)
     teachers = [
         Teacher(

@@ -1,10 +1,11 @@
-"""Finding and refining the camera of a picture by comparing renders of the scene with it.
+"""Finding and refining the camera of a picture, for example by comparing renders of the scene with it.
 
-Both need renders alone, no gradients, so they work for any representation and never wait for a GPU.
+Renders alone are needed, no gradients, so this works for any representation and never waits for a GPU.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -67,31 +68,58 @@ class Place:
 
 
 @torch.no_grad()
-def search(scene: Scene, place: Place, layers: Tensor) -> Tensor:
-    """Return the changes (5,) of a camera, see `Place`, with which the scene looks most like a picture.
+def search(loss: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
+    """Return the azimuth and elevation (2,) in degrees with the least loss.
 
-    place: of one camera, at azimuth and elevation 0. layers: (1, SIZE, SIZE, C), see `View`.
+    loss: maps angles (M, 2) to (M,).
     """
-    device = layers.device
     azimuth = torch.arange(AZIMUTHS, device=device) * (360.0 / AZIMUTHS)
-    grid = torch.cartesian_prod(azimuth, torch.tensor(ELEVATIONS).to(device, non_blocking=True))
-    changes = functional.pad(grid, (0, 3))  # (M, 5)
-    loss, _, _ = _compare(scene, place, changes, layers, aligned=True)
-    best = changes[loss.argsort()[:FINALISTS]]  # (F, 5)
-    least = loss.sort().values[:FINALISTS]
+    grid = torch.cartesian_prod(azimuth, torch.tensor(ELEVATIONS).to(device, non_blocking=True))  # (M, 2)
+    of_grid = loss(grid)
+    best = grid[of_grid.argsort()[:FINALISTS]]  # (F, 2)
+    least = of_grid.sort().values[:FINALISTS]
     axes = torch.diag(torch.tensor(PROBE[:2]))
     around = torch.cat([axes, -axes]).to(device, non_blocking=True)  # (4, 2)
     for pace in torch.logspace(0, -1, ROUNDS, 2).tolist():
-        probes = best[:, None] + functional.pad(pace * around, (0, 3))  # (F, 4, 5)
-        tried, _, _ = _compare(scene, place, probes.reshape(-1, 5), layers, aligned=True)
-        found, index = tried.reshape(len(best), -1).min(dim=1)
+        probes = best[:, None] + pace * around  # (F, 4, 2)
+        found, index = loss(probes.reshape(-1, 2)).reshape(len(best), -1).min(dim=1)
         closer = found < least
         best = torch.where(closer[:, None], probes[torch.arange(len(best), device=device), index], best)
         least = torch.where(closer, found, least)
-    winner = best[least.argmin()[None]]  # (1, 5)
-    _, scale, shift = _compare(scene, place, winner, layers, aligned=True)
+    return best[least.argmin()[None]][0]
+
+
+def unlikeness(scene: Scene, place: Place, layers: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return a loss for `search`: how much the scene's renders differ from a picture, moved and scaled to the render.
+
+    place: of one camera, at azimuth and elevation 0. layers: (1, SIZE, SIZE, C), see `View`.
+    """
+
+    def loss(angles: Tensor) -> Tensor:
+        return _compare(scene, place, functional.pad(angles, (0, 3)), layers, aligned=True)[0]
+
+    return loss
+
+
+def product(*losses: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return the product of losses: their relative differences count, whatever their units."""
+    return lambda angles: torch.stack([loss(angles) for loss in losses]).prod(dim=0)
+
+
+@torch.no_grad()
+def placed(scene: Scene, place: Place, layers: Tensor, angles: Tensor) -> Tensor:
+    """Return the changes (5,) with which a picture's object has the place and the size of the scene's render.
+
+    angles: (2,), azimuth and elevation of its camera. place, layers: see `unlikeness`.
+    """
+    _, scale, shift = _compare(scene, place, functional.pad(angles, (0, 3))[None], layers, aligned=True)
     away = scale.log().clamp(-MOST_AWAY, MOST_AWAY)  # where the render is too large, it must become smaller
-    return torch.cat([winner[0, :2], away, shift[0].clamp(-MOST_ASIDE, MOST_ASIDE)])
+    return torch.cat([angles, away, shift[0].clamp(-MOST_ASIDE, MOST_ASIDE)])
+
+
+def as_rendered(layers: Tensor, changes: Tensor) -> Tensor:
+    """Return a picture's layers (1, S, S, C) as they are in a render without the zoom and shift of `changes` (5,)."""
+    return _moved(layers, changes[2:3].exp(), changes[None, 3:])
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from sds3d.config import Config
+from sds3d.config import Config, FileName
 from sds3d.ramps import Ramp
 
 MOST = 256
@@ -23,7 +23,7 @@ class ReferenceConfig(Config):
     The losses have the unit of 1/2 sum |rgb - target|^2 over the pixels of a render; those of several pictures add up.
     """
 
-    image: str = Field(min_length=1)
+    image: FileName = Field(min_length=1)
     """A PNG, JPEG or WebP file."""
     azimuth: float | None = Field(default=None, ge=-360, le=360)
     """Degrees around the object: 0 sees its front, 90 its side at +X. null: found by comparing renders with the picture
@@ -41,12 +41,12 @@ class ReferenceConfig(Config):
     center: tuple[Share, Share] = (0.5, 0.5)
     """Where the camera's axis meets the picture, from its upper left corner, as shares of its width and height. Needs
     distance or pose: without them, the picture is cut to the object."""
-    mask: str = ""
+    mask: FileName = ""
     """A picture of the same shape, white or opaque where the object is. Empty: the picture's own transparency or, if it
     has none, what stands out from a border of one colour."""
-    depth: str = ""
+    depth: FileName = ""
     """A grey picture of the same shape, brighter where the object is nearer, on any scale."""
-    normal: str = ""
+    normal: FileName = ""
     """A picture of the same shape with normals in the camera's frame as colours, (n + 1) / 2: x right, y up, z towards
     the camera, so that surfaces that face it are light blue."""
     color_weight: Weight = Ramp(2.0)

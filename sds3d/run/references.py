@@ -15,11 +15,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.cameras import CameraConfig, Cameras, camera_distance
+from sds3d.priors.base import Prior
+from sds3d.priors.unet_latent import DiffusersPrior
 from sds3d.rendering.resizing import resize
 from sds3d.representations.base import Rendering, Scene
-from sds3d.run.reference_cameras import SIZE, Place, refine, search
+from sds3d.run.reference_cameras import SIZE, Place, as_rendered, placed, product, refine, search, unlikeness
 from sds3d.run.reference_config import ReferenceConfig
 from sds3d.run.reference_pictures import COLOR, DEPTH, MASK, NORMAL, SEEN, View, read_view
+from sds3d.run.reference_poses import Asked
 
 STREAM = "reference"
 """Name of the random stream that references need."""
@@ -58,6 +61,7 @@ class References:
         self.changes = torch.zeros(len(views), 5, device=self.device)  # see `Place`
         self._pace = torch.ones(len(views), device=self.device)
         self._followed = 0 if self._unknown else TRUSTED_AFTER  # steps since cameras were found
+        self._asked: Asked | None = None
         self._shaped = False  # whether the scene has its rough shape, which stays so in later stages
 
     def losses(
@@ -104,21 +108,45 @@ class References:
         trust = self._followed / TRUSTED_AFTER if name == "mask" and config.sought else 1.0
         return trust * getattr(config, f"{name}_weight").at(progress) if given else 0.0
 
+    def ask(self, prior: Prior, prompt: str, cameras: CameraConfig) -> None:
+        """Let a prior tell the cameras that are not known, if it can. prompt, cameras: of the run."""
+        distance, fovy = camera_distance(cameras)
+        # Of multi-view priors, those of the toy world are also trained on single views with their cameras.
+        knows = isinstance(prior, DiffusersPrior) and prior.takes_cameras
+        self._asked = Asked(prior, prompt, distance, fovy) if knows else None
+
     def find(self, scene: Scene) -> None:
-        """Find the cameras that are not known."""
+        """Find the cameras that are not known: by renders of the scene, and then also by the prior if it can tell them.
+
+        The size of the object is that of the scene, which follows the prompt until then.
+        """
         self.changes = self.changes.clone()  # see `state_dict`
         for i in self._unknown:
-            self.changes[i] = search(scene, self._place[i : i + 1], self._at(SIZE)[i : i + 1])
+            place, layers = self._place[i : i + 1], self._at(SIZE)[i : i + 1]
+            unlike = unlikeness(scene, place, layers)
+            found = placed(scene, place, layers, search(unlike, self.device))
+            if self._asked is not None:  # the picture at the usual size, which priors know best
+                picture = as_rendered(self._at(self._asked.prior.image_size)[i : i + 1], found)
+                loss = product(unlike, self._asked.loss(picture))
+                found = placed(scene, place, layers, search(loss, self.device))
+            self.changes[i] = found
         self._unknown = []
 
     def correct(self, scene: Scene) -> None:
-        """Correct the cameras that may move and are known by now."""
+        """Correct the cameras that may move and are known by now.
+
+        A picture whose camera was found keeps the size and the place of its object in the scene: the prompt decides how
+        large the object is, and the rough shape is fatter than the finished one.
+        """
         self.changes, self._pace = self.changes.clone(), self._pace.clone()  # see `state_dict`
-        for i in (i for i in self._moving if i not in self._unknown):
+        for i in (i for i in range(len(self.configs)) if i not in self._unknown):
             place, layers = self._place[i : i + 1], self._at(SIZE)[i : i + 1]
-            self.changes[i], self._pace[i] = refine(
-                scene, place, layers, self.changes[i], self._pace[i], aligned=self._zooms[i]
-            )
+            if i in self._moving:
+                self.changes[i], self._pace[i] = refine(
+                    scene, place, layers, self.changes[i], self._pace[i], aligned=self._zooms[i]
+                )
+            elif self.configs[i].sought:
+                self.changes[i] = placed(scene, place, layers, self.changes[i, :2])
 
     def told(self) -> list[str]:
         """Return a line about each camera that was found."""

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from sds3d.config import Config
+from sds3d.config import Config, FileName
 from sds3d.priors.clip import Clip, load_clip
 from sds3d.ramps import Ramp
 from sds3d.run.prompt_picture import read_picture_file
@@ -31,7 +31,7 @@ class RewardConfig(Config):
     """The text that the renders shall suit. Empty: the prompt."""
     text_weight: Weight = Ramp(100.0)
     """Weight of the text."""
-    image: str = ""
+    image: FileName = ""
     """A PNG, JPEG or WebP picture that the renders shall resemble. Empty: none."""
     image_weight: Weight = Ramp(100.0)
     """Weight of the picture."""

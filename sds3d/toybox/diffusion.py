@@ -8,7 +8,7 @@ removes it), and text and camera reach every layer through the time embedding.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -218,7 +218,7 @@ class Batch:
     """One training batch: groups of four views, then views that stand alone.
 
     x: (B, C, 16, 16). tokens: (B, L). angles: (B, 3). with_camera: (B,) 1 or 0. n_single: views that stand alone.
-    rows, view: (B,) of which object, and which of its views.
+    rows, view: (B,) of which object, and which of its views. viewed: (B,) bool, whether the text has words for it.
     """
 
     x: Tensor
@@ -228,15 +228,18 @@ class Batch:
     n_single: int
     rows: Tensor
     view: Tensor
+    viewed: Tensor
 
 
-def draw_batch(data: LatentViews, null_tokens: Tensor, objects: int, generator: torch.Generator | None) -> Batch:
-    """Draw four views together for 70 % of the objects, and four single views of other objects for each of the rest.
+def draw_batch(
+    data: LatentViews, null_tokens: Tensor, objects: int, generator: torch.Generator | None, together: float = 0.7
+) -> Batch:
+    """Draw four views together for a share of the objects, and four single views of other objects for each of the rest.
 
     The text is dropped for 15 % of the objects, the camera for 10 %, or for 50 % of single views.
     """
     device = data.latents.device
-    groups = max(1, round(0.7 * objects))  # of four views
+    groups = max(1, round(together * objects))  # of four views
     singles = 4 * (objects - groups)
 
     def uniform(n: int) -> Tensor:
@@ -257,12 +260,20 @@ def draw_batch(data: LatentViews, null_tokens: Tensor, objects: int, generator: 
 
     view = torch.cat([torch.arange(4, device=device).repeat(groups), (4 * uniform(singles)).long()])  # (B,)
     rows, captions = each_view(index), each_view(caption)
-    tokens = torch.where(
-        each_view(with_view_words)[:, None], data.view_tokens[rows, view, captions], data.tokens[rows, captions]
-    )
-    tokens = torch.where(each_view(drop_text)[:, None], null_tokens.to(tokens), tokens).long()
+    viewed, dropped = each_view(with_view_words), each_view(drop_text)
+    tokens = torch.where(viewed[:, None], data.view_tokens[rows, view, captions], data.tokens[rows, captions])
+    tokens = torch.where(dropped[:, None], null_tokens.to(tokens), tokens).long()
     with_camera = 1 - each_view(drop_camera).float()
-    return Batch(data.latents[rows, view].float(), tokens, data.angles[rows, view], with_camera, singles, rows, view)
+    return Batch(
+        data.latents[rows, view].float(),
+        tokens,
+        data.angles[rows, view],
+        with_camera,
+        singles,
+        rows,
+        view,
+        viewed & ~dropped,
+    )
 
 
 def loss_weight(alpha_bar: Tensor) -> Tensor:
@@ -276,12 +287,14 @@ def train_step(
     alphas_bar: Tensor,
     generator: torch.Generator | None,
     further: tuple[Tensor, ...] = (),
+    teacher: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """Return the weighted v-loss of one batch. High timesteps are drawn more often (t = 1000 u^0.6).
 
     Four views hold so many values that shapes stay visible in strong noise. Text and camera are only needed, and
     therefore only learned, at the highest timesteps. On a GPU, the networks run in bfloat16 with weights cast from
-    float32. further: inputs of the model besides those of `Denoiser`.
+    float32. further: inputs of the model besides those of `Denoiser`. teacher: predicts v from the inputs of `Denoiser`
+    but for the tokens; its prediction, without the noise of v, is then the target.
     """
     device = batch.x.device
     grouped = len(batch.x) - batch.n_single
@@ -291,6 +304,9 @@ def train_step(
     a = alphas_bar[t][:, None, None, None]
     x_t = a.sqrt() * batch.x + (1 - a).sqrt() * eps
     v = a.sqrt() * eps - (1 - a).sqrt() * batch.x
+    if teacher is not None:
+        with torch.no_grad():
+            v = teacher(x_t, t, batch.angles, batch.with_camera, batch.n_single).float()
     inputs = (x_t, t, batch.tokens, batch.angles, batch.with_camera, batch.n_single, *further)
     if device.type != "cpu":
         weights = {name: weight.bfloat16() for name, weight in model.named_parameters()}

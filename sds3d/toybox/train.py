@@ -52,8 +52,8 @@ from sds3d.toybox.world import CATEGORIES, COLORS, HAS_FRONT, Spec
 UNET_CHECKPOINT = "unet.ckpt.safetensors"
 
 MAY_CHANGE = {
-    "minutes", "autoencoder_steps", "unet_steps", "structure_steps", "pictures_steps", "start_steps", "normals_steps",
-    "scorer_steps", "samples", "checkpoint_every",
+    "minutes", "autoencoder_steps", "unet_steps", "structure_steps", "pictures_steps", "reader_steps", "start_steps",
+    "normals_steps", "scorer_steps", "samples", "checkpoint_every",
 }  # fmt: skip
 """Settings that may differ when a training is resumed."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -79,13 +79,14 @@ class Addition(ABC, Generic[Model]):
 
     name: of the option of `sds3d toybox train`, the stage and the checkpoint. sentence: about the trained networks, for
     the card. shown: the heading of what the model is told in sheets of samples. with_maps: whether objects have maps of
-    their structure.
+    their structure. together: the share of objects whose four views are denoised together.
     """
 
     name: str
     sentence: str
     shown: str
     with_maps: bool = False
+    together: float = 0.7
 
     def prepare(self, folder: Path, prior: DiffusersPrior, data: DataConfig) -> DataConfig:
         """Prepare the prior before the training in `folder`, and return the set of objects that is wanted in place of
@@ -105,7 +106,7 @@ class Addition(ABC, Generic[Model]):
         """Add the model's further network to those of a prior."""
 
     @abstractmethod
-    def told(self, file: ObjectFile) -> dict[str, Tensor]:
+    def told(self, file: ObjectFile, tokenizer: CLIPTokenizer) -> dict[str, Tensor]:
         """Return the tensors of `ToldViews.told` for the objects of a file."""
 
     def tokens(self, file: ObjectFile, tokenizer: CLIPTokenizer) -> Tensor:
@@ -123,6 +124,13 @@ class Addition(ABC, Generic[Model]):
     @abstractmethod
     def draw(self, views: ToldViews, batch: diffusion.Batch, generator: torch.Generator | None) -> Tensor:
         """Return what the model is told of a batch in training, (B, ...)."""
+
+    def pretrain(self, folder: Path, model: Model, views: ToldViews, config: TrainConfig, report: Report) -> None:
+        """Train a part of the model before all of it is trained."""
+
+    def teacher(self, model: Model, views: ToldViews, batch: diffusion.Batch) -> Callable[..., Tensor] | None:
+        """Return what the model learns from in place of the true v, see `diffusion.train_step`; None: from that."""
+        return None
 
     @abstractmethod
     def whole(self, views: ToldViews, rows: Tensor, view: Tensor) -> Tensor:
@@ -195,7 +203,7 @@ def encoded(addition: Addition[Model], prior: DiffusersPrior, paths: Sequence[Pa
         file = read_objects(path)
         rgb = file.pictures.flatten(0, 1).to(prior.device).float() / 255
         own = {"angles": file.angles, "tokens": addition.tokens(file, prior.tokenizer), "view_tokens": file.view_tokens}
-        part = {name: values.to(prior.device) for name, values in (own | addition.told(file)).items()}
+        part = {name: values.to(prior.device) for name, values in (own | addition.told(file, prior.tokenizer)).items()}
         parts.append({"latents": prior.encode_image(rgb).unflatten(0, (-1, 4)).half(), **part})
         prompts += addition.prompts(file)
     told = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -218,13 +226,14 @@ def train_model(
     model = addition.model(prior).to(device)
     if device.type == "cpu":
         diffusion.set_memory_format(model.denoiser.unet, torch.channels_last)
+    addition.pretrain(folder, model, views, config, report)
     alphas_bar = diffusion.make_scheduler().alphas_cumprod.to(device)
     null_tokens = diffusion.tokenize(prior.tokenizer, [""])[0].to(device)
 
     def step(generator: torch.Generator) -> Tensor:
-        batch = diffusion.draw_batch(views.views, null_tokens, config.unet_objects, generator)
-        told = addition.draw(views, batch, generator)
-        return diffusion.train_step(model, batch, alphas_bar, generator, (told,))
+        batch = diffusion.draw_batch(views.views, null_tokens, config.unet_objects, generator, addition.together)
+        told, teacher = addition.draw(views, batch, generator), addition.teacher(model, views, batch)
+        return diffusion.train_step(model, batch, alphas_bar, generator, (told,), teacher)
 
     def measure(average: Model) -> dict[str, float]:
         draw_samples(folder / "samples.png", addition, prior, average, test, config.samples)

@@ -42,6 +42,8 @@ class TrainConfig(Config):
     pictures_steps: int = Field(default=2500, ge=1)
     """Steps of a training that adds pictures to a prior. Its batches are those of the U-Net."""
     pictures_rate: float = Field(default=2e-3, gt=0)
+    reader_steps: int = Field(default=1000, ge=1)
+    """Steps before that, in which its reader of pictures learns to name colours: 64 pictures each."""
     start_objects: int = Field(default=1024, ge=16)
     """Objects that the network of starts is trained on."""
     start_steps: int = Field(default=2400, ge=1)

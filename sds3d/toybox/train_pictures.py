@@ -1,14 +1,18 @@
 """Training of a prior that also reads a picture: one view of the object, from any of its sides, beside the text.
 
-Only a `PictureAdapter` is trained. The prior's own networks stay as they are, so without a picture nothing changes, and
-pictures are never dropped. Half of the captions leave the accent's colour open, so that the picture tells it.
+Only a `PictureAdapter` is trained, its reader first to name colours. The prior's own networks stay as they are, so
+without a picture nothing changes, and pictures are never dropped. The captions leave colours open that the picture
+tells. The target is what the prior itself predicts when it is told all colours: other than the true noise, it differs
+from the prediction without a picture by nothing but what the picture tells.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,21 +20,34 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import CLIPTokenizer
 
-from sds3d.priors.picture_adapter import FOLDER, SIDE, PictureAdapter, picture_tokens
+from sds3d.priors.picture_adapter import FOLDER, SIDE, TOKENS, PictureAdapter, picture_tokens
 from sds3d.priors.unet_latent import DiffusersPrior, Networks
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.rendering.resizing import resize, resize_planes
 from sds3d.toybox import diffusion
-from sds3d.toybox.captions import caption, prompt
+from sds3d.toybox.captions import caption, category_prompt, prompt
 from sds3d.toybox.dataset import CAPTIONS, ObjectFile
+from sds3d.toybox.fit import FitConfig, Report, fit
+from sds3d.toybox.scorer import labels
 from sds3d.toybox.train_addition import Addition, ToldDenoiser, ToldViews, per_object
 from sds3d.toybox.train_config import TrainConfig
-from sds3d.toybox.world import Spec
+from sds3d.toybox.world import COLORS, Spec
 
 ZOOM = 0.25
 """Largest change of the logarithm of a picture's scale in training."""
 SHIFT = 0.15
 """Largest shift in training, in halves of a picture's height."""
+BATCH = 64
+"""Pictures in a step of the reader's own training."""
+
+
+def moved(pictures: Tensor, u: Tensor) -> Tensor:
+    """Return pictures (B, 3, S, S) scaled and moved. u: (3, B) in [0, 1), which is drawn."""
+    matrix = torch.zeros(len(pictures), 2, 3, device=u.device)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = ((2 * u[0] - 1) * ZOOM).exp()
+    matrix[:, :, 2] = (2 * u[1:].T - 1) * SHIFT
+    grid = functional.affine_grid(matrix, list(pictures.shape), align_corners=False)
+    return functional.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
 
 
 class PictureDenoiser(ToldDenoiser):
@@ -60,11 +77,14 @@ class PictureDenoiser(ToldDenoiser):
 
 
 class PictureAddition(Addition[PictureDenoiser]):
-    """Pictures. told: pictures (n, 4, 3, SIDE, SIDE) uint8, and accented (n,) bool: objects with a named accent."""
+    """Pictures. told: pictures (n, 4, 3, SIDE, SIDE) uint8, accented (n,) bool, objects with an accent of a named
+    colour, full (n, L) int16, the prompt that names all colours, and colors (n, 2), the numbers of both.
+    """
 
     name = "pictures"
     sentence = "An adapter of {millions:.2f}M parameters reads a picture. The other networks kept their weights."
     shown = "picture"
+    together = 0.25
 
     def loop(self, config: TrainConfig) -> tuple[int, float]:
         """Return the number of steps and the learning rate."""
@@ -78,21 +98,23 @@ class PictureAddition(Addition[PictureDenoiser]):
         """Add the adapter."""
         return replace(networks, picture_adapter=model.adapter)
 
-    def told(self, file: ObjectFile) -> dict[str, Tensor]:
-        """Return the pictures at the adapter's size, and which objects have an accent of a named colour."""
+    def told(self, file: ObjectFile, tokenizer: CLIPTokenizer) -> dict[str, Tensor]:
+        """Return the pictures at the adapter's size, which objects have an accent, and their full prompts."""
         planes = file.pictures.flatten(0, 1).permute(0, 3, 1, 2)
         pictures = resize_planes(planes.float(), SIDE).round().to(torch.uint8).unflatten(0, (-1, 4))
         accented = [spec.accent not in (None, spec.color) for spec in file.specs]
-        return {"pictures": pictures, "accented": torch.tensor(accented)}
+        full = diffusion.tokenize(tokenizer, [prompt(spec) for spec in file.specs]).short()
+        colors = torch.stack(labels(file.specs, torch.zeros(len(file)))[1:3], dim=1)
+        return {"pictures": pictures, "accented": torch.tensor(accented), "full": full, "colors": colors}
 
     def tokens(self, file: ObjectFile, tokenizer: CLIPTokenizer) -> Tensor:
-        """Return the captions of a file, half of them replaced by ones that leave the accent's colour open."""
-        plain, less = file.tokens.clone(), CAPTIONS // 2
+        """Return captions that leave the accent's colour open, and for a quarter also the main colour."""
+        captions = []
         for i, spec in enumerate(file.specs):
             rng = np.random.default_rng([i, *file.tokens[i, 0].tolist()])
-            captions = [caption(replace(spec, accent=None), rng) for _ in range(less)]
-            plain[i, :less] = diffusion.tokenize(tokenizer, captions)
-        return plain
+            plain = [category_prompt(spec)] * (CAPTIONS // 4)
+            captions += plain + [caption(replace(spec, accent=None), rng) for _ in range(CAPTIONS - len(plain))]
+        return diffusion.tokenize(tokenizer, captions).reshape(file.tokens.shape).short()
 
     def prompt(self, spec: Spec) -> str:
         """Return the prompt without the accent."""
@@ -100,13 +122,36 @@ class PictureAddition(Addition[PictureDenoiser]):
 
     def draw(self, views: ToldViews, batch: diffusion.Batch, generator: torch.Generator | None) -> Tensor:
         """Return a picture of any of an object's sides, moved and scaled, the same for all views of a group."""
-        view, scale, *shift = (per_object(batch, generator) for _ in range(4))
-        pictures = self.whole(views, batch.rows, (4 * view).long())
-        moved = torch.zeros(len(scale), 2, 3, device=scale.device)
-        moved[:, 0, 0] = moved[:, 1, 1] = ((2 * scale - 1) * ZOOM).exp()
-        moved[:, :, 2] = (2 * torch.stack(shift, dim=1) - 1) * SHIFT
-        grid = functional.affine_grid(moved, list(pictures.shape), align_corners=False)
-        return functional.grid_sample(pictures, grid, padding_mode="border", align_corners=False)
+        view, *u = (per_object(batch, generator) for _ in range(4))
+        return moved(self.whole(views, batch.rows, (4 * view).long()), torch.stack(u))
+
+    def pretrain(
+        self, folder: Path, model: PictureDenoiser, views: ToldViews, config: TrainConfig, report: Report
+    ) -> None:
+        """Train the reader to name both colours of objects, by a linear layer that is not needed later."""
+        count, device = 2 * len(COLORS), views.told["colors"].device
+        head = nn.Linear(TOKENS * model.adapter.config["token_width"], count).to(device)
+        namer = nn.Sequential(model.adapter.reader, nn.Flatten(), head)
+
+        def step(generator: torch.Generator) -> Tensor:
+            u = torch.rand(5, BATCH, generator=generator, device=device)
+            rows = torch.minimum((u[0] * views.views.count).long(), views.views.count - 1)
+            logits = namer(2 * moved(self.whole(views, rows, (4 * u[1]).long()), u[2:]) - 1).unflatten(1, (2, -1))
+            return functional.cross_entropy(logits.transpose(1, 2), views.told["colors"][rows])
+
+        loop = FitConfig(config.reader_steps, config.pictures_rate, config.checkpoint_every)
+        path = folder / "reader.ckpt.safetensors"
+        average = fit(path, "reader", namer, step, lambda average: {}, loop, config.seed, report)
+        model.adapter.reader.load_state_dict(average[0].state_dict())
+
+    def teacher(self, model: PictureDenoiser, views: ToldViews, batch: diffusion.Batch) -> Callable[..., Tensor]:
+        """Return the prior, told the full prompts, or what the model is told if that has words for the view."""
+        tokens = torch.where(batch.viewed[:, None], batch.tokens, views.told["full"][batch.rows].long())
+
+        def predict(x_t: Tensor, t: Tensor, *rest: Any) -> Tensor:
+            return model.denoiser(x_t, t, tokens, *rest)
+
+        return predict
 
     def whole(self, views: ToldViews, rows: Tensor, view: Tensor) -> Tensor:
         """Return these views, (B, 3, SIDE, SIDE)."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers import CLIPTokenizer
 
 from sds3d.priors.structure import FOLDER, MAPS, StructureEncoder, structure_features
 from sds3d.priors.unet_latent import DiffusersPrior, Networks
@@ -72,7 +73,7 @@ class StructureAddition(Addition[StructuredDenoiser]):
         """Add the encoder of structures."""
         return replace(networks, structure_encoder=model.encoder)
 
-    def told(self, file: ObjectFile) -> dict[str, Tensor]:
+    def told(self, file: ObjectFile, tokenizer: CLIPTokenizer) -> dict[str, Tensor]:
         """Return the maps, and which objects have unusual shapes."""
         return {"maps": file.structure, "varied": file.varied}
 

@@ -21,7 +21,7 @@ from sds3d.representations.contents import source_of
 from sds3d.representations.make import make_scene
 from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.run.config import new_run, unsought_pictures
-from sds3d.run.reference_cameras import MOST_AWAY, SIZE, Place, refine, search
+from sds3d.run.reference_cameras import MOST_ASIDE, MOST_AWAY, SIZE, Place, placed, refine, search, unlikeness
 from sds3d.run.reference_config import ReferenceConfig
 from sds3d.run.reference_pictures import read_view
 from sds3d.run.references import References
@@ -166,7 +166,11 @@ def test_changes_of_a_camera_are_bounded(tmp_path: Path) -> None:
         changes, pace = refine(scene, place, empty, changes, pace, aligned=False)
     assert changes[2].abs() <= MOST_AWAY
     assert place.changed(torch.tensor([[0.0, 500.0, 0.0, 0.0, 0.0]]), 8).elevation.item() == 89
-    assert search(scene, place, empty).shape == (5,)
+    angles = search(unlikeness(scene, place, empty), torch.device("cpu"))
+    found = placed(scene, place, empty, angles)
+    assert torch.equal(found[:2], angles)
+    assert found[2].abs() <= MOST_AWAY
+    assert found[3:].abs().max() <= MOST_ASIDE
 
 
 def test_a_run_that_seeks_a_camera_ends_bit_identical_after_a_pause(tmp_path: Path) -> None:

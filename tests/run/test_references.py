@@ -259,6 +259,17 @@ def test_bad_files_give_one_line(tmp_path: Path, changes: dict[str, str], messag
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("key", ["image", "mask", "depth", "normal"])
+def test_a_null_byte_in_a_name_gives_one_line(key: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        build(RunConfig, {"prompt": "a red mug", "reference": [{"image": "a.png", key: "a\0.png"}]})
+    assert str(error.value).count("\n") == 0
+    assert f"reference.0.{key}" in str(error.value)
+    assert "is no file's name: it has a null byte" in str(error.value)
+    with pytest.raises(ConfigError, match=r"prompts\.image.*null byte"):
+        build(RunConfig, {"prompt": "a red mug", "prompts": {"image": "a\0.png"}})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -124,7 +124,7 @@ def test_a_folder_begun_with_other_sizes_is_refused(folder: Path) -> None:
 
 
 def test_a_folder_of_an_earlier_version_goes_on_with_the_defaults_of_later_settings(tmp_path: Path) -> None:
-    later = {"addition", "structure_steps", "structure_rate", "pictures_steps", "pictures_rate"}
+    later = {"addition", "structure_steps", "structure_rate", "pictures_steps", "pictures_rate", "reader_steps"}
     begin(tmp_path, TINY)
     before = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in before.items() if k not in later}))
