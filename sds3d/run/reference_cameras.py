@@ -68,13 +68,14 @@ class Place:
 
 
 @torch.no_grad()
-def search(loss: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
-    """Return the azimuth and elevation (2,) in degrees with the least loss.
+def search(loss: Callable[[Tensor], Tensor], device: torch.device, near: Tensor | None = None) -> Tensor:
+    """Return the azimuth and elevation (2,) in degrees with the least loss, everywhere or `near` (2,) others.
 
     loss: maps angles (M, 2) to (M,).
     """
     azimuth = torch.arange(AZIMUTHS, device=device) * (360.0 / AZIMUTHS)
     grid = torch.cartesian_prod(azimuth, torch.tensor(ELEVATIONS).to(device, non_blocking=True))  # (M, 2)
+    grid = grid if near is None else near[None]
     of_grid = loss(grid)
     best = grid[of_grid.argsort()[:FINALISTS]]  # (F, 2)
     least = of_grid.sort().values[:FINALISTS]

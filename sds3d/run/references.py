@@ -29,6 +29,9 @@ STREAM = "reference"
 SEARCH_AT = 0.4
 """Progress at which the scene has its rough shape. Cameras are sought then, and corrected from then on: compared with
 what a scene starts from, good ones would become bad."""
+AGAIN_AT = 0.6
+"""Progress at which cameras that were found are sought once more near by, by the prior alone: the scene is less fat by
+then, and a picture at its true size tells the elevation better."""
 REFINE_EVERY = 5
 """Steps between two corrections of a camera."""
 TRUSTED_AFTER = 40
@@ -62,6 +65,7 @@ class References:
         self._pace = torch.ones(len(views), device=self.device)
         self._followed = 0 if self._unknown else TRUSTED_AFTER  # steps since cameras were found
         self._asked: Asked | None = None
+        self._sought_again = False
         self._shaped = False  # whether the scene has its rough shape, which stays so in later stages
 
     def losses(
@@ -77,6 +81,8 @@ class References:
             self.find(scene)
         elif self._shaped and step % REFINE_EVERY == 0:
             self.correct(scene)
+            if progress >= AGAIN_AT and not self._sought_again:
+                self.find_again(scene)
         self._followed += not self._unknown and self._followed < TRUSTED_AFTER
         turn = [i for i, c in enumerate(self.configs) if (step + i) % c.every == 0 and i not in self._unknown]
         if not turn:
@@ -132,6 +138,17 @@ class References:
             self.changes[i] = found
         self._unknown = []
 
+    def find_again(self, scene: Scene) -> None:
+        """Let the prior, if it can, correct the cameras that were found."""
+        self._sought_again = True
+        if self._asked is None:
+            return
+        for i in (i for i, config in enumerate(self.configs) if config.sought):
+            picture = self._at(self._asked.prior.image_size)[i : i + 1]
+            loss = self._asked.loss(as_rendered(picture, self.changes[i]))
+            angles = search(loss, self.device, near=self.changes[i, :2])
+            self.changes[i] = placed(scene, self._place[i : i + 1], self._at(SIZE)[i : i + 1], angles)
+
     def correct(self, scene: Scene) -> None:
         """Correct the cameras that may move and are known by now.
 
@@ -168,6 +185,7 @@ class References:
             "unknown": unknown,
             "followed": torch.tensor(self._followed),
             "shaped": torch.tensor(self._shaped),
+            "sought_again": torch.tensor(self._sought_again),
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -175,6 +193,7 @@ class References:
         self.changes, self._pace = state["changes"].to(self.device), state["pace"].to(self.device)
         self._unknown = [i for i, unknown in enumerate(state["unknown"].tolist()) if unknown]
         self._followed, self._shaped = int(state["followed"]), bool(state["shaped"])
+        self._sought_again = bool(state.get("sought_again", True))  # not in runs by earlier versions
 
     def cameras(self, size: int) -> Cameras:
         """Return the cameras of all pictures, for renders of this height and width."""
