@@ -118,8 +118,9 @@ class References:
         """Let a prior tell the cameras that are not known, if it can. prompt, cameras: of the run."""
         distance, fovy = camera_distance(cameras)
         # Of multi-view priors, those of the toy world are also trained on single views with their cameras.
-        knows = isinstance(prior, DiffusersPrior) and prior.takes_cameras
-        self._asked = Asked(prior, prompt, distance, fovy) if knows else None
+        self._asked = None
+        if isinstance(prior, DiffusersPrior) and prior.takes_cameras:
+            self._asked = Asked(prior, prompt, distance, fovy)
 
     def find(self, scene: Scene) -> None:
         """Find the cameras that are not known: by renders of the scene, and then also by the prior if it can tell them.
