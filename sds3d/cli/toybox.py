@@ -102,7 +102,7 @@ def toybox_words(
         "sds3d texture mug.glb 'a red mug' prior.model=told/prior  # use it",
         "sds3d toybox train --light --out lit objects=4000  # conditioned on the light as well: an hour",
         "sds3d texture mug.glb 'a red metal mug' --preset materials prior.model=lit/prior  # use it",
-        "sds3d toybox train --pictures --out shown  # also reads the picture prompts.image: an hour",
+        "sds3d toybox train --pictures --out shown  # also reads the picture prompts.image",
         "sds3d generate 'a red mug' prompts.image=mug.png prior.model=shown/prior  # use it",
         "sds3d toybox train --scorer --out my-scorer  # the network that measures results",
         notes=("The same command continues a training that was stopped or killed.",),
