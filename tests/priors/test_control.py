@@ -218,5 +218,5 @@ def test_offloaded_networks_predict_alike(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["depth", "normal", "canny"])
 def test_pictures_of_conditions_are_made_without_waiting_for_a_device(kind: Kind) -> None:
     """Tensors on the meta device have no values, so that reading one of them would raise."""
-    told = Structure(*(maps.to("meta") for maps in vars(structure(2)).values()))
+    told = Structure(*(maps.to("meta") for maps in structure(2).tensors().values()))
     assert control_picture(told, kind, 24).shape == (2, 3, 24, 24)
