@@ -28,13 +28,18 @@ class FieldNerfConfig(RepresentationConfig):
     """Whether density and colour have a hidden layer each, as in threestudio, instead of one together."""
     color: Literal["sigmoid", "linear"] = "sigmoid"
     """How outputs y of the network become colours: sigmoid(y), or linear, (y + 1) / 2, without bounds."""
+    density: Literal["softplus", "exponential"] = "softplus"
+    """How the network's pre-activation becomes density; both start from the blob below."""
     density_scale: float = Field(default=DENSITY_SCALE, gt=0)
-    """Density per metre where the softplus of the pre-activation is 1. threestudio has 1 for its unit of length; its
-    start shape is then blob_height=10, blob_radius=0.5."""
+    """Density per metre where the softplus or exponential of the pre-activation is 1. threestudio has 1 for its unit of
+    length; its start shape is then blob_height=10, blob_radius=0.5."""
     blob_height: float = 10.0
     """Density blob at the start: pre-activation at the centre."""
     blob_radius: float = Field(default=0.275, gt=0)
-    """Density blob at the start: radius in metres at which the pre-activation is 0."""
+    """Density blob at the start: radius in metres at which the pre-activation of a cone is 0, or standard deviation of
+    a bump."""
+    blob_shape: Literal["cone", "bump"] = "cone"
+    """Pre-activation of the blob by the distance from its centre: a cone that goes on below 0, or a Gaussian bump."""
     opacity: Ramp = Field(default=Ramp(0.04), ge=0)
     """Weight of the opacity, summed over a view's pixels: prevents fog."""
     entropy: Ramp = Field(default=Ramp(0.02), ge=0)
@@ -52,15 +57,18 @@ class FieldNerfConfig(RepresentationConfig):
     the matter along a ray in one surface. A plain number rises linearly until the middle of the run. Paper: 3."""
     sparsity: Ramp = Field(default=Ramp(0.0), ge=0)
     """Weight of sqrt(opacity^2 + 0.01), summed over a view's pixels: threestudio's sparsity. Its weights are for means
-    over pixels: divide them by the pixels of a full-size view, cameras.size^2. The next two settings need it too."""
+    over pixels: divide them by the pixels of a full-size view, cameras.size^2. The next three settings need it too."""
     orientation: Ramp = Field(default=Ramp(0.0), ge=0)
     """Weight, times a view's number of pixels, of matter that faces away from the camera: the sums along rays of sample
     weight times max(n.d, 0)^2, averaged over the rays that hit anything (Ref-NeRF, DreamFusion)."""
     normal_smoothness: Ramp = Field(default=Ramp(0.0), ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of neighbouring pixels' normals as
     colours."""
+    convexity: Ramp = Field(default=Ramp(0.0), ge=0)
+    """Weight, times a view's number of pixels, of the loss that prefers bulges to hollows (SDI). It compares normals at
+    8 x 8 places of the picture."""
     normal_step: float = Field(default=0.01, ge=0)
-    """Half-width in metres of the central differences of the density that give the normals of light and of the two
+    """Half-width in metres of the central differences of the density that give the normals of light and of the three
     losses above. 0: the exact gradient."""
     shading: FieldShading | None = None
     """Light in training: colours, white and normals under lamps that differ from step to step. null: plain colours."""
@@ -112,7 +120,8 @@ class FieldNerfConfig(RepresentationConfig):
             "channels": self.latent_channels or 3,
             "color": not self.renders_latents,
             "hidden": self.hidden,
-            "blob": Blob(self.blob_height, self.blob_radius),
+            "blob": Blob(self.blob_height, self.blob_radius, self.blob_shape),
+            "exponential": self.density == "exponential",
             "scale": self.density_scale,
             "separate": self.separate,
             "linear": self.color == "linear",

@@ -41,7 +41,14 @@ from sds3d.representations.base import (
 from sds3d.representations.convert import splats_from_grid
 from sds3d.representations.field_config import FieldNerfConfig
 from sds3d.representations.field_conversion import distil
-from sds3d.representations.field_shading import FieldShading, Shader, draw_light, normal_losses, normals_of
+from sds3d.representations.field_shading import (
+    FieldShading,
+    Shader,
+    convexity_loss,
+    draw_light,
+    normal_losses,
+    normals_of,
+)
 from sds3d.representations.fields import deactivate
 from sds3d.representations.gaussians import normals_from_depth
 from sds3d.representations.grid_mesh import grid_mesh
@@ -187,6 +194,7 @@ class FieldNerfScene(Scene):
             **sparsity_loss(rendering, config.sparsity.at(progress)),
             **z_variance_loss(rendering, config.z_variance, progress),
             **normal_losses(rendering, config.orientation, config.normal_smoothness, progress),
+            **convexity_loss(rendering, config.convexity.at(progress)),
             "smoothness": pixels * self._smoothness(progress),
         }
         if self.sketch is not None:
@@ -217,7 +225,8 @@ class FieldNerfScene(Scene):
         else:
             teacher = VoxelGridScene.from_grid(before.to_grid(SURFACE), VoxelGridConfig(), generator, self.device)
         # All of the field learns, without light, as if all steps were done.
-        config, plain = self.config, {"shading": None, "orientation": Ramp(0.0), "normal_smoothness": Ramp(0.0)}
+        config, none = self.config, Ramp(0.0)
+        plain = {"shading": None, "orientation": none, "normal_smoothness": none, "convexity": none}
         self.config = config.model_copy(update=plain)
         self._begin = -self.steps
         self.field.begin(self.progress)
@@ -342,7 +351,8 @@ class FieldNerfScene(Scene):
         if shading is not None:
             light = draw_light(shading, cameras.to(self.device), progress, self._generator("light"))
         lit = light is not None and light.look != "albedo"
-        if not lit and not config.orientation.at(progress) and not config.normal_smoothness.at(progress):
+        losses = (config.orientation, config.normal_smoothness, config.convexity)
+        if not lit and not any(weight.at(progress) for weight in losses):
             return None
         normals = normals_of(self.field, config.normal_step)
         return Shader(normals, directions, config.latent_channels or 3, light if lit else None)
@@ -382,7 +392,7 @@ class FieldNerfScene(Scene):
         density, features = self.field(torch.cat([points, points + away]))
         # On average, a squared difference along a random direction is a third of the sum over the three axes.
         config = self.config
-        raw = deactivate(density, config.density_scale)
+        raw = deactivate(density, config.density_scale, config.density == "exponential")
         steep, varied = (3 * (a - b).square().mean() for a, b in (raw.chunk(2), features.chunk(2)))
         return config.density_smoothness.at(progress) * steep + config.color_smoothness.at(progress) * varied
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -52,14 +52,20 @@ class RadianceField(nn.Module, ABC):
 
 
 class Blob(NamedTuple):
-    """A term of the density's pre-activation: `height` at the centre, falling linearly to 0 at `radius` metres and
-    further to -7, where the softplus still has a gradient."""
+    """A term of the density's pre-activation: `height` at the centre.
+
+    A cone falls linearly to 0 at `radius` metres and further to -7, where the softplus still has a gradient. A bump is
+    a Gaussian with the standard deviation `radius`.
+    """
 
     height: float = 3.0
     radius: float = 0.275
+    shape: Literal["cone", "bump"] = "cone"
 
     def bias(self, points: Tensor) -> Tensor:
         """Return the term (...) at points (..., 3) in metres."""
+        if self.shape == "bump":
+            return self.height * torch.exp(-0.5 * points.square().sum(dim=-1) / self.radius**2)
         return (self.height * (1 - points.norm(dim=-1) / self.radius)).clamp(min=-7.0)
 
 
@@ -75,10 +81,13 @@ def activate(raw: Tensor, color: bool) -> tuple[Tensor, Tensor]:
     return DENSITY_SCALE * functional.softplus(raw[..., 0]), features
 
 
-def deactivate(density: Tensor, scale: float = DENSITY_SCALE) -> Tensor:
-    """Return the pre-activations of densities (...) per metre. Densities are clamped to at least 1e-6 scale."""
+def deactivate(density: Tensor, scale: float = DENSITY_SCALE, exponential: bool = False) -> Tensor:
+    """Return the pre-activations of densities (...) per metre, of a softplus or an exponential.
+
+    Densities are clamped to at least 1e-6 scale.
+    """
     x = (density / scale).clamp(min=1e-6)
-    return x + torch.log(-torch.expm1(-x))
+    return x.log() if exponential else x + torch.log(-torch.expm1(-x))
 
 
 def to_unit(points: Tensor) -> Tensor:
@@ -147,7 +156,9 @@ class DecoderOptions(TypedDict, total=False):
     blob: Blob
     """The density at the start. Default: `BLOB`."""
     scale: float
-    """Factor on the softplus of the density, per metre. Default: `DENSITY_SCALE`."""
+    """Factor on the softplus or exponential of the density, per metre. Default: `DENSITY_SCALE`."""
+    exponential: bool
+    """Whether the density is an exponential of the pre-activation instead of a softplus. Default: False."""
     separate: bool
     """Whether density and features have a hidden layer each. Default: False."""
     linear: bool
@@ -162,7 +173,7 @@ class Decoder(nn.Module):
         self.color, self.blob = options.get("color", True), options.get("blob", BLOB)
         self.scale, self.linear = options.get("scale", DENSITY_SCALE), options.get("linear", False)
         hidden, channels = options.get("hidden", 32), options.get("channels", 3)
-        separate = options.get("separate", False)
+        separate, self.exponential = options.get("separate", False), options.get("exponential", False)
         self.hidden = _linear(inputs, hidden, math.sqrt(2), generator)
         self.out = _linear(hidden, 1 if separate else 1 + channels, 1.0, generator)
         self.features = None
@@ -173,7 +184,9 @@ class Decoder(nn.Module):
     def forward(self, encoding: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return densities (P,) and features (P, C) of encodings (P, inputs) of points (P, 3) in metres."""
         raw = self.out(functional.relu(self.hidden(encoding), inplace=True))  # (P, 1 + C)
-        density = self.scale * functional.softplus(raw[:, 0] + self.blob.bias(points))
+        level = raw[:, 0] + self.blob.bias(points)
+        # Beyond e^15 per metre, everything is opaque.
+        density = self.scale * (level.clamp(max=15.0).exp() if self.exponential else functional.softplus(level))
         features = raw[:, 1:] if self.features is None else self.features(encoding)
         if not self.color:
             return density, features

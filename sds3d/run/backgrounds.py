@@ -17,6 +17,7 @@ from sds3d.config import Config
 from sds3d.geometry import splats
 from sds3d.geometry.splats import SH_C0
 from sds3d.representations.base import Rendering, Scene
+from sds3d.representations.fields_hash import hash_encode
 
 Level = Annotated[float, Field(ge=0, le=1)]
 Color = tuple[Level, Level, Level]
@@ -50,6 +51,11 @@ class LearnedBackground(Config):
     name: Literal["learned"] = "learned"
     lr: float = Field(default=0.001, gt=0)
     """Learning rate of the network."""
+    encoding: Literal["harmonics", "hash"] = "harmonics"
+    """What the network sees of a direction: nine spherical harmonics, for smooth environments, or features of a hash
+    grid with 4 to 256 cells per side of the cube of directions, for fine detail (ScaleDreamer)."""
+    encoding_lr: float = Field(default=0.01, gt=0)
+    """Learning rate of the hash grid."""
     activation: Literal["sigmoid", "linear"] = "sigmoid"
     """How the network's outputs y become colours: sigmoid(y), or linear, (y + 1) / 2, without bounds. Latents are y."""
     random_share: float = Field(default=0.0, ge=0, le=1)
@@ -66,6 +72,8 @@ STREAM = "background"
 """Name of the random stream that a background with `draws` needs."""
 
 _BANDS = 9  # spherical harmonics of l = 0, 1, 2: what tiny-cuda-nn calls degree 3
+_CELLS = (4, 16, 64, 256)  # per side of the levels of the hash grid
+_ENTRIES = 1 << 19  # of a level
 _WIDTH = 16
 
 
@@ -88,7 +96,7 @@ def draws(background: Background) -> bool:
 
 
 class Environment(nn.Module):
-    """A picture around the scene: spherical harmonics of a direction, and a network of two hidden layers, no biases.
+    """A picture around the scene: an encoded direction, and a network of two hidden layers, no biases.
 
     latents: channels of the latents that it consists of; 0: it consists of colours.
     """
@@ -96,24 +104,35 @@ class Environment(nn.Module):
     def __init__(self, config: LearnedBackground, generator: torch.Generator, latents: int = 0) -> None:
         super().__init__()
         self.config, self.latents = config, latents
-        sizes = (_BANDS, _WIDTH, _WIDTH, latents or 3)
+        sizes = (2 * len(_CELLS) if config.encoding == "hash" else _BANDS, _WIDTH, _WIDTH, latents or 3)
         self.weights = nn.ParameterList(
             math.sqrt(2 / inputs) * torch.randn(outputs, inputs, generator=generator)
             for inputs, outputs in pairwise(sizes)
         )
+        self.table = None
+        if config.encoding == "hash":
+            values = torch.rand(len(_CELLS), _ENTRIES, 2, generator=generator)
+            self.table = nn.Parameter(1e-2 * (2 * values - 1))
 
     def forward(self, directions: Tensor) -> Tensor:
         """Return colours, or latents, (..., C) in unit directions (..., 3)."""
         first, second, last = self.weights
-        hidden = torch.relu(torch.relu(harmonics(directions) @ first.T) @ second.T)
+        hidden = torch.relu(torch.relu(self._encode(directions) @ first.T) @ second.T)
         y = hidden @ last.T
         if self.latents:
             return y
         return torch.sigmoid(y) if self.config.activation == "sigmoid" else (y + 1) / 2
 
+    def _encode(self, directions: Tensor) -> Tensor:
+        if self.table is None:
+            return harmonics(directions)
+        places = 0.5 * (directions.reshape(-1, 3) + 1)  # in the unit cube
+        return hash_encode(places, self.table, torch.tensor(_CELLS)).reshape(*directions.shape[:-1], -1)
+
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return the one group, in the form that torch optimisers take."""
-        return [{"params": list(self.parameters()), "lr": self.config.lr}]
+        """Return the network, and the hash grid if there is one, in the form that torch optimisers take."""
+        groups: list[dict[str, Any]] = [{"params": list(self.weights), "lr": self.config.lr}]
+        return groups + ([] if self.table is None else [{"params": [self.table], "lr": self.config.encoding_lr}])
 
 
 def make_environment(

@@ -57,6 +57,31 @@ def test_separate_layers_scale_and_linear_colours():
     assert gradient is None
 
 
+def test_an_exponential_density_with_a_bump_as_in_latent_nerf():
+    config = HashNerfConfig(
+        levels=2,
+        log2_entries=8,
+        density="exponential",
+        density_scale=1,
+        blob_shape="bump",
+        blob_height=5,
+        blob_radius=0.2,
+    )
+    field = config.make_field(torch.Generator().manual_seed(0)).double()
+    points = torch.rand(20, 3, dtype=torch.float64) - 0.5
+    raw = field.decoder.out(torch.relu(field.decoder.hidden(field._encode(points))))[:, 0]
+    level = raw + 5 * torch.exp(-points.square().sum(-1) / (2 * 0.2**2))
+    density, _ = field(points)
+    torch.testing.assert_close(density, level.exp())
+    torch.testing.assert_close(deactivate(density, 1.0, exponential=True), level)
+    axes = 1e-6 * torch.eye(3, dtype=torch.float64)[:, None]
+    before, after = field((torch.cat([points - axes, points + axes])).reshape(-1, 3))[0].reshape(2, 3, -1)
+    torch.testing.assert_close(field.slope(points), ((after - before) / 2e-6).T, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        field.decoder.out.bias.fill_(1000.0)
+    assert field(points)[0].isfinite().all()
+
+
 def test_levels_in_use_must_exist():
     with pytest.raises(ValueError, match="active_levels must be from 1 to levels = 8"):
         HashNerfConfig(active_levels=Ramp(((0, 4), (1, 9))))

@@ -18,6 +18,7 @@ from sds3d.representations.field_shading import (
     FieldShading,
     Light,
     Shader,
+    convexity_loss,
     draw_light,
     light_positions,
     normal_losses,
@@ -222,6 +223,24 @@ def test_losses_on_normals_are_the_published_means_times_the_pixels():
     sparse = sparsity_loss(seen, 2.0)["sparsity"].item()
     assert sparse == pytest.approx(2 * 8 * (math.sqrt(1.01) + 0.1))
     assert sparsity_loss(seen, 0.0) == {}
+
+
+def turned(angle: Tensor) -> Rendering:
+    """Return a picture (1, 16, 16) whose normals are turned about +Y by angle (8,) from +Z, in columns of 2 pixels."""
+    angle = angle.repeat_interleave(2)
+    normal = torch.stack([angle.sin(), torch.zeros(16), angle.cos()], dim=-1).expand(1, 16, 16, 3)
+    alpha = torch.ones(1, 16, 16, 1)
+    return Rendering(normal, alpha, alpha, normal, facing_away=alpha)
+
+
+def test_the_convexity_loss_prefers_bulges():
+    angle = torch.linspace(-1.2, 1.3, 8)
+    bulge, hollow = (convexity_loss(turned(sign * angle), 3.0)["convexity"].item() for sign in (1, -1))
+    # Cross products of the colours (1 + sin, 1, 1 + cos) / 2 of neighbouring columns; those of rows are 0.
+    x, z = 0.5 * (1 + angle.sin()), 0.5 * (1 + angle.cos())
+    assert bulge == pytest.approx(-256 * 3 * (z[:-1] * x[1:] - x[:-1] * z[1:]).mean().item(), rel=1e-5)
+    assert bulge < 0 < hollow
+    assert convexity_loss(turned(angle), 0.0) == {}
 
 
 def test_the_orientation_loss_turns_matter_to_the_camera():

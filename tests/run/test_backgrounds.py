@@ -12,6 +12,7 @@ from torch import Tensor
 from sds3d.cameras import Cameras, orbit, turntable
 from sds3d.config import ConfigError, dump_yaml
 from sds3d.representations.base import Rendering, Start
+from sds3d.representations.fields_hash import hash_encode_reference
 from sds3d.representations.hash_nerf import HashNerfConfig
 from sds3d.representations.make import make_scene
 from sds3d.run.backgrounds import (
@@ -159,6 +160,23 @@ def test_gradients_of_scene_opacity_and_environment_agree_with_finite_difference
         return render_over(Pane(rgb, alpha), turntable(2, size=4), behind).rgb  # type: ignore[arg-type]
 
     assert torch.autograd.gradcheck(seen, (rgb, alpha, *weights))
+
+
+def test_a_hash_environment_is_a_network_of_hashed_directions():
+    around = environment(encoding="hash", encoding_lr=0.02, lr=0.003)
+    directions = turntable(2, size=4).rays()[1]
+    colors = around(directions)
+    assert around.table is not None
+    encoding = hash_encode_reference((directions.reshape(-1, 3) + 1) / 2, around.table, torch.tensor([4, 16, 64, 256]))
+    first, second, last = around.weights
+    hidden = torch.relu(torch.relu(encoding @ first.T) @ second.T)
+    torch.testing.assert_close(colors, torch.sigmoid(hidden @ last.T).reshape(2, 4, 4, 3))
+    colors.sum().backward()
+    assert around.table.grad is not None
+    assert around.table.grad.any(dim=(1, 2)).all()
+    network, table = around.parameter_groups()
+    assert (network["lr"], table["lr"]) == (0.003, 0.02)
+    assert [*network["params"], *table["params"]] == [*around.weights, around.table]
 
 
 def test_latents_are_composited_on_learned_latents():
