@@ -54,6 +54,8 @@ class LearnedBackground(Config):
     encoding: Literal["harmonics", "hash"] = "harmonics"
     """What the network sees of a direction: nine spherical harmonics, for smooth environments, or features of a hash
     grid with 4 to 256 cells per side of the cube of directions, for fine detail (ScaleDreamer)."""
+    log2_entries: int = Field(default=19, ge=8, le=24)
+    """Binary logarithm of the number of entries of a level of the hash grid."""
     encoding_lr: float = Field(default=0.01, gt=0)
     """Learning rate of the hash grid."""
     activation: Literal["sigmoid", "linear"] = "sigmoid"
@@ -73,7 +75,6 @@ STREAM = "background"
 
 _BANDS = 9  # spherical harmonics of l = 0, 1, 2: what tiny-cuda-nn calls degree 3
 _CELLS = (4, 16, 64, 256)  # per side of the levels of the hash grid
-_ENTRIES = 1 << 19  # of a level
 _WIDTH = 16
 
 
@@ -111,7 +112,7 @@ class Environment(nn.Module):
         )
         self.table = None
         if config.encoding == "hash":
-            values = torch.rand(len(_CELLS), _ENTRIES, 2, generator=generator)
+            values = torch.rand(len(_CELLS), 1 << config.log2_entries, 2, generator=generator)
             self.table = nn.Parameter(1e-2 * (2 * values - 1))
 
     def forward(self, directions: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 Each step renders the scene from sampled cameras. Every teacher gives a gradient in its prior's space or target pictures
 by its guidance rule; these add up at the render. Adam updates the scene's parameters (Kingma and Ba 2014,
-arXiv:1412.6980). Consumers pause, cancel, save and draw between two steps, where the state is complete.
+arXiv:1412.6980), or Adan. Consumers pause, cancel, save and draw between two steps, where the state is complete.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from sds3d.cameras import CameraConfig, Cameras, sample_cameras
@@ -24,6 +24,7 @@ from sds3d.config import Config
 from sds3d.guidance.base import Guidance, Guided, Number
 from sds3d.ramps import Ramp
 from sds3d.representations.base import Rendering, Scene
+from sds3d.run.adan import Adan
 from sds3d.run.backgrounds import Background, Environment, behind_views, render_over
 from sds3d.run.estimated_normals import NormalEstimator
 from sds3d.run.lessons import Lesson, Shown, Teacher, ask, backward, image_losses, metrics_of, numbered
@@ -44,10 +45,13 @@ Moment = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimizerConfig(Config):
-    """Adam and its learning-rate schedule; the rates themselves belong to the representation."""
+    """The optimiser and its learning-rate schedule; the rates themselves belong to the representation."""
 
+    method: Literal["adam", "adan"] = "adam"
+    """adam: Adam, or AdamW with a weight decay. adan: Adan (arXiv:2208.06677), the optimiser of HiFA's code, which
+    takes larger learning rates."""
     betas: tuple[Moment, Moment] | None = None
-    """Decay of the two moments. null: what suits the representation, mostly 0.9 and 0.95."""
+    """Decay of Adam's two moments. null: what suits the representation, mostly 0.9 and 0.95."""
     eps: float = Field(default=1e-15, gt=0)
     """Added to the root of the second moment. It is tiny because gradients of distant voxels are tiny."""
     warmup: int = Field(default=10, ge=0)
@@ -61,6 +65,12 @@ class OptimizerConfig(Config):
     usual value is 0.01."""
     max_grad_norm: float = Field(default=1e8, gt=0)
     """A larger gradient norm stops the run, because it has diverged."""
+
+    @model_validator(mode="after")
+    def _betas_are_adams(self) -> Self:
+        if self.method == "adan" and self.betas is not None:
+            raise ValueError("betas are those of adam, and adan has its own: set betas to null")
+        return self
 
 
 @dataclass(frozen=True)
@@ -89,8 +99,8 @@ class Step:
 
 @dataclass
 class LoopState:
-    """The state of the loop itself: steps done, Adam's moments, the random streams, the learned background, and the
-    pictures that the scene follows.
+    """The state of the loop itself: steps done, the optimiser's moments, the random streams, the learned background,
+    and the pictures that the scene follows.
 
     late: whether numbers and checks stay on the device and are read a few times a second. bad: 1 there if a step whose
     numbers were not read yet failed; updates are switched off from that step on. unread, known: of `settle` and `take`.
@@ -165,8 +175,10 @@ def start(
     late = fused(groups[0]["params"][0].device)
     if config.betas is not None:
         groups = [group | {"betas": config.betas} for group in groups]
-    # Without weight decay, AdamW is Adam.
-    optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=config.eps, weight_decay=config.weight_decay, fused=late)
+    if config.method == "adan":
+        optimizer = Adan(groups, config.eps, config.weight_decay)
+    else:  # without weight decay, AdamW is Adam
+        optimizer = torch.optim.AdamW(groups, betas=BETAS, eps=config.eps, weight_decay=config.weight_decay, fused=late)
     return LoopState(0, optimizer, dict(generators), environment, references, late=bool(late))
 
 

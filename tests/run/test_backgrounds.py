@@ -163,7 +163,7 @@ def test_gradients_of_scene_opacity_and_environment_agree_with_finite_difference
 
 
 def test_a_hash_environment_is_a_network_of_hashed_directions():
-    around = environment(encoding="hash", encoding_lr=0.02, lr=0.003)
+    around = environment(encoding="hash", log2_entries=10, encoding_lr=0.02, lr=0.003)
     directions = turntable(2, size=4).rays()[1]
     colors = around(directions)
     assert around.table is not None
