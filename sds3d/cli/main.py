@@ -22,6 +22,7 @@ from sds3d.cli import (
     studio,
     toybox_networks,
 )
+from sds3d.cli import bench, estimate, listings, many_runs, one_run, playground, reconstruct, start, studio, toybox
 from sds3d.cli.exits import MEANINGS, Exit
 from sds3d.cli.options import examples
 from sds3d.config import ConfigError
@@ -76,6 +77,7 @@ def root(
 one_run.add_commands(app)
 app.command(epilog=reconstruct.EXAMPLES, rich_help_panel=one_run.PANEL)(reconstruct.reconstruct)
 app.command(epilog=estimate.EXAMPLES, rich_help_panel=one_run.PANEL)(estimate.estimate)
+app.command(epilog=start.EXAMPLES, rich_help_panel=one_run.PANEL)(start.start)
 many_runs.add_commands(app)
 app.command("app", epilog=studio.EXAMPLES, rich_help_panel=listings.PANEL)(studio.studio)
 app.command(epilog=playground.EXAMPLES, rich_help_panel=listings.PANEL)(playground.playground2d)
