@@ -19,10 +19,10 @@ from sds3d.cli import (
     one_run,
     playground,
     reconstruct,
+    start,
     studio,
     toybox_networks,
 )
-from sds3d.cli import bench, estimate, listings, many_runs, one_run, playground, reconstruct, start, studio, toybox
 from sds3d.cli.exits import MEANINGS, Exit
 from sds3d.cli.options import examples
 from sds3d.config import ConfigError

@@ -12,9 +12,8 @@ from sds3d.devices import pick_device, set_threads
 from sds3d.evaluation.kernel_speed import interleaved, machine
 from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.jobs.together import Task, drive_together
-from sds3d.priors.base import Prior
 from sds3d.run.config import RunConfig, make_config
-from sds3d.run.drive import Priors, optimize_work, prior_settings, start_work
+from sds3d.run.drive import Load, Priors, optimize_work, prior_settings, start_work
 
 COUNTS = (1, 2, 4, 8)
 STEPS = 4
@@ -41,8 +40,8 @@ class Gain:
 def steps_of(config: RunConfig, seed: int) -> Task:
     """Return a task of a run's first STEPS steps, without previews, checkpoints and exports."""
 
-    def task(priors: Sequence[Prior]) -> None:
-        work = start_work(config.model_copy(update={"seed": seed}), priors)
+    def task(load: Load) -> None:
+        work = start_work(config.model_copy(update={"seed": seed}), load(prior_settings(config, lean=False)))
         for step in optimize_work(work):
             if step.step == STEPS:
                 if torch.cuda.is_available():
@@ -52,9 +51,7 @@ def steps_of(config: RunConfig, seed: int) -> Task:
     return task
 
 
-def measure(
-    preset: str, config: RunConfig, priors: Sequence[Prior], counts: Sequence[int], seconds: float = SECONDS
-) -> list[Gain]:
+def measure(preset: str, config: RunConfig, load: Load, counts: Sequence[int], seconds: float = SECONDS) -> list[Gain]:
     """Return the gain for each number of runs. The measurements take turns, each for about `seconds`."""
     calls: list[Callable[[], object]] = []
     for count in counts:
@@ -62,10 +59,10 @@ def measure(
 
         def alone(tasks: Sequence[Task] = tuple(tasks)) -> None:
             for task in tasks:
-                task(priors)
+                task(load)
 
         def together(tasks: Sequence[Task] = tuple(tasks)) -> None:
-            drive_together(priors, tasks)
+            drive_together(load, tasks)
 
         calls += [alone, together]
     medians = interleaved(calls, seconds)
@@ -87,8 +84,9 @@ def bench(
     gains: list[Gain] = []
     for i, preset in enumerate(presets):
         config = make_config("a red mug", preset, list(overrides))
-        priors = Priors(pick_device(device)).load(prior_settings(config, lean=False))
-        gains += measure(preset, config, priors, counts)
+        priors = Priors(pick_device(device))
+        priors.load(prior_settings(config, lean=False))  # before the clock starts
+        gains += measure(preset, config, priors.load, counts)
         report("measuring", i + 1, len(presets))
     here = asdict(machine(threads))
     details = {"machine": here, "device": str(pick_device(device)), "gains": [asdict(gain) for gain in gains]}

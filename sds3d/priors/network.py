@@ -7,7 +7,7 @@ pictures become x (`pixels`), and how texts become embeddings (`texts`).
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
 from sds3d.files import PriorError
-from sds3d.priors.base import Prediction, PredictionType, no_pictures, refuse_untaken
+from sds3d.priors.base import Prediction, PredictionType, PriorConfig, no_pictures, refuse_untaken
 from sds3d.priors.graphs import Graphs
 from sds3d.priors.multiview import CameraEncoder, camera_embedding, time_embedding_of
 from sds3d.priors.noising import Noising
@@ -99,7 +99,7 @@ class DiffusionPrior:
         self.shift = family.noising.shift
         self.chunk = 0
         """Rows of a batch per call of the network, in whole groups of views; 0: all."""
-        self._stand_ins: dict[Hashable, DiffusionPrior] = {}
+        self._stand_ins: dict[PriorConfig, DiffusionPrior] = {}
 
     def encode_text(self, prompts: Sequence[str]) -> Conditioning:
         """Return embeddings of B texts; long ones are cut at the model's length."""
@@ -188,7 +188,7 @@ class DiffusionPrior:
             raise PriorError("a copy of an offloaded model can't be trained: set prior.offload=false, or another rule")
         return TrainableCopy(self, generator, rank)
 
-    def stand_in(self, settings: Hashable, load: Callable[[], DiffusionPrior]) -> DiffusionPrior:
+    def stand_in(self, settings: PriorConfig, load: Callable[[], DiffusionPrior]) -> DiffusionPrior:
         """Return another model that predicts in this one's place, see `in_place_of`.
 
         It is loaded in the first call with these settings, and kept in memory as long as this model.
