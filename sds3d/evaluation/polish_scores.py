@@ -43,7 +43,7 @@ from sds3d.toybox.world import CATEGORIES
 
 GRID = 48
 """Samples per side of the grid on which objects are made uneven."""
-LUMPS = 0.006
+LUMPS = 0.003
 """Standard deviation in metres of the unevenness."""
 SEED = 71
 """Seed of the objects and of their unevenness."""
