@@ -201,18 +201,18 @@ def bench_structure(
 @bench.command(
     "start",
     epilog=examples(
-        f"sds3d bench start  # presets {DEFAULT_PRESET} and toybox on 4 held-out prompts: hours; it can be continued",
-        f"sds3d bench start {DEFAULT_PRESET} --prompts 2 --steps 100 --start begun/start",
+        f"sds3d bench start begun/start  # presets {DEFAULT_PRESET} and toybox on 4 held-out prompts: hours",
+        f"sds3d bench start begun/start {DEFAULT_PRESET} --prompts 2 --steps 100",
     ),
 )
 def bench_start(
+    start: Annotated[str, typer.Argument(metavar="FOLDER", help="A network of starts.", show_default=False)],
     names: PresetNames = None,
     prompts: Annotated[int, typer.Option(min=1, help="Number of held-out prompts.")] = 4,
     steps: Annotated[
         list[int] | None,
         typer.Option(min=1, help="Steps of the runs. Repeatable. Default: 100, 150 and 300.", show_default=False),
     ] = None,
-    start: Annotated[str, typer.Option(help="Network of starts: prior, the embedded prior's, or a folder.")] = "prior",
     settings: ForAllPresets = None,
     device: Device = "",
     threads: Threads = 0,

@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sds3d.config import assets_dir
 from sds3d.files import PriorError
 from sds3d.rendering.resizing import resize
 
@@ -78,9 +77,7 @@ def block(inside: int, outside: int) -> nn.Sequential:
 
 
 def normals_folder(model: str) -> Path | None:
-    """Return the folder of a network of this kind: that of the embedded one for toybox; None for other models."""
-    if model == "toybox":
-        return assets_dir() / "toybox" / "normals"
+    """Return the folder of a network of this kind; None for other models."""
     folder = Path(model).expanduser()
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))

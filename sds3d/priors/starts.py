@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sds3d.cameras import Cameras
-from sds3d.config import assets_dir
 from sds3d.files import PriorError
 from sds3d.priors.base import Prior, PriorConfig, add_noise
 from sds3d.priors.digest import prior_digest
@@ -33,10 +32,6 @@ CODES = 3 * (1 + 2 * BANDS)
 CHUNK = 16384
 """Points that are evaluated at a time without gradients."""
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-
-
-PRIOR = "prior"
-"""The value of a run's `start_from` that means the embedded prior's network."""
 
 
 class StartNetwork(nn.Module):
@@ -153,8 +148,6 @@ def codes(values: Tensor) -> Tensor:
 
 def start_folder(given: str) -> Path | None:
     """Return the folder of the network of starts that `start_from` names; None if it names something else."""
-    if given == PRIOR:
-        return assets_dir() / "toybox" / "start"
     folder = Path(given)
     return folder if given and (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file() else None
 

@@ -24,7 +24,6 @@ from sds3d.guidance.transforms import GradientTransform
 from sds3d.presets import DEFAULT_PRESET, is_file, load_preset
 from sds3d.priors.available import AnyPriorConfig
 from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.priors.starts import PRIOR
 from sds3d.prompts.prompt import PromptConfig, checked_prompt, slug
 from sds3d.ramps import Ramp
 from sds3d.rendering.volume import BOUND
@@ -152,9 +151,9 @@ class RunConfig(Config):
     log_to: tuple[SinkName, ...] = ()
     """Where losses, metrics and previews also go: tensorboard, wandb. Each needs the extra of that name."""
     start_from: str = ""
-    """Where the object starts from: a file with a mesh, splats or points, or another run's folder; or prior: a network
-    turns four pictures that the prior draws into a solid. A network of yours is given by its folder, `start`. The
-    folder of a generator, see `sds3d generator train`, makes the object of the prompt."""
+    """Where the object starts from: a file with a mesh, splats or points, or a folder: that of another run, of a
+    network that turns pictures by the prior into a solid, see `sds3d toybox train-start`, or of a generator, see `sds3d
+    generator train`, which makes the object of the prompt."""
     reference: tuple[ReferenceConfig, ...] = Field(default=(), max_length=MOST)
     """Pictures of the object that it follows beside the prompt: a list of {image: FILE, azimuth, elevation, distance,
     fovy, mask, ...}, see the page "Pictures". The run keeps copies of the files."""
@@ -355,7 +354,7 @@ def new_run(
 
 def _created(root: Path, config: RunConfig, mine: Callable[[Run], bool], own: Path | None) -> Run:
     asset = own or Path(config.start_from)
-    if own is None and (config.start_from == PRIOR or not asset.is_file()):
+    if own is None and not asset.is_file():
         return create_run(root, slug(config.prompt), config, NOT_IDENTITY, mine)
     data = asset.read_bytes()
     named = {"start_from": own.name} if own else {}

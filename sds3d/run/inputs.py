@@ -99,8 +99,11 @@ def _check_pictures(stage: RunConfig) -> None:
             raise ConfigError(f"rewards.{index}.model: {error}") from None
         read_picture_file(reward.image, f"rewards.{index}.image")
     for index, estimator in enumerate(stage.estimators):
-        if not Path(estimator.model).expanduser().is_dir() and estimator.model != "toybox":
-            raise ConfigError(f"estimators.{index}.model: {estimator.model} is no folder of an estimator")
+        if not Path(estimator.model).expanduser().is_dir():
+            raise ConfigError(
+                f"estimators.{index}.model: {estimator.model} is no folder of an estimator: give one of Marigold's for "
+                "normals, or train one with `sds3d toybox train-normals`"
+            )
 
 
 def _check_model(prior: DiffusersConfig, key: str) -> None:

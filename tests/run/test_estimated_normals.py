@@ -110,5 +110,5 @@ def test_a_missing_estimator_is_reported_before_the_run(tmp_path: Path):
     mesh = tmp_path / "ball.obj"
     mesh.write_text("v 0 0 0\nv 0.4 0 0\nv 0 0.4 0\nf 1 2 3\n")
     config = make_config("a red mug", "polish", [f"start_from={mesh}", "estimators=[{model: nowhere}]"])
-    with pytest.raises(ConfigError, match=r"estimators\.0\.model: nowhere is no folder of an estimator"):
+    with pytest.raises(ConfigError, match=r"estimators\.0\.model: nowhere is no folder of an estimator: give one"):
         check_inputs(config)
