@@ -22,7 +22,8 @@ def ball(radius: float) -> Mesh:
 
 def test_an_object_has_its_own_normals_and_edges():
     same = measure(CUBE, CUBE, CUBE)
-    assert (same.degrees, same.kept, same.moved) == pytest.approx((0, 1, 0), abs=1e-3)
+    assert (same.degrees, same.kept) == pytest.approx((0, 1), abs=1e-3)
+    assert same.moved < 0.05  # mm; near edges, the nearest point may be on the other face
     points = np.abs(sharp_points(CUBE))
     centre = (CUBE.vertices.min(axis=0) + CUBE.vertices.max(axis=0)) / 2
     sides = np.isclose(np.abs(sharp_points(CUBE) - centre), 0.3, atol=1e-4).sum(axis=1)
@@ -46,5 +47,6 @@ def test_smoothing_moves_as_far_as_it_is_told_and_rounds_edges():
     assert before.kept > 0.95
     assert after.kept < 0.9 * before.kept
     assert before.degrees > 5
-    rows = table({"uneven": [before, before]})
-    assert rows == [["uneven", "2", f"{before.degrees:.1f}", f"{before.chamfer:.2f}", f"{before.kept:.0%}", "0.0"]]
+    (row,) = table({"uneven": [before, after]})
+    middle = (before.degrees + after.degrees) / 2
+    assert row[:3] == ["uneven", "2", f"{middle:.1f}"]
