@@ -215,7 +215,7 @@ def whole_steps(sizes: Sizes, device: torch.device) -> Iterator[Row]:
 def together(sizes: Sizes, device: torch.device) -> Iterator[Row]:
     """Runs of the preset `toybox` in one process, per step and run, beside one run after another."""
     prior, config = DiffusersConfig().load(device), make_config("a red mug", "toybox", [])
-    for gain in together_speed.measure("toybox", config, [prior], sizes.together, 4 * sizes.seconds):
+    for gain in together_speed.measure("toybox", config, lambda settings: [prior], sizes.together, 4 * sizes.seconds):
         yield Row(f"{gain.count} toybox runs together", gain.together, gain.alone)
 
 
