@@ -160,6 +160,7 @@ class Keywords(TypedDict, total=False):
     optimizer: Section
     background: Section | Sequence[float] | None
     reference: Sequence[Mapping[str, Any] | Config]
+    reference_weight: float | Sequence[Sequence[float]]
     rewards: Sequence[Mapping[str, Any] | Config]
     estimators: Sequence[Mapping[str, Any] | Config]
     preview_every: float

@@ -113,7 +113,7 @@ def test_a_missing_optional_package_is_an_error_of_one_line(cli: Cli, monkeypatc
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("gener", ["generate"]),
+        ("gener", ["generate", "generator"]),
         ("generate x --preset dreamfusion-s", ["dreamfusion-sd"]),
         ("resume ", ["runs/a-mug-1", "runs/a-mug-2"]),
         ("export runs/a-mug-2", ["runs/a-mug-2"]),
