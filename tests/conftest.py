@@ -30,15 +30,22 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put folders first whose files take long: no process may be left with one at the end.
-
-    A file's tests share a process, those of browsers too: they visit one studio.
-    """
+    """Put folders first whose files take long: no process may be left with one at the end."""
     items.sort(key=lambda item: item.path.parent.name not in LONG)
-    for item in items:
-        in_browser = item.path.parent.name == "browser"
-        item.add_marker(pytest.mark.xdist_group("browser" if in_browser else item.path.stem))
     config.stash[COLLECTED] = [item.nodeid for item in items]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each file's tests to one process, and all tests with a browser to one: they visit one studio."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            folder, _, _ = nodeid.rpartition("/test_")
+            return "browser" if folder == "tests/browser" else super()._split_scope(nodeid)
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")
