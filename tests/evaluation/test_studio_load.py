@@ -72,8 +72,8 @@ SHORT = """
 import sys
 from sds3d.cli.main import main
 from sds3d.evaluation import studio_load
-studio_load.WARM_UP, studio_load.SETTLE = 4, 12.0
-main(["bench", "studio", "--visitors", "2", "--minutes", "0.25", "--out", sys.argv[1]])
+studio_load.WARM_UP, studio_load.SETTLE = 6, 12.0
+main(["bench", "studio", "--visitors", "3", "--minutes", "0.4", "--out", sys.argv[1]])
 """
 
 
@@ -86,7 +86,7 @@ def test_memory_threads_files_and_processes_come_back_after_a_short_load(tmp_pat
     assert done.returncode == int(bool(found["problems"])), done.stderr
     # The limit of memory allows for the forms of these few visitors, 1 MB each, which the short warm-up does not fill.
     assert found["problems"] == []
-    assert found["diary"]["visits"] >= 2
+    assert found["diary"]["visits"] >= 3
     asked = {"page", "viewer", "upload", "start", "live view", "cancel", "file of a run"}
     assert asked <= found["diary"]["seconds"].keys()
     assert (tmp_path / "studio.md").read_text().count("\n") > 10
