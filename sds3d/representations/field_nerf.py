@@ -206,7 +206,7 @@ class FieldNerfScene(Scene):
         self._step = step + 1
         self.field.begin(self.progress)
         if self._step % _REFRESH == 0:
-            self._occupancy = self._survey(explore=True)
+            self.survey()
 
     def survey(self) -> None:
         """Update the occupancy grid now: the field was replaced or changed from outside."""

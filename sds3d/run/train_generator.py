@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import Field
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from sds3d.cameras import CameraConfig, orbit
@@ -36,7 +36,7 @@ from sds3d.run.lessons import Teacher
 from sds3d.run.optimize import OptimizerConfig, Setup, optimize, pack, random_streams, resume, start
 from sds3d.toybox.captions import prompt, sample_spec
 from sds3d.toybox.examples import OBJECTS
-from sds3d.toybox.fit import Report
+from sds3d.toybox.fit import Report, write_tensors
 from sds3d.toybox.true_views import TrueViews
 
 CHECKPOINT = "training.safetensors"
@@ -120,7 +120,7 @@ def train_generator(
         if step.step % config.sample_every == 0 or step.step == config.steps:
             _draw_samples(folder, config, network, embedded, step.step)
         if step.step % config.checkpoint_every == 0 or step.step == config.steps:
-            _save(path, pack(scene, [rule], state))
+            write_tensors(path, pack(scene, [rule], state), {})
         report("generator", step.step, config.steps, {name: float(value) for name, value in step.losses.items()})
     save_generator(folder / "generator", _about(config, width), network)
     return folder / "generator"
@@ -183,12 +183,6 @@ def _drawing(config: GeneratorTraining) -> Callable[[np.random.Generator], str]:
 
 def _words(config: GeneratorTraining) -> Vocabulary | None:
     return config.prior.vocabulary() if isinstance(config.prior, DiffusersConfig) else None
-
-
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
-    partial.replace(path)
 
 
 def _about(config: GeneratorTraining, width: int) -> About:
