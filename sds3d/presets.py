@@ -15,7 +15,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
+from functools import cache, reduce
 from pathlib import Path
 from typing import Literal
 
@@ -87,7 +87,7 @@ class Preset:
 
 def presets() -> list[Preset]:
     """Return the shipped presets, sorted by name."""
-    return [_read(path) for path in shipped().values()]
+    return [_read_once(path) for path in shipped().values()]
 
 
 def load_preset(name: str) -> Preset:
@@ -100,7 +100,7 @@ def load_preset(name: str) -> Preset:
     known, name = shipped(), current_name(name)
     if name not in known:
         raise ConfigError(f'there is no preset "{name}"; {meant(name, list(known))}')
-    return _read(known[name])
+    return _read_once(known[name])
 
 
 def is_file(name: str) -> bool:
@@ -117,7 +117,19 @@ def current_name(name: str) -> str:
 
 def shipped() -> dict[str, Path]:
     """Return the files of the shipped presets, by name."""
-    return {path.stem: path for path in sorted(configs_dir().glob("[!_]*.yaml"))}
+    return {name: path for name, path in _files(configs_dir()).items() if not name.startswith("_")}
+
+
+@cache
+def _files(folder: Path) -> dict[str, Path]:
+    """Return the YAML files of a folder by name, sorted. A folder is looked through once per process."""
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+@cache
+def _read_once(path: Path) -> Preset:
+    """Like `_read`, once per process: the studio asks for all presets with every form."""
+    return _read(path)
 
 
 def _read(path: Path, above: tuple[Path, ...] = ()) -> Preset:
@@ -138,7 +150,7 @@ def preset_of(path: Path, values: Tree, above: tuple[Path, ...] = ()) -> Preset:
 
 def _base(name: str, above: tuple[Path, ...]) -> Path:
     """Return the file of a base. Raises ConfigError if it is missing, or if it is one of the files above."""
-    files = {path.stem: path for path in sorted(configs_dir().glob("*.yaml"))}
+    files = _files(configs_dir())
     if name not in files:
         raise ConfigError(f'there is no base "{name}"; {meant(name, list(files))}')
     if files[name] in above:

@@ -46,7 +46,7 @@ def studio(playwright: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
     """A studio with passwords for two visitors: ada and bob."""
     with serve(tmp_path_factory.mktemp("guarded"), auth='["ada:love:lace", "bob:2"]') as running:
