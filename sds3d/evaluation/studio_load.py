@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import re
 import socket
 import statistics
 import struct
@@ -67,7 +68,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Load:
-    """The result of a load. before, after: at rest. during: samples under load. traceback: whether the log has one."""
+    """The result of a load. before, after: at rest. during: samples under load. traceback: the first in its log."""
 
     visitors: int
     seconds: float
@@ -75,7 +76,7 @@ class Load:
     during: list[Sample]
     after: Sample
     diary: Diary
-    traceback: bool
+    traceback: str
 
     def peak(self, name: str) -> float:
         """Return the largest value of a figure."""
@@ -89,7 +90,7 @@ class Load:
             for name, limit in GROWTH.items()
             if self.after.figures[name] - self.before.figures[name] > limit
         ]
-        logged = ["the studio's log has a traceback"] if self.traceback else []
+        logged = [f"the studio's log has a traceback:\n{self.traceback}"] if self.traceback else []
         return [*grown, *logged, *self.diary.errors]
 
 
@@ -150,8 +151,14 @@ async def _measure(folder: Path, visitors: int, seconds: float, report: Callable
         await _settle(url, folder)
         after = sample_of(process, began)
     diary.errors[:0] = [f"warm-up: {error}" for error in warm.errors]
-    traceback = "Traceback" in (folder / "studio.log").read_text(errors="replace")
-    return Load(visitors, lasted, before, during, after, diary, traceback)
+    log = (folder / "studio.log").read_text(errors="replace")
+    return Load(visitors, lasted, before, during, after, diary, first_traceback(log))
+
+
+def first_traceback(log: str) -> str:
+    """Return the first traceback of a log, up to its error; "" if there is none."""
+    found = re.search(r"^.*Traceback .*\n(?:[ \t].*\n)*.*", log, re.MULTILINE)
+    return found[0].rstrip() if found else ""
 
 
 @asynccontextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def sample(**more: float) -> Sample:
 
 
 def load() -> Load:
-    return Load(2, 60.0, sample(), [sample(threads=30.0)], sample(), Diary(visits=4), traceback=False)
+    return Load(2, 60.0, sample(), [sample(threads=30.0)], sample(), Diary(visits=4), traceback="")
 
 
 @pytest.mark.parametrize(("name", "limit"), GROWTH.items())
@@ -36,7 +37,14 @@ def test_what_grows_beyond_its_limit_is_a_problem(name: str, limit: float):
 
 def test_errors_and_tracebacks_are_problems():
     assert replace(load(), diary=Diary(errors=["HTTPError: 500"])).problems == ["HTTPError: 500"]
-    assert replace(load(), traceback=True).problems == ["the studio's log has a traceback"]
+    try:
+        np.linalg.inv(np.zeros((2, 2)))
+    except np.linalg.LinAlgError:
+        told = traceback.format_exc()
+    found = studio_load.first_traceback(f"INFO: started\n{told}INFO: GET /\n{told}")
+    assert found == told.rstrip()
+    assert replace(load(), traceback=found).problems == [f"the studio's log has a traceback:\n{found}"]
+    assert studio_load.first_traceback("INFO: started\n") == ""
 
 
 def test_the_peak_is_that_of_the_load():
