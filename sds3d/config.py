@@ -149,7 +149,7 @@ def build(model: type[ConfigT], *layers: Mapping[str, Any]) -> ConfigT:
 
 def completed(model: type[BaseModel], *layers: Mapping[str, Any]) -> Tree:
     """Return the defaults of a model with `layers` on top, of which the last has precedence, without validation."""
-    tree = _defaults(model)
+    tree = dict(_defaults(model))
     for layer in layers:
         tree = _complete(model, merge(tree, layer))
     return tree
@@ -199,8 +199,9 @@ def _names(fields: Set[str] | None) -> set[str] | None:
     return None if fields is None else set(fields)
 
 
-def _defaults(model: type[BaseModel]) -> Tree:
-    """Return the defaults of all fields, so that a layer may give a single key of a section."""
+@cache
+def _defaults(model: type[BaseModel]) -> Mapping[str, Any]:
+    """Return the defaults of all fields, so that a layer may give a single key of a section. Nobody changes them."""
     tree: Tree = {}
     for name, info in model.model_fields.items():
         if not info.is_required():

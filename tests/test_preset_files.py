@@ -51,6 +51,16 @@ def test_every_shipped_preset_makes_a_configuration_and_describes_itself(name: s
     assert all(SHIPPED[other].about.group == "real" for other in config.other_presets)
 
 
+def test_a_process_reads_each_preset_once_and_changes_none(monkeypatch: pytest.MonkeyPatch):
+    """The studio asks for all presets with every form and every run that it shows."""
+    for name in TOY:
+        make_config("a red mug", name, ["start_from=FILE", "cameras.size=32", "optimizer.warmup=3"])
+    fresh = [presets_module._read(path) for path in presets_module.shipped().values()]  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(presets_module, "load_yaml", lambda path: pytest.fail(f"{path} is read again"))
+    assert presets() == fresh
+    assert load_preset("mesh") == SHIPPED["mesh"]
+
+
 def test_files_with_shared_settings_are_not_presets():
     assert not any(name.startswith("_") for name in SHIPPED)
     with pytest.raises(ConfigError, match='there is no preset "_rule"'):
