@@ -45,11 +45,14 @@ class GeneratorConfig(Config, ABC):
 
 
 class Generator(nn.Module, ABC):
-    """A network that gives the parameters of a field. field: holds those that all texts share."""
+    """A network that gives the parameters of a field.
 
-    def __init__(self, config: GeneratorConfig, generator: torch.Generator) -> None:
+    text_width: size of a token's embedding. field: holds the parameters that all texts share.
+    """
+
+    def __init__(self, config: GeneratorConfig, text_width: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.text_width = config, text_width
         self.field = config.representation.make_field(generator)
 
     @abstractmethod

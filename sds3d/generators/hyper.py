@@ -44,10 +44,10 @@ class HyperGeneratorConfig(GeneratorConfig):
 
 
 class HyperGenerator(Generator):
-    """The hyper-network. text_width: size of a token's embedding."""
+    """The hyper-network."""
 
     def __init__(self, config: HyperGeneratorConfig, text_width: int, generator: torch.Generator) -> None:
-        super().__init__(config, generator)
+        super().__init__(config, text_width, generator)
         sizes = {name: value.shape for name, value in self.field.get_submodule("decoder").named_parameters()}
         self.shapes = {f"decoder.{name}": shape for name, shape in sizes.items()}
         with torch.random.fork_rng(devices=[]):

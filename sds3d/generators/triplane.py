@@ -49,10 +49,10 @@ class TriplaneGeneratorConfig(GeneratorConfig):
 
 
 class TriplaneGenerator(Generator):
-    """The transformer. text_width: size of a token's embedding."""
+    """The transformer."""
 
     def __init__(self, config: TriplaneGeneratorConfig, text_width: int, generator: torch.Generator) -> None:
-        super().__init__(config, generator)
+        super().__init__(config, text_width, generator)
         d = config.width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))

@@ -35,11 +35,11 @@ def generated_scene(folder: Path, prior: Prior, prompt: EncodedPrompt, seed: int
 
     Raises RunError for a damaged folder, or if the prior's embeddings have another size.
     """
-    generator, about = load_generator(folder, prior.device), read_about(folder)
+    generator = load_generator(folder, prior.device)
     hidden = prompt.plain.hidden[0]  # (L, W)
-    if hidden.shape[1] != about.text_width:
+    if hidden.shape[1] != generator.text_width:
         raise RunError(
-            f"the generator in {folder} takes texts of {about.text_width} numbers a token, not of another prior"
+            f"the generator in {folder} takes texts of {generator.text_width} numbers a token, not of another prior"
         )
-    numbers = torch.randn(about.generator.seed_size, generator=torch.Generator().manual_seed(seed))
+    numbers = torch.randn(generator.config.seed_size, generator=torch.Generator().manual_seed(seed))
     return generate(generator, hidden, numbers.to(prior.device))
