@@ -21,7 +21,7 @@ from sds3d.run.config import RunConfig, make_config, new_run, total_steps
 from sds3d.run.folder import Run
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 120  # seconds; only a busy machine needs as long
+PATIENCE = 300  # seconds after which a test counts as hung, on a busy machine too
 
 SERVER = """
 import json, sys
