@@ -144,7 +144,7 @@ class TestDistributions:
         (path,) = built.glob("*.whl")
         with zipfile.ZipFile(path) as archive:
             files = {name for name in archive.namelist() if ".dist-info/" not in name}
-        assets = {f"assets/{name}/": f"sds3d/_assets/{name}/" for name in ("studio", "toybox")}
+        assets = {f"assets/{name}/": f"sds3d/_assets/{name}/" for name in ("instant", "studio", "toybox")}
         moved = {**assets, "configs/": "sds3d/_configs/", "sds3d/": "sds3d/"}
         expected = {
             new + name.removeprefix(old) for name in tracked() for old, new in moved.items() if name.startswith(old)

@@ -46,7 +46,7 @@ class Cost:
 
     def seconds(self, steps: int) -> float:
         """Expected seconds of a whole run; 0 if unknown."""
-        return LOADING + steps * self.step + self.export if self.step else 0.0
+        return LOADING + steps * self.step + self.export if self.step or not steps else 0.0
 
 
 UNKNOWN = Cost(0.0)
@@ -56,8 +56,8 @@ UNKNOWN = Cost(0.0)
 class _History:
     """Times of finished runs.
 
-    costs: by settings. export: median seconds of an export. slowness: seconds of a step on this machine, divided by
-    those that the presets state.
+    costs: by settings; without the time of a step if no such run had steps. export: median seconds of an export.
+    slowness: seconds of a step on this machine, divided by those that the presets state.
     """
 
     costs: dict[str, Cost]
@@ -68,8 +68,8 @@ class _History:
 def expected(studio: Studio, preset: str, edits: Edits, config: RunConfig) -> Cost:
     """Return the expected cost of a run: that of finished runs with equal settings, or else of its preset."""
     known = _history(studio, int(time.monotonic() / FRESH))
-    same = known.costs.get(_settings(preset, edits))
-    return same or Cost(known.slowness * stated_step(preset, config), known.export)
+    same = known.costs.get(_settings(preset, edits), Cost(0.0, known.export))
+    return same if same.step else Cost(known.slowness * stated_step(preset, config), same.export)
 
 
 def cost_of(studio: Studio, run: Run) -> Cost:
@@ -88,7 +88,8 @@ def seconds_left(progress: Progress, cost: Cost) -> float:
     measured, trust = progress.seconds_per_step, progress.step / (progress.step + TRUSTED)
     step = trust * measured + (1 - trust) * cost.step if measured and cost.step else measured or cost.step
     loading = LOADING if progress.status in ("queued", "starting") else 0.0
-    return loading + step * max(progress.total - progress.step, 0) + cost.export if step else 0.0
+    left = max(progress.total - progress.step, 0)
+    return loading + step * left + cost.export if step or not left else 0.0
 
 
 def share_done(progress: Progress, cost: Cost) -> float:
@@ -97,8 +98,9 @@ def share_done(progress: Progress, cost: Cost) -> float:
         return 1.0
     whole = cost.seconds(progress.total)
     export = min(cost.export / whole, 0.5) if whole else 0.1
-    steps = min(progress.step / max(progress.total, 1), 1.0)
-    return steps * (1 - export) + export * (progress.exported if progress.status == "exporting" else 0.0)
+    if progress.status == "exporting":
+        return 1 - export + export * progress.exported
+    return (1 - export) * min(progress.step / max(progress.total, 1), 1.0)
 
 
 def wait(studio: Studio, run: Run | None = None) -> Wait:
@@ -140,20 +142,26 @@ def devices() -> int:
 @lru_cache(maxsize=4)
 def _history(studio: Studio, now: int) -> _History:
     """Read the times of finished runs. now: part of the cache key."""
-    by_settings: dict[str, list[tuple[float, float]]] = {}
+    by_settings: dict[str, tuple[list[float], list[float]]] = {}  # seconds of steps and of exports
     exports, slowness = [], []
     for run in list_runs(studio.root)[:NEWEST]:
         with suppress(RunError, ConfigError, OSError):
             state = run.state
-            if state.status != "done" or not state.optimised or not state.total:
+            if state.status != "done" or not state.optimised:
                 continue
             made = recipe(studio, run)
-            step, export = state.optimised / state.total, state.seconds - state.optimised
-            by_settings.setdefault(_settings(made.preset, made.edits), []).append((step, export))
+            step, export = state.optimised / max(state.total, 1), state.seconds - state.optimised
+            steps, of_exports = by_settings.setdefault(_settings(made.preset, made.edits), ([], []))
+            of_exports.append(export)
             exports.append(export)
-            if stated := stated_step(made.preset, made.config):
-                slowness.append(step / stated)
-    costs = {key: Cost(*map(statistics.median, zip(*times, strict=True))) for key, times in by_settings.items()}
+            if state.total:
+                steps.append(step)
+                if stated := stated_step(made.preset, made.config):
+                    slowness.append(step / stated)
+    costs = {
+        key: Cost(statistics.median(steps or [0.0]), statistics.median(of_exports))
+        for key, (steps, of_exports) in by_settings.items()
+    }
     return _History(
         costs,
         statistics.median(exports) if exports else EXPORT,
@@ -188,9 +196,9 @@ def _cost_of_step(config: RunConfig) -> float:
 def _stated_steps() -> dict[str, float]:
     """Return seconds per step by preset, of those that state their time."""
     return {
-        preset.name: max(preset.about.seconds - LOADING - EXPORT, 1.0) / total_steps(_config_of(preset.name))
+        preset.name: max(preset.about.seconds - LOADING - EXPORT, 1.0) / steps
         for preset in presets()
-        if preset.about.seconds
+        if preset.about.seconds and (steps := total_steps(_config_of(preset.name)))
     }
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from operator import mul
 from typing import Any
 
 from sds3d.app.edits import flat, leaves_of
 from sds3d.cameras import CameraConfig
 from sds3d.config import ConfigError
-from sds3d.run.config import RunConfig, stage_config, stage_count, total_steps
+from sds3d.run.config import RunConfig, stage_config, stage_count
 from sds3d.run.settings import within_stage
 
 OWNERS_ONLY = (
@@ -53,7 +54,7 @@ def refuse_extremes(config: RunConfig, usual: RunConfig) -> None:
     """
     for index in range(stage_count(config)):
         _refuse_large_values(stage_config(config, index), stage_config(usual, index))
-    times = pixels(config) / pixels(usual)
+    times = pixels(config) / (pixels(usual) or pixels_of_step(usual))
     if times > TIMES_PIXELS:
         raise ConfigError(
             f"the settings render {times:.0f} times the pixels of the preset; visitors of this studio may have "
@@ -97,5 +98,8 @@ def _pixels_of_step(cameras: CameraConfig) -> float:
 
 
 def pixels_of_step(config: RunConfig) -> float:
-    """Return how many pixels a step renders, on average over the stages."""
-    return pixels(config) / total_steps(config)
+    """Return how many pixels a step renders, on average over the stages; each counts with a step at least."""
+    stages = [stage_config(config, index) for index in range(stage_count(config))]
+    steps = [max(stage.steps, 1) for stage in stages]
+    rendered = [stage.particles * _pixels_of_step(stage.cameras) for stage in stages]
+    return sum(map(mul, steps, rendered)) / sum(steps)

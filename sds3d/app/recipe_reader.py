@@ -152,7 +152,7 @@ def _checked(studio: Studio, layers: Sequence[Tree], preset: str = "", folder: P
     config = studio.own_config(prompt, preset, *layers) if preset else run_config(*layers)
     preset = current_name(preset) if preset else nearest_preset(config, settings_of_presets(studio))
     edits = edits_of(config, lambda edits: studio.own_config(ANY, preset, nested(edits)))
-    file = config.start_from
+    file = str(edits.get("start_from", ""))  # a preset may name what ships with this package
     if not (studio.trusted and Path(file).is_absolute() and Path(file).exists()):
         edits.pop("start_from", None)  # a path of another machine, or of this one, which is not the visitor's
     else:

@@ -18,7 +18,7 @@ from sds3d.jobs import queue
 from sds3d.jobs.supervisor import ensure_workers
 from sds3d.presets import current_name, load_preset, presets
 from sds3d.prompts.prompt import checked_prompt
-from sds3d.run.config import RunConfig, new_run, read_config, run_config, total_steps
+from sds3d.run.config import RunConfig, check_start, new_run, read_config, run_config, total_steps
 from sds3d.run.folder import Run, list_runs
 from sds3d.run.inputs import check_inputs
 from sds3d.run.locks import RunBusyError, hold
@@ -226,6 +226,7 @@ def refuse_without_file(preset: str, config: RunConfig, own: Path | None) -> Non
         raise ConfigError(f'the preset "{preset}" paints a mesh of yours: add it under "Your own file"')
     if "reference" in about.needs_settings and not config.reference:
         raise ConfigError(f'the preset "{preset}" follows a picture of yours: add it under "Pictures"')
+    check_start(config, own)
 
 
 def files(run: Run) -> list[Path]:

@@ -237,7 +237,8 @@ def _wire(create: CreateTab, examples: gr.HTML, new: gr.Button) -> None:
             ]
         except ConfigError:
             return ""
-        config = config.model_copy(update={"steps": int(steps or config.steps), "reference": tuple(pictures)})
+        steps = config.steps if steps is None else int(steps)
+        config = config.model_copy(update={"steps": steps, "reference": tuple(pictures)})
         edits = draft.edits | ({"reference": pictures} if pictures else {})
         cost = estimates.expected(studio, draft.preset, edits, config)
         drafts = COUNT * (cost.seconds(draft_steps(config)) - cost.export)

@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -120,7 +120,7 @@ def generate(
     preset: PresetName = DEFAULT_PRESET,
     out_dir: RunsFolder = Path("runs"),
     seed: Annotated[int | None, typer.Option(min=0, help="Seed of all random choices.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimisation steps. Default: the preset's.")] = None,
+    steps: Annotated[int | None, typer.Option(min=0, help="Optimisation steps. Default: the preset's.")] = None,
     device: Device = "",
     threads: Threads = 0,
     drafts: Annotated[
@@ -261,7 +261,7 @@ def _make_drafts(drafts: Sequence[tuple[Run, int]], device: str, threads: int, a
         from sds3d.run.drive import drive
 
     for run, until in drafts:
-        if run.state.step >= until:
+        if run.state.status == "done" or 0 < until <= run.state.step:
             continue
         enqueue(run, until)
         steps = drive(run, device=device, threads=threads)
@@ -298,7 +298,7 @@ def carry_out(run: Run, device: str, threads: int, as_json: bool) -> None:
     try:
         with loading_libraries():
             from sds3d.run.drive import drive
-        with err.status("loading the prior"):
+        with err.status(_Doing(run)):
             steps = drive(run, device=device, threads=threads)
             first = next(steps, None)
         if run.machine.device.startswith("cuda") and not as_json:
@@ -324,6 +324,17 @@ def loading_libraries() -> Iterator[None]:
     """Show on a terminal that imports take seconds."""
     with importing(), err.status("loading PyTorch"):
         yield
+
+
+@dataclass(frozen=True)
+class _Doing:
+    """What a run does before its first step, or without any, as text that follows the run."""
+
+    run: Run
+
+    def __rich__(self) -> str:
+        part = self.run.state.exporting
+        return f"exporting: {part}" if part else "loading the prior"
 
 
 class _Part(ProgressColumn):

@@ -15,7 +15,7 @@ from pathlib import Path
 from sds3d.files import RunError
 from sds3d.jobs.prompts_file import Entry, same_runs
 from sds3d.jobs.queue import Progress, enqueue, progress
-from sds3d.run.config import RunConfig, new_run, total_steps
+from sds3d.run.config import new_run, total_steps
 from sds3d.run.folder import Run, refuse_links
 
 POLL = 0.5  # seconds
@@ -65,12 +65,8 @@ def make_batch(
     for number, group in enumerate(groups):
         report(number, len(groups))
         config = group[0].config
-        jobs.append(Job(new_run(root, config), tuple(group), _steps(config)))
+        jobs.append(Job(new_run(root, config), tuple(group), total_steps(config)))
     return Batch(root, tuple(jobs), shard)
-
-
-def _steps(config: RunConfig) -> int:
-    return total_steps(config) if config.stages else config.steps
 
 
 def carry_out(batch: Batch, engine: Engine) -> Generator[None]:
@@ -147,14 +143,15 @@ class Watch:
 
     @property
     def steps(self) -> int:
-        """Steps done in all jobs."""
-        return sum(one.step for one in self.seen)
+        """Steps done in all jobs. The export of each counts as one more, also where there are no others."""
+        return sum(one.step + (one.status == "done") for one in self.seen)
 
     @property
     def total(self) -> int:
-        """Steps at the end if no further job fails; ended jobs count with the steps they did."""
+        """What `steps` is at the end if no further job fails; ended jobs count with the steps they did."""
         pairs = zip(self.jobs, self.seen, strict=True)
-        return sum(job.steps if one.active or one.status == "stopped" else one.step for job, one in pairs)
+        left = (job.steps + 1 - one.step for job, one in pairs if one.active or one.status == "stopped")
+        return self.steps + sum(left)
 
     @property
     def seconds_left(self) -> float:

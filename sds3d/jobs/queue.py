@@ -154,7 +154,8 @@ def progress(run: Run) -> Progress:
         if state.status != "running":
             return Progress(state.status, state.step, state.total, error=state.error)
         return Progress("stopped", step, state.total, error="its process died")
-    status: LiveStatus = "starting" if not events else "exporting" if step >= state.total else "running"
+    began = bool(events or state.optimised)  # a run without steps has no events
+    status: LiveStatus = "starting" if not began else "exporting" if step >= state.total else "running"
     return Progress(status, step, state.total, speed, exported=state.exported, exporting=state.exporting)
 
 

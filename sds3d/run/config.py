@@ -33,6 +33,7 @@ from sds3d.run.backgrounds import Background, by_name
 from sds3d.run.copies import beside, with_paths, without_paths
 from sds3d.run.estimated_normals import EstimatorConfig
 from sds3d.run.folder import Run, create_run
+from sds3d.run.generated_start import start_path
 from sds3d.run.migration import migrated
 from sds3d.run.optimize import OptimizerConfig
 from sds3d.run.reference_config import MOST, ReferenceConfig
@@ -118,8 +119,8 @@ class RunConfig(Config):
     """The object, for example "a red mug"."""
     seed: int = Field(default=0, ge=0)
     """Seed of all random choices."""
-    steps: int = Field(default=300, ge=1)
-    """Optimisation steps."""
+    steps: int = Field(default=300, ge=0)
+    """Optimisation steps. 0: what `start_from` names is exported as it is."""
     prior: AnyPriorConfig = DiffusersConfig()
     """The frozen diffusion model."""
     guidance: GuidanceConfig = MultiViewConfig()
@@ -153,7 +154,7 @@ class RunConfig(Config):
     start_from: str = ""
     """Where the object starts from: a file with a mesh, splats or points, or a folder: that of another run, of a
     network that turns pictures by the prior into a solid, see `sds3d toybox train-start`, or of a generator, see `sds3d
-    generator train`, which makes the object of the prompt."""
+    generator train`, which makes the object of the prompt. instant: the generator that ships with this package."""
     reference: tuple[ReferenceConfig, ...] = Field(default=(), max_length=MOST)
     """Pictures of the object that it follows beside the prompt: a list of {image: FILE, azimuth, elevation, distance,
     fovy, mask, ...}, see the page "Pictures". The run keeps copies of the files."""
@@ -252,6 +253,7 @@ def make_config(
     missing = [how for key, how in chosen.about.needs_settings.items() if not _setting(config, key)]
     if missing:
         raise ConfigError(f'the preset "{preset}" needs {" ".join(missing)}')
+    check_start(config)
     return config
 
 
@@ -285,8 +287,18 @@ def stage_at(config: RunConfig, step: int) -> int:
 
 
 def draft_steps(config: RunConfig) -> int:
-    """Return the number of steps after which a run pauses as a draft."""
-    return max(1, round(DRAFT_SHARE * total_steps(config)))
+    """Return the number of steps after which a run pauses as a draft; 0 for a run without steps, which does not."""
+    total = total_steps(config)
+    return min(max(1, round(DRAFT_SHARE * total)), total)
+
+
+def check_start(config: RunConfig, own: Path | None = None) -> None:
+    """Raise ConfigError for a run without steps that has nothing to start from, and for one that starts from the
+    generator that ships with this package if none does. own: a file in place of `start_from`.
+    """
+    if not (own or config.start_from or total_steps(config)):
+        raise ConfigError("steps=0 needs start_from=..., a file, a run or a generator, whose object is exported")
+    start_path(config.start_from)
 
 
 def prior_mismatches(config: RunConfig) -> list[str]:
@@ -303,11 +315,11 @@ def close_cameras(config: RunConfig) -> list[str]:
 
 
 def unsought_pictures(config: RunConfig) -> list[str]:
-    """Return a line about the pictures whose cameras are not found, because each stage has a single step."""
+    """Return a line about the pictures whose cameras are not found, because no stage has more than one step."""
     names = [f"reference.{i}" for i, picture in enumerate(config.reference) if picture.sought]
     if not names or any(stage_config(config, index).steps > 1 for index in range(stage_count(config))):
         return []
-    return [f"{', '.join(names)}: a single step finds no camera, so the run does not follow it: give more steps"]
+    return [f"{', '.join(names)}: it takes two steps to find a camera, so the run does not follow it: give more steps"]
 
 
 def _prior_mismatch(config: RunConfig) -> str:

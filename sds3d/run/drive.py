@@ -12,7 +12,6 @@ import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -43,7 +42,7 @@ from sds3d.run.config import (
 from sds3d.run.copies import check_copies
 from sds3d.run.estimated_normals import NormalEstimator, load_normal_estimators
 from sds3d.run.folder import STOPPED, Machine, Run, Status, open_run
-from sds3d.run.generated_start import generated_scene, is_generator
+from sds3d.run.generated_start import generated_scene, is_generator, start_path
 from sds3d.run.lessons import Teacher, numbered
 from sds3d.run.live import Live
 from sds3d.run.numbers import Numbers
@@ -236,7 +235,7 @@ def _drive(run: Run, wanted: Machine, prior: Prior | None, load: Load | None, cl
     machine = Machine(set_threads(wanted.threads), str(device))
     total = total_steps(config)
     run.start_on(machine)
-    run.update(status="running", error="", total=total, threads=machine.threads, device=machine.device)
+    run.update(status="running", error="", total=total, threads=machine.threads, device=machine.device, optimised=0.0)
     run.log(f"started by process {os.getpid()}: torch {torch.__version__}, {device}, {machine.threads} threads")
     _warn(run, [*prior_mismatches(config), *close_cameras(config), *unsought_pictures(config)])
     if _stopped(run):
@@ -318,7 +317,7 @@ def starting_point(run: Run, config: RunConfig, load: Load, device: torch.device
         prior = load(prior_settings(mine, run.state.lean))[0]
         texts = encode_prompt(prior, mine.prompt, mine.prompts)
         return source_of(mesh_of_prior(network, prior, texts, config.seed))
-    path = run.own or Path(config.start_from)
+    path = run.own or start_path(config.start_from)
     if is_generator(path):
         mine = stage_config(config, 0)
         prior = load(prior_settings(mine, run.state.lean))[0]
@@ -439,7 +438,7 @@ def _drive_stage(record: _Record, work: Work) -> Generator[Step, None, bool]:
                 record.preview(work)
                 previewed = time.monotonic()
                 record.progress(work)
-            if local.step % config.checkpoint_every == 0 or local.step == config.steps:
+            if local.step % config.checkpoint_every == 0 and local.step < config.steps:
                 record.checkpoint(work)
                 saved = local.step
             yield step
@@ -454,6 +453,7 @@ def _drive_stage(record: _Record, work: Work) -> Generator[Step, None, bool]:
                 saved = local.step
                 if _stopped(run):  # unless the request was withdrawn meanwhile
                     return False
+        record.checkpoint(work)  # here, so that a stage without steps has one, too
     except (GeneratorExit, NumericalError) as error:
         # Both leave the state of a finished step, which is worth keeping, but not after a fault on a GPU: that is found
         # some steps later, and what is not a parameter has gone on.

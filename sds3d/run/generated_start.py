@@ -5,14 +5,35 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
+from sds3d.config import ConfigError, assets_dir
 from sds3d.files import PriorError, RunError
-from sds3d.generators.base import generate
+from sds3d.generators.base import Generator, GeneratorConfig, generate
 from sds3d.generators.files import SETTINGS, load_generator, read_about
 from sds3d.priors.base import Prior, PriorConfig
 from sds3d.priors.digest import prior_digest
 from sds3d.prompts.prompt import EncodedPrompt
 from sds3d.representations.field_nerf import FieldNerfScene
+
+SHIPPED = "instant"
+"""The value of `start_from` that names the generator that ships with this package."""
+
+
+def start_path(given: str) -> Path:
+    """Return the file or folder that `start_from` names.
+
+    Raises ConfigError if it is the generator that ships with this package, and none does.
+    """
+    if given != SHIPPED:
+        return Path(given)
+    folder = assets_dir() / SHIPPED
+    if not is_generator(folder):
+        raise ConfigError(
+            f"no generator ships with this version, so start_from={SHIPPED} names nothing: train one with `sds3d "
+            "generator train --out mine`, and give start_from=mine/generator"
+        )
+    return folder
 
 
 def is_generator(path: Path) -> bool:
@@ -35,11 +56,24 @@ def generated_scene(folder: Path, prior: Prior, prompt: EncodedPrompt, seed: int
 
     Raises RunError for a damaged folder, or if the prior's embeddings have another size.
     """
-    generator = load_generator(folder, prior.device)
     hidden = prompt.plain.hidden[0]  # (L, W)
+    generator = load_for(folder, hidden)
+    return generate(generator, hidden, random_seed(generator.config, seed).to(hidden.device))
+
+
+def load_for(folder: Path, hidden: Tensor) -> Generator:
+    """Load a generator for texts with embeddings (L, W), on their device.
+
+    Raises RunError for a damaged folder, or if the embeddings have another size.
+    """
+    generator = load_generator(folder, hidden.device)
     if hidden.shape[1] != generator.text_width:
         raise RunError(
             f"the generator in {folder} takes texts of {generator.text_width} numbers a token, not of another prior"
         )
-    numbers = torch.randn(generator.config.seed_size, generator=torch.Generator().manual_seed(seed))
-    return generate(generator, hidden, numbers.to(prior.device))
+    return generator
+
+
+def random_seed(config: GeneratorConfig, seed: int) -> Tensor:
+    """Return the random numbers (Z,) by which a generator tells the objects of a prompt apart."""
+    return torch.randn(config.seed_size, generator=torch.Generator().manual_seed(seed))

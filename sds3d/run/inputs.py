@@ -24,7 +24,7 @@ from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.run.config import RunConfig, stage_config, stage_count
 from sds3d.run.copies import files_in
 from sds3d.run.folder import open_run
-from sds3d.run.generated_start import check_generator, is_generator
+from sds3d.run.generated_start import check_generator, is_generator, start_path
 from sds3d.run.prompt_picture import read_picture_file, read_prompt_picture
 from sds3d.run.references import check_references
 
@@ -57,8 +57,8 @@ def check_inputs(config: RunConfig, own: Path | None = None) -> None:
 
 def _check_start(config: RunConfig, own: Path | None) -> None:
     """Check what the object starts from."""
-    path = own or Path(config.start_from)
     try:
+        path = own or start_path(config.start_from)
         if (folder := None if own else start_folder(config.start_from)) is not None:
             load_start(folder, stage_config(config, 0).prior)
         elif is_generator(path):

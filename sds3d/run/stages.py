@@ -44,7 +44,7 @@ def steps_of(steps: int, stages: Sequence[Mapping[str, Any]]) -> list[int]:
     result = []
     for i, stage in enumerate(stages):
         begin, end = (round(steps * sum(shares[:n]) / (sum(shares) or 1)) for n in (i, i + 1))
-        result.append(max(end - begin, 1) if "share" in stage else stage.get("steps", steps))
+        result.append(max(end - begin, min(steps, 1)) if "share" in stage else stage.get("steps", steps))
     return result
 
 
@@ -134,10 +134,11 @@ class _Staged:
     def _divide_steps(self, before: str, after: str) -> None:
         """Turn the shares of the run's steps into numbers of steps, or the reverse, so that one of them can change."""
         given = [self.base["steps"], *(value for stage in self.stages for value in _of_steps(stage).values())]
-        if any(before in stage for stage in self.stages) and all(map(_is_positive, given)):
+        if any(before in stage for stage in self.stages) and all(map(_is_amount, given)):
             for stage, steps in zip(self.stages, steps_of(self.base["steps"], self.stages), strict=True):
-                stage.pop(before, None)
-                stage[after] = steps
+                if steps or after == "steps":  # a share is above 0
+                    stage.pop(before, None)
+                    stage[after] = steps
 
 
 def _fitting(
@@ -201,8 +202,8 @@ def _of_steps(stage: Mapping[str, Any]) -> Stage:
     return {key: stage[key] for key in ("steps", "share") if key in stage}
 
 
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 def _without(stage: Mapping[str, Any], key: str) -> Stage:

@@ -15,12 +15,11 @@ from pydantic import Field
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sds3d.cameras import CameraConfig, orbit
-from sds3d.config import Config, ConfigError, dump_yaml
+from sds3d.cameras import CameraConfig
+from sds3d.config import Config, ConfigError, build, dump_yaml, load_yaml
 from sds3d.files import RunError, read_plain, write_atomically
-from sds3d.formats.pictures import contact_sheet
-from sds3d.generators.base import GeneratedField, Generator, generate
-from sds3d.generators.files import About, AnyGeneratorConfig, save_generator
+from sds3d.generators.base import GeneratedField, Generator
+from sds3d.generators.files import WEIGHTS, About, AnyGeneratorConfig, load_generator, read_about, save_generator
 from sds3d.generators.triplane import TriplaneGeneratorConfig
 from sds3d.guidance.multiview import MultiViewConfig
 from sds3d.guidance.rules import GuidanceConfig
@@ -32,6 +31,7 @@ from sds3d.priors.digest import prior_digest
 from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, encode_each
 from sds3d.prompts.vocabulary import Vocabulary
 from sds3d.representations.field_nerf import FieldNerfScene
+from sds3d.run.generator_pictures import objects_sheet, sample_sheet
 from sds3d.run.lessons import Teacher
 from sds3d.run.optimize import OptimizerConfig, Setup, optimize, pack, random_streams, resume, start
 from sds3d.toybox.captions import prompt, sample_spec
@@ -41,7 +41,9 @@ from sds3d.toybox.true_views import TrueViews
 
 CHECKPOINT = "training.safetensors"
 SETTINGS = "training.yaml"
-_SHOWN = 8  # prompts on the sheet of samples
+RESULT = "generator"
+SHOWN = 8
+"""Prompts on the sheet of samples."""
 _AT_ONCE = 100  # steps whose prompts are encoded together
 
 
@@ -122,8 +124,9 @@ def train_generator(
         if step.step % config.checkpoint_every == 0 or step.step == config.steps:
             write_tensors(path, pack(scene, [rule], state), {})
         report("generator", step.step, config.steps, {name: float(value) for name, value in step.losses.items()})
-    save_generator(folder / "generator", _about(config, width), network)
-    return folder / "generator"
+    save_generator(folder / RESULT, _about(config, width), network)
+    write_card(folder, prior)
+    return folder / RESULT
 
 
 class Embedded:
@@ -192,19 +195,67 @@ def _about(config: GeneratorTraining, width: int) -> About:
     return About(generator=config.generator, text_width=width, model=model, digest=digest, rule=rule)
 
 
-@torch.no_grad()
+def shown_texts(config: GeneratorTraining) -> Sequence[str]:
+    """Return the prompts whose objects show how far a training is."""
+    words = _words(config)
+    if words is None or config.texts:
+        return config.texts[:SHOWN]
+    return [text for text in OBJECTS if text.split()[2] in words.kinds][:SHOWN]
+
+
 def _draw_samples(folder: Path, config: GeneratorTraining, network: Generator, embedded: Embedded, step: int) -> None:
     """Draw what some prompts have become from four sides, into samples.png."""
+    texts = {text: encoded.plain.hidden[0] for text, encoded in embedded.of(shown_texts(config)).items()}
+    seed = next(iter(texts.values())).new_zeros(config.generator.seed_size)
+    objects_sheet(network, texts, seed, f"step {step} of {config.steps}").save(folder / "samples.png")
+
+
+def read_training(folder: Path) -> GeneratorTraining:
+    """Read the settings of a training. Raises RunError if the folder is none, and ConfigError."""
+    if not (folder / SETTINGS).is_file():
+        raise RunError(f"{folder} has no {SETTINGS}: give the folder of a training by `sds3d generator train`")
+    return build(GeneratorTraining, load_yaml(folder / SETTINGS))
+
+
+def write_card(folder: Path, prior: Prior) -> Path:
+    """Write `CARD.md` and `samples.png` into the generator's folder of a finished training. Return the card's path.
+
+    prior: that of the training. Raises RunError if the training is not finished, or the folder is damaged.
+    """
+    config, made = read_training(folder), folder / RESULT
+    about, texts = read_about(made), shown_texts(config)
+    sample_sheet(made, prior, texts).save(made / "samples.png")
+    millions = sum(p.numel() for p in load_generator(made).parameters()) / 1e6
+    size = (made / WEIGHTS).stat().st_size / 1e6
+    rule = about.rule if config.pictures else f"the rule `{about.rule}`, with the gradient of the prior"
+    weights = f", weights `{about.digest[:12]}`" if about.digest else ""
     words = _words(config)
-    texts: Sequence[str] = config.texts
-    if words is not None and not texts:
-        texts = [text for text in OBJECTS if text.split()[2] in words.kinds]
-    azimuths = [0.0, 90.0, 180.0, 270.0]
-    rows = []
-    for text, encoded in embedded.of(texts[:_SHOWN]).items():
-        hidden = encoded.plain.hidden[0]
-        scene = generate(network, hidden, hidden.new_zeros(config.generator.seed_size))
-        views = scene.render(orbit(azimuths, 15.0, size=64), torch.ones(3, device=hidden.device))
-        rows.append((text, views.rgb.clamp(0, 1).cpu().numpy()))
-    title = f"step {step} of {config.steps}"
-    contact_sheet(rows, [f"{azimuth:.0f}°" for azimuth in azimuths], title, size=64).save(folder / "samples.png")
+    known = f"{len(config.texts)} in all, for example `{texts[0]}`"
+    if words is not None and not config.texts:
+        known = f"drawn from {len(words.kinds)} kinds of object in {len(words.colors)} colours; held-out ones never"
+    text = f"""# A generator
+
+Trained by `sds3d generator train`. It makes the object of a prompt in one pass.
+
+| | |
+|---|---|
+| prompts | {known} |
+| taught by | {rule} |
+| prior | `{about.model}`{weights} |
+| network | `{about.generator.name}`, {millions:.2f}M parameters, {size:.1f} MB in half precision |
+| result | a scene of the representation `{about.generator.representation.name}` |
+| training | {config.steps} steps of one prompt each, seed {config.seed} |
+
+![Objects of the generator](samples.png)
+
+One object of each prompt, with the seed 0.
+
+## Limits
+
+- It can only be used with the prior of the table, whose text encoder it shares. What that encoder has not learnt, it
+  does not know either.
+- Prompts unlike those of the training give no sensible objects.
+- This card measures no quality: the picture is all that it shows.
+"""
+    write_atomically(made / "CARD.md", text.encode())
+    return made / "CARD.md"

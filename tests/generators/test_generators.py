@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,10 +20,11 @@ from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.prompt import PromptConfig, encode_prompt
 from sds3d.representations.field_nerf import FieldNerfScene
 from sds3d.run.config import new_run, read_config
-from sds3d.run.drive import starting_point
 from sds3d.run.generated_start import check_generator, generated_scene
+from sds3d.run.generator_pictures import sample_sheet, views_between
 from sds3d.run.inputs import check_inputs
-from sds3d.run.train_generator import CHECKPOINT, GeneratorTraining, train_generator
+from sds3d.run.outputs import load_scene
+from sds3d.run.train_generator import CHECKPOINT, GeneratorTraining, train_generator, write_card
 from sds3d.toybox.render import render_prompt
 from sds3d.toybox.true_views import TrueViews
 from tests.run.tiny_runs import SIZE, disc, finish, tiny
@@ -129,6 +131,11 @@ def test_prompts_get_the_colors_that_the_prior_wants(kind: str, lr: float, tmp_p
         mean = (view.rgb * view.alpha).sum((0, 1, 2)) / view.alpha.sum()
         assert (mean - torch.tensor(wanted)).abs().max() < 0.15
     assert read_about(folder).rule == "sds"
+    # On the way from one prompt's embedding to the other's, yellow turns into blue.
+    first, last = TEXTS
+    yellow = [float(view[8, 8, 0] - view[8, 8, 2]) for view in views_between(folder, prior, first, last, 4, size=16)]
+    assert yellow == sorted(yellow, reverse=True)
+    assert yellow[0] > 0.5 > -0.2 > yellow[-1]
 
 
 def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path: Path) -> None:
@@ -150,6 +157,25 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path: Path) -
     assert all(torch.equal(killed[name], whole[name]) for name in whole)
     with pytest.raises(RunError, match="other settings"):
         train_generator(tmp_path / "whole", training(steps=8), silent, prior=balls())
+
+
+def test_a_training_writes_a_card_and_a_sheet_has_a_row_per_prompt(tmp_path: Path) -> None:
+    prior = balls()
+    folder = train_generator(tmp_path, training(steps=1), silent, prior=prior)
+    card = (folder / "CARD.md").read_text()
+    for told in ("2 in all, for example `a yellow ball`", "the rule `sds`", "`hyper`, 0.0", "1 steps of one prompt"):
+        assert told in card
+    assert (folder / "samples.png").stat().st_size > 0
+    (folder / "CARD.md").unlink()
+    assert write_card(tmp_path, prior).read_text() == card
+    with pytest.raises(RunError, match=r"has no training\.yaml"):
+        write_card(folder, prior)
+    one, two = (sample_sheet(folder, prior, list(TEXTS)[:n], size=32) for n in (1, 2))
+    assert two.width >= one.width
+    assert two.height > one.height + 31
+    other = sample_sheet(folder, prior, list(TEXTS)[:1], seed=1, size=32)
+    assert np.asarray(other).shape == np.asarray(one).shape
+    assert not np.array_equal(np.asarray(other), np.asarray(one))
 
 
 def test_prompts_are_needed_for_a_prior_without_words(tmp_path: Path) -> None:
@@ -189,16 +215,16 @@ def test_true_views_show_the_object_of_the_prompt() -> None:
     assert (guided.image_target - truth).abs().mean() < 0.01
 
 
-def test_a_run_starts_from_what_a_generator_makes(tmp_path: Path) -> None:
+def test_a_run_without_steps_exports_what_a_generator_makes(tmp_path: Path) -> None:
     prior = disc()
     config = training(steps=1, texts=["a ball"], cameras={"size": SIZE})
     folder = train_generator(tmp_path / "trained", config, silent, prior=prior)
-    run = new_run(tmp_path, tiny(start_from=str(folder), steps=1, representation={"name": "hash_nerf", "levels": 2}))
+    own = {"name": "hash_nerf", "levels": 3, "log2_entries": 9, "finest": 16, "hidden": 8}
+    run = new_run(tmp_path, tiny(start_from=str(folder), steps=0, representation=own))
     check_inputs(read_config(run))
-    before = starting_point(run, read_config(run), lambda settings: [prior], torch.device("cpu"))
-    assert before is not None
+    assert finish(run) == []
+    assert (run.exports / "a-ball.glb").is_file()
     made = generated_scene(folder, prior, encode_prompt(prior, "a ball", PromptConfig()), seed=0)
-    assert torch.equal(before.to_grid(8), made.to_grid(8))
-    assert finish(run) == [1]
+    assert torch.equal(load_scene(run, torch.device("cpu")).to_grid(8), made.to_grid(8))
     with pytest.raises(PriorError, match="was trained with another prior, toybox"):
         check_generator(folder, DiffusersConfig(model=str(tmp_path)))

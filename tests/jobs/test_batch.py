@@ -227,18 +227,18 @@ def test_the_watch_estimates_the_remaining_time(tmp_path: Path):
     for job in batch.jobs:
         job.run.update(status="queued", total=0)
     watch = Watch(batch.jobs)
-    assert (watch.steps, watch.total, watch.seconds_left) == (0, 40, 0.0)
+    assert (watch.steps, watch.total, watch.seconds_left) == (0, 44, 0.0)
     first, second = (job.run for job in batch.jobs[:2])
     with first.locked(), second.locked():
         for job in batch.jobs[:2]:
             job.run.update(status="running", total=10)
             event(job, 5)
         assert watch.look() == [0, 1]
-        assert watch.seconds_left == pytest.approx(30)  # 30 steps of 2 s, two at a time
+        assert watch.seconds_left == pytest.approx(34)  # 30 steps of 2 s and 4 exports, two at a time
     first.update(status="failed", error="no surface", step=5)
     second.update(status="cancelled", step=6)
     watch.look()
-    assert (watch.steps, watch.total) == (11, 31)
+    assert (watch.steps, watch.total) == (11, 33)
 
 
 def test_the_watch_checks_some_of_many_waiting_runs_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -286,13 +286,13 @@ def test_displayed_progress(terminal: bool, tmp_path: Path):
     else:
         assert text.splitlines() == [
             "line 1, a red mug 0: started",
-            "16 %: 1 running, 2 queued; about 38 s left",
+            "15 %: 1 running, 2 queued; about 42 s left",
             "line 1, a red mug 0: stopped: its process died",
             "line 1, a red mug 0: failed: [red]no surface",
             "line 2, a red mug 1: done in 0 s",
             text.splitlines()[-1],
         ]
-        assert text.splitlines()[-1].startswith("60 %: 1 done, 1 failed, 1 queued; about ")
+        assert text.splitlines()[-1].startswith("59 %: 1 done, 1 failed, 1 queued; about ")
     assert "1 done, 1 failed, 1 queued" in text
     assert "[red]no surface" in text
 
