@@ -51,7 +51,7 @@ def steps_of(config: RunConfig, seed: int) -> Task:
     return task
 
 
-def measure(preset: str, config: RunConfig, load: Load, counts: Sequence[int], seconds: float = SECONDS) -> list[Gain]:
+def measure(preset: str, config: RunConfig, load: Load, counts: Sequence[int], seconds: float) -> list[Gain]:
     """Return the gain for each number of runs. The measurements take turns, each for about `seconds`."""
     calls: list[Callable[[], object]] = []
     for count in counts:
@@ -86,7 +86,7 @@ def bench(
         config = make_config("a red mug", preset, list(overrides))
         priors = Priors(pick_device(device))
         priors.load(prior_settings(config, lean=False))  # before the clock starts
-        gains += measure(preset, config, priors.load, counts)
+        gains += measure(preset, config, priors.load, counts, SECONDS)
         report("measuring", i + 1, len(presets))
     here = asdict(machine(threads))
     details = {"machine": here, "device": str(pick_device(device)), "gains": [asdict(gain) for gain in gains]}
