@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from sds3d.cameras import orbit
+from sds3d.cameras import Cameras, orbit
 from sds3d.evaluation.picture_scores import (
     CASES,
     ELEVATION,
@@ -18,10 +20,13 @@ from sds3d.evaluation.picture_scores import (
     bench,
     config_of,
     psnr,
+    sized_cameras,
     table,
     true_pictures,
 )
+from sds3d.geometry.mesh import FloatArray
 from sds3d.rendering.shading import shade_mesh
+from sds3d.toybox.objects import build
 from sds3d.toybox.world import Spec
 
 MUG = Spec("mug", "red")
@@ -32,15 +37,34 @@ def test_psnr_in_closed_form() -> None:
 
 
 def test_given_pictures_are_those_of_the_object_and_no_unseen_view_is_given(tmp_path: Path) -> None:
-    mesh, unseen, files = true_pictures(MUG, 0, tmp_path)
-    assert unseen.shape == (8, 128, 128, 3)
+    truth, files = true_pictures(MUG, 0, tmp_path)
+    mesh = truth.mesh
+    assert truth.views.shape == (8, 128, 128, 3)
+    assert truth.alpha.shape == (8, 128, 128, 1)
     assert not set(files) & {float(azimuth) for azimuth in UNSEEN.azimuth}
     layers = np.asarray(Image.open(files[135]), np.float32) / 255
     over = layers[..., :3] * layers[..., 3:] + (1 - layers[..., 3:])
-    truth = shade_mesh(mesh, orbit([135.0], ELEVATION, size=128), (1, 1, 1), supersampling=3)[0][0]
-    assert np.abs(over - truth).max() < 0.02
-    other = true_pictures(MUG, 1, tmp_path)[0]
+    alike = shade_mesh(mesh, orbit([135.0], ELEVATION, size=128), (1, 1, 1), supersampling=3)[0][0]
+    assert np.abs(over - alike).max() < 0.02
+    other = true_pictures(MUG, 1, tmp_path)[0].mesh
     assert other.vertices.shape != mesh.vertices.shape or not np.allclose(other.vertices, mesh.vertices)
+
+
+def test_an_object_of_another_size_and_place_is_shown_like_the_true_one() -> None:
+    mesh = build(MUG, np.random.default_rng(0))
+    views, alpha = shade_mesh(mesh, UNSEEN, (0.9,) * 3, supersampling=3)
+    moved = replace(mesh, vertices=0.8 * mesh.vertices + np.float32([0.04, -0.06, 0.02]))
+
+    def look(cameras: Cameras) -> FloatArray:
+        return shade_mesh(moved, cameras, (0.9,) * 3, supersampling=3)[1]
+
+    cameras = sized_cameras(look, alpha)
+    sized = shade_mesh(moved, cameras, (0.9,) * 3, supersampling=3)[0]
+    assert psnr(shade_mesh(moved, UNSEEN, (0.9,) * 3, supersampling=3)[0], views) < 20
+    assert psnr(sized, views) > 32
+    wanted = 0.8 * UNSEEN.c2w()[:, :3, 3] + torch.tensor([0.04, -0.06, 0.02])
+    np.testing.assert_allclose(cameras.c2w()[:, :3, 3], wanted, atol=0.02)
+    np.testing.assert_allclose(sized_cameras(lambda _: alpha, alpha).c2w(), UNSEEN.c2w(), atol=1e-5)
 
 
 def test_cases_differ_in_their_pictures_only(tmp_path: Path) -> None:
@@ -71,5 +95,7 @@ def test_the_benchmark_writes_scores_and_sheets_and_continues(tmp_path: Path) ->
 
 
 def test_the_table_has_means_and_medians() -> None:
-    scores = [Score("a", "2 pictures", psnr, iou, 10 * psnr) for psnr, iou in ((20, 0.5), (22, 0.7), (27, 0.9))]
-    assert table(scores) == [["2 pictures", "3", "23.0", "0.70", "220"]]
+    scores = [
+        Score("a", "2 pictures", psnr, psnr + 1, iou, 10 * psnr) for psnr, iou in ((20, 0.5), (22, 0.7), (27, 0.9))
+    ]
+    assert table(scores) == [["2 pictures", "3", "23.0", "24.0", "0.70", "220"]]
