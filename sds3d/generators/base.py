@@ -29,9 +29,9 @@ class GeneratorConfig(Config, ABC):
     """The word that chooses the network: a `Literal` in every subclass."""
     seed_size: int = Field(default=8, ge=1, le=256)
     """Numbers in the seed that tells several objects of one text apart."""
-    lr: float = Field(default=1e-3, gt=0)
+    lr: float = Field(default=4e-4, gt=0)
     """Learning rate of the network."""
-    shared_lr: float = Field(default=2e-3, gt=0)
+    shared_lr: float = Field(default=1e-3, gt=0)
     """Learning rate of the field's parameters that all texts share."""
 
     @property
