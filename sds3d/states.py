@@ -1,10 +1,14 @@
-"""State dictionaries as flat tensors named "<part>/<name>", as checkpoints store them."""
+"""State dictionaries as flat tensors named "<part>/<name>", as checkpoints store them, and files of tensors."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 
@@ -33,3 +37,22 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, T
         index, _, name = key.partition("/")
         moments.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file under another name and rename it, so that a kill leaves the old file intact."""
+    partial = path.with_suffix(".partial")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata)
+    os.replace(partial, path)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read the tensors and the metadata of a safetensors file."""
+    with safe_open(path, "pt") as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read the metadata of a safetensors file, without its tensors."""
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}

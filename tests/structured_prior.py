@@ -19,5 +19,5 @@ def write_structured_prior(folder: Path, maps: int = MAPS) -> Path:
     torch.manual_seed(0)
     encoder = StructureEncoder(width, maps)
     torch.nn.init.normal_(encoder.last.weight, std=0.05)
-    encoder.half().save(folder / FOLDER)
+    encoder.save(folder / FOLDER)
     return folder

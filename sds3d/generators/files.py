@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import torch
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from sds3d.config import Config, build
-from sds3d.files import RunError, write_atomically
+from sds3d.files import RunError
 from sds3d.generators.base import Generator
 from sds3d.generators.hyper import HyperGeneratorConfig
 from sds3d.generators.triplane import TriplaneGeneratorConfig
+from sds3d.priors.network_files import load_weights, read_settings, save_network
 
 AnyGeneratorConfig = Annotated[TriplaneGeneratorConfig | HyperGeneratorConfig, Field(discriminator="name")]
 """The settings of any generator, told apart by `name`."""
@@ -38,12 +37,7 @@ class About(Config):
 
 def save_generator(folder: Path, about: About, generator: Generator) -> None:
     """Write a generator into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: value.detach().cpu().half().contiguous() for name, value in generator.state_dict().items()}
-    partial = folder / f"{WEIGHTS}.partial"
-    save_file(tensors, partial)
-    partial.replace(folder / WEIGHTS)
-    write_atomically(folder / SETTINGS, (json.dumps(about.model_dump(), indent=2) + "\n").encode())
+    save_network(folder, generator, about.model_dump(), SETTINGS, WEIGHTS)
 
 
 def read_about(folder: Path) -> About:
@@ -52,7 +46,7 @@ def read_about(folder: Path) -> About:
     if not path.is_file() or not (folder / WEIGHTS).is_file():
         raise RunError(f"{folder} has no {SETTINGS} and {WEIGHTS}: give the folder that sds3d generator train wrote")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_settings(folder, SETTINGS)
     except ValueError as error:
         raise RunError(f"{path} is damaged: {error}") from None
     return build(About, values)
@@ -63,7 +57,7 @@ def load_generator(folder: Path, device: torch.device | str = "cpu") -> Generato
     about = read_about(folder)
     generator = about.generator.make(about.text_width, torch.Generator())
     try:
-        generator.load_state_dict({name: value.float() for name, value in load_file(folder / WEIGHTS).items()})
+        load_weights(generator, folder, WEIGHTS)
     except (RuntimeError, OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{folder / WEIGHTS} does not fit its {SETTINGS}: {reason}") from None

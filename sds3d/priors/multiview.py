@@ -6,17 +6,16 @@ weights are those of a stock U-Net. Without cameras and with one view, nothing c
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
+from sds3d.priors.network_files import load_network, save_network
 
 CAMERA_FEATURES = 9
 
@@ -80,18 +79,14 @@ class CameraEncoder(nn.Module):
         return self(camera_features(cameras))
 
     def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """Write config.json, and the weights in fp16 as model.safetensors."""
         dim, width = self.state_dict()["layers.2.weight"].shape
-        (folder / "config.json").write_text(json.dumps({"time_embedding_dim": dim, "width": width}, indent=2) + "\n")
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+        save_network(folder, self, {"time_embedding_dim": dim, "width": width})
 
     @classmethod
     def load(cls, folder: Path) -> CameraEncoder:
         """Read what `save` wrote, in float32."""
-        encoder = cls(**json.loads((folder / "config.json").read_text()))
-        encoder.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
-        return encoder
+        return load_network(cls, folder)
 
 
 def camera_features(cameras: Cameras) -> Tensor:

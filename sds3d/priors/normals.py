@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sds3d.files import PriorError
+from sds3d.priors.network_files import load_weights, read_settings, save_network
 from sds3d.rendering.resizing import resize
 
 SIZE = 64
 """Height and width in pixels of the pictures that it reads, and of the normals."""
 WIDTHS = (64, 96, 128)
 """Channels at a half, a quarter and an eighth of the size."""
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 KIND = "normals of the toy world"
 
 
@@ -55,17 +53,13 @@ class NormalsNetwork(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write config.json, and the weights in fp16 as model.safetensors."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(json.dumps({"kind": KIND}, indent=2) + "\n")
-        save_file({k: v.half().contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS)
+        save_network(folder, self, {"kind": KIND})
 
     @classmethod
     def load(cls, folder: Path) -> NormalsNetwork:
         """Read what `save` wrote, in float32, in eval mode. Raises PriorError."""
-        network = cls()
         try:
-            weights = load_file(folder / WEIGHTS)
-            network.load_state_dict({k: v.float() for k, v in weights.items()})
+            network = load_weights(cls(), folder)
         except Exception as error:
             raise PriorError(f"can't load the estimator {folder}: {type(error).__name__}: {error}") from None
         return network.eval().requires_grad_(False)
@@ -80,7 +74,7 @@ def normals_folder(model: str) -> Path | None:
     """Return the folder of a network of this kind; None for other models."""
     folder = Path(model).expanduser()
     try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        config = read_settings(folder)
     except (OSError, ValueError):
         return None
     return folder if isinstance(config, dict) and config.get("kind") == KIND else None

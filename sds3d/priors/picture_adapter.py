@@ -7,19 +7,18 @@ further vector start at zero, so training starts from the plain model. Tokens of
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sds3d.priors.multiview import camera_embedding, time_embedding_of
 from sds3d.priors.network import Ask
+from sds3d.priors.network_files import load_network, save_network
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.rendering.resizing import resize_planes
 
@@ -76,17 +75,13 @@ class PictureAdapter(nn.Module):
         return self(resize_planes(square, SIDE))
 
     def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+        """Write config.json, and the weights in fp16 as model.safetensors."""
+        save_network(folder, self, self.config)
 
     @classmethod
     def load(cls, folder: Path) -> PictureAdapter:
         """Read what `save` wrote, in float32."""
-        adapter = cls(**json.loads((folder / "config.json").read_text()))
-        adapter.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
-        return adapter
+        return load_network(cls, folder)
 
 
 def cross_attention(unet: Any) -> list[Any]:

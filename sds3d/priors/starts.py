@@ -6,13 +6,11 @@ features of the denoising U-Net are looked up; a learned query attends to them. 
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,6 +19,7 @@ from sds3d.files import PriorError
 from sds3d.priors.base import Prior, PriorConfig, add_noise
 from sds3d.priors.digest import prior_digest
 from sds3d.priors.multiview import CAMERA_FEATURES, camera_features
+from sds3d.priors.network_files import CONFIG, WEIGHTS, load_network, save_network
 from sds3d.priors.unet_latent import VIEWS, DiffusersPrior
 from sds3d.prompts.conditioning import Conditioning
 
@@ -31,7 +30,6 @@ BANDS = 6
 CODES = 3 * (1 + 2 * BANDS)
 CHUNK = 16384
 """Points that are evaluated at a time without gradients."""
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 class StartNetwork(nn.Module):
@@ -85,19 +83,13 @@ class StartNetwork(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write config.json, and the weights in fp16 as model.safetensors."""
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {"channels": self.channels, "width": self.width, "digest": self.digest}
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        save_file({k: v.half().contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS)
+        save_network(folder, self, {"channels": self.channels, "width": self.width, "digest": self.digest})
 
     @classmethod
     def load(cls, folder: Path) -> StartNetwork:
         """Read what `save` wrote, in float32, in eval mode. Raises PriorError."""
         try:
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-            network = cls(config["channels"], config["digest"], config["width"])
-            weights = load_file(folder / WEIGHTS)
-            network.load_state_dict({k: v.float() for k, v in weights.items()})
+            network = load_network(cls, folder)
         except Exception as error:
             raise PriorError(
                 f"{folder} holds no network of starts ({type(error).__name__}: {error}): give the folder `start` that "

@@ -7,17 +7,16 @@ the plain model, and the U-Net keeps the layout of a stock one. Maps of zeros me
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
 from sds3d.priors.network import Ask
+from sds3d.priors.network_files import load_network, save_network
 from sds3d.prompts.conditioning import Conditioning, Structure
 from sds3d.rendering.structure import LIGHT, resized, stacked
 
@@ -51,18 +50,13 @@ class StructureEncoder(nn.Module):
         return told * features
 
     def save(self, folder: Path) -> None:
-        """Write config.json and model.safetensors."""
-        folder.mkdir(parents=True, exist_ok=True)
-        config = {"width": self.last.out_channels, "maps": self.maps}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+        """Write config.json, and the weights in fp16 as model.safetensors."""
+        save_network(folder, self, {"width": self.last.out_channels, "maps": self.maps})
 
     @classmethod
     def load(cls, folder: Path) -> StructureEncoder:
         """Read what `save` wrote, in float32. Files without `maps` are of encoders that take no light."""
-        encoder = cls(**json.loads((folder / "config.json").read_text()))
-        encoder.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
-        return encoder
+        return load_network(cls, folder)
 
 
 def planes(structure: Structure, side: int, maps: int = MAPS) -> Tensor:

@@ -34,9 +34,10 @@ from sds3d.representations.field_nerf import FieldNerfScene
 from sds3d.run.generator_pictures import objects_sheet, sample_sheet
 from sds3d.run.lessons import Teacher
 from sds3d.run.optimize import OptimizerConfig, Setup, optimize, pack, random_streams, resume, start
+from sds3d.states import write_tensors
 from sds3d.toybox.captions import prompt, sample_spec
 from sds3d.toybox.examples import OBJECTS
-from sds3d.toybox.fit import Report, write_tensors
+from sds3d.toybox.fit import Report
 from sds3d.toybox.true_views import TrueViews
 
 CHECKPOINT = "training.safetensors"
@@ -122,7 +123,7 @@ def train_generator(
         if step.step % config.sample_every == 0 or step.step == config.steps:
             _draw_samples(folder, config, network, embedded, step.step)
         if step.step % config.checkpoint_every == 0 or step.step == config.steps:
-            write_tensors(path, pack(scene, [rule], state), {})
+            write_tensors(path, pack(scene, [rule], state))
         report("generator", step.step, config.steps, {name: float(value) for name, value in step.losses.items()})
     save_generator(folder / RESULT, _about(config, width), network)
     write_card(folder, prior)

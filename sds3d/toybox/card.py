@@ -10,9 +10,9 @@ import torch
 from diffusers import AutoencoderTiny
 
 from sds3d.priors.digest import weights_digest
+from sds3d.states import read_metadata
 from sds3d.toybox import autoencoder, diffusion
 from sds3d.toybox.dataset import ObjectFile
-from sds3d.toybox.fit import read_metadata
 from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.world import CATEGORIES, HAS_FRONT
 

@@ -22,10 +22,11 @@ from transformers import CLIPTokenizer
 
 from sds3d.devices import set_threads
 from sds3d.prompts.prompt import view_name
+from sds3d.states import read_tensors, write_tensors
 from sds3d.toybox import materials
 from sds3d.toybox.captions import VOCABULARY, caption, prompt, sample_any_spec, sample_spec
 from sds3d.toybox.diffusion import make_tokenizer, tokenize
-from sds3d.toybox.fit import Report, read_tensors, write_tensors
+from sds3d.toybox.fit import Report
 from sds3d.toybox.material_views import lit_views
 from sds3d.toybox.materials import Look
 from sds3d.toybox.render import iterate_objects, stack

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,10 +11,9 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sds3d.states import read_metadata, read_tensors, write_tensors
 from sds3d.toybox.muon import Muon, split_parameters, sum_over_processes
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -200,25 +198,6 @@ def load(path: Path, model: nn.Module, average: nn.Module, optimizers: Sequence[
     return Progress(int(metadata["step"]), float(metadata["seconds"]))
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file under another name and rename it, so that a kill leaves the old file intact."""
-    partial = path.with_suffix(".partial")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata)
-    os.replace(partial, path)
-
-
 def is_fitted(path: Path, steps: int) -> bool:
     """Return whether a checkpoint of `fit` exists and has completed `steps` steps."""
     return path.exists() and int(read_metadata(path)["step"]) >= steps
-
-
-def read_metadata(path: Path) -> dict[str, str]:
-    """Read the metadata of a safetensors file, without its tensors."""
-    with safe_open(path, "pt") as file:
-        return file.metadata() or {}
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors and the metadata of a safetensors file."""
-    with safe_open(path, "pt") as file:
-        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}  # noqa: SIM118

@@ -6,18 +6,18 @@ backgrounds, blurred and noisy, so that it reads distilled objects as well as cl
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sds3d.config import assets_dir
+from sds3d.priors.network_files import load_weights, read_settings, save_network
 from sds3d.toybox.world import CATEGORIES, COLORS, DEFAULT_ACCENT, Spec
 
+CARD = "card.json"
 SIZE = 64  # height and width of the pictures
 AZIMUTH_BINS = 8
 """Bins of 45 degrees; bin 0 is centred on the front."""
@@ -101,24 +101,18 @@ def load_scorer(folder: Path | None = None) -> Scorer:
     Raises ValueError if the card lacks them.
     """
     folder = folder or assets_dir() / "toybox" / "scorer"
-    card = json.loads((folder / "card.json").read_text())
+    card = read_settings(folder, CARD)
     try:
         model = Scorer(card["kinds"], card["width"], card["pixels"])
     except KeyError as error:
-        raise ValueError(
-            f"{folder / 'card.json'} has no {error}: train it anew with sds3d toybox train --scorer"
-        ) from None
-    weights = load_file(folder / "model.safetensors")
-    model.load_state_dict({k: v.float() for k, v in weights.items()})
-    return model.eval()
+        raise ValueError(f"{folder / CARD} has no {error}: train it anew with sds3d toybox train --scorer") from None
+    return load_weights(model, folder).eval()
 
 
 def save_scorer(folder: Path, model: Scorer, figures: dict[str, float]) -> None:
     """Write the weights in fp16, and a card with kinds, sizes and the figures that were measured."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half() for k, v in model.state_dict().items()}, folder / "model.safetensors")
     card = {"kinds": list(model.kinds), "width": model.width, "pixels": model.pixels, **figures}
-    (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    save_network(folder, model, card, CARD)
 
 
 def labels(

@@ -412,5 +412,5 @@ def write_prior(folder: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, t
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
     WORLD.write(folder)
-    copy.deepcopy(model.camera_encoder).cpu().half().save(folder / "camera_encoder")
+    model.camera_encoder.save(folder / "camera_encoder")
     return folder

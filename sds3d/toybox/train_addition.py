@@ -25,11 +25,12 @@ from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.noising import Diffusion
 from sds3d.priors.unet_latent import DiffusersPrior, Networks
 from sds3d.prompts.conditioning import Conditioning
+from sds3d.states import read_metadata
 from sds3d.toybox import diffusion
 from sds3d.toybox.captions import prompt
 from sds3d.toybox.card import machine
 from sds3d.toybox.dataset import DataConfig, ObjectFile, Rendering, load_tokenizer, read_objects, render_files
-from sds3d.toybox.fit import FitConfig, Report, fit, read_metadata
+from sds3d.toybox.fit import FitConfig, Report, fit
 from sds3d.toybox.train import Incoming, begin, first_files
 from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.world import Spec

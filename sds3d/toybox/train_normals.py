@@ -14,10 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.priors.normals import SIZE, NormalsNetwork
+from sds3d.states import read_metadata
 from sds3d.toybox.autoencoder import to_input
 from sds3d.toybox.card import machine
 from sds3d.toybox.dataset import DataConfig, joined, render_files
-from sds3d.toybox.fit import FitConfig, Report, fit, read_metadata
+from sds3d.toybox.fit import FitConfig, Report, fit
 from sds3d.toybox.scorer import augment
 from sds3d.toybox.train import begin
 from sds3d.toybox.train_config import TrainConfig

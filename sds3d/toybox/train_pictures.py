@@ -8,7 +8,6 @@ from the prediction without a picture by nothing but what the picture tells.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -173,6 +172,4 @@ class PictureAddition(Addition[PictureDenoiser]):
 
     def save(self, folder: Path, model: PictureDenoiser) -> None:
         """Write the adapter in fp16."""
-        adapter = copy.deepcopy(model.adapter).cpu()
-        nn.Module.half(adapter)
-        adapter.save(folder / FOLDER)
+        model.adapter.save(folder / FOLDER)

@@ -26,11 +26,12 @@ from sds3d.rendering.volume import BOUND
 from sds3d.representations.fields import trilinear
 from sds3d.representations.isosurface import grid_points
 from sds3d.representations.signed_distance import mesh_to_occupancy
+from sds3d.states import read_metadata, read_tensors, write_tensors
 from sds3d.toybox.captions import prompt, sample_spec
 from sds3d.toybox.card import machine
 from sds3d.toybox.dataset import OBJECTS, DataConfig, read_objects, render_files
 from sds3d.toybox.diffusion import cameras_at
-from sds3d.toybox.fit import FitConfig, Report, fit, read_metadata, read_tensors, write_tensors
+from sds3d.toybox.fit import FitConfig, Report, fit
 from sds3d.toybox.objects import build
 from sds3d.toybox.train import begin
 from sds3d.toybox.train_config import TrainConfig
@@ -113,7 +114,7 @@ def solid_files(folder: Path, data: DataConfig, report: Report) -> list[Path]:
         numbers = range(i * OBJECTS, min((i + 1) * OBJECTS, data.objects))
         if not path.exists():
             parts = [solid_of(mesh_of(data, number), data.seed + number) for number in numbers]
-            write_tensors(path, {name: torch.stack([part[name] for part in parts]) for name in parts[0]}, {})
+            write_tensors(path, {name: torch.stack([part[name] for part in parts]) for name in parts[0]})
         report("solids", numbers.stop, data.objects, {})
     return paths
 

@@ -108,4 +108,4 @@ class StructureAddition(Addition[StructuredDenoiser]):
         nn.Module.half(unet)
         diffusion.set_memory_format(unet, torch.contiguous_format)
         unet.save_pretrained(folder / "unet", safe_serialization=True)
-        copy.deepcopy(model.encoder).cpu().half().save(folder / FOLDER)
+        model.encoder.save(folder / FOLDER)

@@ -13,10 +13,10 @@ from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.loading import toybox_folder
 from sds3d.priors.picture_adapter import FOLDER, SIDE
 from sds3d.prompts.conditioning import Conditioning
+from sds3d.states import read_tensors
 from sds3d.toybox import diffusion
 from sds3d.toybox.captions import parse, prompt
 from sds3d.toybox.dataset import ObjectFile, load_tokenizer
-from sds3d.toybox.fit import read_tensors
 from sds3d.toybox.train_addition import ToldViews, train_addition
 from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.train_pictures import PictureAddition

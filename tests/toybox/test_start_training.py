@@ -13,10 +13,10 @@ from sds3d.priors.loading import toybox_folder
 from sds3d.priors.normals import NormalsNetwork
 from sds3d.rendering.shading import shade_mesh
 from sds3d.representations.signed_distance import mesh_to_occupancy
+from sds3d.states import read_tensors
 from sds3d.toybox import train_normals, train_start
 from sds3d.toybox.captions import sample_spec
 from sds3d.toybox.dataset import DataConfig
-from sds3d.toybox.fit import read_tensors
 from sds3d.toybox.objects import build
 from sds3d.toybox.render import iterate_objects
 from sds3d.toybox.train_config import TrainConfig

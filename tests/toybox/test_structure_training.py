@@ -17,8 +17,8 @@ from sds3d.priors.structure import FOLDER, LIT_MAPS, MAPS
 from sds3d.priors.unet_latent import DiffusersPrior
 from sds3d.rendering.shading import srgb_to_linear
 from sds3d.rendering.structure import LIGHT, unstacked
+from sds3d.states import read_metadata, read_tensors
 from sds3d.toybox import diffusion
-from sds3d.toybox.fit import read_metadata, read_tensors
 from sds3d.toybox.material_views import lit_views
 from sds3d.toybox.materials import Look
 from sds3d.toybox.objects import build

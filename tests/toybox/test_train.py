@@ -16,10 +16,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sds3d.cameras import turntable
 from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.states import read_metadata, read_tensors
 from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import VOCABULARY
 from sds3d.toybox.dataset import CAPTIONS
-from sds3d.toybox.fit import read_metadata, read_tensors
 from sds3d.toybox.muon import Muon, split_parameters
 from sds3d.toybox.train import begin, train, train_scorer
 from sds3d.toybox.train_config import TrainConfig
