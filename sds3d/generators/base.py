@@ -90,6 +90,23 @@ class GeneratedField(RadianceField):
         ]
 
 
+class GeneratedScene(FieldNerfScene):
+    """The scene of one text at a time; gradients reach the generator. Call `choose` before each step."""
+
+    def __init__(self, generator: Generator, random: torch.Generator, device: torch.device | str, steps: int) -> None:
+        super().__init__(generator.config.representation, random, device, steps)
+        self.generated = self.field = GeneratedField(generator)
+
+    def choose(self, hidden: Tensor, seed: Tensor) -> None:
+        """Generate the field of a text, see `Generator.forward`, and survey where it has matter."""
+        self.generated.choose(hidden, seed)
+        self.survey()
+
+    def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
+        """Count the step. The occupancy grid is that of the text, so `choose` updates it."""
+        self._step = step + 1
+
+
 def generate(generator: Generator, hidden: Tensor, seed: Tensor) -> FieldNerfScene:
     """Return the scene of a text, on the generator's device.
 

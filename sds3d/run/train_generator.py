@@ -18,7 +18,7 @@ from torch import Tensor
 from sds3d.cameras import CameraConfig
 from sds3d.config import Config, ConfigError, build, dump_yaml, load_yaml
 from sds3d.files import RunError, read_plain, write_atomically
-from sds3d.generators.base import GeneratedField, Generator
+from sds3d.generators.base import GeneratedScene, Generator
 from sds3d.generators.files import WEIGHTS, About, AnyGeneratorConfig, load_generator, read_about, save_generator
 from sds3d.generators.triplane import TriplaneGeneratorConfig
 from sds3d.guidance.multiview import MultiViewConfig
@@ -30,7 +30,6 @@ from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.digest import prior_digest
 from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, encode_each
 from sds3d.prompts.vocabulary import Vocabulary
-from sds3d.representations.field_nerf import FieldNerfScene
 from sds3d.run.generator_pictures import objects_sheet, sample_sheet
 from sds3d.run.lessons import Teacher
 from sds3d.run.optimize import OptimizerConfig, Setup, optimize, pack, random_streams, resume, start
@@ -99,13 +98,11 @@ def train_generator(
     streams = random_streams(config.seed, "network", "scene", "cameras", "guidance")
     width = prior.encode_text([""]).hidden.shape[-1]
     network = config.generator.make(width, streams["network"]).to(device)
-    scene = FieldNerfScene(config.generator.representation, streams["scene"], device, config.steps)
-    field = scene.field = GeneratedField(network)
+    scene = GeneratedScene(network, streams["scene"], device, config.steps)
 
     def choose(step: int) -> EncodedPrompt:
         encoded = embedded.of_step(step)
-        field.choose(encoded.plain.hidden[0], embedded.seed(step).to(device))
-        scene.survey()
+        scene.choose(encoded.plain.hidden[0], embedded.seed(step).to(device))
         return encoded
 
     rule = TrueViews() if config.pictures else config.guidance.make(prior)
