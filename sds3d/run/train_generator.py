@@ -6,6 +6,7 @@ same command resumes, and ends with the same weights (on a CPU, with the same nu
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sds3d.cameras import CameraConfig
-from sds3d.config import Config, ConfigError, build, dump_yaml, load_yaml
+from sds3d.config import Config, ConfigError, build
 from sds3d.files import RunError, read_plain, write_atomically
 from sds3d.generators.base import GeneratedScene, Generator
 from sds3d.generators.files import WEIGHTS, About, AnyGeneratorConfig, load_generator, read_about, save_generator
@@ -36,11 +37,11 @@ from sds3d.run.optimize import OptimizerConfig, Setup, optimize, pack, random_st
 from sds3d.states import write_tensors
 from sds3d.toybox.captions import prompt, sample_spec
 from sds3d.toybox.examples import OBJECTS
-from sds3d.toybox.fit import Report
+from sds3d.toybox.fit import Report, keep_settings
 from sds3d.toybox.true_views import TrueViews
 
 CHECKPOINT = "training.safetensors"
-SETTINGS = "training.yaml"
+SETTINGS = "config.json"
 RESULT = "generator"
 SHOWN = 8
 """Prompts on the sheet of samples."""
@@ -88,10 +89,11 @@ def train_generator(
     """Train a generator in `folder`, and return the folder `folder/generator`.
 
     report: called after each step. prior: that of the settings, if it is loaded already.
-    Raises ConfigError if no prompts are given and the prior does not tell its words, RunError if the folder was begun
+    Raises ConfigError if no prompts are given and the prior does not tell its words, ValueError if the folder was begun
     with other settings, PriorError, and NumericalError.
     """
-    _begin(folder, config)
+    settings, defaults = (some.model_dump(mode="json") for some in (config, GeneratorTraining()))
+    keep_settings(folder / SETTINGS, settings, {"checkpoint_every", "sample_every"}, defaults)
     prior = prior or config.prior.load(torch.device(device))
     draw = _drawing(config)
     embedded = Embedded(prior, config, draw)
@@ -161,16 +163,6 @@ class Embedded:
         return np.random.default_rng([self._config.seed, step, purpose])
 
 
-def _begin(folder: Path, config: GeneratorTraining) -> None:
-    """Note the settings of a new folder. Raises RunError if the folder was begun with others."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path, text = folder / SETTINGS, dump_yaml(config, exclude={"checkpoint_every", "sample_every"})
-    if not path.exists():
-        write_atomically(path, text.encode())
-    elif read_plain(path) != text.encode():
-        raise RunError(f"{folder} has a training with other settings: choose another folder, or remove it")
-
-
 def _drawing(config: GeneratorTraining) -> Callable[[np.random.Generator], str]:
     """Return what draws the prompt of a step."""
     if config.texts:
@@ -212,7 +204,7 @@ def read_training(folder: Path) -> GeneratorTraining:
     """Read the settings of a training. Raises RunError if the folder is none, and ConfigError."""
     if not (folder / SETTINGS).is_file():
         raise RunError(f"{folder} has no {SETTINGS}: give the folder of a training by `sds3d generator train`")
-    return build(GeneratorTraining, load_yaml(folder / SETTINGS))
+    return build(GeneratorTraining, json.loads(read_plain(folder / SETTINGS)))
 
 
 def write_card(folder: Path, prior: Prior) -> Path:

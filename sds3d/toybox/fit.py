@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from sds3d.files import read_plain, write_atomically
 from sds3d.states import read_metadata, read_tensors, write_tensors
 from sds3d.toybox.muon import Muon, split_parameters, sum_over_processes
 
@@ -46,6 +48,23 @@ class Progress:
 
     step: int = 0
     seconds: float = 0.0
+
+
+def keep_settings(
+    path: Path, settings: Mapping[str, Any], may_change: Collection[str], defaults: Mapping[str, Any]
+) -> None:
+    """Write the settings of a training to a JSON file, so that it is resumed with the same ones.
+
+    may_change: names of settings that may differ. defaults: of settings that an earlier version may not have written.
+    Raises ValueError if the training was begun with others.
+    """
+    text = json.dumps(settings, indent=2) + "\n"
+    if path.exists():
+        now, before = json.loads(text), {**defaults, **json.loads(read_plain(path))}
+        changed = [f"{key}={before[key]}" for key in sorted(now.keys() - may_change) if before[key] != now[key]]
+        if changed:
+            raise ValueError(f"{path.parent} was begun with {' '.join(changed)}: use these again, or another --out")
+    write_atomically(path, text.encode())
 
 
 def fit(

@@ -45,7 +45,7 @@ from sds3d.toybox.dataset import (
     read_objects,
     render_files,
 )
-from sds3d.toybox.fit import FitConfig, Report, fit, is_fitted
+from sds3d.toybox.fit import FitConfig, Report, fit, is_fitted, keep_settings
 from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.world import CATEGORIES, COLORS, HAS_FRONT, Spec
 
@@ -63,20 +63,15 @@ def begin(folder: Path, config: TrainConfig, addition: str = "") -> None:
 
     addition: what the training adds to a prior, structure, light or pictures.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path, settings = folder / "config.json", {"addition": addition, **config.model_dump()}
-    before = settings
-    if path.exists():  # by an earlier version, it lacks the settings that came later
+    path = folder / "config.json"
+    if path.exists():
         written = json.loads(path.read_text())
-        earlier = "structure" if written.pop("structure", False) else ""
-        before = {"addition": earlier, **TrainConfig().model_dump(), **written}
-    if (former := before["addition"]) != addition:
-        kind = f"with --{former}" if former else f"without --{addition}"
-        raise ValueError(f"{folder} was begun {kind}: use another --out")
-    changed = [f"{key}={before[key]}" for key in settings.keys() - MAY_CHANGE if before[key] != settings[key]]
-    if changed:
-        raise ValueError(f"{folder} was begun with {' '.join(sorted(changed))}: use these again, or another --out")
-    path.write_text(json.dumps(settings, indent=2) + "\n")
+        former = written.get("addition", "structure" if written.get("structure") else "")  # of an earlier version
+        if former != addition:
+            kind = f"with --{former}" if former else f"without --{addition}"
+            raise ValueError(f"{folder} was begun {kind}: use another --out")
+    settings, defaults = ({"addition": addition, **some.model_dump()} for some in (config, TrainConfig()))
+    keep_settings(path, settings, MAY_CHANGE, defaults)
 
 
 def train(folder: Path, config: TrainConfig, report: Report, device: torch.device | str = "cpu") -> Path:

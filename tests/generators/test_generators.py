@@ -155,7 +155,7 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path: Path) -
     killed, whole = (load_file(tmp_path / name / CHECKPOINT) for name in ("killed", "whole"))
     assert killed.keys() == whole.keys()
     assert all(torch.equal(killed[name], whole[name]) for name in whole)
-    with pytest.raises(RunError, match="other settings"):
+    with pytest.raises(ValueError, match="was begun with steps=7: use these again, or another --out"):
         train_generator(tmp_path / "whole", training(steps=8), silent, prior=balls())
 
 
