@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from sds3d.cli.options import Device, Overrides, Threads, examples, warn_of_unknown_words
+from sds3d.cli.options import RESUMED, Device, Overrides, Threads, TrainingFolder, examples, warn_of_unknown_words
 from sds3d.config import build, parse_override
 from sds3d.console import bars_by_stage, err, out
 
@@ -22,12 +22,12 @@ generator = typer.Typer(help="Networks that make an object from a text in one pa
         "sds3d generator train --out small steps=2000 'texts=[a red mug, a blue chair]'",
         "sds3d generator train --out hyper generator.name=hyper guidance=asd",
         "sds3d generator train --out bound pictures=true  # from true pictures: the most that a rule can achieve",
-        notes=("The same command continues a training that was stopped or killed.",),
+        notes=RESUMED,
     ),
 )
 def generator_train(
     overrides: Overrides = None,
-    out_dir: Annotated[Path, typer.Option("--out", help="The folder for the training.")] = Path("generator"),
+    out_dir: TrainingFolder = Path("generator"),
     threads: Threads = 0,
     device: Device = "",
 ) -> None:

@@ -34,6 +34,7 @@ RunFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False, autocompletion=complete_run)
 ]
 RunsFolder = Annotated[Path, typer.Option("--out", help="The folder that holds the run folders.")]
+TrainingFolder = Annotated[Path, typer.Option("--out", help="The folder for the training.")]
 ResultsFolder = Annotated[Path, typer.Option("--out", help="The folder for the results.")]
 Device = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1 and so on. Default: the fastest available.", show_default=False)
@@ -47,6 +48,8 @@ Retries = Annotated[int, typer.Option(min=0, help="How often a run is retried af
 Together = Annotated[int, typer.Option(min=1, help="Runs with equal settings that share each call of the prior.")]
 Workers = Annotated[int, typer.Option(min=0, help="Worker processes. 0: one per GPU, or one on a CPU.")]
 
+RESUMED = ("The same command continues a training that was stopped or killed.",)
+"""The note on the help pages of trainings."""
 WORDS = 10
 """At most this many unknown words, and this many prompts that are read in other words, are listed."""
 

@@ -10,7 +10,7 @@ from rich.columns import Columns
 from rich.markup import escape
 from rich.table import Table
 
-from sds3d.cli.options import Device, Json, Overrides, Threads, examples, warn_of_unknown_words
+from sds3d.cli.options import RESUMED, Device, Json, Overrides, Threads, TrainingFolder, examples, warn_of_unknown_words
 from sds3d.config import assets_dir, build, parse_override
 from sds3d.console import bars_by_stage, err, out, print_json, progress_bar
 from sds3d.files import PriorError
@@ -105,12 +105,12 @@ def toybox_words(
         "sds3d toybox train --pictures --out shown  # also reads the picture prompts.image",
         "sds3d generate 'a red mug' prompts.image=mug.png prior.model=shown/prior  # use it",
         "sds3d toybox train --scorer --out my-scorer  # the network that measures results",
-        notes=("The same command continues a training that was stopped or killed.",),
+        notes=RESUMED,
     ),
 )
 def toybox_train(
     overrides: Overrides = None,
-    out_dir: Annotated[Path, typer.Option("--out", help="The folder for the training.")] = Path("toybox-prior"),
+    out_dir: TrainingFolder = Path("toybox-prior"),
     minutes: Annotated[
         float, typer.Option(min=0, help="Minutes of training, while pictures are rendered. 0: the steps count.")
     ] = 0,

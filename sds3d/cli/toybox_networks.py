@@ -8,12 +8,10 @@ from typing import Annotated
 
 import typer
 
-from sds3d.cli.options import Device, Overrides, Threads, examples
+from sds3d.cli.options import RESUMED, Device, Overrides, Threads, TrainingFolder, examples
 from sds3d.cli.toybox import toybox
 from sds3d.config import build, parse_override
 from sds3d.console import bars_by_stage, out
-
-RESUMED = ("The same command continues a training that was stopped or killed.",)
 
 
 @toybox.command(
@@ -27,7 +25,7 @@ RESUMED = ("The same command continues a training that was stopped or killed.",)
 )
 def toybox_train_start(
     overrides: Overrides = None,
-    out_dir: Annotated[Path, typer.Option("--out", help="The folder for the training.")] = Path("toybox-start"),
+    out_dir: TrainingFolder = Path("toybox-start"),
     model: Annotated[
         str, typer.Option(help="The prior whose features are read: toybox, or the folder of another.")
     ] = "toybox",
@@ -51,7 +49,7 @@ def toybox_train_start(
 )
 def toybox_train_normals(
     overrides: Overrides = None,
-    out_dir: Annotated[Path, typer.Option("--out", help="The folder for the training.")] = Path("toybox-normals"),
+    out_dir: TrainingFolder = Path("toybox-normals"),
     threads: Threads = 0,
     device: Device = "",
 ) -> None:
