@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,33 +24,13 @@ from sds3d.files import RunError
 from sds3d.run.config import make_config, new_run, read_config
 from sds3d.run.folder import Run
 from sds3d.run.inputs import check_inputs
-
-
-@pytest.fixture
-def shop(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Studio:
-    """A studio with two users. No worker starts."""
-    monkeypatch.setattr("sds3d.app.studio.ensure_workers", lambda root: None)
-    return replace(studio, local=False, users=frozenset({"ada", "bob"}))
+from tests.app.sending import send, square
 
 
 @pytest.fixture
 def panel(shop: Studio) -> OwnPicturesPanel:
     with gr.Blocks():
         return own_pictures.lay_out(shop)
-
-
-def square() -> Image.Image:
-    """A red square of 40 x 40 pixels in the middle of a white picture of 100 x 80."""
-    pixels = np.full((80, 100, 3), 255, np.uint8)
-    pixels[20:60, 30:70] = 200, 30, 30
-    return Image.fromarray(pixels)
-
-
-def send(studio: Studio, who: str = "ada", name: str = "My mug.png", picture: Image.Image | None = None) -> str:
-    """Upload a picture. Return its token."""
-    path = uploads.new_place(studio.root, who, name)
-    (picture or square()).save(path)
-    return path.parent.name
 
 
 def held(panel: OwnPicturesPanel, updates: dict[Any, Any]) -> str:
@@ -264,9 +243,9 @@ def test_several_pictures_are_chosen_and_removed(panel: OwnPicturesPanel, shop: 
 def test_what_is_no_picture_is_refused_and_leaves_nothing(panel: OwnPicturesPanel, shop: Studio):
     with visiting("ada"):
         good = held(panel, panel.add("", [send(shop)]))
-        path = uploads.new_place(shop.root, "ada", "page.png")
-        path.write_bytes(b"<html><script>alert(1)</script></html>")
-        refused = panel.add(good, [path.parent.name])
+        token = send(shop, "page.png", b"<html><script>alert(1)</script></html>")
+        path = uploads.find(shop, token)
+        refused = panel.add(good, [token])
         assert held(panel, refused) == good
         assert "Page.png: it is no PNG, JPEG or WebP picture" in said(panel, refused)
         assert not path.exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -10,20 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sds3d.app import own_style, uploads
+from sds3d.app import own_style
 from sds3d.app.own_style import OwnStyle
 from sds3d.app.studio import Studio
 from sds3d.app.visitors import visiting
 from sds3d.config import ConfigError
 from sds3d.files import RunError
 from sds3d.run.config import read_config
-
-
-@pytest.fixture
-def shop(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Studio:
-    """A studio with two users. No worker starts."""
-    monkeypatch.setattr("sds3d.app.studio.ensure_workers", lambda root: None)
-    return replace(studio, local=False, users=frozenset({"ada", "bob"}))
+from tests.app.sending import send, square
 
 
 @pytest.fixture
@@ -32,19 +25,9 @@ def style(shop: Studio) -> OwnStyle:
         return own_style.lay_out(shop)
 
 
-def sent(studio: Studio, name: str = "Style.png", data: bytes | None = None) -> str:
-    """Upload a picture. Return its token."""
-    path = uploads.new_place(studio.root, "ada", name)
-    if data is None:
-        Image.fromarray(np.full((8, 12, 3), (200, 30, 30), np.uint8)).save(path)
-    else:
-        path.write_bytes(data)
-    return path.parent.name
-
-
 def test_an_upload_reaches_the_run_and_the_form_of_the_run(style: OwnStyle, shop: Studio):
     with visiting("ada"):
-        updates = style.add(sent(shop))
+        updates = style.add(send(shop))
         held = updates[style.held]
         assert "data:image/jpeg;base64," in updates[style.shown].value
         assert updates[style.remove].visible
@@ -52,7 +35,7 @@ def test_an_upload_reaches_the_run_and_the_form_of_the_run(style: OwnStyle, shop
         run = shop.start(style.told(plain, held))
         image = Path(read_config(run).prompts.image)
         assert image.is_relative_to(run.folder)
-        assert (np.asarray(Image.open(image)) == (200, 30, 30)).all()
+        assert (np.asarray(Image.open(image)) == np.asarray(square())).all()
         again = style.open(run.folder.name)
         assert shop.start(style.told(plain, again[style.held])) == run
         assert style.look("")[style.held] == ""
@@ -65,6 +48,6 @@ def test_an_upload_reaches_the_run_and_the_form_of_the_run(style: OwnStyle, shop
 
 def test_what_is_no_picture_is_named(style: OwnStyle, shop: Studio):
     with visiting("ada"):
-        for updates in (style.add(sent(shop, data=b"GIF89a")), style.add("0" * 32), style.add("", "too large")):
+        for updates in (style.add(send(shop, picture=b"GIF89a")), style.add("0" * 32), style.add("", "too large")):
             assert updates[style.held] == ""
             assert 'role="alert"' in updates[style.shown].value or "error" in updates[style.shown].value

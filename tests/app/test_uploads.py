@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -29,13 +28,6 @@ from sds3d.run.reference_config import ReferenceConfig
 CORNERS = np.array([[0, 0, 0], [0.2, 0, 0], [0, 0.4, 0], [0, 0, 0.1]], np.float32)
 TETRAHEDRON = Mesh(CORNERS, np.array([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]], np.int32))
 GLB = FORMATS["glb"].files(TETRAHEDRON, "tall")["tall.glb"]
-
-
-@pytest.fixture
-def shop(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Studio:
-    """A studio with two users. No worker starts."""
-    monkeypatch.setattr("sds3d.app.studio.ensure_workers", lambda root: None)
-    return replace(studio, local=False, users=frozenset({"ada", "bob"}))
 
 
 @pytest.fixture

@@ -17,10 +17,9 @@ from sds3d.run.folder import Run
 
 
 @pytest.fixture
-def shop(studio: Studio, monkeypatch: pytest.MonkeyPatch) -> Studio:
+def shop(shop: Studio) -> Studio:
     """A studio with three users, of whom one owns the machine. No worker starts."""
-    monkeypatch.setattr("sds3d.app.studio.ensure_workers", lambda root: None)
-    return replace(studio, local=False, users=frozenset({"ada", "bob", "own"}), owner="own")
+    return replace(shop, users=frozenset({"ada", "bob", "own"}), owner="own")
 
 
 def start(shop: Studio, login: str, seed: int = 0) -> Run:
