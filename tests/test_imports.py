@@ -55,6 +55,9 @@ READ = "from sds3d.run.config import make_config; make_config('a red mug', 'mesh
 PLAN = "import sds3d.jobs.batch, sds3d.jobs.worker, sds3d.jobs.gallery, sds3d.run.asset, sds3d.run.settings"
 
 
+OF_SCIPY = {"scipy.ndimage", "scipy.sparse", "scipy.spatial", "scipy.special"}
+
+
 def imported_by(script: str, watched: set[str]) -> set[str]:
     """Return which of the watched modules a script imports in a process of its own."""
     watch = f"\nimport sys; print(*{watched} & set(sys.modules))"
@@ -62,13 +65,10 @@ def imported_by(script: str, watched: set[str]) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-@pytest.mark.parametrize("script", [READ, PLAN], ids=["a configuration", "batches, workers and exports"])
-def test_without_a_prior_no_library_of_networks_is_imported(script: str):
-    assert imported_by(script, NETWORKS) == set()
-
-
-def test_a_configuration_needs_no_part_of_scipy():
-    assert imported_by(READ, {"scipy.ndimage", "scipy.sparse", "scipy.spatial", "scipy.special"}) == set()
+def test_a_configuration_needs_no_part_of_scipy_and_a_batch_without_a_prior_no_library_of_networks():
+    """In one process: `PLAN` imports all that `READ` does."""
+    checked = f"{READ}\nimport sys; assert not {OF_SCIPY} & set(sys.modules), set(sys.modules)\n{PLAN}"
+    assert imported_by(checked, NETWORKS) == set()
 
 
 RUN = """
