@@ -41,7 +41,7 @@ from sds3d.toybox.fit import Report, keep_settings
 from sds3d.toybox.true_views import TrueViews
 
 CHECKPOINT = "training.safetensors"
-SETTINGS = "config.json"
+SETTINGS = "training.json"
 RESULT = "generator"
 SHOWN = 8
 """Prompts on the sheet of samples."""

@@ -168,7 +168,7 @@ def test_a_training_writes_a_card_and_a_sheet_has_a_row_per_prompt(tmp_path: Pat
     assert (folder / "samples.png").stat().st_size > 0
     (folder / "CARD.md").unlink()
     assert write_card(tmp_path, prior).read_text() == card
-    with pytest.raises(RunError, match=r"has no training\.yaml"):
+    with pytest.raises(RunError, match=r"has no training\.json"):
         write_card(folder, prior)
     one, two = (sample_sheet(folder, prior, list(TEXTS)[:n], size=32) for n in (1, 2))
     assert two.width >= one.width
