@@ -221,12 +221,12 @@ class Studio:
 
 def refuse_without_file(preset: str, config: RunConfig, own: Path | None) -> None:
     """Raise ConfigError if a preset needs a file to start from, or pictures to follow, and has none."""
+    check_start(config, own)
     about = load_preset(preset).about
     if about.needs_asset and not (own or config.start_from):
         raise ConfigError(f'the preset "{preset}" paints a mesh of yours: add it under "Your own file"')
     if "reference" in about.needs_settings and not config.reference:
         raise ConfigError(f'the preset "{preset}" follows a picture of yours: add it under "Pictures"')
-    check_start(config, own)
 
 
 def files(run: Run) -> list[Path]:

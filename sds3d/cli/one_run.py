@@ -277,8 +277,10 @@ def _make_drafts(drafts: Sequence[tuple[Run, int]], device: str, threads: int, a
         return
     for run, _ in drafts:
         out.print(escape(str(run.preview)), soft_wrap=True)
-    out.print("look at the pictures, then continue the draft that you like")
-    for run, _ in drafts:
+    unfinished = [run for run, _ in drafts if run.state.status != "done"]  # without steps, drafts are done already
+    if unfinished:
+        out.print("look at the pictures, then continue the draft that you like")
+    for run in unfinished:
         out.print(f"  sds3d resume {escape(shlex.quote(str(run.folder)))}", soft_wrap=True)
 
 

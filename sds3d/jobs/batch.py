@@ -111,7 +111,7 @@ class Watch:
         self.jobs = jobs
         self.seen = [progress_of(job.run) for job in jobs]
         self._done_before, self._steps_before = self.counts["done"], self.steps
-        self._began = 0.0  # when the first step was seen
+        self._began = 0.0  # when the first step or export was seen
         self._turn = 0
 
     def look(self, *, everywhere: bool = False) -> list[int]:
@@ -132,7 +132,7 @@ class Watch:
             now = self.seen[number] = progress_of(self.jobs[number].run)
             if now.status != before.status:
                 changed.append(number)
-        if not self._began and self.steps > self._steps_before:
+        if not self._began and (self.steps > self._steps_before or self.counts["exporting"]):
             self._began = time.monotonic()
         return changed
 

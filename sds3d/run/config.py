@@ -248,12 +248,12 @@ def make_config(
             f'"{chosen.name}" ({", ".join(representations_of(stages))}): the run has one stage of {config.steps} steps',
             stacklevel=2,
         )
+    check_start(config)
     if chosen.about.needs_asset and not config.start_from:
         raise ConfigError(f'the preset "{preset}" needs a mesh: sds3d texture FILE PROMPT, or start_from=FILE')
     missing = [how for key, how in chosen.about.needs_settings.items() if not _setting(config, key)]
     if missing:
         raise ConfigError(f'the preset "{preset}" needs {" ".join(missing)}')
-    check_start(config)
     return config
 
 

@@ -95,7 +95,9 @@ def test_stages_without_steps_convert_what_the_others_made(tmp_path: Path) -> No
 def test_python_gives_the_asset_at_once(box: Path, tmp_path: Path) -> None:
     settings = {key: value for key, value in TINY.items() if key not in ("prompt", "steps")}
     given = {**settings, "steps": 0, "start_from": str(box), "preset": "toybox"}
-    previews = list(sds3d.stream("a ball", out=tmp_path, prior=disc(), threads=1, **given))  # type: ignore[arg-type]
+    prior = disc()
+    prior.predict = None  # type: ignore[assignment] # it is never asked for a prediction
+    previews = list(sds3d.stream("a ball", out=tmp_path, prior=prior, threads=1, **given))  # type: ignore[arg-type]
     assert [(preview.step, preview.total, preview.losses) for preview in previews] == [(0, 0, {})]
     assert len(previews[0].rgb) == 8
 
@@ -113,9 +115,9 @@ def test_shares_and_steps_of_stages() -> None:
 
 
 def test_without_a_start_it_is_refused_in_one_line() -> None:
-    for preset in ("toybox", "mesh"):
+    for preset in ("toybox", "mesh", "instant"):
         with pytest.raises(ConfigError, match=r"^steps=0 needs start_from=\.\.\., a file, a run or a generator[^\n]*$"):
-            make_config("a red mug", preset, ["steps=0"])
+            make_config("a red mug", preset, ["steps=0", "start_from=''"])
 
 
 def test_estimates_and_costs_count_its_export_alone() -> None:
@@ -137,6 +139,23 @@ def test_a_batch_counts_its_exports(made: Run) -> None:
     assert (watch.steps, watch.total) == (1, 1)  # the other is not queued, so nothing is left of it
     watch.seen[1] = Progress("queued", 0, 0)
     assert (watch.steps, watch.total) == (1, 2)
+
+
+def test_a_batch_without_steps_tells_the_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("sds3d.jobs.batch.time.monotonic", lambda: now)
+    runs = [new_run(tmp_path, tiny(steps=0, seed=seed, start_from="box.ply")) for seed in range(3)]
+    for run in runs:
+        run.update(status="queued")
+    watch = Watch([Job(run, (), 0) for run in runs])
+    with runs[0].locked():
+        runs[0].update(status="running", optimised=1.0)
+        watch.look()
+    now += 4
+    runs[0].update(status="done")
+    watch.look()
+    assert (watch.steps, watch.total) == (1, 3)
+    assert watch.seconds_left == pytest.approx(8)
 
 
 def test_the_preset_instant_names_the_generator_that_ships(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
