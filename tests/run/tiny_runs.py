@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import torch
 
 from sds3d.config import build, merge
@@ -48,3 +53,27 @@ def same(a: Run, b: Run) -> bool:
     """Return whether the last checkpoints of two runs are bit-identical."""
     ours, theirs = read_checkpoint(a.checkpoints[0]), read_checkpoint(b.checkpoints[0])
     return ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+from tests.run.tiny_runs import disc, tiny
+from sds3d.run.drive import drive
+from sds3d.run.config import new_run
+
+if __name__ == "__main__":
+    for step in drive(new_run(Path(sys.argv[1]), tiny()), threads=1, prior=disc()):
+        print(step.step, flush=True)
+"""
+
+
+def spawn(root: Path) -> subprocess.Popen[str]:
+    """Drive a tiny run below a folder in a process of its own, which prints its steps."""
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(root)],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
