@@ -113,3 +113,23 @@ def test_a_picture_is_sent_its_mask_corrected_and_both_are_in_the_run(
     page.locator("#generate").click()
     page.wait_for_url(lambda url: run.folder.name not in url)
     assert read_config(run_of(page, studio)).reference == ()
+
+
+def test_a_picture_beside_the_prompt_is_sent_and_in_the_run(visit: Visit, expect: Any, studio: Studio, tmp_path: Path):
+    page = visit(width=390)
+    fill(page, "a red mug", seed=6)
+    page.locator("#style").get_by_role("button", name="A picture beside the prompt").click()
+    picture((200, 30, 30)).save(tmp_path / "Style.png")
+    page.locator("#style-file input").set_input_files(tmp_path / "Style.png")
+    shown = page.locator("#style-shown img")
+    expect(shown).to_be_visible()
+    expect(page.locator("#style-remove")).to_be_visible()
+    assert shown.evaluate("image => image.naturalWidth / image.naturalHeight") == pytest.approx(4 / 3, rel=0.01)
+    assert not overflows(page)
+    page.locator("#generate").click()
+    page.wait_for_url("**run=*")
+    run = run_of(page, studio)
+    image = Path(read_config(run).prompts.image)
+    assert image.is_relative_to(run.folder)
+    np.testing.assert_array_equal(np.asarray(Image.open(image)), np.asarray(picture((200, 30, 30))))
+    expect(page.get_by_text("prompts.image: toybox takes no pictures")).to_be_visible()
