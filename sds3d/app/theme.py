@@ -100,6 +100,7 @@ CSS = """
 .sds-turning svg { width: 40%; opacity: .4; }
 @keyframes sds-turn { from { background-position: 0 0; } to { background-position: 100% 0; } }
 .sds-caption { margin: 0 0 .35rem; font-size: .85rem; color: var(--body-text-color-subdued); }
+.label-wrap { text-align: left; } /* of an accordion: a title of two lines */
 .sds-objects { display: grid; grid-template-columns: repeat(auto-fill, minmax(58px, 1fr)); gap: 6px; }
 .sds-objects button { all: unset; cursor: pointer; aspect-ratio: 1; border-radius: 10px; overflow: hidden;
                background: white; border: 1px solid var(--border-color-primary); }
