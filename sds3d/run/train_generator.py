@@ -217,7 +217,7 @@ def write_card(folder: Path, prior: Prior) -> Path:
     sample_sheet(made, prior, texts).save(made / "samples.png")
     millions = sum(p.numel() for p in load_generator(made).parameters()) / 1e6
     size = (made / WEIGHTS).stat().st_size / 1e6
-    rule = about.rule if config.pictures else f"the rule `{about.rule}`, with the gradient of the prior"
+    rule = about.rule if config.pictures else f"score distillation by the rule `{about.rule}`"
     weights = f", weights `{about.digest[:12]}`" if about.digest else ""
     words = _words(config)
     known = f"{len(config.texts)} in all, for example `{texts[0]}`"
