@@ -15,7 +15,7 @@ NETWORKS = {"accelerate", "diffusers", "peft", "transformers"}
 """Libraries that load networks."""
 
 USERS = {"sds3d.evaluation.prior_speed"} | {f"sds3d.toybox.{name}" for name in (
-    "autoencoder", "card", "dataset", "diffusion", "train", "train_addition", "train_light", "train_pictures",
+    "autoencoder", "card", "dataset", "diffusion", "train", "train_condition", "train_light", "train_pictures",
     "train_structure",
 )}  # fmt: skip
 """Modules that only training and measuring import."""

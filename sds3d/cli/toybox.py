@@ -142,11 +142,11 @@ def toybox_train(
     from sds3d.devices import pick_device, set_threads
     from sds3d.priors.loading import toybox_folder
     from sds3d.toybox.train import train, train_scorer
-    from sds3d.toybox.train_addition import train_addition
+    from sds3d.toybox.train_condition import train_condition
     from sds3d.toybox.train_config import TrainConfig
-    from sds3d.toybox.train_light import LightAddition
-    from sds3d.toybox.train_pictures import PictureAddition
-    from sds3d.toybox.train_structure import StructureAddition
+    from sds3d.toybox.train_light import LIT
+    from sds3d.toybox.train_pictures import PICTURES
+    from sds3d.toybox.train_structure import STRUCTURE
 
     if structure + light + pictures + scorer > 1:
         raise typer.BadParameter("--structure, --light, --pictures and --scorer are different trainings: choose one")
@@ -158,11 +158,11 @@ def toybox_train(
     with bars_by_stage() as report:
         how = config, report, pick_device(device)
         if structure:
-            folder = train_addition(out_dir, StructureAddition(), *how)
+            folder = train_condition(out_dir, STRUCTURE, *how)
         elif light:
-            folder = train_addition(out_dir, LightAddition(), *how)
+            folder = train_condition(out_dir, LIT, *how)
         elif pictures:
-            folder = train_addition(out_dir, PictureAddition(), *how)
+            folder = train_condition(out_dir, PICTURES, *how)
         else:
             folder = (train_scorer if scorer else train)(out_dir, *how)
     out.print(f"trained: {folder}", soft_wrap=True)

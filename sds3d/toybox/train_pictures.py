@@ -28,9 +28,9 @@ from sds3d.toybox.captions import caption, category_prompt, prompt
 from sds3d.toybox.dataset import CAPTIONS, ObjectFile
 from sds3d.toybox.fit import FitConfig, Report, fit
 from sds3d.toybox.scorer import labels
-from sds3d.toybox.train_addition import Addition, ToldDenoiser, ToldViews, per_object
+from sds3d.toybox.train_condition import Condition, ToldDenoiser, ToldViews, per_object
 from sds3d.toybox.train_config import TrainConfig
-from sds3d.toybox.world import COLORS, Spec
+from sds3d.toybox.world import COLORS
 
 ZOOM = 0.25
 """Largest change of the logarithm of a picture's scale in training."""
@@ -74,102 +74,99 @@ class PictureDenoiser(ToldDenoiser):
         with picture_tokens(self.denoiser.unet, self.adapter, told * read):
             return self.denoiser(x_t, t, tokens, angles, with_camera, n_single)
 
-
-class PictureAddition(Addition[PictureDenoiser]):
-    """Pictures. told: pictures (n, 4, 3, SIDE, SIDE) uint8, accented (n,) bool, objects with an accent of a named
-    colour, full (n, L) int16, the prompt that names all colours, and colors (n, 2), the numbers of both.
-    """
-
-    name = "pictures"
-    sentence = "An adapter of {millions:.2f}M parameters reads a picture. The other networks kept their weights."
-    shown = "picture"
-    together = 0.25
-
-    def loop(self, config: TrainConfig) -> tuple[int, float]:
-        """Return the number of steps and the learning rate."""
-        return config.pictures_steps, config.pictures_rate
-
-    def model(self, prior: DiffusersPrior) -> PictureDenoiser:
-        """Make the model of a prior's networks."""
-        return PictureDenoiser(prior)
-
-    def networks(self, model: PictureDenoiser, networks: Networks) -> Networks:
-        """Add the adapter."""
-        return replace(networks, picture_adapter=model.adapter)
-
-    def told(self, file: ObjectFile, tokenizer: CLIPTokenizer) -> dict[str, Tensor]:
-        """Return the pictures at the adapter's size, which objects have an accent, and their full prompts."""
-        planes = file.pictures.flatten(0, 1).permute(0, 3, 1, 2)
-        pictures = resize_planes(planes.float(), SIDE).round().to(torch.uint8).unflatten(0, (-1, 4))
-        accented = [spec.accent not in (None, spec.color) for spec in file.specs]
-        full = diffusion.tokenize(tokenizer, [prompt(spec) for spec in file.specs]).short()
-        colors = torch.stack(labels(file.specs, torch.zeros(len(file)))[1:3], dim=1)
-        return {"pictures": pictures, "accented": torch.tensor(accented), "full": full, "colors": colors}
-
-    def tokens(self, file: ObjectFile, tokenizer: CLIPTokenizer) -> Tensor:
-        """Return captions that leave the accent's colour open, and for a quarter also the main colour."""
-        captions = []
-        for i, spec in enumerate(file.specs):
-            rng = np.random.default_rng([i, *file.tokens[i, 0].tolist()])
-            plain = [category_prompt(spec)] * (CAPTIONS // 4)
-            captions += plain + [caption(replace(spec, accent=None), rng) for _ in range(CAPTIONS - len(plain))]
-        return diffusion.tokenize(tokenizer, captions).reshape(file.tokens.shape).short()
-
-    def prompt(self, spec: Spec) -> str:
-        """Return the prompt without the accent."""
-        return prompt(replace(spec, accent=None))
-
-    def draw(self, views: ToldViews, batch: diffusion.Batch, generator: torch.Generator | None) -> Tensor:
-        """Return a picture of any of an object's sides, moved and scaled, the same for all views of a group."""
-        view, *u = (per_object(batch, generator) for _ in range(4))
-        return moved(self.whole(views, batch.rows, (4 * view).long()), torch.stack(u))
-
-    def pretrain(
-        self, folder: Path, model: PictureDenoiser, views: ToldViews, config: TrainConfig, report: Report
-    ) -> None:
+    def pretrain(self, folder: Path, views: ToldViews, config: TrainConfig, report: Report) -> None:
         """Train the reader to name both colours of objects, by a linear layer that is not needed later."""
         count, device = 2 * len(COLORS), views.told["colors"].device
-        head = nn.Linear(TOKENS * model.adapter.config["token_width"], count).to(device)
-        namer = nn.Sequential(model.adapter.reader, nn.Flatten(), head)
+        head = nn.Linear(TOKENS * self.adapter.config["token_width"], count).to(device)
+        namer = nn.Sequential(self.adapter.reader, nn.Flatten(), head)
 
         def step(generator: torch.Generator) -> Tensor:
             u = torch.rand(5, BATCH, generator=generator, device=device)
             rows = torch.minimum((u[0] * views.views.count).long(), views.views.count - 1)
-            logits = namer(2 * moved(self.whole(views, rows, (4 * u[1]).long()), u[2:]) - 1).unflatten(1, (2, -1))
+            logits = namer(2 * moved(sides(views, rows, (4 * u[1]).long()), u[2:]) - 1).unflatten(1, (2, -1))
             return functional.cross_entropy(logits.transpose(1, 2), views.told["colors"][rows])
 
         loop = FitConfig(config.reader_steps, config.pictures_rate, config.checkpoint_every)
         path = folder / "reader.ckpt.safetensors"
         average = fit(path, "reader", namer, step, lambda average: {}, loop, config.seed, report)
-        model.adapter.reader.load_state_dict(average[0].state_dict())
+        self.adapter.reader.load_state_dict(average[0].state_dict())
 
-    def teacher(self, model: PictureDenoiser, views: ToldViews, batch: diffusion.Batch) -> Callable[..., Tensor]:
+    def teacher(self, views: ToldViews, batch: diffusion.Batch) -> Callable[..., Tensor]:
         """Return the prior, told the full prompts, or what the model is told if that has words for the view."""
         tokens = torch.where(batch.viewed[:, None], batch.tokens, views.told["full"][batch.rows].long())
 
         def predict(x_t: Tensor, t: Tensor, *rest: Any) -> Tensor:
-            return model.denoiser(x_t, t, tokens, *rest)
+            return self.denoiser(x_t, t, tokens, *rest)
 
         return predict
 
-    def whole(self, views: ToldViews, rows: Tensor, view: Tensor) -> Tensor:
-        """Return these views, (B, 3, SIDE, SIDE)."""
-        return views.told["pictures"][rows, view].float() / 255
+    def networks(self, plain: Networks) -> Networks:
+        """Add the adapter."""
+        return replace(plain, picture_adapter=self.adapter)
 
-    def conditions(
-        self, model: PictureDenoiser, told: Tensor, text: Conditioning, null: Conditioning
-    ) -> tuple[Conditioning, Conditioning]:
+    def conditions(self, told: Tensor, text: Conditioning, null: Conditioning) -> tuple[Conditioning, Conditioning]:
         """Return the texts, the prompt with the object's first picture."""
-        return replace(text, pictures=model.adapter(told[:1]).expand(4, -1, -1)), null
+        return replace(text, pictures=self.adapter(told[:1]).expand(4, -1, -1)), null
 
-    def pictures(self, told: Tensor, size: int) -> Tensor:
-        """Return the object's first picture, four times."""
-        return resize(told[:1].permute(0, 2, 3, 1), size).expand(4, -1, -1, -1)
-
-    def telling(self, views: ToldViews) -> Tensor:
-        """Return which objects have an accent of a named colour."""
-        return views.told["accented"]
-
-    def save(self, folder: Path, model: PictureDenoiser) -> None:
+    def save(self, folder: Path) -> None:
         """Write the adapter in fp16."""
-        model.adapter.save(folder / FOLDER)
+        self.adapter.save(folder / FOLDER)
+
+
+def pictures_of(file: ObjectFile, tokenizer: CLIPTokenizer) -> dict[str, Tensor]:
+    """Return what is told of the objects of a file.
+
+    pictures (n, 4, 3, SIDE, SIDE) uint8. accented (n,) bool: objects with an accent of a named colour. full (n, L)
+    int16: the prompt that names all colours. colors (n, 2): the numbers of both. tokens (n, CAPTIONS, L) int16:
+    captions that leave the accent's colour open, and for a quarter also the main colour.
+    """
+    planes = file.pictures.flatten(0, 1).permute(0, 3, 1, 2)
+    pictures = resize_planes(planes.float(), SIDE).round().to(torch.uint8).unflatten(0, (-1, 4))
+    accented = torch.tensor([spec.accent not in (None, spec.color) for spec in file.specs])
+    full = diffusion.tokenize(tokenizer, [prompt(spec) for spec in file.specs]).short()
+    colors = torch.stack(labels(file.specs, torch.zeros(len(file)))[1:3], dim=1)
+    captions = []
+    for i, spec in enumerate(file.specs):
+        rng = np.random.default_rng([i, *file.tokens[i, 0].tolist()])
+        plain = [category_prompt(spec)] * (CAPTIONS // 4)
+        captions += plain + [caption(replace(spec, accent=None), rng) for _ in range(CAPTIONS - len(plain))]
+    tokens = diffusion.tokenize(tokenizer, captions).reshape(file.tokens.shape).short()
+    return {"pictures": pictures, "accented": accented, "full": full, "colors": colors, "tokens": tokens}
+
+
+def prompts_without_accents(file: ObjectFile) -> list[str]:
+    """Return the prompts of the objects of a file, which leave the accent's colour open."""
+    return [prompt(replace(spec, accent=None)) for spec in file.specs]
+
+
+def sides(views: ToldViews, rows: Tensor, view: Tensor) -> Tensor:
+    """Return pictures of these views, (B, 3, SIDE, SIDE)."""
+    return views.told["pictures"][rows, view].float() / 255
+
+
+def any_side(views: ToldViews, batch: diffusion.Batch, generator: torch.Generator | None) -> Tensor:
+    """Return a picture of any of an object's sides, moved and scaled, the same for all views of a group."""
+    view, *u = (per_object(batch, generator) for _ in range(4))
+    return moved(sides(views, batch.rows, (4 * view).long()), torch.stack(u))
+
+
+def first_side(told: Tensor, size: int) -> Tensor:
+    """Return the object's first picture, four times."""
+    return resize(told[:1].permute(0, 2, 3, 1), size).expand(4, -1, -1, -1)
+
+
+PICTURES = Condition(
+    name="pictures",
+    sentence="An adapter of {millions:.2f}M parameters reads a picture. The other networks kept their weights.",
+    shown="picture",
+    loop=lambda config: (config.pictures_steps, config.pictures_rate),
+    data=lambda folder, prior, data: data,
+    model=PictureDenoiser,
+    told=pictures_of,
+    draw=any_side,
+    whole=sides,
+    telling=lambda views: views.told["accented"],
+    pictures=first_side,
+    prompts=prompts_without_accents,
+    together=0.25,
+)

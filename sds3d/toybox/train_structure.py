@@ -22,9 +22,8 @@ from sds3d.prompts.conditioning import Conditioning
 from sds3d.rendering.resizing import resize
 from sds3d.rendering.structure import unstacked
 from sds3d.toybox import diffusion
-from sds3d.toybox.dataset import ObjectFile
-from sds3d.toybox.train_addition import Addition, ToldDenoiser, ToldViews, per_object
-from sds3d.toybox.train_config import TrainConfig
+from sds3d.toybox.dataset import DataConfig, ObjectFile
+from sds3d.toybox.train_condition import Condition, ToldDenoiser, ToldViews, per_object
 
 DROPPED = 0.4
 """The share of objects of the usual shape whose structure is not told."""
@@ -52,60 +51,61 @@ class StructuredDenoiser(ToldDenoiser):
         with structure_features(self.denoiser.unet, features):
             return self.denoiser(x_t, t, tokens, angles, with_camera, n_single)
 
-
-class StructureAddition(Addition[StructuredDenoiser]):
-    """Structure. told: maps (n, 4, C, M, M) int8, 127 for 1, and varied (n,) bool, see `ObjectFile`."""
-
-    name = "structure"
-    sentence = "An encoder of {millions:.2f}M parameters tells the U-Net depth, normals and opacity of each view."
-    shown = "normals"
-    with_maps = True
-
-    def loop(self, config: TrainConfig) -> tuple[int, float]:
-        """Return the number of steps and the learning rate."""
-        return config.structure_steps, config.structure_rate
-
-    def model(self, prior: DiffusersPrior) -> StructuredDenoiser:
-        """Make the model of a prior's networks."""
-        return StructuredDenoiser(prior)
-
-    def networks(self, model: StructuredDenoiser, networks: Networks) -> Networks:
+    def networks(self, plain: Networks) -> Networks:
         """Add the encoder of structures."""
-        return replace(networks, structure_encoder=model.encoder)
+        return replace(plain, structure_encoder=self.encoder)
 
-    def told(self, file: ObjectFile, tokenizer: CLIPTokenizer) -> dict[str, Tensor]:
-        """Return the maps, and which objects have unusual shapes."""
-        return {"maps": file.structure, "varied": file.varied}
-
-    def draw(self, views: ToldViews, batch: diffusion.Batch, generator: torch.Generator | None) -> Tensor:
-        """Return the maps of a batch, (B, 5, M, M), with zeros for the share `DROPPED` of the usual objects."""
-        kept = (per_object(batch, generator) >= DROPPED) | views.told["varied"][batch.rows]
-        return self.whole(views, batch.rows, batch.view) * kept[:, None, None, None]
-
-    def whole(self, views: ToldViews, rows: Tensor, view: Tensor) -> Tensor:
-        """Return all maps of these views, (B, C, M, M)."""
-        return views.told["maps"][rows, view].float() / 127
-
-    def conditions(
-        self, model: StructuredDenoiser, told: Tensor, text: Conditioning, null: Conditioning
-    ) -> tuple[Conditioning, Conditioning]:
+    def conditions(self, told: Tensor, text: Conditioning, null: Conditioning) -> tuple[Conditioning, Conditioning]:
         """Return both texts with the structure."""
         structure = unstacked(told)
         return replace(text, structure=structure), replace(null, structure=structure)
 
-    def pictures(self, told: Tensor, size: int) -> Tensor:
-        """Return the normals as colours."""
-        return resize(0.5 * (told[:, 1:4].permute(0, 2, 3, 1) + 1), size)
-
-    def telling(self, views: ToldViews) -> Tensor:
-        """Return which objects have unusual shapes."""
-        return views.told["varied"]
-
-    def save(self, folder: Path, model: StructuredDenoiser) -> None:
+    def save(self, folder: Path) -> None:
         """Write the U-Net in fp16, and the encoder beside it."""
         shutil.rmtree(folder / "unet")
-        unet = copy.deepcopy(model.denoiser.unet).cpu()
+        unet = copy.deepcopy(self.denoiser.unet).cpu()
         nn.Module.half(unet)
         diffusion.set_memory_format(unet, torch.contiguous_format)
         unet.save_pretrained(folder / "unet", safe_serialization=True)
-        model.encoder.save(folder / FOLDER)
+        self.encoder.save(folder / FOLDER)
+
+
+def with_maps(folder: Path, prior: DiffusersPrior, data: DataConfig) -> DataConfig:
+    """Return the set of objects with maps of their structure."""
+    return replace(data, maps=prior.unet.config["sample_size"] * 4)
+
+
+def maps_of(file: ObjectFile, tokenizer: CLIPTokenizer) -> dict[str, Tensor]:
+    """Return maps (n, 4, C, M, M) int8, 127 for 1, and varied (n,) bool: which objects have unusual shapes."""
+    return {"maps": file.structure, "varied": file.varied}
+
+
+def all_maps(views: ToldViews, rows: Tensor, view: Tensor) -> Tensor:
+    """Return all maps of these views, (B, C, M, M)."""
+    return views.told["maps"][rows, view].float() / 127
+
+
+def some_maps(views: ToldViews, batch: diffusion.Batch, generator: torch.Generator | None) -> Tensor:
+    """Return the maps of a batch, (B, 5, M, M), with zeros for the share `DROPPED` of the usual objects."""
+    kept = (per_object(batch, generator) >= DROPPED) | views.told["varied"][batch.rows]
+    return all_maps(views, batch.rows, batch.view) * kept[:, None, None, None]
+
+
+def normals(told: Tensor, size: int) -> Tensor:
+    """Return the normals of maps as colours."""
+    return resize(0.5 * (told[:, 1:4].permute(0, 2, 3, 1) + 1), size)
+
+
+STRUCTURE = Condition(
+    name="structure",
+    sentence="An encoder of {millions:.2f}M parameters tells the U-Net depth, normals and opacity of each view.",
+    shown="normals",
+    loop=lambda config: (config.structure_steps, config.structure_rate),
+    data=with_maps,
+    model=StructuredDenoiser,
+    told=maps_of,
+    draw=some_maps,
+    whole=all_maps,
+    telling=lambda views: views.told["varied"],
+    pictures=normals,
+)

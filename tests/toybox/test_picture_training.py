@@ -17,16 +17,15 @@ from sds3d.states import read_tensors
 from sds3d.toybox import diffusion
 from sds3d.toybox.captions import parse, prompt
 from sds3d.toybox.dataset import ObjectFile, load_tokenizer
-from sds3d.toybox.train_addition import ToldViews, train_addition
+from sds3d.toybox.train_condition import ToldViews, train_condition
 from sds3d.toybox.train_config import TrainConfig
-from sds3d.toybox.train_pictures import PictureAddition
+from sds3d.toybox.train_pictures import PICTURES
 from sds3d.toybox.world import Spec
 
 TINY = TrainConfig(
     objects=16, held_out_objects=4, samples=1, workers=1, unet_objects=1, checkpoint_every=2, pictures_steps=2,
     reader_steps=2, start_from=str(toybox_folder()),
 )  # fmt: skip
-ADDITION = PictureAddition()
 TOKENIZER = load_tokenizer(TINY.start_from)
 
 
@@ -36,7 +35,7 @@ def ignore(stage: str, step: int, total: int, figures: dict[str, float]) -> None
 
 @pytest.mark.slow
 def test_the_trained_folder_reads_pictures_and_without_them_is_the_prior_that_it_started_from(tmp_path: Path):
-    written = train_addition(tmp_path, ADDITION, TINY, ignore)
+    written = train_condition(tmp_path, PICTURES, TINY, ignore)
     trained, plain = DiffusersConfig(model=str(written)).load(), DiffusersConfig(model="toybox").load()
     assert (trained.takes_pictures, trained.takes_cameras, plain.takes_pictures) == (True, True, False)
     adapter, _ = read_tensors(written / FOLDER / "model.safetensors")
@@ -71,11 +70,11 @@ def test_groups_are_told_one_picture_of_their_own_object_from_any_side():
     specs = [Spec("mug", "red", "blue"), Spec("duck", "yellow"), Spec("car", "green", "green")] * 3
     file = object_file(specs)
     views = diffusion.LatentViews.of(torch.zeros(9, 4, 1, 1, 1), file.angles, file.tokens, file.view_tokens)
-    data = ToldViews(views, ADDITION.told(file, TOKENIZER), [""] * 9)
-    assert ADDITION.telling(data).tolist() == [True, False, False] * 3
+    data = ToldViews(views, PICTURES.told(file, TOKENIZER), [""] * 9)
+    assert PICTURES.telling(data).tolist() == [True, False, False] * 3
     generator = torch.Generator().manual_seed(0)
     batch = diffusion.draw_batch(views, torch.zeros(24, dtype=torch.int64), 40, generator)
-    told = ADDITION.draw(data, batch, generator)
+    told = PICTURES.draw(data, batch, generator)
     assert told.shape == (len(batch.x), 3, SIDE, SIDE)
     grey = (255 * told[:, 0, 0, 0]).round().long()
     assert torch.equal(grey // 10, batch.rows)
@@ -86,10 +85,10 @@ def test_groups_are_told_one_picture_of_their_own_object_from_any_side():
 
 def test_captions_leave_the_accent_open_and_the_teacher_is_told_it():
     file = object_file([Spec("mug", "red", "blue")] * 6)
-    tokens = ADDITION.tokens(file, TOKENIZER)
+    tokens = PICTURES.told(file, TOKENIZER)["tokens"]
     texts = TOKENIZER.batch_decode(tokens.flatten(0, 1).long(), skip_special_tokens=True)
     assert not any("blue" in text for text in texts)
     assert np.mean([parse(text) == Spec("mug", "red") for text in texts]) > 0.6
-    full = TOKENIZER.batch_decode(ADDITION.told(file, TOKENIZER)["full"].long(), skip_special_tokens=True)
+    full = TOKENIZER.batch_decode(PICTURES.told(file, TOKENIZER)["full"].long(), skip_special_tokens=True)
     assert {parse(text) for text in full} == {Spec("mug", "red", "blue")}
-    assert ADDITION.prompt(file.specs[0]) == "a red mug"
+    assert PICTURES.prompts(file)[0] == "a red mug"

@@ -24,10 +24,10 @@ from sds3d.toybox.materials import Look
 from sds3d.toybox.objects import build
 from sds3d.toybox.render import render_object
 from sds3d.toybox.train import begin
-from sds3d.toybox.train_addition import ToldViews, checkpoint, train_addition
+from sds3d.toybox.train_condition import ToldViews, checkpoint, train_condition
 from sds3d.toybox.train_config import TrainConfig
-from sds3d.toybox.train_light import LightAddition
-from sds3d.toybox.train_structure import StructureAddition
+from sds3d.toybox.train_light import LIT
+from sds3d.toybox.train_structure import STRUCTURE
 from sds3d.toybox.varied import fitted, joined, mirrored, stretched, turned, varied
 from sds3d.toybox.world import Spec
 
@@ -35,9 +35,6 @@ TINY = TrainConfig(
     objects=16, held_out_objects=4, samples=1, workers=1, unet_objects=1, checkpoint_every=1, structure_steps=2,
     start_from=str(toybox_folder()),
 )  # fmt: skip
-
-
-ADDITION = StructureAddition()
 
 
 class Killed(Exception):
@@ -51,7 +48,7 @@ def ignore(stage: str, step: int, total: int, figures: dict[str, float]) -> None
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("structure")
-    assert train_addition(path, ADDITION, TINY, ignore) == path / "prior"
+    assert train_condition(path, STRUCTURE, TINY, ignore) == path / "prior"
     return path
 
 
@@ -72,7 +69,7 @@ def test_the_folder_is_a_prior_that_takes_structure_and_has_a_card_and_samples(f
 @pytest.mark.slow
 def test_a_killed_training_ends_in_the_same_weights(folder: Path, tmp_path: Path):
     shutil.copytree(
-        folder, tmp_path / "again", ignore=shutil.ignore_patterns("prior", checkpoint(folder, ADDITION).name)
+        folder, tmp_path / "again", ignore=shutil.ignore_patterns("prior", checkpoint(folder, STRUCTURE).name)
     )
 
     def killer(name: str, step: int, total: int, figures: dict[str, float]) -> None:
@@ -81,8 +78,8 @@ def test_a_killed_training_ends_in_the_same_weights(folder: Path, tmp_path: Path
 
     without_samples = TINY.model_copy(update={"samples": 0})
     with pytest.raises(Killed):
-        train_addition(tmp_path / "again", ADDITION, without_samples, killer)
-    train_addition(tmp_path / "again", ADDITION, without_samples, ignore)
+        train_condition(tmp_path / "again", STRUCTURE, without_samples, killer)
+    train_condition(tmp_path / "again", STRUCTURE, without_samples, ignore)
     for part in ("unet/diffusion_pytorch_model", f"{FOLDER}/model"):
         expected, _ = read_tensors(folder / "prior" / f"{part}.safetensors")
         resumed, _ = read_tensors(tmp_path / "again" / "prior" / f"{part}.safetensors")
@@ -92,7 +89,7 @@ def test_a_killed_training_ends_in_the_same_weights(folder: Path, tmp_path: Path
 @pytest.mark.slow
 def test_at_a_rate_of_zero_the_plain_prior_stays(tmp_path: Path):
     still = TINY.model_copy(update={"structure_rate": 1e-12, "samples": 0, "structure_steps": 1})
-    trained = DiffusersConfig(model=str(train_addition(tmp_path, ADDITION, still, ignore))).load()
+    trained = DiffusersConfig(model=str(train_condition(tmp_path, STRUCTURE, still, ignore))).load()
     plain = DiffusersConfig(model="toybox").load()
     x = plain.encode_image(torch.rand(4, 64, 64, 3, generator=torch.Generator().manual_seed(0)))
     text, t = plain.encode_text(["a red mug"] * 4), torch.full((4,), 0.8)
@@ -109,8 +106,8 @@ def test_a_prior_that_is_told_the_light_knows_words_for_materials_and_a_killed_t
             raise Killed
 
     with pytest.raises(Killed):
-        train_addition(tmp_path / "killed", LightAddition(), config, killer)
-    folders = [train_addition(tmp_path / name, LightAddition(), config, ignore) for name in ("killed", "whole")]
+        train_condition(tmp_path / "killed", LIT, config, killer)
+    folders = [train_condition(tmp_path / name, LIT, config, ignore) for name in ("killed", "whole")]
     for part in ("unet/diffusion_pytorch_model", "text_encoder/model", f"{FOLDER}/model"):
         expected, resumed = (read_tensors(folder / f"{part}.safetensors")[0] for folder in folders)
         assert all(torch.equal(value, resumed[key]) for key, value in expected.items()), part
@@ -127,13 +124,13 @@ def test_a_prior_that_is_told_the_light_knows_words_for_materials_and_a_killed_t
 
 def test_a_prior_of_another_kind_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="starts from another: give its folder, --start-from FOLDER"):
-        train_addition(tmp_path, ADDITION, TINY.model_copy(update={"start_from": ""}), ignore)
+        train_condition(tmp_path, STRUCTURE, TINY.model_copy(update={"start_from": ""}), ignore)
 
 
 def test_pictures_of_a_training_without_structure_are_not_used(tmp_path: Path):
     begin(tmp_path, TINY)
     with pytest.raises(ValueError, match="was begun without --structure: use another --out"):
-        train_addition(tmp_path, ADDITION, TINY, ignore)
+        train_condition(tmp_path, STRUCTURE, TINY, ignore)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
@@ -150,13 +147,13 @@ def test_training_for_minutes_takes_up_pictures_as_they_come_and_resumes(tmp_pat
         return len(list((tmp_path / "pictures").glob("*.safetensors")))
 
     with pytest.raises(Killed):
-        train_addition(tmp_path, ADDITION, config, killer)
+        train_condition(tmp_path, STRUCTURE, config, killer)
     assert 1 <= rendered() < 400
-    train_addition(tmp_path, ADDITION, config, ignore)
+    train_condition(tmp_path, STRUCTURE, config, ignore)
     files = rendered()
     assert 1 <= files < 400
     assert int((tmp_path / "pictures" / "files").read_text()) == files  # the set keeps its size
-    assert 2.7 <= float(read_metadata(checkpoint(tmp_path, ADDITION))["seconds"]) < 30  # 0.9 of 0.05 minutes
+    assert 2.7 <= float(read_metadata(checkpoint(tmp_path, STRUCTURE))["seconds"]) < 30  # 0.9 of 0.05 minutes
     assert DiffusersConfig(model=str(tmp_path / "prior")).load().takes_structure
 
 
@@ -177,7 +174,7 @@ def test_structure_that_comes_later_goes_with_its_pictures():
     def told() -> tuple[set[int], set[int]]:
         """Return the numbers that are drawn, and those whose structure is dropped at times."""
         batch = diffusion.draw_batch(room.views, torch.zeros(24, dtype=torch.int64), 400, generator)
-        maps = (127 * ADDITION.draw(room, batch, generator)[:, 0, 0, 0]).round()
+        maps = (127 * STRUCTURE.draw(room, batch, generator)[:, 0, 0, 0]).round()
         shown = batch.x[:, 0, 0, 0]
         assert torch.equal(maps[maps > 0], shown[maps > 0])
         return set(shown.int().tolist()), set(shown[maps == 0].int().tolist())
@@ -202,7 +199,7 @@ def test_the_light_is_dropped_with_the_structure_and_alone():
     data = ToldViews(views, {"maps": maps, "varied": torch.zeros(n, dtype=torch.bool)}, [""] * n)
     generator = torch.Generator().manual_seed(0)
     batch = diffusion.draw_batch(views, torch.zeros(24, dtype=torch.int64), 400, generator)
-    told = LightAddition().draw(data, batch, generator).amax(dim=(2, 3))  # (B, 14)
+    told = LIT.draw(data, batch, generator).amax(dim=(2, 3))  # (B, 14)
     shape, light = told[:, 0], told[:, MAPS]
     assert torch.equal(told, torch.stack([shape] * MAPS + [light] * LIGHT, dim=1))
     assert (light <= shape).all()
@@ -305,7 +302,7 @@ def test_only_the_structure_of_usual_shapes_is_dropped_and_groups_share_it():
     data = ToldViews(views, {"maps": maps, "varied": unusual}, [""] * n)
     generator = torch.Generator().manual_seed(0)
     batch = diffusion.draw_batch(views, torch.zeros(24, dtype=torch.int64), 400, generator)
-    told = ADDITION.draw(data, batch, generator)
+    told = STRUCTURE.draw(data, batch, generator)
     kept = (told == 1).flatten(1).all(dim=1)
     assert torch.equal(kept, (told != 0).flatten(1).any(dim=1))
     assert kept[unusual[batch.rows]].all()

@@ -1,6 +1,6 @@
 """Training that adds a condition to a prior of the toy world: from its weights, in less than an hour.
 
-An `Addition` says what is added: structure (`train_structure`), light (`train_light`) or pictures (`train_pictures`).
+A `Condition` says what is added: structure (`train_structure`), light (`train_light`) or pictures (`train_pictures`).
 Other networks of the prior keep their weights. After a kill at any instant, the same command resumes.
 """
 
@@ -33,14 +33,13 @@ from sds3d.toybox.dataset import DataConfig, ObjectFile, Rendering, load_tokeniz
 from sds3d.toybox.fit import FitConfig, Report, fit
 from sds3d.toybox.train import Incoming, begin, first_files
 from sds3d.toybox.train_config import TrainConfig
-from sds3d.toybox.world import Spec
 
 
 @dataclass(frozen=True)
 class ToldViews:
     """Encoded pictures of n objects, and what a prior is told of them besides texts and cameras.
 
-    told: tensors (n, ...) by name, those of the addition. prompts: of the objects that are there from the start.
+    told: tensors (n, ...) by name, those of the condition. prompts: of the objects that are there from the start.
     """
 
     views: diffusion.LatentViews
@@ -64,100 +63,78 @@ class ToldViews:
         self.views.append(views.views, at)
 
 
-class ToldDenoiser(nn.Module):
+class ToldDenoiser(nn.Module, ABC):
     """The networks of a prior and one that is told more. Its forward takes the inputs of `Denoiser` and one further."""
 
     def __init__(self, denoiser: diffusion.Denoiser) -> None:
         super().__init__()
         self.denoiser = denoiser
 
+    def pretrain(self, folder: Path, views: ToldViews, config: TrainConfig, report: Report) -> None:
+        """Train a part of the networks before all are trained. Most have nothing to train before."""
+
+    def teacher(self, views: ToldViews, batch: diffusion.Batch) -> Callable[..., Tensor] | None:
+        """Return what is learned in place of the true v, see `diffusion.train_step`; None: the true v."""
+        return None
+
+    @abstractmethod
+    def networks(self, plain: Networks) -> Networks:
+        """Add the further network to those of a prior."""
+
+    @abstractmethod
+    def conditions(self, told: Tensor, text: Conditioning, null: Conditioning) -> tuple[Conditioning, Conditioning]:
+        """Return the conditions of four samples, prompt and empty text, told what `Condition.whole` returned."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the trained networks into a copy of the folder of the prior that the training started from."""
+
 
 Model = TypeVar("Model", bound=ToldDenoiser)
 
 
-class Addition(ABC, Generic[Model]):
-    """What a training adds to a prior.
+def usual_prompts(file: ObjectFile) -> list[str]:
+    """Return the prompts of the objects of a file."""
+    return [prompt(spec) for spec in file.specs]
 
-    name: of the option of `sds3d toybox train`, the stage and the checkpoint. sentence: about the trained networks, for
-    the card. shown: the heading of what the model is told in sheets of samples. with_maps: whether objects have maps of
-    their structure. together: the share of objects whose four views are denoised together.
+
+@dataclass(frozen=True)
+class Condition(Generic[Model]):
+    """What a training adds to the texts and cameras that a prior is told.
+
+    name: of the option of `sds3d toybox train`, the stage and the checkpoint.
+    sentence: about the trained networks, for the card.
+    shown: the heading of what the model is told in sheets of samples.
+    loop: returns the number of steps and the learning rate.
+    data: returns the set of objects in place of the usual one. It may prepare the prior, and write into the folder.
+    model: makes the model that is trained of the networks of a prior.
+    told: returns the tensors of `ToldViews.told` for the objects of a file, and maybe tokens (n, CAPTIONS, L) in place
+        of those of the file.
+    draw: returns what the model is told of a batch in training, (B, ...).
+    whole: returns what it may be told of views (B,) of objects (B,), (B, ...). Zeros tell it nothing.
+    telling: returns which objects (n,) bool have something to tell that their texts do not.
+    pictures: returns what `whole` returned for four views as pictures (4, size, size, 3).
+    prompts: returns the prompts of the objects of a file.
+    together: the share of objects whose four views are denoised together.
     """
 
     name: str
     sentence: str
     shown: str
-    with_maps: bool = False
+    loop: Callable[[TrainConfig], tuple[int, float]]
+    data: Callable[[Path, DiffusersPrior, DataConfig], DataConfig]
+    model: Callable[[DiffusersPrior], Model]
+    told: Callable[[ObjectFile, CLIPTokenizer], dict[str, Tensor]]
+    draw: Callable[[ToldViews, diffusion.Batch, torch.Generator | None], Tensor]
+    whole: Callable[[ToldViews, Tensor, Tensor], Tensor]
+    telling: Callable[[ToldViews], Tensor]
+    pictures: Callable[[Tensor, int], Tensor]
+    prompts: Callable[[ObjectFile], list[str]] = usual_prompts
     together: float = 0.7
 
-    def prepare(self, folder: Path, prior: DiffusersPrior, data: DataConfig) -> DataConfig:
-        """Prepare the prior before the training in `folder`, and return the set of objects that is wanted in place of
-        `data`."""
-        return data
 
-    @abstractmethod
-    def loop(self, config: TrainConfig) -> tuple[int, float]:
-        """Return the number of steps and the learning rate."""
-
-    @abstractmethod
-    def model(self, prior: DiffusersPrior) -> Model:
-        """Make the model that is trained of the networks of a prior."""
-
-    @abstractmethod
-    def networks(self, model: Model, networks: Networks) -> Networks:
-        """Add the model's further network to those of a prior."""
-
-    @abstractmethod
-    def told(self, file: ObjectFile, tokenizer: CLIPTokenizer) -> dict[str, Tensor]:
-        """Return the tensors of `ToldViews.told` for the objects of a file."""
-
-    def tokens(self, file: ObjectFile, tokenizer: CLIPTokenizer) -> Tensor:
-        """Return the captions without view words (n, CAPTIONS, L) of the objects of a file."""
-        return file.tokens
-
-    def prompt(self, spec: Spec) -> str:
-        """Return the prompt of an object's samples."""
-        return prompt(spec)
-
-    def prompts(self, file: ObjectFile) -> list[str]:
-        """Return the prompts of the objects of a file."""
-        return [self.prompt(spec) for spec in file.specs]
-
-    @abstractmethod
-    def draw(self, views: ToldViews, batch: diffusion.Batch, generator: torch.Generator | None) -> Tensor:
-        """Return what the model is told of a batch in training, (B, ...)."""
-
-    def pretrain(self, folder: Path, model: Model, views: ToldViews, config: TrainConfig, report: Report) -> None:
-        """Train a part of the model before all of it is trained."""
-
-    def teacher(self, model: Model, views: ToldViews, batch: diffusion.Batch) -> Callable[..., Tensor] | None:
-        """Return what the model learns from in place of the true v, see `diffusion.train_step`; None: from that."""
-        return None
-
-    @abstractmethod
-    def whole(self, views: ToldViews, rows: Tensor, view: Tensor) -> Tensor:
-        """Return what the model may be told of these views (B,), (B, ...). Zeros tell it nothing."""
-
-    @abstractmethod
-    def conditions(
-        self, model: Model, told: Tensor, text: Conditioning, null: Conditioning
-    ) -> tuple[Conditioning, Conditioning]:
-        """Return the conditions of four samples, prompt and empty text, told what `whole` returned for them."""
-
-    @abstractmethod
-    def pictures(self, told: Tensor, size: int) -> Tensor:
-        """Return what `whole` returned for four views as pictures (4, size, size, 3)."""
-
-    @abstractmethod
-    def telling(self, views: ToldViews) -> Tensor:
-        """Return which objects (n,) bool have something to tell that their texts do not."""
-
-    @abstractmethod
-    def save(self, folder: Path, model: Model) -> None:
-        """Write the trained networks into a copy of the folder of the prior that the training started from."""
-
-
-def train_addition(
-    folder: Path, addition: Addition[Model], config: TrainConfig, report: Report, device: torch.device | str = "cpu"
+def train_condition(
+    folder: Path, condition: Condition[Model], config: TrainConfig, report: Report, device: torch.device | str = "cpu"
 ) -> Path:
     """Train in `folder`, and return the diffusers folder `folder/prior`.
 
@@ -166,47 +143,45 @@ def train_addition(
     """
     if not config.start_from:
         raise ValueError(
-            f"a prior that takes {addition.name} starts from another: give its folder, --start-from FOLDER"
+            f"a prior that takes {condition.name} starts from another: give its folder, --start-from FOLDER"
         )
     start = DiffusersConfig(model=config.start_from)
     prior, words = start.load(device), start.vocabulary()
     if not isinstance(prior, DiffusersPrior) or prior.camera_encoder is None or words is None:
         raise ValueError(f"{config.start_from} is no prior of the toy world: train one with `sds3d toybox train`")
-    begin(folder, config, addition.name)
-    maps = prior.unet.config["sample_size"] * 4 if addition.with_maps else 0
-
+    begin(folder, config, condition.name)
     plain = DataConfig(
-        config.objects, config.seed, prior.image_size, tokenizer=config.start_from, kinds=tuple(words.kinds), maps=maps
+        config.objects, config.seed, prior.image_size, tokenizer=config.start_from, kinds=tuple(words.kinds)
     )
-    data = addition.prepare(folder, prior, plain)
-    encode, begun = partial(encoded, addition, prior), time.monotonic()
+    data = condition.data(folder, prior, plain)
+    encode, begun = partial(encoded, condition, prior), time.monotonic()
     with Rendering(folder / "pictures", data, config.workers) as rendering:
         held_out = replace(data, objects=config.held_out_objects, seed=config.seed + 1)
         test = encode(render_files(folder / "held-out", held_out, 1, report))
         first_files(rendering, config, begun, report)
         incoming = Incoming(rendering, encode, config, begun)
-        model = train_model(folder, addition, config, prior, incoming, test, report)
+        model = train_model(folder, condition, config, prior, incoming, test, report)
         rendering.end()
     written = folder / "prior"
     shutil.copytree(Path(config.start_from).expanduser(), written, dirs_exist_ok=True)
-    addition.save(written, model)
+    model.save(written)
     report("card", 0, 1, {})
-    write_card(folder, addition, config, model, test)
+    write_card(folder, condition, config, model, test)
     return written
 
 
 @torch.no_grad()
-def encoded(addition: Addition[Model], prior: DiffusersPrior, paths: Sequence[Path]) -> ToldViews:
+def encoded(condition: Condition[Model], prior: DiffusersPrior, paths: Sequence[Path]) -> ToldViews:
     """Return the latents of all objects of files and what can be told of them, on the prior's device."""
     parts: list[dict[str, Tensor]] = []
     prompts: list[str] = []
     for path in paths:
         file = read_objects(path)
         rgb = file.pictures.flatten(0, 1).to(prior.device).float() / 255
-        own = {"angles": file.angles, "tokens": addition.tokens(file, prior.tokenizer), "view_tokens": file.view_tokens}
-        part = {name: values.to(prior.device) for name, values in (own | addition.told(file, prior.tokenizer)).items()}
+        own = {"angles": file.angles, "tokens": file.tokens, "view_tokens": file.view_tokens}
+        part = {name: values.to(prior.device) for name, values in (own | condition.told(file, prior.tokenizer)).items()}
         parts.append({"latents": prior.encode_image(rgb).unflatten(0, (-1, 4)).half(), **part})
-        prompts += addition.prompts(file)
+        prompts += condition.prompts(file)
     told = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
     plain = [told.pop(name) for name in ("latents", "angles", "tokens", "view_tokens")]
     return ToldViews(diffusion.LatentViews.of(*plain), told, prompts)
@@ -214,41 +189,41 @@ def encoded(addition: Addition[Model], prior: DiffusersPrior, paths: Sequence[Pa
 
 def train_model(
     folder: Path,
-    addition: Addition[Model],
+    condition: Condition[Model],
     config: TrainConfig,
     prior: DiffusersPrior,
     incoming: Incoming[ToldViews],
     test: ToldViews,
     report: Report,
 ) -> Model:
-    """Train the model of an addition on the prior's device, and return its moving average."""
+    """Train the model of a condition on the prior's device, and return its moving average."""
     device, views = prior.device, incoming.views
     torch.manual_seed(config.seed)
-    model = addition.model(prior).to(device)
+    model = condition.model(prior).to(device)
     if device.type == "cpu":
         diffusion.set_memory_format(model.denoiser.unet, torch.channels_last)
-    addition.pretrain(folder, model, views, config, report)
+    model.pretrain(folder, views, config, report)
     alphas_bar = diffusion.make_scheduler().alphas_cumprod.to(device)
     null_tokens = diffusion.tokenize(prior.tokenizer, [""])[0].to(device)
 
     def step(generator: torch.Generator) -> Tensor:
-        batch = diffusion.draw_batch(views.views, null_tokens, config.unet_objects, generator, addition.together)
-        told, teacher = addition.draw(views, batch, generator), addition.teacher(model, views, batch)
+        batch = diffusion.draw_batch(views.views, null_tokens, config.unet_objects, generator, condition.together)
+        told, teacher = condition.draw(views, batch, generator), model.teacher(views, batch)
         return diffusion.train_step(model, batch, alphas_bar, generator, (told,), teacher)
 
     def measure(average: Model) -> dict[str, float]:
-        draw_samples(folder / "samples.png", addition, prior, average, test, config.samples)
-        return errors(addition, average, test, null_tokens)
+        draw_samples(folder / "samples.png", condition, prior, average, test, config.samples)
+        return errors(condition, average, test, null_tokens)
 
-    steps, rate = addition.loop(config)
+    steps, rate = condition.loop(config)
     loop = FitConfig(steps, rate, config.checkpoint_every, config.minutes * (1 - config.waiting_share))
-    path = checkpoint(folder, addition)
-    return fit(path, addition.name, model, step, measure, loop, config.seed, report, incoming.take)
+    path = checkpoint(folder, condition)
+    return fit(path, condition.name, model, step, measure, loop, config.seed, report, incoming.take)
 
 
-def checkpoint(folder: Path, addition: Addition[Model]) -> Path:
+def checkpoint(folder: Path, condition: Condition[Model]) -> Path:
     """Return the file of a training's checkpoint."""
-    return folder / f"{addition.name}.ckpt.safetensors"
+    return folder / f"{condition.name}.ckpt.safetensors"
 
 
 def per_object(batch: diffusion.Batch, generator: torch.Generator | None) -> Tensor:
@@ -260,7 +235,7 @@ def per_object(batch: diffusion.Batch, generator: torch.Generator | None) -> Ten
 
 @torch.no_grad()
 def errors(
-    addition: Addition[Model], model: Model, test: ToldViews, null_tokens: Tensor, batches: int = 4
+    condition: Condition[Model], model: Model, test: ToldViews, null_tokens: Tensor, batches: int = 4
 ) -> dict[str, float]:
     """Return the denoising loss on held-out objects: told more, told nothing, and told what belongs to another."""
     device = null_tokens.device
@@ -270,7 +245,7 @@ def errors(
         for name in sums:
             generator = torch.Generator(device).manual_seed(number)  # the same noise for each
             batch = diffusion.draw_batch(test.views, null_tokens, min(16, len(test)), generator)
-            told = addition.whole(test, batch.rows, batch.view)
+            told = condition.whole(test, batch.rows, batch.view)
             told = {"told": told, "untold": 0 * told, "another": told.roll(4, dims=0)}[name]
             sums[name] += float(diffusion.train_step(model, batch, alphas_bar, generator, (told,))) / batches
     return sums
@@ -278,7 +253,7 @@ def errors(
 
 @torch.no_grad()
 def draw_samples(
-    path: Path, addition: Addition[Model], start: DiffusersPrior, model: Model, test: ToldViews, count: int
+    path: Path, condition: Condition[Model], start: DiffusersPrior, model: Model, test: ToldViews, count: int
 ) -> None:
     """Write a contact sheet of held-out objects: the true pictures, what the model is told, samples, and samples that
     are not told.
@@ -288,36 +263,36 @@ def draw_samples(
     noising = Diffusion(diffusion.make_scheduler(), start.device)
     parts = model.denoiser
     plain = Networks(start.vae, start.tokenizer, parts.text_encoder, parts.unet, noising, parts.camera_encoder)
-    prior = DiffusersPrior(addition.networks(model, plain), start.device)
+    prior = DiffusersPrior(model.networks(plain), start.device)
     rows = []
-    for index in map(int, addition.telling(test).nonzero()[:count, 0].tolist() or [0]):
+    for index in map(int, condition.telling(test).nonzero()[:count, 0].tolist() or [0]):
         cameras = diffusion.cameras_at(test.views.angles[index].float())
         truth = test.views.latents[index].float()
-        told = addition.whole(test, torch.full((4,), index), torch.arange(4))
+        told = condition.whole(test, torch.full((4,), index), torch.arange(4))
         text, null = prior.encode_text([test.prompts[index]] * 4), prior.encode_text([""] * 4)
         noise = torch.randn(truth.shape, generator=torch.Generator().manual_seed(index)).to(truth)
-        pictures = [prior.decode(truth), addition.pictures(told, prior.image_size)]
-        for texts in (addition.conditions(model, told, text, null), (text, null)):
+        pictures = [prior.decode(truth), condition.pictures(told, prior.image_size)]
+        for texts in (model.conditions(told, text, null), (text, null)):
             samples = sample(prior, noise, Conditions(cameras, *texts), sampling_times(prior, 15))
             pictures.append(prior.decode(samples))
         rows.append((test.prompts[index], torch.cat(pictures).cpu().numpy()))
-    titles = ["truth", "", "", "", addition.shown, "", "", "", "told", "", "", "", "not told", "", "", ""]
+    titles = ["truth", "", "", "", condition.shown, "", "", "", "told", "", "", "", "not told", "", "", ""]
     path.write_bytes(png(contact_sheet(rows, titles, size=64)))
 
 
-def write_card(folder: Path, addition: Addition[Model], config: TrainConfig, model: Model, test: ToldViews) -> Path:
+def write_card(folder: Path, condition: Condition[Model], config: TrainConfig, model: Model, test: ToldViews) -> Path:
     """Write `folder/CARD.md`."""
     device = test.views.latents.device
     null_tokens = diffusion.tokenize(load_tokenizer(config.start_from), [""])[0].to(device)
-    measured = errors(addition, model, test, null_tokens)
-    trained = read_metadata(checkpoint(folder, addition))
+    measured = errors(condition, model, test, null_tokens)
+    trained = read_metadata(checkpoint(folder, condition))
     steps, minutes = int(trained["step"]), float(trained["seconds"]) / 60
     views = steps * config.unet_objects * 4
     millions = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("denoiser.")) / 1e6
-    text = f"""# A prior of the toy world that takes {addition.name}
+    text = f"""# A prior of the toy world that takes {condition.name}
 
-Trained by `sds3d toybox train --{addition.name}` from the weights of another prior.
-{addition.sentence.format(millions=millions)}
+Trained by `sds3d toybox train --{condition.name}` from the weights of another prior.
+{condition.sentence.format(millions=millions)}
 
 | | |
 |---|---|
@@ -327,7 +302,7 @@ Trained by `sds3d toybox train --{addition.name}` from the weights of another pr
 
 | told | denoising loss on held-out objects |
 |---|---|
-| their {addition.name} | {measured["told"]:.4f} |
+| their {condition.name} | {measured["told"]:.4f} |
 | nothing | {measured["untold"]:.4f} |
 | that of another object | {measured["another"]:.4f} |
 """
