@@ -176,10 +176,13 @@ def watched_steps(settings: dict[str, Any], prior: Prior, steps: int = 1) -> Wat
 
 
 FEWEST = {
-    **dict.fromkeys(("refine_every", "refresh_every", "updates"), 1),
-    **dict.fromkeys(("refine_steps", "inversion_steps", "denoising_steps", "sampling_steps"), 2),
+    **dict.fromkeys(("refine_every", "refresh_every", "updates", "refine_steps"), 1),
+    **dict.fromkeys(("inversion_steps", "denoising_steps", "sampling_steps"), 2),
 }
-"""The fewest calls of a prior with which a rule still takes every branch, in every step."""
+"""The fewest calls of a prior with which rules still take every branch, in every step.
+
+One step of a refinement is enough: it samples as `sampling_steps` does.
+"""
 
 
 def quickened(settings: dict[str, Any]) -> dict[str, Any]:
