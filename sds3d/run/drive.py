@@ -42,7 +42,7 @@ from sds3d.run.config import (
 from sds3d.run.copies import check_copies
 from sds3d.run.estimated_normals import NormalEstimator, load_normal_estimators
 from sds3d.run.folder import STOPPED, Machine, Run, Status, open_run
-from sds3d.run.generated_start import generated_scene, is_generator, start_path
+from sds3d.run.generated_start import check_generator, generated_scene, is_generator, start_path
 from sds3d.run.lessons import Teacher, numbered
 from sds3d.run.live import Live
 from sds3d.run.numbers import Numbers
@@ -320,6 +320,7 @@ def starting_point(run: Run, config: RunConfig, load: Load, device: torch.device
     path = run.own or start_path(config.start_from)
     if is_generator(path):
         mine = stage_config(config, 0)
+        check_generator(path, mine.prior)
         prior = load(prior_settings(mine, run.state.lean))[0]
         return generated_scene(path, prior, encode_prompt(prior, mine.prompt, mine.prompts), config.seed)
     if path.is_dir():

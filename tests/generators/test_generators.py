@@ -226,5 +226,8 @@ def test_a_run_without_steps_exports_what_a_generator_makes(tmp_path: Path) -> N
     assert (run.exports / "a-ball.glb").is_file()
     made = generated_scene(folder, prior, encode_prompt(prior, "a ball", PromptConfig()), seed=0)
     assert torch.equal(load_scene(run, torch.device("cpu")).to_grid(8), made.to_grid(8))
+    other = new_run(tmp_path, tiny(start_from=str(folder), steps=0, prior={"model": str(tmp_path)}))
+    with pytest.raises(PriorError, match="was trained with another prior, toybox"):
+        finish(other)
     with pytest.raises(PriorError, match="was trained with another prior, toybox"):
         check_generator(folder, DiffusersConfig(model=str(tmp_path)))
