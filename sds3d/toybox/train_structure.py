@@ -64,6 +64,7 @@ class StructuredDenoiser(ToldDenoiser):
         """Write the U-Net in fp16, and the encoder beside it."""
         shutil.rmtree(folder / "unet")
         unet = copy.deepcopy(self.denoiser.unet).cpu()
+        unet.register_to_config(_name_or_path="")  # without the folder that the training started from
         nn.Module.half(unet)
         diffusion.set_memory_format(unet, torch.contiguous_format)
         unet.save_pretrained(folder / "unet", safe_serialization=True)

@@ -58,6 +58,7 @@ def test_the_folder_is_a_prior_that_takes_structure_and_has_a_card_and_samples(f
     assert (prior.takes_structure, prior.needs_structure, prior.n_views, prior.image_size) == (True, False, 4, 64)
     vocabulary = DiffusersConfig(model=str(folder / "prior")).vocabulary()
     assert vocabulary == DiffusersConfig(model="toybox").vocabulary()
+    assert str(toybox_folder()) not in (folder / "prior" / "unet" / "config.json").read_text()
     encoder, _ = read_tensors(folder / "prior" / FOLDER / "model.safetensors")
     assert encoder["last.weight"].abs().max() > 0
     assert "2 steps, 8 views" in (folder / "CARD.md").read_text()
