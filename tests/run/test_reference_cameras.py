@@ -190,7 +190,7 @@ def test_a_run_that_seeks_a_camera_ends_bit_identical_after_a_pause(tmp_path: Pa
 def test_a_single_step_that_finds_no_camera_is_warned_of(tmp_path: Path) -> None:
     image = picture_of(toy("chair", 0), orbit([40.0], 20.0, size=32), tmp_path / "a.png")
     run = new_run(tmp_path / "a", tiny(steps=1, reference=[{"image": image}]))
-    with pytest.warns(UserWarning, match=r"reference\.0: a single step finds no camera.*: give more steps"):
+    with pytest.warns(UserWarning, match=r"reference\.0: it takes two steps to find a camera.*: give more steps"):
         finish(run)
     known = {"image": image, "azimuth": 0, "elevation": 0}
     assert unsought_pictures(tiny(steps=1, reference=[known])) == []
