@@ -220,7 +220,7 @@ def test_invalid_input_is_explained(visit: Visit, expect: Any, studio: Studio):
     expect(shown).to_contain_text("seed must be a whole number from 0")
     fill(page, "a red mug", seed=3, steps=0)
     press()
-    expect(shown).to_contain_text("Steps = 0")
+    expect(shown).to_contain_text("Steps=0 needs start_from")
     fill(page, "a red mug", steps=1_000_000)
     press()
     expect(shown).to_contain_text("100000 or fewer")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,10 @@ def told(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(6, WIDTH, generator=generator), torch.randn(1, generator=generator)
 
 
+def places(count: int) -> torch.Tensor:
+    return torch.rand(count, 3, generator=torch.Generator().manual_seed(0)) - 0.5
+
+
 def balls() -> GaussianPrior:
     """A prior of two prompts: pictures of one colour each."""
     colors = {text: Gaussian(torch.tensor(rgb)[:, None, None], 0.1) for text, rgb in TEXTS.items()}
@@ -91,7 +96,7 @@ def test_what_is_generated_is_an_ordinary_scene(kind: str) -> None:
     network, (hidden, seed) = make(kind), told(1)
     field = GeneratedField(network)
     field.choose(hidden, seed)
-    points = torch.rand(50, 3) - 0.5
+    points = places(50)
     scene = generate(network, hidden, seed)
     assert type(scene) is FieldNerfScene
     for ours, theirs in zip(scene.field(points), field(points), strict=True):
@@ -109,7 +114,7 @@ def test_gradients_reach_every_parameter_that_is_used(kind: str) -> None:
     network = make(kind)
     field = GeneratedField(network)
     field.choose(*told(1))
-    density, color = field(torch.rand(300, 3) - 0.5)
+    density, color = field(places(300))
     (density.square().mean() + color.square().mean()).backward()
     groups = field.parameter_groups()
     trained = [p for group in groups for p in group["params"]]
@@ -134,7 +139,7 @@ def test_prompts_get_the_colors_that_the_prior_wants(kind: str, lr: float, tmp_p
     # On the way from one prompt's embedding to the other's, yellow turns into blue.
     first, last = TEXTS
     yellow = [float(view[8, 8, 0] - view[8, 8, 2]) for view in views_between(folder, prior, first, last, 4, size=16)]
-    assert yellow == sorted(yellow, reverse=True)
+    assert all(later <= before + 0.01 for before, later in pairwise(yellow))
     assert yellow[0] > 0.5 > -0.2 > yellow[-1]
 
 
