@@ -52,6 +52,16 @@ def stroke(page: Page, *points: tuple[float, float]) -> None:
     wait_for(lambda: page.locator("#picture-mask img").get_attribute("src") != before)
 
 
+def remove_both(page: Page, expect: Any) -> None:
+    """Remove two pictures, the second when it has taken the first one's place."""
+    shown = page.locator("#picture-mask img")
+    before = shown.get_attribute("src")
+    page.locator("#picture-remove").click()
+    wait_for(lambda: shown.get_attribute("src") != before)
+    page.locator("#picture-remove").click()
+    expect(page.locator("#picture-mask canvas")).to_have_count(0)
+
+
 def test_a_picture_is_sent_its_mask_corrected_and_both_are_in_the_run(
     visit: Visit, expect: Any, studio: Studio, tmp_path: Path
 ):
@@ -107,12 +117,7 @@ def test_a_picture_is_sent_its_mask_corrected_and_both_are_in_the_run(
     page.locator("#pictures").get_by_role("button", name="Pictures").click()
     expect(page.locator("#picture-list button")).to_have_count(2)
     expect(page.locator("#picture-mask")).to_contain_text("The object is 33% of the picture")
-    shown = page.locator("#picture-mask img")
-    first_shown = shown.get_attribute("src")
-    page.locator("#picture-remove").click()
-    wait_for(lambda: shown.get_attribute("src") != first_shown)
-    page.locator("#picture-remove").click()
-    expect(page.locator("#picture-mask canvas")).to_have_count(0)
+    remove_both(page, expect)
     page.locator("#generate").click()
     page.wait_for_url(lambda url: run.folder.name not in url)
     assert read_config(run_of(page, studio)).reference == ()
