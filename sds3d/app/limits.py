@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from operator import mul
 from typing import Any
 
 from sds3d.app.edits import flat, leaves_of
@@ -86,8 +85,7 @@ def _most_of_a_step(cameras: CameraConfig) -> dict[str, int]:
 
 def pixels(config: RunConfig) -> float:
     """Return how many pixels a run renders, which is about proportional to its time."""
-    stages = [stage_config(config, index) for index in range(stage_count(config))]
-    return sum(s.steps * s.particles * _pixels_of_step(s.cameras) for s in stages)
+    return sum(steps * rendered for steps, rendered in _pixels_of_stages(config))
 
 
 def _pixels_of_step(cameras: CameraConfig) -> float:
@@ -99,7 +97,11 @@ def _pixels_of_step(cameras: CameraConfig) -> float:
 
 def pixels_of_step(config: RunConfig) -> float:
     """Return how many pixels a step renders, on average over the stages; each counts with a step at least."""
+    counted = [(max(steps, 1), rendered) for steps, rendered in _pixels_of_stages(config)]
+    return sum(steps * rendered for steps, rendered in counted) / sum(steps for steps, _ in counted)
+
+
+def _pixels_of_stages(config: RunConfig) -> list[tuple[int, float]]:
+    """Return the steps of each stage, and how many pixels one of them renders."""
     stages = [stage_config(config, index) for index in range(stage_count(config))]
-    steps = [max(stage.steps, 1) for stage in stages]
-    rendered = [stage.particles * _pixels_of_step(stage.cameras) for stage in stages]
-    return sum(map(mul, steps, rendered)) / sum(steps)
+    return [(stage.steps, stage.particles * _pixels_of_step(stage.cameras)) for stage in stages]
