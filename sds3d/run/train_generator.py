@@ -20,6 +20,7 @@ from sds3d.cameras import CameraConfig
 from sds3d.config import Config, ConfigError, build
 from sds3d.files import RunError, read_plain, write_atomically
 from sds3d.generators.base import GeneratedScene, Generator
+from sds3d.generators.files import SETTINGS as NETWORK
 from sds3d.generators.files import WEIGHTS, About, AnyGeneratorConfig, load_generator, read_about, save_generator
 from sds3d.generators.triplane import TriplaneGeneratorConfig
 from sds3d.guidance.multiview import MultiViewConfig
@@ -53,6 +54,8 @@ class GeneratorTraining(Config):
 
     generator: AnyGeneratorConfig = TriplaneGeneratorConfig()
     """The network."""
+    start_from: str = ""
+    """Folder of a generator of the same network whose weights this training begins with. Empty: random weights."""
     steps: int = Field(default=20_000, ge=1)
     """Steps, with one prompt each."""
     seed: int = Field(default=0, ge=0)
@@ -89,8 +92,9 @@ def train_generator(
     """Train a generator in `folder`, and return the folder `folder/generator`.
 
     report: called after each step. prior: that of the settings, if it is loaded already.
-    Raises ConfigError if no prompts are given and the prior does not tell its words, ValueError if the folder was begun
-    with other settings, PriorError, and NumericalError.
+    Raises ConfigError if no prompts are given and the prior does not tell its words or if `start_from` holds another
+    network, RunError if it holds none, ValueError if the folder was begun with other settings, PriorError, and
+    NumericalError.
     """
     settings, defaults = (some.model_dump(mode="json") for some in (config, GeneratorTraining()))
     keep_settings(folder / SETTINGS, settings, {"checkpoint_every", "sample_every"}, defaults)
@@ -99,8 +103,11 @@ def train_generator(
     embedded = Embedded(prior, config, draw)
     streams = random_streams(config.seed, "network", "scene", "cameras", "guidance")
     width = prior.encode_text([""]).hidden.shape[-1]
-    network = config.generator.make(width, streams["network"]).to(device)
-    scene = GeneratedScene(network, streams["scene"], device, config.steps)
+    network = config.generator.make(width, streams["network"])
+    path = folder / CHECKPOINT
+    if config.start_from and not path.exists():
+        _begin_with(network, Path(config.start_from))
+    scene = GeneratedScene(network.to(device), streams["scene"], device, config.steps)
 
     def choose(step: int) -> EncodedPrompt:
         encoded = embedded.of_step(step)
@@ -110,7 +117,6 @@ def train_generator(
     rule = TrueViews() if config.pictures else config.guidance.make(prior)
     teacher = Teacher(prior, rule, choose(0), config.gradient)
     streams = {name: streams[name] for name in ("cameras", "guidance")}
-    path = folder / CHECKPOINT
     if path.exists():
         state = resume(load_file(path), scene, [rule], config.optimizer, streams)
     else:
@@ -127,6 +133,16 @@ def train_generator(
     save_generator(folder / RESULT, _about(config, width), network)
     write_card(folder, prior)
     return folder / RESULT
+
+
+def _begin_with(network: Generator, folder: Path) -> None:
+    """Give a network the weights of a trained one. Raises ConfigError if that one is another network, and RunError."""
+    given = load_generator(folder)
+    # Learning rates are settings of the training, and may differ.
+    kept = {"lr": network.config.lr, "shared_lr": network.config.shared_lr}
+    if given.config.model_copy(update=kept) != network.config or given.text_width != network.text_width:
+        raise ConfigError(f"{folder} holds another network: give the `generator` settings of its {NETWORK}")
+    network.load_state_dict(given.state_dict())
 
 
 class Embedded:

@@ -164,6 +164,17 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path: Path) -
         train_generator(tmp_path / "whole", training(steps=8), silent, prior=balls())
 
 
+def test_a_training_begins_with_the_weights_of_another(tmp_path: Path) -> None:
+    first = train_generator(tmp_path / "first", training(steps=2), silent, prior=balls())
+    tiny = SMALL["hyper"] | {"lr": 1e-12, "shared_lr": 1e-12}  # so that one step leaves the weights as they were
+    config = training(steps=1, start_from=str(first), generator=tiny, optimizer={"warmup": 0})
+    second = train_generator(tmp_path / "second", config, silent, prior=balls())
+    assert (second / WEIGHTS).read_bytes() == (first / WEIGHTS).read_bytes()
+    wider = training(start_from=str(first), generator=SMALL["hyper"] | {"seed_size": 3})
+    with pytest.raises(ConfigError, match=r"another network: give the `generator` settings of its generator\.json"):
+        train_generator(tmp_path / "third", wider, silent, prior=balls())
+
+
 def test_a_training_writes_a_card_and_a_sheet_has_a_row_per_prompt(tmp_path: Path) -> None:
     prior = balls()
     folder = train_generator(tmp_path, training(steps=1), silent, prior=prior)
