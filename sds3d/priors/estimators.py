@@ -1,23 +1,25 @@
 """Depth, normals and materials of a picture by Marigold (Ke et al. 2023, arXiv:2312.02145; arXiv:2505.09358).
 
 These are diffusion models in diffusers' layout, run by diffusers' pipelines. Their results have this project's
-conventions, which are those of `reference.depth` and `reference.normal`.
+conventions, which are those of `reference.depth` and `reference.normal`. `load_estimator` also loads the networks of
+`sds3d.priors.disparity` and `sds3d.priors.normals`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 
+from sds3d.priors.disparity import disparity_folder, load_disparity
 from sds3d.priors.loading import Dtype, ModelFiles, find, pick_dtype, without_bars
 from sds3d.priors.normals import NormalsNetwork, normals_folder
 from sds3d.rendering.shading import linear_to_srgb
 
-Map = Literal["depth", "normal", "albedo", "roughness", "metallic"]
+Map = Literal["depth", "disparity", "normal", "albedo", "roughness", "metallic"]
 MAPS: tuple[Map, ...] = get_args(Map)
 
 PIPELINES = ("MarigoldDepthPipeline", "MarigoldNormalsPipeline", "MarigoldIntrinsicsPipeline")
@@ -41,17 +43,20 @@ class MapEstimator(Protocol):
 
 
 @dataclass(frozen=True)
-class ToyEstimator:
-    """The toy world's own estimator, which draws no noise: all options are ignored."""
+class PlainEstimator:
+    """A network that answers in one pass and draws no noise: all options are ignored.
 
-    network: NormalsNetwork
-    maps: tuple[Map, ...] = ("normal",)
+    estimate: maps pictures (B, H, W, 3) to their map.
+    """
+
+    maps: tuple[Map]
+    estimate: Callable[[Tensor], Tensor]
 
     def __call__(
         self, rgb: Tensor, seed: int = 0, *, steps: int | None = None, ensemble: int = 1, resolution: int | None = None
     ) -> dict[Map, Tensor]:
-        """Estimate the normals of pictures (B, H, W, 3), see `Estimator`."""
-        return {"normal": self.network.estimate(rgb)}
+        """Estimate the map of pictures (B, H, W, 3), see `Estimator`."""
+        return {self.maps[0]: self.estimate(rgb)}
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Estimator:
         """Estimate the maps of pictures (B, H, W, 3), sRGB in [0, 1], at their size, on their device in float32.
 
         depth: (B, H, W) in [0, 1], 1 nearest and 0 farthest; linear in the distance, with unknown scale and offset.
+        disparity: (B, H, W) in [0, 1], likewise, but linear in the inverse of the depth along the viewing axis.
         normal: (B, H, W, 3) unit vectors in the camera's frame, +x right, +y up, +z to the viewer. albedo: (B, H, W, 3)
         sRGB in [0, 1]. roughness, metallic: (B, H, W) in [0, 1].
 
@@ -95,14 +101,17 @@ class Estimator:
 def load_estimator(
     model: str, device: torch.device | str = "cpu", dtype: Dtype = "auto", *, offline: bool = True
 ) -> MapEstimator:
-    """Load a Marigold model from a folder, or from the local cache by its id, or a network of `NormalsNetwork`.
+    """Load a Marigold model from a folder, or from the local cache by its id, or from a folder a network of
+    `NormalsNetwork` or `DisparityNetwork`.
 
     offline: never use the network.
 
     Raises PriorError if the folder is missing, truncated, pickled or of another kind.
     """
     if (folder := normals_folder(model)) is not None:
-        return ToyEstimator(NormalsNetwork.load(folder).to(device))
+        return PlainEstimator(("normal",), NormalsNetwork.load(folder).to(device).estimate)
+    if (folder := disparity_folder(model)) is not None:
+        return PlainEstimator(("disparity",), load_disparity(folder, torch.device(device)).estimate)
     import diffusers
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer

@@ -31,7 +31,7 @@ from sds3d.representations.make import AnyRepresentationConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig
 from sds3d.run.backgrounds import Background, by_name
 from sds3d.run.copies import beside, with_paths, without_paths
-from sds3d.run.estimated_normals import EstimatorConfig
+from sds3d.run.estimated_maps import EstimatorConfig
 from sds3d.run.folder import Run, create_run
 from sds3d.run.generated_start import start_path
 from sds3d.run.migration import migrated
@@ -164,8 +164,8 @@ class RunConfig(Config):
     """Judges of the renders, whose losses add to those of any rule: a list of {model: FOLDER of a CLIPModel, text,
     text_weight, image, image_weight, every}."""
     estimators: tuple[EstimatorConfig, ...] = Field(default=(), max_length=4)
-    """Estimators of normals, whose answers to the renders the surface follows: a list of {model: FOLDER, weight,
-    every}."""
+    """Estimators of normals or depth, whose answers to the renders the surface follows: a list of {map, model: FOLDER,
+    weight, every}. map: normal or depth."""
     up_axis: UpAxis = "auto"
     """Axis of that file that points up: y or z; auto is z for STL and 3MF, -y for splats in .ply, .splat and .sog, and
     y for other formats. The front faces +Z if +Y is up, and -Y if +Z is up."""

@@ -40,7 +40,7 @@ from sds3d.run.config import (
     unsought_pictures,
 )
 from sds3d.run.copies import check_copies
-from sds3d.run.estimated_normals import NormalEstimator, load_normal_estimators
+from sds3d.run.estimated_maps import Followed, load_followed
 from sds3d.run.folder import STOPPED, Machine, Run, Status, open_run
 from sds3d.run.generated_start import check_generator, generated_scene, is_generator, start_path
 from sds3d.run.lessons import Teacher, numbered
@@ -75,7 +75,7 @@ class Work:
     """The live objects of a stage.
 
     stage: its number, from 0. config: its settings. offset: steps of the stages before it. rewards: judges of renders.
-    estimators: of the normals in them.
+    estimators: of the normals and depths in them.
     """
 
     stage: int
@@ -85,7 +85,7 @@ class Work:
     teachers: list[Teacher]
     state: LoopState
     rewards: tuple[Reward, ...] = ()
-    estimators: tuple[NormalEstimator, ...] = ()
+    estimators: tuple[Followed, ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -159,7 +159,7 @@ def start_work(
         rules = [teacher.guidance for teacher in teachers]
         state = resume(checkpoint, scene, rules, mine.optimizer, generators, environment, references)
     rewards = load_rewards(mine.rewards, mine.prompt, own.device)
-    estimators = load_normal_estimators(mine.estimators, own.device)
+    estimators = load_followed(mine.estimators, own.device)
     return Work(stage, mine, total_steps(config, stage), scene, teachers, state, rewards, estimators)
 
 

@@ -28,6 +28,12 @@ from sds3d.run.generated_start import check_generator, is_generator, start_path
 from sds3d.run.prompt_picture import read_picture_file, read_prompt_picture
 from sds3d.run.references import check_references
 
+GIVE = {
+    "normal": "give one of Marigold's for normals, or train one with `sds3d toybox train-normals`",
+    "depth": "give that of stable-diffusion-2-depth, DPT or Depth Anything, or set estimators=[]",
+}
+"""What to do without the estimator of a map."""
+
 
 def check_inputs(config: RunConfig, own: Path | None = None) -> None:
     """Raise ConfigError if the run could not start. Models that have to be downloaded are not checked.
@@ -101,8 +107,7 @@ def _check_pictures(stage: RunConfig) -> None:
     for index, estimator in enumerate(stage.estimators):
         if not Path(estimator.model).expanduser().is_dir():
             raise ConfigError(
-                f"estimators.{index}.model: {estimator.model} is no folder of an estimator: give one of Marigold's for "
-                "normals, or train one with `sds3d toybox train-normals`"
+                f"estimators.{index}.model: {estimator.model} is no folder of an estimator: {GIVE[estimator.map]}"
             )
 
 

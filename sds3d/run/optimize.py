@@ -26,7 +26,7 @@ from sds3d.ramps import Ramp
 from sds3d.representations.base import Rendering, Scene
 from sds3d.run.adan import Adan
 from sds3d.run.backgrounds import Background, Environment, behind_views, render_over
-from sds3d.run.estimated_normals import NormalEstimator
+from sds3d.run.estimated_maps import Followed
 from sds3d.run.lessons import Lesson, Shown, Teacher, ask, backward, image_losses, metrics_of, numbered
 from sds3d.run.numbers import Checks, Numbers, NumericalError, Unread, as_numbers, read
 from sds3d.run.references import STREAM as REFERENCE_STREAM
@@ -194,7 +194,7 @@ class Setup:
     teachers: all on one device, at least one with a weight above 0 at each step. If `cameras` has no size, renders have
     that of the first one's prior. steps: total number of steps. cameras: the views of each step. background: what is
     behind the renders. rewards: judges of the renders. reference_weight: factor on the losses of the pictures that the
-    scene follows. estimators: of the normals that the surface follows.
+    scene follows. estimators: of the normals and depths that the surface follows.
     """
 
     scene: Scene
@@ -205,7 +205,7 @@ class Setup:
     background: Background = None
     rewards: Sequence[Reward] = ()
     reference_weight: Ramp = field(default_factory=lambda: Ramp(1.0))
-    estimators: Sequence[NormalEstimator] = ()
+    estimators: Sequence[Followed] = ()
 
     @property
     def picture_size(self) -> int:
@@ -315,7 +315,7 @@ def _losses(
     progress: float,
     checks: Checks,
 ) -> dict[str, Tensor]:
-    """Return the losses of a step by name: the scene's regularisers, those of the pictures and of the estimated normals
+    """Return the losses of a step by name: the scene's regularisers, those of the pictures and of the estimates
     that it follows, for rules on pixels "image" and so on, and those of rewards. step: from 0."""
     losses = {**setup.scene.regularisers(shown.rendering, progress), **followed}
     for index, estimator in enumerate(setup.estimators):

@@ -20,6 +20,7 @@ from sds3d.run.checks import prior_problems
 from sds3d.run.config import RunConfig, make_config, new_run, prior_mismatches, run_config, stage_config, stage_count
 from sds3d.run.drive import drive
 from tests.priors.test_control import controlnet
+from tests.priors.test_disparity import save_disparity
 from tests.priors.test_picture_conditions import save_adapter
 from tests.priors.tiny import tiny_mvdream, tiny_pipeline
 from tests.run.test_rewards import save_clip
@@ -119,13 +120,14 @@ def test_a_preset_that_needs_files_says_which_settings_name_them():
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Folders with tiny random pipelines and ControlNets, by the names of the models."""
+    """Folders with tiny random pipelines, ControlNets and an estimator, by the names of the models."""
     folder = tmp_path_factory.mktemp("models")
     for model, family in PIPELINES.items():
         tiny_pipeline(family).save_pretrained(folder / model)
     tiny_mvdream(folder / "mvdream")
     for seed, name in enumerate(CONTROLNETS):
         controlnet(tiny_pipeline("sd").unet, seed).save_pretrained(folder / name)
+    save_disparity(folder / "stable-diffusion-2-depth")
     return {path.name: str(path) for path in folder.iterdir()}
 
 
@@ -154,7 +156,7 @@ def small(values: Any, models: Mapping[str, str], key: str = "") -> Any:
     """Return settings with sizes cut to `LARGEST`, resolutions cut to 16, and tiny pipelines for models."""
     if isinstance(values, Mapping):
         return {name: small(value, models, name) for name, value in values.items()}
-    if isinstance(values, (list, tuple)) and key in ("stages", "phases", "teachers", "controlnets"):
+    if isinstance(values, (list, tuple)) and key in ("stages", "phases", "teachers", "controlnets", "estimators"):
         return [small(value, models) for value in values]
     if key == "model" and isinstance(values, str):
         return models.get(values, values)

@@ -1,9 +1,12 @@
-"""Surfaces that follow estimated normals: an estimator that knows the truth makes an uneven ball round."""
+"""Surfaces that follow estimates: one of normals that knows the truth makes an uneven ball round; the loss on depth is
+that of HiFA's code."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -20,7 +23,7 @@ from sds3d.representations.base import Rendering
 from sds3d.representations.isosurface import dmtet, grid_points
 from sds3d.representations.mesh_scene import MeshConfig, MeshScene
 from sds3d.run.config import make_config
-from sds3d.run.estimated_normals import EstimatorConfig, NormalEstimator, load_normal_estimators
+from sds3d.run.estimated_maps import EstimatorConfig, Followed, load_followed
 from sds3d.run.inputs import check_inputs
 
 RADIUS = 0.35
@@ -70,7 +73,7 @@ def test_a_surface_takes_the_normals_that_are_seen():
     for step in range(30):
         cameras = orbit([17.0 * step + 90 * i for i in range(4)], 60 * ((step % 3) - 1.0), size=40)
         rendering = scene.render(cameras, torch.ones(3))
-        losses = NormalEstimator(config, BallKnower(cameras)).losses(rendering, cameras, step, step / 30)
+        losses = Followed(config, BallKnower(cameras)).losses(rendering, cameras, step, step / 30)
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
@@ -83,7 +86,7 @@ def test_the_loss_is_the_weighted_mean_over_the_views_of_sums_over_opaque_pixels
     cameras = turntable(2, size=8)
     normal = functional.normalize(torch.randn(2, 8, 8, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
     alpha = (torch.arange(8) > 3).float().expand(2, 8, 8)[..., None]
-    estimator = NormalEstimator(
+    estimator = Followed(
         EstimatorConfig.model_validate({"model": "x", "weight": [[0, 2], [1, 4]], "every": 2}), BallKnower(cameras)
     )
     rendering = Rendering(torch.rand(2, 8, 8, 3), alpha, alpha, normal)
@@ -98,7 +101,7 @@ def test_a_toy_estimator_is_loaded_by_its_folder(tmp_path: Path):
     torch.manual_seed(0)
     network = NormalsNetwork().eval()
     network.save(tmp_path / "normals")
-    (loaded,) = load_normal_estimators([EstimatorConfig(model=str(tmp_path / "normals"))], torch.device("cpu"))
+    (loaded,) = load_followed([EstimatorConfig(model=str(tmp_path / "normals"))], torch.device("cpu"))
     rgb = torch.rand(1, 64, 64, 3)
     torch.testing.assert_close(loaded.model(rgb)["normal"], network.estimate(rgb), atol=0.02, rtol=0)
     (tmp_path / "normals" / "model.safetensors").write_bytes(b"")
@@ -112,3 +115,83 @@ def test_a_missing_estimator_is_reported_before_the_run(tmp_path: Path):
     config = make_config("a red mug", "polish", [f"start_from={mesh}", "estimators=[{model: nowhere}]"])
     with pytest.raises(ConfigError, match=r"estimators\.0\.model: nowhere is no folder of an estimator: give one"):
         check_inputs(config)
+
+
+class Says:
+    """An estimator that answers with given maps."""
+
+    def __init__(self, name: Map, values: Tensor) -> None:
+        self.maps: tuple[Map, ...] = (name,)
+        self.values = values
+
+    def __call__(
+        self, rgb: Tensor, seed: int = 0, *, steps: int | None = None, ensemble: int = 1, resolution: int | None = None
+    ) -> dict[Map, Tensor]:
+        return {self.maps[0]: self.values}
+
+
+def uneven_depths(size: int = 12) -> tuple[Cameras, Tensor, Rendering]:
+    """Return the cameras of two views, depths along their axes (B, H, W), and a render with these, half opaque."""
+    cameras = turntable(2, size=size)
+    generator = torch.Generator().manual_seed(3)
+    depth = 2 + torch.rand(2, size, size, generator=generator)
+    forward = -cameras.c2w()[:, :3, 2]
+    along = depth / torch.einsum("bhwi,bi->bhw", cameras.rays()[1], forward)  # distances along the rays
+    alpha = (0.6 + 0.4 * torch.rand(2, size, size, generator=generator)) * (torch.arange(size) > 4)
+    rgb = torch.rand(2, size, size, 3, generator=generator)
+    return cameras, depth, Rendering(rgb, alpha[..., None], (alpha * along)[..., None], torch.zeros(2, size, size, 3))
+
+
+def depth_loss(rendering: Rendering, cameras: Cameras, model: Says, weight: float = 1.0) -> Tensor:
+    config = EstimatorConfig.model_validate({"map": "depth", "model": "x", "weight": weight})
+    return Followed(config, model).losses(rendering, cameras, 0, 0.0)["estimated_depth"]
+
+
+def test_the_loss_on_depth_is_what_a_line_fitted_to_the_inverse_depths_leaves_over():
+    """HiFA's code scales the centred inverse depth so that it comes nearest to the estimate of mean 0 and variance 1,
+    and takes the mean squared error: here by numpy's own fit."""
+    cameras, depth, rendering = uneven_depths()
+    seen = torch.rand(2, 12, 12, generator=torch.Generator().manual_seed(4)) + 1 / depth
+    left = []
+    for view in range(2):
+        opaque = rendering.alpha[view, ..., 0].numpy() > 0.5
+        x, y = 1 / depth[view].numpy()[opaque], seen[view].numpy()[opaque]
+        y = (y - y.mean()) / y.std()
+        left.append(np.mean((np.polyval(np.polyfit(x, y, 1), x) - y) ** 2))
+    loss = depth_loss(rendering, cameras, Says("disparity", seen), weight=0.5)
+    assert float(loss) == pytest.approx(0.5 * 144 * np.mean(left), rel=1e-4)
+    assert 0.1 < np.mean(left) < 0.99
+
+
+@pytest.mark.parametrize("name", ["disparity", "depth"])
+def test_the_loss_on_depth_vanishes_at_any_scale_and_offset_of_the_truth(name: Map):
+    cameras, depth, rendering = uneven_depths()
+    truth = 1 / depth if name == "disparity" else -depth
+    assert float(depth_loss(rendering, cameras, Says(name, 3 * truth + 7))) == pytest.approx(0, abs=0.02)
+
+
+def test_the_gradient_on_depth_is_that_of_finite_differences():
+    cameras, _, rendering = uneven_depths(6)
+    seen = Says("disparity", torch.rand(2, 6, 6, generator=torch.Generator().manual_seed(5)).double())
+    parts = {name: value.double() for name, value in vars(rendering).items() if value is not None}
+
+    def loss(depth: Tensor) -> Tensor:
+        return depth_loss(Rendering(**parts | {"depth": depth}), cameras, seen)
+
+    assert torch.autograd.gradcheck(loss, (parts["depth"].clone().requires_grad_(),))
+
+
+def test_a_view_without_opaque_pixels_has_no_gradient_on_depth():
+    cameras, _, rendering = uneven_depths()
+    clear = replace(rendering, alpha=torch.zeros_like(rendering.alpha), depth=rendering.depth.requires_grad_())
+    loss = depth_loss(clear, cameras, Says("disparity", torch.rand(2, 12, 12)))
+    (gradient,) = torch.autograd.grad(loss, clear.depth)
+    assert float(gradient.abs().max()) == 0
+
+
+def test_an_estimator_of_another_map_is_refused(tmp_path: Path):
+    torch.manual_seed(0)
+    NormalsNetwork().eval().save(tmp_path / "normals")
+    config = EstimatorConfig.model_validate({"map": "depth", "model": str(tmp_path / "normals")})
+    with pytest.raises(PriorError, match="estimates normal, not depth: give another model"):
+        load_followed([config], torch.device("cpu"))
