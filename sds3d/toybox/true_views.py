@@ -21,8 +21,9 @@ from sds3d.toybox.world import Spec
 
 
 class TrueViews(Guidance):
-    """Pictures of one object of each prompt, always the same one, under a headlight on white.
+    """Pictures of one object of each prompt, always the same one, under a headlight.
 
+    The background has another colour in each step: on white, a white part could as well be missing.
     Raises ValueError for a prompt outside the toy world.
     """
 
@@ -32,7 +33,7 @@ class TrueViews(Guidance):
         spec = parse(text)
         if spec is None:
             raise ValueError(f"{text!r} does not name one toy object and its colour; write for example 'a red mug'")
-        pictures, _ = shade_mesh(_true(spec), views.cameras)
+        pictures, _ = shade_mesh(_true(spec), views.cameras, torch.rand(3, generator=generator).numpy())
         target = torch.from_numpy(pictures).to(views.rgb)
         return Guided(torch.zeros(len(target), dtype=torch.long, device=target.device), image_target=target)
 
