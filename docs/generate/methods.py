@@ -49,7 +49,7 @@ def write_pages(docs: Path) -> None:
         used = [preset for preset in presets() if preset.values.get("guidance", {}).get("name") == method.name]
         pages.add(folder / f"{method.name}.md")
         write(folder / f"{method.name}.md", page(method, used, figures))
-        rows += [row(method, preset, figures[preset.name]) for preset in used if preset.name in figures]
+        rows += [row(method, preset, figures.get(preset.name)) for preset in of_rule(used, figures)]
     write(folder / "table.txt", "\n".join(rows) + "\n")
     bases = [yaml(path.name, path.stem) for path in sorted((docs.parent / "configs").glob("_*.yaml"))]
     write(folder / "bases.txt", "\n\n".join(bases).replace("../../", "../") + "\n")
@@ -64,16 +64,23 @@ def methods() -> list[Method]:
     return [Method(c.model_fields["name"].default, sys.modules[c.__module__].__doc__ or "", c) for c in ours]
 
 
+def of_rule(used: list[Any], figures: dict[str, Any]) -> list[Any]:
+    """The presets that stand for a rule: those of the benchmark; if there are none, those of single rules."""
+    measured = [preset for preset in used if preset.name in figures]
+    return measured or [preset for preset in used if preset.about.group == "rule" and preset.made_for == "toybox"]
+
+
 def page(method: Method, used: list[Any], figures: dict[str, Any]) -> str:
     """The page of a rule. used: presets with this rule."""
     parts = [f"# {method.title}", to_markdown(method.text), "## Presets"]
-    alone = [preset for preset in used if preset.name in figures]
+    alone = of_rule(used, figures)
     for preset in alone:
         parts += [f"### {preset.name}", preset.about.description, about(preset)]
         parts.append(f'```bash\nsds3d generate "a red mug" --preset {preset.name}\n```')
-        caption = f"Front and back of eight objects. Top: true objects. Bottom: `{preset.name}`."
-        parts.append(f":::{{figure}} {preset.name}.webp\n{caption}\n:::")
-        parts += [measured(figures[preset.name]), yaml(f"{preset.name}.yaml")]
+        if preset.name in figures:
+            caption = f"Front and back of eight objects. Top: true objects. Bottom: `{preset.name}`."
+            parts += [f":::{{figure}} {preset.name}.webp\n{caption}\n:::", measured(figures[preset.name])]
+        parts.append(yaml(f"{preset.name}.yaml"))
     if others := [f"`{preset.name}`" for preset in used if preset not in alone]:
         parts.append(f"Also used by the presets {', '.join(others)}.")
     usage = f"Set them as `guidance.KEY=VALUE`. The name of the rule is `{method.name}`."
@@ -81,9 +88,11 @@ def page(method: Method, used: list[Any], figures: dict[str, Any]) -> str:
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
-def row(method: Method, preset: Any, figures: dict[str, float]) -> str:
-    """A line of the overview."""
-    numbers = f"{figures['recognised']:.0%} | {figures['without_janus']:.0%} | {figures['fid']:.0f}"
+def row(method: Method, preset: Any, figures: dict[str, float] | None) -> str:
+    """A line of the overview. figures: None: the preset is not in the benchmark."""
+    numbers = "not measured | | "
+    if figures is not None:
+        numbers = f"{figures['recognised']:.0%} | {figures['without_janus']:.0%} | {figures['fid']:.0f}"
     return f"| [{method.title}](methods/{method.name}.md) | `{preset.name}` | {preset.about.status} | {numbers} |"
 
 

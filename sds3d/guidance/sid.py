@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sds3d.guidance.base import Guided, RuleConfig, Views, combine, draw_noise, predict_each, predict_texts
 from sds3d.guidance.schedules import Schedule, UniformSchedule, timesteps
-from sds3d.guidance.variational import VariationalConfig, VariationalRule
+from sds3d.guidance.variational import TrainedScore, VariationalConfig, VariationalRule
 from sds3d.priors.base import Prior, TrainableScore, add_noise
 
 
@@ -70,7 +70,7 @@ class SiD(VariationalRule):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             x_t = add_noise(prior, x, eps, t)
-            real, fake = self._estimates(x_t, t, views)  # (B, C, h, w) both
+            real, fake = clean_estimates(prior, self.phi, x_t, t, views, config.scale, config.fake_scale)
             omega = (x - real).detach().abs().mean(dim=(1, 2, 3), keepdim=True).clamp_min(1e-5)  # (B, 1, 1, 1)
             loss = ((real - fake) * (real - x - config.alpha * (real - fake)) / omega).sum()
             (gradient,) = torch.autograd.grad(loss, x)
@@ -82,14 +82,18 @@ class SiD(VariationalRule):
         learn = self.phi.learning(x.detach(), views, generator)
         return Guided(t=t, gradient=gradient, x0=real.detach(), metrics=metrics, learn=learn)
 
-    def _estimates(self, x_t: Tensor, t: Tensor, views: Views) -> tuple[Tensor, Tensor]:
-        """Clean estimates of the prior and of phi, each with its guidance and differentiable in x_t."""
-        config = self.config
-        asked = predict_texts(self.prior, x_t, t, views)
-        real = asked.guided(config.scale).x0
-        texts = [views.told(views.prompt.plain)]
-        if config.fake_scale == 1:
-            return real, predict_each(self.phi.score, x_t, t, texts, views.cameras)[0].x0
-        texts.append(views.told(views.prompt.null))
-        asked, null = predict_each(self.phi.score, x_t, t, texts, views.cameras)
-        return real, combine(asked, null, config.fake_scale).x0
+
+def clean_estimates(
+    prior: Prior, phi: TrainedScore, x_t: Tensor, t: Tensor, views: Views, scale: float, fake_scale: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return the clean estimates (B, C, h, w) of the prior and of phi, each with its guidance.
+
+    They are differentiable in x_t (B, C, h, w), if the caller enables gradients.
+    """
+    real = predict_texts(prior, x_t, t, views).guided(scale).x0
+    texts = [views.told(views.prompt.plain)]
+    if fake_scale == 1:
+        return real, predict_each(phi.score, x_t, t, texts, views.cameras)[0].x0
+    texts.append(views.told(views.prompt.null))
+    asked, null = predict_each(phi.score, x_t, t, texts, views.cameras)
+    return real, combine(asked, null, fake_scale).x0

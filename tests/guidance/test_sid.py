@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from sds3d.guidance.schedules import UniformSchedule
-from sds3d.guidance.sid import SiD, SiDConfig
+from sds3d.guidance.sid import SiD, SiDConfig, clean_estimates
 from sds3d.guidance.variational import VariationalConfig
 from sds3d.priors.base import expand
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
@@ -96,7 +96,8 @@ def test_the_gradient_is_that_of_the_loss_by_finite_differences():
         generator = seeded()
         t = config.schedule.sample(0.0, 1, 1, generator)
         eps = torch.randn(x.shape, generator=generator).to(x)
-        real, fake = rule._estimates(prior.alpha(t) * moved + prior.sigma(t) * eps, t, views)
+        x_t = prior.alpha(t) * moved + prior.sigma(t) * eps
+        real, fake = clean_estimates(prior, rule.phi, x_t, t, views, scale=3.0, fake_scale=2.0)
         omega = (moved - real).abs().mean() if omega is None else omega
         return ((real - fake) * (fake - moved)).sum() / omega
 
