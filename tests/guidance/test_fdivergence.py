@@ -10,9 +10,9 @@ from torch import Tensor
 from sds3d.cameras import CameraConfig, sample_cameras
 from sds3d.guidance.base import draw_noise
 from sds3d.guidance.cache import ViewCache
+from sds3d.guidance.discriminator import DiscriminatorConfig
 from sds3d.guidance.fdivergence import (
     WEIGHTS,
-    DiscriminatorConfig,
     Divergence,
     FDivergence,
     FDivergenceConfig,
@@ -142,7 +142,7 @@ def test_the_discriminator_learns_the_ratio():
         return (-0.5 * (x_t - alpha * mean) ** 2 / variance - 0.5 * math.log(variance)).sum(dim=(1, 2, 3))
 
     exact = log_density(0.8, 0.5) - log_density(mean, std)
-    learned = rule.log_ratio(x_t, torch.full((128,), t), views.cameras).detach()
+    learned = rule.density.log_ratio(x_t, torch.full((128,), t), views.cameras).detach()
     assert torch.corrcoef(torch.stack([exact, learned]))[0, 1] > 0.85
     assert (exact - learned).abs().mean() < 0.5 * (exact - exact.mean()).abs().mean()
 
@@ -156,8 +156,8 @@ def test_pictures_come_from_the_prior_itself(scale, mean):
     rule, generator = FDivergence(config, prior), seeded()
     for expected in (1, 1, 2, 2, 3, 3, 3):
         rule(x, views_of(prior, 16, negative="bad"), 0.0, generator).learned()
-        assert len(rule.cache.batches) == expected
-    pictures = torch.cat([picture for picture, *_ in rule.cache.batches])
+        assert len(rule.density.cache.batches) == expected
+    pictures = torch.cat([picture for picture, *_ in rule.density.cache.batches])
     assert pictures.mean().item() == pytest.approx(mean, abs=0.03)
     assert pictures.std().item() == pytest.approx(0.5, abs=0.03)
 
