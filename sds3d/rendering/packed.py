@@ -79,6 +79,10 @@ class FieldPictures(NamedTuple):
 Shade = Callable[[Samples, Tensor, Tensor], Tensor]
 """Samples, their weights (S,) without gradient and their features (S, C) to the features (S, D) that are rendered."""
 
+Refine = Callable[[Samples, Tensor, Tensor, Tensor, Tensor | None], Samples]
+"""Samples, their weights (S,), origins and directions (R, 3), and jitter (R,) or None to the samples that are
+rendered."""
+
 
 def occupancy_of(density: Tensor, threshold: float) -> Occupancy:
     """Return the occupancy of densities (N, N, N) per metre at the corners of cells.
@@ -173,17 +177,22 @@ def render_field(
     jitter: Tensor | None = None,
     occupancy: Occupancy | None = None,
     shade: Shade | None = None,
+    refine: Refine | None = None,
 ) -> FieldPictures:
     """Render a field from rays. Differentiable in the field's parameters.
 
     origins, directions: (..., 3), unit directions. samples, jitter (...), occupancy: see `march`. shade: changes the
-    samples' features before they are summed.
+    samples' features before they are summed. refine: changes the samples, by their weights.
     """
     shape = directions.shape[:-1]
     origins, directions = origins.reshape(-1, 3), directions.reshape(-1, 3)
-    packed = march(
-        origins, directions, occupancy, samples=samples, jitter=None if jitter is None else jitter.reshape(-1)
-    )
+    jitter = None if jitter is None else jitter.reshape(-1)
+    packed = march(origins, directions, occupancy, samples=samples, jitter=jitter)
+    if refine is not None:
+        with torch.no_grad():
+            density, _ = field(packed.points)
+            weights = composite(density, density[:, None], packed, len(origins)).weights
+            packed = refine(packed, weights, origins, directions, jitter)
     density, features = field(packed.points)
     if shade is not None:
         with torch.no_grad():

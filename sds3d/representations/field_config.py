@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 
 from sds3d.ramps import Ramp
+from sds3d.rendering.resampling import Fine, Kernel
 from sds3d.representations.base import RepresentationConfig
 from sds3d.representations.field_shading import FieldShading
 from sds3d.representations.fields import DENSITY_SCALE, Blob, DecoderOptions, RadianceField
@@ -22,6 +23,13 @@ class FieldNerfConfig(RepresentationConfig):
 
     samples: int = Field(default=64, ge=8, le=1024)
     """Steps of a ray per side of the cube; diagonal rays take more."""
+    fine_samples: int = Field(default=0, ge=0, le=512)
+    """Further samples per ray, where those of `samples` found matter, as in NeRF; HiFA's code has 64. The field is
+    evaluated once more to find it."""
+    fine_kernel: Kernel = "none"
+    """How the weights along a ray are smoothed before further samples are drawn by them, so that these also fall beside
+    a thin surface. boxcar: the mean of a cell and its two neighbours (HiFA, sec. 3.4). trapezoidal: 3/4 of a cell and
+    1/8 of both."""
     hidden: int = Field(default=32, ge=4, le=256)
     """Width of the small network that turns the encoding into density and colour."""
     separate: bool = False
@@ -109,6 +117,11 @@ class FieldNerfConfig(RepresentationConfig):
     def latents(self) -> int:
         """Channels of the latents that guidance sees; 0 if the field holds colours, or if they become colours first."""
         return 0 if self.refine else self.latent_channels
+
+    @property
+    def fine(self) -> Fine | None:
+        """What adds further samples along rays; None if there are none."""
+        return Fine(self.fine_samples, self.fine_kernel) if self.fine_samples else None
 
     def for_loading(self) -> Self:
         """Return the settings without the sketch, which only training reads: its file may be gone."""

@@ -322,7 +322,14 @@ class FieldNerfScene(Scene):
         field = with_square(self.field) if config.z_variance else self.field
         shader = self._shader(cameras, directions, shading)
         seen = render_field(
-            field, origins, directions, samples=samples, jitter=jitter, occupancy=self._occupancy, shade=shader
+            field,
+            origins,
+            directions,
+            samples=samples,
+            jitter=jitter,
+            occupancy=self._occupancy,
+            shade=shader,
+            refine=config.fine,
         )
         alpha, depth = seen.alpha[..., None], seen.depth[..., None]  # (B, H, W, 1)
         away = None
@@ -370,9 +377,9 @@ class FieldNerfScene(Scene):
 
     def _seen(self, origins: Tensor, directions: Tensor) -> Iterator[tuple[Tensor, Tensor, FieldPictures]]:
         """Yield the pictures of some rays after the others, with their origins (R, 3) and directions (R, 3)."""
-        occupancy, samples = self._survey(explore=False), self.config.samples
+        occupancy, samples, fine = self._survey(explore=False), self.config.samples, self.config.fine
         for some in zip(*(rays.reshape(-1, 3).split(_RAYS_AT_ONCE) for rays in (origins, directions)), strict=True):
-            yield *some, render_field(self.field, *some, samples=samples, occupancy=occupancy)
+            yield *some, render_field(self.field, *some, samples=samples, occupancy=occupancy, refine=fine)
 
     @torch.no_grad()
     def _survey(self, explore: bool) -> Occupancy:

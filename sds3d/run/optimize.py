@@ -63,6 +63,9 @@ class OptimizerConfig(Config):
     weight_decay: float = Field(default=0.0, ge=0)
     """Share of every parameter, times its learning rate, that a step takes away, as in AdamW (arXiv:1711.05101), whose
     usual value is 0.01."""
+    clip_norm: float | None = Field(default=None, gt=0)
+    """A larger norm of the gradient of all parameters together is scaled down to this; HiFA's code has 1. null: none
+    is."""
     max_grad_norm: float = Field(default=1e8, gt=0)
     """A larger gradient norm stops the run, because it has diverged."""
 
@@ -335,10 +338,12 @@ def _losses(
 
 
 def _move(setup: Setup, state: LoopState, checks: Checks) -> Tensor:
-    """Step the optimiser and update the scene; return the norm of all gradients."""
+    """Step the optimiser and update the scene; return the norm of all gradients before they are clipped."""
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     checks.small(grad_norm)
+    if (limit := setup.optimizer.clip_norm) is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, limit, grad_norm)
     state.bad = checks.flag(state.bad)
     if state.late and setup.scene.edits(state.step):
         checks.read()

@@ -1,9 +1,14 @@
 """Settings of radiance fields that published systems have: levels over time, separate layers, densities, colours."""
 
+from typing import Any
+
 import pytest
 import torch
 
+from sds3d.cameras import orbit
 from sds3d.ramps import Ramp
+from sds3d.representations.base import Rendering
+from sds3d.representations.field_nerf import FieldNerfScene
 from sds3d.representations.fields import Blob, Decoder, deactivate
 from sds3d.representations.fields_hash import HashField
 from sds3d.representations.hash_nerf import HashNerfConfig
@@ -85,3 +90,19 @@ def test_an_exponential_density_with_a_bump_as_in_latent_nerf():
 def test_levels_in_use_must_exist():
     with pytest.raises(ValueError, match="active_levels must be from 1 to levels = 8"):
         HashNerfConfig(active_levels=Ramp(((0, 4), (1, 9))))
+
+
+def test_further_samples_show_a_scene_as_a_finer_march_does():
+    cameras, white = orbit([20.0], 15.0, size=12), torch.ones(3)
+    fields = {"levels": 4, "log2_entries": 8, "blob_height": 60, "blob_radius": 0.3, "density_scale": 30}
+
+    def shown(**settings: Any) -> Rendering:
+        config = HashNerfConfig.model_validate({"name": "hash_nerf", **fields, **settings})
+        rendering = FieldNerfScene(config, torch.Generator().manual_seed(0)).render(cameras, white)
+        assert rendering.alpha.requires_grad
+        return rendering
+
+    exact, coarse = shown(samples=512), shown(samples=24)
+    fine = shown(samples=24, fine_samples=64, fine_kernel="boxcar")
+    wrong = [float((one.depth - exact.depth).detach().square().mean().sqrt()) for one in (fine, coarse)]
+    assert 0 < wrong[0] < 0.5 * wrong[1]

@@ -239,6 +239,22 @@ def test_weight_decay_is_that_of_adamw():
     torch.testing.assert_close(scene.rgb.detach(), before * (1 - 0.25 * rate) ** 2)
 
 
+def test_a_large_gradient_is_scaled_down_to_the_norm_that_is_set():
+    """With a large eps, a first step of Adam is the gradient times the learning rate over eps."""
+    gradient = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+
+    def moved(clip: float | None) -> tuple[Tensor, Step]:
+        prior, scene = gaussian_prior(), Canvas(rgb=0.0)
+        config = OptimizerConfig(eps=1e3, warmup=0, clip_norm=clip)
+        (step,) = run(scene, prior, GradientRule(gradient), steps=1, config=config)
+        return scene.rgb.detach(), step
+
+    (free, step), (same, _), (clipped, told) = moved(None), moved(1e6), moved(0.5)
+    assert torch.equal(same, free)
+    assert told.grad_norm == step.grad_norm > 5
+    torch.testing.assert_close(clipped, free * 0.5 / step.grad_norm, atol=0, rtol=2e-2)
+
+
 def test_betas_replace_those_of_the_scene():
     scene = GaussiansScene(GaussiansConfig(count=5), torch.Generator().manual_seed(0))
 
