@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import MappingProxyType
@@ -65,14 +66,46 @@ class StageReport(Protocol):
 
 @contextmanager
 def bars_by_stage() -> Iterator[StageReport]:
-    """Show a progress bar for each stage of a long job, by the stage's name."""
+    """Show a progress bar for each stage of a long job, by the stage's name; where stderr is no terminal, a line now
+    and then.
+    """
+    if not err.is_terminal:
+        yield _LinesByStage()
+        return
     with progress_bar() as progress:
         tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int, figures: Mapping[str, float] = MappingProxyType({}), /) -> None:
             if stage not in tasks:
                 tasks[stage] = progress.add_task(stage, total=total)
-            numbers = "".join(f"  {name} {value:.4g}" for name, value in figures.items())
-            progress.update(tasks[stage], completed=done, total=total, description=stage + numbers)
+            progress.update(tasks[stage], completed=done, total=total, description=stage + _numbers(figures))
 
         yield report
+
+
+LINE_EVERY = 60.0
+"""Seconds from one line about the progress of a long job to the next."""
+
+
+class _LinesByStage:
+    """Prints the progress of the stages of a long job as lines, for logs."""
+
+    def __init__(self) -> None:
+        self._printed = time.monotonic()
+        self._begun: dict[str, tuple[float, int]] = {}  # when a stage was first heard of, and what it had done by then
+
+    def __call__(
+        self, stage: str, done: int, total: int, figures: Mapping[str, float] = MappingProxyType({}), /
+    ) -> None:
+        now = time.monotonic()
+        began, before = self._begun.setdefault(stage, (now, done))
+        if now - self._printed < LINE_EVERY:
+            return
+        self._printed = now
+        left = (now - began) / (done - before) * (total - done) if done > before else 0.0
+        ending = f"  {duration(left)} left" if left else ""
+        err.print(f"{stage} {done} of {total}{_numbers(figures)}{ending}", markup=False, soft_wrap=True)
+
+
+def _numbers(figures: Mapping[str, float]) -> str:
+    return "".join(f"  {name} {value:.4g}" for name, value in figures.items())

@@ -391,8 +391,8 @@ def draw_samples(path: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, to
 def write_prior(folder: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> Path:
     """Write the networks in fp16 as a folder that StableDiffusionPipeline loads, with the camera encoder in it."""
     unet, vae = copy.deepcopy(model.unet).cpu(), copy.deepcopy(vae).cpu()
-    vae.register_to_config(_name_or_path="")  # without the folder of this training
     for network in (unet, vae):  # the text encoder stays float32: transformers loads weights in their stored dtype
+        network.register_to_config(_name_or_path="")  # without the folder of this training, or where it started
         nn.Module.half(network)
         diffusion.set_memory_format(network, torch.contiguous_format)
     pipeline = StableDiffusionPipeline(

@@ -173,6 +173,8 @@ def test_training_continues_from_a_prior(folder: Path, tmp_path: Path) -> None:
         kept, _ = read_tensors(again / path.relative_to(folder / "prior"))
         for key, value in expected.items():
             torch.testing.assert_close(kept[key], value, msg=f"{path.name}: {key}")
+    for network in ("unet", "vae"):
+        assert str(folder) not in (again / network / "config.json").read_text()
 
 
 @pytest.mark.slow
