@@ -152,6 +152,30 @@ def quats_to(normals: np.ndarray) -> np.ndarray:
     return quats / np.linalg.norm(quats, axis=1, keepdims=True)
 
 
+def points_around(
+    points: NDArray[np.floating],
+    colors: NDArray[np.floating],
+    tries: int,
+    distance: float,
+    brighter: float,
+    generator: torch.Generator,
+) -> tuple[FloatArray, FloatArray]:
+    """Return points (N, 3) with colours (N, 3) in [0, 1], preceded by random ones near them (GaussianDreamer,
+    arXiv:2310.08529, section 3.3).
+
+    Of `tries` points, uniform in the box around all, those less than `distance` metres from the nearest are taken, in
+    its colour plus up to `brighter` in each channel.
+    """
+    low, high = points.min(axis=0), points.max(axis=0)
+    tried = low + (high - low) * torch.rand(tries, 3, generator=generator, dtype=torch.float64).numpy()
+    apart, nearest = scipy.spatial.KDTree(points).query(tried, distance_upper_bound=distance)
+    near = np.isfinite(apart)
+    more = brighter * torch.rand(int(near.sum()), 3, generator=generator, dtype=torch.float64).numpy()
+    tinted = np.minimum(colors[np.asarray(nearest)[near]] + more, 1.0)
+    both = np.concatenate([tried[near], points]), np.concatenate([tinted, colors])
+    return both[0].astype(np.float32), both[1].astype(np.float32)
+
+
 def splats_from_points(points: FloatArray, colors: FloatArray | None = None) -> Splats:
     """Return a round Gaussian per point (N, 3), as wide as the mean distance to its three nearest neighbours.
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.cameras import Cameras
+from sds3d.config import Config
 from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.sampling import points_around, splats_from_points
 from sds3d.geometry.splats import SH_C0, Splats
 from sds3d.ramps import Ramp
 from sds3d.rendering.splatting import rasterization
@@ -47,6 +49,19 @@ _BETAS = (0.9, 0.95)
 _SMALLEST, _LARGEST = math.log(1e-4), math.log(0.5)
 
 
+class AroundConfig(Config):
+    """Further points around those that a run starts from, as in GaussianDreamer (Yi et al. 2023, arXiv:2310.08529,
+    section 3.3). All points then become round Gaussians, as wide as the distance to their neighbours."""
+
+    tries: int = Field(default=1_000_000, ge=1, le=10_000_000)
+    """Random points in the box around the start, of which those near it are taken."""
+    distance: float = Field(default=0.016, gt=0, le=BOUND)
+    """Greatest distance in metres from the nearest point of the start. GaussianDreamer's code has 0.01 before it scales
+    Shap-E's shapes by 1.6."""
+    brighter: float = Field(default=0.2, ge=0, le=1)
+    """Most that is added to each channel of the nearest point's colour, in [0, 1]; uniform from 0."""
+
+
 class GaussiansConfig(RepresentationConfig):
     """A cloud of Gaussians. The weights balance the loop's data term, 1/2 sum |rgb - target|^2 per view. Learning rates
     with knots fall exponentially between them."""
@@ -58,6 +73,8 @@ class GaussiansConfig(RepresentationConfig):
     """Radius of the ball in metres."""
     opacity_start: float = Field(default=0.1, gt=0, lt=1)
     """Opacity of each Gaussian at the start."""
+    around: AroundConfig | None = None
+    """Further points around what the run starts from; null: none."""
     sh_degree: int = Field(default=0, ge=0, le=3)
     """Degree of the spherical harmonics that make colours depend on the view; 0: the same colour from all sides."""
     densify: DensifyConfig = DistillationConfig()
@@ -97,6 +114,10 @@ class GaussiansConfig(RepresentationConfig):
         if start.before is None:
             return GaussiansScene(self, start.generator, start.device, start.steps)
         splats = start.before.to_splats(self.count, start.generator)
+        if (around := self.around) is not None:
+            colors = np.clip(0.5 + SH_C0 * splats.sh[:, 0], 0, 1)
+            grown = points_around(splats.means, colors, around.tries, around.distance, around.brighter, start.generator)
+            splats = splats_from_points(*grown)
         return GaussiansScene.from_splats(splats, self, start.generator, start.device, start.steps)
 
 

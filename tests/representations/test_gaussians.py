@@ -13,7 +13,7 @@ from sds3d.geometry.splats import SH_C0
 from sds3d.ramps import Ramp
 from sds3d.rendering.mesh_zbuffer import rasterize
 from sds3d.rendering.volume import render_rays
-from sds3d.representations.base import Rendering
+from sds3d.representations.base import Rendering, Start
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene, normals_from_depth
 
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
@@ -222,3 +222,22 @@ def test_degenerate_quaternions_and_scales_are_drawn() -> None:
     assert torch.isfinite(out.rgb).all()
     out.rgb.sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in scene.parameters.values() if p.grad is not None)
+
+
+def test_a_start_grows_by_points_around_it() -> None:
+    """All points are round then, as wide as the distance to their neighbours, with an opacity of 0.1."""
+    ball = scene_of(count=300, radius=0.3)
+    around = {"tries": 4000, "distance": 0.05, "brighter": 0.2}
+    config = GaussiansConfig.model_validate({"count": 300, "around": around})
+    grown = config.make(Start(torch.Generator().manual_seed(0), steps=10, before=ball)).splats()
+    assert grown is not None
+    before = ball.splats()
+    np.testing.assert_allclose(grown.means[-300:], before.means, atol=1e-6)
+    np.testing.assert_allclose(grown.sh[-300:, 0], before.sh[:, 0], atol=0.02)
+    assert len(grown) > 600
+    apart = np.linalg.norm(grown.means[:-300, None] - before.means, axis=2)
+    assert apart.min(1).max() < 0.05
+    brighter = SH_C0 * (grown.sh[:-300, 0] - before.sh[apart.argmin(1), 0])
+    assert brighter.mean() == pytest.approx(0.1, abs=0.02)
+    np.testing.assert_allclose(grown.opacities, 0.1, atol=1e-5)
+    np.testing.assert_allclose(grown.scales, grown.scales[:, :1].repeat(3, axis=1), rtol=1e-5)

@@ -147,7 +147,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 LARGEST = {
     "size": 16, "image_size": 16, "count": 300, "log2_entries": 10, "coarsest": 4, "finest": 32, "samples": 24,
-    "hidden": 16, "oversampling": 4, "denoising_steps": 2, "inversion_steps": 2,
+    "hidden": 16, "oversampling": 4, "tries": 1000, "denoising_steps": 2, "inversion_steps": 2,
 }  # fmt: skip
 """Upper limits of sizes in the tests, by the last part of their keys."""
 
