@@ -7,10 +7,10 @@ DMD (`dmd`) with the teacher T of the moment:
 
     G = (x0_phi - x0_T) / mean |x - x0_T|
 
-Compared with the released code. Ours: the paper distils a generator and records the path before. Here the first step
-compares with the prior and then records the path from the renders of that step. The copy learns by low-rank updates,
-and sometimes with the empty text, which it is asked with in guidance. The paper changes the teacher every so many
-steps, here each has the same share of the run until `until`.
+Compared with the released code. Ours: the paper distils a generator and records the path before. Here the first steps
+of a run record it, one snapshot each, from their renders, while the prior itself still teaches. The copy learns by
+low-rank updates, and sometimes with the empty text, which it is asked with in guidance. The paper changes the teacher
+every so many steps, here each has the same share of the run until `until`.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class PathConfig(VariationalConfig):
 
     lr: float = Field(default=1e-3, gt=0)
     """Learning rate."""
-    updates: int = Field(default=50, ge=0, le=100_000)
-    """Updates in the first step. 0: there is no path, and the rule is DMD."""
+    updates: int = Field(default=5, ge=0, le=1000)
+    """Updates before each snapshot. 0: there is no path, and the rule is DMD."""
     text_dropout: float = Field(default=0.1, ge=0, le=1)
     """Probability that a batch is learned with the empty text."""
 
@@ -47,7 +47,7 @@ class DisBackConfig(RuleConfig):
     scale: float = Field(default=8.0, ge=0.0)
     """Classifier-free guidance scale S of the teachers in eps_null + S (eps_cond - eps_null); phi has none."""
     snapshots: int = Field(default=5, ge=1, le=1000)
-    """Number of snapshots of the path, evenly spaced over its updates."""
+    """Number of snapshots of the path, and of steps at the start of the run, which record one each."""
     until: float = Field(default=0.3, gt=0.0, le=1.0)
     """Share of the run, at its start, in which snapshots teach."""
     schedule: Schedule = UniformSchedule()
@@ -73,7 +73,6 @@ class DisBack(VariationalRule):
         self.config = config
         self.path = TrainedScore(config.path, prior)
         self.snapshots: list[dict[str, Tensor]] = []
-        self.recorded = False
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
@@ -89,15 +88,23 @@ class DisBack(VariationalRule):
         }
 
         def learn() -> dict[str, Number]:
-            losses = {**self.phi.learning(x, views, generator)()}
-            if not self.recorded:
-                losses |= self._record(x, views, generator)
+            losses = {"variational_loss": self.phi.train(x, views, generator)}
+            if self.recording:
+                losses["path_loss"] = self.path.train(x, views, generator)
+                self.snapshots.append({name: value.clone() for name, value in self.path.score.state_dict().items()})
             return losses
 
         return Guided(t=t, gradient=gradient, x0=real.x0, metrics=metrics, learn=learn)
 
+    @property
+    def recording(self) -> bool:
+        """Whether the path still lacks snapshots."""
+        return self.config.path.updates > 0 and len(self.snapshots) < self.config.snapshots
+
     def teacher_at(self, progress: float) -> int | None:
         """Return the index of the snapshot that teaches at `progress` in [0, 1], or None for the prior itself."""
+        if self.recording:
+            return None
         passed = int(progress / self.config.until * len(self.snapshots))
         return len(self.snapshots) - 1 - passed if passed < len(self.snapshots) else None
 
@@ -110,22 +117,11 @@ class DisBack(VariationalRule):
             teacher = self.path.score
         return predict_texts(teacher, x_t, t, views).guided(self.config.scale)
 
-    def _record(self, x: Tensor, views: Views, generator: torch.Generator) -> dict[str, Number]:
-        """Tune the copy of the prior on renders x (B, C, h, w), and keep its snapshots. Returns the last loss."""
-        updates, count = self.config.path.updates, self.config.snapshots
-        texts = views.told(views.prompt.plain), views.told(views.prompt.null)
-        kept = {updates * (i + 1) // count for i in range(count)} - {0}
-        losses: dict[str, Number] = {}
-        for step in range(1, updates + 1):
-            losses = {"path_loss": self.path.update(x, views.cameras, *texts, generator)}
-            if step in kept:
-                self.snapshots.append({name: value.clone() for name, value in self.path.score.state_dict().items()})
-        self.recorded = True
-        return losses
-
     def state_dict(self) -> dict[str, Tensor]:
-        """Return the network phi with its optimiser, and the snapshots."""
-        state = prefixed("phi", super().state_dict()) | {"recorded": torch.tensor(self.recorded)}
+        """Return the network phi with its optimiser, the snapshots, and the copy of the prior while it records them."""
+        state = prefixed("phi", super().state_dict())
+        if self.recording:
+            state |= prefixed("path", self.path.state_dict())
         for index, snapshot in enumerate(self.snapshots):
             state |= prefixed(f"snapshot/{index}", {name: value.clone() for name, value in snapshot.items()})
         return state
@@ -133,6 +129,7 @@ class DisBack(VariationalRule):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
         super().load_state_dict(part(state, "phi"))
-        self.recorded = bool(state["recorded"])
         saved = part(state, "snapshot")
         self.snapshots = [part(saved, str(index)) for index in range(len({key.partition("/")[0] for key in saved}))]
+        if self.recording:
+            self.path.load_state_dict(part(state, "path"))

@@ -14,8 +14,8 @@ cancellation), and what remains is a mean of the differences along the way,
 With one step it is VSD.
 
 Unverified: the paper's equations could not be read; these are from memory of it and derived here. The paper also
-samples the latent code of its generator, for which a scene has no counterpart. Ours: the size of the steps, and the
-division by the sum, so that G has the same size for every K.
+samples the latent code of its generator, for which a scene has no counterpart. Ours: number and size of the steps,
+and the division by the sum, so that G has the same size for every K.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class EMDConfig(RuleConfig):
     name: Literal["emd"] = "emd"
     scale: float = Field(default=7.5, ge=0.0)
     """Classifier-free guidance scale S of the prior in eps_null + S (eps_cond - eps_null); phi has none."""
-    steps: int = Field(default=8, ge=1, le=1000)
-    """K: Langevin steps, each with a call of the prior and one of phi. The paper has 8 on ImageNet; 1 is VSD."""
+    steps: int = Field(default=3, ge=1, le=1000)
+    """K: Langevin steps, each with a call of the prior and one of phi. 1 is VSD; the paper has 8 on ImageNet."""
     step_size: float = Field(default=0.1, gt=0.0, le=1.0)
     """g: size of a Langevin step."""
     weighting: Weighting = "sds"

@@ -35,14 +35,16 @@ def test_without_a_path_it_is_dmd(dtype, tolerance):
 def recorded() -> DisBack:
     """A rule that has recorded the path from N(0.8, 0.5^2) to renders that are all -1."""
     prior = exact_prior()
-    path = PathConfig(updates=200, lr=0.02, text_dropout=0.0, camera_dropout=1.0)
+    path = PathConfig(updates=50, lr=0.02, text_dropout=0.0, camera_dropout=1.0)
     config = DisBackConfig(scale=1.0, snapshots=4, until=0.4, schedule=SCHEDULE, path=path, variational=FROZEN)
     rule = DisBack(config, prior, phi_of(prior))
     x = torch.full((4, 3, 4, 4), -1.0, dtype=torch.float64)
-    first = rule(x, views_of(prior, 4), 0.0, seeded())
-    assert not rule.snapshots  # a step that fails leaves the rule as it was
-    assert first.metrics["snapshot"] == -1
-    first.learned()
+    for step in range(5):
+        guided = rule(x, views_of(prior, 4), step / 100, seeded(step))
+        assert len(rule.snapshots) == min(step, 4)  # a step that fails leaves the rule as it was
+        assert guided.metrics["snapshot"] == (-1 if step < 4 else 3)
+        guided.learned()
+    assert len(rule.snapshots) == 4
     return rule
 
 
@@ -81,7 +83,7 @@ def test_each_teacher_gives_its_own_gradient(recorded, progress):
 @pytest.mark.parametrize("before", [0, 1, 3])
 def test_resuming_changes_nothing(before):
     prior = exact_prior(torch.float32)
-    path, phi = PathConfig(updates=4, lr=0.01), FakeScoreConfig(lr=0.01, updates=1)
+    path, phi = PathConfig(updates=2, lr=0.01), FakeScoreConfig(lr=0.01, updates=1)
     config = DisBackConfig(snapshots=2, until=0.4, path=path, variational=phi)
     x = renders(dtype=torch.float32)
     assert resumes_bit_identically(lambda: DisBack(config, prior), views_of(prior, 4), x, before)
