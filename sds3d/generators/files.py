@@ -13,10 +13,14 @@ from sds3d.config import Config, build
 from sds3d.files import RunError
 from sds3d.generators.base import Generator
 from sds3d.generators.hyper import HyperGeneratorConfig
+from sds3d.generators.prd import PrdGeneratorConfig
 from sds3d.generators.triplane import TriplaneGeneratorConfig
+from sds3d.priors.base import Prior
 from sds3d.priors.network_files import load_weights, read_settings, save_network
 
-AnyGeneratorConfig = Annotated[TriplaneGeneratorConfig | HyperGeneratorConfig, Field(discriminator="name")]
+AnyGeneratorConfig = Annotated[
+    TriplaneGeneratorConfig | HyperGeneratorConfig | PrdGeneratorConfig, Field(discriminator="name")
+]
 """The settings of any generator, told apart by `name`."""
 SETTINGS, WEIGHTS = "generator.json", "generator.safetensors"
 
@@ -52,13 +56,16 @@ def read_about(folder: Path) -> About:
     return build(About, values)
 
 
-def load_generator(folder: Path, device: torch.device | str = "cpu") -> Generator:
-    """Load a generator in float32 onto a device. Raises RunError and ConfigError as `read_about` does."""
+def load_generator(folder: Path, prior: Prior) -> Generator:
+    """Load a generator in float32 onto the device of its prior.
+
+    Raises RunError and ConfigError as `read_about` does, and PriorError if the prior's network is of no use for it.
+    """
     about = read_about(folder)
-    generator = about.generator.make(about.text_width, torch.Generator())
+    generator = about.generator.make(about.text_width, prior, torch.Generator())
     try:
         load_weights(generator, folder, WEIGHTS)
     except (RuntimeError, OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"{folder / WEIGHTS} does not fit its {SETTINGS}: {reason}") from None
-    return generator.to(device).eval().requires_grad_(False)
+    return generator.to(prior.device).eval().requires_grad_(False)

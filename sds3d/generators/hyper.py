@@ -13,6 +13,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sds3d.generators.base import Generator, GeneratorConfig
+from sds3d.priors.base import Prior
+from sds3d.prompts.conditioning import Conditioning
 from sds3d.representations.hash_nerf import HashNerfConfig
 
 
@@ -20,6 +22,8 @@ class HyperGeneratorConfig(GeneratorConfig):
     """A hyper-network over one hash grid (ScaleDreamer's Hyper-iNGP)."""
 
     name: Literal["hyper"] = "hyper"
+    seed_size: int = Field(default=8, ge=1, le=256)
+    """Numbers in the seed that tells several objects of one text apart."""
     width: int = Field(default=64, ge=8, le=2048)
     """Size of the text's code, from which all weights follow."""
     levels: int = Field(default=8, ge=1, le=24)
@@ -38,7 +42,7 @@ class HyperGeneratorConfig(GeneratorConfig):
             levels=self.levels, log2_entries=self.log2_entries, finest=self.finest, hidden=self.hidden
         )
 
-    def make(self, width: int, generator: torch.Generator) -> HyperGenerator:
+    def make(self, width: int, prior: Prior, generator: torch.Generator) -> HyperGenerator:
         """Return a network with random weights."""
         return HyperGenerator(self, width, generator)
 
@@ -50,6 +54,7 @@ class HyperGenerator(Generator):
         super().__init__(config, text_width, generator)
         sizes = {name: value.shape for name, value in self.field.get_submodule("decoder").named_parameters()}
         self.shapes = {f"decoder.{name}": shape for name, shape in sizes.items()}
+        self.gives, self.seed_size = frozenset(self.shapes), config.seed_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
             self.score = nn.Linear(text_width, 1)
@@ -73,8 +78,9 @@ class HyperGenerator(Generator):
         assert isinstance(layer, nn.Linear)
         return layer
 
-    def forward(self, hidden: Tensor, seed: Tensor) -> dict[str, Tensor]:
+    def forward(self, text: Conditioning, seed: Tensor) -> dict[str, Tensor]:
         """Return the weights of the network behind the hash grid."""
+        hidden = text.hidden[0]  # (L, W)
         pooled = (self.score(hidden).softmax(0) * hidden).sum(0)  # (W,)
         code = self.code(torch.cat([pooled, seed]))
         return {name: self.layer(name)(code).reshape(shape) for name, shape in self.shapes.items()}

@@ -6,6 +6,7 @@ them to planes. The paper's network has 12 layers 768 wide; this one is as small
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import Literal
 
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sds3d.generators.base import Generator, GeneratorConfig
+from sds3d.priors.base import Prior
+from sds3d.prompts.conditioning import Conditioning
 from sds3d.representations.triplane_nerf import TriplaneNerfConfig
 
 _UPWARDS = 3  # doublings from patches to planes
@@ -24,6 +27,8 @@ class TriplaneGeneratorConfig(GeneratorConfig):
     """A transformer to triplanes (ScaleDreamer's Triplane-Transformer)."""
 
     name: Literal["triplane"] = "triplane"
+    seed_size: int = Field(default=8, ge=1, le=256)
+    """Numbers in the seed that tells several objects of one text apart."""
     width: int = Field(default=128, ge=16, le=2048, multiple_of=16)
     """Channels of the tokens."""
     layers: int = Field(default=4, ge=1, le=48)
@@ -43,13 +48,15 @@ class TriplaneGeneratorConfig(GeneratorConfig):
         size = self.patches << _UPWARDS
         return TriplaneNerfConfig(resolution=size, features=self.features, hidden=self.hidden)
 
-    def make(self, width: int, generator: torch.Generator) -> TriplaneGenerator:
+    def make(self, width: int, prior: Prior, generator: torch.Generator) -> TriplaneGenerator:
         """Return a network with random weights."""
         return TriplaneGenerator(self, width, generator)
 
 
 class TriplaneGenerator(Generator):
     """The transformer."""
+
+    gives = frozenset({"planes"})
 
     def __init__(self, config: TriplaneGeneratorConfig, text_width: int, generator: torch.Generator) -> None:
         super().__init__(config, text_width, generator)
@@ -63,18 +70,23 @@ class TriplaneGenerator(Generator):
             widths = [d, d // 2, d // 4, d // 4]
             self.upwards = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
             self.last = nn.Conv2d(widths[-1], config.features, 3, padding=1)
-        self.patches = config.patches
+        self.patches, self.seed_size = config.patches, config.seed_size
 
-    def forward(self, hidden: Tensor, seed: Tensor) -> dict[str, Tensor]:
+    def forward(self, text: Conditioning, seed: Tensor) -> dict[str, Tensor]:
         """Return the planes (3, N, N, C)."""
-        told = torch.cat([self.text(hidden), self.seed(seed)[None]])[None]  # (1, L + 1, d)
+        told = torch.cat([self.text(text.hidden[0]), self.seed(seed)[None]])[None]  # (1, L + 1, d)
         x = self.places[None]  # (1, 3 n^2, d)
         for block in self.blocks:
             x = block(x, told)
         maps = x.reshape(3, self.patches, self.patches, -1).permute(0, 3, 1, 2)  # (3, d, n, n)
-        for layer in self.upwards:
-            maps = functional.silu(layer(functional.interpolate(maps, scale_factor=2, mode="bilinear")))
-        return {"planes": self.last(maps).permute(0, 2, 3, 1).contiguous()}
+        return {"planes": self.last(enlarged(maps, self.upwards)).permute(0, 2, 3, 1).contiguous()}
+
+
+def enlarged(maps: Tensor, layers: Iterable[nn.Module]) -> Tensor:
+    """Return maps (B, C, h, w) after convolutions, each of which follows a doubling of their height and width."""
+    for layer in layers:
+        maps = functional.silu(layer(functional.interpolate(maps, scale_factor=2, mode="bilinear")))
+    return maps
 
 
 class Block(nn.Module):

@@ -123,6 +123,15 @@ class Prior(TextEncoder, Protocol):
         """
         ...
 
+    def joint_score(self, generator: torch.Generator, rank: int, maps: int) -> TrainableScore:
+        """Return a trainable copy that starts as this model and denoises `maps` rows together, without cameras.
+
+        The rows are maps of one object, such as the planes of a field. They attend to each other, and each has low-rank
+        updates of its own, of this rank. generator: draws the initial values on the CPU. Raises PriorError if the
+        model's network cannot be changed so.
+        """
+        ...
+
 
 class PriorConfig(Config, ABC):
     """Base of the settings of every prior.

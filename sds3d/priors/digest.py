@@ -20,6 +20,12 @@ def weights_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
+def model_anywhere(model: str) -> str:
+    """Return the name of a model so that it works from any folder: a path on this machine becomes an absolute one."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if model != "toybox" and path.exists() else model
+
+
 def prior_digest(config: PriorConfig) -> str:
     """Return the digest of the prior's weights; "" for a prior whose weights are not in a folder of this machine."""
     if not isinstance(config, DiffusersConfig):

@@ -139,21 +139,27 @@ class GaussianPrior:
         """Return a Gaussian with a learned mean, by camera, and a learned spread. rank and generator have no effect."""
         return GaussianScore(self)
 
+    def joint_score(self, generator: torch.Generator, rank: int, maps: int) -> GaussianScore:
+        """Return a Gaussian with a learned mean and spread that all maps share: in this model they are independent."""
+        return GaussianScore(self, cameras=False)
+
 
 class GaussianScore:
     """The score of a Gaussian with a learned mean and spread, as a variational rule learns the score of renders.
 
-    The mean moves by an offset and, if cameras are given, by a linear map of `camera_features`.
+    The mean moves by an offset and, if cameras are given, by a linear map of `camera_features`. cameras: whether they
+    may be given.
     """
 
-    def __init__(self, prior: GaussianPrior) -> None:
+    def __init__(self, prior: GaussianPrior, cameras: bool = True) -> None:
         self.prior = prior
         values = math.prod(prior.shape)
 
         def zeros(*shape: int) -> nn.Parameter:
             return nn.Parameter(torch.zeros(shape, dtype=prior.dtype, device=prior.device))
 
-        self._trained = {"mean": zeros(values), "camera": zeros(CAMERA_FEATURES, values), "log_std": zeros()}
+        camera = {"camera": zeros(CAMERA_FEATURES, values)} if cameras else {}
+        self._trained = {"mean": zeros(values), **camera, "log_std": zeros()}
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
         """Predict as `GaussianPrior.predict` does."""

@@ -19,6 +19,7 @@ from sds3d.cameras import Cameras
 from sds3d.files import PriorError
 from sds3d.priors.base import Prediction, PredictionType, PriorConfig, no_pictures, refuse_untaken
 from sds3d.priors.graphs import Graphs
+from sds3d.priors.joint import join_maps
 from sds3d.priors.multiview import CameraEncoder, camera_embedding, time_embedding_of
 from sds3d.priors.noising import Noising
 from sds3d.priors.pixels import Codec
@@ -149,10 +150,13 @@ class DiffusionPrior:
         cameras: Cameras | None,
         together: int = 0,
     ) -> Prediction:
-        """Predict as `predict` does, by another denoiser of the family. together: views of a group; 0: `n_views`."""
+        """Predict as `predict` does, by another denoiser of the family.
+
+        together: rows that are denoised together; 0: `n_views` with cameras, else 1.
+        """
         refuse_untaken(self, cond)
         family, dtype = self.family, denoiser.dtype
-        n_views = 1 if cameras is None else together or self.n_views
+        n_views = together or (1 if cameras is None else self.n_views)
 
         def ask(rows: slice) -> Prediction:
             told = cond[rows].tensors()
@@ -175,7 +179,8 @@ class DiffusionPrior:
                 return Prediction(*call(*inputs))
             return Prediction(*denoiser.graphs(call, (n_views, *told), inputs))
 
-        size = self.n_views * -(-self.chunk // self.n_views) or len(x_t)
+        group = max(together, self.n_views)
+        size = group * -(-self.chunk // group) or len(x_t)
         parts = [ask(slice(i, i + size)) for i in range(0, len(x_t), size)]
         return parts[0] if len(parts) == 1 else Prediction.cat(parts)
 
@@ -184,9 +189,20 @@ class DiffusionPrior:
 
         Raises PriorError if the network is offloaded.
         """
+        self._refuse_offloaded()
+        return trainable_copy(self, generator, rank)
+
+    def joint_score(self, generator: torch.Generator, rank: int, maps: int) -> TrainableCopy:
+        """Return a copy whose calls take `maps` rows that attend to each other, each with low-rank updates of its own.
+
+        Raises PriorError if the network is offloaded, or is no U-Net of Stable Diffusion's kind.
+        """
+        self._refuse_offloaded()
+        return joint_copy(self, generator, rank, maps)
+
+    def _refuse_offloaded(self) -> None:
         if hasattr(self.network, "_hf_hook"):
             raise PriorError("a copy of an offloaded model can't be trained: set prior.offload=false, or another rule")
-        return TrainableCopy(self, generator, rank)
 
     def stand_in(self, settings: PriorConfig, load: Callable[[], DiffusionPrior]) -> DiffusionPrior:
         """Return another model that predicts in this one's place, see `in_place_of`.
@@ -231,46 +247,24 @@ def _shape_of(model: DiffusionPrior) -> dict[str, Any]:
 
 
 class TrainableCopy:
-    """A trainable copy of a prior's network. With low-rank updates, it shares the other weights with the prior.
+    """A copy of a prior's network, of which some weights are trained. It may share the others with the prior.
 
-    The trained weights are float32, whatever the network computes in. A camera network adds a vector to the time
-    embedding; the vector starts at zero.
+    trained: the trained weights by name, in float32, whatever the network computes in. together: rows that each call
+    denoises together; 0: those of the prior.
     """
 
-    def __init__(self, prior: DiffusionPrior, generator: torch.Generator, rank: int = 4) -> None:
-        self.prior = prior
-        frozen = {id(tensor): tensor for tensor in [*prior.network.parameters(), *prior.network.buffers()]}
-        self.network = copy.deepcopy(prior.network, {} if rank == 0 else frozen)
-        dtype = torch.float32 if rank == 0 else prior.denoiser.dtype
-        with torch.random.fork_rng([]):
-            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-            self.camera_encoder = CameraEncoder(time_embedding_of(prior.network)[1])
-            if rank > 0:
-                from peft import LoraConfig, inject_adapter_in_model
-
-                inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION), self.network)
-        nn.init.zeros_(self.camera_encoder.layers[-1].weight)  # type: ignore[arg-type]
-        self.camera_encoder.to(prior.device)
-        if rank == 0:
-            self.network.float().requires_grad_(True)
-        for parameter in self.network.parameters():
-            if parameter.requires_grad:  # low-rank updates have the type of their layer
-                parameter.data = parameter.data.float()
-        encoders = (*prior.denoiser.camera_encoders, self.camera_encoder)
-        self.denoiser = Denoiser(self.network, dtype, encoders, None if prior.denoiser.graphs is None else Graphs())
-        self._trained = {
-            f"{part}.{name}": parameter
-            for part, network in (("network", self.network), ("camera", self.camera_encoder))
-            for name, parameter in network.named_parameters()
-            if parameter.requires_grad
-        }
+    def __init__(
+        self, prior: DiffusionPrior, denoiser: Denoiser, trained: dict[str, nn.Parameter], together: int = 0
+    ) -> None:
+        self.prior, self.denoiser, self.together = prior, denoiser, together
+        self._trained = trained
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:
         """Predict as `DiffusionPrior.predict` does, with gradients to `parameters`."""
-        return self.prior.predict_by(self.denoiser, x_t, t, cond, cameras)
+        return self.prior.predict_by(self.denoiser, x_t, t, cond, cameras, self.together)
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return the low-rank updates (or all weights) and the camera's network."""
+        """Return the low-rank updates (or all weights) and the camera's network, if there is one."""
         return list(self._trained.values())
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -282,6 +276,55 @@ class TrainableCopy:
         """Restore what `state_dict` returned."""
         for name, parameter in self._trained.items():
             parameter.copy_(state[name])
+
+
+def trainable_copy(prior: DiffusionPrior, generator: torch.Generator, rank: int) -> TrainableCopy:
+    """Return a copy with low-rank updates, or for rank 0 with weights of its own, that sees cameras.
+
+    A camera network adds a vector to the time embedding; the vector starts at zero.
+    """
+    network = _copied(prior, share=rank > 0)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        camera_encoder = CameraEncoder(time_embedding_of(prior.network)[1])
+        if rank > 0:
+            from peft import LoraConfig, inject_adapter_in_model
+
+            inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=ATTENTION), network)
+    nn.init.zeros_(camera_encoder.layers[-1].weight)  # type: ignore[arg-type]
+    camera_encoder.to(prior.device)
+    if rank == 0:
+        network.float().requires_grad_(True)
+    trained = _trained("network", network) | _trained("camera", camera_encoder)
+    dtype = torch.float32 if rank == 0 else prior.denoiser.dtype
+    encoders = (*prior.denoiser.camera_encoders, camera_encoder)
+    graphs = None if prior.denoiser.graphs is None else Graphs()
+    return TrainableCopy(prior, Denoiser(network, dtype, encoders, graphs), trained)
+
+
+def joint_copy(prior: DiffusionPrior, generator: torch.Generator, rank: int, maps: int) -> TrainableCopy:
+    """Return a copy that denoises maps together, see `join_maps`."""
+    network = _copied(prior, share=True)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        join_maps(network, maps, rank, ATTENTION)
+    trained = _trained("network", network)
+    # Not recorded as graphs: peft chooses the updates of a row by indices on the host.
+    return TrainableCopy(prior, Denoiser(network, prior.denoiser.dtype), trained, maps)
+
+
+def _copied(prior: DiffusionPrior, share: bool) -> Any:
+    """Return a copy of a prior's network. share: whether its weights are the prior's own."""
+    kept = {id(tensor): tensor for tensor in [*prior.network.parameters(), *prior.network.buffers()]}
+    return copy.deepcopy(prior.network, kept if share else {})
+
+
+def _trained(part: str, network: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters with a gradient, by name, in float32: low-rank updates have the type of their layer."""
+    trained = {f"{part}.{name}": p for name, p in network.named_parameters() if p.requires_grad}
+    for parameter in trained.values():
+        parameter.data = parameter.data.float()
+    return trained
 
 
 def frozen(network: NetworkT, device: torch.device, memory_format: torch.memory_format | None = None) -> NetworkT:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -88,6 +88,14 @@ class Source(ABC):
 
 class Scene(Source):
     """A 3D representation that can be optimised."""
+
+    def parts(self) -> Iterator[float]:
+        """Prepare the parts of a step, one after the other, and yield the share of each in the step's gradient.
+
+        Each part is rendered and taught by itself, and its gradient is computed before the next one is prepared. Most
+        scenes have one part: themselves.
+        """
+        yield 1.0
 
     @abstractmethod
     def render(self, cameras: Cameras, background: Tensor) -> Rendering:

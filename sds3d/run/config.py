@@ -39,7 +39,7 @@ from sds3d.run.optimize import OptimizerConfig
 from sds3d.run.reference_config import MOST, ReferenceConfig
 from sds3d.run.rewards import RewardConfig
 from sds3d.run.stages import on_stages, representations_of, steps_of
-from sds3d.run.teachers import TeacherConfig
+from sds3d.run.teachers import TeacherConfig, with_own
 
 SinkName = Literal["tensorboard", "wandb"]
 """Programs that show the progress of runs, see `sds3d.run.sinks`."""
@@ -190,8 +190,7 @@ class RunConfig(Config):
     @property
     def all_teachers(self) -> list[TeacherConfig]:
         """All teachers of a stage: its own prior and guidance, and the further ones."""
-        own = TeacherConfig.model_construct(prior=self.prior, guidance=self.guidance, gradient=self.gradient)
-        return [own, *self.teachers]
+        return with_own(self.prior, self.guidance, self.gradient, self.teachers)
 
     @model_validator(mode="after")
     def _teachers_get_pictures(self) -> Self:

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from sds3d.config import ConfigError, assets_dir
 from sds3d.files import PriorError, RunError
-from sds3d.generators.base import Generator, GeneratorConfig, generate
+from sds3d.generators.base import Generator, generate
 from sds3d.generators.files import SETTINGS, load_generator, read_about
 from sds3d.priors.base import Prior, PriorConfig
 from sds3d.priors.digest import prior_digest
+from sds3d.prompts.conditioning import Conditioning
 from sds3d.prompts.prompt import EncodedPrompt
 from sds3d.representations.field_nerf import FieldNerfScene
 
@@ -56,24 +57,21 @@ def generated_scene(folder: Path, prior: Prior, prompt: EncodedPrompt, seed: int
 
     Raises RunError for a damaged folder, or if the prior's embeddings have another size.
     """
-    hidden = prompt.plain.hidden[0]  # (L, W)
-    generator = load_for(folder, hidden)
-    return generate(generator, hidden, random_seed(generator.config, seed).to(hidden.device))
+    generator = load_for(folder, prior, prompt.plain)
+    return generate(generator, prompt.plain, random_seed(generator, seed))
 
 
-def load_for(folder: Path, hidden: Tensor) -> Generator:
-    """Load a generator for texts with embeddings (L, W), on their device.
+def load_for(folder: Path, prior: Prior, text: Conditioning) -> Generator:
+    """Load a generator for texts like this one of its prior, on the prior's device.
 
-    Raises RunError for a damaged folder, or if the embeddings have another size.
+    Raises RunError for a damaged folder, or if the texts' embeddings have another size, and PriorError.
     """
-    generator = load_generator(folder, hidden.device)
-    if hidden.shape[1] != generator.text_width:
-        raise RunError(
-            f"the generator in {folder} takes texts of {generator.text_width} numbers a token, not of another prior"
-        )
-    return generator
+    width, given = read_about(folder).text_width, text.hidden.shape[-1]
+    if given != width:
+        raise RunError(f"the generator in {folder} takes texts of {width} numbers a token, not of another prior")
+    return load_generator(folder, prior)
 
 
-def random_seed(config: GeneratorConfig, seed: int) -> Tensor:
+def random_seed(generator: Generator, seed: int) -> Tensor:
     """Return the random numbers (Z,) by which a generator tells the objects of a prompt apart."""
-    return torch.randn(config.seed_size, generator=torch.Generator().manual_seed(seed))
+    return generator.draw_seed(torch.Generator().manual_seed(seed))

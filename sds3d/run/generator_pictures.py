@@ -15,6 +15,7 @@ from sds3d.formats.pictures import contact_sheet
 from sds3d.generators.base import Generator, generate
 from sds3d.geometry.mesh import FloatArray
 from sds3d.priors.base import Prior
+from sds3d.prompts.conditioning import Conditioning
 from sds3d.prompts.prompt import PromptConfig, encode_prompt
 from sds3d.run.generated_start import load_for, random_seed
 
@@ -30,10 +31,8 @@ def sample_sheet(folder: Path, prior: Prior, prompts: Sequence[str], seed: int =
     prompts: at least one. seed: tells objects of one prompt apart. size: side of a picture in pixels. Raises as
     `load_for` does.
     """
-    texts = {prompt: _hidden(prior, prompt) for prompt in prompts}
-    generator = load_for(folder, texts[prompts[0]])
-    numbers = random_seed(generator.config, seed).to(prior.device)
-    return objects_sheet(generator, texts, numbers, size=size)
+    texts = {prompt: _encoded(prior, prompt) for prompt in prompts}
+    return objects_sheet(load_for(folder, prior, texts[prompts[0]]), texts, seed=seed, size=size)
 
 
 def between_strip(
@@ -52,29 +51,31 @@ def views_between(
 
     The embeddings of the prompts' tokens are mixed in equal steps. count: 2 or more. Otherwise like `sample_sheet`.
     """
-    ends = _hidden(prior, first), _hidden(prior, last)
-    generator = load_for(folder, ends[0])
-    numbers = random_seed(generator.config, seed).to(prior.device)
-    mixed = (torch.lerp(*ends, i / (count - 1)) for i in range(count))
-    return np.concatenate([_views(generator, hidden, numbers, [_ASIDE], size) for hidden in mixed])
+    start, end = (_encoded(prior, text).tensors() for text in (first, last))
+    generator = load_for(folder, prior, Conditioning.of(start))
+    numbers = random_seed(generator, seed)
+    shares = (i / (count - 1) for i in range(count))
+    mixed = (Conditioning.of({name: start[name].lerp(end[name], share) for name in start}) for share in shares)
+    return np.concatenate([_views(generator, text, numbers, [_ASIDE], size) for text in mixed])
 
 
 def objects_sheet(
-    generator: Generator, texts: Mapping[str, Tensor], seed: Tensor, title: str = "", size: int = 64
+    generator: Generator, texts: Mapping[str, Conditioning], title: str = "", seed: int = 0, size: int = 64
 ) -> Image.Image:
-    """Return a sheet of objects from four sides. texts: embeddings (L, W) of the tokens by prompt. seed: (Z,)."""
-    rows = [(prompt, _views(generator, hidden, seed, SIDES, size)) for prompt, hidden in texts.items()]
+    """Return a sheet of objects from four sides. texts: one row each, by prompt."""
+    numbers = random_seed(generator, seed)
+    rows = [(prompt, _views(generator, text, numbers, SIDES, size)) for prompt, text in texts.items()]
     return contact_sheet(rows, [f"{azimuth:.0f}°" for azimuth in SIDES], title, size)
 
 
 @torch.no_grad()
-def _views(generator: Generator, hidden: Tensor, seed: Tensor, azimuths: Sequence[float], size: int) -> FloatArray:
+def _views(generator: Generator, text: Conditioning, seed: Tensor, azimuths: Sequence[float], size: int) -> FloatArray:
     """Return pictures (B, size, size, 3) in [0, 1] over white of what a generator makes of a text."""
-    scene = generate(generator, hidden, seed)
-    views = scene.render(orbit(list(azimuths), _ELEVATION, size=size), torch.ones(3, device=hidden.device))
+    scene = generate(generator, text, seed)
+    views = scene.render(orbit(list(azimuths), _ELEVATION, size=size), torch.ones(3, device=text.hidden.device))
     return views.rgb.clamp(0, 1).cpu().numpy()
 
 
-def _hidden(prior: Prior, prompt: str) -> Tensor:
-    """Return the embeddings (L, W) of a prompt's tokens."""
-    return encode_prompt(prior, prompt, PromptConfig()).plain.hidden[0]
+def _encoded(prior: Prior, prompt: str) -> Conditioning:
+    """Return the embeddings of a prompt, one row."""
+    return encode_prompt(prior, prompt, PromptConfig()).plain

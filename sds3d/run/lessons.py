@@ -70,8 +70,8 @@ class Shown:
 class Lesson:
     """What a teacher says of a step.
 
-    index: the teacher's. weight: in this step. x: (b, C, h, w), the encoded renders that it sees. gradient: with
-    respect to x, transformed.
+    index: the teacher's. weight: in this part of the step, see `Scene.parts`. x: (b, C, h, w), the encoded renders that
+    it sees. gradient: with respect to x, transformed.
     """
 
     teacher: Teacher
@@ -89,9 +89,18 @@ class Lesson:
 
 
 def ask(
-    teacher: Teacher, index: int, shown: Shown, progress: float, generator: torch.Generator, checks: Checks
+    teacher: Teacher,
+    index: int,
+    shown: Shown,
+    progress: float,
+    generator: torch.Generator,
+    checks: Checks,
+    share: float = 1.0,
 ) -> Lesson:
-    """Show a teacher its views, encoded by its prior, and transform its rule's gradient."""
+    """Show a teacher its views, encoded by its prior, and transform its rule's gradient.
+
+    share: of this part of the step, see `Scene.parts`.
+    """
     prior = teacher.prior
     shown = shown.some(drawn_views(len(shown.cameras), teacher.views, prior.n_views, generator))
     rendering = shown.rendering
@@ -110,7 +119,7 @@ def ask(
         for transform in teacher.transforms:
             gradient = transform.on_x(gradient, progress)
         checks.finite(gradient, "the guidance gradient")
-    return Lesson(teacher, index, teacher.weight.at(progress), shown, x, guided, gradient)
+    return Lesson(teacher, index, share * teacher.weight.at(progress), shown, x, guided, gradient)
 
 
 def drawn_views(batch: int, views: int | None, n_views: int, generator: torch.Generator) -> Tensor | None:

@@ -81,7 +81,7 @@ class Step:
     """One finished step.
 
     step: number of this step, from 1 to `total`. rendering: detached pictures of its B views over `background`, see
-    `behind_views`.
+    `behind_views`. If a step has several parts, cameras, pictures and metrics are those of the last one.
     guided: the first teacher's result, with the metrics of all; those of the second teacher end in "_2", and so on.
     losses: the scene's weighted regularisers and, for rules on pixels, "image", "image_2" and so on. grad_norm: norm of
     the gradient of all parameters. seconds: wall-clock time of this step, or on a GPU of queueing its work.
@@ -255,34 +255,64 @@ def optimize(setup: Setup, state: LoopState) -> Iterator[Step]:
 def _step(setup: Setup, state: LoopState, checks: Checks) -> Step:
     progress = state.step / max(setup.steps - 1, 1)
     state.optimizer.zero_grad(set_to_none=True)
-    followed = _follow(setup, state, progress)  # first, because scenes remember their last render
-    shown = _render(setup, state, progress, checks)
-    lessons = [
-        ask(teacher, index, shown, progress, state.generators[numbered("guidance", index)], checks)
-        for index, teacher in enumerate(setup.teachers)
-        if teacher.weight.at(progress) > 0
-    ]
-    losses = _losses(setup, shown, lessons, followed, state.step, progress, checks)
-    backward(lessons, losses, progress)
+    taught = [_teach(setup, state, progress, share, checks) for share in setup.scene.parts()]
     grad_norm = _move(setup, state, checks)
     with skipped_if(state.bad):
-        learned = {lesson.index: lesson.guided.learned() for lesson in lessons}
-    guided = replace(learned[lessons[0].index], metrics=metrics_of(learned))
+        learned = [{index: guided.learned() for index, guided in part.guided.items()} for part in taught]
+    guided = replace(next(iter(learned[-1].values())), metrics=metrics_of(learned[-1]))
     state.step += 1
-    pictures = shown.rendering
+    shown, losses = taught[-1].shown, summed([part.losses for part in taught])
     return Step(
         step=state.step,
         total=setup.steps,
         cameras=shown.cameras,
-        background=shown.background.detach(),
-        rendering=Rendering(
-            pictures.rgb.detach(), pictures.alpha.detach(), pictures.depth.detach(), pictures.normal.detach()
-        ),
+        background=shown.background,
+        rendering=shown.rendering,
         guided=guided if state.late else replace(guided, metrics=as_numbers(guided.metrics)),
-        losses={term: loss.detach() for term, loss in losses.items()} if state.late else as_numbers(losses),
+        losses=losses if state.late else as_numbers(losses),
         grad_norm=grad_norm if state.late else float(grad_norm),
         seconds=0.0,
     )
+
+
+@dataclass(frozen=True)
+class _Taught:
+    """What remains of a part of a step after its gradient.
+
+    shown: its detached pictures. guided: by the teacher's index. losses: detached, with the share of the part.
+    """
+
+    shown: Shown
+    guided: Mapping[int, Guided]
+    losses: Mapping[str, Tensor]
+
+
+def _teach(setup: Setup, state: LoopState, progress: float, share: float, checks: Checks) -> _Taught:
+    """Render the scene, ask the teachers, and add the gradient of this part of the step to the parameters'."""
+    followed = _follow(setup, state, progress)  # first, because scenes remember their last render
+    shown = _render(setup, state, progress, checks)
+    lessons = [
+        ask(teacher, index, shown, progress, state.generators[numbered("guidance", index)], checks, share)
+        for index, teacher in enumerate(setup.teachers)
+        if teacher.weight.at(progress) > 0
+    ]
+    losses = _losses(setup, shown, lessons, followed, state.step, progress, share, checks)
+    backward(lessons, losses, progress)
+    seen = shown.rendering
+    pictures = Rendering(seen.rgb.detach(), seen.alpha.detach(), seen.depth.detach(), seen.normal.detach())
+    return _Taught(
+        replace(shown, rendering=pictures, background=shown.background.detach()),
+        {lesson.index: lesson.guided for lesson in lessons},
+        {term: loss.detach() for term, loss in losses.items()},
+    )
+
+
+def summed(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the sums of the losses of a step's parts, by name."""
+    total: dict[str, Tensor] = {}
+    for losses in parts:
+        total |= {term: total[term] + loss if term in total else loss for term, loss in losses.items()}
+    return total
 
 
 def _follow(setup: Setup, state: LoopState, progress: float) -> dict[str, Tensor]:
@@ -316,22 +346,23 @@ def _losses(
     followed: Mapping[str, Tensor],
     step: int,
     progress: float,
+    share: float,
     checks: Checks,
 ) -> dict[str, Tensor]:
-    """Return the losses of a step by name: the scene's regularisers, those of the pictures and of the estimates
-    that it follows, for rules on pixels "image" and so on, and those of rewards. step: from 0."""
+    """Return the losses of a part of a step by name: the scene's regularisers, those of the pictures and of the
+    estimates that it follows, for rules on pixels "image" and so on, and those of rewards. step: from 0."""
     losses = {**setup.scene.regularisers(shown.rendering, progress), **followed}
     for index, estimator in enumerate(setup.estimators):
         followed = estimator.losses(shown.rendering, shown.cameras, step, progress)
         losses |= {numbered(term, index): loss for term, loss in followed.items()}
     # Sums over pixels are those of full size, so that coarse renders and large pictures change no weight.
     size, full = shown.rendering.alpha.shape[1], setup.cameras.full_size(setup.picture_size)
-    if size != full:
-        losses = {term: (full / size) ** 2 * loss for term, loss in losses.items()}
+    if (factor := share * (full / size) ** 2) != 1:
+        losses = {term: factor * loss for term, loss in losses.items()}
     losses |= image_losses(lessons, full, checks)
     for index, reward in enumerate(setup.rewards):
         judged = reward.losses(shown.rendering.rgb, step, progress)
-        losses |= {numbered(term, index): loss for term, loss in judged.items()}
+        losses |= {numbered(term, index): share * loss for term, loss in judged.items()}
     for term, loss in losses.items():
         checks.finite(loss, f'the loss "{term}"')
     return losses

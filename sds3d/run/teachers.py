@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -39,3 +39,13 @@ class TeacherConfig(Config):
     def _complete(cls, given: Any) -> Any:
         """Add the defaults to sections that are given in part, as outside of a list."""
         return completed(cls, given) if isinstance(given, Mapping) else given
+
+
+def with_own(
+    prior: AnyPriorConfig,
+    guidance: GuidanceConfig,
+    gradient: tuple[GradientTransform, ...],
+    further: Sequence[TeacherConfig],
+) -> list[TeacherConfig]:
+    """Return all teachers: the one that a configuration has of its own, and the further ones."""
+    return [TeacherConfig.model_construct(prior=prior, guidance=guidance, gradient=gradient), *further]

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from pydantic import Field
 from safetensors.torch import load_file
-from torch import Tensor
 
 from sds3d.cameras import CameraConfig
 from sds3d.config import Config, ConfigError, build
@@ -29,12 +28,14 @@ from sds3d.guidance.transforms import GradientTransform
 from sds3d.priors.available import AnyPriorConfig
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.priors.digest import prior_digest
-from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, encode_each
+from sds3d.priors.digest import model_anywhere, prior_digest
+from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, encode_each, encode_prompt
 from sds3d.prompts.vocabulary import Vocabulary
-from sds3d.run.generator_pictures import objects_sheet, sample_sheet
-from sds3d.run.lessons import Teacher
+from sds3d.run.drive import Priors
+from sds3d.run.generator_pictures import objects_sheet
+from sds3d.run.lessons import Teacher, numbered
 from sds3d.run.optimize import OptimizerConfig, Setup, optimize, pack, random_streams, resume, start
+from sds3d.run.teachers import TeacherConfig, with_own
 from sds3d.states import write_tensors
 from sds3d.toybox.captions import prompt, sample_spec
 from sds3d.toybox.examples import OBJECTS
@@ -70,6 +71,9 @@ class GeneratorTraining(Config):
     """The score-distillation rule."""
     gradient: tuple[GradientTransform, ...] = ()
     """Transforms of the rule's gradient, applied in this order."""
+    teachers: tuple[TeacherConfig, ...] = ()
+    """Further teachers beside `prior` and `guidance`, whose gradients add up at the render: a list of {prior, guidance,
+    gradient, weight, views}. The generator reads the texts of `prior` alone."""
     cameras: CameraConfig = CameraConfig()
     """The cameras of each step."""
     prompts: PromptConfig = PromptConfig()
@@ -80,6 +84,11 @@ class GeneratorTraining(Config):
     """Steps between checkpoints."""
     sample_every: int = Field(default=1000, ge=1)
     """Steps between sheets of samples."""
+
+    @property
+    def all_teachers(self) -> list[TeacherConfig]:
+        """All teachers: its own prior and guidance, and the further ones."""
+        return with_own(self.prior, self.guidance, self.gradient, self.teachers)
 
 
 def train_generator(
@@ -98,46 +107,50 @@ def train_generator(
     """
     settings, defaults = (some.model_dump(mode="json") for some in (config, GeneratorTraining()))
     keep_settings(folder / SETTINGS, settings, {"checkpoint_every", "sample_every"}, defaults)
-    prior = prior or config.prior.load(torch.device(device))
-    draw = _drawing(config)
-    embedded = Embedded(prior, config, draw)
-    streams = random_streams(config.seed, "network", "scene", "cameras", "guidance")
+    device, given = torch.device(device), config.all_teachers
+    held = [] if prior is None else [(config.prior, prior)]
+    priors = Priors(device, held).load([teacher.prior for teacher in given])
+    prior, draw = priors[0], _drawing(config)
+    embedded = [Embedded(prior, teacher.guidance, config, draw) for prior, teacher in zip(priors, given, strict=True)]
+    names = ["cameras", *(numbered("guidance", index) for index in range(len(given)))]
+    streams = random_streams(config.seed, "network", "scene", *names)
     width = prior.encode_text([""]).hidden.shape[-1]
-    network = config.generator.make(width, streams["network"])
+    network = config.generator.make(width, prior, streams["network"]).to(device)
     path = folder / CHECKPOINT
     if config.start_from and not path.exists():
-        _begin_with(network, Path(config.start_from))
-    scene = GeneratedScene(network.to(device), streams["scene"], device, config.steps)
-
-    def choose(step: int) -> EncodedPrompt:
-        encoded = embedded.of_step(step)
-        scene.choose(encoded.plain.hidden[0], embedded.seed(step).to(device))
-        return encoded
-
-    rule = TrueViews() if config.pictures else config.guidance.make(prior)
-    teacher = Teacher(prior, rule, choose(0), config.gradient)
-    streams = {name: streams[name] for name in ("cameras", "guidance")}
+        _begin_with(network, Path(config.start_from), prior)
+    scene = GeneratedScene(network, streams["scene"], device, config.steps)
+    rules = [teacher.guidance.make(prior) for prior, teacher in zip(priors, given, strict=True)]
+    if config.pictures:
+        rules[0] = TrueViews()
+    teachers = [
+        Teacher(prior, rule, texts.of_step(0), teacher.gradient, teacher.weight, teacher.views)
+        for prior, rule, texts, teacher in zip(priors, rules, embedded, given, strict=True)
+    ]
+    streams = {name: streams[name] for name in names}
     if path.exists():
-        state = resume(load_file(path), scene, [rule], config.optimizer, streams)
+        state = resume(load_file(path), scene, rules, config.optimizer, streams)
     else:
         state = start(scene, config.optimizer, streams)
-    steps = optimize(Setup(scene, [teacher], config.steps, config.cameras, config.optimizer), state)
+    steps = optimize(Setup(scene, teachers, config.steps, config.cameras, config.optimizer), state)
     while state.step < config.steps:
-        teacher.prompt = choose(state.step)
+        for teacher, texts in zip(teachers, embedded, strict=True):
+            teacher.prompt = texts.of_step(state.step)
+        scene.choose(teachers[0].prompt.plain, _random(config.seed, state.step))
         step = next(steps)
         if step.step % config.sample_every == 0 or step.step == config.steps:
-            _draw_samples(folder, config, network, embedded, step.step)
+            _draw_samples(folder, config, network, embedded[0], step.step)
         if step.step % config.checkpoint_every == 0 or step.step == config.steps:
-            write_tensors(path, pack(scene, [rule], state))
+            write_tensors(path, pack(scene, rules, state))
         report("generator", step.step, config.steps, {name: float(value) for name, value in step.losses.items()})
     save_generator(folder / RESULT, _about(config, width), network)
     write_card(folder, prior)
     return folder / RESULT
 
 
-def _begin_with(network: Generator, folder: Path) -> None:
+def _begin_with(network: Generator, folder: Path, prior: Prior) -> None:
     """Give a network the weights of a trained one. Raises ConfigError if that one is another network, and RunError."""
-    given = load_generator(folder)
+    given = load_generator(folder, prior)
     # Learning rates are settings of the training, and may differ.
     kept = {"lr": network.config.lr, "shared_lr": network.config.shared_lr}
     if given.config.model_copy(update=kept) != network.config or given.text_width != network.text_width:
@@ -148,8 +161,14 @@ def _begin_with(network: Generator, folder: Path) -> None:
 class Embedded:
     """The prompts of the steps, encoded for many steps at once: prior and text encoder may take turns in memory."""
 
-    def __init__(self, prior: Prior, config: GeneratorTraining, draw: Callable[[np.random.Generator], str]) -> None:
-        self._prior, self._config, self._draw = prior, config, draw
+    def __init__(
+        self,
+        prior: Prior,
+        guidance: GuidanceConfig,
+        config: GeneratorTraining,
+        draw: Callable[[np.random.Generator], str],
+    ) -> None:
+        self._prior, self._guidance, self._config, self._draw = prior, guidance, config, draw
         self._block, self._encoded = -1, dict[str, EncodedPrompt]()
 
     def of_step(self, step: int) -> EncodedPrompt:
@@ -163,20 +182,17 @@ class Embedded:
 
     def of(self, texts: Sequence[str]) -> dict[str, EncodedPrompt]:
         """Return the embeddings of prompts."""
-        config, unique = self._config, list(dict.fromkeys(texts))
-        wanted = [config.guidance.texts(text, config.prompts) for text in unique]
+        unique = list(dict.fromkeys(texts))
+        wanted = [self._guidance.texts(text, self._config.prompts) for text in unique]
         return dict(zip(unique, encode_each(self._prior, wanted), strict=True))
 
-    def seed(self, step: int) -> Tensor:
-        """Return the random seed (Z,) of a step's object."""
-        numbers = self._rng(step, 1).standard_normal(self._config.generator.seed_size)
-        return torch.from_numpy(numbers.astype(np.float32))
-
     def _text(self, step: int) -> str:
-        return self._draw(self._rng(step, 0))
+        return self._draw(np.random.default_rng([self._config.seed, step, 0]))
 
-    def _rng(self, step: int, purpose: int) -> np.random.Generator:
-        return np.random.default_rng([self._config.seed, step, purpose])
+
+def _random(seed: int, step: int) -> torch.Generator:
+    """Return what draws the seed and the noise of a step's object, which depend on the step alone."""
+    return torch.Generator().manual_seed(int(np.random.default_rng([seed, step, 1]).integers(2**62)))
 
 
 def _drawing(config: GeneratorTraining) -> Callable[[np.random.Generator], str]:
@@ -195,7 +211,7 @@ def _words(config: GeneratorTraining) -> Vocabulary | None:
 
 
 def _about(config: GeneratorTraining, width: int) -> About:
-    model = config.prior.model if isinstance(config.prior, DiffusersConfig) else config.prior.kind
+    model = model_anywhere(config.prior.model) if isinstance(config.prior, DiffusersConfig) else config.prior.kind
     rule = "true pictures" if config.pictures else config.guidance.model_dump()["name"]
     digest = prior_digest(config.prior)
     return About(generator=config.generator, text_width=width, model=model, digest=digest, rule=rule)
@@ -211,9 +227,8 @@ def shown_texts(config: GeneratorTraining) -> Sequence[str]:
 
 def _draw_samples(folder: Path, config: GeneratorTraining, network: Generator, embedded: Embedded, step: int) -> None:
     """Draw what some prompts have become from four sides, into samples.png."""
-    texts = {text: encoded.plain.hidden[0] for text, encoded in embedded.of(shown_texts(config)).items()}
-    seed = next(iter(texts.values())).new_zeros(config.generator.seed_size)
-    objects_sheet(network, texts, seed, f"step {step} of {config.steps}").save(folder / "samples.png")
+    texts = {text: encoded.plain for text, encoded in embedded.of(shown_texts(config)).items()}
+    objects_sheet(network, texts, f"step {step} of {config.steps}").save(folder / "samples.png")
 
 
 def read_training(folder: Path) -> GeneratorTraining:
@@ -229,9 +244,10 @@ def write_card(folder: Path, prior: Prior) -> Path:
     prior: that of the training. Raises RunError if the training is not finished, or the folder is damaged.
     """
     config, made = read_training(folder), folder / RESULT
-    about, texts = read_about(made), shown_texts(config)
-    sample_sheet(made, prior, texts).save(made / "samples.png")
-    millions = sum(p.numel() for p in load_generator(made).parameters()) / 1e6
+    about, network, texts = read_about(made), load_generator(made, prior), shown_texts(config)
+    encoded = {text: encode_prompt(prior, text, PromptConfig()).plain for text in texts}
+    objects_sheet(network, encoded, size=128).save(made / "samples.png")
+    millions = sum(p.numel() for p in network.parameters()) / 1e6
     size = (made / WEIGHTS).stat().st_size / 1e6
     rule = about.rule if config.pictures else f"score distillation by the rule `{about.rule}`"
     weights = f", weights `{about.digest[:12]}`" if about.digest else ""

@@ -17,7 +17,9 @@ from sds3d.generators.base import GeneratedField, Generator, generate
 from sds3d.generators.files import SETTINGS, WEIGHTS, About, load_generator, read_about, save_generator
 from sds3d.guidance.base import Views
 from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.digest import model_anywhere
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
+from sds3d.prompts.conditioning import Conditioning
 from sds3d.prompts.prompt import PromptConfig, encode_prompt
 from sds3d.representations.field_nerf import FieldNerfScene
 from sds3d.run.config import new_run, read_config
@@ -41,10 +43,11 @@ SMALL = {
         "hidden": 8,
         "seed_size": 1,
     },
+    "prd": {"name": "prd", "steps": 2, "latents": 8, "doublings": 1, "width": 8, "features": 8, "hidden": 8},
     "hyper": {"name": "hyper", "width": 16, "levels": 3, "log2_entries": 9, "finest": 16, "hidden": 8, "seed_size": 1},
 }
 TEXTS = {"a yellow ball": (0.95, 0.85, 0.1), "a blue ball": (0.02, 0.02, 0.4)}
-WIDTH = 5
+WIDTH = 2  # that of the prior in closed form, whose tokens are mean and spread
 
 
 @pytest.fixture(autouse=True)
@@ -55,12 +58,13 @@ def coarse_occupancy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def make(kind: str) -> Generator:
     about = About(generator=SMALL[kind], text_width=WIDTH, model="", digest="", rule="sds")  # type: ignore[arg-type]
-    return about.generator.make(WIDTH, torch.Generator().manual_seed(0))
+    return about.generator.make(WIDTH, balls(), torch.Generator().manual_seed(0))
 
 
-def told(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+def told(network: Generator, seed: int) -> tuple[Conditioning, torch.Tensor]:
+    """Return a text and the seed of an object."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(6, WIDTH, generator=generator), torch.randn(1, generator=generator)
+    return Conditioning(torch.rand(1, 3 * 8 * 8, WIDTH, generator=generator)), network.draw_seed(generator)
 
 
 def places(count: int) -> torch.Tensor:
@@ -93,44 +97,51 @@ def silent(*_: object) -> None:
 
 @pytest.mark.parametrize("kind", SMALL)
 def test_what_is_generated_is_an_ordinary_scene(kind: str) -> None:
-    network, (hidden, seed) = make(kind), told(1)
+    network = make(kind)
+    text, seed = told(network, 1)
     field = GeneratedField(network)
-    field.choose(hidden, seed)
+    field.given = network(text, seed)
     points = places(50)
-    scene = generate(network, hidden, seed)
+    scene = generate(network, text, seed)
     assert type(scene) is FieldNerfScene
     for ours, theirs in zip(scene.field(points), field(points), strict=True):
         torch.testing.assert_close(ours, theirs)
     again = network.config.representation.make_field(torch.Generator())
     again.load_state_dict(scene.field.state_dict())  # the state of a scene of that representation
     torch.testing.assert_close(again(points)[1], field(points)[1])
-    other = generate(network, *told(2))
+    other = generate(network, *told(network, 2))
     assert not torch.equal(other.field(points)[1], scene.field(points)[1])
-    assert generate(network, hidden, seed).to_mesh(24).faces.size > 0
+    assert generate(network, text, seed).to_mesh(24).faces.size > 0
 
 
 @pytest.mark.parametrize("kind", SMALL)
 def test_gradients_reach_every_parameter_that_is_used(kind: str) -> None:
     network = make(kind)
     field = GeneratedField(network)
-    field.choose(*told(1))
+    field.given = network(*told(network, 1))
     density, color = field(places(300))
     (density.square().mean() + color.square().mean()).backward()
     groups = field.parameter_groups()
     trained = [p for group in groups for p in group["params"]]
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in trained)
-    given = set(dict(network.field.named_parameters())) & set(network(*told(1)))
-    assert len(trained) == len(list(network.parameters())) - len(given)
-    assert given
+    assert network.gives == set(field.given)
+    assert len(trained) == len(list(network.parameters())) - len(network.gives)
 
 
-@pytest.mark.parametrize(("kind", "lr"), [("hyper", 3e-2), pytest.param("triplane", 5e-3, marks=pytest.mark.slow)])
-def test_prompts_get_the_colors_that_the_prior_wants(kind: str, lr: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "lr", "steps"),
+    [
+        ("hyper", 3e-2, 200),
+        pytest.param("triplane", 5e-3, 200, marks=pytest.mark.slow),
+        pytest.param("prd", 1e-2, 120, marks=pytest.mark.slow),
+    ],
+)
+def test_prompts_get_the_colors_that_the_prior_wants(kind: str, lr: float, steps: int, tmp_path: Path) -> None:
     prior, rates = balls(), {"lr": lr, "shared_lr": 2e-2}
-    folder = train_generator(tmp_path, training(steps=200, generator=SMALL[kind] | rates), silent, prior=prior)
-    network = load_generator(folder)
+    folder = train_generator(tmp_path, training(steps=steps, generator=SMALL[kind] | rates), silent, prior=prior)
+    network = load_generator(folder, prior)
     for text, wanted in TEXTS.items():
-        scene = generate(network, prior.encode_text([text]).hidden[0], torch.zeros(1))
+        scene = generate(network, prior.encode_text([text]), torch.zeros(network.seed_size))
         with torch.no_grad():
             view = scene.render(orbit([0.0, 120.0], size=16), torch.full((3,), 0.5))
         mean = (view.rgb * view.alpha).sum((0, 1, 2)) / view.alpha.sum()
@@ -143,7 +154,8 @@ def test_prompts_get_the_colors_that_the_prior_wants(kind: str, lr: float, tmp_p
     assert yellow[0] > 0.5 > -0.2 > yellow[-1]
 
 
-def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["hyper", "prd"])
+def test_a_training_that_was_killed_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
     class Killed(Exception):
         pass
 
@@ -151,7 +163,7 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path: Path) -
         if step == 5:  # two steps after the checkpoint
             raise Killed
 
-    config = training(steps=7)
+    config = training(steps=7, generator=SMALL[kind])
     with pytest.raises(Killed):
         train_generator(tmp_path / "killed", config, kill, prior=balls())
     assert load_file(tmp_path / "killed" / CHECKPOINT)["step"] == 3
@@ -161,7 +173,7 @@ def test_a_training_that_was_killed_ends_with_the_same_weights(tmp_path: Path) -
     assert killed.keys() == whole.keys()
     assert all(torch.equal(killed[name], whole[name]) for name in whole)
     with pytest.raises(ValueError, match="was begun with steps=7: use these again, or another --out"):
-        train_generator(tmp_path / "whole", training(steps=8), silent, prior=balls())
+        train_generator(tmp_path / "whole", training(steps=8, generator=SMALL[kind]), silent, prior=balls())
 
 
 def test_a_training_begins_with_the_weights_of_another(tmp_path: Path) -> None:
@@ -194,6 +206,17 @@ def test_a_training_writes_a_card_and_a_sheet_has_a_row_per_prompt(tmp_path: Pat
     assert not np.array_equal(np.asarray(other), np.asarray(one))
 
 
+def test_a_generator_names_its_prior_so_that_it_is_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    folder = train_generator(Path("out"), training(steps=1, prior={"model": "mine"}), silent, prior=balls())
+    assert read_about(folder).model == str(tmp_path / "mine")
+    assert model_anywhere("toybox") == "toybox"
+    assert model_anywhere("someone/model") == "someone/model"
+
+
 def test_prompts_are_needed_for_a_prior_without_words(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not tell its words: give texts"):
         train_generator(tmp_path, training(texts=[], prior={"model": str(tmp_path)}), silent, prior=balls())
@@ -201,22 +224,22 @@ def test_prompts_are_needed_for_a_prior_without_words(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_none_or_is_damaged_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"has no generator\.json and generator\.safetensors"):
-        load_generator(tmp_path)
+        load_generator(tmp_path, balls())
     about = About(generator=SMALL["hyper"], text_width=WIDTH, model="m", digest="d", rule="asd")  # type: ignore[arg-type]
     save_generator(tmp_path, about, make("hyper"))
     assert read_about(tmp_path) == about
     weights = (tmp_path / WEIGHTS).read_bytes()
     (tmp_path / WEIGHTS).write_bytes(weights[:-10])
     with pytest.raises(RunError, match=r"does not fit its generator\.json"):
-        load_generator(tmp_path)
+        load_generator(tmp_path, balls())
     (tmp_path / WEIGHTS).write_bytes(weights)
     text = (tmp_path / SETTINGS).read_text()
     (tmp_path / SETTINGS).write_text(text.replace('"hidden": 8', '"hidden": 16'))
     with pytest.raises(RunError, match=r"does not fit its generator\.json"):
-        load_generator(tmp_path)
+        load_generator(tmp_path, balls())
     (tmp_path / SETTINGS).write_text("{")
     with pytest.raises(RunError, match="is damaged"):
-        load_generator(tmp_path)
+        load_generator(tmp_path, balls())
 
 
 def test_true_views_show_the_object_of_the_prompt_on_backgrounds_of_any_color() -> None:

@@ -11,13 +11,13 @@ from sds3d.cameras import CameraConfig, Cameras
 from sds3d.geometry.mesh import Mesh
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, encode_prompt
-from sds3d.representations.base import Rendering
+from sds3d.representations.base import Rendering, Scene
 
 SIZE = 16
 CAMERAS = CameraConfig(views=4, size=SIZE)
 
 
-class Canvas:
+class Canvas(Scene):
     """A scene that looks the same from every camera: one picture with one opacity for all pixels."""
 
     def __init__(self, rgb: float = 0.5, alpha: float = 1.0, lr: float = 0.05) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 import weakref
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -400,6 +401,45 @@ def test_a_rule_that_is_not_finite_stops_the_run(kind: str):
     rule = GradientRule(**{kind: torch.full(shape, float("nan"))})
     with pytest.raises(NumericalError, match="step 1: the "):
         run(Canvas(), gaussian_prior(), rule)
+
+
+class Parted(Canvas):
+    """A scene with a part for each factor on its picture."""
+
+    def __init__(self, factors: Sequence[float]) -> None:
+        super().__init__()
+        self.factors, self.factor = factors, 1.0
+
+    def parts(self) -> Iterator[float]:
+        for factor in self.factors:
+            self.factor = factor
+            yield 1 / len(self.factors)
+
+    def render(self, cameras: Cameras, background: Tensor) -> Rendering:
+        seen = super().render(cameras, background)
+        return Rendering(self.factor * seen.rgb, seen.alpha, seen.depth, seen.normal)
+
+    def regularisers(self, rendering: Rendering, progress: float) -> dict[str, Tensor]:
+        return {"bright": rendering.rgb.square().sum() / len(rendering.rgb)}
+
+
+@pytest.mark.parametrize("kind", ["gradient", "target"])
+def test_the_gradient_of_a_step_is_the_mean_over_its_parts(kind: str):
+    """One step with three parts against a step of each of them alone."""
+    shape = (4, 3, SIZE, SIZE) if kind == "gradient" else (4, SIZE, SIZE, 3)
+    value = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+
+    def step_of(*factors: float) -> tuple[Tensor, Step]:
+        scene = Parted(factors)
+        (step,) = run(scene, gaussian_prior(), GradientRule(**{kind: value}), steps=1)
+        assert scene.rgb.grad is not None
+        return scene.rgb.grad, step
+
+    whole, step = step_of(1.0, 0.5, 0.2)
+    alone = [step_of(factor) for factor in (1.0, 0.5, 0.2)]
+    torch.testing.assert_close(whole, torch.stack([gradient for gradient, _ in alone]).mean(0))
+    for name, loss in step.losses.items():
+        assert loss == pytest.approx(sum(float(other.losses[name]) for _, other in alone) / 3)
 
 
 class Plane(Canvas):
