@@ -229,6 +229,19 @@ def sparsity_loss(rendering: Rendering, weight: float) -> dict[str, Tensor]:
     return {"sparsity": weight * (rendering.alpha.square() + 0.01).sqrt().sum() / len(rendering.alpha)}
 
 
+def nearness(rendering: Rendering) -> Tensor:
+    """Return inverse distances stretched to [0, 1], (B, H, W, 1): 1 at a view's nearest pixel, 0 at the farthest opaque
+    one and at all that is farther. What is behind the scene counts as 10 m away, as in LucidDreamer's code.
+    """
+    clear = 1 - rendering.alpha
+    near = 1 / (rendering.depth + 10 * clear + 1e-5)
+    opaque = clear <= 0.1
+    least = torch.where(opaque, near, torch.inf).amin(dim=(1, 2, 3), keepdim=True)
+    least = torch.where(least.isinf(), near.amin(dim=(1, 2, 3), keepdim=True), least)
+    span = near.amax(dim=(1, 2, 3), keepdim=True) - least
+    return ((near - least) / span.clamp_min(1e-6)).clamp(0, 1)
+
+
 def depth_variance(depth: Tensor, depth_square: Tensor, alpha: Tensor) -> Tensor:
     """Return the variance of the distance along a ray. All tensors have the same shape.
 

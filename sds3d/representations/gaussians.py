@@ -26,6 +26,7 @@ from sds3d.representations.base import (
     Scene,
     Start,
     depth_variance,
+    nearness,
     opacity_losses,
     sparsity_loss,
     z_variance_loss,
@@ -104,8 +105,12 @@ class GaussiansConfig(RepresentationConfig):
     mean_scale: Ramp = Field(default=Ramp(0.0), ge=0)
     """Weight, times a view's number of pixels, of the mean scale in metres (LucidDreamer)."""
     roughness: Ramp = Field(default=Ramp(0.0), ge=0)
-    """Weight, times a view's number of pixels, of the quadratic total variation of colours and depths in the renders:
-    twice the mean squared differences of neighbouring pixels, along rows and along columns (LucidDreamer)."""
+    """Weight, times a view's number of pixels, of the quadratic total variation of colours and inverse depths, see
+    `nearness`, in the renders: twice the mean squared differences of neighbouring pixels, along rows and along columns
+    (LucidDreamer)."""
+    scale_noise: float = Field(default=0.0, ge=0, lt=1)
+    """Standard deviation of the noise on each scale in training, relative to it, drawn in each step. LucidDreamer's
+    code has 0.112."""
     sparsity: Ramp = Field(default=Ramp(0.0), ge=0)
     """Weight of sqrt(opacity^2 + 0.01), summed over a view's pixels (threestudio)."""
 
@@ -149,6 +154,7 @@ class GaussiansScene(Scene):
         self.parameters = {name: torch.nn.Parameter(value.to(self.device)) for name, value in start.items()}
         self._still = torch.tensor([1e-8, 0.0, 0.0, 0.0], device=self.device)
         self._seed = int(torch.randint(2**62, (), generator=generator))
+        self._step = 0
         self._pull = Pull.none(n, self.device)
         self._seen: tuple[Tensor, Tensor, int, int] | None = None  # means2d in the graph, radii, width, height
 
@@ -193,6 +199,8 @@ class GaussiansScene(Scene):
         """Render the B views over `background`, (B, 3) or (3,) in [0, 1]."""
         cameras = cameras.to(self.device)
         quats, scales, opacities = self.activated()
+        if self.config.scale_noise and torch.is_grad_enabled():
+            scales = scales * self._noise()
         degree = self.config.sh_degree
         splatted = rasterization(
             self.parameters["means"],
@@ -221,6 +229,12 @@ class GaussiansScene(Scene):
             spread = slant**2 * self._z_variance(cameras, z, alpha, quats, scales, opacities)
         normal = normals_from_depth(depth, alpha, origins, directions)
         return Rendering(rgb, alpha, depth, normal, depth_variance=spread)
+
+    def _noise(self) -> Tensor:
+        """Return the factors (N, 3) on the scales in this step."""
+        generator = torch.Generator().manual_seed(2**62 + self._seed + self._step)  # other numbers than edits have
+        drawn = torch.randn(self.parameters["scales"].shape, generator=generator).to(self.device)
+        return (1 + self.config.scale_noise * drawn).clamp(min=0)
 
     def _z_variance(
         self, cameras: Cameras, z: Tensor, alpha: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor
@@ -295,13 +309,14 @@ class GaussiansScene(Scene):
         if scale > 0:
             losses["mean_scale"] = pixels * scale * self.activated()[1].mean()
         if roughness > 0:
-            pictures = (rendering.rgb, rendering.depth)
+            pictures = (rendering.rgb, nearness(rendering))
             varied = [picture.diff(dim=axis).square().mean() for picture in pictures for axis in (1, 2)]
             losses["roughness"] = pixels * roughness * 2 * torch.stack(varied).sum()
         return losses
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
         """Record the gradients of the Gaussians' positions; add and remove Gaussians when an edit is due."""
+        self._step = step + 1
         if self._seen is not None and self._seen[0].grad is not None:
             means2d, radii, width, height = self._seen
             self._pull.note(means2d.grad, radii, width, height)  # type: ignore[arg-type]
@@ -352,6 +367,7 @@ class GaussiansScene(Scene):
             "pull_total": self._pull.total.clone(),
             "pull_views": self._pull.views.clone(),
             "seed": torch.tensor(self._seed),
+            **({"step": torch.tensor(self._step)} if self.config.scale_noise else {}),
         }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -367,6 +383,7 @@ class GaussiansScene(Scene):
         self.parameters = {name: torch.nn.Parameter(state[name].to(self.device)) for name in self.parameters}
         self._pull = Pull(state["pull_total"].to(self.device), state["pull_views"].to(self.device))
         self._seed = int(state["seed"])
+        self._step = int(state.get("step", 0))
 
 
 def normals_from_depth(depth: Tensor, alpha: Tensor, origins: Tensor, directions: Tensor) -> Tensor:

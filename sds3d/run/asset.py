@@ -157,6 +157,7 @@ class Keywords(TypedDict, total=False):
     particles: int
     cameras: Section
     prompts: Section
+    seen: Section
     optimizer: Section
     background: Section | Sequence[float] | None
     reference: Sequence[Mapping[str, Any] | Config]

@@ -19,10 +19,12 @@ WASTE = 2
 def prior_problems(config: RunConfig, priors: Sequence[Prior]) -> list[str]:
     """Return warnings, one line each, about a stage whose settings do not suit its priors.
 
-    priors: those of `RunConfig.all_teachers`. Raises ConfigError for views that a prior cannot denoise together, and
-    for a picture that no prior takes or that is missing.
+    priors: those of `RunConfig.all_teachers`. Raises ConfigError for views that a prior cannot denoise together,
+    for a picture that no prior takes or that is missing, and for mirrored views of a prior that takes cameras.
     """
     _check_picture(config, priors)
+    if config.seen.mirrored and any(prior.takes_cameras for prior in priors):
+        raise ConfigError("seen.mirrored: the prior takes cameras, which see no mirrored object: set it to 0")
     own, parts = priors[0], [now for _, now in config.cameras.parts(priors[0].image_size)]
     for teacher, prior in zip(config.all_teachers, priors, strict=True):
         _check_views(parts, teacher.views, prior)

@@ -38,6 +38,7 @@ from sds3d.run.migration import migrated
 from sds3d.run.optimize import OptimizerConfig
 from sds3d.run.reference_config import MOST, ReferenceConfig
 from sds3d.run.rewards import RewardConfig
+from sds3d.run.seen import SeenConfig
 from sds3d.run.stages import on_stages, representations_of, steps_of
 from sds3d.run.teachers import TeacherConfig, with_own
 
@@ -138,6 +139,8 @@ class RunConfig(Config):
     """The cameras of each step."""
     prompts: PromptConfig = PromptConfig()
     """How the prompt becomes a text for each view."""
+    seen: SeenConfig = SeenConfig()
+    """How the teachers see the renders of some steps: as inverse depths, or mirrored."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Adam and its learning-rate schedule."""
     background: Background = None
@@ -196,6 +199,12 @@ class RunConfig(Config):
     def _teachers_get_pictures(self) -> Self:
         if self.representation.renders_latents and any(other.prior != self.prior for other in self.teachers):
             raise ValueError("the representation renders latents, which no other prior has: remove teachers")
+        return self
+
+    @model_validator(mode="after")
+    def _colours_can_be_replaced(self) -> Self:
+        if self.representation.latents and (self.seen.inverse_depth or self.seen.mirrored):
+            raise ValueError("the representation renders latents, which are no pictures: remove seen")
         return self
 
     @model_validator(mode="after")

@@ -176,6 +176,7 @@ def optimize_work(work: Work) -> Iterator[Step]:
         work.rewards,
         config.reference_weight,
         work.estimators,
+        config.seen,
     )
     return optimize(setup, work.state)
 

@@ -32,6 +32,7 @@ from sds3d.run.numbers import Checks, Numbers, NumericalError, Unread, as_number
 from sds3d.run.references import STREAM as REFERENCE_STREAM
 from sds3d.run.references import References
 from sds3d.run.rewards import Reward
+from sds3d.run.seen import SeenConfig, seen
 from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
 from sds3d.updates import fused, skipped_if, update
 
@@ -197,7 +198,8 @@ class Setup:
     teachers: all on one device, at least one with a weight above 0 at each step. If `cameras` has no size, renders have
     that of the first one's prior. steps: total number of steps. cameras: the views of each step. background: what is
     behind the renders. rewards: judges of the renders. reference_weight: factor on the losses of the pictures that the
-    scene follows. estimators: of the normals and depths that the surface follows.
+    scene follows. estimators: of the normals and depths that the surface follows. seen: how the
+    teachers see the renders.
     """
 
     scene: Scene
@@ -209,6 +211,7 @@ class Setup:
     rewards: Sequence[Reward] = ()
     reference_weight: Ramp = field(default_factory=lambda: Ramp(1.0))
     estimators: Sequence[Followed] = ()
+    seen: SeenConfig = field(default_factory=SeenConfig)
 
     @property
     def picture_size(self) -> int:
@@ -291,15 +294,16 @@ def _teach(setup: Setup, state: LoopState, progress: float, share: float, checks
     """Render the scene, ask the teachers, and add the gradient of this part of the step to the parameters'."""
     followed = _follow(setup, state, progress)  # first, because scenes remember their last render
     shown = _render(setup, state, progress, checks)
+    looks = seen(setup.seen, shown, state.step, progress)
     lessons = [
-        ask(teacher, index, shown, progress, state.generators[numbered("guidance", index)], checks, share)
+        ask(teacher, index, looks, progress, state.generators[numbered("guidance", index)], checks, share)
         for index, teacher in enumerate(setup.teachers)
         if teacher.weight.at(progress) > 0
     ]
     losses = _losses(setup, shown, lessons, followed, state.step, progress, share, checks)
     backward(lessons, losses, progress)
-    seen = shown.rendering
-    pictures = Rendering(seen.rgb.detach(), seen.alpha.detach(), seen.depth.detach(), seen.normal.detach())
+    made = shown.rendering
+    pictures = Rendering(made.rgb.detach(), made.alpha.detach(), made.depth.detach(), made.normal.detach())
     return _Taught(
         replace(shown, rendering=pictures, background=shown.background.detach()),
         {lesson.index: lesson.guided for lesson in lessons},

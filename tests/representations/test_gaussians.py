@@ -1,6 +1,7 @@
 """The cloud of Gaussians: pictures, fitting, densification, resuming, and meshing."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -167,11 +168,15 @@ def test_published_losses_are_means_times_the_pixels() -> None:
     with torch.no_grad():
         scene.parameters["scales"].copy_(torch.tensor([[0.15, 0.01, 0.02], [0.06] * 3]).log())
     columns = torch.tensor([0.0, 0.5, 0.5, 1.0]).expand(2, 4, 4)[..., None]  # (B, H, W, 1)
-    seen = Rendering(columns.expand(-1, -1, -1, 3), columns, 2 * columns, columns.expand(-1, -1, -1, 3))
+    depth = 1 / torch.tensor([0.5, 0.25, 0.4, 0.25]).expand(2, 4, 4)[..., None]  # opaque: nearness 1, 0, 0.6, 0
+    opaque = torch.ones(2, 4, 4, 1)
+    seen = Rendering(columns.expand(-1, -1, -1, 3), opaque, depth, columns.expand(-1, -1, -1, 3))
     losses = scene.regularisers(seen, progress=0.5)
     assert losses["mean_scale"].item() == pytest.approx(16 * 2.0 * 0.06, rel=1e-5)
-    # Squared differences between columns: 0.25, 0, 0.25 for colours and four times that for depths.
-    assert losses["roughness"].item() == pytest.approx(16 * 3.0 * 2 * (0.5 / 3 + 2.0 / 3), rel=1e-5)
+    # Squared differences between columns: 0.25, 0, 0.25 for colours and 1, 0.36, 0.36 for inverse depths.
+    assert losses["roughness"].item() == pytest.approx(16 * 3.0 * 2 * (0.5 / 3 + 1.72 / 3), rel=1e-3)
+    seen = replace(seen, alpha=columns)
+    losses = scene.regularisers(seen, progress=0.5)
     roots = [math.sqrt(a**2 + 0.01) for a in (0.0, 0.5, 0.5, 1.0)]
     assert losses["sparsity"].item() == pytest.approx(2.0 * 4 * sum(roots), rel=1e-5)
     assert scene.regularisers(seen, progress=0.0).keys() == losses.keys() - {"mean_scale"}
@@ -241,3 +246,23 @@ def test_a_start_grows_by_points_around_it() -> None:
     assert brighter.mean() == pytest.approx(0.1, abs=0.02)
     np.testing.assert_allclose(grown.opacities, 0.1, atol=1e-5)
     np.testing.assert_allclose(grown.scales, grown.scales[:, :1].repeat(3, axis=1), rtol=1e-5)
+
+
+def test_noise_on_scales_is_drawn_anew_in_each_step_of_training_alone() -> None:
+    cameras, noisy, plain = orbit([20.0], size=16), scene_of(scale_noise=0.3), scene_of()
+    optimizer = torch.optim.Adam(noisy.parameter_groups())
+
+    def alphas(scene: GaussiansScene) -> Tensor:
+        return scene.render(cameras, BACKGROUND).alpha.detach()
+
+    first = alphas(noisy)
+    assert torch.equal(first, alphas(noisy))
+    assert (first - alphas(plain)).abs().max() > 0.01
+    with torch.no_grad():
+        assert torch.equal(alphas(noisy), alphas(plain))
+    noisy.after_step(0, optimizer)
+    second = alphas(noisy)
+    assert not torch.equal(first, second)
+    resumed = scene_of(seed=3, scale_noise=0.3)
+    resumed.load_state_dict(noisy.state_dict())
+    assert torch.equal(alphas(resumed), second)
