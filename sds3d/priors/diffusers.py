@@ -19,6 +19,7 @@ from sds3d.priors.flow import load_flux, load_sd3
 from sds3d.priors.loading import Dtype, ModelFiles, find, import_libraries, pick_dtype, toybox_folder
 from sds3d.priors.lora import Lora
 from sds3d.priors.mvdream import load_mvdream
+from sds3d.priors.negative_attention import asking_away
 from sds3d.priors.network import DiffusionPrior
 from sds3d.priors.pictures import adapter_file
 from sds3d.priors.pixels import Latents
@@ -87,6 +88,11 @@ class DiffusersConfig(PriorConfig):
     image_encoder: str = ""
     """Folder of the image encoder that `ip_adapter` was trained with. Empty: `image_encoder` beside its file, else that
     in the model's folder."""
+    negative_attention: str = ""
+    """Words that Stable Diffusion or XL avoids in its cross-attention (NASA, arXiv:2412.02687), such as "blurry": a
+    negative text for few-step models, which are used with guidance.scale=1."""
+    negative_attention_scale: float = Field(default=0.25, ge=0.0)
+    """How strongly the model avoids them."""
     controlnets: tuple[ControlNetConfig, ...] = ()
     """ControlNets for Stable Diffusion or XL, a list of {model, kind, scale}: the model is then told depth, normals or
     edges of each render. What they add is summed."""
@@ -138,6 +144,8 @@ class DiffusersConfig(PriorConfig):
             raise files.error(f"its pipeline is {family}; supported are {', '.join(FAMILIES)}")
         if self.controlnets and family not in TELLABLE:
             raise PriorError(f"prior.controlnets: {family} has no ControlNets; use Stable Diffusion or XL")
+        if self.negative_attention and family not in TELLABLE:
+            raise PriorError(f"prior.negative_attention: not for {family}; use Stable Diffusion or XL")
         import_libraries()
         files = replace(
             files,
@@ -154,6 +162,10 @@ class DiffusersConfig(PriorConfig):
         prior = FAMILIES[family](files)
         if isinstance(codec := prior.family.codec, Latents):
             codec.vae.use_slicing, codec.vae.use_tiling = self.vae_slicing, self.vae_tiling
+        if self.negative_attention:
+            tokens = prior.encode_text([self.negative_attention]).hidden
+            ask = asking_away(prior.family.ask, tokens, self.negative_attention_scale)
+            prior.family = replace(prior.family, ask=ask)
         prior.chunk = self.chunk
         if self.compile:
             prior.denoiser = replace(prior.denoiser, graphs=None)
@@ -204,6 +216,7 @@ def unused(config: DiffusersConfig) -> list[str]:
         ("image_encoder", "ip_adapter", config.image_encoder != ""),
         ("ip_adapter_scale", "ip_adapter", config.ip_adapter_scale != 1),
         ("lora_scale", "lora", config.lora_scale != 1),
+        ("negative_attention_scale", "negative_attention", config.negative_attention_scale != 0.25),
     )
     return [
         f"prior.{name} has no effect without prior.{part}: set that, or remove the setting"
