@@ -103,6 +103,16 @@ def load_preset(name: str) -> Preset:
     return _read_once(known[name])
 
 
+def load_generator_preset(name: str) -> Preset:
+    """Load a shipped preset of the training of a generator by name, or any YAML file by path. Raises ConfigError."""
+    if is_file(name):
+        return _read(Path(name))
+    known = _files(configs_dir() / "generators")
+    if name not in known:
+        raise ConfigError(f'there is no preset "{name}" of a generator; {meant(name, list(known))}')
+    return _read_once(known[name])
+
+
 def is_file(name: str) -> bool:
     """Return whether a preset is the path of a YAML file instead of a name."""
     return Path(name).suffix in {".yaml", ".yml"}

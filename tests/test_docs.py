@@ -14,7 +14,7 @@ from docs.generate import commands, settings
 from docs.generate.docstrings import inline, to_rst
 from sds3d.cli.exits import Exit
 from sds3d.cli.main import app
-from sds3d.presets import DEFAULT_PRESET, load_preset
+from sds3d.presets import DEFAULT_PRESET, load_generator_preset, load_preset
 from sds3d.run.config import make_config
 from sds3d.toybox.world import COLORS, KINDS
 
@@ -60,7 +60,7 @@ def test_commands_are_accepted(line):
         settings = {"start_from": "mug.obj"} if "mesh" in given else {}
         make_config("a red mug", DEFAULT_PRESET if preset.endswith(".yaml") else preset, overrides, settings)
     elif given.get("preset") and not given["preset"].endswith(".yaml"):
-        load_preset(given["preset"])
+        (load_generator_preset if "generator train" in line else load_preset)(given["preset"])
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_id)

@@ -15,6 +15,15 @@ from sds3d.console import bars_by_stage, err, out
 generator = typer.Typer(help="Networks that make an object from a text in one pass.", no_args_is_help=True)
 
 
+PromptsFile = Annotated[Path | None, typer.Option(metavar="FILE", help="A file of prompts, as sds3d batch reads it.")]
+
+
+def _prompts_of(file: Path) -> list[str]:
+    from sds3d.jobs.prompts_file import read_prompts
+
+    return [entry.config.prompt for entry in read_prompts(file)]
+
+
 @generator.command(
     "train",
     epilog=examples(
@@ -22,21 +31,28 @@ generator = typer.Typer(help="Networks that make an object from a text in one pa
         "sds3d generator train --out small steps=2000 'texts=[a red mug, a blue chair]'",
         "sds3d generator train --out hyper generator.name=hyper guidance=asd",
         "sds3d generator train --out bound pictures=true  # from true pictures: the most that a rule can achieve",
+        "sds3d generator train --out real --preset prd-mvdream --file prompts.txt  # of Stable Diffusion 2.1, on a GPU",
         notes=RESUMED,
     ),
 )
 def generator_train(
     overrides: Overrides = None,
     out_dir: TrainingFolder = Path("generator"),
+    preset: Annotated[str, typer.Option(metavar="NAME", help="A preset for generators, or a YAML file.")] = "",
+    file: PromptsFile = None,
     threads: Threads = 0,
     device: Device = "",
 ) -> None:
     """Train a generator by score distillation: each step draws another prompt."""
     from sds3d.devices import pick_device, set_threads
+    from sds3d.presets import load_generator_preset
     from sds3d.run.train_generator import GeneratorTraining, train_generator
 
     set_threads(threads)
-    config = build(GeneratorTraining, *(parse_override(text) for text in overrides or []))
+    layers = [*load_generator_preset(preset).layers] if preset else []
+    if file is not None:
+        layers.append({"texts": _prompts_of(file)})
+    config = build(GeneratorTraining, *layers, *(parse_override(text) for text in overrides or []))
     with bars_by_stage() as report:
         folder = train_generator(out_dir, config, report, pick_device(device))
     out.print(f"trained: {folder}", soft_wrap=True)
@@ -56,9 +72,7 @@ def generator_sample(
         Path, typer.Argument(metavar="FOLDER", help="The generator's folder, or instant, the one that ships.")
     ],
     prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="The objects.")] = None,
-    file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A file of prompts, as sds3d batch reads it.")
-    ] = None,
+    file: PromptsFile = None,
     between: Annotated[
         tuple[str, str] | None,
         typer.Option(metavar="PROMPT PROMPT", help="Two prompts, between whose embeddings objects are made."),
@@ -72,9 +86,7 @@ def generator_sample(
     """Draw what a generator makes of prompts."""
     texts = [*(prompts or [])]
     if file is not None:
-        from sds3d.jobs.prompts_file import read_prompts
-
-        texts += [entry.config.prompt for entry in read_prompts(file)]
+        texts += _prompts_of(file)
     if bool(texts) == (between is not None):
         raise typer.BadParameter("give prompts, for example 'a red mug', or --file FILE, or --between PROMPT PROMPT")
     from sds3d.devices import pick_device, set_threads

@@ -13,7 +13,7 @@ from PIL import Image
 Cli = Callable[..., tuple[int, str, str]]
 
 TINY = (
-    "steps=1", "texts=[a red mug, a blue chair]", "guidance=sds", "cameras.size=16", "generator.name=hyper",
+    "steps=1", "guidance=sds", "cameras.size=16", "generator.name=hyper",
     "generator.width=8", "generator.levels=2", "generator.log2_entries=8", "generator.finest=16", "generator.hidden=8",
 )  # fmt: skip
 EXPORT = ("export.resolution=24", "export.texture_size=64", "export.picture_size=32", "export.frames=4")
@@ -27,8 +27,13 @@ def coarse_occupancy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_generator_is_trained_drawn_and_used(cli: Cli, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
-    code, stdout, stderr = cli("generator", "train", "--out", "mine", f"prior.model={model}", *TINY)
+    Path("two.txt").write_text("a red mug\na blue chair\n")
+    Path("tiny.yaml").write_text("seed: 3\n")
+    given = ("--preset", "tiny.yaml", "--file", "two.txt", f"prior.model={model}", *TINY)
+    code, stdout, stderr = cli("generator", "train", "--out", "mine", *given)
     assert code == 0, stderr
+    told = json.loads(Path("mine/training.json").read_text())
+    assert (told["seed"], told["texts"]) == (3, ["a red mug", "a blue chair"])
     assert "trained: mine/generator" in stdout
     card = Path("mine/generator/CARD.md")
     before = card.read_text()

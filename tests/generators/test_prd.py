@@ -12,8 +12,7 @@ from torch import Tensor
 from sds3d.config import build
 from sds3d.generators.files import WEIGHTS, About, load_generator, save_generator
 from sds3d.generators.prd import MAPS, PrdGenerator, PrdGeneratorConfig
-from sds3d.guidance.base import Prior
-from sds3d.priors.base import add_noise
+from sds3d.priors.base import Prior, add_noise
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.gaussian import Gaussian, GaussianPrior
 from tests.priors.tiny import tiny_pipeline
