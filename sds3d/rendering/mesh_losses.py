@@ -50,6 +50,19 @@ def laplacian(vertices: Tensor, faces: Tensor) -> Tensor:
     return _mean(_weighted_steps(vertices, edges, vertices.new_ones(len(edges.vertices))).square().sum(1))
 
 
+def pull_length(vertices: Tensor, faces: Tensor) -> Tensor:
+    """Return the mean over the vertices of |sum of the vectors to the neighbours|, in metres: threestudio's Laplacian.
+
+    Unlike `laplacian`, it pulls as strongly at small bumps as at large ones. Vertices without edges contribute 0.
+    """
+    edges = _edges(vertices, faces)
+    i, j = edges.vertices.long().unbind(1)
+    steps = _steps(vertices, edges)
+    squares = torch.zeros_like(vertices).index_add(0, i, steps).index_add(0, j, -steps).square().sum(1)
+    # A length has no gradient at 0: such a vertex gets none.
+    return _mean(torch.where(squares > 0, squares, 1.0).sqrt() * (squares > 0))
+
+
 def cotangent_laplacian(vertices: Tensor, faces: Tensor) -> Tensor:
     """`laplacian` with cotangent weights: independent of the triangulation, 0 inside a flat surface.
 

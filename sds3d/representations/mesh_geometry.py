@@ -15,7 +15,7 @@ from sds3d.config import Config
 from sds3d.geometry.mesh import Mesh
 from sds3d.ramps import Ramp
 from sds3d.rendering.mesh_differentiable import mesh_edges
-from sds3d.rendering.mesh_losses import edge_length, laplacian
+from sds3d.rendering.mesh_losses import edge_length, laplacian, pull_length
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.isosurface import Surface
 from sds3d.representations.isosurface_flexicubes import DualSurface
@@ -42,6 +42,9 @@ class GeometryConfig(Config, ABC):
     laplacian: Ramp = Field(default=Ramp(0.0), ge=0)
     """Weight, times a view's number of pixels, of the mean squared distance, in voxels, of vertices from the mean of
     their neighbours."""
+    pull_length: Ramp = Field(default=Ramp(0.0), ge=0)
+    """Weight, times a view's number of pixels, of the mean length, in metres, of the sum of the vectors from a vertex
+    to its neighbours (threestudio's Laplacian; ProlificDreamer and CFD have 10,000 of the mean)."""
     edge_length: Ramp = Field(default=Ramp(0.0), ge=0)
     """Weight, times a view's number of pixels, of the mean squared length of the triangles' edges, in voxels."""
 
@@ -118,6 +121,7 @@ class MeshGeometry(ABC, Generic[C]):
         return {
             "normal_consistency": (self.config.normal_consistency, lambda: bending(*bent)),
             "laplacian": (self.config.laplacian, lambda: laplacian(*mesh)),
+            "pull_length": (self.config.pull_length, lambda: pull_length(surface.vertices, surface.faces)),
             "edge_length": (self.config.edge_length, lambda: edge_length(*mesh)),
         }
 

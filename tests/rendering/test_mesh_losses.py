@@ -9,9 +9,9 @@ import trimesh
 from scipy.spatial.transform import Rotation
 from torch import Tensor
 
-from sds3d.rendering.mesh_losses import cotangent_laplacian, edge_length, laplacian, normal_consistency
+from sds3d.rendering.mesh_losses import cotangent_laplacian, edge_length, laplacian, normal_consistency, pull_length
 
-LOSSES = [edge_length, normal_consistency, laplacian, cotangent_laplacian]
+LOSSES = [edge_length, normal_consistency, laplacian, cotangent_laplacian, pull_length]
 
 
 def tensors(mesh: trimesh.Trimesh) -> tuple[Tensor, Tensor]:
@@ -135,17 +135,29 @@ def test_neither_pose_nor_order_nor_winding_matters(loss) -> None:
     torch.testing.assert_close(loss(vertices, turned), expected)
 
 
-@pytest.mark.parametrize(("loss", "power"), [(edge_length, 2), (normal_consistency, 0), (laplacian, 2)])
+@pytest.mark.parametrize(
+    ("loss", "power"), [(edge_length, 2), (normal_consistency, 0), (laplacian, 2), (pull_length, 1)]
+)
 def test_scale(loss, power: int) -> None:
     vertices, faces = blob()
     torch.testing.assert_close(loss(3 * vertices, faces), 3.0**power * loss(vertices, faces))
     torch.testing.assert_close(cotangent_laplacian(3 * vertices, faces), 9 * cotangent_laplacian(vertices, faces))
 
 
-@pytest.mark.parametrize("loss", [edge_length, normal_consistency, laplacian])
+@pytest.mark.parametrize("loss", [edge_length, normal_consistency, laplacian, pull_length])
 def test_gradients_are_those_of_finite_differences(loss) -> None:
     vertices, faces = blob(subdivisions=0)
     assert torch.autograd.gradcheck(lambda v: loss(v, faces), vertices.requires_grad_())
+
+
+def test_pull_length_is_that_of_the_graphs_laplacian_matrix() -> None:
+    vertices, faces = blob(2)
+    linked = np.zeros((len(vertices), len(vertices)))
+    for a, b, c in faces.tolist():
+        for i, j in ((a, b), (b, c), (c, a)):
+            linked[i, j] = linked[j, i] = 1
+    pulled = (np.diag(linked.sum(1)) - linked) @ vertices.numpy()
+    assert pull_length(vertices, faces).item() == pytest.approx(np.linalg.norm(pulled, axis=1).mean())
 
 
 def test_gradient_towards_an_edge_length() -> None:
