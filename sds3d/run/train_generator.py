@@ -26,7 +26,7 @@ from sds3d.guidance.multiview import MultiViewConfig
 from sds3d.guidance.rules import GuidanceConfig
 from sds3d.guidance.transforms import GradientTransform
 from sds3d.priors.available import AnyPriorConfig
-from sds3d.priors.base import Prior
+from sds3d.priors.base import Prior, PriorConfig
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.digest import model_anywhere, prior_digest
 from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, encode_each, encode_prompt
@@ -211,10 +211,14 @@ def _words(config: GeneratorTraining) -> Vocabulary | None:
 
 
 def _about(config: GeneratorTraining, width: int) -> About:
-    model = model_anywhere(config.prior.model) if isinstance(config.prior, DiffusersConfig) else config.prior.kind
     rule = "true pictures" if config.pictures else config.guidance.model_dump()["name"]
     digest = prior_digest(config.prior)
-    return About(generator=config.generator, text_width=width, model=model, digest=digest, rule=rule)
+    return About(generator=config.generator, text_width=width, model=_model(config.prior), digest=digest, rule=rule)
+
+
+def _model(prior: PriorConfig) -> str:
+    """Return the name of a prior's model, or its kind."""
+    return model_anywhere(prior.model) if isinstance(prior, DiffusersConfig) else prior.kind
 
 
 def shown_texts(config: GeneratorTraining) -> Sequence[str]:
@@ -251,6 +255,7 @@ def write_card(folder: Path, prior: Prior) -> Path:
     size = (made / WEIGHTS).stat().st_size / 1e6
     rule = about.rule if config.pictures else f"score distillation by the rule `{about.rule}`"
     weights = f", weights `{about.digest[:12]}`" if about.digest else ""
+    further = [f"`{other.guidance.model_dump()['name']}` of `{_model(other.prior)}`" for other in config.teachers]
     words = _words(config)
     known = f"{len(config.texts)} in all, for example `{texts[0]}`"
     if words is not None and not config.texts:
@@ -262,7 +267,7 @@ Trained by `sds3d generator train`. It makes the object of a prompt in one pass.
 | | |
 |---|---|
 | prompts | {known} |
-| taught by | {rule} |
+| taught by | {", ".join([rule, *further])} |
 | prior | `{about.model}`{weights} |
 | network | `{about.generator.name}`, {millions:.2f}M parameters, {size:.1f} MB in half precision |
 | result | a scene of the representation `{about.generator.representation.name}` |

@@ -30,6 +30,7 @@ def test_two_teachers_on_tiny_pipelines(tmp_path: Path, monkeypatch: pytest.Monk
     config = build(GeneratorTraining, tree | changes)
     folder = train_generator(tmp_path / "mine", config, lambda *told: losses.append(told[3]))
     assert len(losses) == 2
+    assert f"by the rule `asd`, `asd` of `{models['mvdream']}` |" in (folder / "CARD.md").read_text()
     assert (read_about(folder).rule, read_about(folder).model) == ("asd", models["sd21-base"])
 
 
