@@ -15,14 +15,17 @@ EXAMPLES = examples(
     "sds3d estimate mug.png --model marigold-depth-v1-1 --model marigold-normals-v1-1  # two folders",
     "sds3d generate 'a red mug' 'reference=[{image: mug.png, depth: mug-depth.png, normal: mug-normal.png, azimuth: 0, "
     "elevation: 10}]'",
-    notes=("Folders are those of Marigold's models for depth, normals and intrinsics in diffusers' layout.",),
+    notes=(
+        "Folders are those of Marigold's models for depth, normals and intrinsics in diffusers' layout, or of DPT or Depth "
+        "Anything for disparity, the inverse depth.",
+    ),
 )
 
 
 def estimate(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A PNG, JPEG or WebP file.", show_default=False)],
     models: Annotated[
-        list[str], typer.Option("--model", metavar="FOLDER", help="A Marigold model. Repeatable.", show_default=False)
+        list[str], typer.Option("--model", metavar="FOLDER", help="A folder with a model. Repeatable.", show_default=False)
     ],
     out_dir: Annotated[Path | None, typer.Option("--out", help="The folder for the pictures. Default: that of PICTURE.",
                                                  show_default=False)] = None,
@@ -32,7 +35,7 @@ def estimate(
     device: Device = "",
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Estimate depth, normals and materials of a picture by Marigold, as pictures that a run can follow."""
+    """Estimate depth, normals and materials of a picture, as pictures that a run can follow."""
     import torch
 
     from sds3d.config import ConfigError

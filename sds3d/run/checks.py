@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from sds3d.cameras import CameraConfig
 from sds3d.config import ConfigError
 from sds3d.priors.base import Prior
 from sds3d.priors.unet_latent import DiffusersPrior
 from sds3d.run.config import RunConfig, mismatch, model_of
+from sds3d.run.seen import latents_of
 
 WASTE = 2
 """Warn of renders that are more than this many times as high as the prior's pictures."""
@@ -20,11 +19,13 @@ def prior_problems(config: RunConfig, priors: Sequence[Prior]) -> list[str]:
     """Return warnings, one line each, about a stage whose settings do not suit its priors.
 
     priors: those of `RunConfig.all_teachers`. Raises ConfigError for views that a prior cannot denoise together,
-    for a picture that no prior takes or that is missing, and for mirrored views of a prior that takes cameras.
+    for a picture that no prior takes or that is missing, and for settings of `seen` that do not suit a prior.
     """
     _check_picture(config, priors)
     if config.seen.mirrored and any(prior.takes_cameras for prior in priors):
         raise ConfigError("seen.mirrored: the prior takes cameras, which see no mirrored object: set it to 0")
+    if config.seen.normal_latents and (channels := latents_of(priors[0]).shape[1]) != 4:
+        raise ConfigError(f"seen.normal_latents is for priors with 4 latents, and this has {channels}: set it to 0")
     own, parts = priors[0], [now for _, now in config.cameras.parts(priors[0].image_size)]
     for teacher, prior in zip(config.all_teachers, priors, strict=True):
         _check_views(parts, teacher.views, prior)
@@ -96,8 +97,7 @@ def _too_large(parts: Sequence[CameraConfig], priors: Sequence[Prior]) -> str:
 
 
 def _wrong_latents(parts: Sequence[CameraConfig], prior: Prior) -> str:
-    with torch.no_grad():
-        x = prior.encode_image(torch.zeros(1, prior.image_size, prior.image_size, 3, device=prior.device))
+    x = latents_of(prior)
     sizes = sorted({now.size for now in parts} - {x.shape[-1]})
     if not sizes:
         return ""

@@ -140,7 +140,7 @@ class RunConfig(Config):
     prompts: PromptConfig = PromptConfig()
     """How the prompt becomes a text for each view."""
     seen: SeenConfig = SeenConfig()
-    """How the teachers see the renders of some steps: as inverse depths, or mirrored."""
+    """How the teachers see the renders of some steps: as inverse depths, normals in place of latents, or mirrored."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Adam and its learning-rate schedule."""
     background: Background = None
@@ -203,8 +203,10 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _colours_can_be_replaced(self) -> Self:
-        if self.representation.latents and (self.seen.inverse_depth or self.seen.mirrored):
+        if self.representation.latents and self.seen != SeenConfig():
             raise ValueError("the representation renders latents, which are no pictures: remove seen")
+        if self.seen.normal_latents and any(other.prior != self.prior for other in self.teachers):
+            raise ValueError("seen.normal_latents is for the latents of one prior: set it to 0, or remove teachers")
         return self
 
     @model_validator(mode="after")

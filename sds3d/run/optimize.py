@@ -294,7 +294,7 @@ def _teach(setup: Setup, state: LoopState, progress: float, share: float, checks
     """Render the scene, ask the teachers, and add the gradient of this part of the step to the parameters'."""
     followed = _follow(setup, state, progress)  # first, because scenes remember their last render
     shown = _render(setup, state, progress, checks)
-    looks = seen(setup.seen, shown, state.step, progress)
+    looks = seen(setup.seen, shown, state.step, progress, setup.teachers[0].prior)
     lessons = [
         ask(teacher, index, looks, progress, state.generators[numbered("guidance", index)], checks, share)
         for index, teacher in enumerate(setup.teachers)

@@ -1,4 +1,4 @@
-"""How the teachers see the renders of some steps: as inverse depths, or mirrored."""
+"""How the teachers see the renders of some steps: as inverse depths, as normals in place of latents, or mirrored."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from sds3d.config import Config
+from sds3d.priors.base import Prior
 from sds3d.ramps import Ramp
-from sds3d.representations.base import nearness
+from sds3d.rendering.resizing import resize
+from sds3d.representations.base import Rendering, nearness
 from sds3d.run.lessons import Shown
 
 Share = Annotated[Ramp, Field(ge=0, le=1)]
@@ -26,26 +29,47 @@ class SeenConfig(Config):
     """Share of the steps, 0 to 1, in which they see inverse distances as grey pictures: white is the nearest pixel,
     black the farthest opaque one and what is behind. LucidDreamer's code has 0.2, in which the shape learns without its
     colours (arXiv:2311.11284)."""
+    normal_latents: Share = Ramp(0.0)
+    """Share of the steps, 0 to 1, in which four latents are not encoded, but are the normals, alpha (n + 1) - 1, and
+    the opacity alpha, resized: coarse shapes without the encoder. Fantasia3D has all of the first 1000 steps
+    (arXiv:2303.13873). Share and that of inverse depths together are at most 1."""
     mirrored: Share = Ramp(0.0)
     """Share of the steps, 0 to 1, in which left and right are exchanged. For priors that take no cameras.
     LucidDreamer's code has 0.5."""
 
 
-def seen(config: SeenConfig, shown: Shown, step: int, progress: float) -> Shown:
-    """Return a step's renders as the teachers see them. step: from 0. progress: 0 to 1."""
-    depths, mirrored = (
-        (step + 0.5) * even % 1 < share.at(progress)
-        for even, share in zip(_EVEN, (config.inverse_depth, config.mirrored), strict=True)
-    )
-    if depths:
+def seen(config: SeenConfig, shown: Shown, step: int, progress: float, prior: Prior) -> Shown:
+    """Return a step's renders as the teachers see them. step: from 0. progress: 0 to 1. prior: of all teachers."""
+    place, side = ((step + 0.5) * even % 1 for even in _EVEN)
+    if place >= 1 - config.normal_latents.at(progress):
+        latent = normal_latents(shown.rendering, prior)
+        shown = replace(shown, rendering=replace(shown.rendering, latent=latent))
+    elif place < config.inverse_depth.at(progress):
         grey = nearness(shown.rendering).expand_as(shown.rendering.rgb)
         shown = replace(shown, rendering=replace(shown.rendering, rgb=grey), background=torch.zeros(3).to(grey))
-    return mirror(shown) if mirrored else shown
+    return mirror(shown) if side < config.mirrored.at(progress) else shown
+
+
+def normal_latents(rendering: Rendering, prior: Prior) -> Tensor:
+    """Return the normals and the opacity in place of latents, (B, 4, h, w), at their size."""
+    size = latents_of(prior).shape[-1]
+    pictures = torch.cat([rendering.alpha * (rendering.normal + 1) - 1, rendering.alpha], dim=-1)
+    return resize(pictures, size).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def latents_of(prior: Prior) -> Tensor:
+    """Return the latents (1, C, h, w) of a black picture."""
+    return prior.encode_image(torch.zeros(1, prior.image_size, prior.image_size, 3, device=prior.device))
 
 
 def mirror(shown: Shown) -> Shown:
-    """Exchange left and right of renders in colours. The cameras' +X axes turn round, so that their rays stay true."""
-    pictures = {name: value.flip(2) for name, value in vars(shown.rendering).items() if value is not None}
+    """Exchange left and right of renders. The cameras' +X axes turn round, so that their rays stay true."""
+    pictures = {
+        name: value.flip(3 if name == "latent" else 2)
+        for name, value in vars(shown.rendering).items()
+        if value is not None
+    }
     pose = shown.cameras.c2w().clone()
     pose[:, :3, 0] = -pose[:, :3, 0]
     background = shown.background.flip(2) if shown.background.ndim == 4 else shown.background

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from sds3d.cameras import orbit
 from sds3d.config import ConfigError
@@ -70,7 +72,7 @@ def test_steps_are_chosen_evenly_and_independently():
     config, shown = shares(0.2, 0.5), shown_of()
     grey, turned = [], []
     for step in range(400):
-        one = seen(config, shown, step, 0.0)
+        one = seen(config, shown, step, 0.0, prior_of())
         grey.append(one.rendering.rgb.std(-1).max().item() < 1e-6)
         turned.append(torch.equal(one.rendering.alpha, shown.rendering.alpha.flip(2)))
     assert [sum(grey), sum(turned), sum(grey[:100])] == pytest.approx([80, 200, 20], abs=2)
@@ -108,3 +110,40 @@ def test_priors_that_take_cameras_see_no_mirrored_views():
 def test_latents_have_no_inverse_depths():
     with pytest.raises(ConfigError, match="the representation renders latents, which are no pictures: remove seen"):
         tiny(seen={"inverse_depth": 0.2}, representation={"name": "hash_nerf", "latent_channels": 4})
+
+
+class Fourfold:
+    """A prior whose encoder is not asked for more than the shape of its latents."""
+
+    image_size, device = 8, torch.device("cpu")
+
+    def encode_image(self, rgb: Tensor) -> Tensor:
+        assert not rgb.any()
+        return torch.zeros(len(rgb), 4, 4, 4)
+
+
+def test_normals_and_opacity_stand_for_latents_where_they_are_asked_for():
+    generator = torch.Generator().manual_seed(2)
+    normal = torch.nn.functional.normalize(torch.randn(2, 8, 8, 3, generator=generator), dim=-1)
+    alpha = torch.rand(2, 8, 8, generator=generator)
+    shown = shown_of(size=8)
+    shown = replace(shown, rendering=replace(shown.rendering, alpha=alpha[..., None], normal=normal))
+    config = SeenConfig.model_validate({"normal_latents": [[0, 1], [0.5, 1], [0.5, 0]], "mirrored": 1})
+    prior: Any = Fourfold()
+    for step in range(5):
+        latent = seen(config, shown, step, 0.4, prior).rendering.latent
+        assert latent is not None
+        expected = torch.cat([alpha[..., None] * (normal + 1) - 1, alpha[..., None]], dim=-1).flip(2)
+        smaller = interpolate(expected.permute(0, 3, 1, 2), (4, 4), mode="bilinear", antialias=True)
+        torch.testing.assert_close(latent, smaller, atol=1e-5, rtol=0)
+    assert seen(config, shown, 0, 0.6, prior).rendering.latent is None
+    both = SeenConfig.model_validate({"normal_latents": 0.5, "inverse_depth": 0.5})
+    for step in range(20):  # each step shows one of both
+        one = seen(both, shown, step, 0.0, prior).rendering
+        assert (one.latent is None) == (one.rgb.std(-1).max() < 1e-6)
+
+
+def test_priors_with_other_latents_take_no_normals_for_them():
+    config: Any = tiny(seen={"normal_latents": 0.5})
+    with pytest.raises(ConfigError, match=r"seen\.normal_latents is for priors with 4 latents, and this has 3"):
+        prior_problems(config, [prior_of()])
