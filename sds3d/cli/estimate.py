@@ -16,8 +16,8 @@ EXAMPLES = examples(
     "sds3d generate 'a red mug' 'reference=[{image: mug.png, depth: mug-depth.png, normal: mug-normal.png, azimuth: 0, "
     "elevation: 10}]'",
     notes=(
-        "Folders are those of Marigold's models for depth, normals and intrinsics in diffusers' layout, or of DPT or Depth "
-        "Anything for disparity, the inverse depth.",
+        "Folders are those of Marigold's models for depth, normals and intrinsics in diffusers' layout, or of DPT or "
+        "Depth Anything for disparity, the inverse depth.",
     ),
 )
 
@@ -25,7 +25,7 @@ EXAMPLES = examples(
 def estimate(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A PNG, JPEG or WebP file.", show_default=False)],
     models: Annotated[
-        list[str], typer.Option("--model", metavar="FOLDER", help="A folder with a model. Repeatable.", show_default=False)
+        list[str], typer.Option("--model", metavar="FOLDER", help="A model's folder. Repeatable.", show_default=False)
     ],
     out_dir: Annotated[Path | None, typer.Option("--out", help="The folder for the pictures. Default: that of PICTURE.",
                                                  show_default=False)] = None,
