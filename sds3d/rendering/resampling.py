@@ -58,9 +58,9 @@ def resample(
     t = start[cell] + share * samples.dt[cell]  # (F,), near to far on each ray
     # The place of each sample among both kinds. Fine sample f follows the first samples up to its own cell's.
     after = cell + (t > samples.t[cell]).long()  # (F,), how many of the first samples are in front of it
-    index = torch.arange(len(samples.t), device=t.device)
-    place = torch.cat([index + torch.searchsorted(after, index, right=True), after + torch.arange(len(t)).to(cell)])
-    order = torch.empty_like(place).scatter_(0, place, torch.arange(len(place)).to(place))
+    index, added, both = (torch.arange(n, device=t.device) for n in (len(samples.t), len(t), len(samples.t) + len(t)))
+    place = torch.cat([index + torch.searchsorted(after, index, right=True), after + added])
+    order = torch.empty_like(place).scatter_(0, place, both)
     cell = torch.cat([index, cell])[order]  # (S + F,)
     t, ray = torch.cat([samples.t, t])[order], samples.ray[cell]
     middle, divided = (t[1:] + t[:-1]) / 2, cell[1:] == cell[:-1]

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from sds3d.cameras import Cameras
 from sds3d.config import Config
+from sds3d.devices import seeded
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.sampling import points_around, splats_from_points
 from sds3d.geometry.splats import SH_C0, Splats
@@ -232,8 +233,8 @@ class GaussiansScene(Scene):
 
     def _noise(self) -> Tensor:
         """Return the factors (N, 3) on the scales in this step."""
-        generator = torch.Generator().manual_seed(2**62 + self._seed + self._step)  # other numbers than edits have
-        drawn = torch.randn(self.parameters["scales"].shape, generator=generator).to(self.device)
+        generator = seeded(2**62 + self._seed + self._step, self.device)  # other numbers than edits have
+        drawn = torch.randn(self.parameters["scales"].shape, generator=generator, device=self.device)
         return (1 + self.config.scale_noise * drawn).clamp(min=0)
 
     def _z_variance(

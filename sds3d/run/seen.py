@@ -46,7 +46,7 @@ def seen(config: SeenConfig, shown: Shown, step: int, progress: float, prior: Pr
         shown = replace(shown, rendering=replace(shown.rendering, latent=latent))
     elif place < config.inverse_depth.at(progress):
         grey = nearness(shown.rendering).expand_as(shown.rendering.rgb)
-        shown = replace(shown, rendering=replace(shown.rendering, rgb=grey), background=torch.zeros(3).to(grey))
+        shown = replace(shown, rendering=replace(shown.rendering, rgb=grey), background=grey.new_zeros(3))
     return mirror(shown) if side < config.mirrored.at(progress) else shown
 
 
