@@ -37,7 +37,7 @@ MOST_FOUND = 12
 
 TITLES = {
     "": "Run", "guidance": "Guidance rule", "representation": "Representation", "prior": "Prior", "cameras": "Cameras",
-    "prompts": "View texts", "optimizer": "Optimiser", "export": "Export",
+    "prompts": "View texts", "seen": "What teachers see", "optimizer": "Optimiser", "export": "Export",
 }  # fmt: skip
 
 
