@@ -1,4 +1,4 @@
-"""`sds3d toybox train-start` and `train-normals`: small networks beside the embedded prior."""
+"""`sds3d toybox train-start`, `train-normals` and `train-guidance`: small networks beside the embedded prior."""
 
 from __future__ import annotations
 
@@ -57,6 +57,27 @@ def toybox_train_normals(
     from sds3d.toybox.train_normals import train_normals
 
     _train(train_normals, out_dir, overrides or [], threads, device)
+
+
+@toybox.command(
+    "train-guidance",
+    epilog=examples(
+        "sds3d toybox train-guidance --out guided",
+        "sds3d generate 'a red mug' prior.guidance_adapter=guided/guidance guidance.scale=1",
+        notes=RESUMED,
+    ),
+)
+def toybox_train_guidance(
+    overrides: Overrides = None,
+    out_dir: TrainingFolder = Path("toybox-guidance"),
+    model: Annotated[str, typer.Option(help="The prior that it is for: toybox, or the folder of another.")] = "toybox",
+    threads: Threads = 0,
+    device: Device = "",
+) -> None:
+    """Train an adapter by which a prior predicts under guidance in one call."""
+    from sds3d.toybox.train_guidance import train_guidance
+
+    _train(train_guidance, out_dir, [f"start_from={model}", *(overrides or [])], threads, device)
 
 
 def _train(training: Callable[..., Path], folder: Path, overrides: list[str], threads: int, device: str) -> None:

@@ -141,7 +141,10 @@ class RuleConfig(Config, ABC):
 
 @dataclass(frozen=True)
 class GuidedPrediction(Prediction):
-    """A prediction under classifier-free guidance, and the two predictions that it combines, each (B, C, h, w)."""
+    """A prediction under classifier-free guidance, and the two predictions that it combines, each (B, C, h, w).
+
+    With S = 1 only the positive one counts, and `negative` may be that, too.
+    """
 
     positive: Prediction
     negative: Prediction
@@ -234,6 +237,9 @@ def guided_prediction(
 
     Raises ValueError if B is not a multiple of the prior's views or differs between the arguments.
     """
+    if scale == 1 and not views.neighbours.texts:  # half the work
+        (plain,) = predict_each(prior, x_t, t, [views.positive], views.cameras)
+        return GuidedPrediction(plain.eps, plain.x0, plain, plain)
     texts = predict_texts(prior, x_t, t, views)
     guided = texts.guided(scale)
     if rescale > 0:

@@ -149,16 +149,18 @@ class DiffusionPrior:
         cond: Conditioning,
         cameras: Cameras | None,
         together: int = 0,
+        ask: Ask | None = None,
     ) -> Prediction:
         """Predict as `predict` does, by another denoiser of the family.
 
-        together: rows that are denoised together; 0: `n_views` with cameras, else 1.
+        together: rows that are denoised together; 0: `n_views` with cameras, else 1. ask: calls the network in place of
+        the family's own function.
         """
         refuse_untaken(self, cond)
-        family, dtype = self.family, denoiser.dtype
+        family, dtype, asking = self.family, denoiser.dtype, ask or self.family.ask
         n_views = together or (1 if cameras is None else self.n_views)
 
-        def ask(rows: slice) -> Prediction:
+        def predict(rows: slice) -> Prediction:
             told = cond[rows].tensors()
             if cameras is not None and denoiser.camera_encoders:
                 seen = cameras[rows].to(self.device)
@@ -170,18 +172,18 @@ class DiffusionPrior:
                 embedding = given.pop("camera", None)
                 x = x.contiguous(memory_format=family.memory_format)
                 with nullcontext() if embedding is None else camera_embedding(denoiser.network, embedding):
-                    out = family.ask(denoiser.network, x.to(dtype), self.timestep(t), Conditioning.of(given), n_views)
+                    out = asking(denoiser.network, x.to(dtype), self.timestep(t), Conditioning.of(given), n_views)
                 prediction = family.noising.prediction(out.float(), x, t)
                 return prediction.eps, prediction.x0
 
             inputs = [x_t[rows], t[rows], *told.values()]
-            if denoiser.graphs is None:
+            if denoiser.graphs is None or ask is not None:
                 return Prediction(*call(*inputs))
             return Prediction(*denoiser.graphs(call, (n_views, *told), inputs))
 
         group = max(together, self.n_views)
         size = group * -(-self.chunk // group) or len(x_t)
-        parts = [ask(slice(i, i + size)) for i in range(0, len(x_t), size)]
+        parts = [predict(slice(i, i + size)) for i in range(0, len(x_t), size)]
         return parts[0] if len(parts) == 1 else Prediction.cat(parts)
 
     def trainable_score(self, generator: torch.Generator, rank: int = 4) -> TrainableCopy:

@@ -45,7 +45,19 @@ def test_guidance_is_null_plus_scale_times_difference(scale, n_views):
     torch.testing.assert_close(guided.eps, negative.eps + scale * (positive.eps - negative.eps))
     torch.testing.assert_close(guided.x0, negative.x0 + scale * (positive.x0 - negative.x0))
     torch.testing.assert_close(guided.positive.x0, positive.x0)
-    torch.testing.assert_close(guided.negative.eps, negative.eps)
+    if scale != 1:
+        torch.testing.assert_close(guided.negative.eps, negative.eps)
+
+
+@pytest.mark.parametrize(("scale", "texts"), [(1.0, 1), (2.0, 2)])
+def test_without_guidance_the_negative_prompt_is_not_asked(scale, texts, monkeypatch):
+    teacher, rows = prior(1), []
+    predict = teacher.predict
+    monkeypatch.setattr(teacher, "predict", lambda x_t, *told: rows.append(len(x_t)) or predict(x_t, *told))
+    x_t, t = noised(4)
+    guided = guided_prediction(teacher, x_t, t, views_of(teacher, 4), scale)
+    assert rows == [4 * texts]
+    assert torch.equal(guided.eps, guided.positive.eps) == (scale == 1)
 
 
 def test_guidance_leads_away_from_the_negative_prompt():
