@@ -13,7 +13,8 @@ at most as long as VSD's.
 Reconstructed: density, weights, average and limit were compared with the released code, but not its classifier. That
 compares features of DINOv2 with sorted samples of the prior, and its gradient is taken through the prior. Here the
 prior itself tells poses apart, p_c ~ exp(-|eps_c - eps|^2 / (2 T)) with the injected noise eps. The gradient of log p_c
-is then a difference of scores, -eps_c / sigma, and needs no backward pass.
+is then a difference of scores, -eps_c / sigma, and needs no backward pass. Its effect on second faces is not measured;
+with the embedded prior as a plain 2D model, one duck still had several.
 """
 
 from __future__ import annotations

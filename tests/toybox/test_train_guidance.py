@@ -43,7 +43,13 @@ def prior(folder: Path) -> DiffusersPrior:
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = build(
         TrainConfig,
-        {"start_from": str(folder), "guidance_objects": 2, "guidance_steps": 60, "guidance_rate": 0.03},
+        {
+            "start_from": str(folder),
+            "guidance_objects": 1,
+            "guidance_steps": 30,
+            "guidance_batch": 2,
+            "guidance_rate": 0.05,
+        },
     )
     return train_guidance(tmp_path_factory.mktemp("guidance"), config, silent)
 
@@ -72,11 +78,11 @@ def test_a_new_adapter_changes_nothing(prior: DiffusersPrior, tmp_path: Path):
 
 
 def test_training_brings_the_plain_prediction_towards_the_guided_one(prior: DiffusersPrior, trained: Path):
-    """On the trajectories that it saw: the guidance of an untrained network has no rule that others would follow."""
-    seen = trajectories(trained.parent / "trajectories", prior, 2, 0, silent)
+    """On the trajectory that it saw: the guidance of an untrained network has no rule that others would follow."""
+    seen = trajectories(trained.parent / "trajectories", prior, 1, 0, silent)
     with torch.no_grad():
         assert relative_error(prior, GuidanceAdapter.of(prior.unet), seen) == pytest.approx(1.0)
-        assert relative_error(prior, GuidanceAdapter.load(trained), seen) < 0.75
+        assert relative_error(prior, GuidanceAdapter.load(trained), seen) < 0.3
 
 
 def test_a_prior_with_its_adapter_is_asked_once_with_half_the_rows(folder: Path, trained: Path):
