@@ -60,7 +60,7 @@ class TrainConfig(Config):
     guidance_steps: int = Field(default=5000, ge=1)
     guidance_batch: int = Field(default=4, ge=1)
     """Points of trajectories in a batch of it, of four views each."""
-    guidance_rate: float = Field(default=1e-3, gt=0)
+    guidance_rate: float = Field(default=6e-3, gt=0)
     samples: int = Field(default=16, ge=0)
     """Prompts in the sample grid that is drawn from time to time, one of each kind."""
     scorer_objects: int = Field(default=8000, ge=16)
