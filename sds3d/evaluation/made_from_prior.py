@@ -35,7 +35,7 @@ TILE = 112
 """Height and width in pixels of an object in the studio's strip."""
 COLUMN, ROW, PITCH, RULE_TILE = 684, 36, 68, 64
 """Where the benchmark's picture has the front of its fifth prompt: left and top of the first, distance and size."""
-OTHER_PRESETS = ("mesh", "splats", "texture")
+OTHER_PRESETS = ("mesh", "quick", "instant", "splats", "texture")
 """Recommended presets that the benchmark of guidance rules leaves out, with pictures of their own runs."""
 _LARGEST = 2048  # pixels of a picture of the site
 
@@ -143,12 +143,26 @@ def _picture(name: str, result: str, command: str) -> Item:
 
 _EXAMPLES = ("a_new_rule", "batch", "dreamfusion_in_100_lines", "load_a_checkpoint", "swap_representation")
 
+_GENERATOR = ("generator.json", "generator.safetensors", "CARD.md", "samples.png")
+
 ITEMS = (
     Item(
         "gallery",
         ("assets/studio/objects.webp", "assets/pictures/gallery.webp", "docs/pictures/a-red-mug.webp"),
         (f"bench toybox {DEFAULT_PRESET} --prompts shown --out gallery",),
         gallery,
+    ),
+    Item(
+        "instant",
+        tuple(f"assets/instant/{name}" for name in _GENERATOR),
+        ("generator train --out instant pictures=true steps=25000 optimizer.final=0.02",),
+        _copied({f"assets/instant/{name}": f"instant/generator/{name}" for name in _GENERATOR}),
+    ),
+    Item(
+        "between",
+        ("docs/pictures/between.webp",),
+        ("generator sample instant --between 'a red mug' 'a green teapot' --out between.png",),
+        _copied({"docs/pictures/between.webp": "between.png"}),
     ),
     _picture("held-out", f"{DEFAULT_PRESET}.png", f"bench toybox {DEFAULT_PRESET} --prompts 16"),
     _picture("representations", "side_by_side.png", "bench toybox toybox splats mesh --prompts 16"),
@@ -167,6 +181,8 @@ ITEMS = (
         ("assets/studio/presets.webp", "assets/studio/presets.json"),
         (
             "generate 'a green house' --preset mesh --out presets/mesh",
+            "generate 'a green house' --preset quick --out presets/quick",
+            "generate 'a green house' --preset instant --out presets/instant",
             "generate 'a green house' --preset splats --out presets/splats",
             "texture 'presets/mesh/*/exports/a-green-house.glb' 'a purple house with a red roof' --out presets/texture",
         ),

@@ -260,6 +260,7 @@ def write_card(folder: Path, prior: Prior) -> Path:
     known = f"{len(config.texts)} in all, for example `{texts[0]}`"
     if words is not None and not config.texts:
         known = f"drawn from {len(words.kinds)} kinds of object in {len(words.colors)} colours; held-out ones never"
+    begun = ", begun with the weights of another generator" if config.start_from else ""
     text = f"""# A generator
 
 Trained by `sds3d generator train`. It makes the object of a prompt in one pass.
@@ -271,7 +272,7 @@ Trained by `sds3d generator train`. It makes the object of a prompt in one pass.
 | prior | `{about.model}`{weights} |
 | network | `{about.generator.name}`, {millions:.2f}M parameters, {size:.1f} MB in half precision |
 | result | a scene of the representation `{about.generator.representation.name}` |
-| training | {config.steps} steps of one prompt each, seed {config.seed} |
+| training | {config.steps} steps of one prompt each, seed {config.seed}{begun} |
 
 ![Objects of the generator](samples.png)
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from sds3d.cli.main import app
 from sds3d.config import assets_dir
-from sds3d.evaluation.made_from_prior import ITEMS, PRIOR, Item, check, newest, refresh, write_note
+from sds3d.evaluation.made_from_prior import ITEMS, OTHER_PRESETS, PRIOR, Item, check, newest, refresh, write_note
 from sds3d.files import RunError
 from sds3d.priors.digest import weights_digest
 
@@ -101,16 +101,16 @@ def test_the_presets_strip_has_the_rules_of_the_benchmark_and_runs_of_the_other_
     work = tmp_path / "work"
 
     def finish(work: Path, root: Path) -> None:
-        for name in ("splats", "texture"):  # one run is enough for three tiles
+        for name in set(OTHER_PRESETS) - {"mesh"}:  # one run is enough for all tiles
             shutil.copytree(work / "presets/mesh", work / "presets" / name)
         item.finish(work, root)
 
     refresh(tmp_path, work, [replace(item, commands=(item.commands[0] + short,), finish=finish)], print)
     names = list(json.loads((ROOT / "benchmarks/guidance.json").read_text())["summary"])
-    assert json.loads((tmp_path / "assets/studio/presets.json").read_text()) == [*names, "mesh", "splats", "texture"]
+    assert json.loads((tmp_path / "assets/studio/presets.json").read_text()) == [*names, *OTHER_PRESETS]
     assert [status.state for status in check(tmp_path, [item])] == ["up to date"]
     with Image.open(tmp_path / "assets/studio/presets.webp") as strip:
-        tiles = np.asarray(strip.convert("RGB"), int).reshape(64, len(names) + 3, 64, 3).swapaxes(0, 1)
+        tiles = np.asarray(strip.convert("RGB"), int).reshape(64, len(names) + len(OTHER_PRESETS), 64, 3).swapaxes(0, 1)
     assert np.abs(tiles[:, :3, :3] - 204).max() <= 12  # all on the benchmark's grey
     assert (tiles.std((1, 2, 3)) > 8).all()  # objects, not the paper between them
     red, green, blue = tiles[names.index("truth")][20:44, 20:44].mean((0, 1))

@@ -182,6 +182,8 @@ def test_a_training_begins_with_the_weights_of_another(tmp_path: Path) -> None:
     config = training(steps=1, start_from=str(first), generator=tiny, optimizer={"warmup": 0})
     second = train_generator(tmp_path / "second", config, silent, prior=balls())
     assert (second / WEIGHTS).read_bytes() == (first / WEIGHTS).read_bytes()
+    cards = [(folder / "CARD.md").read_text() for folder in (first, second)]
+    assert ["begun with the weights of another" in card for card in cards] == [False, True]
     wider = training(start_from=str(first), generator=SMALL["hyper"] | {"seed_size": 3})
     with pytest.raises(ConfigError, match=r"another network: give the `generator` settings of its generator\.json"):
         train_generator(tmp_path / "third", wider, silent, prior=balls())
