@@ -12,7 +12,7 @@ import trimesh
 from sds3d.config import ConfigError, build, merge
 from sds3d.formats.load import load_asset
 from sds3d.geometry.mesh import Mesh
-from sds3d.presets import presets
+from sds3d.presets import load_preset, presets
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.run.config import RunConfig, make_config, new_run
@@ -45,7 +45,9 @@ def short(name: str, **changes: Any) -> RunConfig:
 
     Presets without stages get four steps. The first stage gets twelve, so that the shape does not vanish, others three.
     """
-    config = make_config("a red mug", name, ["start_from=later"]).model_dump() | {"start_from": ""}
+    later = load_preset(name).about.needs_asset
+    config = make_config("a red mug", name, ["start_from=later"] if later else []).model_dump()
+    config["start_from"] = "" if later else config["start_from"]
     stages = [stage | {"share": 12 if i == 0 else 3} for i, stage in enumerate(config["stages"])]
     for stage in stages:
         if isinstance(stage["representation"], dict) and stage["representation"]["name"] == "mesh":
