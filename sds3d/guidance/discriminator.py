@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from sds3d.cameras import Cameras
-from sds3d.guidance.base import Number, RuleConfig, Views, draw_noise
+from sds3d.guidance.base import Learn, Number, RuleConfig, Views, draw_noise
 from sds3d.guidance.cache import ViewCache
 from sds3d.guidance.networks import ViewConv, channels_of
 from sds3d.guidance.sampling import Conditions, sample, sampling_times
 from sds3d.guidance.schedules import draw
-from sds3d.guidance.variational import Learner, TrainingConfig
-from sds3d.priors.base import Prior, add_noise
+from sds3d.guidance.variational import Learner, TrainingConfig, VariationalConfig, VariationalRule
+from sds3d.priors.base import Prior, TrainableScore, add_noise
 from sds3d.states import part, prefixed
 
 RATIO = (1e-3, 1e3)
@@ -130,6 +130,40 @@ class DensityRatio:
             self.network.load_state_dict(part(state, "discriminator"))
             self.learner.load_state_dict(part(state, "optimizer"))
         self.step = int(state["step"])
+
+
+class AdversarialRule(VariationalRule):
+    """Base of rules whose state is the network phi and a discriminator.
+
+    score, log_ratio: phi and the logit of D; None for networks that the rule trains.
+    """
+
+    def __init__(
+        self,
+        config: AdversarialConfig,
+        variational: VariationalConfig,
+        prior: Prior,
+        score: TrainableScore | None = None,
+        log_ratio: LogRatio | None = None,
+    ) -> None:
+        super().__init__(variational, prior, score)
+        self.density = DensityRatio(config, prior, log_ratio)
+
+    def learning(self, x: Tensor, views: Views, generator: torch.Generator) -> Learn:
+        """Return a function that trains phi and then D on renders x (B, C, h, w), for `Guided.learn`."""
+        return lambda: {
+            "variational_loss": self.phi.train(x, views, generator),
+            "discriminator_loss": self.density.train(x, views, generator),
+        }
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return both networks with their optimisers, and the prior's pictures."""
+        return prefixed("phi", super().state_dict()) | self.density.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Restore what `state_dict` returned."""
+        super().load_state_dict(part(state, "phi"))
+        self.density.load_state_dict(state)
 
 
 class Discriminator(nn.Module):

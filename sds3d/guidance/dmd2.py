@@ -21,13 +21,11 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from sds3d.guidance.base import Guidance, Guided, Number, Views, draw_noise, guided_prediction
-from sds3d.guidance.discriminator import AdversarialConfig, DensityRatio, LogRatio
+from sds3d.guidance.base import Guided, Views, draw_noise, guided_prediction
+from sds3d.guidance.discriminator import AdversarialConfig, AdversarialRule, LogRatio
 from sds3d.guidance.dmd import FakeScoreConfig, normalised
 from sds3d.guidance.schedules import Schedule, UniformSchedule, draw, timesteps
-from sds3d.guidance.variational import TrainedScore
 from sds3d.priors.base import Prior, TrainableScore, add_noise
-from sds3d.states import part, prefixed
 
 
 class DMD2Config(AdversarialConfig):
@@ -48,7 +46,7 @@ class DMD2Config(AdversarialConfig):
         return DMD2(self, prior)
 
 
-class DMD2(Guidance):
+class DMD2(AdversarialRule):
     """DMD's gradient and that of softplus(-D), while phi and D learn.
 
     score, log_ratio: phi and D; None for networks that the rule trains.
@@ -61,10 +59,8 @@ class DMD2(Guidance):
         score: TrainableScore | None = None,
         log_ratio: LogRatio | None = None,
     ) -> None:
+        super().__init__(config, config.variational, prior, score, log_ratio)
         self.config = config
-        self.prior = prior
-        self.phi = TrainedScore(config.variational, prior, score)
-        self.density = DensityRatio(config, prior, log_ratio)
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
@@ -80,13 +76,7 @@ class DMD2(Guidance):
             "gradient_rms": gradient.square().mean().sqrt(),
             "gan_loss": loss,
         }
-
-        def learn() -> dict[str, Number]:
-            return {
-                "variational_loss": self.phi.train(x, views, generator),
-                "discriminator_loss": self.density.train(x, views, generator),
-            }
-
+        learn = self.learning(x, views, generator)
         return Guided(t=t, gradient=gradient, x0=real.x0, metrics=metrics, learn=learn)
 
     def _adversarial(self, x: Tensor, views: Views, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -98,12 +88,3 @@ class DMD2(Guidance):
             losses = functional.softplus(-self.density.log_ratio(add_noise(self.prior, x, eps, t), t, views.cameras))
             (gradient,) = torch.autograd.grad(losses.sum(), x)
         return gradient, losses.detach().mean()
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return both networks with their optimisers, and the prior's pictures."""
-        return prefixed("phi", self.phi.state_dict()) | self.density.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned."""
-        self.phi.load_state_dict(part(state, "phi"))
-        self.density.load_state_dict(state)

@@ -23,20 +23,17 @@ from pydantic import Field
 from torch import Tensor
 
 from sds3d.guidance.base import (
-    Guidance,
     Guided,
-    Number,
     Views,
     Weighting,
     draw_noise,
     guided_prediction,
     weight,
 )
-from sds3d.guidance.discriminator import AdversarialConfig, DensityRatio, LogRatio
+from sds3d.guidance.discriminator import AdversarialConfig, AdversarialRule, LogRatio
 from sds3d.guidance.schedules import Schedule, UniformSchedule, timesteps
-from sds3d.guidance.variational import TrainedScore, VariationalConfig
+from sds3d.guidance.variational import VariationalConfig
 from sds3d.priors.base import Prior, TrainableScore, add_noise, expand
-from sds3d.states import part, prefixed
 
 Divergence = Literal["reverse_kl", "forward_kl", "jeffreys", "jensen_shannon", "hellinger", "chi_square"]
 
@@ -71,7 +68,7 @@ class FDivergenceConfig(AdversarialConfig):
         return FDivergence(self, prior)
 
 
-class FDivergence(Guidance):
+class FDivergence(AdversarialRule):
     """Gradient w(t) h(r) / mean h(r) (eps_S - eps_phi), while phi and the discriminator learn.
 
     score, log_ratio: phi and the logit of D; None for networks that the rule trains.
@@ -84,10 +81,8 @@ class FDivergence(Guidance):
         score: TrainableScore | None = None,
         log_ratio: LogRatio | None = None,
     ) -> None:
+        super().__init__(config, config.variational, prior, score, log_ratio)
         self.config = config
-        self.prior = prior
-        self.phi = TrainedScore(config.variational, prior, score)
-        self.density = DensityRatio(config, prior, log_ratio)
 
     def __call__(self, x: Tensor, views: Views, progress: float, generator: torch.Generator) -> Guided:
         """Do one step. x: (B, C, h, w) detached, in the prior's space. progress: in [0, 1]."""
@@ -105,20 +100,5 @@ class FDivergence(Guidance):
             "gradient_rms": gradient.square().mean().sqrt(),
             "ratio": ratio.mean(),
         }
-
-        def learn() -> dict[str, Number]:
-            return {
-                "variational_loss": self.phi.train(x, views, generator),
-                "discriminator_loss": self.density.train(x, views, generator),
-            }
-
+        learn = self.learning(x, views, generator)
         return Guided(t=t, gradient=gradient, x0=prediction.x0, metrics=metrics, learn=learn)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return both networks with their optimisers, and the prior's pictures."""
-        return prefixed("phi", self.phi.state_dict()) | self.density.state_dict()
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Restore what `state_dict` returned."""
-        self.phi.load_state_dict(part(state, "phi"))
-        self.density.load_state_dict(state)
