@@ -28,7 +28,7 @@ from sds3d.generators.base import Generator, GeneratorConfig
 from sds3d.generators.triplane import enlarged
 from sds3d.guidance.inversion import ddim_step
 from sds3d.guidance.sampling import sampling_times
-from sds3d.priors.base import Prediction, Prior, add_noise
+from sds3d.priors.base import Prediction, Prior, add_noise, space_of
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.representations.triplane_nerf import TriplaneNerfConfig
 
@@ -77,7 +77,7 @@ class PrdGenerator(Generator):
         named = zip(self.score.state_dict(), self.score.parameters(), strict=True)
         self.updates = nn.ParameterDict({name.replace(".", "/"): parameter for name, parameter in named})
         self.times = sampling_times(prior, config.steps)[:-1]  # (K,), falling
-        channels = _channels(prior)
+        channels, _, _ = space_of(prior)
         self.shape = (MAPS, channels, config.latents, config.latents)
         self.parts, self.seed_size = config.steps, MAPS * channels * config.latents**2
         widths = [channels, *[config.width] * config.doublings]
@@ -115,10 +115,3 @@ class PrdGenerator(Generator):
 
     def _rows(self, t: Tensor) -> Tensor:
         return t.to(self.prior.device).expand(MAPS)
-
-
-@torch.no_grad()
-def _channels(prior: Prior) -> int:
-    """Return the channels of the prior's space."""
-    size = prior.image_size
-    return prior.encode_image(torch.zeros(1, size, size, 3, device=prior.device)).shape[1]

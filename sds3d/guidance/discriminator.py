@@ -17,11 +17,11 @@ from torch.nn import functional
 from sds3d.cameras import Cameras
 from sds3d.guidance.base import Learn, Number, RuleConfig, Views, draw_noise
 from sds3d.guidance.cache import ViewCache
-from sds3d.guidance.networks import ViewConv, channels_of
+from sds3d.guidance.networks import ViewConv
 from sds3d.guidance.sampling import Conditions, sample, sampling_times
 from sds3d.guidance.schedules import draw
 from sds3d.guidance.variational import Learner, TrainingConfig, VariationalConfig, VariationalRule
-from sds3d.priors.base import Prior, TrainableScore, add_noise
+from sds3d.priors.base import Prior, TrainableScore, add_noise, space_of
 from sds3d.states import part, prefixed
 
 RATIO = (1e-3, 1e3)
@@ -74,7 +74,8 @@ class DensityRatio:
         self.network: Discriminator | None = None
         self.learner: Learner | None = None
         if log_ratio is None:
-            log_ratio = self.network = Discriminator(channels_of(prior), config.discriminator.width).to(prior.device)
+            channels, _, _ = space_of(prior)
+            log_ratio = self.network = Discriminator(channels, config.discriminator.width).to(prior.device)
             self.learner = Learner(list(self.network.parameters()), config.discriminator)
         self.log_ratio = log_ratio
 

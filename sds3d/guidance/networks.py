@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from sds3d.cameras import Cameras
-from sds3d.priors.base import Prior
 from sds3d.priors.multiview import CAMERA_FEATURES, camera_features
 
 FREQUENCIES = 8
@@ -41,10 +40,3 @@ class ViewConv(nn.Module):
         hidden = nn.functional.silu(self.first(x.to(self.first.weight)))
         hidden = nn.functional.silu((1 + scale) * self.middle(hidden) + shift)
         return self.last(hidden).to(x)
-
-
-@torch.no_grad()
-def channels_of(prior: Prior) -> int:
-    """Return C of the prior's space (B, C, h, w)."""
-    picture = torch.zeros(1, prior.image_size, prior.image_size, 3, device=prior.device)
-    return prior.encode_image(picture).shape[1]

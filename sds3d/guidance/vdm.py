@@ -33,10 +33,10 @@ from sds3d.guidance.base import (
     guided_prediction,
     weight,
 )
-from sds3d.guidance.networks import ViewConv, channels_of
+from sds3d.guidance.networks import ViewConv
 from sds3d.guidance.schedules import Schedule, UniformSchedule, timesteps
 from sds3d.guidance.variational import Learner, TrainingConfig
-from sds3d.priors.base import Prior, add_noise, expand
+from sds3d.priors.base import Prior, add_noise, expand, space_of
 from sds3d.states import part, prefixed
 
 Coefficient = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -91,7 +91,8 @@ class VDM(Guidance):
         self.learner: Learner | None = None
         self.network: ResidualMapping | None = None
         if mapping is None:
-            mapping = self.network = ResidualMapping(channels_of(prior), config.mapping.width).to(prior.device)
+            channels, _, _ = space_of(prior)
+            mapping = self.network = ResidualMapping(channels, config.mapping.width).to(prior.device)
             self.learner = Learner(list(self.network.parameters()), config.mapping)
         self.mapping = mapping
 

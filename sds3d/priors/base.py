@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -175,6 +176,19 @@ def refuse_untaken(prior: Prior, cond: Conditioning) -> None:
 def no_pictures(prior: object) -> PriorError:
     """Return the error of `Prior.encode_picture` for a prior that takes none."""
     return PriorError(f"{type(prior).__name__} takes no pictures: remove prompts.image, or use one that does")
+
+
+_SPACES: WeakKeyDictionary[Prior, tuple[int, int, int]] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def space_of(prior: Prior) -> tuple[int, int, int]:
+    """Return the shape (C, h, w) of a picture in the prior's space. It encodes one, once for each prior."""
+    if prior not in _SPACES:
+        picture = torch.zeros(1, prior.image_size, prior.image_size, 3, device=prior.device)
+        _, channels, height, width = prior.encode_image(picture).shape
+        _SPACES[prior] = channels, height, width
+    return _SPACES[prior]
 
 
 def expand(value: Tensor, like: Tensor) -> Tensor:

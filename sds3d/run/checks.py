@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 from sds3d.cameras import CameraConfig
 from sds3d.config import ConfigError
-from sds3d.priors.base import Prior
+from sds3d.priors.base import Prior, space_of
 from sds3d.priors.unet_latent import DiffusersPrior
 from sds3d.run.config import RunConfig, mismatch, model_of
-from sds3d.run.seen import latents_of
 
 WASTE = 2
 """Warn of renders that are more than this many times as high as the prior's pictures."""
@@ -24,7 +23,7 @@ def prior_problems(config: RunConfig, priors: Sequence[Prior]) -> list[str]:
     _check_picture(config, priors)
     if config.seen.mirrored and any(prior.takes_cameras for prior in priors):
         raise ConfigError("seen.mirrored: the prior takes cameras, which see no mirrored object: set it to 0")
-    if config.seen.normal_latents and (channels := latents_of(priors[0]).shape[1]) != 4:
+    if config.seen.normal_latents and (channels := space_of(priors[0])[0]) != 4:
         raise ConfigError(f"seen.normal_latents is for priors with 4 latents, and this has {channels}: set it to 0")
     own, parts = priors[0], [now for _, now in config.cameras.parts(priors[0].image_size)]
     for teacher, prior in zip(config.all_teachers, priors, strict=True):
@@ -97,11 +96,8 @@ def _too_large(parts: Sequence[CameraConfig], priors: Sequence[Prior]) -> str:
 
 
 def _wrong_latents(parts: Sequence[CameraConfig], prior: Prior) -> str:
-    x = latents_of(prior)
-    sizes = sorted({now.size for now in parts} - {x.shape[-1]})
+    _, _, size = space_of(prior)
+    sizes = sorted({now.size for now in parts} - {size})
     if not sizes:
         return ""
-    return (
-        f"the scene renders latents of {sizes[0]} px, but the prior's have {x.shape[-1]}: set "
-        f"cameras.size={x.shape[-1]}"
-    )
+    return f"the scene renders latents of {sizes[0]} px, but the prior's have {size}: set cameras.size={size}"

@@ -31,7 +31,7 @@ def sample_sheet(folder: Path, prior: Prior, prompts: Sequence[str], seed: int =
     prompts: at least one. seed: tells objects of one prompt apart. size: side of a picture in pixels. Raises as
     `load_for` does.
     """
-    texts = {prompt: _encoded(prior, prompt) for prompt in prompts}
+    texts = {prompt: encoded(prior, prompt) for prompt in prompts}
     return objects_sheet(load_for(folder, prior, texts[prompts[0]]), texts, seed=seed, size=size)
 
 
@@ -51,7 +51,7 @@ def views_between(
 
     The embeddings of the prompts' tokens are mixed in equal steps. count: 2 or more. Otherwise like `sample_sheet`.
     """
-    start, end = (_encoded(prior, text).tensors() for text in (first, last))
+    start, end = (encoded(prior, text).tensors() for text in (first, last))
     generator = load_for(folder, prior, Conditioning.of(start))
     numbers = random_seed(generator, seed)
     shares = (i / (count - 1) for i in range(count))
@@ -76,6 +76,6 @@ def _views(generator: Generator, text: Conditioning, seed: Tensor, azimuths: Seq
     return views.rgb.clamp(0, 1).cpu().numpy()
 
 
-def _encoded(prior: Prior, prompt: str) -> Conditioning:
+def encoded(prior: Prior, prompt: str) -> Conditioning:
     """Return the embeddings of a prompt, one row."""
     return encode_prompt(prior, prompt, PromptConfig()).plain

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from sds3d.config import Config
-from sds3d.priors.base import Prior
+from sds3d.priors.base import Prior, space_of
 from sds3d.ramps import Ramp
 from sds3d.rendering.resizing import resize
 from sds3d.representations.base import Rendering, nearness
@@ -52,15 +52,9 @@ def seen(config: SeenConfig, shown: Shown, step: int, progress: float, prior: Pr
 
 def normal_latents(rendering: Rendering, prior: Prior) -> Tensor:
     """Return the normals and the opacity in place of latents, (B, 4, h, w), at their size."""
-    size = latents_of(prior).shape[-1]
+    _, _, size = space_of(prior)
     pictures = torch.cat([rendering.alpha * (rendering.normal + 1) - 1, rendering.alpha], dim=-1)
     return resize(pictures, size).permute(0, 3, 1, 2)
-
-
-@torch.no_grad()
-def latents_of(prior: Prior) -> Tensor:
-    """Return the latents (1, C, h, w) of a black picture."""
-    return prior.encode_image(torch.zeros(1, prior.image_size, prior.image_size, 3, device=prior.device))
 
 
 def mirror(shown: Shown) -> Shown:

@@ -29,10 +29,10 @@ from sds3d.priors.available import AnyPriorConfig
 from sds3d.priors.base import Prior, PriorConfig
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.digest import model_anywhere, prior_digest
-from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, encode_each, encode_prompt
+from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, encode_each
 from sds3d.prompts.vocabulary import Vocabulary
 from sds3d.run.drive import Priors
-from sds3d.run.generator_pictures import objects_sheet
+from sds3d.run.generator_pictures import encoded, objects_sheet
 from sds3d.run.lessons import Teacher, numbered
 from sds3d.run.optimize import OptimizerConfig, Setup, optimize, pack, random_streams, resume, start
 from sds3d.run.teachers import TeacherConfig, with_own
@@ -249,8 +249,7 @@ def write_card(folder: Path, prior: Prior) -> Path:
     """
     config, made = read_training(folder), folder / RESULT
     about, network, texts = read_about(made), load_generator(made, prior), shown_texts(config)
-    encoded = {text: encode_prompt(prior, text, PromptConfig()).plain for text in texts}
-    objects_sheet(network, encoded, size=128).save(made / "samples.png")
+    objects_sheet(network, {text: encoded(prior, text) for text in texts}, size=128).save(made / "samples.png")
     millions = sum(p.numel() for p in network.parameters()) / 1e6
     size = (made / WEIGHTS).stat().st_size / 1e6
     rule = about.rule if config.pictures else f"score distillation by the rule `{about.rule}`"
