@@ -18,6 +18,7 @@ from sds3d.geometry.splats import Splats
 from sds3d.ramps import Ramp
 from sds3d.rendering.packed import FieldFunction
 from sds3d.representations.convert import grid_from_mesh
+from sds3d.representations.fields_hash import HashColors
 
 SURFACE = 96
 """Samples per side of the grid on which a surface is extracted to convert one representation into another."""
@@ -78,6 +79,10 @@ class Source(ABC):
 
         The field maps points (P, 3) in metres to densities (P,) per metre and r, g, b (P, 3) in [0, 1].
         """
+        return None
+
+    def hash_colors(self) -> HashColors | None:
+        """Return the hash grid whose colours the surface has; None if they come from elsewhere."""
         return None
 
     @property

@@ -50,6 +50,7 @@ from sds3d.representations.field_shading import (
     normals_of,
 )
 from sds3d.representations.fields import deactivate
+from sds3d.representations.fields_hash import HashColors, HashField
 from sds3d.representations.gaussians import normals_from_depth
 from sds3d.representations.grid_mesh import grid_mesh
 from sds3d.representations.sketch_shape import SketchShape, load_sketch
@@ -251,6 +252,10 @@ class FieldNerfScene(Scene):
     def radiance_field(self) -> FieldFunction:
         """Return the field in colours; differentiable in the parameters."""
         return self.at
+
+    def hash_colors(self) -> HashColors | None:
+        """Return the hash grid of the colours, if the field is one."""
+        return self.field.colors() if isinstance(self.field, HashField) else None
 
     @torch.no_grad()
     def to_grid(self, resolution: int) -> Tensor:

@@ -174,11 +174,11 @@ class Decoder(nn.Module):
         self.scale, self.linear = options.get("scale", DENSITY_SCALE), options.get("linear", False)
         hidden, channels = options.get("hidden", 32), options.get("channels", 3)
         separate, self.exponential = options.get("separate", False), options.get("exponential", False)
-        self.hidden = _linear(inputs, hidden, math.sqrt(2), generator)
-        self.out = _linear(hidden, 1 if separate else 1 + channels, 1.0, generator)
+        self.hidden = linear(inputs, hidden, math.sqrt(2), generator)
+        self.out = linear(hidden, 1 if separate else 1 + channels, 1.0, generator)
         self.features = None
         if separate:
-            layers = (_linear(inputs, hidden, math.sqrt(2), generator), _linear(hidden, channels, 1.0, generator))
+            layers = (linear(inputs, hidden, math.sqrt(2), generator), linear(hidden, channels, 1.0, generator))
             self.features = nn.Sequential(layers[0], nn.ReLU(inplace=True), layers[1])
 
     def forward(self, encoding: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,7 +193,7 @@ class Decoder(nn.Module):
         return density, (features + 1) / 2 if self.linear else torch.sigmoid(features)
 
 
-def _linear(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:
+def linear(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:
     """Return a layer with weights drawn from `generator` and zero bias; it multiplies the variance by gain^2."""
     layer = nn.Linear(inputs, outputs)
     with torch.no_grad():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,22 @@ def hash_slope(
         return torch.autograd.grad(encoded, places, given, create_graph=True)[0]
 
 
+class HashColors(NamedTuple):
+    """Colours in space: a hash grid and a network with one hidden layer, whose outputs' sigmoid is the colour.
+
+    tensors: table (L, T, 2); hidden (H, 2 L) and hidden_bias (H,); color (3, H) and color_bias (3,). cells: (L,) int64
+    on the CPU, cells per side.
+    """
+
+    tensors: dict[str, Tensor]
+    cells: Tensor
+
+
+def hash_table(levels: int, entries: int, generator: torch.Generator) -> Tensor:
+    """Return small random features (L, T, 2)."""
+    return 1e-2 * (2 * torch.rand(levels, entries, FEATURES, generator=generator) - 1)
+
+
 class HashField(RadianceField):
     """A hash-grid encoding and a network with one hidden layer.
 
@@ -116,7 +132,7 @@ class HashField(RadianceField):
         self.active, self.in_use = active, levels
         self.begin(0.0)
         self.cells = level_cells(levels, coarsest, finest)  # no buffer: it stays on the CPU, where it is read
-        self.table = nn.Parameter(1e-2 * (2 * torch.rand(levels, entries, FEATURES, generator=generator) - 1))
+        self.table = nn.Parameter(hash_table(levels, entries, generator))
         self.decoder = Decoder(FEATURES * levels, generator, **decoder)
 
     def forward(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,6 +156,21 @@ class HashField(RadianceField):
             return hash_encode(to_unit(points), self.table, self.cells)
         encoding = hash_encode(to_unit(points), self.table[:n], self.cells[:n])
         return functional.pad(encoding, (0, FEATURES * (levels - n)))
+
+    def colors(self) -> HashColors | None:
+        """Return the grid and the network of the colours; None if the features are not the sigmoid of its outputs."""
+        decoder = self.decoder
+        if not decoder.color or decoder.linear or decoder.out.out_features + 3 * (decoder.features is not None) != 4:
+            return None
+        if decoder.features is None:
+            hidden, weight, bias = decoder.hidden, decoder.out.weight[1:], decoder.out.bias[1:]
+        else:
+            hidden, weight, bias = decoder.features[0], decoder.features[2].weight, decoder.features[2].bias
+        table = self.table.detach().clone()
+        table[self.in_use :] = 0  # as they are rendered
+        tensors = {"table": table, "hidden": hidden.weight, "hidden_bias": hidden.bias}
+        tensors |= {"color": weight, "color_bias": bias}
+        return HashColors({name: tensor.detach() for name, tensor in tensors.items()}, self.cells)
 
     def begin(self, progress: float) -> None:
         """Take the levels of this progress into use."""

@@ -16,10 +16,16 @@ from sds3d.geometry.mesh import Mesh
 from sds3d.ramps import Ramp
 from sds3d.rendering.mesh_differentiable import Raster
 from sds3d.rendering.shading import Environment, linear_to_srgb, metallic_roughness, srgb_to_linear
+from sds3d.representations.fields_hash import HashColors
+from sds3d.representations.isosurface import Surface
+from sds3d.representations.isosurface_flexicubes import DualSurface
 from sds3d.representations.lights import LightsConfig, drawn, load_lights
 from sds3d.representations.mesh_geometry import MeshGeometry, Parameters, learnable, loaded
 
-_MATTE = (-3.0, 1.0)  # initial pre-activations of metallic and roughness: a dull plastic
+CHANNELS = {"color": 3, "material": 2}
+"""Values of a surface: the sRGB colour, and metallic and roughness."""
+MATTE = (-3.0, 1.0)
+"""Initial pre-activations of metallic and roughness: a dull plastic."""
 
 
 class ColorMaterial(Config):
@@ -64,6 +70,10 @@ class PBRMaterial(LightsConfig):
         low, high = self._ends(factors)
         return ((factors - low) / (high - low)).clamp(0, 1)
 
+    def start(self, mesh: Mesh) -> Tensor:
+        """Return the pre-activations (2,) of a mesh's mean metallic and roughness."""
+        return torch.logit(self.unscaled(torch.tensor([mesh.metallic, mesh.roughness])), eps=0.05)
+
     def _ends(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """Return the lower and the upper ends of metallic and roughness, (2,) each, without waiting for a GPU."""
         ends = torch.tensor([self.metallic, self.roughness], dtype=like.dtype).to(like.device, non_blocking=True)
@@ -78,10 +88,10 @@ class AppearanceConfig(Config, ABC):
     material: Annotated[ColorMaterial | PBRMaterial, Field(discriminator="name")] = ColorMaterial()
     """The properties of the surface that are learnt."""
     lr: float = Field(default=0.1, gt=0)
-    """Learning rate of the pre-activation of the colour."""
+    """Learning rate of the pre-activations of the colour, or of what they are made of."""
 
     @abstractmethod
-    def make(self, geometry: MeshGeometry, generator: torch.Generator, device: torch.device) -> Appearance:
+    def make(self, geometry: MeshGeometry, generator: torch.Generator) -> Appearance:
         """Make a grey appearance with a little noise drawn from `generator`, on this geometry."""
 
 
@@ -91,42 +101,58 @@ C = TypeVar("C", bound=AppearanceConfig)
 class Appearance(ABC, Generic[C]):
     """Colours, and materials if they are learnt.
 
-    parameters: color (..., 3), pre-activations of the sRGB colour; for a PBR material also material (..., 2),
-    pre-activations of metallic and roughness. The activation is the sigmoid.
+    parameters: what is optimised, by name. names: what the surface has: "color", the sRGB colour; for a PBR material
+    also "material", metallic and roughness. Each is the sigmoid of pre-activations.
     """
 
-    size_setting: ClassVar[str]
-    """The setting that determines the shape of the parameters."""
+    parameters: Parameters
 
-    def __init__(self, config: C, shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> None:
-        self.config = config
-        start = {"color": 0.1 * torch.randn(*shape, 3, generator=generator)}
+    def __init__(self, config: C, geometry: MeshGeometry) -> None:
+        self.config, self.geometry = config, geometry
         self.material = config.material if isinstance(config.material, PBRMaterial) else None
         self.environment: Environment | None = None
         if self.material is not None:
-            start["material"] = torch.tensor(_MATTE).expand(*shape, 2).clone()
-            self.environment = load_lights(self.material).to(device)
-        self.parameters: Parameters = learnable(start, device)
+            self.environment = load_lights(self.material).to(geometry.device)
+        self.names = ("color",) if self.material is None else ("color", "material")
 
+    @abstractmethod
     def rates(self) -> dict[str, float]:
         """Return the learning rate of each parameter."""
-        rates = {"color": self.config.lr}
-        return rates if self.material is None else rates | {"material": self.material.lr}
 
     @abstractmethod
     def values(self, name: str, raster: Raster, points: Tensor, hit: Tensor) -> Tensor:
-        """Return values (P, C) in [0, 1] of a parameter at the covered pixels.
+        """Return values (P, C) in [0, 1] of "color" or "material" at the covered pixels.
 
         hit: (B, H, W) bool, the covered pixels. points: (B, H, W, 3) metres, the points that they show.
         """
 
     @abstractmethod
-    def roughening(self, names: Sequence[str], generator: torch.Generator) -> Tensor:
-        """Return the sum of the smoothness losses of these parameters, without a weight."""
+    def roughening(
+        self, names: Sequence[str], surface: Surface | DualSurface | None, generator: torch.Generator
+    ) -> Tensor:
+        """Return the sum of the smoothness losses of "color" or "material", without a weight.
+
+        surface: the triangles of this step.
+        """
 
     @abstractmethod
     def painted(self) -> Mesh:
         """Return the geometry's mesh with its colours and materials. Raises EmptySurfaceError."""
+
+    @abstractmethod
+    def start_from(self, mesh: Mesh, colors: HashColors | None = None) -> None:
+        """Start from the colours and the material of `mesh`. The geometry has already taken its shape.
+
+        colors: the hash grid that the colours come from, if they do.
+        """
+
+    def hash_colors(self) -> HashColors | None:
+        """Return the hash grid of the colours; None if they are kept elsewhere."""
+        return None
+
+    @abstractmethod
+    def check(self, state: Mapping[str, Tensor]) -> None:
+        """Raise ValueError if a state has tensors of other shapes, and name the setting. Tensors may be missing."""
 
     def colors(
         self,
@@ -158,18 +184,6 @@ class Appearance(ABC, Generic[C]):
         light = metallic_roughness(base, metallic, roughness, facing, to_camera, self.environment, 1.0, which, turn)
         return linear_to_srgb(light[0, 0]).clamp(max=1)
 
-    def start_from(self, mesh: Mesh) -> None:
-        """Start from the colours and the material of `mesh`. The geometry has already taken its shape."""
-        start = self.state_dict() | self._start_colors(mesh)
-        if self.material is not None:
-            factors = self.material.unscaled(torch.tensor([mesh.metallic, mesh.roughness]))
-            start["material"] = torch.logit(factors, eps=0.05).expand_as(start["material"])
-        self.load_state_dict(start)
-
-    @abstractmethod
-    def _start_colors(self, mesh: Mesh) -> dict[str, Tensor]:
-        """Return the parameter `color` for a mesh's colours, or an empty dictionary if it has none."""
-
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of everything that the next step depends on."""
         return {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
@@ -177,3 +191,46 @@ class Appearance(ABC, Generic[C]):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state_dict` returned; the geometry is already restored."""
         self.parameters = loaded(self.parameters, state)
+
+
+class Cells(Appearance[C]):
+    """An appearance of pre-activations in cells.
+
+    parameters: color (..., 3), and material (..., 2).
+    """
+
+    size_setting: ClassVar[str]
+    """The setting that determines the shape of the parameters."""
+
+    def __init__(self, config: C, geometry: MeshGeometry, shape: tuple[int, ...], generator: torch.Generator) -> None:
+        super().__init__(config, geometry)
+        start = {"color": 0.1 * torch.randn(*shape, 3, generator=generator)}
+        if self.material is not None:
+            start["material"] = torch.tensor(MATTE).expand(*shape, 2).clone()
+        self.parameters = learnable(start, geometry.device)
+
+    def rates(self) -> dict[str, float]:
+        """Return the learning rate of each parameter."""
+        rates = {"color": self.config.lr}
+        return rates if self.material is None else rates | {"material": self.material.lr}
+
+    def start_from(self, mesh: Mesh, colors: HashColors | None = None) -> None:
+        """Start from the colours and the material of `mesh`. The geometry has already taken its shape."""
+        start = self.state_dict() | self._start_colors(mesh)
+        if self.material is not None:
+            start["material"] = self.material.start(mesh).expand_as(start["material"])
+        self.load_state_dict(start)
+
+    @abstractmethod
+    def _start_colors(self, mesh: Mesh) -> dict[str, Tensor]:
+        """Return the parameter `color` for a mesh's colours, or an empty dictionary if it has none."""
+
+    def check(self, state: Mapping[str, Tensor]) -> None:
+        """Raise ValueError for another number of cells."""
+        given, own = state.get("color"), self.parameters["color"]
+        if given is None or given.shape == own.shape:
+            return
+        change = f"set representation.appearance.{self.size_setting}={len(given)}"
+        if given.ndim != own.ndim:
+            change = f"it is of another representation.appearance than {self.config.name}"
+        raise ValueError(f"the state's color is {tuple(given.shape)}, the scene's {tuple(own.shape)}: {change}")

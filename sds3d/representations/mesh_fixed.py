@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -71,9 +72,17 @@ class FixedTriangles(MeshGeometry[FixedTrianglesConfig]):
 
     def mesh(self) -> Mesh:
         """Return the triangles in their order. Vertices are duplicated at the seams of the texture."""
+        return self._mesh(self._layout)
+
+    def unwrapped(self, size: int) -> Mesh:
+        """Return the triangles in their order with their UVs; new ones if they have none."""
+        layout = with_uv(self.vertices(), self._layout, size)
+        return replace(self._mesh(layout), uv=layout.uv.cpu().numpy())
+
+    def _mesh(self, layout: Layout) -> Mesh:
         vertices, faces = self.vertices().detach().cpu().numpy(), self.faces.cpu().numpy().astype(np.int32)
-        normals, origin = vertex_normals(vertices, faces), self._layout.origin.cpu().numpy()
-        return Mesh(vertices[origin], self._layout.faces.cpu().numpy().astype(np.int32), normals=normals[origin])
+        normals, origin = vertex_normals(vertices, faces), layout.origin.cpu().numpy()
+        return Mesh(vertices[origin], layout.faces.cpu().numpy().astype(np.int32), normals=normals[origin])
 
     def start_from(self, mesh: Mesh) -> None:
         """Become exactly `mesh`, with its UVs if it has any."""

@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from sds3d.config import Config
 from sds3d.geometry.mesh import Mesh
+from sds3d.geometry.uv_atlas import unwrap
 from sds3d.ramps import Ramp
 from sds3d.rendering.mesh_differentiable import mesh_edges
 from sds3d.rendering.mesh_losses import edge_length, laplacian, pull_length
@@ -68,6 +69,7 @@ class MeshGeometry(ABC, Generic[C]):
     """
 
     config: C
+    device: torch.device
     parameters: Parameters
 
     @abstractmethod
@@ -96,9 +98,25 @@ class MeshGeometry(ABC, Generic[C]):
         Raises ValueError for a mesh without area, EmptySurfaceError for one that is too small or thin.
         """
 
+    def continue_from(self, before: MeshGeometry) -> None:
+        """Copy the state of another geometry if that is of the same kind and size; otherwise do nothing."""
+        mine, given = ({name: t.shape for name, t in each.state_dict().items()} for each in (self, before))
+        if type(self) is type(before) and mine == given:
+            self.load_state_dict(before.state_dict())
+
     def layout(self, size: int) -> Layout:
         """Return the layout of the mesh in a texture of size x size texels. Raises ValueError if triangles change."""
         raise ValueError(f"geometry={self.config.name} has no texture, because its triangles change")
+
+    def unwrapped(self, size: int) -> Mesh:
+        """Return `mesh` with UVs for a texture of size x size texels. Vertices on seams are duplicated.
+
+        Raises EmptySurfaceError if there is no surface, ValueError for UVs outside [0, 1].
+        """
+        mesh = self.mesh()
+        origin, faces, uv = unwrap(mesh.vertices, mesh.faces, size)
+        normals = None if mesh.normals is None else mesh.normals[origin]
+        return Mesh(mesh.vertices[origin], faces, normals=normals, uv=uv)
 
     @abstractmethod
     def after_step(self) -> None:

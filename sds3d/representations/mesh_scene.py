@@ -14,6 +14,7 @@ from sds3d.geometry.mesh import Mesh
 from sds3d.rendering.mesh_differentiable import Raster, antialias, interpolate, rasterize_mesh
 from sds3d.rendering.structure import light_maps
 from sds3d.representations.base import SURFACE, Rendering, RepresentationConfig, Scene, Start
+from sds3d.representations.fields_hash import HashColors
 from sds3d.representations.isosurface import Surface
 from sds3d.representations.isosurface_flexicubes import DualSurface
 from sds3d.representations.lights import drawn
@@ -22,6 +23,7 @@ from sds3d.representations.mesh_dmtet import DMTetConfig
 from sds3d.representations.mesh_fixed import FixedTrianglesConfig
 from sds3d.representations.mesh_flexicubes import FlexiCubesConfig
 from sds3d.representations.mesh_geometry import Losses, face_normals, smooth_normals
+from sds3d.representations.mesh_hash_grid import HashGridConfig
 from sds3d.representations.mesh_shading import (
     LambertShading,
     MixedShading,
@@ -45,8 +47,8 @@ class MeshConfig(RepresentationConfig):
         DMTetConfig()
     )
     """Source of the triangles: marching tetrahedra, FlexiCubes, or one mesh with fixed triangles."""
-    appearance: Annotated[VoxelsConfig | TexelsConfig, Field(discriminator="name")] = VoxelsConfig()
-    """Where colours and materials are kept: in voxels, or in the texture of a fixed mesh."""
+    appearance: Annotated[VoxelsConfig | TexelsConfig | HashGridConfig, Field(discriminator="name")] = VoxelsConfig()
+    """Where colours and materials are kept: in voxels, in the texture of a fixed mesh, or in a hash grid."""
     shading: Shading = NoShading()
     """What is rendered: the colours as they are, the colours or white lit by a lamp, normals as colours, or one of
     these in each step."""
@@ -55,7 +57,7 @@ class MeshConfig(RepresentationConfig):
     def _fits(self) -> Self:
         if isinstance(self.appearance, TexelsConfig) and not isinstance(self.geometry, FixedTrianglesConfig):
             raise ValueError(
-                "appearance=texels needs triangles that stay the same: set geometry=fixed, or appearance=voxels"
+                "appearance=texels needs triangles that stay the same: set geometry=fixed, or appearance=hash_grid"
             )
         if isinstance(self.appearance.material, PBRMaterial) and isinstance(
             self.shading, (LambertShading, MixedShading)
@@ -66,10 +68,14 @@ class MeshConfig(RepresentationConfig):
         return self
 
     def make(self, start: Start) -> MeshScene:
-        """Make a ball, or the surface of `start.before`."""
+        """Make a ball, or the surface of `start.before`; that of a mesh scene with the same grid is copied exactly."""
         if start.before is None:
             return MeshScene(self, start.generator, start.device, start.steps)
-        return MeshScene.from_mesh(start.before.to_mesh(SURFACE), self, start.generator, start.device, start.steps)
+        mesh, colors = start.before.to_mesh(SURFACE), start.before.hash_colors()
+        scene = MeshScene.from_mesh(mesh, self, start.generator, start.device, start.steps, colors)
+        if isinstance(start.before, MeshScene):
+            scene.geometry.continue_from(start.before.geometry)
+        return scene
 
 
 class MeshScene(Scene):
@@ -81,7 +87,7 @@ class MeshScene(Scene):
         self.config, self.steps = config, steps
         self.device = torch.device(device)
         self.geometry = config.geometry.make(self.device)
-        self.appearance = config.appearance.make(self.geometry, generator, self.device)
+        self.appearance = config.appearance.make(self.geometry, generator)
         self._seed = int(torch.randint(2**62, (), generator=generator))
         self._step = 0
         # The surface of the last render with gradients, and its face normals.
@@ -95,15 +101,17 @@ class MeshScene(Scene):
         generator: torch.Generator,
         device: torch.device | str = "cpu",
         steps: int = 400,
+        colors: HashColors | None = None,
     ) -> Self:
         """Make a scene that starts as `mesh`, with its colours if it has any.
 
+        colors: the hash grid that the colours come from, if they do.
         Fixed geometry reproduces the mesh exactly; other geometry reproduces it as closely as its grid allows.
         Raises ValueError for a mesh without area, EmptySurfaceError for one that is too small or thin for the grid.
         """
         scene = cls(config, generator, device, steps)
         scene.geometry.start_from(mesh)
-        scene.appearance.start_from(mesh)
+        scene.appearance.start_from(mesh, colors)
         return scene
 
     @property
@@ -195,19 +203,22 @@ class MeshScene(Scene):
         """
         pixels = rendering.alpha.shape[1] * rendering.alpha.shape[2]
         surface, normals = self._drawn or (self.geometry.surface(), None)
-        losses = self._smoothness_losses() | self.geometry.losses(surface, normals)
+        losses = self._smoothness_losses(surface) | self.geometry.losses(surface, normals)
         weighted = {name: (weight.at(progress), loss) for name, (weight, loss) in losses.items()}
         return {name: pixels * weight * loss() for name, (weight, loss) in weighted.items() if weight > 0}
 
-    def _smoothness_losses(self) -> Losses:
+    def _smoothness_losses(self, surface: Surface | DualSurface | None) -> Losses:
         """Return the losses on the smoothness of colours and materials, with their weights."""
-        weight, rough = self.config.appearance.smoothness, self.appearance.roughening
-        material = self.appearance.material
+        weight, material, names = self.config.appearance.smoothness, self.appearance.material, self.appearance.names
+
+        def rough(*names: str) -> Tensor:
+            return self.appearance.roughening(names, surface, self._chance())
+
         if material is None or material.smoothness is None:
-            return {"color_smoothness": (weight, lambda: rough(tuple(self.appearance.parameters), self._chance()))}
+            return {"color_smoothness": (weight, lambda: rough(*names))}
         return {
-            "color_smoothness": (weight, lambda: rough(("color",), self._chance())),
-            "material_smoothness": (material.smoothness, lambda: rough(("material",), self._chance())),
+            "color_smoothness": (weight, lambda: rough("color")),
+            "material_smoothness": (material.smoothness, lambda: rough("material")),
         }
 
     def after_step(self, step: int, optimizer: torch.optim.Optimizer) -> None:
@@ -223,6 +234,10 @@ class MeshScene(Scene):
         """
         return self.appearance.painted()
 
+    def hash_colors(self) -> HashColors | None:
+        """Return the hash grid of the colours, if the appearance is one."""
+        return self.appearance.hash_colors()
+
     def state_dict(self) -> dict[str, Tensor]:
         """Return the states of appearance and geometry, and the random stream."""
         return self.appearance.state_dict() | self.geometry.state_dict() | self._counters()
@@ -232,13 +247,13 @@ class MeshScene(Scene):
 
         Raises ValueError for another resolution or for missing tensors.
         """
-        sizes = {"sdf": "geometry.resolution", "color": f"appearance.{self.appearance.size_setting}"}
-        for name, setting in sizes.items():
-            if name in self.parameters and name in state and state[name].shape != self.parameters[name].shape:
-                raise ValueError(
-                    f"the state's {name} is {tuple(state[name].shape)}, the scene's "
-                    f"{tuple(self.parameters[name].shape)}: set representation.{setting}={state[name].shape[0]}"
-                )
+        sdf, own = state.get("sdf"), self.parameters.get("sdf")
+        if sdf is not None and own is not None and sdf.shape != own.shape:
+            raise ValueError(
+                f"the state's sdf is {tuple(sdf.shape)}, the scene's {tuple(own.shape)}: "
+                f"set representation.geometry.resolution={len(sdf)}"
+            )
+        self.appearance.check(state)
         missing = sorted({*self.geometry.state_dict(), *self.parameters, *self._counters()} - state.keys())
         if missing:
             raise ValueError(

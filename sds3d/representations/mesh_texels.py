@@ -16,7 +16,9 @@ from sds3d.geometry.uv_atlas import with_materials
 from sds3d.ramps import Ramp
 from sds3d.rendering.mesh_differentiable import Raster, interpolate
 from sds3d.rendering.shading import sample_texture
-from sds3d.representations.mesh_appearance import Appearance, AppearanceConfig
+from sds3d.representations.isosurface import Surface
+from sds3d.representations.isosurface_flexicubes import DualSurface
+from sds3d.representations.mesh_appearance import AppearanceConfig, Cells
 from sds3d.representations.mesh_geometry import MeshGeometry
 from sds3d.representations.mesh_texture import Layout, TexelMap, look_up, picture, roughening, start_colors, texel_map
 
@@ -33,29 +35,26 @@ class TexelsConfig(AppearanceConfig):
     """Weight, times a view's number of pixels, of the mean squared difference of neighbouring texels' colour
     pre-activations."""
 
-    def make(self, geometry: MeshGeometry, generator: torch.Generator, device: torch.device) -> Texels:
+    def make(self, geometry: MeshGeometry, generator: torch.Generator) -> Texels:
         """Make a grey texture with a little noise."""
-        return Texels(self, geometry, generator, device)
+        return Texels(self, geometry, generator)
 
 
-class Texels(Appearance[TexelsConfig]):
+class Texels(Cells[TexelsConfig]):
     """Colours and materials in textures, (S, S, C)."""
 
     size_setting = "size"
 
-    def __init__(
-        self, config: TexelsConfig, geometry: MeshGeometry, generator: torch.Generator, device: torch.device
-    ) -> None:
-        super().__init__(config, (config.size,) * 2, generator, device)
-        self._geometry, self._device = geometry, device
+    def __init__(self, config: TexelsConfig, geometry: MeshGeometry, generator: torch.Generator) -> None:
+        super().__init__(config, geometry, (config.size,) * 2, generator)
         self._known: tuple[Layout, TexelMap] | None = None
 
     def atlas(self) -> tuple[Layout, TexelMap]:
         """Return the texels of the mesh; the mesh is unwrapped when they are first needed."""
         if self._known is None:
-            layout = self._geometry.layout(self.config.size)
+            layout = self.geometry.layout(self.config.size)
             texels = texel_map(layout, self.config.size)
-            source, neighbours = texels.source.to(self._device), texels.neighbours.to(self._device)
+            source, neighbours = texels.source.to(self.geometry.device), texels.neighbours.to(self.geometry.device)
             self._known = layout, texels._replace(source=source, neighbours=neighbours)
         return self._known
 
@@ -65,7 +64,9 @@ class Texels(Appearance[TexelsConfig]):
         raster = raster._replace(barycentric=raster.barycentric.detach())
         return look_up(self.parameters[name], texels.source, interpolate(layout.uv, layout.faces, raster)[hit])
 
-    def roughening(self, names: Sequence[str], generator: torch.Generator) -> Tensor:
+    def roughening(
+        self, names: Sequence[str], surface: Surface | DualSurface | None, generator: torch.Generator
+    ) -> Tensor:
         """Return the smoothness loss of neighbouring texels."""
         pairs = self.atlas()[1].neighbours
         if len(pairs) > _PAIRS:  # a random part of them: a large texture has millions
@@ -76,7 +77,7 @@ class Texels(Appearance[TexelsConfig]):
         """Return the mesh with the texture, and with the texture's colours at the vertices."""
         layout, texels = self.atlas()
         texture, uv = picture(self.parameters["color"], texels.source), layout.uv.cpu().numpy()
-        mesh = replace(self._geometry.mesh(), colors=sample_texture(texture, uv), uv=uv, texture=texture)
+        mesh = replace(self.geometry.mesh(), colors=sample_texture(texture, uv), uv=uv, texture=texture)
         if self.material is None:
             return mesh
         shares = torch.from_numpy(picture(self.parameters["material"], texels.source))  # (S, S, 2), of the ranges

@@ -18,7 +18,9 @@ from sds3d.ramps import Ramp
 from sds3d.rendering.mesh_differentiable import Raster
 from sds3d.rendering.volume import smoothness
 from sds3d.representations.fields import trilinear
-from sds3d.representations.mesh_appearance import Appearance, AppearanceConfig
+from sds3d.representations.isosurface import Surface
+from sds3d.representations.isosurface_flexicubes import DualSurface
+from sds3d.representations.mesh_appearance import AppearanceConfig, Cells
 from sds3d.representations.mesh_geometry import MeshGeometry
 from sds3d.representations.signed_distance import mesh_to_colors
 
@@ -34,27 +36,26 @@ class VoxelsConfig(AppearanceConfig):
     smoothness: Ramp = Field(default=Ramp(4.7e-5), ge=0)
     """Weight, times a view's number of pixels, of the mean squared difference of neighbours' colour pre-activations."""
 
-    def make(self, geometry: MeshGeometry, generator: torch.Generator, device: torch.device) -> Voxels:
+    def make(self, geometry: MeshGeometry, generator: torch.Generator) -> Voxels:
         """Make grey voxels with a little noise."""
-        return Voxels(self, geometry, generator, device)
+        return Voxels(self, geometry, generator)
 
 
-class Voxels(Appearance[VoxelsConfig]):
+class Voxels(Cells[VoxelsConfig]):
     """Colours and materials in voxels, (M, M, M, C), axes x, y, z."""
 
     size_setting = "resolution"
 
-    def __init__(
-        self, config: VoxelsConfig, geometry: MeshGeometry, generator: torch.Generator, device: torch.device
-    ) -> None:
-        super().__init__(config, (config.resolution,) * 3, generator, device)
-        self._geometry = geometry
+    def __init__(self, config: VoxelsConfig, geometry: MeshGeometry, generator: torch.Generator) -> None:
+        super().__init__(config, geometry, (config.resolution,) * 3, generator)
 
     def values(self, name: str, raster: Raster, points: Tensor, hit: Tensor) -> Tensor:
         """Return the values (P, C) of the voxels at the covered pixels."""
         return torch.sigmoid(trilinear(self.parameters[name], points[hit]))
 
-    def roughening(self, names: Sequence[str], generator: torch.Generator) -> Tensor:
+    def roughening(
+        self, names: Sequence[str], surface: Surface | DualSurface | None, generator: torch.Generator
+    ) -> Tensor:
         """Return the smoothness loss of neighbouring voxels."""
         return torch.stack([smoothness(self.parameters[name]) for name in names]).sum()
 
@@ -66,7 +67,7 @@ class Voxels(Appearance[VoxelsConfig]):
             parameter = self.parameters[name]
             return torch.sigmoid(trilinear(parameter, torch.from_numpy(points).float().to(parameter.device)))
 
-        mesh = self._geometry.mesh()
+        mesh = self.geometry.mesh()
         mesh = replace(mesh, colors=values("color", mesh.vertices).nan_to_num().cpu().numpy())
         if self.material is None:
             return mesh

@@ -9,7 +9,7 @@ import pytest
 from sds3d.representations.base import RepresentationConfig, Scene
 from sds3d.representations.field_config import FieldNerfConfig
 from sds3d.representations.fields import RadianceField
-from sds3d.representations.mesh_appearance import Appearance, AppearanceConfig
+from sds3d.representations.mesh_appearance import Appearance, AppearanceConfig, Cells
 from sds3d.representations.mesh_geometry import GeometryConfig, MeshGeometry
 
 
@@ -22,7 +22,8 @@ from sds3d.representations.mesh_geometry import GeometryConfig, MeshGeometry
         (AppearanceConfig, {"make"}),
         (RadianceField, {"forward", "parameter_groups"}),
         (MeshGeometry, {"rates", "surface", "losses", "mesh", "start_from", "after_step"}),
-        (Appearance, {"values", "roughening", "painted", "_start_colors"}),
+        (Appearance, {"rates", "values", "roughening", "painted", "start_from", "check"}),
+        (Cells, {"values", "roughening", "painted", "_start_colors"}),
         (
             Scene,
             {"to_mesh", "render", "parameter_groups", "regularisers", "after_step", "state_dict", "load_state_dict"},

@@ -13,6 +13,7 @@ from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.representations.gaussians import GaussiansConfig
 from sds3d.representations.hash_nerf import HashNerfConfig
 from sds3d.representations.mesh_dmtet import DMTetConfig
+from sds3d.representations.mesh_hash_grid import HashGridConfig
 from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.representations.mesh_texels import TexelsConfig
 from sds3d.run.config import RunConfig, stage_config, stage_count
@@ -62,15 +63,19 @@ def scene_of(config: RunConfig) -> float:
         return 14 * 1e6 * WITH_MOMENTS  # up to a million
     if isinstance(shape, MeshConfig):
         points = shape.geometry.resolution**3 if isinstance(shape.geometry, DMTetConfig) else 0
-        texels = shape.appearance.size**2 if isinstance(shape.appearance, TexelsConfig) else 0
-        return (4 * points + 3 * texels) * WITH_MOMENTS
+        look = shape.appearance
+        texels = look.size**2 if isinstance(look, TexelsConfig) else 0
+        entries = look.levels * 2**look.log2_entries if isinstance(look, HashGridConfig) else 0
+        return (4 * points + 3 * texels + 2 * entries) * WITH_MOMENTS
     assert isinstance(shape, HashNerfConfig)
     return shape.levels * 2 * 2**shape.log2_entries * WITH_MOMENTS
 
 
 def samples_of(config: RunConfig, pixels: int) -> float:
-    """Return the GB of the samples of a field on this number of rays."""
+    """Return the GB of the samples of a field on this number of rays, or of a mesh's grid at half of its pixels."""
     shape = config.representation
+    if isinstance(shape, MeshConfig) and isinstance(shape.appearance, HashGridConfig):
+        return pixels / 2 * SAMPLE
     if not isinstance(shape, HashNerfConfig):
         return 0
     samples = 40 * shape.samples / 163 + shape.fine_samples / 2
