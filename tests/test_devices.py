@@ -34,7 +34,9 @@ def test_torch_for_amds_gpus_uses_no_package_for_cuda(monkeypatch: pytest.Monkey
     assert {gpu.obstacle(package) for package in gpu.PACKAGE_NAMES} <= {"it needs an NVIDIA GPU", "not installed"}
 
 
-@pytest.mark.parametrize("representation", ["voxel_grid", "hash_nerf", "triplane_nerf", "gaussians"])
+@pytest.mark.parametrize(
+    "representation", ["voxel_grid", "hash_nerf", "triplane_nerf", "tensor_nerf", "mlp_nerf", "gaussians"]
+)
 def test_plain_torch_takes_the_steps_of_the_kernels(representation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first step has the same pictures, losses and gradients; the second still nearly the same pictures."""
 

@@ -29,6 +29,8 @@ REPRESENTATIONS: dict[str, dict[str, Any]] = {
     "voxel_grid": {"name": "voxel_grid", "resolution": 16, "samples": 16},
     "hash_nerf": {"name": "hash_nerf", "samples": 16, "levels": 3, "log2_entries": 9, "hidden": 8},
     "triplane_nerf": {"name": "triplane_nerf", "samples": 16, "resolution": 16, "features": 8, "hidden": 8},
+    "tensor_nerf": {"name": "tensor_nerf", "samples": 16, "resolution": 16, "feature_components": 8, "hidden": 8},
+    "mlp_nerf": {"name": "mlp_nerf", "samples": 16, "frequencies": 2, "hidden": 8},
     "gaussians": {"name": "gaussians", "count": 200},
     "dmtet": {"name": "mesh", "geometry": {"resolution": 16}, "appearance": VOXELS},
     "flexicubes": {"name": "mesh", "geometry": {"name": "flexicubes", "resolution": 12}, "appearance": VOXELS},
@@ -65,12 +67,14 @@ def guidance_of_presets() -> dict[str, dict[str, Any]]:
 PRESETS = guidance_of_presets()
 GUIDANCE = RULES | PRESETS
 FIRST_RULE = next(iter(RULES))
+ALIKE = ("tensor_nerf", "mlp_nerf")  # the same scene as `triplane_nerf` with another field: the first rule is enough
 TRIPLES = [
     (guidance, representation, prior)
     for guidance in RULES
     for representation in REPRESENTATIONS
     for prior in PRIORS
     # All pairs, and all triples with the first rule or with the prior without a network.
+    if guidance == FIRST_RULE or representation not in ALIKE
     if prior == "pixels" or representation == "voxel_grid" or guidance == FIRST_RULE
 ] + [(guidance, "voxel_grid", "latents") for guidance in PRESETS]
 """The tested combinations. Rules depend neither on the representation nor on the kind of prior."""

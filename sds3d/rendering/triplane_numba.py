@@ -25,7 +25,7 @@ _ZERO, _ONE = np.float32(0), np.float32(1)
 
 
 @njit(inline="always", error_model="numpy")
-def _cell(place: Any, size: Any) -> Any:
+def cell(place: Any, size: Any) -> Any:
     """Return the cell of a coordinate in [0, 1] between `size` samples, and the position in it."""
     scaled = min(max(place, _ZERO), _ONE) * np.float32(size - 1)
     index = min(max(np.int64(scaled), 0), size - 2)  # NaN also gives a valid cell
@@ -39,9 +39,9 @@ def _encode(thread, n_threads, points, planes, size, channels, out):
     slab = size * row
     for block in range(thread, (n + _BLOCK - 1) // _BLOCK, n_threads):
         for p in range(block * _BLOCK, min((block + 1) * _BLOCK, n)):
-            ix, fx = _cell(points[p, 0], size)
-            iy, fy = _cell(points[p, 1], size)
-            iz, fz = _cell(points[p, 2], size)
+            ix, fx = cell(points[p, 0], size)
+            iy, fy = cell(points[p, 1], size)
+            iz, fz = cell(points[p, 2], size)
             ex, ey, ez = _ONE - fx, _ONE - fy, _ONE - fz
             for k in range(0, channels, 8):
                 xy, xz = ix * row + iy * channels + k, slab + ix * row + iz * channels + k
@@ -66,8 +66,8 @@ def _scatter(thread, n_threads, points, d_out, size, channels, gradient):
             v = 1 if plane == 0 else 2
             start = plane * size * row + k
             for p in range(block * _BLOCK, min((block + 1) * _BLOCK, n)):
-                iu, fu = _cell(points[p, u], size)
-                iv, fv = _cell(points[p, v], size)
+                iu, fu = cell(points[p, u], size)
+                iv, fv = cell(points[p, v], size)
                 value = load8(d_out, p * channels + k)
                 far = fu * value
                 near = value - far

@@ -1,7 +1,7 @@
 """Scenes of any radiance field, rendered by ray marching with an occupancy grid, in colours or in latents.
 
-The fields are in `hash_nerf` and `triplane_nerf`. A dense grid has a separate scene, `voxel_grid`, with a faster fused
-kernel.
+The fields are in `hash_nerf`, `mlp_nerf`, `tensor_nerf` and `triplane_nerf`. A dense grid has a separate scene,
+`voxel_grid`, with a faster fused kernel.
 
 A scene of latents follows Latent-NeRF (Metzer et al. 2022, arXiv:2211.07600): it renders latents directly, so that the
 prior's encoder does not run. Its colours are a linear map of the latents. With `refine` the map is learnt too, and the

@@ -1,7 +1,7 @@
 """Radiance fields as functions of points: their base class, and the dense grid.
 
-The other fields are in `fields_hash` and `fields_triplane`. All start as DreamFusion's density blob (arXiv:2209.14988,
-appendix A.2). The density is 20 softplus(.) per metre, and colours are sigmoid(.).
+The other fields are in `fields_hash`, `fields_mlp`, `fields_tensor` and `fields_triplane`. All start as DreamFusion's
+density blob (arXiv:2209.14988, appendix A.2). The density is 20 softplus(.) per metre, and colours are sigmoid(.).
 """
 
 from __future__ import annotations
@@ -165,32 +165,50 @@ class DecoderOptions(TypedDict, total=False):
     """Whether colours are (y + 1) / 2 of the outputs y, without bounds, instead of sigmoid(y). Default: False."""
 
 
+class FieldActivation:
+    """What turns a network's outputs into densities and features, by the same options as `Decoder`."""
+
+    def __init__(self, **options: Unpack[DecoderOptions]) -> None:
+        self.color, self.linear = options.get("color", True), options.get("linear", False)
+        self.blob, self.scale = options.get("blob", BLOB), options.get("scale", DENSITY_SCALE)
+        self.exponential = options.get("exponential", False)
+
+    def __call__(self, level: Tensor, features: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return densities (P,) per metre and features (P, C) at points (P, 3) in metres.
+
+        level: (P,), the density's pre-activation without the blob. features: (P, C), without activation.
+        """
+        level = level + self.blob.bias(points)
+        # Beyond e^15 per metre, everything is opaque.
+        density = self.scale * (level.clamp(max=15.0).exp() if self.exponential else functional.softplus(level))
+        if not self.color:
+            return density, features
+        return density, (features + 1) / 2 if self.linear else torch.sigmoid(features)
+
+
 class Decoder(nn.Module):
     """The small network behind an encoding: one hidden layer to density and features, or one to each of them."""
 
     def __init__(self, inputs: int, generator: torch.Generator, **options: Unpack[DecoderOptions]) -> None:
         super().__init__()
-        self.color, self.blob = options.get("color", True), options.get("blob", BLOB)
-        self.scale, self.linear = options.get("scale", DENSITY_SCALE), options.get("linear", False)
+        self.activation = FieldActivation(**options)
         hidden, channels = options.get("hidden", 32), options.get("channels", 3)
-        separate, self.exponential = options.get("separate", False), options.get("exponential", False)
+        separate = options.get("separate", False)
         self.hidden = linear(inputs, hidden, math.sqrt(2), generator)
         self.out = linear(hidden, 1 if separate else 1 + channels, 1.0, generator)
-        self.features = None
-        if separate:
-            layers = (linear(inputs, hidden, math.sqrt(2), generator), linear(hidden, channels, 1.0, generator))
-            self.features = nn.Sequential(layers[0], nn.ReLU(inplace=True), layers[1])
+        self.features = two_layers(inputs, hidden, channels, generator) if separate else None
 
     def forward(self, encoding: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return densities (P,) and features (P, C) of encodings (P, inputs) of points (P, 3) in metres."""
         raw = self.out(functional.relu(self.hidden(encoding), inplace=True))  # (P, 1 + C)
-        level = raw[:, 0] + self.blob.bias(points)
-        # Beyond e^15 per metre, everything is opaque.
-        density = self.scale * (level.clamp(max=15.0).exp() if self.exponential else functional.softplus(level))
         features = raw[:, 1:] if self.features is None else self.features(encoding)
-        if not self.color:
-            return density, features
-        return density, (features + 1) / 2 if self.linear else torch.sigmoid(features)
+        return self.activation(raw[:, 0], features, points)
+
+
+def two_layers(inputs: int, hidden: int, outputs: int, generator: torch.Generator) -> nn.Sequential:
+    """Return a network with one hidden layer, initialised by `linear`."""
+    first = linear(inputs, hidden, math.sqrt(2), generator)
+    return nn.Sequential(first, nn.ReLU(inplace=True), linear(hidden, outputs, 1.0, generator))
 
 
 def linear(inputs: int, outputs: int, gain: float, generator: torch.Generator) -> nn.Linear:

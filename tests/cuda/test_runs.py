@@ -22,7 +22,7 @@ from sds3d.run.folder import Run, read_checkpoint
 from sds3d.run.optimize import pack
 
 PROMPT = "a red mug"
-SCENES = ["voxel_grid", "hash_nerf", "triplane_nerf", "gaussians", "mesh"]
+SCENES = ["voxel_grid", "hash_nerf", "triplane_nerf", "tensor_nerf", "mlp_nerf", "gaussians", "mesh"]
 SHORT = ("steps=6", "checkpoint_every=3", "preview_every=1000", "export.resolution=32", "export.texture_size=64",
          "export.picture_size=64", "export.frames=4", "export.formats=[ply]")  # fmt: skip
 
@@ -58,7 +58,7 @@ def test_no_step_waits(representation: str, rule: str, toybox: Prior, monkeypatc
     assert len(work.state.take()) == 9
 
 
-@pytest.mark.parametrize("representation", ["hash_nerf", "triplane_nerf"])
+@pytest.mark.parametrize("representation", ["hash_nerf", "triplane_nerf", "tensor_nerf", "mlp_nerf"])
 def test_steps_of_fields_wait_only_for_the_number_of_samples(
     representation: str, toybox: Prior, monkeypatch: pytest.MonkeyPatch
 ) -> None:

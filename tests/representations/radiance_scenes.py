@@ -8,12 +8,20 @@ from torch import Tensor
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.field_nerf import FieldNerfScene
 from sds3d.representations.hash_nerf import HashNerfConfig
+from sds3d.representations.mlp_nerf import MLPNerfConfig
+from sds3d.representations.tensor_nerf import TensorNerfConfig
 from sds3d.representations.triplane_nerf import TriplaneNerfConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 
 BACKGROUND = torch.tensor([0.2, 0.5, 0.9])
 HASH = {"name": "hash_nerf", "samples": 32, "levels": 4, "log2_entries": 11, "finest": 32, "hidden": 16}
 TRIPLANE = {"name": "triplane_nerf", "samples": 32, "resolution": 24, "features": 8, "hidden": 16}
+TENSOR = {"name": "tensor_nerf", "samples": 32, "resolution": 24, "feature_components": 8, "hidden": 16}
+MLP = {"name": "mlp_nerf", "samples": 32, "frequencies": 4, "hidden": 32}
+_CONFIGS = {
+    config.model_fields["name"].default: config
+    for config in (HashNerfConfig, MLPNerfConfig, TensorNerfConfig, TriplaneNerfConfig)
+}
 
 
 def voxel_scene(seed: int = 0, **options: object) -> VoxelGridScene:
@@ -21,8 +29,8 @@ def voxel_scene(seed: int = 0, **options: object) -> VoxelGridScene:
 
 
 def field_scene(kind: dict[str, object], seed: int = 0, **options: object) -> FieldNerfScene:
-    """Return a scene of the kind `HASH` or `TRIPLANE`."""
-    config = (HashNerfConfig if kind is HASH else TriplaneNerfConfig).model_validate(kind | options)
+    """Return a scene of the kind `HASH`, `TRIPLANE`, `TENSOR` or `MLP`."""
+    config = _CONFIGS[str(kind["name"])].model_validate(kind | options)
     return FieldNerfScene(config, torch.Generator().manual_seed(seed))
 
 

@@ -1,4 +1,4 @@
-"""Scenes of hash and triplane fields: regularisers in closed form, fitting, resuming, grids, and latents."""
+"""Scenes of radiance fields: regularisers in closed form, fitting, resuming, grids, and latents."""
 
 import math
 
@@ -17,9 +17,20 @@ from sds3d.representations.field_nerf import STABLE_DIFFUSION_RGB, FieldNerfScen
 from sds3d.representations.fields import activate
 from sds3d.run.lessons import Teacher
 from sds3d.run.optimize import OptimizerConfig, Setup, optimize, random_streams, start
-from tests.representations.radiance_scenes import BACKGROUND, HASH, TRIPLANE, Ball, adam, field_ball, field_scene
+from tests.representations.radiance_scenes import (
+    BACKGROUND,
+    HASH,
+    MLP,
+    TENSOR,
+    TRIPLANE,
+    Ball,
+    adam,
+    field_ball,
+    field_scene,
+)
 
-both = pytest.mark.parametrize("kind", [HASH, TRIPLANE], ids=["hash", "triplane"])
+KINDS = {"hash": HASH, "triplane": TRIPLANE, "tensor": TENSOR, "mlp": MLP}
+each = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
 
 def fit(scene: FieldNerfScene, cameras: Cameras, target: Tensor, optimizer: torch.optim.Adam, steps: range) -> None:
@@ -44,7 +55,8 @@ def test_large_pictures_are_drawn_in_parts() -> None:
         torch.testing.assert_close(getattr(whole, name)[1:], getattr(second, name))
 
 
-@both
+# A tensor field's density has parameters of its own: see `test_fields_tensor`.
+@pytest.mark.parametrize("kind", [HASH, TRIPLANE, MLP], ids=["hash", "triplane", "mlp"])
 def test_gradients_reach_every_parameter_through_every_picture(kind: dict[str, object]) -> None:
     for normals in (False, True):
         scene = field_scene(kind, normals=normals)
@@ -102,7 +114,8 @@ def test_matter_can_appear_in_empty_cells() -> None:
         assert scene.render(cameras, BACKGROUND).alpha[top].min() > 0.99
 
 
-@both
+# An MLP takes more steps than these 60: see `test_field_conversion`.
+@pytest.mark.parametrize("kind", [HASH, TRIPLANE, TENSOR], ids=["hash", "triplane", "tensor"])
 def test_fits_a_two_tone_ball(kind: dict[str, object]) -> None:
     cameras, unseen = turntable(6, size=32), orbit([33.0, 170.0], elevation=25.0, size=32)
     truth, scene = field_ball(), field_scene(kind)
@@ -115,7 +128,7 @@ def test_fits_a_two_tone_ball(kind: dict[str, object]) -> None:
         assert psnr(scene.render(unseen, BACKGROUND).rgb, truth.render(unseen, BACKGROUND).rgb) > least
 
 
-@both
+@each
 def test_resumed_training_is_bit_identical(kind: dict[str, object]) -> None:
     cameras = turntable(2, size=12)
     with torch.no_grad():
@@ -150,7 +163,7 @@ def test_states_of_other_scenes_are_refused() -> None:
         field_scene(HASH, levels=6).load_state_dict(field_scene(HASH).state_dict())
 
 
-@both
+@each
 def test_the_grid_is_the_field(kind: dict[str, object]) -> None:
     scene = field_scene(kind)
     grid = scene.to_grid(12)
@@ -166,11 +179,11 @@ def test_the_grid_is_the_field(kind: dict[str, object]) -> None:
     assert psnr(ours.rgb, theirs.rgb) > 30
 
 
-@both
+@each
 def test_nan_parameters_do_not_crash(kind: dict[str, object]) -> None:
     scene = field_scene(kind)
     with torch.no_grad():
-        scene.field.decoder.hidden.weight[0, 0] = math.nan
+        next(scene.field.parameters()).fill_(math.nan)
     out = scene.render(orbit([0.0], size=16), BACKGROUND)
     assert bool(out.rgb.isnan().any())
     losses = scene.regularisers(out, 0.5)

@@ -15,6 +15,8 @@ from sds3d.rendering.gpu import Backend
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.fields import Blob, GridField, RadianceField, activate, deactivate, trilinear
 from sds3d.representations.fields_hash import HashField, hash_encode, level_cells
+from sds3d.representations.fields_mlp import MLPField
+from sds3d.representations.fields_tensor import TensorField
 from sds3d.representations.fields_triplane import TriplaneField, triplane_encode
 from tests.rendering.bounds import assert_within_rounding, rounding
 
@@ -71,8 +73,10 @@ fields = pytest.mark.parametrize(
         lambda **options: GridField(generator(), resolution=12, **options),
         lambda **options: HashField(generator(), levels=4, entries=1 << 10, finest=24, hidden=16, **options),
         lambda **options: TriplaneField(generator(), resolution=16, features=8, hidden=16, **options),
+        lambda **options: TensorField(generator(), resolution=16, feature_components=8, hidden=16, **options),
+        lambda **options: MLPField(generator(), frequencies=3, hidden=16, **options),
     ],
-    ids=["grid", "hash", "triplane"],
+    ids=["grid", "hash", "triplane", "tensor", "mlp"],
 )
 
 
@@ -250,7 +254,13 @@ def test_fields_follow_the_protocol(make) -> None:
 def test_latents_are_not_squashed(make) -> None:
     field = make(channels=4, color=False)
     with torch.no_grad():
-        (field.values[..., 1:] if isinstance(field, GridField) else field.decoder.out.bias[1:]).fill_(-7.0)
+        match field:
+            case GridField():
+                field.values[..., 1:] = -7.0
+            case TensorField():
+                field.network[-1].bias.fill_(-7.0)
+            case _:
+                field.decoder.out.bias[1:] = -7.0
         assert field(metres(50))[1].shape == (50, 4)
         assert field(metres(50))[1].mean() < -5
 

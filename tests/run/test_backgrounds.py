@@ -119,7 +119,9 @@ def test_an_environment_has_one_colour_in_each_direction_whatever_the_camera():
     torch.testing.assert_close(torch.sigmoid(2 * linear - 1), pictures[0])
 
 
-@pytest.mark.parametrize("name", ["voxel_grid", "hash_nerf", "triplane_nerf", "gaussians", "mesh"])
+@pytest.mark.parametrize(
+    "name", ["voxel_grid", "hash_nerf", "triplane_nerf", "tensor_nerf", "mlp_nerf", "gaussians", "mesh"]
+)
 def test_a_picture_behind_any_representation_is_what_a_colour_is(name: str):
     """An environment of one colour gives the render over this colour."""
     config = run_config({"prompt": "a ball", "representation": name}).representation

@@ -209,7 +209,7 @@ def test_no_rule_waits(guidance: str, prior: Prior) -> None:
     assert watch.wide == []  # Apple's GPUs have no float64
 
 
-SCENES = {name: REPRESENTATIONS[name] for name in ("voxel_grid", "hash_nerf", "triplane_nerf", "gaussians")}
+SCENES = {name: settings for name, settings in REPRESENTATIONS.items() if settings["name"] != "mesh"}
 SCENES["latents"] = REPRESENTATIONS["hash_nerf"] | {"latent_channels": 4}
 
 
