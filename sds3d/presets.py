@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, reduce
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -155,7 +155,21 @@ def preset_of(path: Path, values: Tree, above: tuple[Path, ...] = ()) -> Preset:
         below = _read(_base(about.base, (*above, path)), (*above, path)).layers if about.base else ()
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return Preset(path.stem, about, (*below, values))
+    return Preset(path.stem, about, (*(_named(layer, values) for layer in below), values))
+
+
+def _named(below: Mapping[str, Any], above: Mapping[str, Any]) -> Tree:
+    """Return the settings of a base, whose sections take the names that a preset on top of it gives them.
+
+    Else they would belong to the section that has this place by default, and would be lost with it.
+    """
+    named = dict(below)
+    for key, section in above.items():
+        under = below.get(key)
+        if isinstance(section, Mapping) and isinstance(under, Mapping):
+            first: Tree = {"name": section["name"]} if "name" in section else {}
+            named[key] = first | _named(under, section)
+    return named
 
 
 def _base(name: str, above: tuple[Path, ...]) -> Path:

@@ -16,7 +16,7 @@ from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.loading import toybox_folder
 from sds3d.representations.base import Rendering, opacity_losses
 from sds3d.representations.gaussians import GaussiansConfig
-from sds3d.run.config import RunConfig, close_cameras, make_config, new_run, prior_mismatches, stage_config
+from sds3d.run.config import RunConfig, close_cameras, make_config, new_run, prior_mismatches, run_config, stage_config
 from sds3d.run.drive import drive
 from tests.run.tiny_runs import TINY, disc
 
@@ -101,6 +101,23 @@ def test_settings_override_those_of_all_bases(folder: Path):
     (preset,) = presets_module.presets()
     assert preset.name == "top"
     assert preset.values == {"steps": 2, "seed": 1, "guidance": {"scale": 5, "name": "sds"}, "gradient": []}
+
+
+def test_settings_of_a_base_hold_in_the_section_that_the_preset_names(folder: Path):
+    # By default, guidance is another rule: a base without a name must not speak of that one.
+    preset_file(folder, "_lowest", "guidance: {scale: 5, schedule: {max: 0.5}}\n")
+    preset_file(folder, "_lower", "base: _lowest\n")
+    preset_file(folder, "top", "base: _lower\nguidance: {name: sds, schedule: {name: uniform, min: 0.1}}\n")
+    guidance = make_config("a red mug", "top").guidance.model_dump()
+    assert (guidance["name"], guidance["scale"]) == ("sds", 5)
+    assert guidance["schedule"] == {"name": "uniform", "min": 0.1, "max": 0.5, "shift": 1}
+
+
+@pytest.mark.parametrize("name", [name for name, preset in SHIPPED.items() if "stages" not in preset.values])
+def test_a_preset_means_what_it_shows(name: str):
+    preset = SHIPPED[name]
+    prompt = {"prompt": "a red mug"}
+    assert run_config(*preset.layers, prompt) == run_config(preset.values, prompt)
 
 
 @pytest.mark.parametrize(
