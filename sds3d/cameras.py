@@ -52,6 +52,11 @@ class Cameras:
             pose=None if self.pose is None else self.pose[index],
         )
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Return all tensors that are not None by their names."""
+        names = ("azimuth", "elevation", "distance", "fovy", "pose")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
     def to(self, device: torch.device | str) -> Cameras:
         """Return the same cameras on another device, moved in a transfer that nobody waits for."""
         wanted, present = torch.device(device), self.azimuth.device

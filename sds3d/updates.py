@@ -37,8 +37,17 @@ def skipped_if(bad: Tensor | None) -> Iterator[None]:
         _bad.reset(token)
 
 
+def flag() -> Tensor | None:
+    """Return the flag of the block of `skipped_if` that is being run, or None."""
+    return _bad.get()
+
+
 def update(optimizer: torch.optim.Optimizer) -> None:
     """Do a step of Adam or AdamW, unless the flag of `skipped_if` is set. A flag needs a fused optimiser."""
+    if optimizer.param_groups[0]["params"][0].is_cuda:
+        recorded = torch.cuda.is_current_stream_capturing()
+        for group in optimizer.param_groups:
+            group["capturable"] = recorded  # fused Adam does the same with it, but warns outside of a CUDA graph
     optimizer.found_inf = _bad.get()  # type: ignore[attr-defined]
     try:
         optimizer.step()

@@ -6,6 +6,7 @@ The most common one, phi, learns the score of the renders (ProlificDreamer, Wang
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import cast
 
 import torch
@@ -19,11 +20,12 @@ from sds3d.guidance.base import Guidance, Learn, Number, Views, draw_noise, pred
 from sds3d.guidance.schedules import draw
 from sds3d.priors.base import Prediction, Prior, TrainableScore, add_noise, expand
 from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.graphs import Graphs
 from sds3d.priors.loading import Dtype
 from sds3d.priors.network import DiffusionPrior
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.states import load_optimizer_state, optimizer_state, part, prefixed
-from sds3d.updates import fused, update
+from sds3d.updates import flag, fused, skipped_if, update
 
 
 class TrainingConfig(Config):
@@ -70,6 +72,7 @@ class Learner:
 
     def step(self, loss: Tensor) -> Tensor:
         """Do one update along the gradient of a scalar loss. Returns the loss, detached."""
+        self.optimizer.zero_grad(set_to_none=True)  # a recording that failed may have left some
         loss.backward()
         update(self.optimizer)
         self.optimizer.zero_grad(set_to_none=True)  # gradients are as large as the parameters
@@ -97,6 +100,7 @@ class TrainedScore:
         # A fixed seed is enough: low-rank updates start at zero whatever is drawn, so phi starts as its model.
         self.score = score or self.model.trainable_score(torch.Generator().manual_seed(0), config.rank)
         self.learner = Learner(self.score.parameters(), config) if config.updates else None
+        self._graphs = _graphs_of(self.score)
 
     @torch.no_grad()
     def predict(self, x_t: Tensor, t: Tensor, views: Views, *, camera: bool = True) -> Prediction:
@@ -130,18 +134,31 @@ class TrainedScore:
     ) -> Tensor:
         """Do one update on x (B, C, h, w) with fresh noise and timesteps. Returns its loss.
 
-        The loss is `target_error`. cond, null: the prompt and the empty text, B rows each.
+        The loss is `target_error`. cond, null: the prompt and the empty text, B rows each. On CUDA, an update is one
+        CUDA graph, whose inputs are all that differs from step to step.
         """
         assert self.learner is not None  # None only if there are no updates
+        learner, model = self.learner, self.model
         dropped = torch.rand(2, generator=generator)
         t = draw((0.0, 1.0), len(x), self.prior.n_views, generator).to(x.device, non_blocking=True)  # (B,)
-        eps = draw_noise(x, generator)
-        x_t = add_noise(self.prior, x.detach(), eps, t)
         text = null if dropped[0] < self.config.text_dropout else cond
-        seen = None if dropped[1] < self.config.camera_dropout else cameras
-        with torch.enable_grad():
-            prediction = self.score.predict(x_t, t, text, seen)
-            return self.learner.step(target_error(self.model, prediction, x.detach(), eps, t))
+        seen = None if dropped[1] < self.config.camera_dropout else cameras.to(x.device)
+        given = {"x": x.detach(), "eps": draw_noise(x, generator), "t": t, **text.tensors()}
+        given |= {} if seen is None else seen.tensors()
+        given |= {} if (bad := flag()) is None else {"bad": bad}
+
+        def learn(*values: Tensor) -> tuple[Tensor]:
+            own = dict(zip(given, values, strict=True))
+            x, eps, t = own["x"], own["eps"], own["t"]
+            views = None if seen is None else replace(seen, **{name: own[name] for name in seen.tensors()})
+            with torch.enable_grad(), skipped_if(own.get("bad")):
+                prediction = self.score.predict(add_noise(self.prior, x, eps, t), t, Conditioning.of(own), views)
+                return (learner.step(target_error(model, prediction, x, eps, t)),)
+
+        with torch.no_grad():
+            values = list(given.values())
+            (loss,) = learn(*values) if self._graphs is None else self._graphs(learn, tuple(given), values)
+        return loss
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the trained weights and the optimiser's state."""
@@ -153,6 +170,7 @@ class TrainedScore:
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
         self.score.load_state_dict(part(state, "score"))
+        self._graphs = _graphs_of(self.score)  # the optimiser gets other tensors
         if self.learner is not None:
             self.learner.load_state_dict(part(state, "optimizer"))
 
@@ -174,6 +192,11 @@ class VariationalRule(Guidance):
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Restore what `state_dict` returned."""
         self.phi.load_state_dict(state)
+
+
+def _graphs_of(score: TrainableScore) -> Graphs | None:
+    """Return where updates of a network are recorded; None if that is not possible."""
+    return Graphs("updates of phi") if getattr(score, "recordable", False) else None
 
 
 def model_of_phi(config: VariationalConfig, prior: Prior) -> Prior:

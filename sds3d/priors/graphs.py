@@ -1,4 +1,4 @@
-"""A frozen network's call as one launch: CUDA graphs.
+"""A network's call, or its update, as one launch: CUDA graphs.
 
 A U-Net of Stable Diffusion's size starts about a thousand kernels. For a few pictures, the host takes longer to start
 them than a GPU to run them. A graph records them once for each set of shapes, and later calls replay it.
@@ -58,11 +58,13 @@ def recorder(device: torch.device) -> Callable[[Function, Sequence[Tensor]], Gra
 class Graphs:
     """Calls of one network without gradients, of which the second one of the same shapes is recorded.
 
-    The network's weights may change in place between calls. If a call cannot be recorded, a warning tells why, once,
-    and all calls are made as usual.
+    The network's weights may change in place between calls, or by the calls, which may compute gradients inside. If a
+    call cannot be recorded, a warning tells why, once, and all calls are made as usual. what: what the warning calls
+    them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, what: str = "the prior's calls") -> None:
+        self._what = what
         self._graphs: dict[Hashable, Graph | None] = {}  # None: called once
         self._failed = False
 
@@ -85,7 +87,7 @@ class Graphs:
                 self._failed = True
                 self._graphs.clear()
                 reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-                logger.warning("the prior's calls are not recorded as CUDA graphs, and are slower: %s", reason)
+                logger.warning("%s are not recorded as CUDA graphs, and are slower: %s", self._what, reason)
                 return function(*inputs)
         for kept, given in zip(graph.inputs, inputs, strict=True):
             kept.copy_(given)

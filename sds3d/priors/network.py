@@ -252,13 +252,14 @@ class TrainableCopy:
     """A copy of a prior's network, of which some weights are trained. It may share the others with the prior.
 
     trained: the trained weights by name, in float32, whatever the network computes in. together: rows that each call
-    denoises together; 0: those of the prior.
+    denoises together; 0: those of the prior. recordable: whether calls, and updates, can be recorded as CUDA graphs.
     """
 
     def __init__(
         self, prior: DiffusionPrior, denoiser: Denoiser, trained: dict[str, nn.Parameter], together: int = 0
     ) -> None:
         self.prior, self.denoiser, self.together = prior, denoiser, together
+        self.recordable = denoiser.graphs is not None
         self._trained = trained
 
     def predict(self, x_t: Tensor, t: Tensor, cond: Conditioning, cameras: Cameras | None) -> Prediction:

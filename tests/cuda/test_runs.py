@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from sds3d.cameras import turntable
 from sds3d.cli.main import main
 from sds3d.config import build
 from sds3d.evaluation.prior_speed import prior_of, random_networks
 from sds3d.guidance.base import draw_noise
+from sds3d.guidance.variational import TrainedScore, VariationalConfig
 from sds3d.jobs.together import drive_together
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig
@@ -20,6 +22,7 @@ from sds3d.run.config import RunConfig, make_config, new_run
 from sds3d.run.drive import Work, drive, optimize_work, start_work
 from sds3d.run.folder import Run, read_checkpoint
 from sds3d.run.optimize import pack
+from sds3d.updates import skipped_if
 
 PROMPT = "a red mug"
 SCENES = ["voxel_grid", "hash_nerf", "triplane_nerf", "tensor_nerf", "mlp_nerf", "gaussians", "mesh"]
@@ -129,6 +132,24 @@ def test_recorded_calls_of_the_prior_give_what_calls_give(gpu: torch.device) -> 
         plain = prior.predict(*one)
         torch.testing.assert_close(mine.eps, plain.eps, rtol=1e-3, atol=1e-3)
         torch.testing.assert_close(mine.x0, plain.x0, rtol=1e-3, atol=1e-3)
+
+
+def test_recorded_updates_of_phi_are_the_updates(gpu: torch.device) -> None:
+    prior = DiffusersConfig(dtype="float32").load(gpu)
+    states = []
+    for recorded in (True, False):
+        phi, draws = TrainedScore(VariationalConfig(camera_dropout=0), prior), torch.Generator().manual_seed(0)
+        assert phi._graphs is not None
+        phi._graphs._failed = not recorded
+        cond = Conditioning(torch.randn(4, 24, 128, generator=draws).to(gpu))
+        for _ in range(4):
+            x = torch.randn(4, 12, 16, 16, generator=draws).to(gpu)
+            with skipped_if(torch.zeros((), device=gpu)):
+                phi.update(x, turntable(4), cond, cond, draws)
+        assert [graph is not None for graph in phi._graphs._graphs.values()] == ([True] if recorded else [])
+        states.append(phi.state_dict())
+    for name, value in states[0].items():
+        torch.testing.assert_close(value, states[1][name], rtol=1e-2, atol=1e-4)
 
 
 def test_runs_go_together(toybox: Prior) -> None:
