@@ -73,9 +73,9 @@ def test_a_configuration_needs_no_part_of_scipy_and_a_batch_without_a_prior_no_l
 
 RUN = """
 import sds3d
-export = {"resolution": 32, "texture_size": 64, "picture_size": 32, "frames": 4}
+export = {"resolution": 32, "faces": 500, "texture_size": 64, "picture_size": 32, "frames": 4}
 for preset in ("toybox", "mesh", "splats"):
-    sds3d.generate("a red mug", preset=preset, out="OUT", steps=24, threads=1, cameras={"size": 32}, export=export)
+    sds3d.generate("a red mug", preset=preset, out="OUT", steps=9, threads=1, cameras={"size": 32}, export=export)
 """
 FOR_RUNS = {
     "PIL", "accelerate", "diffusers", "fast_simplification", "huggingface_hub", "imageio_ffmpeg", "llvmlite", "numba",

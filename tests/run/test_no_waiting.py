@@ -37,6 +37,7 @@ from sds3d.run.config import RunConfig
 from sds3d.run.drive import start_work
 from sds3d.run.optimize import Setup, optimize
 from sds3d.run.references import read_references
+from tests.guidance.fewest import quickened
 from tests.priors.test_diffusers import tiny_pipeline
 from tests.slow import slow_after
 from tests.test_pairs import GUIDANCE, REPRESENTATIONS
@@ -173,24 +174,6 @@ def watched_steps(settings: dict[str, Any], prior: Prior, steps: int = 1) -> Wat
         for _ in range(steps):
             next(loop)
     return watch
-
-
-FEWEST = {
-    **dict.fromkeys(("refine_every", "refresh_every", "updates", "refine_steps"), 1),
-    **dict.fromkeys(("inversion_steps", "denoising_steps", "sampling_steps"), 2),
-}
-"""The fewest calls of a prior with which rules still take every branch, in every step.
-
-One step of a refinement is enough: it samples as `sampling_steps` does.
-"""
-
-
-def quickened(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a rule with numbers of calls of at most `FEWEST`."""
-    return {
-        name: quickened(value) if isinstance(value, dict) else min(value, FEWEST[name]) if name in FEWEST else value
-        for name, value in settings.items()
-    }
 
 
 QUICK = ("multiview", "vsd")

@@ -19,9 +19,13 @@ from sds3d.run.config import RunConfig, make_config, new_run
 from sds3d.run.drive import drive
 from sds3d.toybox.captions import parse
 from sds3d.toybox.objects import build as build_object
+from tests.guidance.fewest import quickened
 from tests.slow import slow_after
 
-SMALL = {"cameras": {"size": 32}, "export": {"resolution": 32, "texture_size": 64, "picture_size": 32, "frames": 4}}
+SMALL = {
+    "cameras": {"size": 32},
+    "export": {"resolution": 32, "faces": 500, "texture_size": 64, "picture_size": 32, "frames": 4},
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,19 +47,23 @@ def object_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short(name: str, **changes: Any) -> RunConfig:
     """Return a preset with few steps and small sizes.
 
-    Presets without stages get four steps. The first stage gets twelve, so that the shape does not vanish, others three.
+    Presets without stages get four steps. The first stage gets six, so that the shape does not vanish, others two.
+    Rules call the prior as rarely as they can.
     """
     later = load_preset(name).about.needs_asset
     config = make_config("a red mug", name, ["start_from=later"] if later else []).model_dump()
     config["start_from"] = "" if later else config["start_from"]
-    stages = [stage | {"share": 12 if i == 0 else 3} for i, stage in enumerate(config["stages"])]
+    config["guidance"] = quickened(config["guidance"])
+    stages = [quickened(stage) | {"share": 6 if i == 0 else 2} for i, stage in enumerate(config["stages"])]
     for stage in stages:
         if isinstance(stage["representation"], dict) and stage["representation"]["name"] == "mesh":
             fixed = stage["representation"].get("geometry", {}).get("name") == "fixed"
             voxels = {} if fixed else {"appearance": {"resolution": 24}}
             stage["representation"] = merge(stage["representation"], {"geometry": {"resolution": 24}, **voxels})
-    steps = 9 + 3 * len(stages) if stages else 4
-    return build(RunConfig, merge(config, SMALL | {"steps": steps, "stages": stages} | changes))
+    if isinstance(config["representation"], dict) and config["representation"]["name"] == "voxel_grid":
+        config["representation"] |= {"resolution": 16, "samples": 16}
+    steps = 4 + 2 * len(stages) if stages else 4
+    return build(RunConfig, merge(merge(config, SMALL | {"steps": steps, "stages": stages}), changes))
 
 
 TOY = [p.name for p in presets() if not p.about.needs_asset and p.about.group != "real"]
@@ -90,7 +98,8 @@ def test_changed_file_content_makes_another_run(object_file: Path, tmp_path: Pat
 
 
 def test_a_users_mesh_keeps_its_shape_and_gets_a_texture(object_file: Path, prior: Prior, tmp_path: Path) -> None:
-    run = new_run(tmp_path, short("texture", start_from=str(object_file), steps=6, export={"formats": ["glb"]}))
+    export = {"formats": ["glb"], "faces": 0}
+    run = new_run(tmp_path, short("texture", start_from=str(object_file), steps=6, export=export))
     list(drive(run, threads=1, prior=prior))
     ours, given = load_asset(run.exports / "a-red-mug.glb"), trimesh.load(object_file, force="mesh", process=False)
     assert isinstance(ours, Mesh)

@@ -19,6 +19,7 @@ from sds3d.presets import presets
 from sds3d.run.checks import prior_problems
 from sds3d.run.config import RunConfig, make_config, new_run, prior_mismatches, run_config, stage_config, stage_count
 from sds3d.run.drive import drive
+from tests.guidance.fewest import FEWEST
 from tests.priors.test_control import controlnet
 from tests.priors.test_disparity import save_disparity
 from tests.priors.test_picture_conditions import save_adapter
@@ -135,19 +136,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Files that presets need, see `files_of`."""
     folder = tmp_path_factory.mktemp("files")
-    trimesh.creation.icosphere(2, 0.5).export(folder / "ball.ply")
+    trimesh.creation.box((0.8, 0.6, 0.5)).export(folder / "box.ply")
     picture = np.full((32, 32, 3), 255, np.uint8)
     picture[8:24, 8:24] = (200, 30, 30)
     Image.fromarray(picture).save(folder / "square.png")
     save_adapter(folder / "adapter", tiny_pipeline("sd").unet, "plain")
     save_clip(folder / "clip")
-    paths = {"mesh": "ball.ply", "picture": "square.png", "adapter": "adapter", "clip": "clip"}
+    paths = {"mesh": "box.ply", "picture": "square.png", "adapter": "adapter", "clip": "clip"}
     return {name: str(folder / path) for name, path in paths.items()}
 
 
 LARGEST = {
     "size": 16, "image_size": 16, "count": 300, "log2_entries": 10, "coarsest": 4, "finest": 32, "samples": 24,
-    "hidden": 16, "oversampling": 4, "tries": 1000, "denoising_steps": 2, "inversion_steps": 2,
+    "hidden": 16, "oversampling": 4, "tries": 1000, **FEWEST,
 }  # fmt: skip
 """Upper limits of sizes in the tests, by the last part of their keys."""
 
@@ -173,7 +174,7 @@ def reduced(name: str, models: Mapping[str, str], files: Mapping[str, str]) -> R
     tree |= {
         "stages": stages,
         "steps": 3,
-        "export": {"formats": ["glb"], "resolution": 16, "picture_size": 32, "frames": 4},
+        "export": {"formats": ["glb"], "resolution": 16, "faces": 500, "texture_size": 64, "picture_size": 32},
     }
     return run_config(tree)
 
