@@ -132,16 +132,16 @@ def psnr(pictures: FloatArray, truth: FloatArray) -> float:
     return float(-10 * np.log10(np.square(pictures - truth).mean()))
 
 
-def sized_cameras(look: Callable[[Cameras], FloatArray], true: FloatArray) -> Cameras:
+def sized_cameras(look: Callable[[Cameras], FloatArray], made: FloatArray, true: FloatArray) -> Cameras:
     """Return cameras that show the made object as large as the true one in `UNSEEN`, and at its place.
 
-    look: returns the made object's opacities (8, H, W, 1) from cameras. true: the true object's in `UNSEEN`. Sizes are
-    compared by the areas of all outlines together, places by the outlines' centres; three rounds suffice for
-    perspective.
+    look: returns the made object's opacities (8, H, W, 1) from cameras. made, true: opacities of the made and the true
+    object in `UNSEEN`. Sizes are compared by the areas of all outlines together, places by the outlines' centres; three
+    rounds suffice for perspective.
     """
     cameras, there = UNSEEN, torch.from_numpy(_centre(true))
-    for _ in range(3):
-        made = look(cameras)
+    for i in range(3):
+        made = look(cameras) if i else made
         smaller = float(np.sqrt(made.sum() / max(true.sum(), 1.0)))
         shift = smaller * (torch.from_numpy(_centre(made)) - there)
         pose = cameras.c2w().clone()
@@ -205,10 +205,9 @@ def bench(
             made = load_asset(run.exports / f"{slug(config.prompt)}.ply")
             assert isinstance(made, Mesh)
             scene = load_scene(run, torch.device("cpu"))
-            views = rendered(scene, UNSEEN)[0]
-            sized = rendered(
-                scene, sized_cameras(lambda cameras, scene=scene: rendered(scene, cameras)[1], truth.alpha)
-            )[0]
+            views, alpha = rendered(scene, UNSEEN)
+            cameras = sized_cameras(lambda cameras, scene=scene: rendered(scene, cameras)[1], alpha, truth.alpha)
+            sized = rendered(scene, cameras)[0]
             differences = psnr(views, truth.views), psnr(sized, truth.views)
             scores.append(Score(config.prompt, name, *differences, volume_iou(made, truth.mesh), run.state.seconds))
             tell(scores[-1])

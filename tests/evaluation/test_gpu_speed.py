@@ -14,7 +14,9 @@ from sds3d.evaluation.prior_speed import random_networks
 
 
 @pytest.mark.slow
-def test_every_part_is_measured(tmp_path: Path) -> None:
+def test_every_part_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sds3d.evaluation.gpu_speed.SMOOTH", 1)
+    monkeypatch.setattr("sds3d.evaluation.together_speed.STEPS", 1)
     rows = bench(tmp_path, device="cpu", sizes=TINY)
     assert [row.what for row in rows] == [
         "SDS, 1 of 64 px",

@@ -97,7 +97,8 @@ def test_the_presets_strip_has_the_rules_of_the_benchmark_and_runs_of_the_other_
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes((ROOT / file).read_bytes())
     (tmp_path / "assets/studio").mkdir()
-    short = " steps=3 export.formats=[glb] export.frames=4 export.resolution=48 export.texture_size=256"
+    short = " steps=3 export.formats=[glb] export.frames=4 export.resolution=48 export.texture_size=64"
+    short += " export.faces=500"
     work = tmp_path / "work"
 
     def finish(work: Path, root: Path) -> None:

@@ -58,13 +58,13 @@ def test_an_object_of_another_size_and_place_is_shown_like_the_true_one() -> Non
     def look(cameras: Cameras) -> FloatArray:
         return shade_mesh(moved, cameras, (0.9,) * 3, supersampling=3)[1]
 
-    cameras = sized_cameras(look, alpha)
+    cameras = sized_cameras(look, look(UNSEEN), alpha)
     sized = shade_mesh(moved, cameras, (0.9,) * 3, supersampling=3)[0]
     assert psnr(shade_mesh(moved, UNSEEN, (0.9,) * 3, supersampling=3)[0], views) < 20
     assert psnr(sized, views) > 32
     wanted = 0.8 * UNSEEN.c2w()[:, :3, 3] + torch.tensor([0.04, -0.06, 0.02])
     np.testing.assert_allclose(cameras.c2w()[:, :3, 3], wanted, atol=0.02)
-    np.testing.assert_allclose(sized_cameras(lambda _: alpha, alpha).c2w(), UNSEEN.c2w(), atol=1e-5)
+    np.testing.assert_allclose(sized_cameras(lambda _: alpha, alpha, alpha).c2w(), UNSEEN.c2w(), atol=1e-5)
 
 
 def test_cases_differ_in_their_pictures_only(tmp_path: Path) -> None:

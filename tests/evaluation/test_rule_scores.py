@@ -56,9 +56,11 @@ def test_rules_are_the_presets_that_choose_nothing_else() -> None:
 
 @pytest.mark.slow
 def test_the_benchmark_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["bench", "guidance", "toybox", "--prompts", "2", "--several", "1", "--set", "steps=2", "--out"]
+    small = ["steps=2", "representation.resolution=16", "representation.samples=16", "export.faces=500"]
+    settings = [part for setting in small for part in ("--set", setting)]
+    command = ["bench", "guidance", "toybox", "--prompts", "2", "--several", "1", *settings, "--out", str(tmp_path)]
     with pytest.raises(SystemExit) as end:
-        main([*command, str(tmp_path)])
+        main(command)
     assert end.value.code == 0
     summary = json.loads((tmp_path / "guidance.json").read_text())["summary"]
     assert list(summary) == ["truth", "toybox"]

@@ -23,7 +23,10 @@ from sds3d.run.folder import Machine
 from sds3d.toybox.scorer import load_scorer
 
 GREY = np.full((8, PIXELS, PIXELS, 3), 0.8, np.float32)
-TINY = ["steps=1", "export.formats=[ply]", "export.frames=4", "export.picture_size=32", "export.resolution=32"]
+TINY = [
+    "steps=1", "representation.resolution=16", "representation.samples=16", "export.formats=[ply]", "export.frames=4",
+    "export.picture_size=32", "export.resolution=32", "export.faces=500",
+]  # fmt: skip
 
 
 def assets(*scores: AssetScore) -> list[Asset]:
