@@ -140,7 +140,6 @@ def toybox_train(
 ) -> None:
     """Train the embedded prior or the scorer."""
     from sds3d.devices import pick_device, set_threads
-    from sds3d.priors.loading import toybox_folder
     from sds3d.toybox.train import train, train_scorer
     from sds3d.toybox.train_condition import train_condition
     from sds3d.toybox.train_config import TrainConfig
@@ -152,9 +151,8 @@ def toybox_train(
         raise typer.BadParameter("--structure, --light, --pictures and --scorer are different trainings: choose one")
     set_threads(threads)
     options = {**({"minutes": minutes} if minutes else {}), **({"start_from": start_from} if start_from else {})}
-    config = build(TrainConfig, *(parse_override(text) for text in overrides or []), options)
-    if config.start_from == "toybox" or ((structure or light or pictures) and not config.start_from):
-        config = config.model_copy(update={"start_from": str(toybox_folder())})
+    defaults = {"start_from": "toybox"} if structure or light or pictures else {}
+    config = build(TrainConfig, defaults, *(parse_override(text) for text in overrides or []), options)
     with bars_by_stage() as report:
         how = config, report, pick_device(device)
         if structure:

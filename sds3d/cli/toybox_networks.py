@@ -82,12 +82,9 @@ def toybox_train_guidance(
 
 def _train(training: Callable[..., Path], folder: Path, overrides: list[str], threads: int, device: str) -> None:
     from sds3d.devices import pick_device, set_threads
-    from sds3d.priors.loading import toybox_folder
     from sds3d.toybox.train_config import TrainConfig
 
     set_threads(threads)
     config = build(TrainConfig, *(parse_override(text) for text in overrides))
-    if config.start_from == "toybox":
-        config = config.model_copy(update={"start_from": str(toybox_folder())})
     with bars_by_stage() as report:
         out.print(f"trained: {training(folder, config, report, pick_device(device))}", soft_wrap=True)

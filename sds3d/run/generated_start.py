@@ -66,10 +66,11 @@ def load_for(folder: Path, prior: Prior, text: Conditioning) -> Generator:
 
     Raises RunError for a damaged folder, or if the texts' embeddings have another size, and PriorError.
     """
-    width, given = read_about(folder).text_width, text.hidden.shape[-1]
-    if given != width:
+    generator = load_generator(folder, prior)
+    width = generator.text_width
+    if text.hidden.shape[-1] != width:
         raise RunError(f"the generator in {folder} takes texts of {width} numbers a token, not of another prior")
-    return load_generator(folder, prior)
+    return generator
 
 
 def random_seed(generator: Generator, seed: int) -> Tensor:

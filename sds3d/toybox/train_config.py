@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from sds3d.config import Config
+from sds3d.config import Config, assets_dir
 
 
 class TrainConfig(Config):
@@ -12,13 +12,13 @@ class TrainConfig(Config):
 
     objects: int = Field(default=16000, ge=16)
     """Objects rendered from four sides for training."""
-    held_out_objects: int = Field(default=304, ge=4)
+    held_out_objects: int = Field(default=304, ge=1)
     """Further objects, from another seed, for the figures of the card."""
     seed: int = 0
     workers: int = Field(default=2, ge=1)
     """Processes that render and, on a CPU, train the U-Net: this is faster than one process with as many threads."""
     start_from: str = ""
-    """Folder of a prior. Its encoder of pictures is kept, and its other networks are trained further."""
+    """Folder of a prior, or `toybox`. Its encoder of pictures is kept, its other networks are trained further."""
     minutes: float = Field(default=0, ge=0)
     """Minutes of rendering and training; 0: the numbers of objects and steps count."""
     waiting_share: float = Field(default=0.1, gt=0, lt=0.5)
@@ -68,3 +68,8 @@ class TrainConfig(Config):
     scorer_batch: int = Field(default=64, ge=1)
     checkpoint_every: int = Field(default=250, ge=1)
     """Steps between checkpoints."""
+
+    @field_validator("start_from")
+    @classmethod
+    def _folder(cls, given: str) -> str:
+        return str(assets_dir() / "toybox" / "prior") if given == "toybox" else given

@@ -23,7 +23,7 @@ from sds3d.toybox.train_pictures import PICTURES
 from sds3d.toybox.world import Spec
 
 TINY = TrainConfig(
-    objects=16, held_out_objects=4, samples=1, workers=1, unet_objects=1, checkpoint_every=2, pictures_steps=2,
+    objects=16, held_out_objects=1, samples=1, workers=1, unet_objects=1, checkpoint_every=2, pictures_steps=2,
     reader_steps=2, start_from=str(toybox_folder()),
 )  # fmt: skip
 TOKENIZER = load_tokenizer(TINY.start_from)

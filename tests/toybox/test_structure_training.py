@@ -32,7 +32,7 @@ from sds3d.toybox.varied import fitted, joined, mirrored, stretched, turned, var
 from sds3d.toybox.world import Spec
 
 TINY = TrainConfig(
-    objects=16, held_out_objects=4, samples=1, workers=1, unet_objects=1, checkpoint_every=1, structure_steps=2,
+    objects=16, held_out_objects=1, samples=1, workers=1, unet_objects=1, checkpoint_every=1, structure_steps=2,
     start_from=str(toybox_folder()),
 )  # fmt: skip
 
@@ -88,7 +88,9 @@ def test_a_killed_training_ends_in_the_same_weights(folder: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_at_a_rate_of_zero_the_plain_prior_stays(tmp_path: Path):
+def test_at_a_rate_of_zero_the_plain_prior_stays(folder: Path, tmp_path: Path):
+    for pictures in ("pictures", "held-out"):
+        shutil.copytree(folder / pictures, tmp_path / pictures)
     still = TINY.model_copy(update={"structure_rate": 1e-12, "samples": 0, "structure_steps": 1})
     trained = DiffusersConfig(model=str(train_condition(tmp_path, STRUCTURE, still, ignore))).load()
     plain = DiffusersConfig(model="toybox").load()
@@ -108,6 +110,8 @@ def test_a_prior_that_is_told_the_light_knows_words_for_materials_and_a_killed_t
 
     with pytest.raises(Killed):
         train_condition(tmp_path / "killed", LIT, config, killer)
+    for pictures in ("pictures", "held-out"):
+        shutil.copytree(tmp_path / "killed" / pictures, tmp_path / "whole" / pictures)
     folders = [train_condition(tmp_path / name, LIT, config, ignore) for name in ("killed", "whole")]
     for part in ("unet/diffusion_pytorch_model", "text_encoder/model", f"{FOLDER}/model"):
         expected, resumed = (read_tensors(folder / f"{part}.safetensors")[0] for folder in folders)

@@ -26,7 +26,7 @@ from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.world import CATEGORIES, Spec
 
 TINY = TrainConfig(
-    objects=16, held_out_objects=4, samples=0, workers=1, autoencoder_steps=2, autoencoder_batch=2, unet_steps=2,
+    objects=16, held_out_objects=1, samples=0, workers=1, autoencoder_steps=2, autoencoder_batch=2, unet_steps=2,
     unet_objects=1,
     scorer_objects=16, scorer_steps=2, scorer_batch=8, checkpoint_every=1,
 )  # fmt: skip
@@ -77,6 +77,8 @@ def test_weights_fit_the_size_limit(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_a_training_killed_in_each_stage_ends_in_the_same_weights(folder: Path, tmp_path: Path) -> None:
+    for pictures in ("pictures", "held-out"):
+        shutil.copytree(folder / pictures, tmp_path / pictures)
     for stage in ("autoencoder", "unet"):
 
         def killer(name: str, step: int, total: int, figures: dict[str, float], stage: str = stage) -> None:
