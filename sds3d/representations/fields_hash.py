@@ -160,7 +160,7 @@ class HashField(RadianceField):
     def colors(self) -> HashColors | None:
         """Return the grid and the network of the colours; None if the features are not the sigmoid of its outputs."""
         decoder = self.decoder
-        if not decoder.color or decoder.linear or decoder.out.out_features + 3 * (decoder.features is not None) != 4:
+        if not decoder.activation.color or decoder.activation.linear:
             return None
         if decoder.features is None:
             hidden, weight, bias = decoder.hidden, decoder.out.weight[1:], decoder.out.bias[1:]
