@@ -37,7 +37,7 @@ from sds3d.run.config import RunConfig
 from sds3d.run.drive import start_work
 from sds3d.run.optimize import Setup, optimize
 from sds3d.run.references import read_references
-from tests.guidance.fewest import quickened
+from tests.guidance.fewest import of_each_path, quickened
 from tests.priors.test_diffusers import tiny_pipeline
 from tests.slow import slow_after
 from tests.test_pairs import GUIDANCE, REPRESENTATIONS
@@ -181,13 +181,17 @@ WAITING = {"cfd", "cfd-ode 0", "cfd-sde 0"}
 """CFD's noise is locked to the surface: its texels are on the CPU, which reads the depth in every step."""
 
 
-@pytest.mark.parametrize(
-    "guidance", slow_after(2, sorted(GUIDANCE.keys() - WAITING, key=lambda name: (name not in QUICK, name)))
-)
+def all_of(guidance: dict[str, Any]) -> dict[str, Any]:
+    """Return settings of a rule with their defaults, and few calls of the prior."""
+    return quickened(build(RunConfig, {"prompt": "a red mug", "guidance": guidance}).guidance.model_dump(mode="json"))
+
+
+RULES = of_each_path({name: all_of(guidance) for name, guidance in GUIDANCE.items() if name not in WAITING})
+
+
+@pytest.mark.parametrize("guidance", slow_after(2, sorted(RULES, key=lambda name: (name not in QUICK, name))))
 def test_no_rule_waits(guidance: str, prior: Prior) -> None:
-    config = build(RunConfig, {"prompt": "a red mug", "guidance": GUIDANCE[guidance]})
-    rule = quickened(config.guidance.model_dump())
-    watch = watched_steps({"representation": "voxel_grid", "guidance": rule}, prior)
+    watch = watched_steps({"representation": "voxel_grid", "guidance": RULES[guidance]}, prior)
     assert watch.waits == []
     assert watch.wide == []  # Apple's GPUs have no float64
 
