@@ -1,7 +1,8 @@
 """Distillation of one representation into another (Fang et al. 2022, "PVD", arXiv:2211.15977).
 
 The student learns from pictures and, if both scenes are radiance fields, from densities and colours at points. Points
-show where matter is, and pictures weight it by its visibility.
+show where matter is, and pictures weight it by its visibility. Views, pixels and points where the student errs most are
+drawn more often (Fang et al. 2023, "PVD-AL", arXiv:2304.04012); see `active_sampling`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from torch import Tensor
 from sds3d.cameras import CameraConfig, Cameras, sample_cameras
 from sds3d.rendering.packed import FieldFunction
 from sds3d.rendering.volume import BOUND
+from sds3d.representations.active_sampling import CellErrors, chances, draw
 from sds3d.representations.base import Rendering, Scene
 
 _LENGTH = 0.02  # metres over which densities are compared as opacities: above opaque, more density looks the same
 _NEAR = 0.04  # distance in metres from the teacher's surface within which half of the points are drawn
 _EMPTY = 0.02  # weight of the colour of empty space
 _FASTER = 3.0  # factor on the learning rates of score distillation, which has noisier gradients
-_VIEWS = CameraConfig(views=2, orthogonal=False, elevation=(-60.0, 75.0))
+_VIEWS = CameraConfig(views=2, orthogonal=False, stratified=True, elevation=(-60.0, 75.0))
+_POOL = 32  # views of the teacher, rendered once: it does not change
 
 
 @dataclass(frozen=True)
@@ -43,30 +46,44 @@ def distil(
     *,
     cameras: CameraConfig = _VIEWS,
     points: int = 8192,
+    active: bool = True,
 ) -> Iterator[DistilStep]:
     """Optimise `student` in place to look like `teacher`, and yield after each step.
 
-    cameras: the views of each step. points: number of points per step at which densities and colours are compared, if
-    both scenes are radiance fields; otherwise only pictures are compared. The student's learning rates are raised at
-    the start and fall to a tenth by the last step.
+    cameras: the distribution of the views, of which 32 are rendered by the teacher once, and the number of them in each
+    step. points: number of points per step at which densities and colours are compared, if both scenes are radiance
+    fields; otherwise only pictures are compared. active: whether views, pixels and points with larger errors are drawn
+    more often. The student's learning rates are raised at the start and fall to a tenth by the last step.
     """
     taught, learnt = teacher.radiance_field(), student.radiance_field()
     groups = student.parameter_groups()
     optimizer = torch.optim.Adam(groups, eps=1e-15)
     rates = [group["lr"] for group in groups]
     device = groups[0]["params"][0].device
+    views = sample_cameras(cameras.model_copy(update={"views": _POOL}), generator).to(device)
+    with torch.no_grad():
+        pictures = teacher.render(views, torch.zeros(3, device=device))
+    view_errors, cell_errors = torch.ones(_POOL), CellErrors(device)
     for step in range(steps):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = _FASTER * rate * (1 - 0.9 * step / max(steps - 1, 1))
-        views = sample_cameras(cameras, generator).to(device)
-        with torch.no_grad():
-            picture = teacher.render(views, torch.zeros(3, device=device))
+        rows = torch.multinomial(chances(view_errors), cameras.views, generator=generator)
+        here, picture = views[rows.to(device)], pictures[rows.to(device)]
         background = torch.rand(3, generator=generator).to(device)
-        rendering = student.render(views, background)
+        rendering = student.render(here, background)
         error = (rendering.rgb - picture.rgb - (1 - picture.alpha) * background).square()
-        loss = error.sum() + (rendering.alpha - picture.alpha).square().sum()
+        errors = error.sum(-1) + (rendering.alpha - picture.alpha).square()[..., 0]  # (B, H, W)
+        loss = errors.sum()
+        if active:
+            view_errors[rows] = errors.detach().mean(dim=(1, 2)).cpu()
         if taught is not None and learnt is not None:
-            loss = loss + point_loss(taught, learnt, _places(picture, views, points, generator))
+            weights = errors.detach() if active else torch.ones_like(errors)
+            near = _near_surface(picture, here, weights, points // 2, generator)
+            places = torch.cat([cell_errors.points(points - len(near), generator), near])
+            differences = point_losses(taught, learnt, places)
+            loss = loss + differences.sum()
+            if active:
+                cell_errors.update(places, differences.detach())
         psnr = -10 * math.log10(max(error.detach().mean().item(), 1e-12))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -75,8 +92,8 @@ def distil(
         yield DistilStep(step + 1, steps, loss.item(), psnr)
 
 
-def point_loss(taught: FieldFunction, learnt: FieldFunction, points: Tensor) -> Tensor:
-    """Return the squared differences of two fields, summed over points (P, 3): a scalar.
+def point_losses(taught: FieldFunction, learnt: FieldFunction, points: Tensor) -> Tensor:
+    """Return the squared differences (P,) of two fields at points (P, 3).
 
     The differences are those of the opacities over 2 cm, and of the colours weighted by opacity.
     """
@@ -85,23 +102,23 @@ def point_loss(taught: FieldFunction, learnt: FieldFunction, points: Tensor) -> 
         opacity = -torch.expm1(-_LENGTH * density)  # (P,)
     student_density, student_colors = learnt(points)
     difference = torch.exp(-_LENGTH * student_density) - (1 - opacity)
-    shade = ((opacity + _EMPTY) * (student_colors - colors).square().sum(-1)).sum()
-    return difference.square().sum() + shade
+    return difference.square() + (opacity + _EMPTY) * (student_colors - colors).square().sum(-1)
 
 
-def _places(picture: Rendering, cameras: Cameras, count: int, generator: torch.Generator) -> Tensor:
-    """Return points (count, 3): half of them anywhere in the cube, half near the surface in the teacher's pictures."""
+def _near_surface(
+    picture: Rendering, cameras: Cameras, errors: Tensor, count: int, generator: torch.Generator
+) -> Tensor:
+    """Return points (count, 3) near the surface in the teacher's pictures, or none (0, 3) if these are empty.
+
+    errors: (B, H, W), by which pixels are drawn.
+    """
     origins, directions = cameras.rays()
     alpha, depth = picture.alpha[..., 0], picture.depth[..., 0]
     hit = (alpha > 0.5).nonzero(as_tuple=True)
-    anywhere = BOUND * (2 * torch.rand(count, 3, generator=generator) - 1).to(alpha)
-    near = count // 2
-    chosen = torch.rand(near, generator=generator)
-    offsets = (_NEAR * torch.randn(near, 1, generator=generator)).to(alpha)
-    n = len(hit[0])
-    if n == 0:
-        return anywhere
-    pick = (chosen.to(alpha) * n).long().clamp(max=n - 1)
+    if len(hit[0]) == 0:
+        return origins.new_zeros(0, 3)
+    pick = draw(chances(errors[hit]), count, generator)
     rays = tuple(index[pick] for index in hit)
+    offsets = (_NEAR * torch.randn(count, 1, generator=generator)).to(alpha)
     surface = origins[rays] + ((depth[rays] / alpha[rays])[:, None] + offsets) * directions[rays]
-    return torch.cat([anywhere[near:], surface.clamp(-BOUND, BOUND)])
+    return surface.clamp(-BOUND, BOUND)

@@ -9,7 +9,7 @@ from torch import Tensor
 from sds3d.cameras import CameraConfig, Cameras, orbit
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import Rendering, Scene
-from sds3d.representations.field_conversion import DistilStep, distil, point_loss
+from sds3d.representations.field_conversion import DistilStep, distil, point_losses
 from sds3d.representations.field_nerf import FieldNerfScene
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
 from sds3d.representations.hash_nerf import HashNerfConfig
@@ -81,7 +81,7 @@ def test_scenes_without_densities_are_distilled_from_pictures() -> None:
 
 def test_the_loss_to_itself_is_zero() -> None:
     same = grid_scene().radiance_field()
-    assert float(point_loss(same, same, BOUND * (2 * torch.rand(200, 3, generator=generator()) - 1))) < 1e-6
+    assert float(point_losses(same, same, BOUND * (2 * torch.rand(200, 3, generator=generator()) - 1)).sum()) < 1e-6
 
 
 def test_colours_of_empty_space_hardly_count() -> None:
@@ -89,12 +89,12 @@ def test_colours_of_empty_space_hardly_count() -> None:
         return lambda points: (torch.full((len(points),), density), torch.full((len(points), 3), color))
 
     points = torch.zeros(10, 3)
-    full = float(point_loss(field(1e4, 0.0), field(1e4, 1.0), points))
-    empty = float(point_loss(field(0.0, 0.0), field(0.0, 1.0), points))
+    full = float(point_losses(field(1e4, 0.0), field(1e4, 1.0), points).sum())
+    empty = float(point_losses(field(0.0, 0.0), field(0.0, 1.0), points).sum())
     assert full == pytest.approx(10 * 3 * 1.02, rel=1e-5)
     assert empty == pytest.approx(10 * 3 * 0.02, rel=1e-4)
     # Opaque matter stays opaque: doubling its density makes no difference.
-    assert float(point_loss(field(1e3, 0.0), field(2e3, 0.0), points)) < 1e-6
+    assert float(point_losses(field(1e3, 0.0), field(2e3, 0.0), points).sum()) < 1e-6
 
 
 def test_one_seed_one_student() -> None:
