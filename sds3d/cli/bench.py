@@ -322,6 +322,34 @@ def bench_together(
 
 
 @bench.command(
+    "conversion",
+    epilog=examples(
+        "sds3d bench conversion  # a few minutes on two cores",
+        "sds3d bench conversion tensor_nerf --steps 100 --size 64",
+    ),
+)
+def bench_conversion(
+    students: Annotated[
+        list[str] | None, typer.Argument(help="Radiance fields to convert into. Default: all.", show_default=False)
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each conversion.")] = 40,
+    size: Annotated[int, typer.Option(min=8, max=256, help="Size of the pictures in pixels.")] = 32,
+    threads: Threads = 0,
+    out_dir: ResultsFolder = Path("bench-conversion"),
+) -> None:
+    """Convert objects of the toy world into radiance fields, with views, pixels and points drawn by error and not."""
+    from sds3d.evaluation import conversion_scores as scores
+
+    unknown = sorted(set(students or ()) - set(scores.STUDENTS))
+    if unknown:
+        raise typer.BadParameter(f"no such field: {', '.join(unknown)}; there are {', '.join(scores.STUDENTS)}")
+    with bars_by_stage() as report:
+        found = scores.bench(out_dir, students or scores.STUDENTS, scores.KINDS, steps, size, threads, report)
+    _print_table(scores.HEADER, (scores.cells(score) for score in found))
+    out.print(f"conversion.json and conversion.md: {out_dir}", soft_wrap=True)
+
+
+@bench.command(
     "priors",
     epilog=examples(
         "sds3d bench priors --device cuda  # 512 px, 1 picture and 4",

@@ -38,9 +38,9 @@ class MLPField(RadianceField):
         self,
         generator: torch.Generator,
         *,
-        frequencies: int = 5,
+        frequencies: int = 4,
         layers: int = 3,
-        lr: float = 0.003,
+        lr: float = 0.01,
         **decoder: Unpack[DecoderOptions],
     ) -> None:
         super().__init__()

@@ -17,13 +17,13 @@ class MLPNerfConfig(FieldNerfConfig):
     """A network with a positional encoding (NeRF): smooth and very small, but slow, with less detail than the grids."""
 
     name: Literal["mlp_nerf"] = "mlp_nerf"
-    frequencies: int = Field(default=5, ge=0, le=16)
+    frequencies: int = Field(default=4, ge=0, le=16)
     """Octaves of the positional encoding. NeRF has 10, for scenes with more detail."""
     layers: int = Field(default=3, ge=1, le=16)
     """Hidden layers of the network. NeRF has 8 of width 256."""
     hidden: int = Field(default=64, ge=4, le=1024)
     """Width of the hidden layers."""
-    lr: float = Field(default=0.003, gt=0)
+    lr: float = Field(default=0.01, gt=0)
     """Learning rate of the network."""
 
     def make_field(self, generator: torch.Generator) -> MLPField:

@@ -9,16 +9,21 @@ from torch import Tensor
 from sds3d.cameras import CameraConfig, Cameras, orbit
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.base import Rendering, Scene
+from sds3d.representations.field_config import FieldNerfConfig
 from sds3d.representations.field_conversion import DistilStep, distil, point_losses
 from sds3d.representations.field_nerf import FieldNerfScene
 from sds3d.representations.gaussians import GaussiansConfig, GaussiansScene
 from sds3d.representations.hash_nerf import HashNerfConfig
+from sds3d.representations.mlp_nerf import MLPNerfConfig
+from sds3d.representations.tensor_nerf import TensorNerfConfig
 from sds3d.representations.triplane_nerf import TriplaneNerfConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig, VoxelGridScene
 
 CAMERAS = CameraConfig(views=2, orthogonal=False, elevation=(-60.0, 75.0), size=32)
 HASH = HashNerfConfig(samples=32, levels=6, log2_entries=12, finest=48, hidden=16)
 TRIPLANE = TriplaneNerfConfig(samples=32, resolution=32, features=8, hidden=16)
+TENSOR = TensorNerfConfig(samples=32, resolution=32, feature_components=8, hidden=16)
+MLP = MLPNerfConfig(samples=32, hidden=32)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -51,14 +56,14 @@ def psnr(a: Scene, b: Scene) -> float:
     return -10 * math.log10(float(error))
 
 
-@pytest.mark.parametrize("config", [HASH, TRIPLANE], ids=["hash", "triplane"])
-def test_a_grid_becomes_a_field(config: HashNerfConfig | TriplaneNerfConfig) -> None:
+@pytest.mark.parametrize("config", [HASH, TRIPLANE, TENSOR, MLP], ids=["hash", "triplane", "tensor", "mlp"])
+def test_a_grid_becomes_a_field(config: FieldNerfConfig) -> None:
     teacher, student = grid_scene(), FieldNerfScene(config, generator(2))
     before = psnr(teacher, student)
     steps = run(teacher, student, 100)
     assert [step.step for step in steps] == list(range(1, 101))
     assert before < 18
-    assert psnr(teacher, student) > 30
+    assert psnr(teacher, student) > 30  # measured 33.9, 36.3, 36.5 and 31.2
 
 
 def test_a_field_becomes_a_grid() -> None:
