@@ -66,7 +66,7 @@ _REFRESH = 8  # steps between two updates of the occupancy grid
 _CORNERS = 48  # corners per side of the occupancy grid
 _NEIGHBOUR = 2 * BOUND / 47  # metres between the points that smoothness compares: the default voxel of `voxel_grid`
 _SMOOTH_POINTS = 2048
-_DISTIL_STEPS = 100
+_DISTIL_STEPS = 60
 _POINTS_AT_ONCE = 1 << 17
 _RAYS_AT_ONCE = 1 << 15
 
