@@ -53,7 +53,8 @@ def distil(
     cameras: the distribution of the views, of which 32 are rendered by the teacher once, and the number of them in each
     step. points: number of points per step at which densities and colours are compared, if both scenes are radiance
     fields; otherwise only pictures are compared. active: whether views, pixels and points with larger errors are drawn
-    more often; `sds3d bench conversion` found no gain here. The student's learning rates are raised at the start and fall to a tenth by the last step.
+    more often; `sds3d bench conversion` found no gain here. The student's learning rates are raised at the start and
+    fall to a tenth by the last step.
     """
     taught, learnt = teacher.radiance_field(), student.radiance_field()
     groups = student.parameter_groups()
