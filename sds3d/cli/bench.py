@@ -238,6 +238,45 @@ def bench_start(
 
 
 @bench.command(
+    "generators",
+    epilog=examples(
+        "sds3d bench generators  # sds, vsd and asd on 16, 160 and all prompts: hours; it can be stopped and continued",
+        "sds3d bench generators toybox --prompts 16 --set steps=500",
+    ),
+)
+def bench_generators(
+    names: PresetNames = None,
+    prompts: Annotated[
+        list[int] | None,
+        typer.Option(
+            min=0,
+            help="Prompts of a training; 0: all that the prior knows. Repeatable. Default: 16, 160 and all.",
+            show_default=False,
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of all trainings. Repeatable.")
+    ] = None,
+    device: Device = "",
+    threads: Threads = 0,
+    out_dir: ResultsFolder = Path("bench-generators"),
+) -> None:
+    """Train generators by several rules on few and on many prompts, and score their objects."""
+    chosen = _existing(names) or ["dreamfusion", "vsd", "asd"]
+    from sds3d.devices import set_threads
+    from sds3d.evaluation import generator_scores
+    from sds3d.toybox.scorer import load_scorer
+
+    set_threads(threads)
+    counts = generator_scores.COUNTS if prompts is None else prompts
+    cases = [generator_scores.Case(name, count) for name in chosen for count in counts]
+    with bars_by_stage() as report:
+        results = generator_scores.bench(out_dir, cases, load_scorer(), settings or (), device, report)
+    _print_table(generator_scores.HEADER, generator_scores.table(results))
+    out.print(f"generators.json, generators.md and sheets: {out_dir}", soft_wrap=True)
+
+
+@bench.command(
     "polish",
     epilog=examples(
         "sds3d bench polish  # 4 objects: some minutes on a CPU; it can be stopped and continued",

@@ -18,6 +18,7 @@ from torch.func import functional_call
 from sds3d.config import Config
 from sds3d.priors.base import Prior
 from sds3d.prompts.conditioning import Conditioning
+from sds3d.ramps import Ramp
 from sds3d.representations.field_config import FieldNerfConfig
 from sds3d.representations.field_nerf import FieldNerfScene
 from sds3d.representations.fields import RadianceField
@@ -34,6 +35,9 @@ class GeneratorConfig(Config, ABC):
     """Learning rate of the network."""
     shared_lr: float = Field(default=1e-3, gt=0)
     """Learning rate of the field's parameters that all texts share."""
+    opacity: Ramp = Field(default=Ramp(((0.0, 0.0), (0.3, 0.0), (0.6, 0.02))), ge=0)
+    """Weight of the opacity, summed over a view's pixels: prevents fog. While there are no shapes yet, it would make
+    all objects vanish."""
 
     @property
     @abstractmethod

@@ -39,7 +39,11 @@ class HyperGeneratorConfig(GeneratorConfig):
     def representation(self) -> HashNerfConfig:
         """The settings of the hash grid."""
         return HashNerfConfig(
-            levels=self.levels, log2_entries=self.log2_entries, finest=self.finest, hidden=self.hidden
+            levels=self.levels,
+            log2_entries=self.log2_entries,
+            finest=self.finest,
+            hidden=self.hidden,
+            opacity=self.opacity,
         )
 
     def make(self, width: int, prior: Prior, generator: torch.Generator) -> HyperGenerator:

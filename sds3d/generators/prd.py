@@ -59,7 +59,9 @@ class PrdGeneratorConfig(GeneratorConfig):
     def representation(self) -> TriplaneNerfConfig:
         """The settings of the triplanes."""
         size = self.latents << self.doublings
-        return TriplaneNerfConfig(resolution=size, features=self.features, hidden=self.hidden, separate=True)
+        return TriplaneNerfConfig(
+            resolution=size, features=self.features, hidden=self.hidden, separate=True, opacity=self.opacity
+        )
 
     def make(self, width: int, prior: Prior, generator: torch.Generator) -> PrdGenerator:
         """Return a generator that starts as the prior's network, with a random decoder."""

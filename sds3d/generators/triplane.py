@@ -6,6 +6,7 @@ them to planes. The paper's network has 12 layers 768 wide; this one is as small
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import pairwise
 from typing import Literal
@@ -21,6 +22,7 @@ from sds3d.prompts.conditioning import Conditioning
 from sds3d.representations.triplane_nerf import TriplaneNerfConfig
 
 _UPWARDS = 3  # doublings from patches to planes
+_FREQUENCY = 2.0  # standard deviation of the waves, in radians from the middle of the cube to its faces
 
 
 class TriplaneGeneratorConfig(GeneratorConfig):
@@ -35,6 +37,9 @@ class TriplaneGeneratorConfig(GeneratorConfig):
     """Blocks of attention to the text, attention among the planes' tokens, and an MLP."""
     heads: int = Field(default=4, ge=1, le=64)
     """Heads of each attention; they divide `width`."""
+    norm: bool = True
+    """Normalise the tokens before they become planes: without it, score distillation soon makes all objects vanish. The
+    generator that ships was trained without it."""
     patches: int = Field(default=8, ge=1, le=64)
     """Tokens per side of a plane, which has eight times as many samples per side."""
     features: int = Field(default=16, ge=8, le=256, multiple_of=8)
@@ -46,7 +51,7 @@ class TriplaneGeneratorConfig(GeneratorConfig):
     def representation(self) -> TriplaneNerfConfig:
         """The settings of the triplanes."""
         size = self.patches << _UPWARDS
-        return TriplaneNerfConfig(resolution=size, features=self.features, hidden=self.hidden)
+        return TriplaneNerfConfig(resolution=size, features=self.features, hidden=self.hidden, opacity=self.opacity)
 
     def make(self, width: int, prior: Prior, generator: torch.Generator) -> TriplaneGenerator:
         """Return a network with random weights."""
@@ -63,10 +68,11 @@ class TriplaneGenerator(Generator):
         d = config.width
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
-            self.places = nn.Parameter(0.5 * torch.randn(3 * config.patches**2, d))
+            self.places = nn.Parameter(smooth_places(config.patches, d))
             self.text = nn.Linear(text_width, d)
             self.seed = nn.Linear(config.seed_size, d)
             self.blocks = nn.ModuleList(Block(d, config.heads) for _ in range(config.layers))
+            self.norm = nn.LayerNorm(d) if config.norm else nn.Identity()
             widths = [d, d // 2, d // 4, d // 4]
             self.upwards = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
             self.last = nn.Conv2d(widths[-1], config.features, 3, padding=1)
@@ -78,8 +84,22 @@ class TriplaneGenerator(Generator):
         x = self.places[None]  # (1, 3 n^2, d)
         for block in self.blocks:
             x = block(x, told)
-        maps = x.reshape(3, self.patches, self.patches, -1).permute(0, 3, 1, 2)  # (3, d, n, n)
+        maps = self.norm(x).reshape(3, self.patches, self.patches, -1).permute(0, 3, 1, 2)  # (3, d, n, n)
         return {"planes": self.last(enlarged(maps, self.upwards)).permute(0, 2, 3, 1).contiguous()}
+
+
+def smooth_places(patches: int, width: int) -> Tensor:
+    """Draw embeddings (3 patches^2, width) of the places of a triplane's tokens, by torch's global random numbers.
+
+    They are random waves over the planes' points in space, so that neighbours are alike, and a network learns smooth
+    functions of the place first (Fourier features, Tancik et al. 2020, arXiv:2006.10739). Phases differ by plane.
+    """
+    line = (torch.arange(patches) + 0.5) / patches * 2 - 1
+    u, v = (part.flatten() for part in torch.meshgrid(line, line, indexing="ij"))
+    zero = torch.zeros_like(u)
+    places = torch.stack([torch.stack(c, -1) for c in ((u, v, zero), (u, zero, v), (zero, u, v))])  # (3, n^2, 3)
+    waves = places @ (_FREQUENCY * torch.randn(3, width)) + 2 * math.pi * torch.rand(3, 1, width)
+    return waves.cos().reshape(-1, width)
 
 
 def enlarged(maps: Tensor, layers: Iterable[nn.Module]) -> Tensor:

@@ -56,7 +56,7 @@ def views_between(
     numbers = random_seed(generator, seed)
     shares = (i / (count - 1) for i in range(count))
     mixed = (Conditioning.of({name: start[name].lerp(end[name], share) for name in start}) for share in shares)
-    return np.concatenate([_views(generator, text, numbers, [_ASIDE], size) for text in mixed])
+    return np.concatenate([views_of(generator, text, numbers, [_ASIDE], size) for text in mixed])
 
 
 def objects_sheet(
@@ -64,15 +64,27 @@ def objects_sheet(
 ) -> Image.Image:
     """Return a sheet of objects from four sides. texts: one row each, by prompt."""
     numbers = random_seed(generator, seed)
-    rows = [(prompt, _views(generator, text, numbers, SIDES, size)) for prompt, text in texts.items()]
+    rows = [(prompt, views_of(generator, text, numbers, SIDES, size)) for prompt, text in texts.items()]
     return contact_sheet(rows, [f"{azimuth:.0f}°" for azimuth in SIDES], title, size)
 
 
 @torch.no_grad()
-def _views(generator: Generator, text: Conditioning, seed: Tensor, azimuths: Sequence[float], size: int) -> FloatArray:
-    """Return pictures (B, size, size, 3) in [0, 1] over white of what a generator makes of a text."""
+def views_of(
+    generator: Generator,
+    text: Conditioning,
+    seed: Tensor,
+    azimuths: Sequence[float],
+    size: int,
+    elevation: float = _ELEVATION,
+    background: float = 1.0,
+) -> FloatArray:
+    """Return pictures (B, size, size, 3) in [0, 1] of what a generator makes of a text.
+
+    text: one row. seed: (Z,), see `random_seed`. azimuths, elevation: in degrees. background: grey level in [0, 1].
+    """
     scene = generate(generator, text, seed)
-    views = scene.render(orbit(list(azimuths), _ELEVATION, size=size), torch.ones(3, device=text.hidden.device))
+    behind = torch.full((3,), background, device=text.hidden.device)
+    views = scene.render(orbit(list(azimuths), elevation, size=size), behind)
     return views.rgb.clamp(0, 1).cpu().numpy()
 
 

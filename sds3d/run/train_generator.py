@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from sds3d.cameras import CameraConfig
 from sds3d.config import Config, ConfigError, build
 from sds3d.files import RunError, read_plain, write_atomically
-from sds3d.generators.base import GeneratedScene, Generator
+from sds3d.generators.base import GeneratedScene, Generator, GeneratorConfig
 from sds3d.generators.files import SETTINGS as NETWORK
 from sds3d.generators.files import WEIGHTS, About, AnyGeneratorConfig, load_generator, read_about, save_generator
 from sds3d.generators.triplane import TriplaneGeneratorConfig
@@ -78,8 +78,9 @@ class GeneratorTraining(Config):
     """The cameras of each step."""
     prompts: PromptConfig = PromptConfig()
     """How a prompt becomes a text for each view."""
-    optimizer: OptimizerConfig = OptimizerConfig(warmup=200)
-    """Adam and its learning-rate schedule."""
+    optimizer: OptimizerConfig = OptimizerConfig(warmup=200, clip_norm=1000)
+    """Adam, its learning-rate schedule, and the limit on the gradient's norm. Without a limit, a few prompts with large
+    gradients can make all objects vanish."""
     checkpoint_every: int = Field(default=250, ge=1)
     """Steps between checkpoints."""
     sample_every: int = Field(default=1000, ge=1)
@@ -151,8 +152,8 @@ def train_generator(
 def _begin_with(network: Generator, folder: Path, prior: Prior) -> None:
     """Give a network the weights of a trained one. Raises ConfigError if that one is another network, and RunError."""
     given = load_generator(folder, prior)
-    # Learning rates are settings of the training, and may differ.
-    kept = {"lr": network.config.lr, "shared_lr": network.config.shared_lr}
+    # What all networks have in common are settings of the training, and may differ.
+    kept = {name: getattr(network.config, name) for name in GeneratorConfig.model_fields if name != "name"}
     if given.config.model_copy(update=kept) != network.config or given.text_width != network.text_width:
         raise ConfigError(f"{folder} holds another network: give the `generator` settings of its {NETWORK}")
     network.load_state_dict(given.state_dict())
