@@ -73,6 +73,8 @@ def _refuse_large_values(config: RunConfig, usual: RunConfig) -> None:
             continue
         factor = TIMES_RESOLUTION if key.endswith("resolution") else TIMES
         most = max(factor * start, TIMES) if isinstance(start, int) else TIMES
+        if key.endswith("log2_entries") and isinstance(start, int):
+            most = start + int(math.log2(TIMES))
         if value > most:
             raise ConfigError(f"{key} = {value}: visitors of this studio may set {most} or less")
 

@@ -161,6 +161,7 @@ def test_every_preset_is_within_the_limits_of_visitors(shop: Studio):
         {"stages": {"1": {"representation": {"geometry": {"resolution": 240}}}}},
         {"representation": {"geometry": {"resolution": 240}}},
         {"representation": {"name": "hash_nerf", "samples": 1000}},
+        {"representation": {"appearance": {"name": "hash_grid", "log2_entries": 24}}},
         {"stages": {"0": {"steps": 9000}}},
         {"stages": {"0": {"representation": {"sketch": "/etc/passwd"}}}},
         {"stages": [{"representation": "gaussians"}]},
