@@ -7,8 +7,9 @@ reads what the network makes of some of these prompts and of held-out ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from sds3d.evaluation.asset_scores import AZIMUTHS, BACKGROUND, ELEVATION, PIXEL
 from sds3d.evaluation.results import markdown_table, write_results
 from sds3d.files import write_atomically
 from sds3d.formats.pictures import png
-from sds3d.priors.base import Prior
+from sds3d.generators.base import Generator
+from sds3d.prompts.conditioning import Conditioning
 from sds3d.run.config import make_config
+from sds3d.run.drive import Priors
 from sds3d.run.generated_start import load_for, random_seed
 from sds3d.run.generator_pictures import encoded, objects_sheet, views_of
 from sds3d.run.train_generator import GeneratorTraining, train_generator
@@ -86,12 +89,10 @@ def settings(case: Case, overrides: Sequence[str], kinds: Sequence[str]) -> Gene
     return build(GeneratorTraining, layer, *(parse_override(text) for text in overrides))
 
 
-def measure(folder: Path, specs: Sequence[Spec], prior: Prior, scorer: Scorer) -> Scores:
-    """Score what the generator in `folder` makes of prompts, in one pass each."""
+def measure(generator: Generator, texts: Mapping[Spec, Conditioning], scorer: Scorer) -> Scores:
+    """Score what a generator makes of prompts, in one pass each. texts: one row each."""
     right, category, fronts = [], [], []
     azimuths = torch.arange(AZIMUTHS) * (360.0 / AZIMUTHS)
-    texts = {spec: encoded(prior, prompt(spec)) for spec in specs}
-    generator = load_for(folder, prior, next(iter(texts.values())))
     seed = random_seed(generator, 0)
     for spec, text in texts.items():
         rgb = views_of(generator, text, seed, azimuths.tolist(), PIXELS, ELEVATION, BACKGROUND)
@@ -102,7 +103,7 @@ def measure(folder: Path, specs: Sequence[Spec], prior: Prior, scorer: Scorer) -
         if spec.category in HAS_FRONT:
             fronts.append(not has_janus(azimuths, read.azimuth))
     return Scores(
-        len(specs), float(np.mean(right)), float(np.mean(category)), float(np.mean(fronts)) if fronts else None
+        len(texts), float(np.mean(right)), float(np.mean(category)), float(np.mean(fronts)) if fronts else None
     )
 
 
@@ -120,23 +121,20 @@ def bench(
     of a case, its step, all steps and the losses. Writes generators.json, generators.md, and a sheet for each case.
     """
     results: dict[Case, tuple[Scores, Scores]] = {}
-    place, loaded = pick_device(device), dict[str, Prior]()
+    priors = Priors(pick_device(device))
     for case in cases:
         kinds = known_kinds(scorer, [make_config("a", case.preset).prior])
         config, name = settings(case, overrides, kinds), f"{case.preset}-{case.prompts or 'all'}"
-        key = config.prior.model_dump_json()
-        if key not in loaded:
-            loaded[key] = config.prior.load(place)
-        prior = loaded[key]
+        (prior,) = priors.load([config.prior])
         made = train_generator(
-            root / "trainings" / name, config, lambda _, *rest, c=case: report(str(c), *rest), place, prior
+            root / "trainings" / name, config, lambda _, *rest, c=case: report(str(c), *rest), priors.device, prior
         )
-        trained = training_prompts(case.prompts or SCORED, kinds)[:SCORED]
-        sets = trained, bench_prompts(SCORED, kinds)
-        results[case] = measure(made, sets[0], prior, scorer), measure(made, sets[1], prior, scorer)
-        texts = {prompt(spec): encoded(prior, prompt(spec)) for spec in trained[:_SHOWN]}
-        sheet = objects_sheet(load_for(made, prior, next(iter(texts.values()))), texts, str(case))
-        write_atomically(root / f"{name}.png", png(sheet))
+        sets = training_prompts(case.prompts or SCORED, kinds)[:SCORED], bench_prompts(SCORED, kinds)
+        trained, held_out = ({spec: encoded(prior, prompt(spec)) for spec in specs} for specs in sets)
+        generator = load_for(made, prior, next(iter(trained.values())))
+        results[case] = measure(generator, trained, scorer), measure(generator, held_out, scorer)
+        shown = {prompt(spec): text for spec, text in islice(trained.items(), _SHOWN)}
+        write_atomically(root / f"{name}.png", png(objects_sheet(generator, shown, str(case))))
         write(root, results, overrides)
     return results
 
