@@ -240,7 +240,7 @@ def bench_start(
 @bench.command(
     "generators",
     epilog=examples(
-        "sds3d bench generators  # sds, vsd and asd on 16, 160 and all prompts: hours; it can be stopped and continued",
+        "sds3d bench generators  # SDS, VSD and ASD on 16, 160 and all prompts: hours; it can be stopped and continued",
         "sds3d bench generators toybox --prompts 16 --set steps=500",
     ),
 )
@@ -262,7 +262,7 @@ def bench_generators(
     out_dir: ResultsFolder = Path("bench-generators"),
 ) -> None:
     """Train generators by several rules on few and on many prompts, and score their objects."""
-    chosen = _existing(names) or ["dreamfusion", "vsd", "asd"]
+    chosen = _existing(names) or ["rescaled-sds", "vsd", "asd"]
     from sds3d.devices import set_threads
     from sds3d.evaluation import generator_scores
     from sds3d.toybox.scorer import load_scorer

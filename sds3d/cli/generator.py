@@ -63,7 +63,7 @@ def generator_train(
     epilog=examples(
         "sds3d generator sample mine/generator 'a red mug' 'a blue chair'  # a row each, from four sides",
         "sds3d generator sample mine/generator --file prompts.txt --out objects.png",
-        "sds3d generator sample mine/generator 'a red mug' --seed 1  # another object of the prompt",
+        "sds3d generator sample mine/generator 'a red mug' --seed 1  # a variant, if the training taught any",
         "sds3d generator sample mine/generator --between 'a red mug' 'a blue chair'  # the way from one to the other",
     ),
 )
