@@ -303,10 +303,6 @@ def carry_out(run: Run, device: str, threads: int, as_json: bool) -> None:
         with err.status(_Doing(run)):
             steps = drive(run, device=device, threads=threads)
             first = next(steps, None)
-        if run.machine.device.startswith("cuda") and not as_json:
-            from sds3d.rendering.gpu import summary
-
-            out.print(f"kernels     {escape(summary())}", soft_wrap=True)
         if first is not None:
             with _pause_on_interrupt(run):
                 _show(run, first, steps)

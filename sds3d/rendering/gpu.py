@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
+import sys
 import warnings
 from functools import cache
 from typing import TYPE_CHECKING, Literal, get_args
@@ -73,6 +74,13 @@ def summary() -> str:
     chosen = ", ".join(f"{task} by {backend(task) or 'torch and the CPU'}" for task in PACKAGES)
     problems = [f"{package} is not used: {failure(package)}" for package in PACKAGE_NAMES if failure(package)]
     return "; ".join([chosen, *problems])
+
+
+@cache
+def announce() -> None:
+    """Print `summary` on stderr, once in a process."""
+    sys.stderr.write(f"kernels: {summary()}\n")
+    sys.stderr.flush()
 
 
 @cache

@@ -23,6 +23,7 @@ from sds3d.guidance.base import Guidance
 from sds3d.priors.base import Prior, PriorConfig
 from sds3d.priors.starts import load_start, start_folder
 from sds3d.prompts.prompt import encode_prompt, encode_texts
+from sds3d.rendering import gpu
 from sds3d.representations.base import Scene, Source, Start
 from sds3d.representations.contents import source_of
 from sds3d.representations.field_nerf import fit_latent_rgb
@@ -238,6 +239,9 @@ def _drive(run: Run, wanted: Machine, prior: Prior | None, load: Load | None, cl
     run.start_on(machine)
     run.update(status="running", error="", total=total, threads=machine.threads, device=machine.device, optimised=0.0)
     run.log(f"started by process {os.getpid()}: torch {torch.__version__}, {device}, {machine.threads} threads")
+    if device.type == "cuda":
+        gpu.announce()
+        run.log(f"kernels: {gpu.summary()}")
     _warn(run, [*prior_mismatches(config), *close_cameras(config), *unsought_pictures(config)])
     if _stopped(run):
         return

@@ -13,22 +13,26 @@ import torch
 
 from sds3d.cameras import orbit
 from sds3d.files import RunError
+from sds3d.jobs.queue import enqueue
 from sds3d.rendering import gpu, gpu_build, mesh_differentiable, splatting
 from sds3d.rendering.mesh_differentiable import mesh_edges, rasterize_mesh
 from sds3d.rendering.splatting import _in_fours
 from sds3d.run import doctor
+from sds3d.run.config import new_run
 from sds3d.run.doctor import examine
+from sds3d.run.drive import drive
 from tests.rendering.test_mesh_differentiable import ball
 from tests.rendering.test_splatting import cloud, draw
+from tests.run.tiny_runs import tiny
 
 
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
     """The answers of other tests are forgotten, and those of these tests as well."""
-    for function in (gpu.backend, gpu.failure):
+    for function in (gpu.backend, gpu.failure, gpu.announce):
         function.cache_clear()
     yield
-    for function in (gpu.backend, gpu.failure):
+    for function in (gpu.backend, gpu.failure, gpu.announce):
         function.cache_clear()
 
 
@@ -60,6 +64,20 @@ def test_warp_renders_while_nothing_else_is_compiled(
     )
     assert line.count("sds3d doctor --build") == 2
     assert "\n" not in line
+
+
+def test_each_run_on_cuda_logs_what_renders_and_a_process_prints_it_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sds3d.run.drive.pick_device", lambda wanted: torch.device("cuda"))
+    without(monkeypatch, "gsplat", "nerfacc")
+    runs = [new_run(tmp_path, tiny(seed=seed)) for seed in range(2)]
+    for run in runs:
+        enqueue(run)
+        run.request("pause")  # before anything is computed
+        assert list(drive(run, threads=1)) == []
+        assert f"kernels: {gpu.summary()}" in (run.folder / "run.log").read_text()
+    assert capfd.readouterr().err == f"kernels: {gpu.summary()}\n"
 
 
 def test_kernels_that_cannot_be_loaded_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
