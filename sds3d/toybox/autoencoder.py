@@ -91,8 +91,8 @@ def write_patch_encoder(encoder: nn.Module, transform: Tensor) -> None:
 
 
 def patch_encoder(model: AutoencoderTiny) -> nn.Module:
-    """Return the encoder as one convolution of patches."""
-    return patch_convolution(model.encoder, 3, PATCH)
+    """Return the encoder as one convolution of patches, whose side its number of levels tells."""
+    return patch_convolution(model.encoder, 3, 2 ** (len(model.config["encoder_block_out_channels"]) - 1))
 
 
 def to_input(pictures: Tensor) -> Tensor:

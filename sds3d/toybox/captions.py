@@ -51,7 +51,7 @@ VOCABULARY: list[str] = sorted(
 )
 """Every word that captions use, sorted."""
 WORLD = Vocabulary(ACCENT_PART, tuple(COLORS), frozenset(VOCABULARY))
-"""The whole world, which a prior knows that is trained now. `write_prior` writes it into the prior's folder."""
+"""The whole world, which a prior knows that is trained from scratch."""
 
 
 def _is_plural(part: str) -> bool:

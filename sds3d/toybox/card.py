@@ -13,6 +13,7 @@ from sds3d.priors.digest import weights_digest
 from sds3d.states import read_metadata
 from sds3d.toybox import autoencoder, diffusion
 from sds3d.toybox.dataset import ObjectFile
+from sds3d.toybox.scope import Scope
 from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.world import CATEGORIES, HAS_FRONT
 
@@ -20,6 +21,7 @@ from sds3d.toybox.world import CATEGORIES, HAS_FRONT
 def write_card(
     folder: Path,
     config: TrainConfig,
+    scope: Scope,
     model: diffusion.Denoiser,
     vae: AutoencoderTiny,
     held_out: ObjectFile,
@@ -43,8 +45,8 @@ def write_card(
     begun = "trained from scratch"
     if config.start_from:
         begun = f"trained further from the weights {weights_digest(Path(config.start_from))[:12]}"
-    data = f"up to {config.objects} procedural objects, four orthogonal views each, {autoencoder.SIZE} px"
-    sides = ", ".join(name for name in CATEGORIES if name not in HAS_FRONT)
+    data = f"up to {config.objects} procedural objects, four orthogonal views each, {scope.size} px"
+    sides = ", ".join(name for name in scope.kinds if name not in HAS_FRONT)
     text = f"""# The embedded prior
 
 A latent diffusion model of the toy world, {begun} by `sds3d toybox train`.

@@ -28,12 +28,12 @@ from transformers import CLIPTokenizer
 
 from sds3d.formats.pictures import contact_sheet, png
 from sds3d.guidance.sampling import sample_views
-from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.noising import Diffusion
 from sds3d.priors.unet_latent import DiffusersPrior, Networks
 from sds3d.prompts.prompt import PromptConfig
+from sds3d.prompts.vocabulary import Vocabulary
 from sds3d.toybox import autoencoder, diffusion, scorer
-from sds3d.toybox.captions import WORLD, prompt
+from sds3d.toybox.captions import prompt
 from sds3d.toybox.card import write_card
 from sds3d.toybox.dataset import (
     OBJECTS,
@@ -46,8 +46,9 @@ from sds3d.toybox.dataset import (
     render_files,
 )
 from sds3d.toybox.fit import FitConfig, Report, fit, is_fitted, keep_settings
+from sds3d.toybox.scope import scope_of, start_prior
 from sds3d.toybox.train_config import TrainConfig
-from sds3d.toybox.world import CATEGORIES, COLORS, HAS_FRONT, Spec
+from sds3d.toybox.world import COLORS, HAS_FRONT, Spec
 
 UNET_CHECKPOINT = "unet.ckpt.safetensors"
 
@@ -77,44 +78,37 @@ def begin(folder: Path, config: TrainConfig, addition: str = "") -> None:
 def train(folder: Path, config: TrainConfig, report: Report, device: torch.device | str = "cpu") -> Path:
     """Train the embedded prior in `folder` and return the diffusers folder `folder/prior`.
 
-    On a GPU, training runs in bfloat16. Raises ValueError if the folder was begun with
-    other settings.
+    From `config.start_from`, the training goes on with that prior's kinds of object and size of pictures. On a GPU, it
+    runs in bfloat16. Raises ValueError if there is no prior to start from, or if the folder was begun with other
+    settings.
     """
+    scope = scope_of(config)
     begin(folder, config)
     device = torch.device(device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     tokenizer = load_tokenizer(config.start_from)
     begun = time.monotonic()
-    with Rendering(folder / "pictures", training_data(config), config.workers) as rendering:
-        held_out_paths = render_files(folder / "held-out", held_out_data(config), 1, report)
+    data = scope.training_data(config)
+    with Rendering(folder / "pictures", data, config.workers) as rendering:
+        held_out_paths = render_files(folder / "held-out", scope.held_out_data(config), 1, report)
         held_out = joined(held_out_paths)
         paths = first_files(rendering, config, begun, report)
         vae = train_autoencoder(folder, config, device, paths, held_out.pictures, report)
         held_out_latents = encode(vae, held_out_paths)
 
         def measure(average: diffusion.Denoiser) -> dict[str, float]:
-            draw_samples(folder / "samples.png", average, vae, tokenizer, config.samples)
+            draw_samples(folder / "samples.png", average, vae, tokenizer, scope.kinds[: config.samples])
             return pose_gaps(average, held_out_latents)
 
         pictures = Incoming(rendering, partial(encode, vae), config, begun)
-        with helpers(folder, config, device):
+        with helpers(folder, config, data, device):
             model = train_denoiser(folder, config, pictures.views, tokenizer, measure, report, pictures.take)
         rendering.end()
-    prior = write_prior(folder / "prior", model, vae, tokenizer)
+    prior = write_prior(folder / "prior", model, vae, tokenizer, scope.words)
     report("card", 0, 1, {})
-    write_card(folder, config, model, vae, held_out, held_out_latents)
+    write_card(folder, config, scope, model, vae, held_out, held_out_latents)
     return prior
-
-
-def training_data(config: TrainConfig) -> DataConfig:
-    """Return the set of objects for the training."""
-    return DataConfig(config.objects, config.seed, autoencoder.SIZE, tokenizer=config.start_from)
-
-
-def held_out_data(config: TrainConfig) -> DataConfig:
-    """Return the set of further objects for figures."""
-    return DataConfig(config.held_out_objects, config.seed + 1, autoencoder.SIZE, tokenizer=config.start_from)
 
 
 def first_pictures(paths: Sequence[Path], objects: int) -> Tensor:
@@ -193,8 +187,11 @@ class Incoming(Generic[Views]):
 
 
 @contextmanager
-def helpers(folder: Path, config: TrainConfig, device: torch.device) -> Iterator[None]:
-    """On a CPU, start workers - 1 processes that train the U-Net together with this one, with one thread each."""
+def helpers(folder: Path, config: TrainConfig, data: DataConfig, device: torch.device) -> Iterator[None]:
+    """On a CPU, start workers - 1 processes that train the U-Net together with this one, with one thread each.
+
+    data: the set of objects, all of them rendered.
+    """
     alone = config.workers == 1 or config.minutes > 0 or device.type != "cpu"
     if alone or is_fitted(folder / UNET_CHECKPOINT, config.unet_steps):
         yield
@@ -203,7 +200,8 @@ def helpers(folder: Path, config: TrainConfig, device: torch.device) -> Iterator
     meeting = folder / "processes"
     meeting.unlink(missing_ok=True)
     others = [
-        context.Process(target=_help, args=(rank, folder, config), daemon=True) for rank in range(1, config.workers)
+        context.Process(target=_help, args=(rank, folder, config, data), daemon=True)
+        for rank in range(1, config.workers)
     ]
     for process in others:
         process.start()
@@ -228,7 +226,7 @@ def join_group(meeting: Path, rank: int, processes: int) -> None:
     dist.init_process_group("gloo", f"file://{meeting.resolve()}", rank=rank, world_size=processes)
 
 
-def _help(rank: int, folder: Path, config: TrainConfig) -> None:
+def _help(rank: int, folder: Path, config: TrainConfig, data: DataConfig) -> None:
     def never_asked(average: diffusion.Denoiser) -> dict[str, float]:
         raise AssertionError("only the first process measures")
 
@@ -237,7 +235,7 @@ def _help(rank: int, folder: Path, config: TrainConfig) -> None:
 
     join_group(folder / "processes", rank, config.workers)
     vae = AutoencoderTiny.from_pretrained(folder / "vae", local_files_only=True)
-    views = encode(vae, render_files(folder / "pictures", training_data(config), 1, silent))  # all are there
+    views = encode(vae, render_files(folder / "pictures", data, 1, silent))  # all are there
     train_denoiser(folder, config, views, load_tokenizer(config.start_from), never_asked, silent)
 
 
@@ -343,9 +341,7 @@ def train_denoiser(
     device = views.latents.device
     torch.manual_seed(config.seed)
     if config.start_from:
-        prior = DiffusersConfig(model=config.start_from).load()
-        if not isinstance(prior, DiffusersPrior):
-            raise ValueError(f"{config.start_from} is not a prior of this kind: it can't be trained further")
+        prior, _ = start_prior(config.start_from)
         model = diffusion.Denoiser.of(prior).train().requires_grad_()
     else:
         model = diffusion.Denoiser.new(tokenizer)
@@ -375,21 +371,28 @@ def pose_gaps(model: diffusion.Denoiser, held_out: diffusion.LatentViews) -> dic
     return gaps
 
 
-def draw_samples(path: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, n: int) -> None:
-    """Write a contact sheet of samples: four views of one prompt for each of the first n categories."""
-    if n == 0:
+def draw_samples(
+    path: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, kinds: Sequence[str]
+) -> None:
+    """Write a contact sheet of samples: four views of one prompt for each of these kinds of object, if any."""
+    if not kinds:
         return
     noising = Diffusion(diffusion.make_scheduler(), vae.device)
     networks = Networks(vae, tokenizer, model.text_encoder, model.unet, noising, model.camera_encoder)
     prior = DiffusersPrior(networks, vae.device)
-    prompts = [prompt(Spec(category, color)) for category, color in zip(CATEGORIES[:n], cycle(COLORS), strict=False)]
+    prompts = [prompt(Spec(category, color)) for category, color in zip(kinds, cycle(COLORS), strict=False)]
     settings = PromptConfig(view_dependent=False)
     rows = [(text, sample_views(prior, text, settings, steps=15).numpy()) for text in prompts]
-    path.write_bytes(png(contact_sheet(rows, size=64)))
+    path.write_bytes(png(contact_sheet(rows, size=prior.image_size)))
 
 
-def write_prior(folder: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer) -> Path:
-    """Write the networks in fp16 as a folder that StableDiffusionPipeline loads, with the camera encoder in it."""
+def write_prior(
+    folder: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, tokenizer: CLIPTokenizer, words: Vocabulary
+) -> Path:
+    """Write the networks in fp16 as a folder that StableDiffusionPipeline loads, with the camera encoder in it.
+
+    words: those of the training, which the folder tells.
+    """
     unet, vae = copy.deepcopy(model.unet).cpu(), copy.deepcopy(vae).cpu()
     for network in (unet, vae):  # the text encoder stays float32: transformers loads weights in their stored dtype
         network.register_to_config(_name_or_path="")  # without the folder of this training, or where it started
@@ -406,6 +409,6 @@ def write_prior(folder: Path, model: diffusion.Denoiser, vae: AutoencoderTiny, t
         requires_safety_checker=False,
     )
     pipeline.save_pretrained(folder, safe_serialization=True)
-    WORLD.write(folder)
+    words.write(folder)
     model.camera_encoder.save(folder / "camera_encoder")
     return folder

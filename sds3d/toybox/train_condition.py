@@ -21,7 +21,6 @@ from transformers import CLIPTokenizer
 
 from sds3d.formats.pictures import contact_sheet, png
 from sds3d.guidance.sampling import Conditions, sample, sampling_times
-from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.noising import Diffusion
 from sds3d.priors.unet_latent import DiffusersPrior, Networks
 from sds3d.prompts.conditioning import Conditioning
@@ -31,6 +30,7 @@ from sds3d.toybox.captions import prompt
 from sds3d.toybox.card import machine
 from sds3d.toybox.dataset import DataConfig, ObjectFile, Rendering, load_tokenizer, read_objects, render_files
 from sds3d.toybox.fit import FitConfig, Report, fit
+from sds3d.toybox.scope import Scope, start_prior
 from sds3d.toybox.train import Incoming, begin, first_files
 from sds3d.toybox.train_config import TrainConfig
 
@@ -145,15 +145,9 @@ def train_condition(
         raise ValueError(
             f"a prior that takes {condition.name} starts from another: give its folder, --start-from FOLDER"
         )
-    start = DiffusersConfig(model=config.start_from)
-    prior, words = start.load(device), start.vocabulary()
-    if not isinstance(prior, DiffusersPrior) or prior.camera_encoder is None or words is None:
-        raise ValueError(f"{config.start_from} is no prior of the toy world: train one with `sds3d toybox train`")
+    prior, words = start_prior(config.start_from, device)
     begin(folder, config, condition.name)
-    plain = DataConfig(
-        config.objects, config.seed, prior.image_size, tokenizer=config.start_from, kinds=tuple(words.kinds)
-    )
-    data = condition.data(folder, prior, plain)
+    data = condition.data(folder, prior, Scope(prior.image_size, words).training_data(config))
     encode, begun = partial(encoded, condition, prior), time.monotonic()
     with Rendering(folder / "pictures", data, config.workers) as rendering:
         held_out = replace(data, objects=config.held_out_objects, seed=config.seed + 1)
@@ -277,7 +271,7 @@ def draw_samples(
             pictures.append(prior.decode(samples))
         rows.append((test.prompts[index], torch.cat(pictures).cpu().numpy()))
     titles = ["truth", "", "", "", condition.shown, "", "", "", "told", "", "", "", "not told", "", "", ""]
-    path.write_bytes(png(contact_sheet(rows, titles, size=64)))
+    path.write_bytes(png(contact_sheet(rows, titles, size=prior.image_size)))
 
 
 def write_card(folder: Path, condition: Condition[Model], config: TrainConfig, model: Model, test: ToldViews) -> Path:

@@ -18,7 +18,8 @@ class TrainConfig(Config):
     workers: int = Field(default=2, ge=1)
     """Processes that render and, on a CPU, train the U-Net: this is faster than one process with as many threads."""
     start_from: str = ""
-    """Folder of a prior, or `toybox`. Its encoder of pictures is kept, its other networks are trained further."""
+    """Folder of a prior, or `toybox`. Its encoder of pictures is kept, its other networks are trained further, with its
+    kinds of object and size of pictures."""
     minutes: float = Field(default=0, ge=0)
     """Minutes of rendering and training; 0: the numbers of objects and steps count."""
     waiting_share: float = Field(default=0.1, gt=0, lt=0.5)

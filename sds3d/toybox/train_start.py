@@ -33,6 +33,7 @@ from sds3d.toybox.dataset import OBJECTS, DataConfig, read_objects, render_files
 from sds3d.toybox.diffusion import cameras_at
 from sds3d.toybox.fit import FitConfig, Report, fit
 from sds3d.toybox.objects import build
+from sds3d.toybox.scope import start_prior
 from sds3d.toybox.train import begin
 from sds3d.toybox.train_config import TrainConfig
 
@@ -76,9 +77,7 @@ def train_start(folder: Path, config: TrainConfig, report: Report, device: torch
     with other settings.
     """
     settings = DiffusersConfig(model=config.start_from or "toybox")
-    prior, words = settings.load(device), settings.vocabulary()
-    if not isinstance(prior, DiffusersPrior) or words is None:
-        raise ValueError(f"{settings.model} is no prior of the toy world: train one with `sds3d toybox train`")
+    prior, words = start_prior(settings.model, device)
     begin(folder, config)
 
     def rendered(name: str, objects: int, seed: int) -> Solids:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.digest import weights_digest
 from sds3d.priors.loading import toybox_folder
-from sds3d.prompts.vocabulary import Vocabulary
+from sds3d.prompts.vocabulary import Vocabulary, read_vocabulary
+from sds3d.states import read_tensors
 from sds3d.toybox import material_views
+from sds3d.toybox.dataset import read_objects
 from sds3d.toybox.train import begin
 from sds3d.toybox.train_config import TrainConfig
 
@@ -89,12 +95,37 @@ def test_toybox_train_starts_from_the_folder_that_is_given(given: list[str], cli
     assert not (tmp_path / "told").exists()
 
 
-@pytest.mark.parametrize(
-    "given", [["--structure"], ["--structure", "start_from=toybox"], ["--pictures"], ["start_from=toybox"]]
-)
-def test_toybox_train_can_start_from_the_embedded_prior(given: list[str], cli: Cli, tmp_path: Path):
-    addition = given[0].removeprefix("--") if given[0].startswith("--") else ""
-    begin(tmp_path, TrainConfig(objects=20, start_from=str(toybox_folder())), addition)
+@pytest.mark.slow
+def test_toybox_train_goes_on_from_the_embedded_prior_at_its_own_size_and_with_its_own_kinds(cli: Cli, tmp_path: Path):
+    data = ("objects=16", "held_out_objects=1", "workers=1", "samples=1")
+    steps = ("autoencoder_steps=1", "unet_steps=2", "unet_objects=1")
+    code, _, stderr = cli("toybox", "train", "--start-from", "toybox", "--out", str(tmp_path), *data, *steps)
+    assert code == 0, stderr
+    given, words = DiffusersConfig(model=str(tmp_path / "prior")), read_vocabulary(toybox_folder())
+    assert words is not None
+    assert given.vocabulary() == words
+    assert given.load().image_size == 64
+    trained, before = (
+        read_tensors(folder / "unet/diffusion_pytorch_model.safetensors")[0]
+        for folder in (tmp_path / "prior", toybox_folder())
+    )
+    assert trained.keys() == before.keys()
+    assert 0 < max(float((trained[key] - value).abs().max()) for key, value in before.items()) < 0.01
+    card = (tmp_path / "CARD.md").read_text()
+    assert f"trained further from the weights {weights_digest(toybox_folder())[:12]}" in card
+    psnr = re.search(r"autoencoder \| ([\d.]+) dB", card)
+    assert psnr is not None
+    assert float(psnr[1]) > 30  # the decoder still fits the encoder
+    objects = read_objects(tmp_path / "pictures/000000.safetensors")
+    assert objects.pictures.shape[2:] == (64, 64, 3)
+    assert {spec.category for spec in objects.specs} <= words.kinds.keys()
+    with Image.open(tmp_path / "samples.png") as sheet:
+        assert 4 * 64 <= sheet.width < 8 * 64
+
+
+@pytest.mark.parametrize("given", [["--structure"], ["--structure", "start_from=toybox"], ["--pictures"]])
+def test_toybox_train_adds_to_the_embedded_prior_unless_told_otherwise(given: list[str], cli: Cli, tmp_path: Path):
+    begin(tmp_path, TrainConfig(objects=20, start_from=str(toybox_folder())), given[0].removeprefix("--"))
     code, _, stderr = cli("toybox", "train", "--out", str(tmp_path), *given)
     assert code == 1
     assert "was begun with objects=20: use these again" in stderr.replace("\n", " ")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderTiny, StableDiffusionPipeline
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sds3d.cameras import turntable
@@ -21,6 +21,7 @@ from sds3d.toybox import autoencoder, diffusion, scorer
 from sds3d.toybox.captions import VOCABULARY
 from sds3d.toybox.dataset import CAPTIONS
 from sds3d.toybox.muon import Muon, split_parameters
+from sds3d.toybox.scope import scope_of
 from sds3d.toybox.train import begin, train, train_scorer
 from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.world import CATEGORIES, Spec
@@ -177,6 +178,19 @@ def test_training_continues_from_a_prior(folder: Path, tmp_path: Path) -> None:
             torch.testing.assert_close(kept[key], value, msg=f"{path.name}: {key}")
     for network in ("unet", "vae"):
         assert str(folder) not in (again / network / "config.json").read_text()
+
+
+def test_a_training_from_the_embedded_prior_has_its_size_kinds_and_latents() -> None:
+    config = TrainConfig.model_validate({"objects": 16, "start_from": "toybox"})
+    scope, settings = scope_of(config), DiffusersConfig(model="toybox")
+    prior, words = settings.load(), settings.vocabulary()
+    data = scope.training_data(config)
+    assert words is not None
+    assert (data.size, data.kinds, scope.words) == (prior.image_size, tuple(words.kinds), words)
+    pictures = torch.randint(256, (1, 4, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    vae = AutoencoderTiny.from_pretrained(config.start_from, subfolder="vae", local_files_only=True)
+    latents = autoencoder.patch_encoder(vae)(autoencoder.to_input(pictures))
+    torch.testing.assert_close(latents, prior.encode_image(pictures[0] / 255), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.slow
