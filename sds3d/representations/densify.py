@@ -44,6 +44,10 @@ class AdaptiveConfig(Config):
     """Mean gradient of a Gaussian's position in the picture, in half-pictures, above which it is cloned or split."""
     large: float = Field(default=0.03, gt=0)
     """Largest standard deviation in metres above which a Gaussian is split, and otherwise cloned."""
+    largest: float | None = Field(default=None, gt=0)
+    """Largest standard deviation in metres above which a Gaussian is removed; null: none is. The code of Gaussian
+    splatting has a tenth of the scene's size. Its limit on the size in pictures has no effect: it forgets these sizes
+    before it compares them."""
     prune: float = Field(default=0.01, gt=0, lt=1)
     """Opacity under which a Gaussian is removed."""
     reset_every: int = Field(default=0, ge=0)
@@ -166,8 +170,10 @@ def densify(config: DensifyConfig, splats: Splats, pull: Pull, step: int, genera
 
 
 def adaptive(config: AdaptiveConfig, splats: Splats, pull: Pull, step: int, generator: torch.Generator) -> Edit:
-    """Clone small and split large Gaussians with gradients above the threshold; prune transparent ones."""
+    """Clone small and split large Gaussians with gradients above the threshold; prune transparent and huge ones."""
     edit = _grow(splats, pull.mean > config.threshold, pull, config.large, config.prune, config.limit, generator)
+    if config.largest is not None:
+        edit = _without_huge(edit, math.log(config.largest))
     if config.reset_every and (step + 1) % config.reset_every < config.every:
         opacities = edit.values.get("opacities", splats["opacities"][edit.source])
         edit.values["opacities"] = opacities.clamp(max=math.log(0.01 / 0.99))
@@ -208,6 +214,14 @@ def _grow(
     means[first:] += (rotation_matrices(splats["quats"][halves]) @ noise[..., None])[..., 0]
     scales[first:] -= math.log(1.6)
     return Edit(source, fresh.to(device), {"means": means, "scales": scales})
+
+
+def _without_huge(edit: Edit, limit: float) -> Edit:
+    """Leave out Gaussians whose largest scale, a logarithm, is above the limit, unless all are."""
+    kept = edit.values["scales"].amax(-1) <= limit
+    if not kept.any():
+        return edit
+    return Edit(edit.source[kept], edit.fresh[kept], {name: rows[kept] for name, rows in edit.values.items()})
 
 
 def relocation(config: MCMCConfig, splats: Splats, generator: torch.Generator) -> Edit | None:

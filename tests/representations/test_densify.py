@@ -72,6 +72,20 @@ def test_small_gaussians_are_cloned_and_large_ones_split() -> None:
     assert 0 < offsets.abs().max() < 5
 
 
+def test_huge_gaussians_are_removed_by_their_size_after_splitting() -> None:
+    before = splats(4)
+    before["scales"][1:, 0] = torch.tensor([0.5, 0.5, 0.9]).log()
+    config = AdaptiveConfig(threshold=1.0, large=0.05, largest=0.4)
+    edit = adaptive(config, before, pulled(0.1, 0.1, 5.0, 5.0), 0, generator())
+    assert edit.source.tolist() == [0, 2, 2]  # 0.5 is removed, and halves of 0.31 are kept, but not those of 0.56
+    assert edit.fresh.tolist() == [False, True, True]
+    largest = edit.values["scales"].amax(-1).exp()
+    torch.testing.assert_close(largest, torch.tensor([0.02, 0.5 / 1.6, 0.5 / 1.6]))
+    assert len(edit.values["means"]) == 3
+    before["scales"][0] = 0.0
+    assert len(adaptive(config, before, pulled(0, 0, 0, 0), 0, generator()).source) == 4  # never all
+
+
 def test_transparent_gaussians_are_pruned_but_never_all() -> None:
     before = splats(4)
     before["opacities"][:3] = -9.0
