@@ -12,14 +12,13 @@ import torch
 
 from sds3d.files import RunError, read_plain, write_atomically
 from sds3d.priors.base import Prior, PriorConfig
-from sds3d.priors.digest import prior_digest
 from sds3d.toybox.render import render_object
 from sds3d.toybox.world import Spec
 
 
 @dataclass(frozen=True)
 class PriorRecord:
-    """A prior. digest: see `prior_digest`. decoder: see `decoder_psnr`, in dB."""
+    """A prior. digest: see `PriorConfig.digest`. decoder: see `decoder_psnr`, in dB."""
 
     digest: str
     decoder: float
@@ -37,7 +36,7 @@ def noted(folder: Path, config: PriorConfig) -> PriorRecord | None:
         return None
     except (ValueError, TypeError) as error:
         raise RunError(f"{path} is damaged ({error}): delete it, then repeat the command") from None
-    if record.digest != prior_digest(config):
+    if record.digest != config.digest():
         raise RunError(f"{folder} has assets of other weights than the prior's: give another folder with --out")
     return record
 
@@ -45,7 +44,7 @@ def noted(folder: Path, config: PriorConfig) -> PriorRecord | None:
 def note(folder: Path, config: PriorConfig, prior: Prior, specs: Sequence[Spec]) -> None:
     """Measure a loaded prior and write the note, unless it is there."""
     if noted(folder, config) is None:
-        record = PriorRecord(prior_digest(config), decoder_psnr(prior, specs))
+        record = PriorRecord(config.digest(), decoder_psnr(prior, specs))
         write_atomically(folder / "prior.json", (json.dumps(asdict(record), indent=2) + "\n").encode())
 
 

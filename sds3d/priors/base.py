@@ -154,6 +154,10 @@ class PriorConfig(Config, ABC):
         """Return the words that the prior was trained with if they are few. None: it may know any word."""
         return None
 
+    def digest(self) -> str:
+        """Return a digest of the weights, which what is trained from this prior records. "": they are not at hand."""
+        return ""
+
     def in_less_memory(self) -> Self:
         """Return settings of the same prior with less memory: slower, with results equal up to float error."""
         return self

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from sds3d.files import PriorError
 from sds3d.priors.base import PriorConfig
 from sds3d.priors.deepfloyd import load_deepfloyd
+from sds3d.priors.digest import weights_digest
 from sds3d.priors.flow import load_flux, load_sd3
 from sds3d.priors.guidance_adapter import DEFAULT_SCALE, GuidanceAdapter, asking_guided
 from sds3d.priors.loading import Dtype, ModelFiles, find, import_libraries, pick_dtype, toybox_folder
@@ -131,7 +132,15 @@ class DiffusersConfig(PriorConfig):
 
     def vocabulary(self) -> Vocabulary | None:
         """Read the words of the prior's training from its folder. None if it is no folder, or has no such file."""
-        return read_vocabulary(toybox_folder() if self.model == "toybox" else Path(self.model).expanduser())
+        return read_vocabulary(self._own_folder())
+
+    def digest(self) -> str:
+        """Return the digest of the folder's weights; "" if the model is no folder of this machine."""
+        folder = self._own_folder()
+        return weights_digest(folder) if folder.is_dir() else ""
+
+    def _own_folder(self) -> Path:
+        return toybox_folder() if self.model == "toybox" else Path(self.model).expanduser()
 
     def load(self, device: torch.device | str = "cpu") -> DiffusionPrior:
         """Load the model. Raises PriorError if the folder is missing, truncated, pickled or of another kind."""
@@ -201,8 +210,12 @@ class DiffusersConfig(PriorConfig):
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
             problem = str(error).splitlines()[0]
             raise PriorError(f"prior.guidance_adapter: can't read {folder}: {problem}") from error
-        if not isinstance(prior, DiffusersPrior) or adapter.config != GuidanceAdapter.of(prior.unet).config:
-            raise PriorError(f"prior.guidance_adapter: {folder} was made for another model than {self.model}")
+        unet = prior.unet if isinstance(prior, DiffusersPrior) else None
+        if unet is None or adapter.config != GuidanceAdapter.of(unet, self.digest()).config:
+            raise PriorError(
+                f"prior.guidance_adapter: {folder} was made for another model than {self.model}: train one for yours "
+                "with `sds3d toybox train-guidance --model FOLDER`, or remove the setting"
+            )
         return adapter
 
     def _adapter(self, family: str) -> AdapterFiles | None:

@@ -5,10 +5,6 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from sds3d.priors.base import PriorConfig
-from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.priors.loading import toybox_folder
-
 
 def weights_digest(folder: Path) -> str:
     """Return the SHA-256, in hex, over the names and contents of a folder's .safetensors files. Raises OSError."""
@@ -24,11 +20,3 @@ def model_anywhere(model: str) -> str:
     """Return the name of a model so that it works from any folder: a path on this machine becomes an absolute one."""
     path = Path(model).expanduser()
     return str(path.resolve()) if model != "toybox" and path.exists() else model
-
-
-def prior_digest(config: PriorConfig) -> str:
-    """Return the digest of the prior's weights; "" for a prior whose weights are not in a folder of this machine."""
-    if not isinstance(config, DiffusersConfig):
-        return ""
-    folder = toybox_folder() if config.model == "toybox" else Path(config.model).expanduser()
-    return weights_digest(folder) if folder.is_dir() else ""

@@ -33,12 +33,18 @@ DEFAULT_SCALE = 5.0
 class GuidanceAdapter(nn.Module):
     """What is added to a U-Net's cross-attention layers.
 
-    widths: of the layers, in their order. text_width: of the text's tokens. width: of the adapter.
+    widths: of the layers, in their order. text_width: of the text's tokens. digest: of the weights of the prior that it
+    is trained for. width: of the adapter.
     """
 
-    def __init__(self, widths: Sequence[int], text_width: int, width: int = 64) -> None:
+    def __init__(self, widths: Sequence[int], text_width: int, digest: str = "", width: int = 64) -> None:
         super().__init__()
-        self.config = {"widths": list(widths), "text_width": text_width, "width": width}
+        self.config: dict[str, Any] = {
+            "widths": list(widths),
+            "text_width": text_width,
+            "digest": digest,
+            "width": width,
+        }
         self.numbers = nn.ModuleList(
             nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width)) for _ in range(2)
         )
@@ -53,10 +59,10 @@ class GuidanceAdapter(nn.Module):
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     @classmethod
-    def of(cls, unet: Any, width: int = 64) -> GuidanceAdapter:
-        """Make a new one for a U-Net."""
+    def of(cls, unet: Any, digest: str = "") -> GuidanceAdapter:
+        """Make a new one for a U-Net. digest: of its prior's weights."""
         layers = cross_attention(unet)
-        return cls([layer.to_q.out_features for layer in layers], layers[0].to_k.in_features, width)
+        return cls([layer.to_q.out_features for layer in layers], layers[0].to_k.in_features, digest)
 
     def tokens(self, scale: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
         """Map scales (B,), timesteps (B,) in [0, 1000] and text tokens (B, T, D) to tokens (B, 2 + T, width)."""

@@ -32,12 +32,14 @@ class PictureAdapter(nn.Module):
     """Turns pictures into tokens, and tokens into what they add to a U-Net.
 
     widths: of the U-Net's cross-attention layers, in their order. time_width: of its time embedding. token_width: of
-    the tokens.
+    the tokens. digest: of the weights of the prior that its training started from.
     """
 
-    def __init__(self, widths: Sequence[int], time_width: int, token_width: int = 128) -> None:
+    def __init__(self, widths: Sequence[int], time_width: int, token_width: int = 128, digest: str = "") -> None:
         super().__init__()
-        self.config = {"widths": list(widths), "time_width": time_width, "token_width": token_width}
+        self.config: dict[str, Any] = {
+            "widths": list(widths), "time_width": time_width, "token_width": token_width, "digest": digest,
+        }  # fmt: skip
 
         def halved(inside: int, outside: int) -> nn.Sequential:
             return nn.Sequential(nn.Conv2d(inside, outside, 3, 2, 1), nn.GroupNorm(8, outside), nn.SiLU())

@@ -17,7 +17,6 @@ from torch.nn import functional
 from sds3d.cameras import Cameras
 from sds3d.files import PriorError
 from sds3d.priors.base import Prior, PriorConfig, add_noise
-from sds3d.priors.digest import prior_digest
 from sds3d.priors.multiview import CAMERA_FEATURES, camera_features
 from sds3d.priors.network_files import CONFIG, WEIGHTS, load_network, save_network
 from sds3d.priors.unet_latent import VIEWS, DiffusersPrior
@@ -147,7 +146,7 @@ def start_folder(given: str) -> Path | None:
 def load_start(folder: Path, prior: PriorConfig) -> StartNetwork:
     """Load a network of starts for a prior. Raises PriorError if it reads the features of other weights."""
     network = StartNetwork.load(folder)
-    if network.digest != prior_digest(prior):
+    if network.digest != prior.digest():
         raise PriorError(
             f"the network of starts in {folder} belongs to another prior: train one for yours with `sds3d toybox "
             "train-start --model FOLDER`, or remove start_from"

@@ -32,12 +32,13 @@ LIT_MAPS = MAPS + LIGHT
 class StructureEncoder(nn.Module):
     """Maps the structure of a picture to features that are added to those of a U-Net's first convolution.
 
-    maps: channels of the structure that it takes, MAPS or LIT_MAPS.
+    maps: channels of the structure that it takes, MAPS or LIT_MAPS. digest: of the weights of the prior that its
+    training started from.
     """
 
-    def __init__(self, width: int, maps: int = MAPS) -> None:
+    def __init__(self, width: int, maps: int = MAPS, digest: str = "") -> None:
         super().__init__()
-        self.maps = maps
+        self.maps, self.digest = maps, digest
         self.first = nn.Conv2d(maps * CELLS**2, width, 3, padding=1)
         self.last = nn.Conv2d(width, width, 3, padding=1)
         nn.init.zeros_(self.last.weight)
@@ -51,7 +52,7 @@ class StructureEncoder(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write config.json, and the weights in fp16 as model.safetensors."""
-        save_network(folder, self, {"width": self.last.out_channels, "maps": self.maps})
+        save_network(folder, self, {"width": self.last.out_channels, "maps": self.maps, "digest": self.digest})
 
     @classmethod
     def load(cls, folder: Path) -> StructureEncoder:

@@ -12,7 +12,6 @@ from sds3d.files import PriorError, RunError
 from sds3d.generators.base import Generator, generate
 from sds3d.generators.files import SETTINGS, load_generator, read_about
 from sds3d.priors.base import Prior, PriorConfig
-from sds3d.priors.digest import prior_digest
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.prompts.prompt import EncodedPrompt
 from sds3d.representations.field_nerf import FieldNerfScene
@@ -45,7 +44,7 @@ def is_generator(path: Path) -> bool:
 def check_generator(folder: Path, prior: PriorConfig) -> None:
     """Check that a generator can be read and reads this prior's texts. Raises RunError, ConfigError or PriorError."""
     about = read_about(folder)
-    if about.digest != prior_digest(prior):
+    if about.digest != prior.digest():
         raise PriorError(
             f"the generator in {folder} was trained with another prior, {about.model}: choose that one, or train a "
             "generator for yours with `sds3d generator train`"

@@ -28,7 +28,7 @@ from sds3d.guidance.transforms import GradientTransform
 from sds3d.priors.available import AnyPriorConfig
 from sds3d.priors.base import Prior, PriorConfig
 from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.priors.digest import model_anywhere, prior_digest
+from sds3d.priors.digest import model_anywhere
 from sds3d.prompts.prompt import EncodedPrompt, PromptConfig, encode_each
 from sds3d.prompts.vocabulary import Vocabulary
 from sds3d.run.drive import Priors
@@ -213,7 +213,7 @@ def _words(config: GeneratorTraining) -> Vocabulary | None:
 
 def _about(config: GeneratorTraining, width: int) -> About:
     rule = "true pictures" if config.pictures else config.guidance.model_dump()["name"]
-    digest = prior_digest(config.prior)
+    digest = config.prior.digest()
     return About(generator=config.generator, text_width=width, model=_model(config.prior), digest=digest, rule=rule)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderTiny
 
-from sds3d.priors.digest import weights_digest
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.states import read_metadata
 from sds3d.toybox import autoencoder, diffusion
 from sds3d.toybox.dataset import ObjectFile
@@ -44,7 +44,7 @@ def write_card(
     views = steps["unet"] * config.unet_objects * 4 * processes
     begun = "trained from scratch"
     if config.start_from:
-        begun = f"trained further from the weights {weights_digest(Path(config.start_from))[:12]}"
+        begun = f"trained further from the weights {DiffusersConfig(model=config.start_from).digest()[:12]}"
     data = f"up to {config.objects} procedural objects, four orthogonal views each, {scope.size} px"
     sides = ", ".join(name for name in scope.kinds if name not in HAS_FRONT)
     text = f"""# The embedded prior

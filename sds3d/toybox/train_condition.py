@@ -21,6 +21,7 @@ from transformers import CLIPTokenizer
 
 from sds3d.formats.pictures import contact_sheet, png
 from sds3d.guidance.sampling import Conditions, sample, sampling_times
+from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.noising import Diffusion
 from sds3d.priors.unet_latent import DiffusersPrior, Networks
 from sds3d.prompts.conditioning import Conditioning
@@ -86,8 +87,11 @@ class ToldDenoiser(nn.Module, ABC):
         """Return the conditions of four samples, prompt and empty text, told what `Condition.whole` returned."""
 
     @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write the trained networks into a copy of the folder of the prior that the training started from."""
+    def save(self, folder: Path, digest: str) -> None:
+        """Write the trained networks into a copy of the folder of the prior that the training started from.
+
+        digest: of that prior's weights, which the added network's settings record.
+        """
 
 
 Model = TypeVar("Model", bound=ToldDenoiser)
@@ -158,9 +162,10 @@ def train_condition(
         rendering.end()
     written = folder / "prior"
     shutil.copytree(Path(config.start_from).expanduser(), written, dirs_exist_ok=True)
-    model.save(written)
+    digest = DiffusersConfig(model=config.start_from).digest()
+    model.save(written, digest)
     report("card", 0, 1, {})
-    write_card(folder, condition, config, model, test)
+    write_card(folder, condition, config, model, test, digest)
     return written
 
 
@@ -274,8 +279,10 @@ def draw_samples(
     path.write_bytes(png(contact_sheet(rows, titles, size=prior.image_size)))
 
 
-def write_card(folder: Path, condition: Condition[Model], config: TrainConfig, model: Model, test: ToldViews) -> Path:
-    """Write `folder/CARD.md`."""
+def write_card(
+    folder: Path, condition: Condition[Model], config: TrainConfig, model: Model, test: ToldViews, digest: str
+) -> Path:
+    """Write `folder/CARD.md`. digest: of the weights that the training started from."""
     device = test.views.latents.device
     null_tokens = diffusion.tokenize(load_tokenizer(config.start_from), [""])[0].to(device)
     measured = errors(condition, model, test, null_tokens)
@@ -285,8 +292,8 @@ def write_card(folder: Path, condition: Condition[Model], config: TrainConfig, m
     millions = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("denoiser.")) / 1e6
     text = f"""# A prior of the toy world that takes {condition.name}
 
-Trained by `sds3d toybox train --{condition.name}` from the weights of another prior.
-{condition.sentence.format(millions=millions)}
+Trained by `sds3d toybox train --{condition.name}` from the prior with the weights
+`{digest[:12]}`. {condition.sentence.format(millions=millions)}
 
 | | |
 |---|---|

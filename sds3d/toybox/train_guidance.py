@@ -26,8 +26,9 @@ from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.guidance_adapter import GuidanceAdapter, asking_guided
 from sds3d.priors.unet_latent import DiffusersPrior
 from sds3d.prompts.conditioning import Conditioning
-from sds3d.states import read_tensors, write_tensors
+from sds3d.states import read_metadata, read_tensors, write_tensors
 from sds3d.toybox.captions import prompt, sample_spec
+from sds3d.toybox.card import machine
 from sds3d.toybox.fit import FitConfig, Report, fit
 from sds3d.toybox.train import begin
 from sds3d.toybox.train_config import TrainConfig
@@ -73,7 +74,7 @@ def train_guidance(folder: Path, config: TrainConfig, report: Report, device: to
     points = trajectories(folder / "trajectories", prior, config.guidance_objects, config.seed, report)
     test = trajectories(folder / "held-out", prior, max(config.guidance_objects // 16, 1), config.seed + 1, report)
     torch.manual_seed(config.seed)
-    model = GuidanceAdapter.of(prior.unet).to(prior.device)
+    model = GuidanceAdapter.of(prior.unet, settings.digest()).to(prior.device)
 
     def step(generator: torch.Generator) -> Tensor:
         rows = torch.randint(len(points.t), (config.guidance_batch,), generator=generator, device=points.t.device)
@@ -86,7 +87,32 @@ def train_guidance(folder: Path, config: TrainConfig, report: Report, device: to
     loop = FitConfig(config.guidance_steps, config.guidance_rate, config.checkpoint_every, config.minutes)
     average = fit(folder / CHECKPOINT, "guidance", model, step, measure, loop, config.seed, report)
     average.save(folder / "guidance")
+    write_card(folder, config, average, measure(average)["error"])
     return folder / "guidance"
+
+
+def write_card(folder: Path, config: TrainConfig, model: GuidanceAdapter, error: float) -> Path:
+    """Write `folder/guidance/CARD.md`. error: see `relative_error`, on held-out trajectories."""
+    trained = read_metadata(folder / CHECKPOINT)
+    steps, minutes = int(trained["step"]), float(trained["seconds"]) / 60
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    on_gpu = next(model.parameters()).device.type == "cuda"
+    text = f"""# An adapter for guidance in one call
+
+Trained by `sds3d toybox train-guidance`. With it, a prior predicts in one call what it would under classifier-free
+guidance. It belongs to the prior with the weights `{model.config["digest"][:12]}`.
+
+| | |
+|---|---|
+| data | trajectories of {config.guidance_objects} prompts, {LEVELS} levels each |
+| parameters | {millions:.2f}M |
+| training | {steps} steps of {config.guidance_batch} points, {minutes:.1f} minutes |
+| machine | {machine(on_gpu)} |
+| error on held-out trajectories | {error:.3f} of that of the prior without guidance |
+"""
+    path = folder / "guidance" / "CARD.md"
+    path.write_text(text)
+    return path
 
 
 def trajectories(folder: Path, prior: DiffusersPrior, objects: int, seed: int, report: Report) -> Points:

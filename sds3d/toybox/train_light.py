@@ -43,9 +43,9 @@ class LitDenoiser(StructuredDenoiser):
         text_encoder.resize_token_embeddings(len(prior.tokenizer), mean_resizing=False)
         text_encoder.train().requires_grad_()
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, digest: str) -> None:
         """Write U-Net, encoder, text encoder, tokenizer and vocabulary."""
-        super().save(folder)
+        super().save(folder, digest)
         copy.deepcopy(self.denoiser.text_encoder).cpu().save_pretrained(folder / "text_encoder")
         shutil.copytree(folder.parent / "tokenizer", folder / "tokenizer", dirs_exist_ok=True)
         words = read_vocabulary(folder)

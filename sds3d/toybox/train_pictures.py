@@ -108,8 +108,9 @@ class PictureDenoiser(ToldDenoiser):
         """Return the texts, the prompt with the object's first picture."""
         return replace(text, pictures=self.adapter(told[:1]).expand(4, -1, -1)), null
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, digest: str) -> None:
         """Write the adapter in fp16."""
+        self.adapter.config["digest"] = digest
         self.adapter.save(folder / FOLDER)
 
 

@@ -19,7 +19,6 @@ from torch.nn import functional
 from sds3d.geometry.mesh import Mesh
 from sds3d.geometry.sampling import mesh_colors, sample_surface
 from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.priors.digest import prior_digest
 from sds3d.priors.starts import StartNetwork, view_features
 from sds3d.priors.unet_latent import DiffusersPrior
 from sds3d.rendering.volume import BOUND
@@ -89,7 +88,7 @@ def train_start(folder: Path, config: TrainConfig, report: Report, device: torch
     data = rendered("start", config.start_objects, 0)
     test = rendered("start-held-out", max(config.held_out_objects // 16, 1), 1)
     torch.manual_seed(config.seed)
-    model = StartNetwork(data.features.shape[2], prior_digest(settings))
+    model = StartNetwork(data.features.shape[2], settings.digest())
 
     def step(generator: torch.Generator) -> Tensor:
         index = torch.randint(len(data.features), (config.start_batch,), generator=generator)

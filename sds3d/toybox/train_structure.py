@@ -60,7 +60,7 @@ class StructuredDenoiser(ToldDenoiser):
         structure = unstacked(told)
         return replace(text, structure=structure), replace(null, structure=structure)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, digest: str) -> None:
         """Write the U-Net in fp16, and the encoder beside it."""
         shutil.rmtree(folder / "unet")
         unet = copy.deepcopy(self.denoiser.unet).cpu()
@@ -68,6 +68,7 @@ class StructuredDenoiser(ToldDenoiser):
         nn.Module.half(unet)
         diffusion.set_memory_format(unet, torch.contiguous_format)
         unet.save_pretrained(folder / "unet", safe_serialization=True)
+        self.encoder.digest = digest
         self.encoder.save(folder / FOLDER)
 
 

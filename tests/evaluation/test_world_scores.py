@@ -17,7 +17,6 @@ from sds3d.evaluation.world_report import check_rows, kind_rows
 from sds3d.evaluation.world_scores import Contender, Figures, contenders, make_missing, results_of, verdict
 from sds3d.files import RunError, write_atomically
 from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.priors.digest import prior_digest
 from sds3d.prompts.vocabulary import Vocabulary
 from sds3d.run.folder import Machine
 from sds3d.toybox.scorer import load_scorer
@@ -103,8 +102,8 @@ def test_a_prior_gets_the_prompts_of_the_kinds_that_it_knows(tmp_path: Path) -> 
 def test_assets_of_two_priors_are_not_mixed(tmp_path: Path) -> None:
     config = DiffusersConfig()
     assert noted(tmp_path, config) is None
-    write_atomically(tmp_path / "prior.json", json.dumps({"digest": prior_digest(config), "decoder": 33.0}).encode())
-    assert noted(tmp_path, config) == PriorRecord(prior_digest(config), 33.0)
+    write_atomically(tmp_path / "prior.json", json.dumps({"digest": config.digest(), "decoder": 33.0}).encode())
+    assert noted(tmp_path, config) == PriorRecord(config.digest(), 33.0)
     write_atomically(tmp_path / "prior.json", json.dumps({"digest": "of other weights", "decoder": 33.0}).encode())
     with pytest.raises(RunError, match="assets of other weights than the prior's: give another folder with --out"):
         noted(tmp_path, config)
@@ -161,7 +160,7 @@ def test_the_command_prints_and_writes_what_it_measured(tmp_path: Path, capsys: 
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["summary"]) == ["truth", "toybox"]
     assert results["summary"]["truth"]["of_all"]["recognised"] == 1
-    assert results["summary"]["toybox"]["record"]["digest"] == prior_digest(DiffusersConfig())
+    assert results["summary"]["toybox"]["record"]["digest"] == DiffusersConfig().digest()
     assert results["verdicts"][0]["outcome"] == "NOT PASSED"
     assert "| mug |" in (tmp_path / "results.md").read_text()
     for name in ("toybox.png", "toybox-gallery.webp", "truth.png", "side_by_side.png"):

@@ -11,7 +11,6 @@ from torch import Tensor
 from sds3d.cameras import Cameras, orbit
 from sds3d.files import PriorError
 from sds3d.priors.diffusers import DiffusersConfig
-from sds3d.priors.digest import prior_digest
 from sds3d.priors.starts import StartNetwork, load_start, projected, start_folder
 
 CAMERAS = orbit([10.0, 100.0, 190.0, 280.0], torch.tensor([-5.0, 20.0, 40.0, 80.0]), 2.3, 35.0, size=8)
@@ -55,7 +54,7 @@ def test_views_may_come_in_any_order_and_objects_do_not_mix():
 def test_files_keep_the_network_and_the_prior_that_it_belongs_to(tmp_path: Path):
     prior = DiffusersConfig()
     made = network()
-    made.digest = prior_digest(prior)
+    made.digest = prior.digest()
     made.save(tmp_path / "start")
     assert start_folder(str(tmp_path / "start")) == tmp_path / "start"
     assert start_folder(str(tmp_path)) is None

@@ -11,7 +11,7 @@ import torch
 from sds3d.cameras import turntable
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.loading import toybox_folder
-from sds3d.priors.picture_adapter import FOLDER, SIDE
+from sds3d.priors.picture_adapter import FOLDER, SIDE, PictureAdapter
 from sds3d.prompts.conditioning import Conditioning
 from sds3d.states import read_tensors
 from sds3d.toybox import diffusion
@@ -41,6 +41,7 @@ def test_the_trained_folder_reads_pictures_and_without_them_is_the_prior_that_it
     adapter, _ = read_tensors(written / FOLDER / "model.safetensors")
     assert adapter["values.0.weight"].abs().max() > 0
     assert "takes pictures" in (tmp_path / "CARD.md").read_text()
+    assert PictureAdapter.load(written / FOLDER).config["digest"] == DiffusersConfig(model="toybox").digest()
     assert (tmp_path / "samples.png").stat().st_size > 1000
     x = plain.encode_image(torch.rand(4, 64, 64, 3, generator=torch.Generator().manual_seed(0)))
     text, t, cameras = plain.encode_text(["a red mug"] * 4), torch.full((4,), 0.8), turntable(4)

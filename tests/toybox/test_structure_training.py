@@ -13,7 +13,7 @@ from sds3d.cameras import turntable
 from sds3d.geometry.mesh import Mesh
 from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.loading import toybox_folder
-from sds3d.priors.structure import FOLDER, LIT_MAPS, MAPS
+from sds3d.priors.structure import FOLDER, LIT_MAPS, MAPS, StructureEncoder
 from sds3d.priors.unet_latent import DiffusersPrior
 from sds3d.rendering.shading import srgb_to_linear
 from sds3d.rendering.structure import LIGHT, unstacked
@@ -61,7 +61,10 @@ def test_the_folder_is_a_prior_that_takes_structure_and_has_a_card_and_samples(f
     assert str(toybox_folder()) not in (folder / "prior" / "unet" / "config.json").read_text()
     encoder, _ = read_tensors(folder / "prior" / FOLDER / "model.safetensors")
     assert encoder["last.weight"].abs().max() > 0
-    assert "2 steps, 8 views" in (folder / "CARD.md").read_text()
+    card, digest = (folder / "CARD.md").read_text(), DiffusersConfig(model="toybox").digest()
+    assert "2 steps, 8 views" in card
+    assert f"from the prior with the weights\n`{digest[:12]}`." in card
+    assert StructureEncoder.load(folder / "prior" / FOLDER).digest == digest
     assert (folder / "samples.png").stat().st_size > 1000
     size = sum(path.stat().st_size for path in (folder / "prior").rglob("*") if path.is_file())
     assert size < 18e6

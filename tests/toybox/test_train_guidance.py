@@ -109,9 +109,15 @@ def test_the_scale_is_an_input(folder: Path, trained: Path):
     assert (low - high).abs().max() > 1e-4
 
 
-def test_an_adapter_of_another_model_is_refused(folder: Path, tmp_path: Path):
-    GuidanceAdapter([8], 4).save(tmp_path / "other")
-    with pytest.raises(PriorError, match=r"guidance_adapter: .*other was made for another model"):
-        DiffusersConfig(model=str(folder), guidance_adapter=str(tmp_path / "other")).load()
+def test_an_adapter_of_another_model_is_refused(folder: Path, trained: Path, tmp_path: Path):
+    given = DiffusersConfig(model=str(folder))
+    assert f"the weights `{given.digest()[:12]}`" in (trained / "CARD.md").read_text()
+    pipeline = tiny_pipeline("v_prediction")
+    torch.nn.init.ones_(pipeline.unet.conv_in.bias)  # of the same sizes, with other weights
+    pipeline.save_pretrained(tmp_path / "model")
+    GuidanceAdapter([8], 4, given.digest()).save(tmp_path / "other")
+    for model, adapter in ((tmp_path / "model", trained), (folder, tmp_path / "other")):
+        with pytest.raises(PriorError, match=rf"{adapter.name} was made for another model.*: train one for yours"):
+            DiffusersConfig(model=str(model), guidance_adapter=str(adapter)).load()
     with pytest.raises(PriorError, match=r"guidance_adapter: can't read .*none"):
         DiffusersConfig(model=str(folder), guidance_adapter=str(tmp_path / "none")).load()
