@@ -35,6 +35,8 @@ class Rendering:
     depth_variance: (B, H, W, 1) variance of the depth along each ray in square metres, if the scene penalises it;
         else None.
     facing_away: (B, H, W, 1) sum along each ray of weight max(n.d, 0)^2, if the scene penalises it; else None.
+    albedo, metallic, roughness: (B, H, W, 3), (B, H, W) and (B, H, W) in [0, 1], the sRGB base colour and the material
+        where the surface is hit, else 0; None for scenes without a material.
     """
 
     rgb: Tensor
@@ -44,6 +46,9 @@ class Rendering:
     latent: Tensor | None = None
     depth_variance: Tensor | None = None
     facing_away: Tensor | None = None
+    albedo: Tensor | None = None
+    metallic: Tensor | None = None
+    roughness: Tensor | None = None
 
     def __getitem__(self, rows: Tensor) -> Rendering:
         """Return the pictures of the views with these indices (b,)."""

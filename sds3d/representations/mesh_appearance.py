@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, Self, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -98,6 +98,14 @@ class AppearanceConfig(Config, ABC):
 C = TypeVar("C", bound=AppearanceConfig)
 
 
+class Look(NamedTuple):
+    """The surface at P pixels. color: (P, 3) sRGB. metallic, roughness: (P, 1), or None without a material."""
+
+    color: Tensor
+    metallic: Tensor | None = None
+    roughness: Tensor | None = None
+
+
 class Appearance(ABC, Generic[C]):
     """Colours, and materials if they are learnt.
 
@@ -154,10 +162,18 @@ class Appearance(ABC, Generic[C]):
     def check(self, state: Mapping[str, Tensor]) -> None:
         """Raise ValueError if a state has tensors of other shapes, and name the setting. Tensors may be missing."""
 
-    def colors(
+    def look(self, raster: Raster, points: Tensor) -> Look:
+        """Return colour and material of the covered pixels. points: (B, H, W, 3) metres, what each pixel shows."""
+        hit = raster.face >= 0
+        color = self.values("color", raster, points, hit)
+        if self.material is None:
+            return Look(color)
+        return Look(color, *self.material.scaled(self.values("material", raster, points, hit)).split(1, dim=-1))
+
+    def lit(
         self,
+        look: Look,
         raster: Raster,
-        points: Tensor,
         normal: Tensor,
         directions: Tensor,
         cameras: Cameras,
@@ -165,17 +181,14 @@ class Appearance(ABC, Generic[C]):
     ) -> Tensor:
         """Return colours (P, 3) of the covered pixels, lit by the environments if the material is learnt.
 
-        points, normal, directions: (B, H, W, 3); directions lead away from the camera. chance: draws the light;
-        None: that of previews.
+        normal, directions: (B, H, W, 3); directions lead away from the camera. chance: draws the light; None: that of
+        previews.
         """
         hit, material = raster.face >= 0, self.material
-        color = self.values("color", raster, points, hit)
-        if material is None or self.environment is None:
-            return color
-        factors = material.scaled(self.values("material", raster, points, hit)).split(1, dim=-1)
-        base, metallic, roughness, facing, to_camera = (
-            value[None, None] for value in (srgb_to_linear(color), *factors, normal[hit], -directions[hit])
-        )
+        if material is None or self.environment is None or look.metallic is None or look.roughness is None:
+            return look.color
+        given = srgb_to_linear(look.color), look.metallic, look.roughness, normal[hit], -directions[hit]
+        base, metallic, roughness, facing, to_camera = (value[None, None] for value in given)
         lit = drawn(material, cameras, chance)
         which, turn = (
             None if each is None else each[:, None, None].expand(hit.shape)[hit][None, None, :, None]

@@ -18,7 +18,7 @@ from sds3d.representations.fields_hash import HashColors
 from sds3d.representations.isosurface import Surface
 from sds3d.representations.isosurface_flexicubes import DualSurface
 from sds3d.representations.lights import drawn
-from sds3d.representations.mesh_appearance import PBRMaterial
+from sds3d.representations.mesh_appearance import Look, PBRMaterial
 from sds3d.representations.mesh_dmtet import DMTetConfig
 from sds3d.representations.mesh_fixed import FixedTrianglesConfig
 from sds3d.representations.mesh_flexicubes import FlexiCubesConfig
@@ -159,13 +159,18 @@ class MeshScene(Scene):
         raster = rasterize_mesh(vertices, faces, cameras)
         hit = raster.face[..., None] >= 0  # (B, H, W, 1)
         normal = functional.normalize(interpolate(smooth_normals(normals, faces, len(vertices)), faces, raster), dim=-1)
-        color = torch.where(hit, self._shade(cameras, raster, normal, training), background)
+        shown, look = self._shade(cameras, raster, normal, training)
+        color = torch.where(hit, shown, background)
         sharp = torch.cat([color, hit.to(color), raster.depth, normal], dim=-1)  # (B, H, W, 8)
         rgb, alpha, depth, normal = antialias(sharp, raster, vertices, faces, cameras).split((3, 1, 1, 3), dim=-1)
-        return Rendering(rgb, alpha, depth, functional.normalize(normal, dim=-1, eps=1e-6))
+        material = {} if look is None else _material(look, hit)
+        return Rendering(rgb, alpha, depth, functional.normalize(normal, dim=-1, eps=1e-6), **material)
 
-    def _shade(self, cameras: Cameras, raster: Raster, normal: Tensor, training: bool) -> Tensor:
-        """Return the colours (B, H, W, 3) of the covered pixels. normal: (B, H, W, 3). training: light is drawn."""
+    def _shade(self, cameras: Cameras, raster: Raster, normal: Tensor, training: bool) -> tuple[Tensor, Look | None]:
+        """Return the colours (B, H, W, 3) of the covered pixels, and what the surface looks like if these show it.
+
+        normal: (B, H, W, 3). training: light is drawn.
+        """
         origins, directions = cameras.rays()  # (B, H, W, 3)
         # Detached: a different colour a little further along the ray must not move the surface.
         points = origins + raster.depth.detach() * directions
@@ -174,12 +179,16 @@ class MeshScene(Scene):
         def chance() -> torch.Generator | None:
             return self._chance() if training else None
 
+        look: Look | None = None
+
         def colors() -> Tensor:
-            seen = self.appearance.colors(raster, points, normal, directions, cameras, chance())  # (P, 3)
+            nonlocal look
+            look = self.appearance.look(raster, points)
+            seen = self.appearance.lit(look, raster, normal, directions, cameras, chance())  # (P, 3)
             return torch.ones_like(points).masked_scatter(hit[..., None], seen)
 
         progress = min(self._step / max(self.steps - 1, 1), 1.0)
-        return shaded(self.config.shading, cameras, points, normal, colors, chance(), progress)
+        return shaded(self.config.shading, cameras, points, normal, colors, chance(), progress), look
 
     def _blank(self, cameras: Cameras, background: Tensor) -> Rendering:
         """Return the background alone, with zero gradients, so that the step can be completed."""
@@ -271,3 +280,13 @@ class MeshScene(Scene):
     def _chance(self) -> torch.Generator:
         """Return a generator that depends on the step alone, so that a repeated or resumed step draws the same."""
         return torch.Generator().manual_seed(self._seed + self._step)
+
+
+def _material(look: Look, hit: Tensor) -> dict[str, Tensor]:
+    """Return the pictures of base colour and material of a `Rendering`; none without a material. hit: (B, H, W, 1)."""
+    if look.metallic is None or look.roughness is None:
+        return {}
+    values = torch.cat([look.color, look.metallic, look.roughness], dim=-1)
+    pictures = values.new_zeros(*hit.shape[:3], 5).masked_scatter(hit, values)
+    albedo, metallic, roughness = pictures.split((3, 1, 1), dim=-1)
+    return {"albedo": albedo, "metallic": metallic[..., 0], "roughness": roughness[..., 0]}

@@ -28,6 +28,8 @@ from sds3d.prompts.prompt import PromptConfig, checked_prompt, slug
 from sds3d.ramps import Ramp
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.make import AnyRepresentationConfig
+from sds3d.representations.mesh_appearance import PBRMaterial
+from sds3d.representations.mesh_scene import MeshConfig
 from sds3d.representations.voxel_grid import VoxelGridConfig
 from sds3d.run.backgrounds import Background, by_name
 from sds3d.run.copies import beside, with_paths, without_paths
@@ -167,8 +169,8 @@ class RunConfig(Config):
     """Judges of the renders, whose losses add to those of any rule: a list of {model: FOLDER of a CLIPModel, text,
     text_weight, image, image_weight, every}."""
     estimators: tuple[EstimatorConfig, ...] = Field(default=(), max_length=4)
-    """Estimators of normals or depth, whose answers to the renders the surface follows: a list of {map, model: FOLDER,
-    weight, every}. map: normal or depth."""
+    """Estimators of normals, depth or materials, whose answers to the renders the surface follows: a list of {map,
+    model: FOLDER, weight, every}. map: normal, depth or material."""
     up_axis: UpAxis = "auto"
     """Axis of that file that points up: y or z; auto is z for STL and 3MF, -y for splats in .ply, .splat and .sog, and
     y for other formats. The front faces +Z if +Y is up, and -Y if +Z is up."""
@@ -207,6 +209,14 @@ class RunConfig(Config):
             raise ValueError("the representation renders latents, which are no pictures: remove seen")
         if self.seen.normal_latents and any(other.prior != self.prior for other in self.teachers):
             raise ValueError("seen.normal_latents is for the latents of one prior: set it to 0, or remove teachers")
+        return self
+
+    @model_validator(mode="after")
+    def _materials_are_there(self) -> Self:
+        wanted = not self.stages and any(estimator.map == "material" for estimator in self.estimators)
+        scene = self.representation
+        if wanted and not (isinstance(scene, MeshConfig) and isinstance(scene.appearance.material, PBRMaterial)):
+            raise ValueError("estimators: map=material is for meshes with representation.appearance.material=pbr")
         return self
 
     @model_validator(mode="after")

@@ -76,7 +76,7 @@ class Work:
     """The live objects of a stage.
 
     stage: its number, from 0. config: its settings. offset: steps of the stages before it. rewards: judges of renders.
-    estimators: of the normals and depths in them.
+    estimators: of the normals, depths and materials in them.
     """
 
     stage: int

@@ -30,6 +30,7 @@ from sds3d.run.references import check_references
 
 GIVE = {
     "normal": "give one of Marigold's for normals, or train one with `sds3d toybox train-normals`",
+    "material": "give one of Marigold's for intrinsics with albedo, roughness or metallicity",
     "depth": "give that of stable-diffusion-2-depth, DPT or Depth Anything, or set estimators=[]",
 }
 """What to do without the estimator of a map."""

@@ -198,8 +198,7 @@ class Setup:
     teachers: all on one device, at least one with a weight above 0 at each step. If `cameras` has no size, renders have
     that of the first one's prior. steps: total number of steps. cameras: the views of each step. background: what is
     behind the renders. rewards: judges of the renders. reference_weight: factor on the losses of the pictures that the
-    scene follows. estimators: of the normals and depths that the surface follows. seen: how the
-    teachers see the renders.
+    scene follows. estimators: of what the surface follows. seen: how the teachers see the renders.
     """
 
     scene: Scene

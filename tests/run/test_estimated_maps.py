@@ -23,7 +23,7 @@ from sds3d.representations.base import Rendering
 from sds3d.representations.isosurface import dmtet, grid_points
 from sds3d.representations.mesh_scene import MeshConfig, MeshScene
 from sds3d.run.config import make_config
-from sds3d.run.estimated_maps import EstimatorConfig, Followed, load_followed
+from sds3d.run.estimated_maps import EstimatorConfig, Followed, load_followed, material_losses
 from sds3d.run.inputs import check_inputs
 
 RADIUS = 0.35
@@ -187,6 +187,78 @@ def test_a_view_without_opaque_pixels_has_no_gradient_on_depth():
     loss = depth_loss(clear, cameras, Says("disparity", torch.rand(2, 12, 12)))
     (gradient,) = torch.autograd.grad(loss, clear.depth)
     assert float(gradient.abs().max()) == 0
+
+
+class Knows:
+    """An estimator that knows base colour and material, whatever it sees."""
+
+    maps: tuple[Map, ...] = ("albedo", "roughness", "metallic")
+
+    def __call__(
+        self, rgb: Tensor, seed: int = 0, *, steps: int | None = None, ensemble: int = 1, resolution: int | None = None
+    ) -> dict[Map, Tensor]:
+        pixels = torch.ones(rgb.shape[:3])
+        return {"albedo": torch.tensor(ALBEDO) * pixels[..., None], "roughness": 0.3 * pixels, "metallic": 0.8 * pixels}
+
+
+ALBEDO = (0.2, 0.6, 0.4)
+
+
+def test_a_mesh_shows_its_material_without_the_light():
+    """The loss at a uniform material is that of the differences of its numbers, whatever lights it, and its gradient is
+    that of central differences."""
+    lamps = [{"name": "lamps", "seed": 1}, {"name": "lamps", "seed": 2}]
+    settings = {
+        "geometry": {"name": "fixed", "vertices_lr": 0},
+        "appearance": {"name": "voxels", "resolution": 16, "material": {"name": "pbr", "environments": lamps}},
+    }
+    scene = MeshScene.from_mesh(uneven_ball(), MeshConfig.model_validate(settings), torch.Generator().manual_seed(0))
+    color, material = scene.parameters["color"], scene.parameters["material"]
+    with torch.no_grad():
+        color.copy_(torch.logit(torch.tensor(ALBEDO)).expand_as(color))
+        material.copy_(torch.logit(torch.tensor([0.8, 0.3])).expand_as(material))
+    cameras = turntable(3, size=24)
+    followed = Followed(EstimatorConfig(map="material", model="x", weight=2.0), Knows())
+
+    def loss() -> Tensor:
+        rendering = scene.render(cameras, torch.ones(3))
+        return followed.losses(rendering, cameras, 0, 0.0)["estimated_material"]
+
+    assert loss().item() == pytest.approx(0, abs=1e-4)
+    with torch.no_grad():
+        material.copy_(torch.logit(torch.tensor([0.6, 0.4])).expand_as(material))
+    opaque = float((scene.render(cameras, torch.ones(3)).alpha > 0.5).sum()) / 3
+    value = loss()
+    assert float(value) == pytest.approx(2 * 0.5 * (0.2**2 + 0.1**2) * opaque, rel=0.05)  # edges are half covered
+    (gradient,) = torch.autograd.grad(value, material)
+    direction = torch.randn(material.shape, generator=torch.Generator().manual_seed(2))
+    values = []
+    for sign in (1, -1):
+        with torch.no_grad():
+            material.add_(0.01 * sign * direction)
+            values.append(float(loss()))
+            material.sub_(0.01 * sign * direction)
+    assert float((gradient * direction).sum()) == pytest.approx((values[0] - values[1]) / 0.02, rel=0.02)
+
+
+def test_the_loss_on_materials_is_half_the_squares_over_opaque_pixels_of_what_is_estimated():
+    draw = torch.Generator().manual_seed(1)
+    rgb, albedo, other = (torch.rand(2, 3, 4, 3, generator=draw, dtype=torch.float64) for _ in range(3))
+    rough, metal, seen = (torch.rand(2, 3, 4, generator=draw, dtype=torch.float64) for _ in range(3))
+    alpha = torch.tensor([0.2, 0.4, 0.6, 1.0]).double().expand(2, 3, 4)[..., None]
+    shown = Rendering(rgb, alpha, alpha, rgb, albedo=albedo, metallic=metal, roughness=rough)
+    half = 0.5 * ((albedo - other) ** 2)[:, :, 2:].sum(dim=(1, 2, 3))
+    torch.testing.assert_close(material_losses(shown, {"albedo": other}), half)
+    both = half + 0.5 * ((rough - seen) ** 2)[:, :, 2:].sum(dim=(1, 2))
+    torch.testing.assert_close(material_losses(shown, {"albedo": other, "roughness": seen}), both)
+
+
+def test_a_scene_without_a_material_is_refused():
+    estimator = "estimators=[{map: material, model: x}]"
+    with pytest.raises(ConfigError, match=r"map=material is for meshes with representation\.appearance\.material=pbr"):
+        make_config("a red mug", "splats", [estimator])
+    stage = "stages=[{representation: {name: mesh, geometry: fixed, appearance: {name: texels, material: pbr}}}]"
+    assert make_config("a red mug", "splats", [estimator, stage]).estimators
 
 
 def test_an_estimator_of_another_map_is_refused(tmp_path: Path):
