@@ -15,6 +15,7 @@ from sds3d.geometry.mesh import Mesh
 from sds3d.presets import load_preset, presets
 from sds3d.priors.base import Prior
 from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.normals import NormalsNetwork
 from sds3d.run.config import RunConfig, make_config, new_run
 from sds3d.run.drive import drive
 from sds3d.toybox.captions import parse
@@ -66,13 +67,22 @@ def short(name: str, **changes: Any) -> RunConfig:
     return build(RunConfig, merge(merge(config, SMALL | {"steps": steps, "stages": stages}), changes))
 
 
-TOY = [p.name for p in presets() if not p.about.needs_asset and p.about.group != "real"]
+TOY = [p.name for p in presets() if p.about.group != "real" and p.name != "texture"]  # which has a test of its own
+MATERIALS = ("fantasia3d", "materials")
 
 
 @pytest.mark.parametrize("name", slow_after(1, TOY))
-def test_a_preset_writes_files(name: str, prior: Prior, tmp_path: Path) -> None:
+def test_a_preset_writes_files(name: str, prior: Prior, object_file: Path, tmp_path: Path) -> None:
     """The first preset writes its own formats, the others what is read back."""
-    run = new_run(tmp_path, short(name) if name == TOY[0] else short(name, export={"formats": ["glb"]}))
+    changes: dict[str, Any] = {} if name == TOY[0] else {"export": {"formats": ["glb"]}}
+    if load_preset(name).about.needs_asset:
+        changes["start_from"] = str(object_file)
+    if name in MATERIALS:
+        changes["optimizer"] = {"warmup": 0}  # so that a few steps are seen in 8 bits
+    if name == "polish":
+        NormalsNetwork().eval().save(tmp_path / "normals")
+        changes["estimators"] = [{"model": str(tmp_path / "normals"), "weight": 0.1}]
+    run = new_run(tmp_path / "runs", short(name, **changes))
     steps = list(drive(run, threads=1, prior=prior))
     assert run.state.status == "done"
     assert len(steps) == run.state.total
@@ -80,6 +90,11 @@ def test_a_preset_writes_files(name: str, prior: Prior, tmp_path: Path) -> None:
     assert isinstance(mesh, Mesh)
     assert mesh.texture is not None
     assert np.abs(mesh.vertices).max() < 0.6
+    if name in MATERIALS:  # a material in every place, not only its mean
+        assert mesh.metallic_roughness is not None
+        assert mesh.metallic_roughness.reshape(-1, 3)[:, 1:].std(axis=0).max() > 0
+        (part,) = trimesh.load(run.exports / "a-red-mug.glb").geometry.values()
+        assert part.visual.material.occlusionTexture is not None
 
 
 def test_texturing_needs_a_mesh() -> None:
