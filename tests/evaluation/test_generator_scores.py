@@ -5,9 +5,13 @@ from pathlib import Path
 import pytest
 
 from sds3d.evaluation import generator_scores
-from sds3d.evaluation.generator_scores import Case, bench, settings, training_prompts
+from sds3d.evaluation.asset_scores import bench_prompts
+from sds3d.evaluation.generator_scores import Case, bench, measure, settings, training_prompts
 from sds3d.guidance.asd import ASDConfig
-from sds3d.toybox.captions import held_out
+from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.run.generated_start import load_for, start_path
+from sds3d.run.generator_pictures import encoded
+from sds3d.toybox.captions import held_out, prompt
 from sds3d.toybox.scorer import load_scorer
 
 KINDS = load_scorer().kinds
@@ -29,6 +33,15 @@ def test_a_training_has_rule_and_gradient_of_its_preset() -> None:
     assert len(config.texts) == 16
     assert config.steps == 7
     assert not settings(Case("asd", 0), [], KINDS).texts
+
+
+def test_the_generator_that_ships_makes_what_it_was_never_shown() -> None:
+    prior = DiffusersConfig().load()
+    texts = {spec: encoded(prior, prompt(spec)) for spec in bench_prompts(4, KINDS)}
+    generator = load_for(start_path("instant"), prior, next(iter(texts.values())))
+    scores = measure(generator, texts, load_scorer())
+    assert scores.objects == 4
+    assert scores.right > 0.95
 
 
 @pytest.mark.slow
