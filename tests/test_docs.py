@@ -14,9 +14,8 @@ from docs.generate import commands, settings
 from docs.generate.docstrings import inline, to_rst
 from sds3d.cli.exits import Exit
 from sds3d.cli.main import app
-from sds3d.presets import DEFAULT_PRESET, load_generator_preset, load_preset
-from sds3d.run.config import make_config
 from sds3d.toybox.world import COLORS, KINDS
+from tests.commands import parsed, resolve
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -45,22 +44,10 @@ COMMANDS = [
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands_are_accepted(line):
     words = shlex.split(line, comments=True)[1:]
-    command: Any = typer.main.get_command(app)
-    while hasattr(command, "commands"):
-        assert words[0] in command.commands, f"{words[0]} is not a command"
-        command = command.commands[words.pop(0)]
-    if words in ([], ["--help"]):
-        return
-    given = command.make_context(command.name, words).params  # raises for unknown options and wrong values
-    overrides = given.get("overrides") or []
     if "plain_sds" in line:
-        return  # the rule of the example package, which tests/test_plugins.py installs
-    if "prompt" in given and overrides:
-        preset = given.get("preset") or DEFAULT_PRESET
-        settings = {"start_from": "mug.obj"} if "mesh" in given else {}
-        make_config("a red mug", DEFAULT_PRESET if preset.endswith(".yaml") else preset, overrides, settings)
-    elif given.get("preset") and not given["preset"].endswith(".yaml"):
-        (load_generator_preset if "generator train" in line else load_preset)(given["preset"])
+        parsed(words)  # the rule of the example package, which tests/test_plugins.py installs
+    else:
+        resolve(words)
 
 
 @pytest.mark.parametrize("path", PAGES, ids=page_id)

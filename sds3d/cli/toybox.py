@@ -195,7 +195,7 @@ def toybox_sample(
 
 @toybox.command("check", epilog=examples("sds3d toybox check  # exit status 1 if something is not up to date"))
 def toybox_check() -> None:
-    """Show which pictures and tables of a checkout are made from other weights than its prior's."""
+    """Show which pictures and tables of a checkout are made from other weights than its prior's, or in another way."""
     from sds3d.evaluation.made_from_prior import check
 
     states = check(_checkout())
@@ -243,7 +243,7 @@ def toybox_refresh(
 def toybox_noted(
     names: Annotated[list[str], typer.Argument(metavar="NAME", help="What was made by hand.", show_default=False)],
 ) -> None:
-    """Note that files made by hand are made from the checkout's prior."""
+    """Note that files are made from the checkout's prior, by hand or by the commands that refresh runs."""
     from sds3d.evaluation.made_from_prior import ITEMS, write_note
 
     root = _checkout()

@@ -60,10 +60,17 @@ class Item:
         """The file of the note."""
         return str(Path(self.files[0]).with_suffix(".made.json").as_posix())
 
+    @property
+    def made_by(self) -> list[str]:
+        """What the note says about how the files are made."""
+        return [*self.commands] or [self.by_hand]
+
 
 @dataclass(frozen=True)
 class Status:
-    """state: up to date, stale (made from other weights), unknown (there is no note) or missing (a file)."""
+    """state: up to date, stale (made from other weights), by other commands (than the item's), unknown (there is no
+    note) or missing (a file).
+    """
 
     item: Item
     state: str
@@ -132,8 +139,19 @@ def newest(work: Path, pattern: str) -> Path:
 
 
 def _rules(name: str, options: str, *endings: str) -> Item:
-    copies = {f"benchmarks/{name}.{ending}": f"{name}/guidance.{ending}" for ending in endings}
-    return Item(name, tuple(copies), (f"bench guidance{options} --out {name}",), _copied(copies))
+    return _bench(name, {f"{name}.{ending}": f"guidance.{ending}" for ending in endings}, f"bench guidance{options}")
+
+
+def _figures(name: str, *commands: str) -> Item:
+    """The JSON file, table and picture of a benchmark."""
+    return _bench(name, {f"{name}.{ending}": f"{name}.{ending}" for ending in ("json", "md", "png")}, *commands)
+
+
+def _bench(name: str, copies: dict[str, str], *commands: str) -> Item:
+    """An item of the benchmarks. copies: {file in benchmarks/: result}. commands: the last is the benchmark."""
+    *before, last = commands
+    files = {f"benchmarks/{target}": f"{name}/{result}" for target, result in copies.items()}
+    return Item(name, tuple(files), (*before, f"{last} --out {name}"), _copied(files))
 
 
 def _picture(name: str, result: str, command: str) -> Item:
@@ -155,8 +173,23 @@ ITEMS = (
     Item(
         "instant",
         tuple(f"assets/instant/{name}" for name in _GENERATOR),
-        ("generator train --out instant pictures=true steps=25000 optimizer.final=0.02",),
+        (
+            "generator train --out first pictures=true steps=11000 cameras.size=48 cameras.coarse_size=32 "
+            "cameras.coarse_until=0.6",
+            "generator train --out instant start_from=first/generator pictures=true steps=14000 cameras.size=64 "
+            "cameras.coarse_size=48 cameras.coarse_until=0.6 optimizer.final=0.02",
+        ),
         _copied({f"assets/instant/{name}": f"instant/generator/{name}" for name in _GENERATOR}),
+    ),
+    _bench(
+        "instant-figures",
+        {
+            "instant.json": "results.json",
+            "instant.md": "results.md",
+            "instant.webp": "instant.png",
+            "quick.webp": "quick.png",
+        },
+        "bench toybox instant quick --prompts 32 --set 'export.formats=[glb,ply]'",
     ),
     Item(
         "between",
@@ -175,6 +208,26 @@ ITEMS = (
         "json",
         "md",
         "png",
+    ),
+    _figures(
+        "structure",
+        "toybox train --structure --out told structure_steps=1271",
+        "bench structure told/prior",
+    ),
+    _figures(
+        "light",
+        "toybox train --light --minutes 50 --out lit objects=640",
+        "bench light lit/prior --objects 3",
+    ),
+    _figures(
+        "polish",
+        "toybox train-normals --out seen normals_steps=700",
+        "bench polish --objects 2 --set steps=30 --set 'estimators=[{model: seen/normals, weight: 0.1}]'",
+    ),
+    _bench(
+        "pictures",
+        {"pictures.json": "pictures.json", "pictures.md": "pictures.md", "pictures.png": "a-green-house-4.png"},
+        "bench pictures --objects 6 --set steps=100",
     ),
     Item(
         "presets",
@@ -210,17 +263,18 @@ def _state(item: Item, root: Path, digest: str) -> str:
     if not all((root / file).is_file() for file in item.files):
         return "missing"
     try:
-        return "up to date" if json.loads(read_plain(root / item.note))["prior"] == digest else "stale"
+        note = json.loads(read_plain(root / item.note))
+        made_from, made_by = note["prior"], note["made by"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return "unknown"
+    if made_from != digest:
+        return "stale"
+    return "up to date" if made_by == item.made_by else "by other commands"
 
 
 def write_note(item: Item, root: Path) -> None:
     """Note that an item is made from the checkout's prior."""
-    note = {
-        "prior": weights_digest(root / PRIOR),
-        "made by": [*item.commands] or [item.by_hand or "sds3d toybox refresh"],
-    }
+    note = {"prior": weights_digest(root / PRIOR), "made by": item.made_by}
     write_atomically(root / item.note, (json.dumps(note, indent=2) + "\n").encode())
 
 

@@ -12,16 +12,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from sds3d.cli.main import app
-from sds3d.config import assets_dir
+from sds3d.config import ConfigError, assets_dir
 from sds3d.evaluation.made_from_prior import ITEMS, OTHER_PRESETS, PRIOR, Item, check, newest, refresh, write_note
 from sds3d.files import RunError
 from sds3d.priors.digest import weights_digest
+from tests.commands import resolve
 
 ROOT = assets_dir().parent
-NOT_FROM_THE_PRIOR = {"docs/pictures/data-flow.svg", "docs/pictures/camera_and_render.webp"}
+SPEED = ("priors", "rendering", "studio", "together")
+NOT_FROM_THE_PRIOR = {
+    "docs/pictures/data-flow.svg", "docs/pictures/camera_and_render.webp",
+    *(f"benchmarks/{name}.{ending}" for name in (*SPEED, "conversion", "materials") for ending in ("json", "md")),
+}  # fmt: skip
 
 
 def checkout(folder: Path) -> Path:
@@ -52,6 +55,7 @@ def test_an_item_is_stale_when_the_prior_changes(tmp_path: Path) -> None:
     write_note(item, root)
     assert json.loads((root / "assets/picture.made.json").read_text())["made by"] == ["drawn"]
     assert check(root, [item])[0].state == "up to date"
+    assert check(root, [replace(item, by_hand="", commands=("toybox render",))])[0].state == "by other commands"
     (root / PRIOR / "unet" / "model.safetensors").write_bytes(b"trained further")
     assert check(root, [item])[0].state == "stale"
     (root / "assets/picture.made.json").write_text("[]")
@@ -76,17 +80,37 @@ def test_an_item_is_made_by_its_commands(tmp_path: Path) -> None:
     assert not (root / "assets/wrong.made.json").exists()
 
 
-def test_every_picture_of_the_site_is_listed() -> None:
+def test_every_file_that_depends_on_the_prior_is_listed() -> None:
     listed = [file for item in ITEMS for file in item.files]
     assert len(set(listed)) == len(listed)
-    folders = ("docs/pictures", "assets/pictures", "assets/studio")
+    folders = ("docs/pictures", "assets/pictures", "assets/studio", "assets/instant", "benchmarks")
     pictures = {str(path.relative_to(ROOT)) for folder in folders for path in (ROOT / folder).iterdir()}
     assert {name for name in pictures if not name.endswith(".made.json")} - set(listed) == NOT_FROM_THE_PRIOR
 
 
 @pytest.mark.parametrize("command", [command for item in ITEMS for command in item.commands])
 def test_the_commands_exist(command: str) -> None:
-    assert CliRunner().invoke(app, [*shlex.split(command), "--help"]).exit_code == 0
+    resolve(shlex.split(command))
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "bench toybox mesch --out a",
+        "bench guidance --several 0 --set prior.multivew=false",
+        "bench light lit/prior --set steps=many",
+        "bench polish --set 'estimators=[{modell: seen/normals}]'",
+        "bench pictures --set representation=splat",
+        "generate 'a red mug' --preset quik",
+        "generate 'a red mug' steps=0.5",
+        "generator train picturs=true",
+        "toybox train --light objets=640",
+        "playground2d 'a red mug' --rule sdss",
+    ],
+)
+def test_a_command_with_a_wrong_preset_or_setting_is_noticed(command: str) -> None:
+    with pytest.raises(ConfigError):
+        resolve(shlex.split(command))
 
 
 @pytest.mark.slow
