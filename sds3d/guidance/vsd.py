@@ -9,6 +9,9 @@ a camera, so that views do not all become alike. It replaces eps_phi by
 
     lambda eps_phi(x_t; t) + (1 - lambda) eps_phi(x_t; c, t)
 
+SwiftBrush (Nguyen and Tran 2023, arXiv:2312.05239) trains a network that makes pictures in one step by this gradient,
+with low-rank updates of the prior as phi, without cameras, and with S = 7.5.
+
 PG-SB (SNOOPI, Nguyen et al. 2024, arXiv:2412.02687) draws a new guidance scale in each step, for the prior and for phi.
 
 Unverified: whether PG-SB draws one scale for both or two scales. Here it is one.
