@@ -14,11 +14,12 @@ import trimesh
 import yaml
 from PIL import Image
 
-from sds3d.config import ConfigError
-from sds3d.presets import presets
+from sds3d.config import ConfigError, build
+from sds3d.presets import load_generator_preset, presets
 from sds3d.run.checks import prior_problems
 from sds3d.run.config import RunConfig, make_config, new_run, prior_mismatches, run_config, stage_config, stage_count
 from sds3d.run.drive import drive
+from sds3d.run.train_generator import GeneratorTraining
 from tests.guidance.fewest import FEWEST
 from tests.priors.test_control import controlnet
 from tests.priors.test_disparity import save_disparity
@@ -171,17 +172,29 @@ def test_values_are_the_published_ones(name: str):
     for index, expected in enumerate(EXPECTED[name]):
         actual = stage_config(config, index).model_dump(mode="json")
         wrong += [f"stage {index}: the table lacks {key}" for key in sorted(needed(actual) - expected.keys())]
-        for key, value in expected.items():
-            try:
-                found = setting(actual, key)
-            except KeyError:
-                wrong.append(f"stage {index}: there is no {key}")
-                continue
-            if key == "prompts.negative" and found:
-                found = "words"
-            if not same(number(value), found):
-                wrong.append(f"stage {index}: {key} = {found}, not {number(value)}")
+        wrong += [f"stage {index}: {line}" for line in differences(expected, actual)]
     assert not wrong, "\n".join(wrong)
+
+
+def test_values_of_generators_are_the_published_ones():
+    config = build(GeneratorTraining, *load_generator_preset("prd-mvdream").layers)
+    assert differences(*EXPECTED["prd-mvdream"], config.model_dump(mode="json")) == []
+
+
+def differences(expected: Mapping[str, Any], actual: Mapping[str, Any]) -> list[str]:
+    """Return a line for each setting that is not as expected."""
+    wrong = []
+    for key, value in expected.items():
+        try:
+            found = setting(actual, key)
+        except KeyError:
+            wrong.append(f"there is no {key}")
+            continue
+        if key == "prompts.negative" and found:
+            found = "words"
+        if not same(number(value), found):
+            wrong.append(f"{key} = {found}, not {number(value)}")
+    return wrong
 
 
 @pytest.mark.parametrize("name", REAL)
