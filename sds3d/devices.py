@@ -28,8 +28,9 @@ def pick_device(wanted: str = "") -> torch.device:
 
 
 def seeded(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a new random stream on the device that starts at `seed`."""
-    return torch.Generator(device).manual_seed(seed)
+    """Return a new random stream on the device that starts at `seed`; for the meta device, which draws nothing, any."""
+    place = torch.device(device)
+    return torch.Generator("cpu" if place.type == "meta" else place).manual_seed(seed)
 
 
 def set_threads(threads: int) -> int:

@@ -121,14 +121,17 @@ def surface_corners(views: Views, height: int, width: int) -> tuple[Tensor, Tens
     Returns points (B, height + 1, width + 1, 3) in metres, the means of the visible points around each corner, and
     bool (B, height + 1, width + 1): whether there are visible points and the mean opacity is above `VISIBLE`.
     """
-    alpha, depth = views.alpha[..., 0].float().cpu(), views.depth[..., 0].float().cpu()  # (B, H, W)
-    origins, directions = views.cameras.to("cpu").resized(*alpha.shape[1:]).rays()  # (B, H, W, 3)
+    alpha, depth = views.alpha[..., 0].float(), views.depth[..., 0].float()  # (B, H, W)
+    origins, directions = views.cameras.to(alpha.device).resized(*alpha.shape[1:]).rays()  # (B, H, W, 3)
     visible = (alpha > VISIBLE) & (depth > 0) & depth.isfinite()
     distance = torch.where(visible, depth / alpha, 0.0)  # depth is weighted by alpha
     points = origins + distance[..., None] * directions  # (B, H, W, 3)
+    # In one transfer, since each waits for a GPU.
+    seen = torch.cat([points, alpha.nan_to_num(0.0)[..., None], visible[..., None]], dim=-1).cpu().numpy()
     corners = np.zeros((len(alpha), height + 1, width + 1, 3), np.float32)
     solid = np.zeros(corners.shape[:3], np.bool_)
-    _corners(points.numpy(), alpha.nan_to_num(0.0).contiguous().numpy(), visible.contiguous().numpy(), corners, solid)
+    arrays = (np.ascontiguousarray(part) for part in (seen[..., :3], seen[..., 3], seen[..., 4] > 0))
+    _corners(*arrays, corners, solid)
     return torch.from_numpy(corners), torch.from_numpy(solid)
 
 

@@ -164,7 +164,7 @@ def check_mesh(values: Tensor, faces: Tensor, name: str = "vertices", columns: s
         raise ValueError(f"faces must be (F, 3) of int32 or int64, got {tuple(faces.shape)} {faces.dtype}")
     of, key = _last_checked[0]
     if faces.numel() and (of() is not faces or key != (faces._version, len(values))):  # reading it waits for a GPU
-        low, high = (int(bound) for bound in faces.aminmax())
+        low, high = torch.stack(faces.aminmax()).tolist()
         if low < 0 or high >= len(values):
             raise ValueError(f"faces must index the {len(values)} rows of {name}, got {low} to {high}")
         _last_checked[0] = ref(faces), (faces._version, len(values))
@@ -232,9 +232,9 @@ def antialias_reference(pictures: Tensor, raster: Raster, vertices: Tensor, face
 
 def mesh_edges_reference(faces: Tensor) -> MeshEdges:
     """`mesh_edges` in plain torch."""
-    sides = faces.long()[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2).sort(dim=1).values  # (3F, 2)
-    corners = torch.arange(faces.numel(), device=faces.device).reshape(-1, 3)[:, [2, 0, 1]].reshape(-1)
-    whole = sides[:, 0] != sides[:, 1]  # without sides from a vertex to itself
+    sides = torch.stack([faces, faces.roll(-1, 1)], dim=-1).long().reshape(-1, 2).sort(dim=1).values  # (3F, 2)
+    corners = torch.arange(faces.numel(), device=faces.device).reshape(-1, 3).roll(1, 1).reshape(-1)
+    whole = (sides[:, 0] != sides[:, 1]).nonzero()[:, 0]  # without sides from a vertex to itself
     edges, index, counts = sides[whole].unique(dim=0, return_inverse=True, return_counts=True)
     starts = functional.pad(counts.cumsum(0), (1, 0))
     order = (index * faces.numel() + corners[whole]).argsort()  # by edge, then by face

@@ -46,12 +46,12 @@ def dmtet(sdf: Tensor, offsets: Tensor | None = None, bound: float = BOUND) -> S
     case, cubes = active_cubes(sdf)
     n = len(sdf)
     # Positions in the flat grid of each triangle's three edges, and their directions.
-    table = _tetrahedra_table()
-    count = table.triangles.to(sdf.device)[case]  # (A,) triangles of each cube
+    table = _tetrahedra_table(sdf.device)
+    count = table.triangles[case]  # (A,) triangles of each cube
     owner = torch.repeat_interleave(torch.arange(len(case), device=sdf.device), count)  # (F,)
     first = count.cumsum(0) - count
-    row = (table.start.to(sdf.device)[case] - first)[owner] + torch.arange(len(owner), device=sdf.device)
-    edges = table.edges.to(sdf.device)[row]  # (F, 3, 2) lower corner and direction
+    row = (table.start[case] - first)[owner] + torch.arange(len(owner), device=sdf.device)
+    edges = table.edges[row]  # (F, 3, 2) lower corner and direction
     keys = 8 * (flat_index(cubes, n)[owner, None] + corner_offsets(n, sdf.device)[edges[..., 0]]) + edges[..., 1]
     used, faces = numbered(keys, 8 * n**3)
     low = used // 8  # (V,)
@@ -111,6 +111,7 @@ def flat_index(points: Tensor, n: int) -> Tensor:
     return (points[..., 0] * n + points[..., 1]) * n + points[..., 2]
 
 
+@cache  # a copy to a GPU waits for it
 def corner_offsets(n: int, device: torch.device) -> Tensor:
     """Return the index of each corner of a cube minus that of its lowest corner, in a flattened grid: (8,) int64."""
     return torch.as_tensor(CORNERS @ np.array([n * n, n, 1]), device=device)
@@ -144,7 +145,7 @@ def numbered(keys: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     """
     # A table of marks is several times faster than sorting.
     mark = torch.zeros(limit, dtype=torch.bool, device=keys.device)
-    mark[keys.reshape(-1)] = True
+    mark.index_fill_(0, keys.reshape(-1), True)
     distinct = mark.nonzero()[:, 0]
     place = torch.empty(limit, dtype=torch.int64, device=keys.device)
     place[distinct] = torch.arange(len(distinct), device=keys.device)
@@ -164,7 +165,7 @@ class _TetrahedraTable(NamedTuple):
 
 
 @cache
-def _tetrahedra_table() -> _TetrahedraTable:
+def _tetrahedra_table(device: torch.device) -> _TetrahedraTable:
     rows: list[list[tuple[int, int]]] = []
     count = []
     for case in range(256):
@@ -174,7 +175,8 @@ def _tetrahedra_table() -> _TetrahedraTable:
             rows += _tetrahedron_triangles((0, first, first + second, 7), case)
         count.append(len(rows) - before)
     counts = torch.tensor(count)
-    return _TetrahedraTable(counts, counts.cumsum(0) - counts, torch.tensor(rows))
+    tables = counts, counts.cumsum(0) - counts, torch.tensor(rows)
+    return _TetrahedraTable(*(table.to(device) for table in tables))
 
 
 def _tetrahedron_triangles(corners: tuple[int, ...], case: int) -> list[list[tuple[int, int]]]:

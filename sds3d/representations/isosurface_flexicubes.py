@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from sds3d.rendering.volume import BOUND
 from sds3d.representations.isosurface import (
@@ -84,7 +85,7 @@ def flexicubes(
     if weights is not None and weights.shape != (n - 1, n - 1, n - 1, WEIGHTS):
         raise ValueError(f"weights must be {(n - 1, n - 1, n - 1, WEIGHTS)}, got {tuple(weights.shape)}")
     case, cubes = active_cubes(sdf)
-    table = _sheets_table().to(sdf.device)
+    table = _sheets_table(sdf.device)
     cut = _cut_apart(sdf, case, cubes, table)  # (A,) 0 or 1
     sheet = table.sheet[cut, case]  # (A, 12), -1 where an edge is not crossed
     count = table.sheets[cut, case]  # (A,)
@@ -92,7 +93,7 @@ def flexicubes(
 
     # One row per crossed edge of a cube: K rows, in ascending order of cubes.
     cube, edge = (sheet >= 0).nonzero().unbind(-1)
-    ends = torch.as_tensor(EDGES, device=sdf.device)[edge]  # (K, 2)
+    ends = table.ends[edge]  # (K, 2)
     points = flat_index(cubes, n)[cube, None] + corner_offsets(n, sdf.device)[ends]  # (K, 2)
     values = sdf.reshape(-1).index_select(0, points.reshape(-1)).reshape(-1, 2) * alpha[cube[:, None], ends]
     low, high = (positions(points[:, end], n, offsets, bound, sdf) for end in (0, 1))
@@ -127,10 +128,11 @@ def deviation(surface: DualSurface) -> Tensor:
     """
     distance = (surface.vertices.index_select(0, surface.sheets) - surface.crossings).square().sum(-1)
     distance = (distance + 1e-16).sqrt()  # (K,); the root's slope is infinite at 0
-    count = torch.bincount(surface.sheets)  # (D,) at least 3
-    mean = distance.new_zeros(len(count)).index_add(0, surface.sheets, distance) / count
+    zeros = distance.new_zeros(len(surface.vertices))
+    count = zeros.index_add(0, surface.sheets, torch.ones_like(distance))  # (V,) at least 3, or 0 for middles of quads
+    mean = zeros.index_add(0, surface.sheets, distance) / count.clamp(min=1)
     spread = (distance - mean.index_select(0, surface.sheets)).abs() / count[surface.sheets]
-    return spread.sum() / len(count)
+    return spread.sum() / (count > 0).sum()
 
 
 def _activated(weights: Tensor | None, cubes: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,29 +159,25 @@ def _quads(sdf: Tensor, cubes: Tensor, first: Tensor, sheet: Tensor) -> tuple[Te
     inside = sdf.detach() < 0
     place = torch.full((m**3,), -1, dtype=torch.int64, device=sdf.device)
     place[flat_index(cubes, m)] = torch.arange(len(cubes), device=sdf.device)
-    vertices, owners = [], []
+    crossed, lowers = [], []
     for axis in range(3):
         # Edges on the grid's faces have fewer than four cubes.
-        others = [(axis + 1) % 3, (axis + 2) % 3]
         lower, upper = inside.narrow(axis, 0, m), inside.narrow(axis, 1, m)
-        for other in others:
+        for other in ((axis + 1) % 3, (axis + 2) % 3):
             lower, upper = lower.narrow(other, 1, m - 1), upper.narrow(other, 1, m - 1)
-        start = (lower != upper).nonzero()  # (Q, 3)
-        leaves = lower[start[:, 0], start[:, 1], start[:, 2]]  # the lower end is inside: the edge leads outwards
-        start[:, others] += 1
-        ring = []
-        for u, v in _AROUND:
-            cube = start.clone()
-            cube[:, others[0]] -= u
-            cube[:, others[1]] -= v
-            ring.append(place[flat_index(cube, m)])
-        around = torch.stack(ring, -1)  # (Q, 4)
-        around = torch.where(leaves[:, None], around, around.flip(-1))
-        quarter = torch.arange(4, device=sdf.device)
-        edge = 4 * axis + torch.where(leaves[:, None], quarter, quarter.flip(-1))  # (Q, 4)
-        vertices.append(first[around] + sheet[around, edge])
-        owners.append(around)
-    return torch.cat(vertices), torch.cat(owners)
+        crossed.append((lower != upper).reshape(-1))
+        lowers.append(lower.reshape(-1))
+    found = torch.cat(crossed).nonzero()[:, 0]  # (Q,) edges of all axes at once, because a search waits for a GPU
+    leaves = torch.cat(lowers)[found][:, None]  # the lower end is inside: the edge leads outwards
+    axis, index = found // (m * (m - 1) ** 2), found % (m * (m - 1) ** 2)
+    width, height = m - 1 + (axis == 2).long(), m - 1 + (axis == 1).long()
+    across, last = (one_hot((axis + k) % 3, 3) for k in (1, 2))  # (Q, 3)
+    start = torch.stack([index // (width * height), index // width % height, index % width], -1) + across + last
+    around = torch.stack([place[flat_index(start - u * across - v * last, m)] for u, v in _AROUND], -1)  # (Q, 4)
+    around = torch.where(leaves, around, around.flip(-1))
+    quarter = torch.arange(4, device=sdf.device)
+    edge = 4 * axis[:, None] + torch.where(leaves, quarter, quarter.flip(-1))  # (Q, 4)
+    return first[around] + sheet[around, edge], around
 
 
 def _cut_apart(sdf: Tensor, case: Tensor, cubes: Tensor, table: _SheetsTable) -> Tensor:
@@ -188,12 +186,12 @@ def _cut_apart(sdf: Tensor, case: Tensor, cubes: Tensor, table: _SheetsTable) ->
     cut = torch.zeros_like(case)
     suspects = (table.pinched[case] >= 0).nonzero()[:, 0]
     face = table.pinched[case[suspects]]  # (S,) 2 axis + side
-    ahead = torch.nn.functional.one_hot(face // 2, 3) * (2 * (face % 2) - 1)[:, None]
+    ahead = one_hot(face // 2, 3) * (2 * (face % 2) - 1)[:, None]
     neighbour = cubes[suspects] + ahead  # (S, 3)
     within = ((neighbour >= 0) & (neighbour < m)).all(-1)
-    suspects, face, neighbour = suspects[within], face[within], neighbour[within]
-    other = cube_cases(sdf)[neighbour[:, 0], neighbour[:, 1], neighbour[:, 2]].long()
-    cut[suspects[table.pinched[other] == (face ^ 1)]] = 1
+    x, y, z = neighbour.clamp(0, m - 1).unbind(-1)
+    other = cube_cases(sdf)[x, y, z].long()
+    cut[suspects] = (within & (table.pinched[other] == (face ^ 1))).long()
     return cut
 
 
@@ -202,18 +200,17 @@ class _SheetsTable(NamedTuple):
 
     sheet: (2, 256, 12) number of the sheet that an edge belongs to, -1 if it is not crossed. sheets: (2, 256) number of
     sheets. pinched: (256,) the face, 2 axis + side, whose four edges all belong to one sheet; -1 if there is none.
+    ends: (12, 2) `EDGES`.
     """
 
     sheet: Tensor
     sheets: Tensor
     pinched: Tensor
-
-    def to(self, device: torch.device) -> _SheetsTable:
-        return _SheetsTable(*(tensor.to(device) for tensor in self))
+    ends: Tensor
 
 
 @cache
-def _sheets_table() -> _SheetsTable:
+def _sheets_table(device: torch.device) -> _SheetsTable:
     sheet = torch.full((2, 256, 12), -1)
     pinched = torch.full((256,), -1)
     for case in range(256):
@@ -223,7 +220,8 @@ def _sheets_table() -> _SheetsTable:
             if (own >= 0).all() and (own == own[0]).all():
                 pinched[case] = face  # no case has two such faces
                 sheet[1, case] = torch.tensor(_sheets(case, turned=face))
-    return _SheetsTable(sheet, sheet.amax(-1) + 1, pinched)
+    tables = sheet, sheet.amax(-1) + 1, pinched, torch.as_tensor(EDGES)
+    return _SheetsTable(*(table.to(device) for table in tables))
 
 
 def _face_edges(face: int) -> list[int]:
