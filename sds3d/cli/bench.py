@@ -444,6 +444,31 @@ def bench_gpu(
 
 
 @bench.command(
+    "launches",
+    epilog=examples(
+        "sds3d bench launches  # every kind of scene, SDS, VSD and CFD: some minutes",
+        "sds3d bench launches vsd --set representation=hash_nerf",
+        notes=('It needs no GPU, but NVIDIA Warp: pip install ".[cuda]".',),
+    ),
+)
+def bench_launches(
+    names: PresetNames = None,
+    settings: ForAllPresets = None,
+    out_dir: ResultsFolder = Path("bench-launches"),
+) -> None:
+    """Count on a fake GPU what a step launches, how much of it in CUDA graphs, and where it waits; nothing is timed."""
+    chosen = _existing(names)
+    from sds3d.evaluation import launches
+
+    with bars_by_stage() as report:
+        rows = launches.bench(
+            out_dir, chosen, settings or (), report=lambda name, step, total: report(name, step, total, {})
+        )
+    _print_table(launches.HEADER, map(launches.cells, rows))
+    out.print(f"launches.json and launches.md: {out_dir}", soft_wrap=True)
+
+
+@bench.command(
     "studio",
     epilog=examples(
         "sds3d bench studio  # 10 visitors at a time for 5 minutes, after a warm-up by 200",

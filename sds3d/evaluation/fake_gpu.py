@@ -156,7 +156,7 @@ def _is_meta(value: Any) -> bool:
 
 
 def _caller() -> str:
-    return "".join(traceback.format_stack(limit=12)[:-2])
+    return "".join(traceback.format_stack(limit=20)[:-2])
 
 
 def _to_host(name: str, args: Sequence[Any], given: Mapping[str, Any]) -> bool:

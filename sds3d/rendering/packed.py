@@ -210,7 +210,7 @@ def density_normals(field: FieldFunction, points: Tensor, step: float) -> Tensor
     step: half-width of central differences in metres; there are six evaluations for each point. Differentiable in the
     field's parameters for fixed points.
     """
-    axes = step * torch.eye(3).to(points)[:, None]  # (3, 1, 3)
+    axes = step * torch.eye(3, dtype=points.dtype, device=points.device)[:, None]  # (3, 1, 3)
     density, _ = field(torch.cat([points - axes, points + axes]).reshape(-1, 3))  # (6 P,)
     before, after = density.reshape(2, 3, -1)
     # Where the density is constant except for rounding, there is no direction.
@@ -226,9 +226,9 @@ def field_normals(
     Differentiable in the field's parameters for fixed points.
     """
     alpha, depth = seen.alpha.detach(), seen.depth.detach()
-    hit = alpha > 0.01  # (...)
+    hit = (alpha > 0.01).nonzero(as_tuple=True)  # once, since each search waits for a GPU
     points = origins[hit] + (depth[hit] / alpha[hit])[:, None] * directions[hit]  # (H, 3)
-    return torch.zeros_like(origins).index_put((hit,), density_normals(field, points, step))
+    return torch.zeros_like(origins).index_put(hit, density_normals(field, points, step))
 
 
 def _prepare(

@@ -153,7 +153,7 @@ class Shader:
 
     def __call__(self, samples: Samples, weights: Tensor, features: Tensor) -> Tensor:
         """See `packed.Shade`. weights: (S,), without gradient. features: (S, C). Returns (S, C + 3)."""
-        seen = weights > _LEAST
+        seen = (weights > _LEAST).nonzero()[:, 0]  # once, since each search waits for a GPU
         normal = torch.zeros_like(samples.points).index_put((seen,), self.normals(samples.points[seen]))  # (S, 3)
         away = weights * (normal * self.directions[samples.ray]).sum(-1).clamp(min=0).square()
         self.facing_away = self.facing_away.index_add(0, samples.ray, away)

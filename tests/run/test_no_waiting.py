@@ -1,155 +1,37 @@
 """A step on a device whose values nobody can read: torch's meta device, which has shapes only.
 
-Whatever would wait for a GPU raises there: reading a value, a branch on a tensor, `nonzero`, a mask as an index, a copy
-to the CPU. Copies to the device that wait are found by watching torch's operations, and its functions: a tensor of a
-list is made without operations. The kernels that draw a scene are replaced, because they differ on a GPU; `tests/cuda`
-holds them.
+`sds3d.evaluation.fake_gpu` finds whatever would wait for a GPU: reading a value, a branch on a tensor, `nonzero`, a
+mask as an index, copies. Counts of launches are in `tests/evaluation/test_launches.py`.
 """
 
 from __future__ import annotations
 
-import sys
-import traceback
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from sds3d.config import build
+from sds3d.evaluation.fake_gpu import META, Watch, pretended
+from sds3d.evaluation.launches import place_of
 from sds3d.priors.base import Prior
 from sds3d.priors.control import control_picture
 from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.graphs import Graphs
 from sds3d.priors.telling import Kind
-from sds3d.prompts.conditioning import Conditioning, Structure
-from sds3d.prompts.prompt import encode_texts
-from sds3d.rendering.packed import FieldPictures
+from sds3d.prompts.conditioning import Structure
 from sds3d.rendering.shading import Environment, metallic_roughness
-from sds3d.rendering.splatting import Splatted
-from sds3d.rendering.volume import RayPictures
+from sds3d.rendering.volume import render_rays
 from sds3d.representations.mesh_appearance import PBRMaterial
 from sds3d.run.config import RunConfig
-from sds3d.run.drive import start_work
-from sds3d.run.optimize import Setup, optimize
+from sds3d.run.drive import optimize_work, start_work
 from sds3d.run.references import read_references
 from tests.guidance.fewest import of_each_path, quickened
 from tests.priors.test_diffusers import tiny_pipeline
 from tests.slow import slow_after
-from tests.test_pairs import GUIDANCE, REPRESENTATIONS
-
-META = torch.device("meta")
-FREE = {
-    name
-    for line in (
-        "_reshape_alias _unsafe_view alias as_strided chunk detach diagonal empty empty_like empty_strided expand",
-        "is_same_size lift_fresh new_empty new_empty_strided permute select slice split split_with_sizes squeeze t",
-        "transpose unbind unfold unsqueeze view",
-    )
-    for name in line.split()
-}
-"""Operations that queue no work on a device: views and memory."""
-
-
-class Watch(TorchDispatchMode):
-    """Counts the operations on the meta device, and keeps where copies to it wait, and which results are float64."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.launches, self.waits, self.wide = 0, [], []
-        self._lists = Lists(self.waits)
-
-    def __enter__(self) -> Watch:
-        self._lists.__enter__()
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self._lists.__exit__(*error)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = func.overloadpacket.__name__
-        if isinstance(result, Tensor) and result.device == META and name not in FREE:
-            self.launches += 1
-            self.wide += [name] if result.dtype == torch.float64 else []
-            source = args[0] if name == "_to_copy" else args[1] if name == "copy_" else None
-            waits = not (args[2:] or (kwargs or {}).get("non_blocking"))
-            if source is not None and source.device.type == "cpu" and waits:
-                self.waits.append(caller())
-        return result
-
-
-class Lists(TorchFunctionMode):
-    """Keeps where a list or a number becomes a tensor on the meta device by a copy: a new one, or an index."""
-
-    def __init__(self, waits: list[str]) -> None:
-        super().__init__()
-        self._waits = waits
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        made = args[1 if func is Tensor.new_tensor else 0] if func in MAKERS else None
-        index = args[1] if func in INDEXED and args[0].device == META else ()
-        parts = index if isinstance(index, tuple) else (index,)
-        new = isinstance(made, (list, tuple, int, float)) and result.device == META
-        if new or any(isinstance(part, list) for part in parts):
-            self._waits.append(caller())
-        return result
-
-
-MAKERS = {torch.tensor, torch.as_tensor, torch.asarray, Tensor.new_tensor}
-INDEXED = {Tensor.__getitem__, Tensor.__setitem__}
-
-
-def caller() -> str:
-    return "".join(traceback.format_stack(limit=8)[:-1])
-
-
-@pytest.fixture(autouse=True)
-def device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Treat the meta device as a GPU. It lacks random streams, fused Adam and kernels that draw a scene."""
-    monkeypatch.setattr("sds3d.updates.runs_late", lambda device: True)
-    monkeypatch.setattr("sds3d.run.optimize.READ_EVERY", 1e9)
-    monkeypatch.setattr(sys.modules["torch.optim.optimizer"], "_get_fused_kernels_supported_devices", lambda: ["meta"])
-    for module in ("guidance.base", "representations.voxel_grid", "representations.field_nerf"):
-        monkeypatch.setattr(f"sds3d.{module}.seeded", lambda seed, device: None)
-    for module in ("representations.voxel_grid", "rendering.packed"):
-        monkeypatch.setattr(f"sds3d.{module}.empty_distance", lambda density, threshold: density.to(torch.uint8))
-    monkeypatch.setattr("sds3d.run.drive.encode_texts", lambda prior, *given: encode_texts(AnyTexts(), *given))
-    monkeypatch.setattr("sds3d.representations.voxel_grid.render_rays", draw_grid)
-    monkeypatch.setattr("sds3d.representations.field_nerf.render_field", draw_field)
-    monkeypatch.setattr("sds3d.representations.gaussians.rasterization", draw_splats)
-
-
-def draw_grid(grid: Tensor, origins: Tensor, directions: Tensor, **options: Any) -> RayPictures:
-    rgb = grid.mean() + directions
-    return RayPictures(rgb, rgb[..., 0], rgb[..., 0], rgb, rgb[..., 0])
-
-
-def draw_field(field: Any, origins: Tensor, directions: Tensor, **options: Any) -> FieldPictures:
-    density, features = field(directions.reshape(-1, 3))
-    alpha = density.reshape(directions.shape[:-1])
-    return FieldPictures(features.reshape(*alpha.shape, -1), alpha, alpha)
-
-
-def draw_splats(means: Tensor, *others: Tensor, width: int = 0, **options: Any) -> Splatted:
-    quats, scales, opacities, colors, viewmats, _, width, height = others
-    means2d = (viewmats[:, None, :2, :3] @ means[..., None])[..., 0]  # (C, N, 2)
-    mean = (means2d.mean() + quats.mean() + scales.mean() + opacities.mean() + colors.mean()).expand(1, 1, 1, 4)
-    picture = mean.expand(len(viewmats), height, width, 4)
-    return Splatted(picture, picture[..., :1], {"means2d": means2d, "radii": means2d.detach().int()})
-
-
-class AnyTexts:
-    takes_cameras = False  # so texts have view words
-
-    def encode_text(self, prompts: Sequence[str]) -> Conditioning:
-        return Conditioning(torch.empty(len(prompts), 8, 32, device=META))
+from tests.test_pairs import ALIKE, GUIDANCE, REPRESENTATIONS
 
 
 @pytest.fixture(scope="module")
@@ -161,16 +43,12 @@ def prior(tmp_path_factory: pytest.TempPathFactory) -> Prior:
 
 def watched_steps(settings: dict[str, Any], prior: Prior, steps: int = 1) -> Watch:
     """Do some steps after the first one under watch."""
-    config = build(RunConfig, {"prompt": "a red mug", "cameras": {"size": 16}, **settings})
-    references = read_references(config.reference, config.cameras, META)
-    work = start_work(config, [prior], references=references)
-    if config.representation.renders_latents:
-        work.scene._back = torch.empty(3, 4, device=META)  # computed once, on the CPU
-    setup = Setup(work.scene, work.teachers, 100, config.cameras, config.optimizer, config.background)
-    work.state.settle = lambda: None  # reads numbers, which there are none of
-    loop = optimize(setup, work.state)
-    next(loop)
-    with Watch() as watch:
+    config = build(RunConfig, {"prompt": "a red mug", "steps": 100, "cameras": {"size": 16}, **settings})
+    with pretended() as watch:
+        references = read_references(config.reference, config.cameras, META)
+        loop = optimize_work(start_work(config, [prior], references=references))
+        next(loop)
+        watch.forget()
         for _ in range(steps):
             next(loop)
     return watch
@@ -178,7 +56,10 @@ def watched_steps(settings: dict[str, Any], prior: Prior, steps: int = 1) -> Wat
 
 QUICK = ("multiview", "vsd")
 WAITING = {"cfd", "cfd-ode 0", "cfd-sde 0"}
-"""CFD's noise is locked to the surface: its texels are on the CPU, which reads the depth in every step."""
+"""CFD's noise is locked to the surface: its texels are on the CPU, which reads the depth once in every step."""
+CFD = "sds3d/guidance/surface_noise.py surface_corners"
+SAMPLES = "sds3d/rendering/packed_warp.py march"
+"""Radiance fields other than voxels read the number of samples."""
 
 
 def all_of(guidance: dict[str, Any]) -> dict[str, Any]:
@@ -186,13 +67,13 @@ def all_of(guidance: dict[str, Any]) -> dict[str, Any]:
     return quickened(build(RunConfig, {"prompt": "a red mug", "guidance": guidance}).guidance.model_dump(mode="json"))
 
 
-RULES = of_each_path({name: all_of(guidance) for name, guidance in GUIDANCE.items() if name not in WAITING})
+RULES = of_each_path({name: all_of(guidance) for name, guidance in GUIDANCE.items()})
 
 
 @pytest.mark.parametrize("guidance", slow_after(2, sorted(RULES, key=lambda name: (name not in QUICK, name))))
 def test_no_rule_waits(guidance: str, prior: Prior) -> None:
     watch = watched_steps({"representation": "voxel_grid", "guidance": RULES[guidance]}, prior)
-    assert watch.waits == []
+    assert [place_of(wait) for wait in watch.waits] == [CFD] * (guidance in WAITING)
     assert watch.wide == []  # Apple's GPUs have no float64
 
 
@@ -200,12 +81,13 @@ SCENES = {name: settings for name, settings in REPRESENTATIONS.items() if settin
 SCENES["latents"] = REPRESENTATIONS["hash_nerf"] | {"latent_channels": 4}
 
 
-@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize("scene", slow_after(3, sorted(SCENES, key=lambda name: name in ALIKE)))
 def test_no_scene_waits(scene: str, prior: Prior, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight steps: radiance fields find where matter is after eight."""
     monkeypatch.setattr("sds3d.run.drive.latent_rgb_of", lambda prior: torch.eye(4, 3))
     watch = watched_steps({"representation": SCENES[scene], "guidance": "sds"}, prior, steps=8)
-    assert watch.waits == []
+    assert {place_of(wait) for wait in watch.waits} <= {SAMPLES}
+    assert len(watch.waits) == (8 if SCENES[scene]["name"] not in ("voxel_grid", "gaussians") else 0)
     assert watch.wide == []  # Apple's GPUs have no float64
 
 
@@ -254,27 +136,40 @@ def test_no_material_in_several_lights_waits() -> None:
     assert (watch.waits, watch.wide) == ([], [])
 
 
-def test_whatever_waits_is_found(prior: Prior) -> None:
-    settings = {"representation": "voxel_grid", "guidance": GUIDANCE["cfd"]}
-    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
-        watched_steps(settings, prior)
-    x = torch.ones(3, device=META)
-    for wait in (x.sum().item, lambda: bool(x.any()), x.nonzero, lambda: x[x > 0], lambda: x.to("cpu"), x.tolist):
-        with pytest.raises((NotImplementedError, RuntimeError)):
-            wait()
-    with Watch() as watch:
-        torch.ones(3).to(META)
-        x.copy_(torch.ones(3))
-        torch.ones(3).to(META, non_blocking=True)
-    assert len(watch.waits) == 2
-    for copies in (
+def test_whatever_waits_is_found() -> None:
+    x, mask = torch.ones(3, device=META), torch.ones(3, dtype=torch.bool, device=META)
+    steps = (
+        x.sum().item, lambda: bool(x.any()), x.nonzero, lambda: x[x > 0], lambda: x.to("cpu"), x.tolist,
+        lambda: torch.ones(3).to(META), lambda: x.copy_(torch.ones(3)), lambda: torch.ones(3).copy_(x),
+        lambda: x.masked_select(mask), x.unique, lambda: torch.repeat_interleave(x, mask.long()),
+        lambda: x.index_put((mask,), x), lambda: mask.long().bincount(),
         lambda: torch.tensor([1.0, 2.0], device=META), lambda: torch.tensor(1.0, device=META),
         lambda: torch.as_tensor((1, 2), device=META), lambda: x.new_tensor([1.0, 2.0]), lambda: x[[0, 1]],
-        lambda: x[None, [0, 1]],
-    ):  # fmt: skip
+        lambda: x[None, [0, 1]], lambda: x.__setitem__(mask.long(), 1.0),
+    )  # fmt: skip
+    for step in steps:
         with Watch() as watch:
-            copies()
+            step()
         assert ["test_whatever_waits_is_found" in wait for wait in watch.waits] == [True]
     with Watch() as watch:
+        torch.ones(3).to(META, non_blocking=True)
+        x[mask] = 1.0
         torch.tensor([1.0]), torch.full((2,), 1.0, device=META), x.new_zeros(3), x[0], x[:, None]
     assert watch.waits == []
+
+
+def test_launches_are_counted_with_those_of_warp_and_of_graphs() -> None:
+    x = torch.ones(3, device=META)
+    graphs = Graphs()
+    with pretended() as watch, torch.no_grad():
+        for _ in range(2):
+            graphs(lambda x: (x * 2 + 1,), "", [x])
+        watch.forget()
+        x[:2].view(2), x + 1
+        assert (watch.launches, watch.recorded) == (1, 0)
+        graphs(lambda x: (x * 2 + 1,), "", [x])  # its input and its output are copied
+        assert (watch.launches, watch.recorded) == (4, 2)
+        watch.forget()
+        voxels, points = torch.ones(4, 4, 4, 4, device=META), torch.ones(5, 3, device=META)
+        render_rays(voxels, points, points, samples=4)
+        assert watch.launches > 0
