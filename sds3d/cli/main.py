@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from sds3d.cli import (
-    bench,
+    bench_speed,
     estimate,
     generator,
     listings,
@@ -84,7 +84,7 @@ app.command(epilog=playground.EXAMPLES, rich_help_panel=listings.PANEL)(playgrou
 listings.add_commands(app)
 app.add_typer(toybox_networks.toybox, name="toybox", rich_help_panel="Measure and train")
 app.add_typer(generator.generator, name="generator", rich_help_panel="Measure and train")
-app.add_typer(bench.bench, name="bench", rich_help_panel="Measure and train")
+app.add_typer(bench_speed.bench, name="bench", rich_help_panel="Measure and train")
 
 
 def main(arguments: list[str] | None = None) -> None:
