@@ -27,6 +27,19 @@ const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0)), clipb
 clipboard.items.add(new File([bytes], 'image.png', {type: 'image/png'}));
 document.dispatchEvent(new ClipboardEvent('paste', {clipboardData: clipboard, bubbles: true})); }"""
 
+DROP = """(place, data) => {
+const bytes = Uint8Array.from(atob(data), letter => letter.charCodeAt(0)), dataTransfer = new DataTransfer();
+dataTransfer.items.add(new File([bytes], 'Style.png', {type: 'image/png'}));
+for (const kind of ['dragenter', 'dragover', 'drop'])
+  place.dispatchEvent(new DragEvent(kind, {dataTransfer, bubbles: true, cancelable: true})); }"""
+
+
+def encoded(image: Image.Image) -> str:
+    """Return a PNG file in base64."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
 
 def picture(color: tuple[int, int, int]) -> Image.Image:
     """A square of 200 x 200 pixels in the middle of a white picture of 400 x 300, and a dot on the left."""
@@ -91,9 +104,7 @@ def test_a_picture_is_sent_its_mask_corrected_and_both_are_in_the_run(
     type_number(page, page.locator("#picture-azimuth input"), 90)
     assert not overflows(page)
 
-    file = io.BytesIO()
-    picture((30, 30, 200)).save(file, "PNG")
-    page.evaluate(PASTE, base64.b64encode(file.getvalue()).decode())
+    page.evaluate(PASTE, encoded(picture((30, 30, 200))))
     expect(page.locator("#picture-list button")).to_have_count(2)
     expect(page.locator("#picture-azimuth input")).to_have_value("0")
     page.locator("#picture-list button").first.click()
@@ -123,12 +134,11 @@ def test_a_picture_is_sent_its_mask_corrected_and_both_are_in_the_run(
     assert read_config(run_of(page, studio)).reference == ()
 
 
-def test_a_picture_beside_the_prompt_is_sent_and_in_the_run(visit: Visit, expect: Any, studio: Studio, tmp_path: Path):
+def test_a_picture_that_is_dropped_beside_the_prompt_is_in_the_run(visit: Visit, expect: Any, studio: Studio):
     page = visit(width=390)
     fill(page, "a red mug", seed=6)
     page.locator("#style").get_by_role("button", name="A picture beside the prompt").click()
-    picture((200, 30, 30)).save(tmp_path / "Style.png")
-    page.locator("#style-file input").set_input_files(tmp_path / "Style.png")
+    page.locator("#style-file .sds-drop").evaluate(DROP, encoded(picture((200, 30, 30))))
     shown = page.locator("#style-shown img")
     expect(shown).to_be_visible()
     expect(page.locator("#style-remove")).to_be_visible()
