@@ -225,7 +225,7 @@ def load_tokenizer(folder: str) -> CLIPTokenizer:
     """Load the tokenizer of a prior's folder, or make that of the toy world for ""."""
     if not folder:
         return make_tokenizer(VOCABULARY)
-    return CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", local_files_only=True)
+    return CLIPTokenizer.from_pretrained(Path(folder).expanduser(), subfolder="tokenizer", local_files_only=True)
 
 
 _tokenizer = cache(load_tokenizer)  # once in each process

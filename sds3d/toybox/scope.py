@@ -10,8 +10,8 @@ from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.priors.unet_latent import DiffusersPrior
 from sds3d.prompts.vocabulary import Vocabulary
 from sds3d.toybox import autoencoder
-from sds3d.toybox.captions import WORLD
-from sds3d.toybox.dataset import DataConfig
+from sds3d.toybox.captions import VOCABULARY, WORLD
+from sds3d.toybox.dataset import DataConfig, load_tokenizer
 from sds3d.toybox.train_config import TrainConfig
 
 
@@ -48,10 +48,14 @@ def scope_of(config: TrainConfig) -> Scope:
 def start_prior(model: str, device: torch.device | str = "cpu") -> tuple[DiffusersPrior, Vocabulary]:
     """Load the prior that a training starts from, and its words.
 
-    model: its folder, or `toybox`. Raises ValueError for a prior of another kind, PriorError for a damaged one.
+    model: its folder, or `toybox`. A prior without a file of its words knows the whole world if its tokenizer does.
+    Raises ValueError for a prior of another kind, PriorError for a damaged one.
     """
     settings = DiffusersConfig(model=model)
     prior, words = settings.load(device), settings.vocabulary()
-    if not isinstance(prior, DiffusersPrior) or prior.camera_encoder is None or words is None:
-        raise ValueError(f"{model} is no prior of the toy world: train one with `sds3d toybox train`")
-    return prior, words
+    if isinstance(prior, DiffusersPrior) and prior.camera_encoder is not None:
+        if words is None and all(f"{word}</w>" in load_tokenizer(model).get_vocab() for word in VOCABULARY):
+            words = WORLD
+        if words is not None:
+            return prior, words
+    raise ValueError(f"{model} is no prior of the toy world: train one with `sds3d toybox train`")

@@ -16,12 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sds3d.cameras import turntable
 from sds3d.priors.diffusers import DiffusersConfig
+from sds3d.priors.loading import toybox_folder
 from sds3d.states import read_metadata, read_tensors
 from sds3d.toybox import autoencoder, diffusion, scorer
-from sds3d.toybox.captions import VOCABULARY
+from sds3d.toybox.captions import VOCABULARY, WORLD
 from sds3d.toybox.dataset import CAPTIONS
 from sds3d.toybox.muon import Muon, split_parameters
-from sds3d.toybox.scope import scope_of
+from sds3d.toybox.scope import scope_of, start_prior
 from sds3d.toybox.train import begin, train, train_scorer
 from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.world import CATEGORIES, Spec
@@ -191,6 +192,14 @@ def test_a_training_from_the_embedded_prior_has_its_size_kinds_and_latents() -> 
     vae = AutoencoderTiny.from_pretrained(config.start_from, subfolder="vae", local_files_only=True)
     latents = autoencoder.patch_encoder(vae)(autoencoder.to_input(pictures))
     torch.testing.assert_close(latents, prior.encode_image(pictures[0] / 255), atol=1e-4, rtol=1e-4)
+
+
+def test_a_start_without_a_file_of_words_knows_the_world_if_its_tokenizer_does(tmp_path: Path) -> None:
+    shutil.copytree(toybox_folder(), tmp_path / "prior", ignore=shutil.ignore_patterns("toybox.json"))
+    with pytest.raises(ValueError, match="prior is no prior of the toy world: train one"):
+        start_prior(str(tmp_path / "prior"))
+    diffusion.make_tokenizer(VOCABULARY).save_pretrained(tmp_path / "prior" / "tokenizer")
+    assert start_prior(str(tmp_path / "prior"))[1] == WORLD
 
 
 @pytest.mark.slow
