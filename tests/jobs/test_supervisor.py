@@ -79,8 +79,12 @@ def drain(root: Path, settings: WorkerSettings = ONE_WORKER, each: Callable[[], 
 
 
 @pytest.mark.slow
-def test_a_run_that_kills_its_workers_is_given_up_and_the_next_one_runs(tmp_path: Path):
-    poison, other = queued(tmp_path, "a red mug", 9000), queued(tmp_path, "a blue chair", 2)
+def test_a_run_that_kills_its_workers_is_given_up_and_runs_left_running_by_a_crash_are_recovered(tmp_path: Path):
+    poison = queued(tmp_path, "a red mug", 9000)
+    left, damaged, hopeless = (queued(tmp_path, prompt, 2) for prompt in ("a blue chair", "a green hat", "a red hat"))
+    left.update(status="running")  # but no process holds it
+    hopeless.update(status="running", attempts=1 + SPARE)
+    (damaged.folder / "state.json").write_text("{")
 
     def kill() -> None:
         seen = progress(poison)
@@ -91,7 +95,8 @@ def test_a_run_that_kills_its_workers_is_given_up_and_the_next_one_runs(tmp_path
     assert (poison.state.status, poison.state.attempts) == ("failed", 2)
     assert "signal 9 (2 times)" in poison.state.error
     assert poison.checkpoints, "checkpoints must be kept"
-    assert other.state.status == "done"
+    assert (left.state.status, left.state.attempts) == ("done", 1)
+    assert (hopeless.state.status, hopeless.state.attempts) == ("failed", 1 + SPARE + 1)
 
 
 def test_workers_that_die_before_any_run_are_not_replaced_forever(
@@ -114,7 +119,7 @@ def test_workers_that_die_before_any_run_are_not_replaced_forever(
 
 
 @pytest.mark.slow
-def test_requests_take_effect_within_a_step_and_the_runs_can_continue(straight: Run, tmp_path: Path):
+def test_requests_take_effect_within_a_step_and_two_workers_share_the_runs_that_continue(straight: Run, tmp_path: Path):
     requests = ("pause", "cancel")
     # Another interval of previews makes another run with the same results.
     going = [queued(tmp_path, "a red mug", STEPS, f"preview_every={every}") for every in (1000, 1001)]
@@ -137,46 +142,37 @@ def test_requests_take_effect_within_a_step_and_the_runs_can_continue(straight: 
     for what, run in zip(requests, going, strict=True):
         assert requested_at[what] <= run.state.step <= requested_at[what] + 1
     assert [run.state.step for run in waiting] == [0, 0]
-    for run in (*going, *waiting):
+    several = [*going, *waiting]
+    for run in several:
         enqueue(run)
-    drain(tmp_path)
-    assert [run.state.status for run in (*going, *waiting)] == ["done"] * 4
-    assert all(same(run, straight) for run in going)
-
-
-@pytest.mark.slow
-def test_two_workers_share_a_queue(tmp_path: Path):
-    several = [queued(tmp_path, prompt, 6) for prompt in ("a red mug", "a blue chair", "a green hat", "a black boat")]
     drain(tmp_path, WorkerSettings(devices=["cpu", "cpu"], threads=1))
     assert [run.state.status for run in several] == ["done"] * 4
+    assert all(same(run, straight) for run in going)
     assert len({run.holder() for run in several}) == 2
     for run in several:
-        assert [event["step"] for event in run.events()] == list(range(1, 7)), "some steps ran twice"
+        assert [event["step"] for event in run.events()] == list(range(1, run.state.total + 1)), "some steps ran twice"
 
 
 @pytest.mark.slow
-def test_a_supervisor_that_stops_pauses_its_runs(tmp_path: Path):
+def test_workers_that_wait_start_before_the_first_run_and_a_supervisor_that_stops_pauses_its_runs(tmp_path: Path):
+    assert not list(supervise(tmp_path, settings=ONE_WORKER)), "without idle, an empty queue needs no worker"
+    steps = supervise(tmp_path, settings=WorkerSettings(devices=["cpu"], threads=1, idle=PATIENCE))
+    next(steps)
+    (worker,) = multiprocessing.active_children()
+    assert worker.name == "sds3d-worker-0"
     run, waiting = queued(tmp_path, "a red mug", 9000), queued(tmp_path, "a blue chair", 2)
-    for _ in supervise(tmp_path, settings=ONE_WORKER):
+    for _ in steps:
         with pytest.raises(RunBusyError, match="is processed by process"):
             next(supervise(tmp_path, settings=ONE_WORKER))
         if len(run.last_events(2)) == 2:
             break
+    assert run.holder() == worker.pid
+    steps.close()  # type: ignore[attr-defined]
+    assert not multiprocessing.active_children()
     assert (run.state.status, waiting.state.status) == ("paused", "queued")
     assert run.state.step == len(run.events()) == int(run.checkpoints[0].stem)
     assert not supervised(tmp_path)
     assert not run.busy()
-
-
-@pytest.mark.slow
-def test_runs_left_running_by_a_crash_are_recovered(tmp_path: Path):
-    run, damaged, hopeless = (queued(tmp_path, prompt, 3) for prompt in ("a red mug", "a blue chair", "a green hat"))
-    run.update(status="running")  # but no process holds it
-    hopeless.update(status="running", attempts=SPARE)
-    (damaged.folder / "state.json").write_text("{")
-    drain(tmp_path, WorkerSettings(devices=["cpu"], threads=1, retries=0))
-    assert (run.state.status, run.state.attempts) == ("done", 1)
-    assert (hopeless.state.status, hopeless.state.attempts) == ("failed", SPARE + 1)
 
 
 @pytest.mark.slow
@@ -219,7 +215,7 @@ def test_workers_whose_supervisor_was_killed_requeue_their_run(straight: Run, tm
         wait_for(lambda: not alive(pid))
     assert run.state.attempts == 0
     assert run.state.step == int(run.checkpoints[0].stem) >= 3
-    drain(tmp_path)
+    work(tmp_path, settings=WorkerSettings(threads=1))  # in this process
     assert same(run, straight)
 
 
@@ -260,17 +256,6 @@ def test_the_studios_workers_are_started_once_and_outlive_their_starter(tmp_path
     finally:
         os.kill(supervisor, signal.SIGTERM)
     wait_for(lambda: not alive(again.holder()))
-
-
-@pytest.mark.slow
-def test_workers_that_wait_for_runs_start_before_the_first(tmp_path: Path):
-    waiting = WorkerSettings(devices=["cpu"], threads=1, idle=PATIENCE)
-    steps = supervise(tmp_path, settings=waiting)
-    next(steps)
-    assert [child.name for child in multiprocessing.active_children()] == ["sds3d-worker-0"]
-    steps.close()  # type: ignore[attr-defined]
-    assert not multiprocessing.active_children()
-    assert not list(supervise(tmp_path, settings=ONE_WORKER)), "without idle, an empty queue needs no worker"
 
 
 def test_out_of_memory_kills_are_read_from_the_kernel():
