@@ -75,7 +75,7 @@ RUN = """
 import sds3d
 export = {"resolution": 32, "faces": 500, "texture_size": 64, "picture_size": 32, "frames": 4}
 for preset in ("toybox", "mesh", "splats"):
-    sds3d.generate("a red mug", preset=preset, out="OUT", steps=9, threads=1, cameras={"size": 32}, export=export)
+    sds3d.generate("a red mug", preset=preset, out="OUT", steps=3, threads=1, cameras={"size": 32}, export=export)
 """
 FOR_RUNS = {
     "PIL", "accelerate", "diffusers", "fast_simplification", "huggingface_hub", "imageio_ffmpeg", "llvmlite", "numba",

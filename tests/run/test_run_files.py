@@ -49,8 +49,8 @@ from sds3d.formats.table import EXPORT_FORMATS
 from sds3d.run.config import make_config, new_run
 from sds3d.run.drive import drive
 
-quick = ["steps=3", "export.resolution=48", "export.texture_size=128", "export.frames=4", "export.picture_size=64"]
-settings = [*quick, f"export.formats=[{','.join(EXPORT_FORMATS)}]"]
+quick = ["steps=3", "cameras.size=32", "export.resolution=32", "export.faces=500", "export.texture_size=64"]
+settings = [*quick, "export.frames=4", "export.picture_size=32", f"export.formats=[{','.join(EXPORT_FORMATS)}]"]
 for preset in sys.argv[2:]:
     for _ in drive(new_run(Path(sys.argv[1], preset), make_config("a red mug", preset, settings)), threads=1):
         pass
