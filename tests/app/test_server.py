@@ -77,13 +77,13 @@ from gradio.blocks import Block, BlockFunction, Blocks
 from gradio.state_holder import SessionState
 from sds3d.evaluation.studio_visitor import Diary, noted, opened
 
-server.SESSIONS = 3
+server.SESSIONS = 1
 studio.ensure_workers = lambda root: None
 diary = Diary()
 address = launch(Path(sys.argv[1]), port=int(sys.argv[2]), block=False)
 
 async def visits():
-    for _ in range(4):
+    for _ in range(2):
         with noted(diary):
             async with opened(address, diary) as page:
                 counts = []

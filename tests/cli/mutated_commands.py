@@ -22,6 +22,7 @@ import torch
 
 from sds3d.cli.main import main
 from sds3d.config import dump_yaml
+from sds3d.priors.loading import import_libraries
 from sds3d.run.config import make_config, new_run
 from sds3d.run.settings import settings_of
 from tests.run.tiny_runs import finish, tiny
@@ -206,6 +207,7 @@ def try_commands(where: Path, count: int, seed: int) -> list[str]:
     """Run `count` commands below a folder. Return what is wrong with them."""
     numba.config.THREADING_LAYER = "workqueue"  # OpenMP does not survive a fork
     torch.set_num_threads(1)
+    import_libraries()  # once, not in every fork
     chance = random.Random(seed)
     files = Files(where / "files", chance)
     keys = [setting.key for setting in settings_of(make_config("a red mug"))]

@@ -80,8 +80,8 @@ SHORT = """
 import sys
 from sds3d.cli.main import main
 from sds3d.evaluation import studio_load
-studio_load.WARM_UP, studio_load.SETTLE = 6, 12.0
-main(["bench", "studio", "--visitors", "3", "--minutes", "0.4", "--out", sys.argv[1]])
+studio_load.WARM_UP, studio_load.SETTLE = 3, 12.0
+main(["bench", "studio", "--visitors", "3", "--minutes", "0.15", "--out", sys.argv[1]])
 """
 
 
