@@ -5,9 +5,10 @@ Each process uses one thread, and waiting threads sleep: torch reads these varia
 
 import dataclasses
 import os
+import re
 from collections.abc import Generator
 from enum import Enum
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import pytest
@@ -24,8 +25,20 @@ PLAIN = (str, int, float, complex, type(None), Enum, PurePath)
 
 
 COLLECTED = pytest.StashKey[list[str]]()
+WITH_SLOW_TESTS = pytest.StashKey[set[Path]]()
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
+
+
+def may_have_slow_tests(path: Path) -> bool:
+    """Whether a file of tests mentions a mark for slow ones."""
+    return re.search(r"\bmark\.slow\b|\bslow_after\b", path.read_text(encoding="utf-8")) is not None
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """For the slow tests alone, import only files that have some: all others take every process many seconds."""
+    other = config.option.markexpr == "slow" and collection_path.match("test_*.py")
+    return True if other and not may_have_slow_tests(collection_path) else None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -33,6 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Put folders first whose files take long: no process may be left with one at the end."""
     items.sort(key=lambda item: item.path.parent.name not in LONG)
     config.stash[COLLECTED] = [item.nodeid for item in items]
+    config.stash[WITH_SLOW_TESTS] = {item.path for item in items if item.get_closest_marker("slow")}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -52,6 +66,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def collected(pytestconfig: pytest.Config) -> list[str]:
     """The ids of all tests that this process has collected, also of those that it will not run."""
     return pytestconfig.stash[COLLECTED]
+
+
+@pytest.fixture(scope="session")
+def with_slow_tests(pytestconfig: pytest.Config) -> set[Path]:
+    """The files whose collected tests include slow ones."""
+    return pytestconfig.stash[WITH_SLOW_TESTS]
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import NO_GPU, without_skips
+from tests.conftest import NO_GPU, may_have_slow_tests, without_skips
 
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST_ID = 300
@@ -19,6 +19,10 @@ PRINTABLE = set(string.printable) - set("\t\n\r\x0b\x0c")
 def test_ids_are_readable_and_their_own(collected: list[str]) -> None:
     assert len(set(collected)) == len(collected)
     assert [test for test in collected if len(test) > LONGEST_ID or not PRINTABLE.issuperset(test)] == []
+
+
+def test_no_slow_test_is_left_out_where_only_these_are_collected(with_slow_tests: set[Path]) -> None:
+    assert [path for path in with_slow_tests if not may_have_slow_tests(path)] == []
 
 
 @pytest.mark.parametrize(
