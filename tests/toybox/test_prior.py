@@ -79,7 +79,7 @@ def test_four_views_show_one_object_from_their_sides(prior: DiffusersPrior, scor
     specs = [spec for spec in bench_prompts(16, scorer.kinds) if spec.category in HAS_FRONT]
     recognised = turned = 0
     for spec in specs:
-        views = sample_views(prior, prompt(spec), PromptConfig(view_dependent=False), steps=15)  # (4, 64, 64, 3)
+        views = sample_views(prior, prompt(spec), PromptConfig(view_dependent=False), steps=8)  # (4, 64, 64, 3)
         read = score(scorer, views)
         recognised += sum(
             c == spec.category and k == spec.color for c, k in zip(read.category, read.color, strict=True)
@@ -91,7 +91,7 @@ def test_four_views_show_one_object_from_their_sides(prior: DiffusersPrior, scor
 
 
 def objects(folder: Path, size: int, seed: int) -> ObjectFile:
-    return joined(render_files(folder, DataConfig(128, seed, size, tokenizer=str(toybox_folder())), 1, ignore))
+    return joined(render_files(folder, DataConfig(64, seed, size, tokenizer=str(toybox_folder())), 1, ignore))
 
 
 def known_rows(data: ObjectFile) -> list[int]:
