@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING
 
 from sds3d.compiled import examine_cache
 from sds3d.config import assets_dir
-from sds3d.rendering.gpu import PACKAGE_NAMES, PACKAGES, Backend, Package, backend, failure
+from sds3d.rendering.gpu import PACKAGE_NAMES, PACKAGES, Package, backend, failure
+from sds3d.run.gpu_trials import trial
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
     from numpy.typing import NDArray
-    from torch import Tensor
 
-_TOLERANCE = 1e-3  # of colors of a GPU, which rounds differently
 FREE_NEEDED = 0.5e9  # bytes: more than a run with its checkpoints and exports
 
 
@@ -138,7 +136,7 @@ def _cuda() -> Finding:
 
 
 def _cuda_backend(package: Package) -> Finding:
-    """Whether a package's CUDA kernels work: a tiny picture is compared with the CPU's."""
+    """Whether a package's CUDA kernels work, see `trial`."""
     import torch
 
     try:
@@ -147,62 +145,10 @@ def _cuda_backend(package: Package) -> Finding:
         version = "not installed"
     if not torch.cuda.is_available():
         return Finding(package, False, f"{version}; off: it is only used on CUDA")
-    if problem := failure(package) or _trial(package, torch.device("cuda")):
+    if problem := failure(package) or trial(package, torch.device("cuda")):
         return Finding(package, False, f"{version}; off: {problem}")
     tasks = [task for task in PACKAGES if backend(task) == package]
     return Finding(package, True, f"{version}, on; for {', '.join(tasks) or 'nothing: others come first'}")
-
-
-def _trial(package: Package, device: torch.device) -> str:
-    """Render something tiny on a device by a package's kernels. Returns what is wrong with the pictures, or ""."""
-    import torch
-
-    cases = {"gsplat": (_splats,), "nerfacc": (_samples,), "warp": (_splats, _samples, _grid)}[package]
-    try:
-        for case in cases:
-            off = float((case(package, device).cpu() - case("torch", torch.device("cpu"))).abs().max())
-            if not off < _TOLERANCE:
-                return f"its kernels compute something else than the CPU: a color differs by {off:.2g}"
-    except Exception as error:  # a compiler and a driver may fail in any way
-        return _first_line(error)
-    return ""
-
-
-def _splats(backend: Backend, device: torch.device) -> Tensor:
-    import torch
-
-    from sds3d.cameras import orbit
-    from sds3d.rendering.splatting import rasterization
-
-    cameras, generator = orbit([20.0], size=16), torch.Generator().manual_seed(0)
-    numbers = torch.rand(20, 14, generator=generator)
-    means, quats, scales = 0.4 * numbers[:, :3] - 0.2, numbers[:, 3:7] - 0.5, 0.1 * numbers[:, 7:10] + 0.02
-    inputs = means, quats, scales, numbers[:, 10], numbers[:, 11:], cameras.opencv_viewmats(), cameras.intrinsics()
-    there = [tensor.to(device) for tensor in inputs]
-    return rasterization(*there, width=16, height=16, backend=backend).colors
-
-
-def _samples(backend: Backend, device: torch.device) -> Tensor:
-    import torch
-
-    from sds3d.rendering.packed import Samples, composite
-
-    index = torch.arange(40)
-    samples = Samples(index // 8, 0.1 * (index % 8), torch.full((40,), 0.1), torch.zeros(40, 3), torch.arange(0, 41, 8))
-    features = torch.rand(40, 3, generator=torch.Generator().manual_seed(0)).to(device)
-    there = Samples(*(tensor.to(device) for tensor in samples))
-    return composite(5 * features[:, 0], features, there, 5, backend=backend).features
-
-
-def _grid(backend: Backend, device: torch.device) -> Tensor:
-    import torch
-
-    from sds3d.cameras import orbit
-    from sds3d.rendering.volume import render_rays
-
-    grid = 5 * torch.rand(4, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-    rays = (tensor.to(device) for tensor in orbit([20.0], size=8).rays())
-    return render_rays(grid.to(device), *rays, samples=8, backend=backend).rgb
 
 
 def _ffmpeg() -> Finding:

@@ -17,10 +17,10 @@ from sds3d.jobs.queue import enqueue
 from sds3d.rendering import gpu, gpu_build, mesh_differentiable, splatting
 from sds3d.rendering.mesh_differentiable import mesh_edges, rasterize_mesh
 from sds3d.rendering.splatting import _in_fours
-from sds3d.run import doctor
 from sds3d.run.config import new_run
 from sds3d.run.doctor import examine
 from sds3d.run.drive import drive
+from sds3d.run.gpu_trials import trial
 from tests.rendering.test_mesh_differentiable import ball
 from tests.rendering.test_splatting import cloud, draw
 from tests.run.tiny_runs import tiny
@@ -107,7 +107,7 @@ def test_amd_gpus_have_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_doctor_says_what_will_render(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr("sds3d.run.doctor._cuda", lambda: examine)  # it would ask the driver
-    monkeypatch.setattr("sds3d.run.doctor._trial", lambda package, device: "")  # it would use the GPU
+    monkeypatch.setattr("sds3d.run.doctor.trial", lambda package, device: "")  # it would use the GPU
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     without(monkeypatch, "gsplat.csrc", "nerfacc.csrc")
     found = {finding.name: finding for finding in examine(tmp_path) if hasattr(finding, "name")}
@@ -120,13 +120,13 @@ def test_doctor_says_what_will_render(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 def test_doctor_compares_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Warp's kernels are tried on the CPU here. Without CUDA, the others cannot work, which is said in one line."""
-    assert doctor._trial("warp", torch.device("cpu")) == ""
+    assert trial("warp", torch.device("cpu")) == ""
     for package in ("gsplat", "nerfacc"):
-        problem = doctor._trial(package, torch.device("cpu"))
+        problem = trial(package, torch.device("cpu"))
         assert problem
         assert "\n" not in problem
     monkeypatch.setattr(splatting, "_in_fours", lambda *inputs: tuple(0.9 * each for each in _in_fours(*inputs)))
-    assert "a color differs by" in doctor._trial("warp", torch.device("cpu"))
+    assert "values of splats differ by" in trial("warp", torch.device("cpu"))
 
 
 class TestBuild:
