@@ -19,6 +19,7 @@ from sds3d.representations.fields_hash import hash_encode, level_cells
 from sds3d.representations.fields_triplane import triplane_encode
 from sds3d.representations.make import make_scene
 from sds3d.run.config import RunConfig
+from sds3d.run.gpu_trials import trial
 
 CAMERAS = turntable(3, size=48)
 
@@ -50,6 +51,13 @@ def assert_same(
     for slope, other in zip(slopes, others, strict=True):
         assert slope.norm() > 0
         assert (slope - other).norm() < gradients * slope.norm()
+
+
+@pytest.mark.parametrize("package", packages.PACKAGE_NAMES)
+def test_every_package_passes_the_doctors_trial(package: packages.Package, gpu: torch.device) -> None:
+    if package != "warp" and packages.failure(package):
+        pytest.skip(f"{package}: {packages.failure(package)}")
+    assert trial(package, gpu) == ""
 
 
 @pytest.mark.parametrize("package", ["gsplat", "warp"])
