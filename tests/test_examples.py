@@ -2,24 +2,35 @@
 
 import os
 import runpy
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sds3d.run import asset
+from sds3d.run.config import RunConfig, make_config
+
 EXAMPLES = Path(__file__).resolve().parent.parent / "docs" / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 STEPS = "4"
+EXPORT = {"resolution": 48, "texture_size": 128, "picture_size": 64, "frames": 4}
 
 pytestmark = pytest.mark.slow
+
+
+def with_small_files(prompt: str, preset: str, settings: Mapping[str, Any]) -> RunConfig:
+    return make_config(prompt, preset, settings={**settings, "export": EXPORT})
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_scripts_run(script, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SDS3D_STEPS", STEPS)
+    monkeypatch.setattr(asset, "make_config", with_small_files)
     runpy.run_path(str(script), run_name="__main__")
     assert capsys.readouterr().out.strip()
     written = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_relative_to(tmp_path / "runs")]

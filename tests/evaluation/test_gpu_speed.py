@@ -11,12 +11,18 @@ import torch
 from sds3d.cli.main import main
 from sds3d.evaluation.gpu_speed import TINY, Row, bench, cells
 from sds3d.evaluation.prior_speed import random_networks
+from sds3d.run.config import RunConfig, make_config
+
+
+def smaller(prompt: str, preset: str, overrides: list[str]) -> RunConfig:
+    return make_config(prompt, preset, [*overrides, "representation.resolution=16", "representation.samples=16"])
 
 
 @pytest.mark.slow
 def test_every_part_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sds3d.evaluation.gpu_speed.SMOOTH", 1)
     monkeypatch.setattr("sds3d.evaluation.together_speed.STEPS", 1)
+    monkeypatch.setattr("sds3d.evaluation.gpu_speed.make_config", smaller)
     rows = bench(tmp_path, device="cpu", sizes=TINY)
     assert [row.what for row in rows] == [
         "SDS, 1 of 64 px",

@@ -23,7 +23,7 @@ from sds3d.toybox.train_config import TrainConfig
 from sds3d.toybox.world import Spec
 
 TINY = TrainConfig(
-    start_objects=16, held_out_objects=16, workers=1, checkpoint_every=1, start_steps=2, start_batch=1,
+    start_objects=16, held_out_objects=1, workers=1, checkpoint_every=1, start_steps=2, start_batch=1,
     normals_objects=16, normals_steps=2, normals_batch=2, start_from=str(toybox_folder()),
 )  # fmt: skip
 
