@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +25,20 @@ def whole(folder: Path, config: DataConfig, workers: int = 1) -> dataset.ObjectF
     return joined(render_files(folder, config, workers, ignore))
 
 
-def test_objects_are_those_of_the_endless_set(tmp_path: Path) -> None:
-    objects = whole(tmp_path, SMALL)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the set SMALL, rendered in this process."""
+    path = tmp_path_factory.mktemp("objects")
+    render_files(path, SMALL, 1, ignore)
+    return path
+
+
+@pytest.fixture
+def objects(folder: Path) -> dataset.ObjectFile:
+    return whole(folder, SMALL)
+
+
+def test_objects_are_those_of_the_endless_set(objects: dataset.ObjectFile) -> None:
     expected = list(iterate_objects(SMALL.objects, SMALL.seed, size=16))
     assert objects.specs == [views.spec for views in expected]
     assert held_out().isdisjoint(objects.specs)
@@ -37,8 +50,7 @@ def test_objects_are_those_of_the_endless_set(tmp_path: Path) -> None:
         assert distance.tolist() == pytest.approx([expected[i].distance] * 4)
 
 
-def test_captions_tell_the_object_and_its_views(tmp_path: Path) -> None:
-    objects = whole(tmp_path, SMALL)
+def test_captions_tell_the_object_and_its_views(objects: dataset.ObjectFile) -> None:
     tokenizer = load_tokenizer("")
     assert objects.tokens.shape == (len(objects), CAPTIONS, 24)
     plain = tokenizer.batch_decode(objects.tokens[0], skip_special_tokens=True)
@@ -51,15 +63,15 @@ def test_captions_tell_the_object_and_its_views(tmp_path: Path) -> None:
             assert all(word in text for text in texts), texts
 
 
-def test_a_set_does_not_depend_on_the_number_of_workers_nor_on_a_kill(tmp_path: Path) -> None:
-    one, two = whole(tmp_path / "one", SMALL), whole(tmp_path / "two", SMALL, workers=2)
-    (tmp_path / "two" / "000001.safetensors").unlink()
-    (tmp_path / "two" / "000001.partial").write_bytes(b"half a file")
-    again = whole(tmp_path / "two", SMALL)
-    for objects in (two, again):
-        assert objects.specs == one.specs
-        for name in ("pictures", "angles", "tokens", "view_tokens"):
-            assert torch.equal(getattr(objects, name), getattr(one, name)), name
+def test_a_set_does_not_depend_on_the_number_of_workers_nor_on_a_kill(
+    folder: Path, objects: dataset.ObjectFile, tmp_path: Path
+) -> None:
+    shutil.copy(folder / "000001.safetensors", tmp_path)
+    (tmp_path / "000000.partial").write_bytes(b"half a file")
+    others = whole(tmp_path, SMALL, workers=2)  # one of them is enough, whose imports take seconds
+    assert others.specs == objects.specs
+    for name in ("pictures", "angles", "tokens", "view_tokens"):
+        assert torch.equal(getattr(others, name), getattr(objects, name)), name
 
 
 def test_a_longer_set_begins_with_the_shorter_one(tmp_path: Path) -> None:
@@ -73,6 +85,13 @@ def test_a_worker_that_fails_is_told(tmp_path: Path) -> None:
         render_files(tmp_path, replace(SMALL, tokenizer="/nowhere"), 1, ignore)
 
 
+@pytest.fixture
+def long(monkeypatch: pytest.MonkeyPatch) -> DataConfig:
+    """A set of 80 files, each with a quarter of the usual objects."""
+    monkeypatch.setattr(dataset, "OBJECTS", OBJECTS // 4)
+    return replace(SMALL, objects=20 * OBJECTS)
+
+
 def begun(folder: Path, config: DataConfig) -> list[Path]:
     """Render the first file of a set, and end it."""
     with Rendering(folder, config, 1) as rendering:
@@ -82,21 +101,19 @@ def begun(folder: Path, config: DataConfig) -> list[Path]:
     return paths
 
 
-def test_a_set_that_ends_early_ends_at_its_first_gap(tmp_path: Path) -> None:
-    config = replace(SMALL, objects=20 * OBJECTS)
-    for i in (1, 2, 10):  # of a call that was killed
-        dataset.render_file(tmp_path, config, i)
-    paths = begun(tmp_path, config)
-    assert 3 <= len(paths) < 10
+def test_a_set_that_ends_early_ends_at_its_first_gap(long: DataConfig, tmp_path: Path) -> None:
+    for i in (1, 2, 40):  # of a call that was killed
+        dataset.render_file(tmp_path, long, i)
+    paths = begun(tmp_path, long)
+    assert 3 <= len(paths) < 40
     assert [path.name for path in paths] == [f"{i:06d}.safetensors" for i in range(len(paths))]
-    assert render_files(tmp_path, config, 1, ignore) == paths
+    assert render_files(tmp_path, long, 1, ignore) == paths
 
 
-def test_a_set_that_ends_early_keeps_its_size(tmp_path: Path) -> None:
-    config = replace(SMALL, objects=20 * OBJECTS)
-    paths = begun(tmp_path, config)
-    assert 1 <= len(paths) < 20
+def test_a_set_that_ends_early_keeps_its_size(long: DataConfig, tmp_path: Path) -> None:
+    paths = begun(tmp_path, long)
+    assert 1 <= len(paths) < 80
     assert [path.name for path in paths] == [f"{i:06d}.safetensors" for i in range(len(paths))]
     paths[0].unlink()
-    assert render_files(tmp_path, config, 1, ignore) == paths  # without a limit of time: still the same set
+    assert render_files(tmp_path, long, 1, ignore) == paths  # without a limit of time: still the same set
     assert all(path.exists() for path in paths)
