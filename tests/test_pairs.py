@@ -18,6 +18,7 @@ from sds3d.priors.diffusers import DiffusersConfig
 from sds3d.run.config import RunConfig, make_config, stage_config, stage_count
 from sds3d.run.drive import start_work
 from sds3d.run.optimize import NumericalError, Setup, optimize, pack
+from tests.guidance.fewest import of_each_path
 from tests.priors.test_diffusers import tiny_pipeline
 from tests.run.tiny_runs import disc
 
@@ -52,22 +53,21 @@ def priors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Prior]:
 
 def guidance_of_presets() -> dict[str, dict[str, Any]]:
     """Return further settings of rules from presets and their stages. Each takes its own path through a rule."""
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {name_of(rule): rule().model_dump() for rule in rule_configs()}
     for preset in presets():
         if preset.about.group == "real":
             continue  # they have tests of their own
         config = make_config(PROMPT, preset.name, ["start_from=FILE"])
         for stage in range(stage_count(config)):
-            guidance = stage_config(config, stage).guidance.model_dump()
-            if guidance not in found.values():
-                found[f"{preset.name} {stage}"] = guidance
-    return found
+            found[f"{preset.name} {stage}"] = stage_config(config, stage).guidance.model_dump()
+    return {name: settings for name, settings in of_each_path(found).items() if name not in RULES}
 
 
 PRESETS = guidance_of_presets()
 GUIDANCE = RULES | PRESETS
 FIRST_RULE = next(iter(RULES))
-ALIKE = ("tensor_nerf", "mlp_nerf")  # the same scene as `triplane_nerf` with another field: the first rule is enough
+# The first rule is enough for the scene of `hash_nerf` with other fields, and that of `dmtet` with other geometries.
+ALIKE = ("triplane_nerf", "tensor_nerf", "mlp_nerf", "flexicubes", "fixed mesh")
 TRIPLES = [
     (guidance, representation, prior)
     for guidance in RULES
