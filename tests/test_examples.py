@@ -17,6 +17,11 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "docs" / "examples"
 SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 NOTEBOOKS = sorted(EXAMPLES.glob("*.ipynb"))
 STEPS = "4"
+SMALL_FILES = """
+from sds3d.run import asset
+from tests.test_examples import with_small_files
+asset.make_config = with_small_files
+"""
 EXPORT = {"resolution": 48, "texture_size": 128, "picture_size": 64, "frames": 4}
 
 pytestmark = pytest.mark.slow
@@ -53,6 +58,7 @@ def test_notebooks_run(notebook, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(EXAMPLES.parent.parent), os.environ.get("PYTHONPATH", "")]))
     content = nbformat.read(notebook, as_version=4)
     assert not any(cell.get("outputs") for cell in content.cells), "notebooks must not contain outputs"
+    content.cells.insert(0, nbformat.v4.new_code_cell(SMALL_FILES))
     NotebookClient(content, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     outputs = [output for cell in content.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in outputs)
