@@ -23,7 +23,7 @@ ROOT = assets_dir().parent
 SPEED = ("priors", "rendering", "studio", "together")
 NOT_FROM_THE_PRIOR = {
     "docs/pictures/data-flow.svg", "docs/pictures/camera_and_render.webp",
-    *(f"benchmarks/{name}.{ending}" for name in (*SPEED, "conversion", "materials") for ending in ("json", "md")),
+    *(f"benchmarks/{name}.{ending}" for name in (*SPEED, "conversion", "launches", "materials") for ending in ("json", "md")),
 }  # fmt: skip
 
 
