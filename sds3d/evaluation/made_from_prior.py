@@ -161,6 +161,7 @@ def _picture(name: str, result: str, command: str) -> Item:
 
 _EXAMPLES = ("a_new_rule", "batch", "dreamfusion_in_100_lines", "load_a_checkpoint", "swap_representation")
 
+_PARTS = "pictures=true generator.norm=false"  # of all parts of the generator's training
 _GENERATOR = ("generator.json", "generator.safetensors", "CARD.md", "samples.png")
 
 ITEMS = (
@@ -174,10 +175,13 @@ ITEMS = (
         "instant",
         tuple(f"assets/instant/{name}" for name in _GENERATOR),
         (
-            "generator train --out first pictures=true steps=11000 cameras.size=48 cameras.coarse_size=32 "
-            "cameras.coarse_until=0.6",
-            "generator train --out instant start_from=first/generator pictures=true steps=14000 cameras.size=64 "
-            "cameras.coarse_size=48 cameras.coarse_until=0.6 optimizer.final=0.02",
+            f"generator train --out first {_PARTS} optimizer.clip_norm=null generator.opacity=0.04 steps=11000 "
+            "cameras.size=48 cameras.coarse_size=32 cameras.coarse_until=0.6",
+            f"generator train --out second start_from=first/generator {_PARTS} optimizer.clip_norm=null "
+            "generator.opacity=0.04 steps=14000 cameras.size=64 cameras.coarse_size=48 cameras.coarse_until=0.6 "
+            "optimizer.final=0.02",
+            f"generator train --out instant start_from=second/generator {_PARTS} generator.opacity=0.01 "
+            "generator.lr=0.0003 steps=8000 cameras.size=64 optimizer.final=0.01",
         ),
         _copied({f"assets/instant/{name}": f"instant/generator/{name}" for name in _GENERATOR}),
     ),

@@ -78,7 +78,7 @@ def test_features_are_further_input_channels(prior: DiffusersPrior):
     """The sum in the first convolution is that of one convolution of latents and features of the maps."""
     told = asked(prior, maps())
     encoder = StructureEncoder.load(toy := Path(prior_folder(prior)) / FOLDER)
-    assert (toy / "config.json").read_text() == '{\n  "width": 48,\n  "maps": 5\n}\n'
+    assert (toy / "config.json").read_text() == '{\n  "width": 48,\n  "maps": 5,\n  "digest": ""\n}\n'
     seen: list[torch.Tensor] = []
     first_block = prior.unet.down_blocks[0]
     hook = first_block.register_forward_pre_hook(
