@@ -69,7 +69,9 @@ def test_presets_that_can_be_counted() -> None:
 @pytest.mark.slow
 def test_the_command_writes_a_row_for_each_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sds3d.evaluation.launches.STEPS", 2)
-    main(["bench", "launches", "coupled-stages", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main(["bench", "launches", "coupled-stages", "--out", str(tmp_path)])
+    assert ended.value.code == 0
     rows = json.loads((tmp_path / "launches.json").read_text())["rows"]
     assert [row["representation"] for row in rows] == ["gaussians", "mesh"]
     assert (tmp_path / "launches.md").read_text() == table([Row(**row) for row in rows])
