@@ -53,6 +53,7 @@ class FileFormat(Generic[AssetT]):
     up: the axis of the file that points up, where the file itself does not tell. `read` does not turn +Z, but turns
         what has -Y up, such as PLY files of splats, by 180 degrees about Z.
     default: whether the format is written when a run names no formats.
+    prepare: loads the library that `write` needs; called before other threads start.
     """
 
     name: str
@@ -65,6 +66,7 @@ class FileFormat(Generic[AssetT]):
     printed: bool = False
     up: FileUp = "y"
     default: bool = False
+    prepare: Callable[[], None] = lambda: None
 
     @property
     def extension(self) -> str:

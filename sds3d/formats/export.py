@@ -88,6 +88,7 @@ def write_exports(
         formats = [f for f in formats if export_format(f).holds is Splats]
     if mesh is None and drawn is None:
         raise ValueError("an asset without a mesh needs `drawn`")
+    prepare(formats)
     report(0.0, "texture")  # the shares are those of a field on a CPU
     plain = [format_ for format_ in formats if not export_format(format_).textured]
     bare = mesh if mesh is None or not faces else simplify(mesh, faces)
@@ -103,6 +104,12 @@ def write_exports(
     report(0.6, "pictures")
     files |= drawn.result()
     return {file: write_atomically(folder / file, data) for file, data in files.items()}
+
+
+def prepare(formats: Collection[Format]) -> None:
+    """Load the libraries that some formats need, before threads start that they would disturb. Raises ImportError."""
+    for format_ in formats:
+        export_format(format_).prepare()
 
 
 def draw_pictures(

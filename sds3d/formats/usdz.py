@@ -43,10 +43,8 @@ def to_usdz(mesh: Mesh, name: str = "asset") -> bytes:
     """
     check_faces(mesh, "USDZ")
     check_uv(mesh)
-    try:
-        from pxr import Kind, Tf, Usd, UsdGeom
-    except ImportError as error:
-        raise ImportError(f"USDZ needs usd-core: {install_command('usd')}") from error
+    load_usd()
+    from pxr import Kind, Tf, Usd, UsdGeom
 
     with tempfile.TemporaryDirectory() as folder:  # USD writes binary layers only to disk
         layer = Path(folder) / "asset.usdc"
@@ -161,4 +159,16 @@ def _bind_surface(stage: Any, mesh: Mesh, shape: Any, path: str) -> dict[str, by
     return pictures
 
 
-USDZ = FileFormat("usdz", ".usdz", Mesh, write=to_usdz, textured=True)
+def load_usd() -> None:
+    """Load OpenUSD's library. While it loads, it holds the lock of the system's loader and waits for Python's, so that
+    two threads would wait for each other forever if one of them needs the loader meanwhile, as NumPy does.
+
+    Raises ImportError, with the command that installs it, if usd-core is missing.
+    """
+    try:
+        from pxr import Kind, Sdf, Tf, Usd, UsdGeom, UsdShade, Vt  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f"USDZ needs usd-core: {install_command('usd')}") from error
+
+
+USDZ = FileFormat("usdz", ".usdz", Mesh, write=to_usdz, textured=True, prepare=load_usd)

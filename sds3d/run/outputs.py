@@ -11,7 +11,7 @@ import torch
 from sds3d.cameras import CameraConfig, Cameras, camera_distance, turntable
 from sds3d.devices import pick_device
 from sds3d.files import RunError, write_atomically
-from sds3d.formats.export import Report, draw_pictures, silent, write_exports
+from sds3d.formats.export import Report, draw_pictures, prepare, silent, write_exports
 from sds3d.formats.pictures import to_png
 from sds3d.formats.table import export_format
 from sds3d.geometry.mesh import EmptySurfaceError, FloatArray, Mesh
@@ -82,6 +82,7 @@ def _export(
 
         return draw_pictures(render, config.prompt, config.export.picture_size, config.export.frames)
 
+    prepare(config.export.formats)
     report(0.0, "surface")
     drawn = draw_scene() if splats is not None else None  # beside the extraction of the surface
     try:

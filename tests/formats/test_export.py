@@ -1,5 +1,6 @@
 """Folders of exports."""
 
+import threading
 from dataclasses import replace
 
 import imageio.v3 as iio
@@ -11,9 +12,10 @@ from export_shapes import position_color, torus_mesh
 from PIL import Image
 
 from sds3d.cameras import turntable
-from sds3d.formats.export import BACKDROP, draw_pictures, portraits, write_exports
+from sds3d.formats.export import BACKDROP, draw_pictures, portraits, prepare, write_exports
 from sds3d.formats.load import load_asset
-from sds3d.formats.table import DEFAULT_FORMATS, EXPORT_FORMATS, FORMATS
+from sds3d.formats.table import DEFAULT_FORMATS, EXPORT_FORMATS, FORMATS, export_format
+from sds3d.formats.usdz import load_usd
 from sds3d.geometry.sampling import splats_from_mesh
 from sds3d.rendering.mesh_zbuffer import rasterize
 
@@ -45,6 +47,27 @@ def test_everything_is_written_to_the_folder(tmp_path):
     first = np.asarray(Image.open(paths["contact_sheet.png"]))
     assert first.shape[1] > 8 * 64
     np.testing.assert_allclose(render_torus(turntable(1, size=64)).mean(), first.mean() / 255, atol=0.2)
+
+
+def test_libraries_are_loaded_before_threads_start(tmp_path, monkeypatch):
+    """OpenUSD's, while it loads, and a thread that needs the system's loader would wait for each other."""
+    order = []
+    stl = replace(export_format("stl"), prepare=lambda: order.append("prepared"))
+    monkeypatch.setattr(
+        "sds3d.formats.export.export_format", lambda name: stl if name == "stl" else export_format(name)
+    )
+
+    class Noted(threading.Thread):
+        def start(self):
+            order.append(self.name)
+            super().start()
+
+    monkeypatch.setattr(threading, "Thread", Noted)
+    options = {"formats": ["glb", "stl"], "texture_size": 64, "size": 32, "frames": 2}
+    write_exports(tmp_path, torus_mesh(300), None, "torus", **options)
+    assert order[0] == "prepared"
+    assert order.count("sds3d-export") == 2
+    assert export_format("usdz").prepare is load_usd
 
 
 def test_the_parts_of_an_export_are_reported(tmp_path):
@@ -101,6 +124,7 @@ def test_only_the_requested_formats_are_written(tmp_path):
 
 def test_usdz_is_written_on_request(tmp_path):
     pytest.importorskip("pxr", reason='usd-core is missing: pip install ".[usd]"')
+    prepare(["usdz"])
     mesh = torus_mesh(300)
     drawn = draw_pictures(render_torus, "torus", 32, 4)
     paths = write_exports(tmp_path, mesh, drawn, "torus", formats=["usdz"], texture_size=64)
