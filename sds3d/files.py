@@ -139,6 +139,11 @@ def append_line(path: Path, line: str) -> None:
         raise disk_error(error, path, len(line)) from error
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 def printable(text: str) -> str:
     """Return a text as one line without control characters: they are escaped as in Python, "\\n" for example."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

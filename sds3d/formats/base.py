@@ -135,8 +135,3 @@ def far_offset(points: NDArray) -> NDArray[np.float64]:
     place = ", ".join(f"{value:.15g}" for value in centre)
     warnings.warn(f"so far from the origin, 32-bit numbers are too coarse: ({place}) is the new origin", stacklevel=4)
     return centre
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class if the message is empty."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from sds3d.config import nearest
-from sds3d.formats.base import FileUp, UpAxis, first_line
+from sds3d.files import first_line
+from sds3d.formats.base import FileUp, UpAxis
 from sds3d.formats.table import EXTENSIONS, FORMATS
 from sds3d.geometry.mesh import FloatArray, Mesh
 from sds3d.geometry.placing import stood_up

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
 
 from sds3d.extras import install_command
-from sds3d.files import NotPlainError, read_plain
-from sds3d.formats.base import first_line
+from sds3d.files import NotPlainError, first_line, read_plain
 from sds3d.formats.pictures import to_uint8
 from sds3d.geometry.colors import linear_to_srgb
 from sds3d.geometry.mesh import FloatArray

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from sds3d.formats.base import first_line
+from sds3d.files import first_line
 from sds3d.formats.looks import Look, Picture, Wrap
 from sds3d.formats.neighbours import Neighbours
 from sds3d.formats.pictures import rgb8

@@ -21,7 +21,7 @@ from xml.parsers import expat
 import numpy as np
 from numpy.typing import NDArray
 
-from sds3d.formats.base import first_line
+from sds3d.files import first_line
 from sds3d.formats.looks import Look, Part
 from sds3d.formats.parts import MOST_VERTICES, joined
 from sds3d.geometry.mesh import Mesh

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from trimesh.resolvers import Resolver
 from trimesh.visual import ColorVisuals
 
-from sds3d.formats.base import first_line
+from sds3d.files import first_line
 from sds3d.formats.looks import Look, Part
 from sds3d.formats.neighbours import Neighbours
 from sds3d.formats.pictures import rgb8

@@ -20,9 +20,9 @@ import torch
 from safetensors import safe_open
 
 from sds3d.config import assets_dir, nearest
-from sds3d.files import PriorError, lacks_memory
+from sds3d.files import PriorError, first_line, lacks_memory
 from sds3d.garbage import importing
-from sds3d.priors.lora import Lora, first_line
+from sds3d.priors.lora import Lora
 from sds3d.priors.single_file import network_of, scheduler_changes, usual_model
 from sds3d.priors.telling import AdapterFiles, ControlNetConfig
 

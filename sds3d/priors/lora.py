@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sds3d.files import PriorError
+from sds3d.files import PriorError, first_line
 from sds3d.priors.weight_updates import Factors, add_to, is_beyond_lora, layers_of, other_kind, without_embeddings
 
 TEXT_LAYERS = ("lora_te", "text_encoder")
@@ -108,8 +108,3 @@ class Lora:
     def _misfit(self, error: Exception) -> PriorError:
         reason = first_line(error)
         return PriorError(f"can't load the LoRA {str(self.file)!r}: {reason} (was it made for another model?)")
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its class."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

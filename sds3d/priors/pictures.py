@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sds3d.files import PriorError
+from sds3d.files import PriorError, first_line
 from sds3d.priors.loading import ModelFiles
-from sds3d.priors.lora import first_line
 from sds3d.priors.telling import AdapterFiles
 
 ENCODER = "image_encoder"

@@ -15,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Literal, get_args
 
 from sds3d.extras import install_command
+from sds3d.files import first_line
 from sds3d.rendering import gpu_build
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def failure(package: Package) -> str:
         kernels = importlib.import_module(f"{package}.cuda._backend")
         return "its kernels cannot be loaded" if kernels._C is None else ""
     except Exception as error:  # a package, a linker and a driver may fail in any way
-        return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return first_line(error)
 
 
 def obstacle(package: Package) -> str:

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sds3d.config import ConfigError, load_yaml
-from sds3d.files import read_plain
-from sds3d.formats.base import first_line
+from sds3d.files import first_line, read_plain
 from sds3d.formats.masks import PictureError, picture_size, read_picture
 from sds3d.run.copies import PICTURES
 from sds3d.run.reference_config import MOST

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from sds3d.compiled import examine_cache
 from sds3d.config import assets_dir
+from sds3d.files import first_line
 from sds3d.rendering.gpu import PACKAGE_NAMES, PACKAGES, Package, backend, failure
 from sds3d.run.gpu_trials import trial
 
@@ -71,7 +72,7 @@ def _package(name: str) -> list[Finding]:
     try:
         importlib.import_module(name)
     except Exception as error:  # a broken install raises anything
-        return [Finding(name, False, _first_line(error), needed=True)]
+        return [Finding(name, False, first_line(error), needed=True)]
     return [Finding(name, True, importlib.metadata.version(name), needed=True)]
 
 
@@ -90,7 +91,7 @@ def _numba_layer() -> Finding:
         _parallel_loop()(np.ones(8))
         return Finding("numba threading", True, threading_layer())
     except Exception as error:
-        return Finding("numba threading", False, f"CPU kernels cannot be compiled: {_first_line(error)}", needed=True)
+        return Finding("numba threading", False, f"CPU kernels cannot be compiled: {first_line(error)}", needed=True)
 
 
 @cache
@@ -158,7 +159,7 @@ def _ffmpeg() -> Finding:
         path = imageio_ffmpeg.get_ffmpeg_exe()
         line = subprocess.run([path, "-version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     except Exception as error:
-        return Finding("ffmpeg", False, f"no turntable videos: {_first_line(error)}", needed=True)
+        return Finding("ffmpeg", False, f"no turntable videos: {first_line(error)}", needed=True)
     return Finding("ffmpeg", True, " ".join(line.split()[:3]))
 
 
@@ -181,7 +182,7 @@ def _large_priors() -> Finding:
 
         there = [name for name, model_id in ALIASES.items() if cached(model_id) is not None]
     except Exception as error:
-        return Finding("large priors", False, _first_line(error))
+        return Finding("large priors", False, first_line(error))
     found = ", ".join(f"prior.model={name}" for name in there) or "none in the local cache"
     return Finding(
         "large priors", bool(there), f"{found}; any model folder in diffusers format works: prior.model=FOLDER"
@@ -204,7 +205,3 @@ def _disk(folder: Path) -> Finding:
     enough = free > FREE_NEEDED
     detail = f"{free / 1e9:.1f} GB free in {folder}" + ("" if enough else "; a run needs about 0.5 GB")
     return Finding("disk", enough, detail, needed=True)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

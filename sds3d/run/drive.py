@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sds3d.devices import pick_device, set_threads
-from sds3d.files import RunError
+from sds3d.files import RunError, first_line
 from sds3d.guidance.base import Guidance
 from sds3d.priors.base import Prior, PriorConfig
 from sds3d.priors.starts import load_start, start_folder
@@ -226,7 +226,7 @@ def drive(
         except Exception as error:
             with suppress(OSError):  # on a full disk the previous state remains
                 run.log(traceback.format_exc())
-                run.update(status="failed", error=next(iter(str(error).splitlines()), type(error).__name__))
+                run.update(status="failed", error=first_line(error))
             raise
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sds3d.files import first_line
 from sds3d.rendering.gpu import Backend, Package
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def trial(package: Package, device: torch.device) -> str:
             if problem:
                 return f"its kernels compute something else than plain torch: {problem}"
     except Exception as error:  # a compiler and a driver may fail in any way
-        return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return first_line(error)
     return ""
 
 

@@ -54,7 +54,7 @@ def start_prior(model: str, device: torch.device | str = "cpu") -> tuple[Diffuse
     settings = DiffusersConfig(model=model)
     prior, words = settings.load(device), settings.vocabulary()
     if isinstance(prior, DiffusersPrior) and prior.camera_encoder is not None:
-        if words is None and all(f"{word}</w>" in load_tokenizer(model).get_vocab() for word in VOCABULARY):
+        if words is None and {f"{word}</w>" for word in VOCABULARY} <= load_tokenizer(model).get_vocab().keys():
             words = WORLD
         if words is not None:
             return prior, words
